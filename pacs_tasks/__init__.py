@@ -1,0 +1,1 @@
+"""DICOM transfers as Celery tasks over Redis."""

@@ -1,0 +1,218 @@
+"""What a job asks: frozen, validated where it enters, and the one thing that crosses to the worker.
+
+A request carries what and whom. ``local`` and ``timeout`` say who calls and how patiently; left out, the worker's
+settings answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Self, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
+
+from pacs_tasks.ae import AETitle, LocalAE, RemoteAE
+from pacs_tasks.errors import InvalidRequestError
+
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+
+
+def _check_uid(value: str) -> str:
+    """Digits and dots, at most 64 of them (PS3.5 section 9.1); leading zeroes are common in the field and pass."""
+    stripped = value.strip("\0 ")
+    if len(stripped) > 64 or not _UID.fullmatch(stripped):
+        raise ValueError("a UID has at most 64 characters, digits and single dots only, such as 1.2.840.10008.1.1")
+    return stripped
+
+
+#: VR UI (PS3.5 section 9.1).
+UID = Annotated[str, AfterValidator(_check_uid)]
+Keys = Annotated[
+    Mapping[str, str],
+    AfterValidator(lambda value: MappingProxyType(dict(value))),
+    PlainSerializer(dict, return_type=dict[str, str]),
+]
+
+
+class Level(StrEnum):
+    """Query/Retrieve Level, (0008,0052), PS3.4 section C.3."""
+
+    PATIENT = "PATIENT"
+    STUDY = "STUDY"
+    SERIES = "SERIES"
+    IMAGE = "IMAGE"
+
+
+class QueryModel(StrEnum):
+    """Query/Retrieve information model (PS3.4 section C.3)."""
+
+    PATIENT_ROOT = "patient"
+    STUDY_ROOT = "study"
+
+
+class RetrieveMethod(StrEnum):
+    """How instances come: ``auto`` is C-MOVE where a receiver runs and the peer knows it, else C-GET."""
+
+    AUTO = "auto"
+    MOVE = "move"
+    GET = "get"
+
+
+class Request(BaseModel):
+    """What every job asks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    #: The public task that serves this request.
+    task: ClassVar[str]
+
+    remote: RemoteAE = RemoteAE()
+    local: LocalAE | None = None
+    #: Seconds that the peer may stay silent: to connect, to accept the association, between two messages.
+    timeout: float | None = Field(default=None, gt=0, le=86_400)
+
+
+class EchoRequest(Request):
+    """Is the peer there, and does it accept us? (C-ECHO, PS3.4 annex A)"""
+
+    task: ClassVar[str] = "pacs_tasks.echo"
+
+
+class StoreRequest(Request):
+    """Send one DICOM file (C-STORE, PS3.4 annex B). ``path`` must be visible to the worker."""
+
+    task: ClassVar[str] = "pacs_tasks.store_file"
+
+    path: str = Field(min_length=1)
+
+
+class StoreDirectoryRequest(Request):
+    """Send every DICOM file below ``directory``, which must be visible to the workers.
+
+    ``files_per_task`` overrides the size of a part: by default one file in a small directory, about 50 in a large one.
+    """
+
+    task: ClassVar[str] = "pacs_tasks.store_directory"
+
+    directory: str = Field(min_length=1)
+    files_per_task: int | None = Field(default=None, ge=1, le=100_000)
+
+
+class FindRequest(Request):
+    """Query (C-FIND, PS3.4 section C.4.1).
+
+    ``keys`` maps keywords of the DICOM data dictionary (or ``ggggeeee`` tags) to values; an empty value asks for the
+    attribute in return. ``limit`` stops the peer with C-CANCEL after so many matches.
+    ``query_model`` is chosen by the level where left out: Patient Root for PATIENT, else Study Root.
+    """
+
+    task: ClassVar[str] = "pacs_tasks.find"
+
+    level: Level = Level.STUDY
+    keys: Keys = MappingProxyType({})
+    query_model: QueryModel | None = None
+    limit: int | None = Field(default=None, ge=1)
+
+
+class MoveRequest(Request):
+    """Let the peer send a study or series to the AE ``move_aet``, whoever that is (C-MOVE, PS3.4 section C.4.2)."""
+
+    task: ClassVar[str] = "pacs_tasks.move"
+
+    move_aet: AETitle
+    study_uid: UID
+    series_uid: UID | None = None
+    sop_instance_uids: tuple[UID, ...] = ()
+
+    @model_validator(mode="after")
+    def _instances_need_their_series(self) -> Self:
+        _check_hierarchy(self.series_uid, self.sop_instance_uids)
+        return self
+
+
+class GetRequest(Request):
+    """Fetch a study or series into ``output_dir`` over the association that asks for it (C-GET, PS3.4 section C.4.3)."""
+
+    task: ClassVar[str] = "pacs_tasks.get"
+
+    output_dir: str = Field(min_length=1)
+    study_uid: UID
+    series_uid: UID | None = None
+    sop_instance_uids: tuple[UID, ...] = ()
+
+    @model_validator(mode="after")
+    def _instances_need_their_series(self) -> Self:
+        _check_hierarchy(self.series_uid, self.sop_instance_uids)
+        return self
+
+
+class RetrieveRequest(Request):
+    """Bring a study (or one series of it) to ``output_dir`` and compare what arrived with what the peer listed.
+
+    ``move_aet`` names the receiver to use; where left out, any receiver that runs.
+    """
+
+    task: ClassVar[str] = "pacs_tasks.retrieve"
+
+    study_uid: UID
+    output_dir: str = Field(min_length=1)
+    series_uid: UID | None = None
+    method: RetrieveMethod = RetrieveMethod.AUTO
+    move_aet: AETitle | None = None
+
+
+AnyRequest = (
+    EchoRequest | StoreRequest | StoreDirectoryRequest | FindRequest | MoveRequest | GetRequest | RetrieveRequest
+)
+
+REQUESTS: Mapping[str, type[AnyRequest]] = MappingProxyType(
+    {
+        request.task: request
+        for request in (
+            EchoRequest,
+            StoreRequest,
+            StoreDirectoryRequest,
+            FindRequest,
+            MoveRequest,
+            GetRequest,
+            RetrieveRequest,
+        )
+    }
+)
+
+R = TypeVar("R", bound=Request)
+
+
+def _check_hierarchy(series_uid: str | None, sop_instance_uids: tuple[str, ...]) -> None:
+    """A unique key of a level needs those of the levels above it (PS3.4 section C.4.2.2.1)."""
+    if sop_instance_uids and series_uid is None:
+        raise ValueError("sop_instance_uids need the series_uid that they belong to")
+
+
+def build(request_type: type[R], fields: Mapping[str, Any]) -> R:
+    """Build a request from plain values.
+
+    Raises
+    ------
+    InvalidRequestError
+        With one sentence that names each wrong field and never repeats a value, since values may be patient data.
+    """
+    try:
+        return request_type.model_validate(dict(fields))
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(str(part) for part in each['loc']) or 'request'}: {each['msg'].removeprefix('Value error, ')}"
+            for each in error.errors(include_url=False, include_input=False)
+        )
+        raise InvalidRequestError(f"{request_type.__name__} is not valid ({wrong}); correct it and ask again") from None

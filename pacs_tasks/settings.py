@@ -1,0 +1,161 @@
+"""The settings, read once: ``PACS_TASKS_*`` first, then ``pacs-tasks.toml``, then the defaults here.
+
+The file is the first found of ``$PACS_TASKS_CONFIG``, ``pacs-tasks.toml`` in the current directory, and
+``pacs-tasks.toml`` in the user's configuration directory. Peers have names in it::
+
+    [remotes.archive]
+    ae_title = "ARCHIVE"
+    host = "192.168.1.100"
+    port = 11112
+    charset = "GB18030"
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from pacs_tasks.ae import (
+    DEFAULT_CALLED_AET,
+    DEFAULT_CALLING_AET,
+    DEFAULT_PORT,
+    AETitle,
+    Host,
+    LocalAE,
+    Port,
+    RemoteAE,
+)
+from pacs_tasks.errors import ConfigurationError
+
+CONFIG_NAME = "pacs-tasks.toml"
+
+
+def config_file() -> Path | None:
+    """Where the settings file is, if there is one."""
+    named = os.environ.get("PACS_TASKS_CONFIG")
+    if named:
+        return Path(named)
+    candidates = (Path(CONFIG_NAME), platformdirs.user_config_path("pacs-tasks") / CONFIG_NAME)
+    return next((path for path in candidates if path.is_file()), None)
+
+
+class Settings(BaseSettings):
+    """Every setting, with its default. Times are in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="PACS_TASKS_", extra="ignore", frozen=True, env_ignore_empty=True)
+
+    # Who calls whom, as the command line's options of the same names.
+    ip: Host = "127.0.0.1"
+    port: Port = DEFAULT_PORT
+    ae_title: AETitle = DEFAULT_CALLING_AET
+    pacs_ae_title: AETitle = DEFAULT_CALLED_AET
+    timeout: float = Field(default=30.0, gt=0, le=86_400)
+    remotes: dict[str, RemoteAE] = Field(default_factory=dict)
+
+    #: The Redis that carries jobs, results and the ledger. Unset: a private one on this machine.
+    redis_url: str | None = None
+    #: How long an enqueue or a look at a job may wait for that Redis; the promise is an answer within 5 s.
+    redis_timeout: float = Field(default=3.0, gt=0)
+    #: How long the ledger keeps a job after its last change.
+    keep_jobs: int = Field(default=7 * 86_400, ge=60)
+    #: Where the private server and the receiver keep their files.
+    data_dir: Path = Field(default_factory=lambda: platformdirs.user_data_path("pacs-tasks"))
+    #: How long the private server and worker outlive the last command and the last job.
+    idle_timeout: float = Field(default=60.0, ge=0)
+
+    #: Files of a directory that one task sends; unset: by the size of the directory.
+    files_per_task: int | None = Field(default=None, ge=1)
+    #: Tasks that a worker runs at once; unset: one per core.
+    concurrency: int | None = Field(default=None, ge=1)
+    #: How often a part goes back on the queue when the peer was lost or out of resources, before its files fail.
+    max_retries: int = Field(default=4, ge=0)
+    #: An association that nothing uses is released after this long.
+    association_idle: float = Field(default=2.0, ge=0)
+
+    receiver_ae_title: AETitle = "PACS_TASKS"
+    receiver_host: Host = "0.0.0.0"  # noqa: S104 - peers on other machines must reach it
+    receiver_port: int = Field(default=11113, ge=0, le=65_535)
+    #: Where the receiver puts instances; unset: ``received`` in ``data_dir``.
+    receiver_dir: Path | None = None
+
+    #: ``user:password`` that Flower asks for.
+    flower_basic_auth: str | None = None
+    flower_address: Host = "127.0.0.1"
+    flower_port: int = Field(default=5555, ge=0, le=65_535)
+
+    @property
+    def local(self) -> LocalAE:
+        return LocalAE(ae_title=self.ae_title)
+
+    @property
+    def received(self) -> Path:
+        """Where the receiver puts instances."""
+        return (self.receiver_dir or self.data_dir / "received").absolute()
+
+    def remote(self, name: str) -> RemoteAE:
+        """The peer that the settings file calls ``name``.
+
+        Raises
+        ------
+        ConfigurationError
+            If it names no such peer.
+        """
+        try:
+            return self.remotes[name]
+        except KeyError:
+            known = ", ".join(sorted(self.remotes)) or "none"
+            raise ConfigurationError(
+                f"no remote is called {name!r} in {config_file() or CONFIG_NAME} (known: {known}); "
+                f"add a [remotes.{name}] table there"
+            ) from None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings gives it by name
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings gives it by name
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is given in code, then the environment, then the file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
+
+
+def load(**overrides: Any) -> Settings:
+    """Read the settings anew.
+
+    Raises
+    ------
+    ConfigurationError
+        With one sentence that names each wrong setting.
+    """
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(str(part) for part in each['loc'])}: {each['msg'].removeprefix('Value error, ')}"
+            for each in error.errors(include_url=False, include_input=False)
+        )
+        raise ConfigurationError(
+            f"wrong setting ({wrong}); correct PACS_TASKS_<NAME> or {config_file() or CONFIG_NAME}"
+        ) from None
+    except (ValueError, OSError) as error:
+        raise ConfigurationError(f"cannot read the settings file: {error}", str(config_file() or "")) from None
+
+
+@cache
+def settings() -> Settings:
+    """The settings of this process, read at the first call."""
+    return load()
