@@ -1,0 +1,142 @@
+"""Where the private server keeps its files, and what it tells about itself there.
+
+::
+
+    <data_dir>/
+        embedded/           0700, whatever the mode of data_dir
+            start.lock      held while somebody starts, stops or ends the supervisor
+            supervisor.lock held by the supervisor for its life; holds its pid
+            server.lock     held by the private server for its life; holds its pid
+            attached.lock   shared by every command that uses the server
+            state.json      0600: the server's URL with its password, and what went wrong
+            server/         the append-only file: jobs, results, the ledger
+        log/                0700: supervisor.log, server.log, worker.log
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pacs_tasks.errors import ConfigurationError
+from pacs_tasks.settings import Settings
+
+#: A log file that has grown beyond this many bytes moves to ``<name>.1``.
+LOG_LIMIT = 10 * 1024 * 1024
+
+
+class State(BaseModel):
+    """What the supervisor tells."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    #: Kept over restarts, so that a command that waits finds the server again at the same place.
+    url: str = ""
+    #: Whether the server answers at ``url``.
+    ready: bool = False
+    #: Why there is no server or no worker.
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Places:
+    """The files of one ``data_dir``."""
+
+    data_dir: Path
+
+    @classmethod
+    def of(cls, settings: Settings) -> Places:
+        return cls(settings.data_dir.expanduser().absolute())
+
+    @property
+    def private(self) -> Path:
+        return self.data_dir / "embedded"
+
+    @property
+    def server_dir(self) -> Path:
+        return self.private / "server"
+
+    @property
+    def start_lock(self) -> Path:
+        return self.private / "start.lock"
+
+    @property
+    def supervisor_lock(self) -> Path:
+        return self.private / "supervisor.lock"
+
+    @property
+    def server_lock(self) -> Path:
+        return self.private / "server.lock"
+
+    @property
+    def attached_lock(self) -> Path:
+        return self.private / "attached.lock"
+
+    @property
+    def state_file(self) -> Path:
+        return self.private / "state.json"
+
+    def log(self, name: str) -> Path:
+        """The log file of ``supervisor``, ``server`` or ``worker``."""
+        return self.data_dir / "log" / f"{name}.log"
+
+    def make(self) -> None:
+        """Create the directories.
+
+        A new ``data_dir`` is for its owner alone; one that exists keeps its mode, since it may be a directory that
+        others use too. What is private lies in directories of their own, which are always 0700.
+
+        Raises
+        ------
+        ConfigurationError
+            If that is not possible.
+        """
+        try:
+            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for path in (self.private, self.server_dir, self.data_dir / "log"):
+                path.mkdir(mode=0o700, exist_ok=True)
+                path.chmod(0o700)
+        except OSError as error:
+            raise ConfigurationError(
+                f"the data directory cannot be used ({error.strerror}); set PACS_TASKS_DATA_DIR to a directory of "
+                "your own, or PACS_TASKS_REDIS_URL to a Redis",
+                str(self.data_dir),
+            ) from None
+
+    def state(self) -> State:
+        """What the supervisor told last; nothing known if it told nothing readable."""
+        try:
+            return State.model_validate_json(self.state_file.read_bytes())
+        except (OSError, ValidationError):
+            return State()
+
+    def tell(self, state: State) -> None:
+        """Replace the state file in one step, so that nobody reads half of it."""
+        fresh = self.state_file.with_suffix(f".{os.getpid()}")
+        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(state.model_dump_json())
+        fresh.replace(self.state_file)
+
+    def last_words(self, name: str) -> str:
+        """The last line of a log."""
+        try:
+            with self.log(name).open("rb") as file:
+                file.seek(max(0, self.log(name).stat().st_size - 4096))
+                lines = file.read().decode(errors="replace").split("\n")
+        except OSError:
+            return ""
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+    def rotate(self) -> None:
+        """Move what is in a log that has grown too long to ``<name>.1``.
+
+        The writers keep the file open and append to it, so its contents are copied and cut off, not renamed.
+        """
+        for path in (self.data_dir / "log").glob("*.log"):
+            if path.stat().st_size > LOG_LIMIT:
+                shutil.copyfile(path, path.with_name(f"{path.name}.1"))
+                os.truncate(path, 0)
