@@ -9,10 +9,12 @@ An answer is a value, no answer is an exception: a DIMSE status never raises, it
     │   └── BrokerUnavailableError    the Redis that carries the jobs does not answer
     ├── InvalidRequestError           what was asked cannot be done as asked; nothing was opened
     │   └── UnreadableInputError      a file or directory that the request names cannot be read here
+    │       └── NotDicomError         a file that is no DICOM instance, or a DICOMDIR: nothing to send
     ├── AssociationError              the peer gave no answer
     │   ├── AssociationRejectedError  permanent: it refuses us (AE titles, application context)
     │   ├── ContextRejectedError      permanent: it refuses the SOP class or its transfer syntax
-    │   └── PeerUnavailableError      unreachable, busy, aborted, silent: the one class that is retried
+    │   └── PeerUnavailableError      unreachable, aborted, silent: the one class that is retried
+    │       └── PeerBusyError         it rejects us for now: wait, then ask again
     └── JobError
         ├── JobNotFoundError          no job has this id
         ├── JobNotReadyError          it has not finished (in the time given)
@@ -67,6 +69,10 @@ class UnreadableInputError(InvalidRequestError):
     """A file or directory that the request names cannot be read on the machine that should read it."""
 
 
+class NotDicomError(UnreadableInputError):
+    """The file is no DICOM instance (PS3.10 section 7), or it is a DICOMDIR: there is nothing to send."""
+
+
 class AssociationError(PacsTasksError):
     """The peer gave no answer (PS3.7 section D, PS3.8 section 9)."""
 
@@ -81,6 +87,10 @@ class ContextRejectedError(AssociationError):
 
 class PeerUnavailableError(AssociationError):
     """Unreachable, busy, aborted or silent: it may be different later, so this one class is retried."""
+
+
+class PeerBusyError(PeerUnavailableError):
+    """The peer rejects the association for now: temporary congestion, local limit exceeded (PS3.8 section 9.3.4)."""
 
 
 class JobError(PacsTasksError):

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pacs_tasks.errors import AssociationError, from_record
+from pacs_tasks.errors import AssociationError, PacsTasksError, from_record
 
 
 class StatusCategory(StrEnum):
@@ -95,6 +95,15 @@ class InstanceOutcome(_Value):
     #: What happened and what to do next, where something did.
     reason: str = ""
     size: int = 0
+
+    @classmethod
+    def unanswered(
+        cls, subject: str, error: PacsTasksError, category: InstanceCategory = InstanceCategory.FAILED
+    ) -> InstanceOutcome:
+        """The outcome of what the peer was not asked, or did not answer."""
+        # A path that is no Unicode cannot be JSON; a question mark stands where its odd bytes are.
+        shown = subject.encode("utf-8", "replace").decode("utf-8")
+        return cls(subject=shown, category=category, error=type(error).__name__, reason=error.message)
 
     @property
     def unreachable(self) -> bool:
@@ -237,13 +246,58 @@ class TransferOutcome(_Value):
         return {"category": self.category, **self.counters.model_dump(), "seconds": self.seconds}
 
 
-Outcome = EchoOutcome | FindOutcome | MoveOutcome | GetOutcome | TransferOutcome
+class ProposedPair(_Value):
+    """A SOP class in a transfer syntax, as files of a directory have it. ``accepted`` is the peer's answer."""
+
+    sop_class_uid: str
+    sop_class_name: str
+    transfer_syntax_uid: str
+    transfer_syntax_name: str
+    count: int
+    bytes: int
+    accepted: bool
+
+
+class PreflightOutcome(_Value):
+    """What a send of a directory would meet. ``contexts`` and ``associations`` are how many it needs at least."""
+
+    total: int
+    bytes: int
+    pairs: tuple[ProposedPair, ...] = ()
+    skipped: tuple[InstanceOutcome, ...] = ()
+    unreadable: tuple[InstanceOutcome, ...] = ()
+    contexts: int = 0
+    associations: int = 0
+    seconds: float = 0.0
+
+    @property
+    def category(self) -> Category:
+        accepted = [pair.accepted for pair in self.pairs]
+        if not any(accepted):
+            return Category.FAILED
+        return Category.SUCCESS if all(accepted) and not self.unreadable else Category.PARTIAL
+
+    def summary(self) -> dict[str, Any]:
+        """What may be seen in Celery's results, Flower and logs."""
+        return {
+            "category": self.category,
+            "total": self.total,
+            "bytes": self.bytes,
+            "contexts": self.contexts,
+            "associations": self.associations,
+            "skipped": len(self.skipped),
+            "unreadable": len(self.unreadable),
+        }
+
+
+Outcome = PreflightOutcome | EchoOutcome | FindOutcome | MoveOutcome | GetOutcome | TransferOutcome
 
 OUTCOMES: Mapping[str, type[Outcome]] = MappingProxyType(
     {
         "pacs_tasks.echo": EchoOutcome,
         "pacs_tasks.store_file": TransferOutcome,
         "pacs_tasks.store_directory": TransferOutcome,
+        "pacs_tasks.preflight": PreflightOutcome,
         "pacs_tasks.find": FindOutcome,
         "pacs_tasks.move": MoveOutcome,
         "pacs_tasks.get": GetOutcome,

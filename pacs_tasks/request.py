@@ -109,6 +109,14 @@ class StoreDirectoryRequest(Request):
     files_per_task: int | None = Field(default=None, ge=1, le=100_000)
 
 
+class PreflightRequest(Request):
+    """What would a send of ``directory`` meet? Nothing is sent; the peer is only asked what it accepts."""
+
+    task: ClassVar[str] = "pacs_tasks.preflight"
+
+    directory: str = Field(min_length=1)
+
+
 class FindRequest(Request):
     """Query (C-FIND, PS3.4 section C.4.1).
 
@@ -142,7 +150,7 @@ class MoveRequest(Request):
 
 
 class GetRequest(Request):
-    """Fetch a study or series into ``output_dir`` over the association that asks for it (C-GET, PS3.4 section C.4.3)."""
+    """Fetch a study or series to ``output_dir`` on the association that asks for it (C-GET, PS3.4 section C.4.3)."""
 
     task: ClassVar[str] = "pacs_tasks.get"
 
@@ -173,7 +181,14 @@ class RetrieveRequest(Request):
 
 
 AnyRequest = (
-    EchoRequest | StoreRequest | StoreDirectoryRequest | FindRequest | MoveRequest | GetRequest | RetrieveRequest
+    EchoRequest
+    | StoreRequest
+    | StoreDirectoryRequest
+    | PreflightRequest
+    | FindRequest
+    | MoveRequest
+    | GetRequest
+    | RetrieveRequest
 )
 
 REQUESTS: Mapping[str, type[AnyRequest]] = MappingProxyType(
@@ -183,6 +198,7 @@ REQUESTS: Mapping[str, type[AnyRequest]] = MappingProxyType(
             EchoRequest,
             StoreRequest,
             StoreDirectoryRequest,
+            PreflightRequest,
             FindRequest,
             MoveRequest,
             GetRequest,

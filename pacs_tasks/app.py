@@ -1,0 +1,127 @@
+"""The Celery app: broker, queues, routes, limits. No task is defined here and nothing of DICOM is loaded.
+
+Task names are public: any service that reaches the Redis may enqueue them, with this app or with its own
+(``send_task("pacs_tasks.echo", kwargs={"request": {...}})``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+
+from pacs_tasks.settings import Settings, settings
+
+STORE_QUEUE = "pacs_tasks.store"
+FIND_QUEUE = "pacs_tasks.find"
+MOVE_QUEUE = "pacs_tasks.move"
+#: Own names: a worker of another application on the same Redis would eat and drop tasks that it does not know.
+QUEUES = (STORE_QUEUE, FIND_QUEUE, MOVE_QUEUE)
+
+ROUTES = {
+    "pacs_tasks.echo": FIND_QUEUE,
+    "pacs_tasks.find": FIND_QUEUE,
+    "pacs_tasks.preflight": FIND_QUEUE,
+    "pacs_tasks.move": MOVE_QUEUE,
+    "pacs_tasks.get": MOVE_QUEUE,
+    "pacs_tasks.retrieve": MOVE_QUEUE,
+    "pacs_tasks.retrieve_part": MOVE_QUEUE,
+    "pacs_tasks.retrieve_finish": MOVE_QUEUE,
+    "pacs_tasks.store_file": STORE_QUEUE,
+    "pacs_tasks.store_directory": STORE_QUEUE,
+    "pacs_tasks.store_part": STORE_QUEUE,
+    "pacs_tasks.store_finish": STORE_QUEUE,
+}
+
+#: Seconds after which a message that no worker has acknowledged goes to another one. It must exceed 30 s, and it
+#: bounds how long the work of a machine that died waits. It may be shorter than a task, since a task that is handed
+#: out twice finds the claim of the first in the ledger and steps back.
+VISIBILITY_TIMEOUT = 120
+
+#: Shown instead of arguments in events, Flower and logs: they may hold paths and patient data.
+HIDDEN = "(hidden)"
+
+
+def _transport_options(config: Settings) -> dict[str, Any]:
+    return {
+        "visibility_timeout": VISIBILITY_TIMEOUT,
+        # Looks for abandoned messages every 10 s; by default every 100 s.
+        "unacked_restore_interval": 10,
+        "unacked_restore_throttle": 1,
+        # Of our own, so that another application's shorter visibility timeout does not hand out our tasks twice,
+        # nor ours theirs: on a shared broker the shortest one wins.
+        "unacked_key": "pacs_tasks.unacked",
+        "unacked_index_key": "pacs_tasks.unacked_index",
+        "unacked_mutex_key": "pacs_tasks.unacked_mutex",
+        "socket_connect_timeout": config.redis_timeout,
+        "socket_keepalive": True,
+        # It would disable kombu's batched publishing, which makes a chord of thousands of parts quick to enqueue.
+        "retry_on_timeout": False,
+    }
+
+
+def configuration(config: Settings, redis_url: str | None = None) -> dict[str, Any]:
+    """Celery's settings, each with its reason.
+
+    Parameters
+    ----------
+    config
+        Where the Redis and its time limits come from.
+    redis_url
+        Another Redis than ``config`` names.
+    """
+    url = redis_url or config.redis_url or "redis://127.0.0.1:6379/0"
+    return {
+        "broker_url": url,
+        "result_backend": url,
+        "broker_transport_options": _transport_options(config),
+        # The backend reads its visibility timeout here; it has to be the broker's.
+        "result_backend_transport_options": {"visibility_timeout": VISIBILITY_TIMEOUT},
+        "redis_socket_connect_timeout": config.redis_timeout,
+        "redis_socket_keepalive": True,
+        # Pickle would run what a stranger puts on the queue.
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "accept_content": ["json"],
+        "task_queues": {name: {"exchange": name, "routing_key": name} for name in QUEUES},
+        "task_default_queue": STORE_QUEUE,
+        # A misspelt queue is an error, not a queue that nobody reads.
+        "task_create_missing_queues": False,
+        "task_routes": {task: {"queue": queue} for task, queue in ROUTES.items()},
+        # A task that dies with its worker goes to another one; the ledger knows which files are done.
+        "task_acks_late": True,
+        # Without it a killed child process fails its task, and with it the chord.
+        "task_reject_on_worker_lost": True,
+        # Waiting messages count against the visibility timeout, and a part should go to the worker that is free.
+        "worker_prefetch_multiplier": 1,
+        # A Redis that is killed in the middle of a chord would otherwise lose the count of its parts.
+        "result_backend_always_retry": True,
+        "result_backend_max_retries": 20,
+        "result_expires": config.keep_jobs,
+        "broker_connection_retry_on_startup": True,
+        # A worker outlives any pause of its broker.
+        "broker_connection_max_retries": None,
+        # What runs while the broker is lost will be handed out again: stop it, rather than do it twice.
+        "worker_cancel_long_running_tasks_on_connection_loss": True,
+        # Seconds that running parts may use to end when the worker is told to stop at once.
+        "worker_soft_shutdown_timeout": 10.0,
+        # Flower lists tasks by these; arguments are hidden in them.
+        "worker_send_task_events": True,
+        "task_send_sent_event": True,
+        "task_track_started": True,
+        # Results may be long and are counts only; a worker's log needs neither.
+        "worker_redirect_stdouts": False,
+        "task_publish_retry_policy": {"max_retries": 2, "interval_start": 0, "interval_step": 0.5},
+    }
+
+
+def create(redis_url: str, config: Settings) -> Celery:
+    """An app of its own for a caller that names its Redis."""
+    created = Celery("pacs_tasks", set_as_current=False)
+    created.conf.update(configuration(config, redis_url))
+    return created
+
+
+#: The app of this process, with the Redis that the settings name. They are read when it is first used.
+app = Celery("pacs_tasks", set_as_current=False)
+app.add_defaults(lambda: configuration(settings()))

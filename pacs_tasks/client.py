@@ -1,0 +1,230 @@
+"""Enqueue a request, and look at the job that it became::
+
+    from pacs_tasks import PacsClient, RemoteAE, StoreDirectoryRequest
+
+    with PacsClient() as client:
+        job = client.enqueue(StoreDirectoryRequest(remote=RemoteAE(host="192.168.1.100"), directory="/data/study"))
+        job.wait()
+        print(job.outcome().category)
+
+Waiting is polling: one HMGET a look.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Self
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from pacs_tasks import embedded
+from pacs_tasks.app import HIDDEN, create
+from pacs_tasks.errors import BrokerUnavailableError, JobNotReadyError
+from pacs_tasks.ledger import Ledger, connect
+from pacs_tasks.outcome import InstanceOutcome, JobState, Outcome, Progress
+from pacs_tasks.request import AnyRequest
+from pacs_tasks.settings import Settings, settings
+
+#: Seconds between two looks at a job: short at first, since most answers come quickly, then longer.
+_FIRST_LOOK = 0.02
+_LAST_LOOK = 0.25
+
+
+class PacsClient:
+    """Enqueues requests and finds jobs; usable from several threads; a context manager.
+
+    Parameters
+    ----------
+    redis_url
+        The Redis of the fleet; left out, that of ``PACS_TASKS_REDIS_URL``; where that is not set either, a private
+        server and a worker on this machine serve for as long as they are needed.
+    config
+        Other settings than those of the environment.
+
+    Raises
+    ------
+    BrokerUnavailableError
+        If the Redis does not answer within ``redis_timeout`` seconds.
+    ConfigurationError
+        If a setting is wrong, or no private server exists for this machine.
+    """
+
+    def __init__(self, redis_url: str | None = None, config: Settings | None = None) -> None:
+        self._settings = config or settings()
+        url = redis_url or self._settings.redis_url
+        with ExitStack() as stack:
+            if url is None:
+                url = stack.enter_context(embedded.attach(self._settings))
+            self.redis_url = url
+            redis = connect(url, self._settings.redis_timeout)
+            stack.callback(redis.close)
+            self.ledger = Ledger(redis, self._settings.keep_jobs)
+            self._app = create(url, self._settings)
+            stack.callback(self._app.close)
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connections (and of the private server, which ends when nothing needs it)."""
+        self._stack.close()
+
+    def enqueue(self, request: AnyRequest) -> Job:
+        """Put a request on the queue.
+
+        The request itself goes to the ledger; the message holds the job's id alone, so that neither the queue nor
+        Flower sees a path or a patient's name.
+
+        Raises
+        ------
+        BrokerUnavailableError
+            If the Redis does not answer; then nothing was enqueued.
+        """
+        job = Job(uuid.uuid4().hex, self.ledger, self._app)
+        self.ledger.open(job.id, request.task, request)
+        try:
+            publish(self._app, request.task, job.id)
+        except BrokerUnavailableError:
+            self.ledger.discard(job.id)
+            raise
+        return job
+
+    def job(self, job_id: str) -> Job:
+        """The job with this id.
+
+        Raises
+        ------
+        JobNotFoundError
+            If there is none, or its record has expired.
+        """
+        self.ledger.progress(job_id)
+        return Job(job_id, self.ledger, self._app)
+
+    def jobs(self, limit: int = 50) -> list[Progress]:
+        """The newest jobs first, at most ``limit``."""
+        return self.ledger.jobs(limit)
+
+
+class Job:
+    """One request on its way; :class:`PacsClient` makes these. ``id`` is also the id of its Celery task."""
+
+    def __init__(self, job_id: str, ledger: Ledger, app: Celery) -> None:
+        self.id = job_id
+        self._ledger = ledger
+        self._app = app
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id}>"
+
+    def request(self) -> AnyRequest:
+        """What was asked."""
+        return self._ledger.request(self.id)
+
+    def progress(self) -> Progress:
+        """A look at the job's state and counters."""
+        progress = self._ledger.progress(self.id)
+        if progress.cancel_requested and not progress.state.finished and self._ledger.settle(self.id):
+            # A worker died with a claim on a cancelled job: nobody else would end it.
+            return self._ledger.progress(self.id)
+        return progress
+
+    def wait(
+        self,
+        timeout: float | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> Progress:
+        """Wait for the job's end.
+
+        Parameters
+        ----------
+        timeout
+            Seconds; left out, as long as it takes.
+        on_progress
+            Is given each look at the job.
+
+        Raises
+        ------
+        JobNotReadyError
+            If it has not finished in time; it goes on, and can be waited for again.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause, clock = _FIRST_LOOK, threading.Event()
+        while True:
+            progress = self.progress()
+            if on_progress is not None:
+                on_progress(progress)
+            if progress.state.finished:
+                return progress
+            if deadline is not None and time.monotonic() >= deadline:
+                raise JobNotReadyError(
+                    f"job {self.id} has not finished within {timeout:g} s (it is {progress.state}); "
+                    f"it goes on: `pacs-tasks wait {self.id}` waits again"
+                )
+            clock.wait(pause if deadline is None else max(0.0, min(pause, deadline - time.monotonic())))
+            pause = min(pause * 1.5, _LAST_LOOK)
+
+    def outcome(self) -> Outcome:
+        """What the peer answered.
+
+        Raises
+        ------
+        JobNotReadyError
+            If the job has not finished.
+        PacsTasksError
+            The error of a job that ended without an answer, in the class that was raised on the worker.
+        """
+        return self._ledger.outcome(self.id)
+
+    def instances(self) -> Iterator[InstanceOutcome]:
+        """The outcome of each file or instance that has one, in the order of the manifest."""
+        for _, outcome in sorted(self._ledger.outcomes(self.id), key=lambda each: each[0]):
+            yield outcome
+
+    def cancel(self) -> Progress:
+        """Ask the job to end. What was sent stays sent; it is cancelled once no worker is at it any more."""
+        self._ledger.cancel(self.id)
+        return self._ledger.progress(self.id)
+
+    def retry(self) -> Self:
+        """Go on with what failed, is missing or was never begun, and with nothing else.
+
+        Raises
+        ------
+        InvalidRequestError
+            If the job is still running, or nothing in it failed.
+        """
+        task = self._ledger.progress(self.id).task
+        self._ledger.reopen(self.id)
+        # Celery keeps the first success of an id for good: forget it, so that the new one can be stored.
+        self._app.backend.forget(self.id)
+        publish(self._app, task, self.id)
+        return self
+
+    @property
+    def state(self) -> JobState:
+        return self.progress().state
+
+
+def publish(app: Celery, task: str, job_id: str) -> None:
+    """Put the task of a job that the ledger knows on its queue.
+
+    Raises
+    ------
+    BrokerUnavailableError
+        If the broker does not take it.
+    """
+    try:
+        app.send_task(task, task_id=job_id, argsrepr=HIDDEN, kwargsrepr=HIDDEN)
+    except OperationalError as error:
+        raise BrokerUnavailableError(
+            f"the broker does not take the job ({error}); check PACS_TASKS_REDIS_URL and that the server is running"
+        ) from None

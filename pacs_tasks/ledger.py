@@ -1,0 +1,410 @@
+"""The record of a job in Redis: request, manifest, counters, one outcome per file or instance.
+
+The ledger is the truth, Celery's chord is the vehicle: whatever is lost or done twice on the way, an outcome is
+counted once and a job ends once. Each method is one step inside Redis (see :mod:`pacs_tasks.scripts`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, cast
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
+from pacs_tasks import scripts
+from pacs_tasks.errors import (
+    BrokerUnavailableError,
+    InvalidRequestError,
+    JobCancelledError,
+    JobNotFoundError,
+    JobNotReadyError,
+    PacsTasksError,
+    from_record,
+)
+from pacs_tasks.outcome import (
+    OUTCOMES,
+    Counters,
+    InstanceCategory,
+    InstanceOutcome,
+    JobState,
+    Outcome,
+    Progress,
+    TransferOutcome,
+)
+from pacs_tasks.request import REQUESTS, AnyRequest
+
+PREFIX = "pacs_tasks"
+_JOBS = f"{PREFIX}:jobs"
+#: Seconds that a claim outlives the last sign of its owner.
+CLAIM_LIFETIME = 45.0
+_CHUNK = 1_000
+_RETRIED = (InstanceCategory.FAILED, InstanceCategory.MISSING)
+_COUNTED = tuple(Counters.model_fields)
+_SEEN = ("task", "request", "state", "created", "started", "finished", "cancel", "attempt", "worker", "error",
+         "error_type", "error_subject", *_COUNTED)  # fmt: skip
+
+#: One line of a manifest: what a part needs to know of one file or instance.
+Entry = list[Any]
+
+
+class Recorded(NamedTuple):
+    """What recording an outcome told."""
+
+    new: bool
+    cancelled: bool
+    ended: bool
+
+
+class _Redis(redis.Redis):
+    """A client whose lost connection is our error, with the address and what to check."""
+
+    place: str
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py leaves it so
+        except redis.AuthenticationError as error:
+            raise BrokerUnavailableError(
+                f"the Redis at {self.place} refuses the password ({error}); check PACS_TASKS_REDIS_URL"
+            ) from None
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            raise BrokerUnavailableError(
+                f"the Redis at {self.place} does not answer ({str(error).rstrip('.') or type(error).__name__}); "
+                "check PACS_TASKS_REDIS_URL and that the server is running"
+            ) from None
+
+
+def connect(redis_url: str, timeout: float, patience: int = 0) -> redis.Redis:
+    """Connect to the Redis of a fleet.
+
+    Parameters
+    ----------
+    redis_url
+        ``redis://``, ``rediss://`` or ``unix://``.
+    timeout
+        Seconds to wait for the connection and for each answer.
+    patience
+        How often an unanswered command is sent again: none for people, who wait; some for a worker, which must not
+        lose what it knows. Each step of the ledger may be repeated.
+
+    Raises
+    ------
+    BrokerUnavailableError
+        If nothing answers there in time, or it refuses the password.
+    """
+    try:
+        client = cast(
+            _Redis,
+            _Redis.from_url(
+                redis_url,
+                decode_responses=True,
+                socket_connect_timeout=timeout,
+                socket_timeout=timeout,
+                retry=Retry(ExponentialBackoff(cap=2, base=0.1), patience),
+                health_check_interval=30,
+            ),
+        )
+    except ValueError as error:
+        raise BrokerUnavailableError(f"PACS_TASKS_REDIS_URL is not the address of a Redis: {error}") from None
+    client.place = _place(redis_url)
+    client.ping()
+    return client
+
+
+def _place(redis_url: str) -> str:
+    """The address without its password."""
+    scheme, _, rest = redis_url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+class Ledger:
+    """All jobs of one Redis.
+
+    Parameters
+    ----------
+    client
+        As :func:`connect` gives it.
+    keep_jobs
+        Seconds that a job is kept after its last change.
+    """
+
+    def __init__(self, client: redis.Redis, keep_jobs: int = 7 * 86_400) -> None:
+        self._redis = client
+        self._keep = keep_jobs
+        self._scripts: dict[str, Any] = {}
+
+    @property
+    def client(self) -> redis.Redis:
+        """The connection, for what else is kept in that Redis."""
+        return self._redis
+
+    def open(self, job_id: str, task: str, request: AnyRequest | None) -> bool:
+        """Begin the record of a job; false if it has one already. ``None``: the request could not be read."""
+        text = "" if request is None else request.model_dump_json(exclude_none=True)
+        opened = bool(self._run(scripts.OPEN, [_key(job_id), _JOBS], [job_id, task, text]))
+        self._touch(job_id)
+        return opened
+
+    def discard(self, job_id: str) -> None:
+        """Forget a job that could not be put on the queue."""
+        self._redis.delete(*(_key(job_id, part) for part in ("", "manifest", "outcomes", "claims")))
+        self._redis.zrem(_JOBS, job_id)
+
+    def request(self, job_id: str) -> AnyRequest:
+        """What the job asks.
+
+        Raises
+        ------
+        JobNotFoundError
+            If no job has this id.
+        """
+        task, text = cast("list[str | None]", self._redis.hmget(_key(job_id), ["task", "request"]))
+        if task is None or text is None:
+            raise _not_found(job_id)
+        if not text:
+            raise InvalidRequestError("the request of this job could not be read when it was enqueued")
+        return REQUESTS[task].model_validate_json(text)
+
+    def start(self, job_id: str, worker: str) -> JobState:
+        """A worker has taken the job up; its state now."""
+        return JobState(self._run(scripts.START, [_key(job_id), _key(job_id, "claims")], [worker]))
+
+    def plan(self, job_id: str, entries: Iterable[Entry], attempt_key: str) -> int:
+        """Write the manifest, unless there is one already, and count it.
+
+        ``attempt_key`` keeps apart two workers that plan the same job: the first to finish wins.
+        """
+        new = _key(job_id, f"manifest:{attempt_key}")
+        self._redis.delete(new)
+        total, chunk = 0, list[str]()
+        for entry in entries:
+            chunk.append(json.dumps(entry, separators=(",", ":")))
+            total += 1
+            if len(chunk) == _CHUNK:
+                self._redis.rpush(new, *chunk)
+                chunk.clear()
+        if chunk:
+            self._redis.rpush(new, *chunk)
+        self._redis.expire(new, self._keep)
+        keys = [_key(job_id), _key(job_id, "claims"), _key(job_id, "manifest"), new]
+        self._run(scripts.PLAN, keys, [total])
+        self._touch(job_id)
+        return int(cast("str | None", self._redis.hget(_key(job_id), "total")) or 0)
+
+    def entries(self, job_id: str, start: int, stop: int) -> list[Entry]:
+        """Lines ``start`` up to, not including, ``stop`` of the manifest."""
+        lines = cast("list[str]", self._redis.lrange(_key(job_id, "manifest"), start, stop - 1))
+        return [json.loads(line) for line in lines]
+
+    def planned(self, job_id: str) -> bool:
+        return self._redis.hget(_key(job_id), "planned") == "1"
+
+    def recorded(self, job_id: str, indices: Sequence[int]) -> set[int]:
+        """Those of ``indices`` that have an outcome."""
+        if not indices:
+            return set()
+        found = cast("list[str | None]", self._redis.hmget(_key(job_id, "outcomes"), [str(i) for i in indices]))
+        return {index for index, outcome in zip(indices, found, strict=True) if outcome is not None}
+
+    def all_recorded(self, job_id: str) -> set[int]:
+        """Every index that has an outcome."""
+        return {int(index) for index in cast("list[str]", self._redis.hkeys(_key(job_id, "outcomes")))}
+
+    def record(self, job_id: str, index: int, outcome: InstanceOutcome) -> Recorded:
+        """Record one outcome; the second one for the same index changes nothing."""
+        done = outcome.category in {InstanceCategory.SUCCESS, InstanceCategory.WARNING}
+        keys = [_key(job_id), _key(job_id, "claims"), _key(job_id, "outcomes")]
+        text = outcome.model_dump_json(exclude_defaults=True)
+        new, cancelled, ended = self._run(
+            scripts.RECORD,
+            keys,
+            [index, text, outcome.category.value, outcome.size if done else 0, int(outcome.unreachable)],
+        )
+        if ended:
+            self._touch(job_id)
+        return Recorded(bool(new), bool(cancelled), bool(ended))
+
+    def cancel_requested(self, job_id: str) -> bool:
+        return self._redis.hget(_key(job_id), "cancel") == "1"
+
+    def settle(self, job_id: str) -> bool:
+        """End the job if nothing is left to do; true if this call ended it."""
+        return bool(self._run(scripts.SETTLE, [_key(job_id), _key(job_id, "claims")], []))
+
+    def done(self, job_id: str, outcome: Outcome) -> None:
+        """End a job that has one answer rather than one per instance."""
+        self._end(job_id, JobState.DONE, {"outcome": outcome.model_dump_json()})
+
+    def failed(self, job_id: str, error: PacsTasksError) -> None:
+        """End a job that has no answer."""
+        fields = {"error": error.message, "error_type": type(error).__name__, "error_subject": error.subject}
+        self._end(job_id, JobState.CANCELLED if isinstance(error, JobCancelledError) else JobState.FAILED, fields)
+
+    def cancel(self, job_id: str) -> JobState:
+        """Ask the job to end; it is cancelled once no worker is at it any more.
+
+        Raises
+        ------
+        JobNotFoundError
+            If no job has this id.
+        """
+        state = self._run(scripts.CANCEL, [_key(job_id), _key(job_id, "claims")], [])
+        if state is None:
+            raise _not_found(job_id)
+        return JobState(state)
+
+    def reopen(self, job_id: str) -> int:
+        """Make a finished job ready to go on with what failed or was not begun; how many outcomes were dropped.
+
+        Raises
+        ------
+        JobNotFoundError, InvalidRequestError
+            If there is no such job, if it is still running, or if there is nothing left to do.
+        """
+        progress = self.progress(job_id)
+        if not progress.state.finished:
+            raise InvalidRequestError(f"job {job_id} is still {progress.state}; wait for its end or cancel it first")
+        failed = [index for index, outcome in self.outcomes(job_id) if outcome.category in _RETRIED]
+        complete = progress.state is JobState.DONE and progress.counters.recorded == progress.counters.total
+        if complete and not failed and OUTCOMES[progress.task] is TransferOutcome:
+            raise InvalidRequestError(f"job {job_id} has nothing to retry: nothing in it failed")
+        keys = [_key(job_id), _key(job_id, "claims"), _key(job_id, "outcomes")]
+        for start in range(0, max(len(failed), 1), _CHUNK):
+            # The first chunk reopens the job; no part is on the queue yet, so the others cannot be outrun.
+            if start:
+                self._redis.hset(_key(job_id), "state", JobState.DONE.value)
+            self._run(scripts.REOPEN, keys, failed[start : start + _CHUNK])
+        return len(failed)
+
+    def replans(self, job_id: str) -> int:
+        """Count that lost parts of this job are planned again; how often that happened."""
+        return int(self._redis.hincrby(_key(job_id), "replans", 1))
+
+    def claim(self, scope: str, name: str, owner: str) -> bool:
+        """Claim ``name`` within ``scope`` (a job's id) for ``CLAIM_LIFETIME`` seconds, or prolong one's own claim."""
+        return bool(self._run(scripts.CLAIM, [_key(scope, "claims")], [name, owner, CLAIM_LIFETIME]))
+
+    def release(self, scope: str, name: str, owner: str) -> None:
+        self._run(scripts.RELEASE, [_key(scope, "claims")], [name, owner])
+
+    def live_claims(self, scope: str) -> int:
+        """How many workers are at this job now."""
+        return int(self._run(scripts.LIVE, [_key(scope, "claims")], []))
+
+    def progress(self, job_id: str) -> Progress:
+        """A look at the job: one HMGET.
+
+        Raises
+        ------
+        JobNotFoundError
+            If no job has this id.
+        """
+        values = cast("list[str | None]", self._redis.hmget(_key(job_id), list(_SEEN)))
+        return _progress(job_id, dict(zip(_SEEN, values, strict=True)))
+
+    def jobs(self, limit: int) -> list[Progress]:
+        """The newest jobs first."""
+        found = []
+        for job_id in cast("list[str]", self._redis.zrevrange(_JOBS, 0, limit - 1)):
+            try:
+                found.append(self.progress(job_id))
+            except JobNotFoundError:
+                self._redis.zrem(_JOBS, job_id)
+        return found
+
+    def unfinished(self) -> int:
+        """How many jobs are queued or running."""
+        return int(self._run(scripts.UNFINISHED, [_JOBS], [_key("")]))
+
+    def outcomes(self, job_id: str) -> Iterator[tuple[int, InstanceOutcome]]:
+        """Every recorded outcome with its index, in no order."""
+        for index, text in self._redis.hscan_iter(_key(job_id, "outcomes"), count=_CHUNK):
+            yield int(index), InstanceOutcome.model_validate_json(text)
+
+    def outcome(self, job_id: str) -> Outcome:
+        """What the peer answered.
+
+        Raises
+        ------
+        JobNotReadyError
+            If the job has not finished.
+        PacsTasksError
+            The recorded error of a job that ended without an outcome.
+        """
+        progress = self.progress(job_id)
+        if not progress.state.finished:
+            raise JobNotReadyError(f"job {job_id} is still {progress.state}; wait for it")
+        text = cast("str | None", self._redis.hget(_key(job_id), "outcome"))
+        if text is not None:
+            return OUTCOMES[progress.task].model_validate_json(text)
+        if progress.state is JobState.FAILED:
+            raise self.error(job_id)
+        if OUTCOMES[progress.task] is not TransferOutcome:
+            raise JobCancelledError(f"job {job_id} was cancelled before the peer had answered")
+        problems = sorted(
+            (each for each in self.outcomes(job_id) if each[1].category is not InstanceCategory.SUCCESS),
+            key=lambda each: each[0],
+        )
+        return TransferOutcome(
+            counters=progress.counters,
+            seconds=progress.seconds,
+            cancelled=progress.state is JobState.CANCELLED,
+            problems=tuple(outcome for _, outcome in problems),
+        )
+
+    def error(self, job_id: str) -> PacsTasksError:
+        """The recorded error of a job that failed."""
+        names = ["error_type", "error", "error_subject"]
+        kind, message, subject = cast("list[str | None]", self._redis.hmget(_key(job_id), names))
+        return from_record(kind or "", message or "", subject or "")
+
+    def _end(self, job_id: str, state: JobState, fields: dict[str, str]) -> None:
+        arguments = [state.value, *(part for pair in fields.items() for part in pair)]
+        self._run(scripts.END, [_key(job_id), _key(job_id, "claims")], arguments)
+        self._touch(job_id)
+
+    def _touch(self, job_id: str) -> None:
+        """A job is kept for so long after its last change."""
+        for part in ("", "manifest", "outcomes"):
+            self._redis.expire(_key(job_id, part), self._keep)
+
+    def _run(self, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        registered = self._scripts.get(script)
+        if registered is None:
+            registered = self._scripts[script] = self._redis.register_script(script)
+        return registered(keys=list(keys), args=list(arguments))
+
+
+def _key(job_id: str, part: str = "") -> str:
+    return f"{PREFIX}:job:{job_id}:{part}" if part else f"{PREFIX}:job:{job_id}"
+
+
+def _not_found(job_id: str) -> JobNotFoundError:
+    return JobNotFoundError(f"there is no job {job_id!r}; `pacs-tasks jobs` lists those that are known")
+
+
+def _progress(job_id: str, fields: dict[str, str | None]) -> Progress:
+    task, state, created = fields["task"], fields["state"], fields["created"]
+    if task is None or state is None or created is None:
+        raise _not_found(job_id)
+    error = ""
+    if fields["error_type"]:
+        error = str(from_record(fields["error_type"], fields["error"] or "", fields["error_subject"] or ""))
+    request = fields["request"]
+    return Progress(
+        job_id=job_id,
+        task=task,
+        state=JobState(state),
+        counters=Counters(**{name: int(fields[name] or 0) for name in _COUNTED}),
+        created=float(created),
+        started=float(fields["started"]) if fields["started"] else None,
+        finished=float(fields["finished"]) if fields["finished"] else None,
+        cancel_requested=fields["cancel"] == "1",
+        attempt=int(fields["attempt"] or 1),
+        worker=fields["worker"] or "",
+        error=error,
+        remote=str(REQUESTS[task].model_validate_json(request).remote) if request else "",
+    )

@@ -1,0 +1,221 @@
+"""What the ledger does in one step inside Redis, in Lua, so that no two processes can disagree.
+
+The keys of a job are ``job`` (a hash: state, request, counters), ``outcomes`` (a hash: index to outcome) and
+``claims`` (a hash: part to ``expiry owner``). Times are Unix seconds, taken from the server so that clocks of
+workers do not matter.
+"""
+
+from __future__ import annotations
+
+_COMMON = """
+local time = redis.call('TIME')
+local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
+
+local function stamp()
+  return string.format('%.6f', now)
+end
+
+local function counter(job, name)
+  return tonumber(redis.call('HGET', job, name) or '0')
+end
+
+local function recorded(job)
+  local sum = 0
+  for _, name in ipairs({'success', 'warning', 'failed', 'missing', 'skipped'}) do
+    sum = sum + counter(job, name)
+  end
+  return sum
+end
+
+local function live_claims(claims)
+  local live = 0
+  local all = redis.call('HGETALL', claims)
+  for i = 1, #all, 2 do
+    if tonumber(string.match(all[i + 1], '^(%S+)')) > now then
+      live = live + 1
+    else
+      redis.call('HDEL', claims, all[i])
+    end
+  end
+  return live
+end
+
+local function unfinished(job)
+  local state = redis.call('HGET', job, 'state')
+  return state == 'queued' or state == 'running'
+end
+
+-- Ends the job if there is nothing left to do: 1 if this call ended it.
+local function settle(job, claims)
+  if not unfinished(job) then
+    return 0
+  end
+  if redis.call('HGET', job, 'planned') == '1' and recorded(job) >= counter(job, 'total') then
+    redis.call('HSET', job, 'state', 'done', 'finished', stamp())
+    return 1
+  end
+  if redis.call('HGET', job, 'cancel') == '1' and live_claims(claims) == 0 then
+    redis.call('HSET', job, 'state', 'cancelled', 'finished', stamp())
+    return 1
+  end
+  return 0
+end
+"""
+
+#: job, index of jobs; job id, task, request. 1 if the job is new.
+OPEN = (
+    _COMMON
+    + """
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  return 0
+end
+redis.call('HSET', KEYS[1], 'task', ARGV[2], 'request', ARGV[3], 'state', 'queued', 'created', stamp(), 'attempt', 1)
+redis.call('ZADD', KEYS[2], stamp(), ARGV[1])
+return 1
+"""
+)
+
+#: job, claims; worker. The job's state now.
+START = (
+    _COMMON
+    + """
+if redis.call('HGET', KEYS[1], 'state') == 'queued' then
+  redis.call('HSET', KEYS[1], 'state', 'running', 'worker', ARGV[1])
+  redis.call('HSETNX', KEYS[1], 'started', stamp())
+end
+settle(KEYS[1], KEYS[2])
+return redis.call('HGET', KEYS[1], 'state')
+"""
+)
+
+#: job, claims; state, then field and value pairs. 1 if this call ended the job.
+END = (
+    _COMMON
+    + """
+if not unfinished(KEYS[1]) then
+  return 0
+end
+redis.call('HSETNX', KEYS[1], 'started', stamp())
+redis.call('HSET', KEYS[1], 'state', ARGV[1], 'finished', stamp())
+for i = 2, #ARGV, 2 do
+  redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
+end
+return 1
+"""
+)
+
+#: job, claims, manifest, new manifest; total. 1 if the job had no manifest yet.
+PLAN = (
+    _COMMON
+    + """
+if redis.call('HGET', KEYS[1], 'planned') == '1' then
+  redis.call('DEL', KEYS[4])
+  return 0
+end
+if redis.call('EXISTS', KEYS[4]) == 1 then
+  redis.call('RENAME', KEYS[4], KEYS[3])
+end
+redis.call('HSET', KEYS[1], 'planned', '1', 'total', ARGV[1])
+return 1
+"""
+)
+
+#: job, claims, outcomes; index, outcome, category, bytes, unreachable. New or not, cancelled or not, ended or not.
+RECORD = (
+    _COMMON
+    + """
+local new = redis.call('HSETNX', KEYS[3], ARGV[1], ARGV[2])
+if new == 1 then
+  redis.call('HINCRBY', KEYS[1], ARGV[3], 1)
+  redis.call('HINCRBY', KEYS[1], 'bytes', ARGV[4])
+  redis.call('HINCRBY', KEYS[1], 'unreachable', ARGV[5])
+end
+return {new, tonumber(redis.call('HGET', KEYS[1], 'cancel') or '0'), settle(KEYS[1], KEYS[2])}
+"""
+)
+
+#: job, claims. 1 if this call ended the job.
+SETTLE = _COMMON + "return settle(KEYS[1], KEYS[2])"
+
+#: job, claims. The job's state after a cancel was asked for.
+CANCEL = (
+    _COMMON
+    + """
+if unfinished(KEYS[1]) then
+  redis.call('HSET', KEYS[1], 'cancel', '1')
+  settle(KEYS[1], KEYS[2])
+end
+return redis.call('HGET', KEYS[1], 'state')
+"""
+)
+
+#: job, claims, outcomes; indices whose outcomes are dropped. 1 if the job was reopened.
+REOPEN = (
+    _COMMON
+    + """
+if unfinished(KEYS[1]) then
+  return 0
+end
+for _, index in ipairs(ARGV) do
+  local outcome = redis.call('HGET', KEYS[3], index)
+  if outcome then
+    local value = cjson.decode(outcome)
+    redis.call('HDEL', KEYS[3], index)
+    redis.call('HINCRBY', KEYS[1], value['category'], -1)
+  end
+end
+redis.call('HSET', KEYS[1], 'state', 'queued', 'unreachable', 0, 'replans', 0)
+redis.call('HDEL', KEYS[1], 'cancel', 'finished', 'error', 'error_type', 'error_subject', 'outcome', 'worker')
+redis.call('HINCRBY', KEYS[1], 'attempt', 1)
+return 1
+"""
+)
+
+#: claims; name, owner, lifetime. 1 if the claim is the owner's now.
+CLAIM = (
+    _COMMON
+    + """
+local held = redis.call('HGET', KEYS[1], ARGV[1])
+if held then
+  local expiry, owner = string.match(held, '^(%S+) (.*)$')
+  if owner ~= ARGV[2] and tonumber(expiry) > now then
+    return 0
+  end
+end
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%.3f ', now + tonumber(ARGV[3])) .. ARGV[2])
+redis.call('EXPIRE', KEYS[1], 86400)
+return 1
+"""
+)
+
+#: claims; name, owner.
+RELEASE = (
+    _COMMON
+    + """
+local held = redis.call('HGET', KEYS[1], ARGV[1])
+if held and string.match(held, '^%S+ (.*)$') == ARGV[2] then
+  redis.call('HDEL', KEYS[1], ARGV[1])
+end
+return 1
+"""
+)
+
+#: claims. How many are held now.
+LIVE = _COMMON + "return live_claims(KEYS[1])"
+
+#: index of jobs; the prefix of a job's key. How many jobs are queued or running; forgets those that have expired.
+UNFINISHED = (
+    _COMMON
+    + """
+local count = 0
+for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+  local job = ARGV[1] .. id
+  if redis.call('EXISTS', job) == 0 then
+    redis.call('ZREM', KEYS[1], id)
+  elseif unfinished(job) then
+    count = count + 1
+  end
+end
+return count
+"""
+)

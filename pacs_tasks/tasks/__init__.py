@@ -1,0 +1,8 @@
+"""The Celery tasks: decode the request, call :mod:`pacs_tasks.dimse`, record the outcome. Only here is retried.
+
+Importing this package registers every task with :data:`pacs_tasks.app.app`.
+"""
+
+from pacs_tasks.tasks import echo, find, get, move, preflight, retrieve, store
+
+__all__ = ["echo", "find", "get", "move", "preflight", "retrieve", "store"]

@@ -1,0 +1,163 @@
+"""What every task does around its work: take the request up, claim the job, record the outcome or the error."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, cast
+
+from celery import Task
+from celery.exceptions import Ignore, Reject, Retry
+from celery.worker.request import Request as CeleryRequest
+
+from pacs_tasks.ae import LocalAE
+from pacs_tasks.app import HIDDEN
+from pacs_tasks.dimse.association import Timeouts
+from pacs_tasks.errors import JobFailedError, PacsTasksError, PeerBusyError
+from pacs_tasks.ledger import Ledger, connect
+from pacs_tasks.outcome import EchoOutcome, FindOutcome, MoveOutcome, PreflightOutcome
+from pacs_tasks.request import R, Request, build
+from pacs_tasks.settings import settings
+from pacs_tasks.tasks.claim import Claim, claimed
+
+logger = logging.getLogger(__name__)
+
+#: How often a worker sends an unanswered command to its Redis again: about a minute in all.
+_PATIENCE = 30
+#: Seconds between two tries at most.
+_LONGEST_PAUSE = 30
+
+SingleOutcome = EchoOutcome | FindOutcome | MoveOutcome | PreflightOutcome
+
+
+class PrivateRequest(CeleryRequest):  # type: ignore[misc]  # Celery ships no annotations
+    """A task message whose arguments no event, log line or `inspect` shows, whoever published it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._argsrepr = self._kwargsrepr = HIDDEN
+        self._request_dict["argsrepr"] = self._request_dict["kwargsrepr"] = HIDDEN
+
+    def info(self, safe: bool = False) -> dict[str, Any]:  # noqa: ARG002 - Celery's signature
+        return cast("dict[str, Any]", super().info(safe=True))
+
+
+class JobTask(Task):  # type: ignore[misc]  # Celery ships no annotations
+    """Base of the public tasks: one argument, ``request``, as a JSON object.
+
+    It is left out by :class:`~pacs_tasks.client.PacsClient`, which has put the request into the ledger.
+    """
+
+    abstract = True
+    Request = "pacs_tasks.tasks.job:PrivateRequest"
+    #: Expected: logged as one line without a traceback.
+    throws = (PacsTasksError,)
+
+    def apply_async(self, *args: Any, **options: Any) -> Any:
+        return super().apply_async(*args, **({"argsrepr": HIDDEN, "kwargsrepr": HIDDEN} | options))
+
+
+@cache
+def ledger() -> Ledger:
+    """The ledger of this worker's Redis."""
+    config = settings()
+    url = config.redis_url or "redis://127.0.0.1:6379/0"
+    return Ledger(connect(url, max(config.redis_timeout, 5.0), _PATIENCE), config.keep_jobs)
+
+
+def local_ae(request: Request) -> LocalAE:
+    return request.local or settings().local
+
+
+def timeouts(request: Request) -> Timeouts:
+    return Timeouts.of(request.timeout or settings().timeout)
+
+
+def accept(task: Task, payload: Mapping[str, Any] | None, request_type: type[R]) -> R | None:
+    """Take a job up: its request, or nothing if it has ended before (handed out twice, or cancelled).
+
+    Raises
+    ------
+    InvalidRequestError
+        If the request is not valid; nothing was opened.
+    """
+    job_id = task.request.id
+    if payload is not None:
+        try:
+            request = build(request_type, payload)
+        except PacsTasksError:
+            ledger().open(job_id, task.name, None)
+            raise
+        ledger().open(job_id, task.name, cast(Any, request))
+    else:
+        request = cast(R, ledger().request(job_id))
+    return None if ledger().start(job_id, task.request.hostname).finished else request
+
+
+@contextmanager
+def errors_recorded(task: Task) -> Iterator[None]:
+    """Record in the ledger why a job has no outcome, and tell Celery without what is private.
+
+    A plain Celery caller gets the same class of error from ``AsyncResult.get()``.
+    """
+    try:
+        yield
+    except (Ignore, Retry, Reject):
+        raise
+    except PacsTasksError as error:
+        ledger().failed(task.request.id, error)
+        raise error.public() from None
+    except Exception as error:  # noqa: BLE001 - a defect of ours must end the job, not leave it running for ever
+        failure = unexpected(error)
+        ledger().failed(task.request.id, failure)
+        raise failure from None
+
+
+def unexpected(error: Exception) -> JobFailedError:
+    """Log a defect of ours: where it happened, not what it says, which may hold a path or a patient's name."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = "".join(traceback.format_list(frames))
+    logger.error("unexpected %s\n%s", type(error).__name__, where.rstrip())
+    last = frames[-1]
+    return JobFailedError(
+        f"unexpected {type(error).__name__} in {last.name}, line {last.lineno}; this is a defect of pacs-tasks: "
+        "please report it with the lines of the worker's log"
+    )
+
+
+def conclude(job_id: str) -> dict[str, Any]:
+    """Celery's result of a job that has ended: its summary, or its error."""
+    try:
+        return ledger().outcome(job_id).summary()
+    except PacsTasksError as error:
+        raise error.public() from None
+
+
+def pause(retries: int) -> int:
+    """Seconds before the next try: 1, 2, 4 and so on."""
+    return int(min(2**retries, _LONGEST_PAUSE))
+
+
+def answer(
+    task: Task,
+    payload: Mapping[str, Any] | None,
+    request_type: type[R],
+    work: Callable[[R, Claim], SingleOutcome],
+) -> dict[str, Any]:
+    """Serve a job that has one answer."""
+    with errors_recorded(task):
+        request = accept(task, payload, request_type)
+        if request is None:
+            return conclude(task.request.id)
+        with claimed(task, ledger(), task.request.id, "job") as claim:
+            try:
+                outcome = work(request, claim)
+            except PeerBusyError as error:
+                if task.request.retries >= settings().max_retries:
+                    raise
+                raise task.retry(exc=error.public(), countdown=pause(task.request.retries), max_retries=None) from None
+            ledger().done(task.request.id, outcome)
+    return outcome.summary()

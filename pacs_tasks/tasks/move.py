@@ -1,0 +1,24 @@
+"""``pacs_tasks.move``: let the peer send a study or series to an AE that it knows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Task
+
+from pacs_tasks.app import app
+from pacs_tasks.dimse import c_move
+from pacs_tasks.outcome import MoveOutcome
+from pacs_tasks.request import MoveRequest
+from pacs_tasks.tasks.claim import Claim
+from pacs_tasks.tasks.job import JobTask, answer, local_ae, timeouts
+
+
+def _work(request: MoveRequest, claim: Claim) -> MoveOutcome:
+    return c_move.move(request, local_ae(request), timeouts(request), claim)
+
+
+@app.task(bind=True, base=JobTask, name=MoveRequest.task)  # type: ignore[untyped-decorator]
+def move(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Have a study or series sent elsewhere (C-MOVE)."""
+    return answer(self, request, MoveRequest, _work)

@@ -1,0 +1,81 @@
+"""``pacs_tasks.preflight``: what a send would meet. Nothing is sent."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import Any
+
+from celery import Task
+from pydicom.uid import UID
+
+from pacs_tasks.app import app
+from pacs_tasks.dimse import contexts, part10
+from pacs_tasks.dimse.association import Association
+from pacs_tasks.errors import JobCancelledError, NotDicomError, UnreadableInputError
+from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, PreflightOutcome, ProposedPair
+from pacs_tasks.request import PreflightRequest
+from pacs_tasks.tasks.claim import Claim
+from pacs_tasks.tasks.job import JobTask, answer, local_ae, timeouts
+from pacs_tasks.tasks.paths import files_below, readable_directory
+
+
+def _work(request: PreflightRequest, claim: Claim) -> PreflightOutcome:
+    started = time.monotonic()
+    readable_directory(request.directory)
+    instances: list[part10.StoredInstance] = []
+    skipped: list[InstanceOutcome] = []
+    unreadable: list[InstanceOutcome] = []
+    total = 0
+    for path, _ in files_below(request.directory):
+        if claim():
+            raise JobCancelledError("cancelled before the peer was asked")
+        total += 1
+        try:
+            instances.append(part10.read_instance(path))
+        except NotDicomError as error:
+            skipped.append(InstanceOutcome.unanswered(path, error, InstanceCategory.SKIPPED))
+        except UnreadableInputError as error:
+            unreadable.append(InstanceOutcome.unanswered(path, error))
+    batches = contexts.contexts_for(instances)
+    accepted: set[tuple[str, str]] = set()
+    for proposed, _ in batches:
+        with Association.open(local_ae(request), request.remote, proposed, timeouts(request), claim) as assoc:
+            accepted |= set(assoc.accepted)
+    return PreflightOutcome(
+        total=total,
+        bytes=sum(instance.size for instance in instances),
+        pairs=_pairs(instances, accepted),
+        skipped=tuple(skipped),
+        unreadable=tuple(unreadable),
+        contexts=sum(len(proposed) for proposed, _ in batches),
+        associations=len(batches),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _pairs(instances: list[part10.StoredInstance], accepted: set[tuple[str, str]]) -> tuple[ProposedPair, ...]:
+    count: Counter[tuple[str, str]] = Counter()
+    size: Counter[tuple[str, str]] = Counter()
+    for instance in instances:
+        pair = instance.sop_class_uid, instance.transfer_syntax_uid
+        count[pair] += 1
+        size[pair] += instance.size
+    return tuple(
+        ProposedPair(
+            sop_class_uid=pair[0],
+            sop_class_name=UID(pair[0]).name,
+            transfer_syntax_uid=pair[1],
+            transfer_syntax_name=UID(pair[1]).name,
+            count=count[pair],
+            bytes=size[pair],
+            accepted=pair in accepted,
+        )
+        for pair in sorted(count)
+    )
+
+
+@app.task(bind=True, base=JobTask, name=PreflightRequest.task)  # type: ignore[untyped-decorator]
+def preflight(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Say what a send of a directory would meet."""
+    return answer(self, request, PreflightRequest, _work)

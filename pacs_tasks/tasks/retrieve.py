@@ -1,0 +1,137 @@
+"""``pacs_tasks.retrieve``: bring a study here, and compare what arrived with what the peer listed.
+
+The planner asks the peer which instances there are: the promise. A part is a series, or a slice of a large one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+from celery import Task
+
+from pacs_tasks.app import app
+from pacs_tasks.dimse import c_find
+from pacs_tasks.errors import AssociationError, JobCancelledError, JobFailedError
+from pacs_tasks.ledger import Entry
+from pacs_tasks.outcome import Category, FindOutcome
+from pacs_tasks.request import FindRequest, Level, RetrieveRequest
+from pacs_tasks.settings import settings
+from pacs_tasks.tasks.claim import Claim
+from pacs_tasks.tasks.job import JobTask, ledger, local_ae, pause, timeouts
+from pacs_tasks.tasks.paths import writable_directory
+from pacs_tasks.tasks.retrieve_part import fetch
+from pacs_tasks.tasks.transfer import Part, Range, fan_out, finish, pending, plan, work_on
+
+#: A series with more instances is fetched in slices, by lists of UIDs: VR UI holds 64 KiB in explicit encodings.
+PART_INSTANCES = 500
+
+
+def cut(entries: Sequence[Entry]) -> list[Range]:
+    """Cut a manifest into parts: consecutive instances of one series, at most :data:`PART_INSTANCES`."""
+    ranges: list[Range] = []
+    start = 0
+    for index in range(1, len(entries) + 1):
+        ended = index == len(entries) or entries[index][0] != entries[start][0]
+        if ended or index - start == PART_INSTANCES:
+            ranges.append((start, index))
+            start = index
+    return ranges
+
+
+def _ranges(job_id: str) -> list[Range]:
+    return pending(job_id, cut(ledger().entries(job_id, 0, ledger().progress(job_id).counters.total)))
+
+
+def _value(match: dict[str, Any], tag: str) -> str:
+    """The first value of an element of a DICOM JSON object, as text (PS3.18 section F.2.2)."""
+    values = match.get(tag, {}).get("Value") or [""]
+    return str(values[0])
+
+
+def _listed(request: RetrieveRequest, claim: Claim, level: Level, keys: dict[str, str]) -> FindOutcome:
+    asked = FindRequest(remote=request.remote, local=request.local, timeout=request.timeout, level=level, keys=keys)
+    outcome = c_find.find(asked, local_ae(request), timeouts(request), claim)
+    if claim.cancelled:
+        raise JobCancelledError("cancelled before anything was fetched")
+    if outcome.category is not Category.SUCCESS:
+        raise JobFailedError(
+            f"{request.remote} cannot list the {'series' if level is Level.SERIES else 'instances'} of the study "
+            f"({outcome.status}); without that list nothing can be said to be complete",
+            request.study_uid,
+        )
+    return outcome
+
+
+def _promise(request: RetrieveRequest, claim: Claim) -> Iterable[Entry]:
+    """Ask for the series, then for the instances of each: hierarchically, as every peer must support it.
+
+    PS3.4 section C.4.1.2.1.
+    """
+    writable_directory(request.output_dir)
+    keys = {"StudyInstanceUID": request.study_uid, "SeriesInstanceUID": request.series_uid or ""}
+    series = sorted({_value(match, "0020000E") for match in _listed(request, claim, Level.SERIES, keys).matches} - {""})
+    entries: list[Entry] = []
+    for series_uid in series:
+        keys = {
+            "StudyInstanceUID": request.study_uid,
+            "SeriesInstanceUID": series_uid,
+            "SOPInstanceUID": "",
+            "SOPClassUID": "",
+        }
+        found = {
+            _value(match, "00080018"): _value(match, "00080016")
+            for match in _listed(request, claim, Level.IMAGE, keys).matches
+        }
+        entries += [[series_uid, sop_instance_uid, found[sop_instance_uid]] for sop_instance_uid in sorted(found)]
+    if not entries:
+        what = "series of this study" if request.series_uid else "study"
+        raise JobFailedError(
+            f"{request.remote} lists no instance of this {what}; "
+            "check the Study Instance UID, for example with `pacs-tasks query`",
+            request.series_uid or request.study_uid,
+        )
+    return entries
+
+
+@app.task(bind=True, base=JobTask, name=RetrieveRequest.task)  # type: ignore[untyped-decorator]
+def retrieve(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Retrieve a study or series: asks what there is and becomes a chord of parts."""
+
+    def chord_of_parts(_: RetrieveRequest, job_id: str) -> None:
+        fan_out(self, _ranges(job_id), retrieve_part, retrieve_finish)
+
+    return plan(self, request, RetrieveRequest, _promise, chord_of_parts)
+
+
+@app.task(bind=True, name="pacs_tasks.retrieve_part", ignore_result=True)  # type: ignore[untyped-decorator]
+def retrieve_part(self: Task, job_id: str, start: int, stop: int) -> None:
+    """Fetch the instances ``start`` up to ``stop`` of a job's manifest; never raises for an instance."""
+    last_try = self.request.retries >= settings().max_retries
+
+    def work(part: Part) -> bool:
+        request = cast(RetrieveRequest, ledger().request(job_id))
+        try:
+            return fetch(self, part, request, whole_series=_is_whole(job_id, start, stop), last_try=last_try)
+        except AssociationError as error:
+            part.fail_rest(error)
+            return False
+
+    if work_on(self, job_id, start, stop, work):
+        raise self.retry(countdown=pause(self.request.retries), max_retries=None)
+
+
+def _is_whole(job_id: str, start: int, stop: int) -> bool:
+    """Whether a part holds all instances of its series."""
+    around = ledger().entries(job_id, max(start - 1, 0), stop + 1)
+    series = around[1 if start else 0][0]
+    expected = stop - start + (1 if start else 0)
+    before = start > 0 and around[0][0] == series
+    after = len(around) > expected and around[expected][0] == series
+    return not before and not after
+
+
+@app.task(bind=True, name="pacs_tasks.retrieve_finish")  # type: ignore[untyped-decorator]
+def retrieve_finish(self: Task, job_id: str) -> dict[str, Any]:
+    """The chord's body: the summary of the job."""
+    return finish(self, job_id, lambda: _ranges(job_id), retrieve_part, retrieve_finish)

@@ -1,0 +1,247 @@
+"""Fetch the instances of one part by C-MOVE or C-GET, and record which of them are here and which are missing."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from pathlib import Path
+
+from celery import Task
+
+from pacs_tasks import receivers
+from pacs_tasks.dimse import c_get, c_move, part10, storage
+from pacs_tasks.errors import (
+    ConfigurationError,
+    ContextRejectedError,
+    PeerUnavailableError,
+)
+from pacs_tasks.outcome import (
+    InstanceCategory,
+    InstanceOutcome,
+    MoveOutcome,
+    Status,
+    StatusCategory,
+    Suboperations,
+)
+from pacs_tasks.receivers import Receiver
+from pacs_tasks.request import GetRequest, MoveRequest, RetrieveMethod, RetrieveRequest
+from pacs_tasks.tasks.claim import claimed
+from pacs_tasks.tasks.job import ledger, local_ae, timeouts
+from pacs_tasks.tasks.paths import move_file
+from pacs_tasks.tasks.transfer import Part
+
+logger = logging.getLogger(__name__)
+
+#: Received instances are synced to disk and recorded in groups of so many.
+_GROUP = 20
+#: Seconds between two looks at the receiver's storage, and how long it may stay unchanged, after a peer that claims
+#: more sub-operations than have arrived: the peer's answer and its last instance come on different associations.
+_LOOK = 0.05
+_QUIET = 3.0
+#: "Move destination unknown" (PS3.4 table C.4-2).
+_DESTINATION_UNKNOWN = 0xA801
+
+
+class NoReceiverError(Exception):
+    """C-MOVE is no way to this worker; the text says why."""
+
+
+def fetch(task: Task, part: Part, request: RetrieveRequest, *, whole_series: bool, last_try: bool) -> bool:
+    """Fetch what is left of a part; true if it should be tried again later.
+
+    Raises
+    ------
+    AssociationError
+        If it failed for good.
+    """
+    fetching = _Fetching(part, request, whole_series=whole_series)
+    try:
+        if request.method is RetrieveMethod.GET:
+            status = fetching.get()
+        elif request.method is RetrieveMethod.MOVE:
+            status = fetching.move(task)
+        else:
+            status = fetching.auto(task)
+    except NoReceiverError as error:
+        part.fail_rest(ConfigurationError(str(error)))
+        return False
+    except PeerUnavailableError:
+        if last_try:
+            raise
+        return True
+    if status.category is StatusCategory.TRANSIENT and part.left and not last_try:
+        return True
+    fetching.record_missing(status)
+    return False
+
+
+class _Fetching:
+    """One try at a part."""
+
+    def __init__(self, part: Part, request: RetrieveRequest, *, whole_series: bool) -> None:
+        self._part, self._request = part, request
+        self._series_uid: str = next(iter(part.left.values()))[0]
+        self._index_of: dict[str, int] = {entry[1]: index for index, entry in part.left.items()}
+        self._asked = () if whole_series and len(part.left) == part.size else tuple(self._index_of)
+        self._arrived: list[InstanceOutcome] = []
+        self._hint = ""
+
+    def auto(self, task: Task) -> Status:
+        """C-MOVE where a receiver runs and the peer knows it, else C-GET."""
+        try:
+            status = self.move(task)
+        except (NoReceiverError, ContextRejectedError) as error:
+            self._hint = f" (C-MOVE was no way: {error})"
+            return self.get()
+        if status.code == _DESTINATION_UNKNOWN:
+            self._hint = f" (C-MOVE was no way: {status})"
+            return self.get()
+        return status
+
+    def get(self) -> Status:
+        """Fetch by C-GET straight into the output directory."""
+        request = self._request
+        asked = GetRequest(
+            remote=request.remote,
+            output_dir=request.output_dir,
+            study_uid=request.study_uid,
+            series_uid=self._series_uid,
+            sop_instance_uids=self._asked,
+        )
+        classes = {entry[2] for entry in self._part.left.values() if entry[2]}
+        try:
+            outcome = c_get.get(
+                asked, local_ae(request), timeouts(request), self._part.claim, classes, self._on_instance
+            )
+        except ContextRejectedError as error:
+            raise ContextRejectedError(f"{error.message}{self._hint}") from None
+        finally:
+            self._record_arrived()
+        return outcome.status
+
+    def move(self, task: Task) -> Status:
+        """Have it sent to a receiver that shares its storage with this worker, and take it from there."""
+        receiver = self._receiver()
+        # Two jobs may want the same series at once: one after the other, or each would take the other's files.
+        with claimed(task, ledger(), self._part.job_id, self._series_uid, f"receiver:{receiver.ae_title}") as claim:
+
+            def stop() -> bool:
+                claim()
+                return self._part.claim()
+
+            def on_suboperations(_: Suboperations) -> None:
+                self._take_from(receiver)
+
+            self._clear(receiver)
+            request = self._request
+            asked = MoveRequest(
+                remote=request.remote,
+                move_aet=receiver.ae_title,
+                study_uid=request.study_uid,
+                series_uid=self._series_uid,
+                sop_instance_uids=self._asked,
+            )
+            try:
+                outcome = c_move.move(asked, local_ae(request), timeouts(request), stop, on_suboperations)
+                self._await_stragglers(receiver, outcome)
+            finally:
+                self._take_from(receiver)
+                self._record_arrived()
+            return outcome.status
+
+    def record_missing(self, status: Status) -> None:
+        """What the peer listed and did not deliver, by name."""
+        for sop_instance_uid, index in self._index_of.items():
+            if index in self._part.left:
+                reason = f"the peer lists it but did not deliver it ({status}){self._hint}; retry the job"
+                self._part.record(
+                    index,
+                    InstanceOutcome(
+                        subject=sop_instance_uid,
+                        category=InstanceCategory.MISSING,
+                        sop_class_uid=self._part.left[index][2],
+                        sop_instance_uid=sop_instance_uid,
+                        status=None if status.category is StatusCategory.SUCCESS else status,
+                        reason=reason,
+                    ),
+                )
+
+    def _receiver(self) -> Receiver:
+        wanted = self._request.move_aet
+        known = [each for each in receivers.running(ledger().client) if wanted in {None, each.ae_title}]
+        if not known:
+            which = f"receiver {wanted}" if wanted else "receiver"
+            raise NoReceiverError(f"no {which} is running; start one with `pacs-tasks receiver`")
+        shared = [each for each in known if each.shared]
+        if not shared:
+            raise NoReceiverError(
+                f"this worker does not see the storage of receiver {known[0].ae_title}; mount it at the same path"
+            )
+        return shared[0]
+
+    def _paths(self, receiver: Receiver) -> dict[str, Path]:
+        """Where the receiver puts what has not been taken yet."""
+        return {
+            uid: storage.instance_path(Path(receiver.directory), self._request.study_uid, self._series_uid, uid)
+            for uid, index in self._index_of.items()
+            if index in self._part.left
+        }
+
+    def _clear(self, receiver: Receiver) -> None:
+        """What lies there from before must not be taken for what comes now."""
+        for path in self._paths(receiver).values():
+            path.unlink(missing_ok=True)
+
+    def _await_stragglers(self, receiver: Receiver, outcome: MoveOutcome) -> None:
+        """Wait for instances that the peer says it has sent, as long as some still come."""
+        said = outcome.suboperations.completed + outcome.suboperations.warning
+        clock, quiet_since, before = threading.Event(), time.monotonic(), -1
+        while not self._part.claim():
+            here = sum(path.exists() for path in self._paths(receiver).values())
+            gone = len(self._index_of) - len(self._paths(receiver))
+            if here == len(self._paths(receiver)) or here + gone >= said:
+                return
+            if here != before:
+                before, quiet_since = here, time.monotonic()
+            if time.monotonic() - quiet_since > _QUIET:
+                return
+            clock.wait(_LOOK)
+
+    def _take_from(self, receiver: Receiver) -> None:
+        """Bring what has arrived at the receiver to the output directory."""
+        for uid, path in self._paths(receiver).items():
+            if path.exists():
+                target = storage.instance_path(
+                    Path(self._request.output_dir), self._request.study_uid, self._series_uid, uid
+                )
+                move_file(path, target)
+                here = part10.read_instance(str(target))
+                self._on_instance(
+                    InstanceOutcome(
+                        subject=uid,
+                        category=InstanceCategory.SUCCESS,
+                        sop_class_uid=here.sop_class_uid,
+                        sop_instance_uid=uid,
+                        transfer_syntax_uid=here.transfer_syntax_uid,
+                        path=str(target),
+                        size=here.size,
+                    )
+                )
+
+    def _on_instance(self, outcome: InstanceOutcome) -> None:
+        if self._part.left.keys() & {self._index_of.get(outcome.sop_instance_uid, -1)}:
+            self._arrived.append(outcome)
+        else:
+            logger.warning("job %s: the peer sent an instance that was not asked for", self._part.job_id)
+        if len(self._arrived) >= _GROUP:
+            self._record_arrived()
+
+    def _record_arrived(self) -> None:
+        """Received means: whole, in its place, and synced to disk."""
+        arrived, self._arrived = self._arrived, []
+        storage.sync([Path(outcome.path) for outcome in arrived])
+        for outcome in arrived:
+            index = self._index_of[outcome.sop_instance_uid]
+            if index in self._part.left:
+                self._part.record(index, outcome)

@@ -1,0 +1,120 @@
+"""``pacs_tasks.store_file`` and ``pacs_tasks.store_directory``: send files.
+
+A directory is listed, not read, by its planner; each part reads the headers of its own files, so that recognising
+them is fanned out as well.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from celery import Task
+
+from pacs_tasks.app import app
+from pacs_tasks.dimse import part10
+from pacs_tasks.dimse.association import Association, Context
+from pacs_tasks.errors import PeerBusyError, UnreadableInputError
+from pacs_tasks.ledger import Entry
+from pacs_tasks.request import StoreDirectoryRequest, StoreRequest
+from pacs_tasks.settings import settings
+from pacs_tasks.tasks.claim import Claim
+from pacs_tasks.tasks.job import JobTask, ledger, local_ae, pause, timeouts, unexpected
+from pacs_tasks.tasks.paths import files_below, readable_directory, readable_file
+from pacs_tasks.tasks.store_part import send
+from pacs_tasks.tasks.transfer import Part, Range, fan_out, finish, pending, plan, work_on
+
+#: Up to so many files, each is a task of its own, as people who look at Flower expect.
+SMALL_DIRECTORY = 200
+#: In a larger one a part is so many files or bytes: a chord of 100,000 files stays at about 2,000 tasks.
+PART_FILES = 50
+PART_BYTES = 64 * 2**20
+_VERIFICATION = Context("1.2.840.10008.1.1", ("1.2.840.10008.1.2",))
+
+
+def cut(entries: Sequence[Entry], files_per_task: int | None) -> list[Range]:
+    """Cut a manifest into parts."""
+    most = files_per_task or (1 if len(entries) <= SMALL_DIRECTORY else PART_FILES)
+    ranges: list[Range] = []
+    start = size = 0
+    for index, entry in enumerate(entries):
+        full = index - start >= most or (files_per_task is None and size + entry[1] > PART_BYTES)
+        if full and index > start:
+            ranges.append((start, index))
+            start, size = index, 0
+        size += entry[1]
+    return [*ranges, (start, len(entries))] if entries else []
+
+
+def _ranges(request: StoreDirectoryRequest, job_id: str) -> list[Range]:
+    entries = ledger().entries(job_id, 0, ledger().progress(job_id).counters.total)
+    return pending(job_id, cut(entries, request.files_per_task or settings().files_per_task))
+
+
+def _promise_file(request: StoreRequest, _: Claim) -> Iterable[Entry]:
+    readable_file(request.path)
+    part10.read_instance(request.path)
+    return [[request.path, os.path.getsize(request.path)]]  # noqa: PTH202 - the path goes as it came
+
+
+def _promise_directory(request: StoreDirectoryRequest, claim: Claim) -> Iterable[Entry]:
+    """List the files, and see that the peer takes our association before thousands of parts find out."""
+    readable_directory(request.directory)
+    with suppress(PeerBusyError):  # The parts wait until it is not.
+        Association.open(local_ae(request), request.remote, [_VERIFICATION], timeouts(request), claim).release()
+    entries = [[path, size] for path, size in files_below(request.directory)]
+    if not entries:
+        raise UnreadableInputError("there is no file in this directory; check the path", request.directory)
+    return entries
+
+
+@app.task(bind=True, base=JobTask, name=StoreRequest.task)  # type: ignore[untyped-decorator]
+def store_file(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Send one file (C-STORE)."""
+
+    def one_part(asked: StoreRequest, job_id: str) -> None:
+        def work(part: Part) -> bool:
+            return send(part, asked, last_try=self.request.retries >= settings().max_retries, alone=True)
+
+        if work_on(self, job_id, 0, 1, work):
+            raise self.retry(countdown=pause(self.request.retries), max_retries=None)
+
+    return plan(self, request, StoreRequest, _promise_file, one_part)
+
+
+@app.task(bind=True, base=JobTask, name=StoreDirectoryRequest.task)  # type: ignore[untyped-decorator]
+def store_directory(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Send a directory: lists it and becomes a chord of parts."""
+
+    def chord_of_parts(asked: StoreDirectoryRequest, job_id: str) -> None:
+        fan_out(self, _ranges(asked, job_id), store_part, store_finish)
+
+    return plan(self, request, StoreDirectoryRequest, _promise_directory, chord_of_parts)
+
+
+@app.task(bind=True, name="pacs_tasks.store_part", ignore_result=True)  # type: ignore[untyped-decorator]
+def store_part(self: Task, job_id: str, start: int, stop: int) -> None:
+    """Send the files ``start`` up to ``stop`` of a job's manifest; never raises for a file."""
+    last_try = self.request.retries >= settings().max_retries
+
+    def work(part: Part) -> bool:
+        request = ledger().request(job_id)
+        return send(part, request, last_try=last_try)
+
+    if work_on(self, job_id, start, stop, work):
+        raise self.retry(countdown=pause(self.request.retries), max_retries=None)
+
+
+@app.task(bind=True, name="pacs_tasks.store_finish")  # type: ignore[untyped-decorator]
+def store_finish(self: Task, job_id: str) -> dict[str, Any]:
+    """The chord's body: the summary of the job."""
+
+    def left() -> list[Range]:
+        request = ledger().request(job_id)
+        if not isinstance(request, StoreDirectoryRequest):
+            raise unexpected(TypeError())
+        return _ranges(request, job_id)
+
+    return finish(self, job_id, left, store_part, store_finish)

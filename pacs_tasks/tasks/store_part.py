@@ -1,0 +1,126 @@
+"""Send the files of one part, each to its own outcome."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from pacs_tasks.dimse import c_store, contexts, part10
+from pacs_tasks.dimse.association import Context
+from pacs_tasks.dimse.part10 import StoredInstance
+from pacs_tasks.errors import (
+    AssociationError,
+    JobCancelledError,
+    NotDicomError,
+    PeerBusyError,
+    PeerUnavailableError,
+    UnreadableInputError,
+)
+from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, StatusCategory
+from pacs_tasks.request import Request
+from pacs_tasks.tasks.associations import lent
+from pacs_tasks.tasks.job import local_ae, timeouts
+from pacs_tasks.tasks.transfer import Part
+
+#: Associations that may be lost in one try of a part before it goes back on the queue.
+_MOST_LOSSES = 2
+
+_Queue = deque[tuple[int, StoredInstance]]
+
+
+def send(part: Part, request: Request, *, last_try: bool, alone: bool = False) -> bool:
+    """Send what is left of a part; true if something should be tried again later.
+
+    Parameters
+    ----------
+    part, request
+        Which files, and to whom.
+    last_try
+        What would be tried again later fails now.
+    alone
+        The part is the whole job: a peer that cannot be reached at all is told at once.
+    """
+    instances = _recognise(part)
+    index_of = {instance.path: index for index, instance in instances}
+    again = False
+    for proposed, batch in contexts.contexts_for([instance for _, instance in instances]):
+        queue = deque((index_of[instance.path], instance) for instance in batch)
+        again |= _Sending(part, request, proposed, last_try=last_try, alone=alone).send(queue)
+    return again
+
+
+def _recognise(part: Part) -> list[tuple[int, StoredInstance]]:
+    """Read the headers; what is no DICOM instance or cannot be read has its outcome here."""
+    found = []
+    for index, (path, _) in list(part.left.items()):
+        if part.claim():
+            raise JobCancelledError
+        try:
+            found.append((index, part10.read_instance(path)))
+        except NotDicomError as error:
+            part.record(index, InstanceOutcome.unanswered(path, error, InstanceCategory.SKIPPED))
+        except UnreadableInputError as error:
+            part.record(index, InstanceOutcome.unanswered(path, error))
+    return found
+
+
+class _Sending:
+    """Sends the files that share an association."""
+
+    def __init__(self, part: Part, request: Request, proposed: list[Context], *, last_try: bool, alone: bool) -> None:
+        self._part, self._request, self._proposed = part, request, proposed
+        self._last_try, self._alone = last_try, alone
+        self._again = False
+
+    def send(self, queue: _Queue) -> bool:
+        losses = 0
+        while queue:
+            try:
+                self._over_one_association(queue)
+            except PeerUnavailableError as error:
+                losses += 1
+                if not self._go_on_after_loss(queue, error, losses):
+                    return True
+            except AssociationError as error:
+                if self._alone:
+                    raise
+                self._fail(queue, error)
+        return self._again
+
+    def _over_one_association(self, queue: _Queue) -> None:
+        """Send until the queue is empty or the association is lost; the file that met the loss stays in front."""
+        request = self._request
+        self._opened = False
+        with lent(local_ae(request), request.remote, self._proposed, timeouts(request), self._part.claim) as assoc:
+            self._opened = True
+            while queue:
+                if self._part.claim():
+                    raise JobCancelledError
+                index, instance = queue[0]
+                outcome = c_store.store(assoc, instance)
+                queue.popleft()
+                transient = outcome.status is not None and outcome.status.category is StatusCategory.TRANSIENT
+                if transient and not self._last_try:
+                    self._again = True
+                else:
+                    self._part.record(index, outcome)
+
+    def _go_on_after_loss(self, queue: _Queue, error: PeerUnavailableError, losses: int) -> bool:
+        """Whether the rest of the queue may go on at once."""
+        if not self._opened:
+            if self._alone and not isinstance(error, PeerBusyError):
+                raise error
+            if not self._last_try:
+                return False
+            self._fail(queue, error)
+            return True
+        # The file in front may be what the peer cannot bear: the others go first.
+        if self._last_try and losses > _MOST_LOSSES:
+            self._fail(deque([queue.popleft()]), error)
+            return True
+        queue.rotate(-1)
+        return losses <= _MOST_LOSSES or self._last_try
+
+    def _fail(self, queue: _Queue, error: AssociationError) -> None:
+        while queue:
+            index, instance = queue.popleft()
+            self._part.record(index, InstanceOutcome.unanswered(instance.path, error))

@@ -1,0 +1,139 @@
+"""A job that has one outcome per file or instance, in either direction: planner, native chord of parts, finish.
+
+::
+
+    planner   writes the manifest, replaces itself with
+    └ chord   header = parts, each a range of the manifest; body = finish, which takes over the planner's id,
+              so that ``AsyncResult(job_id).get()`` of any Celery caller yields the summary
+
+Header tasks never raise for a file and have no result; ``finish`` reads the ledger alone. Whichever part records the
+last outcome ends the job as well, so a body that Redis loses or runs twice changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from celery import Task, chord
+
+from pacs_tasks.errors import JobCancelledError, PacsTasksError
+from pacs_tasks.ledger import Entry, Recorded
+from pacs_tasks.outcome import InstanceOutcome
+from pacs_tasks.request import R
+from pacs_tasks.tasks.claim import Claim, claimed
+from pacs_tasks.tasks.job import accept, conclude, errors_recorded, ledger
+
+#: Parts that got lost are planned again this often in one attempt of a job.
+_MOST_REPLANS = 3
+#: Seconds after which ``finish`` looks again when parts are still at work.
+_LOOK_AGAIN = 5
+
+#: Start and end of a part in the manifest, as a Python slice.
+Range = tuple[int, int]
+Cut = Callable[[Sequence[Entry]], list[Range]]
+
+
+def plan(
+    task: Task,
+    payload: Mapping[str, Any] | None,
+    request_type: type[R],
+    promise: Callable[[R, Claim], Iterable[Entry]],
+    parts: Callable[[R, str], None],
+) -> dict[str, Any]:
+    """Serve the planner's task.
+
+    Parameters
+    ----------
+    promise
+        What is to be sent or fetched: the lines of the manifest. It is called once in the life of a job.
+    parts
+        Given the request and the job's id, sees to what has no outcome yet, here or by replacing the task by a chord.
+    """
+    job_id = task.request.id
+    with errors_recorded(task):
+        request = accept(task, payload, request_type)
+        if request is None:
+            return conclude(job_id)
+        with claimed(task, ledger(), job_id, "plan") as claim:
+            if not ledger().planned(job_id):
+                ledger().plan(job_id, promise(request, claim), task.request.hostname)
+        if ledger().progress(job_id).state.finished:
+            return conclude(job_id)
+        parts(request, job_id)
+        return conclude(job_id)
+
+
+def pending(job_id: str, ranges: Iterable[Range]) -> list[Range]:
+    """Those ranges that hold an index without an outcome."""
+    recorded = ledger().all_recorded(job_id)
+    return [(start, stop) for start, stop in ranges if any(index not in recorded for index in range(start, stop))]
+
+
+def fan_out(task: Task, ranges: Sequence[Range], part: Task, finish: Task) -> None:
+    """Replace the running task by a chord over ``ranges``. A part's message holds the job's id and the range alone."""
+    job_id = task.request.id
+    task.replace(chord([part.si(job_id, start, stop) for start, stop in ranges], body=finish.si(job_id)))
+
+
+def finish(task: Task, job_id: str, ranges: Callable[[], list[Range]], part: Task, finish_task: Task) -> dict[str, Any]:
+    """Serve the chord's body: the job's summary; parts that got lost are planned again, for what is left only."""
+    ledger().settle(job_id)
+    if not ledger().progress(job_id).state.finished:
+        if ledger().live_claims(job_id):
+            raise task.retry(countdown=_LOOK_AGAIN, max_retries=None)
+        if ledger().replans(job_id) <= _MOST_REPLANS:
+            fan_out(task, ranges(), part, finish_task)
+    return conclude(job_id)
+
+
+class PartCancelledError(Exception):
+    """The job's cancel flag was seen while a part recorded."""
+
+
+class Part:
+    """The running part of a job: what is left of its range, and where its outcomes go."""
+
+    def __init__(self, task: Task, job_id: str, claim: Claim, start: int, stop: int) -> None:
+        self._task = task
+        self.job_id = job_id
+        self.claim = claim
+        self.size = stop - start
+        recorded = ledger().recorded(job_id, range(start, stop))
+        entries = ledger().entries(job_id, start, stop)
+        #: Index in the manifest to its line, for what has no outcome yet.
+        self.left: dict[int, Entry] = {
+            index: entry for index, entry in enumerate(entries, start) if index not in recorded
+        }
+
+    def record(self, index: int, outcome: InstanceOutcome) -> Recorded:
+        """Record the outcome the moment it is known. The part that records the last one ends the job."""
+        told = ledger().record(self.job_id, index, outcome)
+        self.left.pop(index, None)
+        if told.ended:
+            self._task.backend.store_result(self.job_id, conclude(self.job_id), "SUCCESS")
+        if told.cancelled:
+            raise PartCancelledError
+        return told
+
+    def fail_rest(self, error: PacsTasksError) -> None:
+        """Record that nothing more will come of this part, for one reason."""
+        for index, entry in list(self.left.items()):
+            self.record(index, InstanceOutcome.unanswered(entry[1], error))
+
+
+def work_on(task: Task, job_id: str, start: int, stop: int, work: Callable[[Part], bool]) -> bool:
+    """Work on a part; true if something is left that should be tried again later.
+
+    A cancelled part just ends: what it has not begun has no outcome, so ``retry`` takes it up.
+    """
+    if ledger().progress(job_id).state.finished:
+        return False
+    with claimed(task, ledger(), job_id, f"{start}-{stop}") as claim:
+        part = Part(task, job_id, claim, start, stop)
+        if not part.left or ledger().cancel_requested(job_id):
+            return False
+        try:
+            return work(part)
+        except (PartCancelledError, JobCancelledError):
+            return False
