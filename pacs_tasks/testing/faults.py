@@ -1,0 +1,119 @@
+"""What a :class:`~pacs_tasks.testing.TestPACS` does wrong, on demand."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+#: Stands for any SOP Instance UID in :attr:`Faults.store_status`.
+EVERY_INSTANCE: Final = "*"
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """The three numbers of an A-ASSOCIATE-RJ (PS3.8 section 9.3.4, table 9-21)."""
+
+    #: 1 is permanent, 2 is transient.
+    result: int
+    #: 1 is the service user, 2 the ACSE provider, 3 the presentation provider.
+    source: int
+    reason: int
+
+
+#: "No reason given" by the service user, for good.
+NO_REASON: Final = Rejection(1, 1, 1)
+APPLICATION_CONTEXT_NOT_SUPPORTED: Final = Rejection(1, 1, 2)
+CALLING_AET_NOT_RECOGNISED: Final = Rejection(1, 1, 3)
+CALLED_AET_NOT_RECOGNISED: Final = Rejection(1, 1, 7)
+TEMPORARY_CONGESTION: Final = Rejection(2, 3, 1)
+LOCAL_LIMIT_EXCEEDED: Final = Rejection(2, 3, 2)
+
+
+class Silence(StrEnum):
+    """From when on the PACS keeps the connection open and says nothing more."""
+
+    #: The TCP connection is accepted, the association request gets no answer.
+    CONNECTED = "connected"
+    #: The association is accepted, no request on it gets an answer.
+    ASSOCIATED = "associated"
+    #: Everything is answered but C-STORE.
+    STORE = "store"
+
+
+@dataclass(frozen=True)
+class Faults:
+    """What goes wrong; each is off by default. Assign another to :attr:`TestPACS.faults` at any time.
+
+    Parameters
+    ----------
+    rejection
+        Refuse every association so.
+    busy_associations
+        Refuse the first so many associations as "local limit exceeded", which is transient.
+    calling_aets
+        Accept only these calling AE titles; empty accepts all.
+    require_called_aet
+        Accept only callers that use the right AE title for this PACS.
+    refused_sop_classes, refused_transfer_syntaxes
+        Refuse presentation contexts for these.
+    silence
+        From when on nothing is answered.
+    abort_at_store
+        Abort the association at the n-th C-STORE request since the start, counted from 1.
+    store_status
+        Answer C-STORE for this SOP Instance UID (or :data:`EVERY_INSTANCE`) with this status. An instance is kept when
+        the status is success or a warning (Bxxx).
+    store_status_times
+        Answer an instance so at most so many times, then succeed; None means always.
+    find_status, retrieve_status
+        Answer each C-FIND, or each C-MOVE and C-GET, with this final status at once.
+    lost
+        In C-MOVE and C-GET do not send these SOP Instance UIDs, and count them as completed all the same.
+    unsent
+        In C-MOVE and C-GET do not send these SOP Instance UIDs, and report them as failed.
+    omit_charset
+        Leave Specific Character Set, (0008,0005), out of matches, whatever their text is encoded in.
+    delay
+        Seconds to wait before each response.
+    max_pdu_size
+        Bytes of the largest PDU to be received; 0 is unlimited (PS3.8 section D.1).
+    """
+
+    rejection: Rejection | None = None
+    busy_associations: int = 0
+    calling_aets: Collection[str] = ()
+    require_called_aet: bool = False
+    refused_sop_classes: Collection[str] = ()
+    refused_transfer_syntaxes: Collection[str] = ()
+    silence: Silence | None = None
+    abort_at_store: int | None = None
+    store_status: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    store_status_times: int | None = None
+    find_status: int | None = None
+    retrieve_status: int | None = None
+    lost: Collection[str] = ()
+    unsent: Collection[str] = ()
+    omit_charset: bool = False
+    delay: float = 0.0
+    max_pdu_size: int = 16_382
+
+    def rejects(self, number: int, calling_aet: str, called_aet: str, ae_title: str) -> Rejection | None:
+        """How the ``number``-th association request, counted from 1, is refused, if it is."""
+        if self.rejection is not None:
+            return self.rejection
+        if number <= self.busy_associations:
+            return LOCAL_LIMIT_EXCEEDED
+        if self.calling_aets and calling_aet not in self.calling_aets:
+            return CALLING_AET_NOT_RECOGNISED
+        if self.require_called_aet and called_aet != ae_title:
+            return CALLED_AET_NOT_RECOGNISED
+        return None
+
+    def answer_to_store(self, sop_instance_uid: str, times: int) -> int:
+        """The status for an instance that has been offered ``times`` times before (PS3.4 section B.2.3)."""
+        if self.store_status_times is not None and times >= self.store_status_times:
+            return 0x0000
+        return self.store_status.get(sop_instance_uid, self.store_status.get(EVERY_INSTANCE, 0x0000))

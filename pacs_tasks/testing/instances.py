@@ -1,0 +1,125 @@
+"""The instances that a :class:`~pacs_tasks.testing.TestPACS` holds: their bytes as they came."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+
+from pydicom import Dataset, dcmwrite
+from pydicom.filereader import read_dataset
+from pydicom.tag import BaseTag
+from pydicom.uid import UID
+from pynetdicom.dsutils import split_dataset
+
+#: The header ends where the pixel data begin (PS3.3 section C.7.6.3).
+_FIRST_BULK_TAG = 0x7FE00000
+
+
+@dataclass(frozen=True)
+class StoredBytes:
+    """One instance, its data set encoded as it came over the wire or as it stood in its file.
+
+    Parameters
+    ----------
+    sop_class_uid, sop_instance_uid, transfer_syntax_uid
+        As the C-STORE request or the file meta information names them.
+    path
+        The file that holds the instance, None when it is held in memory.
+    offset
+        Bytes of that file before the data set.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    path: Path | None = None
+    offset: int = 0
+    _held: bytes = field(default=b"", repr=False)
+
+    @property
+    def data_set(self) -> bytes:
+        """The encoded data set, without preamble and file meta information."""
+        if self.path is None:
+            return self._held
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read()
+
+    @cached_property
+    def header(self) -> Dataset:
+        """The attributes before the pixel data, not decoded yet; empty where the data set cannot be read."""
+        syntax = UID(self.transfer_syntax_uid)
+        known = syntax.is_transfer_syntax and not syntax.is_private
+        try:
+            encoded = self.data_set
+            if known and syntax.is_deflated:
+                encoded = zlib.decompress(encoded, -zlib.MAX_WBITS)
+            return read_dataset(
+                BytesIO(encoded),
+                known and syntax.is_implicit_VR,
+                not known or syntax.is_little_endian,
+                stop_when=_is_bulk,
+            )
+        except Exception:  # noqa: BLE001 - a PACS keeps what it cannot index, and pydicom raises almost anything
+            return Dataset()
+
+    @classmethod
+    def from_file(cls, path: Path) -> StoredBytes:
+        """An instance that stays in its DICOM file.
+
+        Raises
+        ------
+        ValueError
+            If the file has no complete file meta information (PS3.10 section 7.1).
+        """
+        meta, offset = split_dataset(path)
+        wanted = ("MediaStorageSOPClassUID", "MediaStorageSOPInstanceUID", "TransferSyntaxUID")
+        missing = [keyword for keyword in wanted if keyword not in meta]
+        if missing:
+            raise ValueError(f"{path} has no {' and no '.join(missing)} in its file meta information")
+        return cls(
+            str(meta.MediaStorageSOPClassUID),
+            str(meta.MediaStorageSOPInstanceUID),
+            str(meta.TransferSyntaxUID),
+            path,
+            offset,
+        )
+
+    @classmethod
+    def from_dataset(cls, ds: Dataset) -> StoredBytes:
+        """An instance that is encoded from a pydicom data set with ``file_meta.TransferSyntaxUID``."""
+        buffer = BytesIO()
+        dcmwrite(buffer, ds, enforce_file_format=True)
+        encoded = buffer.getvalue()
+        # Preamble, prefix, then (0002,0000) UL: the length of what follows of group 0002 (PS3.10 section 7.1).
+        offset = 144 + int.from_bytes(encoded[140:144], "little")
+        return cls(
+            str(ds.SOPClassUID), str(ds.SOPInstanceUID), str(ds.file_meta.TransferSyntaxUID), _held=encoded[offset:]
+        )
+
+    @classmethod
+    def from_wire(
+        cls, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, data_set: bytes
+    ) -> StoredBytes:
+        """An instance as a C-STORE request brought it."""
+        return cls(sop_class_uid, sop_instance_uid, transfer_syntax_uid, _held=data_set)
+
+    def written(self, directory: Path, meta: bytes) -> StoredBytes:
+        """The same instance, now in a file below ``directory`` after ``meta``: preamble, prefix and group 0002."""
+        name = self.sop_instance_uid
+        if not re.fullmatch(r"[0-9.]{1,64}", name):
+            name = sha256(name.encode()).hexdigest()
+        path = directory / f"{name}.dcm"
+        unfinished = path.with_suffix(".part")
+        unfinished.write_bytes(meta + self._held)
+        unfinished.replace(path)
+        return StoredBytes(self.sop_class_uid, self.sop_instance_uid, self.transfer_syntax_uid, path, len(meta))
+
+
+def _is_bulk(tag: BaseTag, vr: str | None, length: int) -> bool:  # noqa: ARG001 - pydicom gives all three
+    return bool(tag >= _FIRST_BULK_TAG)

@@ -1,0 +1,229 @@
+"""What a :class:`~pacs_tasks.testing.TestPACS` does with the requests that reach it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from functools import partial
+from io import BytesIO
+from os import PathLike
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from pydicom import Dataset
+from pydicom.tag import Tag
+from pydicom.uid import UID
+from pynetdicom import evt
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_FIND, C_GET, C_MOVE, C_STORE
+from pynetdicom.dsutils import decode
+from pynetdicom.events import Event, EventHandlerType
+from pynetdicom.pdu_primitives import A_ASSOCIATE
+from pynetdicom.service_class import StorageServiceClass
+
+from pacs_tasks.testing import matching
+from pacs_tasks.testing.connections import acknowledge_at_once, send_at_once
+from pacs_tasks.testing.contexts import QUERY_RETRIEVE_LEVELS, supported
+from pacs_tasks.testing.faults import Faults, Silence
+from pacs_tasks.testing.instances import StoredBytes
+from pacs_tasks.testing.suboperations import UNKNOWN_DESTINATION, Retrieval, association_to, batches
+
+#: How often a wait looks whether the PACS stops or the caller is gone, in seconds.
+SLICE: Final = 0.02
+_WRONG_IDENTIFIER: Final = 0xA900
+
+
+class Services:
+    """The records of a PACS and the services that change and show them; the base of TestPACS."""
+
+    def __init__(
+        self,
+        ae_title: str,
+        directory: str | PathLike[str] | None,
+        instances: Iterable[StoredBytes],
+        destinations: Mapping[str, tuple[str, int]],
+        faults: Faults,
+    ) -> None:
+        self.ae_title = ae_title
+        self.directory = None if directory is None else Path(directory)
+        self.destinations: MutableMapping[str, tuple[str, int]] = dict(destinations)
+        self.faults = faults
+        self.stores: list[str] = []
+        self.calling_aets: list[str] = []
+        self.identifiers: list[Dataset] = []
+        self.associations = 0
+        self._held = {each.sop_instance_uid: each for each in instances}
+        self._offered: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._known: set[Association] = set()
+
+    @property
+    def instances(self) -> Mapping[str, StoredBytes]:
+        """What it holds now, by SOP Instance UID."""
+        with self._lock:
+            return MappingProxyType(dict(self._held))
+
+    @property
+    def _handlers(self) -> list[EventHandlerType]:
+        return [
+            (evt.EVT_CONN_OPEN, self._on_connection),
+            (evt.EVT_DATA_SENT, acknowledge_at_once),
+            (evt.EVT_DATA_RECV, acknowledge_at_once),
+            (evt.EVT_REQUESTED, self._on_association_request),
+            (evt.EVT_ESTABLISHED, self._on_association),
+            (evt.EVT_C_ECHO, self._on_echo),
+            (evt.EVT_C_STORE, self._on_store),
+            (evt.EVT_C_FIND, self._on_find),
+        ]
+
+    def _on_connection(self, event: Event) -> None:
+        with self._lock:
+            self._known = {assoc for assoc in self._known if assoc.is_alive() or assoc.ident is None} | {event.assoc}
+        send_at_once(event)
+        # A private SOP class has no service in pynetdicom, and retrieval is ours: see `_serve`.
+        vars(event.assoc)["_serve_request"] = partial(self._serve, event.assoc)
+
+    def _on_association_request(self, event: Event) -> None:
+        assoc, faults = event.assoc, self.faults
+        request = assoc.requestor.primitive
+        if not isinstance(request, A_ASSOCIATE):
+            return
+        calling_aet, called_aet = str(request.calling_ae_title).strip(), str(request.called_ae_title).strip()
+        with self._lock:
+            self.calling_aets.append(calling_aet)
+            number = len(self.calling_aets)
+        if faults.silence is Silence.CONNECTED:
+            self._say_nothing(assoc)
+            return
+        rejection = faults.rejects(number, calling_aet, called_aet, self.ae_title)
+        if rejection is not None:
+            assoc.acse.send_reject(rejection.result, rejection.source, rejection.reason)
+            assoc.kill()
+            return
+        assoc.acceptor.maximum_length = faults.max_pdu_size
+        assoc.acceptor.supported_contexts = supported(request.presentation_context_definition_list, faults)
+
+    def _on_association(self, event: Event) -> None:  # noqa: ARG002 - pynetdicom gives it
+        with self._lock:
+            self.associations += 1
+
+    def _pause(self, assoc: Association, seconds: float | None = None) -> bool:
+        """Wait before a response, None being for ever; false when the PACS stops or the caller is gone."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while not (self._stopping.is_set() or assoc.acse.is_aborted() or not assoc.dul.is_alive()):
+            left = SLICE if deadline is None else min(SLICE, deadline - time.monotonic())
+            if left <= 0:
+                return True
+            self._stopping.wait(left)
+        return False
+
+    def _delay(self, assoc: Association) -> bool:
+        return self._pause(assoc, self.faults.delay)
+
+    def _say_nothing(self, assoc: Association) -> None:
+        self._pause(assoc)
+        assoc.is_aborted = True
+        assoc.kill()
+
+    def _serve(self, assoc: Association, message: Any, context_id: int) -> None:
+        """Serve one request, in the thread of its association."""
+        context = assoc._accepted_cx.get(context_id)
+        if self.faults.silence is Silence.ASSOCIATED:
+            self._say_nothing(assoc)
+        elif isinstance(message, C_STORE) and message.is_valid_request and context is not None:
+            StorageServiceClass(assoc).SCP(message, context)
+        elif isinstance(message, C_MOVE | C_GET) and message.is_valid_request and context is not None:
+            assoc.dimse.cancel_req.clear()
+            self._retrieve(Retrieval(assoc, message, context, self.faults, self._delay))
+            assoc.dimse.cancel_req.clear()
+        else:
+            Association._serve_request(assoc, message, context_id)
+
+    def _on_echo(self, event: Event) -> int:
+        self._delay(event.assoc)
+        return 0x0000
+
+    def _on_store(self, event: Event) -> int:
+        faults, request = self.faults, event.request
+        if not isinstance(request, C_STORE) or faults.silence is Silence.STORE:
+            self._say_nothing(event.assoc)
+            return 0x0000
+        uid = str(request.AffectedSOPInstanceUID)
+        with self._lock:
+            self.stores.append(uid)
+            number = len(self.stores)
+            times = self._offered[uid]
+            self._offered[uid] += 1
+        if number == faults.abort_at_store:
+            event.assoc.abort()
+            return 0x0000
+        status = faults.answer_to_store(uid, times)
+        if status == 0x0000 or status >> 12 == 0xB:
+            self._keep(event, request, uid)
+        self._delay(event.assoc)
+        return status
+
+    def _keep(self, event: Event, request: C_STORE, uid: str) -> None:
+        data_set = event.encoded_dataset(include_meta=False)
+        syntax = str(event.context.transfer_syntax)
+        instance = StoredBytes.from_wire(str(request.AffectedSOPClassUID), uid, syntax, data_set)
+        if self.directory is not None:
+            whole = event.encoded_dataset()
+            instance = instance.written(self.directory, whole[: len(whole) - len(data_set)])
+        with self._lock:
+            self._held[uid] = instance
+
+    def _on_find(self, event: Event) -> Iterator[tuple[int, Dataset | None]]:
+        faults, request = self.faults, event.request
+        assert isinstance(request, C_FIND)  # noqa: S101 - pynetdicom sends no other here
+        keys = self._identifier(request, UID(event.context.transfer_syntax))
+        level = matching.text(keys, Tag("QueryRetrieveLevel"))
+        if faults.find_status is not None:
+            yield faults.find_status, None
+        elif level not in QUERY_RETRIEVE_LEVELS[str(request.AffectedSOPClassUID)]:
+            yield _WRONG_IDENTIFIER, None
+        else:
+            for answer in matching.answers(
+                self.instances.values(), keys, level, self.ae_title, with_charset=not faults.omit_charset
+            ):
+                if event.is_cancelled:
+                    yield 0xFE00, None
+                    return
+                if not self._delay(event.assoc):
+                    return
+                yield 0xFF00, answer
+
+    def _identifier(self, request: C_FIND | C_MOVE | C_GET, syntax: UID) -> Dataset:
+        encoded = request.Identifier or BytesIO()
+        identifier = decode(encoded, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated)
+        with self._lock:
+            self.identifiers.append(identifier)
+        return identifier
+
+    def _retrieve(self, retrieval: Retrieval) -> None:
+        request = retrieval.request
+        keys = self._identifier(request, retrieval.context.transfer_syntax[0])
+        wanted = matching.select(self.instances.values(), keys)
+        retrieval.remaining = len(wanted)
+        if self.faults.retrieve_status is not None:
+            retrieval.answer(self.faults.retrieve_status)
+        elif isinstance(request, C_MOVE):
+            self._move(retrieval, wanted, str(request.MoveDestination).strip())
+        elif retrieval.run(wanted, retrieval.assoc):
+            retrieval.finish()
+
+    def _move(self, retrieval: Retrieval, wanted: list[StoredBytes], move_aet: str) -> None:
+        address = self.destinations.get(move_aet)
+        if address is None:
+            retrieval.answer(UNKNOWN_DESTINATION)
+            return
+        handlers: list[EventHandlerType] = [(evt.EVT_CONN_OPEN, send_at_once)]
+        for contexts, some in batches(wanted):
+            with association_to(retrieval.assoc.ae, address, move_aet, contexts, handlers) as carrier:
+                if not retrieval.run(some, carrier):
+                    return
+        retrieval.finish()
