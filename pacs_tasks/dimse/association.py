@@ -1,0 +1,298 @@
+"""An association with a peer (PS3.8): asked for, used by one caller at a time, released. No thread."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import MappingProxyType, TracebackType
+from typing import Self
+
+from pacs_tasks.ae import LocalAE, RemoteAE
+from pacs_tasks.dimse import acse, command
+from pacs_tasks.dimse.command import Command
+from pacs_tasks.dimse.rejection import rejected
+from pacs_tasks.dimse.stream import MessageStream, aborted
+from pacs_tasks.dimse.wire import (
+    A_ABORT,
+    A_ASSOCIATE_AC,
+    A_ASSOCIATE_RJ,
+    A_RELEASE_RP,
+    A_RELEASE_RQ,
+    RELEASE_RP,
+    RELEASE_RQ,
+    Buffer,
+    Wire,
+    connect,
+)
+from pacs_tasks.errors import InvalidRequestError, JobCancelledError, PacsTasksError, PeerUnavailableError
+
+log = logging.getLogger(__name__)
+
+#: Whether the one who asked has given up. It may ask Redis: it is called about four times a second, not more.
+StopCheck = Callable[[], bool]
+
+#: Context ids are the odd numbers up to 255 (PS3.8 section 9.3.2.2).
+MAX_CONTEXTS = 128
+_NAMES = {
+    command.C_ECHO_RQ: "C-ECHO",
+    command.C_STORE_RQ: "C-STORE",
+    command.C_FIND_RQ: "C-FIND",
+    command.C_MOVE_RQ: "C-MOVE",
+    command.C_GET_RQ: "C-GET",
+}
+#: Nothing hangs on the peer's agreement to a release.
+_RELEASE_LIMIT = 5.0
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """How long a peer may stay silent, in seconds: to connect, to answer an association request, between two PDUs."""
+
+    connect: float
+    acse: float
+    dimse: float
+
+    @classmethod
+    def of(cls, seconds: float) -> Timeouts:
+        """The same limit for all three."""
+        return cls(seconds, seconds, seconds)
+
+
+@dataclass(frozen=True)
+class Context:
+    """A presentation context to propose. ``scp_role``: we want to receive this class (PS3.7 section D.3.3.4)."""
+
+    abstract_syntax: str
+    transfer_syntaxes: tuple[str, ...]
+    scp_role: bool = False
+
+
+class Association:
+    """An open association; :meth:`open` makes one.
+
+    It is a context manager: it releases, or aborts where an exception passes.
+
+    Attributes
+    ----------
+    accepted
+        (abstract syntax, accepted transfer syntax) -> presentation context id.
+    roles
+        SOP classes that the peer will send to us: it accepted our SCP role.
+    stop
+        Asked at least every half second while waiting; once it is true, :class:`JobCancelledError` ends the wait.
+    """
+
+    def __init__(
+        self,
+        local: LocalAE,
+        remote: RemoteAE,
+        *,
+        timeouts: Timeouts,
+        proposed: tuple[acse.ProposedContext, ...],
+        wire: Wire,
+        answer: acse.AssociateAccept,
+    ) -> None:
+        self.local = local
+        self.remote = remote
+        self.timeouts = timeouts
+        self.stop: StopCheck | None = None
+        self.wire = wire
+        self.stream = MessageStream(wire, answer.max_length)
+        self.accepted: Mapping[tuple[str, str], int] = MappingProxyType(_accepted(proposed, answer))
+        self.accepted_by_id: Mapping[int, tuple[str, str]] = MappingProxyType(
+            {context_id: pair for pair, context_id in self.accepted.items()}
+        )
+        self.roles = frozenset(uid for uid, (_, scp) in answer.roles.items() if scp)
+        self._proposed = frozenset((cx.abstract_syntax, syntax) for cx in proposed for syntax in cx.transfer_syntaxes)
+        self._busy = False
+        self._message_id = 0
+        wire.limit = timeouts.dimse
+        wire.watch = self._look
+
+    @classmethod
+    def open(
+        cls,
+        local: LocalAE,
+        remote: RemoteAE,
+        contexts: Sequence[Context],
+        timeouts: Timeouts,
+        stop: StopCheck | None = None,
+    ) -> Association:
+        """Connect and ask for an association (PS3.8 section 7.1).
+
+        Raises
+        ------
+        PeerUnavailableError
+            Connection refused, no answer in time, transient rejection, abort: it may work later.
+        AssociationRejectedError
+            The peer refuses us for good; the message says which AE title to check.
+        JobCancelledError
+            If ``stop`` said so meanwhile.
+        """
+        if not 1 <= len(contexts) <= MAX_CONTEXTS:
+            raise InvalidRequestError(
+                f"an association carries 1 to {MAX_CONTEXTS} presentation contexts, not {len(contexts)}; "
+                "send in several associations"
+            )
+        proposed = tuple(
+            acse.ProposedContext(2 * index + 1, cx.abstract_syntax, cx.transfer_syntaxes)
+            for index, cx in enumerate(contexts)
+        )
+        # Ours alone: who receives by C-GET does not send instances as well.
+        roles = {cx.abstract_syntax: (False, True) for cx in contexts if cx.scp_role}
+        request = acse.AssociateRequest(remote.ae_title, local.ae_title, proposed, roles=roles)
+
+        def look() -> None:
+            if stop is not None and stop():
+                raise JobCancelledError(f"cancelled while waiting for {remote}")
+
+        look()
+        sock = connect(remote.host, remote.port, str(remote), timeouts.connect, look)
+        wire = Wire(sock, str(remote), timeouts.acse)
+        wire.watch = look
+        try:
+            wire.send([acse.encode_request(request)])
+            answer = _read_answer(wire, local, remote)
+        except BaseException:
+            wire.abort()
+            raise
+        assoc = cls(local, remote, timeouts=timeouts, proposed=proposed, wire=wire, answer=answer)
+        assoc.stop = stop
+        log.debug("association with %s: %d of %d contexts accepted", remote, len(assoc.accepted), len(proposed))
+        return assoc
+
+    def covers(self, pairs: Collection[tuple[str, str]]) -> bool:
+        """Whether every (SOP class, transfer syntax) was proposed on this association, accepted or refused."""
+        return self._proposed.issuperset(pairs)
+
+    def reusable(self) -> bool:
+        """Whether another message may go over it: open, none half done, and the peer has not spoken since."""
+        return not self._busy and self.wire.quiet()
+
+    def release(self) -> None:
+        """Release (PS3.8 section 7.2) and close. All answers are in by now, so it never raises."""
+        if self.wire.closed:
+            return
+        if self._busy:
+            self.abort()
+            return
+        self.wire.limit = min(self.timeouts.acse, _RELEASE_LIMIT)
+        self.wire.watch = None
+        try:
+            self.wire.send([RELEASE_RQ])
+            deadline = time.monotonic() + self.wire.limit
+            while time.monotonic() < deadline:
+                kind, _ = self.wire.read_pdu("its agreement to the release")
+                if kind == A_RELEASE_RQ:
+                    # Both asked at once (PS3.8 section 7.2.2.7): answer, then expect the peer's answer.
+                    self.wire.send([RELEASE_RP])
+                if kind in {A_RELEASE_RP, A_ABORT}:
+                    break
+        except PacsTasksError as error:
+            log.debug("release: %s", error.message)
+        self.wire.close()
+
+    def abort(self) -> None:
+        """Abort (PS3.8 section 7.3) and close. Never raises."""
+        self.wire.abort()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.release()
+        else:
+            self.abort()
+
+    # What the services use
+
+    @contextmanager
+    def exchange(self) -> Iterator[int]:
+        """Give a message id (PS3.7 section E.1); whatever ends the exchange early ends the association."""
+        if self.wire.closed:
+            raise PeerUnavailableError(f"the association with {self.remote} has ended; open another one")
+        self._message_id = self._message_id % 0xFFFF + 1
+        self._busy = True
+        try:
+            yield self._message_id
+        except BaseException:
+            self.abort()
+            raise
+        self._busy = False
+
+    def send(self, context_id: int, command_set: bytes, data_set: Buffer | None = None, tail: bytes = b"") -> None:
+        """Send a message; see :meth:`MessageStream.send`."""
+        self.stream.send(context_id, command_set, data_set, tail)
+
+    def read_command(self, awaited: str) -> tuple[int, Command]:
+        """Give the context id and the command set of the next message."""
+        found = self.stream.read_command(awaited)
+        if found is None:
+            raise PeerUnavailableError(f"{self.remote} released the association before {awaited} came")
+        return found
+
+    def read_response(self, context_id: int, message_id: int, request: int) -> tuple[Command, int]:
+        """Give the command set and the status of the response to the request of this message id.
+
+        Raises
+        ------
+        PeerUnavailableError
+            If what comes is no response to it: a missing status is no answer, least of all success.
+        """
+        name = _NAMES[request]
+        found_id, answer = self.read_command(f"the {name} response")
+        return answer, self.check_response(found_id == context_id, answer, message_id, request)
+
+    def check_response(self, same_context: bool, answer: Command, message_id: int, request: int) -> int:
+        """Give the status of a response, having checked that it answers this message."""
+        name = _NAMES[request]
+        code = answer.number(command.STATUS)
+        if not same_context or answer.field != request | command.RESPONSE:
+            raise self.no_answer(f"sent another message where the {name} response was due; its log tells more")
+        if answer.number(command.MESSAGE_ID_RESPONDED_TO) != message_id:
+            raise self.no_answer(f"answered another message than our {name}; its log tells more")
+        if code is None:
+            raise self.no_answer(f"sent a {name} response without a status, which is no answer; its log tells more")
+        return code
+
+    def read_data(self, context_id: int, awaited: str) -> bytes:
+        """Give the whole data set that follows."""
+        return b"".join(bytes(part) for part in self.stream.read_data(context_id, awaited))
+
+    def no_answer(self, what: str) -> PeerUnavailableError:
+        """Abort since what the peer said answers nothing; give the error to raise."""
+        return self.wire.lost(what)
+
+    def _look(self) -> None:
+        if self.stop is not None and self.stop():
+            raise JobCancelledError(f"cancelled while waiting for {self.remote}")
+
+
+def _accepted(proposed: tuple[acse.ProposedContext, ...], answer: acse.AssociateAccept) -> dict[tuple[str, str], int]:
+    found: dict[tuple[str, str], int] = {}
+    for cx in proposed:
+        result, syntax = answer.results.get(cx.context_id, (acse.USER_REJECTION, ""))
+        # A transfer syntax that was not proposed on this context is no acceptance of it.
+        if result == acse.ACCEPTED and syntax in cx.transfer_syntaxes:
+            found.setdefault((cx.abstract_syntax, syntax), cx.context_id)
+    return found
+
+
+def _read_answer(wire: Wire, local: LocalAE, remote: RemoteAE) -> acse.AssociateAccept:
+    kind, content = wire.read_pdu("an answer to the association request")
+    if kind == A_ASSOCIATE_AC:
+        with suppress(ValueError):
+            return acse.decode_accept(content)
+        raise wire.garbage("sent a malformed A-ASSOCIATE-AC")
+    if kind == A_ASSOCIATE_RJ:
+        wire.close()
+        raise rejected(bytes(content), local, remote)
+    if kind == A_ABORT:
+        raise aborted(wire, content, "instead of accepting it; check both AE titles: some peers say so in this way")
+    raise wire.garbage(f"answered the association request with a PDU of type {kind}")

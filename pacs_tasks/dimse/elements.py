@@ -1,0 +1,172 @@
+"""The elements of an encoded data set, walked without decoding (PS3.5 section 7)."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import zlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
+EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
+DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1.99"
+EXPLICIT_VR_BIG_ENDIAN = "1.2.840.10008.1.2.2"
+#: GE's private one: its data set is Implicit VR Little Endian but for the pixel data.
+_GE_PRIVATE = "1.2.840.113619.5.2"
+
+SOP_CLASS_UID = 0x0008_0016
+SOP_INSTANCE_UID = 0x0008_0018
+STUDY_INSTANCE_UID = 0x0020_000D
+SERIES_INSTANCE_UID = 0x0020_000E
+PIXEL_DATA = 0x7FE0_0010
+
+_ITEM = 0xFFFE_E000
+_ITEM_END = 0xFFFE_E00D
+_SEQUENCE_END = 0xFFFE_E0DD
+_UNDEFINED = 0xFFFF_FFFF
+#: VRs with two reserved bytes and a length of four (PS3.5 section 7.1.2).
+_LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+#: Sequences nest; none that a modality writes nests deeper.
+_DEEPEST = 64
+
+Data = bytes | bytearray | memoryview | mmap.mmap
+
+
+class MalformedError(ValueError):
+    """The data set cannot be walked further: it is cut off, or it is none."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How elements are written."""
+
+    explicit: bool
+    big: bool = False
+
+    @classmethod
+    def of(cls, transfer_syntax_uid: str) -> Encoding:
+        """All others, the compressed and the private ones, are Explicit VR Little Endian (PS3.5 section A.4)."""
+        if transfer_syntax_uid in {IMPLICIT_VR_LITTLE_ENDIAN, _GE_PRIVATE}:
+            return cls(explicit=False)
+        return cls(explicit=True, big=transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN)
+
+
+@dataclass(frozen=True)
+class Element:
+    """One element of the outermost level. ``length`` is ``None`` where it is undefined."""
+
+    tag: int
+    position: int
+    length: int | None
+
+
+class _Walk:
+    def __init__(self, data: Data, encoding: Encoding) -> None:
+        order = ">" if encoding.big else "<"
+        self.data = data
+        self.size = len(data)
+        self.explicit = encoding.explicit
+        self.tag_at = struct.Struct(order + "HH").unpack_from
+        self.short_at = struct.Struct(order + "H").unpack_from
+        self.long_at = struct.Struct(order + "L").unpack_from
+
+    def header(self, position: int, explicit: bool) -> tuple[int, int, int]:
+        """Give tag, length, and where the value begins."""
+        data = self.data
+        if position + 8 > self.size:
+            raise MalformedError("it is cut off")
+        group, element = self.tag_at(data, position)
+        tag = group << 16 | element
+        if not explicit or group == 0xFFFE:
+            return tag, self.long_at(data, position + 4)[0], position + 8
+        vr = bytes(data[position + 4 : position + 6])
+        if vr in _LONG_VRS:
+            if position + 12 > self.size:
+                raise MalformedError("it is cut off")
+            return tag, self.long_at(data, position + 8)[0], position + 12
+        if not (vr.isalpha() and vr.isupper()):
+            # Some writers put single elements as Implicit VR into an explicit data set; pydicom reads on as well.
+            return tag, self.long_at(data, position + 4)[0], position + 8
+        return tag, self.short_at(data, position + 6)[0], position + 8
+
+    def skip(self, position: int, depth: int = 0) -> int:
+        """Give where a value of undefined length ends: behind its sequence delimiter (PS3.5 section 7.5)."""
+        if depth > _DEEPEST:
+            raise MalformedError("its sequences nest too deep")
+        while True:
+            tag, length, position = self.header(position, explicit=True)
+            if tag == _SEQUENCE_END:
+                return position
+            if tag != _ITEM:
+                raise MalformedError("a sequence holds what is no item")
+            position = self.skip_item(position, depth) if length == _UNDEFINED else position + length
+
+    def skip_item(self, position: int, depth: int) -> int:
+        """Give where an item of undefined length ends."""
+        while True:
+            tag, length, position = self.header(position, self.explicit)
+            if tag == _ITEM_END:
+                return position
+            position = self.skip(position, depth + 1) if length == _UNDEFINED else position + length
+
+
+def walk(data: Data, encoding: Encoding, position: int = 0) -> Iterator[Element]:
+    """Give the elements of the outermost level, in their order.
+
+    Raises
+    ------
+    MalformedError
+        Where the data set is cut off, or is none.
+    """
+    walking = _Walk(data, encoding)
+    while position < walking.size:
+        tag, length, position = walking.header(position, encoding.explicit)
+        if length == _UNDEFINED:
+            yield Element(tag, position, None)
+            if tag == PIXEL_DATA:
+                return
+            position = walking.skip(position)
+        else:
+            yield Element(tag, position, length)
+            position += length
+
+
+def read_uids(data: Data, transfer_syntax_uid: str, wanted: Collection[int], position: int = 0) -> dict[int, str]:
+    """Read UIDs of the outermost level, as far as there are any.
+
+    Parameters
+    ----------
+    data
+        The beginning of an encoded data set, or all of it.
+    wanted
+        Tags as numbers, ``ggggeeee``.
+
+    Raises
+    ------
+    MalformedError
+        If the data end, or make no sense, before the last of ``wanted`` could have come.
+    """
+    if transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+        data, position = _inflate(data, position), 0
+    found: dict[int, str] = {}
+    last = max(wanted)
+    for element in walk(data, Encoding.of(transfer_syntax_uid), position):
+        if element.tag > last:
+            return found
+        if element.tag in wanted and element.length is not None:
+            end = element.position + element.length
+            if end > len(data):
+                raise MalformedError("it is cut off")
+            found[element.tag] = bytes(data[element.position : end]).decode("ascii", "replace").strip("\0 ")
+            if len(found) == len(wanted):
+                return found
+    return found
+
+
+def _inflate(data: Data, position: int) -> bytes:
+    """The beginning of a deflated data set (PS3.5 section A.5): no more than holds the UIDs of any honest one."""
+    try:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(bytes(data[position:]), 1 << 20)
+    except zlib.error:
+        raise MalformedError("it cannot be inflated") from None

@@ -1,0 +1,293 @@
+"""PDUs on a connected socket (PS3.8 section 9): blocking, buffered, every wait with a limit."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import selectors
+import socket
+import struct
+import time
+from collections.abc import Callable, Sequence
+
+from pacs_tasks.errors import PeerUnavailableError, UnreadableInputError
+
+# PDU types (PS3.8 section 9.3).
+A_ASSOCIATE_RQ = 0x01
+A_ASSOCIATE_AC = 0x02
+A_ASSOCIATE_RJ = 0x03
+P_DATA_TF = 0x04
+A_RELEASE_RQ = 0x05
+A_RELEASE_RP = 0x06
+A_ABORT = 0x07
+
+RELEASE_RQ = struct.pack(">BxLxxxx", A_RELEASE_RQ, 4)
+RELEASE_RP = struct.pack(">BxLxxxx", A_RELEASE_RP, 4)
+
+#: The longest P-DATA-TF that we offer to receive: eight times the usual 16 KiB, so an eighth of the PDUs.
+MAX_RECEIVE_LENGTH = 131_072
+#: No honest PDU is longer: peers that ignore our maximum stay below it, and 128 contexts need about 64 KiB.
+_ABSURD_LENGTH = 1 << 20
+#: How often, in seconds, a wait looks up to see whether it should go on.
+SLICE = 0.25
+#: Buffers that one ``sendmsg`` takes: POSIX promises 16, Linux and macOS take 1,024.
+_BUFFERS = 512 if os.name == "posix" else 16
+_HAS_SENDMSG = hasattr(socket.socket, "sendmsg")
+_QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
+
+Watch = Callable[[], None]
+Buffer = bytes | memoryview
+
+
+def connect(host: str, port: int, peer: str, limit: float, watch: Watch) -> socket.socket:
+    """Connect to the first address of ``host`` that answers.
+
+    Parameters
+    ----------
+    limit
+        Seconds for all addresses together.
+    watch
+        Called every :data:`SLICE` seconds; it may raise to end the wait.
+
+    Raises
+    ------
+    PeerUnavailableError
+        If none does.
+    """
+    advice = "check the IP address and port, and that the PACS is running and lets this machine in"
+    try:
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise PeerUnavailableError(f"cannot connect to {peer}: no address is known for this host; {advice}") from None
+    deadline = time.monotonic() + limit
+    problem = "no address"
+    for number, (family, kind, protocol, _, address) in enumerate(addresses):
+        share = max(deadline - time.monotonic(), 0.0) / (len(addresses) - number)
+        try:
+            sock = socket.socket(family, kind, protocol)
+        except OSError as error:
+            problem = error.strerror or "the system refuses"
+            continue
+        try:
+            refusal = _connect_one(sock, address, share, watch)
+        except BaseException:
+            sock.close()
+            raise
+        if refusal is None:
+            return sock
+        sock.close()
+        problem = f"no answer within {limit:g} s" if refusal == errno.ETIMEDOUT else os.strerror(refusal)
+    raise PeerUnavailableError(f"cannot connect to {peer}: {problem}; {advice}")
+
+
+def _connect_one(sock: socket.socket, address: tuple[object, ...], limit: float, watch: Watch) -> int | None:
+    """Connect without blocking; give the ``errno`` of a refusal."""
+    sock.setblocking(False)
+    code = sock.connect_ex(address)
+    if code not in {0, errno.EINPROGRESS, errno.EWOULDBLOCK, getattr(errno, "WSAEWOULDBLOCK", 0)}:
+        return code
+    deadline = time.monotonic() + limit
+    with selectors.DefaultSelector() as selector:
+        selector.register(sock, selectors.EVENT_WRITE)
+        while not selector.select(max(min(SLICE, deadline - time.monotonic()), 0)):
+            watch()
+            if time.monotonic() >= deadline:
+                return errno.ETIMEDOUT
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or None
+
+
+class Wire:
+    """One connected socket. It belongs to one thread at a time.
+
+    Whatever goes wrong closes it, so that nothing can be taken for the answer to something else later.
+
+    Parameters
+    ----------
+    sock
+        Connected.
+    peer
+        How messages name the other side.
+    limit
+        Seconds that the peer may stay silent: until a whole PDU has come, and between two moments of taking what we
+        send. It may be changed between uses.
+    """
+
+    def __init__(self, sock: socket.socket, peer: str, limit: float) -> None:
+        self.peer = peer
+        self.limit = limit
+        #: Called at least every half second, in waits and between PDUs; may raise.
+        self.watch: Watch | None = None
+        #: Inside a PDU that goes out; nothing else may be sent then.
+        self.sending = False
+        self._sock = sock
+        self._closed = False
+        self._buffer = bytearray(2 * MAX_RECEIVE_LENGTH)
+        self._start = self._end = 0
+        self._watched = time.monotonic()
+        sock.settimeout(SLICE)
+        # Nagle's algorithm against the peer's delayed ACK costs 40 ms for each message.
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        self._closed = True
+        self._sock.close()
+
+    def quiet(self) -> bool:
+        """Whether the wire is open and the peer has sent nothing that is still to be read, not even its end."""
+        if self._closed or self._end > self._start:
+            return False
+        try:
+            with selectors.DefaultSelector() as selector:
+                selector.register(self._sock, selectors.EVENT_READ)
+                return not selector.select(0)
+        except (OSError, ValueError):
+            return False
+
+    def abort(self, source: int = 0, reason: int = 0) -> None:
+        """Send A-ABORT (PS3.8 section 9.3.8) if the socket takes it at once, and close."""
+        if self._closed:
+            return
+        if not self.sending:
+            with contextlib.suppress(OSError):
+                self._sock.settimeout(0)
+                self._sock.send(struct.pack(">BxLxxBB", A_ABORT, 4, source, reason))
+                self._sock.shutdown(socket.SHUT_WR)
+        self.close()
+
+    def lost(self, what: str) -> PeerUnavailableError:
+        """End the association and say why, for the caller to raise."""
+        self.abort()
+        return PeerUnavailableError(f"{self.peer} {what}")
+
+    def garbage(self, what: str) -> PeerUnavailableError:
+        """End the association since the peer breaks the protocol."""
+        self.abort(source=2, reason=6)
+        return PeerUnavailableError(
+            f"{self.peer} {what}, which is not the DICOM protocol; check that the port is that of a DICOM service"
+        )
+
+    # Sending
+
+    def send(self, buffers: Sequence[Buffer]) -> None:
+        """Send all buffers; they must hold whole PDUs.
+
+        Raises
+        ------
+        PeerUnavailableError
+            If the peer takes nothing for too long, or is gone.
+        UnreadableInputError
+            If a memory-mapped file became shorter meanwhile; the association is aborted.
+        """
+        if self._closed:
+            raise PeerUnavailableError(f"the association with {self.peer} has ended; open another one")
+        rest = list(buffers)
+        first = 0
+        deadline = time.monotonic() + self.limit
+        self.sending = True
+        while first < len(rest):
+            sent = self._send_some(rest, first)
+            now = time.monotonic()
+            if sent:
+                deadline = now + self.limit
+            elif now >= deadline:
+                raise self.lost(
+                    f"accepted nothing of what was sent to it for {self.limit:g} s; it may be overloaded or stopped"
+                )
+            if now - self._watched > SLICE:
+                self._look(now)
+            while first < len(rest) and sent >= len(rest[first]):
+                sent -= len(rest[first])
+                first += 1
+            if sent:
+                rest[first] = memoryview(rest[first])[sent:]
+        self.sending = False
+
+    def _send_some(self, rest: list[Buffer], first: int) -> int:
+        try:
+            if _HAS_SENDMSG:
+                return self._sock.sendmsg(rest[first : first + _BUFFERS])
+            return self._sock.send(b"".join(rest[first : first + _BUFFERS]))
+        except TimeoutError:
+            return 0
+        except OSError as error:
+            if error.errno == errno.EFAULT:
+                self.abort()
+                raise UnreadableInputError("the file became shorter while it was sent; send it again") from None
+            raise self.lost(f"ended the connection while we sent to it ({_sentence(error)})") from None
+
+    # Receiving
+
+    def read_pdu(self, awaited: str) -> tuple[int, memoryview]:
+        """Give the type and the content of the next PDU; the content is valid until the next call.
+
+        Parameters
+        ----------
+        awaited
+            What the caller waits for, for messages.
+        """
+        if self._closed:
+            raise PeerUnavailableError(f"the association with {self.peer} has ended; open another one")
+        deadline = time.monotonic() + self.limit
+        self._fill(6, deadline, awaited)
+        kind, length = struct.unpack_from(">BxL", self._buffer, self._start)
+        if not A_ASSOCIATE_RQ <= kind <= A_ABORT or length > _ABSURD_LENGTH:
+            raise self.garbage(f"sent a PDU of type {kind} and {length} bytes")
+        self._fill(6 + length, deadline, awaited)
+        content = memoryview(self._buffer)[self._start + 6 : self._start + 6 + length]
+        self._start += 6 + length
+        return kind, content
+
+    def _fill(self, wanted: int, deadline: float, awaited: str) -> None:
+        """Have at least ``wanted`` bytes in the buffer."""
+        while self._end - self._start < wanted:
+            if self._start + wanted > len(self._buffer):
+                self._make_room(wanted)
+            elif self._start == self._end:
+                self._start = self._end = 0
+            now = time.monotonic()
+            if now - self._watched > SLICE:
+                self._look(now)
+            if now >= deadline:
+                raise self.lost(
+                    f"stayed silent: {awaited} did not come within {self.limit:g} s; "
+                    "check that the PACS is not overloaded, or allow it more time with --timeout"
+                )
+            self._receive(awaited)
+
+    def _make_room(self, wanted: int) -> None:
+        """Move what is there to the front, into a new buffer: the caller may still hold views of the old one."""
+        kept = self._buffer[self._start : self._end]
+        self._buffer = bytearray(max(len(self._buffer), wanted))
+        self._buffer[: len(kept)] = kept
+        self._start, self._end = 0, len(kept)
+
+    def _receive(self, awaited: str) -> None:
+        try:
+            if _QUICK_ACK is not None:
+                # The flag does not last (tcp(7)): a peer that leaves Nagle's algorithm on waits 40 ms without it.
+                self._sock.setsockopt(socket.IPPROTO_TCP, _QUICK_ACK, 1)
+            got = self._sock.recv_into(memoryview(self._buffer)[self._end :])
+        except TimeoutError:
+            return
+        except OSError as error:
+            raise self.lost(f"ended the connection before {awaited} came ({_sentence(error)})") from None
+        if not got:
+            raise self.lost(f"closed the connection before {awaited} came")
+        self._end += got
+
+    def _look(self, now: float) -> None:
+        self._watched = now
+        if self.watch is not None:
+            self.watch()
+
+
+def _sentence(error: OSError) -> str:
+    return error.strerror or type(error).__name__
