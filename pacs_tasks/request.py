@@ -128,7 +128,7 @@ class FindRequest(Request):
     task: ClassVar[str] = "pacs_tasks.find"
 
     level: Level = Level.STUDY
-    keys: Keys = MappingProxyType({})
+    keys: Keys = Field(default_factory=lambda: MappingProxyType({}))
     query_model: QueryModel | None = None
     limit: int | None = Field(default=None, ge=1)
 

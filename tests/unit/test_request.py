@@ -1,0 +1,89 @@
+"""What a job asks is checked where it enters."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from pacs_tasks.ae import LocalAE, RemoteAE
+from pacs_tasks.errors import InvalidRequestError
+from pacs_tasks.request import (
+    REQUESTS,
+    EchoRequest,
+    FindRequest,
+    GetRequest,
+    MoveRequest,
+    Request,
+    RetrieveRequest,
+    StoreDirectoryRequest,
+    StoreRequest,
+    build,
+)
+
+EXAMPLES: list[Request] = [
+    EchoRequest(remote=RemoteAE(host="pacs.example", port=104), local=LocalAE(ae_title="ME"), timeout=3),
+    StoreRequest(path="/data/张三.dcm"),
+    StoreDirectoryRequest(directory="/data", files_per_task=7),
+    FindRequest(keys={"PatientName": "张*", "00080060": "CT"}, limit=3),
+    MoveRequest(move_aet="OTHER", study_uid="1.2.3"),
+    GetRequest(output_dir="/out", study_uid="1.2.3", series_uid="1.2.3.4", sop_instance_uids=("1.2.3.4.5",)),
+    RetrieveRequest(study_uid="1.2.3", output_dir="/out"),
+]
+
+
+@pytest.mark.parametrize("request_", EXAMPLES, ids=lambda each: type(each).__name__)
+def test_a_request_survives_its_way_through_redis(request_: Request) -> None:
+    """What the worker reads is what the client asked."""
+    assert REQUESTS[request_.task].model_validate_json(request_.model_dump_json(exclude_none=True)) == request_
+
+
+@pytest.mark.parametrize(
+    ("request_type", "fields", "named"),
+    [
+        (EchoRequest, {"remote": {"port": 0}}, "remote.port"),
+        (EchoRequest, {"remote": {"ae_title": "SEVENTEEN LETTERS"}}, "at most 16"),
+        (EchoRequest, {"remote": {"ae_title": "BACK\\SLASH"}}, "backslash"),
+        (EchoRequest, {"remote": {"ae_title": "  "}}, "no space"),
+        (EchoRequest, {"timeout": 0}, "timeout"),
+        (EchoRequest, {"colour": "red"}, "colour"),
+        (StoreRequest, {}, "path"),
+        (StoreDirectoryRequest, {"directory": "/d", "files_per_task": 0}, "files_per_task"),
+        (FindRequest, {"level": "FRAME"}, "level"),
+        (FindRequest, {"limit": 0}, "limit"),
+        (RetrieveRequest, {"study_uid": "../../etc", "output_dir": "/o"}, "study_uid"),
+        (RetrieveRequest, {"study_uid": "1." * 40 + "1", "output_dir": "/o"}, "at most 64"),
+        (GetRequest, {"study_uid": "1.2", "output_dir": "/o", "sop_instance_uids": ["1.3"]}, "series_uid"),
+    ],
+)
+def test_a_wrong_request_is_one_sentence_that_names_the_field(
+    request_type: type[Request], fields: dict[str, object], named: str
+) -> None:
+    """Nothing is opened for it, and the sentence says what to correct."""
+    with pytest.raises(InvalidRequestError, match="correct it and ask again") as raised:
+        build(request_type, fields)
+    assert named in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_wrong_request_never_repeats_a_value() -> None:
+    """The sentence goes to logs and to Flower; a value may be a patient's name."""
+    with pytest.raises(InvalidRequestError) as raised:
+        build(FindRequest, {"keys": {"PatientName": ["Secret^Name"]}, "limit": "Secret^Name"})
+    assert "Secret" not in str(raised.value)
+
+
+def test_an_ae_title_loses_its_padding() -> None:
+    """Leading and trailing spaces are not significant (PS3.5 section 6.2)."""
+    assert RemoteAE(ae_title=" ORTHANC  ").ae_title == "ORTHANC"
+
+
+def test_a_request_cannot_be_changed() -> None:
+    """Nor can its keys, which are a mapping."""
+    request = FindRequest(keys={"PatientID": "1"})
+    with pytest.raises(ValidationError):
+        request.limit = 3  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        request.keys["PatientID"] = "2"  # type: ignore[index]
+    assert json.loads(request.model_dump_json())["keys"] == {"PatientID": "1"}

@@ -1,0 +1,59 @@
+"""Where settings come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pacs_tasks.errors import ConfigurationError
+from pacs_tasks.settings import load
+
+
+@pytest.fixture(autouse=True)
+def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No file of the developer's own is read."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.delenv("PACS_TASKS_CONFIG", raising=False)
+    return tmp_path
+
+
+def test_the_defaults_are_those_that_users_know() -> None:
+    """Documented in the users' guide, and fixed."""
+    known = load(redis_url=None)
+    assert (known.ip, known.port, known.ae_title, known.pacs_ae_title, known.timeout) == (
+        "127.0.0.1",
+        11112,
+        "PYNETDICOM",
+        "PACS",
+        30.0,
+    )
+
+
+def test_the_environment_wins_over_the_file(empty_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the file over the defaults."""
+    (empty_directory / "pacs-tasks.toml").write_text(
+        'port = 104\nae_title = "FILE"\n[remotes.main]\nae_title = "MAIN"\nhost = "10.0.0.1"\ncharset = "GB18030"\n'
+    )
+    monkeypatch.setenv("PACS_TASKS_AE_TITLE", "ENVIRONMENT")
+    known = load()
+    assert (known.port, known.ae_title) == (104, "ENVIRONMENT")
+    assert str(known.remote("main")) == "MAIN at 10.0.0.1:11112"
+    assert known.remote("main").charset == "GB18030"
+
+
+def test_an_unknown_remote_is_told_with_those_that_are_known(empty_directory: Path) -> None:
+    """And with the file in which to add it."""
+    (empty_directory / "pacs-tasks.toml").write_text('[remotes.main]\nae_title = "MAIN"\n')
+    with pytest.raises(ConfigurationError, match=r"known: main.*\[remotes.other\]"):
+        load().remote("other")
+
+
+@pytest.mark.parametrize("text", ["port = 0\n", "port =\n", '[remotes.x]\nae_title = ""\n'])
+def test_a_wrong_file_is_one_sentence(empty_directory: Path, text: str) -> None:
+    """Not a traceback of a parser."""
+    (empty_directory / "pacs-tasks.toml").write_text(text)
+    with pytest.raises(ConfigurationError) as raised:
+        load()
+    assert "\n" not in str(raised.value).strip()
