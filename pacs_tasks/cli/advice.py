@@ -1,0 +1,95 @@
+"""What to check when something did not work: one sentence per case, for people."""
+
+from __future__ import annotations
+
+from pacs_tasks.errors import (
+    AssociationError,
+    BrokerUnavailableError,
+    JobFailedError,
+    JobNotFoundError,
+    PacsTasksError,
+    UnreadableInputError,
+)
+from pacs_tasks.outcome import (
+    Category,
+    FindOutcome,
+    Outcome,
+    PreflightOutcome,
+    TransferOutcome,
+)
+
+CONNECTION = (
+    "check the address and port (--ip, --port) and both AE titles (--pacs-ae-title, --ae-title), that the PACS is "
+    "running, and that it and its firewall let this machine connect; `pacs-tasks echo` tries just that"
+)
+SENDING = (
+    "check that the files are valid DICOM, and that the PACS has space left, lets us store, and takes these classes "
+    "and transfer syntaxes (`pacs-tasks send-dir --dir DIR --dry-run` asks it)"
+)
+NO_MATCHES = (
+    "check the query for typing errors, and try wider criteria: fewer of them, a longer range, NAME* for a name"
+)
+QUERYING = (
+    "check the level and the keys: a query at SERIES or IMAGE level usually needs --study-uid, and some PACS refuse "
+    "keys that they do not know"
+)
+RETRIEVING = (
+    "check the Study Instance UID (`pacs-tasks query` lists them), and that the output directory may be written and "
+    "has space left; if nothing is delivered, make the receiver's AE title and address known to the PACS, "
+    "or use --method get"
+)
+INPUT = "check the path; the worker reads it, so a worker on another machine needs the same storage at the same place"
+BROKER = "check PACS_TASKS_REDIS_URL, and that the Redis is running and lets this machine connect"
+
+_STORING_TASKS = frozenset({"pacs_tasks.store_file", "pacs_tasks.store_directory"})
+
+
+def for_error(error: PacsTasksError) -> str:
+    """What to check after an error whose message may not say it; empty where the message does."""
+    if isinstance(error, AssociationError):
+        return CONNECTION
+    if isinstance(error, BrokerUnavailableError):
+        return BROKER
+    if isinstance(error, UnreadableInputError):
+        return INPUT
+    if isinstance(error, JobNotFoundError):
+        return "`pacs-tasks jobs` lists the jobs that are known"
+    if isinstance(error, JobFailedError):
+        return "the worker's log says more"
+    return ""
+
+
+def for_outcome(task: str, outcome: Outcome, job_id: str) -> str:
+    """What to check or do next after an outcome; empty where all is done."""
+    if isinstance(outcome, FindOutcome):
+        return _for_query(outcome)
+    if isinstance(outcome, TransferOutcome):
+        return _for_transfer(task, outcome, job_id)
+    if outcome.category in {Category.SUCCESS, Category.WARNING}:
+        return ""
+    if isinstance(outcome, PreflightOutcome):
+        return "add what the PACS does not accept to its configuration, or ask its administrator to"
+    return RETRIEVING if task != "pacs_tasks.echo" else CONNECTION
+
+
+def _for_query(outcome: FindOutcome) -> str:
+    if outcome.category is Category.FAILED:
+        return QUERYING
+    if not outcome.matches:
+        return NO_MATCHES
+    return "there are more matches than the --limit; raise it or narrow the query" if outcome.limit_hit else ""
+
+
+def _for_transfer(task: str, outcome: TransferOutcome, job_id: str) -> str:
+    if outcome:
+        return ""
+    rest = f"`pacs-tasks retry {job_id}` goes on with the rest only"
+    if outcome.cancelled:
+        return rest
+    if outcome.unreachable:
+        return f"{CONNECTION}; then {rest}"
+    if task not in _STORING_TASKS:
+        return RETRIEVING if outcome.nothing_found else f"{RETRIEVING}; then {rest}"
+    if outcome.nothing_found:
+        return "check the path: DICOM files are known by their content, and there is none"
+    return f"{SENDING}; then {rest}"

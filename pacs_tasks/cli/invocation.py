@@ -1,0 +1,113 @@
+"""What one command line says: which program, which settings, whom to call, and how to talk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from click.core import ParameterSource
+
+from pacs_tasks.ae import RemoteAE
+from pacs_tasks.cli.logs import CommandLog
+from pacs_tasks.cli.terminal import Terminal
+from pacs_tasks.errors import ConfigurationError
+from pacs_tasks.settings import Settings, load
+
+#: Options that are settings too: the command line overrides ``PACS_TASKS_*`` and the settings file.
+_SETTINGS = ("ip", "port", "ae_title", "pacs_ae_title", "timeout")
+
+
+@dataclass(frozen=True)
+class Program:
+    """The name under which the commands were called, and where it logs if nothing else is said."""
+
+    name: str = "pacs-tasks"
+    log_file: str | None = None
+    log_to_console: bool = False
+
+
+class Invocation:
+    """One command line. It exists before the options are parsed, so that a wrong one is answered as was asked."""
+
+    def __init__(self, program: Program, argv: Sequence[str]) -> None:
+        self.program = program
+        self.terminal = Terminal(
+            json="--json" in argv or bool(os.environ.get("PACS_TASKS_JSON")), quiet="--quiet" in argv
+        )
+        #: The job that the command is about, once there is one.
+        self.job_id = ""
+        #: The public task of that job.
+        self.task = ""
+        self.log: CommandLog | None = None
+        self.log_file: str | None = None
+        self._settings: Settings | None = None
+        self._given: dict[str, Any] = {}
+        self._otherwise: dict[str, Any] = {}
+
+    def note(self, name: str, value: Any, source: ParameterSource | None) -> None:
+        """Note a shared option: it may stand before and after the command, and the later one wins."""
+        (self._given if source is ParameterSource.COMMANDLINE else self._otherwise)[name] = value
+
+    def option(self, name: str) -> Any:
+        """The value of a shared option: from the command line, else the environment, else its default."""
+        return self._given.get(name, self._otherwise.get(name))
+
+    def begin(self) -> None:
+        """Open the terminal and the log and read the settings, now that every option is known.
+
+        Raises
+        ------
+        ConfigurationError
+            If a setting is wrong or the log file cannot be written.
+        """
+        self.terminal = Terminal(json=self.option("json"), quiet=self.option("quiet"))
+        self._open_log()
+        self._settings = load(**{name: self._given[name] for name in _SETTINGS if name in self._given})
+
+    @property
+    def settings(self) -> Settings:
+        if self._settings is None:
+            raise RuntimeError("the options are not parsed yet")
+        return self._settings
+
+    @property
+    def detach(self) -> bool:
+        return bool(self.option("detach"))
+
+    @property
+    def remote(self) -> RemoteAE:
+        """Who is called: the peer that ``--remote`` names, with what the command line says otherwise about it."""
+        name = self.option("remote")
+        settings = self.settings
+        if not name:
+            return RemoteAE(ae_title=settings.pacs_ae_title, host=settings.ip, port=settings.port)
+        fields = {"host": "ip", "port": "port", "ae_title": "pacs_ae_title"}
+        overridden = {field: self._given[option] for field, option in fields.items() if option in self._given}
+        return settings.remote(name).model_copy(update=overridden)
+
+    def address(self) -> Mapping[str, Any]:
+        """The fields that every request has: who calls whom, and how patiently."""
+        return {"remote": self.remote, "local": self.settings.local, "timeout": self.settings.timeout}
+
+    def close(self) -> None:
+        if self.log is not None:
+            self.log.close()
+
+    def _open_log(self) -> None:
+        self.log = CommandLog(self.option("log_level"))
+        asked_to_see_it = "log_level" in self._given and not self.option("log_file")
+        if not self.terminal.quiet and (self.program.log_to_console or asked_to_see_it):
+            self.log.to_console(self.terminal.talk)
+        self.log_file = self.option("log_file") or self.program.log_file
+        if self.log_file is None:
+            return
+        try:
+            self.log.to_file(self.log_file)
+        except ConfigurationError as error:
+            if self.option("log_file"):
+                raise
+            # The log that nobody asked for must not stop a transfer from a directory that is read only.
+            self.log_file = None
+            self.terminal.say(f"Going on without a log file: {error}")

@@ -1,0 +1,155 @@
+"""The commands about the work on the queue. Any machine that reaches the Redis may give them."""
+
+from __future__ import annotations
+
+import logging
+
+import click
+
+from pacs_tasks.cli.commands import command
+from pacs_tasks.cli.exit_codes import ExitCode, of_error, of_outcome
+from pacs_tasks.cli.invocation import Invocation
+from pacs_tasks.cli.progress import view
+from pacs_tasks.cli.render import job_document, job_facts, job_table, outcome_document, show_outcome, state_of, words_of
+from pacs_tasks.cli.running import announce, follow, report
+from pacs_tasks.client import Job, PacsClient
+from pacs_tasks.errors import JobError, JobNotFoundError, JobNotReadyError, PacsTasksError
+from pacs_tasks.outcome import Progress
+
+logger = logging.getLogger("pacs_tasks.cli")
+
+#: Seconds that `cancel` waits for the job's end.
+CANCEL_PATIENCE = 10.0
+
+
+@command("jobs", "pacs-tasks jobs")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=50, show_default=True, metavar="N", help="At most so many."
+)
+def jobs(invocation: Invocation, limit: int) -> int:
+    """List the jobs, the newest first."""
+    with PacsClient(config=invocation.settings) as client:
+        found = client.jobs(limit)
+    if invocation.terminal.json:
+        invocation.terminal.document({"jobs": [job_document(each) for each in found], "exit_code": ExitCode.DONE})
+    elif found:
+        invocation.terminal.show(job_table(found))
+    else:
+        invocation.terminal.say("There is no job.")
+    return ExitCode.DONE
+
+
+@command("status", "pacs-tasks status 1f3870be274f6c49b3e31a0c6728957f")
+@click.argument("job_id", metavar="ID")
+def status(invocation: Invocation, job_id: str) -> int:
+    """Show how a job is getting on, or what became of it."""
+    with PacsClient(config=invocation.settings) as client:
+        job = _find(invocation, client, job_id)
+        progress = job.progress()
+        terminal = invocation.terminal
+        if terminal.json:
+            terminal.document({"job": job_document(progress), **_ending(job, progress), "exit_code": ExitCode.DONE})
+            return ExitCode.DONE
+        terminal.show(job_facts(progress))
+        if progress.state.finished:
+            try:
+                outcome = job.outcome()
+            except PacsTasksError:
+                # Its error stands in the table already.
+                return ExitCode.DONE
+            show_outcome(terminal, job.request(), outcome)
+    return ExitCode.DONE
+
+
+@command("wait", "pacs-tasks wait 1f3870be274f6c49b3e31a0c6728957f --for 60")
+@click.argument("job_id", metavar="ID")
+@click.option(
+    "--for",
+    "patience",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    show_default="as long as it takes",
+    help="Stop waiting after so long, with exit code 6; the job goes on.",
+)
+def wait(invocation: Invocation, job_id: str, patience: float | None) -> int:
+    """Wait for a job's end, and show what became of it. Ctrl-C ends the waiting, not the job."""
+    with PacsClient(config=invocation.settings) as client:
+        job = _find(invocation, client, job_id)
+        request = job.request()
+        with view(invocation.terminal, words_of(request.task).command) as shown:
+            try:
+                last = job.wait(timeout=patience, on_progress=shown.update)
+            except KeyboardInterrupt:
+                raise JobNotReadyError(
+                    f"job {job_id} goes on; `pacs-tasks wait {job_id}` waits again, "
+                    f"`pacs-tasks cancel {job_id}` ends it"
+                ) from None
+        return report(invocation, request, last, job.outcome())
+
+
+@command("cancel", "pacs-tasks cancel 1f3870be274f6c49b3e31a0c6728957f")
+@click.argument("job_id", metavar="ID")
+def cancel(invocation: Invocation, job_id: str) -> int:
+    """Ask a job to end, and wait a little for it. What was sent stays sent."""
+    with PacsClient(config=invocation.settings) as client:
+        job = _find(invocation, client, job_id)
+        before = job.progress()
+        progress = before if before.state.finished else _cancel(job, detach=invocation.detach)
+        logger.info("job %s: asked to end; it is %s", job_id, state_of(progress))
+        if invocation.terminal.json:
+            document = {"job": job_document(progress), **_ending(job, progress), "exit_code": ExitCode.DONE}
+            invocation.terminal.document(document)
+            return ExitCode.DONE
+        invocation.terminal.show(job_facts(progress))
+        if before.state.finished:
+            invocation.terminal.say("It had ended before; nothing was cancelled.")
+        elif progress.state.finished:
+            invocation.terminal.say(f"`pacs-tasks retry {job_id}` goes on with the rest.")
+    return ExitCode.DONE
+
+
+@command("retry", "pacs-tasks retry 1f3870be274f6c49b3e31a0c6728957f")
+@click.argument("job_id", metavar="ID")
+def retry(invocation: Invocation, job_id: str) -> int:
+    """Go on with what failed, is missing or was never begun, and with nothing else."""
+    with PacsClient(config=invocation.settings) as client:
+        job = _find(invocation, client, job_id).retry()
+        logger.info("job %s: enqueued again for the rest", job_id)
+        if invocation.detach:
+            return announce(invocation, job)
+        return follow(invocation, job, job.request())
+
+
+def _find(invocation: Invocation, client: PacsClient, job_id: str) -> Job:
+    """The job, or :class:`JobNotFoundError`."""
+    invocation.job_id = job_id
+    return client.job(job_id)
+
+
+def _cancel(job: Job, *, detach: bool) -> Progress:
+    progress = job.cancel()
+    if detach:
+        return progress
+    try:
+        return job.wait(timeout=CANCEL_PATIENCE)
+    except JobNotReadyError:
+        raise JobNotReadyError(
+            f"job {job.id} was asked to end and has not done so within {CANCEL_PATIENCE:g} s; "
+            f"`pacs-tasks status {job.id}` shows when it has"
+        ) from None
+
+
+def _ending(job: Job, progress: Progress) -> dict[str, object]:
+    """What the JSON document of a job says about its end: the outcome or the error, once there is one."""
+    if not progress.state.finished:
+        return {}
+    try:
+        outcome = job.outcome()
+    except JobNotFoundError:
+        raise
+    except (PacsTasksError, JobError) as error:
+        return {
+            "error": {"type": type(error).__name__, "message": error.message, "subject": error.subject},
+            "outcome_exit_code": of_error(error),
+        }
+    return {"outcome": outcome_document(outcome), "outcome_exit_code": of_outcome(outcome)}

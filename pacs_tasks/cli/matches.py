@@ -1,0 +1,109 @@
+"""Matches of a query as a table or as CSV. They are DICOM JSON objects (PS3.18 annex F)."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pydicom.datadict import dictionary_description, dictionary_has_tag, tag_for_keyword
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from pacs_tasks.cli.terminal import Terminal, plain
+from pacs_tasks.request import Level
+
+#: What is asked of the peer in return and shown, by level (PS3.4 section C.6).
+COLUMNS: Mapping[Level, tuple[str, ...]] = {
+    Level.PATIENT: ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "NumberOfPatientRelatedStudies"),
+    Level.STUDY: (
+        "PatientID",
+        "PatientName",
+        "StudyDate",
+        "ModalitiesInStudy",
+        "AccessionNumber",
+        "StudyDescription",
+        "NumberOfStudyRelatedInstances",
+        "StudyInstanceUID",
+    ),
+    Level.SERIES: (
+        "SeriesNumber",
+        "Modality",
+        "SeriesDescription",
+        "NumberOfSeriesRelatedInstances",
+        "SeriesInstanceUID",
+        "StudyInstanceUID",
+    ),
+    Level.IMAGE: ("InstanceNumber", "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"),
+}
+
+_HEADINGS = {
+    "NumberOfPatientRelatedStudies": "Studies",
+    "NumberOfStudyRelatedInstances": "Instances",
+    "NumberOfSeriesRelatedInstances": "Instances",
+    "ModalitiesInStudy": "Modalities",
+}
+
+
+def columns_of(level: Level, keys: Iterable[str]) -> tuple[str, ...]:
+    """The keywords that are shown: those of the level, then those that were asked for beside them."""
+    return tuple(dict.fromkeys((*COLUMNS[level], *keys)))
+
+
+def show_matches(
+    terminal: Terminal, matches: Sequence[Mapping[str, Any]], level: Level, keys: Iterable[str] = ()
+) -> None:
+    """Put matches on stdout as a table."""
+    columns = columns_of(level, keys)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(_heading(column), overflow="fold")
+    for match in matches:
+        table.add_row(*(Text(plain(text_of(match, column))) for column in columns))
+    terminal.show(table)
+
+
+def csv_of(matches: Sequence[Mapping[str, Any]], level: Level, keys: Iterable[str] = ()) -> str:
+    """Matches as CSV (RFC 4180): a line of keywords, then one line per match; several values stand as in DICOM."""
+    columns = columns_of(level, keys)
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    writer.writerows([text_of(match, column) for column in columns] for match in matches)
+    return text.getvalue()
+
+
+def text_of(match: Mapping[str, Any], keyword: str) -> str:
+    """The value of an attribute in one text, its values separated by a backslash (PS3.5 section 6.4)."""
+    tag = _tag(keyword)
+    element = match.get(f"{tag:08X}") if tag is not None else None
+    values = element.get("Value") if isinstance(element, Mapping) else None
+    return "\\".join(_value(each) for each in values) if isinstance(values, list) else ""
+
+
+def _value(value: Any) -> str:
+    """A person's name has up to three groups: alphabetic, ideographic, phonetic (PS3.18 section F.2.2)."""
+    if isinstance(value, Mapping):
+        groups = [str(value.get(group) or "") for group in ("Alphabetic", "Ideographic", "Phonetic")]
+        return "=".join(groups).rstrip("=")
+    return "" if value is None else str(value)
+
+
+def _heading(keyword: str) -> str:
+    tag = _tag(keyword)
+    if keyword in _HEADINGS or tag is None or not dictionary_has_tag(tag):
+        return _HEADINGS.get(keyword, keyword)
+    return dictionary_description(tag)
+
+
+def _tag(keyword: str) -> int | None:
+    """The tag of a keyword, or of ``ggggeeee`` written out."""
+    tag = tag_for_keyword(keyword)
+    if tag is None and len(keyword) == 8:
+        try:
+            return int(keyword, 16)
+        except ValueError:
+            return None
+    return tag

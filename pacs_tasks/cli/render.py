@@ -1,0 +1,299 @@
+"""From outcomes and jobs to what people and programs read."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from pacs_tasks.cli.matches import csv_of, show_matches
+from pacs_tasks.cli.progress import size
+from pacs_tasks.cli.terminal import Terminal, plain
+from pacs_tasks.outcome import (
+    Category,
+    EchoOutcome,
+    FindOutcome,
+    InstanceCategory,
+    InstanceOutcome,
+    MoveOutcome,
+    Outcome,
+    PreflightOutcome,
+    Progress,
+    Status,
+    TransferOutcome,
+)
+from pacs_tasks.request import AnyRequest, FindRequest
+
+#: Files or instances that a table lists by name; ``--json`` has all of them.
+LISTED = 20
+
+STYLES = {
+    Category.SUCCESS: "green",
+    Category.WARNING: "yellow",
+    Category.PARTIAL: "yellow",
+    Category.FAILED: "red",
+    Category.CANCELLED: "yellow",
+}
+
+
+@dataclass(frozen=True)
+class Words:
+    """How a task is called among people: the command, and what it does with an instance."""
+
+    command: str
+    done: str = "done"
+
+
+_WORDS = {
+    "pacs_tasks.echo": Words("echo"),
+    "pacs_tasks.store_file": Words("send-file", "sent"),
+    "pacs_tasks.store_directory": Words("send-dir", "sent"),
+    "pacs_tasks.preflight": Words("send-dir --dry-run"),
+    "pacs_tasks.find": Words("query"),
+    "pacs_tasks.move": Words("move"),
+    "pacs_tasks.get": Words("get", "received"),
+    "pacs_tasks.retrieve": Words("retrieve", "received"),
+}
+
+
+def words_of(task: str) -> Words:
+    """The words for a public task; a task of a newer version is called by its own name."""
+    return _WORDS.get(task, Words(task.removeprefix("pacs_tasks.")))
+
+
+def new_table(*columns: str, title: str | None = None) -> Table:
+    """A table whose cells fold rather than lose text: a UID that is cut short is of no use."""
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def facts(rows: Iterable[tuple[str, str, str]]) -> Table:
+    """Name, value and style, one row each."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold")
+    for name, value, style in rows:
+        table.add_row(name, Text(plain(value), style=style))
+    return table
+
+
+def show_outcome(terminal: Terminal, request: AnyRequest, outcome: Outcome) -> None:
+    """Put an outcome on stdout as tables."""
+    if isinstance(outcome, FindOutcome) and isinstance(request, FindRequest):
+        if terminal.csv:
+            terminal.write(csv_of(outcome.matches, request.level, request.keys))
+        elif outcome.matches:
+            show_matches(terminal, outcome.matches, request.level, request.keys)
+        terminal.say(_about_matches(outcome))
+    elif isinstance(outcome, TransferOutcome):
+        _show_transfer(terminal, request, outcome)
+    elif isinstance(outcome, PreflightOutcome):
+        _show_preflight(terminal, request, outcome)
+    elif isinstance(outcome, EchoOutcome):
+        style = STYLES[outcome.category]
+        terminal.show(
+            Text(f"{request.remote} answered in {outcome.seconds * 1000:.0f} ms: {_said(outcome.status)}", style)
+        )
+    elif isinstance(outcome, MoveOutcome):
+        _show_move(terminal, request, outcome)
+
+
+def outcome_document(outcome: Outcome) -> dict[str, Any]:
+    """An outcome as a part of a JSON document. Status codes are hexadecimal, as the Standard writes them."""
+    document = {"category": str(outcome.category), **_hexadecimal(outcome.model_dump(mode="json"))}
+    if isinstance(outcome, FindOutcome):
+        # The codec of DICOM JSON is the peer's data as it stands; nothing in it is ours to change.
+        document["matches"] = list(outcome.matches)
+    return document
+
+
+def job_document(progress: Progress) -> dict[str, Any]:
+    """A look at a job as a part of a JSON document."""
+    return {**progress.model_dump(mode="json"), "seconds": progress.seconds}
+
+
+def job_table(jobs: Iterable[Progress]) -> Table:
+    """Jobs, one per row."""
+    table = new_table("Job", "Command", "State", "Done", "Failed", "Peer", "Created", "Took")
+    for job in jobs:
+        counters = job.counters
+        table.add_row(
+            job.job_id,
+            words_of(job.task).command,
+            state_of(job),
+            f"{counters.done} of {counters.total}" if counters.total else "",
+            str(counters.failed + counters.missing or ""),
+            plain(job.remote),
+            when(job.created),
+            f"{job.seconds:.1f} s" if job.finished else "",
+        )
+    return table
+
+
+def job_facts(job: Progress) -> Table:
+    """Everything about one job."""
+    counters = job.counters
+    rows = [
+        ("Job", job.job_id, ""),
+        ("Command", words_of(job.task).command, ""),
+        ("State", state_of(job), "bold"),
+        ("Peer", job.remote, ""),
+        ("Created", when(job.created), ""),
+        ("Started", when(job.started), ""),
+        ("Finished", when(job.finished), ""),
+        ("Took", f"{job.seconds:.1f} s" if job.finished else "", ""),
+        ("Worker", job.worker, ""),
+        ("Attempt", str(job.attempt) if job.attempt > 1 else "", ""),
+        ("Progress", f"{counters.recorded} of {counters.total}" if counters.total else "", ""),
+        *_counts(job.task, counters.model_dump()),
+        ("Error", job.error, "red"),
+    ]
+    return facts(row for row in rows if row[1])
+
+
+def state_of(job: Progress) -> str:
+    """The state, and that it will soon be another."""
+    return f"{job.state} (cancelling)" if job.cancel_requested and not job.state.finished else str(job.state)
+
+
+def when(seconds: float | None) -> str:
+    """A Unix time as local date and time."""
+    if seconds is None:
+        return ""
+    return datetime.datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _show_transfer(terminal: Terminal, request: AnyRequest, outcome: TransferOutcome) -> None:
+    counters, words = outcome.counters, words_of(request.task)
+    speed = f", {size(counters.bytes / outcome.seconds)}/s" if outcome.seconds and counters.bytes else ""
+    left = counters.total - counters.recorded
+    rows = [
+        ("Result", str(outcome.category), STYLES[outcome.category]),
+        ("Peer", str(request.remote), ""),
+        ("Total", str(counters.total), ""),
+        *_counts(request.task, counters.model_dump()),
+        ("Not begun", str(left) if left else "", "yellow"),
+        ("Size", f"{size(counters.bytes)} {words.done}" if counters.bytes else "", ""),
+        ("Time", f"{outcome.seconds:.1f} s{speed}", ""),
+    ]
+    terminal.show(facts(row for row in rows if row[1]))
+    show_problems(terminal, outcome.problems)
+
+
+def _counts(task: str, counters: dict[str, int]) -> list[tuple[str, str, str]]:
+    words = words_of(task)
+    named = [
+        (words.done.capitalize(), counters["success"] + counters["warning"], "green"),
+        ("  with a warning", counters["warning"], "yellow"),
+        ("Failed", counters["failed"], "red"),
+        ("Missing", counters["missing"], "red"),
+        ("No DICOM", counters["skipped"], "yellow"),
+    ]
+    return [(name, str(count), style) for name, count, style in named if count]
+
+
+def show_problems(terminal: Terminal, problems: Iterable[InstanceOutcome], listed: int = LISTED) -> None:
+    """List what did not simply succeed, by reason, with a share of the names for each reason."""
+    groups: dict[tuple[InstanceCategory, str], list[InstanceOutcome]] = {}
+    for each in problems:
+        groups.setdefault((each.category, _reason(each)), []).append(each)
+    if not groups:
+        return
+    # What failed stands before what was only remarked upon.
+    order = list(_SEVERITY)
+    table = new_table("What", "File or instance", "Why, and what to do")
+    share = max(1, listed // len(groups))
+    shown = sorted(groups.items(), key=lambda group: order.index(group[0][0]))[:listed]
+    for (category, reason), members in shown:
+        names = [plain(each.subject) for each in members[:share]]
+        if len(members) > share:
+            names.append(f"... and {len(members) - share} more (--json lists all)")
+        what = Text(f"{len(members)} {category}", style=_SEVERITY[category])
+        table.add_row(what, Text("\n".join(names)), Text(plain(reason)))
+    if len(groups) > len(shown):
+        table.add_row("", f"... and {len(groups) - len(shown)} more reasons (--json lists all)", "")
+    terminal.show(table)
+
+
+_SEVERITY = {
+    InstanceCategory.FAILED: "red",
+    InstanceCategory.MISSING: "red",
+    InstanceCategory.WARNING: "yellow",
+    InstanceCategory.SKIPPED: "yellow",
+    InstanceCategory.SUCCESS: "green",
+}
+
+
+def _reason(instance: InstanceOutcome) -> str:
+    return instance.reason or (_said(instance.status) if instance.status else "") or instance.error
+
+
+def _show_preflight(terminal: Terminal, request: AnyRequest, outcome: PreflightOutcome) -> None:
+    accepted = sum(pair.count for pair in outcome.pairs if pair.accepted)
+    rows = [
+        ("Result", str(outcome.category), STYLES[outcome.category]),
+        ("Peer", str(request.remote), ""),
+        ("Files", f"{outcome.total} ({size(outcome.bytes)})", ""),
+        ("DICOM instances", str(sum(pair.count for pair in outcome.pairs)), ""),
+        ("Accepted", str(accepted), "green"),
+        ("No DICOM", str(len(outcome.skipped) or ""), "yellow"),
+        ("Unreadable", str(len(outcome.unreadable) or ""), "red"),
+        ("Contexts", f"{outcome.contexts} in {outcome.associations} association(s)", ""),
+    ]
+    terminal.show(facts(row for row in rows if row[1]))
+    if outcome.pairs:
+        table = new_table("SOP class", "Transfer syntax", "Files", "Size", "Accepted")
+        for pair in outcome.pairs:
+            table.add_row(
+                pair.sop_class_name or pair.sop_class_uid,
+                pair.transfer_syntax_name or pair.transfer_syntax_uid,
+                str(pair.count),
+                size(pair.bytes),
+                Text("yes", "green") if pair.accepted else Text("no", "red"),
+            )
+        terminal.show(table)
+    show_problems(terminal, (*outcome.unreadable, *outcome.skipped))
+    terminal.say("Nothing was sent.")
+
+
+def _show_move(terminal: Terminal, request: AnyRequest, outcome: MoveOutcome) -> None:
+    counts = outcome.suboperations
+    rows = [
+        ("Result", str(outcome.category), STYLES[outcome.category]),
+        ("Peer", str(request.remote), ""),
+        ("Status", _said(outcome.status), ""),
+        ("Completed", str(counts.completed), "green"),
+        ("  with a warning", str(counts.warning or ""), "yellow"),
+        ("Failed", str(counts.failed or ""), "red"),
+        ("Remaining", str(counts.remaining or ""), "yellow"),
+        ("Time", f"{outcome.seconds:.1f} s", ""),
+    ]
+    terminal.show(facts(row for row in rows if row[1]))
+
+
+def _about_matches(outcome: FindOutcome) -> str:
+    if outcome.category is Category.FAILED:
+        return f"The PACS answered {_said(outcome.status)}"
+    count = len(outcome.matches)
+    found = "No match" if not count else "1 match" if count == 1 else f"{count} matches"
+    more = ", and there are more: the limit was reached" if outcome.limit_hit else ""
+    return f"{found} in {outcome.seconds:.1f} s{more}."
+
+
+def _said(status: Status) -> str:
+    return plain(str(status))
+
+
+def _hexadecimal(value: Any) -> Any:
+    if isinstance(value, dict):
+        if {"code", "category", "meaning"} <= value.keys():
+            return {**value, "code": f"{value['code']:04X}"}
+        return {name: _hexadecimal(each) for name, each in value.items()}
+    return [_hexadecimal(each) for each in value] if isinstance(value, list) else value

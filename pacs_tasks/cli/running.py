@@ -1,0 +1,119 @@
+"""The way of every command that asks a peer: enqueue, wait, show, exit code."""
+
+from __future__ import annotations
+
+import logging
+
+from pacs_tasks.cli import advice
+from pacs_tasks.cli.exit_codes import ExitCode, of_outcome
+from pacs_tasks.cli.invocation import Invocation
+from pacs_tasks.cli.logs import SAID
+from pacs_tasks.cli.progress import view
+from pacs_tasks.cli.render import outcome_document, show_outcome, words_of
+from pacs_tasks.client import Job, PacsClient
+from pacs_tasks.errors import JobNotReadyError
+from pacs_tasks.outcome import Outcome, Progress
+from pacs_tasks.request import AnyRequest
+
+logger = logging.getLogger("pacs_tasks.cli")
+
+#: Seconds that a cancelled job has to end while somebody waits for it.
+CANCEL_PATIENCE = 20.0
+
+
+def run(invocation: Invocation, request: AnyRequest) -> int:
+    """Enqueue ``request`` and, unless detached, wait for its outcome and show it.
+
+    Raises
+    ------
+    PacsTasksError
+        If there is no outcome.
+    """
+    with PacsClient(config=invocation.settings) as client:
+        job = client.enqueue(request)
+        logger.info("%s to %s: job %s enqueued", words_of(request.task).command, request.remote, job.id)
+        invocation.job_id, invocation.task = job.id, request.task
+        if invocation.detach:
+            return announce(invocation, job)
+        return follow(invocation, job, request)
+
+
+def announce(invocation: Invocation, job: Job) -> int:
+    """Print the job's id, and nothing else, on stdout."""
+    if invocation.terminal.json:
+        invocation.terminal.document({"job_id": job.id, "exit_code": ExitCode.DONE})
+    else:
+        invocation.terminal.line(job.id)
+    return ExitCode.DONE
+
+
+def follow(invocation: Invocation, job: Job, request: AnyRequest) -> int:
+    """Wait for a job that this command began, and show its outcome. Ctrl-C cancels the job.
+
+    Raises
+    ------
+    PacsTasksError
+        If there is no outcome.
+    JobNotReadyError
+        If it was cancelled and does not end.
+    """
+    terminal = invocation.terminal
+    invocation.job_id, invocation.task = job.id, request.task
+    with view(terminal, words_of(request.task).command) as shown:
+        try:
+            last = job.wait(on_progress=shown.update)
+        except KeyboardInterrupt:
+            terminal.say(f"Cancelling job {job.id} (Ctrl-C once more leaves without waiting for its end)")
+            last = _cancel(job)
+    return report(invocation, request, last, job.outcome())
+
+
+def report(invocation: Invocation, request: AnyRequest, progress: Progress, outcome: Outcome) -> int:
+    """Show and log an outcome, and say what to check if it is not all done."""
+    terminal, code = invocation.terminal, of_outcome(outcome)
+    hint = advice.for_outcome(request.task, outcome, progress.job_id)
+    if terminal.json:
+        document = {
+            "job_id": progress.job_id,
+            "task": progress.task,
+            **outcome_document(outcome),
+            "advice": hint,
+            "exit_code": code,
+        }
+        terminal.document(document)
+    else:
+        show_outcome(terminal, request, outcome)
+    if hint:
+        terminal.say(f"What next: {hint}.")
+    log_outcome(logger, progress, outcome)
+    return code
+
+
+def log_outcome(log: logging.Logger, progress: Progress, outcome: Outcome) -> None:
+    """Log how a job ended: ids of jobs, counts and statuses only."""
+    summary = ", ".join(f"{name} {_number(value)}" for name, value in outcome.summary().items())
+    bad = of_outcome(outcome) is not ExitCode.DONE
+    log.log(
+        logging.ERROR if bad else logging.INFO,
+        "%s to %s: job %s ended: %s", words_of(progress.task).command, progress.remote, progress.job_id, summary,
+    )  # fmt: skip
+
+
+def log_error(log: logging.Logger, message: str, job_id: str = "") -> None:
+    """Log an error that the terminal has said already, without what is private in it."""
+    log.error("%s%s", f"job {job_id}: " if job_id else "", message, extra=SAID)
+
+
+def _cancel(job: Job) -> Progress:
+    job.cancel()
+    try:
+        return job.wait(timeout=CANCEL_PATIENCE)
+    except JobNotReadyError:
+        raise JobNotReadyError(
+            f"job {job.id} was asked to end and has not done so within {CANCEL_PATIENCE:g} s; "
+            f"`pacs-tasks status {job.id}` shows when it has, `pacs-tasks retry {job.id}` goes on with the rest"
+        ) from None
+
+
+def _number(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

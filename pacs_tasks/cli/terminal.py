@@ -1,0 +1,101 @@
+"""Where a command's words go: stdout is data, stderr is talk."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+#: A pipe has no width: a row stays one line, so that ``grep`` finds all of it.
+_WIDTH_OF_A_PIPE = 1000
+
+
+def plain(text: str) -> str:
+    """``text`` without control characters: a peer's words must not steer the terminal that shows them."""
+    return "".join(" " if unicodedata.category(character) == "Cc" else character for character in text)
+
+
+class _Talk(Console):
+    """Stderr. Nobody reading it any more is no reason to end a command."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        _discard(sys.stderr.fileno())
+
+
+class Terminal:
+    """The two streams of a command.
+
+    ``json`` says that stdout carries exactly one JSON document; ``quiet`` says that stderr carries errors only.
+    """
+
+    def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
+        self.json = json
+        self.quiet = quiet
+        #: Whether matches of a query go out as CSV.
+        self.csv = False
+        self._out = Console(
+            file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else _WIDTH_OF_A_PIPE, emoji=False
+        )
+        self.talk = _Talk(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+
+    @property
+    def live(self) -> bool:
+        """Whether somebody looks at stderr, so that a bar may move there."""
+        return self.talk.is_terminal and not self.talk.is_dumb_terminal and not self.quiet
+
+    def say(self, sentence: str) -> None:
+        """Talk, unless it shall be quiet."""
+        if not self.quiet:
+            self._talk(sentence)
+
+    def complain(self, sentence: str) -> None:
+        """Say what went wrong, which even a quiet command does."""
+        self._talk(f"Error: {sentence}", style="red")
+
+    def show(self, table: RenderableType) -> None:
+        """Put a table on stdout."""
+        with self._out.capture() as capture:
+            self._out.print(table)
+        # Tables are padded to their width; at the end of a line nobody needs that.
+        self.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
+
+    def line(self, text: str) -> None:
+        """Put one line on stdout."""
+        self.write(f"{text}\n")
+
+    def document(self, content: Mapping[str, Any]) -> None:
+        """Put the JSON document on stdout."""
+        # A path may hold bytes that are no UTF-8; written as an escape, the document stays valid JSON.
+        self.write(json.dumps(content, ensure_ascii=False, indent=2) + "\n", errors="backslashreplace")
+
+    def write(self, text: str, errors: str = "surrogateescape") -> None:
+        """Write data to stdout, in UTF-8 where it goes to a file or a pipe whatever the locale says.
+
+        A reader that left (``| head``) is no failure: the exit code goes on telling about the job.
+        """
+        try:
+            if sys.stdout.isatty() or not hasattr(sys.stdout, "buffer"):
+                sys.stdout.write(text)
+            else:
+                sys.stdout.flush()
+                sys.stdout.buffer.write(text.encode("utf-8", errors))
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _discard(sys.stdout.fileno())
+
+    def _talk(self, sentence: str, style: str = "") -> None:
+        self.talk.print(Text(plain(sentence), style=style))
+
+
+def _discard(descriptor: int) -> None:
+    """Let all that is still written there vanish, also what Python flushes at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)

@@ -1,0 +1,85 @@
+"""The commands that send and retrieve, and the one that only asks whether the peer is there."""
+
+from __future__ import annotations
+
+import click
+
+from pacs_tasks.cli.arguments import UID_TEXT, absolute, local_directory, local_file, local_output
+from pacs_tasks.cli.commands import command
+from pacs_tasks.cli.invocation import Invocation
+from pacs_tasks.cli.running import run
+from pacs_tasks.request import (
+    EchoRequest,
+    PreflightRequest,
+    RetrieveMethod,
+    RetrieveRequest,
+    StoreDirectoryRequest,
+    StoreRequest,
+    build,
+)
+
+
+@command("echo", "pacs-tasks echo --ip 192.168.1.100 --port 11112 --pacs-ae-title MY_PACS")
+def echo(invocation: Invocation) -> int:
+    """Ask whether the PACS is there and accepts us (C-ECHO)."""
+    return run(invocation, build(EchoRequest, invocation.address()))
+
+
+@command("send-file", "pacs-tasks send-file --file image1.dcm --ip 192.168.1.100 --port 11112")
+@click.option("--file", "path", required=True, metavar="FILE", help="The DICOM file to send.")
+def send_file(invocation: Invocation, path: str) -> int:
+    """Send one DICOM file (C-STORE)."""
+    # The workers of a fleet may have another storage than this machine: they say whether the file is there.
+    found = absolute(path) if invocation.settings.redis_url else local_file(path)
+    return run(invocation, build(StoreRequest, {**invocation.address(), "path": found}))
+
+
+@command(
+    "send-dir",
+    "pacs-tasks send-dir --dir dicom_files --ip 192.168.1.100 --port 11112 --pacs-ae-title MY_PACS",
+    "pacs-tasks send-dir --dir dicom_files --dry-run",
+)
+@click.option("--dir", "directory", required=True, metavar="DIR", help="The directory with the DICOM files.")
+@click.option(
+    "--files-per-task",
+    type=click.IntRange(1, 100_000),
+    envvar="PACS_TASKS_FILES_PER_TASK",
+    show_envvar=True,
+    show_default="by the size of the directory",
+    help="Files that one task sends.",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Send nothing: count the files, classes and transfer syntaxes, and ask what the PACS accepts.",
+)
+def send_dir(invocation: Invocation, directory: str, files_per_task: int | None, dry_run: bool) -> int:
+    """Send every DICOM file below a directory (C-STORE), known by its content, not by its name."""
+    found = absolute(directory) if invocation.settings.redis_url else local_directory(directory)
+    fields = {**invocation.address(), "directory": found}
+    if dry_run:
+        return run(invocation, build(PreflightRequest, fields))
+    # A size that the settings file gives serves as well as the environment's.
+    size = files_per_task or invocation.settings.files_per_task
+    return run(invocation, build(StoreDirectoryRequest, {**fields, "files_per_task": size}))
+
+
+@command(
+    "retrieve",
+    "pacs-tasks retrieve --study-uid 1.2.3.4.5.6.7.8.9.10 --output-dir downloaded_dicoms --ip 192.168.1.100",
+)
+@click.option("--study-uid", required=True, type=UID_TEXT, metavar="UID", help="Study Instance UID of the study.")
+@click.option("--output-dir", required=True, metavar="DIR", help="Where the files go: DIR/STUDY/SERIES/INSTANCE.dcm.")
+@click.option("--series-uid", type=UID_TEXT, metavar="UID", help="Only this series of it.")
+@click.option(
+    "--method",
+    type=click.Choice([str(each) for each in RetrieveMethod], case_sensitive=False),
+    default=str(RetrieveMethod.AUTO),
+    show_default=True,
+    help="C-MOVE to a receiver, C-GET, or C-MOVE where a receiver runs that the PACS knows.",
+)
+def retrieve(invocation: Invocation, study_uid: str, output_dir: str, series_uid: str | None, method: str) -> int:
+    """Bring a study to a directory and compare what arrived with what the PACS lists (C-MOVE or C-GET)."""
+    found = absolute(output_dir) if invocation.settings.redis_url else local_output(output_dir)
+    fields = {"study_uid": study_uid, "output_dir": found, "series_uid": series_uid, "method": method}
+    return run(invocation, build(RetrieveRequest, {**invocation.address(), **fields}))
