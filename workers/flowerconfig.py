@@ -1,0 +1,67 @@
+"""Flower, which watches workers and tasks: ``python -m workers.flowerconfig``.
+
+Also a configuration file of Flower: ``celery -A pacs_tasks.app flower --conf=workers/flowerconfig.py``. The names at
+the end are Flower's options. It shows which task runs where, and never arguments or results.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from typing import Any
+
+from pacs_tasks.errors import ConfigurationError, PacsTasksError
+from pacs_tasks.settings import Settings, load
+
+
+def login(config: Settings) -> str:
+    """The ``user:password`` that Flower asks for.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is none: Flower without one would show and stop tasks for everybody who reaches its port.
+    """
+    user, _, password = (config.flower_basic_auth or "").partition(":")
+    if not user or not password:
+        raise ConfigurationError(
+            "Flower does not start without a login; set PACS_TASKS_FLOWER_BASIC_AUTH to user:password"
+        )
+    return f"{user}:{password}"
+
+
+def hide(task: Any) -> Any:
+    """What Flower may show of a task."""
+    task.args = task.kwargs = task.result = "(hidden)"
+    return task
+
+
+def main() -> int:
+    """Run Flower with this file as its configuration."""
+    try:
+        login(load())
+    except PacsTasksError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - there is no log yet
+        return 2
+    sys.argv = ["celery", "-A", "pacs_tasks.app", "flower", f"--conf={__file__}"]
+    runpy.run_module("celery", run_name="__main__", alter_sys=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
+
+# Flower reads this file under another name, and takes these.
+try:
+    _config = load()
+    basic_auth = [login(_config)]
+except PacsTasksError as _error:
+    sys.exit(str(_error))
+address = _config.flower_address
+port = _config.flower_port
+format_task = hide
+#: It watches. Jobs are cancelled and retried with our own commands, which the ledger knows of.
+read_only = True
+#: Seconds after which a worker that is gone is no longer shown.
+purge_offline_workers = 60
+max_tasks = 10_000

@@ -1,0 +1,116 @@
+"""Is it well? ``python -m workers.health worker|receiver|redis|flower`` says so in one line and by its exit code.
+
+For the health checks of containers and for people. Each check is bounded in time and asks the process itself.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+from pacs_tasks.ae import LocalAE, RemoteAE
+from pacs_tasks.app import create
+from pacs_tasks.dimse.association import Timeouts
+from pacs_tasks.dimse.c_echo import echo
+from pacs_tasks.errors import ConfigurationError, PacsTasksError
+from pacs_tasks.ledger import connect
+from pacs_tasks.outcome import Category
+from pacs_tasks.settings import Settings, load
+
+#: Seconds for the whole check, and for each thing that it asks.
+LIMIT = 10.0
+STEP = 4.0
+#: Addresses to listen at, which are none to call.
+_ANYWHERE = MappingProxyType({"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"})  # noqa: S104
+
+
+def _redis_url(config: Settings) -> str:
+    if config.redis_url is None:
+        raise ConfigurationError("there is no Redis to ask; set PACS_TASKS_REDIS_URL")
+    return config.redis_url
+
+
+def check_redis(config: Settings) -> str:
+    connect(_redis_url(config), STEP).close()
+    return "redis answers"
+
+
+def check_worker(config: Settings) -> str:
+    """Ping the worker of this machine through the broker, as `celery inspect ping` does."""
+    check_redis(config)
+    name = os.environ.get("PACS_TASKS_WORKER_NAME") or f"celery@{socket.gethostname()}"
+    with create(_redis_url(config), config) as app:
+        answers = app.control.ping(destination=[name], timeout=STEP, limit=1)
+    if not answers:
+        raise PacsTasksError(f"worker {name} does not answer; look into its log")
+    return f"worker {name} answers"
+
+
+def check_receiver(config: Settings) -> str:
+    """Echo the receiver (C-ECHO, PS3.4 annex A)."""
+    host = _ANYWHERE.get(config.receiver_host, config.receiver_host)
+    remote = RemoteAE(ae_title=config.receiver_ae_title, host=host, port=config.receiver_port)
+    outcome = echo(LocalAE(ae_title="HEALTH"), remote, Timeouts.of(STEP))
+    if outcome.category is not Category.SUCCESS:
+        raise PacsTasksError(f"receiver {remote} answers {outcome.status}")
+    return f"receiver {remote} answers"
+
+
+def check_flower(config: Settings) -> str:
+    host = _ANYWHERE.get(config.flower_address, config.flower_address)
+    connection = http.client.HTTPConnection(host, config.flower_port, timeout=STEP)
+    try:
+        connection.request("GET", "/healthcheck")
+        code = connection.getresponse().status
+    except (OSError, http.client.HTTPException) as error:
+        raise PacsTasksError(f"Flower at {host}:{config.flower_port} does not answer ({error})") from None
+    finally:
+        connection.close()
+    if code != http.client.OK:
+        raise PacsTasksError(f"Flower at {host}:{config.flower_port} answers {code}")
+    return f"Flower at {host}:{config.flower_port} answers"
+
+
+CHECKS: Mapping[str, Callable[[Settings], str]] = MappingProxyType(
+    {"worker": check_worker, "receiver": check_receiver, "redis": check_redis, "flower": check_flower}
+)
+
+
+def check(name: str, said: list[str]) -> int:
+    """Make one check, and add one line to ``said``."""
+    try:
+        said.append(CHECKS[name](load()))
+    except PacsTasksError as error:
+        said.append(str(error))
+        return 1
+    except Exception as error:  # noqa: BLE001 - whatever it is, the one asked about is not well
+        said.append(f"{name} cannot be asked: {type(error).__name__}: {error}")
+        return 1
+    return 0
+
+
+def main(arguments: Sequence[str] = ()) -> int:
+    """Check what the first argument names."""
+    names = list(arguments or sys.argv[1:])
+    if len(names) != 1 or names[0] not in CHECKS:
+        print(f"usage: python -m workers.health {'|'.join(CHECKS)}", file=sys.stderr)  # noqa: T201
+        return 2
+    said: list[str] = []
+    codes: list[int] = []
+    # A thread, because no time limit of a library covers a name server that does not answer.
+    asking = threading.Thread(target=lambda: codes.append(check(names[0], said)), daemon=True)
+    asking.start()
+    asking.join(LIMIT)
+    code = codes[0] if codes else 1
+    line = said[0] if codes else f"{names[0]} does not answer within {LIMIT:.0f} s"
+    print(line, file=sys.stderr if code else sys.stdout, flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

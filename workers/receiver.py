@@ -1,0 +1,221 @@
+"""The receiver: the Storage SCP that C-MOVE delivers to. ``python -m workers.receiver``.
+
+It puts instances below :attr:`Settings.received`, which the workers must see too, and announces itself in Redis, so
+that workers find it. It receives whether or not Redis is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+
+import redis
+from pacs_tasks.dimse.storage_scp import StorageSCP
+
+from pacs_tasks import embedded
+from pacs_tasks.ae import LocalAE
+from pacs_tasks.errors import ConfigurationError, PacsTasksError
+from pacs_tasks.ledger import connect
+from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
+from pacs_tasks.receivers import LIFETIME, MARKER, Receiver, announce, withdraw
+from pacs_tasks.settings import Settings, load
+
+logger = logging.getLogger("pacs_tasks.receiver")
+
+#: Seconds between two announcements.
+BEAT = LIFETIME / 3
+#: Seconds that associations may take to end when we are told to.
+STOP_LIMIT = 10.0
+
+
+class Counts:
+    """How many instances came; the only thing about them that a log may hold."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._received = self._failed = 0
+        self._said = (0, 0)
+
+    def add(self, outcome: InstanceOutcome) -> None:
+        with self._lock:
+            if outcome.category is InstanceCategory.FAILED:
+                self._failed += 1
+            else:
+                self._received += 1
+
+    def log(self) -> None:
+        """Say how many there are, if there are more than last time."""
+        with self._lock:
+            counts = (self._received, self._failed)
+        if counts != self._said:
+            self._said = counts
+            logger.info("received %d instances, refused %d", *counts)
+
+
+class Announcer:
+    """Keeps the receiver's announcement in Redis alive."""
+
+    def __init__(self, redis_url: str, timeout: float, receiver: Receiver) -> None:
+        self._url = redis_url
+        self._timeout = timeout
+        self._receiver = receiver
+        self._client: redis.Redis | None = None
+        self._lost = False
+
+    def beat(self) -> None:
+        """Announce; if Redis is away, say so once and try again at the next beat."""
+        try:
+            if self._client is None:
+                self._client = connect(self._url, self._timeout)
+            announce(self._client, self._receiver)
+        except (PacsTasksError, redis.RedisError) as error:
+            if not self._lost:
+                logger.warning("receiving goes on unannounced: %s", error)
+            self._lost = True
+            self._close()
+        else:
+            if self._lost:
+                logger.info("announced again")
+            self._lost = False
+
+    def end(self) -> None:
+        with contextlib.suppress(PacsTasksError, redis.RedisError):
+            if self._client is not None:
+                withdraw(self._client, self._receiver)
+        self._close()
+
+    def _close(self) -> None:
+        if self._client is not None:
+            with contextlib.suppress(redis.RedisError, OSError):
+                self._client.close()
+            self._client = None
+
+
+def mark(directory: Path) -> str:
+    """The token in the directory's marker file, written if there is none.
+
+    Receivers that share a directory share the token, since it tells storages apart, not receivers.
+
+    Raises
+    ------
+    ConfigurationError
+        If the directory cannot be written.
+    """
+    path = directory / MARKER
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        fresh = directory / f"{MARKER}.{os.getpid()}"
+        token = secrets.token_hex(16)
+        fresh.write_text(token, encoding="ascii")
+        try:
+            # A link fails if the marker is there, so two receivers that start at once agree on one token.
+            os.link(fresh, path)
+        except FileExistsError:
+            token = path.read_text(encoding="ascii").strip()
+        except OSError:
+            # A file system without links.
+            fresh.replace(path)
+        fresh.unlink(missing_ok=True)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "its marker is unreadable"
+        raise ConfigurationError(
+            f"the receiver cannot write to its directory ({reason}); "
+            "set PACS_TASKS_RECEIVER_DIR to one that this user may write",
+            str(directory),
+        ) from None
+    return token
+
+
+def reachable_address(host: str) -> str:
+    """The address at which other machines find a socket that listens at ``host``."""
+    if host not in {"0.0.0.0", "::", ""}:  # noqa: S104 - compared, not bound
+        return host
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            # A datagram socket sends nothing to connect; it only picks the interface. The address is for
+            # documentation (RFC 5737), so nobody has it.
+            probe.connect(("192.0.2.1", 9))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
+
+
+def _listen(config: Settings, directory: Path, counts: Counts) -> StorageSCP:
+    """Start the Storage SCP.
+
+    Raises
+    ------
+    ConfigurationError
+        If its port is taken or its address is not ours.
+    """
+    local = LocalAE(ae_title=config.receiver_ae_title)
+    try:
+        scp = StorageSCP(local, config.receiver_host, config.receiver_port, directory, on_instance=counts.add)
+        scp.start()
+    except OSError as error:
+        raise ConfigurationError(
+            f"the receiver cannot listen at {config.receiver_host}:{config.receiver_port} ({error.strerror}); "
+            "end the program that has this port, or set PACS_TASKS_RECEIVER_PORT to another one"
+        ) from None
+    return scp
+
+
+def serve(config: Settings, redis_url: str, ending: threading.Event) -> None:
+    """Receive until ``ending`` is set.
+
+    Raises
+    ------
+    ConfigurationError
+        If it cannot listen or write.
+    """
+    if config.receiver_dir is None:
+        # Instances are patient data: a new data directory is for its owner alone.
+        config.data_dir.expanduser().mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory = config.received
+    token = mark(directory)
+    counts = Counts()
+    scp = _listen(config, directory, counts)
+    host = reachable_address(config.receiver_host)
+    receiver = Receiver(
+        ae_title=config.receiver_ae_title, host=host, port=scp.port, directory=str(directory), token=token
+    )
+    announcer = Announcer(redis_url, config.redis_timeout, receiver)
+    logger.info("receiving; tell your PACS: AE title %s, host %s, port %d", receiver.ae_title, host, scp.port)
+    try:
+        announcer.beat()
+        while not ending.wait(BEAT):
+            counts.log()
+            announcer.beat()
+    finally:
+        announcer.end()
+        scp.stop(STOP_LIMIT)
+        counts.log()
+        logger.info("receiver ended")
+
+
+def main() -> int:
+    """Be the receiver of this machine until SIGTERM or SIGINT. Returns the exit code."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr)
+    ending = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ending.set())
+    try:
+        config = load()
+        with contextlib.ExitStack() as stack:
+            url = config.redis_url or stack.enter_context(embedded.attach(config))
+            serve(config, url, ending)
+    except PacsTasksError as error:
+        logger.error("%s", error)  # noqa: TRY400 - the sentence says it all
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
