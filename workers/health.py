@@ -1,12 +1,12 @@
 """Is it well? ``python -m workers.health worker|receiver|redis|flower`` says so in one line and by its exit code.
 
-For the health checks of containers and for people. Each check is bounded in time and asks the process itself.
+``worker`` asks the one that Celery calls ``celery@HOSTNAME``, or the one named after it: ``worker send-1@host``. For the
+health checks of containers and for people. Each check is bounded in time and asks the process itself.
 """
 
 from __future__ import annotations
 
 import http.client
-import os
 import socket
 import sys
 import threading
@@ -35,15 +35,15 @@ def _redis_url(config: Settings) -> str:
     return config.redis_url
 
 
-def check_redis(config: Settings) -> str:
+def check_redis(config: Settings, _name: str = "") -> str:
     connect(_redis_url(config), STEP).close()
     return "redis answers"
 
 
-def check_worker(config: Settings) -> str:
+def check_worker(config: Settings, name: str = "") -> str:
     """Ping the worker of this machine through the broker, as `celery inspect ping` does."""
     check_redis(config)
-    name = os.environ.get("PACS_TASKS_WORKER_NAME") or f"celery@{socket.gethostname()}"
+    name = name or f"celery@{socket.gethostname()}"
     with create(_redis_url(config), config) as app:
         answers = app.control.ping(destination=[name], timeout=STEP, limit=1)
     if not answers:
@@ -51,7 +51,7 @@ def check_worker(config: Settings) -> str:
     return f"worker {name} answers"
 
 
-def check_receiver(config: Settings) -> str:
+def check_receiver(config: Settings, _name: str = "") -> str:
     """Echo the receiver (C-ECHO, PS3.4 annex A)."""
     host = _ANYWHERE.get(config.receiver_host, config.receiver_host)
     remote = RemoteAE(ae_title=config.receiver_ae_title, host=host, port=config.receiver_port)
@@ -61,7 +61,7 @@ def check_receiver(config: Settings) -> str:
     return f"receiver {remote} answers"
 
 
-def check_flower(config: Settings) -> str:
+def check_flower(config: Settings, _name: str = "") -> str:
     host = _ANYWHERE.get(config.flower_address, config.flower_address)
     connection = http.client.HTTPConnection(host, config.flower_port, timeout=STEP)
     try:
@@ -76,38 +76,38 @@ def check_flower(config: Settings) -> str:
     return f"Flower at {host}:{config.flower_port} answers"
 
 
-CHECKS: Mapping[str, Callable[[Settings], str]] = MappingProxyType(
+CHECKS: Mapping[str, Callable[[Settings, str], str]] = MappingProxyType(
     {"worker": check_worker, "receiver": check_receiver, "redis": check_redis, "flower": check_flower}
 )
 
 
-def check(name: str, said: list[str]) -> int:
+def check(kind: str, name: str, said: list[str]) -> int:
     """Make one check, and add one line to ``said``."""
     try:
-        said.append(CHECKS[name](load()))
+        said.append(CHECKS[kind](load(), name))
     except PacsTasksError as error:
         said.append(str(error))
         return 1
     except Exception as error:  # noqa: BLE001 - whatever it is, the one asked about is not well
-        said.append(f"{name} cannot be asked: {type(error).__name__}: {error}")
+        said.append(f"{kind} cannot be asked: {type(error).__name__}: {error}")
         return 1
     return 0
 
 
 def main(arguments: Sequence[str] = ()) -> int:
     """Check what the first argument names."""
-    names = list(arguments or sys.argv[1:])
-    if len(names) != 1 or names[0] not in CHECKS:
-        print(f"usage: python -m workers.health {'|'.join(CHECKS)}", file=sys.stderr)  # noqa: T201
+    kind, name, *rest = [*(arguments or sys.argv[1:]), "", ""]
+    if kind not in CHECKS or any(rest):
+        print(f"usage: python -m workers.health {'|'.join(CHECKS)} [WORKER_NAME]", file=sys.stderr)  # noqa: T201
         return 2
     said: list[str] = []
     codes: list[int] = []
     # A thread, because no time limit of a library covers a name server that does not answer.
-    asking = threading.Thread(target=lambda: codes.append(check(names[0], said)), daemon=True)
+    asking = threading.Thread(target=lambda: codes.append(check(kind, name, said)), daemon=True)
     asking.start()
     asking.join(LIMIT)
     code = codes[0] if codes else 1
-    line = said[0] if codes else f"{names[0]} does not answer within {LIMIT:.0f} s"
+    line = said[0] if codes else f"{kind} does not answer within {LIMIT:.0f} s"
     print(line, file=sys.stderr if code else sys.stdout, flush=True)
     return code
 

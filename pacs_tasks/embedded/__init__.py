@@ -65,8 +65,10 @@ def failure(settings: Settings) -> str:
     return places.state().error if places.state_file.exists() else ""
 
 
-def stop(settings: Settings, timeout: float = 20) -> None:
+def stop(settings: Settings, timeout: float = 20, *, spare_attached: bool = False) -> bool:
     """End the supervisor of this ``data_dir`` with its server and worker; do nothing where none runs.
+
+    With ``spare_attached`` it is left alone while a command uses it. Returns whether it is gone.
 
     Raises
     ------
@@ -75,13 +77,15 @@ def stop(settings: Settings, timeout: float = 20) -> None:
     """
     places = Places.of(settings)
     if sys.platform == "win32" or not places.private.is_dir():
-        return
+        return True
     deadline = time.monotonic() + timeout
     with taken(places.start_lock, timeout):
+        if spare_attached and is_held(places.attached_lock, shared=False):
+            return False
         if pid := holder(places.supervisor_lock):
             os.kill(pid, signal.SIGTERM)
         if _gone(places, deadline):
-            return
+            return True
         if pid := holder(places.supervisor_lock):
             os.kill(pid, signal.SIGKILL)
         # An orphan is what is left of a supervisor that was killed, now or before.
@@ -89,6 +93,7 @@ def stop(settings: Settings, timeout: float = 20) -> None:
             os.kill(pid, signal.SIGTERM)
         if not _gone(places, time.monotonic() + 5):
             raise ConfigurationError("the private server does not end; end its processes by hand", str(places.private))
+    return True
 
 
 def _require_support() -> None:

@@ -147,7 +147,7 @@ class PrivateWorker:
         self._places = places
         self._command = command(
             "pacs_tasks.embedded.lifeline",
-            *("-A", "workers.dimse", "worker", "--loglevel", "INFO", "--without-mingle", "--without-gossip"),
+            *("celery", "-A", "workers.dimse", "worker", "--loglevel", "INFO", "--without-mingle", "--without-gossip"),
             *("--hostname", f"embedded-{os.getpid()}@%h"),
             *(("--concurrency", str(settings.concurrency)) if settings.concurrency else ()),
         )

@@ -1,7 +1,7 @@
-"""``python -m pacs_tasks.embedded.lifeline``: Celery, which ends when the one who started it is gone.
+"""``python -m pacs_tasks.embedded.lifeline MODULE ...``: a module that ends when the one who started it is gone.
 
-Standard input is a pipe whose other end only the supervisor holds. When the supervisor ends, even by ``kill -9``, the
-kernel closes that end, and the worker shuts down as it does on SIGTERM: it finishes what it runs, and takes no more.
+Standard input is a pipe whose other end only the starter holds. When the starter ends, even by ``kill -9``, the kernel
+closes that end, and the module gets a SIGTERM: a worker finishes what it runs, and takes no more.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def _end_with_the_pipe() -> None:
 
 def main() -> None:
     threading.Thread(target=_end_with_the_pipe, name="lifeline", daemon=True).start()
-    sys.argv[0] = "celery"
-    runpy.run_module("celery", run_name="__main__", alter_sys=True)
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -65,12 +65,12 @@ class Lock:
         self.close()
 
 
-def is_held(path: Path) -> bool:
-    """Whether a living process holds the lock on ``path``."""
+def is_held(path: Path, *, shared: bool = True) -> bool:
+    """Whether a living process holds the lock on ``path``; with ``shared`` false, shared holders count too."""
     if not path.exists():
         return False
     with Lock(path) as lock:
-        return not lock.take(shared=True)
+        return not lock.take(shared=shared)
 
 
 def holder(path: Path) -> int | None:
