@@ -1,0 +1,135 @@
+"""Fixtures for all tests, and the rule about peers that are not installed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pacs_tasks.testing import TestPACS
+from tests.support import peers, workers
+from tests.support.command import Terminal
+from tests.support.processes import Process
+from tests.support.redis_server import RedisServer, redis_program, redis_server
+
+_REQUIRED = os.environ.get("PACS_TASKS_TESTS_REQUIRE_PEERS") == "1"
+
+
+def _missing(marker: str) -> str:
+    """Why tests with this marker cannot run here; empty when they can."""
+    if marker == "orthanc":
+        return "" if peers.orthanc_program() else "Orthanc is not installed (Debian: apt-get install orthanc)"
+    absent = peers.dcmtk_missing()
+    return f"DCMTK is not installed: no {', '.join(absent)} (Debian: apt-get install dcmtk)" if absent else ""
+
+
+_MARKERS = ("orthanc", "dcmtk")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests against a peer that is not installed are skipped and say why."""
+    reasons = {marker: _missing(marker) for marker in _MARKERS}
+    for item in items:
+        for marker, reason in reasons.items():
+            if reason and not _REQUIRED and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Where peers are required, one that is not installed is a failure."""
+    for marker in _MARKERS:
+        if _REQUIRED and item.get_closest_marker(marker) and (reason := _missing(marker)):
+            pytest.fail(f"PACS_TASKS_TESTS_REQUIRE_PEERS=1, but {reason}", pytrace=False)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which peers were there."""
+    terminalreporter.section("peers")
+    orthanc = peers.orthanc_program()
+    found = {
+        "Redis": peers.version_of(redis_program()),
+        "Orthanc": _missing("orthanc") or peers.version_of(orthanc or ""),
+        "DCMTK": _missing("dcmtk") or peers.version_of("storescp"),
+    }
+    for name, version in found.items():
+        terminalreporter.write_line(f"{name}: {version}")
+
+
+@pytest.fixture(scope="session")
+def redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """One Redis for the whole run."""
+    with redis_server(tmp_path_factory.mktemp("redis")) as running:
+        yield running
+
+
+@pytest.fixture
+def redis_url(redis_process: RedisServer) -> str:
+    """An empty database of a real Redis, for this test alone."""
+    return redis_process.fresh_url()
+
+
+@pytest.fixture(scope="session")
+def shared_redis_url(redis_process: RedisServer) -> str:
+    """The database that the shared worker serves."""
+    return redis_process.url(0)
+
+
+@pytest.fixture(scope="session")
+def shared_worker(shared_redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """One worker for all tests that do not care who else uses it."""
+    with workers.worker(shared_redis_url, tmp_path_factory.mktemp("shared-worker"), "shared") as running:
+        yield running
+
+
+@pytest.fixture
+def worker(redis_url: str, tmp_path: Path) -> Iterator[Process]:
+    """A worker of this test's own database."""
+    with workers.worker(redis_url, tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """An empty data directory."""
+    path = tmp_path / "data"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def terminal(shared_redis_url: str, shared_worker: Process, tmp_path: Path) -> Terminal:
+    """A command line that the shared worker serves."""
+    assert shared_worker.running(), shared_worker.said()
+    directory = tmp_path / "terminal"
+    directory.mkdir()
+    return Terminal(directory, shared_redis_url)
+
+
+@pytest.fixture
+def pacs() -> Iterator[TestPACS]:
+    """An empty PACS without faults."""
+    with TestPACS() as running:
+        yield running
+
+
+@pytest.fixture
+def orthanc(tmp_path: Path) -> Iterator[peers.Orthanc]:
+    """An empty Orthanc; it knows no move destination."""
+    with peers.orthanc(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def dcmqrscp(tmp_path: Path) -> Iterator[peers.Directory]:
+    """An empty dcmqrscp; it knows no move destination."""
+    with peers.dcmqrscp(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def storescp(tmp_path: Path) -> Iterator[peers.Directory]:
+    """An empty storescp."""
+    with peers.storescp(tmp_path) as running:
+        yield running

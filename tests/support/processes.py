@@ -1,0 +1,111 @@
+"""Processes that a test starts, waits for, and ends by their id."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.support.waiting import wait_until
+
+#: The checkout.
+ROOT: Final = Path(__file__).parents[2]
+
+
+def environment(**values: str) -> dict[str, str]:
+    """This process's environment without any setting of pacs-tasks, plus ``values``."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PACS_TASKS_")}
+    return {**kept, "PYTHONUNBUFFERED": "1", **values}
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process and the file that holds what it says."""
+
+    popen: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
+
+    def said(self) -> str:
+        """Everything it has written so far."""
+        return self.log.read_text("utf-8", "replace")
+
+    def running(self) -> bool:
+        return self.popen.poll() is None
+
+    def kill(self) -> None:
+        """End it and its children at once, as a power failure would."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.popen.wait(10)
+
+    def end(self, timeout: float) -> None:
+        """Ask it to end; whoever is left after ``timeout`` seconds is killed."""
+        with suppress(ProcessLookupError):
+            self.popen.terminate()
+        try:
+            self.popen.wait(timeout)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            # Its group, which `start_new_session` made, holds the children that it may have left behind.
+            self.kill()
+
+
+@contextmanager
+def started(
+    command: Sequence[str | Path],
+    log: Path,
+    ready: Callable[[Process], bool],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout: float = 30.0,
+    end_timeout: float = 10.0,
+) -> Iterator[Process]:
+    """Start ``command``, wait until it is ``ready``, and end it.
+
+    Raises
+    ------
+    RuntimeError
+        With the log, if it ends or does not become ready within ``timeout`` seconds.
+    """
+    with log.open("ab") as output:
+        popen = subprocess.Popen(
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=dict(env) if env is not None else environment(),
+            cwd=cwd,
+            start_new_session=True,
+        )
+    process = Process(popen, log)
+    try:
+        _wait_ready(process, ready, timeout)
+        yield process
+    except BaseException:
+        # pytest shows this with the failure of the test.
+        sys.stderr.write(f"--- {command[0]} said ---\n{process.said()[-8000:]}\n")
+        raise
+    finally:
+        process.end(end_timeout)
+
+
+def _wait_ready(process: Process, ready: Callable[[Process], bool], timeout: float) -> None:
+    program = Path(str(process.popen.args[0] if isinstance(process.popen.args, list) else process.popen.args)).name
+    try:
+        wait_until(lambda: not process.running() or ready(process), timeout, f"{program} to be ready", 0.05)
+    except TimeoutError as error:
+        raise RuntimeError(f"{error}; it says:\n{process.said()}") from None
+    if not process.running():
+        raise RuntimeError(f"{program} ended with {process.popen.returncode}; it says:\n{process.said()}")

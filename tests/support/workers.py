@@ -1,0 +1,69 @@
+"""Real workers: the processes that a fleet runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from tests.support.ports import answers, free_port
+from tests.support.processes import ROOT, Process, environment, started
+
+
+@contextmanager
+def worker(
+    redis_url: str,
+    directory: Path,
+    name: str = "worker",
+    *,
+    concurrency: int = 2,
+    pool: str = "prefork",
+    **settings: str,
+) -> Iterator[Process]:
+    """A ``celery -A workers.dimse worker`` that is ready; ``settings`` are ``PACS_TASKS_*`` variables in full."""
+    command = [sys.executable, "-m", "celery", "-A", "workers.dimse", "worker", "--hostname", f"{name}@%h"]
+    command += ["--concurrency", str(concurrency), "--pool", pool, "--loglevel", "INFO"]
+    env = environment(PACS_TASKS_REDIS_URL=redis_url, PACS_TASKS_DATA_DIR=str(directory / "data"), **settings)
+    log = directory / f"{name}.log"
+    with started(
+        command, log, lambda process: " ready." in process.said(), env=env, cwd=ROOT, timeout=60, end_timeout=20
+    ) as process:
+        yield process
+
+
+@contextmanager
+def flower(redis_url: str, directory: Path, login: str) -> Iterator[str]:
+    """Flower behind ``login`` (``user:password``); gives its address."""
+    port = free_port()
+    command = [sys.executable, "-m", "celery", "-A", "workers.dimse", "flower", "--address=127.0.0.1", f"--port={port}"]
+    env = environment(
+        PACS_TASKS_REDIS_URL=redis_url,
+        PACS_TASKS_DATA_DIR=str(directory / "data"),
+        PACS_TASKS_FLOWER_BASIC_AUTH=login,
+        PACS_TASKS_FLOWER_PORT=str(port),
+    )
+    with started(
+        [*command, f"--basic-auth={login}"],
+        directory / "flower.log",
+        lambda _: answers(port),
+        env=env,
+        cwd=ROOT,
+        timeout=60,
+    ):
+        yield f"http://127.0.0.1:{port}"
+
+
+def receiver(
+    redis_url: str, directory: Path, port: int, ae_title: str = "PACS_TASKS"
+) -> AbstractContextManager[Process]:
+    """A receiver that C-MOVE may deliver to."""
+    env = environment(
+        PACS_TASKS_REDIS_URL=redis_url,
+        PACS_TASKS_DATA_DIR=str(directory / "data"),
+        PACS_TASKS_RECEIVER_HOST="127.0.0.1",
+        PACS_TASKS_RECEIVER_PORT=str(port),
+        PACS_TASKS_RECEIVER_AE_TITLE=ae_title,
+    )
+    command = [sys.executable, "-m", "workers.receiver"]
+    return started(command, directory / "receiver.log", lambda _: answers(port), env=env, cwd=ROOT, timeout=60)
