@@ -1,100 +1,79 @@
 """DICOM transfers as Celery tasks over Redis.
 
-Everything that a caller needs is here; ARCHITECTURE.md shows how it hangs together.
+Everything that a caller needs is here; ARCHITECTURE.md shows how it hangs together. Each name is imported when it is
+first used, so that a part of the package loads nothing of the others: the network floor no Celery, the asking side no
+pynetdicom. ``__init__.pyi`` says the same to type checkers.
 """
 
-from pacs_tasks.ae import LocalAE, RemoteAE
-from pacs_tasks.client import Job, PacsClient
-from pacs_tasks.errors import (
-    AssociationError,
-    AssociationRejectedError,
-    BrokerUnavailableError,
-    ConfigurationError,
-    ContextRejectedError,
-    InvalidRequestError,
-    JobCancelledError,
-    JobError,
-    JobFailedError,
-    JobNotFoundError,
-    JobNotReadyError,
-    PacsTasksError,
-    PeerUnavailableError,
-    UnreadableInputError,
-)
-from pacs_tasks.outcome import (
-    Category,
-    Counters,
-    EchoOutcome,
-    FindOutcome,
-    GetOutcome,
-    InstanceCategory,
-    InstanceOutcome,
-    JobState,
-    MoveOutcome,
-    PreflightOutcome,
-    Progress,
-    Status,
-    StatusCategory,
-    Suboperations,
-    TransferOutcome,
-)
-from pacs_tasks.request import (
-    EchoRequest,
-    FindRequest,
-    GetRequest,
-    Level,
-    MoveRequest,
-    PreflightRequest,
-    QueryModel,
-    RetrieveMethod,
-    RetrieveRequest,
-    StoreDirectoryRequest,
-    StoreRequest,
-)
+from importlib import import_module
+from typing import Any
 
-__all__ = [
-    "AssociationError",
-    "AssociationRejectedError",
-    "BrokerUnavailableError",
-    "Category",
-    "ConfigurationError",
-    "ContextRejectedError",
-    "Counters",
-    "EchoOutcome",
-    "EchoRequest",
-    "FindOutcome",
-    "FindRequest",
-    "GetOutcome",
-    "GetRequest",
-    "InstanceCategory",
-    "InstanceOutcome",
-    "InvalidRequestError",
-    "Job",
-    "JobCancelledError",
-    "JobError",
-    "JobFailedError",
-    "JobNotFoundError",
-    "JobNotReadyError",
-    "JobState",
-    "Level",
-    "LocalAE",
-    "MoveOutcome",
-    "MoveRequest",
-    "PacsClient",
-    "PacsTasksError",
-    "PeerUnavailableError",
-    "PreflightOutcome",
-    "PreflightRequest",
-    "Progress",
-    "QueryModel",
-    "RemoteAE",
-    "RetrieveMethod",
-    "RetrieveRequest",
-    "Status",
-    "StatusCategory",
-    "StoreDirectoryRequest",
-    "StoreRequest",
-    "Suboperations",
-    "TransferOutcome",
-    "UnreadableInputError",
-]
+_NAMES = {
+    "pacs_tasks.ae": (
+        "LocalAE",
+        "RemoteAE",
+    ),
+    "pacs_tasks.client": (
+        "Job",
+        "PacsClient",
+    ),
+    "pacs_tasks.errors": (
+        "AssociationError",
+        "AssociationRejectedError",
+        "BrokerUnavailableError",
+        "ConfigurationError",
+        "ContextRejectedError",
+        "InvalidRequestError",
+        "JobCancelledError",
+        "JobError",
+        "JobFailedError",
+        "JobNotFoundError",
+        "JobNotReadyError",
+        "PacsTasksError",
+        "PeerUnavailableError",
+        "UnreadableInputError",
+    ),
+    "pacs_tasks.outcome": (
+        "Category",
+        "Counters",
+        "EchoOutcome",
+        "FindOutcome",
+        "GetOutcome",
+        "InstanceCategory",
+        "InstanceOutcome",
+        "JobState",
+        "MoveOutcome",
+        "PreflightOutcome",
+        "Progress",
+        "Status",
+        "StatusCategory",
+        "Suboperations",
+        "TransferOutcome",
+    ),
+    "pacs_tasks.request": (
+        "EchoRequest",
+        "FindRequest",
+        "GetRequest",
+        "Level",
+        "MoveRequest",
+        "PreflightRequest",
+        "QueryModel",
+        "RetrieveMethod",
+        "RetrieveRequest",
+        "StoreDirectoryRequest",
+        "StoreRequest",
+    ),
+}
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = sorted(_HOME)  # noqa: PLE0605 - a list, as it should be
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

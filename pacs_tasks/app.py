@@ -54,7 +54,6 @@ def _transport_options(config: Settings) -> dict[str, Any]:
         "unacked_index_key": "pacs_tasks.unacked_index",
         "unacked_mutex_key": "pacs_tasks.unacked_mutex",
         "socket_connect_timeout": config.redis_timeout,
-        "socket_keepalive": True,
         # It would disable kombu's batched publishing, which makes a chord of thousands of parts quick to enqueue.
         "retry_on_timeout": False,
     }
@@ -71,6 +70,9 @@ def configuration(config: Settings, redis_url: str | None = None) -> dict[str, A
         Another Redis than ``config`` names.
     """
     url = redis_url or config.redis_url or "redis://127.0.0.1:6379/0"
+    if url.startswith("unix://"):
+        # What redis-py calls unix://, kombu and Celery's backend call so.
+        url = f"redis+socket://{url.removeprefix('unix://')}"
     return {
         "broker_url": url,
         "result_backend": url,
@@ -78,7 +80,8 @@ def configuration(config: Settings, redis_url: str | None = None) -> dict[str, A
         # The backend reads its visibility timeout here; it has to be the broker's.
         "result_backend_transport_options": {"visibility_timeout": VISIBILITY_TIMEOUT},
         "redis_socket_connect_timeout": config.redis_timeout,
-        "redis_socket_keepalive": True,
+        # A Unix socket knows no keep-alive, and redis-py refuses the option for it.
+        "redis_socket_keepalive": None if url.startswith("redis+socket:") else True,
         # Pickle would run what a stranger puts on the queue.
         "task_serializer": "json",
         "result_serializer": "json",

@@ -93,7 +93,7 @@ class PacsClient:
         self.ledger.open(job.id, request.task, request)
         try:
             publish(self._app, request.task, job.id)
-        except BrokerUnavailableError:
+        except BaseException:
             self.ledger.discard(job.id)
             raise
         return job

@@ -41,7 +41,7 @@ class PacsTasksError(Exception):
     """
 
     def __init__(self, message: str = "", subject: str = "") -> None:
-        super().__init__(message, subject)
+        super().__init__(*((message, subject) if subject else (message,)))
         self.message = message
         self.subject = subject
 

@@ -165,7 +165,7 @@ for _, index in ipairs(ARGV) do
   end
 end
 redis.call('HSET', KEYS[1], 'state', 'queued', 'unreachable', 0, 'replans', 0)
-redis.call('HDEL', KEYS[1], 'cancel', 'finished', 'error', 'error_type', 'error_subject', 'outcome', 'worker')
+redis.call('HDEL', KEYS[1], 'cancel', 'started', 'finished', 'error', 'error_type', 'error_subject', 'outcome', 'worker')
 redis.call('HINCRBY', KEYS[1], 'attempt', 1)
 return 1
 """

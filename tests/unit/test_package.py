@@ -1,0 +1,38 @@
+"""What importing a part of the package loads."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pacs_tasks
+
+ASKING_SIDE = "pacs_tasks.client, pacs_tasks.app, pacs_tasks.ledger, pacs_tasks.embedded, pacs_tasks.cli"
+NETWORK_FLOOR = "pacs_tasks.dimse.c_store, pacs_tasks.dimse.c_find, pacs_tasks.dimse.storage_scp"
+
+
+@pytest.mark.parametrize(
+    ("modules", "unloaded"),
+    [
+        (ASKING_SIDE, {"pynetdicom"}),
+        ("dicom_pacs_transfer", {"pynetdicom", "celery"}),
+        (NETWORK_FLOOR, {"celery", "redis", "kombu"}),
+    ],
+)
+def test_a_side_loads_nothing_of_the_other(modules: str, unloaded: set[str]) -> None:
+    """The asking side never loads pynetdicom, the network floor neither Celery nor Redis."""
+    program = f"import sys, {modules}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    loaded = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
+    assert not unloaded & set(loaded.stdout.split())
+
+
+def test_every_name_is_there_and_typed() -> None:
+    """The names that are imported when first used are those that type checkers see."""
+    stub = ast.parse(Path(pacs_tasks.__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+    typed = {alias.name for each in stub.body if isinstance(each, ast.ImportFrom) for alias in each.names}
+    assert typed == set(dir(pacs_tasks))
+    assert all(getattr(pacs_tasks, name).__name__ == name for name in typed)
