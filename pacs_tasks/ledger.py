@@ -272,11 +272,10 @@ class Ledger:
         if complete and not failed and OUTCOMES[progress.task] is TransferOutcome:
             raise InvalidRequestError(f"job {job_id} has nothing to retry: nothing in it failed")
         keys = [_key(job_id), _key(job_id, "claims"), _key(job_id, "outcomes")]
-        for start in range(0, max(len(failed), 1), _CHUNK):
-            # The first chunk reopens the job; no part is on the queue yet, so the others cannot be outrun.
-            if start:
-                self._redis.hset(_key(job_id), "state", JobState.DONE.value)
-            self._run(scripts.REOPEN, keys, failed[start : start + _CHUNK])
+        for start in range(0, len(failed), _CHUNK):
+            self._run(scripts.DROP, keys, failed[start : start + _CHUNK])
+        if not self._run(scripts.REOPEN, keys[:2], []):
+            raise InvalidRequestError(f"job {job_id} was reopened by someone else just now; wait for it")
         return len(failed)
 
     def replans(self, job_id: str) -> int:

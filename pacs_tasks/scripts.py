@@ -149,8 +149,8 @@ return redis.call('HGET', KEYS[1], 'state')
 """
 )
 
-#: job, claims, outcomes; indices whose outcomes are dropped. 1 if the job was reopened.
-REOPEN = (
+#: job, claims, outcomes; indices whose outcomes are dropped, unless the job is at work.
+DROP = (
     _COMMON
     + """
 if unfinished(KEYS[1]) then
@@ -159,13 +159,24 @@ end
 for _, index in ipairs(ARGV) do
   local outcome = redis.call('HGET', KEYS[3], index)
   if outcome then
-    local value = cjson.decode(outcome)
     redis.call('HDEL', KEYS[3], index)
-    redis.call('HINCRBY', KEYS[1], value['category'], -1)
+    redis.call('HINCRBY', KEYS[1], cjson.decode(outcome)['category'], -1)
   end
 end
+return 1
+"""
+)
+
+#: job, claims. 1 if the job was finished and is queued again.
+REOPEN = (
+    _COMMON
+    + """
+if unfinished(KEYS[1]) then
+  return 0
+end
 redis.call('HSET', KEYS[1], 'state', 'queued', 'unreachable', 0, 'replans', 0)
-redis.call('HDEL', KEYS[1], 'cancel', 'started', 'finished', 'error', 'error_type', 'error_subject', 'outcome', 'worker')
+redis.call('HDEL', KEYS[1], 'cancel', 'started', 'finished', 'error', 'error_type', 'error_subject', 'outcome',
+           'worker')
 redis.call('HINCRBY', KEYS[1], 'attempt', 1)
 return 1
 """

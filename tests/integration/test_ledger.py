@@ -1,0 +1,226 @@
+"""The ledger, on a real Redis: each outcome once, each job ended once."""
+
+from __future__ import annotations
+
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from pacs_tasks.errors import (
+    BrokerUnavailableError,
+    InvalidRequestError,
+    JobNotFoundError,
+    JobNotReadyError,
+    PeerUnavailableError,
+)
+from pacs_tasks.ledger import Ledger, connect
+from pacs_tasks.outcome import (
+    Category,
+    EchoOutcome,
+    InstanceCategory,
+    InstanceOutcome,
+    JobState,
+    Status,
+    StatusCategory,
+    TransferOutcome,
+)
+from pacs_tasks.request import EchoRequest, FindRequest, StoreDirectoryRequest
+
+REQUEST = StoreDirectoryRequest(directory="/data")
+SENT = InstanceOutcome(subject="/data/a", category=InstanceCategory.SUCCESS, size=10)
+FAILED = InstanceOutcome.unanswered("/data/b", PeerUnavailableError("gone"))
+EVERY_LISTING = 3
+
+
+@pytest.fixture
+def ledger(redis_url: str) -> Ledger:
+    return Ledger(connect(redis_url, 5), keep_jobs=60)
+
+
+def planned(ledger: Ledger, total: int, job_id: str = "job") -> str:
+    ledger.open(job_id, REQUEST.task, REQUEST)
+    ledger.start(job_id, "worker")
+    ledger.plan(job_id, ([f"/data/{index}", 10] for index in range(total)), "worker")
+    return job_id
+
+
+def test_a_job_opens_once(ledger: Ledger) -> None:
+    """A redelivered task must not begin its job anew."""
+    assert ledger.open("job", REQUEST.task, REQUEST)
+    assert not ledger.open("job", EchoRequest.task, EchoRequest())
+    assert ledger.request("job") == REQUEST
+    assert ledger.progress("job").state is JobState.QUEUED
+
+
+def test_an_outcome_counts_once(ledger: Ledger) -> None:
+    """The same file recorded twice is one file, and the first word stands."""
+    job = planned(ledger, 2)
+    assert ledger.record(job, 0, SENT).new
+    assert not ledger.record(job, 0, FAILED).new
+    counters = ledger.progress(job).counters
+    assert (counters.success, counters.failed, counters.bytes) == (1, 0, 10)
+
+
+def test_workers_that_record_at_once_count_right_and_end_the_job_once(ledger: Ledger) -> None:
+    """Sixteen threads record each of 300 files twice."""
+    job = planned(ledger, 300)
+    with ThreadPoolExecutor(16) as pool:
+        told = list(pool.map(lambda index: ledger.record(job, index % 300, SENT), range(600)))
+    assert sum(each.new for each in told) == 300
+    assert sum(each.ended for each in told) == 1
+    assert ledger.progress(job).state is JobState.DONE
+    assert ledger.progress(job).counters.success == 300
+
+
+def test_the_first_plan_stands(ledger: Ledger) -> None:
+    """A planner that is handed out twice must not change the manifest under the parts."""
+    job = planned(ledger, 2)
+    assert ledger.plan(job, [["/other", 1]] * 5, "second worker") == 2
+    assert ledger.entries(job, 0, 9) == [["/data/0", 10], ["/data/1", 10]]
+
+
+def test_a_cancelled_job_ends_when_nobody_is_at_it(ledger: Ledger) -> None:
+    """Not before: what a worker is sending will still arrive."""
+    job = planned(ledger, 3)
+    assert ledger.claim(job, "0-1", "worker")
+    assert ledger.cancel(job) is JobState.RUNNING
+    assert ledger.record(job, 0, SENT).cancelled
+    ledger.release(job, "0-1", "worker")
+    assert ledger.settle(job)
+    assert ledger.progress(job).state is JobState.CANCELLED
+    outcome = ledger.outcome(job)
+    assert isinstance(outcome, TransferOutcome)
+    assert (outcome.category, outcome.counters.success) == (Category.CANCELLED, 1)
+
+
+def test_a_queued_job_is_cancelled_at_once(ledger: Ledger) -> None:
+    """No worker has it."""
+    ledger.open("job", REQUEST.task, REQUEST)
+    assert ledger.cancel("job") is JobState.CANCELLED
+    assert ledger.start("job", "worker") is JobState.CANCELLED
+
+
+def test_a_job_that_finished_stays_done_when_cancelled_too_late(ledger: Ledger) -> None:
+    """Nothing is claimed that did not happen: everything was sent."""
+    job = planned(ledger, 1)
+    ledger.record(job, 0, SENT)
+    assert ledger.cancel(job) is JobState.DONE
+
+
+def test_a_claim_is_one_owners_until_it_lets_go(ledger: Ledger) -> None:
+    """Its owner may prolong it."""
+    assert ledger.claim("job", "0-9", "one")
+    assert not ledger.claim("job", "0-9", "two")
+    assert ledger.claim("job", "0-9", "one")
+    ledger.release("job", "0-9", "two")
+    assert ledger.live_claims("job") == 1
+    ledger.release("job", "0-9", "one")
+    assert ledger.claim("job", "0-9", "two")
+
+
+def test_reopening_keeps_what_was_sent(ledger: Ledger) -> None:
+    """A retry takes up what failed and what was never begun."""
+    job = planned(ledger, EVERY_LISTING)
+    ledger.record(job, 0, SENT)
+    ledger.record(job, 1, FAILED)
+    ledger.cancel(job)
+    assert ledger.reopen(job) == 1
+    progress = ledger.progress(job)
+    assert (progress.state, progress.attempt, progress.cancel_requested) == (JobState.QUEUED, 2, False)
+    assert (progress.counters.success, progress.counters.failed, progress.counters.unreachable) == (1, 0, 0)
+    assert ledger.all_recorded(job) == {0}
+
+
+def test_reopening_thousands_of_failures_drops_all_of_them(ledger: Ledger) -> None:
+    """More than one step's worth."""
+    job = planned(ledger, 2500)
+    for index in range(2500):
+        ledger.record(job, index, FAILED)
+    assert ledger.reopen(job) == 2500
+    progress = ledger.progress(job)
+    assert (progress.state, progress.attempt, progress.counters.failed) == (JobState.QUEUED, 2, 0)
+    assert ledger.all_recorded(job) == set()
+
+
+def test_nothing_is_retried_that_runs_or_is_complete(ledger: Ledger) -> None:
+    """Each with the reason."""
+    job = planned(ledger, 1)
+    with pytest.raises(InvalidRequestError, match="still running"):
+        ledger.reopen(job)
+    ledger.record(job, 0, SENT)
+    with pytest.raises(InvalidRequestError, match="nothing to retry"):
+        ledger.reopen(job)
+
+
+def test_an_unknown_job_is_told(ledger: Ledger) -> None:
+    """Celery would call it pending for ever."""
+    for look in (ledger.progress, ledger.request, ledger.cancel, ledger.reopen, ledger.outcome):
+        with pytest.raises(JobNotFoundError, match="no job 'nothing'"):
+            look("nothing")
+
+
+def test_a_failed_job_raises_its_error_again(ledger: Ledger) -> None:
+    """With its class, its sentence and what it is about."""
+    ledger.open("job", REQUEST.task, REQUEST)
+    with pytest.raises(JobNotReadyError):
+        ledger.outcome("job")
+    ledger.failed("job", PeerUnavailableError("cannot connect", "/private"))
+    with pytest.raises(PeerUnavailableError, match="/private: cannot connect"):
+        ledger.outcome("job")
+
+
+def test_an_answer_is_kept_whole(ledger: Ledger) -> None:
+    """A job with one answer gives it back as it was, and the first one stands."""
+    outcome = EchoOutcome(status=Status(code=0, category=StatusCategory.SUCCESS, meaning="success"), seconds=0.1)
+    ledger.open("job", EchoRequest.task, EchoRequest())
+    ledger.done("job", outcome)
+    ledger.failed("job", PeerUnavailableError("too late"))
+    assert ledger.outcome("job") == outcome
+
+
+def test_jobs_are_listed_newest_first_and_forgotten_when_they_expire(redis_url: str) -> None:
+    """The index holds no job that is gone."""
+    client = connect(redis_url, 5)
+    ledger = Ledger(client, keep_jobs=60)
+    for job_id in ("first", "second", "third"):
+        ledger.open(job_id, FindRequest.task, FindRequest())
+    assert ledger.unfinished() == EVERY_LISTING
+    client.delete("pacs_tasks:job:second")
+    assert [each.job_id for each in ledger.jobs(10)] == ["third", "first"]
+    assert ledger.unfinished() == 2
+
+
+def test_every_key_of_a_job_expires(ledger: Ledger) -> None:
+    """Nothing is kept for ever."""
+    job = planned(ledger, 1)
+    ledger.record(job, 0, SENT)
+    keys = [key for key in ledger.client.scan_iter("pacs_tasks:job:*") if "claims" not in key]
+    assert len(keys) == EVERY_LISTING
+    assert all(0 < int(str(ledger.client.ttl(key))) <= 60 for key in keys)
+
+
+def test_a_redis_that_is_not_there_is_told_at_once() -> None:
+    """With its address, without its password."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(BrokerUnavailableError, match=f"127.0.0.1:{port}.*does not answer") as raised:
+        connect(f"redis://:secret@127.0.0.1:{port}/0", 3)
+    assert "secret" not in str(raised.value)
+
+
+def test_a_redis_that_is_silent_is_told_within_its_limit() -> None:
+    """It accepts the connection and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        begun = time.monotonic()
+        with pytest.raises(BrokerUnavailableError, match="does not answer"):
+            connect(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", 1)
+    assert time.monotonic() - begun < 4
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1", "nonsense"])
+def test_an_address_that_is_no_redis_is_told(url: str) -> None:
+    """Instead of a traceback."""
+    with pytest.raises(BrokerUnavailableError, match="PACS_TASKS_REDIS_URL"):
+        connect(url, 1)
