@@ -1,0 +1,183 @@
+"""TestPACS, driven by pynetdicom's own service users."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset, dcmread
+from pynetdicom.presentation import build_role
+
+from pacs_tasks.testing import Faults, TestPACS
+from tests.support import dicom_files
+from tests.support.callers import (
+    CT,
+    EXPLICIT,
+    PATIENT_FIND,
+    STUDY_FIND,
+    STUDY_MOVE,
+    associated,
+    encoded_bytes,
+    find,
+    get,
+    retrieve_keys,
+    series,
+)
+from tests.support.waiting import wait_until
+
+
+def test_that_it_answers_echo_and_leaves_no_thread() -> None:
+    """C-ECHO is answered, and after the end no thread of the PACS is left."""
+    before = set(threading.enumerate())
+    with TestPACS() as pacs, associated(pacs) as assoc:
+        assert assoc.send_c_echo().Status == 0x0000
+        assert pacs.open_associations == 1
+    wait_until(lambda: set(threading.enumerate()) <= before, 5, "the threads to end")
+    assert (pacs.associations, pacs.calling_aets) == (1, ["CALLER"])
+
+
+@pytest.mark.parametrize("in_directory", [False, True])
+def test_that_stored_bytes_stay_as_they_came(tmp_path: Path, in_directory: bool) -> None:
+    """Every instance that pydicom ships is kept to the byte, in memory or as a DICOM file."""
+    paths = dicom_files.sendable()
+    with TestPACS(directory=tmp_path if in_directory else None) as pacs, TestPACS(instances=paths) as source:
+        source.destinations["TESTPACS"] = (pacs.host, pacs.port)
+        keys = Dataset()
+        keys.QueryRetrieveLevel, keys.SOPInstanceUID = "IMAGE", list(source.instances)
+        with associated(source, (STUDY_MOVE, None)) as assoc:
+            *_, (last, _) = assoc.send_c_move(keys, "TESTPACS", STUDY_MOVE)
+        assert last.NumberOfCompletedSuboperations == len(pacs.instances)
+        kept = pacs.instances
+    assert len(kept) >= 50
+    for uid, instance in kept.items():
+        assert instance.data_set == source.instances[uid].data_set
+        assert instance.transfer_syntax_uid == source.instances[uid].transfer_syntax_uid
+        if in_directory:
+            assert instance.path is not None
+            assert dcmread(instance.path, stop_before_pixels=True).file_meta.MediaStorageSOPInstanceUID == uid
+
+
+def test_that_private_sop_classes_are_accepted(pacs: TestPACS) -> None:
+    """A SOP class that no list knows is negotiated and stored."""
+    ds = dicom_files.instance(sop_class_uid=dicom_files.PRIVATE_SOP_CLASS)
+    with associated(pacs, (dicom_files.PRIVATE_SOP_CLASS, [EXPLICIT])) as assoc:
+        assert assoc.send_c_store(ds).Status == 0x0000
+    assert pacs.instances[ds.SOPInstanceUID].sop_class_uid == dicom_files.PRIVATE_SOP_CLASS
+
+
+@pytest.mark.parametrize("charset", dicom_files.CHARSETS)
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"PatientName": "张*"},
+        {"PatientName": "?^三丰"},
+        {"PatientID": "p12345", "PatientName": ""},
+        {"StudyDate": "20240101-20240131"},
+        {"StudyDate": "-20240115"},
+        {"StudyDate": "20240115-"},
+        {"StudyInstanceUID": f"1.2.3\\{dicom_files.study_uid()}"},
+        {"ModalitiesInStudy": "CT"},
+    ],
+    ids=str,
+)
+def test_that_queries_match_in_any_charset(charset: str, keys: dict[str, str]) -> None:
+    """Wild cards, ranges and lists match whatever charset the instance has, and the answer names its charset."""
+    with TestPACS(instances=series(3, charset=charset)) as pacs:
+        found = find(pacs, {"PatientName": "", "NumberOfStudyRelatedInstances": "", **keys})
+    assert len(found) == 1
+    assert str(found[0].PatientName) == dicom_files.CHINESE_NAME
+    assert found[0].SpecificCharacterSet == charset
+    assert found[0].NumberOfStudyRelatedInstances == 3
+    assert found[0].StudyInstanceUID == dicom_files.study_uid()
+
+
+@pytest.mark.parametrize(
+    "keys", [{"PatientName": "李*"}, {"StudyDate": "20240116-"}, {"StudyDate": "-20240114"}, {"PatientID": "P1234"}]
+)
+def test_that_other_keys_do_not_match(keys: dict[str, str]) -> None:
+    """A key that differs finds nothing."""
+    with TestPACS(instances=series(1)) as pacs:
+        assert find(pacs, keys) == []
+
+
+@pytest.mark.parametrize(
+    ("level", "model", "count"),
+    [
+        ("PATIENT", PATIENT_FIND, 1),
+        ("STUDY", STUDY_FIND, 2),
+        ("SERIES", STUDY_FIND, 3),
+        ("IMAGE", PATIENT_FIND, 6),
+    ],
+)
+def test_that_every_level_is_answered(level: str, model: str, count: int) -> None:
+    """Each level gives one match for each entity of it."""
+    instances = [*series(2), *series(2, series=2), *series(2, study=2)]
+    with TestPACS(instances=instances) as pacs:
+        assert len(find(pacs, {}, level, model)) == count
+
+
+def test_that_a_wrong_level_is_refused(pacs: TestPACS) -> None:
+    """PATIENT is no level of Study Root: A900."""
+    keys = Dataset()
+    keys.QueryRetrieveLevel = "PATIENT"
+    with associated(pacs, (STUDY_FIND, None)) as assoc:
+        assert [status.Status for status, _ in assoc.send_c_find(keys, STUDY_FIND)] == [0xA900]
+
+
+def test_that_cancel_ends_a_query() -> None:
+    """C-CANCEL is answered with FE00 before all matches have come."""
+    instances = [dicom_files.instance(study=number) for number in range(1, 51)]
+    with (
+        TestPACS(instances=instances, faults=Faults(delay=0.05)) as pacs,
+        associated(pacs, (STUDY_FIND, None)) as assoc,
+    ):
+        keys = Dataset()
+        keys.QueryRetrieveLevel, keys.StudyInstanceUID = "STUDY", ""
+        statuses = []
+        for status, _ in assoc.send_c_find(keys, STUDY_FIND, msg_id=7):
+            statuses.append(status.Status)
+            if len(statuses) == 2:
+                assoc.send_c_cancel(7, query_model=STUDY_FIND)
+    assert statuses[-1] == 0xFE00
+    assert len(statuses) < 20
+
+
+def test_that_move_delivers_to_known_destinations_only(pacs: TestPACS) -> None:
+    """C-MOVE counts its sub-operations and delivers; an unknown destination is A801 and nothing moves."""
+    with TestPACS("SOURCE", instances=series(5)) as source, associated(source, (STUDY_MOVE, None)) as assoc:
+        assert [s.Status for s, _ in assoc.send_c_move(retrieve_keys(), "TESTPACS", STUDY_MOVE)] == [0xA801]
+        assert pacs.stores == []
+        source.destinations["TESTPACS"] = (pacs.host, pacs.port)
+        answers = [status for status, _ in assoc.send_c_move(retrieve_keys(), "TESTPACS", STUDY_MOVE)]
+    assert [each.get("NumberOfRemainingSuboperations") for each in answers] == [4, 3, 2, 1, None]
+    assert (answers[-1].Status, answers[-1].NumberOfCompletedSuboperations) == (0x0000, 5)
+    assert len(pacs.stores) == 5
+
+
+def test_that_move_survives_a_thousand_instances(pacs: TestPACS) -> None:
+    """Sub-operations do not lose a response to another thread, which pynetdicom's own sender does now and then."""
+    with (
+        TestPACS("SOURCE", instances=series(1000, rows=4), destinations={"TESTPACS": (pacs.host, pacs.port)}) as source,
+        associated(source, (STUDY_MOVE, None)) as assoc,
+    ):
+        *_, (last, _) = assoc.send_c_move(retrieve_keys(), "TESTPACS", STUDY_MOVE)
+    assert (last.Status, last.NumberOfCompletedSuboperations, len(pacs.instances)) == (0x0000, 1000, 1000)
+
+
+def test_that_get_delivers_to_the_byte() -> None:
+    """C-GET sends each data set as it is held."""
+    instances = series(3)
+    with TestPACS(instances=instances) as pacs:
+        status, _, came = get(pacs, [build_role(CT, scp_role=True)])
+    assert (status.Status, status.NumberOfCompletedSuboperations) == (0x0000, 3)
+    assert sorted(came) == sorted(encoded_bytes(each) for each in instances)
+
+
+def test_that_get_without_the_role_fails() -> None:
+    """Without SCP role selection nothing may be sent: A702, with all instances by name."""
+    with TestPACS(instances=series(2)) as pacs:
+        status, identifier, came = get(pacs, [])
+    assert (status.Status, status.NumberOfFailedSuboperations, came) == (0xA702, 2, [])
+    assert identifier is not None
+    assert len(identifier.FailedSOPInstanceUIDList) == 2

@@ -1,0 +1,162 @@
+"""The faults of TestPACS, seen by pynetdicom's own service users."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+
+import pytest
+from pydicom import Dataset
+from pynetdicom import AE
+from pynetdicom.presentation import build_context
+
+from pacs_tasks.testing import EVERY_INSTANCE, Faults, Silence, TestPACS
+from pacs_tasks.testing.faults import NO_REASON
+from tests.support import dicom_files
+from tests.support.callers import (
+    CT,
+    CT_CONTEXT,
+    EXPLICIT,
+    STUDY_MOVE,
+    VERIFICATION,
+    associated,
+    find,
+    retrieve_keys,
+    series,
+)
+from tests.support.waiting import wait_until
+
+
+def test_that_it_loses_instances_when_told_to(pacs: TestPACS) -> None:
+    """Lost instances are counted as completed, unsent ones are reported; neither arrives."""
+    instances = series(4)
+    uids = [each.SOPInstanceUID for each in instances]
+    faults = Faults(lost=[uids[0]], unsent=[uids[1]])
+    with TestPACS("SOURCE", instances=instances, destinations={"TESTPACS": (pacs.host, pacs.port)}) as source:
+        source.faults = faults
+        with associated(source, (STUDY_MOVE, None)) as assoc:
+            *_, (last, identifier) = assoc.send_c_move(retrieve_keys(), "TESTPACS", STUDY_MOVE)
+    assert (last.Status, last.NumberOfCompletedSuboperations, last.NumberOfFailedSuboperations) == (0xB000, 3, 1)
+    assert identifier is not None
+    assert identifier.FailedSOPInstanceUIDList == uids[1]
+    assert sorted(pacs.stores) == sorted(uids[2:])
+
+
+@pytest.mark.parametrize(
+    ("faults", "called_aet", "accepted"),
+    [
+        (Faults(rejection=NO_REASON), "", False),
+        (Faults(calling_aets=["OTHER"]), "", False),
+        (Faults(calling_aets=["CALLER"]), "", True),
+        (Faults(require_called_aet=True), "WRONG", False),
+        (Faults(require_called_aet=True), "", True),
+        (Faults(), "WRONG", True),
+    ],
+    ids=str,
+)
+def test_that_associations_are_refused(pacs: TestPACS, faults: Faults, called_aet: str, accepted: bool) -> None:
+    """The faults decide who gets an association."""
+    pacs.faults = faults
+    with associated(pacs, called_aet=called_aet) as assoc:
+        assert assoc.is_established is accepted
+        assert assoc.is_rejected is not accepted
+
+
+def test_that_a_busy_pacs_accepts_later(pacs: TestPACS) -> None:
+    """The first two callers are told to come back, the third is served."""
+    pacs.faults = Faults(busy_associations=2)
+    results = []
+    for _ in range(3):
+        with associated(pacs) as assoc:
+            results.append(assoc.is_established)
+    assert results == [False, False, True]
+
+
+def test_that_contexts_are_refused(pacs: TestPACS) -> None:
+    """Refused SOP classes and transfer syntaxes are no accepted contexts, the others are."""
+    implicit = "1.2.840.10008.1.2"
+    pacs.faults = Faults(refused_sop_classes=["1.2.840.10008.5.1.4.1.1.4"], refused_transfer_syntaxes=[implicit])
+    wanted: list[tuple[str, list[str] | str | None]] = [
+        CT_CONTEXT,
+        (CT, [implicit]),
+        ("1.2.840.10008.5.1.4.1.1.4", None),
+    ]
+    with associated(pacs, *wanted) as assoc:
+        accepted = [(cx.abstract_syntax, cx.transfer_syntax) for cx in assoc.accepted_contexts]
+    assert accepted == [(CT, [EXPLICIT])]
+
+
+@pytest.mark.parametrize("silence", list(Silence))
+def test_that_silence_ends_with_the_caller(pacs: TestPACS, silence: Silence) -> None:
+    """A silent PACS keeps the connection open, notices that the caller leaves, and stops at once when told."""
+    pacs.faults = Faults(silence=silence)
+    ae = AE("CALLER")
+    ae.acse_timeout = ae.dimse_timeout = 0.5
+    began = time.monotonic()
+    assoc = ae.associate(pacs.host, pacs.port, [build_context(*CT_CONTEXT)], pacs.ae_title)
+    assert assoc.is_established is (silence is not Silence.CONNECTED)
+    if assoc.is_established:
+        assert assoc.send_c_store(dicom_files.instance()) == Dataset()
+    assert time.monotonic() - began >= 0.5
+    wait_until(lambda: pacs.open_associations == 0, 5, "the PACS to notice")
+    assert pacs.instances == {}
+
+
+def test_that_a_silent_pacs_stops_while_callers_wait() -> None:
+    """Callers that still wait do not keep it from ending: one without a request, one in mid-air."""
+    pacs = TestPACS(faults=Faults(silence=Silence.ASSOCIATED))
+    with pacs, socket.create_connection((pacs.host, pacs.port), timeout=5) as idle:
+        ae = AE("CALLER")
+        ae.dimse_timeout = 20
+        assoc = ae.associate(pacs.host, pacs.port, [build_context(VERIFICATION)], pacs.ae_title)
+        answer: list[Dataset] = []
+        waiting = threading.Thread(target=lambda: answer.append(assoc.send_c_echo()))
+        waiting.start()
+        began = time.monotonic()
+        pacs.stop()
+        assert time.monotonic() - began < 5
+        assert idle.recv(1) == b""
+        waiting.join(5)
+    assert answer == [Dataset()]
+
+
+def test_that_it_aborts_at_the_nth_store(pacs: TestPACS) -> None:
+    """The association dies at the second C-STORE, and the second instance is not kept."""
+    pacs.faults = Faults(abort_at_store=2)
+    with associated(pacs, CT_CONTEXT) as assoc:
+        assert assoc.send_c_store(dicom_files.instance(1)).Status == 0x0000
+        assert assoc.send_c_store(dicom_files.instance(2)) == Dataset()
+        wait_until(lambda: not assoc.is_established, 5, "the abort")
+    assert len(pacs.stores) == 2
+    assert len(pacs.instances) == 1
+
+
+def test_that_statuses_are_answered_as_told(pacs: TestPACS) -> None:
+    """A status may go to one instance or to every one, always or the first times only; refused ones are not kept."""
+    first, second = dicom_files.instance(1), dicom_files.instance(2)
+    pacs.faults = Faults(store_status={first.SOPInstanceUID: 0xB000, EVERY_INSTANCE: 0xA700}, store_status_times=1)
+    with associated(pacs, CT_CONTEXT) as assoc:
+        statuses = [assoc.send_c_store(each).Status for each in (first, second)]
+        kept = set(pacs.instances)
+        statuses += [assoc.send_c_store(each).Status for each in (first, second)]
+    assert statuses == [0xB000, 0xA700, 0x0000, 0x0000]
+    assert kept == {first.SOPInstanceUID}
+    assert len(pacs.instances) == 2
+
+
+def test_that_the_charset_can_be_left_out() -> None:
+    """A match without (0008,0005) still holds the bytes of the instance's charset."""
+    with TestPACS(instances=series(1), faults=Faults(omit_charset=True)) as pacs:
+        (match,) = find(pacs, {"PatientName": ""})
+    assert "SpecificCharacterSet" not in match
+    assert match.PatientName.original_string.rstrip() == dicom_files.CHINESE_NAME.encode("gb18030")
+
+
+@pytest.mark.parametrize("size", [0, 4096, 131_072])
+def test_that_the_largest_pdu_is_announced(pacs: TestPACS, size: int) -> None:
+    """The PACS announces the size of PDU that the faults say; 0 is unlimited."""
+    pacs.faults = Faults(max_pdu_size=size)
+    with associated(pacs, CT_CONTEXT) as assoc:
+        assert assoc.acceptor.maximum_length == size
+        assert assoc.send_c_store(dicom_files.instance(rows=256)).Status == 0x0000
