@@ -116,6 +116,8 @@ class Wire:
     def __init__(self, sock: socket.socket, peer: str, limit: float) -> None:
         self.peer = peer
         self.limit = limit
+        #: What to do about a silent peer.
+        self.advice = "check that the PACS is not overloaded, or allow it more time with --timeout"
         #: Called at least every half second, in waits and between PDUs; may raise.
         self.watch: Watch | None = None
         #: Inside a PDU that goes out; nothing else may be sent then.
@@ -256,10 +258,7 @@ class Wire:
             if now - self._watched > SLICE:
                 self._look(now)
             if now >= deadline:
-                raise self.lost(
-                    f"stayed silent: {awaited} did not come within {self.limit:g} s; "
-                    "check that the PACS is not overloaded, or allow it more time with --timeout"
-                )
+                raise self.lost(f"stayed silent: {awaited} did not come within {self.limit:g} s; {self.advice}")
             self._receive(awaited)
 
     def _make_room(self, wanted: int) -> None:

@@ -1,0 +1,48 @@
+"""Which presentation contexts a Storage SCP accepts (PS3.8 section 9.3.3.2)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from pydicom.uid import UID
+
+from pacs_tasks.dimse import acse
+from pacs_tasks.dimse.c_echo import VERIFICATION
+from pacs_tasks.dimse.elements import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+
+#: A DICOMDIR is a file, never sent.
+_NEVER_SENT = frozenset(("1.2.840.10008.1.3.10",))
+
+
+def answer_to(request: acse.AssociateRequest) -> acse.AssociateAccept:
+    """Accept Verification, and every storage class in any transfer syntax: bytes go to disk as they are."""
+    return acse.AssociateAccept({cx.context_id: _answer(cx) for cx in request.contexts})
+
+
+def _answer(cx: acse.ProposedContext) -> tuple[int, str]:
+    if not cx.transfer_syntaxes:
+        return acse.TRANSFER_SYNTAXES_NOT_SUPPORTED, IMPLICIT_VR_LITTLE_ENDIAN
+    if cx.abstract_syntax != VERIFICATION and not is_storage_class(cx.abstract_syntax):
+        return acse.ABSTRACT_SYNTAX_NOT_SUPPORTED, cx.transfer_syntaxes[0]
+    return acse.ACCEPTED, _preferred(cx.transfer_syntaxes)
+
+
+def _preferred(syntaxes: tuple[str, ...]) -> str:
+    """The peer's first choice; Explicit VR where that is Implicit VR, which forgets what private attributes are."""
+    if syntaxes[0] == IMPLICIT_VR_LITTLE_ENDIAN and EXPLICIT_VR_LITTLE_ENDIAN in syntaxes:
+        return EXPLICIT_VR_LITTLE_ENDIAN
+    return syntaxes[0]
+
+
+@lru_cache(maxsize=1024)
+def is_storage_class(uid: str) -> bool:
+    """Whether instances of a SOP class are stored: what the Standard names so, and all that it does not name.
+
+    Private classes, and classes newer than our dictionary, are not in it.
+    """
+    known = UID(uid)
+    if uid in _NEVER_SENT or not uid:
+        return False
+    if known.name == uid:
+        return True
+    return known.type == "SOP Class" and "Storage" in known.name and "Storage Commitment" not in known.name

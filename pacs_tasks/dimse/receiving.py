@@ -1,0 +1,149 @@
+"""One C-STORE request that comes in, to disk and answered: for C-GET and for the Storage SCP (PS3.4 section B.2.3)."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from pacs_tasks.dimse import command, status
+from pacs_tasks.dimse.command import Command
+from pacs_tasks.dimse.elements import MalformedError
+from pacs_tasks.dimse.storage import IncomingFile
+from pacs_tasks.dimse.stream import MessageStream
+from pacs_tasks.errors import InvalidRequestError
+from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
+
+log = logging.getLogger(__name__)
+
+SUCCESS = 0x0000
+_SOP_CLASS_NOT_SUPPORTED = 0x0122
+_OUT_OF_RESOURCES = 0xA700
+_CANNOT_UNDERSTAND = 0xC000
+_REST = "the rest of an instance"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where instances come from and go to; ``peer`` names the sender in logs."""
+
+    directory: Path
+    calling_aet: str
+    peer: str
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    code: int
+    #: At most 64 characters: Error Comment is of VR LO (PS3.7 section C.4.2).
+    comment: str
+
+
+def receive(
+    stream: MessageStream, context_id: int, request: Command, pair: tuple[str, str] | None, origin: Origin
+) -> InstanceOutcome:
+    """Read the data set of a C-STORE request to disk as it comes, and answer the request.
+
+    The peer reads success only when the file has its name; what cannot be written is read to its end and refused.
+
+    Parameters
+    ----------
+    pair
+        SOP class and transfer syntax of the presentation context, ``None`` where there is none.
+
+    Raises
+    ------
+    PeerUnavailableError
+        If the association is lost; nothing is left behind.
+    """
+    sop_class_uid = request.text(command.AFFECTED_SOP_CLASS_UID)
+    sop_instance_uid = request.text(command.AFFECTED_SOP_INSTANCE_UID)
+    syntax = pair[1] if pair is not None else ""
+    size, path, refusal = 0, "", None
+    if pair is None or pair[0] != sop_class_uid or not request.has_data_set:
+        _drain(stream, context_id, request)
+        refusal = _Refusal(_SOP_CLASS_NOT_SUPPORTED, "not the SOP class of the presentation context")
+    else:
+        size, path, refusal = _to_disk(stream, context_id, origin, (sop_class_uid, sop_instance_uid, syntax))
+    stream.send(context_id, _response(request, refusal))
+    said = None
+    if refusal is not None:
+        log.warning("an instance from %s was refused (%04X): %s", origin.peer, refusal.code, refusal.comment)
+        said = status.store_status(refusal.code, refusal.comment)
+    return InstanceOutcome(
+        subject=sop_instance_uid,
+        category=InstanceCategory.FAILED if refusal else InstanceCategory.SUCCESS,
+        sop_class_uid=sop_class_uid,
+        sop_instance_uid=sop_instance_uid,
+        transfer_syntax_uid=syntax,
+        path=path,
+        status=said,
+        reason=refusal.comment if refusal else "",
+        size=size,
+    )
+
+
+def _to_disk(
+    stream: MessageStream, context_id: int, origin: Origin, uids: tuple[str, str, str]
+) -> tuple[int, str, _Refusal | None]:
+    """Give the size of the file and where it is, or why there is none."""
+    refusal = None
+    with contextlib.ExitStack() as stack:
+        file = None
+        try:
+            file = IncomingFile(
+                origin.directory,
+                sop_class_uid=uids[0],
+                sop_instance_uid=uids[1],
+                transfer_syntax_uid=uids[2],
+                calling_aet=origin.calling_aet,
+            )
+            # After finish() there is nothing left to remove.
+            stack.callback(file.discard)
+        except OSError as error:
+            refusal = _unwritable(error)
+        for chunk in stream.read_data(context_id, _REST):
+            if file is not None and refusal is None:
+                try:
+                    file.write(chunk)
+                except OSError as error:
+                    refusal = _unwritable(error)
+                    file.discard()
+        if file is None or refusal is not None:
+            return 0, "", refusal
+        try:
+            return file.size, str(file.finish()), None
+        except OSError as error:
+            return 0, "", _unwritable(error)
+        except MalformedError:
+            return 0, "", _Refusal(_CANNOT_UNDERSTAND, "the data set cannot be read up to its series")
+        except InvalidRequestError:
+            return 0, "", _Refusal(_CANNOT_UNDERSTAND, "a UID of the instance breaks PS3.5 section 9.1")
+
+
+def _drain(stream: MessageStream, context_id: int, request: Command) -> None:
+    if request.has_data_set:
+        for _ in stream.read_data(context_id, _REST):
+            pass
+
+
+def _unwritable(error: OSError) -> _Refusal:
+    full = error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+    what = "no space left on the receiver's disk" if full else f"cannot write: {error.strerror or 'I/O error'}"
+    return _Refusal(_OUT_OF_RESOURCES, what[:64])
+
+
+def _response(request: Command, refusal: _Refusal | None) -> bytes:
+    return command.encode(
+        {
+            command.AFFECTED_SOP_CLASS_UID: request.text(command.AFFECTED_SOP_CLASS_UID),
+            command.COMMAND_FIELD: command.C_STORE_RQ | command.RESPONSE,
+            command.MESSAGE_ID_RESPONDED_TO: request.number(command.MESSAGE_ID) or 0,
+            command.STATUS: refusal.code if refusal else SUCCESS,
+            command.ERROR_COMMENT: refusal.comment if refusal else "",
+            command.AFFECTED_SOP_INSTANCE_UID: request.text(command.AFFECTED_SOP_INSTANCE_UID),
+        },
+        data_set=False,
+    )
