@@ -1,7 +1,7 @@
 """Is it well? ``python -m workers.health worker|receiver|redis|flower`` says so in one line and by its exit code.
 
-``worker`` asks the one that Celery calls ``celery@HOSTNAME``, or the one named after it: ``worker send-1@host``. For the
-health checks of containers and for people. Each check is bounded in time and asks the process itself.
+``worker`` asks the one that Celery calls ``celery@HOSTNAME``, or the one named after it: ``worker send-1@host``. For
+the health checks of containers and for people. Each check is bounded in time and asks the process itself.
 """
 
 from __future__ import annotations

@@ -130,6 +130,7 @@ def main() -> int:
     places = Places.of(settings)
     places.make()
     places.rotate()
+    # Never closed: it ends with the process, so that whoever finds it free finds us gone.
     lock = Lock(places.supervisor_lock)
     if not lock.take(timeout=2):
         logger.error("another supervisor has this data directory")
@@ -145,5 +146,3 @@ def main() -> int:
     except Exception:
         logger.exception("the supervisor failed")
         return 1
-    finally:
-        lock.close()

@@ -1,0 +1,207 @@
+"""The private server after things went wrong: killed processes, files left behind, a worker that cannot start."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from pacs_tasks import embedded
+from pacs_tasks.embedded.locks import Lock, holder, is_held
+from pacs_tasks.embedded.places import LOG_LIMIT, Places, State
+from pacs_tasks.settings import Settings, load
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no private server on Windows")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[Settings]:
+    config = load(data_dir=tmp_path / "data", idle_timeout=60.0, concurrency=1)
+    yield config
+    embedded.stop(config)
+
+
+def _client(url: str) -> redis.Redis:
+    return redis.Redis.from_url(url, decode_responses=True, socket_timeout=5)
+
+
+def _remember(url: str) -> None:
+    """Write something, and wait until it is on disk."""
+    with _client(url) as client:
+        client.set("kept", "yes")
+        client.execute_command("WAITAOF", 1, 0, 5000)
+
+
+def _kept(url: str) -> bool:
+    try:
+        with _client(url) as client:
+            return client.get("kept") == "yes"
+    except redis.RedisError:
+        return False
+
+
+def _pid(path: Path) -> int:
+    pid = holder(path)
+    assert pid is not None, f"nobody holds {path.name}"
+    return pid
+
+
+def _kill(path: Path) -> None:
+    os.kill(_pid(path), signal.SIGKILL)
+    wait_until(lambda: not is_held(path), 10, f"the end of the holder of {path.name}")
+
+
+def _workers(settings: Settings) -> list[int]:
+    log = Places.of(settings).log("supervisor").read_text()
+    return [int(pid) for pid in re.findall(r"worker (\d+) started", log)]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_killed_supervisor_is_replaced(settings: Settings) -> None:
+    """After kill -9 of the supervisor its worker ends, and the next command finds its jobs at the same URL."""
+    places = Places.of(settings)
+    with embedded.attach(settings) as url:
+        _remember(url)
+    (worker,) = wait_until(lambda: _workers(settings), 10)
+    _kill(places.supervisor_lock)
+    orphan = _pid(places.server_lock)
+    with embedded.attach(settings) as again:
+        assert again == url
+        assert _kept(again)
+        assert _pid(places.server_lock) != orphan
+    wait_until(lambda: not _alive(orphan), 5, "the end of the orphaned server")
+    wait_until(lambda: not _alive(worker), 30, "the end of the orphaned worker")
+
+
+def test_killed_server_is_started_again(settings: Settings) -> None:
+    """After kill -9 of the server a command that is attached finds it again, with everything in it."""
+    places = Places.of(settings)
+    with embedded.attach(settings) as url:
+        _remember(url)
+        _kill(places.server_lock)
+        wait_until(lambda: _kept(url), 10, "the server at its old URL")
+        with embedded.attach(settings) as again:
+            assert again == url
+
+
+def test_everything_killed_is_healed(settings: Settings) -> None:
+    """After a power cut the state file tells of a server that is gone; the next command starts a new one."""
+    places = Places.of(settings)
+    with embedded.attach(settings) as url:
+        _remember(url)
+    _kill(places.supervisor_lock)
+    _kill(places.server_lock)
+    assert places.state().ready
+    with embedded.attach(settings) as again:
+        assert _kept(again)
+
+
+def test_stop_ends_an_orphan(settings: Settings) -> None:
+    """Stop ends a server whose supervisor was killed."""
+    places = Places.of(settings)
+    with embedded.attach(settings):
+        pass
+    _kill(places.supervisor_lock)
+    assert embedded.stop(settings, timeout=1)
+    assert not is_held(places.server_lock)
+
+
+def test_taken_port_is_given_up(settings: Settings) -> None:
+    """If another program has the server's old port by now, the server takes another one and keeps its data."""
+    with embedded.attach(settings) as url:
+        _remember(url)
+    embedded.stop(settings)
+    port = int(url.rpartition(":")[2].partition("/")[0])
+    with socket.create_server(("127.0.0.1", port)), embedded.attach(settings) as again:
+        assert again != url
+        assert _kept(again)
+
+
+def test_foreign_process_is_never_signalled(settings: Settings) -> None:
+    """A pid in a file that nobody locks is no reason to signal anybody."""
+    places = Places.of(settings)
+    places.make()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as bystander:
+        for path in (places.supervisor_lock, places.server_lock):
+            path.write_text(str(bystander.pid))
+        places.tell(State(url="redis://:x@127.0.0.1:1/0", ready=True))
+        assert embedded.stop(settings)
+        with embedded.attach(settings):
+            pass
+        assert bystander.poll() is None
+        bystander.communicate(b"\n", timeout=10)
+        assert bystander.returncode == 0
+
+
+def test_dead_worker_is_started_again(settings: Settings) -> None:
+    """A worker that is killed is replaced, and nothing of it stays behind."""
+    with embedded.attach(settings):
+        (first,) = wait_until(lambda: _workers(settings), 10)
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: len(_workers(settings)) > 1, 10, "another worker")
+        assert embedded.failure(settings) == ""
+
+
+def test_worker_that_cannot_start_says_so(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a few attempts the reason is there for a command that waits, and in the log; then all ends by itself."""
+    broken = tmp_path / "broken" / "workers"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("")
+    (broken / "dimse.py").write_text("raise RuntimeError('this worker is broken')\n")
+    monkeypatch.setenv("PYTHONPATH", str(broken.parent))
+    places = Places.of(settings)
+    with embedded.attach(settings):
+        reason = wait_until(lambda: embedded.failure(settings), 60, "a reason")
+        assert "this worker is broken" in reason
+        assert "this worker is broken" in places.log("worker").read_text()
+        assert len(_workers(settings)) == 3
+    wait_until(lambda: not is_held(places.supervisor_lock), 20, "the end of the supervisor")
+    assert "this worker is broken" in embedded.failure(settings)
+    monkeypatch.delenv("PYTHONPATH")
+    with embedded.attach(settings):
+        assert embedded.failure(settings) == ""
+
+
+def test_long_log_is_rotated(settings: Settings) -> None:
+    """A log that has grown too long moves aside, and whoever writes to it goes on."""
+    places = Places.of(settings)
+    places.make()
+    log = places.log("worker")
+    with log.open("ab") as writer:
+        writer.write(b"old\n")
+        writer.truncate(LOG_LIMIT + 1)
+        writer.flush()
+        places.rotate()
+        writer.write(b"new\n")
+    assert log.read_bytes() == b"new\n"
+    assert log.with_name("worker.log.1").stat().st_size == LOG_LIMIT + 1
+
+
+def test_lock_ends_with_its_last_holder(tmp_path: Path) -> None:
+    """A shared lock keeps an exclusive one out until the last of its holders is gone."""
+    path = tmp_path / "lock"
+    with Lock(path) as one, Lock(path) as two:
+        assert one.take(shared=True)
+        assert two.take(shared=True)
+        with Lock(path) as third:
+            assert not third.take()
+            one.close()
+            assert not third.take(timeout=0.05)
+            two.close()
+            assert third.take()
