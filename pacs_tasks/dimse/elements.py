@@ -130,6 +130,8 @@ def walk(data: Data, encoding: Encoding, position: int = 0) -> Iterator[Element]
         else:
             yield Element(tag, position, length)
             position += length
+    if position > walking.size:
+        raise MalformedError("it is cut off")
 
 
 def read_uids(data: Data, transfer_syntax_uid: str, wanted: Collection[int], position: int = 0) -> dict[int, str]:
