@@ -29,6 +29,8 @@ _NAMES = {
         "JobFailedError",
         "JobNotFoundError",
         "JobNotReadyError",
+        "NotDicomError",
+        "PeerBusyError",
         "PacsTasksError",
         "PeerUnavailableError",
         "UnreadableInputError",

@@ -62,11 +62,11 @@ def _promise_file(request: StoreRequest, _: Claim) -> Iterable[Entry]:
 def _promise_directory(request: StoreDirectoryRequest, claim: Claim) -> Iterable[Entry]:
     """List the files, and see that the peer takes our association before thousands of parts find out."""
     readable_directory(request.directory)
-    with suppress(PeerBusyError):  # The parts wait until it is not.
-        Association.open(local_ae(request), request.remote, [_VERIFICATION], timeouts(request), claim).release()
     entries = [[path, size] for path, size in files_below(request.directory)]
     if not entries:
         raise UnreadableInputError("there is no file in this directory; check the path", request.directory)
+    with suppress(PeerBusyError):  # The parts wait until it is not.
+        Association.open(local_ae(request), request.remote, [_VERIFICATION], timeouts(request), claim).release()
     return entries
 
 

@@ -1,0 +1,289 @@
+"""Sending, as jobs: real Redis, real workers, a real PACS. Asserted is what the PACS holds and the ledger says."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from pydicom.uid import CTImageStorage, MRImageStorage
+
+from pacs_tasks import (
+    AssociationRejectedError,
+    Category,
+    InvalidRequestError,
+    JobState,
+    NotDicomError,
+    PacsClient,
+    PeerUnavailableError,
+    PreflightOutcome,
+    PreflightRequest,
+    RemoteAE,
+    StoreDirectoryRequest,
+    StoreRequest,
+    TransferOutcome,
+    UnreadableInputError,
+)
+from pacs_tasks.testing import EVERY_INSTANCE, Faults, Silence, TestPACS
+from pacs_tasks.testing.faults import CALLED_AET_NOT_RECOGNISED
+from tests.support import dicom_files, ports
+from tests.support.dicom_files import UID_ROOT, data_set, sendable, write_series
+from tests.support.processes import Process
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture
+def client(shared_redis_url: str, shared_worker: Process) -> PacsClient:
+    assert shared_worker.running(), shared_worker.said()
+    return PacsClient(shared_redis_url)
+
+
+def sent(client: PacsClient, pacs: TestPACS, directory: Path, **options: int) -> TransferOutcome:
+    """Send a directory and give its outcome."""
+    job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(directory), **options))
+    job.wait(90)
+    outcome = job.outcome()
+    assert isinstance(outcome, TransferOutcome)
+    return outcome
+
+
+def even(encoded: bytes) -> bytes:
+    """A deflated data set of odd length gets one null byte on the wire (PS3.5 section A.5); others are even."""
+    return encoded + b"\0" * (len(encoded) % 2)
+
+
+def test_every_class_and_syntax_arrives_bit_exact(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
+    """What the PACS holds is what the files hold, byte for byte, whatever they are called."""
+    files = {}
+    for number, path in enumerate(sendable()):
+        files[shutil.copy(path, tmp_path / f"no-ending-{number}")] = even(data_set(path))
+    outcome = sent(client, pacs, tmp_path)
+    assert outcome.category is Category.SUCCESS, outcome.problems
+    assert outcome.counters.success == len(files) == len(pacs.instances)
+    assert Counter(each.data_set for each in pacs.instances.values()) == Counter(files.values())
+    assert len({each.transfer_syntax_uid for each in pacs.instances.values()}) > 8
+
+
+def test_what_is_no_dicom_is_reported_and_not_sent(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
+    """A text file, a DICOMDIR, an empty file; a torn link is a failure with its reason."""
+    write_series(tmp_path / "a" / "b", 2)
+    dicom_files.write_text(tmp_path / "text.dcm")
+    (tmp_path / "empty.dcm").touch()
+    shutil.copy(dicom_files.dicomdir(), tmp_path / "DICOMDIR")
+    (tmp_path / "torn.dcm").symlink_to(tmp_path / "nowhere")
+    outcome = sent(client, pacs, tmp_path)
+    assert outcome.category is Category.PARTIAL
+    assert (outcome.counters.success, outcome.counters.skipped, outcome.counters.failed) == (2, 3, 1)
+    assert {Path(each.subject).name for each in outcome.problems} == {"text.dcm", "empty.dcm", "DICOMDIR", "torn.dcm"}
+    assert all(each.reason for each in outcome.problems)
+    assert len(pacs.stores) == 2
+
+
+def test_a_refused_class_fails_its_own_files_only(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
+    """And each says which class."""
+    write_series(tmp_path / "ct", 3)
+    write_series(tmp_path / "mr", 2, series=2, sop_class_uid=MRImageStorage)
+    pacs.faults = Faults(refused_sop_classes=[MRImageStorage])
+    outcome = sent(client, pacs, tmp_path)
+    assert (outcome.counters.success, outcome.counters.failed) == (3, 2)
+    assert all("MR Image Storage" in each.reason and each.error == "ContextRejectedError" for each in outcome.problems)
+    assert {each.sop_class_uid for each in pacs.instances.values()} == {CTImageStorage}
+
+
+def test_a_private_class_is_sent_like_any_other(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
+    """No list of known classes stands in its way."""
+    write_series(tmp_path, 2, sop_class_uid=dicom_files.PRIVATE_SOP_CLASS)
+    assert sent(client, pacs, tmp_path).category is Category.SUCCESS
+    assert len(pacs.instances) == 2
+
+
+def test_more_than_128_classes_go_over_several_associations(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
+    """An association carries 128 presentation contexts (PS3.8 section 9.3.2.2)."""
+    for number in range(140):
+        instance = dicom_files.instance(number + 1, rows=2, sop_class_uid=f"{UID_ROOT}.9.{number}")
+        dicom_files.write(instance, tmp_path / f"{number}.dcm")
+    outcome = sent(client, pacs, tmp_path, files_per_task=140)
+    assert (outcome.category, len(pacs.instances)) == (Category.SUCCESS, 140)
+    assert pacs.associations == 3  # one to see whether it is there, two to send
+
+
+def test_a_permanent_status_fails_one_file_at_once(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
+    """The others go on, and it is offered once."""
+    write_series(tmp_path, 5)
+    bad = f"{UID_ROOT}.1.1.1000003"
+    pacs.faults = Faults(store_status={bad: 0xC000})
+    outcome = sent(client, pacs, tmp_path)
+    assert (outcome.category, outcome.counters.success) == (Category.PARTIAL, 4)
+    assert [each.sop_instance_uid for each in outcome.problems] == [bad]
+    assert "C000" in outcome.problems[0].reason
+    assert pacs.stores.count(bad) == 1
+
+
+def test_a_warning_counts_as_sent_and_apart(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
+    """B000: coercion of data elements (PS3.4 section B.2.3)."""
+    write_series(tmp_path, 3)
+    pacs.faults = Faults(store_status={EVERY_INSTANCE: 0xB000})
+    outcome = sent(client, pacs, tmp_path)
+    assert outcome
+    assert (outcome.category, outcome.counters.warning) == (Category.WARNING, 3)
+
+
+def test_out_of_resources_is_waited_for(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
+    """A700 twice, then success: each file is recorded once."""
+    write_series(tmp_path, 3)
+    pacs.faults = Faults(store_status={EVERY_INSTANCE: 0xA700}, store_status_times=2)
+    outcome = sent(client, pacs, tmp_path, files_per_task=3)
+    assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, 3)
+    assert len(pacs.stores) == 9
+
+
+def test_a_busy_peer_is_waited_for(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
+    """ "Local limit exceeded" passes; nothing fails for it."""
+    write_series(tmp_path, 3)
+    pacs.faults = Faults(busy_associations=3)
+    assert sent(client, pacs, tmp_path).category is Category.SUCCESS
+    assert len(pacs.instances) == 3
+
+
+def test_a_lost_association_loses_no_file(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
+    """The peer aborts in the middle; the rest goes over another association, and nothing is recorded twice."""
+    write_series(tmp_path, 30)
+    pacs.faults = Faults(abort_at_store=12)
+    outcome = sent(client, pacs, tmp_path, files_per_task=30)
+    assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, 30)
+    assert len(pacs.instances) == 30
+
+
+def test_associations_are_reused(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
+    """One task per file, and yet hardly more associations than worker processes."""
+    write_series(tmp_path, 60)
+    outcome = sent(client, pacs, tmp_path)
+    assert outcome.counters.success == 60
+    assert pacs.associations <= 6
+    wait_until(lambda: pacs.open_associations == 0, 10, "idle associations are released")
+
+
+def test_a_silent_peer_holds_no_worker_for_ever(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
+    """It accepts the connection and says nothing: told within the time given."""
+    write_series(tmp_path, 2)
+    pacs.faults = Faults(silence=Silence.CONNECTED)
+    job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path), timeout=1))
+    job.wait(15)
+    with pytest.raises(PeerUnavailableError, match="within 1 s"):
+        job.outcome()
+
+
+def test_a_peer_that_is_not_there_is_told_before_anything_is_planned(client: PacsClient, tmp_path: Path) -> None:
+    """With what to check."""
+    write_series(tmp_path, 2)
+    remote = RemoteAE(port=ports.free_port())
+    for request in (
+        StoreDirectoryRequest(remote=remote, directory=str(tmp_path)),
+        StoreRequest(remote=remote, path=str(tmp_path / "000001.dcm")),
+    ):
+        job = client.enqueue(request)
+        job.wait(15)
+        with pytest.raises(PeerUnavailableError, match="check the IP address and port"):
+            job.outcome()
+
+
+def test_a_wrong_ae_title_is_told(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
+    """With the option to check."""
+    write_series(tmp_path, 1)
+    pacs.faults = Faults(rejection=CALLED_AET_NOT_RECOGNISED)
+    job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path)))
+    job.wait(15)
+    with pytest.raises(AssociationRejectedError, match="--pacs-ae-title"):
+        job.outcome()
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "said"),
+    [
+        ("nothing", UnreadableInputError, "sees no such"),
+        ("empty", UnreadableInputError, "no file in this directory"),
+        ("text.dcm", UnreadableInputError, "no directory"),
+    ],
+)
+def test_a_directory_that_the_worker_cannot_use_is_told(
+    client: PacsClient, pacs: TestPACS, tmp_path: Path, name: str, error: type[Exception], said: str
+) -> None:
+    """With its path and the worker that looked."""
+    (tmp_path / "empty").mkdir()
+    dicom_files.write_text(tmp_path / "text.dcm")
+    job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / name)))
+    job.wait(15)
+    with pytest.raises(error, match=said) as raised:
+        job.outcome()
+    assert str(tmp_path / name) in str(raised.value)
+    assert pacs.associations == 0
+
+
+def test_one_file_is_sent_or_told(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
+    """A file, a text file, none."""
+    (path,) = write_series(tmp_path, 1)
+    job = client.enqueue(StoreRequest(remote=pacs.remote, path=str(path)))
+    job.wait(15)
+    outcome = job.outcome()
+    assert isinstance(outcome, TransferOutcome)
+    assert (bool(outcome), outcome.counters.total, len(pacs.instances)) == (True, 1, 1)
+    for wrong, error in ((dicom_files.write_text(tmp_path / "t.dcm"), NotDicomError), (tmp_path, UnreadableInputError)):
+        job = client.enqueue(StoreRequest(remote=pacs.remote, path=str(wrong)))
+        job.wait(15)
+        with pytest.raises(error):
+            job.outcome()
+
+
+def test_a_cancelled_job_stops_and_a_retry_sends_the_rest(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
+    """No file is sent twice for it."""
+    write_series(tmp_path, 400, rows=2)
+    pacs.faults = Faults(delay=0.01)
+    job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path)))
+    wait_until(lambda: job.progress().counters.success >= 20, 30, "20 files sent")
+    job.cancel()
+    assert job.wait(5).state is JobState.CANCELLED
+    outcome = job.outcome()
+    assert isinstance(outcome, TransferOutcome)
+    first = outcome.counters.success
+    assert (outcome.category, first == len(pacs.stores)) == (Category.CANCELLED, True)
+    assert 20 <= first < 400
+    pacs.faults = Faults()
+    job.retry().wait(60)
+    assert job.outcome().category is Category.SUCCESS
+    assert (len(pacs.stores), len(pacs.instances)) == (400, 400)
+
+
+def test_a_retry_sends_what_failed_and_nothing_else(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
+    """And a second one is refused, since nothing is left."""
+    write_series(tmp_path, 20)
+    bad = [f"{UID_ROOT}.1.1.{number}" for number in (1000004, 1000017)]
+    pacs.faults = Faults(store_status=dict.fromkeys(bad, 0xC001))
+    job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path)))
+    job.wait(30)
+    assert job.outcome().category is Category.PARTIAL
+    pacs.faults = Faults()
+    offered = len(pacs.stores)
+    job.retry().wait(30)
+    assert job.outcome().category is Category.SUCCESS
+    assert sorted(pacs.stores[offered:]) == bad
+    with pytest.raises(InvalidRequestError, match="nothing to retry"):
+        job.retry()
+
+
+def test_a_preflight_sends_nothing_and_tells_all(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
+    """Counts, classes, syntaxes, what is no DICOM, what the peer accepts."""
+    write_series(tmp_path / "ct", 3)
+    write_series(tmp_path / "mr", 2, series=2, sop_class_uid=MRImageStorage)
+    dicom_files.write_text(tmp_path / "text.dcm")
+    pacs.faults = Faults(refused_sop_classes=[MRImageStorage])
+    job = client.enqueue(PreflightRequest(remote=pacs.remote, directory=str(tmp_path)))
+    job.wait(15)
+    outcome = job.outcome()
+    assert isinstance(outcome, PreflightOutcome)
+    assert {(pair.sop_class_name, pair.count, pair.accepted) for pair in outcome.pairs} == {
+        ("CT Image Storage", 3, True),
+        ("MR Image Storage", 2, False),
+    }
+    assert (outcome.total, outcome.contexts, outcome.associations, len(outcome.skipped)) == (6, 2, 1, 1)
+    assert pacs.stores == []
