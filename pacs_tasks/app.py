@@ -112,6 +112,9 @@ def configuration(config: Settings, redis_url: str | None = None) -> dict[str, A
         "worker_send_task_events": True,
         "task_send_sent_event": True,
         "task_track_started": True,
+        # Our tasks count their own retries: `retry(max_retries=None)` alone means Celery's default of 3, after which it
+        # raises, and a part that raises loses its chord.
+        "task_annotations": {"*": {"max_retries": None}},
         # Results may be long and are counts only; a worker's log needs neither.
         "worker_redirect_stdouts": False,
         "task_publish_retry_policy": {"max_retries": 2, "interval_start": 0, "interval_step": 0.5},

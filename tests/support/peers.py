@@ -97,6 +97,7 @@ def orthanc(
         "DicomPort": port,
         "DicomCheckCalledAet": True,
         "UnknownSopClassAccepted": True,
+        "DefaultEncoding": "Utf8",
         "OverwriteInstances": True,
         "DicomAlwaysAllowFind": True,
         "DicomAlwaysAllowGet": True,
