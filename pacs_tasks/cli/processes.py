@@ -16,6 +16,7 @@ from pacs_tasks.embedded.launch import command, environment
 from pacs_tasks.embedded.places import Places
 from pacs_tasks.errors import ConfigurationError
 from pacs_tasks.ledger import connect
+from pacs_tasks.receivers import running
 from pacs_tasks.settings import Settings
 
 #: Seconds in which the receiver and Flower should answer.
@@ -83,9 +84,7 @@ def _keep_up(stack: Stack, settings: Settings, url: str, login: str) -> int:
         return settings.redis_url is None and bool(embedded.failure(settings))
 
     def ready() -> bool:
-        return is_listening(settings.receiver_host, settings.receiver_port) and is_listening(
-            settings.flower_address, settings.flower_port
-        )
+        return is_listening(settings.flower_address, settings.flower_port) and _announced(settings, url)
 
     dead = stack.wait(START_LIMIT, lambda: broken() or ready())
     if dead is None and not broken() and not stack.told_to_end:
@@ -117,6 +116,15 @@ def _introduce(settings: Settings, login: str) -> None:
     if settings.redis_url is None:
         lines.append(f"  Logs of the private server and its worker: {Places.of(settings).log('worker').parent}")
     click.echo("\n".join(lines), err=True)
+
+
+def _announced(settings: Settings, url: str) -> bool:
+    """Whether the receiver has said in Redis that it runs; a connection to try it out would stand in its log."""
+    client = connect(url, settings.redis_timeout)
+    try:
+        return any(each.port == settings.receiver_port for each in running(client))
+    finally:
+        client.close()
 
 
 @contextmanager

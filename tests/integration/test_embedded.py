@@ -102,7 +102,7 @@ def test_password_is_private(settings: Settings) -> None:
         for directory in (places.data_dir, places.private, places.server_dir, places.log("worker").parent):
             assert stat.S_IMODE(directory.stat().st_mode) == 0o700, directory
         assert stat.S_IMODE(places.state_file.stat().st_mode) == 0o600
-        lines = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        lines = subprocess.run(["ps", "-e", "-ww", "-o", "args"], capture_output=True, text=True, check=True).stdout
     assert password not in lines
     for name in ("supervisor", "server", "worker"):
         assert password not in _log(settings, name)

@@ -44,7 +44,7 @@ def _remember(url: str) -> None:
 def _kept(url: str) -> bool:
     try:
         with _client(url) as client:
-            return client.get("kept") == "yes"
+            return bool(client.get("kept") == "yes")
     except redis.RedisError:
         return False
 
