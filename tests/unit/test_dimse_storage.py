@@ -109,7 +109,7 @@ def test_an_older_file_is_replaced_and_a_failure_leaves_nothing(tmp_path: Path) 
     assert dicom_files.data_set(path) == encoded
     (kept := tmp_path / "kept").mkdir()
     file = _incoming(kept)
-    file.write(memoryview(encoded)[:50])
+    file.write(memoryview(encoded)[:60])
     with pytest.raises(MalformedError):
         file.finish()
     file.discard()
