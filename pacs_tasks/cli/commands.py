@@ -28,7 +28,6 @@ COMMANDS: Mapping[str, str] = {
     "receiver": "process_commands",
     "flower": "process_commands",
     "up": "process_commands",
-    "demo": "process_commands",
 }
 
 

@@ -11,7 +11,7 @@ from pacs_tasks.cli.exit_codes import ExitCode, of_error, of_outcome
 from pacs_tasks.cli.invocation import Invocation
 from pacs_tasks.cli.progress import view
 from pacs_tasks.cli.render import job_document, job_facts, job_table, outcome_document, show_outcome, state_of, words_of
-from pacs_tasks.cli.running import announce, follow, report
+from pacs_tasks.cli.running import announce, follow, report, watch
 from pacs_tasks.client import Job, PacsClient
 from pacs_tasks.errors import JobError, JobNotFoundError, JobNotReadyError, PacsTasksError
 from pacs_tasks.outcome import Progress
@@ -78,7 +78,7 @@ def wait(invocation: Invocation, job_id: str, patience: float | None) -> int:
         request = job.request()
         with view(invocation.terminal, words_of(request.task).command) as shown:
             try:
-                last = job.wait(timeout=patience, on_progress=shown.update)
+                last = job.wait(timeout=patience, on_progress=watch(invocation.settings, shown.update))
             except KeyboardInterrupt:
                 raise JobNotReadyError(
                     f"job {job_id} goes on; `pacs-tasks wait {job_id}` waits again, "

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
+from pacs_tasks import embedded
 from pacs_tasks.cli import advice
 from pacs_tasks.cli.exit_codes import ExitCode, of_outcome
 from pacs_tasks.cli.invocation import Invocation
@@ -11,9 +13,10 @@ from pacs_tasks.cli.logs import SAID
 from pacs_tasks.cli.progress import view
 from pacs_tasks.cli.render import outcome_document, show_outcome, words_of
 from pacs_tasks.client import Job, PacsClient
-from pacs_tasks.errors import JobNotReadyError
-from pacs_tasks.outcome import Outcome, Progress
+from pacs_tasks.errors import ConfigurationError, JobNotReadyError
+from pacs_tasks.outcome import JobState, Outcome, Progress
 from pacs_tasks.request import AnyRequest
+from pacs_tasks.settings import Settings
 
 logger = logging.getLogger("pacs_tasks.cli")
 
@@ -61,11 +64,26 @@ def follow(invocation: Invocation, job: Job, request: AnyRequest) -> int:
     invocation.job_id, invocation.task = job.id, request.task
     with view(terminal, words_of(request.task).command) as shown:
         try:
-            last = job.wait(on_progress=shown.update)
+            last = job.wait(on_progress=watch(invocation.settings, shown.update))
         except KeyboardInterrupt:
             terminal.say(f"Cancelling job {job.id} (Ctrl-C once more leaves without waiting for its end)")
             last = _cancel(job)
     return report(invocation, request, last, job.outcome())
+
+
+def watch(settings: Settings, update: Callable[[Progress], None]) -> Callable[[Progress], None]:
+    """Pass looks on to ``update``, and end the waiting for a private worker that cannot work.
+
+    The function raises :class:`ConfigurationError` then.
+    """
+
+    def look(progress: Progress) -> None:
+        update(progress)
+        # The worker of a fleet may come at any time; the private one has said why it does not.
+        if settings.redis_url is None and progress.state is JobState.QUEUED and (why := embedded.failure(settings)):
+            raise ConfigurationError(f"job {progress.job_id} stays on the queue: {why}")
+
+    return look
 
 
 def report(invocation: Invocation, request: AnyRequest, progress: Progress, outcome: Outcome) -> int:
