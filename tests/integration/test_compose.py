@@ -1,0 +1,210 @@
+"""The compose file: read by docker-compose, and each service run as it says, without Docker."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.peers import orthanc_program
+from tests.support.ports import free_port
+from tests.support.processes import ROOT, Process, environment, started
+from tests.support.waiting import wait_until
+
+NEEDED = {"PACS_TASKS_REDIS_PASSWORD": "secret123", "PACS_TASKS_FLOWER_BASIC_AUTH": "somebody:secret456"}
+#: The virtual environment takes the place of the image's.
+PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin"])
+
+
+def _docker_compose(*arguments: str, **values: str) -> subprocess.CompletedProcess[str]:
+    program = shutil.which("docker-compose")
+    if program is None:
+        reason = "docker-compose is not installed (Debian: apt-get install docker-compose)"
+        if os.environ.get("PACS_TASKS_TESTS_REQUIRE_PEERS") == "1":
+            pytest.fail(f"PACS_TASKS_TESTS_REQUIRE_PEERS=1, but {reason}", pytrace=False)
+        pytest.skip(reason)
+    return subprocess.run(
+        [program, "--profile", "demo", *arguments],
+        cwd=ROOT,
+        env=environment(**values),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def services() -> Mapping[str, Any]:
+    """The services as docker-compose understands them."""
+    done = _docker_compose("config", **NEEDED)
+    assert done.returncode == 0, done.stderr
+    found = yaml.safe_load(done.stdout)["services"]
+    assert isinstance(found, dict)
+    return found
+
+
+def test_every_service_is_there_and_has_a_health_check(services: Mapping[str, Any]) -> None:
+    """Redis, worker, receiver, Flower, and with the profile demo an Orthanc: each can be asked whether it is well."""
+    assert set(services) == {"redis", "worker", "receiver", "flower", "orthanc"}
+    for name, service in services.items():
+        assert service["healthcheck"]["test"], name
+    assert services["orthanc"]["profiles"] == ["demo"]
+    assert all("profiles" not in service for name, service in services.items() if name != "orthanc")
+
+
+def test_workers_can_be_scaled(services: Mapping[str, Any]) -> None:
+    """Nothing of a worker exists once only: no name, no port."""
+    assert not {"container_name", "ports", "hostname"} & set(services["worker"])
+
+
+def test_receiver_and_workers_share_storage(services: Mapping[str, Any]) -> None:
+    """What the receiver writes, the workers see at the same path."""
+    assert "storage:/data:rw" in services["worker"]["volumes"]
+    assert "storage:/data:rw" in services["receiver"]["volumes"]
+
+
+def test_images_are_pinned(services: Mapping[str, Any]) -> None:
+    """No image changes by itself."""
+    for name, service in services.items():
+        tag = service["image"].rpartition(":")[2]
+        assert tag[0].isdigit(), name
+        assert "latest" not in tag
+
+
+def test_flower_is_for_this_machine(services: Mapping[str, Any]) -> None:
+    """Flower's port is published on loopback alone."""
+    assert all(str(port).startswith("127.0.0.1:") for port in services["flower"]["ports"])
+
+
+@pytest.mark.parametrize("missing", sorted(NEEDED))
+def test_missing_secret_is_named(missing: str) -> None:
+    """Without a password or a login nothing starts, and the message names the variable."""
+    done = _docker_compose("config", **{name: value for name, value in NEEDED.items() if name != missing})
+    assert done.returncode != 0
+    assert missing in done.stderr
+
+
+def _argv(command: list[str]) -> list[str]:
+    """A command or a health check as the container's process gets it; compose writes a dollar twice."""
+    words = [word.replace("$$", "$") for word in command]
+    if words[0] == "CMD-SHELL":
+        return ["/bin/sh", "-c", *words[1:]]
+    return words[1:] if words[0] == "CMD" else words
+
+
+def _healthy(service: Mapping[str, Any], variables: Mapping[str, str]) -> bool:
+    done = subprocess.run(
+        _argv(service["healthcheck"]["test"]), env=dict(variables), capture_output=True, timeout=30, check=False
+    )
+    return done.returncode == 0
+
+
+@contextmanager
+def _service(services: Mapping[str, Any], name: str, directory: Path, values: Mapping[str, str]) -> Iterator[Process]:
+    """A service's own command in its own environment, but for addresses and directories, once it is healthy."""
+    service = services[name]
+    variables = {**environment(PATH=PATH), **service["environment"], **values}
+    place = directory / name
+    place.mkdir()
+    with started(
+        _argv(service["command"]),
+        directory / f"{name}.log",
+        lambda _: _healthy(service, variables),
+        env=variables,
+        cwd=place,
+        timeout=60,
+        end_timeout=20,
+    ) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def fleet(services: Mapping[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The Redis of the compose file, and what the other services must know of it."""
+    directory, port = tmp_path_factory.mktemp("compose"), free_port()
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed")
+    with _service(services, "redis", directory, {"REDIS_PORT": str(port)}) as process:
+        listing = ["ps", "-ww", "-o", "args=", "-p", str(process.pid)]
+        command = subprocess.run(listing, capture_output=True, text=True, check=True, timeout=10).stdout
+        assert "redis-server" in command
+        assert NEEDED["PACS_TASKS_REDIS_PASSWORD"] not in command
+        assert (directory / "redis" / "appendonlydir").is_dir(), "it keeps what it is told"
+        url = services["worker"]["environment"]["PACS_TASKS_REDIS_URL"].replace("redis:6379", f"127.0.0.1:{port}")
+        yield {"PACS_TASKS_REDIS_URL": url, "PACS_TASKS_DATA_DIR": str(directory / "data")}
+
+
+@pytest.mark.parametrize("name", ["worker", "receiver", "flower"])
+def test_command_runs_and_its_health_check_tells(
+    services: Mapping[str, Any], fleet: dict[str, str], tmp_path: Path, name: str
+) -> None:
+    """A service becomes healthy, is not any more when it hangs, and ends with 0 when it is told to."""
+    values = {
+        **fleet,
+        "PACS_TASKS_RECEIVER_HOST": "127.0.0.1",
+        "PACS_TASKS_RECEIVER_PORT": str(free_port()),
+        "PACS_TASKS_FLOWER_ADDRESS": "127.0.0.1",
+        "PACS_TASKS_FLOWER_PORT": str(free_port()),
+    }
+    with _service(services, name, tmp_path, values) as process:
+        variables = {**environment(PATH=PATH), **services[name]["environment"], **values}
+        os.kill(process.pid, signal.SIGSTOP)
+        assert not _healthy(services[name], variables)
+        os.kill(process.pid, signal.SIGCONT)
+        wait_until(lambda: _healthy(services[name], variables), 30, "health")
+        process.popen.terminate()
+        assert process.popen.wait(30) == 0, process.said()
+        assert not _healthy(services[name], variables)
+
+
+@pytest.mark.orthanc
+def test_demo_orthanc_knows_the_receiver(services: Mapping[str, Any], tmp_path: Path) -> None:
+    """Orthanc starts with the configuration of the profile, in which the receiver is a move destination."""
+    service = services["orthanc"]
+    config = json.loads(service["environment"]["ORTHANC_JSON"])
+    assert config["DicomModalities"]["receiver"] == ["PACS_TASKS", "receiver", 11113]
+    ports = {"8042": str(free_port()), "4242": str(free_port())}
+    config |= {"HttpPort": int(ports["8042"]), "DicomPort": int(ports["4242"])}
+    config |= {"StorageDirectory": str(tmp_path / "db"), "IndexDirectory": str(tmp_path / "db"), "Plugins": []}
+    path = tmp_path / "orthanc.json"
+    path.write_text(json.dumps(config))
+    check = " ".join(service["healthcheck"]["test"][3:])
+    for port, real in ports.items():
+        check = check.replace(port, real)
+    healthy = {"healthcheck": {"test": ["CMD", "bash", "-c", check]}}
+    variables = environment(PATH=PATH)
+    with started(
+        [orthanc_program() or "Orthanc", path],
+        tmp_path / "orthanc.log",
+        lambda _: _healthy(healthy, variables),
+        env=variables,
+        end_timeout=20,
+    ):
+        pass
+
+
+def test_image_is_pinned_and_not_root() -> None:
+    """The image installs by hash what the checkout pins, and runs as a user of its own."""
+    dockerfile = (ROOT / "workers" / "Dockerfile").read_text()
+    assert "FROM python:3.11-slim-bookworm" in dockerfile
+    assert "--require-hashes -r workers/constraints.txt" in dockerfile
+    assert "\nUSER pacs-tasks\n" in dockerfile
+    pins, all_pins = (_pins(ROOT / name) for name in ("workers/constraints.txt", "constraints.txt"))
+    assert pins <= all_pins, "renew both with `make pins`"
+    for name in ("workers/constraints.txt", "constraints.txt"):
+        assert "://" not in (ROOT / name).read_text()
+
+
+def _pins(path: Path) -> set[str]:
+    return {line.split()[0] for line in path.read_text().splitlines() if "==" in line and not line.startswith(" ")}
