@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pacs_tasks.errors import (
-    AssociationError,
     BrokerUnavailableError,
     JobFailedError,
-    JobNotFoundError,
+    NotDicomError,
     PacsTasksError,
-    UnreadableInputError,
+    PeerUnavailableError,
 )
 from pacs_tasks.outcome import (
     Category,
@@ -38,24 +37,22 @@ RETRIEVING = (
     "has space left; if nothing is delivered, make the receiver's AE title and address known to the PACS, "
     "or use --method get"
 )
-INPUT = "check the path; the worker reads it, so a worker on another machine needs the same storage at the same place"
 BROKER = "check PACS_TASKS_REDIS_URL, and that the Redis is running and lets this machine connect"
 
+_RETRIEVING_TASKS = frozenset({"pacs_tasks.move", "pacs_tasks.get", "pacs_tasks.retrieve"})
 _STORING_TASKS = frozenset({"pacs_tasks.store_file", "pacs_tasks.store_directory"})
 
 
-def for_error(error: PacsTasksError) -> str:
-    """What to check after an error whose message may not say it; empty where the message does."""
-    if isinstance(error, AssociationError):
+def for_error(error: PacsTasksError, task: str) -> str:
+    """What to check after an error whose message may not say it all; empty where it does."""
+    if isinstance(error, PeerUnavailableError):
         return CONNECTION
     if isinstance(error, BrokerUnavailableError):
         return BROKER
-    if isinstance(error, UnreadableInputError):
-        return INPUT
-    if isinstance(error, JobNotFoundError):
-        return "`pacs-tasks jobs` lists the jobs that are known"
+    if isinstance(error, NotDicomError):
+        return SENDING
     if isinstance(error, JobFailedError):
-        return "the worker's log says more"
+        return RETRIEVING if task in _RETRIEVING_TASKS else "look into the worker's log, or try it again"
     return ""
 
 

@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, str] = {
     "receiver": "process_commands",
     "flower": "process_commands",
     "up": "process_commands",
+    "demo": "demo",
 }
 
 

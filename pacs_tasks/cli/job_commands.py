@@ -9,8 +9,9 @@ import click
 from pacs_tasks.cli.commands import command
 from pacs_tasks.cli.exit_codes import ExitCode, of_error, of_outcome
 from pacs_tasks.cli.invocation import Invocation
+from pacs_tasks.cli.job_tables import job_document, job_facts, job_table, state_of
 from pacs_tasks.cli.progress import view
-from pacs_tasks.cli.render import job_document, job_facts, job_table, outcome_document, show_outcome, state_of, words_of
+from pacs_tasks.cli.render import outcome_document, show_outcome, words_of
 from pacs_tasks.cli.running import announce, follow, report, watch
 from pacs_tasks.client import Job, PacsClient
 from pacs_tasks.errors import JobError, JobNotFoundError, JobNotReadyError, PacsTasksError
@@ -50,13 +51,13 @@ def status(invocation: Invocation, job_id: str) -> int:
         if terminal.json:
             terminal.document({"job": job_document(progress), **_ending(job, progress), "exit_code": ExitCode.DONE})
             return ExitCode.DONE
-        terminal.show(job_facts(progress))
-        if progress.state.finished:
-            try:
-                outcome = job.outcome()
-            except PacsTasksError:
-                # Its error stands in the table already.
-                return ExitCode.DONE
+        try:
+            outcome = job.outcome() if progress.state.finished else None
+        except PacsTasksError:
+            # It stands among the facts of the job.
+            outcome = None
+        terminal.show(job_facts(progress, counts=outcome is None))
+        if outcome is not None:
             show_outcome(terminal, job.request(), outcome)
     return ExitCode.DONE
 
@@ -123,7 +124,9 @@ def retry(invocation: Invocation, job_id: str) -> int:
 def _find(invocation: Invocation, client: PacsClient, job_id: str) -> Job:
     """The job, or :class:`JobNotFoundError`."""
     invocation.job_id = job_id
-    return client.job(job_id)
+    job = client.job(job_id)
+    invocation.task = job.progress().task
+    return job
 
 
 def _cancel(job: Job, *, detach: bool) -> Progress:

@@ -72,10 +72,10 @@ def _wrong_usage(invocation: Invocation, error: click.ClickException) -> int:
 def _ended_by(invocation: Invocation, error: PacsTasksError) -> int:
     code = of_error(error)
     invocation.terminal.complain(str(error))
-    check = advice.for_error(error)
+    check = advice.for_error(error, invocation.task)
     if check:
         invocation.terminal.say(f"What next: {check}.")
-    about = f"job {invocation.job_id}: " if invocation.job_id else ""
+    about = "" if invocation.job_id in error.message else f"job {invocation.job_id}: "
     logger.error("%s%s", about, error.message, extra=SAID)
     return _answer(invocation, type(error).__name__, error.message, code, subject=error.subject, check=check)
 

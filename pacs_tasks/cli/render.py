@@ -1,8 +1,7 @@
-"""From outcomes and jobs to what people and programs read."""
+"""From outcomes to what people and programs read."""
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +22,6 @@ from pacs_tasks.outcome import (
     MoveOutcome,
     Outcome,
     PreflightOutcome,
-    Progress,
     Status,
     TransferOutcome,
 )
@@ -114,62 +112,6 @@ def outcome_document(outcome: Outcome) -> dict[str, Any]:
     return document
 
 
-def job_document(progress: Progress) -> dict[str, Any]:
-    """A look at a job as a part of a JSON document."""
-    return {**progress.model_dump(mode="json"), "seconds": progress.seconds}
-
-
-def job_table(jobs: Iterable[Progress]) -> Table:
-    """Jobs, one per row."""
-    table = new_table("Job", "Command", "State", "Done", "Failed", "Peer", "Created", "Took")
-    for job in jobs:
-        counters = job.counters
-        table.add_row(
-            job.job_id,
-            words_of(job.task).command,
-            state_of(job),
-            f"{counters.done} of {counters.total}" if counters.total else "",
-            str(counters.failed + counters.missing or ""),
-            plain(job.remote),
-            when(job.created),
-            f"{job.seconds:.1f} s" if job.finished else "",
-        )
-    return table
-
-
-def job_facts(job: Progress) -> Table:
-    """Everything about one job."""
-    counters = job.counters
-    rows = [
-        ("Job", job.job_id, ""),
-        ("Command", words_of(job.task).command, ""),
-        ("State", state_of(job), "bold"),
-        ("Peer", job.remote, ""),
-        ("Created", when(job.created), ""),
-        ("Started", when(job.started), ""),
-        ("Finished", when(job.finished), ""),
-        ("Took", f"{job.seconds:.1f} s" if job.finished else "", ""),
-        ("Worker", job.worker, ""),
-        ("Attempt", str(job.attempt) if job.attempt > 1 else "", ""),
-        ("Progress", f"{counters.recorded} of {counters.total}" if counters.total else "", ""),
-        *_counts(job.task, counters.model_dump()),
-        ("Error", job.error, "red"),
-    ]
-    return facts(row for row in rows if row[1])
-
-
-def state_of(job: Progress) -> str:
-    """The state, and that it will soon be another."""
-    return f"{job.state} (cancelling)" if job.cancel_requested and not job.state.finished else str(job.state)
-
-
-def when(seconds: float | None) -> str:
-    """A Unix time as local date and time."""
-    if seconds is None:
-        return ""
-    return datetime.datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-
-
 def _show_transfer(terminal: Terminal, request: AnyRequest, outcome: TransferOutcome) -> None:
     counters, words = outcome.counters, words_of(request.task)
     speed = f", {size(counters.bytes / outcome.seconds)}/s" if outcome.seconds and counters.bytes else ""
@@ -178,7 +120,7 @@ def _show_transfer(terminal: Terminal, request: AnyRequest, outcome: TransferOut
         ("Result", str(outcome.category), STYLES[outcome.category]),
         ("Peer", str(request.remote), ""),
         ("Total", str(counters.total), ""),
-        *_counts(request.task, counters.model_dump()),
+        *counts_of(request.task, counters.model_dump()),
         ("Not begun", str(left) if left else "", "yellow"),
         ("Size", f"{size(counters.bytes)} {words.done}" if counters.bytes else "", ""),
         ("Time", f"{outcome.seconds:.1f} s{speed}", ""),
@@ -187,7 +129,8 @@ def _show_transfer(terminal: Terminal, request: AnyRequest, outcome: TransferOut
     show_problems(terminal, outcome.problems)
 
 
-def _counts(task: str, counters: dict[str, int]) -> list[tuple[str, str, str]]:
+def counts_of(task: str, counters: dict[str, int]) -> list[tuple[str, str, str]]:
+    """Rows for :func:`facts`: how many instances went how."""
     words = words_of(task)
     named = [
         (words.done.capitalize(), counters["success"] + counters["warning"], "green"),

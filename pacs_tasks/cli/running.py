@@ -9,7 +9,6 @@ from pacs_tasks import embedded
 from pacs_tasks.cli import advice
 from pacs_tasks.cli.exit_codes import ExitCode, of_outcome
 from pacs_tasks.cli.invocation import Invocation
-from pacs_tasks.cli.logs import SAID
 from pacs_tasks.cli.progress import view
 from pacs_tasks.cli.render import outcome_document, show_outcome, words_of
 from pacs_tasks.client import Job, PacsClient
@@ -115,11 +114,6 @@ def log_outcome(log: logging.Logger, progress: Progress, outcome: Outcome) -> No
         logging.ERROR if bad else logging.INFO,
         "%s to %s: job %s ended: %s", words_of(progress.task).command, progress.remote, progress.job_id, summary,
     )  # fmt: skip
-
-
-def log_error(log: logging.Logger, message: str, job_id: str = "") -> None:
-    """Log an error that the terminal has said already, without what is private in it."""
-    log.error("%s%s", f"job {job_id}: " if job_id else "", message, extra=SAID)
 
 
 def _cancel(job: Job) -> Progress:

@@ -30,9 +30,17 @@ class Child:
     """One process, in a group of its own, so that the terminal's Ctrl-C reaches us alone and we end all in order."""
 
     def __init__(
-        self, name: str, module: str, arguments: Sequence[str], environment: Mapping[str, str], *, prefix: bool
+        self,
+        name: str,
+        module: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        prefix: bool,
+        quiet: bool,
     ) -> None:
         self.name = name
+        self._quiet = quiet
         self.tail: deque[str] = deque(maxlen=_TAIL)
         output = subprocess.PIPE if prefix else None
         self.process = subprocess.Popen(
@@ -52,7 +60,8 @@ class Child:
         for raw in pipe:
             line = raw.decode(errors="replace").rstrip()
             self.tail.append(line)
-            click.echo(f"{self.name:<8} | {line}", err=True)
+            if not self._quiet:
+                click.echo(f"{self.name:<8} | {line}", err=True)
 
     def end(self, limit: float, hurry: Callable[[], bool]) -> None:
         """SIGTERM, and after ``limit`` seconds, or when in a hurry, by force; then whatever it left in its group."""
@@ -104,9 +113,25 @@ class Stack:
         return self._told > 0
 
     def start(
-        self, name: str, module: str, arguments: Sequence[str], environment: Mapping[str, str], *, prefix: bool = True
+        self,
+        name: str,
+        module: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        prefix: bool = True,
+        quiet: bool = False,
     ) -> Child:
-        child = Child(name, module, arguments, environment, prefix=prefix)
+        """Start ``python -m module``.
+
+        Parameters
+        ----------
+        prefix
+            Show its lines with its name before them, and keep the last ones; else it has our terminal.
+        quiet
+            Keep the last lines without showing any.
+        """
+        child = Child(name, module, arguments, environment, prefix=prefix, quiet=quiet)
         self.children.append(child)
         return child
 

@@ -1,0 +1,69 @@
+"""Jobs on the queue, as tables and as parts of JSON documents."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable
+from typing import Any
+
+from rich.table import Table
+
+from pacs_tasks.cli.render import counts_of, facts, new_table, words_of
+from pacs_tasks.cli.terminal import plain
+from pacs_tasks.outcome import Progress
+
+
+def job_document(progress: Progress) -> dict[str, Any]:
+    """A look at a job as a part of a JSON document."""
+    return {**progress.model_dump(mode="json"), "seconds": progress.seconds}
+
+
+def job_table(jobs: Iterable[Progress]) -> Table:
+    """Jobs, one per row."""
+    table = new_table("Job", "Command", "State", "Done", "Failed", "Peer", "Created", "Took")
+    for job in jobs:
+        counters = job.counters
+        table.add_row(
+            job.job_id,
+            words_of(job.task).command,
+            state_of(job),
+            f"{counters.done} of {counters.total}" if counters.total else "",
+            str(counters.failed + counters.missing or ""),
+            plain(job.remote),
+            when(job.created),
+            f"{job.seconds:.1f} s" if job.finished else "",
+        )
+    return table
+
+
+def job_facts(job: Progress, *, counts: bool = True) -> Table:
+    """Everything about one job; ``counts`` can stay away where an outcome follows that has them."""
+    counters = job.counters
+    rows = [
+        ("Job", job.job_id, ""),
+        ("Command", words_of(job.task).command, ""),
+        ("State", state_of(job), "bold"),
+        ("Peer", job.remote, ""),
+        ("Created", when(job.created), ""),
+        ("Started", when(job.started), ""),
+        ("Finished", when(job.finished), ""),
+        ("Took", f"{job.seconds:.1f} s" if job.finished else "", ""),
+        ("Worker", job.worker, ""),
+        ("Attempt", str(job.attempt) if job.attempt > 1 else "", ""),
+        ("Progress", f"{counters.recorded} of {counters.total}" if counters.total and counts else "", ""),
+        *(counts_of(job.task, counters.model_dump()) if counts else ()),
+        ("Error", job.error, "red"),
+    ]
+    return facts(row for row in rows if row[1])
+
+
+def state_of(job: Progress) -> str:
+    """The state, and that it will soon be another."""
+    return f"{job.state} (cancelling)" if job.cancel_requested and not job.state.finished else str(job.state)
+
+
+def when(seconds: float | None) -> str:
+    """A Unix time as local date and time."""
+    if seconds is None:
+        return ""
+    return datetime.datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
