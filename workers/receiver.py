@@ -17,10 +17,10 @@ import threading
 from pathlib import Path
 
 import redis
-from pacs_tasks.dimse.storage_scp import StorageSCP
 
 from pacs_tasks import embedded
 from pacs_tasks.ae import LocalAE
+from pacs_tasks.dimse.storage_scp import StorageSCP
 from pacs_tasks.errors import ConfigurationError, PacsTasksError
 from pacs_tasks.ledger import connect
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
