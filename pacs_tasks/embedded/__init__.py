@@ -60,9 +60,15 @@ def attach(settings: Settings) -> Iterator[str]:
 
 
 def failure(settings: Settings) -> str:
-    """Why the private server or its worker cannot work; empty while all is well."""
+    """Why the private server or its worker cannot work; empty while all is well. For who is attached."""
     places = Places.of(settings)
-    return places.state().error if places.state_file.exists() else ""
+    if not places.state_file.exists():
+        return ""
+    if error := places.state().error:
+        return error
+    if not is_held(places.supervisor_lock):
+        return "the private server has ended; run the command again to start it, its jobs are kept"
+    return ""
 
 
 def stop(settings: Settings, timeout: float = 20, *, spare_attached: bool = False) -> bool:
