@@ -15,7 +15,7 @@ from pacs_tasks.errors import (
     PacsTasksError,
     from_record,
 )
-from pacs_tasks.outcome import Category, InstanceCategory, Outcome, TransferOutcome
+from pacs_tasks.outcome import Category, InstanceCategory, Outcome, PreflightOutcome, TransferOutcome
 
 
 class ExitCode(IntEnum):
@@ -63,6 +63,9 @@ def of_error(error: PacsTasksError) -> ExitCode:
 def of_outcome(outcome: Outcome) -> ExitCode:
     """The exit code of a command whose job ended with ``outcome``."""
     code = _OF_CATEGORY[outcome.category]
+    if isinstance(outcome, PreflightOutcome) and not outcome.pairs:
+        # There is no instance that the peer could accept.
+        return ExitCode.USAGE
     if code is not ExitCode.FAILED or not isinstance(outcome, TransferOutcome):
         return code
     if outcome.unreachable:

@@ -1,0 +1,268 @@
+"""What people type: every command and option with its spelling, default and environment twin."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.shell_completion import ShellComplete
+
+from pacs_tasks.ae import LocalAE, RemoteAE
+from pacs_tasks.cli import Program, main
+from pacs_tasks.cli.arguments import Key, SharedOption, StudyDate, absolute, local_directory, local_file, local_output
+from pacs_tasks.cli.commands import COMMANDS
+from pacs_tasks.cli.invocation import Invocation
+from pacs_tasks.cli.program import commands
+from pacs_tasks.errors import ConfigurationError, UnreadableInputError
+
+#: Option -> default, environment twin. People and scripts use these: a change here breaks them.
+SHARED = {
+    "--ip": ("127.0.0.1", "PACS_TASKS_IP"),
+    "--port": (11112, "PACS_TASKS_PORT"),
+    "--ae-title": ("PYNETDICOM", "PACS_TASKS_AE_TITLE"),
+    "--pacs-ae-title": ("PACS", "PACS_TASKS_PACS_AE_TITLE"),
+    "--timeout": (30, "PACS_TASKS_TIMEOUT"),
+    "--remote": (None, "PACS_TASKS_REMOTE"),
+    "--detach": (False, "PACS_TASKS_DETACH"),
+    "--json": (False, "PACS_TASKS_JSON"),
+    "--quiet": (False, "PACS_TASKS_QUIET"),
+    "--log-level": ("INFO", "PACS_TASKS_LOG_LEVEL"),
+    "--log-file": (None, "PACS_TASKS_LOG_FILE"),
+}
+REQUIRED = object()
+OWN: dict[str, dict[str, Any]] = {
+    "echo": {},
+    "send-file": {"--file": REQUIRED},
+    "send-dir": {"--dir": REQUIRED, "--files-per-task": None, "--dry-run": False},
+    "query": {
+        "--patient-id": None,
+        "--patient-name": None,
+        "--study-date": None,
+        "--accession-number": None,
+        "--modality": None,
+        "--study-uid": None,
+        "--level": "STUDY",
+        "-k": None,
+        "--limit": None,
+        "--format": "table",
+    },
+    "retrieve": {"--study-uid": REQUIRED, "--output-dir": REQUIRED, "--series-uid": None, "--method": "auto"},
+    "jobs": {"--limit": 50},
+    "status": {"job_id": REQUIRED},
+    "wait": {"job_id": REQUIRED, "--for": None},
+    "cancel": {"job_id": REQUIRED},
+    "retry": {"job_id": REQUIRED},
+    "worker": {},
+    "receiver": {},
+    "flower": {},
+    "up": {},
+}
+GIVEN_IN = click.Context(commands)
+
+
+@pytest.fixture(autouse=True)
+def nothing_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No file and no variable of the developer's own is read."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return tmp_path
+
+
+def _command(name: str) -> click.Command:
+    found = commands.get_command(GIVEN_IN, name)
+    assert found is not None
+    return found
+
+
+def _parsed(*argv: str) -> Invocation:
+    """What a command line says, without running its command."""
+    invocation = Invocation(Program(), argv)
+    with commands.make_context("pacs-tasks", list(argv), obj=invocation) as group:
+        name, command, rest = commands.resolve_command(group, [*group._protected_args, *group.args])
+        assert command is not None
+        with command.make_context(name, rest, parent=group):
+            invocation.begin()
+    invocation.close()
+    return invocation
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_each_command_has_its_options_with_their_defaults(name: str) -> None:
+    """Beside those that all commands share."""
+    own = {
+        param.opts[0]: REQUIRED if param.required else param.get_default(GIVEN_IN, call=False)
+        for param in _command(name).params
+        if not isinstance(param, SharedOption)
+    }
+    assert {name: None if str(value) == "Sentinel.UNSET" else value for name, value in own.items()} == OWN[name]
+
+
+@pytest.mark.parametrize("name", [*OWN, ""])
+def test_each_command_and_the_program_itself_take_the_shared_options(name: str) -> None:
+    """With their defaults and environment twins; the empty name is the program."""
+    params = (_command(name) if name else commands).params
+    shared = {
+        param.opts[0]: (param.to_info_dict()["default"], param.envvar)
+        for param in params
+        if isinstance(param, SharedOption)
+    }
+    shared = {name: (None if str(value) == "Sentinel.UNSET" else value, twin) for name, (value, twin) in shared.items()}
+    assert shared == SHARED
+
+
+def test_no_command_is_forgotten_here() -> None:
+    """The demo is a command of its own kind."""
+    assert set(COMMANDS) - {"demo"} == set(OWN)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_each_help_shows_an_example_and_every_environment_twin(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """And ends with 0."""
+    assert main([name, "--help"]) == 0
+    said = "".join(capsys.readouterr().out.split())
+    assert "pacs-tasks" + name in said.partition("Example")[2]
+    for option, (_, twin) in SHARED.items():
+        assert option in said
+        assert twin in said
+
+
+def test_an_option_stands_before_or_after_the_command_and_the_later_one_wins() -> None:
+    """Also between a spelling before and one after it."""
+    assert _parsed("--port", "104", "echo").remote.port == 104
+    assert _parsed("echo", "--port", "104").remote.port == 104
+    assert _parsed("--port", "104", "echo", "--port", "105").remote.port == 105
+    assert _parsed("echo", "--port", "104", "--port", "105").remote.port == 105
+
+
+def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the option stands."""
+    monkeypatch.setenv("PACS_TASKS_PORT", "104")
+    monkeypatch.setenv("PACS_TASKS_TIMEOUT", "7")
+    assert _parsed("echo").remote.port == 104
+    assert _parsed("--port", "105", "echo").remote.port == 105
+    assert _parsed("echo").address()["timeout"] == 7
+
+
+def test_a_remote_has_a_name_and_what_is_typed_beside_it_overrides_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The environment does not: it says what holds where nothing is named."""
+    (tmp_path / "pacs-tasks.toml").write_text(
+        '[remotes.archive]\nae_title = "ARCHIVE"\nhost = "10.0.0.1"\nport = 104\ncharset = "GB18030"\n'
+    )
+    monkeypatch.setenv("PACS_TASKS_IP", "10.9.9.9")
+    archive = RemoteAE(ae_title="ARCHIVE", host="10.0.0.1", port=104, charset="GB18030")
+    assert _parsed("echo", "--remote", "archive").remote == archive
+    assert _parsed("echo", "--remote", "archive", "--port", "105").remote == archive.model_copy(update={"port": 105})
+    assert _parsed("echo").remote.host == "10.9.9.9"
+    with pytest.raises(ConfigurationError, match="known: archive"):
+        _ = _parsed("echo", "--remote", "other").remote
+
+
+def test_who_calls_is_part_of_every_request() -> None:
+    """So that a worker needs no setting about it."""
+    assert _parsed("echo", "--ae-title", "MY_APP", "--timeout", "2.5").address() == {
+        "remote": RemoteAE(),
+        "local": LocalAE(ae_title="MY_APP"),
+        "timeout": 2.5,
+    }
+
+
+@pytest.mark.parametrize(
+    "text", ["20230101-20231231", "20230131", "20230101-", "-20231231", "20240229", "20230101-20230101"]
+)
+def test_dates_are_a_day_a_range_or_open(text: str) -> None:
+    """They go to the PACS as they are (range matching, PS3.4 section C.2.2.2.5)."""
+    assert StudyDate().convert(text, None, None) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "-",
+        "2023",
+        "20231301",
+        "20230229",
+        "20231231-20230101",
+        "2023-01-01",
+        "20230101-2023",
+        "today",
+        "２０２３０１０１",
+    ],
+)
+def test_what_is_no_date_is_refused(text: str) -> None:
+    """Before the PACS gets to see it."""
+    with pytest.raises(click.BadParameter):
+        StudyDate().convert(text, None, None)
+
+
+def test_a_key_asks_or_matches() -> None:
+    """The value may hold an equals sign, as a name in ideographs does."""
+    assert Key().convert("StudyDescription", None, None) == ("StudyDescription", "")
+    assert Key().convert("PatientName=Zhang^San=张^三", None, None) == ("PatientName", "Zhang^San=张^三")
+    with pytest.raises(click.BadParameter, match="no keyword"):
+        Key().convert("Study Description=x", None, None)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["nothing-like-it"],
+        ["echo", "--port", "0"],
+        ["echo", "--port", "abc"],
+        ["echo", "--timeout", "0"],
+        ["echo", "--ae-title", "LONGER_THAN_SIXTEEN"],
+        ["echo", "--remote", "unknown"],
+        ["send-file"],
+        ["send-dir", "--dir", "somewhere", "--files-per-task", "0"],
+        ["send-dir", "--dir", "no-such-directory"],
+        ["query", "--study-date", "20231301"],
+        ["query", "--level", "EXAM"],
+        ["query", "-k", "NoSuchKeyword"],
+        ["query", "--limit", "0"],
+        ["retrieve", "--study-uid", "1.2.3"],
+        ["retrieve", "--study-uid", "one.two", "--output-dir", "out"],
+        ["status"],
+    ],
+)
+def test_wrong_usage_is_one_sentence_and_exit_code_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """On stderr; with --json there is a document on stdout too, and nothing else."""
+    assert main(argv) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("Error: ") == 1
+    assert main([*argv, "--json"]) == 2
+    document = json.loads(capsys.readouterr().out)
+    assert document["exit_code"] == 2
+    assert document["error"]["message"]
+
+
+def test_a_keyword_with_a_typing_error_gets_an_offer(capsys: pytest.CaptureFixture[str]) -> None:
+    """The nearest keywords of the data dictionary."""
+    assert main(["query", "-k", "PatientNmae"]) == 2
+    assert "did you mean PatientName" in capsys.readouterr().err
+
+
+def test_paths_are_absolute_and_local_ones_exist(tmp_path: Path) -> None:
+    """The worker has another current directory."""
+    (tmp_path / "file").touch()
+    assert absolute("a/../file") == str(tmp_path / "file")
+    assert local_file("file") == str(tmp_path / "file")
+    assert local_directory(".") == str(tmp_path)
+    assert local_output("new/below") == str(tmp_path / "new" / "below")
+    for wrong, check in (("none", local_file), (".", local_file), ("none", local_directory), ("file", local_directory)):
+        with pytest.raises(UnreadableInputError):
+            check(wrong)
+    with pytest.raises(UnreadableInputError, match="a file, not a directory"):
+        local_output("file/below")
+
+
+def test_shell_completion_offers_commands_and_options() -> None:
+    """It parses half a line, for which nothing is to be noted."""
+    complete = ShellComplete(commands, {}, "pacs-tasks", "_PACS_TASKS_COMPLETE")
+    assert {item.value for item in complete.get_completions([], "send")} == {"send-dir", "send-file"}
+    assert "--pacs-ae-title" in {item.value for item in complete.get_completions(["--port", "104", "echo"], "--pacs")}
