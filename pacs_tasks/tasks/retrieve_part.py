@@ -85,6 +85,8 @@ class _Fetching:
         self._index_of: dict[str, int] = {entry[1]: index for index, entry in part.left.items()}
         self._asked = () if whole_series and len(part.left) == part.size else tuple(self._index_of)
         self._arrived: list[InstanceOutcome] = []
+        #: What has been taken from the receiver's storage.
+        self._taken: set[str] = set()
         self._hint = ""
 
     def auto(self, task: Task) -> Status:
@@ -184,8 +186,7 @@ class _Fetching:
         """Where the receiver puts what has not been taken yet."""
         return {
             uid: storage.instance_path(Path(receiver.directory), self._request.study_uid, self._series_uid, uid)
-            for uid, index in self._index_of.items()
-            if index in self._part.left
+            for uid in self._index_of.keys() - self._taken
         }
 
     def _clear(self, receiver: Receiver) -> None:
@@ -198,12 +199,11 @@ class _Fetching:
         said = outcome.suboperations.completed + outcome.suboperations.warning
         clock, quiet_since, before = threading.Event(), time.monotonic(), -1
         while not self._part.claim():
-            here = sum(path.exists() for path in self._paths(receiver).values())
-            gone = len(self._index_of) - len(self._paths(receiver))
-            if here == len(self._paths(receiver)) or here + gone >= said:
+            self._take_from(receiver)
+            if len(self._taken) >= min(said, len(self._index_of)):
                 return
-            if here != before:
-                before, quiet_since = here, time.monotonic()
+            if len(self._taken) != before:
+                before, quiet_since = len(self._taken), time.monotonic()
             if time.monotonic() - quiet_since > _QUIET:
                 return
             clock.wait(_LOOK)
@@ -216,6 +216,7 @@ class _Fetching:
                     Path(self._request.output_dir), self._request.study_uid, self._series_uid, uid
                 )
                 move_file(path, target)
+                self._taken.add(uid)
                 here = part10.read_instance(str(target))
                 self._on_instance(
                     InstanceOutcome(
