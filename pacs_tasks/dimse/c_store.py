@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-from contextlib import ExitStack
 from pathlib import Path
 
 from pydicom.uid import UID
@@ -39,11 +38,10 @@ def store(assoc: Association, instance: StoredInstance) -> InstanceOutcome:
     if context_id is None:
         return _failed(instance, "ContextRejectedError", _refusal(assoc, instance))
     try:
-        with ExitStack() as stack:
-            data_set, tail = _data_set(instance, stack)
-            with assoc.exchange() as message_id:
-                assoc.send(context_id, _request(instance, message_id), data_set, tail)
-                answer, code = assoc.read_response(context_id, message_id, command.C_STORE_RQ)
+        data_set, tail = _data_set(instance)
+        with assoc.exchange() as message_id:
+            assoc.send(context_id, _request(instance, message_id), data_set, tail)
+            answer, code = assoc.read_response(context_id, message_id, command.C_STORE_RQ)
     except UnreadableInputError as error:
         return _failed(instance, "UnreadableInputError", error.message)
     return _outcome(assoc, instance, answer, code)
@@ -62,30 +60,29 @@ def _request(instance: StoredInstance, message_id: int) -> bytes:
     )
 
 
-def _data_set(instance: StoredInstance, stack: ExitStack) -> tuple[Buffer, bytes]:
+def _data_set(instance: StoredInstance) -> tuple[Buffer, bytes]:
     """Give the bytes of the data set and what makes them even."""
     try:
-        file = stack.enter_context(Path(instance.path).open("rb", buffering=0))  # noqa: SIM115 - the stack closes it
-        size = os.fstat(file.fileno()).st_size
-        if size != instance.size:
-            raise UnreadableInputError(f"the file had {instance.size} bytes and now has {size}; send it again")
-        length = size - instance.data_offset
-        if length <= 0:
-            raise UnreadableInputError("the file holds no data set")
-        if size >= _MAP_FROM:
-            mapped = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-            whole = stack.enter_context(memoryview(mapped))
-            content: Buffer = stack.enter_context(whole[instance.data_offset :])
-        else:
+        with Path(instance.path).open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != instance.size:
+                raise UnreadableInputError(f"the file had {instance.size} bytes and now has {size}; send it again")
+            length = size - instance.data_offset
+            if length <= 0:
+                raise UnreadableInputError("the file holds no data set")
+            tail = _tail(instance, length)
+            if size >= _MAP_FROM:
+                # It outlives the file, and ends with its last view: closing it before that would be an error.
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                return memoryview(mapped)[instance.data_offset :], tail
             file.seek(instance.data_offset)
             content = file.read(length)
-            if len(content) != length:
-                raise UnreadableInputError("the file became shorter while it was read; send it again")
-    except OSError as error:
-        raise UnreadableInputError(
-            f"the file can no longer be read ({error.strerror or type(error).__name__}); check it, then send it again"
-        ) from None
-    return content, _tail(instance, length)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or type(error).__name__
+        raise UnreadableInputError(f"the file can no longer be read ({why}); check it, then send it again") from None
+    if len(content) != length:
+        raise UnreadableInputError("the file became shorter while it was read; send it again")
+    return content, tail
 
 
 def _tail(instance: StoredInstance, length: int) -> bytes:
