@@ -43,6 +43,7 @@ from pacs_tasks.cli.matches import COLUMNS
 from pacs_tasks.cli.running import log_outcome
 from pacs_tasks.outcome import Category, Outcome
 from pacs_tasks.request import AnyRequest, Level, Request, build
+from pacs_tasks.settings import load
 
 __all__ = ["DicomPacsTransfer", "main"]
 
@@ -165,7 +166,7 @@ class DicomPacsTransfer:
         return outcome
 
     def _run(self, request: AnyRequest) -> Outcome:
-        with PacsClient() as client:
+        with PacsClient(config=load()) as client:
             job = client.enqueue(request)
             try:
                 progress = job.wait()
