@@ -118,7 +118,7 @@ def _to_disk(
         except OSError as error:
             return 0, "", _unwritable(error)
         except MalformedError:
-            return 0, "", _Refusal(_CANNOT_UNDERSTAND, "the data set cannot be read up to its series")
+            return 0, "", _Refusal(_CANNOT_UNDERSTAND, "the data set cannot be read, or names no SOP instance")
         except InvalidRequestError:
             return 0, "", _Refusal(_CANNOT_UNDERSTAND, "a UID of the instance breaks PS3.5 section 9.1")
 

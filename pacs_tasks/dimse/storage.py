@@ -13,7 +13,14 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from pacs_tasks.dimse.acse import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from pacs_tasks.dimse.elements import SERIES_INSTANCE_UID, STUDY_INSTANCE_UID, Data, MalformedError, read_uids
+from pacs_tasks.dimse.elements import (
+    SERIES_INSTANCE_UID,
+    SOP_INSTANCE_UID,
+    STUDY_INSTANCE_UID,
+    Data,
+    MalformedError,
+    read_uids,
+)
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.request import UID
 
@@ -22,6 +29,8 @@ NO_STUDY = "no-study"
 NO_SERIES = "no-series"
 #: The UIDs stand in front of the pixel data, nearly always in the first few kilobytes.
 _HEAD = 1 << 16
+#: Every data set of an instance has the first (PS3.3 section C.12.1), or it is none.
+_WANTED = (SOP_INSTANCE_UID, STUDY_INSTANCE_UID, SERIES_INSTANCE_UID)
 _LONG_VRS = frozenset((b"OB", b"OW", b"UN"))
 
 _uid = TypeAdapter(UID)
@@ -113,7 +122,7 @@ class IncomingFile:
         Raises
         ------
         MalformedError
-            If the data set cannot be read as far as its study and series.
+            If the data set cannot be read as far as its study and series, or names no SOP instance.
         InvalidRequestError
             If one of its UIDs is none.
         """
@@ -138,7 +147,10 @@ class IncomingFile:
             return self._read_uids(whole, self._offset)
 
     def _read_uids(self, data: Data, position: int) -> dict[int, str]:
-        return read_uids(data, self._transfer_syntax_uid, (STUDY_INSTANCE_UID, SERIES_INSTANCE_UID), position)
+        found = read_uids(data, self._transfer_syntax_uid, _WANTED, position)
+        if SOP_INSTANCE_UID not in found:
+            raise MalformedError("it names no SOP instance")
+        return found
 
     def discard(self) -> None:
         """Remove what there is."""
