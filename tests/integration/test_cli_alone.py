@@ -1,0 +1,117 @@
+"""One machine on which nothing is configured, and a terminal that somebody looks at."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pacs_tasks import embedded
+from pacs_tasks.settings import load
+from pacs_tasks.testing import Faults, TestPACS
+from tests.support.command import Terminal
+from tests.support.dicom_files import write_series
+
+#: What the guide for users shows, for a POSIX shell.
+GUIDE = """
+send-file --file dicom_files/000001.dcm --ip 127.0.0.1 --port {port}
+send-dir --dir dicom_files --ip 127.0.0.1 --port {port} --pacs-ae-title PACS
+query --patient-id P12345 --ip 127.0.0.1 --port {port}
+query --study-date 20230101-20241231 --ip 127.0.0.1 --port {port}
+retrieve --study-uid 2.25.314159265358979.1 --output-dir downloaded_dicoms --ip 127.0.0.1 --port {port}
+"""
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[Terminal]:
+    """A directory with a private server of its own, which is ended afterwards."""
+    terminal = Terminal(tmp_path, settings=(("PACS_TASKS_IDLE_TIMEOUT", "5"), ("PACS_TASKS_CONCURRENCY", "1")))
+    yield terminal
+    embedded.stop(load(data_dir=terminal.data_dir))
+
+
+def test_every_command_of_the_guide_works_as_written(alone: Terminal) -> None:
+    """And leaves jobs that can be read afterwards."""
+    write_series(alone.directory / "dicom_files", 2)
+    with TestPACS(ae_title="PACS") as pacs:
+        for line in GUIDE.format(port=pacs.port).strip().splitlines():
+            result = alone.run(*line.split())
+            assert result.code == 0, result
+        assert len(pacs.instances) == 2
+    assert len(list((alone.directory / "downloaded_dicoms").rglob("*.dcm"))) == 2
+    listed = alone.run("jobs", "--json").json["jobs"]
+    assert [job["task"] for job in listed][::-1] == [
+        "pacs_tasks.store_file",
+        "pacs_tasks.store_directory",
+        "pacs_tasks.find",
+        "pacs_tasks.find",
+        "pacs_tasks.retrieve",
+    ]
+
+
+def test_what_is_missing_here_is_told_before_anything_is_started(alone: Terminal) -> None:
+    """Worker and caller are the same machine, so the caller knows."""
+    for arguments in (("send-dir", "--dir", "none"), ("send-file", "--file", "none")):
+        result = alone.run(*arguments)
+        assert result.code == 2, result
+        assert "there is no such" in result.stderr
+    assert not alone.data_dir.exists()
+
+
+def test_the_id_of_a_large_job_is_there_at_once(terminal: Terminal, pacs: TestPACS, tmp_path: Path) -> None:
+    """Nobody waits for ten thousand files to be listed; cancelling ends it soon."""
+    write_series(tmp_path / "many", 10_000)
+    peer = ("--port", pacs.port, "--pacs-ae-title", pacs.ae_title)
+    detached = terminal.run("send-dir", "--dir", tmp_path / "many", "--detach", *peer)
+    assert detached.code == 0, detached
+    # About one second on a machine that does nothing else.
+    assert detached.seconds < 3
+    cancelled = terminal.run("cancel", detached.stdout.strip())
+    assert cancelled.code == 0, cancelled
+    assert cancelled.seconds < 6
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")
+def test_a_bar_moves_where_somebody_looks(terminal: Terminal, tmp_path: Path) -> None:
+    """Files, bytes per second and time left; the summary follows it."""
+    write_series(tmp_path / "files", 40)
+    with TestPACS(faults=Faults(delay=0.05)) as pacs:
+        arguments = ["send-dir", "--dir", str(tmp_path / "files"), "--port", str(pacs.port)]
+        arguments += ["--pacs-ae-title", pacs.ae_title]
+        said = _on_a_terminal([*terminal.entry, *arguments], terminal)
+    assert "send-dir: running" in said
+    assert "/40" in said
+    assert "kB/s" in said
+    assert "left" in said
+    assert said.index("send-dir: running") < said.rindex("Result")
+
+
+def _on_a_terminal(command: list[str], terminal: Terminal) -> str:
+    """Run a command on a pseudo-terminal and give all that it showed."""
+    ours, theirs = os.openpty()
+    env = {**terminal.environment(), "TERM": "xterm-256color", "COLUMNS": "140", "LINES": "40"}
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=env, cwd=terminal.directory
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        deadline = time.monotonic() + 60
+        try:
+            while time.monotonic() < deadline:
+                if select.select([ours], [], [], 0.5)[0]:
+                    piece = os.read(ours, 65_536)
+                    if not piece:
+                        break
+                    shown += piece
+        except OSError:
+            pass  # Linux ends a pseudo-terminal so
+        finally:
+            os.close(ours)
+        assert process.wait(30) == 0, shown.decode()
+    return shown.decode()
