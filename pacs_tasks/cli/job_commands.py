@@ -79,6 +79,7 @@ def wait(invocation: Invocation, job_id: str, patience: float | None) -> int:
         request = job.request()
         with view(invocation.terminal, words_of(request.task).command) as shown:
             try:
+                logger.debug("waiting for job %s", job_id)
                 last = job.wait(timeout=patience, on_progress=watch(invocation.settings, shown.update))
             except KeyboardInterrupt:
                 raise JobNotReadyError(

@@ -244,6 +244,23 @@ def test_a_detached_job_is_followed_from_anywhere(terminal: Terminal, pacs: Test
     assert terminal.run("status", job_id).code == 0
 
 
+def test_ctrl_c_ends_a_wait_and_not_the_job_it_waits_for(terminal: Terminal, pacs: TestPACS, slow: Path) -> None:
+    """Somebody else may have enqueued it. Exit code 6: it is not finished."""
+    pacs.faults = Faults(delay=0.05)
+    job_id = terminal.run("send-dir", "--dir", slow, "--detach", *peer(pacs)).stdout.strip()
+    # The log says when it waits: a Ctrl-C while Python starts would end that.
+    begun = time.monotonic()
+    with terminal.starts("wait", job_id, "--log-level", "DEBUG") as popen:
+        log = terminal.directory / "dicom_transfer.log"
+        wait_until(lambda: f"waiting for job {job_id}" in log.read_text(), 30, "the wait to begin")
+        popen.send_signal(signal.SIGINT)
+        result = terminal.finished(popen, begun, 20)
+    assert result.code == 6, result
+    assert f"cancel {job_id}" in talk(result)
+    assert terminal.run("status", job_id, "--json").json["job"]["cancel_requested"] is False
+    assert terminal.run("cancel", job_id).code == 0
+
+
 def test_no_such_job_is_exit_code_7(terminal: Terminal) -> None:
     """For each command that takes an id."""
     for name in ("status", "wait", "cancel", "retry"):
