@@ -26,6 +26,7 @@ from pacs_tasks.errors import (
 )
 from pacs_tasks.outcome import (
     OUTCOMES,
+    Category,
     Counters,
     InstanceCategory,
     InstanceOutcome,
@@ -236,7 +237,8 @@ class Ledger:
 
     def done(self, job_id: str, outcome: Outcome) -> None:
         """End a job that has one answer rather than one per instance."""
-        self._end(job_id, JobState.DONE, {"outcome": outcome.model_dump_json()})
+        state = JobState.CANCELLED if outcome.category is Category.CANCELLED else JobState.DONE
+        self._end(job_id, state, {"outcome": outcome.model_dump_json()})
 
     def failed(self, job_id: str, error: PacsTasksError) -> None:
         """End a job that has no answer."""

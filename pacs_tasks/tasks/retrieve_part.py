@@ -15,6 +15,7 @@ from pacs_tasks.errors import (
     ConfigurationError,
     ContextRejectedError,
     PeerUnavailableError,
+    UnreadableInputError,
 )
 from pacs_tasks.outcome import (
     InstanceCategory,
@@ -65,6 +66,10 @@ def fetch(task: Task, part: Part, request: RetrieveRequest, *, whole_series: boo
             status = fetching.auto(task)
     except NoReceiverError as error:
         part.fail_rest(ConfigurationError(str(error)))
+        return False
+    except OSError as error:
+        what = f"the worker cannot write what has arrived ({error.strerror}); check free space and permissions"
+        part.fail_rest(UnreadableInputError(what))
         return False
     except PeerUnavailableError:
         if last_try:

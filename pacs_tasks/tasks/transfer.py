@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from celery import Task, chord
+from celery.exceptions import Reject, Retry
 
-from pacs_tasks.errors import JobCancelledError, PacsTasksError
+from pacs_tasks.errors import BrokerUnavailableError, JobCancelledError, JobNotFoundError, PacsTasksError
 from pacs_tasks.ledger import Entry, Recorded
 from pacs_tasks.outcome import InstanceOutcome
 from pacs_tasks.request import R
 from pacs_tasks.tasks.claim import Claim, claimed
-from pacs_tasks.tasks.job import accept, conclude, errors_recorded, ledger
+from pacs_tasks.tasks.job import accept, conclude, errors_recorded, ledger, unexpected
 
 #: Parts that got lost are planned again this often in one attempt of a job.
 _MOST_REPLANS = 3
@@ -125,15 +126,30 @@ class Part:
 def work_on(task: Task, job_id: str, start: int, stop: int, work: Callable[[Part], bool]) -> bool:
     """Work on a part; true if something is left that should be tried again later.
 
-    A cancelled part just ends: what it has not begun has no outcome, so ``retry`` takes it up.
+    A cancelled part just ends: what it has not begun has no outcome, so ``retry`` takes it up. A defect of ours fails
+    what is left of the part; the chord goes on. Without its Redis a part can tell nobody anything: its message goes
+    back, and the next one finds out what was recorded.
     """
-    if ledger().progress(job_id).state.finished:
-        return False
-    with claimed(task, ledger(), job_id, f"{start}-{stop}") as claim:
-        part = Part(task, job_id, claim, start, stop)
-        if not part.left or ledger().cancel_requested(job_id):
+    try:
+        if ledger().progress(job_id).state.finished:
             return False
+        with claimed(task, ledger(), job_id, f"{start}-{stop}") as claim:
+            part = Part(task, job_id, claim, start, stop)
+            return bool(part.left) and not ledger().cancel_requested(job_id) and _guarded(part, work)
+    except JobNotFoundError:
+        return False  # Its record has expired, and with it everybody's interest.
+    except BrokerUnavailableError as error:
+        raise Reject(error.message, requeue=True) from None
+
+
+def _guarded(part: Part, work: Callable[[Part], bool]) -> bool:
+    try:
         try:
             return work(part)
-        except (PartCancelledError, JobCancelledError):
-            return False
+        except (PacsTasksError, PartCancelledError, Retry):
+            raise
+        except Exception as error:  # noqa: BLE001 - a part that raises loses its chord
+            part.fail_rest(unexpected(error))
+    except (PartCancelledError, JobCancelledError):
+        pass
+    return False
