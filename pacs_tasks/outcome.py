@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pacs_tasks.errors import AssociationError, PacsTasksError, from_record
+from pacs_tasks.errors import AssociationError, ContextRejectedError, PacsTasksError, from_record
 
 
 class StatusCategory(StrEnum):
@@ -107,8 +107,9 @@ class InstanceOutcome(_Value):
 
     @property
     def unreachable(self) -> bool:
-        """Whether no answer came because there was no association."""
-        return bool(self.error) and isinstance(from_record(self.error, ""), AssociationError)
+        """Whether no answer came because there was no association; a refused context is an answer on one."""
+        error = from_record(self.error, "") if self.error else None
+        return isinstance(error, AssociationError) and not isinstance(error, ContextRejectedError)
 
 
 class Counters(_Value):

@@ -55,6 +55,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     }
     for name, version in found.items():
         terminalreporter.write_line(f"{name}: {version}")
+    for report in terminalreporter.stats.get("passed", []):
+        for figure, value in report.user_properties:
+            terminalreporter.write_line(f"{report.nodeid}: {figure} {value}")
 
 
 @pytest.fixture(scope="session")

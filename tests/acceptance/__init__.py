@@ -1,0 +1,1 @@
+"""The commands as people type them, against PACS that others wrote."""

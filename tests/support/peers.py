@@ -73,9 +73,13 @@ class Orthanc(Peer):
         """Orthanc's own id of every instance, by SOP Instance UID."""
         return {each["MainDicomTags"]["SOPInstanceUID"]: each["ID"] for each in self.rest("/instances?expand")}
 
+    def file(self, orthanc_id: str) -> bytes:
+        """The file that it keeps of an instance."""
+        return self._fetch(f"/instances/{orthanc_id}/file")
+
     def data_set(self, orthanc_id: str) -> bytes:
-        """The encoded data set of the file that it keeps."""
-        return split(self._fetch(f"/instances/{orthanc_id}/file"))
+        """The encoded data set of that file."""
+        return split(self.file(orthanc_id))
 
 
 @contextmanager
@@ -143,7 +147,11 @@ def storescp(directory: Path, ae_title: str = "STORESCP", *options: str) -> Iter
 def dcmqrscp(
     directory: Path, ae_title: str = "DCMQRSCP", destinations: Destinations = NOWHERE, *options: str
 ) -> Iterator[Directory]:
-    """DCMTK's archive, which checks the called AE title."""
+    """DCMTK's archive, which checks the called AE title.
+
+    Send to it over one association at a time. With two at once its processes give different instances the same file
+    name: version 3.6.7 answers Success to six and keeps three, whoever sends, DCMTK's own storescu too.
+    """
     port, kept = free_port(), directory / f"dcmqrscp-{ae_title}"
     kept.mkdir()
     hosts = "".join(
