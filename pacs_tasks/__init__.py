@@ -43,14 +43,16 @@ _NAMES = {
         "GetOutcome",
         "InstanceCategory",
         "InstanceOutcome",
-        "JobState",
         "MoveOutcome",
         "PreflightOutcome",
-        "Progress",
         "Status",
         "StatusCategory",
         "Suboperations",
         "TransferOutcome",
+    ),
+    "pacs_tasks.progress": (
+        "JobState",
+        "Progress",
     ),
     "pacs_tasks.request": (
         "EchoRequest",

@@ -15,8 +15,8 @@ from pacs_tasks.errors import (
     JobNotFoundError,
     JobNotReadyError,
     NotDicomError,
-    PeerBusyError,
     PacsTasksError,
+    PeerBusyError,
     PeerUnavailableError,
     UnreadableInputError,
 )
@@ -28,15 +28,14 @@ from pacs_tasks.outcome import (
     GetOutcome,
     InstanceCategory,
     InstanceOutcome,
-    JobState,
     MoveOutcome,
     PreflightOutcome,
-    Progress,
     Status,
     StatusCategory,
     Suboperations,
     TransferOutcome,
 )
+from pacs_tasks.progress import JobState, Progress
 from pacs_tasks.request import (
     EchoRequest,
     FindRequest,

@@ -24,9 +24,11 @@ from kombu.exceptions import OperationalError
 
 from pacs_tasks import embedded
 from pacs_tasks.app import HIDDEN, create
+from pacs_tasks.broker import connect
 from pacs_tasks.errors import BrokerUnavailableError, JobNotReadyError
-from pacs_tasks.ledger import Ledger, connect
-from pacs_tasks.outcome import InstanceOutcome, JobState, Outcome, Progress
+from pacs_tasks.ledger import Ledger
+from pacs_tasks.outcome import InstanceOutcome, Outcome
+from pacs_tasks.progress import JobState, Progress
 from pacs_tasks.request import AnyRequest
 from pacs_tasks.settings import Settings, settings
 

@@ -11,12 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import redis
-from redis.backoff import ExponentialBackoff
-from redis.retry import Retry
 
 from pacs_tasks import scripts
 from pacs_tasks.errors import (
-    BrokerUnavailableError,
     InvalidRequestError,
     JobCancelledError,
     JobNotFoundError,
@@ -24,17 +21,8 @@ from pacs_tasks.errors import (
     PacsTasksError,
     from_record,
 )
-from pacs_tasks.outcome import (
-    OUTCOMES,
-    Category,
-    Counters,
-    InstanceCategory,
-    InstanceOutcome,
-    JobState,
-    Outcome,
-    Progress,
-    TransferOutcome,
-)
+from pacs_tasks.outcome import OUTCOMES, Category, Counters, InstanceCategory, InstanceOutcome, Outcome, TransferOutcome
+from pacs_tasks.progress import JobState, Progress
 from pacs_tasks.request import REQUESTS, AnyRequest
 
 PREFIX = "pacs_tasks"
@@ -57,68 +45,6 @@ class Recorded(NamedTuple):
     new: bool
     cancelled: bool
     ended: bool
-
-
-class _Redis(redis.Redis):
-    """A client whose lost connection is our error, with the address and what to check."""
-
-    place: str
-
-    def execute_command(self, *args: Any, **options: Any) -> Any:
-        try:
-            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py leaves it so
-        except redis.AuthenticationError as error:
-            raise BrokerUnavailableError(
-                f"the Redis at {self.place} refuses the password ({error}); check PACS_TASKS_REDIS_URL"
-            ) from None
-        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-            raise BrokerUnavailableError(
-                f"the Redis at {self.place} does not answer ({str(error).rstrip('.') or type(error).__name__}); "
-                "check PACS_TASKS_REDIS_URL and that the server is running"
-            ) from None
-
-
-def connect(redis_url: str, timeout: float, patience: int = 0) -> redis.Redis:
-    """Connect to the Redis of a fleet.
-
-    Parameters
-    ----------
-    redis_url
-        ``redis://``, ``rediss://`` or ``unix://``.
-    timeout
-        Seconds to wait for the connection and for each answer.
-    patience
-        How often an unanswered command is sent again: none for people, who wait; some for a worker, which must not
-        lose what it knows. Each step of the ledger may be repeated.
-
-    Raises
-    ------
-    BrokerUnavailableError
-        If nothing answers there in time, or it refuses the password.
-    """
-    try:
-        client = cast(
-            _Redis,
-            _Redis.from_url(
-                redis_url,
-                decode_responses=True,
-                socket_connect_timeout=timeout,
-                socket_timeout=timeout,
-                retry=Retry(ExponentialBackoff(cap=2, base=0.1), patience),
-                health_check_interval=30,
-            ),
-        )
-    except ValueError as error:
-        raise BrokerUnavailableError(f"PACS_TASKS_REDIS_URL is not the address of a Redis: {error}") from None
-    client.place = _place(redis_url)
-    client.ping()
-    return client
-
-
-def _place(redis_url: str) -> str:
-    """The address without its password."""
-    scheme, _, rest = redis_url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 class Ledger:

@@ -20,9 +20,9 @@ import redis
 
 from pacs_tasks import embedded
 from pacs_tasks.ae import LocalAE
+from pacs_tasks.broker import connect
 from pacs_tasks.dimse.storage_scp import StorageSCP
 from pacs_tasks.errors import ConfigurationError, PacsTasksError
-from pacs_tasks.ledger import connect
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 from pacs_tasks.receivers import LIFETIME, MARKER, Receiver, announce, withdraw
 from pacs_tasks.settings import Settings, load

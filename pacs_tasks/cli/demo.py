@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pacs_tasks import embedded
 from pacs_tasks.ae import RemoteAE
+from pacs_tasks.broker import connect
 from pacs_tasks.cli.commands import command
 from pacs_tasks.cli.invocation import Invocation
 from pacs_tasks.cli.processes import LOGIN, START_LIMIT
@@ -25,7 +26,6 @@ from pacs_tasks.client import PacsClient
 from pacs_tasks.dimse import part10
 from pacs_tasks.embedded.launch import environment
 from pacs_tasks.errors import ConfigurationError, JobFailedError
-from pacs_tasks.ledger import connect
 from pacs_tasks.outcome import FindOutcome, Outcome, TransferOutcome
 from pacs_tasks.receivers import running
 from pacs_tasks.request import AnyRequest, FindRequest, RetrieveMethod, RetrieveRequest, StoreDirectoryRequest

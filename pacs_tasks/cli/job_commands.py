@@ -15,7 +15,7 @@ from pacs_tasks.cli.render import outcome_document, show_outcome, words_of
 from pacs_tasks.cli.running import announce, follow, report, watch
 from pacs_tasks.client import Job, PacsClient
 from pacs_tasks.errors import JobError, JobNotFoundError, JobNotReadyError, PacsTasksError
-from pacs_tasks.outcome import Progress
+from pacs_tasks.progress import Progress
 
 logger = logging.getLogger("pacs_tasks.cli")
 

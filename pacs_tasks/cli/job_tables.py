@@ -10,7 +10,7 @@ from rich.table import Table
 
 from pacs_tasks.cli.render import counts_of, facts, new_table, words_of
 from pacs_tasks.cli.terminal import plain
-from pacs_tasks.outcome import Progress
+from pacs_tasks.progress import Progress
 
 
 def job_document(progress: Progress) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from contextlib import ExitStack, contextmanager
 import click
 
 from pacs_tasks import embedded
+from pacs_tasks.broker import connect
 from pacs_tasks.cli.stack import Stack, address_to_call, check_port, is_listening
 from pacs_tasks.embedded.launch import command, environment
 from pacs_tasks.embedded.places import Places
 from pacs_tasks.errors import ConfigurationError
-from pacs_tasks.ledger import connect
 from pacs_tasks.receivers import running
 from pacs_tasks.settings import Settings
 

@@ -18,7 +18,8 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 
 from pacs_tasks.cli.terminal import Terminal
-from pacs_tasks.outcome import Counters, JobState, Progress
+from pacs_tasks.outcome import Counters
+from pacs_tasks.progress import JobState, Progress
 
 #: Seconds between two plain lines.
 PACE = 5.0

@@ -13,7 +13,8 @@ from pacs_tasks.cli.progress import view
 from pacs_tasks.cli.render import outcome_document, show_outcome, words_of
 from pacs_tasks.client import Job, PacsClient
 from pacs_tasks.errors import ConfigurationError, JobNotReadyError
-from pacs_tasks.outcome import JobState, Outcome, Progress
+from pacs_tasks.outcome import Outcome
+from pacs_tasks.progress import JobState, Progress
 from pacs_tasks.request import AnyRequest
 from pacs_tasks.settings import Settings
 

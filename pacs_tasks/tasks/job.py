@@ -15,9 +15,10 @@ from celery.worker.request import Request as CeleryRequest
 
 from pacs_tasks.ae import LocalAE
 from pacs_tasks.app import HIDDEN
+from pacs_tasks.broker import connect
 from pacs_tasks.dimse.association import Timeouts
 from pacs_tasks.errors import JobFailedError, PacsTasksError, PeerBusyError
-from pacs_tasks.ledger import Ledger, connect
+from pacs_tasks.ledger import Ledger
 from pacs_tasks.outcome import EchoOutcome, FindOutcome, MoveOutcome, PreflightOutcome
 from pacs_tasks.request import R, Request, build
 from pacs_tasks.settings import settings

@@ -53,4 +53,4 @@ def close(assoc: Association) -> None:
         with suppress(OSError):
             found.shutdown(socket.SHUT_RDWR)
     # One that still waits for the association request would wait until its time-out: this stands for it.
-    assoc.dul.to_user_queue.put(None)  # type: ignore[arg-type]
+    assoc.dul.to_user_queue.put(None)

@@ -13,10 +13,11 @@ import pytest
 import redis
 
 from pacs_tasks import embedded
+from pacs_tasks.broker import connect
 from pacs_tasks.embedded.locks import holder, is_held
 from pacs_tasks.embedded.places import Places
 from pacs_tasks.errors import ConfigurationError
-from pacs_tasks.ledger import Ledger, connect
+from pacs_tasks.ledger import Ledger
 from pacs_tasks.request import EchoRequest
 from pacs_tasks.settings import Settings, load
 from tests.support.processes import ROOT, environment

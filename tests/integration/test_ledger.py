@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from pacs_tasks.broker import connect
 from pacs_tasks.errors import (
     BrokerUnavailableError,
     InvalidRequestError,
@@ -15,17 +16,17 @@ from pacs_tasks.errors import (
     JobNotReadyError,
     PeerUnavailableError,
 )
-from pacs_tasks.ledger import Ledger, connect
+from pacs_tasks.ledger import Ledger
 from pacs_tasks.outcome import (
     Category,
     EchoOutcome,
     InstanceCategory,
     InstanceOutcome,
-    JobState,
     Status,
     StatusCategory,
     TransferOutcome,
 )
+from pacs_tasks.progress import JobState
 from pacs_tasks.request import EchoRequest, FindRequest, StoreDirectoryRequest
 
 REQUEST = StoreDirectoryRequest(directory="/data")

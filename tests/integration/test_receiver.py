@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from pacs_tasks.ae import LocalAE, RemoteAE
+from pacs_tasks.broker import connect
 from pacs_tasks.dimse.association import Association, Timeouts
 from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.contexts import contexts_for
 from pacs_tasks.dimse.part10 import read_instance
-from pacs_tasks.ledger import connect
 from pacs_tasks.outcome import InstanceCategory
 from pacs_tasks.receivers import MARKER, Receiver, running
 from tests.support import workers

@@ -12,7 +12,7 @@ from celery import Celery
 
 from pacs_tasks import FindRequest, InvalidRequestError, PacsClient, StoreDirectoryRequest, UnreadableInputError
 from pacs_tasks.app import FIND_QUEUE, STORE_QUEUE
-from pacs_tasks.ledger import connect
+from pacs_tasks.broker import connect
 from pacs_tasks.testing import TestPACS
 from tests.support import workers
 from tests.support.dicom_files import write_series

@@ -23,12 +23,11 @@ from pacs_tasks.outcome import (
     FindOutcome,
     InstanceCategory,
     InstanceOutcome,
-    JobState,
-    Progress,
     Status,
     StatusCategory,
     TransferOutcome,
 )
+from pacs_tasks.progress import JobState, Progress
 from pacs_tasks.request import EchoRequest, FindRequest, Level, StoreDirectoryRequest
 
 DONE = Status(code=0, category=StatusCategory.SUCCESS, meaning="success")

@@ -19,7 +19,7 @@ NETWORK_FLOOR = "pacs_tasks.dimse.c_store, pacs_tasks.dimse.c_find, pacs_tasks.d
     ("modules", "unloaded"),
     [
         (ASKING_SIDE, {"pynetdicom"}),
-        ("dicom_pacs_transfer", {"pynetdicom", "celery"}),
+        ("dicom_pacs_transfer", {"pynetdicom"}),
         (NETWORK_FLOOR, {"celery", "redis", "kombu"}),
     ],
 )

@@ -1,0 +1,73 @@
+"""The connection to the Redis that carries the jobs: what goes wrong with it is one of our errors."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
+from pacs_tasks.errors import BrokerUnavailableError
+
+
+class _Redis(redis.Redis):
+    """A client whose lost connection is our error, with the address and what to check."""
+
+    place: str
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py leaves it so
+        except redis.AuthenticationError as error:
+            raise BrokerUnavailableError(
+                f"the Redis at {self.place} refuses the password ({error}); check PACS_TASKS_REDIS_URL"
+            ) from None
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            raise BrokerUnavailableError(
+                f"the Redis at {self.place} does not answer ({str(error).rstrip('.') or type(error).__name__}); "
+                "check PACS_TASKS_REDIS_URL and that the server is running"
+            ) from None
+
+
+def connect(redis_url: str, timeout: float, patience: int = 0) -> redis.Redis:
+    """Connect to the Redis of a fleet.
+
+    Parameters
+    ----------
+    redis_url
+        ``redis://``, ``rediss://`` or ``unix://``.
+    timeout
+        Seconds to wait for the connection and for each answer.
+    patience
+        How often an unanswered command is sent again: none for people, who wait; some for a worker, which must not
+        lose what it knows. Each step of the ledger may be repeated.
+
+    Raises
+    ------
+    BrokerUnavailableError
+        If nothing answers there in time, or it refuses the password.
+    """
+    try:
+        client = cast(
+            _Redis,
+            _Redis.from_url(
+                redis_url,
+                decode_responses=True,
+                socket_connect_timeout=timeout,
+                socket_timeout=timeout,
+                retry=Retry(ExponentialBackoff(cap=2, base=0.1), patience),
+                health_check_interval=30,
+            ),
+        )
+    except ValueError as error:
+        raise BrokerUnavailableError(f"PACS_TASKS_REDIS_URL is not the address of a Redis: {error}") from None
+    client.place = _place(redis_url)
+    client.ping()
+    return client
+
+
+def _place(redis_url: str) -> str:
+    """The address without its password."""
+    scheme, _, rest = redis_url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
