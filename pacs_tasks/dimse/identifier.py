@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
-from pydicom.charset import convert_encodings
+from pydicom.charset import convert_encodings, decode_bytes, encode_string
 from pydicom.config import IGNORE
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import DataElement
@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
+from pydicom.valuerep import TEXT_VR_DELIMS
 
 from pacs_tasks.dimse.elements import IMPLICIT_VR_LITTLE_ENDIAN
 from pacs_tasks.errors import InvalidRequestError
@@ -107,7 +108,10 @@ def encode_find(request: FindRequest, transfer_syntax_uid: str) -> bytes:
     target.is_little_endian = True
     with _quiet, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        write_dataset(target, identifier)
+        try:
+            write_dataset(target, identifier)
+        except Exception:  # noqa: BLE001 - pydicom raises many things, and each repeats the value
+            raise InvalidRequestError("the value of a key does not fit its VR; correct the keys") from None
     return target.getvalue()
 
 
@@ -148,25 +152,19 @@ def _name(tag: int) -> str:
 
 
 def _check_charset(request: FindRequest, charset: str) -> None:
-    """Refuse what pydicom would replace by question marks: the peer would find other patients or none."""
+    """Refuse what would not be read back: the peer would find other patients, or none.
+
+    pydicom writes question marks for what a charset lacks, and leaves out the escape sequences of ISO 2022 IR 58.
+    """
     with _quiet, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         encodings = convert_encodings(charset.split("\\"))
-    for value in request.keys.values():
-        for character in value:
-            if not any(_can_write(character, encoding) for encoding in encodings):
+        for value in request.keys.values():
+            if decode_bytes(encode_string(value, encodings), encodings, TEXT_VR_DELIMS) != value:
                 raise InvalidRequestError(
-                    f"a key has a character that {charset} cannot write; "
-                    "set the charset of this remote in pacs-tasks.toml to one that the PACS reads and that can"
+                    f"a key cannot be written in {charset}; set the charset of this remote in pacs-tasks.toml to one "
+                    "that the PACS reads and that can, such as GB18030 or ISO_IR 192"
                 )
-
-
-def _can_write(character: str, encoding: str) -> bool:
-    try:
-        character.encode(encoding)
-    except (UnicodeError, LookupError):
-        return False
-    return True
 
 
 def decode_match(content: bytes, transfer_syntax_uid: str, charset: str) -> dict[str, Any]:

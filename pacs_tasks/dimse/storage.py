@@ -90,6 +90,7 @@ class IncomingFile:
         self._head = bytearray()
         #: Bytes of the file so far.
         self.size = 0
+        self._placed = False
         self._path = directory / f".{secrets.token_hex(12)}.part"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         self._descriptor: int | None = os.open(self._path, flags, 0o666)
@@ -135,6 +136,7 @@ class IncomingFile:
         except FileNotFoundError:
             target.parent.mkdir(parents=True, exist_ok=True)
             self._path.replace(target)
+        self._placed = True
         return target
 
     def _uids(self) -> dict[int, str]:
@@ -153,7 +155,9 @@ class IncomingFile:
         return found
 
     def discard(self) -> None:
-        """Remove what there is."""
+        """Remove what there is, unless it has its place."""
+        if self._placed:
+            return
         with contextlib.suppress(OSError):
             self._close()
         with contextlib.suppress(OSError):
