@@ -35,6 +35,9 @@ from pacs_tasks.settings import Settings, settings
 #: Seconds between two looks at a job: short at first, since most answers come quickly, then longer.
 _FIRST_LOOK = 0.02
 _LAST_LOOK = 0.25
+#: Seconds without any change after which we ask whether a worker is there at all, and for how long we listen.
+_STANDSTILL = 30.0
+_LISTEN = 2.0
 
 
 class PacsClient:
@@ -156,12 +159,19 @@ class Job:
         Raises
         ------
         JobNotReadyError
-            If it has not finished in time; it goes on, and can be waited for again.
+            If it has not finished in time, or nothing happens since no worker serves this Redis. The job stays, and
+            can be waited for again.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         pause, clock = _FIRST_LOOK, threading.Event()
+        before, changed = None, time.monotonic()
         while True:
             progress = self.progress()
+            if progress != before:
+                before, changed = progress, time.monotonic()
+            elif time.monotonic() - changed > _STANDSTILL:
+                self._check_worker()
+                changed = time.monotonic()
             if on_progress is not None:
                 on_progress(progress)
             if progress.state.finished:
@@ -173,6 +183,15 @@ class Job:
                 )
             clock.wait(pause if deadline is None else max(0.0, min(pause, deadline - time.monotonic())))
             pause = min(pause * 1.5, _LAST_LOOK)
+
+    def _check_worker(self) -> None:
+        """Raise :class:`JobNotReadyError` if no worker is at this job and none answers."""
+        if self._ledger.live_claims(self.id) or self._app.control.ping(timeout=_LISTEN):
+            return
+        raise JobNotReadyError(
+            f"job {self.id} stands still: no worker serves this Redis; start one with `pacs-tasks worker`, "
+            f"then `pacs-tasks wait {self.id}` waits again"
+        )
 
     def outcome(self) -> Outcome:
         """What the peer answered.

@@ -10,11 +10,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from celery import current_task
+
 from pacs_tasks.errors import UnreadableInputError
 
 
 def _here() -> str:
-    return f"the worker on {socket.gethostname()}"
+    """The worker, as `celery inspect` and Flower name it."""
+    return f"worker {current_task.request.hostname if current_task else socket.gethostname()}"
 
 
 def readable_file(path: str) -> None:

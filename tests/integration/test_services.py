@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from pacs_tasks import FindRequest, InvalidRequestError, PacsClient, StoreDirectoryRequest, UnreadableInputError
+from pacs_tasks import (
+    EchoRequest,
+    FindRequest,
+    InvalidRequestError,
+    JobNotReadyError,
+    JobState,
+    PacsClient,
+    StoreDirectoryRequest,
+    UnreadableInputError,
+)
+from pacs_tasks import client as client_module
 from pacs_tasks.app import FIND_QUEUE, STORE_QUEUE
 from pacs_tasks.broker import connect
 from pacs_tasks.testing import TestPACS
@@ -146,3 +156,15 @@ def test_arguments_of_a_service_are_hidden_from_those_who_inspect(
     assert "task-received" in {event["type"] for event in seen}
     assert SECRET not in str(seen)
     app.close()
+
+
+def test_waiting_where_no_worker_is_ends_with_a_sentence(
+    redis_url: str, pacs: TestPACS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job stays on the queue for whoever starts one."""
+    monkeypatch.setattr(client_module, "_STANDSTILL", 0.2)
+    with PacsClient(redis_url) as client:
+        job = client.enqueue(EchoRequest(remote=pacs.remote))
+        with pytest.raises(JobNotReadyError, match="no worker serves this Redis; start one with `pacs-tasks worker`"):
+            job.wait()
+        assert job.state is JobState.QUEUED
