@@ -10,6 +10,7 @@ import pytest
 from pacs_tasks.testing import TestPACS
 from tests.support import dicom_files, peers, workers
 from tests.support.command import Terminal
+from tests.support.ports import free_port
 
 
 def _linked(paths: tuple[Path, ...], directory: Path) -> Path:
@@ -83,3 +84,24 @@ def test_that_dcmqrscp_keeps_and_returns(one_at_a_time: Terminal, dcmqrscp: peer
     assert back.code == 0, str(back)
     came = sorted(dicom_files.data_set(path) for path in (tmp_path / "back").rglob("*.dcm"))
     assert came == sorted(map(dicom_files.data_set, paths))
+
+
+@pytest.mark.dcmtk
+def test_that_dcmqrscp_moves_to_the_receiver(redis_url: str, tmp_path: Path) -> None:
+    """With a receiver that dcmqrscp knows, retrieve takes C-MOVE by itself and every byte is there."""
+    port = free_port()
+    known = {"PACS_TASKS": ("127.0.0.1", port)}
+    paths = dicom_files.write_series(tmp_path / "source", 6)
+    with (
+        peers.dcmqrscp(tmp_path, "MOVEONLY", known, "--disable-get") as archive,
+        workers.worker(redis_url, tmp_path, concurrency=1),
+        workers.receiver(redis_url, tmp_path, port),
+    ):
+        terminal = Terminal(tmp_path, redis_url)
+        assert terminal.run("send-dir", "--dir", tmp_path / "source", *archive.options).code == 0
+        command = ["retrieve", "--study-uid", dicom_files.study_uid(), "--output-dir", tmp_path / "back"]
+        result = terminal.run(*command, *archive.options)
+        assert result.code == 0, str(result)
+        said = archive.process.said()
+    came = sorted(dicom_files.data_set(path) for path in (tmp_path / "back").rglob("*.dcm"))
+    assert came == sorted(map(dicom_files.data_set, paths)), said
