@@ -77,7 +77,7 @@ class Ledger:
 
     def discard(self, job_id: str) -> None:
         """Forget a job that could not be put on the queue."""
-        self._redis.delete(*(_key(job_id, part) for part in ("", "manifest", "outcomes", "claims")))
+        self._redis.delete(*(_key(job_id, part) for part in ("", "manifest", "outcomes", "claims", "losses")))
         self._redis.zrem(_JOBS, job_id)
 
     def request(self, job_id: str) -> AnyRequest:
@@ -202,9 +202,16 @@ class Ledger:
         keys = [_key(job_id), _key(job_id, "claims"), _key(job_id, "outcomes")]
         for start in range(0, len(failed), _CHUNK):
             self._run(scripts.DROP, keys, failed[start : start + _CHUNK])
+        self._redis.delete(_key(job_id, "losses"))
         if not self._run(scripts.REOPEN, keys[:2], []):
             raise InvalidRequestError(f"job {job_id} was reopened by someone else just now; wait for it")
         return len(failed)
+
+    def count_loss(self, job_id: str, index: int) -> int:
+        """Count that an association was lost at this entry of the manifest; how many were in this attempt."""
+        count = int(self._redis.hincrby(_key(job_id, "losses"), str(index), 1))
+        self._redis.expire(_key(job_id, "losses"), self._keep)
+        return count
 
     def replans(self, job_id: str) -> int:
         """Count that lost parts of this job are planned again; how often that happened."""

@@ -21,8 +21,10 @@ from pacs_tasks.tasks.associations import lent
 from pacs_tasks.tasks.job import local_ae, timeouts
 from pacs_tasks.tasks.transfer import Part
 
-#: Associations that may be lost in one try of a part before it goes back on the queue.
-_MOST_LOSSES = 2
+#: Associations that may be lost in one try of a part before what is left of it goes back on the queue.
+_LOSSES_OF_A_TRY = 2
+#: Associations that may be lost at one file before it fails: some files make a peer abort, or fall silent, each time.
+_LOSSES_OF_A_FILE = 3
 
 _Queue = deque[tuple[int, StoredInstance]]
 
@@ -77,9 +79,15 @@ class _Sending:
             try:
                 self._over_one_association(queue)
             except PeerUnavailableError as error:
-                losses += 1
-                if not self._go_on_after_loss(queue, error, losses):
-                    return True
+                if self._opened:
+                    losses += 1
+                    self._put_aside(queue, error)
+                elif self._alone and not isinstance(error, PeerBusyError):
+                    raise
+                if not self._opened or losses == _LOSSES_OF_A_TRY:
+                    if not self._last_try:
+                        return self._again or bool(queue)
+                    self._fail(queue, error)
             except AssociationError as error:
                 if self._alone:
                     raise
@@ -104,21 +112,13 @@ class _Sending:
                 else:
                     self._part.record(index, outcome)
 
-    def _go_on_after_loss(self, queue: _Queue, error: PeerUnavailableError, losses: int) -> bool:
-        """Whether the rest of the queue may go on at once."""
-        if not self._opened:
-            if self._alone and not isinstance(error, PeerBusyError):
-                raise error
-            if not self._last_try:
-                return False
-            self._fail(queue, error)
-            return True
-        # The file in front may be what the peer cannot bear: the others go first.
-        if self._last_try and losses > _MOST_LOSSES:
-            self._fail(deque([queue.popleft()]), error)
-            return True
-        queue.rotate(-1)
-        return losses <= _MOST_LOSSES or self._last_try
+    def _put_aside(self, queue: _Queue, error: PeerUnavailableError) -> None:
+        """The file in front met the loss: it waits for the next try, so that it does not hold up the others."""
+        index, instance = queue.popleft()
+        if self._last_try or self._part.count_loss(index) >= _LOSSES_OF_A_FILE:
+            self._part.record(index, InstanceOutcome.unanswered(instance.path, error))
+        else:
+            self._again = True
 
     def _fail(self, queue: _Queue, error: AssociationError) -> None:
         while queue:

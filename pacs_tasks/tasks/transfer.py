@@ -117,6 +117,10 @@ class Part:
             raise PartCancelledError
         return told
 
+    def count_loss(self, index: int) -> int:
+        """Count an association that was lost at this file or instance; how many there were."""
+        return ledger().count_loss(self.job_id, index)
+
     def fail_rest(self, error: PacsTasksError) -> None:
         """Record that nothing more will come of this part, for one reason."""
         for index, entry in list(self.left.items()):

@@ -155,6 +155,18 @@ def test_a_lost_association_loses_no_file(client: PacsClient, pacs: TestPACS, tm
     assert len(pacs.instances) == 30
 
 
+def test_a_file_that_silences_the_peer_fails_alone(client: PacsClient, tmp_path: Path) -> None:
+    """It is tried three times, with a pause, and then told."""
+    (poison,) = write_series(tmp_path / "files", 1)
+    with TestPACS(faults=Faults(silence=Silence.STORE)) as pacs:
+        job = client.enqueue(StoreRequest(remote=pacs.remote, path=str(poison), timeout=0.5))
+        job.wait(30)
+        outcome = job.outcome()
+        assert isinstance(outcome, TransferOutcome)
+        assert (outcome.category, outcome.unreachable, pacs.associations) == (Category.FAILED, True, 3)
+        assert "0.5 s" in outcome.problems[0].reason
+
+
 def test_associations_are_reused(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
     """One task per file, and yet hardly more associations than worker processes."""
     write_series(tmp_path, 60)
