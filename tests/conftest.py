@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from tests.support import peers, workers
 from tests.support.command import Terminal
 from tests.support.processes import Process
 from tests.support.redis_server import RedisServer, redis_program, redis_server
+
+# pynetdicom installs programs of the same names as DCMTK's beside this Python; an activated environment would find them.
+_SCRIPTS = Path(sys.executable).parent
+os.environ["PATH"] = os.pathsep.join(part for part in os.environ["PATH"].split(os.pathsep) if Path(part) != _SCRIPTS)
 
 _REQUIRED = os.environ.get("PACS_TASKS_TESTS_REQUIRE_PEERS") == "1"
 

@@ -29,7 +29,7 @@ def test_that_ten_thousand_files_can_be_cancelled_and_finished(
         assert detached.code == 0, str(detached)
         job_id = detached.stdout.strip()
         # About 1 s is promised; the machine that tests may be busy.
-        assert detached.seconds < 5, str(detached)
+        assert detached.seconds < 3, str(detached)
 
         wait_until(lambda: len(pacs.stores) > 200, 60, "the first instances")
         seen = terminal.run("status", job_id, "--json").json["job"]
@@ -42,7 +42,7 @@ def test_that_ten_thousand_files_can_be_cancelled_and_finished(
             waited = terminal.finished(popen, began, 30)
         assert cancelled.code == 0, str(cancelled)
         assert waited.code == 5, str(waited)
-        assert waited.seconds < 5 + 5  # the start of two commands on a busy machine
+        assert waited.seconds < 5 + 2  # the start of two commands
 
         # What was in the air when the flag went up has an outcome too: nothing is stored without being counted.
         before = list(pacs.stores)
