@@ -15,7 +15,7 @@ from tests.support.command import Terminal
 from tests.support.processes import Process
 from tests.support.redis_server import RedisServer, redis_program, redis_server
 
-# pynetdicom installs programs of the same names as DCMTK's beside this Python; an activated environment would find them.
+# pynetdicom installs programs of the names of DCMTK's beside this Python; an activated environment would find them.
 _SCRIPTS = Path(sys.executable).parent
 os.environ["PATH"] = os.pathsep.join(part for part in os.environ["PATH"].split(os.pathsep) if Path(part) != _SCRIPTS)
 
