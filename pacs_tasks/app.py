@@ -115,7 +115,7 @@ def configuration(config: Settings, redis_url: str | None = None) -> dict[str, A
         # Our tasks count their own retries: `retry(max_retries=None)` alone means Celery's default of 3, after which it
         # raises, and a part that raises loses its chord.
         "task_annotations": {"*": {"max_retries": None}},
-        # Results may be long and are counts only; a worker's log needs neither.
+        # Nothing of ours prints, and a traceback of a library on stderr should look like one.
         "worker_redirect_stdouts": False,
         "task_publish_retry_policy": {"max_retries": 2, "interval_start": 0, "interval_step": 0.5},
     }

@@ -133,36 +133,35 @@ class FindRequest(Request):
     limit: int | None = Field(default=None, ge=1)
 
 
-class MoveRequest(Request):
+class _RetrieveOperation(Request):
+    """What one C-MOVE or C-GET names: a study, a series of it, or instances of that series."""
+
+    study_uid: UID
+    series_uid: UID | None = None
+    sop_instance_uids: tuple[UID, ...] = ()
+
+    @model_validator(mode="after")
+    def _instances_need_their_series(self) -> Self:
+        """A unique key of a level needs those of the levels above it (PS3.4 section C.4.2.2.1)."""
+        if self.sop_instance_uids and self.series_uid is None:
+            raise ValueError("sop_instance_uids need the series_uid that they belong to")
+        return self
+
+
+class MoveRequest(_RetrieveOperation):
     """Let the peer send a study or series to the AE ``move_aet``, whoever that is (C-MOVE, PS3.4 section C.4.2)."""
 
     task: ClassVar[str] = "pacs_tasks.move"
 
     move_aet: AETitle
-    study_uid: UID
-    series_uid: UID | None = None
-    sop_instance_uids: tuple[UID, ...] = ()
-
-    @model_validator(mode="after")
-    def _instances_need_their_series(self) -> Self:
-        _check_hierarchy(self.series_uid, self.sop_instance_uids)
-        return self
 
 
-class GetRequest(Request):
+class GetRequest(_RetrieveOperation):
     """Fetch a study or series to ``output_dir`` on the association that asks for it (C-GET, PS3.4 section C.4.3)."""
 
     task: ClassVar[str] = "pacs_tasks.get"
 
     output_dir: str = Field(min_length=1)
-    study_uid: UID
-    series_uid: UID | None = None
-    sop_instance_uids: tuple[UID, ...] = ()
-
-    @model_validator(mode="after")
-    def _instances_need_their_series(self) -> Self:
-        _check_hierarchy(self.series_uid, self.sop_instance_uids)
-        return self
 
 
 class RetrieveRequest(Request):
@@ -208,12 +207,6 @@ REQUESTS: Mapping[str, type[AnyRequest]] = MappingProxyType(
 )
 
 R = TypeVar("R", bound=Request)
-
-
-def _check_hierarchy(series_uid: str | None, sop_instance_uids: tuple[str, ...]) -> None:
-    """A unique key of a level needs those of the levels above it (PS3.4 section C.4.2.2.1)."""
-    if sop_instance_uids and series_uid is None:
-        raise ValueError("sop_instance_uids need the series_uid that they belong to")
 
 
 def build(request_type: type[R], fields: Mapping[str, Any]) -> R:

@@ -30,14 +30,7 @@ from pacs_tasks import (
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support import dicom_files, ports, workers
 from tests.support.dicom_files import CHINESE_NAME, UID_ROOT, data_set, study_uid, write_series
-from tests.support.processes import Process
 from tests.support.waiting import wait_until
-
-
-@pytest.fixture
-def client(shared_redis_url: str, shared_worker: Process) -> PacsClient:
-    assert shared_worker.running(), shared_worker.said()
-    return PacsClient(shared_redis_url)
 
 
 @pytest.fixture

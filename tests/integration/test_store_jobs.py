@@ -29,14 +29,7 @@ from pacs_tasks.testing import EVERY_INSTANCE, Faults, Silence, TestPACS
 from pacs_tasks.testing.faults import CALLED_AET_NOT_RECOGNISED
 from tests.support import dicom_files, ports
 from tests.support.dicom_files import UID_ROOT, data_set, sendable, write_series
-from tests.support.processes import Process
 from tests.support.waiting import wait_until
-
-
-@pytest.fixture
-def client(shared_redis_url: str, shared_worker: Process) -> PacsClient:
-    assert shared_worker.running(), shared_worker.said()
-    return PacsClient(shared_redis_url)
 
 
 def sent(client: PacsClient, pacs: TestPACS, directory: Path, **options: int) -> TransferOutcome:
