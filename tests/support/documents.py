@@ -1,0 +1,82 @@
+"""What the documents say, for tests: fenced blocks, tables, headings, links."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.support.processes import ROOT
+
+README: Final = ROOT / "README.md"
+README_ZH: Final = ROOT / "README.zh-CN.md"
+
+_FENCE: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block, its language, and its first line's number in the document."""
+
+    language: str
+    text: str
+    line: int
+    #: The text block right after it: what it prints, as the document says.
+    prints: str = ""
+
+    @property
+    def key(self) -> str:
+        """Its last line, by which a test finds its rule."""
+        return self.text.rstrip().splitlines()[-1].strip()
+
+
+def blocks(document: Path, *languages: str) -> list[Block]:
+    """The fenced blocks of these languages, in order."""
+    text = document.read_text("utf-8")
+    found = [
+        Block(each.group(1), each.group(2), text.count("\n", 0, each.start(2)) + 1) for each in _FENCE.finditer(text)
+    ]
+    following = [*found[1:], Block("", "", 0)]
+    return [
+        Block(each.language, each.text, each.line, after.text if after.language == "text" else "")
+        for each, after in zip(found, following, strict=True)
+        if each.language in languages
+    ]
+
+
+def shapes(text: str) -> set[str]:
+    """The lines of a text without what differs from run to run: numbers, units, ids, passwords, frames of tables."""
+    for pattern, instead in (
+        (r"\b[0-9a-f]{32}\b", "ID"),
+        (r"password \S+", "password P"),
+        (r"@[\w.-]+", "@HOST"),
+        (r"\d[\d.:-]*( [kMGT]?B\b)?", "#"),
+        (r"[ \t─]+", " "),
+    ):
+        text = re.sub(pattern, instead, text)
+    return {line.strip() for line in text.splitlines() if line.strip()}
+
+
+def table_rows(document: Path, first_cell: str) -> list[tuple[str, ...]]:
+    """The rows of every table whose first cell matches ``first_cell`` in full; backquotes are left out."""
+    rows = []
+    for line in document.read_text("utf-8").splitlines():
+        if line.startswith("|"):
+            cells = tuple(cell.strip().replace("`", "") for cell in line.strip().strip("|").split("|"))
+            if re.fullmatch(first_cell, cells[0]):
+                rows.append(cells)
+    return rows
+
+
+def headings(document: Path) -> set[str]:
+    """The anchors that links within the document may name, as GitHub makes them."""
+    text = _FENCE.sub("", document.read_text("utf-8"))
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def links(document: Path) -> set[str]:
+    """The targets of its links that lead to no other site."""
+    text = _FENCE.sub("", document.read_text("utf-8"))
+    return {target for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target}
