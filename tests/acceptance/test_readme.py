@@ -1,0 +1,249 @@
+"""Every block of the README that can be run is run, and prints what the README says that it prints.
+
+A block is found by its last line. A new one without a rule here fails. Addresses and paths of the README stand for
+those of the test: see :meth:`Scene.real`.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pacs_tasks import EchoRequest, PacsClient, StoreDirectoryRequest
+from pacs_tasks.testing import Faults
+from tests.support.dicom_files import write_series
+from tests.support.documents import README, Block, blocks, shapes
+from tests.support.known_study import known_study
+from tests.support.ports import answers
+from tests.support.processes import ROOT, Process, started
+from tests.support.redis_server import RedisServer
+from tests.support.scene import SENT, Scene, reading
+from tests.support.waiting import wait_until
+
+Rule = Callable[[Scene, Block], None]
+
+
+@pytest.fixture
+def scene(tmp_path: Path, shared_redis_url: str, shared_worker: Process, redis_process: RedisServer) -> Iterator[Scene]:
+    """A home directory with files, a PACS, a Redis with a worker."""
+    assert shared_worker.running(), shared_worker.said()
+    with reading(tmp_path / "me", shared_redis_url, redis_process) as made:
+        yield made
+
+
+def says(scene: Scene, block: Block, said: str) -> None:
+    """Hold what was printed against the text block that follows in the README."""
+    missing = shapes(scene.real(block.prints)) - shapes(said)
+    assert not missing, f"the README shows {missing}, but it printed:\n{said}"
+
+
+def prints(*texts: str, stored: int = 0) -> Rule:
+    """The block runs as it stands, ends with 0, prints this, and the PACS then holds so many instances more."""
+
+    def rule(scene: Scene, block: Block) -> None:
+        before = len(scene.pacs.instances)
+        said = scene.shell(block.text)
+        says(scene, block, said)
+        for text in texts:
+            assert text in said, said
+        # A detached job goes on.
+        wait_until(lambda: len(scene.pacs.instances) >= before + stored, 20, "everything is stored")
+        assert len(scene.pacs.instances) == before + stored
+
+    return rule
+
+
+def alone(*texts: str) -> Rule:
+    """As :func:`prints`, with nothing configured: the private server serves."""
+
+    def rule(scene: Scene, block: Block) -> None:
+        said = scene.shell(f"unset PACS_TASKS_REDIS_URL\n{block.text}")
+        says(scene, block, said)
+        for text in texts:
+            assert text in said, said
+
+    return rule
+
+
+def python(*texts: str, stored: int = 0) -> Rule:
+    """The program runs as it stands and prints this."""
+
+    def rule(scene: Scene, block: Block) -> None:
+        before = len(scene.pacs.instances)
+        said = scene.run(sys.executable, "-W", "error", "-c", scene.real(block.text))
+        for text in texts:
+            assert text in said, said
+        assert len(scene.pacs.instances) == before + stored
+
+    return rule
+
+
+def make(scene: Scene, block: Block) -> None:
+    """Make knows the targets; what `make demo` does is done, and `make test` is what runs this."""
+    plan = scene.run("bash", "-euc", block.text.replace("make ", "make -n "), cwd=ROOT)
+    assert "pacs-tasks demo" in plan
+    assert "-m pytest" in plan
+    says(scene, block, scene.run("pacs-tasks", "demo"))
+
+
+def installs(scene: Scene, block: Block) -> None:
+    """This environment stands for the one that `make .venv` makes."""
+    script = block.text.replace("make ", "make -n ").replace(".venv/bin/activate", f"{sys.prefix}/bin/activate")
+    assert "Usage: pacs-tasks" in scene.run("bash", "-euc", script, cwd=ROOT)
+
+
+def retrieves(scene: Scene, block: Block) -> None:
+    says(scene, block, scene.shell(block.text))
+    assert len(list(scene.home.glob("downloaded_dicoms/1.2.3.4.5.6.7.8.9.10/*/*.dcm"))) == len(known_study())
+
+
+def follows_a_job(scene: Scene, block: Block) -> None:
+    """The text that follows shows the last command of the block."""
+    said = scene.shell(block.text)
+    shown = next(each for each in blocks(README, "text") if "send-dir    done" in each.text)
+    assert shapes(scene.real(shown.text)) <= shapes(said), said
+
+
+def cancels_and_retries(scene: Scene, block: Block) -> None:
+    """Against a PACS that takes its time, so that there is something to cancel."""
+    paths = write_series(scene.home / "large", 40, series=3)
+    before = len(scene.pacs.instances)
+    scene.pacs.faults = Faults(delay=0.3)
+    with PacsClient(scene.redis_url) as client:
+        request = StoreDirectoryRequest(remote=scene.pacs.remote, directory=str(scene.home / "large"))
+        job = client.enqueue(request)
+        wait_until(lambda: job.progress().counters.success, 30, "the first file to be sent")
+        said = scene.shell(f"job={job.id}\n{block.text}")
+        assert "cancelled" in said
+        assert job.outcome().category == "success"
+    assert len(scene.pacs.instances) == before + len(paths)
+
+
+def stays(ready: str, *, fleet: bool = True, works: bool = False) -> Rule:
+    """The block's last command stays until it is told to end, and then ends with 0."""
+
+    def rule(scene: Scene, block: Block) -> None:
+        lines = block.text.rstrip().splitlines()
+        scene.redis_url = scene.redis_process.fresh_url()
+        variables = scene.variables()
+        if not fleet:
+            del variables["PACS_TASKS_REDIS_URL"]
+        # The shell makes way, so that the signal reaches the command.
+        script = "\n".join([*lines[:-1], f"exec {lines[-1]}"])
+        with started(
+            ["bash", "-euc", scene.real(script)],
+            scene.home / "stays.log",
+            lambda process: ready in process.said(),
+            env=variables,
+            cwd=scene.home,
+            timeout=60,
+            end_timeout=30,
+        ) as process:
+            says(scene, block, process.said())
+            if works:
+                _works(scene)
+            if "flower" in ready:
+                wait_until(lambda: answers(int(variables["PACS_TASKS_FLOWER_PORT"])), 20, "Flower to answer")
+            process.popen.terminate()
+            assert process.popen.wait(40) == 0, process.said()
+
+    return rule
+
+
+def _works(scene: Scene) -> None:
+    with PacsClient(scene.redis_url) as client:
+        job = client.enqueue(EchoRequest(remote=scene.pacs.remote))
+        job.wait(30)
+        assert job.outcome().category == "success"
+
+
+def composes(scene: Scene, block: Block) -> None:
+    """Docker-compose understands the file with these options; whether it brings them up needs an engine."""
+    *exports, last = block.text.rstrip().splitlines()
+    before, after = last.removeprefix("docker-compose ").split("up", 1)
+    services = _compose(scene, exports, before)
+    scaled = dict(each.split("=") for each in shlex.split(after) if "=" in each)
+    assert set(scaled) <= set(services)
+    assert ("orthanc" in services) == ("--profile demo" in before)
+
+
+def executes(scene: Scene, block: Block) -> None:
+    """The command is run here, with the directory that the service sees as ``/files``."""
+    last = block.text.strip()
+    service, command = last.removeprefix("docker-compose exec ").split(" ", 1)
+    needed = ["export PACS_TASKS_REDIS_PASSWORD=a", "export PACS_TASKS_FLOWER_BASIC_AUTH=a:b"]
+    volumes = _compose(scene, needed, "")[service]["volumes"]
+    assert any(":/files" in str(volume) for volume in volumes)
+    scene.shell(command.replace("/files", "/home/me/dicom_files"))
+    assert len(scene.pacs.instances) == len(known_study()) + SENT
+
+
+def _compose(scene: Scene, exports: list[str], options: str) -> Mapping[str, Any]:
+    if shutil.which("docker-compose") is None:
+        reason = "docker-compose is not installed (Debian: apt-get install docker-compose)"
+        if os.environ.get("PACS_TASKS_TESTS_REQUIRE_PEERS") == "1":
+            pytest.fail(f"PACS_TASKS_TESTS_REQUIRE_PEERS=1, but {reason}", pytrace=False)
+        pytest.skip(reason)
+    script = "\n".join([*exports, f"docker-compose {options} config 2>/dev/null"])
+    found = yaml.safe_load(scene.run("bash", "-euc", scene.real(script), cwd=ROOT))["services"]
+    # Old versions list the services of every profile.
+    profile = options.removeprefix("--profile ").strip()
+    assert isinstance(found, dict)
+    return {name: each for name, each in found.items() if set(each.get("profiles", [profile])) <= {profile}}
+
+
+RULES: Mapping[str, Rule] = {
+    "make test": make,
+    "pacs-tasks --help": installs,
+    "pacs-tasks echo": alone(),
+    "pacs-tasks echo --remote archive": prints("MY_PACS at 127.0.0.1"),
+    "pacs-tasks echo --ip 192.168.1.100 --port 11112 --pacs-ae-title MY_PACS": prints("success"),
+    "pacs-tasks send-file --file image1.dcm": prints(),
+    "pacs-tasks send-dir --dir dicom_files": prints(stored=SENT),
+    "pacs-tasks send-dir --dir dicom_files --dry-run": prints(),
+    "pacs-tasks query --patient-id P12345": prints("P12345"),
+    "pacs-tasks query --accession-number A1 --format json": prints("张^三丰", '"exit_code": 0'),
+    'pacs-tasks query --remote archive --patient-name "张*"': prints("1 match", "张^三丰"),
+    "pacs-tasks retrieve --study-uid 1.2.3.4.5.6.7.8.9.10 --output-dir downloaded_dicoms": retrieves,
+    "pacs-tasks jobs": follows_a_job,
+    'pacs-tasks retry "$job"': cancels_and_retries,
+    "pacs-tasks up": stays("Ready. Ctrl-C ends it.", fleet=False),
+    "pacs-tasks echo --json": prints('"job_id"', '"task"', '"category"', '"seconds"', '"advice"', '"exit_code": 0'),
+    "pacs-tasks echo --timeout 5": prints("success"),
+    "pacs-tasks worker": stays(" ready.", works=True),
+    "celery -A workers.dimse worker --loglevel INFO --concurrency 4": stays(" ready.", works=True),
+    "pacs-tasks receiver": stays("receiving; tell your PACS: AE title PACS_TASKS"),
+    "pacs-tasks flower": stays("Visit me at"),
+    "pacs-tasks send-dir --dir /home/me/dicom_files --detach": prints(stored=SENT),
+    "docker-compose up --build --scale worker=4": composes,
+    "docker-compose --profile demo up --build": composes,
+    "docker-compose exec worker pacs-tasks send-dir --dir /files --ip 192.168.1.100 --port 11112 "
+    "--pacs-ae-title MY_PACS": executes,
+    # Python
+    'print("complete")': python("the PACS has taken it", "8 of 9", "no DICOM", "complete", stored=SENT),
+    "print(instance.category, instance.sop_instance_uid, instance.status)": python("success 8 of 9", stored=SENT),
+    'print("no answer:", error.message)': python("0000: success"),
+    'print(len(pacs.instances), "instances in", pacs.associations, "associations")': python("8 instances in"),
+    "result.forget()": python("success 8 of 9", stored=SENT),
+}
+
+
+@pytest.mark.parametrize("block", blocks(README, "bash", "python"), ids=lambda block: f"line-{block.line}")
+def test_block_works_as_written(scene: Scene, block: Block) -> None:
+    """Each block does, on a real PACS, what the README says."""
+    assert block.key in RULES, f"README.md, line {block.line}: this block has no rule, so nothing shows that it works"
+    RULES[block.key](scene, block)
+
+
+def test_every_rule_has_its_block() -> None:
+    """A rule without a block would show something that nobody reads; a key twice would be one block only."""
+    keys = [block.key for block in blocks(README, "bash", "python")]
+    assert sorted(keys) == sorted(RULES)
