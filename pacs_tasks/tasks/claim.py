@@ -15,7 +15,7 @@ from pacs_tasks.ledger import CLAIM_LIFETIME, Ledger
 _LOOK = 0.4
 _PROLONG = CLAIM_LIFETIME / 5
 #: Seconds until a task that is claimed elsewhere looks again.
-_STEP_BACK = 5
+_STEP_BACK = 2
 
 
 class Claim:

@@ -105,9 +105,9 @@ def retrieve(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any
 
 
 @app.task(bind=True, name="pacs_tasks.retrieve_part", ignore_result=True)  # type: ignore[untyped-decorator]
-def retrieve_part(self: Task, job_id: str, start: int, stop: int) -> None:
+def retrieve_part(self: Task, job_id: str, start: int, stop: int, tries: int = 0) -> None:
     """Fetch the instances ``start`` up to ``stop`` of a job's manifest; never raises for an instance."""
-    last_try = self.request.retries >= settings().max_retries
+    last_try = tries >= settings().max_retries
 
     def work(part: Part) -> bool:
         request = cast(RetrieveRequest, ledger().request(job_id))
@@ -118,7 +118,7 @@ def retrieve_part(self: Task, job_id: str, start: int, stop: int) -> None:
             return False
 
     if work_on(self, job_id, start, stop, work):
-        raise self.retry(countdown=pause(self.request.retries), max_retries=None)
+        raise self.retry(kwargs={"tries": tries + 1}, countdown=pause(tries), max_retries=None)
 
 
 def _is_whole(job_id: str, start: int, stop: int) -> bool:

@@ -95,16 +95,19 @@ def store_directory(self: Task, request: dict[str, Any] | None = None) -> dict[s
 
 
 @app.task(bind=True, name="pacs_tasks.store_part", ignore_result=True)  # type: ignore[untyped-decorator]
-def store_part(self: Task, job_id: str, start: int, stop: int) -> None:
-    """Send the files ``start`` up to ``stop`` of a job's manifest; never raises for a file."""
-    last_try = self.request.retries >= settings().max_retries
+def store_part(self: Task, job_id: str, start: int, stop: int, tries: int = 0) -> None:
+    """Send the files ``start`` up to ``stop`` of a job's manifest; never raises for a file.
+
+    ``tries`` counts what failed for now; Celery's own count also has the times that a part waited for a claim.
+    """
+    last_try = tries >= settings().max_retries
 
     def work(part: Part) -> bool:
         request = ledger().request(job_id)
         return send(part, request, last_try=last_try)
 
     if work_on(self, job_id, start, stop, work):
-        raise self.retry(countdown=pause(self.request.retries), max_retries=None)
+        raise self.retry(kwargs={"tries": tries + 1}, countdown=pause(tries), max_retries=None)
 
 
 @app.task(bind=True, name="pacs_tasks.store_finish")  # type: ignore[untyped-decorator]
