@@ -36,3 +36,41 @@ def test_every_name_is_there_and_typed() -> None:
     typed = {alias.name for each in stub.body if isinstance(each, ast.ImportFrom) for alias in each.names}
     assert typed == set(dir(pacs_tasks))
     assert all(getattr(pacs_tasks, name).__name__ == name for name in typed)
+
+
+_ELSEWHERE = """
+import builtins, importlib, os, socket, sys
+
+real = builtins.__import__
+
+def refuse(name, globals=None, *rest):
+    importer = str((globals or {}).get("__name__", "")).partition(".")[0]
+    ours = importer in {"pacs_tasks", "workers", "dicom_pacs_transfer"}
+    if ours and name.partition(".")[0] in {"fcntl", "termios", "pwd", "grp", "resource"}:
+        raise ModuleNotFoundError(f"no {name} here")
+    return real(name, globals, *rest)
+
+import celery.app.base, click, importlib.metadata, platformdirs, pydicom, redis.asyncio, rich.progress, sysconfig
+sysconfig.get_config_vars()
+for name in ("TCP_QUICKACK", "SO_REUSEPORT", "AF_UNIX"):
+    if hasattr(socket, name):
+        delattr(socket, name)
+for name in ("fork", "setsid", "getuid", "geteuid", "killpg"):
+    delattr(os, name)
+
+builtins.__import__ = refuse
+sys.platform = "win32"
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+"""
+
+
+def test_the_client_side_imports_where_unix_is_missing() -> None:
+    """No module of ours asks at import for what Windows lacks."""
+    modules = ["pacs_tasks.cli", "pacs_tasks.client", "dicom_pacs_transfer", "pacs_tasks.dimse.c_store"]
+    modules += ["pacs_tasks.dimse.storage_scp", "pacs_tasks.cli.transfer_commands", "pacs_tasks.cli.job_commands"]
+    modules += ["pacs_tasks.cli.query_command", "pacs_tasks.cli.process_commands", "pacs_tasks.embedded"]
+    told = subprocess.run(
+        [sys.executable, "-c", _ELSEWHERE, *modules], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert told.returncode == 0, told.stderr
