@@ -192,7 +192,10 @@ def _compose(scene: Scene, exports: list[str], options: str) -> Mapping[str, Any
         if os.environ.get("PACS_TASKS_TESTS_REQUIRE_PEERS") == "1":
             pytest.fail(f"PACS_TASKS_TESTS_REQUIRE_PEERS=1, but {reason}", pytrace=False)
         pytest.skip(reason)
-    script = "\n".join([*exports, f"docker-compose {options} config 2>/dev/null"])
+    command = f"docker-compose {options} config"
+    # First with what it complains about, then without its warnings.
+    scene.run("bash", "-euc", scene.real("\n".join([*exports, f"{command} --quiet"])), cwd=ROOT)
+    script = "\n".join([*exports, f"{command} 2>/dev/null"])
     found = yaml.safe_load(scene.run("bash", "-euc", scene.real(script), cwd=ROOT))["services"]
     # Old versions list the services of every profile.
     profile = options.removeprefix("--profile ").strip()
