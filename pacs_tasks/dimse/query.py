@@ -25,7 +25,10 @@ _NAMES: Mapping[str, str] = {
 }
 _INSTEAD: Mapping[str, str] = {
     FIND[QueryModel.PATIENT_ROOT]: "ask at STUDY level, or ask its administrator to allow it",
-    FIND[QueryModel.STUDY_ROOT]: "ask with query_model 'patient', or ask its administrator to allow it",
+    FIND[QueryModel.STUDY_ROOT]: (
+        "ask at PATIENT level, which uses the other model (or, from Python, with query_model 'patient'), "
+        "or ask its administrator to allow it"
+    ),
     STUDY_ROOT_MOVE: "retrieve by C-GET (--method get), or ask its administrator to allow it",
     STUDY_ROOT_GET: "retrieve by C-MOVE (--method move), or ask its administrator to allow it",
 }
