@@ -83,10 +83,19 @@ def _for_transfer(task: str, outcome: TransferOutcome, job_id: str) -> str:
     rest = f"`pacs-tasks retry {job_id}` goes on with the rest only"
     if outcome.cancelled:
         return rest
+    check = _what_to_check(task, outcome)
+    return check if outcome.nothing_found else f"{check}; then {rest}"
+
+
+def _what_to_check(task: str, outcome: TransferOutcome) -> str:
     if outcome.unreachable:
-        return f"{CONNECTION}; then {rest}"
+        return CONNECTION
+    if outcome.problems and all(each.error == "ConfigurationError" for each in outcome.problems):
+        return "do what the reason says"
     if task not in _STORING_TASKS:
-        return RETRIEVING if outcome.nothing_found else f"{RETRIEVING}; then {rest}"
-    if outcome.nothing_found:
-        return "check the path: DICOM files are known by their content, and there is none"
-    return f"{SENDING}; then {rest}"
+        return RETRIEVING
+    return (
+        "check the path: DICOM files are known by their content, and there is none"
+        if outcome.nothing_found
+        else SENDING
+    )

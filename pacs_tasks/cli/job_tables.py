@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from pacs_tasks.cli.progress import duration
 from pacs_tasks.cli.render import counts_of, facts, new_table, words_of
 from pacs_tasks.cli.terminal import plain
 from pacs_tasks.progress import Progress
@@ -31,23 +32,23 @@ def job_table(jobs: Iterable[Progress]) -> Table:
             str(counters.failed + counters.missing or ""),
             plain(job.remote),
             when(job.created),
-            f"{job.seconds:.1f} s" if job.finished else "",
+            duration(job.seconds) if job.finished else "",
         )
     return table
 
 
 def job_facts(job: Progress, *, counts: bool = True) -> Table:
-    """Everything about one job; ``counts`` can stay away where an outcome follows that has them."""
+    """Everything about one job; ``counts`` and peer can stay away where an outcome follows that has them."""
     counters = job.counters
     rows = [
         ("Job", job.job_id, ""),
         ("Command", words_of(job.task).command, ""),
         ("State", state_of(job), "bold"),
-        ("Peer", job.remote, ""),
+        ("Peer", job.remote if counts else "", ""),
         ("Created", when(job.created), ""),
         ("Started", when(job.started), ""),
         ("Finished", when(job.finished), ""),
-        ("Took", f"{job.seconds:.1f} s" if job.finished else "", ""),
+        ("Took", duration(job.seconds) if job.finished else "", ""),
         ("Worker", job.worker, ""),
         ("Attempt", str(job.attempt) if job.attempt > 1 else "", ""),
         ("Progress", f"{counters.recorded} of {counters.total}" if counters.total and counts else "", ""),

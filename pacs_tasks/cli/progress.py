@@ -65,6 +65,11 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+def duration(seconds: float) -> str:
+    """Seconds as people read them: "0.04 s", "12.3 s"."""
+    return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
+
+
 def remarks(counters: Counters) -> str:
     """What is not plain success, in a few words."""
     named = {

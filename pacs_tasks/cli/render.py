@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pacs_tasks.cli.matches import csv_of, show_matches
-from pacs_tasks.cli.progress import size
+from pacs_tasks.cli.progress import duration, size
 from pacs_tasks.cli.terminal import Terminal, plain
 from pacs_tasks.outcome import (
     Category,
@@ -123,7 +123,7 @@ def _show_transfer(terminal: Terminal, request: AnyRequest, outcome: TransferOut
         *counts_of(request.task, counters.model_dump()),
         ("Not begun", str(left) if left else "", "yellow"),
         ("Size", f"{size(counters.bytes)} {words.done}" if counters.bytes else "", ""),
-        ("Time", f"{outcome.seconds:.1f} s{speed}", ""),
+        ("Time", f"{duration(outcome.seconds)}{speed}", ""),
     ]
     terminal.show(facts(row for row in rows if row[1]))
     show_problems(terminal, outcome.problems)
@@ -216,7 +216,7 @@ def _show_move(terminal: Terminal, request: AnyRequest, outcome: MoveOutcome) ->
         ("  with a warning", str(counts.warning or ""), "yellow"),
         ("Failed", str(counts.failed or ""), "red"),
         ("Remaining", str(counts.remaining or ""), "yellow"),
-        ("Time", f"{outcome.seconds:.1f} s", ""),
+        ("Time", duration(outcome.seconds), ""),
     ]
     terminal.show(facts(row for row in rows if row[1]))
 
@@ -227,7 +227,7 @@ def _about_matches(outcome: FindOutcome) -> str:
     count = len(outcome.matches)
     found = "No match" if not count else "1 match" if count == 1 else f"{count} matches"
     more = ", and there are more: the limit was reached" if outcome.limit_hit else ""
-    return f"{found} in {outcome.seconds:.1f} s{more}."
+    return f"{found} in {duration(outcome.seconds)}{more}."
 
 
 def _said(status: Status) -> str:
