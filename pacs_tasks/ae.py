@@ -52,7 +52,7 @@ class RemoteAE(BaseModel):
     """Who is called: the peer, usually a PACS.
 
     ``charset`` is the specific character set in which keys go to this peer when they are not ASCII, and in which its
-    matches are read when they name none themselves (facts: GB18030, GBK and ISO_IR 192 matter for Chinese names).
+    matches are read when they name none themselves: GB18030, GBK and ISO_IR 192 matter for Chinese names.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
