@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from pacs_tasks.errors import AssociationError, ContextRejectedError, PacsTasksError, from_record
 
@@ -77,6 +77,14 @@ class Suboperations(_Value):
     warning: int = 0
 
 
+def _shown(path: Any) -> Any:
+    """A path that is no Unicode cannot be JSON; a question mark stands where its odd bytes are."""
+    return path.encode("utf-8", "replace").decode("utf-8") if isinstance(path, str) else path
+
+
+ShownPath = Annotated[str, BeforeValidator(_shown)]
+
+
 class InstanceOutcome(_Value):
     """What became of one instance.
 
@@ -84,12 +92,12 @@ class InstanceOutcome(_Value):
     instance lies. ``error`` is the class of the error where the peer gave no answer. ``size`` is in bytes.
     """
 
-    subject: str
+    subject: ShownPath
     category: InstanceCategory
     sop_class_uid: str = ""
     sop_instance_uid: str = ""
     transfer_syntax_uid: str = ""
-    path: str = ""
+    path: ShownPath = ""
     status: Status | None = None
     error: str = ""
     #: What happened and what to do next, where something did.
@@ -101,9 +109,7 @@ class InstanceOutcome(_Value):
         cls, subject: str, error: PacsTasksError, category: InstanceCategory = InstanceCategory.FAILED
     ) -> InstanceOutcome:
         """The outcome of what the peer was not asked, or did not answer."""
-        # A path that is no Unicode cannot be JSON; a question mark stands where its odd bytes are.
-        shown = subject.encode("utf-8", "replace").decode("utf-8")
-        return cls(subject=shown, category=category, error=type(error).__name__, reason=error.message)
+        return cls(subject=subject, category=category, error=type(error).__name__, reason=error.message)
 
     @property
     def unreachable(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 import socket
 import tempfile
@@ -66,10 +67,13 @@ def move_file(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".part")
-        os.close(handle)
-        shutil.copyfile(source, temporary)
-        Path(temporary).replace(target)
+        temporary = target.parent / f".{secrets.token_hex(12)}.part"
+        try:
+            # With its permissions: whoever may read it there may read it here.
+            shutil.copy(source, temporary)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
         source.unlink()
 
 

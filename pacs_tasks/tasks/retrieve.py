@@ -32,7 +32,7 @@ def cut(entries: Sequence[Entry]) -> list[Range]:
     ranges: list[Range] = []
     start = 0
     for index in range(1, len(entries) + 1):
-        ended = index == len(entries) or entries[index][0] != entries[start][0]
+        ended = index == len(entries) or entries[index][1] != entries[start][1]
         if ended or index - start == PART_INSTANCES:
             ranges.append((start, index))
             start = index
@@ -83,7 +83,7 @@ def _promise(request: RetrieveRequest, claim: Claim) -> Iterable[Entry]:
             _value(match, "00080018"): _value(match, "00080016")
             for match in _listed(request, claim, Level.IMAGE, keys).matches
         }
-        entries += [[series_uid, sop_instance_uid, found[sop_instance_uid]] for sop_instance_uid in sorted(found)]
+        entries += [[sop_instance_uid, series_uid, found[sop_instance_uid]] for sop_instance_uid in sorted(found)]
     if not entries:
         what = "series of this study" if request.series_uid else "study"
         raise JobFailedError(
@@ -124,10 +124,10 @@ def retrieve_part(self: Task, job_id: str, start: int, stop: int, tries: int = 0
 def _is_whole(job_id: str, start: int, stop: int) -> bool:
     """Whether a part holds all instances of its series."""
     around = ledger().entries(job_id, max(start - 1, 0), stop + 1)
-    series = around[1 if start else 0][0]
+    series = around[1 if start else 0][1]
     expected = stop - start + (1 if start else 0)
-    before = start > 0 and around[0][0] == series
-    after = len(around) > expected and around[expected][0] == series
+    before = start > 0 and around[0][1] == series
+    after = len(around) > expected and around[expected][1] == series
     return not before and not after
 
 

@@ -11,9 +11,11 @@ from celery import Task
 
 from pacs_tasks import receivers
 from pacs_tasks.dimse import c_get, c_move, part10, storage
+from pacs_tasks.dimse.contexts import COMMON_STORAGE_CLASSES
 from pacs_tasks.errors import (
     ConfigurationError,
     ContextRejectedError,
+    InvalidRequestError,
     PeerUnavailableError,
     UnreadableInputError,
 )
@@ -56,6 +58,9 @@ def fetch(task: Task, part: Part, request: RetrieveRequest, *, whole_series: boo
     AssociationError
         If it failed for good.
     """
+    _fail_nameless(part, request)
+    if not part.left:
+        return False
     fetching = _Fetching(part, request, whole_series=whole_series)
     try:
         if request.method is RetrieveMethod.GET:
@@ -81,17 +86,36 @@ def fetch(task: Task, part: Part, request: RetrieveRequest, *, whole_series: boo
     return False
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Tell one file from another that had its name before; nothing if there is none."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns
+
+
+def _fail_nameless(part: Part, request: RetrieveRequest) -> None:
+    """A peer may list what no file can be named after, by mistake or to lead out of the directory."""
+    for index, (uid, series_uid, _) in list(part.left.items()):
+        try:
+            storage.instance_path(Path(request.output_dir), request.study_uid, series_uid, uid)
+        except InvalidRequestError as error:
+            part.record(index, InstanceOutcome.unanswered(uid, error))
+
+
 class _Fetching:
     """One try at a part."""
 
     def __init__(self, part: Part, request: RetrieveRequest, *, whole_series: bool) -> None:
         self._part, self._request = part, request
-        self._series_uid: str = next(iter(part.left.values()))[0]
-        self._index_of: dict[str, int] = {entry[1]: index for index, entry in part.left.items()}
+        self._series_uid: str = next(iter(part.left.values()))[1]
+        self._index_of: dict[str, int] = {entry[0]: index for index, entry in part.left.items()}
         self._asked = () if whole_series and len(part.left) == part.size else tuple(self._index_of)
         self._arrived: list[InstanceOutcome] = []
         #: What has been taken from the receiver's storage.
         self._taken: set[str] = set()
+        self._before: dict[str, tuple[int, int] | None] = {}
         self._hint = ""
 
     def auto(self, task: Task) -> Status:
@@ -116,7 +140,10 @@ class _Fetching:
             series_uid=self._series_uid,
             sop_instance_uids=self._asked,
         )
-        classes = {entry[2] for entry in self._part.left.values() if entry[2]}
+        classes = {entry[2] for entry in self._part.left.values()}
+        if "" in classes:
+            # Not every peer lists them.
+            classes = (classes | set(COMMON_STORAGE_CLASSES)) - {""}
         try:
             outcome = c_get.get(
                 asked, local_ae(request), timeouts(request), self._part.claim, classes, self._on_instance
@@ -140,7 +167,7 @@ class _Fetching:
             def on_suboperations(_: Suboperations) -> None:
                 self._take_from(receiver)
 
-            self._clear(receiver)
+            self._note_what_lies_there(receiver)
             request = self._request
             asked = MoveRequest(
                 remote=request.remote,
@@ -194,10 +221,9 @@ class _Fetching:
             for uid in self._index_of.keys() - self._taken
         }
 
-    def _clear(self, receiver: Receiver) -> None:
-        """What lies there from before must not be taken for what comes now."""
-        for path in self._paths(receiver).values():
-            path.unlink(missing_ok=True)
+    def _note_what_lies_there(self, receiver: Receiver) -> None:
+        """What is there from before must not be taken for what comes now, nor be lost if nothing comes."""
+        self._before = {uid: _identity(path) for uid, path in self._paths(receiver).items()}
 
     def _await_stragglers(self, receiver: Receiver, outcome: MoveOutcome) -> None:
         """Wait for instances that the peer says it has sent, as long as some still come."""
@@ -216,7 +242,7 @@ class _Fetching:
     def _take_from(self, receiver: Receiver) -> None:
         """Bring what has arrived at the receiver to the output directory."""
         for uid, path in self._paths(receiver).items():
-            if path.exists():
+            if _identity(path) != self._before[uid]:
                 target = storage.instance_path(
                     Path(self._request.output_dir), self._request.study_uid, self._series_uid, uid
                 )

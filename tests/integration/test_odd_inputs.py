@@ -1,0 +1,113 @@
+"""Files and lists as the field has them: odd names, links, doubles, UIDs that are none. Each has its own outcome."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from pydicom import DataElement
+from pydicom.config import IGNORE
+
+from pacs_tasks import (
+    Category,
+    InstanceCategory,
+    Job,
+    JobState,
+    PacsClient,
+    RetrieveMethod,
+    RetrieveRequest,
+    StoreDirectoryRequest,
+    StoreRequest,
+    TransferOutcome,
+)
+from pacs_tasks.testing import TestPACS
+from tests.support.dicom_files import instance, study_uid, write, write_series
+
+LIMIT = 20
+
+
+def transferred(job: Job) -> TransferOutcome:
+    """The outcome of a job that ends in time."""
+    job.wait(LIMIT)
+    outcome = job.outcome()
+    assert isinstance(outcome, TransferOutcome)
+    return outcome
+
+
+def sent(client: PacsClient, pacs: TestPACS, directory: Path) -> TransferOutcome:
+    return transferred(client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(directory))))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode there")
+def test_a_name_that_is_no_unicode_is_sent_like_any_other(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
+    """As files and as a directory; a question mark stands for what cannot be shown."""
+    first, second = write_series(tmp_path, 2)
+    first.rename(tmp_path / os.fsdecode(b"CT\xff\xfe.dcm"))
+    below = tmp_path / os.fsdecode(b"s\xe9rie")
+    below.mkdir()
+    second.rename(below / "2.dcm")
+    (tmp_path / os.fsdecode(b"text\xff")).write_text("no DICOM")
+    outcome = sent(client, pacs, tmp_path)
+    assert (outcome.counters.success, outcome.counters.skipped) == (2, 1)
+    assert len(pacs.instances) == 2
+
+
+def test_files_of_one_instance_have_an_outcome_each(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
+    """Two copies of one file are two files."""
+    write(instance(1), tmp_path / "a.dcm")
+    write(instance(1), tmp_path / "b.dcm")
+    outcome = sent(client, pacs, tmp_path)
+    assert (outcome.counters.success, len(pacs.stores), len(pacs.instances)) == (2, 2, 1)
+
+
+def test_links_and_pipes_hold_up_nothing(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
+    """A link to a directory above, a link to itself, a pipe that nobody writes to."""
+    write_series(tmp_path / "a", 2)
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "a" / "self").symlink_to(tmp_path / "a" / "self")
+    os.mkfifo(tmp_path / "a" / "pipe")
+    outcome = sent(client, pacs, tmp_path)
+    assert (outcome.counters.success, len(pacs.stores)) == (2, 2)
+    assert outcome.counters.recorded == outcome.counters.total == 4
+
+
+def test_a_pipe_alone_is_told(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
+    """Rather than waited for."""
+    os.mkfifo(tmp_path / "pipe")
+    job = client.enqueue(StoreRequest(remote=pacs.remote, path=str(tmp_path / "pipe")))
+    assert job.wait(LIMIT).state is JobState.FAILED
+
+
+def retrieved(client: PacsClient, archive: TestPACS, directory: Path) -> TransferOutcome:
+    request = RetrieveRequest(
+        remote=archive.remote, study_uid=study_uid(), output_dir=str(directory), method=RetrieveMethod.GET
+    )
+    return transferred(client.enqueue(request))
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # pydicom warns the PACS of what it does
+@pytest.mark.parametrize("keyword", ["SOPInstanceUID", "SeriesInstanceUID"])
+def test_a_list_with_what_is_no_uid_holds_up_nothing_else(client: PacsClient, tmp_path: Path, keyword: str) -> None:
+    """What a hostile peer calls an instance is told as failed, and no file is named after it."""
+    held = [instance(1), instance(2), instance(3, series=2)]
+    held[2][keyword] = DataElement(keyword, "UI", "../../../evil", validation_mode=IGNORE)
+    with TestPACS(instances=held) as archive:
+        outcome = retrieved(client, archive, tmp_path / "out")
+    assert outcome.counters.success == 2, outcome
+    assert [each.category for each in outcome.problems] == [InstanceCategory.FAILED]
+    assert "should be a UID is none" in outcome.problems[0].reason
+    assert not [path for path in tmp_path.rglob("*") if "evil" in path.name]
+
+
+def test_a_series_of_more_than_a_slice_comes_whole(client: PacsClient, tmp_path: Path) -> None:
+    """Each slice is asked for by its UIDs."""
+    held = write_series(tmp_path / "held", 1_203, rows=2)
+    with TestPACS(instances=held) as archive:
+        outcome = retrieved(client, archive, tmp_path / "out")
+        assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, 1_203)
+        asked = [
+            each for each in archive.identifiers if each.QueryRetrieveLevel == "IMAGE" and each.get("SOPInstanceUID")
+        ]
+        assert sorted(len(each.SOPInstanceUID) for each in asked) == [203, 500, 500]
