@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple, cast
 
 import redis
@@ -21,21 +22,17 @@ from pacs_tasks.errors import (
     PacsTasksError,
     from_record,
 )
-from pacs_tasks.outcome import OUTCOMES, Category, Counters, InstanceCategory, InstanceOutcome, Outcome, TransferOutcome
+from pacs_tasks.outcome import OUTCOMES, Category, InstanceCategory, InstanceOutcome, Outcome, TransferOutcome
 from pacs_tasks.progress import JobState, Progress
+from pacs_tasks.record import JOBS, PARTS, SEEN, asked, key, not_found, progress_of
 from pacs_tasks.request import REQUESTS, AnyRequest
 
-PREFIX = "pacs_tasks"
-_JOBS = f"{PREFIX}:jobs"
 #: Seconds that a claim outlives the last sign of its owner.
 CLAIM_LIFETIME = 45.0
 _CHUNK = 1_000
 _RETRIED = (InstanceCategory.FAILED, InstanceCategory.MISSING)
-_COUNTED = tuple(Counters.model_fields)
-_SEEN = ("task", "request", "state", "created", "started", "finished", "cancel", "attempt", "worker", "error",
-         "error_type", "error_subject", *_COUNTED)  # fmt: skip
 
-#: One line of a manifest: what a part needs to know of one file or instance.
+#: One line of a manifest: what a part needs to know of one file or instance. The first item is what it is called.
 Entry = list[Any]
 
 
@@ -71,14 +68,14 @@ class Ledger:
     def open(self, job_id: str, task: str, request: AnyRequest | None) -> bool:
         """Begin the record of a job; false if it has one already. ``None``: the request could not be read."""
         text = "" if request is None else request.model_dump_json(exclude_none=True)
-        opened = bool(self._run(scripts.OPEN, [_key(job_id), _JOBS], [job_id, task, text]))
+        opened = bool(self._run(scripts.OPEN, [key(job_id), JOBS], [job_id, task, text]))
         self._touch(job_id)
         return opened
 
     def discard(self, job_id: str) -> None:
         """Forget a job that could not be put on the queue."""
-        self._redis.delete(*(_key(job_id, part) for part in ("", "manifest", "outcomes", "claims", "losses")))
-        self._redis.zrem(_JOBS, job_id)
+        self._redis.delete(*(key(job_id, part) for part in ("", *PARTS)))
+        self._redis.zrem(JOBS, job_id)
 
     def request(self, job_id: str) -> AnyRequest:
         """What the job asks.
@@ -88,62 +85,56 @@ class Ledger:
         JobNotFoundError
             If no job has this id.
         """
-        task, text = cast("list[str | None]", self._redis.hmget(_key(job_id), ["task", "request"]))
+        task, text = cast("list[str | None]", self._redis.hmget(asked(job_id), ["task", "request"]))
         if task is None or text is None:
-            raise _not_found(job_id)
+            raise not_found(job_id)
         if not text:
             raise InvalidRequestError("the request of this job could not be read when it was enqueued")
         return REQUESTS[task].model_validate_json(text)
 
     def start(self, job_id: str, worker: str) -> JobState:
         """A worker has taken the job up; its state now."""
-        return JobState(self._run(scripts.START, [_key(job_id), _key(job_id, "claims")], [worker]))
+        return JobState(self._run(scripts.START, [key(job_id), key(job_id, "claims")], [worker]))
 
     def plan(self, job_id: str, entries: Iterable[Entry], attempt_key: str) -> int:
         """Write the manifest, unless there is one already, and count it.
 
         ``attempt_key`` keeps apart two workers that plan the same job: the first to finish wins.
         """
-        new = _key(job_id, f"manifest:{attempt_key}")
+        new = key(job_id, f"manifest:{attempt_key}")
         self._redis.delete(new)
-        total, chunk = 0, list[str]()
-        for entry in entries:
-            chunk.append(json.dumps(entry, separators=(",", ":")))
-            total += 1
-            if len(chunk) == _CHUNK:
-                self._redis.rpush(new, *chunk)
-                chunk.clear()
-        if chunk:
-            self._redis.rpush(new, *chunk)
-        self._redis.expire(new, self._keep)
-        keys = [_key(job_id), _key(job_id, "claims"), _key(job_id, "manifest"), new]
+        total, lines = 0, (json.dumps(entry, separators=(",", ":")) for entry in entries)
+        while chunk := list(islice(lines, _CHUNK)):
+            self._run(scripts.APPEND, [new], [total, self._keep, *chunk])
+            total += len(chunk)
+        keys = [key(job_id), key(job_id, "claims"), key(job_id, "manifest"), new]
         self._run(scripts.PLAN, keys, [total])
         self._touch(job_id)
-        return int(cast("str | None", self._redis.hget(_key(job_id), "total")) or 0)
+        return int(cast("str | None", self._redis.hget(key(job_id), "total")) or 0)
 
     def entries(self, job_id: str, start: int, stop: int) -> list[Entry]:
         """Lines ``start`` up to, not including, ``stop`` of the manifest."""
-        lines = cast("list[str]", self._redis.lrange(_key(job_id, "manifest"), start, stop - 1))
+        lines = cast("list[str]", self._redis.lrange(key(job_id, "manifest"), start, stop - 1))
         return [json.loads(line) for line in lines]
 
     def planned(self, job_id: str) -> bool:
-        return self._redis.hget(_key(job_id), "planned") == "1"
+        return self._redis.hget(key(job_id), "planned") == "1"
 
     def recorded(self, job_id: str, indices: Sequence[int]) -> set[int]:
         """Those of ``indices`` that have an outcome."""
         if not indices:
             return set()
-        found = cast("list[str | None]", self._redis.hmget(_key(job_id, "outcomes"), [str(i) for i in indices]))
+        found = cast("list[str | None]", self._redis.hmget(key(job_id, "outcomes"), [str(i) for i in indices]))
         return {index for index, outcome in zip(indices, found, strict=True) if outcome is not None}
 
     def all_recorded(self, job_id: str) -> set[int]:
         """Every index that has an outcome."""
-        return {int(index) for index in cast("list[str]", self._redis.hkeys(_key(job_id, "outcomes")))}
+        return {int(index) for index in cast("list[str]", self._redis.hkeys(key(job_id, "outcomes")))}
 
     def record(self, job_id: str, index: int, outcome: InstanceOutcome) -> Recorded:
         """Record one outcome; the second one for the same index changes nothing."""
         done = outcome.category in {InstanceCategory.SUCCESS, InstanceCategory.WARNING}
-        keys = [_key(job_id), _key(job_id, "claims"), _key(job_id, "outcomes")]
+        keys = [key(job_id), key(job_id, "claims"), key(job_id, "outcomes")]
         text = outcome.model_dump_json(exclude_defaults=True)
         new, cancelled, ended = self._run(
             scripts.RECORD,
@@ -155,11 +146,11 @@ class Ledger:
         return Recorded(bool(new), bool(cancelled), bool(ended))
 
     def cancel_requested(self, job_id: str) -> bool:
-        return self._redis.hget(_key(job_id), "cancel") == "1"
+        return self._redis.hget(key(job_id), "cancel") == "1"
 
     def settle(self, job_id: str) -> bool:
         """End the job if nothing is left to do; true if this call ended it."""
-        return bool(self._run(scripts.SETTLE, [_key(job_id), _key(job_id, "claims")], []))
+        return bool(self._run(scripts.SETTLE, [key(job_id), key(job_id, "claims")], []))
 
     def done(self, job_id: str, outcome: Outcome) -> None:
         """End a job that has one answer rather than one per instance."""
@@ -179,9 +170,9 @@ class Ledger:
         JobNotFoundError
             If no job has this id.
         """
-        state = self._run(scripts.CANCEL, [_key(job_id), _key(job_id, "claims")], [])
+        state = self._run(scripts.CANCEL, [asked(job_id), key(job_id, "claims")], [])
         if state is None:
-            raise _not_found(job_id)
+            raise not_found(job_id)
         return JobState(state)
 
     def reopen(self, job_id: str) -> int:
@@ -199,34 +190,40 @@ class Ledger:
         complete = progress.state is JobState.DONE and progress.counters.recorded == progress.counters.total
         if complete and not failed and OUTCOMES[progress.task] is TransferOutcome:
             raise InvalidRequestError(f"job {job_id} has nothing to retry: nothing in it failed")
-        keys = [_key(job_id), _key(job_id, "claims"), _key(job_id, "outcomes")]
+        keys = [key(job_id), key(job_id, "claims"), key(job_id, "outcomes")]
         for start in range(0, len(failed), _CHUNK):
             self._run(scripts.DROP, keys, failed[start : start + _CHUNK])
-        self._redis.delete(_key(job_id, "losses"))
+        self._redis.delete(key(job_id, "losses"))
         if not self._run(scripts.REOPEN, keys[:2], []):
             raise InvalidRequestError(f"job {job_id} was reopened by someone else just now; wait for it")
         return len(failed)
 
     def count_loss(self, job_id: str, index: int) -> int:
         """Count that an association was lost at this entry of the manifest; how many were in this attempt."""
-        count = int(self._redis.hincrby(_key(job_id, "losses"), str(index), 1))
-        self._redis.expire(_key(job_id, "losses"), self._keep)
+        count = int(self._redis.hincrby(key(job_id, "losses"), str(index), 1))
+        self._redis.expire(key(job_id, "losses"), self._keep)
         return count
 
     def replans(self, job_id: str) -> int:
-        """Count that lost parts of this job are planned again; how often that happened."""
-        return int(self._redis.hincrby(_key(job_id), "replans", 1))
+        """Count that lost parts of this job are planned again; how often since the last outcome."""
+        return int(self._run(scripts.REPLAN, [key(job_id)], []))
 
-    def claim(self, scope: str, name: str, owner: str) -> bool:
-        """Claim ``name`` within ``scope`` (a job's id) for ``CLAIM_LIFETIME`` seconds, or prolong one's own claim."""
-        return bool(self._run(scripts.CLAIM, [_key(scope, "claims")], [name, owner, CLAIM_LIFETIME]))
+    def claim(self, scope: str, name: str, owner: str) -> int:
+        """Claim ``name`` within ``scope`` (a job's id) for ``CLAIM_LIFETIME`` seconds, or prolong one's own claim.
+
+        Returns
+        -------
+        0 if another holds it, else 1 and the number of owners that have died with it in this attempt.
+        """
+        keys = [key(scope, "claims"), key(scope, "losses")]
+        return int(self._run(scripts.CLAIM, keys, [name, owner, CLAIM_LIFETIME]))
 
     def release(self, scope: str, name: str, owner: str) -> None:
-        self._run(scripts.RELEASE, [_key(scope, "claims")], [name, owner])
+        self._run(scripts.RELEASE, [key(scope, "claims")], [name, owner])
 
     def live_claims(self, scope: str) -> int:
         """How many workers are at this job now."""
-        return int(self._run(scripts.LIVE, [_key(scope, "claims")], []))
+        return int(self._run(scripts.LIVE, [key(scope, "claims")], []))
 
     def progress(self, job_id: str) -> Progress:
         """A look at the job: one HMGET.
@@ -236,26 +233,43 @@ class Ledger:
         JobNotFoundError
             If no job has this id.
         """
-        values = cast("list[str | None]", self._redis.hmget(_key(job_id), list(_SEEN)))
-        return _progress(job_id, dict(zip(_SEEN, values, strict=True)))
+        values = cast("list[str | None]", self._redis.hmget(asked(job_id), list(SEEN)))
+        return progress_of(job_id, dict(zip(SEEN, values, strict=True)))
 
     def jobs(self, limit: int) -> list[Progress]:
         """The newest jobs first."""
         found = []
-        for job_id in cast("list[str]", self._redis.zrevrange(_JOBS, 0, limit - 1)):
+        for job_id in cast("list[str]", self._redis.zrevrange(JOBS, 0, limit - 1)):
             try:
                 found.append(self.progress(job_id))
             except JobNotFoundError:
-                self._redis.zrem(_JOBS, job_id)
+                self._redis.zrem(JOBS, job_id)
         return found
 
     def unfinished(self) -> int:
         """How many jobs are queued or running."""
-        return int(self._run(scripts.UNFINISHED, [_JOBS], [_key("")]))
+        return len(self.unfinished_jobs())
+
+    def unfinished_jobs(self) -> list[str]:
+        """The ids of the jobs that are queued or running."""
+        return cast("list[str]", self._run(scripts.UNFINISHED, [JOBS], [key("")]))
+
+    def standstill(self, job_id: str, patience: float) -> str:
+        """Look at an unfinished job, which keeps it from expiring; nothing as long as it moves or is worked on.
+
+        Where nothing has changed for ``patience`` seconds: what it looks like, once, and again after twice the time.
+        A cancelled job whose last worker died ends here.
+        """
+        self._touch(job_id)
+        return str(self._run(scripts.STANDSTILL, [key(job_id), key(job_id, "claims")], [patience]))
+
+    def stands_still(self, job_id: str, seen: str) -> bool:
+        """Whether a job still looks as :meth:`standstill` told, and nobody is at it."""
+        return seen == str(self._run(scripts.LOOK, [key(job_id), key(job_id, "claims")], []))
 
     def outcomes(self, job_id: str) -> Iterator[tuple[int, InstanceOutcome]]:
         """Every recorded outcome with its index, in no order."""
-        for index, text in self._redis.hscan_iter(_key(job_id, "outcomes"), count=_CHUNK):
+        for index, text in self._redis.hscan_iter(key(job_id, "outcomes"), count=_CHUNK):
             yield int(index), InstanceOutcome.model_validate_json(text)
 
     def outcome(self, job_id: str) -> Outcome:
@@ -271,7 +285,7 @@ class Ledger:
         progress = self.progress(job_id)
         if not progress.state.finished:
             raise JobNotReadyError(f"job {job_id} is still {progress.state}; wait for it")
-        text = cast("str | None", self._redis.hget(_key(job_id), "outcome"))
+        text = cast("str | None", self._redis.hget(key(job_id), "outcome"))
         if text is not None:
             return OUTCOMES[progress.task].model_validate_json(text)
         if progress.state is JobState.FAILED:
@@ -292,53 +306,21 @@ class Ledger:
     def error(self, job_id: str) -> PacsTasksError:
         """The recorded error of a job that failed."""
         names = ["error_type", "error", "error_subject"]
-        kind, message, subject = cast("list[str | None]", self._redis.hmget(_key(job_id), names))
+        kind, message, subject = cast("list[str | None]", self._redis.hmget(key(job_id), names))
         return from_record(kind or "", message or "", subject or "")
 
     def _end(self, job_id: str, state: JobState, fields: dict[str, str]) -> None:
         arguments = [state.value, *(part for pair in fields.items() for part in pair)]
-        self._run(scripts.END, [_key(job_id), _key(job_id, "claims")], arguments)
+        self._run(scripts.END, [key(job_id), key(job_id, "claims")], arguments)
         self._touch(job_id)
 
     def _touch(self, job_id: str) -> None:
         """A job is kept for so long after its last change."""
         for part in ("", "manifest", "outcomes"):
-            self._redis.expire(_key(job_id, part), self._keep)
+            self._redis.expire(key(job_id, part), self._keep)
 
     def _run(self, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         registered = self._scripts.get(script)
         if registered is None:
             registered = self._scripts[script] = self._redis.register_script(script)
         return registered(keys=list(keys), args=list(arguments))
-
-
-def _key(job_id: str, part: str = "") -> str:
-    return f"{PREFIX}:job:{job_id}:{part}" if part else f"{PREFIX}:job:{job_id}"
-
-
-def _not_found(job_id: str) -> JobNotFoundError:
-    return JobNotFoundError(f"there is no job {job_id!r}; `pacs-tasks jobs` lists those that are known")
-
-
-def _progress(job_id: str, fields: dict[str, str | None]) -> Progress:
-    task, state, created = fields["task"], fields["state"], fields["created"]
-    if task is None or state is None or created is None:
-        raise _not_found(job_id)
-    error = ""
-    if fields["error_type"]:
-        error = str(from_record(fields["error_type"], fields["error"] or "", fields["error_subject"] or ""))
-    request = fields["request"]
-    return Progress(
-        job_id=job_id,
-        task=task,
-        state=JobState(state),
-        counters=Counters(**{name: int(fields[name] or 0) for name in _COUNTED}),
-        created=float(created),
-        started=float(fields["started"]) if fields["started"] else None,
-        finished=float(fields["finished"]) if fields["finished"] else None,
-        cancel_requested=fields["cancel"] == "1",
-        attempt=int(fields["attempt"] or 1),
-        worker=fields["worker"] or "",
-        error=error,
-        remote=str(REQUESTS[task].model_validate_json(request).remote) if request else "",
-    )

@@ -27,14 +27,12 @@ local function recorded(job)
   return sum
 end
 
+-- A claim that has run out stays: who takes it over sees that its owner died.
 local function live_claims(claims)
   local live = 0
-  local all = redis.call('HGETALL', claims)
-  for i = 1, #all, 2 do
-    if tonumber(string.match(all[i + 1], '^(%S+)')) > now then
+  for _, held in ipairs(redis.call('HVALS', claims)) do
+    if tonumber(string.match(held, '^(%S+)')) > now then
       live = live + 1
-    else
-      redis.call('HDEL', claims, all[i])
     end
   end
   return live
@@ -104,6 +102,15 @@ return 1
 """
 )
 
+#: new manifest; how many lines it has, seconds to keep it, more lines. Said twice, it is done once.
+APPEND = """
+if redis.call('LLEN', KEYS[1]) == tonumber(ARGV[1]) then
+  redis.call('RPUSH', KEYS[1], unpack(ARGV, 3))
+  redis.call('EXPIRE', KEYS[1], ARGV[2])
+end
+return 1
+"""
+
 #: job, claims, manifest, new manifest; total. 1 if the job had no manifest yet.
 PLAN = (
     _COMMON
@@ -124,6 +131,9 @@ return 1
 RECORD = (
     _COMMON
     + """
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  return {0, 1, 0}  -- It has expired, and with it everybody's interest.
+end
 local new = redis.call('HSETNX', KEYS[3], ARGV[1], ARGV[2])
 if new == 1 then
   redis.call('HINCRBY', KEYS[1], ARGV[3], 1)
@@ -149,7 +159,7 @@ return redis.call('HGET', KEYS[1], 'state')
 """
 )
 
-#: job, claims, outcomes; indices whose outcomes are dropped, unless the job is at work.
+#: job, claims, outcomes; indices whose outcomes are dropped, unless the job is at work. What is done stays done.
 DROP = (
     _COMMON
     + """
@@ -158,9 +168,10 @@ if unfinished(KEYS[1]) then
 end
 for _, index in ipairs(ARGV) do
   local outcome = redis.call('HGET', KEYS[3], index)
-  if outcome then
+  local category = outcome and cjson.decode(outcome)['category']
+  if category == 'failed' or category == 'missing' then
     redis.call('HDEL', KEYS[3], index)
-    redis.call('HINCRBY', KEYS[1], cjson.decode(outcome)['category'], -1)
+    redis.call('HINCRBY', KEYS[1], category, -1)
   end
 end
 return 1
@@ -182,20 +193,24 @@ return 1
 """
 )
 
-#: claims; name, owner, lifetime. 1 if the claim is the owner's now.
+#: claims, losses; name, owner, lifetime. 0 if another holds it, else 1 and how many owners have died with it.
 CLAIM = (
     _COMMON
     + """
 local held = redis.call('HGET', KEYS[1], ARGV[1])
 if held then
   local expiry, owner = string.match(held, '^(%S+) (.*)$')
-  if owner ~= ARGV[2] and tonumber(expiry) > now then
-    return 0
+  if owner ~= ARGV[2] then
+    if tonumber(expiry) > now then
+      return 0
+    end
+    redis.call('HINCRBY', KEYS[2], ARGV[1], 1)
+    redis.call('EXPIRE', KEYS[2], 86400)
   end
 end
 redis.call('HSET', KEYS[1], ARGV[1], string.format('%.3f ', now + tonumber(ARGV[3])) .. ARGV[2])
 redis.call('EXPIRE', KEYS[1], 86400)
-return 1
+return 1 + counter(KEYS[2], ARGV[1])
 """
 )
 
@@ -214,19 +229,67 @@ return 1
 #: claims. How many are held now.
 LIVE = _COMMON + "return live_claims(KEYS[1])"
 
-#: index of jobs; the prefix of a job's key. How many jobs are queued or running; forgets those that have expired.
+#: job. How often lost parts have been planned again since the last outcome, with this time.
+REPLAN = (
+    _COMMON
+    + """
+if counter(KEYS[1], 'replanned_at') ~= recorded(KEYS[1]) then
+  redis.call('HSET', KEYS[1], 'replans', 0, 'replanned_at', recorded(KEYS[1]))
+end
+return redis.call('HINCRBY', KEYS[1], 'replans', 1)
+"""
+)
+
+_LOOK = (
+    _COMMON
+    + """
+-- What would be another if somebody had done something; nothing if somebody is at it, or it has ended.
+local function look(job, claims)
+  settle(job, claims)
+  if not unfinished(job) or live_claims(claims) > 0 then
+    return ''
+  end
+  local state, attempt = unpack(redis.call('HMGET', job, 'state', 'attempt'))
+  return table.concat({state, attempt, counter(job, 'planned'), recorded(job)}, ' ')
+end
+"""
+)
+
+#: job, claims. What it looks like.
+LOOK = _LOOK + "return look(KEYS[1], KEYS[2])"
+
+#: job, claims; seconds. What it looks like if it has stood still for so long, and again after twice the time.
+STANDSTILL = (
+    _LOOK
+    + """
+if not unfinished(KEYS[1]) then
+  return ''
+end
+local seen = look(KEYS[1], KEYS[2])
+local patience = tonumber(redis.call('HGET', KEYS[1], 'patience') or ARGV[1])
+if seen == '' or redis.call('HGET', KEYS[1], 'seen') ~= seen then
+  redis.call('HSET', KEYS[1], 'seen', seen, 'seen_at', stamp(), 'patience', ARGV[1])
+elseif now - tonumber(redis.call('HGET', KEYS[1], 'seen_at')) >= patience then
+  redis.call('HSET', KEYS[1], 'seen_at', stamp(), 'patience', 2 * patience)
+  return seen
+end
+return ''
+"""
+)
+
+#: index of jobs; the prefix of a job's key. The jobs that are queued or running; forgets those that have expired.
 UNFINISHED = (
     _COMMON
     + """
-local count = 0
+local found = {}
 for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
   local job = ARGV[1] .. id
   if redis.call('EXISTS', job) == 0 then
     redis.call('ZREM', KEYS[1], id)
   elseif unfinished(job) then
-    count = count + 1
+    found[#found + 1] = id
   end
 end
-return count
+return found
 """
 )

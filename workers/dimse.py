@@ -1,17 +1,28 @@
 """The worker of a fleet: ``celery -A workers.dimse worker``.
 
-It loads every task and closes its associations in good order when it ends.
+It loads every task, looks for jobs that stand still, and closes its associations in good order when it ends.
 """
 
 from __future__ import annotations
 
-from celery.signals import worker_process_shutdown, worker_shutdown
+import threading
+
+from celery.signals import worker_process_shutdown, worker_ready, worker_shutdown
 
 from pacs_tasks import tasks
 from pacs_tasks.app import app
 from pacs_tasks.tasks.associations import close_all
+from pacs_tasks.tasks.resume import watch
 
 __all__ = ["app", "tasks"]
+
+_stopped = threading.Event()
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def _watch(**_: object) -> None:
+    """The children have their work; the worker itself looks whether anybody's has been lost."""
+    threading.Thread(target=watch, args=[_stopped], name="watch", daemon=True).start()
 
 
 @worker_process_shutdown.connect  # type: ignore[untyped-decorator]
@@ -22,5 +33,6 @@ def _release_in_child(**_: object) -> None:
 
 @worker_shutdown.connect  # type: ignore[untyped-decorator]
 def _release_in_worker(**_: object) -> None:
-    """A worker whose pool is threads, or solo, ends."""
+    """A worker ends; one whose pool is threads, or solo, has associations itself."""
+    _stopped.set()
     close_all()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from celery import Task
 
+from pacs_tasks.errors import JobFailedError
 from pacs_tasks.ledger import CLAIM_LIFETIME, Ledger
 
 #: Seconds between two looks at the cancel flag.
@@ -16,6 +18,8 @@ _LOOK = 0.4
 _PROLONG = CLAIM_LIFETIME / 5
 #: Seconds until a task that is claimed elsewhere looks again.
 _STEP_BACK = 2
+#: Of so many dead workers that held one claim, what was claimed is the reason: it fails.
+_MOST_DEATHS = 5
 
 
 class Claim:
@@ -23,18 +27,40 @@ class Claim:
 
     Parameters
     ----------
+    task
+        Which steps back when the claim has gone to another, as it does when this machine slept.
     ledger, scope, name
         As for :meth:`pacs_tasks.ledger.Ledger.claim`.
-    owner
-        Who claims.
     job_id
         Whose cancel flag is watched.
     """
 
-    def __init__(self, ledger: Ledger, scope: str, name: str, owner: str, job_id: str) -> None:
-        self._ledger, self._scope, self._name, self._owner, self._job_id = ledger, scope, name, owner, job_id
-        self._looked = self._prolonged = time.monotonic()
+    def __init__(self, task: Task, ledger: Ledger, scope: str, name: str, job_id: str) -> None:
+        self._task, self._ledger, self._scope, self._name, self._job_id = task, ledger, scope, name, job_id
+        #: A pool of threads may be handed the same task twice.
+        self.owner = f"{task.request.hostname} {os.getpid()} {threading.get_ident()} {task.request.id}"
         self.cancelled = False
+        self._deaths = self._hold()
+
+    def _hold(self) -> int:
+        """Claim or prolong; how many owners have died with this claim."""
+        self._looked = self._prolonged = time.monotonic()
+        held = self._ledger.claim(self._scope, self._name, self.owner)
+        if not held:
+            raise self._task.retry(countdown=_STEP_BACK, max_retries=None)
+        return held - 1
+
+    def release(self) -> None:
+        self._ledger.release(self._scope, self._name, self.owner)
+        self._ledger.settle(self._job_id)
+
+    def check_deaths(self) -> None:
+        """Raise :class:`JobFailedError` if this work ends every worker that takes it up."""
+        if self._deaths >= _MOST_DEATHS:
+            raise JobFailedError(
+                f"{self._deaths} workers died while they were at it; look into their logs and their machines' memory, "
+                "then retry the job"
+            )
 
     def __call__(self) -> bool:
         now = time.monotonic()
@@ -42,8 +68,7 @@ class Claim:
             self._looked = now
             self.cancelled = self._ledger.cancel_requested(self._job_id)
             if now - self._prolonged >= _PROLONG:
-                self._prolonged = now
-                self._ledger.claim(self._scope, self._name, self._owner)
+                self._hold()
         return self.cancelled
 
 
@@ -59,12 +84,8 @@ def claimed(task: Task, ledger: Ledger, job_id: str, name: str, scope: str | Non
     scope
         What the claim is about, where that is not the job itself.
     """
-    owner = f"{task.request.hostname} {os.getpid()} {task.request.id}"
-    where = scope or job_id
-    if not ledger.claim(where, name, owner):
-        raise task.retry(countdown=_STEP_BACK, max_retries=None)
+    claim = Claim(task, ledger, scope or job_id, name, job_id)
     try:
-        yield Claim(ledger, where, name, owner, job_id)
+        yield claim
     finally:
-        ledger.release(where, name, owner)
-        ledger.settle(job_id)
+        claim.release()

@@ -17,7 +17,7 @@ from pacs_tasks.ae import LocalAE
 from pacs_tasks.app import HIDDEN
 from pacs_tasks.broker import connect
 from pacs_tasks.dimse.association import Timeouts
-from pacs_tasks.errors import JobFailedError, PacsTasksError, PeerBusyError
+from pacs_tasks.errors import BrokerUnavailableError, JobFailedError, PacsTasksError, PeerBusyError
 from pacs_tasks.ledger import Ledger
 from pacs_tasks.outcome import EchoOutcome, FindOutcome, MoveOutcome, PreflightOutcome
 from pacs_tasks.request import R, Request, build
@@ -102,12 +102,15 @@ def accept(task: Task, payload: Mapping[str, Any] | None, request_type: type[R])
 def errors_recorded(task: Task) -> Iterator[None]:
     """Record in the ledger why a job has no outcome, and tell Celery without what is private.
 
+    Without its Redis a task can tell nobody anything: its message goes back.
     A plain Celery caller gets the same class of error from ``AsyncResult.get()``.
     """
     try:
         yield
     except (Ignore, Retry, Reject):
         raise
+    except BrokerUnavailableError as error:
+        raise Reject(error.message, requeue=True) from None
     except PacsTasksError as error:
         ledger().failed(task.request.id, error)
         raise error.public() from None
@@ -154,6 +157,7 @@ def answer(
         if request is None:
             return conclude(task.request.id)
         with claimed(task, ledger(), task.request.id, "job") as claim:
+            claim.check_deaths()
             try:
                 outcome = work(request, claim)
             except PeerBusyError as error:

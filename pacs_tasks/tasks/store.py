@@ -16,7 +16,7 @@ from celery import Task
 from pacs_tasks.app import app
 from pacs_tasks.dimse import part10
 from pacs_tasks.dimse.association import Association, Context
-from pacs_tasks.errors import PeerBusyError, UnreadableInputError
+from pacs_tasks.errors import JobCancelledError, PeerBusyError, UnreadableInputError
 from pacs_tasks.ledger import Entry
 from pacs_tasks.request import StoreDirectoryRequest, StoreRequest
 from pacs_tasks.settings import settings
@@ -62,7 +62,11 @@ def _promise_file(request: StoreRequest, _: Claim) -> Iterable[Entry]:
 def _promise_directory(request: StoreDirectoryRequest, claim: Claim) -> Iterable[Entry]:
     """List the files, and see that the peer takes our association before thousands of parts find out."""
     readable_directory(request.directory)
-    entries = [[path, size] for path, size in files_below(request.directory)]
+    entries: list[Entry] = []
+    for path, size in files_below(request.directory):
+        if claim():
+            raise JobCancelledError("cancelled before anything was sent")
+        entries.append([path, size])
     if not entries:
         raise UnreadableInputError("there is no file in this directory; check the path", request.directory)
     with suppress(PeerBusyError):  # The parts wait until it is not.

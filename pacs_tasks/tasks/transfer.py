@@ -13,19 +13,27 @@ last outcome ends the job as well, so a body that Redis loses or runs twice chan
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from celery import Task, chord
 from celery.exceptions import Reject, Retry
 
-from pacs_tasks.errors import BrokerUnavailableError, JobCancelledError, JobNotFoundError, PacsTasksError
+from pacs_tasks.errors import (
+    AssociationError,
+    BrokerUnavailableError,
+    JobCancelledError,
+    JobFailedError,
+    JobNotFoundError,
+    PacsTasksError,
+)
 from pacs_tasks.ledger import Entry, Recorded
 from pacs_tasks.outcome import InstanceOutcome
 from pacs_tasks.request import R
 from pacs_tasks.tasks.claim import Claim, claimed
 from pacs_tasks.tasks.job import accept, conclude, errors_recorded, ledger, unexpected
 
-#: Parts that got lost are planned again this often in one attempt of a job.
+#: Parts that got lost are planned again this often without any outcome in between; then they fail.
 _MOST_REPLANS = 3
 #: Seconds after which ``finish`` looks again when parts are still at work.
 _LOOK_AGAIN = 5
@@ -57,8 +65,9 @@ def plan(
         if request is None:
             return conclude(job_id)
         with claimed(task, ledger(), job_id, "plan") as claim:
+            claim.check_deaths()
             if not ledger().planned(job_id):
-                ledger().plan(job_id, promise(request, claim), task.request.hostname)
+                ledger().plan(job_id, promise(request, claim), claim.owner)
         if ledger().progress(job_id).state.finished:
             return conclude(job_id)
         parts(request, job_id)
@@ -80,12 +89,22 @@ def fan_out(task: Task, ranges: Sequence[Range], part: Task, finish: Task) -> No
 def finish(task: Task, job_id: str, ranges: Callable[[], list[Range]], part: Task, finish_task: Task) -> dict[str, Any]:
     """Serve the chord's body: the job's summary; parts that got lost are planned again, for what is left only."""
     ledger().settle(job_id)
-    if not ledger().progress(job_id).state.finished:
+    progress = ledger().progress(job_id)
+    if not progress.state.finished:
         if ledger().live_claims(job_id):
             raise task.retry(countdown=_LOOK_AGAIN, max_retries=None)
         if ledger().replans(job_id) <= _MOST_REPLANS:
             fan_out(task, ranges(), part, finish_task)
+        with claimed(task, ledger(), job_id, "finish") as claim, suppress(PartCancelledError):
+            Part(task, job_id, claim, 0, progress.counters.total).fail_rest(_lost())
     return conclude(job_id)
+
+
+def _lost() -> JobFailedError:
+    return JobFailedError(
+        f"it was handed to workers {_MOST_REPLANS + 1} times and no word of it came back; "
+        "look into the workers' logs, then retry the job"
+    )
 
 
 class PartCancelledError(Exception):
@@ -124,13 +143,13 @@ class Part:
     def fail_rest(self, error: PacsTasksError) -> None:
         """Record that nothing more will come of this part, for one reason."""
         for index, entry in list(self.left.items()):
-            self.record(index, InstanceOutcome.unanswered(entry[1], error))
+            self.record(index, InstanceOutcome.unanswered(entry[0], error))
 
 
 def work_on(task: Task, job_id: str, start: int, stop: int, work: Callable[[Part], bool]) -> bool:
     """Work on a part; true if something is left that should be tried again later.
 
-    A cancelled part just ends: what it has not begun has no outcome, so ``retry`` takes it up. A defect of ours fails
+    A cancelled part just ends: what it has not begun has no outcome, so ``retry`` takes it up. Any other error fails
     what is left of the part; the chord goes on. Without its Redis a part can tell nobody anything: its message goes
     back, and the next one finds out what was recorded.
     """
@@ -139,7 +158,9 @@ def work_on(task: Task, job_id: str, start: int, stop: int, work: Callable[[Part
             return False
         with claimed(task, ledger(), job_id, f"{start}-{stop}") as claim:
             part = Part(task, job_id, claim, start, stop)
-            return bool(part.left) and not ledger().cancel_requested(job_id) and _guarded(part, work)
+            if not part.left or ledger().cancel_requested(job_id):
+                return False
+            return _guarded(part, work)
     except JobNotFoundError:
         return False  # Its record has expired, and with it everybody's interest.
     except BrokerUnavailableError as error:
@@ -149,9 +170,14 @@ def work_on(task: Task, job_id: str, start: int, stop: int, work: Callable[[Part
 def _guarded(part: Part, work: Callable[[Part], bool]) -> bool:
     try:
         try:
+            part.claim.check_deaths()
             return work(part)
-        except (PacsTasksError, PartCancelledError, Retry):
+        except (AssociationError, BrokerUnavailableError, JobCancelledError, JobNotFoundError):
             raise
+        except (PartCancelledError, Retry):
+            raise
+        except PacsTasksError as error:
+            part.fail_rest(error)
         except Exception as error:  # noqa: BLE001 - a part that raises loses its chord
             part.fail_rest(unexpected(error))
     except (PartCancelledError, JobCancelledError):

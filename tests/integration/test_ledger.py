@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from pacs_tasks import scripts
 from pacs_tasks.broker import connect
 from pacs_tasks.errors import (
     BrokerUnavailableError,
@@ -160,6 +161,53 @@ def test_an_unknown_job_is_told(ledger: Ledger) -> None:
     for look in (ledger.progress, ledger.request, ledger.cancel, ledger.reopen, ledger.outcome):
         with pytest.raises(JobNotFoundError, match="no job 'nothing'"):
             look("nothing")
+
+
+@pytest.mark.parametrize("name", ["", "../x", "job:manifest", "job:claims", "a\nb", "\udcff", "x" * 100_000])
+def test_an_id_of_strange_form_is_an_unknown_job(ledger: Ledger, name: str) -> None:
+    """Whatever somebody types, with a sentence that can be read; nobody gets at a key that is no job."""
+    ledger.claim(planned(ledger, 2), "0-1", "worker")
+    for look in (ledger.progress, ledger.request, ledger.cancel, ledger.reopen, ledger.outcome):
+        with pytest.raises(JobNotFoundError, match="there is no job") as raised:
+            look(name)
+        assert len(str(raised.value)) < 200
+
+
+def test_a_retry_that_comes_late_drops_nothing_that_was_sent(ledger: Ledger) -> None:
+    """Two people retry at once: what the first one's retry has sent by then stays sent."""
+    job = planned(ledger, 2)
+    ledger.record(job, 0, SENT)
+    ledger.record(job, 1, FAILED)
+    with ThreadPoolExecutor(8) as pool:
+        told = list(pool.map(lambda _: reopened(ledger, job), range(8)))
+    assert told.count(True) == 1
+    ledger.record(job, 1, SENT)
+    keys = [f"pacs_tasks:job:{job}{part}" for part in ("", ":claims", ":outcomes")]
+    ledger.client.eval(scripts.DROP, 3, *keys, "1")
+    assert ledger.all_recorded(job) == {0, 1}
+    assert ledger.progress(job).counters.success == 2
+
+
+def reopened(ledger: Ledger, job: str) -> bool:
+    try:
+        ledger.reopen(job)
+    except InvalidRequestError:
+        return False
+    return True
+
+
+def test_what_is_recorded_for_an_expired_job_leaves_nothing_behind(ledger: Ledger) -> None:
+    """And its part is told to stop."""
+    assert ledger.record("gone", 0, SENT).cancelled
+    assert not list(ledger.client.scan_iter("*gone*"))
+
+
+def test_a_job_at_work_does_not_expire(ledger: Ledger) -> None:
+    """It is kept for so long after its end, however long it takes."""
+    job = planned(ledger, 2)
+    ledger.client.expire(f"pacs_tasks:job:{job}", 5)
+    ledger.standstill(job, 100)
+    assert int(str(ledger.client.ttl(f"pacs_tasks:job:{job}"))) > 5
 
 
 def test_a_failed_job_raises_its_error_again(ledger: Ledger) -> None:
