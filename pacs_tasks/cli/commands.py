@@ -28,8 +28,13 @@ COMMANDS: Mapping[str, str] = {
     "receiver": "process_commands",
     "flower": "process_commands",
     "up": "process_commands",
-    "demo": "demo",
+    "demo": "process_commands",
 }
+
+
+def later(module: str, name: str) -> Any:
+    """What is called ``name`` in a file of this package, which is read now and not before."""
+    return getattr(importlib.import_module(f"pacs_tasks.cli.{module}"), name)
 
 
 class SharedOptionsCommand(click.Command):
@@ -61,8 +66,7 @@ class CommandGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click gives it
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"pacs_tasks.cli.{COMMANDS[cmd_name]}")
-        found = getattr(module, cmd_name.replace("-", "_"))
+        found = later(COMMANDS[cmd_name], cmd_name.replace("-", "_"))
         assert isinstance(found, click.Command)  # noqa: S101 - the table above is ours
         return found
 

@@ -1,8 +1,9 @@
-"""The commands that are processes: they stay until Ctrl-C or SIGTERM."""
+"""The commands that run processes: they stay until Ctrl-C or SIGTERM; the demo ends by itself."""
 
 from __future__ import annotations
 
-from pacs_tasks.cli.commands import command
+from pacs_tasks.cli.commands import command, later
+from pacs_tasks.cli.exit_codes import ExitCode
 from pacs_tasks.cli.invocation import Invocation
 from pacs_tasks.cli.processes import run_flower, run_receiver, run_up, run_worker
 
@@ -28,4 +29,19 @@ def flower(invocation: Invocation) -> int:
 @command("up", "pacs-tasks up")
 def up(invocation: Invocation) -> int:
     """Run the whole stack on this machine: server, worker, receiver, Flower. Ctrl-C ends it."""
-    return run_up(invocation.settings)
+    return _ended(invocation, run_up(invocation.settings))
+
+
+@command("demo", "pacs-tasks demo")
+def demo(invocation: Invocation) -> int:
+    """Start everything, send, query, retrieve by C-MOVE and C-GET, compare, and end everything."""
+    terminal = invocation.terminal
+    complete = later("demonstration", "run_demo")(invocation.settings, terminal.say if terminal.json else terminal.line)
+    return _ended(invocation, ExitCode.DONE if complete else ExitCode.FAILED)
+
+
+def _ended(invocation: Invocation, code: int) -> int:
+    """The exit code, and the JSON document where one was asked for: all else goes to stderr then."""
+    if invocation.terminal.json:
+        invocation.terminal.document({"exit_code": code})
+    return code

@@ -1,4 +1,7 @@
-"""The command ``demo``: everything once, on this machine, against a PACS of its own, and nothing is left running."""
+"""What the command ``demo`` does: everything once, against a PACS of its own, and nothing is left running.
+
+It plays the PACS too, so it loads pynetdicom, which no other command does: it is read when the demo runs.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,6 @@ from pathlib import Path
 from pacs_tasks import embedded
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.broker import connect
-from pacs_tasks.cli.commands import command
-from pacs_tasks.cli.invocation import Invocation
 from pacs_tasks.cli.processes import LOGIN, START_LIMIT
 from pacs_tasks.cli.progress import size
 from pacs_tasks.cli.stack import Stack, check_port, is_listening
@@ -41,16 +42,17 @@ _PATIENCE = 120.0
 Instances = dict[str, tuple[str, bytes]]
 
 
-@command("demo", "pacs-tasks demo")
-def demo(invocation: Invocation) -> int:
-    """Start everything, send, query, retrieve by C-MOVE and C-GET, compare, and end everything."""
-    say = invocation.terminal.line
+def run_demo(settings: Settings, say: Callable[[str], None]) -> bool:
+    """Start everything, send, query, retrieve by C-MOVE and C-GET, compare, and end everything; say what was done.
+
+    Returns whether everything that was sent came back, byte for byte.
+    """
     begun = time.monotonic()
     # pydicom remarks on files that it ships because they break rules.
     warnings.filterwarnings("ignore", module=r"pydicom\.")
     with tempfile.TemporaryDirectory(prefix="pacs-tasks-demo-") as name:
         root = Path(name)
-        settings = invocation.settings.model_copy(
+        settings = settings.model_copy(
             update={
                 "redis_url": None,
                 "data_dir": root / "data",
@@ -63,7 +65,7 @@ def demo(invocation: Invocation) -> int:
         with _everything(settings, say) as (client, pacs):
             complete = _round_trip(client, pacs, root, say)
     say(f"Everything has been ended and removed, after {time.monotonic() - begun:.1f} s in all.")
-    return 0 if complete else 1
+    return complete
 
 
 @contextmanager
