@@ -23,10 +23,14 @@ class _Redis(redis.Redis):
             raise BrokerUnavailableError(
                 f"the Redis at {self.place} refuses the password ({error}); check PACS_TASKS_REDIS_URL"
             ) from None
+        except redis.InvalidResponse:
+            raise BrokerUnavailableError(
+                f"what answers at {self.place} is no Redis; check host and port in PACS_TASKS_REDIS_URL"
+            ) from None
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
             raise BrokerUnavailableError(
                 f"the Redis at {self.place} does not answer ({str(error).rstrip('.') or type(error).__name__}); "
-                "check PACS_TASKS_REDIS_URL and that the server is running"
+                "check PACS_TASKS_REDIS_URL, and that the Redis is running and lets this machine connect"
             ) from None
 
 
@@ -60,10 +64,19 @@ def connect(redis_url: str, timeout: float, patience: int = 0) -> redis.Redis:
                 health_check_interval=30,
             ),
         )
-    except ValueError as error:
-        raise BrokerUnavailableError(f"PACS_TASKS_REDIS_URL is not the address of a Redis: {error}") from None
+    except ValueError:
+        # What is wrong with it is not repeated: in a wrong address, anything may be the password.
+        raise BrokerUnavailableError(
+            "PACS_TASKS_REDIS_URL is not the address of a Redis; write it as redis://:PASSWORD@HOST:PORT/0, "
+            "with / # ? @ : and % in the password percent-encoded (/ is %2F)"
+        ) from None
     client.place = _place(redis_url)
-    client.ping()
+    try:
+        client.ping()
+    except redis.ResponseError as error:
+        raise BrokerUnavailableError(
+            f"the Redis at {client.place} refuses us ({error}); check PACS_TASKS_REDIS_URL"
+        ) from None
     return client
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pacs_tasks.errors import (
-    BrokerUnavailableError,
     JobFailedError,
     NotDicomError,
     PacsTasksError,
@@ -37,7 +36,6 @@ RETRIEVING = (
     "has space left; if nothing is delivered, make the receiver's AE title and address known to the PACS, "
     "or use --method get"
 )
-BROKER = "check PACS_TASKS_REDIS_URL, and that the Redis is running and lets this machine connect"
 
 _RETRIEVING_TASKS = frozenset({"pacs_tasks.move", "pacs_tasks.get", "pacs_tasks.retrieve"})
 _STORING_TASKS = frozenset({"pacs_tasks.store_file", "pacs_tasks.store_directory"})
@@ -47,8 +45,6 @@ def for_error(error: PacsTasksError, task: str) -> str:
     """What to check after an error whose message may not say it all; empty where it does."""
     if isinstance(error, PeerUnavailableError):
         return CONNECTION
-    if isinstance(error, BrokerUnavailableError):
-        return BROKER
     if isinstance(error, NotDicomError):
         return SENDING
     if isinstance(error, JobFailedError):

@@ -139,7 +139,7 @@ def test_a_document_is_valid_json_with_hexadecimal_statuses(capsysbinary: pytest
     Terminal(json=True).document(outcome_document(outcome))
     document = json.loads(capsysbinary.readouterr().out.decode("utf-8"))
     assert document["problems"][0]["status"]["code"] == "A900"
-    assert document["problems"][0]["subject"] == "/data/\udcff.dcm"
+    assert document["problems"][0]["subject"] == "/data/?.dcm"
 
 
 def test_an_echo_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
