@@ -16,6 +16,8 @@ from pacs_tasks.ledger import CLAIM_LIFETIME, Ledger
 #: Seconds between two looks at the cancel flag.
 _LOOK = 0.4
 _PROLONG = CLAIM_LIFETIME / 5
+#: Seconds that the peer has to answer for the file that is on its way when a cancel comes: then it counts.
+_LAST_WORD = 2.0
 #: Seconds until a task that is claimed elsewhere looks again.
 _STEP_BACK = 2
 #: Of so many dead workers that held one claim, what was claimed is the reason: it fails.
@@ -49,6 +51,10 @@ class Claim:
         if not held:
             raise self._task.retry(countdown=_STEP_BACK, max_retries=None)
         return held - 1
+
+    def overdue(self) -> bool:
+        """As a call, but true only when the peer has had time to answer what was on its way as the cancel came."""
+        return self() and time.monotonic() - self._looked >= _LAST_WORD
 
     def release(self) -> None:
         self._ledger.release(self._scope, self._name, self.owner)

@@ -98,7 +98,9 @@ class _Sending:
         """Send until the queue is empty or the association is lost; the file that met the loss stays in front."""
         request = self._request
         self._opened = False
-        with lent(local_ae(request), request.remote, self._proposed, timeouts(request), self._part.claim) as assoc:
+        with lent(
+            local_ae(request), request.remote, self._proposed, timeouts(request), self._part.claim.overdue
+        ) as assoc:
             self._opened = True
             while queue:
                 if self._part.claim():

@@ -1,0 +1,92 @@
+"""Cancel at any moment and retry at once: what arrived is counted, nothing is sent twice, each job ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pacs_tasks import InvalidRequestError, Job, JobState, PacsClient, StoreDirectoryRequest
+from pacs_tasks.testing import EVERY_INSTANCE, Faults, Silence, TestPACS
+from tests.support.dicom_files import write_series
+from tests.support.waiting import wait_until
+
+FILES = 150
+
+Moment = Callable[[Job, TestPACS], object]
+
+
+def _retried(job: Job) -> bool:
+    try:
+        job.retry()
+    except InvalidRequestError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("files_per_task", [1, 7])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param(lambda _, __: True, id="queued"),
+        pytest.param(lambda job, _: job.state is JobState.RUNNING, id="planning"),
+        pytest.param(lambda _, pacs: pacs.stores, id="the first file"),
+        pytest.param(lambda job, _: job.progress().counters.success > FILES - 10, id="the last parts"),
+    ],
+)
+def test_a_cancel_and_two_retries_at_once_send_each_file_once(
+    client: PacsClient, pacs: TestPACS, tmp_path: Path, moment: Moment, files_per_task: int
+) -> None:
+    """Parts of the first attempt are still on the queue then; one retry is taken, the other is told."""
+    write_series(tmp_path, FILES, rows=2)
+    pacs.faults = Faults(delay=0.005)
+    request = StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path), files_per_task=files_per_task)
+    job = client.enqueue(request)
+    wait_until(lambda: moment(job, pacs), 20, "the moment")
+    job.cancel()
+    progress = job.wait(5)
+    assert progress.state is JobState.CANCELLED
+    assert progress.counters.success == len(pacs.stores) < FILES
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(_retried, [job, job])) == [False, True]
+    assert job.wait(30).state is JobState.DONE
+    assert job.progress().counters.success == len(pacs.stores) == len(pacs.instances) == FILES
+
+
+def test_a_part_that_waits_for_its_next_try_ends_with_a_cancel(
+    client: PacsClient, pacs: TestPACS, tmp_path: Path
+) -> None:
+    """Nobody is at it, so nothing is waited for."""
+    write_series(tmp_path, 5)
+    pacs.faults = Faults(store_status={EVERY_INSTANCE: 0xA700})
+    job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path), files_per_task=5))
+    wait_until(lambda: len(pacs.stores) >= 5, 10, "the first try")
+    job.cancel()
+    assert job.wait(5).state is JobState.CANCELLED
+    pacs.faults = Faults()
+    assert job.retry().wait(20).counters.success == len(pacs.instances) == 5
+
+
+def test_what_is_on_its_way_when_a_cancel_comes_is_counted(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
+    """The peer has it and takes its time to say so; the retry does not send it again."""
+    write_series(tmp_path, 3)
+    pacs.faults = Faults(delay=1.0)
+    job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path), files_per_task=3))
+    wait_until(lambda: pacs.stores, 10, "the first file is on its way")
+    job.cancel()
+    assert job.wait(5).counters.success == len(pacs.stores) == 1
+    pacs.faults = Faults()
+    assert job.retry().wait(10).counters.success == len(pacs.stores) == 3
+
+
+def test_a_cancel_does_not_wait_for_a_silent_peer(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
+    """Whether it has the file is not known, so it is not counted."""
+    write_series(tmp_path, 3)
+    pacs.faults = Faults(silence=Silence.STORE)
+    job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path), files_per_task=3))
+    wait_until(lambda: pacs.open_associations and pacs.associations > 1, 10, "the first file is on its way")
+    job.cancel()
+    progress = job.wait(5)
+    assert (progress.state, progress.counters.recorded) == (JobState.CANCELLED, 0)
