@@ -26,10 +26,25 @@ def _check_ae_title(value: str) -> str:
     return stripped
 
 
+#: Defined terms with and without code extensions (PS3.3 section C.12.1.1.2, tables C.12-2 to C.12-5).
+_SINGLE_BYTE = ("13", "100", "101", "109", "110", "126", "127", "138", "144", "148", "166", "203")
+_CHARSETS = frozenset(
+    {"", "ISO_IR 6", DEFAULT_CHARSET, "GB18030", "GBK"}
+    | {f"ISO_IR {number}" for number in _SINGLE_BYTE}
+    | {f"ISO 2022 IR {number}" for number in ("6", "58", "87", "149", "159", *_SINGLE_BYTE)}
+)
+
+
 def _check_charset(value: str) -> str:
-    if any(not " " <= character <= "~" for character in value):
-        raise ValueError("a specific character set is a defined term such as 'ISO_IR 192' or 'GB18030'")
-    return value.strip()
+    """Several terms are separated by a backslash; case and spaces around them are forgiven."""
+    terms = [term.strip().upper() for term in value.split("\\")]
+    unknown = next((term for term in terms if term not in _CHARSETS), None)
+    if unknown is not None:
+        raise ValueError(
+            f"{unknown!r} is no specific character set of DICOM; write 'ISO_IR 192' for UTF-8, 'GB18030', 'GBK' "
+            "or another of its defined terms, such as 'ISO_IR 100' for Latin 1"
+        )
+    return "\\".join(terms)
 
 
 #: VR AE: 1 to 16 characters of the default repertoire, no backslash, no control character (PS3.5 section 6.2).

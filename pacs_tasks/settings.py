@@ -13,17 +13,19 @@ The file is the first found of ``$PACS_TASKS_CONFIG``, ``pacs-tasks.toml`` in th
 from __future__ import annotations
 
 import os
+import tomllib
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    TomlConfigSettingsSource,
 )
 
 from pacs_tasks.ae import (
@@ -50,10 +52,16 @@ def config_file() -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
+def _in_file() -> dict[str, Any]:
+    """What the settings file says. Editors on Windows put a mark before UTF-8, which TOML does not know."""
+    file = config_file()
+    return {} if file is None else tomllib.loads(file.read_text("utf-8-sig"))
+
+
 class Settings(BaseSettings):
     """Every setting, with its default. Times are in seconds, sizes in bytes."""
 
-    model_config = SettingsConfigDict(env_prefix="PACS_TASKS_", extra="ignore", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_prefix="PACS_TASKS_", extra="forbid", frozen=True, env_ignore_empty=True)
 
     # Who calls whom, as the command line's options of the same names.
     ip: Host = "127.0.0.1"
@@ -131,7 +139,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings gives it by name
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """What is given in code, then the environment, then the file."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_file())
+        return init_settings, env_settings, InitSettingsSource(settings_cls, _in_file())
 
 
 def load(**overrides: Any) -> Settings:
@@ -145,15 +153,27 @@ def load(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        wrong = "; ".join(
-            f"{'.'.join(str(part) for part in each['loc'])}: {each['msg'].removeprefix('Value error, ')}"
-            for each in error.errors(include_url=False, include_input=False)
-        )
+        wrong = "; ".join(_what_is_wrong(each) for each in error.errors(include_url=False, include_input=False))
         raise ConfigurationError(
             f"wrong setting ({wrong}); correct PACS_TASKS_<NAME> or {config_file() or CONFIG_NAME}"
         ) from None
     except (ValueError, OSError) as error:
-        raise ConfigurationError(f"cannot read the settings file: {error}", str(config_file() or "")) from None
+        raise ConfigurationError(
+            f"the settings file cannot be read: {_why_unreadable(error)}", str(config_file() or "")
+        ) from None
+
+
+def _what_is_wrong(error: ErrorDetails) -> str:
+    name = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{name}: there is no setting of this name"
+    return f"{name}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _why_unreadable(error: ValueError | OSError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "it is no UTF-8 text; save it as UTF-8"
+    return f"{error.strerror}; check its path" if isinstance(error, OSError) else f"{error}; correct it there"
 
 
 @cache

@@ -57,3 +57,42 @@ def test_a_wrong_file_is_one_sentence(empty_directory: Path, text: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
         load()
     assert "\n" not in str(raised.value).strip()
+
+
+def test_an_editor_of_windows_may_write_the_file(empty_directory: Path) -> None:
+    """With a byte order mark and its line ends; in another encoding than UTF-8, the sentence says what to do."""
+    file = empty_directory / "pacs-tasks.toml"
+    file.write_bytes(b"\xef\xbb\xbftimeout = 5\r\nport = 104\r\n")
+    assert (load().timeout, load().port) == (5, 104)
+    file.write_bytes("# 中文\n".encode("gbk"))
+    with pytest.raises(ConfigurationError, match="save it as UTF-8"):
+        load()
+
+
+def test_a_named_file_must_be_there(empty_directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Going on without it would call another PACS than the one that it names."""
+    monkeypatch.setenv("PACS_TASKS_CONFIG", str(empty_directory / "nowhere.toml"))
+    with pytest.raises(ConfigurationError, match=r"nowhere.toml: .*cannot be read: No such file") as raised:
+        load()
+    assert "nowhere" not in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("tiemout = 5\n", "tiemout: there is no setting of this name"),
+        ('[remotes.main]\nhots = "10.0.0.1"\n', r"remotes\.main\.hots: there is no setting of this name"),
+        ('[remotes.main]\ncharset = "GB18031"\n', r"remotes\.main\.charset: 'GB18031' is no .*'GB18030'"),
+    ],
+)
+def test_a_typing_error_in_the_file_is_told(empty_directory: Path, text: str, told: str) -> None:
+    """A name that nobody reads would be an instruction that nobody follows."""
+    (empty_directory / "pacs-tasks.toml").write_text(text)
+    with pytest.raises(ConfigurationError, match=told):
+        load()
+
+
+def test_a_character_set_may_be_written_in_small_letters(empty_directory: Path) -> None:
+    """The PACS gets the defined term."""
+    (empty_directory / "pacs-tasks.toml").write_text('[remotes.main]\ncharset = "gbk"\n')
+    assert load().remote("main").charset == "GBK"
