@@ -99,7 +99,7 @@ def retrieve(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any
     """Retrieve a study or series: asks what there is and becomes a chord of parts."""
 
     def chord_of_parts(_: RetrieveRequest, job_id: str) -> None:
-        fan_out(self, _ranges(job_id), retrieve_part, retrieve_finish)
+        fan_out(self, job_id, _ranges(job_id), retrieve_part, retrieve_finish)
 
     return plan(self, request, RetrieveRequest, _promise, chord_of_parts)
 

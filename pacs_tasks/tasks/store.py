@@ -93,7 +93,7 @@ def store_directory(self: Task, request: dict[str, Any] | None = None) -> dict[s
     """Send a directory: lists it and becomes a chord of parts."""
 
     def chord_of_parts(asked: StoreDirectoryRequest, job_id: str) -> None:
-        fan_out(self, _ranges(asked, job_id), store_part, store_finish)
+        fan_out(self, job_id, _ranges(asked, job_id), store_part, store_finish)
 
     return plan(self, request, StoreDirectoryRequest, _promise_directory, chord_of_parts)
 

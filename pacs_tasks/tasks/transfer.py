@@ -80,9 +80,8 @@ def pending(job_id: str, ranges: Iterable[Range]) -> list[Range]:
     return [(start, stop) for start, stop in ranges if any(index not in recorded for index in range(start, stop))]
 
 
-def fan_out(task: Task, ranges: Sequence[Range], part: Task, finish: Task) -> None:
+def fan_out(task: Task, job_id: str, ranges: Sequence[Range], part: Task, finish: Task) -> None:
     """Replace the running task by a chord over ``ranges``. A part's message holds the job's id and the range alone."""
-    job_id = task.request.id
     task.replace(chord([part.si(job_id, start, stop) for start, stop in ranges], body=finish.si(job_id)))
 
 
@@ -94,7 +93,7 @@ def finish(task: Task, job_id: str, ranges: Callable[[], list[Range]], part: Tas
         if ledger().live_claims(job_id):
             raise task.retry(countdown=_LOOK_AGAIN, max_retries=None)
         if ledger().replans(job_id) <= _MOST_REPLANS:
-            fan_out(task, ranges(), part, finish_task)
+            fan_out(task, job_id, ranges(), part, finish_task)
         with claimed(task, ledger(), job_id, "finish") as claim, suppress(PartCancelledError):
             Part(task, job_id, claim, 0, progress.counters.total).fail_rest(_lost())
     return conclude(job_id)

@@ -135,6 +135,42 @@ def test_what_every_worker_dies_of_fails(own: PacsClient, redis_url: str, pacs: 
         assert transferred(job).category is Category.SUCCESS
 
 
+def test_what_is_handed_out_twice_is_done_once(
+    own: PacsClient, celery: Celery, redis_url: str, pacs: TestPACS, tmp_path: Path
+) -> None:
+    """The planner, a part, and the end of the chord, before its time and under another id."""
+    write_series(tmp_path / "files", 40)
+    pacs.faults = Faults(delay=0.01)
+    request = StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files"), files_per_task=5)
+    job = own.enqueue(request)
+    celery.send_task(request.task, task_id=job.id)
+    for _ in range(2):
+        celery.send_task("pacs_tasks.store_finish", args=[job.id])
+        celery.send_task("pacs_tasks.store_part", args=[job.id, 0, 5])
+    with workers.worker(redis_url, tmp_path) as worker:
+        outcome = transferred(job)
+        wait_until(lambda: not own.ledger.client.hlen("pacs_tasks.unacked"), 20, "nothing is left to do")
+        assert (outcome.category, outcome.counters.success, len(pacs.stores)) == (Category.SUCCESS, 40, 40)
+        assert "Traceback" not in worker.said()
+
+
+def test_parts_of_which_no_word_comes_fail_in_the_end(own: PacsClient, redis_url: str, tmp_path: Path) -> None:
+    """Planned again and again without any outcome: told by name, for a retry to take up."""
+    write_series(tmp_path / "files", 2)
+    job = own.enqueue(StoreDirectoryRequest(directory=str(tmp_path / "files")))
+    lose_messages(redis_url)
+    own.ledger.start(job.id, "worker")
+    own.ledger.plan(job.id, [["/data/a", 1], ["/data/b", 1]], "worker")
+    for _ in range(3):
+        own.ledger.replans(job.id)
+    with create(redis_url, Settings()) as app:
+        app.send_task("pacs_tasks.store_finish", args=[job.id], task_id=job.id)
+    with workers.worker(redis_url, tmp_path, concurrency=1):
+        outcome = transferred(job)
+    assert (outcome.category, [each.subject for each in outcome.problems]) == (Category.FAILED, ["/data/a", "/data/b"])
+    assert "handed to workers 4 times" in outcome.problems[0].reason
+
+
 def children(pid: int) -> list[int]:
     """The worker's processes."""
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
