@@ -22,6 +22,8 @@ def job_document(progress: Progress) -> dict[str, Any]:
 def job_table(jobs: Iterable[Progress]) -> Table:
     """Jobs, one per row."""
     table = new_table("Job", "Command", "State", "Done", "Failed", "Peer", "Created", "Took")
+    # People copy it into the next command.
+    table.columns[0].no_wrap = True
     for job in jobs:
         counters = job.counters
         table.add_row(

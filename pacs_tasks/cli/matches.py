@@ -59,7 +59,8 @@ def show_matches(
     columns = columns_of(level, keys)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        table.add_column(_heading(column), overflow="fold")
+        # People copy an id into the next command, so it stays in one piece.
+        table.add_column(_heading(column), overflow="fold", no_wrap=column.endswith(("ID", "Number")))
     for match in matches:
         table.add_row(*(Text(plain(text_of(match, column))) for column in columns))
     terminal.show(table)

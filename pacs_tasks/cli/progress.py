@@ -25,6 +25,9 @@ from pacs_tasks.progress import JobState, Progress
 PACE = 5.0
 #: Seconds over which the speed is taken.
 _WINDOW = 10.0
+#: Columns of a terminal that has room for a bar, and for the time that has passed as well.
+_ROOM_FOR_A_BAR = 80
+_ROOM_FOR_ALL = 100
 #: Seconds after which a job that nobody has taken is worth a word.
 _LONELY = 10.0
 
@@ -85,14 +88,16 @@ class LiveView:
     """The bar: files, bytes per second, warnings, failures, time left."""
 
     def __init__(self, terminal: Terminal, title: str) -> None:
+        width = terminal.talk.width
         self._bar = Bar(
             SpinnerColumn(),
             TextColumn("{task.description}"),
-            BarColumn(),
+            # What a narrow terminal has no room for goes first where figures would be cut short.
+            *([BarColumn()] if width >= _ROOM_FOR_A_BAR else []),
             MofNCompleteColumn(),
             TextColumn("{task.fields[speed]}"),
             TextColumn("{task.fields[remarks]}", style="yellow"),
-            TimeElapsedColumn(),
+            *([TimeElapsedColumn()] if width >= _ROOM_FOR_ALL else []),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=terminal.talk,

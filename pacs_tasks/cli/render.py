@@ -64,9 +64,9 @@ def words_of(task: str) -> Words:
     return _WORDS.get(task, Words(task.removeprefix("pacs_tasks.")))
 
 
-def new_table(*columns: str, title: str | None = None) -> Table:
-    """A table whose cells fold rather than lose text: a UID that is cut short is of no use."""
-    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+def new_table(*columns: str) -> Table:
+    """A table whose cells fold rather than lose text."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     return table

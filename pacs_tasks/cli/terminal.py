@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console, RenderableType
+from rich.measure import Measurement
+from rich.table import Table
 from rich.text import Text
 
-#: A pipe has no width: a row stays one line, so that ``grep`` finds all of it.
-_WIDTH_OF_A_PIPE = 1000
+#: A pipe has no width: a row stays one line, so that ``grep`` finds all of it. No path is so long.
+_UNLIMITED = 100_000
 
 
 def plain(text: str) -> str:
@@ -40,9 +42,8 @@ class Terminal:
         self.quiet = quiet
         #: Whether matches of a query go out as CSV.
         self.csv = False
-        self._out = Console(
-            file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else _WIDTH_OF_A_PIPE, emoji=False
-        )
+        self._unlimited = Console(file=sys.stdout, highlight=False, width=_UNLIMITED, emoji=False)
+        self._out = Console(file=sys.stdout, highlight=False, emoji=False) if sys.stdout.isatty() else self._unlimited
         self.talk = _Talk(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
     @property
@@ -61,10 +62,20 @@ class Terminal:
 
     def show(self, table: RenderableType) -> None:
         """Put a table on stdout."""
-        with self._out.capture() as capture:
-            self._out.print(table)
+        console = self._out if self._fits(table) else self._unlimited
+        with console.capture() as capture:
+            console.print(table)
         # Tables are padded to their width; at the end of a line nobody needs that.
         self.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
+
+    def _fits(self, table: RenderableType) -> bool:
+        """Whether the ids in a table have room in one piece.
+
+        Where they have not, each row is one line, which the terminal breaks: whoever selects the id gets all of it.
+        """
+        if not isinstance(table, Table) or not any(column.no_wrap for column in table.columns):
+            return True
+        return Measurement.get(self._unlimited, self._unlimited.options, table).minimum <= self._out.width
 
     def line(self, text: str) -> None:
         """Put one line on stdout."""
