@@ -29,6 +29,7 @@ _FIRST_READ = 2048
 #: No file meta information is longer, private information included.
 _LONGEST_META = 1 << 20
 _PREAMBLE = 132
+_LONGEST_UID = 64
 #: A data set that names its SOP class begins with group 0008, little or big endian.
 _FIRST_GROUPS = frozenset((b"\x08\x00", b"\x00\x08"))
 _LONG_VRS = frozenset((b"OB", b"OW", b"UN", b"SQ", b"UT", b"OF"))
@@ -58,20 +59,23 @@ def read_instance(path: str) -> StoredInstance:
     It is recognised by its content: the preamble and ``DICM``, or, without these, a data set that names its SOP class
     and instance. The data set is not validated: an instance that is cut off is for the peer to judge.
 
+    The data set's own UIDs count, where it begins with them: programs that make files anonymous often leave the old
+    ones in the file meta information, and a PACS refuses an instance that is announced as another one.
+
     Raises
     ------
     NotDicomError
         If it is no DICOM file, or a DICOMDIR.
     UnreadableInputError
-        If it is one and cannot be read: no permission, cut off, without its UIDs.
+        If it is one and cannot be read or sent: no permission, cut off, without its UIDs.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
     except (OSError, ValueError) as error:
         raise UnreadableInputError(f"the file cannot be opened ({_why(error)}); check it", path) from None
     try:
-        return _read(path, descriptor)
-    except OSError as error:
+        return _checked(_read(path, descriptor))
+    except (OSError, ValueError) as error:
         raise UnreadableInputError(f"the file cannot be read ({_why(error)}); check it", path) from None
     finally:
         os.close(descriptor)
@@ -92,7 +96,29 @@ def _read(path: str, descriptor: int) -> StoredInstance:
         raise UnreadableInputError("it ends behind its file meta information: there is no data set to send", path)
     if not (sop_class and sop_instance and syntax):
         return _from_data_set(path, descriptor, offset, size, (sop_class, sop_instance, syntax))
+    own = _own_uids(first, syntax, offset)
+    sop_class, sop_instance = own.get(SOP_CLASS_UID) or sop_class, own.get(SOP_INSTANCE_UID) or sop_instance
     return StoredInstance(path, size, offset, sop_class, sop_instance, syntax)
+
+
+def _checked(instance: StoredInstance) -> StoredInstance:
+    """Refuse what would cost the other instances their association: DCMTK, and with it Orthanc, aborts at it."""
+    uids = (instance.sop_class_uid, instance.sop_instance_uid, instance.transfer_syntax_uid)
+    if max(map(len, uids)) > _LONGEST_UID:
+        raise UnreadableInputError(
+            f"it has a UID of more than {_LONGEST_UID} characters (PS3.5 section 9.1), which no PACS takes; "
+            "export it again",
+            instance.path,
+        )
+    return instance
+
+
+def _own_uids(first: bytes, syntax: str, offset: int) -> Mapping[int, str]:
+    """The SOP class and instance that the data set names, if these stand in what has been read already."""
+    try:
+        return read_uids(first, syntax, (SOP_CLASS_UID, SOP_INSTANCE_UID), offset)
+    except MalformedError:
+        return {}
 
 
 def _meta(path: str, descriptor: int, first: bytes, size: int) -> tuple[Mapping[int, str], int]:

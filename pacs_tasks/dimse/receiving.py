@@ -11,7 +11,7 @@ from pathlib import Path
 from pacs_tasks.dimse import command, status
 from pacs_tasks.dimse.command import Command
 from pacs_tasks.dimse.elements import MalformedError
-from pacs_tasks.dimse.storage import IncomingFile
+from pacs_tasks.dimse.storage import IncomingFile, OtherInstanceError
 from pacs_tasks.dimse.stream import MessageStream
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 SUCCESS = 0x0000
 _SOP_CLASS_NOT_SUPPORTED = 0x0122
 _OUT_OF_RESOURCES = 0xA700
+_DOES_NOT_MATCH = 0xA900
 _CANNOT_UNDERSTAND = 0xC000
 _REST = "the rest of an instance"
 
@@ -119,6 +120,8 @@ def _to_disk(
             return 0, "", _unwritable(error)
         except MalformedError:
             return 0, "", _Refusal(_CANNOT_UNDERSTAND, "the data set cannot be read, or names no SOP instance")
+        except OtherInstanceError:
+            return 0, "", _Refusal(_DOES_NOT_MATCH, "the data set is of another SOP instance than the request")
         except InvalidRequestError:
             return 0, "", _Refusal(_CANNOT_UNDERSTAND, "a UID of the instance breaks PS3.5 section 9.1")
 

@@ -59,6 +59,10 @@ def _checked(uid: str) -> str:
         ) from None
 
 
+class OtherInstanceError(ValueError):
+    """The data set names another SOP instance than the request: under either name it could replace the wrong file."""
+
+
 class IncomingFile:
     """A file that grows under a hidden, unique name until :meth:`finish` gives it its own.
 
@@ -124,6 +128,8 @@ class IncomingFile:
         ------
         MalformedError
             If the data set cannot be read as far as its study and series, or names no SOP instance.
+        OtherInstanceError
+            If it is another instance than it was announced as.
         InvalidRequestError
             If one of its UIDs is none.
         """
@@ -131,10 +137,14 @@ class IncomingFile:
         uids = self._uids()
         study, series = uids.get(STUDY_INSTANCE_UID, ""), uids.get(SERIES_INSTANCE_UID, "")
         target = instance_path(self._directory, study, series, self._sop_instance_uid)
+        if uids[SOP_INSTANCE_UID] != self._sop_instance_uid:
+            raise OtherInstanceError("the data set is of another SOP instance than it was announced as")
         try:
             self._path.replace(target)
         except FileNotFoundError:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            # Not the directory itself: one that was taken away is not to be filled in secret.
+            target.parent.parent.mkdir(exist_ok=True)
+            target.parent.mkdir(exist_ok=True)
             self._path.replace(target)
         self._placed = True
         return target

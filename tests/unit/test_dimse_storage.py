@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +19,7 @@ from pydicom.uid import (
 
 from pacs_tasks.dimse.acceptance import is_storage_class
 from pacs_tasks.dimse.elements import SERIES_INSTANCE_UID, STUDY_INSTANCE_UID, MalformedError, read_uids
-from pacs_tasks.dimse.storage import IncomingFile, instance_path, sync
+from pacs_tasks.dimse.storage import IncomingFile, OtherInstanceError, instance_path, sync
 from pacs_tasks.errors import InvalidRequestError
 from tests.support import dicom_files
 
@@ -41,7 +42,10 @@ HOSTILE = [
 ]
 
 
-def _incoming(directory: Path, uid: str = "1.2.3", syntax: str = ExplicitVRLittleEndian) -> IncomingFile:
+INSTANCE = str(dicom_files.instance().SOPInstanceUID)
+
+
+def _incoming(directory: Path, uid: str = INSTANCE, syntax: str = ExplicitVRLittleEndian) -> IncomingFile:
     return IncomingFile(
         directory,
         sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
@@ -119,6 +123,31 @@ def test_an_older_file_is_replaced_and_a_failure_leaves_nothing(tmp_path: Path) 
         hostile.finish()
     hostile.discard()
     assert _left_over(kept) == []
+
+
+def test_another_instance_than_announced_replaces_nothing(tmp_path: Path) -> None:
+    """A data set of another SOP instance is not put under the name it came with: it could replace that instance."""
+    encoded = dicom_files.data_set(dicom_files.write(dicom_files.instance(), tmp_path / "source" / "a.dcm"))
+    (kept := tmp_path / "kept").mkdir()
+    file = _incoming(kept, "1.2.3")
+    file.write(memoryview(encoded))
+    with pytest.raises(OtherInstanceError):
+        file.finish()
+    file.discard()
+    assert _left_over(kept) == []
+
+
+def test_a_directory_that_was_taken_away_is_not_made_again(tmp_path: Path) -> None:
+    """A receiver whose directory is gone says that it cannot write; it does not fill a new one that nobody reads."""
+    encoded = dicom_files.data_set(dicom_files.write(dicom_files.instance(), tmp_path / "source" / "a.dcm"))
+    (kept := tmp_path / "kept").mkdir()
+    file = _incoming(kept)
+    file.write(memoryview(encoded))
+    shutil.rmtree(kept)
+    with pytest.raises(FileNotFoundError):
+        file.finish()
+    file.discard()
+    assert not kept.exists()
 
 
 def test_a_file_on_its_way_is_hidden(tmp_path: Path) -> None:
