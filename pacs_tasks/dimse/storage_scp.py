@@ -27,6 +27,10 @@ log = logging.getLogger(__name__)
 
 #: Peers keep associations open between studies; this long without a message is an end.
 IDLE = Timeouts(connect=10, acse=30, dimse=300)
+#: A thread and a quarter of a megabyte each; far more than a PACS opens to one destination.
+MAX_ASSOCIATIONS = 64
+#: Connections beyond the associations: those that have not asked yet, and those that are being told to come back.
+_WAITING = 64
 _BACKLOG = 128
 _UNRECOGNIZED_OPERATION = 0x0211
 #: A-ASSOCIATE-RJ: transient, by the presentation provider, local limit exceeded (PS3.8 section 9.3.4).
@@ -49,7 +53,7 @@ class StorageSCP:
     on_instance
         Called in the association's thread for each instance, received or refused.
     max_associations
-        More than so many at once are asked to come back later; ``None`` is no limit.
+        More than so many at once are asked to come back later.
 
     Raises
     ------
@@ -65,7 +69,7 @@ class StorageSCP:
         directory: Path,
         timeouts: Timeouts = IDLE,
         on_instance: Callable[[InstanceOutcome], None] | None = None,
-        max_associations: int | None = None,
+        max_associations: int = MAX_ASSOCIATIONS,
     ) -> None:
         self.local = local
         self.directory = directory
@@ -80,6 +84,7 @@ class StorageSCP:
         self._accepting = threading.Thread(target=self._accept, name="storage-scp", daemon=True)
         self._lock = threading.Lock()
         self._serving: set[threading.Thread] = set()
+        self._admitted: set[threading.Thread] = set()
 
     def start(self) -> None:
         """Begin to accept associations."""
@@ -108,6 +113,10 @@ class StorageSCP:
 
     def _accept(self) -> None:
         while not self._stopping.is_set():
+            if len(self._serving) >= self.max_associations + _WAITING:
+                # Callers that never ask end by their time-out; until then the others wait in the system's queue.
+                self._stopping.wait(SLICE)
+                continue
             try:
                 sock, address = self._listener.accept()
             except TimeoutError:
@@ -117,18 +126,30 @@ class StorageSCP:
                 log.warning("a connection could not be accepted: %s", error.strerror)
                 self._stopping.wait(SLICE)
                 continue
+            thread = threading.Thread(target=self._serve, args=(sock, str(address[0])), name="storage-scp", daemon=True)
             with self._lock:
-                crowded = self.max_associations is not None and len(self._serving) >= self.max_associations
-                thread = threading.Thread(
-                    target=self._serve, args=(sock, str(address[0]), crowded), name="storage-scp", daemon=True
-                )
                 self._serving.add(thread)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:
+                log.warning("a connection could not be accepted: the system gives no more threads")
+                sock.close()
+                with self._lock:
+                    self._serving.discard(thread)
+                self._stopping.wait(SLICE)
 
-    def _serve(self, sock: socket.socket, host: str, crowded: bool) -> None:
+    def admit(self) -> bool:
+        """Take a place for the association of this thread, if there is one."""
+        with self._lock:
+            if len(self._admitted) >= self.max_associations:
+                return False
+            self._admitted.add(threading.current_thread())
+            return True
+
+    def _serve(self, sock: socket.socket, host: str) -> None:
         conversation = _Conversation(self, sock, host)
         try:
-            conversation.run(crowded)
+            conversation.run()
         except PeerUnavailableError as error:
             log.warning("association ended: %s", error.message)
         except JobCancelledError:
@@ -139,6 +160,7 @@ class StorageSCP:
             conversation.wire.abort()
             with self._lock:
                 self._serving.discard(threading.current_thread())
+                self._admitted.discard(threading.current_thread())
 
     def check_running(self, busy: bool) -> None:
         """End an association that waits, or one at work whose time is up, once the receiver stops."""
@@ -158,7 +180,7 @@ class _Conversation:
         self.wire.advice = "the receiver aborts it"
         self.wire.watch = lambda: scp.check_running(self._busy)
 
-    def run(self, crowded: bool) -> None:
+    def run(self) -> None:
         """Serve until the peer releases."""
         kind, content = self.wire.read_pdu("an association request")
         if kind != A_ASSOCIATE_RQ:
@@ -168,7 +190,7 @@ class _Conversation:
         except ValueError as error:
             raise self.wire.garbage(f"sent a malformed association request ({error})") from None
         self.wire.peer = f"{request.calling_aet} at {self._host}"
-        if crowded:
+        if not self._scp.admit():
             log.warning("%s is asked to come back later: too many associations are open", self.wire.peer)
             self.wire.send([acse.encode_reject(*_LOCAL_LIMIT_EXCEEDED)])
             self.wire.close()
