@@ -6,7 +6,8 @@ import logging
 import re
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
 
@@ -18,6 +19,7 @@ from pydicom.dataset import Dataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
+from pydicom.sequence import Sequence as Items
 from pydicom.valuerep import TEXT_VR_DELIMS
 
 from pacs_tasks.dimse.elements import IMPLICIT_VR_LITTLE_ENDIAN
@@ -51,9 +53,25 @@ RETURN_KEYS: Mapping[Level, Sequence[str]] = {
     Level.IMAGE: _IMAGE_KEYS,
 }
 
-#: pydicom warns of values that break the Standard, and its warnings hold the values. Filters belong to the process,
-#: so one thread at a time sets them.
-_quiet = threading.Lock()
+#: The escape sequence of ISO 2022 IR 58 (PS3.3 table C.12-4).
+_CHINESE = b"\x1b$)A"
+_one_at_a_time = threading.Lock()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Have pydicom say nothing: it warns and logs of values that break the Standard, and repeats them.
+
+    Filters belong to the process, so one thread at a time sets them.
+    """
+    told = logging.getLogger("pydicom")
+    with _one_at_a_time, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before, told.disabled = told.disabled, True
+        try:
+            yield
+        finally:
+            told.disabled = before
 
 
 def tag_of(key: str) -> int:
@@ -106,8 +124,7 @@ def encode_find(request: FindRequest, transfer_syntax_uid: str) -> bytes:
     target = DicomBytesIO()
     target.is_implicit_VR = transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN
     target.is_little_endian = True
-    with _quiet, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quiet():
         try:
             write_dataset(target, identifier)
         except Exception:  # noqa: BLE001 - pydicom raises many things, and each repeats the value
@@ -156,8 +173,7 @@ def _check_charset(request: FindRequest, charset: str) -> None:
 
     pydicom writes question marks for what a charset lacks, and leaves out the escape sequences of ISO 2022 IR 58.
     """
-    with _quiet, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quiet():
         encodings = convert_encodings(charset.split("\\"))
         for value in request.keys.values():
             if decode_bytes(encode_string(value, encodings), encodings, TEXT_VR_DELIMS) != value:
@@ -180,8 +196,7 @@ def decode_match(content: bytes, transfer_syntax_uid: str, charset: str) -> dict
     Each element that can be read. A value that breaks its VR is kept as text, and the log says which tag it has.
     """
     implicit = transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN
-    with _quiet, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quiet():
         fallback = convert_encodings(charset.split("\\"))
         try:
             match = read_dataset(BytesIO(content), implicit, True, parent_encoding=fallback)
@@ -190,7 +205,8 @@ def decode_match(content: bytes, transfer_syntax_uid: str, charset: str) -> dict
             return {}
         if not _charset_of(match):
             match.set_original_encoding(implicit, True, fallback)
-        return {f"{tag:08X}": _json(match, tag, fallback) for tag in sorted(match.keys())}
+        found = _elements(match, fallback)
+    return _without_escapes(found) if _CHINESE in content else found
 
 
 def _charset_of(match: Dataset) -> str:
@@ -200,6 +216,10 @@ def _charset_of(match: Dataset) -> str:
         return ""
 
 
+def _elements(match: Dataset, encodings: list[str]) -> dict[str, Any]:
+    return {f"{tag:08X}": _json(match, tag, encodings) for tag in sorted(match.keys())}
+
+
 def _json(match: Dataset, tag: Any, encodings: list[str]) -> dict[str, Any]:
     try:
         found: dict[str, Any] = match[tag].to_json_dict(None, 1 << 30)
@@ -207,9 +227,27 @@ def _json(match: Dataset, tag: Any, encodings: list[str]) -> dict[str, Any]:
         log.warning("a match has a malformed value of %08X; it is shown as text", tag)
     else:
         return found
-    raw = match.get_item(tag)
+    try:
+        raw = match.get_item(tag)
+    except Exception:  # noqa: BLE001 - as above
+        # Not even its bytes are there.
+        return {"vr": "UN"}
     value = getattr(raw, "value", None)
+    if isinstance(value, Items):
+        # Only what is malformed in a sequence is shown as text.
+        return {"vr": "SQ", "Value": [_elements(item, encodings) for item in value]}
     text = value.decode(encodings[0], "replace") if isinstance(value, bytes) else str(value or "")
     text = text.strip("\0 ")
     vr = getattr(raw, "VR", None) or "UN"
     return {"vr": str(vr), "Value": text.split("\\")} if text else {"vr": str(vr)}
+
+
+def _without_escapes(shown: Any) -> Any:
+    """Leave out escape sequences of ISO 2022 IR 58: pydicom decodes what follows them and keeps them in the text."""
+    if isinstance(shown, str):
+        return shown.replace(_CHINESE.decode("ascii"), "")
+    if isinstance(shown, list):
+        return [_without_escapes(each) for each in shown]
+    if isinstance(shown, dict):
+        return {key: _without_escapes(each) for key, each in shown.items()}
+    return shown
