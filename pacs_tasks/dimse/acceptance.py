@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from pydicom.config import IGNORE
 from pydicom.uid import UID
 
 from pacs_tasks.dimse import acse
@@ -40,7 +41,7 @@ def is_storage_class(uid: str) -> bool:
 
     Private classes, and classes newer than our dictionary, are not in it.
     """
-    known = UID(uid)
+    known = UID(uid, IGNORE)
     if uid in _NEVER_SENT or not uid:
         return False
     if known.name == uid:

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from pacs_tasks.dimse.elements import plain
 from pacs_tasks.dimse.wire import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ, MAX_RECEIVE_LENGTH
 
 #: The DICOM application context (PS3.7 section A.2.1).
@@ -117,7 +118,9 @@ def encode_accept(accept: AssociateAccept, request: AssociateRequest) -> bytes:
     """Write an A-ASSOCIATE-AC (PS3.8 section 9.3.3); the AE titles go back as they came."""
     parts = [_head(request.called_aet, request.calling_aet)]
     for context_id, (result, syntax) in accept.results.items():
-        content = struct.pack(">BxBx", context_id, result) + _item(_ITEM_TRANSFER_SYNTAX, syntax.encode())
+        content = struct.pack(">BxBx", context_id, result) + _item(
+            _ITEM_TRANSFER_SYNTAX, syntax.encode("ascii", "replace")
+        )
         parts.append(_item(_ITEM_CONTEXT_AC, content))
     parts.append(_user_information(accept.max_length, accept.roles))
     return _pdu(A_ASSOCIATE_AC, b"".join(parts))
@@ -126,11 +129,6 @@ def encode_accept(accept: AssociateAccept, request: AssociateRequest) -> bytes:
 def encode_reject(result: int, source: int, reason: int) -> bytes:
     """Write an A-ASSOCIATE-RJ (PS3.8 section 9.3.4)."""
     return _pdu(A_ASSOCIATE_RJ, struct.pack(">xBBB", result, source, reason))
-
-
-def _text(content: bytes) -> str:
-    """AE titles and UIDs are ASCII; some peers pad UIDs with a zero byte as in a data set."""
-    return content.decode("ascii", "replace").strip("\0 ")
 
 
 def _items(content: bytes) -> Iterator[tuple[int, bytes]]:
@@ -157,7 +155,7 @@ def _read_user_information(content: bytes) -> tuple[int, dict[str, tuple[bool, b
             uid_length = struct.unpack_from(">H", value)[0]
             if uid_length + 4 > len(value):
                 raise ValueError("a role selection is cut off")
-            roles[_text(value[2 : 2 + uid_length])] = (bool(value[2 + uid_length]), bool(value[3 + uid_length]))
+            roles[plain(value[2 : 2 + uid_length])] = (bool(value[2 + uid_length]), bool(value[3 + uid_length]))
     return max_length, roles
 
 
@@ -177,14 +175,14 @@ def decode_request(content: memoryview) -> AssociateRequest:
     for kind, value in _items(bytes(content[68:])):
         if kind == _ITEM_CONTEXT_RQ and len(value) >= 4:
             inner = list(_items(value[4:]))
-            abstract = next((_text(uid) for item, uid in inner if item == _ITEM_ABSTRACT_SYNTAX), "")
-            syntaxes = tuple(_text(uid) for item, uid in inner if item == _ITEM_TRANSFER_SYNTAX)
+            abstract = next((plain(uid) for item, uid in inner if item == _ITEM_ABSTRACT_SYNTAX), "")
+            syntaxes = tuple(plain(uid) for item, uid in inner if item == _ITEM_TRANSFER_SYNTAX)
             contexts.append(ProposedContext(value[0], abstract, syntaxes))
         elif kind == _ITEM_USER_INFORMATION:
             max_length, roles = _read_user_information(value)
     return AssociateRequest(
-        called_aet=_text(bytes(content[4:20])),
-        calling_aet=_text(bytes(content[20:36])),
+        called_aet=plain(bytes(content[4:20])),
+        calling_aet=plain(bytes(content[20:36])),
         contexts=tuple(contexts),
         max_length=max_length,
         roles=roles,
@@ -208,7 +206,7 @@ def decode_accept(content: memoryview) -> AssociateAccept:
         if kind == _ITEM_CONTEXT_AC and len(value) >= 4:
             # The transfer syntax means nothing, and may be missing, when the context is refused.
             syntax = (
-                "" if value[2] else next((_text(v) for k, v in _items(value[4:]) if k == _ITEM_TRANSFER_SYNTAX), "")
+                "" if value[2] else next((plain(v) for k, v in _items(value[4:]) if k == _ITEM_TRANSFER_SYNTAX), "")
             )
             results[value[0]] = (value[2], syntax)
         elif kind == _ITEM_USER_INFORMATION:

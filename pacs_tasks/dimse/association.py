@@ -262,8 +262,8 @@ class Association:
         return code
 
     def read_data(self, context_id: int, awaited: str) -> bytes:
-        """Give the whole data set that follows."""
-        return b"".join(bytes(part) for part in self.stream.read_data(context_id, awaited))
+        """Give the whole data set that follows, an identifier."""
+        return self.stream.read_identifier(context_id, awaited)
 
     def no_answer(self, what: str) -> PeerUnavailableError:
         """Abort since what the peer said answers nothing; give the error to raise."""

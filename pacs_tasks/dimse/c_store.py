@@ -6,6 +6,7 @@ import mmap
 import os
 from pathlib import Path
 
+from pydicom.config import IGNORE
 from pydicom.uid import UID
 
 from pacs_tasks.dimse import command, status
@@ -113,7 +114,7 @@ def _refusal(assoc: Association, instance: StoredInstance) -> str:
 
 
 def _named(uid: str) -> str:
-    name = UID(uid).name
+    name = UID(uid, IGNORE).name
     return uid if name == uid else f"{name} ({uid})"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 
+from pacs_tasks.dimse.elements import plain
+
 # Command Field, (0000,0100), PS3.7 section E.1.
 C_STORE_RQ = 0x0001
 C_GET_RQ = 0x0010
@@ -53,7 +55,7 @@ class Command:
 
     def text(self, element: int) -> str:
         """The value of a UI, AE or LO element."""
-        return self._elements.get(element, b"").decode("ascii", "replace").strip("\0 ")
+        return plain(self._elements.get(element, b""))
 
     @property
     def field(self) -> int | None:

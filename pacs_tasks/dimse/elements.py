@@ -29,8 +29,20 @@ _UNDEFINED = 0xFFFF_FFFF
 _LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 #: Sequences nest; none that a modality writes nests deeper.
 _DEEPEST = 64
+#: More headers than any honest data set has; to walk them takes a few seconds.
+_MOST_HEADERS = 1 << 22
+#: Room for every UID, and for a list of a hundred thousand of them.
+_LONGEST_VALUE = 1 << 23
+#: Of a deflated data set: no more than holds the UIDs of any honest one, deflated or inflated.
+_LONGEST_INFLATED = 1 << 20
 
 Data = bytes | bytearray | memoryview | mmap.mmap
+
+
+def plain(content: bytes) -> str:
+    """Text of a stranger without its padding; it reaches logs and terminals, so nothing in it may steer these."""
+    text = content.decode("ascii", "replace").strip("\0 ")
+    return text if text.isprintable() else "".join(each if each.isprintable() else "?" for each in text)
 
 
 class MalformedError(ValueError):
@@ -66,16 +78,19 @@ class _Walk:
         order = ">" if encoding.big else "<"
         self.data = data
         self.size = len(data)
-        self.explicit = encoding.explicit
         self.tag_at = struct.Struct(order + "HH").unpack_from
         self.short_at = struct.Struct(order + "H").unpack_from
         self.long_at = struct.Struct(order + "L").unpack_from
+        self.left = _MOST_HEADERS
 
     def header(self, position: int, explicit: bool) -> tuple[int, int, int]:
         """Give tag, length, and where the value begins."""
         data = self.data
         if position + 8 > self.size:
             raise MalformedError("it is cut off")
+        self.left -= 1
+        if self.left < 0:
+            raise MalformedError("it has too many elements")
         group, element = self.tag_at(data, position)
         tag = group << 16 | element
         if not explicit or group == 0xFFFE:
@@ -90,8 +105,11 @@ class _Walk:
             return tag, self.long_at(data, position + 4)[0], position + 8
         return tag, self.short_at(data, position + 6)[0], position + 8
 
-    def skip(self, position: int, depth: int = 0) -> int:
-        """Give where a value of undefined length ends: behind its sequence delimiter (PS3.5 section 7.5)."""
+    def skip(self, position: int, explicit: bool, depth: int = 0) -> int:
+        """Give where a value of undefined length ends: behind its sequence delimiter (PS3.5 section 7.5).
+
+        What is UN and of undefined length is a sequence in Implicit VR (PS3.5 section 6.2.2).
+        """
         if depth > _DEEPEST:
             raise MalformedError("its sequences nest too deep")
         while True:
@@ -100,15 +118,22 @@ class _Walk:
                 return position
             if tag != _ITEM:
                 raise MalformedError("a sequence holds what is no item")
-            position = self.skip_item(position, depth) if length == _UNDEFINED else position + length
+            position = self.skip_item(position, explicit, depth) if length == _UNDEFINED else position + length
 
-    def skip_item(self, position: int, depth: int) -> int:
+    def skip_item(self, position: int, explicit: bool, depth: int) -> int:
         """Give where an item of undefined length ends."""
         while True:
-            tag, length, position = self.header(position, self.explicit)
+            tag, length, value = self.header(position, explicit)
             if tag == _ITEM_END:
-                return position
-            position = self.skip(position, depth + 1) if length == _UNDEFINED else position + length
+                return value
+            if length == _UNDEFINED:
+                position = self.skip(value, explicit and not self.unknown(position), depth + 1)
+            else:
+                position = value + length
+
+    def unknown(self, position: int) -> bool:
+        """Whether the element in Explicit VR whose header is here is of VR UN."""
+        return self.data[position + 4 : position + 6] == b"UN"
 
 
 def walk(data: Data, encoding: Encoding, position: int = 0) -> Iterator[Element]:
@@ -121,15 +146,15 @@ def walk(data: Data, encoding: Encoding, position: int = 0) -> Iterator[Element]
     """
     walking = _Walk(data, encoding)
     while position < walking.size:
-        tag, length, position = walking.header(position, encoding.explicit)
+        tag, length, value = walking.header(position, encoding.explicit)
         if length == _UNDEFINED:
-            yield Element(tag, position, None)
+            yield Element(tag, value, None)
             if tag == PIXEL_DATA:
                 return
-            position = walking.skip(position)
+            position = walking.skip(value, encoding.explicit and not walking.unknown(position))
         else:
-            yield Element(tag, position, length)
-            position += length
+            yield Element(tag, value, length)
+            position = value + length
     if position > walking.size:
         raise MalformedError("it is cut off")
 
@@ -160,6 +185,8 @@ def read_uids(data: Data, transfer_syntax_uid: str, wanted: Collection[int], pos
             end = element.position + element.length
             if end > len(data):
                 raise MalformedError("it is cut off")
+            if element.length > _LONGEST_VALUE:
+                raise MalformedError("what should be a UID is as long as a film")
             found[element.tag] = bytes(data[element.position : end]).decode("ascii", "replace").strip("\0 ")
             if len(found) == len(wanted):
                 return found
@@ -167,8 +194,9 @@ def read_uids(data: Data, transfer_syntax_uid: str, wanted: Collection[int], pos
 
 
 def _inflate(data: Data, position: int) -> bytes:
-    """The beginning of a deflated data set (PS3.5 section A.5): no more than holds the UIDs of any honest one."""
+    """The beginning of a deflated data set (PS3.5 section A.5)."""
+    beginning = bytes(data[position : position + _LONGEST_INFLATED])
     try:
-        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(bytes(data[position:]), 1 << 20)
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(beginning, _LONGEST_INFLATED)
     except zlib.error:
         raise MalformedError("it cannot be inflated") from None

@@ -21,6 +21,8 @@ _LONGEST_SENT = MAX_RECEIVE_LENGTH
 _SHORTEST_SENT = 128
 #: A command set has a dozen short elements; more than this is no command set.
 _LONGEST_COMMAND = 65_536
+#: The list of two hundred thousand instances that a C-MOVE could not send fits.
+_LONGEST_IDENTIFIER = 1 << 24
 #: PDVs handed to the socket at once.
 _BATCH = 256
 
@@ -57,7 +59,11 @@ class MessageStream:
         tail
             Goes out behind the data set as a part of it: the one byte that makes an odd one even.
         """
-        buffers: list[Buffer] = [*self._pdv(context_id, _COMMAND | _LAST, command_set)]
+        buffers: list[Buffer] = []
+        for start in range(0, len(command_set), self._fragment):
+            last = start + self._fragment >= len(command_set)
+            piece = command_set[start : start + self._fragment]
+            buffers += self._pdv(context_id, _COMMAND | _LAST if last else _COMMAND, piece)
         if data_set is None:
             self.wire.send(buffers)
             return
@@ -123,12 +129,23 @@ class MessageStream:
             if control & _LAST:
                 return
 
+    def read_identifier(self, context_id: int, awaited: str) -> bytes:
+        """Give the whole data set that follows: a match, or the list of what a C-MOVE could not send."""
+        content = bytearray()
+        for part in self.read_data(context_id, awaited):
+            content += part
+            if len(content) > _LONGEST_IDENTIFIER:
+                raise self.wire.garbage("sent an identifier without end")
+        return bytes(content)
+
     def _next_pdv(self, awaited: str) -> tuple[int, int, memoryview] | None:
         """Give context id, message control header and content of the next PDV (PS3.8 section 9.3.5.1)."""
         while not self._rest:
             kind, content = self.wire.read_pdu(awaited)
-            if kind == P_DATA_TF:
+            if kind == P_DATA_TF and content:
                 self._rest = content
+            elif kind == P_DATA_TF:
+                raise self.wire.garbage("sent an empty P-DATA-TF")
             elif kind == A_RELEASE_RQ:
                 self._agree_to_release()
                 return None
