@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any, NamedTuple, cast
 
 import redis
+from pydantic import ValidationError
 
 from pacs_tasks import scripts
 from pacs_tasks.errors import (
@@ -90,7 +91,12 @@ class Ledger:
             raise not_found(job_id)
         if not text:
             raise InvalidRequestError("the request of this job could not be read when it was enqueued")
-        return REQUESTS[task].model_validate_json(text)
+        try:
+            return REQUESTS[task].model_validate_json(text)
+        except (KeyError, ValidationError):
+            raise InvalidRequestError(
+                f"the request of job {job_id} is of another version of pacs-tasks; ask anew"
+            ) from None
 
     def start(self, job_id: str, worker: str) -> JobState:
         """A worker has taken the job up; its state now."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pydantic import ValidationError
+
 from pacs_tasks.errors import JobNotFoundError, from_record
 from pacs_tasks.outcome import Counters
 from pacs_tasks.progress import JobState, Progress
@@ -73,5 +75,13 @@ def progress_of(job_id: str, fields: Mapping[str, str | None]) -> Progress:
         attempt=int(fields["attempt"] or 1),
         worker=fields["worker"] or "",
         error=error,
-        remote=str(REQUESTS[task].model_validate_json(request).remote) if request else "",
+        remote=_called(task, request) if request else "",
     )
+
+
+def _called(task: str, request: str) -> str:
+    """Whom a job calls; empty where another version wrote the request, which must not hide the other jobs."""
+    try:
+        return str(REQUESTS[task].model_validate_json(request).remote)
+    except (KeyError, ValidationError):
+        return ""
