@@ -24,6 +24,8 @@ SENDING = (
     "check that the files are valid DICOM, and that the PACS has space left, lets us store, and takes these classes "
     "and transfer syntaxes (`pacs-tasks send-dir --dir DIR --dry-run` asks it)"
 )
+NO_DICOM = "check the path: DICOM files are known by their content, and there is none"
+NOT_ACCEPTED = "add what the PACS does not accept to its configuration, or ask its administrator to"
 NO_MATCHES = (
     "check the query for typing errors, and try wider criteria: fewer of them, a longer range, NAME* for a name"
 )
@@ -61,7 +63,7 @@ def for_outcome(task: str, outcome: Outcome, job_id: str) -> str:
     if outcome.category in {Category.SUCCESS, Category.WARNING}:
         return ""
     if isinstance(outcome, PreflightOutcome):
-        return "add what the PACS does not accept to its configuration, or ask its administrator to"
+        return NOT_ACCEPTED if outcome.pairs else NO_DICOM
     return RETRIEVING if task != "pacs_tasks.echo" else CONNECTION
 
 
@@ -90,8 +92,4 @@ def _what_to_check(task: str, outcome: TransferOutcome) -> str:
         return "do what the reason says"
     if task not in _STORING_TASKS:
         return RETRIEVING
-    return (
-        "check the path: DICOM files are known by their content, and there is none"
-        if outcome.nothing_found
-        else SENDING
-    )
+    return NO_DICOM if outcome.nothing_found else SENDING

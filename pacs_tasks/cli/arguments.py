@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from pacs_tasks.ae import DEFAULT_CALLED_AET, DEFAULT_CALLING_AET, DEFAULT_PORT, AETitle, Host
 from pacs_tasks.cli.invocation import Invocation
 from pacs_tasks.cli.logs import LEVELS
+from pacs_tasks.cli.terminal import readable
 from pacs_tasks.errors import UnreadableInputError
 from pacs_tasks.request import UID
 from pacs_tasks.settings import Settings
@@ -33,6 +34,18 @@ class Checked(click.ParamType[str]):
             return self._rule.validate_python(value)
         except ValidationError as error:
             self.fail(error.errors()[0]["msg"].removeprefix("Value error, "), param, ctx)
+
+
+class WholeNumber(click.IntRange):
+    """A number in a range, called so in messages."""
+
+    name = "whole number"
+
+
+class Seconds(click.FloatRange):
+    """A time in a range, called so in messages."""
+
+    name = "number of seconds"
 
 
 class StudyDate(click.ParamType[str]):
@@ -120,8 +133,8 @@ def shared_options() -> list[click.Parameter]:
             help="Host name or address of the PACS.",
         ),
         SharedOption(
-            ["--port"], type=click.IntRange(1, 65_535), default=DEFAULT_PORT, show_default=True,
-            envvar="PACS_TASKS_PORT", help="Port of the PACS.",
+            ["--port"], type=WholeNumber(1, 65_535), default=DEFAULT_PORT, show_default=True,
+            envvar="PACS_TASKS_PORT", metavar="PORT", help="Port of the PACS.",
         ),
         SharedOption(
             ["--ae-title"], type=AE_TITLE, default=DEFAULT_CALLING_AET, show_default=True,
@@ -132,7 +145,7 @@ def shared_options() -> list[click.Parameter]:
             envvar="PACS_TASKS_PACS_AE_TITLE", help="AE title of the PACS: who is called.",
         ),
         SharedOption(
-            ["--timeout"], type=click.FloatRange(0, 86_400, min_open=True), default=int(default), show_default=True,
+            ["--timeout"], type=Seconds(0, 86_400, min_open=True), default=int(default), show_default=True,
             envvar="PACS_TASKS_TIMEOUT", metavar="SECONDS", help="Longest silence of the PACS.",
         ),
         SharedOption(
@@ -163,8 +176,17 @@ def shared_options() -> list[click.Parameter]:
 
 
 def absolute(path: str) -> str:
-    """``path`` as a worker understands it, which has another current directory."""
-    return os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - Path.absolute() leaves `..` in
+    """``path`` as a worker understands it, which has another current directory.
+
+    Raises
+    ------
+    UnreadableInputError
+        If it cannot be told to a worker since it is no Unicode.
+    """
+    found = os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - Path.absolute() leaves `..` in
+    if readable(found) != found:
+        raise UnreadableInputError("this path has bytes that are no UTF-8; name a directory above it", readable(found))
+    return found
 
 
 def local_directory(path: str) -> str:

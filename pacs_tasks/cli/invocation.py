@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from click.core import ParameterSource
@@ -34,7 +35,8 @@ class Invocation:
     def __init__(self, program: Program, argv: Sequence[str]) -> None:
         self.program = program
         self.terminal = Terminal(
-            json="--json" in argv or bool(os.environ.get("PACS_TASKS_JSON")), quiet="--quiet" in argv
+            json="--json" in argv or _asks_for_json(argv) or _is_on("PACS_TASKS_JSON"),
+            quiet="--quiet" in argv or _is_on("PACS_TASKS_QUIET"),
         )
         #: The job that the command is about, once there is one.
         self.job_id = ""
@@ -111,3 +113,14 @@ class Invocation:
             # The log that nobody asked for must not stop a transfer from a directory that is read only.
             self.log_file = None
             self.terminal.say(f"Going on without a log file: {error}")
+
+
+def _asks_for_json(argv: Sequence[str]) -> bool:
+    """Whether a query shall print JSON, which is the same as ``--json``."""
+    words = [each.lower() for each in argv]
+    return "--format=json" in words or ("--format", "json") in pairwise(words)
+
+
+def _is_on(variable: str) -> bool:
+    """What click says of this variable, before click is asked."""
+    return os.environ.get(variable, "").strip().lower() in {"1", "true", "t", "yes", "y", "on"}

@@ -6,6 +6,7 @@ import logging
 
 import click
 
+from pacs_tasks.cli.arguments import Seconds, WholeNumber
 from pacs_tasks.cli.commands import command
 from pacs_tasks.cli.exit_codes import ExitCode, of_error, of_outcome
 from pacs_tasks.cli.invocation import Invocation
@@ -24,9 +25,7 @@ CANCEL_PATIENCE = 10.0
 
 
 @command("jobs", "pacs-tasks jobs")
-@click.option(
-    "--limit", type=click.IntRange(min=1), default=50, show_default=True, metavar="N", help="At most so many."
-)
+@click.option("--limit", type=WholeNumber(min=1), default=50, show_default=True, metavar="N", help="At most so many.")
 def jobs(invocation: Invocation, limit: int) -> int:
     """List the jobs, the newest first."""
     with PacsClient(config=invocation.settings) as client:
@@ -67,7 +66,7 @@ def status(invocation: Invocation, job_id: str) -> int:
 @click.option(
     "--for",
     "patience",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     metavar="SECONDS",
     show_default="as long as it takes",
     help="Stop waiting after so long, with exit code 6; the job goes on.",

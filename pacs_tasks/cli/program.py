@@ -15,6 +15,7 @@ from pacs_tasks.cli.commands import CommandGroup
 from pacs_tasks.cli.exit_codes import ExitCode, of_error
 from pacs_tasks.cli.invocation import Invocation, Program
 from pacs_tasks.cli.logs import SAID, place_of, stack_of
+from pacs_tasks.cli.terminal import open_streams, readable
 from pacs_tasks.errors import PacsTasksError
 
 logger = logging.getLogger("pacs_tasks.cli")
@@ -39,8 +40,10 @@ def main(argv: Sequence[str] | None = None, program: Program | None = None) -> i
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     program = program or Program()
+    open_streams()
     invocation = Invocation(program, arguments)
     try:
+        _check_text(arguments)
         return int(
             commands.main(args=arguments, prog_name=program.name, standalone_mode=False, obj=invocation)
             or ExitCode.DONE
@@ -55,6 +58,16 @@ def main(argv: Sequence[str] | None = None, program: Program | None = None) -> i
         return _unexpected(invocation, error)
     finally:
         invocation.close()
+
+
+def _check_text(arguments: Sequence[str]) -> None:
+    """Bytes that the locale cannot read reach us as lone surrogates, which no request can hold."""
+    for argument in arguments:
+        if readable(argument) != argument:
+            raise click.UsageError(
+                f"{readable(argument)!r} has bytes that are no {sys.getfilesystemencoding()} text; set LANG to what "
+                "this terminal writes, or name the directory above a file of such a name"
+            )
 
 
 def _wrong_usage(invocation: Invocation, error: click.ClickException) -> int:
@@ -115,5 +128,8 @@ def _answer(
         document: dict[str, object] = {"error": {"type": kind, "message": message, "subject": subject}}
         if invocation.job_id:
             document["job_id"] = invocation.job_id
-        invocation.terminal.document({**document, "advice": check, "exit_code": code})
+        try:
+            invocation.terminal.document({**document, "advice": check, "exit_code": code})
+        except PacsTasksError as error:
+            invocation.terminal.complain(str(error))
     return code

@@ -7,7 +7,7 @@ import difflib
 import click
 from pydicom.datadict import keyword_dict
 
-from pacs_tasks.cli.arguments import UID_TEXT, Key, StudyDate
+from pacs_tasks.cli.arguments import UID_TEXT, Key, StudyDate, WholeNumber
 from pacs_tasks.cli.commands import command
 from pacs_tasks.cli.invocation import Invocation
 from pacs_tasks.cli.matches import COLUMNS
@@ -47,7 +47,7 @@ from pacs_tasks.request import FindRequest, Level, build
     multiple=True,
     help="Ask for another attribute, or match it too; may be repeated.",
 )
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Stop the PACS after so many matches.")
+@click.option("--limit", type=WholeNumber(min=1), metavar="N", help="Stop the PACS after so many matches.")
 @click.option(
     "--format",
     "output_format",

@@ -6,13 +6,16 @@ import json
 import os
 import sys
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
+
+from pacs_tasks.errors import PacsTasksError
 
 #: A pipe has no width: a row stays one line, so that ``grep`` finds all of it. No path is so long.
 _UNLIMITED = 100_000
@@ -21,6 +24,21 @@ _UNLIMITED = 100_000
 def plain(text: str) -> str:
     """``text`` without control characters: a peer's words must not steer the terminal that shows them."""
     return "".join(" " if unicodedata.category(character) == "Cc" else character for character in text)
+
+
+def readable(text: str) -> str:
+    """``text`` with a question mark for each byte that was no character when we got it."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def open_streams() -> None:
+    """Give a command that was started with a closed stdout or stderr one to write to, so that only its words are lost.
+
+    A file that it opens later would take the free descriptor, and get them.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - open to the end
 
 
 class _Talk(Console):
@@ -63,7 +81,8 @@ class Terminal:
     def show(self, table: RenderableType) -> None:
         """Put a table on stdout."""
         console = self._out if self._fits(table) else self._unlimited
-        with console.capture() as capture:
+        # Rich touches stdout at the end of a capture, if only with nothing.
+        with _to_stdout(), console.capture() as capture:
             console.print(table)
         # Tables are padded to their width; at the end of a line nobody needs that.
         self.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
@@ -90,19 +109,35 @@ class Terminal:
         """Write data to stdout, in UTF-8 where it goes to a file or a pipe whatever the locale says.
 
         A reader that left (``| head``) is no failure: the exit code goes on telling about the job.
+
+        Raises
+        ------
+        PacsTasksError
+            If it cannot be written, as on a full disk.
         """
-        try:
+        with _to_stdout():
             if sys.stdout.isatty() or not hasattr(sys.stdout, "buffer"):
-                sys.stdout.write(text)
+                encoding = sys.stdout.encoding or "utf-8"
+                sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
             else:
                 sys.stdout.flush()
                 sys.stdout.buffer.write(text.encode("utf-8", errors))
             sys.stdout.flush()
-        except BrokenPipeError:
-            _discard(sys.stdout.fileno())
 
     def _talk(self, sentence: str, style: str = "") -> None:
         self.talk.print(Text(plain(sentence), style=style))
+
+
+@contextmanager
+def _to_stdout() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        _discard(sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise PacsTasksError(
+                f"the answer cannot be written to stdout ({error.strerror}); make room, or let it go elsewhere"
+            ) from None
 
 
 def _discard(descriptor: int) -> None:

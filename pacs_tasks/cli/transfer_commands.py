@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pacs_tasks.cli.arguments import UID_TEXT, absolute, local_directory, local_file, local_output
+from pacs_tasks.cli.arguments import UID_TEXT, WholeNumber, absolute, local_directory, local_file, local_output
 from pacs_tasks.cli.commands import command
 from pacs_tasks.cli.invocation import Invocation
 from pacs_tasks.cli.running import run
@@ -42,7 +42,8 @@ def send_file(invocation: Invocation, path: str) -> int:
 @click.option("--dir", "directory", required=True, metavar="DIR", help="The directory with the DICOM files.")
 @click.option(
     "--files-per-task",
-    type=click.IntRange(1, 100_000),
+    type=WholeNumber(1, 100_000),
+    metavar="N",
     envvar="PACS_TASKS_FILES_PER_TASK",
     show_envvar=True,
     show_default="by the size of the directory",

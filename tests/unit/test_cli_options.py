@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,32 @@ def test_a_keyword_with_a_typing_error_gets_an_offer(capsys: pytest.CaptureFixtu
     """The nearest keywords of the data dictionary."""
     assert main(["query", "-k", "PatientNmae"]) == 2
     assert "did you mean PatientName" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["echo", "--port", "abc"], "'abc' is not a valid whole number"),
+        (["echo", "--timeout", "soon"], "'soon' is not a valid number of seconds"),
+        (["jobs", "--limit", "many"], "'many' is not a valid whole number"),
+    ],
+)
+def test_a_number_is_called_so_as_people_do(argv: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody has to know what an integer range is."""
+    assert main(argv) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_path_that_no_request_can_hold_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever stands in such a directory need not have typed its name."""
+    odd = tmp_path / os.fsdecode(b"s\xe9rie")
+    try:
+        odd.mkdir()
+    except OSError:
+        pytest.skip("names are Unicode here")
+    monkeypatch.chdir(odd)
+    with pytest.raises(UnreadableInputError, match="directory above"):
+        absolute(".")
 
 
 def test_paths_are_absolute_and_local_ones_exist(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from pacs_tasks.cli.commands import command
 from pacs_tasks.cli.invocation import Invocation
 from pacs_tasks.cli.logs import stack_of
 from pacs_tasks.cli.program import commands
+from pacs_tasks.cli.terminal import Terminal
+from pacs_tasks.errors import PacsTasksError
 from tests.support.ports import free_port
 from tests.support.processes import ROOT, environment
 
@@ -159,6 +161,71 @@ def test_a_reader_that_leaves_does_not_change_the_exit_code() -> None:
         said = process.stderr.read()
         assert process.wait(30) == 0
     assert said == b""
+
+
+FULL = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="only Linux has a device that is always full")
+def test_an_answer_that_cannot_be_written_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever form it has, one sentence says why, and the program's end has nothing left to write."""
+    for json_wanted in (False, True):
+        with FULL.open("w") as full:
+            monkeypatch.setattr(sys, "stdout", full)
+            terminal = Terminal(json=json_wanted)
+            with pytest.raises(PacsTasksError, match=r"cannot be written to stdout \(No space left on device\)"):
+                terminal.document({"x": 1}) if json_wanted else terminal.line("x")
+            monkeypatch.undo()
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="only Linux has a device that is always full")
+def test_an_error_that_cannot_be_written_keeps_its_exit_code() -> None:
+    """It is on stderr all the same."""
+    with FULL.open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "pacs_tasks.cli", "echo", "--nonsense", "--json"],
+            env=environment(), cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert "--nonsense" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_closed_stdout_is_no_mistake_of_the_program() -> None:
+    """A program that started us may have no use for it; the exit code tells all the same."""
+    command = [sys.executable, "-m", "pacs_tasks.cli", "echo", "--log-level"]
+    done = subprocess.run(
+        ["/bin/sh", "-c", '"$@" >&-', "sh", *command], env=environment(), cwd=ROOT, stderr=subprocess.PIPE, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("argv", [["query", "--patient-name", "\udcd5\udcc5*"], ["send-dir", "--dir", "s\udce9rie"]])
+def test_bytes_that_are_no_text_are_told(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Such as a name in GBK where the locale says UTF-8."""
+    assert main([*argv, "--json"]) == 2
+    said = capsys.readouterr()
+    assert "set LANG" in json.loads(said.out)["error"]["message"]
+    assert "unexpected" not in said.err
+
+
+@pytest.mark.parametrize("argv", [["--format", "json"], ["--format=JSON"]])
+def test_a_wrong_query_that_asked_for_json_gets_it(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """``--format json`` is the same as ``--json``, also when it stands beside a mistake."""
+    assert main(["query", *argv, "--study-date", "2023"]) == 2
+    assert json.loads(capsys.readouterr().out)["exit_code"] == 2
+
+
+@pytest.mark.parametrize(("value", "documents"), [("1", 1), ("true", 1), ("0", 0), ("false", 0), ("", 0)])
+def test_a_wrong_option_is_answered_as_the_environment_asks(
+    value: str, documents: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A variable that says no is no yes."""
+    monkeypatch.setenv("PACS_TASKS_JSON", value)
+    assert main(["echo", "--nonsense"]) == 2
+    assert capsys.readouterr().out.count('"exit_code"') == documents
 
 
 def test_the_asking_side_never_loads_pynetdicom() -> None:
