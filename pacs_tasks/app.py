@@ -42,6 +42,37 @@ VISIBILITY_TIMEOUT = 120
 HIDDEN = "(hidden)"
 
 
+#: Celery's settings that no deployment changes, each with its reason.
+_FIXED: dict[str, Any] = {
+    # A task that dies with its worker goes to another one; the ledger knows which files are done.
+    "task_acks_late": True,
+    # Without it a killed child process fails its task, and with it the chord.
+    "task_reject_on_worker_lost": True,
+    # Waiting messages count against the visibility timeout, and a part should go to the worker that is free.
+    "worker_prefetch_multiplier": 1,
+    # A Redis that is killed in the middle of a chord would otherwise lose the count of its parts.
+    "result_backend_always_retry": True,
+    "result_backend_max_retries": 20,
+    "broker_connection_retry_on_startup": True,
+    # A worker outlives a pause of its broker.
+    "broker_connection_max_retries": None,
+    # What runs while the broker is lost will be handed out again: stop it, rather than do it twice.
+    "worker_cancel_long_running_tasks_on_connection_loss": True,
+    # Seconds that running parts may use to end when the worker is told to stop at once.
+    "worker_soft_shutdown_timeout": 10.0,
+    # Flower lists tasks by these; arguments are hidden in them.
+    "worker_send_task_events": True,
+    "task_send_sent_event": True,
+    "task_track_started": True,
+    # Our tasks count their own retries: `retry(max_retries=None)` alone means Celery's default of 3, after which it
+    # raises, and a part that raises loses its chord.
+    "task_annotations": {"*": {"max_retries": None}},
+    # Nothing of ours prints, and a traceback of a library on stderr should look like one.
+    "worker_redirect_stdouts": False,
+    "task_publish_retry_policy": {"max_retries": 2, "interval_start": 0, "interval_step": 0.5},
+}
+
+
 def _transport_options(config: Settings) -> dict[str, Any]:
     return {
         "visibility_timeout": VISIBILITY_TIMEOUT,
@@ -91,33 +122,8 @@ def configuration(config: Settings, redis_url: str | None = None) -> dict[str, A
         # A misspelt queue is an error, not a queue that nobody reads.
         "task_create_missing_queues": False,
         "task_routes": {task: {"queue": queue} for task, queue in ROUTES.items()},
-        # A task that dies with its worker goes to another one; the ledger knows which files are done.
-        "task_acks_late": True,
-        # Without it a killed child process fails its task, and with it the chord.
-        "task_reject_on_worker_lost": True,
-        # Waiting messages count against the visibility timeout, and a part should go to the worker that is free.
-        "worker_prefetch_multiplier": 1,
-        # A Redis that is killed in the middle of a chord would otherwise lose the count of its parts.
-        "result_backend_always_retry": True,
-        "result_backend_max_retries": 20,
         "result_expires": config.keep_jobs,
-        "broker_connection_retry_on_startup": True,
-        # A worker outlives any pause of its broker.
-        "broker_connection_max_retries": None,
-        # What runs while the broker is lost will be handed out again: stop it, rather than do it twice.
-        "worker_cancel_long_running_tasks_on_connection_loss": True,
-        # Seconds that running parts may use to end when the worker is told to stop at once.
-        "worker_soft_shutdown_timeout": 10.0,
-        # Flower lists tasks by these; arguments are hidden in them.
-        "worker_send_task_events": True,
-        "task_send_sent_event": True,
-        "task_track_started": True,
-        # Our tasks count their own retries: `retry(max_retries=None)` alone means Celery's default of 3, after which it
-        # raises, and a part that raises loses its chord.
-        "task_annotations": {"*": {"max_retries": None}},
-        # Nothing of ours prints, and a traceback of a library on stderr should look like one.
-        "worker_redirect_stdouts": False,
-        "task_publish_retry_policy": {"max_retries": 2, "interval_start": 0, "interval_step": 0.5},
+        **_FIXED,
     }
 
 
