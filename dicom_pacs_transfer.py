@@ -20,10 +20,12 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 
 from pacs_tasks import (
     AssociationError,
@@ -113,7 +115,7 @@ class DicomPacsTransfer:
         """
         return self._transfer(self._request(StoreDirectoryRequest, directory=_absolute(path)))
 
-    def query_pacs(self, query: Mapping[str, Any]) -> list[Dataset]:
+    def query_pacs(self, query: Mapping[str, Any] | Dataset) -> list[Dataset]:
         """Query the PACS, and return its matches.
 
         Parameters
@@ -121,13 +123,15 @@ class DicomPacsTransfer:
         query
             Keywords of the DICOM data dictionary and the values to match; None or ``""`` asks for the attribute in
             return. ``QueryRetrieveLevel`` is PATIENT, STUDY (if left out), SERIES or IMAGE. What people usually need
-            at that level is asked for too.
+            at that level is asked for too. A data set with these elements serves as well.
 
         Raises
         ------
         PacsTasksError
             If the PACS gave no answer or answered with a failure: an empty list would claim that it has no match.
         """
+        if isinstance(query, Dataset):
+            query = {each.keyword or f"{each.tag:08X}": each.value for each in query}
         keys = {keyword: _text(value) for keyword, value in query.items()}
         level = (keys.pop("QueryRetrieveLevel", "") or Level.STUDY).upper()
         columns = COLUMNS[Level(level)] if level in set(Level) else ()
@@ -190,10 +194,12 @@ def _absolute(path: str | os.PathLike[str]) -> str:
 
 
 def _text(value: Any) -> str:
-    """Several values are separated by a backslash (PS3.5 section 6.4)."""
+    """Several values are separated by a backslash (PS3.5 section 6.4); a day is YYYYMMDD (VR DA, section 6.2)."""
     if value is None:
         return ""
-    return "\\".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return value.strftime("%Y%m%d")
+    return "\\".join(map(_text, value)) if isinstance(value, list | tuple | MultiValue) else str(value)
 
 
 if __name__ == "__main__":

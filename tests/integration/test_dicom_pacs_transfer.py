@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 from pathlib import Path
 
 import pytest
+from pydicom import Dataset
 
 from dicom_pacs_transfer import DicomPacsTransfer
 from pacs_tasks import AssociationRejectedError, Category, JobFailedError, UnreadableInputError
@@ -67,6 +69,20 @@ def test_a_query_gives_data_sets(transfer: DicomPacsTransfer, tmp_path: Path) ->
         keys = {"QueryRetrieveLevel": "IMAGE", "StudyInstanceUID": study_uid(), "InstanceNumber": 1000001}
         assert len(transfer.query_pacs(keys)) == 1
         assert transfer.query_pacs({"PatientID": "NOBODY"}) == []
+
+
+def test_values_of_a_query_may_be_what_python_has_for_them(transfer: DicomPacsTransfer, pacs: TestPACS) -> None:
+    """A day, numbers, several values, and a data set of pydicom with all of them."""
+    wanted = Dataset()
+    wanted.QueryRetrieveLevel = "IMAGE"
+    wanted.StudyInstanceUID = ["1.2.3", "1.2.4"]
+    wanted.InstanceNumber = 2
+    for query in (wanted, {"QueryRetrieveLevel": "IMAGE", "StudyInstanceUID": ("1.2.3", "1.2.4"), "InstanceNumber": 2}):
+        transfer.query_pacs(query)
+        assert list(pacs.identifiers[-1].StudyInstanceUID) == ["1.2.3", "1.2.4"]
+        assert pacs.identifiers[-1].InstanceNumber == 2
+    transfer.query_pacs({"StudyDate": datetime.date(2023, 6, 1)})
+    assert pacs.identifiers[-1].StudyDate == "20230601"
 
 
 def test_a_query_without_an_answer_claims_nothing(transfer: DicomPacsTransfer, pacs: TestPACS) -> None:
