@@ -38,6 +38,9 @@ ROUTES = {
 #: out twice finds the claim of the first in the ledger and steps back.
 VISIBILITY_TIMEOUT = 120
 
+#: Seconds that the broker may take for one answer; longer than a worker's wait for the next message, which is 1 s.
+SILENCE = 15.0
+
 #: Shown instead of arguments in events, Flower and logs: they may hold paths and patient data.
 HIDDEN = "(hidden)"
 
@@ -85,6 +88,8 @@ def _transport_options(config: Settings) -> dict[str, Any]:
         "unacked_index_key": "pacs_tasks.unacked_index",
         "unacked_mutex_key": "pacs_tasks.unacked_mutex",
         "socket_connect_timeout": config.redis_timeout,
+        # Without it a command to a Redis that takes connections and says nothing waits for ever.
+        "socket_timeout": SILENCE,
         # It would disable kombu's batched publishing, which makes a chord of thousands of parts quick to enqueue.
         "retry_on_timeout": False,
     }
@@ -111,6 +116,7 @@ def configuration(config: Settings, redis_url: str | None = None) -> dict[str, A
         # The backend reads its visibility timeout here; it has to be the broker's.
         "result_backend_transport_options": {"visibility_timeout": VISIBILITY_TIMEOUT},
         "redis_socket_connect_timeout": config.redis_timeout,
+        "redis_socket_timeout": SILENCE,
         # A Unix socket knows no keep-alive, and redis-py refuses the option for it.
         "redis_socket_keepalive": None if url.startswith("redis+socket:") else True,
         # Pickle would run what a stranger puts on the queue.

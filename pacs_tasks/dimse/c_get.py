@@ -33,7 +33,7 @@ def get(  # noqa: PLR0917 - what it needs, then what few callers give
     sop_class_uids
         What the peer listed: exactly these are proposed. Empty: the common storage classes.
     on_instance
-        Called with each instance that is whole on disk.
+        Called with each instance that came: whole on disk, or FAILED with the reason why it was not kept.
 
     Raises
     ------
@@ -108,8 +108,8 @@ class _Getting:
         outcome = receive(self._assoc.stream, context_id, message, pair, self._origin)
         if outcome.category is InstanceCategory.SUCCESS:
             self._received[outcome.sop_instance_uid] = outcome
-            if self._on_instance is not None:
-                self._on_instance(outcome)
+        if self._on_instance is not None:
+            self._on_instance(outcome)
 
 
 def _request(message_id: int) -> bytes:

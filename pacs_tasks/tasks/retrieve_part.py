@@ -262,10 +262,14 @@ class _Fetching:
                 )
 
     def _on_instance(self, outcome: InstanceOutcome) -> None:
-        if self._part.left.keys() & {self._index_of.get(outcome.sop_instance_uid, -1)}:
+        index = self._index_of.get(outcome.sop_instance_uid, -1)
+        if index not in self._part.left:
+            logger.warning("job %s: the peer sent an instance that was not asked for", self._part.job_id)
+        elif outcome.category is InstanceCategory.SUCCESS:
             self._arrived.append(outcome)
         else:
-            logger.warning("job %s: the peer sent an instance that was not asked for", self._part.job_id)
+            why = f"it came but could not be kept ({outcome.reason}); check the output directory, then retry the job"
+            self._part.record(index, outcome.model_copy(update={"reason": why}))
         if len(self._arrived) >= _GROUP:
             self._record_arrived()
 

@@ -111,3 +111,18 @@ def test_a_series_of_more_than_a_slice_comes_whole(client: PacsClient, tmp_path:
             each for each in archive.identifiers if each.QueryRetrieveLevel == "IMAGE" and each.get("SOPInstanceUID")
         ]
         assert sorted(len(each.SOPInstanceUID) for each in asked) == [203, 500, 500]
+
+
+def test_what_came_and_could_not_be_kept_says_why(client: PacsClient, tmp_path: Path) -> None:
+    """The peer did deliver: it is the output directory that has to be looked after."""
+    paths = write_series(tmp_path / "held", 2)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / study_uid()).write_text("a file is in the way")
+    with TestPACS(instances=paths) as pacs:
+        request = RetrieveRequest(
+            remote=pacs.remote, study_uid=study_uid(), output_dir=str(tmp_path / "out"), method=RetrieveMethod.GET
+        )
+        outcome = transferred(client.enqueue(request))
+    assert (outcome.category, outcome.counters.failed) == (Category.FAILED, 2)
+    assert all("could not be kept (cannot write:" in each.reason for each in outcome.problems), outcome.problems
+    assert {each.subject for each in outcome.problems} == {each.sop_instance_uid for each in outcome.problems}
