@@ -12,6 +12,9 @@ from celery import Celery
 
 from pacs_tasks.settings import Settings, settings
 
+#: Where a worker looks that was started by hand and told of none.
+DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
+
 STORE_QUEUE = "pacs_tasks.store"
 FIND_QUEUE = "pacs_tasks.find"
 MOVE_QUEUE = "pacs_tasks.move"
@@ -105,7 +108,7 @@ def configuration(config: Settings, redis_url: str | None = None) -> dict[str, A
     redis_url
         Another Redis than ``config`` names.
     """
-    url = redis_url or config.redis_url or "redis://127.0.0.1:6379/0"
+    url = redis_url or config.redis_url or DEFAULT_REDIS_URL
     if url.startswith("unix://"):
         # What redis-py calls unix://, kombu and Celery's backend call so.
         url = f"redis+socket://{url.removeprefix('unix://')}"

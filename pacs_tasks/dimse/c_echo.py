@@ -12,6 +12,8 @@ from pacs_tasks.outcome import EchoOutcome
 
 VERIFICATION = "1.2.840.10008.1.1"
 IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
+#: What any peer should accept: enough to see that it takes our association.
+VERIFICATION_CONTEXT = Context(VERIFICATION, (IMPLICIT_VR_LITTLE_ENDIAN,))
 
 
 def echo(local: LocalAE, remote: RemoteAE, timeouts: Timeouts, stop: StopCheck | None = None) -> EchoOutcome:
@@ -25,8 +27,7 @@ def echo(local: LocalAE, remote: RemoteAE, timeouts: Timeouts, stop: StopCheck |
         If the peer accepts the association and refuses Verification.
     """
     started = time.monotonic()
-    contexts = [Context(VERIFICATION, (IMPLICIT_VR_LITTLE_ENDIAN,))]
-    with Association.open(local, remote, contexts, timeouts, stop) as assoc:
+    with Association.open(local, remote, [VERIFICATION_CONTEXT], timeouts, stop) as assoc:
         if not assoc.accepted:
             raise ContextRejectedError(
                 f"{remote} accepts the association and refuses C-ECHO; ask its administrator to allow "

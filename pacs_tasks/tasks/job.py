@@ -14,7 +14,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.worker.request import Request as CeleryRequest
 
 from pacs_tasks.ae import LocalAE
-from pacs_tasks.app import HIDDEN
+from pacs_tasks.app import DEFAULT_REDIS_URL, HIDDEN
 from pacs_tasks.broker import connect
 from pacs_tasks.dimse.association import Timeouts
 from pacs_tasks.errors import BrokerUnavailableError, JobFailedError, PacsTasksError, PeerBusyError
@@ -65,7 +65,7 @@ class JobTask(Task):  # type: ignore[misc]  # Celery ships no annotations
 def ledger() -> Ledger:
     """The ledger of this worker's Redis."""
     config = settings()
-    url = config.redis_url or "redis://127.0.0.1:6379/0"
+    url = config.redis_url or DEFAULT_REDIS_URL
     return Ledger(connect(url, max(config.redis_timeout, 5.0), _PATIENCE), config.keep_jobs)
 
 

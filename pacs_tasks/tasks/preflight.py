@@ -10,20 +10,22 @@ from celery import Task
 from pydicom.uid import UID
 
 from pacs_tasks.app import app
-from pacs_tasks.dimse import contexts, part10
+from pacs_tasks.dimse import contexts
 from pacs_tasks.dimse.association import Association
-from pacs_tasks.errors import JobCancelledError, NotDicomError, UnreadableInputError
+from pacs_tasks.dimse.part10 import StoredInstance
+from pacs_tasks.errors import JobCancelledError
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, PreflightOutcome, ProposedPair
 from pacs_tasks.request import PreflightRequest
 from pacs_tasks.tasks.claim import Claim
 from pacs_tasks.tasks.job import JobTask, answer, local_ae, timeouts
 from pacs_tasks.tasks.paths import files_below, readable_directory
+from pacs_tasks.tasks.recognise import recognise
 
 
 def _work(request: PreflightRequest, claim: Claim) -> PreflightOutcome:
     started = time.monotonic()
     readable_directory(request.directory)
-    instances: list[part10.StoredInstance] = []
+    instances: list[StoredInstance] = []
     skipped: list[InstanceOutcome] = []
     unreadable: list[InstanceOutcome] = []
     total = 0
@@ -31,12 +33,11 @@ def _work(request: PreflightRequest, claim: Claim) -> PreflightOutcome:
         if claim():
             raise JobCancelledError("cancelled before the peer was asked")
         total += 1
-        try:
-            instances.append(part10.read_instance(path))
-        except NotDicomError as error:
-            skipped.append(InstanceOutcome.unanswered(path, error, InstanceCategory.SKIPPED))
-        except UnreadableInputError as error:
-            unreadable.append(InstanceOutcome.unanswered(path, error))
+        read = recognise(path)
+        if isinstance(read, StoredInstance):
+            instances.append(read)
+        else:
+            (skipped if read.category is InstanceCategory.SKIPPED else unreadable).append(read)
     batches = contexts.contexts_for(instances)
     accepted: set[tuple[str, str]] = set()
     for proposed, _ in batches:
@@ -54,7 +55,7 @@ def _work(request: PreflightRequest, claim: Claim) -> PreflightOutcome:
     )
 
 
-def _pairs(instances: list[part10.StoredInstance], accepted: set[tuple[str, str]]) -> tuple[ProposedPair, ...]:
+def _pairs(instances: list[StoredInstance], accepted: set[tuple[str, str]]) -> tuple[ProposedPair, ...]:
     count: Counter[tuple[str, str]] = Counter()
     size: Counter[tuple[str, str]] = Counter()
     for instance in instances:

@@ -134,4 +134,4 @@ def _is_whole(job_id: str, start: int, stop: int) -> bool:
 @app.task(bind=True, name="pacs_tasks.retrieve_finish")  # type: ignore[untyped-decorator]
 def retrieve_finish(self: Task, job_id: str) -> dict[str, Any]:
     """The chord's body: the summary of the job."""
-    return finish(self, job_id, lambda: _ranges(job_id), retrieve_part, retrieve_finish)
+    return finish(self, job_id, _ranges, retrieve_part)

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from celery import Task
 
@@ -111,7 +112,14 @@ class _Fetching:
         self._part, self._request = part, request
         self._series_uid: str = next(iter(part.left.values()))[1]
         self._index_of: dict[str, int] = {entry[0]: index for index, entry in part.left.items()}
-        self._asked = () if whole_series and len(part.left) == part.size else tuple(self._index_of)
+        whole = whole_series and len(part.left) == part.size
+        #: What C-MOVE and C-GET ask for.
+        self._named: dict[str, Any] = {
+            "remote": request.remote,
+            "study_uid": request.study_uid,
+            "series_uid": self._series_uid,
+            "sop_instance_uids": () if whole else tuple(self._index_of),
+        }
         self._arrived: list[InstanceOutcome] = []
         #: What has been taken from the receiver's storage.
         self._taken: set[str] = set()
@@ -133,13 +141,7 @@ class _Fetching:
     def get(self) -> Status:
         """Fetch by C-GET straight into the output directory."""
         request = self._request
-        asked = GetRequest(
-            remote=request.remote,
-            output_dir=request.output_dir,
-            study_uid=request.study_uid,
-            series_uid=self._series_uid,
-            sop_instance_uids=self._asked,
-        )
+        asked = GetRequest(output_dir=request.output_dir, **self._named)
         classes = {entry[2] for entry in self._part.left.values()}
         if "" in classes:
             # Not every peer lists them.
@@ -169,13 +171,7 @@ class _Fetching:
 
             self._note_what_lies_there(receiver)
             request = self._request
-            asked = MoveRequest(
-                remote=request.remote,
-                move_aet=receiver.ae_title,
-                study_uid=request.study_uid,
-                series_uid=self._series_uid,
-                sop_instance_uids=self._asked,
-            )
+            asked = MoveRequest(move_aet=receiver.ae_title, **self._named)
             try:
                 outcome = c_move.move(asked, local_ae(request), timeouts(request), stop, on_suboperations)
                 self._await_stragglers(receiver, outcome)

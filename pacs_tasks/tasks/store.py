@@ -9,19 +9,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 from celery import Task
 
 from pacs_tasks.app import app
-from pacs_tasks.dimse import part10
-from pacs_tasks.dimse.association import Association, Context
+from pacs_tasks.dimse import c_echo, part10
+from pacs_tasks.dimse.association import Association
 from pacs_tasks.errors import JobCancelledError, PeerBusyError, UnreadableInputError
 from pacs_tasks.ledger import Entry
 from pacs_tasks.request import StoreDirectoryRequest, StoreRequest
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.claim import Claim
-from pacs_tasks.tasks.job import JobTask, ledger, local_ae, pause, timeouts, unexpected
+from pacs_tasks.tasks.job import JobTask, ledger, local_ae, pause, timeouts
 from pacs_tasks.tasks.paths import files_below, readable_directory, readable_file
 from pacs_tasks.tasks.store_part import send
 from pacs_tasks.tasks.transfer import Part, Range, fan_out, finish, pending, plan, work_on
@@ -31,7 +31,6 @@ SMALL_DIRECTORY = 200
 #: In a larger one a part is so many files or bytes: a chord of 100,000 files stays at about 2,000 tasks.
 PART_FILES = 50
 PART_BYTES = 64 * 2**20
-_VERIFICATION = Context("1.2.840.10008.1.1", ("1.2.840.10008.1.2",))
 
 
 def cut(entries: Sequence[Entry], files_per_task: int | None) -> list[Range]:
@@ -48,7 +47,8 @@ def cut(entries: Sequence[Entry], files_per_task: int | None) -> list[Range]:
     return [*ranges, (start, len(entries))] if entries else []
 
 
-def _ranges(request: StoreDirectoryRequest, job_id: str) -> list[Range]:
+def _ranges(job_id: str) -> list[Range]:
+    request = cast(StoreDirectoryRequest, ledger().request(job_id))
     entries = ledger().entries(job_id, 0, ledger().progress(job_id).counters.total)
     return pending(job_id, cut(entries, request.files_per_task or settings().files_per_task))
 
@@ -70,7 +70,9 @@ def _promise_directory(request: StoreDirectoryRequest, claim: Claim) -> Iterable
     if not entries:
         raise UnreadableInputError("there is no file in this directory; check the path", request.directory)
     with suppress(PeerBusyError):  # The parts wait until it is not.
-        Association.open(local_ae(request), request.remote, [_VERIFICATION], timeouts(request), claim).release()
+        Association.open(
+            local_ae(request), request.remote, [c_echo.VERIFICATION_CONTEXT], timeouts(request), claim
+        ).release()
     return entries
 
 
@@ -92,8 +94,8 @@ def store_file(self: Task, request: dict[str, Any] | None = None) -> dict[str, A
 def store_directory(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
     """Send a directory: lists it and becomes a chord of parts."""
 
-    def chord_of_parts(asked: StoreDirectoryRequest, job_id: str) -> None:
-        fan_out(self, job_id, _ranges(asked, job_id), store_part, store_finish)
+    def chord_of_parts(_: StoreDirectoryRequest, job_id: str) -> None:
+        fan_out(self, job_id, _ranges(job_id), store_part, store_finish)
 
     return plan(self, request, StoreDirectoryRequest, _promise_directory, chord_of_parts)
 
@@ -117,11 +119,4 @@ def store_part(self: Task, job_id: str, start: int, stop: int, tries: int = 0) -
 @app.task(bind=True, name="pacs_tasks.store_finish")  # type: ignore[untyped-decorator]
 def store_finish(self: Task, job_id: str) -> dict[str, Any]:
     """The chord's body: the summary of the job."""
-
-    def left() -> list[Range]:
-        request = ledger().request(job_id)
-        if not isinstance(request, StoreDirectoryRequest):
-            raise unexpected(TypeError())
-        return _ranges(request, job_id)
-
-    return finish(self, job_id, left, store_part, store_finish)
+    return finish(self, job_id, _ranges, store_part)

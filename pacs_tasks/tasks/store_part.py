@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections import deque
 
-from pacs_tasks.dimse import c_store, contexts, part10
+from pacs_tasks.dimse import c_store, contexts
 from pacs_tasks.dimse.association import Context
 from pacs_tasks.dimse.part10 import StoredInstance
 from pacs_tasks.errors import (
     AssociationError,
     JobCancelledError,
-    NotDicomError,
     PeerBusyError,
     PeerUnavailableError,
-    UnreadableInputError,
 )
-from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, StatusCategory
+from pacs_tasks.outcome import InstanceOutcome, StatusCategory
 from pacs_tasks.request import Request
 from pacs_tasks.tasks.associations import lent
 from pacs_tasks.tasks.job import local_ae, timeouts
+from pacs_tasks.tasks.recognise import recognise
 from pacs_tasks.tasks.transfer import Part
 
 #: Associations that may be lost in one try of a part before what is left of it goes back on the queue.
@@ -56,12 +55,11 @@ def _recognise(part: Part) -> list[tuple[int, StoredInstance]]:
     for index, (path, _) in list(part.left.items()):
         if part.claim():
             raise JobCancelledError
-        try:
-            found.append((index, part10.read_instance(path)))
-        except NotDicomError as error:
-            part.record(index, InstanceOutcome.unanswered(path, error, InstanceCategory.SKIPPED))
-        except UnreadableInputError as error:
-            part.record(index, InstanceOutcome.unanswered(path, error))
+        read = recognise(path)
+        if isinstance(read, InstanceOutcome):
+            part.record(index, read)
+        else:
+            found.append((index, read))
     return found
 
 

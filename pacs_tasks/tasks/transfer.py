@@ -27,7 +27,7 @@ from pacs_tasks.errors import (
     JobNotFoundError,
     PacsTasksError,
 )
-from pacs_tasks.ledger import Entry, Recorded
+from pacs_tasks.ledger import Entry
 from pacs_tasks.outcome import InstanceOutcome
 from pacs_tasks.request import R
 from pacs_tasks.tasks.claim import Claim, claimed
@@ -40,7 +40,6 @@ _LOOK_AGAIN = 5
 
 #: Start and end of a part in the manifest, as a Python slice.
 Range = tuple[int, int]
-Cut = Callable[[Sequence[Entry]], list[Range]]
 
 
 def plan(
@@ -85,7 +84,7 @@ def fan_out(task: Task, job_id: str, ranges: Sequence[Range], part: Task, finish
     task.replace(chord([part.si(job_id, start, stop) for start, stop in ranges], body=finish.si(job_id)))
 
 
-def finish(task: Task, job_id: str, ranges: Callable[[], list[Range]], part: Task, finish_task: Task) -> dict[str, Any]:
+def finish(task: Task, job_id: str, ranges: Callable[[str], list[Range]], part: Task) -> dict[str, Any]:
     """Serve the chord's body: the job's summary; parts that got lost are planned again, for what is left only."""
     ledger().settle(job_id)
     progress = ledger().progress(job_id)
@@ -93,7 +92,7 @@ def finish(task: Task, job_id: str, ranges: Callable[[], list[Range]], part: Tas
         if ledger().live_claims(job_id):
             raise task.retry(countdown=_LOOK_AGAIN, max_retries=None)
         if ledger().replans(job_id) <= _MOST_REPLANS:
-            fan_out(task, job_id, ranges(), part, finish_task)
+            fan_out(task, job_id, ranges(job_id), part, finish=task)
         with claimed(task, ledger(), job_id, "finish") as claim, suppress(PartCancelledError):
             Part(task, job_id, claim, 0, progress.counters.total).fail_rest(_lost())
     return conclude(job_id)
@@ -125,7 +124,7 @@ class Part:
             index: entry for index, entry in enumerate(entries, start) if index not in recorded
         }
 
-    def record(self, index: int, outcome: InstanceOutcome) -> Recorded:
+    def record(self, index: int, outcome: InstanceOutcome) -> None:
         """Record the outcome the moment it is known. The part that records the last one ends the job."""
         told = ledger().record(self.job_id, index, outcome)
         self.left.pop(index, None)
@@ -133,7 +132,6 @@ class Part:
             self._task.backend.store_result(self.job_id, conclude(self.job_id), "SUCCESS")
         if told.cancelled:
             raise PartCancelledError
-        return told
 
     def count_loss(self, index: int) -> int:
         """Count an association that was lost at this file or instance; how many there were."""

@@ -6,7 +6,6 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,13 +33,6 @@ COMMAND = (
     "    print(url, flush=True)\n"
     "    sys.stdin.read()\n"
 )
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Iterator[Settings]:
-    config = load(data_dir=tmp_path / "data", idle_timeout=60.0, concurrency=1)
-    yield config
-    embedded.stop(config)
 
 
 def _client(url: str) -> redis.Redis:

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,17 +16,10 @@ import redis
 from pacs_tasks import embedded
 from pacs_tasks.embedded.locks import Lock, holder, is_held
 from pacs_tasks.embedded.places import LOG_LIMIT, Places, State
-from pacs_tasks.settings import Settings, load
+from pacs_tasks.settings import Settings
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no private server on Windows")
-
-
-@pytest.fixture
-def settings(tmp_path: Path) -> Iterator[Settings]:
-    config = load(data_dir=tmp_path / "data", idle_timeout=60.0, concurrency=1)
-    yield config
-    embedded.stop(config)
 
 
 def _client(url: str) -> redis.Redis:
