@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from pydantic import TypeAdapter, ValidationError
@@ -18,8 +17,6 @@ from pacs_tasks.cli.terminal import readable
 from pacs_tasks.errors import UnreadableInputError
 from pacs_tasks.request import UID
 from pacs_tasks.settings import Settings
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Checked(click.ParamType[str]):

@@ -40,8 +40,6 @@ class MessageStream:
 
     def __init__(self, wire: Wire, max_length: int) -> None:
         self.wire = wire
-        #: The peer asked to release, and we have agreed.
-        self.released = False
         longest = min(max(max_length, _SHORTEST_SENT), _LONGEST_SENT) if max_length else _LONGEST_SENT
         # A fragment is even (PS3.8 section E.1); six bytes of the PDU are the PDV's own.
         self._fragment = (longest - 6) & ~1
@@ -161,7 +159,6 @@ class MessageStream:
         return rest[4], rest[5], rest[6 : 4 + length]
 
     def _agree_to_release(self) -> None:
-        self.released = True
         self.wire.send([RELEASE_RP])
         self.wire.close()
 
