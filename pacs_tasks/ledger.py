@@ -7,6 +7,7 @@ counted once and a job ends once. Each method is one step inside Redis (see :mod
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple, cast
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple, cast
 import redis
 from pydantic import ValidationError
 
-from pacs_tasks import scripts
+from pacs_tasks import receipts, scripts
 from pacs_tasks.errors import (
     InvalidRequestError,
     JobCancelledError,
@@ -31,6 +32,8 @@ from pacs_tasks.request import REQUESTS, AnyRequest
 #: Seconds that a claim outlives the last sign of its owner.
 CLAIM_LIFETIME = 45.0
 _CHUNK = 1_000
+#: A command that looks at more indices than this at once would keep the others of this Redis waiting.
+_BITS = 10_000
 _RETRIED = (InstanceCategory.FAILED, InstanceCategory.MISSING)
 
 #: One line of a manifest: what a part needs to know of one file or instance. The first item is what it is called.
@@ -126,27 +129,23 @@ class Ledger:
     def planned(self, job_id: str) -> bool:
         return self._redis.hget(key(job_id), "planned") == "1"
 
-    def recorded(self, job_id: str, indices: Sequence[int]) -> set[int]:
-        """Those of ``indices`` that have an outcome."""
-        if not indices:
-            return set()
-        found = cast("list[str | None]", self._redis.hmget(key(job_id, "outcomes"), [str(i) for i in indices]))
-        return {index for index, outcome in zip(indices, found, strict=True) if outcome is not None}
-
-    def all_recorded(self, job_id: str) -> set[int]:
-        """Every index that has an outcome."""
-        return {int(index) for index in cast("list[str]", self._redis.hkeys(key(job_id, "outcomes")))}
+    def recorded(self, job_id: str, start: int, stop: int) -> set[int]:
+        """The indices from ``start`` up to, not including, ``stop`` that have an outcome."""
+        found: set[int] = set()
+        for first in range(start, stop, _BITS):
+            found.update(self._run(scripts.RECORDED, [key(job_id, "recorded")], [first, min(first + _BITS, stop)]))
+        return found
 
     def record(self, job_id: str, index: int, outcome: InstanceOutcome) -> Recorded:
         """Record one outcome; the second one for the same index changes nothing."""
         done = outcome.category in {InstanceCategory.SUCCESS, InstanceCategory.WARNING}
-        keys = [key(job_id), key(job_id, "claims"), key(job_id, "outcomes")]
-        text = outcome.model_dump_json(exclude_defaults=True)
-        new, cancelled, ended = self._run(
-            scripts.RECORD,
-            keys,
-            [index, text, outcome.category.value, outcome.size if done else 0, int(outcome.unreachable)],
-        )
+        keys = [key(job_id), *(key(job_id, part) for part in ("claims", "recorded", "receipts", "problems"))]
+        short = receipts.short(index, outcome)
+        text = outcome.model_dump_json(exclude_defaults=True) if short is None else short
+        size = outcome.size if done else 0
+        unreachable = int(short is None and outcome.unreachable)
+        arguments = [index, text, outcome.category.value, size, unreachable, int(short is not None), self._keep]
+        new, cancelled, ended = self._run(scripts.RECORD, keys, arguments)
         if ended:
             self._touch(job_id)
         return Recorded(bool(new), bool(cancelled), bool(ended))
@@ -192,22 +191,36 @@ class Ledger:
         progress = self.progress(job_id)
         if not progress.state.finished:
             raise InvalidRequestError(f"job {job_id} is still {progress.state}; wait for its end or cancel it first")
-        failed = [index for index, outcome in self.outcomes(job_id) if outcome.category in _RETRIED]
+        failed = [index for index, outcome in self.problems(job_id) if outcome.category in _RETRIED]
         complete = progress.state is JobState.DONE and progress.counters.recorded == progress.counters.total
         if complete and not failed and OUTCOMES[progress.task] is TransferOutcome:
             raise InvalidRequestError(f"job {job_id} has nothing to retry: nothing in it failed")
-        keys = [key(job_id), key(job_id, "claims"), key(job_id, "outcomes")]
+        keys = [key(job_id), *(key(job_id, part) for part in ("recorded", "problems", "attempts"))]
         for start in range(0, len(failed), _CHUNK):
             self._run(scripts.DROP, keys, failed[start : start + _CHUNK])
         self._redis.delete(key(job_id, "losses"))
-        if not self._run(scripts.REOPEN, keys[:2], []):
+        if not self._run(scripts.REOPEN, [key(job_id), key(job_id, "claims")], []):
             raise InvalidRequestError(f"job {job_id} was reopened by someone else just now; wait for it")
         return len(failed)
 
     def count_loss(self, job_id: str, index: int) -> int:
         """Count that an association was lost at this entry of the manifest; how many were in this attempt."""
-        count = int(self._redis.hincrby(key(job_id, "losses"), str(index), 1))
-        self._redis.expire(key(job_id, "losses"), self._keep)
+        return self._count(key(job_id, "losses"), index)
+
+    def count_attempt(self, job_id: str, index: int) -> None:
+        """Count that this entry was put on the wire and has no outcome for it."""
+        self._count(key(job_id, "attempts"), index)
+
+    def attempts(self, job_id: str, start: int, stop: int) -> list[int]:
+        """How often each entry from ``start`` up to ``stop`` was put on the wire without an outcome."""
+        counts = cast(
+            "list[str | None]", self._redis.hmget(key(job_id, "attempts"), [str(i) for i in range(start, stop)])
+        )
+        return [int(count or 0) for count in counts]
+
+    def _count(self, counts: str, index: int) -> int:
+        count = int(self._redis.hincrby(counts, str(index), 1))
+        self._redis.expire(counts, self._keep)
         return count
 
     def replans(self, job_id: str) -> int:
@@ -273,10 +286,23 @@ class Ledger:
         """Whether a job still looks as :meth:`standstill` told, and nobody is at it."""
         return seen == str(self._run(scripts.LOOK, [key(job_id), key(job_id, "claims")], []))
 
+    def problems(self, job_id: str) -> list[tuple[int, InstanceOutcome]]:
+        """What did not simply succeed, in the order of the manifest."""
+        found = {  # A scan may show the same field twice.
+            int(index): text for index, text in self._redis.hscan_iter(key(job_id, "problems"), count=_CHUNK)
+        }
+        return [(index, InstanceOutcome.model_validate_json(found[index])) for index in sorted(found)]
+
     def outcomes(self, job_id: str) -> Iterator[tuple[int, InstanceOutcome]]:
         """Every recorded outcome with its index, in no order."""
-        for index, text in self._redis.hscan_iter(key(job_id, "outcomes"), count=_CHUNK):
-            yield int(index), InstanceOutcome.model_validate_json(text)
+        yield from self.problems(job_id)
+        subjects: list[str] = [entry[0] for entry in self.entries(job_id, 0, sys.maxsize)]
+        start = 0
+        while texts := cast("list[str]", self._redis.lrange(key(job_id, "receipts"), start, start + _CHUNK - 1)):
+            for text in texts:
+                index, outcome = receipts.read(text)
+                yield index, outcome.model_copy(update={"subject": subjects[index]})
+            start += len(texts)
 
     def outcome(self, job_id: str) -> Outcome:
         """What the peer answered.
@@ -298,15 +324,13 @@ class Ledger:
             raise self.error(job_id)
         if OUTCOMES[progress.task] is not TransferOutcome:
             raise JobCancelledError(f"job {job_id} was cancelled before the peer had answered")
-        problems = sorted(
-            (each for each in self.outcomes(job_id) if each[1].category is not InstanceCategory.SUCCESS),
-            key=lambda each: each[0],
-        )
         return TransferOutcome(
             counters=progress.counters,
             seconds=progress.seconds,
             cancelled=progress.state is JobState.CANCELLED,
-            problems=tuple(outcome for _, outcome in problems),
+            problems=tuple(
+                outcome for _, outcome in self.problems(job_id) if outcome.category is not InstanceCategory.SUCCESS
+            ),
         )
 
     def error(self, job_id: str) -> PacsTasksError:
@@ -322,7 +346,7 @@ class Ledger:
 
     def _touch(self, job_id: str) -> None:
         """A job is kept for so long after its last change."""
-        for part in ("", "manifest", "outcomes"):
+        for part in ("", "manifest", "recorded", "receipts", "problems"):
             self._redis.expire(key(job_id, part), self._keep)
 
     def _run(self, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:

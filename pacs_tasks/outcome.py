@@ -89,7 +89,8 @@ class InstanceOutcome(_Value):
     """What became of one instance.
 
     ``subject`` is the file's path when sending and the SOP Instance UID when retrieving; ``path`` is where a received
-    instance lies. ``error`` is the class of the error where the peer gave no answer. ``size`` is in bytes.
+    instance lies. ``error`` is the class of the error where the peer gave no answer. ``size`` is in bytes. ``begun``
+    and ``ended`` are Unix seconds, 0 where nobody looked at a clock.
     """
 
     subject: ShownPath
@@ -103,6 +104,14 @@ class InstanceOutcome(_Value):
     #: What happened and what to do next, where something did.
     reason: str = ""
     size: int = 0
+    #: Hexadecimal, of the encoded data set as it was sent.
+    sha256: str = ""
+    #: How often it was put on the wire.
+    attempts: int = 0
+    begun: float = 0.0
+    ended: float = 0.0
+    #: The Celery worker that did it.
+    worker: str = ""
 
     @classmethod
     def unanswered(

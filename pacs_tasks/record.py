@@ -15,7 +15,7 @@ _PREFIX = "pacs_tasks"
 #: The index of all jobs.
 JOBS = f"{_PREFIX}:jobs"
 #: What a job has beside its own key.
-PARTS = ("manifest", "outcomes", "claims", "losses")
+PARTS = ("manifest", "recorded", "receipts", "problems", "claims", "losses", "attempts")
 _COUNTED = tuple(Counters.model_fields)
 #: The fields of a job that :func:`progress_of` reads.
 SEEN = ("task", "request", "state", "created", "started", "finished", "cancel", "attempt", "worker", "error",

@@ -1,6 +1,7 @@
 """What the ledger does in one step inside Redis, in Lua, so that no two processes can disagree.
 
-The keys of a job are ``job`` (a hash: state, request, counters), ``outcomes`` (a hash: index to outcome) and
+The keys of a job are ``job`` (a hash: state, request, counters), ``recorded`` (a bitmap: what has an outcome),
+``receipts`` (a list: successes, see :mod:`pacs_tasks.receipts`), ``problems`` (a hash: index to any other outcome) and
 ``claims`` (a hash: part to ``expiry owner``). Times are Unix seconds, taken from the server so that clocks of
 workers do not matter.
 """
@@ -127,22 +128,47 @@ return 1
 """
 )
 
-#: job, claims, outcomes; index, outcome, category, bytes, unreachable. New or not, cancelled or not, ended or not.
+#: job, claims, recorded, receipts, problems; index, outcome, category, bytes, unreachable, whether it is kept
+#: short, seconds to keep it. New or not, cancelled or not, ended or not.
 RECORD = (
     _COMMON
     + """
 if redis.call('EXISTS', KEYS[1]) == 0 then
   return {0, 1, 0}  -- It has expired, and with it everybody's interest.
 end
-local new = redis.call('HSETNX', KEYS[3], ARGV[1], ARGV[2])
+local new = 1 - redis.call('SETBIT', KEYS[3], ARGV[1], 1)
 if new == 1 then
+  if recorded(KEYS[1]) == 0 then
+    redis.call('EXPIRE', KEYS[3], ARGV[7])
+  end
+  if ARGV[6] == '1' then
+    if redis.call('RPUSH', KEYS[4], ARGV[2]) == 1 then
+      redis.call('EXPIRE', KEYS[4], ARGV[7])
+    end
+  else
+    redis.call('HSET', KEYS[5], ARGV[1], ARGV[2])
+    redis.call('EXPIRE', KEYS[5], ARGV[7])
+  end
   redis.call('HINCRBY', KEYS[1], ARGV[3], 1)
   redis.call('HINCRBY', KEYS[1], 'bytes', ARGV[4])
-  redis.call('HINCRBY', KEYS[1], 'unreachable', ARGV[5])
+  if ARGV[5] == '1' then
+    redis.call('HINCRBY', KEYS[1], 'unreachable', 1)
+  end
 end
 return {new, tonumber(redis.call('HGET', KEYS[1], 'cancel') or '0'), settle(KEYS[1], KEYS[2])}
 """
 )
+
+#: recorded; start, stop. The indices in this range that have an outcome.
+RECORDED = """
+local found = {}
+for index = ARGV[1], ARGV[2] - 1 do
+  if redis.call('GETBIT', KEYS[1], index) == 1 then
+    found[#found + 1] = index
+  end
+end
+return found
+"""
 
 #: job, claims. 1 if this call ended the job.
 SETTLE = _COMMON + "return settle(KEYS[1], KEYS[2])"
@@ -159,7 +185,7 @@ return redis.call('HGET', KEYS[1], 'state')
 """
 )
 
-#: job, claims, outcomes; indices whose outcomes are dropped, unless the job is at work. What is done stays done.
+#: job, recorded, problems, attempts; indices whose outcomes are dropped if they failed, unless the job is at work.
 DROP = (
     _COMMON
     + """
@@ -168,9 +194,14 @@ if unfinished(KEYS[1]) then
 end
 for _, index in ipairs(ARGV) do
   local outcome = redis.call('HGET', KEYS[3], index)
-  local category = outcome and cjson.decode(outcome)['category']
+  outcome = outcome and cjson.decode(outcome) or {}
+  local category = outcome['category']
   if category == 'failed' or category == 'missing' then
     redis.call('HDEL', KEYS[3], index)
+    redis.call('SETBIT', KEYS[2], index, 0)
+    if outcome['attempts'] then
+      redis.call('HSET', KEYS[4], index, outcome['attempts'])
+    end
     redis.call('HINCRBY', KEYS[1], category, -1)
   end
 end

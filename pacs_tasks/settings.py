@@ -92,6 +92,9 @@ class Settings(BaseSettings):
     #: a peer that takes one association at a time keeps another worker waiting for as long.
     association_idle: float = Field(default=0.5, ge=0)
 
+    #: C-STORE requests under way at once on an association, where the peer agrees (few do); 1 asks for nothing.
+    operations_window: int = Field(default=16, ge=1, le=1000)
+
     receiver_ae_title: AETitle = "PACS_TASKS"
     receiver_host: Host = "0.0.0.0"  # noqa: S104 - peers on other machines must reach it
     receiver_port: int = Field(default=11113, ge=0, le=65_535)

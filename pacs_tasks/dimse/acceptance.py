@@ -11,13 +11,24 @@ from pacs_tasks.dimse import acse
 from pacs_tasks.dimse.c_echo import VERIFICATION
 from pacs_tasks.dimse.elements import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 
+#: Requests that a peer may have under way at once, if it asks.
+MOST_OPERATIONS = 64
 #: A DICOMDIR is a file, never sent.
 _NEVER_SENT = frozenset(("1.2.840.10008.1.3.10",))
 
 
 def answer_to(request: acse.AssociateRequest) -> acse.AssociateAccept:
     """Accept Verification, and every storage class in any transfer syntax: bytes go to disk as they are."""
-    return acse.AssociateAccept({cx.context_id: _answer(cx) for cx in request.contexts})
+    results = {cx.context_id: _answer(cx) for cx in request.contexts}
+    return acse.AssociateAccept(results, operations=_operations(request.operations))
+
+
+def _operations(proposed: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Messages are served one after the other as they come, so the peer may have sent more of them meanwhile."""
+    if proposed is None:
+        return None
+    invoked = proposed[0]
+    return (min(invoked, MOST_OPERATIONS) if invoked else MOST_OPERATIONS, 1)
 
 
 def _answer(cx: acse.ProposedContext) -> tuple[int, str]:

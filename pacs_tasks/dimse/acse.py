@@ -33,6 +33,7 @@ _ITEM_TRANSFER_SYNTAX = 0x40
 _ITEM_USER_INFORMATION = 0x50
 _ITEM_MAXIMUM_LENGTH = 0x51
 _ITEM_IMPLEMENTATION_CLASS_UID = 0x52
+_ITEM_ASYNCHRONOUS_OPERATIONS = 0x53
 _ITEM_ROLE_SELECTION = 0x54
 _ITEM_IMPLEMENTATION_VERSION_NAME = 0x55
 
@@ -50,22 +51,28 @@ class ProposedContext:
 
 @dataclass(frozen=True)
 class AssociateRequest:
-    """What a requestor proposes. ``roles`` maps a SOP class to (requestor is SCU, requestor is SCP)."""
+    """What a requestor proposes.
+
+    ``roles`` maps a SOP class to (requestor is SCU, requestor is SCP). ``operations`` is how many the requestor would
+    (invoke, perform) at once, 0 without limit; without it, one (PS3.7 section D.3.3.3).
+    """
 
     called_aet: str
     calling_aet: str
     contexts: tuple[ProposedContext, ...]
     max_length: int = MAX_RECEIVE_LENGTH
     roles: Mapping[str, tuple[bool, bool]] = field(default_factory=dict)
+    operations: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
 class AssociateAccept:
-    """What an acceptor answers. ``results`` maps a context id to (result, transfer syntax)."""
+    """What an acceptor answers. ``results`` maps a context id to (result, transfer syntax); the rest as proposed."""
 
     results: Mapping[int, tuple[int, str]]
     max_length: int = MAX_RECEIVE_LENGTH
     roles: Mapping[str, tuple[bool, bool]] = field(default_factory=dict)
+    operations: tuple[int, int] | None = None
 
 
 def _item(kind: int, content: bytes) -> bytes:
@@ -88,12 +95,14 @@ def _head(called_aet: str, calling_aet: str) -> bytes:
     )  # fmt: skip
 
 
-def _user_information(max_length: int, roles: Mapping[str, tuple[bool, bool]]) -> bytes:
+def _user_information(proposal: AssociateRequest | AssociateAccept) -> bytes:
     parts = [
-        _item(_ITEM_MAXIMUM_LENGTH, struct.pack(">L", max_length)),
+        _item(_ITEM_MAXIMUM_LENGTH, struct.pack(">L", proposal.max_length)),
         _item(_ITEM_IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_CLASS_UID.encode()),
     ]
-    for uid, (scu, scp) in roles.items():
+    if proposal.operations is not None:
+        parts.append(_item(_ITEM_ASYNCHRONOUS_OPERATIONS, struct.pack(">HH", *proposal.operations)))
+    for uid, (scu, scp) in proposal.roles.items():
         name = uid.encode("ascii", "replace")
         content = struct.pack(f">H{len(name)}sBB", len(name), name, scu, scp)
         parts.append(_item(_ITEM_ROLE_SELECTION, content))
@@ -110,7 +119,7 @@ def encode_request(request: AssociateRequest) -> bytes:
         parts.append(
             _item(_ITEM_CONTEXT_RQ, struct.pack(">Bxxx", cx.context_id) + abstract + b"".join(syntaxes))
         )  # fmt: skip
-    parts.append(_user_information(request.max_length, request.roles))
+    parts.append(_user_information(request))
     return _pdu(A_ASSOCIATE_RQ, b"".join(parts))
 
 
@@ -122,7 +131,7 @@ def encode_accept(accept: AssociateAccept, request: AssociateRequest) -> bytes:
             _ITEM_TRANSFER_SYNTAX, syntax.encode("ascii", "replace")
         )
         parts.append(_item(_ITEM_CONTEXT_AC, content))
-    parts.append(_user_information(accept.max_length, accept.roles))
+    parts.append(_user_information(accept))
     return _pdu(A_ASSOCIATE_AC, b"".join(parts))
 
 
@@ -144,19 +153,25 @@ def _items(content: bytes) -> Iterator[tuple[int, bytes]]:
         position += length
 
 
-def _read_user_information(content: bytes) -> tuple[int, dict[str, tuple[bool, bool]]]:
-    """Give the maximum length (0 is no limit, PS3.8 section D.1) and the roles."""
+_UserInformation = tuple[int, dict[str, tuple[bool, bool]], tuple[int, int] | None]
+
+
+def _read_user_information(content: bytes) -> _UserInformation:
+    """Give the maximum length (0 is no limit, PS3.8 section D.1), the roles and the asynchronous operations."""
     max_length = 0
     roles: dict[str, tuple[bool, bool]] = {}
+    operations: tuple[int, int] | None = None
     for kind, value in _items(content):
         if kind == _ITEM_MAXIMUM_LENGTH and len(value) >= 4:
             max_length = struct.unpack_from(">L", value)[0]
+        elif kind == _ITEM_ASYNCHRONOUS_OPERATIONS and len(value) >= 4:
+            operations = struct.unpack_from(">HH", value)
         elif kind == _ITEM_ROLE_SELECTION and len(value) >= 4:
             uid_length = struct.unpack_from(">H", value)[0]
             if uid_length + 4 > len(value):
                 raise ValueError("a role selection is cut off")
             roles[plain(value[2 : 2 + uid_length])] = (bool(value[2 + uid_length]), bool(value[3 + uid_length]))
-    return max_length, roles
+    return max_length, roles, operations
 
 
 def decode_request(content: memoryview) -> AssociateRequest:
@@ -170,8 +185,7 @@ def decode_request(content: memoryview) -> AssociateRequest:
     if len(content) < 68:
         raise ValueError("an A-ASSOCIATE-RQ is cut off")
     contexts: list[ProposedContext] = []
-    max_length = 0
-    roles: dict[str, tuple[bool, bool]] = {}
+    user: _UserInformation = (0, {}, None)
     for kind, value in _items(bytes(content[68:])):
         if kind == _ITEM_CONTEXT_RQ and len(value) >= 4:
             inner = list(_items(value[4:]))
@@ -179,13 +193,15 @@ def decode_request(content: memoryview) -> AssociateRequest:
             syntaxes = tuple(plain(uid) for item, uid in inner if item == _ITEM_TRANSFER_SYNTAX)
             contexts.append(ProposedContext(value[0], abstract, syntaxes))
         elif kind == _ITEM_USER_INFORMATION:
-            max_length, roles = _read_user_information(value)
+            user = _read_user_information(value)
+    max_length, roles, operations = user
     return AssociateRequest(
         called_aet=plain(bytes(content[4:20])),
         calling_aet=plain(bytes(content[20:36])),
         contexts=tuple(contexts),
         max_length=max_length,
         roles=roles,
+        operations=operations,
     )
 
 
@@ -200,8 +216,7 @@ def decode_accept(content: memoryview) -> AssociateAccept:
     if len(content) < 68:
         raise ValueError("an A-ASSOCIATE-AC is cut off")
     results: dict[int, tuple[int, str]] = {}
-    max_length = 0
-    roles: dict[str, tuple[bool, bool]] = {}
+    user: _UserInformation = (0, {}, None)
     for kind, value in _items(bytes(content[68:])):
         if kind == _ITEM_CONTEXT_AC and len(value) >= 4:
             # The transfer syntax means nothing, and may be missing, when the context is refused.
@@ -210,5 +225,5 @@ def decode_accept(content: memoryview) -> AssociateAccept:
             )
             results[value[0]] = (value[2], syntax)
         elif kind == _ITEM_USER_INFORMATION:
-            max_length, roles = _read_user_information(value)
-    return AssociateAccept(results, max_length, roles)
+            user = _read_user_information(value)
+    return AssociateAccept(results, *user)

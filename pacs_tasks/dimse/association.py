@@ -81,6 +81,8 @@ class Association:
         (abstract syntax, accepted transfer syntax) -> presentation context id.
     roles
         SOP classes that the peer will send to us: it accepted our SCP role.
+    window
+        How many requests may be under way at once.
     stop
         Asked at least every half second while waiting; once it is true, :class:`JobCancelledError` ends the wait.
     """
@@ -94,6 +96,7 @@ class Association:
         proposed: tuple[acse.ProposedContext, ...],
         wire: Wire,
         answer: acse.AssociateAccept,
+        window: int = 1,
     ) -> None:
         self.local = local
         self.remote = remote
@@ -106,6 +109,7 @@ class Association:
             {context_id: pair for pair, context_id in self.accepted.items()}
         )
         self.roles = frozenset(uid for uid, (_, scp) in answer.roles.items() if scp)
+        self.window = _window(window, answer.operations)
         self._proposed = frozenset((cx.abstract_syntax, syntax) for cx in proposed for syntax in cx.transfer_syntaxes)
         self._busy = False
         self._message_id = 0
@@ -113,15 +117,21 @@ class Association:
         wire.watch = self._look
 
     @classmethod
-    def open(
+    def open(  # noqa: PLR0917 - what it needs, then what few callers give
         cls,
         local: LocalAE,
         remote: RemoteAE,
         contexts: Sequence[Context],
         timeouts: Timeouts,
         stop: StopCheck | None = None,
+        window: int = 1,
     ) -> Association:
         """Connect and ask for an association (PS3.8 section 7.1).
+
+        Parameters
+        ----------
+        window
+            How many requests we would like to have under way at once (PS3.7 section D.3.3.3). Most peers take one.
 
         Raises
         ------
@@ -143,7 +153,8 @@ class Association:
         )
         # Ours alone: who receives by C-GET does not send instances as well.
         roles = {cx.abstract_syntax: (False, True) for cx in contexts if cx.scp_role}
-        request = acse.AssociateRequest(remote.ae_title, local.ae_title, proposed, roles=roles)
+        operations = (window, 1) if window > 1 else None
+        request = acse.AssociateRequest(remote.ae_title, local.ae_title, proposed, roles=roles, operations=operations)
 
         def look() -> None:
             if stop is not None and stop():
@@ -159,7 +170,7 @@ class Association:
         except BaseException:
             wire.abort()
             raise
-        assoc = cls(local, remote, timeouts=timeouts, proposed=proposed, wire=wire, answer=answer)
+        assoc = cls(local, remote, timeouts=timeouts, proposed=proposed, wire=wire, answer=answer, window=window)
         assoc.stop = stop
         log.debug("association with %s: %d of %d contexts accepted", remote, len(assoc.accepted), len(proposed))
         return assoc
@@ -214,17 +225,27 @@ class Association:
 
     @contextmanager
     def exchange(self) -> Iterator[int]:
-        """Give a message id (PS3.7 section E.1); whatever ends the exchange early ends the association."""
+        """Give a message id (PS3.7 section E.1) to one request and its answers."""
+        with self.busy():
+            yield self.next_message_id()
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """Requests are under way; whatever ends that early ends the association."""
         if self.wire.closed:
             raise PeerUnavailableError(f"the association with {self.remote} has ended; open another one")
-        self._message_id = self._message_id % 0xFFFF + 1
         self._busy = True
         try:
-            yield self._message_id
+            yield
         except BaseException:
             self.abort()
             raise
         self._busy = False
+
+    def next_message_id(self) -> int:
+        """Give an id to a request while the association is :meth:`busy`."""
+        self._message_id = self._message_id % 0xFFFF + 1
+        return self._message_id
 
     def send(self, context_id: int, command_set: bytes, data_set: Buffer | None = None, tail: bytes = b"") -> None:
         """Send a message; see :meth:`MessageStream.send`."""
@@ -282,6 +303,13 @@ def _accepted(proposed: tuple[acse.ProposedContext, ...], answer: acse.Associate
         if result == acse.ACCEPTED and syntax in cx.transfer_syntaxes:
             found.setdefault((cx.abstract_syntax, syntax), cx.context_id)
     return found
+
+
+def _window(asked: int, agreed: tuple[int, int] | None) -> int:
+    """How many operations the peer lets us have under way: no word of it is one, 0 is no limit."""
+    if agreed is None:
+        return 1
+    return min(asked, agreed[0] or asked)
 
 
 def _read_answer(wire: Wire, local: LocalAE, remote: RemoteAE) -> acse.AssociateAccept:

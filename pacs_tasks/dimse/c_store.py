@@ -1,10 +1,16 @@
-"""C-STORE: send one instance as it is (PS3.4 annex B, PS3.7 section 9.1.1)."""
+"""C-STORE: send instances as they are (PS3.4 annex B, PS3.7 section 9.1.1)."""
 
 from __future__ import annotations
 
 import mmap
 import os
+import time
+from collections.abc import Generator, Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from pydicom.config import IGNORE
 from pydicom.uid import UID
@@ -22,30 +28,95 @@ _MAP_FROM = 1 << 18
 
 
 def store(assoc: Association, instance: StoredInstance) -> InstanceOutcome:
-    """Send one instance: the bytes of its data set, never decoded.
+    """Send one instance; see :func:`store_all`."""
+    ((_, outcome),) = store_all(assoc, [instance])
+    return outcome
 
-    Returns
-    -------
-    What the peer answered; FAILED with the reason where this one instance cannot go over this association.
+
+def store_all(
+    assoc: Association, instances: Iterable[StoredInstance]
+) -> Generator[tuple[StoredInstance, InstanceOutcome]]:
+    """Send instances, each as the bytes of its data set, never decoded.
+
+    Up to ``assoc.window`` requests are under way at once (PS3.7 section D.3.3.3); the next instance is taken from
+    ``instances`` when it is about to be sent, so that who gives them may stop at any time.
+
+    Yields
+    ------
+    Each instance with what the peer answered, in the order of the answers; FAILED with the reason where this one
+    instance cannot go over this association.
 
     Raises
     ------
     PeerUnavailableError
-        If there is no answer: the association is lost, and whether the peer has the instance is not known.
+        If there is no answer: the association is lost, and whether the peer has what was not answered is not known.
     JobCancelledError
         If ``assoc.stop`` said so while it waited; the association is aborted.
     """
-    context_id = assoc.accepted.get((instance.sop_class_uid, instance.transfer_syntax_uid))
-    if context_id is None:
-        return _failed(instance, "ContextRejectedError", _refusal(assoc, instance))
-    try:
-        data_set, tail = _data_set(instance)
-        with assoc.exchange() as message_id:
-            assoc.send(context_id, _request(instance, message_id), data_set, tail)
-            answer, code = assoc.read_response(context_id, message_id, command.C_STORE_RQ)
-    except UnreadableInputError as error:
-        return _failed(instance, "UnreadableInputError", error.message)
-    return _outcome(assoc, instance, answer, code)
+    with assoc.busy():
+        sending = _Sending(assoc)
+        for instance in instances:
+            failed = sending.send(instance)
+            if failed is not None:
+                yield instance, failed
+            # Before the next one is taken: what these answers say may be a reason to stop.
+            while sending.full() or sending.answered():
+                yield sending.answer()
+        while sending.waiting:
+            yield sending.answer()
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A request that is not answered yet."""
+
+    instance: StoredInstance
+    context_id: int
+    begun: float
+    sha256: str
+
+
+class _Sending:
+    """The requests that are under way on one association."""
+
+    def __init__(self, assoc: Association) -> None:
+        self._assoc = assoc
+        #: Message id to request, the oldest first.
+        self.waiting: dict[int, _Sent] = {}
+
+    def full(self) -> bool:
+        return len(self.waiting) >= self._assoc.window
+
+    def answered(self) -> bool:
+        """Whether an answer has come already."""
+        return bool(self.waiting) and not self._assoc.wire.quiet()
+
+    def send(self, instance: StoredInstance) -> InstanceOutcome | None:
+        """Send a request; the outcome if this instance cannot be sent."""
+        assoc, begun = self._assoc, time.time()
+        context_id = assoc.accepted.get((instance.sop_class_uid, instance.transfer_syntax_uid))
+        if context_id is None:
+            return _failed(instance, "ContextRejectedError", _refusal(assoc, instance))
+        message_id = assoc.next_message_id()
+        try:
+            with closing(_DataSet(instance)) as data_set:
+                assoc.send(context_id, _request(instance, message_id), data_set.content, data_set.tail)
+                # The peer is busy with it now.
+                self.waiting[message_id] = _Sent(instance, context_id, begun, data_set.sha256())
+        except UnreadableInputError as error:
+            return _failed(instance, "UnreadableInputError", error.message)
+        return None
+
+    def answer(self) -> tuple[StoredInstance, InstanceOutcome]:
+        """Read the next answer, to whichever request."""
+        found_id, answer = self._assoc.read_command("the C-STORE response")
+        oldest = next(iter(self.waiting))
+        message_id = answer.number(command.MESSAGE_ID_RESPONDED_TO)
+        message_id = message_id if message_id in self.waiting else oldest
+        sent = self.waiting[message_id]
+        code = self._assoc.check_response(found_id == sent.context_id, answer, message_id, command.C_STORE_RQ)
+        del self.waiting[message_id]
+        return sent.instance, _outcome(self._assoc, sent, answer, code)
 
 
 def _request(instance: StoredInstance, message_id: int) -> bytes:
@@ -61,29 +132,64 @@ def _request(instance: StoredInstance, message_id: int) -> bytes:
     )
 
 
-def _data_set(instance: StoredInstance) -> tuple[Buffer, bytes]:
-    """Give the bytes of the data set and what makes them even."""
-    try:
-        with Path(instance.path).open("rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size != instance.size:
-                raise UnreadableInputError(f"the file had {instance.size} bytes and now has {size}; send it again")
-            length = size - instance.data_offset
-            if length <= 0:
-                raise UnreadableInputError("the file holds no data set")
-            tail = _tail(instance, length)
-            if size >= _MAP_FROM:
-                # It outlives the file, and ends with its last view: closing it before that would be an error.
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-                return memoryview(mapped)[instance.data_offset :], tail
-            file.seek(instance.data_offset)
-            content = file.read(length)
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or type(error).__name__
-        raise UnreadableInputError(f"the file can no longer be read ({why}); check it, then send it again") from None
-    if len(content) != length:
-        raise UnreadableInputError("the file became shorter while it was read; send it again")
-    return content, tail
+class _DataSet:
+    """The encoded data set of a file: ``content`` and, where that is odd, what makes it even, ``tail``."""
+
+    def __init__(self, instance: StoredInstance) -> None:
+        self._offset = instance.data_offset
+        try:
+            self._file = Path(instance.path).open("rb", buffering=0)  # noqa: SIM115 - `close` closes it
+            try:
+                length = self._length(instance)
+                self.tail = _tail(instance, length)
+                self.content: Buffer = self._content(instance, length)
+            except BaseException:
+                self._file.close()
+                raise
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or type(error).__name__
+            raise UnreadableInputError(
+                f"the file can no longer be read ({why}); check it, then send it again"
+            ) from None
+
+    def _length(self, instance: StoredInstance) -> int:
+        size = os.fstat(self._file.fileno()).st_size
+        if size != instance.size:
+            raise UnreadableInputError(f"the file had {instance.size} bytes and now has {size}; send it again")
+        if size <= self._offset:
+            raise UnreadableInputError("the file holds no data set")
+        return size - self._offset
+
+    def _content(self, instance: StoredInstance, length: int) -> Buffer:
+        if instance.size >= _MAP_FROM:
+            # It outlives the file, and ends with its last view: closing it before that would be an error.
+            mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+            return memoryview(mapped)[self._offset :]
+        self._file.seek(self._offset)
+        content = self._file.read(length)
+        if len(content) != length:
+            raise UnreadableInputError("the file became shorter while it was read; send it again")
+        return content
+
+    def sha256(self) -> str:
+        """The digest of content and tail, hexadecimal.
+
+        A large file is read for it: to touch a memory map of a file that became shorter would end the process.
+        """
+        if isinstance(self.content, bytes):
+            return sha256(self.content + self.tail).hexdigest()
+        digest, buffer = sha256(), memoryview(bytearray(_MAP_FROM))
+        try:
+            self._file.seek(self._offset)
+            while got := self._file.readinto(buffer):
+                digest.update(buffer[:got])
+        except OSError:
+            return ""
+        digest.update(self.tail)
+        return digest.hexdigest()
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def _tail(instance: StoredInstance, length: int) -> bytes:
@@ -118,16 +224,18 @@ def _named(uid: str) -> str:
     return uid if name == uid else f"{name} ({uid})"
 
 
-def _outcome(assoc: Association, instance: StoredInstance, answer: command.Command, code: int) -> InstanceOutcome:
+def _outcome(assoc: Association, sent: _Sent, answer: command.Command, code: int) -> InstanceOutcome:
     said = status.store_status(code, answer.text(command.ERROR_COMMENT))
     answered = answer.text(command.AFFECTED_SOP_INSTANCE_UID)
     category, reason = _category(said), ""
-    if answered and answered != instance.sop_instance_uid:
+    if answered and answered != sent.instance.sop_instance_uid:
         category = InstanceCategory.FAILED
         reason = f"{assoc.remote} answered for another instance, so this one does not count as sent; its log tells more"
     elif category is not InstanceCategory.SUCCESS:
         reason = str(said)
-    return _instance_outcome(instance, category, reason, said)
+    return _instance_outcome(
+        sent.instance, category, reason, status=said, begun=sent.begun, ended=time.time(), sha256=sent.sha256
+    )
 
 
 def _category(said: Status) -> InstanceCategory:
@@ -138,11 +246,11 @@ def _category(said: Status) -> InstanceCategory:
 
 
 def _failed(instance: StoredInstance, error: str, reason: str) -> InstanceOutcome:
-    return _instance_outcome(instance, InstanceCategory.FAILED, reason, None, error)
+    return _instance_outcome(instance, InstanceCategory.FAILED, reason, error=error)
 
 
 def _instance_outcome(
-    instance: StoredInstance, category: InstanceCategory, reason: str, said: Status | None, error: str = ""
+    instance: StoredInstance, category: InstanceCategory, reason: str, **known: Any
 ) -> InstanceOutcome:
     return InstanceOutcome(
         subject=instance.path,
@@ -150,8 +258,7 @@ def _instance_outcome(
         sop_class_uid=instance.sop_class_uid,
         sop_instance_uid=instance.sop_instance_uid,
         transfer_syntax_uid=instance.transfer_syntax_uid,
-        status=said,
-        error=error,
         reason=reason,
         size=instance.size,
+        **known,
     )

@@ -101,7 +101,7 @@ def lent(
     """
     assoc = _idle.take(local, remote, contexts, limits)
     if assoc is None:
-        assoc = Association.open(local, remote, contexts, limits, stop)
+        assoc = Association.open(local, remote, contexts, limits, stop, window=settings().operations_window)
     assoc.stop = stop
     try:
         yield assoc

@@ -17,7 +17,7 @@ from pacs_tasks.ae import LocalAE
 from pacs_tasks.app import DEFAULT_REDIS_URL, HIDDEN
 from pacs_tasks.broker import connect
 from pacs_tasks.dimse.association import Timeouts
-from pacs_tasks.errors import BrokerUnavailableError, JobFailedError, PacsTasksError, PeerBusyError
+from pacs_tasks.errors import BrokerUnavailableError, JobFailedError, JobNotReadyError, PacsTasksError, PeerBusyError
 from pacs_tasks.ledger import Ledger
 from pacs_tasks.outcome import EchoOutcome, FindOutcome, MoveOutcome, PreflightOutcome
 from pacs_tasks.request import R, Request, build
@@ -133,9 +133,15 @@ def unexpected(error: Exception) -> JobFailedError:
 
 
 def conclude(job_id: str) -> dict[str, Any]:
-    """Celery's result of a job that has ended: its summary, or its error."""
+    """Celery's result of a job that has ended: its summary, or its error.
+
+    A job that was found ended may have been reopened since: then its result is for the task of its next attempt to
+    give, and this one says nothing.
+    """
     try:
         return ledger().outcome(job_id).summary()
+    except JobNotReadyError:
+        raise Ignore from None
     except PacsTasksError as error:
         raise error.public() from None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Iterator
 
 from pacs_tasks.dimse import c_store, contexts
 from pacs_tasks.dimse.association import Context
@@ -18,14 +18,15 @@ from pacs_tasks.request import Request
 from pacs_tasks.tasks.associations import lent
 from pacs_tasks.tasks.job import local_ae, timeouts
 from pacs_tasks.tasks.recognise import recognise
-from pacs_tasks.tasks.transfer import Part
+from pacs_tasks.tasks.transfer import Part, PartCancelledError
 
 #: Associations that may be lost in one try of a part before what is left of it goes back on the queue.
 _LOSSES_OF_A_TRY = 2
 #: Associations that may be lost at one file before it fails: some files make a peer abort, or fall silent, each time.
 _LOSSES_OF_A_FILE = 3
 
-_Queue = deque[tuple[int, StoredInstance]]
+#: Index in the manifest to instance, in the order in which they are sent.
+_Queue = dict[int, StoredInstance]
 
 
 def send(part: Part, request: Request, *, last_try: bool, alone: bool = False) -> bool:
@@ -44,7 +45,7 @@ def send(part: Part, request: Request, *, last_try: bool, alone: bool = False) -
     index_of = {instance.path: index for index, instance in instances}
     again = False
     for proposed, batch in contexts.contexts_for([instance for _, instance in instances]):
-        queue = deque((index_of[instance.path], instance) for instance in batch)
+        queue = {index_of[instance.path]: instance for instance in batch}
         again |= _Sending(part, request, proposed, last_try=last_try, alone=alone).send(queue)
     return again
 
@@ -69,7 +70,9 @@ class _Sending:
     def __init__(self, part: Part, request: Request, proposed: list[Context], *, last_try: bool, alone: bool) -> None:
         self._part, self._request, self._proposed = part, request, proposed
         self._last_try, self._alone = last_try, alone
-        self._again = False
+        self._again = self._cancelled = False
+        #: What has been put on the wire and is not answered.
+        self._unanswered: set[int] = set()
 
     def send(self, queue: _Queue) -> bool:
         losses = 0
@@ -100,21 +103,41 @@ class _Sending:
             local_ae(request), request.remote, self._proposed, timeouts(request), self._part.claim.overdue
         ) as assoc:
             self._opened = True
-            while queue:
-                if self._part.claim():
-                    raise JobCancelledError
-                index, instance = queue[0]
-                outcome = c_store.store(assoc, instance)
-                queue.popleft()
-                transient = outcome.status is not None and outcome.status.category is StatusCategory.TRANSIENT
-                if transient and not self._last_try:
-                    self._again = True
-                else:
-                    self._part.record(index, outcome)
+            index_of = {instance.path: index for index, instance in queue.items()}
+            for instance, outcome in c_store.store_all(assoc, self._until_cancelled(queue)):
+                index = index_of[instance.path]
+                del queue[index]
+                self._unanswered.discard(index)
+                self._conclude(index, outcome)
+        if self._cancelled:
+            raise JobCancelledError
+
+    def _until_cancelled(self, queue: _Queue) -> Iterator[StoredInstance]:
+        """What is to be sent. After a cancel nothing more is begun, but what was begun is waited for."""
+        for index, instance in list(queue.items()):
+            if self._cancelled or self._part.claim():
+                self._cancelled = True
+                return
+            self._unanswered.add(index)
+            yield instance
+
+    def _conclude(self, index: int, outcome: InstanceOutcome) -> None:
+        transient = outcome.status is not None and outcome.status.category is StatusCategory.TRANSIENT
+        if transient and not self._last_try:
+            self._part.count_attempt(index)
+            self._again = True
+            return
+        try:
+            self._part.record(index, outcome)
+        except PartCancelledError:
+            self._cancelled = True
 
     def _put_aside(self, queue: _Queue, error: PeerUnavailableError) -> None:
         """The file in front met the loss: it waits for the next try, so that it does not hold up the others."""
-        index, instance = queue.popleft()
+        for each in self._unanswered:
+            self._part.count_attempt(each)
+        self._unanswered.clear()
+        index, instance = _first(queue)
         if self._last_try or self._part.count_loss(index) >= _LOSSES_OF_A_FILE:
             self._part.record(index, InstanceOutcome.unanswered(instance.path, error))
         else:
@@ -122,5 +145,11 @@ class _Sending:
 
     def _fail(self, queue: _Queue, error: AssociationError) -> None:
         while queue:
-            index, instance = queue.popleft()
+            index, instance = _first(queue)
             self._part.record(index, InstanceOutcome.unanswered(instance.path, error))
+
+
+def _first(queue: _Queue) -> tuple[int, StoredInstance]:
+    """Take the first one off the queue."""
+    index = next(iter(queue))
+    return index, queue.pop(index)

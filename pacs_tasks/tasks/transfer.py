@@ -75,7 +75,8 @@ def plan(
 
 def pending(job_id: str, ranges: Iterable[Range]) -> list[Range]:
     """Those ranges that hold an index without an outcome."""
-    recorded = ledger().all_recorded(job_id)
+    ranges = list(ranges)
+    recorded = ledger().recorded(job_id, 0, max((stop for _, stop in ranges), default=0))
     return [(start, stop) for start, stop in ranges if any(index not in recorded for index in range(start, stop))]
 
 
@@ -117,7 +118,8 @@ class Part:
         self.job_id = job_id
         self.claim = claim
         self.size = stop - start
-        recorded = ledger().recorded(job_id, range(start, stop))
+        recorded = ledger().recorded(job_id, start, stop)
+        self._start, self._attempts = start, ledger().attempts(job_id, start, stop)
         entries = ledger().entries(job_id, start, stop)
         #: Index in the manifest to its line, for what has no outcome yet.
         self.left: dict[int, Entry] = {
@@ -126,12 +128,19 @@ class Part:
 
     def record(self, index: int, outcome: InstanceOutcome) -> None:
         """Record the outcome the moment it is known. The part that records the last one ends the job."""
-        told = ledger().record(self.job_id, index, outcome)
+        attempts = self._attempts[index - self._start] + (outcome.begun > 0)
+        receipt = outcome.model_copy(update={"worker": self._task.request.hostname, "attempts": attempts})
+        told = ledger().record(self.job_id, index, receipt)
         self.left.pop(index, None)
         if told.ended:
             self._task.backend.store_result(self.job_id, conclude(self.job_id), "SUCCESS")
         if told.cancelled:
             raise PartCancelledError
+
+    def count_attempt(self, index: int) -> None:
+        """Count that a file was put on the wire for nothing."""
+        self._attempts[index - self._start] += 1
+        ledger().count_attempt(self.job_id, index)
 
     def count_loss(self, index: int) -> int:
         """Count an association that was lost at this file or instance; how many there were."""

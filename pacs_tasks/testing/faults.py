@@ -80,6 +80,9 @@ class Faults:
         Seconds to wait before each response.
     max_pdu_size
         Bytes of the largest PDU to be received; 0 is unlimited (PS3.8 section D.1).
+    operations
+        How many requests a caller that asks for it may have under way at once (PS3.7 section D.3.3.3); 1, as with most
+        PACS, does not answer the question.
     """
 
     rejection: Rejection | None = None
@@ -99,6 +102,7 @@ class Faults:
     omit_charset: bool = False
     delay: float = 0.0
     max_pdu_size: int = 16_382
+    operations: int = 1
 
     def rejects(self, number: int, calling_aet: str, called_aet: str, ae_title: str) -> Rejection | None:
         """How the ``number``-th association request, counted from 1, is refused, if it is."""

@@ -21,7 +21,7 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_FIND, C_GET, C_MOVE, C_STORE
 from pynetdicom.dsutils import decode
 from pynetdicom.events import Event, EventHandlerType
-from pynetdicom.pdu_primitives import A_ASSOCIATE
+from pynetdicom.pdu_primitives import A_ASSOCIATE, AsynchronousOperationsWindowNegotiation
 from pynetdicom.service_class import StorageServiceClass
 
 from pacs_tasks.testing import matching
@@ -106,6 +106,11 @@ class Services:
             return
         assoc.acceptor.maximum_length = faults.max_pdu_size
         assoc.acceptor.supported_contexts = supported(request.presentation_context_definition_list, faults)
+        if faults.operations > 1 and assoc.requestor.asynchronous_operations != (1, 1):
+            # pynetdicom itself never agrees to more than one, but serves what comes in order.
+            window = AsynchronousOperationsWindowNegotiation()
+            window.maximum_number_operations_invoked = faults.operations
+            assoc.acceptor.add_negotiation_item(window)
 
     def _on_association(self, event: Event) -> None:  # noqa: ARG002 - pynetdicom gives it
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,8 @@ REQUEST = StoreDirectoryRequest(directory="/data")
 SENT = InstanceOutcome(subject="/data/a", category=InstanceCategory.SUCCESS, size=10)
 FAILED = InstanceOutcome.unanswered("/data/b", PeerUnavailableError("gone"))
 EVERY_LISTING = 3
+#: The job, its manifest, what has an outcome, and its receipts.
+EVERY_KEY = 4
 
 
 @pytest.fixture
@@ -132,7 +135,7 @@ def test_reopening_keeps_what_was_sent(ledger: Ledger) -> None:
     progress = ledger.progress(job)
     assert (progress.state, progress.attempt, progress.cancel_requested) == (JobState.QUEUED, 2, False)
     assert (progress.counters.success, progress.counters.failed, progress.counters.unreachable) == (1, 0, 0)
-    assert ledger.all_recorded(job) == {0}
+    assert ledger.recorded(job, 0, 100) == {0}
 
 
 def test_reopening_thousands_of_failures_drops_all_of_them(ledger: Ledger) -> None:
@@ -143,7 +146,7 @@ def test_reopening_thousands_of_failures_drops_all_of_them(ledger: Ledger) -> No
     assert ledger.reopen(job) == 2500
     progress = ledger.progress(job)
     assert (progress.state, progress.attempt, progress.counters.failed) == (JobState.QUEUED, 2, 0)
-    assert ledger.all_recorded(job) == set()
+    assert ledger.recorded(job, 0, 100) == set()
 
 
 def test_nothing_is_retried_that_runs_or_is_complete(ledger: Ledger) -> None:
@@ -184,7 +187,7 @@ def test_a_retry_that_comes_late_drops_nothing_that_was_sent(ledger: Ledger) -> 
     ledger.record(job, 1, SENT)
     keys = [f"pacs_tasks:job:{job}{part}" for part in ("", ":claims", ":outcomes")]
     ledger.client.eval(scripts.DROP, 3, *keys, "1")
-    assert ledger.all_recorded(job) == {0, 1}
+    assert ledger.recorded(job, 0, 100) == {0, 1}
     assert ledger.progress(job).counters.success == 2
 
 
@@ -246,8 +249,50 @@ def test_every_key_of_a_job_expires(ledger: Ledger) -> None:
     job = planned(ledger, 1)
     ledger.record(job, 0, SENT)
     keys = [key for key in ledger.client.scan_iter("pacs_tasks:job:*") if "claims" not in key]
-    assert len(keys) == EVERY_LISTING
+    assert len(keys) == EVERY_KEY
     assert all(0 < int(str(ledger.client.ttl(key))) <= 60 for key in keys)
+
+
+def test_an_outcome_is_read_as_it_was_recorded(ledger: Ledger) -> None:
+    """Whether it is kept short or whole."""
+    plain = Status(code=0, category=StatusCategory.SUCCESS, meaning="success")
+    sent = InstanceOutcome(
+        subject="/data/0",
+        category=InstanceCategory.SUCCESS,
+        sop_class_uid="1.2.3",
+        sop_instance_uid="1.2.3.4",
+        transfer_syntax_uid="1.2.840.10008.1.2",
+        status=plain,
+        size=10,
+        sha256=hashlib.sha256(b"bytes").hexdigest(),
+        attempts=2,
+        begun=1_700_000_000.25,
+        ended=1_700_000_000.5,
+        worker="one@machine",
+    )
+    outcomes = [
+        sent,
+        InstanceOutcome(subject="/data/1", category=InstanceCategory.SUCCESS, path="/out/张.dcm", size=7),
+        sent.model_copy(update={"subject": "/data/2", "status": plain.model_copy(update={"comment": "thanks"})}),
+        InstanceOutcome.unanswered("/data/3", PeerUnavailableError("gone")).model_copy(update={"attempts": 3}),
+    ]
+    job = planned(ledger, len(outcomes))
+    for index, outcome in enumerate(outcomes):
+        ledger.record(job, index, outcome)
+    assert dict(ledger.outcomes(job)) == dict(enumerate(outcomes))
+    assert [index for index, _ in ledger.problems(job)] == [2, 3]
+
+
+def test_attempts_are_counted_over_a_retry(ledger: Ledger) -> None:
+    """What failed after two sends and is retried has been sent twice before."""
+    job = planned(ledger, 2)
+    ledger.count_attempt(job, 0)
+    assert ledger.attempts(job, 0, 2) == [1, 0]
+    ledger.record(job, 0, FAILED.model_copy(update={"attempts": 2}))
+    ledger.record(job, 1, SENT)
+    ledger.reopen(job)
+    assert ledger.attempts(job, 0, 2) == [2, 0]
+    assert ledger.recorded(job, 0, 2) == {1}
 
 
 def test_a_redis_that_is_not_there_is_told_at_once() -> None:

@@ -16,12 +16,14 @@ from typing import cast
 import pytest
 import redis
 from celery import Celery
+from celery.exceptions import Ignore
 
 from pacs_tasks import Category, Job, JobState, PacsClient, StoreDirectoryRequest, TransferOutcome
 from pacs_tasks.app import MOVE_QUEUE, QUEUES, STORE_QUEUE, create
 from pacs_tasks.broker import connect
 from pacs_tasks.ledger import Ledger
 from pacs_tasks.settings import Settings
+from pacs_tasks.tasks.job import conclude
 from pacs_tasks.tasks.resume import look_round
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support import workers
@@ -103,6 +105,20 @@ def test_a_job_that_waits_for_its_turn_is_left_alone(own: PacsClient, celery: Ce
     assert own.ledger.stands_still(job.id, "queued 1 0 0")
     own.ledger.start(job.id, "worker")
     assert not own.ledger.stands_still(job.id, "queued 1 0 0")
+
+
+def test_a_message_of_an_earlier_attempt_does_not_end_the_job(
+    own: PacsClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It finds the job cancelled, and before it has its result the job is reopened."""
+    monkeypatch.setattr("pacs_tasks.tasks.job.ledger", lambda: own.ledger)
+    job = own.enqueue(StoreDirectoryRequest(directory=str(tmp_path)))
+    job.cancel()
+    assert conclude(job.id)["category"] == Category.CANCELLED
+    job.retry()
+    with pytest.raises(Ignore):
+        conclude(job.id)
+    assert job.state is JobState.QUEUED
 
 
 def test_a_cancelled_job_whose_worker_died_ends(own: PacsClient, celery: Celery, tmp_path: Path) -> None:

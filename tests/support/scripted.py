@@ -75,12 +75,14 @@ def wait_for_end(sock: socket.socket) -> bytes:
     return content
 
 
-def accept_all(sock: socket.socket, max_length: int = 16_384) -> acse.AssociateRequest:
+def accept_all(
+    sock: socket.socket, max_length: int = 16_384, operations: tuple[int, int] | None = None
+) -> acse.AssociateRequest:
     """Answer an association request, taking the first transfer syntax of each context and every role."""
     _, content = read_pdu(sock)
     request = acse.decode_request(memoryview(content))
     results = {cx.context_id: (acse.ACCEPTED, cx.transfer_syntaxes[0]) for cx in request.contexts}
-    sock.sendall(acse.encode_accept(acse.AssociateAccept(results, max_length, request.roles), request))
+    sock.sendall(acse.encode_accept(acse.AssociateAccept(results, max_length, request.roles, operations), request))
     return request
 
 
