@@ -2,16 +2,17 @@
 
 ::
 
-    c_echo  c_store  c_find  c_move  c_get        storage_scp      one file per service
-       └───────┴────────┴───────┴──────┘               │
-                  association                          │           who proposes, who accepts
-                       └───────────────┬───────────────┘
+    c_echo  c_store  c_find  c_move  c_get  n_action      storage_scp      one file per service
+       └───────┴────────┴───────┴──────┴───────┤               │
+                  association            n_event_report        │           who proposes, who accepts
+                       └───────────────────────┬───────────────┘
                   stream  (DIMSE messages, PS3.7)
                   acse    (A-ASSOCIATE, PS3.8)
                   wire    (PDUs on a socket, PS3.8)
 
-Beside them: ``command`` (command sets), ``contexts``, ``status``, ``part10`` and ``elements`` (reading a file without
-decoding its data set), ``storage`` (writing one as it came).
+Beside them: ``command`` (command sets), ``commitment`` (what storage commitment asks and reports), ``contexts``,
+``status``, ``part10`` and ``elements`` (reading a file without decoding its data set), ``storage`` (writing one as it
+came).
 
 No thread stands between a caller and its socket: a response is read by the one who waits for it.
 """

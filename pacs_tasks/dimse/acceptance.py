@@ -9,6 +9,7 @@ from pydicom.uid import UID
 
 from pacs_tasks.dimse import acse
 from pacs_tasks.dimse.c_echo import VERIFICATION
+from pacs_tasks.dimse.commitment import PUSH_MODEL, REPORT_SYNTAXES
 from pacs_tasks.dimse.elements import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 
 #: Requests that a peer may have under way at once, if it asks.
@@ -17,10 +18,20 @@ MOST_OPERATIONS = 64
 _NEVER_SENT = frozenset(("1.2.840.10008.1.3.10",))
 
 
-def answer_to(request: acse.AssociateRequest) -> acse.AssociateAccept:
-    """Accept Verification, and every storage class in any transfer syntax: bytes go to disk as they are."""
-    results = {cx.context_id: _answer(cx) for cx in request.contexts}
-    return acse.AssociateAccept(results, operations=_operations(request.operations))
+def answer_to(request: acse.AssociateRequest, *, reports: bool = False) -> acse.AssociateAccept:
+    """Accept Verification, and every storage class in any transfer syntax: bytes go to disk as they are.
+
+    Parameters
+    ----------
+    reports
+        Also let the peer report as the SCP of storage commitment, that is, with the roles reversed (PS3.7
+        section D.3.3.4). One that does not say which role it wants is believed to know what it does.
+    """
+    _, is_scp = request.roles.get(PUSH_MODEL, (False, True))
+    reports = reports and is_scp
+    roles = {PUSH_MODEL: (False, True)} if reports and PUSH_MODEL in request.roles else {}
+    results = {cx.context_id: _answer(cx, reports) for cx in request.contexts}
+    return acse.AssociateAccept(results, roles=roles, operations=_operations(request.operations))
 
 
 def _operations(proposed: tuple[int, int] | None) -> tuple[int, int] | None:
@@ -31,9 +42,12 @@ def _operations(proposed: tuple[int, int] | None) -> tuple[int, int] | None:
     return (min(invoked, MOST_OPERATIONS) if invoked else MOST_OPERATIONS, 1)
 
 
-def _answer(cx: acse.ProposedContext) -> tuple[int, str]:
+def _answer(cx: acse.ProposedContext, reports: bool) -> tuple[int, str]:
     if not cx.transfer_syntaxes:
         return acse.TRANSFER_SYNTAXES_NOT_SUPPORTED, IMPLICIT_VR_LITTLE_ENDIAN
+    if reports and cx.abstract_syntax == PUSH_MODEL:
+        syntax = next((each for each in REPORT_SYNTAXES if each in cx.transfer_syntaxes), "")
+        return (acse.ACCEPTED, syntax) if syntax else (acse.TRANSFER_SYNTAXES_NOT_SUPPORTED, cx.transfer_syntaxes[0])
     if cx.abstract_syntax != VERIFICATION and not is_storage_class(cx.abstract_syntax):
         return acse.ABSTRACT_SYNTAX_NOT_SUPPORTED, cx.transfer_syntaxes[0]
     return acse.ACCEPTED, _preferred(cx.transfer_syntaxes)

@@ -42,6 +42,7 @@ _NAMES = {
     command.C_FIND_RQ: "C-FIND",
     command.C_MOVE_RQ: "C-MOVE",
     command.C_GET_RQ: "C-GET",
+    command.N_ACTION_RQ: "N-ACTION",
 }
 #: Nothing hangs on the peer's agreement to a release.
 _RELEASE_LIMIT = 5.0

@@ -159,6 +159,34 @@ def walk(data: Data, encoding: Encoding, position: int = 0) -> Iterator[Element]
         raise MalformedError("it is cut off")
 
 
+def items(data: Data, encoding: Encoding, sequence: Element) -> Iterator[memoryview]:
+    """Give the items of a sequence that :func:`walk` came upon: each is a data set (PS3.5 section 7.5).
+
+    Raises
+    ------
+    MalformedError
+        Where an item is cut off, or something else stands there.
+    """
+    walking = _Walk(data, encoding)
+    whole, position = memoryview(data), sequence.position
+    end = walking.size if sequence.length is None else position + sequence.length
+    while position < end:
+        tag, length, value = walking.header(position, explicit=True)
+        if tag == _SEQUENCE_END:
+            return
+        if tag != _ITEM:
+            raise MalformedError("a sequence holds what is no item")
+        if length == _UNDEFINED:
+            position = walking.skip_item(value, encoding.explicit, 0)
+            # Its delimiter has eight bytes.
+            yield whole[value : position - 8]
+        else:
+            position = value + length
+            yield whole[value:position]
+    if position > min(end, walking.size):
+        raise MalformedError("it is cut off")
+
+
 def read_uids(data: Data, transfer_syntax_uid: str, wanted: Collection[int], position: int = 0) -> dict[int, str]:
     """Read UIDs of the outermost level, as far as there are any.
 

@@ -114,6 +114,17 @@ def echo_status(code: int, comment: str = "") -> Status:
     return _status(code, comment, {}, {})
 
 
+def action_status(code: int, comment: str = "") -> Status:
+    """The status of an N-ACTION response (PS3.7 section 10.1.4.1.10)."""
+    return _status(code, comment, {}, {})
+
+
+def commitment_failure(code: int) -> Status:
+    """Why a peer does not answer for an instance: its Failure Reason, (0008,1197) (PS3.3 section C.14.1.1)."""
+    exact = {0x0131: (_PERMANENT, "duplicate transaction UID; the PACS takes the request for an earlier one")}
+    return _status(code, "", exact, {})
+
+
 def _retrieve_meanings() -> dict[int, _Meaning]:
     return {
         0xA700: (_TRANSIENT, _OUT_OF_RESOURCES),

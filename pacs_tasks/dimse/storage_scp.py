@@ -1,4 +1,7 @@
-"""A Storage SCP (PS3.4 annex B): what C-MOVE delivers to. One thread for each association, and no other."""
+"""A Storage SCP (PS3.4 annex B): what C-MOVE delivers to, and where peers report about storage commitment.
+
+One thread for each association, and no other.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,11 @@ from types import TracebackType
 from typing import Self
 
 from pacs_tasks.ae import LocalAE
-from pacs_tasks.dimse import acse, command
+from pacs_tasks.dimse import acse, command, n_event_report
 from pacs_tasks.dimse.acceptance import answer_to
 from pacs_tasks.dimse.association import Timeouts
 from pacs_tasks.dimse.command import Command
+from pacs_tasks.dimse.n_event_report import TakeReport
 from pacs_tasks.dimse.receiving import Origin, receive
 from pacs_tasks.dimse.stream import MessageStream
 from pacs_tasks.dimse.wire import A_ASSOCIATE_RQ, SLICE, Wire
@@ -38,7 +42,7 @@ _LOCAL_LIMIT_EXCEEDED = (2, 3, 2)
 
 
 class StorageSCP:
-    """Receives instances into a directory; answers C-ECHO; offers nothing else.
+    """Receives instances into a directory, and reports about storage commitment; answers C-ECHO; nothing else.
 
     Parameters
     ----------
@@ -54,6 +58,8 @@ class StorageSCP:
         Called in the association's thread for each instance, received or refused.
     max_associations
         More than so many at once are asked to come back later.
+    on_report
+        Takes what a peer reports about storage commitment, in the association's thread; left out, none may.
 
     Raises
     ------
@@ -70,12 +76,14 @@ class StorageSCP:
         timeouts: Timeouts = IDLE,
         on_instance: Callable[[InstanceOutcome], None] | None = None,
         max_associations: int = MAX_ASSOCIATIONS,
+        on_report: TakeReport | None = None,
     ) -> None:
         self.local = local
         self.directory = directory
         self.timeouts = timeouts
         self.on_instance = on_instance
         self.max_associations = max_associations
+        self.on_report = on_report
         directory.mkdir(parents=True, exist_ok=True)
         self._listener = _listen(host, port)
         self.port: int = self._listener.getsockname()[1]
@@ -195,7 +203,7 @@ class _Conversation:
             self.wire.send([acse.encode_reject(*_LOCAL_LIMIT_EXCEEDED)])
             self.wire.close()
             return
-        accept = answer_to(request)
+        accept = answer_to(request, reports=self._scp.on_report is not None)
         self.wire.send([acse.encode_accept(accept, request)])
         self._contexts = {
             cx.context_id: (cx.abstract_syntax, accept.results[cx.context_id][1])
@@ -218,6 +226,9 @@ class _Conversation:
                 outcome = receive(stream, context_id, request, self._contexts.get(context_id), origin)
                 if self._scp.on_instance is not None:
                     self._scp.on_instance(outcome)
+            elif request.field == command.N_EVENT_REPORT_RQ and self._scp.on_report is not None:
+                pair = self._contexts.get(context_id)
+                n_event_report.serve(stream, context_id, request, pair, self._scp.on_report)
             else:
                 self._answer(stream, context_id, request)
             self._busy = False

@@ -86,6 +86,10 @@ class MessageStream:
 
     # Receiving
 
+    def speaks(self, seconds: float) -> bool:
+        """Whether the peer says something within ``seconds``, its end included."""
+        return bool(self._rest) or self.wire.speaks(seconds)
+
     def read_command(self, awaited: str) -> tuple[int, Command] | None:
         """Give the context id and the command set of the next message, or nothing once the peer has released.
 

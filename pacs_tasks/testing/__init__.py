@@ -19,8 +19,8 @@ each other. Other projects are welcome to use it; as a pytest fixture::
         assert len(pacs.instances) == 10
 """
 
-from pacs_tasks.testing.faults import EVERY_INSTANCE, Faults, Rejection, Silence
+from pacs_tasks.testing.faults import EVERY_INSTANCE, Faults, Rejection, Report, Silence
 from pacs_tasks.testing.instances import StoredBytes
 from pacs_tasks.testing.pacs import TestPACS
 
-__all__ = ["EVERY_INSTANCE", "Faults", "Rejection", "Silence", "StoredBytes", "TestPACS"]
+__all__ = ["EVERY_INSTANCE", "Faults", "Rejection", "Report", "Silence", "StoredBytes", "TestPACS"]

@@ -13,6 +13,7 @@ from pynetdicom.service_class import (
     StorageServiceClass,
     VerificationServiceClass,
 )
+from pynetdicom.service_class_n import StorageCommitmentServiceClass
 from pynetdicom.sop_class import uid_to_service_class
 
 from pacs_tasks.testing.faults import Faults
@@ -39,6 +40,7 @@ def _serves(sop_class_uid: str) -> bool:
         VerificationServiceClass,
         StorageServiceClass,
         NonPatientObjectStorageServiceClass,
+        StorageCommitmentServiceClass,
         ServiceClass,
     }
 

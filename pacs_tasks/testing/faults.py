@@ -43,6 +43,16 @@ class Silence(StrEnum):
     STORE = "store"
 
 
+class Report(StrEnum):
+    """Where the PACS reports about storage commitment."""
+
+    #: On an association that it opens to the caller, if that is one of its destinations; else not at all.
+    ELSEWHERE = "elsewhere"
+    #: On the association that asked.
+    SAME_ASSOCIATION = "same association"
+    NEVER = "never"
+
+
 @dataclass(frozen=True)
 class Faults:
     """What goes wrong; each is off by default. Assign another to :attr:`TestPACS.faults` at any time.
@@ -74,6 +84,18 @@ class Faults:
         In C-MOVE and C-GET do not send these SOP Instance UIDs, and count them as completed all the same.
     unsent
         In C-MOVE and C-GET do not send these SOP Instance UIDs, and report them as failed.
+    action_status
+        Answer each request for storage commitment (N-ACTION) with this status, and report nothing.
+    report
+        Where it reports about storage commitment.
+    report_times
+        How often it reports the same.
+    report_transaction_uid
+        Report about this transaction instead of the one that was asked for.
+    uncommitted
+        Report for this SOP Instance UID (or :data:`EVERY_INSTANCE`) this Failure Reason; what is not held fails anyway.
+    unreported
+        Leave these SOP Instance UIDs out of reports.
     omit_charset
         Leave Specific Character Set, (0008,0005), out of matches, whatever their text is encoded in.
     delay
@@ -99,6 +121,12 @@ class Faults:
     retrieve_status: int | None = None
     lost: Collection[str] = ()
     unsent: Collection[str] = ()
+    action_status: int | None = None
+    report: Report = Report.ELSEWHERE
+    report_times: int = 1
+    report_transaction_uid: str = ""
+    uncommitted: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    unreported: Collection[str] = ()
     omit_charset: bool = False
     delay: float = 0.0
     max_pdu_size: int = 16_382

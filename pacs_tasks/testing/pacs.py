@@ -27,7 +27,8 @@ class TestPACS(Services):
     """A PACS that keeps what it is sent, answers queries and delivers, exactly to the byte.
 
     C-ECHO; C-STORE of every storage class, private ones too, in every transfer syntax proposed; C-FIND in Patient Root
-    and Study Root at every level; C-MOVE to known destinations; C-GET.
+    and Study Root at every level; C-MOVE to known destinations; C-GET;
+    storage commitment, on which it reports to known destinations.
 
     Parameters
     ----------
@@ -52,6 +53,10 @@ class TestPACS(Services):
         AE titles of all association requests, in order.
     identifiers
         Identifiers of all C-FIND, C-MOVE and C-GET requests, in order.
+    transactions
+        SOP Instance UIDs of each request for storage commitment, in order.
+    report_statuses
+        What each of its reports about them was answered, in order; None where there was no answer.
     associations
         How many associations have been accepted so far.
 
@@ -134,9 +139,10 @@ class TestPACS(Services):
         listener.shutdown()
         with self._lock:
             known, self._known = list(self._known), set()
+            reporting, self._reporting = list(self._reporting), set()
         for assoc in known:
             close(assoc)
-        for each in (thread, *known, *(assoc.dul for assoc in known)):
+        for each in (thread, *known, *(assoc.dul for assoc in known), *reporting):
             if each.ident is not None:
                 each.join(max(0.0, deadline - time.monotonic()))
             if each.is_alive():

@@ -18,16 +18,17 @@ from pydicom.tag import Tag
 from pydicom.uid import UID
 from pynetdicom import evt
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_FIND, C_GET, C_MOVE, C_STORE
+from pynetdicom.dimse_primitives import C_FIND, C_GET, C_MOVE, C_STORE, N_ACTION
 from pynetdicom.dsutils import decode
 from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.pdu_primitives import A_ASSOCIATE, AsynchronousOperationsWindowNegotiation
+from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.service_class import StorageServiceClass
 
-from pacs_tasks.testing import matching
+from pacs_tasks.testing import commitment, matching
 from pacs_tasks.testing.connections import acknowledge_at_once, send_at_once
 from pacs_tasks.testing.contexts import QUERY_RETRIEVE_LEVELS, supported
-from pacs_tasks.testing.faults import Faults, Silence
+from pacs_tasks.testing.faults import Faults, Report, Silence
 from pacs_tasks.testing.instances import StoredBytes
 from pacs_tasks.testing.suboperations import UNKNOWN_DESTINATION, Retrieval, association_to, batches
 
@@ -54,12 +55,15 @@ class Services:
         self.stores: list[str] = []
         self.calling_aets: list[str] = []
         self.identifiers: list[Dataset] = []
+        self.transactions: list[tuple[str, ...]] = []
+        self.report_statuses: list[int | None] = []
         self.associations = 0
         self._held = {each.sop_instance_uid: each for each in instances}
         self._offered: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._known: set[Association] = set()
+        self._reporting: set[threading.Thread] = set()
 
     @property
     def instances(self) -> Mapping[str, StoredBytes]:
@@ -145,6 +149,8 @@ class Services:
             assoc.dimse.cancel_req.clear()
             self._retrieve(Retrieval(assoc, message, context, self.faults, self._delay))
             assoc.dimse.cancel_req.clear()
+        elif isinstance(message, N_ACTION) and message.is_valid_request and context is not None:
+            self._commit(assoc, message, context)
         else:
             Association._serve_request(assoc, message, context_id)
 
@@ -232,3 +238,40 @@ class Services:
                 if not retrieval.run(some, carrier):
                     return
         retrieval.finish()
+
+    def _commit(self, assoc: Association, request: N_ACTION, context: PresentationContext) -> None:
+        faults = self.faults
+        information = commitment.information_of(request, context.transfer_syntax[0])
+        with self._lock:
+            self.transactions.append(commitment.named_in(information))
+        if not self._delay(assoc):
+            return
+        commitment.answer(assoc, request, context, faults.action_status or 0x0000)
+        address = self.destinations.get(assoc.requestor.ae_title.strip())
+        if faults.action_status or faults.report is Report.NEVER:
+            return
+        report = commitment.report_about(information, self.instances, faults)
+        if faults.report is Report.SAME_ASSOCIATION:
+            self._report(assoc, context, report)
+        elif address is not None:
+            thread = threading.Thread(target=self._report_to, args=(assoc, address, report), daemon=True)
+            with self._lock:
+                self._reporting.add(thread)
+            thread.start()
+
+    def _report(self, assoc: Association, context: PresentationContext, report: Dataset) -> None:
+        for _ in range(self.faults.report_times):
+            status, others = commitment.send(assoc, context, report, lambda each: self._pause(each, SLICE))
+            with self._lock:
+                self.report_statuses.append(status)
+            for context_id, message in others:
+                self._serve(assoc, message, context_id)
+
+    def _report_to(self, asked: Association, address: tuple[str, int], report: Dataset) -> None:
+        """Report on an association of our own, in the role of the SCP (PS3.4 section J.3.3)."""
+        contexts = [build_context(commitment.PUSH_MODEL)]
+        handlers: list[EventHandlerType] = [(evt.EVT_CONN_OPEN, send_at_once)]
+        title = asked.requestor.ae_title.strip()
+        with association_to(asked.ae, address, title, contexts, handlers, scp_role=commitment.PUSH_MODEL) as assoc:
+            for context in assoc.accepted_contexts:
+                self._report(assoc, context, report)

@@ -20,7 +20,7 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_GET, C_MOVE, C_STORE
 from pynetdicom.dsutils import encode
 from pynetdicom.events import Event, EventHandlerType
-from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.presentation import PresentationContext, build_context, build_role
 
 from pacs_tasks.testing.faults import Faults
 from pacs_tasks.testing.instances import StoredBytes
@@ -151,14 +151,19 @@ def association_to(
     ae_title: str,
     contexts: list[PresentationContext],
     handlers: list[EventHandlerType],
+    *,
+    scp_role: str = "",
 ) -> Iterator[Association]:
-    """An association to a move destination; it may not be established.
+    """An association to a move destination; it may not be established. ``scp_role``: the class of which it is the SCP.
 
     pynetdicom reads an association from a thread of its own, which now and then takes a response that the sender waits
     for. So that thread is held at its checkpoint from before its start until the association is released.
     """
     held: EventHandlerType = (evt.EVT_ESTABLISHED, _hold_reactor)
-    assoc = ae.associate(*address, contexts=contexts, ae_title=ae_title, evt_handlers=[*handlers, held])
+    roles = [build_role(scp_role, scp_role=True)] if scp_role else []
+    assoc = ae.associate(
+        *address, contexts=contexts, ae_title=ae_title, ext_neg=list(roles), evt_handlers=[*handlers, held]
+    )
     try:
         yield assoc
     finally:

@@ -7,7 +7,10 @@ import random
 from io import BytesIO
 
 import pytest
-from pynetdicom.dsutils import decode
+from pydicom.uid import UID
+from pynetdicom.dimse_messages import N_ACTION_RQ, N_ACTION_RSP, N_EVENT_REPORT_RQ, N_EVENT_REPORT_RSP
+from pynetdicom.dimse_primitives import N_ACTION, N_EVENT_REPORT
+from pynetdicom.dsutils import decode, encode
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 
@@ -106,3 +109,60 @@ def test_garbage_association_pdus_end_in_one_error() -> None:
                     read(memoryview(content))
                 except ValueError:
                     continue
+
+
+ACTION: dict[int, int | str] = {
+    command.REQUESTED_SOP_CLASS_UID: "1.2.840.10008.1.20.1",
+    command.COMMAND_FIELD: command.N_ACTION_RQ,
+    command.MESSAGE_ID: 9,
+    command.REQUESTED_SOP_INSTANCE_UID: "1.2.840.10008.1.20.1.1",
+    command.ACTION_TYPE_ID: 1,
+}
+EVENT_ANSWER: dict[int, int | str] = {
+    command.AFFECTED_SOP_CLASS_UID: "1.2.840.10008.1.20.1",
+    command.COMMAND_FIELD: command.N_EVENT_REPORT_RQ | command.RESPONSE,
+    command.MESSAGE_ID_RESPONDED_TO: 9,
+    command.STATUS: 0x0115,
+    command.AFFECTED_SOP_INSTANCE_UID: "1.2.840.10008.1.20.1.1",
+    command.EVENT_TYPE_ID: 2,
+}
+
+
+def test_pynetdicom_reads_our_normalised_messages() -> None:
+    """An N-ACTION request and the answer to an N-EVENT-REPORT have the fields of PS3.7 sections E.1 and 10.3."""
+    asked = N_ACTION_RQ()
+    asked.command_set = decode(BytesIO(command.encode(dict(ACTION), data_set=True)), True, True)
+    found = asked.message_to_primitive()
+    assert isinstance(found, N_ACTION)
+    assert found.RequestedSOPClassUID == ACTION[command.REQUESTED_SOP_CLASS_UID]
+    assert found.RequestedSOPInstanceUID == ACTION[command.REQUESTED_SOP_INSTANCE_UID]
+    assert (found.MessageID, found.ActionTypeID) == (9, 1)
+    answered = N_EVENT_REPORT_RSP()
+    answered.command_set = decode(BytesIO(command.encode(dict(EVENT_ANSWER), data_set=False)), True, True)
+    told = answered.message_to_primitive()
+    assert isinstance(told, N_EVENT_REPORT)
+    assert told.AffectedSOPInstanceUID == EVENT_ANSWER[command.AFFECTED_SOP_INSTANCE_UID]
+    assert (told.MessageIDBeingRespondedTo, told.Status, told.EventTypeID) == (9, 0x0115, 2)
+
+
+def test_we_read_pynetdicoms_normalised_messages() -> None:
+    """An N-EVENT-REPORT request and an N-ACTION response as pynetdicom writes them."""
+    event = N_EVENT_REPORT()
+    event.MessageID, event.EventTypeID = 3, 2
+    event.AffectedSOPClassUID, event.AffectedSOPInstanceUID = UID("1.2.840.10008.1.20.1"), UID("1.2.840.10008.1.20.1.1")
+    event.EventInformation = BytesIO(b"\0\0")
+    message = N_EVENT_REPORT_RQ()
+    message.primitive_to_message(event)
+    found = command.decode(encode(message.command_set, True, True) or b"")
+    assert found.field == command.N_EVENT_REPORT_RQ
+    assert (found.number(command.MESSAGE_ID), found.number(command.EVENT_TYPE_ID)) == (3, 2)
+    assert found.text(command.AFFECTED_SOP_INSTANCE_UID) == "1.2.840.10008.1.20.1.1"
+    assert found.has_data_set
+    action = N_ACTION()
+    action.MessageIDBeingRespondedTo, action.Status, action.ActionTypeID = 4, 0x0213, 1
+    answer = N_ACTION_RSP()
+    answer.primitive_to_message(action)
+    told = command.decode(encode(answer.command_set, True, True) or b"")
+    assert told.field == command.N_ACTION_RQ | command.RESPONSE
+    assert (told.number(command.MESSAGE_ID_RESPONDED_TO), told.number(command.STATUS)) == (4, 0x0213)
+    assert told.number(command.ACTION_TYPE_ID) == 1
