@@ -138,14 +138,22 @@ class Ledger:
 
     def record(self, job_id: str, index: int, outcome: InstanceOutcome) -> Recorded:
         """Record one outcome; the second one for the same index changes nothing."""
+        keys, arguments = self.recording(job_id, index, outcome)
+        return self.recorded_as(job_id, self._run(scripts.RECORD, keys, arguments))
+
+    def recording(self, job_id: str, index: int, outcome: InstanceOutcome) -> tuple[list[str], list[str | int]]:
+        """The keys and arguments of :data:`scripts.RECORD`."""
         done = outcome.category in {InstanceCategory.SUCCESS, InstanceCategory.WARNING}
         keys = [key(job_id), *(key(job_id, part) for part in ("claims", "recorded", "receipts", "problems"))]
         short = receipts.short(index, outcome)
         text = outcome.model_dump_json(exclude_defaults=True) if short is None else short
         size = outcome.size if done else 0
         unreachable = int(short is None and outcome.unreachable)
-        arguments = [index, text, outcome.category.value, size, unreachable, int(short is not None), self._keep]
-        new, cancelled, ended = self._run(scripts.RECORD, keys, arguments)
+        return keys, [index, text, outcome.category.value, size, unreachable, int(short is not None), self._keep]
+
+    def recorded_as(self, job_id: str, told: Sequence[int]) -> Recorded:
+        """What :data:`scripts.RECORD` answered."""
+        new, cancelled, ended = told
         if ended:
             self._touch(job_id)
         return Recorded(bool(new), bool(cancelled), bool(ended))

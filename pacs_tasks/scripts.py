@@ -21,11 +21,7 @@ local function counter(job, name)
 end
 
 local function recorded(job)
-  local sum = 0
-  for _, name in ipairs({'success', 'warning', 'failed', 'missing', 'skipped'}) do
-    sum = sum + counter(job, name)
-  end
-  return sum
+  return counter(job, 'recorded')
 end
 
 -- A claim that has run out stays: who takes it over sees that its owner died.
@@ -138,9 +134,6 @@ if redis.call('EXISTS', KEYS[1]) == 0 then
 end
 local new = 1 - redis.call('SETBIT', KEYS[3], ARGV[1], 1)
 if new == 1 then
-  if recorded(KEYS[1]) == 0 then
-    redis.call('EXPIRE', KEYS[3], ARGV[7])
-  end
   if ARGV[6] == '1' then
     if redis.call('RPUSH', KEYS[4], ARGV[2]) == 1 then
       redis.call('EXPIRE', KEYS[4], ARGV[7])
@@ -154,8 +147,16 @@ if new == 1 then
   if ARGV[5] == '1' then
     redis.call('HINCRBY', KEYS[1], 'unreachable', 1)
   end
+  if redis.call('HINCRBY', KEYS[1], 'recorded', 1) == 1 then
+    redis.call('EXPIRE', KEYS[3], ARGV[7])
+  end
 end
-return {new, tonumber(redis.call('HGET', KEYS[1], 'cancel') or '0'), settle(KEYS[1], KEYS[2])}
+local total, cancel = unpack(redis.call('HMGET', KEYS[1], 'total', 'cancel'))
+local ended = 0
+if cancel == '1' or recorded(KEYS[1]) >= tonumber(total or '0') then
+  ended = settle(KEYS[1], KEYS[2])
+end
+return {new, tonumber(cancel or '0'), ended}
 """
 )
 
@@ -203,6 +204,7 @@ for _, index in ipairs(ARGV) do
       redis.call('HSET', KEYS[4], index, outcome['attempts'])
     end
     redis.call('HINCRBY', KEYS[1], category, -1)
+    redis.call('HINCRBY', KEYS[1], 'recorded', -1)
   end
 end
 return 1

@@ -94,6 +94,8 @@ class Settings(BaseSettings):
 
     #: C-STORE requests under way at once on an association, where the peer agrees (few do); 1 asks for nothing.
     operations_window: int = Field(default=16, ge=1, le=1000)
+    #: Whether receipts hold the SHA-256 of each data set that was sent: a second of computing for a gigabyte.
+    sha256: bool = True
 
     receiver_ae_title: AETitle = "PACS_TASKS"
     receiver_host: Host = "0.0.0.0"  # noqa: S104 - peers on other machines must reach it

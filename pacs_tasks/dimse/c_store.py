@@ -34,12 +34,18 @@ def store(assoc: Association, instance: StoredInstance) -> InstanceOutcome:
 
 
 def store_all(
-    assoc: Association, instances: Iterable[StoredInstance]
+    assoc: Association, instances: Iterable[StoredInstance], *, digest: bool = False
 ) -> Generator[tuple[StoredInstance, InstanceOutcome]]:
     """Send instances, each as the bytes of its data set, never decoded.
 
     Up to ``assoc.window`` requests are under way at once (PS3.7 section D.3.3.3); the next instance is taken from
     ``instances`` when it is about to be sent, so that who gives them may stop at any time.
+
+    Parameters
+    ----------
+    digest
+        Put the SHA-256 of each data set into its outcome. It takes about a second for a gigabyte, part of which the
+        peer needs anyway.
 
     Yields
     ------
@@ -54,7 +60,7 @@ def store_all(
         If ``assoc.stop`` said so while it waited; the association is aborted.
     """
     with assoc.busy():
-        sending = _Sending(assoc)
+        sending = _Sending(assoc, digest=digest)
         for instance in instances:
             failed = sending.send(instance)
             if failed is not None:
@@ -79,8 +85,8 @@ class _Sent:
 class _Sending:
     """The requests that are under way on one association."""
 
-    def __init__(self, assoc: Association) -> None:
-        self._assoc = assoc
+    def __init__(self, assoc: Association, *, digest: bool) -> None:
+        self._assoc, self._digest = assoc, digest
         #: Message id to request, the oldest first.
         self.waiting: dict[int, _Sent] = {}
 
@@ -102,7 +108,8 @@ class _Sending:
             with closing(_DataSet(instance)) as data_set:
                 assoc.send(context_id, _request(instance, message_id), data_set.content, data_set.tail)
                 # The peer is busy with it now.
-                self.waiting[message_id] = _Sent(instance, context_id, begun, data_set.sha256())
+                digest = data_set.sha256() if self._digest else ""
+                self.waiting[message_id] = _Sent(instance, context_id, begun, digest)
         except UnreadableInputError as error:
             return _failed(instance, "UnreadableInputError", error.message)
         return None

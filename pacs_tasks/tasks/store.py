@@ -28,14 +28,17 @@ from pacs_tasks.tasks.transfer import Part, Range, fan_out, finish, pending, pla
 
 #: Up to so many files, each is a task of its own, as people who look at Flower expect.
 SMALL_DIRECTORY = 200
-#: In a larger one a part is so many files or bytes: a chord of 100,000 files stays at about 2,000 tasks.
-PART_FILES = 50
+#: In a larger one a part is so many files, so that there is enough to share out, and up to so many in a very large one,
+#: so that the 5 ms of a task are little beside its work: 250 small files take about 100 ms.
+PART_FILES, MOST_PART_FILES = 50, 250
+#: Parts that a very large job should have at least.
+_PARTS = 64
 PART_BYTES = 64 * 2**20
 
 
 def cut(entries: Sequence[Entry], files_per_task: int | None) -> list[Range]:
     """Cut a manifest into parts."""
-    most = files_per_task or (1 if len(entries) <= SMALL_DIRECTORY else PART_FILES)
+    most = files_per_task or _files_of_a_part(len(entries))
     ranges: list[Range] = []
     start = size = 0
     for index, entry in enumerate(entries):
@@ -45,6 +48,12 @@ def cut(entries: Sequence[Entry], files_per_task: int | None) -> list[Range]:
             start, size = index, 0
         size += entry[1]
     return [*ranges, (start, len(entries))] if entries else []
+
+
+def _files_of_a_part(total: int) -> int:
+    if total <= SMALL_DIRECTORY:
+        return 1
+    return max(PART_FILES, min(MOST_PART_FILES, total // _PARTS))
 
 
 def _ranges(job_id: str) -> list[Range]:

@@ -15,6 +15,7 @@ from pacs_tasks.errors import (
 )
 from pacs_tasks.outcome import InstanceOutcome, StatusCategory
 from pacs_tasks.request import Request
+from pacs_tasks.settings import settings
 from pacs_tasks.tasks.associations import lent
 from pacs_tasks.tasks.job import local_ae, timeouts
 from pacs_tasks.tasks.recognise import recognise
@@ -104,7 +105,8 @@ class _Sending:
         ) as assoc:
             self._opened = True
             index_of = {instance.path: index for index, instance in queue.items()}
-            for instance, outcome in c_store.store_all(assoc, self._until_cancelled(queue)):
+            instances = self._until_cancelled(queue)
+            for instance, outcome in c_store.store_all(assoc, instances, digest=settings().sha256):
                 index = index_of[instance.path]
                 del queue[index]
                 self._unanswered.discard(index)

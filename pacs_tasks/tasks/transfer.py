@@ -27,8 +27,9 @@ from pacs_tasks.errors import (
     JobNotFoundError,
     PacsTasksError,
 )
-from pacs_tasks.ledger import Entry
+from pacs_tasks.ledger import Entry, Recorded
 from pacs_tasks.outcome import InstanceOutcome
+from pacs_tasks.recorder import Recorder
 from pacs_tasks.request import R
 from pacs_tasks.tasks.claim import Claim, claimed
 from pacs_tasks.tasks.job import accept, conclude, errors_recorded, ledger, unexpected
@@ -94,8 +95,14 @@ def finish(task: Task, job_id: str, ranges: Callable[[str], list[Range]], part: 
             raise task.retry(countdown=_LOOK_AGAIN, max_retries=None)
         if ledger().replans(job_id) <= _MOST_REPLANS:
             fan_out(task, job_id, ranges(job_id), part, finish=task)
-        with claimed(task, ledger(), job_id, "finish") as claim, suppress(PartCancelledError):
-            Part(task, job_id, claim, 0, progress.counters.total).fail_rest(_lost())
+        with (
+            claimed(task, ledger(), job_id, "finish") as claim,
+            Recorder(ledger(), job_id) as recorder,
+            suppress(PartCancelledError),
+        ):
+            part = Part(task, recorder, claim, 0, progress.counters.total)
+            part.fail_rest(_lost())
+            part.flush()
     return conclude(job_id)
 
 
@@ -113,9 +120,10 @@ class PartCancelledError(Exception):
 class Part:
     """The running part of a job: what is left of its range, and where its outcomes go."""
 
-    def __init__(self, task: Task, job_id: str, claim: Claim, start: int, stop: int) -> None:
+    def __init__(self, task: Task, recorder: Recorder, claim: Claim, start: int, stop: int) -> None:
         self._task = task
-        self.job_id = job_id
+        self._recorder = recorder
+        self.job_id = job_id = recorder.job_id
         self.claim = claim
         self.size = stop - start
         recorded = ledger().recorded(job_id, start, stop)
@@ -130,8 +138,14 @@ class Part:
         """Record the outcome the moment it is known. The part that records the last one ends the job."""
         attempts = self._attempts[index - self._start] + (outcome.begun > 0)
         receipt = outcome.model_copy(update={"worker": self._task.request.hostname, "attempts": attempts})
-        told = ledger().record(self.job_id, index, receipt)
         self.left.pop(index, None)
+        self._heed(self._recorder.record(index, receipt))
+
+    def flush(self) -> None:
+        """Have every outcome in the ledger."""
+        self._heed(self._recorder.flush())
+
+    def _heed(self, told: Recorded) -> None:
         if told.ended:
             self._task.backend.store_result(self.job_id, conclude(self.job_id), "SUCCESS")
         if told.cancelled:
@@ -162,8 +176,8 @@ def work_on(task: Task, job_id: str, start: int, stop: int, work: Callable[[Part
     try:
         if ledger().progress(job_id).state.finished:
             return False
-        with claimed(task, ledger(), job_id, f"{start}-{stop}") as claim:
-            part = Part(task, job_id, claim, start, stop)
+        with claimed(task, ledger(), job_id, f"{start}-{stop}") as claim, Recorder(ledger(), job_id) as recorder:
+            part = Part(task, recorder, claim, start, stop)
             if not part.left or ledger().cancel_requested(job_id):
                 return False
             return _guarded(part, work)
@@ -174,18 +188,27 @@ def work_on(task: Task, job_id: str, start: int, stop: int, work: Callable[[Part
 
 
 def _guarded(part: Part, work: Callable[[Part], bool]) -> bool:
+    again = False
     try:
-        try:
-            part.claim.check_deaths()
-            return work(part)
-        except (AssociationError, BrokerUnavailableError, JobCancelledError, JobNotFoundError):
-            raise
-        except (PartCancelledError, Retry):
-            raise
-        except PacsTasksError as error:
-            part.fail_rest(error)
-        except Exception as error:  # noqa: BLE001 - a part that raises loses its chord
-            part.fail_rest(unexpected(error))
+        again = _worked(part, work)
     except (PartCancelledError, JobCancelledError):
         pass
+    finally:
+        with suppress(PartCancelledError):
+            part.flush()
+    return again
+
+
+def _worked(part: Part, work: Callable[[Part], bool]) -> bool:
+    try:
+        part.claim.check_deaths()
+        return work(part)
+    except (AssociationError, BrokerUnavailableError, JobCancelledError, JobNotFoundError):
+        raise
+    except (PartCancelledError, Retry):
+        raise
+    except PacsTasksError as error:
+        part.fail_rest(error)
+    except Exception as error:  # noqa: BLE001 - a part that raises loses its chord
+        part.fail_rest(unexpected(error))
     return False

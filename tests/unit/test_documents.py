@@ -31,6 +31,8 @@ def test_every_setting_is_in_the_table_with_its_default(readme: Path) -> None:
     assert list(told) == [f"PACS_TASKS_{name.upper()}" for name in fields]
     for variable, default in known.items():
         wanted = "" if default is None else f"{default:g}" if isinstance(default, float) else str(default)
+        if isinstance(default, bool):
+            wanted = wanted.lower()
         assert told[variable] == wanted, variable
 
 
