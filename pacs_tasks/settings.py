@@ -100,6 +100,8 @@ class Settings(BaseSettings):
     receiver_ae_title: AETitle = "PACS_TASKS"
     receiver_host: Host = "0.0.0.0"  # noqa: S104 - peers on other machines must reach it
     receiver_port: int = Field(default=11113, ge=0, le=65_535)
+    #: Processes that receive on that port, so that more cores take more.
+    receiver_processes: int = Field(default=1, ge=1, le=64)
     #: Where the receiver puts instances; unset: ``received`` in ``data_dir``.
     receiver_dir: Path | None = None
 

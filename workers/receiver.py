@@ -14,6 +14,8 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import redis
@@ -21,14 +23,16 @@ import redis
 from pacs_tasks import embedded
 from pacs_tasks.ae import LocalAE
 from pacs_tasks.broker import connect
-from pacs_tasks.dimse.storage_scp import StorageSCP
+from pacs_tasks.dimse.storage_scp import StorageSCP, listen
 from pacs_tasks.errors import ConfigurationError, PacsTasksError
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 from pacs_tasks.receivers import LIFETIME, MARKER, Receiver, announce, withdraw
 from pacs_tasks.settings import Settings, load
+from workers.receiver_processes import ReceiverProcesses
 
 logger = logging.getLogger("pacs_tasks.receiver")
 
+_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 #: Seconds between two announcements.
 BEAT = LIFETIME / 3
 #: Seconds that associations may take to end when we are told to.
@@ -147,24 +151,63 @@ def reachable_address(host: str) -> str:
             return "127.0.0.1"
 
 
-def _listen(config: Settings, directory: Path, counts: Counts) -> StorageSCP:
-    """Start the Storage SCP.
+def _bound(config: Settings) -> socket.socket:
+    """Listen.
 
     Raises
     ------
     ConfigurationError
-        If its port is taken or its address is not ours.
+        If the port is taken or the address is not ours.
     """
-    local = LocalAE(ae_title=config.receiver_ae_title)
     try:
-        scp = StorageSCP(local, config.receiver_host, config.receiver_port, directory, on_instance=counts.add)
-        scp.start()
+        return listen(config.receiver_host, config.receiver_port)
     except OSError as error:
         raise ConfigurationError(
             f"the receiver cannot listen at {config.receiver_host}:{config.receiver_port} ({error.strerror}); "
             "end the program that has this port, or set PACS_TASKS_RECEIVER_PORT to another one"
         ) from None
-    return scp
+
+
+def receive(config: Settings, listener: socket.socket, ending: threading.Event) -> None:
+    """Receive until ``ending`` is set: what each process of the receiver does."""
+    logging.basicConfig(format=_FORMAT, level=logging.INFO, stream=sys.stderr)
+    counts = Counts()
+    scp = StorageSCP(
+        LocalAE(ae_title=config.receiver_ae_title),
+        config.receiver_host,
+        config.receiver_port,
+        config.received,
+        on_instance=counts.add,
+        listener=listener,
+    )
+    scp.start()
+    try:
+        while not ending.wait(BEAT):
+            counts.log()
+    finally:
+        scp.stop(STOP_LIMIT)
+        counts.log()
+
+
+@contextlib.contextmanager
+def _receiving(config: Settings, listener: socket.socket) -> Iterator[Callable[[], None]]:
+    """Receive during the block, here or in processes of their own; gives what is to be called at each beat."""
+    if config.receiver_processes > 1:
+        processes = ReceiverProcesses(config.receiver_processes, listener, partial(receive, config))
+        try:
+            yield processes.renew
+        finally:
+            processes.stop(STOP_LIMIT + 2)
+            listener.close()
+        return
+    ended = threading.Event()
+    thread = threading.Thread(target=receive, args=(config, listener, ended), name="receiver")
+    thread.start()
+    try:
+        yield lambda: None
+    finally:
+        ended.set()
+        thread.join()
 
 
 def serve(config: Settings, redis_url: str, ending: threading.Event) -> None:
@@ -180,29 +223,25 @@ def serve(config: Settings, redis_url: str, ending: threading.Event) -> None:
         config.data_dir.expanduser().mkdir(mode=0o700, parents=True, exist_ok=True)
     directory = config.received
     token = mark(directory)
-    counts = Counts()
-    scp = _listen(config, directory, counts)
-    host = reachable_address(config.receiver_host)
-    receiver = Receiver(
-        ae_title=config.receiver_ae_title, host=host, port=scp.port, directory=str(directory), token=token
-    )
+    listener = _bound(config)
+    host, port = reachable_address(config.receiver_host), listener.getsockname()[1]
+    receiver = Receiver(ae_title=config.receiver_ae_title, host=host, port=port, directory=str(directory), token=token)
     announcer = Announcer(redis_url, config.redis_timeout, receiver)
-    logger.info("receiving; tell your PACS: AE title %s, host %s, port %d", receiver.ae_title, host, scp.port)
-    try:
-        announcer.beat()
-        while not ending.wait(BEAT):
-            counts.log()
+    logger.info("receiving; tell your PACS: AE title %s, host %s, port %d", receiver.ae_title, host, port)
+    with _receiving(config, listener) as renew:
+        try:
             announcer.beat()
-    finally:
-        announcer.end()
-        scp.stop(STOP_LIMIT)
-        counts.log()
-        logger.info("receiver ended")
+            while not ending.wait(BEAT):
+                renew()
+                announcer.beat()
+        finally:
+            announcer.end()
+    logger.info("receiver ended")
 
 
 def main() -> int:
     """Be the receiver of this machine until SIGTERM or SIGINT. Returns the exit code."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr)
+    logging.basicConfig(format=_FORMAT, level=logging.INFO, stream=sys.stderr)
     ending = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ending.set())

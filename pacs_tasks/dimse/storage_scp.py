@@ -58,6 +58,8 @@ class StorageSCP:
         Called in the association's thread for each instance, received or refused.
     max_associations
         More than so many at once are asked to come back later.
+    listener
+        A socket of :func:`listen`, which other processes may share; without it, one of our own.
     on_report
         Takes what a peer reports about storage commitment, in the association's thread; left out, none may.
 
@@ -76,6 +78,7 @@ class StorageSCP:
         timeouts: Timeouts = IDLE,
         on_instance: Callable[[InstanceOutcome], None] | None = None,
         max_associations: int = MAX_ASSOCIATIONS,
+        listener: socket.socket | None = None,
         on_report: TakeReport | None = None,
     ) -> None:
         self.local = local
@@ -85,7 +88,7 @@ class StorageSCP:
         self.max_associations = max_associations
         self.on_report = on_report
         directory.mkdir(parents=True, exist_ok=True)
-        self._listener = _listen(host, port)
+        self._listener = listener or listen(host, port)
         self.port: int = self._listener.getsockname()[1]
         self._stopping = threading.Event()
         self._until = 0.0
@@ -252,8 +255,14 @@ class _Conversation:
         stream.send(context_id, command.encode(elements, data_set=False))
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """Bind to the first address of ``host``."""
+def listen(host: str, port: int) -> socket.socket:
+    """Bind to the first address of ``host``; port 0 is any free one.
+
+    Raises
+    ------
+    OSError
+        If the port is taken or the address is not ours.
+    """
     family, kind, protocol, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]

@@ -55,15 +55,16 @@ def flower(redis_url: str, directory: Path, login: str) -> Iterator[str]:
 
 
 def receiver(
-    redis_url: str, directory: Path, port: int, ae_title: str = "PACS_TASKS"
+    redis_url: str, directory: Path, port: int, ae_title: str = "PACS_TASKS", **settings: str
 ) -> AbstractContextManager[Process]:
-    """A receiver that C-MOVE may deliver to."""
+    """A receiver that C-MOVE may deliver to; ``settings`` are ``PACS_TASKS_*`` variables in full."""
     env = environment(
         PACS_TASKS_REDIS_URL=redis_url,
         PACS_TASKS_DATA_DIR=str(directory / "data"),
         PACS_TASKS_RECEIVER_HOST="127.0.0.1",
         PACS_TASKS_RECEIVER_PORT=str(port),
         PACS_TASKS_RECEIVER_AE_TITLE=ae_title,
+        **settings,
     )
     command = [sys.executable, "-m", "workers.receiver"]
     return started(command, directory / "receiver.log", lambda _: answers(port), env=env, cwd=ROOT, timeout=60)
