@@ -37,9 +37,9 @@ ROUTES = {
 }
 
 #: Seconds after which a message that no worker has acknowledged goes to another one. It must exceed 30 s, and it
-#: bounds how long the work of a machine that died waits. It may be shorter than a task, since a task that is handed
-#: out twice finds the claim of the first in the ledger and steps back.
-VISIBILITY_TIMEOUT = 120
+#: bounds how long the work of a machine that died waits: with the 5 s of the look for it, less than a minute. It may be
+#: shorter than a task, since a task that is handed out twice finds the claim of the first in the ledger and steps back.
+VISIBILITY_TIMEOUT = 40
 
 #: Seconds that the broker may take for one answer; longer than a worker's wait for the next message, which is 1 s.
 SILENCE = 15.0
@@ -82,8 +82,8 @@ _FIXED: dict[str, Any] = {
 def _transport_options(config: Settings) -> dict[str, Any]:
     return {
         "visibility_timeout": VISIBILITY_TIMEOUT,
-        # Looks for abandoned messages every 10 s; by default every 100 s.
-        "unacked_restore_interval": 10,
+        # Looks for abandoned messages every 5 s; by default every 100 s.
+        "unacked_restore_interval": 5,
         "unacked_restore_throttle": 1,
         # Of our own, so that another application's shorter visibility timeout does not hand out our tasks twice,
         # nor ours theirs: on a shared broker the shortest one wins.

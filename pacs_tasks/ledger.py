@@ -30,7 +30,7 @@ from pacs_tasks.record import JOBS, PARTS, SEEN, asked, key, not_found, progress
 from pacs_tasks.request import REQUESTS, AnyRequest
 
 #: Seconds that a claim outlives the last sign of its owner.
-CLAIM_LIFETIME = 45.0
+CLAIM_LIFETIME = 15.0
 _CHUNK = 1_000
 #: A command that looks at more indices than this at once would keep the others of this Redis waiting.
 _BITS = 10_000
@@ -247,6 +247,15 @@ class Ledger:
 
     def release(self, scope: str, name: str, owner: str) -> None:
         self._run(scripts.RELEASE, [key(scope, "claims")], [name, owner])
+
+    def mark(self, job_id: str, name: str, index: int) -> None:
+        """Note which entry of the manifest is begun next under a claim: if the worker dies, that one is suspected."""
+        self._redis.hset(key(job_id, "losses"), f"at {name}", str(index))
+
+    def suspect(self, job_id: str, name: str) -> tuple[int, int] | None:
+        """The entry that was marked when the last owner of a claim died, and how many have died at it; counts it."""
+        found = self._run(scripts.SUSPECT, [key(job_id, "losses")], [name])
+        return (int(found[0]), int(found[1])) if found else None
 
     def live_claims(self, scope: str) -> int:
         """How many workers are at this job now."""

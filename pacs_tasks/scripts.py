@@ -247,6 +247,16 @@ return 1 + counter(KEYS[2], ARGV[1])
 """
 )
 
+#: losses; name of a claim. The index that was marked under it and how many workers died at that, with this one.
+SUSPECT = """
+local index = redis.call('HGET', KEYS[1], 'at ' .. ARGV[1])
+if not index then
+  return false
+end
+redis.call('HDEL', KEYS[1], 'at ' .. ARGV[1])
+return {index, redis.call('HINCRBY', KEYS[1], 'deaths ' .. index, 1)}
+"""
+
 #: claims; name, owner.
 RELEASE = (
     _COMMON

@@ -7,25 +7,26 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from celery import Task
 
 from pacs_tasks.errors import JobFailedError
-from pacs_tasks.ledger import CLAIM_LIFETIME, Ledger
+from pacs_tasks.ledger import Ledger
+from pacs_tasks.tasks.pulse import pulse
 
 #: Seconds between two looks at the cancel flag.
 _LOOK = 0.4
-_PROLONG = CLAIM_LIFETIME / 5
 #: Seconds that the peer has to answer for the file that is on its way when a cancel comes: then it counts.
 _LAST_WORD = 2.0
 #: Seconds until a task that is claimed elsewhere looks again.
 _STEP_BACK = 2
-#: Of so many dead workers that held one claim, what was claimed is the reason: it fails.
-_MOST_DEATHS = 5
+#: Of so many dead workers that were at one thing, that thing is the reason: it fails.
+MOST_DEATHS = 3
 
 
 class Claim:
-    """Callable: has a cancel been asked for? Asking also keeps the claim alive, so ask while you wait.
+    """Callable: has a cancel been asked for? Asking is the sign of life that keeps the claim, so ask while you wait.
 
     Parameters
     ----------
@@ -38,44 +39,55 @@ class Claim:
     """
 
     def __init__(self, task: Task, ledger: Ledger, scope: str, name: str, job_id: str) -> None:
-        self._task, self._ledger, self._scope, self._name, self._job_id = task, ledger, scope, name, job_id
+        self._task, self._ledger, self._scope, self.name, self._job_id = task, ledger, scope, name, job_id
         #: A pool of threads may be handed the same task twice.
         self.owner = f"{task.request.hostname} {os.getpid()} {threading.get_ident()} {task.request.id}"
-        self.cancelled = False
-        self._deaths = self._hold()
-
-    def _hold(self) -> int:
-        """Claim or prolong; how many owners have died with this claim."""
-        self._looked = self._prolonged = time.monotonic()
-        held = self._ledger.claim(self._scope, self._name, self.owner)
+        self.cancelled = self._lost = False
+        self.seen = self._looked = time.monotonic()
+        held = self._ledger.claim(scope, name, self.owner)
         if not held:
-            raise self._task.retry(countdown=_STEP_BACK, max_retries=None)
-        return held - 1
+            self._step_back()
+        #: How many workers have died with this claim.
+        self.deaths = held - 1
+        pulse().keep(self)
+
+    def prolong(self) -> None:
+        """Hold the claim for another while, from the thread of the pulse."""
+        self._lost = self._lost or not self._ledger.claim(self._scope, self.name, self.owner)
+
+    def _step_back(self) -> NoReturn:
+        raise self._task.retry(countdown=_STEP_BACK, max_retries=None)
 
     def overdue(self) -> bool:
         """As a call, but true only when the peer has had time to answer what was on its way as the cancel came."""
         return self() and time.monotonic() - self._looked >= _LAST_WORD
 
     def release(self) -> None:
-        self._ledger.release(self._scope, self._name, self.owner)
+        pulse().forget(self)
+        self._ledger.release(self._scope, self.name, self.owner)
         self._ledger.settle(self._job_id)
 
     def check_deaths(self) -> None:
         """Raise :class:`JobFailedError` if this work ends every worker that takes it up."""
-        if self._deaths >= _MOST_DEATHS:
-            raise JobFailedError(
-                f"{self._deaths} workers died while they were at it; look into their logs and their machines' memory, "
-                "then retry the job"
-            )
+        if self.deaths >= MOST_DEATHS:
+            raise poison(self.deaths)
 
     def __call__(self) -> bool:
-        now = time.monotonic()
+        self.seen = now = time.monotonic()
+        if self._lost:
+            self._step_back()
         if not self.cancelled and now - self._looked >= _LOOK:
             self._looked = now
             self.cancelled = self._ledger.cancel_requested(self._job_id)
-            if now - self._prolonged >= _PROLONG:
-                self._hold()
         return self.cancelled
+
+
+def poison(deaths: int) -> JobFailedError:
+    """The error of what so many workers died of."""
+    return JobFailedError(
+        f"{deaths} workers died while they were at it; look into their logs and their machines' memory, "
+        "then retry the job"
+    )
 
 
 @contextmanager

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 #: Seconds without a sign of life after which a job is looked into: what a dead worker held is back by then.
 PATIENCE = VISIBILITY_TIMEOUT + 30
 #: Seconds between two looks of a worker.
-_BEAT = 20.0
+_BEAT = 10.0
 
 
 @app.task(bind=True, name="pacs_tasks.resume", ignore_result=True)  # type: ignore[untyped-decorator]

@@ -110,6 +110,7 @@ def retrieve_part(self: Task, job_id: str, start: int, stop: int, tries: int = 0
     last_try = tries >= settings().max_retries
 
     def work(part: Part) -> bool:
+        part.claim.check_deaths()
         request = cast(RetrieveRequest, ledger().request(job_id))
         try:
             return fetch(self, part, request, whole_series=_is_whole(job_id, start, stop), last_try=last_try)

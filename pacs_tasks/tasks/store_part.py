@@ -17,6 +17,7 @@ from pacs_tasks.outcome import InstanceOutcome, StatusCategory
 from pacs_tasks.request import Request
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.associations import lent
+from pacs_tasks.tasks.claim import poison
 from pacs_tasks.tasks.job import local_ae, timeouts
 from pacs_tasks.tasks.recognise import recognise
 from pacs_tasks.tasks.transfer import Part, PartCancelledError
@@ -25,6 +26,8 @@ from pacs_tasks.tasks.transfer import Part, PartCancelledError
 _LOSSES_OF_A_TRY = 2
 #: Associations that may be lost at one file before it fails: some files make a peer abort, or fall silent, each time.
 _LOSSES_OF_A_FILE = 3
+#: Workers that may die with a part, for whatever reason, before all that is left of it fails.
+_MOST_DEATHS_OF_A_PART = 10
 
 #: Index in the manifest to instance, in the order in which they are sent.
 _Queue = dict[int, StoredInstance]
@@ -42,6 +45,9 @@ def send(part: Part, request: Request, *, last_try: bool, alone: bool = False) -
     alone
         The part is the whole job: a peer that cannot be reached at all is told at once.
     """
+    if part.claim.deaths >= _MOST_DEATHS_OF_A_PART:
+        raise poison(part.claim.deaths)
+    part.quarantine()
     instances = _recognise(part)
     index_of = {instance.path: index for index, instance in instances}
     again = False
@@ -57,6 +63,7 @@ def _recognise(part: Part) -> list[tuple[int, StoredInstance]]:
     for index, (path, _) in list(part.left.items()):
         if part.claim():
             raise JobCancelledError
+        part.begin(index)
         read = recognise(path)
         if isinstance(read, InstanceOutcome):
             part.record(index, read)
@@ -121,6 +128,7 @@ class _Sending:
                 self._cancelled = True
                 return
             self._unanswered.add(index)
+            self._part.begin(index)
             yield instance
 
     def _conclude(self, index: int, outcome: InstanceOutcome) -> None:

@@ -31,7 +31,7 @@ from pacs_tasks.ledger import Entry, Recorded
 from pacs_tasks.outcome import InstanceOutcome
 from pacs_tasks.recorder import Recorder
 from pacs_tasks.request import R
-from pacs_tasks.tasks.claim import Claim, claimed
+from pacs_tasks.tasks.claim import MOST_DEATHS, Claim, claimed, poison
 from pacs_tasks.tasks.job import accept, conclude, errors_recorded, ledger, unexpected
 
 #: Parts that got lost are planned again this often without any outcome in between; then they fail.
@@ -141,6 +141,23 @@ class Part:
         self.left.pop(index, None)
         self._heed(self._recorder.record(index, receipt))
 
+    def begin(self, index: int) -> None:
+        """A file is about to be worked on. Where a worker has died with this part, that is noted, so that the file it
+        died of is found; each further worker that dies at it confirms the suspicion.
+        """
+        if self.claim.deaths:
+            ledger().mark(self.job_id, self.claim.name, index)
+
+    def quarantine(self) -> None:
+        """Fail the file that several workers have died of, so that the others are sent."""
+        suspect = ledger().suspect(self.job_id, self.claim.name) if self.claim.deaths else None
+        if suspect is None:
+            return
+        index, deaths = suspect
+        # One more died before anything was noted.
+        if index in self.left and deaths + 1 >= MOST_DEATHS:
+            self.record(index, InstanceOutcome.unanswered(self.left[index][0], poison(deaths + 1)))
+
     def flush(self) -> None:
         """Have every outcome in the ledger."""
         self._heed(self._recorder.flush())
@@ -201,7 +218,6 @@ def _guarded(part: Part, work: Callable[[Part], bool]) -> bool:
 
 def _worked(part: Part, work: Callable[[Part], bool]) -> bool:
     try:
-        part.claim.check_deaths()
         return work(part)
     except (AssociationError, BrokerUnavailableError, JobCancelledError, JobNotFoundError):
         raise

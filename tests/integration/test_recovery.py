@@ -137,15 +137,19 @@ def test_a_cancelled_job_whose_worker_died_ends(own: PacsClient, celery: Celery,
 def test_what_every_worker_dies_of_fails(own: PacsClient, redis_url: str, pacs: TestPACS, tmp_path: Path) -> None:
     """Rather than kill one worker after the other for ever; the other files are sent."""
     write_series(tmp_path / "files", 3)
-    job = own.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files")))
-    for number in range(5):
-        own.ledger.client.hset(f"pacs_tasks:job:{job.id}:claims", "1-2", f"1.0 {number}")
-        if number < 4:
-            own.ledger.claim(job.id, "1-2", f"worker {number}")
+    request = StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files"), files_per_task=3)
+    job = own.enqueue(request)
+    claims = f"pacs_tasks:job:{job.id}:claims"
+    own.ledger.client.hset(claims, "0-3", "1.0 the first")
+    for name in ("the second", "the third"):
+        own.ledger.claim(job.id, "0-3", name)
+        own.ledger.suspect(job.id, "0-3")
+        own.ledger.mark(job.id, "0-3", 1)
+        own.ledger.client.hset(claims, "0-3", f"1.0 {name}")
     with workers.worker(redis_url, tmp_path, concurrency=1):
         outcome = transferred(job)
         assert (outcome.counters.success, outcome.counters.failed, len(pacs.stores)) == (2, 1, 2)
-        assert "5 workers died" in outcome.problems[0].reason
+        assert "3 workers died" in outcome.problems[0].reason
         assert outcome.problems[0].subject.endswith("000002.dcm")
         job.retry()
         assert transferred(job).category is Category.SUCCESS
@@ -207,7 +211,7 @@ def test_a_child_that_is_killed_takes_no_file_with_it(
             os.kill(child, signal.SIGKILL)
         claims = f"pacs_tasks:job:{job.id}:claims"
         held = wait_until(lambda: own.ledger.client.hgetall(claims), 5, "the claim of the dead")
-        own.ledger.client.hset(claims, mapping=dict.fromkeys(held, "1.0 the dead"))  # 45 s go by
+        own.ledger.client.hset(claims, mapping=dict.fromkeys(held, "1.0 the dead"))  # 15 s go by
         outcome = transferred(job)
     assert (outcome.category, outcome.counters.success, len(pacs.instances)) == (Category.SUCCESS, 30, 30)
     assert len(pacs.stores) <= 31
