@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,12 +11,11 @@ import pytest
 from pacs_tasks.testing import TestPACS
 from tests.support import peers, workers
 from tests.support.command import Terminal
-from tests.support.processes import Process
+from tests.support.processes import Process, hide_our_scripts
 from tests.support.redis_server import RedisServer, redis_program, redis_server
 
-# pynetdicom installs programs of the names of DCMTK's beside this Python; an activated environment would find them.
-_SCRIPTS = Path(sys.executable).parent
-os.environ["PATH"] = os.pathsep.join(part for part in os.environ["PATH"].split(os.pathsep) if Path(part) != _SCRIPTS)
+# An activated environment would find pynetdicom's programs where DCMTK's of the same names are meant.
+hide_our_scripts()
 
 _REQUIRED = os.environ.get("PACS_TASKS_TESTS_REQUIRE_PEERS") == "1"
 

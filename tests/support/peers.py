@@ -20,8 +20,14 @@ from tests.support.processes import Process, environment, started
 #: AE title -> host, port.
 Destinations = Mapping[str, tuple[str, int]]
 NOWHERE: Final[Destinations] = {}
-#: DCMTK leaves Nagle's algorithm on unless it is told so; tests need not be slow.
-_QUICK: Final = {"TCP_NODELAY": "1"}
+#: What DCMTK's programs are told to switch Nagle's algorithm off, which they leave on.
+_TUNED: Final = "TCP_NODELAY"
+
+
+def dcmtk_environment(*, tuned: bool = True) -> dict[str, str]:
+    """The environment of DCMTK's programs and of Orthanc: tuned, since tests need not be slow, or as installed."""
+    kept = {name: value for name, value in environment().items() if name != _TUNED}
+    return {**kept, _TUNED: "1"} if tuned else kept
 
 
 def orthanc_program() -> str | None:
@@ -87,6 +93,8 @@ def orthanc(
     directory: Path,
     ae_title: str = "ORTHANC",
     destinations: Destinations = NOWHERE,
+    *,
+    tuned: bool = True,
     **settings: Any,
 ) -> Iterator[Orthanc]:
     """Orthanc that takes every SOP class and calling AE, and answers C-FIND, C-MOVE and C-GET."""
@@ -117,7 +125,9 @@ def orthanc(
         return answers(port) and answers(http_port)
 
     command: list[str | Path] = [orthanc_program() or "Orthanc", path]
-    with started(command, directory / "orthanc.log", ready, env=environment(**_QUICK), end_timeout=20) as process:
+    with started(
+        command, directory / "orthanc.log", ready, env=dcmtk_environment(tuned=tuned), end_timeout=20
+    ) as process:
         yield Orthanc(ae_title, port, process, http_port)
 
 
@@ -133,13 +143,15 @@ class Directory(Peer):
 
 
 @contextmanager
-def storescp(directory: Path, ae_title: str = "STORESCP", *options: str) -> Iterator[Directory]:
+def storescp(
+    directory: Path, ae_title: str = "STORESCP", *options: str, tuned: bool = True, port: int | None = None
+) -> Iterator[Directory]:
     """DCMTK's receiver: every SOP class and transfer syntax, data sets written exactly as they come."""
-    port, kept = free_port(), directory / f"storescp-{ae_title}"
+    port, kept = port or free_port(), directory / f"storescp-{ae_title}"
     kept.mkdir()
     command: list[str | Path] = ["storescp", "-od", kept, "-aet", ae_title, "+xa", "-pm", "+B", *options, str(port)]
     log = directory / f"storescp-{ae_title}.log"
-    with started(command, log, lambda _: answers(port), env=environment(**_QUICK)) as process:
+    with started(command, log, lambda _: answers(port), env=dcmtk_environment(tuned=tuned)) as process:
         yield Directory(ae_title, port, process, kept)
 
 
@@ -165,7 +177,7 @@ def dcmqrscp(
     )
     command: list[str | Path] = ["dcmqrscp", "-c", config, *options]
     log = directory / f"dcmqrscp-{ae_title}.log"
-    with started(command, log, lambda _: answers(port), env=environment(**_QUICK)) as process:
+    with started(command, log, lambda _: answers(port), env=dcmtk_environment()) as process:
         yield Directory(ae_title, port, process, kept)
 
 

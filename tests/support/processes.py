@@ -24,6 +24,13 @@ def environment(**values: str) -> dict[str, str]:
     return {**kept, "PYTHONUNBUFFERED": "1", **values}
 
 
+def hide_our_scripts() -> None:
+    """Take the scripts beside this Python out of ``PATH``: pynetdicom installs some of the names of DCMTK's."""
+    ours = Path(sys.executable).parent
+    parts = os.environ["PATH"].split(os.pathsep)
+    os.environ["PATH"] = os.pathsep.join(part for part in parts if Path(part) != ours)
+
+
 @dataclass(frozen=True)
 class Process:
     """A process and the file that holds what it says."""
@@ -93,6 +100,8 @@ def started(
     try:
         _wait_ready(process, ready, timeout)
         yield process
+    except KeyboardInterrupt:
+        raise
     except BaseException:
         # pytest shows this with the failure of the test.
         sys.stderr.write(f"--- {command[0]} said ---\n{process.said()[-8000:]}\n")

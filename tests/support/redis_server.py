@@ -52,10 +52,11 @@ def _pings(port: int) -> bool:
 
 
 @contextmanager
-def redis_server(directory: Path, port: int | None = None) -> Iterator[RedisServer]:
-    """A server on a free port that keeps nothing on disk."""
+def redis_server(directory: Path, port: int | None = None, *, durable: bool = False) -> Iterator[RedisServer]:
+    """A server on a free port that keeps nothing on disk, or, if ``durable``, what a fleet's should."""
     port = port or free_port()
-    arguments = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
+    arguments = ["--bind", "127.0.0.1", "--port", str(port), "--save", ""]
+    arguments += ["--appendonly", "yes" if durable else "no"]
     arguments += ["--databases", str(_DATABASES), "--dir", str(directory), "--maxmemory-policy", "noeviction"]
     with started([redis_program(), *arguments], directory / "redis.log", lambda _: _pings(port)) as process:
         yield RedisServer(port, process)
