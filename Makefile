@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Written last, so that a half-made environment is made again.
 READY := .venv/.ready
 
-.PHONY: demo up test check pins clean
+.PHONY: demo up test bench check pins clean
 
 .venv: $(READY)
 
@@ -32,6 +32,10 @@ up: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# Beside DCMTK and pynetdicom, on this machine. BENCH="--help" tells its options, BENCH="--small" is quick.
+bench: $(READY)
+	@$(BIN)/python -m tests.benchmarks $(BENCH)
 
 check: $(READY)
 	$(BIN)/ruff check .

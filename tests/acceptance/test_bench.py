@@ -1,0 +1,90 @@
+"""The benchmark's small form: every contestant does every work, and what it writes is whole."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree as Xml
+
+import pytest
+
+from tests.benchmarks.files import SMALL
+from tests.benchmarks.report import markdown
+from tests.benchmarks.results import Results
+from tests.benchmarks.works import WORKS
+from tests.support.processes import ROOT, environment, started
+from tests.support.waiting import wait_until
+
+pytestmark = [
+    pytest.mark.orthanc,
+    pytest.mark.dcmtk,
+    pytest.mark.skipif(sys.platform != "linux", reason="the memory of processes is read from /proc: Linux"),
+]
+
+_BENCH = [sys.executable, "-m", "tests.benchmarks", "--small"]
+
+
+@pytest.mark.timeout(400)
+def test_that_every_contestant_does_every_work(tmp_path: Path) -> None:
+    """A contestant that did not move every instance, by what its peer holds, would end it with 1.
+
+    The JSON has every figure and every bar, the table and the picture every row. No figure is looked at.
+    """
+    outputs = ["--json", tmp_path / "bench.json", "--svg", tmp_path / "bench.svg", "--readme"]
+    done = subprocess.run(
+        [*_BENCH, *map(str, outputs)],
+        cwd=ROOT,
+        env=environment(TMPDIR=str(tmp_path)),
+        capture_output=True,
+        text=True,
+        timeout=380,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = Results.model_validate_json((tmp_path / "bench.json").read_text("utf-8"))
+    assert [work.name for work in results.works] == [work.name for work in WORKS]
+    for work, planned in zip(results.works, WORKS, strict=True):
+        assert [bar.name for bar in work.bars] == [bar.name for bar in planned.bars]
+        assert all(bar.value > 0 for bar in work.bars)
+        assert work.instances == SMALL[planned.files[0]].count
+        assert {len(figure.values) for figure in work.figures} == {1}
+        for figure in work.figures:
+            assert figure.name in done.stdout
+        assert work.title[0].replace("`", "") in done.stdout
+    assert markdown(results) in done.stdout
+    drawn = "".join(Xml.fromstring((tmp_path / "bench.svg").read_text("utf-8")).itertext())
+    for work in results.works:
+        assert (work.title[0].replace("`", "") in drawn) == any(bar.at_least for bar in work.bars)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.svg"], "its files are removed"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_that_an_interrupted_run_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
+    """Neither a process nor a file; one sentence says so."""
+    (tmp_path / "work").mkdir()
+    command = [*_BENCH, "--only", "slow-line", "--json", str(tmp_path / "a"), "--svg", str(tmp_path / "b")]
+    env = environment(TMPDIR=str(tmp_path / "work"))
+    with started(command, tmp_path / "log", lambda process: "8 processes:" in process.said(), env=env, cwd=ROOT) as run:
+        assert _processes_below(tmp_path / "work")
+        run.popen.send_signal(number)
+        assert run.popen.wait(60) == 130, run.said()
+        assert "interrupted" in run.said()
+        assert "Traceback" not in run.said()
+    wait_until(lambda: not _processes_below(tmp_path / "work"), 10, "the end of what it started")
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def _processes_below(directory: Path) -> list[int]:
+    """The processes whose command or environment names a directory."""
+    found = []
+    for each in Path("/proc").glob("[0-9]*"):
+        try:
+            said = (each / "cmdline").read_bytes() + (each / "environ").read_bytes()
+        except OSError:
+            continue
+        if os.fsencode(directory) in said:
+            found.append(int(each.name))
+    return found
