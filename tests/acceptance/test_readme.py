@@ -19,6 +19,7 @@ import yaml
 
 from pacs_tasks import EchoRequest, PacsClient, StoreDirectoryRequest
 from pacs_tasks.testing import Faults
+from tests.benchmarks.machine import missing
 from tests.support.dicom_files import write_series
 from tests.support.documents import README, Block, blocks, shapes
 from tests.support.known_study import known_study
@@ -92,6 +93,18 @@ def make(scene: Scene, block: Block) -> None:
     assert "pacs-tasks demo" in plan
     assert "-m pytest" in plan
     says(scene, block, scene.run("pacs-tasks", "demo"))
+
+
+def measures(scene: Scene, block: Block) -> None:
+    """One work in the small form; `tests/acceptance/test_bench.py` does all of them."""
+    _need(missing())
+    plan = scene.run("bash", "-euc", block.text.replace("make ", "make -n "), cwd=ROOT)
+    assert "-m tests.benchmarks" in plan
+    outputs = ["--json", str(scene.home / "bench.json"), "--svg", str(scene.home / "bench.svg")]
+    work = ["--small", "--only", "one-association-ignored"]
+    said = scene.run(sys.executable, "-m", "tests.benchmarks", *work, *outputs, cwd=ROOT)
+    assert "CT500 over one association" in said
+    assert (scene.home / "bench.svg").is_file()
 
 
 def installs(scene: Scene, block: Block) -> None:
@@ -186,12 +199,17 @@ def executes(scene: Scene, block: Block) -> None:
     assert len(scene.pacs.instances) == len(known_study()) + SENT
 
 
+def _need(absent: str) -> None:
+    """Skip the block, or fail where everything must be there, if something is absent."""
+    if absent and os.environ.get("PACS_TASKS_TESTS_REQUIRE_PEERS") == "1":
+        pytest.fail(f"PACS_TASKS_TESTS_REQUIRE_PEERS=1, but {absent}", pytrace=False)
+    if absent:
+        pytest.skip(absent)
+
+
 def _compose(scene: Scene, exports: list[str], options: str) -> Mapping[str, Any]:
-    if shutil.which("docker-compose") is None:
-        reason = "docker-compose is not installed (Debian: apt-get install docker-compose)"
-        if os.environ.get("PACS_TASKS_TESTS_REQUIRE_PEERS") == "1":
-            pytest.fail(f"PACS_TASKS_TESTS_REQUIRE_PEERS=1, but {reason}", pytrace=False)
-        pytest.skip(reason)
+    installed = shutil.which("docker-compose") is not None
+    _need("" if installed else "docker-compose is not installed (Debian: apt-get install docker-compose)")
     command = f"docker-compose {options} config"
     # First with what it complains about, then without its warnings.
     scene.run("bash", "-euc", scene.real("\n".join([*exports, f"{command} --quiet"])), cwd=ROOT)
@@ -205,6 +223,7 @@ def _compose(scene: Scene, exports: list[str], options: str) -> Mapping[str, Any
 
 RULES: Mapping[str, Rule] = {
     "make test": make,
+    "make bench": measures,
     "pacs-tasks --help": installs,
     "pacs-tasks echo": alone(),
     "pacs-tasks echo --remote archive": prints("MY_PACS at 127.0.0.1"),
