@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import socket
+import ssl
 from contextlib import suppress
-from socketserver import BaseServer
-from typing import Final
+from socketserver import BaseServer, TCPServer
+from typing import Any, Final
 
 from pynetdicom.association import Association
 from pynetdicom.events import Event
 from pynetdicom.transport import ThreadedAssociationServer
 
+from pacs_tasks.ae import TLS
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for a caller to shake hands.
+_HANDSHAKE_LIMIT: Final = 10.0
 _QUICK_ACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
 
 
@@ -19,10 +27,36 @@ class Listener(ThreadedAssociationServer):
 
     request_queue_size = 128
 
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Take a connection as it is. pynetdicom's own would shake hands here, and one caller could hold up all."""
+        return TCPServer.get_request(self)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Shake hands where that is wanted, in the connection's thread."""
+        if self.ssl_context is not None:
+            try:
+                request.settimeout(_HANDSHAKE_LIMIT)
+                request = self.ssl_context.wrap_socket(request, server_side=True)
+                request.settimeout(None)
+            except (OSError, ValueError) as error:
+                logger.info("no TLS with %s: %s", client_address[0], error)
+                request.close()
+                return
+        super().finish_request(request, client_address)
+
     def shutdown(self) -> None:
         """Stop listening. pynetdicom's own would look for this listener among those that an AE has started itself."""
         BaseServer.shutdown(self)
         self.server_close()
+
+
+def context_of(tls: TLS) -> ssl.SSLContext:
+    """What a PACS with this certificate brings to the handshake; with authorities, callers need a certificate."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=tls.ca_file)
+    context.load_cert_chain(tls.certificate_file or "", tls.key_file)
+    if tls.ca_file is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 def _socket(assoc: Association) -> socket.socket | None:

@@ -14,8 +14,8 @@ from pydicom import Dataset
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.presentation import build_context
 
-from pacs_tasks.ae import RemoteAE
-from pacs_tasks.testing.connections import Listener, close
+from pacs_tasks.ae import TLS, RemoteAE
+from pacs_tasks.testing.connections import Listener, close, context_of
 from pacs_tasks.testing.faults import Faults
 from pacs_tasks.testing.instances import StoredBytes
 from pacs_tasks.testing.services import SLICE, Services
@@ -44,6 +44,9 @@ class TestPACS(Services):
         What it does wrong; the attribute of this name may be replaced at any time.
     host, port
         Where to listen; port 0 takes a free one.
+    tls
+        Its certificate and key: it takes nothing but TLS then. With ``ca_file`` callers need a certificate that these
+        authorities have signed. It delivers unencrypted all the same (C-MOVE).
 
     Attributes
     ----------
@@ -82,10 +85,12 @@ class TestPACS(Services):
         faults: Faults | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
+        tls: TLS | None = None,
     ) -> None:
         super().__init__(ae_title, directory, map(_stored, instances), destinations, faults or Faults())
         self.host = host
         self._wanted_port = port
+        self._tls = tls
         self._running: tuple[Listener, threading.Thread] | None = None
 
     @property
@@ -97,8 +102,9 @@ class TestPACS(Services):
 
     @property
     def remote(self) -> RemoteAE:
-        """The peer to call."""
-        return RemoteAE(ae_title=self.ae_title, host=self.host, port=self.port)
+        """The peer to call; over TLS it is known by its own certificate, which must be for ``host``."""
+        tls = None if self._tls is None else TLS(ca_file=self._tls.certificate_file)
+        return RemoteAE(ae_title=self.ae_title, host=self.host, port=self.port, tls=tls)
 
     @property
     def open_associations(self) -> int:
@@ -116,7 +122,9 @@ class TestPACS(Services):
         ae.connection_timeout = 10
         # Negotiation replaces these with what each caller proposes; pynetdicom wants at least one to listen at all.
         contexts = [build_context(_VERIFICATION)]
-        listener = Listener(ae, (self.host, self._wanted_port), self.ae_title, contexts, evt_handlers=self._handlers)
+        context = None if self._tls is None else context_of(self._tls)
+        address = (self.host, self._wanted_port)
+        listener = Listener(ae, address, self.ae_title, contexts, context, evt_handlers=self._handlers)
         thread = threading.Thread(
             target=listener.serve_forever, args=(SLICE,), name=f"TestPACS {self.ae_title}", daemon=True
         )

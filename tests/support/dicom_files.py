@@ -133,6 +133,17 @@ def write_series(directory: Path, count: int, **attributes: object) -> list[Path
     return paths
 
 
+def write_large(path: Path, size: int) -> Path:
+    """Write an instance with ``size`` bytes of pixel data, all zero: a file with a hole, which costs nothing."""
+    template = instance(rows=2)
+    del template.PixelData
+    write(template, path)
+    with path.open("ab") as file:
+        file.write(b"\xe0\x7f\x10\x00OW\0\0" + size.to_bytes(4, "little"))
+        file.truncate(file.tell() + size)
+    return path
+
+
 def write_text(path: Path) -> Path:
     """Write a text file whose name says DICOM."""
     path.write_text("This is no DICOM file.\n" * 20)

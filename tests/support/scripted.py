@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from pacs_tasks.ae import RemoteAE
-from pacs_tasks.dimse import acse
+from pacs_tasks.dimse import acse, command
 
 Script = Callable[[socket.socket], None]
 
@@ -90,6 +90,16 @@ def p_data(context_id: int, control: int, content: bytes) -> bytes:
     """A P-DATA-TF with one PDV (PS3.8 section 9.3.5)."""
     pdv = (len(content) + 2).to_bytes(4, "big") + bytes((context_id, control)) + content
     return b"\4\0" + len(pdv).to_bytes(4, "big") + pdv
+
+
+def store_response(context_id: int) -> bytes:
+    """Success for message 1 (PS3.7 section 9.3.1.2)."""
+    elements: dict[int, int | str] = {
+        command.COMMAND_FIELD: command.C_STORE_RQ | command.RESPONSE,
+        command.MESSAGE_ID_RESPONDED_TO: 1,
+        command.STATUS: 0,
+    }
+    return p_data(context_id, 3, command.encode(elements, data_set=False))
 
 
 def read_message(sock: socket.socket) -> tuple[int, bytes]:
