@@ -12,6 +12,7 @@ _NAMES = {
     "pacs_tasks.ae": (
         "LocalAE",
         "RemoteAE",
+        "TLS",
     ),
     "pacs_tasks.client": (
         "Job",
@@ -33,6 +34,7 @@ _NAMES = {
         "PeerBusyError",
         "PacsTasksError",
         "PeerUnavailableError",
+        "TLSError",
         "UnreadableInputError",
     ),
     "pacs_tasks.outcome": (

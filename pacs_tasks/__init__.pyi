@@ -1,6 +1,6 @@
 """The names of the package and their types; ``__init__.py`` imports each when it is first used."""
 
-from pacs_tasks.ae import LocalAE, RemoteAE
+from pacs_tasks.ae import TLS, LocalAE, RemoteAE
 from pacs_tasks.client import Job, PacsClient
 from pacs_tasks.errors import (
     AssociationError,
@@ -18,6 +18,7 @@ from pacs_tasks.errors import (
     PacsTasksError,
     PeerBusyError,
     PeerUnavailableError,
+    TLSError,
     UnreadableInputError,
 )
 from pacs_tasks.outcome import (
@@ -51,6 +52,7 @@ from pacs_tasks.request import (
 )
 
 __all__ = [
+    "TLS",
     "AssociationError",
     "AssociationRejectedError",
     "BrokerUnavailableError",
@@ -95,6 +97,7 @@ __all__ = [
     "StoreDirectoryRequest",
     "StoreRequest",
     "Suboperations",
+    "TLSError",
     "TransferOutcome",
     "UnreadableInputError",
 ]

@@ -12,6 +12,7 @@ An answer is a value, no answer is an exception: a DIMSE status never raises, it
     │       └── NotDicomError         a file that is no DICOM instance, or a DICOMDIR: nothing to send
     ├── AssociationError              the peer gave no answer
     │   ├── AssociationRejectedError  permanent: it refuses us (AE titles, application context)
+    │   ├── TLSError                  permanent: no secure connection with it (certificates, no TLS on one side)
     │   ├── ContextRejectedError      permanent: it refuses the SOP class or its transfer syntax
     │   └── PeerUnavailableError      unreachable, aborted, silent: the one class that is retried
     │       └── PeerBusyError         it rejects us for now: wait, then ask again
@@ -79,6 +80,10 @@ class AssociationError(PacsTasksError):
 
 class AssociationRejectedError(AssociationError):
     """The peer refuses an association with us for good (A-ASSOCIATE-RJ, PS3.8 section 9.3.4)."""
+
+
+class TLSError(AssociationError):
+    """No secure connection (PS3.15 annex B): a certificate is wrong or missing, or one side speaks no TLS."""
 
 
 class ContextRejectedError(AssociationError):

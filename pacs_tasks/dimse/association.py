@@ -13,8 +13,9 @@ from typing import Self
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse import acse, command
 from pacs_tasks.dimse.command import Command
+from pacs_tasks.dimse.connecting import open_wire
 from pacs_tasks.dimse.rejection import rejected
-from pacs_tasks.dimse.stream import MessageStream, aborted
+from pacs_tasks.dimse.stream import DataSet, MessageStream, aborted
 from pacs_tasks.dimse.wire import (
     A_ABORT,
     A_ASSOCIATE_AC,
@@ -23,9 +24,7 @@ from pacs_tasks.dimse.wire import (
     A_RELEASE_RQ,
     RELEASE_RP,
     RELEASE_RQ,
-    Buffer,
     Wire,
-    connect,
 )
 from pacs_tasks.errors import InvalidRequestError, JobCancelledError, PacsTasksError, PeerUnavailableError
 
@@ -115,6 +114,7 @@ class Association:
         self._busy = False
         self._message_id = 0
         wire.limit = timeouts.dimse
+        wire.hint = ""
         wire.watch = self._look
 
     @classmethod
@@ -140,6 +140,8 @@ class Association:
             Connection refused, no answer in time, transient rejection, abort: it may work later.
         AssociationRejectedError
             The peer refuses us for good; the message says which AE title to check.
+        TLSError
+            No secure connection with it comes about; the message says which certificate to look at.
         JobCancelledError
             If ``stop`` said so meanwhile.
         """
@@ -162,9 +164,7 @@ class Association:
                 raise JobCancelledError(f"cancelled while waiting for {remote}")
 
         look()
-        sock = connect(remote.host, remote.port, str(remote), timeouts.connect, look)
-        wire = Wire(sock, str(remote), timeouts.acse)
-        wire.watch = look
+        wire = open_wire(remote, timeouts.connect, timeouts.acse, look)
         try:
             wire.send([acse.encode_request(request)])
             answer = _read_answer(wire, local, remote)
@@ -248,7 +248,7 @@ class Association:
         self._message_id = self._message_id % 0xFFFF + 1
         return self._message_id
 
-    def send(self, context_id: int, command_set: bytes, data_set: Buffer | None = None, tail: bytes = b"") -> None:
+    def send(self, context_id: int, command_set: bytes, data_set: DataSet | None = None, tail: bytes = b"") -> None:
         """Send a message; see :meth:`MessageStream.send`."""
         self.stream.send(context_id, command_set, data_set, tail)
 

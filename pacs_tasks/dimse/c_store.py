@@ -18,8 +18,9 @@ from pydicom.uid import UID
 from pacs_tasks.dimse import command, status
 from pacs_tasks.dimse.association import Association
 from pacs_tasks.dimse.elements import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
+from pacs_tasks.dimse.file_slice import FileSlice
 from pacs_tasks.dimse.part10 import StoredInstance
-from pacs_tasks.dimse.wire import Buffer
+from pacs_tasks.dimse.stream import DataSet
 from pacs_tasks.errors import UnreadableInputError
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, Status, StatusCategory
 
@@ -105,7 +106,7 @@ class _Sending:
             return _failed(instance, "ContextRejectedError", _refusal(assoc, instance))
         message_id = assoc.next_message_id()
         try:
-            with closing(_DataSet(instance)) as data_set:
+            with closing(_DataSet(instance, mapped=not assoc.wire.copies)) as data_set:
                 assoc.send(context_id, _request(instance, message_id), data_set.content, data_set.tail)
                 # The peer is busy with it now.
                 digest = data_set.sha256() if self._digest else ""
@@ -142,14 +143,14 @@ def _request(instance: StoredInstance, message_id: int) -> bytes:
 class _DataSet:
     """The encoded data set of a file: ``content`` and, where that is odd, what makes it even, ``tail``."""
 
-    def __init__(self, instance: StoredInstance) -> None:
+    def __init__(self, instance: StoredInstance, *, mapped: bool) -> None:
         self._offset = instance.data_offset
         try:
             self._file = Path(instance.path).open("rb", buffering=0)  # noqa: SIM115 - `close` closes it
             try:
                 length = self._length(instance)
                 self.tail = _tail(instance, length)
-                self.content: Buffer = self._content(instance, length)
+                self.content: DataSet = self._content(instance, length, mapped=mapped)
             except BaseException:
                 self._file.close()
                 raise
@@ -167,11 +168,13 @@ class _DataSet:
             raise UnreadableInputError("the file holds no data set")
         return size - self._offset
 
-    def _content(self, instance: StoredInstance, length: int) -> Buffer:
+    def _content(self, instance: StoredInstance, length: int, *, mapped: bool) -> DataSet:
+        if instance.size >= _MAP_FROM and not mapped:
+            return FileSlice(self._file, self._offset, length)
         if instance.size >= _MAP_FROM:
             # It outlives the file, and ends with its last view: closing it before that would be an error.
-            mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
-            return memoryview(mapped)[self._offset :]
+            whole = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+            return memoryview(whole)[self._offset :]
         self._file.seek(self._offset)
         content = self._file.read(length)
         if len(content) != length:

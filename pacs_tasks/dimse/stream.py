@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from pacs_tasks.dimse import command
 from pacs_tasks.dimse.command import Command
+from pacs_tasks.dimse.file_slice import FileSlice
 from pacs_tasks.dimse.wire import A_ABORT, A_RELEASE_RQ, MAX_RECEIVE_LENGTH, P_DATA_TF, RELEASE_RP, Buffer, Wire
-from pacs_tasks.errors import PeerUnavailableError
+from pacs_tasks.errors import PeerUnavailableError, UnreadableInputError
 
 # Message control header (PS3.8 section E.2).
 _COMMAND = 1
@@ -25,6 +26,10 @@ _LONGEST_COMMAND = 65_536
 _LONGEST_IDENTIFIER = 1 << 24
 #: PDVs handed to the socket at once.
 _BATCH = 256
+#: Bytes that are read from a file before they are handed to the socket.
+_READ = 1 << 17
+
+DataSet = Buffer | FileSlice
 
 
 class MessageStream:
@@ -47,13 +52,13 @@ class MessageStream:
 
     # Sending
 
-    def send(self, context_id: int, command_set: bytes, data_set: Buffer | None = None, tail: bytes = b"") -> None:
+    def send(self, context_id: int, command_set: bytes, data_set: DataSet | None = None, tail: bytes = b"") -> None:
         """Send a message.
 
         Parameters
         ----------
         data_set
-            Encoded in the context's transfer syntax; not copied.
+            Encoded in the context's transfer syntax; not copied, or read as it goes out.
         tail
             Goes out behind the data set as a part of it: the one byte that makes an odd one even.
         """
@@ -65,19 +70,28 @@ class MessageStream:
         if data_set is None:
             self.wire.send(buffers)
             return
-        whole = memoryview(data_set)
+        whole = data_set if isinstance(data_set, FileSlice) else memoryview(data_set)
         size, step = len(whole), self._fragment
+        batch = max(_READ // step, 1) if isinstance(whole, FileSlice) else _BATCH
         for count, start in enumerate(range(0, max(size, 1), step)):
-            part = whole[start : start + step]
+            part = self._read(whole, start) if isinstance(whole, FileSlice) else whole[start : start + step]
             last = start + step >= size
             buffers += self._pdv(context_id, _LAST if last else 0, part, len(tail) if last else 0)
             if last and tail:
                 buffers.append(tail)
-            if count % _BATCH == _BATCH - 1:
+            if count % batch == batch - 1:
                 self.wire.send(buffers)
                 buffers = []
         if buffers:
             self.wire.send(buffers)
+
+    def _read(self, whole: FileSlice, start: int) -> bytes:
+        """Give a fragment; without it the message would have no end, so that the association has one."""
+        try:
+            return whole[start : start + self._fragment]
+        except UnreadableInputError:
+            self.wire.abort()
+            raise
 
     @staticmethod
     def _pdv(context_id: int, control: int, content: Buffer, more: int = 0) -> tuple[bytes, Buffer]:

@@ -11,7 +11,7 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 
-from pacs_tasks.errors import PeerUnavailableError, UnreadableInputError
+from pacs_tasks.errors import AssociationError, PeerUnavailableError, TLSError, UnreadableInputError
 
 # PDU types (PS3.8 section 9.3).
 A_ASSOCIATE_RQ = 0x01
@@ -24,6 +24,10 @@ A_ABORT = 0x07
 
 RELEASE_RQ = struct.pack(">BxLxxxx", A_RELEASE_RQ, 4)
 RELEASE_RP = struct.pack(">BxLxxxx", A_RELEASE_RP, 4)
+
+# How an alert and a handshake of TLS begin (RFC 8446 section 5.1).
+_TLS_RECORDS = frozenset((0x15, 0x16))
+_TLS_MAJOR = 3
 
 #: The longest P-DATA-TF that we offer to receive: eight times the usual 16 KiB, so an eighth of the PDUs.
 MAX_RECEIVE_LENGTH = 131_072
@@ -38,63 +42,6 @@ _QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 
 Watch = Callable[[], None]
 Buffer = bytes | memoryview
-
-
-def connect(host: str, port: int, peer: str, limit: float, watch: Watch) -> socket.socket:
-    """Connect to the first address of ``host`` that answers.
-
-    Parameters
-    ----------
-    limit
-        Seconds for all addresses together.
-    watch
-        Called every :data:`SLICE` seconds; it may raise to end the wait.
-
-    Raises
-    ------
-    PeerUnavailableError
-        If none does.
-    """
-    advice = "check the IP address and port, and that the PACS is running and lets this machine in"
-    try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        raise PeerUnavailableError(f"cannot connect to {peer}: no address is known for this host; {advice}") from None
-    deadline = time.monotonic() + limit
-    problem = "no address"
-    for number, (family, kind, protocol, _, address) in enumerate(addresses):
-        share = max(deadline - time.monotonic(), 0.0) / (len(addresses) - number)
-        try:
-            sock = socket.socket(family, kind, protocol)
-        except OSError as error:
-            problem = error.strerror or "the system refuses"
-            continue
-        try:
-            refusal = _connect_one(sock, address, share, watch)
-        except BaseException:
-            sock.close()
-            raise
-        if refusal is None:
-            return sock
-        sock.close()
-        problem = f"no answer within {limit:g} s" if refusal == errno.ETIMEDOUT else os.strerror(refusal)
-    raise PeerUnavailableError(f"cannot connect to {peer}: {problem}; {advice}")
-
-
-def _connect_one(sock: socket.socket, address: tuple[object, ...], limit: float, watch: Watch) -> int | None:
-    """Connect without blocking; give the ``errno`` of a refusal."""
-    sock.setblocking(False)
-    code = sock.connect_ex(address)
-    if code not in {0, errno.EINPROGRESS, errno.EWOULDBLOCK, getattr(errno, "WSAEWOULDBLOCK", 0)}:
-        return code
-    deadline = time.monotonic() + limit
-    with selectors.DefaultSelector() as selector:
-        selector.register(sock, selectors.EVENT_WRITE)
-        while not selector.select(max(min(SLICE, deadline - time.monotonic()), 0)):
-            watch()
-            if time.monotonic() >= deadline:
-                return errno.ETIMEDOUT
-    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or None
 
 
 class Wire:
@@ -113,11 +60,18 @@ class Wire:
         send. It may be changed between uses.
     """
 
+    #: Whether what is sent is copied on its way.
+    copies = False
+
     def __init__(self, sock: socket.socket, peer: str, limit: float) -> None:
         self.peer = peer
         self.limit = limit
         #: What to do about a silent peer.
         self.advice = "check that the PACS is not overloaded, or allow it more time with --timeout"
+        #: What to do about a peer that speaks TLS to us.
+        self.tls_advice = "ask for it with --tls, or with `tls = true` where its address is set"
+        #: What may stand behind a peer that hangs up, for messages.
+        self.hint = ""
         #: Called at least every half second, in waits and between PDUs; may raise.
         self.watch: Watch | None = None
         #: Inside a PDU that goes out; nothing else may be sent then.
@@ -180,6 +134,10 @@ class Wire:
         self.abort()
         return PeerUnavailableError(f"{self.peer} {what}")
 
+    def broken(self, error: OSError, when: str) -> AssociationError:
+        """End the association since the connection broke; give the error to raise."""
+        return self.lost(f"ended the connection {when} ({_sentence(error)}){self.hint}")
+
     def garbage(self, what: str) -> PeerUnavailableError:
         """End the association since the peer breaks the protocol."""
         self.abort(source=2, reason=6)
@@ -234,7 +192,7 @@ class Wire:
             if error.errno == errno.EFAULT:
                 self.abort()
                 raise UnreadableInputError("the file became shorter while it was sent; send it again") from None
-            raise self.lost(f"ended the connection while we sent to it ({_sentence(error)})") from None
+            raise self.broken(error, "while we sent to it") from None
 
     # Receiving
 
@@ -252,11 +210,17 @@ class Wire:
         self._fill(6, deadline, awaited)
         kind, length = struct.unpack_from(">BxL", self._buffer, self._start)
         if not A_ASSOCIATE_RQ <= kind <= A_ABORT or length > _ABSURD_LENGTH:
-            raise self.garbage(f"sent a PDU of type {kind} and {length} bytes")
+            raise self._no_pdu(kind, length)
         self._fill(6 + length, deadline, awaited)
         content = memoryview(self._buffer)[self._start + 6 : self._start + 6 + length]
         self._start += 6 + length
         return kind, content
+
+    def _no_pdu(self, kind: int, length: int) -> AssociationError:
+        if kind in _TLS_RECORDS and self._buffer[self._start + 1] == _TLS_MAJOR:
+            self.abort()
+            return TLSError(f"{self.peer} speaks TLS, and we did not; {self.tls_advice}")
+        return self.garbage(f"sent a PDU of type {kind} and {length} bytes")
 
     def _fill(self, wanted: int, deadline: float, awaited: str) -> None:
         """Have at least ``wanted`` bytes in the buffer."""
@@ -288,9 +252,9 @@ class Wire:
         except TimeoutError:
             return
         except OSError as error:
-            raise self.lost(f"ended the connection before {awaited} came ({_sentence(error)})") from None
+            raise self.broken(error, f"before {awaited} came") from None
         if not got:
-            raise self.lost(f"closed the connection before {awaited} came")
+            raise self.lost(f"closed the connection before {awaited} came{self.hint}")
         self._end += got
 
     def _look(self, now: float) -> None:
