@@ -28,6 +28,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from pacs_tasks import (
+    TLS,
     AssociationError,
     FindOutcome,
     FindRequest,
@@ -72,6 +73,8 @@ class DicomPacsTransfer:
         The AE title of the PACS: who is called.
     timeout
         Seconds that the PACS may stay silent.
+    tls
+        Certificates for TLS with the PACS; left out, the connection is not encrypted.
     """
 
     def __init__(
@@ -81,12 +84,15 @@ class DicomPacsTransfer:
         ae_title: str = DEFAULT_CALLING_AET,
         pacs_ae_title: str = DEFAULT_CALLED_AET,
         timeout: float = 30,
+        *,
+        tls: TLS | None = None,
     ) -> None:
         self.pacs_ip = pacs_ip
         self.pacs_port = pacs_port
         self.ae_title = ae_title
         self.pacs_ae_title = pacs_ae_title
         self.timeout = timeout
+        self.tls = tls
 
     def send_dicom_file(self, path: str | os.PathLike[str]) -> bool:
         """Send one file, and say whether the PACS has taken it.
@@ -158,7 +164,12 @@ class DicomPacsTransfer:
 
     def _request(self, request_type: type[R], **fields: Any) -> R:
         address = {
-            "remote": {"host": self.pacs_ip, "port": self.pacs_port, "ae_title": self.pacs_ae_title},
+            "remote": {
+                "host": self.pacs_ip,
+                "port": self.pacs_port,
+                "ae_title": self.pacs_ae_title,
+                "tls": self.tls,
+            },
             "local": {"ae_title": self.ae_title},
             "timeout": self.timeout,
         }

@@ -8,6 +8,9 @@ The file is the first found of ``$PACS_TASKS_CONFIG``, ``pacs-tasks.toml`` in th
     host = "192.168.1.100"
     port = 11112
     charset = "GB18030"
+
+    [remotes.archive.tls]
+    ca_file = "/etc/pacs-tasks/archive.pem"
 """
 
 from __future__ import annotations
@@ -16,10 +19,10 @@ import os
 import tomllib
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import platformdirs
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -32,11 +35,15 @@ from pacs_tasks.ae import (
     DEFAULT_CALLED_AET,
     DEFAULT_CALLING_AET,
     DEFAULT_PORT,
+    TLS,
     AETitle,
+    FileName,
     Host,
     LocalAE,
     Port,
     RemoteAE,
+    ServerName,
+    check_key_has_certificate,
 )
 from pacs_tasks.errors import ConfigurationError
 
@@ -69,6 +76,13 @@ class Settings(BaseSettings):
     ae_title: AETitle = DEFAULT_CALLING_AET
     pacs_ae_title: AETitle = DEFAULT_CALLED_AET
     timeout: float = Field(default=30.0, gt=0, le=86_400)
+    #: TLS with that PACS; each of the others asks for it as well.
+    tls: bool = False
+    tls_ca: FileName | None = None
+    tls_cert: FileName | None = None
+    tls_key: FileName | None = None
+    tls_server_name: ServerName | None = None
+    tls_no_hostname_check: bool = False
     remotes: dict[str, RemoteAE] = Field(default_factory=dict)
 
     #: The Redis that carries jobs, results and the ledger. Unset: a private one on this machine.
@@ -104,15 +118,51 @@ class Settings(BaseSettings):
     receiver_processes: int = Field(default=1, ge=1, le=64)
     #: Where the receiver puts instances; unset: ``received`` in ``data_dir``.
     receiver_dir: Path | None = None
+    #: With a certificate the receiver takes TLS and nothing else; with authorities, only callers whom they have signed.
+    receiver_tls_certificate: FileName | None = None
+    receiver_tls_key: FileName | None = None
+    receiver_tls_ca: FileName | None = None
 
     #: ``user:password`` that Flower asks for.
     flower_basic_auth: str | None = None
     flower_address: Host = "127.0.0.1"
     flower_port: int = Field(default=5555, ge=0, le=65_535)
 
+    @model_validator(mode="after")
+    def _keys_have_certificates(self) -> Self:
+        check_key_has_certificate(self.tls_cert, self.tls_key)
+        # Authorities without a certificate would let callers in unencrypted whom they should keep out.
+        if self.receiver_tls_certificate is None and (self.receiver_tls_key or self.receiver_tls_ca):
+            raise ValueError("receiver_tls_key and receiver_tls_ca need receiver_tls_certificate")
+        return self
+
     @property
     def local(self) -> LocalAE:
         return LocalAE(ae_title=self.ae_title)
+
+    @property
+    def default_remote(self) -> RemoteAE:
+        """The peer where none is named."""
+        tls = TLS(
+            ca_file=self.tls_ca,
+            certificate_file=self.tls_cert,
+            key_file=self.tls_key,
+            server_name=self.tls_server_name,
+            check_hostname=not self.tls_no_hostname_check,
+        )
+        wanted = self.tls or tls != TLS()
+        return RemoteAE(ae_title=self.pacs_ae_title, host=self.ip, port=self.port, tls=tls if wanted else None)
+
+    @property
+    def receiver_tls(self) -> TLS | None:
+        """What the receiver shows and demands."""
+        if self.receiver_tls_certificate is None:
+            return None
+        return TLS(
+            certificate_file=self.receiver_tls_certificate,
+            key_file=self.receiver_tls_key,
+            ca_file=self.receiver_tls_ca,
+        )
 
     @property
     def received(self) -> Path:
@@ -172,6 +222,8 @@ def load(**overrides: Any) -> Settings:
 
 def _what_is_wrong(error: ErrorDetails) -> str:
     name = ".".join(str(part) for part in error["loc"])
+    if not name:
+        return error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         return f"{name}: there is no setting of this name"
     return f"{name}: {error['msg'].removeprefix('Value error, ')}"

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from pydantic import TypeAdapter, ValidationError
 
-from pacs_tasks.ae import DEFAULT_CALLED_AET, DEFAULT_CALLING_AET, DEFAULT_PORT, AETitle, Host
+from pacs_tasks.ae import DEFAULT_CALLED_AET, DEFAULT_CALLING_AET, DEFAULT_PORT, AETitle, FileName, Host, ServerName
 from pacs_tasks.cli.invocation import Invocation
 from pacs_tasks.cli.logs import LEVELS
 from pacs_tasks.cli.terminal import readable
@@ -104,6 +104,8 @@ class Key(click.ParamType[tuple[str, str]]):
 
 AE_TITLE = Checked("AE title", AETitle)
 HOST = Checked("host", Host)
+FILE_NAME = Checked("file", FileName)
+SERVER_NAME = Checked("host", ServerName)
 UID_TEXT = Checked("UID", UID)
 
 
@@ -145,9 +147,10 @@ def shared_options() -> list[click.Parameter]:
             ["--timeout"], type=Seconds(0, 86_400, min_open=True), default=int(default), show_default=True,
             envvar="PACS_TASKS_TIMEOUT", metavar="SECONDS", help="Longest silence of the PACS.",
         ),
+        *tls_options(),
         SharedOption(
             ["--remote"], metavar="NAME", envvar="PACS_TASKS_REMOTE",
-            help="A PACS that pacs-tasks.toml names, instead of --ip, --port and --pacs-ae-title; "
+            help="A PACS that pacs-tasks.toml names, instead of --ip, --port, --pacs-ae-title and --tls...; "
             "those still override it when they are typed.",
         ),
         SharedOption(
@@ -168,6 +171,37 @@ def shared_options() -> list[click.Parameter]:
         ),
         SharedOption(
             ["--log-file"], metavar="FILE", envvar="PACS_TASKS_LOG_FILE", help="Where the log goes.",
+        ),
+    ]  # fmt: skip
+
+
+def tls_options() -> list[click.Parameter]:
+    """The options about TLS. All files are read by the worker."""
+    return [
+        SharedOption(
+            ["--tls"], is_flag=True, default=False, envvar="PACS_TASKS_TLS",
+            help="Use TLS with the PACS; each --tls-... asks for it too.",
+        ),
+        SharedOption(
+            ["--tls-ca"], type=FILE_NAME, metavar="FILE", envvar="PACS_TASKS_TLS_CA",
+            help="Who may have signed the certificate of the PACS, or that certificate itself (PEM); "
+            "else whom the system trusts.",
+        ),
+        SharedOption(
+            ["--tls-cert"], type=FILE_NAME, metavar="FILE", envvar="PACS_TASKS_TLS_CERT",
+            help="Our certificate (PEM), for a PACS that wants one.",
+        ),
+        SharedOption(
+            ["--tls-key"], type=FILE_NAME, metavar="FILE", envvar="PACS_TASKS_TLS_KEY",
+            help="Its private key (PEM), if that is in another file.",
+        ),
+        SharedOption(
+            ["--tls-server-name"], type=SERVER_NAME, metavar="NAME", envvar="PACS_TASKS_TLS_SERVER_NAME",
+            help="The name in the certificate of the PACS, if that is not --ip.",
+        ),
+        SharedOption(
+            ["--tls-no-hostname-check"], is_flag=True, default=False, envvar="PACS_TASKS_TLS_NO_HOSTNAME_CHECK",
+            help="Take a certificate for another host, too.",
         ),
     ]  # fmt: skip
 

@@ -9,15 +9,36 @@ from itertools import pairwise
 from typing import Any
 
 from click.core import ParameterSource
+from pydantic import ValidationError
 
-from pacs_tasks.ae import RemoteAE
+from pacs_tasks.ae import TLS, RemoteAE
 from pacs_tasks.cli.logs import CommandLog
 from pacs_tasks.cli.terminal import Terminal
 from pacs_tasks.errors import ConfigurationError
 from pacs_tasks.settings import Settings, load
 
 #: Options that are settings too: the command line overrides ``PACS_TASKS_*`` and the settings file.
-_SETTINGS = ("ip", "port", "ae_title", "pacs_ae_title", "timeout")
+_SETTINGS = (
+    "ip",
+    "port",
+    "ae_title",
+    "pacs_ae_title",
+    "timeout",
+    "tls",
+    "tls_ca",
+    "tls_cert",
+    "tls_key",
+    "tls_server_name",
+    "tls_no_hostname_check",
+)
+#: Fields of a peer that the command line overrides, and its options for them.
+_ADDRESS = {"host": "ip", "port": "port", "ae_title": "pacs_ae_title"}
+_TLS = {
+    "ca_file": "tls_ca",
+    "certificate_file": "tls_cert",
+    "key_file": "tls_key",
+    "server_name": "tls_server_name",
+}
 
 
 @dataclass(frozen=True)
@@ -84,10 +105,22 @@ class Invocation:
         name = self.option("remote")
         settings = self.settings
         if not name:
-            return RemoteAE(ae_title=settings.pacs_ae_title, host=settings.ip, port=settings.port)
-        fields = {"host": "ip", "port": "port", "ae_title": "pacs_ae_title"}
-        overridden = {field: self._given[option] for field, option in fields.items() if option in self._given}
-        return settings.remote(name).model_copy(update=overridden)
+            return settings.default_remote
+        known = settings.remote(name)
+        typed = {field: self._given[option] for field, option in _ADDRESS.items() if option in self._given}
+        return known.model_copy(update={**typed, "tls": self._tls(known.tls)})
+
+    def _tls(self, known: TLS | None) -> TLS | None:
+        """The TLS of a peer with a name, with what the command line says otherwise about it."""
+        typed = {field: self._given[option] for field, option in _TLS.items() if option in self._given}
+        if self._given.get("tls_no_hostname_check"):
+            typed["check_hostname"] = False
+        if not typed and not self._given.get("tls"):
+            return known
+        try:
+            return TLS.model_validate({**(known.model_dump() if known else {}), **typed})
+        except ValidationError as error:
+            raise ConfigurationError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
 
     def address(self) -> Mapping[str, Any]:
         """The fields that every request has: who calls whom, and how patiently."""

@@ -107,10 +107,11 @@ def _keep_up(stack: Stack, settings: Settings, url: str, login: str) -> int:
 def _introduce(settings: Settings, login: str) -> None:
     user, _, password = login.partition(":")
     shown = f", user {user}, password {password}" if not settings.flower_basic_auth else ""
+    how = ", TLS" if settings.receiver_tls else ""
     lines = [
         "Ready. Ctrl-C ends it.",
         f"  Flower:   http://{address_to_call(settings.flower_address)}:{settings.flower_port}{shown}",
-        f"  Receiver: AE title {settings.receiver_ae_title}, port {settings.receiver_port} (tell your PACS)",
+        f"  Receiver: AE title {settings.receiver_ae_title}, port {settings.receiver_port}{how} (tell your PACS)",
         f"  Instances arrive in {settings.received}",
     ]
     if settings.redis_url is None:

@@ -23,6 +23,7 @@ def test_the_defaults_are_those_of_the_guide() -> None:
         "ae_title": "PYNETDICOM",
         "pacs_ae_title": "PACS",
         "timeout": 30,
+        "tls": None,
     }
 
 
@@ -35,6 +36,7 @@ def test_attributes_are_readable() -> None:
         "ae_title": "MY_APP",
         "pacs_ae_title": "ARCHIVE",
         "timeout": 5,
+        "tls": None,
     }
 
 
