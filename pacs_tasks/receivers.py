@@ -21,7 +21,10 @@ LIFETIME = 15
 
 
 class Receiver(BaseModel):
-    """A running Storage SCP. ``directory`` is where it puts instances, as the receiver's machine names it."""
+    """A running Storage SCP. ``directory`` is where it puts instances, as the receiver's machine names it.
+
+    ``tls`` says that it takes nothing else.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -30,6 +33,7 @@ class Receiver(BaseModel):
     port: int
     directory: str
     token: str
+    tls: bool = False
 
     @property
     def shared(self) -> bool:

@@ -18,7 +18,7 @@ from pacs_tasks.app import create
 from pacs_tasks.broker import connect
 from pacs_tasks.dimse.association import Timeouts
 from pacs_tasks.dimse.c_echo import echo
-from pacs_tasks.errors import ConfigurationError, PacsTasksError
+from pacs_tasks.errors import ConfigurationError, PacsTasksError, TLSError
 from pacs_tasks.outcome import Category
 from pacs_tasks.settings import Settings, load
 
@@ -54,8 +54,18 @@ def check_worker(config: Settings, name: str = "") -> str:
 def check_receiver(config: Settings, _name: str = "") -> str:
     """Echo the receiver (C-ECHO, PS3.4 annex A)."""
     host = _ANYWHERE.get(config.receiver_host, config.receiver_host)
-    remote = RemoteAE(ae_title=config.receiver_ae_title, host=host, port=config.receiver_port)
-    outcome = echo(LocalAE(ae_title="HEALTH"), remote, Timeouts.of(STEP))
+    tls = config.receiver_tls
+    if tls is not None:
+        # Its own certificate is the one to expect here, whoever signed it and for whatever name.
+        tls = tls.model_copy(update={"ca_file": tls.certificate_file, "check_hostname": False})
+    remote = RemoteAE(ae_title=config.receiver_ae_title, host=host, port=config.receiver_port, tls=tls)
+    try:
+        outcome = echo(LocalAE(ae_title="HEALTH"), remote, Timeouts.of(STEP))
+    except TLSError:
+        if config.receiver_tls_ca is None:
+            raise
+        # It demands certificates of other authorities than its own: that was an answer.
+        return f"receiver {remote} answers, and takes only callers whom it knows"
     if outcome.category is not Category.SUCCESS:
         raise PacsTasksError(f"receiver {remote} answers {outcome.status}")
     return f"receiver {remote} answers"

@@ -24,6 +24,7 @@ from pacs_tasks import embedded
 from pacs_tasks.ae import LocalAE
 from pacs_tasks.broker import connect
 from pacs_tasks.dimse.storage_scp import StorageSCP, listen
+from pacs_tasks.dimse.tls import called_context
 from pacs_tasks.errors import ConfigurationError, PacsTasksError
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 from pacs_tasks.receivers import LIFETIME, MARKER, Receiver, announce, withdraw
@@ -179,6 +180,7 @@ def receive(config: Settings, listener: socket.socket, ending: threading.Event) 
         config.received,
         on_instance=counts.add,
         listener=listener,
+        tls=config.receiver_tls,
     )
     scp.start()
     try:
@@ -217,7 +219,12 @@ def serve(config: Settings, redis_url: str, ending: threading.Event) -> None:
     ------
     ConfigurationError
         If it cannot listen or write.
+    UnreadableInputError
+        If its certificate cannot be used.
     """
+    if config.receiver_tls is not None:
+        # Each process reads it for itself; what is wrong with it is told here, once.
+        called_context(config.receiver_tls)
     if config.receiver_dir is None:
         # Instances are patient data: a new data directory is for its owner alone.
         config.data_dir.expanduser().mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -225,9 +232,17 @@ def serve(config: Settings, redis_url: str, ending: threading.Event) -> None:
     token = mark(directory)
     listener = _bound(config)
     host, port = reachable_address(config.receiver_host), listener.getsockname()[1]
-    receiver = Receiver(ae_title=config.receiver_ae_title, host=host, port=port, directory=str(directory), token=token)
+    receiver = Receiver(
+        ae_title=config.receiver_ae_title,
+        host=host,
+        port=port,
+        directory=str(directory),
+        token=token,
+        tls=config.receiver_tls is not None,
+    )
     announcer = Announcer(redis_url, config.redis_timeout, receiver)
-    logger.info("receiving; tell your PACS: AE title %s, host %s, port %d", receiver.ae_title, host, port)
+    how = ", TLS" if receiver.tls else ""
+    logger.info("receiving; tell your PACS: AE title %s, host %s, port %d%s", receiver.ae_title, host, port, how)
     with _receiving(config, listener) as renew:
         try:
             announcer.beat()

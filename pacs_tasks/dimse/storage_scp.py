@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pacs_tasks.ae import LocalAE
+from pacs_tasks.ae import TLS, LocalAE
 from pacs_tasks.dimse import acse, command, n_event_report
 from pacs_tasks.dimse.acceptance import answer_to
 from pacs_tasks.dimse.association import Timeouts
@@ -23,8 +23,9 @@ from pacs_tasks.dimse.command import Command
 from pacs_tasks.dimse.n_event_report import TakeReport
 from pacs_tasks.dimse.receiving import Origin, receive
 from pacs_tasks.dimse.stream import MessageStream
+from pacs_tasks.dimse.tls import SecureWire, called_context
 from pacs_tasks.dimse.wire import A_ASSOCIATE_RQ, SLICE, Wire
-from pacs_tasks.errors import JobCancelledError, PeerUnavailableError
+from pacs_tasks.errors import JobCancelledError, PeerUnavailableError, TLSError
 from pacs_tasks.outcome import InstanceOutcome
 
 log = logging.getLogger(__name__)
@@ -62,9 +63,13 @@ class StorageSCP:
         A socket of :func:`listen`, which other processes may share; without it, one of our own.
     on_report
         Takes what a peer reports about storage commitment, in the association's thread; left out, none may.
+    tls
+        Our certificate and key: nothing but TLS is taken then. With ``ca_file``, only callers with a certificate.
 
     Raises
     ------
+    UnreadableInputError
+        If a file of ``tls`` cannot be used.
     OSError
         If the port is taken, the address is not ours, or the directory cannot be made.
     """
@@ -80,6 +85,7 @@ class StorageSCP:
         max_associations: int = MAX_ASSOCIATIONS,
         listener: socket.socket | None = None,
         on_report: TakeReport | None = None,
+        tls: TLS | None = None,
     ) -> None:
         self.local = local
         self.directory = directory
@@ -87,6 +93,7 @@ class StorageSCP:
         self.on_instance = on_instance
         self.max_associations = max_associations
         self.on_report = on_report
+        self.context = None if tls is None else called_context(tls)
         directory.mkdir(parents=True, exist_ok=True)
         self._listener = listener or listen(host, port)
         self.port: int = self._listener.getsockname()[1]
@@ -161,7 +168,7 @@ class StorageSCP:
         conversation = _Conversation(self, sock, host)
         try:
             conversation.run()
-        except PeerUnavailableError as error:
+        except (PeerUnavailableError, TLSError) as error:
             log.warning("association ended: %s", error.message)
         except JobCancelledError:
             log.info("association with %s aborted: the receiver stops", host)
@@ -187,12 +194,16 @@ class _Conversation:
         self._host = host
         self._busy = False
         self._contexts: dict[int, tuple[str, str]] = {}
-        self.wire = Wire(sock, host, scp.timeouts.acse)
+        limit = scp.timeouts.acse
+        self.wire = SecureWire(sock, host, limit, scp.context) if scp.context else Wire(sock, host, limit)
         self.wire.advice = "the receiver aborts it"
+        self.wire.tls_advice = "set PACS_TASKS_RECEIVER_TLS_CERTIFICATE for a receiver that does"
         self.wire.watch = lambda: scp.check_running(self._busy)
 
     def run(self) -> None:
         """Serve until the peer releases."""
+        if isinstance(self.wire, SecureWire):
+            self.wire.shake_hands()
         kind, content = self.wire.read_pdu("an association request")
         if kind != A_ASSOCIATE_RQ:
             raise self.wire.garbage(f"began with a PDU of type {kind}")
