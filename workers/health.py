@@ -18,6 +18,7 @@ from pacs_tasks.app import create
 from pacs_tasks.broker import connect
 from pacs_tasks.dimse.association import Timeouts
 from pacs_tasks.dimse.c_echo import echo
+from pacs_tasks.dimse.connecting import open_wire
 from pacs_tasks.errors import ConfigurationError, PacsTasksError, TLSError
 from pacs_tasks.outcome import Category
 from pacs_tasks.settings import Settings, load
@@ -64,7 +65,8 @@ def check_receiver(config: Settings, _name: str = "") -> str:
     except TLSError:
         if config.receiver_tls_ca is None:
             raise
-        # It demands certificates of other authorities than its own: that was an answer.
+        # It demands certificates of other authorities than its own: that it shakes hands is answer enough.
+        open_wire(remote, STEP, STEP, lambda: None).close()
         return f"receiver {remote} answers, and takes only callers whom it knows"
     if outcome.category is not Category.SUCCESS:
         raise PacsTasksError(f"receiver {remote} answers {outcome.status}")
