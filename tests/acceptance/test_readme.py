@@ -6,6 +6,7 @@ those of the test: see :meth:`Scene.real`.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
 import shutil
@@ -17,9 +18,10 @@ from typing import Any
 import pytest
 import yaml
 
-from pacs_tasks import EchoRequest, PacsClient, StoreDirectoryRequest
-from pacs_tasks.testing import Faults
+from pacs_tasks import TLS, EchoRequest, PacsClient, StoreDirectoryRequest
+from pacs_tasks.testing import Faults, TestPACS
 from tests.benchmarks.machine import missing
+from tests.support.certificates import Authority
 from tests.support.dicom_files import write_series
 from tests.support.documents import README, Block, blocks, shapes
 from tests.support.known_study import known_study
@@ -178,6 +180,32 @@ def _works(scene: Scene) -> None:
         assert job.outcome().category == "success"
 
 
+def over_tls(rule: Rule, *, demanding: bool = False) -> Rule:
+    """The PACS answers over TLS at port 2762; the certificates that the block names lie in the home directory."""
+
+    def secured(scene: Scene, block: Block) -> None:
+        authority = Authority(scene.home)
+        shutil.copy(authority.file, scene.home / "hospital.pem")
+        for name in ("workstation", "receiver"):
+            identity = authority.identity(name)
+            shutil.copy(identity.certificate, scene.home)
+            shutil.copy(identity.key, scene.home)
+        own = authority.identity()
+        with TestPACS("MY_PACS", tls=own.tls if demanding else own.shown) as pacs:
+            text = block.text.replace("2762", str(pacs.port))
+            rule(dataclasses.replace(scene, pacs=pacs), dataclasses.replace(block, text=text))
+
+    return secured
+
+
+def makes_a_certificate(scene: Scene, block: Block) -> None:
+    """It can be shown by a PACS at that address, and trusted for itself."""
+    scene.shell(block.text)
+    files = {"certificate_file": str(scene.home / "my-pacs.pem"), "key_file": str(scene.home / "my-pacs.key")}
+    with TestPACS("MY_PACS", tls=TLS.model_validate(files)) as pacs:
+        assert "over TLS" in scene.run("pacs-tasks", "echo", "--port", str(pacs.port), "--tls-ca", "my-pacs.pem")
+
+
 def composes(scene: Scene, block: Block) -> None:
     """Docker-compose understands the file with these options; whether it brings them up needs an engine."""
     *exports, last = block.text.rstrip().splitlines()
@@ -244,6 +272,12 @@ RULES: Mapping[str, Rule] = {
     "celery -A workers.dimse worker --loglevel INFO --concurrency 4": stays(" ready.", works=True),
     "pacs-tasks receiver": stays("receiving; tell your PACS: AE title PACS_TASKS"),
     "pacs-tasks flower": stays("Visit me at"),
+    "pacs-tasks echo --port 2762 --tls-ca hospital.pem": over_tls(prints("over TLS answered")),
+    "pacs-tasks send-dir --dir dicom_files --port 2762 --tls-ca hospital.pem --tls-cert workstation.pem "
+    "--tls-key workstation.key": over_tls(prints("over TLS", stored=SENT), demanding=True),
+    "pacs-tasks receiver  # over TLS": over_tls(stays(", TLS")),
+    "openssl req -x509 -newkey rsa:3072 -nodes -days 365 -subj /CN=my-pacs -addext subjectAltName=IP:192.168.1.100 "
+    "-keyout my-pacs.key -out my-pacs.pem": makes_a_certificate,
     "pacs-tasks send-dir --dir /home/me/dicom_files --detach": prints(stored=SENT),
     "docker-compose up --build --scale worker=4": composes,
     "docker-compose --profile demo up --build": composes,
@@ -254,6 +288,7 @@ RULES: Mapping[str, Rule] = {
     "print(instance.category, instance.sop_instance_uid, instance.status)": python("success 8 of 9", stored=SENT),
     'print("no answer:", error.message)': python("0000: success"),
     'print(len(pacs.instances), "instances in", pacs.associations, "associations")': python("8 instances in"),
+    'print("over TLS:", job.outcome().status)': over_tls(python("over TLS: 0000: success")),
     "result.forget()": python("success 8 of 9", stored=SENT),
 }
 

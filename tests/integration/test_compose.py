@@ -74,6 +74,18 @@ def test_receiver_and_workers_share_storage(services: Mapping[str, Any]) -> None
     assert "storage:/data:rw" in services["receiver"]["volumes"]
 
 
+def test_certificates_are_where_they_are_named() -> None:
+    """Workers and receiver see the same directory; the receiver gets its settings, and none where none are set."""
+    settings = {f"PACS_TASKS_RECEIVER_TLS_{name}": f"/certificates/{name}.pem" for name in ("CERTIFICATE", "KEY", "CA")}
+    for values in ({}, {**settings, "PACS_TASKS_CERTIFICATES": str(ROOT)}):
+        found = yaml.safe_load(_docker_compose("config", **NEEDED, **values).stdout)["services"]
+        for name in ("worker", "receiver"):
+            mounted = [volume for volume in found[name]["volumes"] if "/certificates:ro" in volume]
+            assert mounted == [f"{values.get('PACS_TASKS_CERTIFICATES', 'certificates')}:/certificates:ro"]
+        given = {name: value for name, value in found["receiver"]["environment"].items() if name in settings}
+        assert given == {name: values.get(name, "") for name in settings}
+
+
 def test_images_are_pinned(services: Mapping[str, Any]) -> None:
     """No image changes by itself."""
     for name, service in services.items():
