@@ -12,6 +12,7 @@ Waiting is polling: one HMGET a look.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 import uuid
@@ -25,8 +26,9 @@ from kombu.exceptions import OperationalError
 from pacs_tasks import embedded
 from pacs_tasks.app import HIDDEN, create
 from pacs_tasks.broker import connect
-from pacs_tasks.errors import BrokerUnavailableError, JobNotReadyError
+from pacs_tasks.errors import BrokerUnavailableError, InvalidRequestError, JobNotReadyError
 from pacs_tasks.ledger import Ledger
+from pacs_tasks.outages import Outages
 from pacs_tasks.outcome import InstanceOutcome, Outcome
 from pacs_tasks.progress import JobState, Progress
 from pacs_tasks.request import AnyRequest
@@ -83,19 +85,31 @@ class PacsClient:
         """Let go of the connections (and of the private server, which ends when nothing needs it)."""
         self._stack.close()
 
-    def enqueue(self, request: AnyRequest) -> Job:
+    def enqueue(self, request: AnyRequest, idempotency_key: str | None = None) -> Job:
         """Put a request on the queue.
 
         The request itself goes to the ledger; the message holds the job's id alone, so that neither the queue nor
         Flower sees a path or a patient's name.
 
+        Parameters
+        ----------
+        idempotency_key
+            Any text: whoever enqueues again with the same one gets the same job, as long as its record is kept.
+
         Raises
         ------
         BrokerUnavailableError
             If the Redis does not answer; then nothing was enqueued.
+        InvalidRequestError
+            If the key belongs to a job that asks something else.
         """
-        job = Job(uuid.uuid4().hex, self.ledger, self._app)
-        self.ledger.open(job.id, request.task, request)
+        job = Job(_job_id(idempotency_key), self.ledger, self._app)
+        if not self.ledger.open(job.id, request.task, request):
+            if job.request() != request:
+                raise InvalidRequestError(
+                    "this key belongs to a job that asks something else; take another key for another request", job.id
+                )
+            return job
         try:
             publish(self._app, request.task, job.id)
         except BaseException:
@@ -117,6 +131,13 @@ class PacsClient:
     def jobs(self, limit: int = 50) -> list[Progress]:
         """The newest jobs first, at most ``limit``."""
         return self.ledger.jobs(limit)
+
+
+def _job_id(idempotency_key: str | None) -> str:
+    """The key itself, which may be anything, stays with who gave it."""
+    if idempotency_key is None:
+        return uuid.uuid4().hex
+    return hashlib.sha256(idempotency_key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 class Job:
@@ -223,11 +244,32 @@ class Job:
         InvalidRequestError
             If the job is still running, or nothing in it failed.
         """
-        task = self._ledger.progress(self.id).task
         self._ledger.reopen(self.id)
+        return self._publish_again()
+
+    def resume(self) -> Self:
+        """Go on with what has no outcome, and leave what failed alone.
+
+        It may be asked of a running job as well, if it stands still: what a worker is at is not done twice. A job that
+        waits for a peer has that peer asked at once.
+
+        Raises
+        ------
+        InvalidRequestError
+            If everything has an outcome.
+        """
+        progress = self._ledger.progress(self.id)
+        if progress.waiting_for:
+            Outages(self._ledger.client).ask_soon(progress.waiting_for)
+            return self
+        if progress.state.finished:
+            self._ledger.reopen(self.id, failed_too=False)
+        return self._publish_again()
+
+    def _publish_again(self) -> Self:
         # Celery keeps the first success of an id for good: forget it, so that the new one can be stored.
         self._app.backend.forget(self.id)
-        publish(self._app, task, self.id)
+        publish(self._app, self._ledger.progress(self.id).task, self.id)
         return self
 
     @property

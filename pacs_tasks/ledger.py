@@ -188,8 +188,8 @@ class Ledger:
             raise not_found(job_id)
         return JobState(state)
 
-    def reopen(self, job_id: str) -> int:
-        """Make a finished job ready to go on with what failed or was not begun; how many outcomes were dropped.
+    def reopen(self, job_id: str, *, failed_too: bool = True) -> int:
+        """Make a finished job ready to go on with what was not begun, and with what failed; how many of the latter.
 
         Raises
         ------
@@ -199,10 +199,11 @@ class Ledger:
         progress = self.progress(job_id)
         if not progress.state.finished:
             raise InvalidRequestError(f"job {job_id} is still {progress.state}; wait for its end or cancel it first")
-        failed = [index for index, outcome in self.problems(job_id) if outcome.category in _RETRIED]
+        failed = [index for index, outcome in self.problems(job_id) if failed_too and outcome.category in _RETRIED]
         complete = progress.state is JobState.DONE and progress.counters.recorded == progress.counters.total
         if complete and not failed and OUTCOMES[progress.task] is TransferOutcome:
-            raise InvalidRequestError(f"job {job_id} has nothing to retry: nothing in it failed")
+            left = "nothing in it failed" if failed_too else "everything in it has an outcome"
+            raise InvalidRequestError(f"job {job_id} has nothing left to do: {left}")
         keys = [key(job_id), *(key(job_id, part) for part in ("recorded", "problems", "attempts"))]
         for start in range(0, len(failed), _CHUNK):
             self._run(scripts.DROP, keys, failed[start : start + _CHUNK])

@@ -47,6 +47,10 @@ class Progress(BaseModel):
     error: str = ""
     #: The peer, as a person would name it.
     remote: str = ""
+    #: A peer that is down and that the job waits for, since when (Unix seconds), and what it said last.
+    waiting_for: str = ""
+    waiting_since: float | None = None
+    waiting_reason: str = ""
 
     @property
     def seconds(self) -> float:

@@ -19,7 +19,7 @@ PARTS = ("manifest", "recorded", "receipts", "problems", "claims", "losses", "at
 _COUNTED = tuple(Counters.model_fields)
 #: The fields of a job that :func:`progress_of` reads.
 SEEN = ("task", "request", "state", "created", "started", "finished", "cancel", "attempt", "worker", "error",
-        "error_type", "error_subject", *_COUNTED)  # fmt: skip
+        "error_type", "error_subject", "waiting", "waiting_since", "waiting_reason", *_COUNTED)  # fmt: skip
 _LONGEST_ID = 255
 _LONGEST_SHOWN = 64
 
@@ -76,6 +76,9 @@ def progress_of(job_id: str, fields: Mapping[str, str | None]) -> Progress:
         worker=fields["worker"] or "",
         error=error,
         remote=_called(task, request) if request else "",
+        waiting_for=fields["waiting"] or "",
+        waiting_since=float(fields["waiting_since"]) if fields["waiting_since"] else None,
+        waiting_reason=fields["waiting_reason"] or "",
     )
 
 

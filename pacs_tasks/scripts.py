@@ -51,6 +51,7 @@ local function settle(job, claims)
   end
   if redis.call('HGET', job, 'cancel') == '1' and live_claims(claims) == 0 then
     redis.call('HSET', job, 'state', 'cancelled', 'finished', stamp())
+    redis.call('HDEL', job, 'waiting', 'waiting_since', 'waiting_reason')
     return 1
   end
   return 0
@@ -220,7 +221,7 @@ if unfinished(KEYS[1]) then
 end
 redis.call('HSET', KEYS[1], 'state', 'queued', 'unreachable', 0, 'replans', 0)
 redis.call('HDEL', KEYS[1], 'cancel', 'started', 'finished', 'error', 'error_type', 'error_subject', 'outcome',
-           'worker')
+           'worker', 'waiting', 'waiting_since', 'waiting_reason')
 redis.call('HINCRBY', KEYS[1], 'attempt', 1)
 return 1
 """
@@ -286,10 +287,11 @@ return redis.call('HINCRBY', KEYS[1], 'replans', 1)
 _LOOK = (
     _COMMON
     + """
--- What would be another if somebody had done something; nothing if somebody is at it, or it has ended.
+-- What would be another if somebody had done something; nothing if somebody is at it, or it has ended, or it waits for
+-- a peer that is down: whoever asks that peer sees to it.
 local function look(job, claims)
   settle(job, claims)
-  if not unfinished(job) or live_claims(claims) > 0 then
+  if not unfinished(job) or live_claims(claims) > 0 or redis.call('HEXISTS', job, 'waiting') == 1 then
     return ''
   end
   local state, attempt = unpack(redis.call('HMGET', job, 'state', 'attempt'))

@@ -102,6 +102,8 @@ class Settings(BaseSettings):
     concurrency: int | None = Field(default=None, ge=1)
     #: How often a part goes back on the queue when the peer was lost or out of resources, before its files fail.
     max_retries: int = Field(default=4, ge=0)
+    #: Seconds that a job waits for a peer that went down before it ends with what is left; `resume` goes on with that.
+    give_up_after: float = Field(default=3600.0, ge=0)
     #: An association that nothing uses is released after this long. The next part of a job comes within milliseconds;
     #: a peer that takes one association at a time keeps another worker waiting for as long.
     association_idle: float = Field(default=0.5, ge=0)

@@ -1,6 +1,7 @@
 """The worker of a fleet: ``celery -A workers.dimse worker``.
 
-It loads every task, looks for jobs that stand still, and closes its associations in good order when it ends.
+It loads every task, looks for jobs that stand still and for peers that come back, and closes its associations in good
+order when it ends.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from celery.signals import worker_process_shutdown, worker_ready, worker_shutdow
 from pacs_tasks import tasks
 from pacs_tasks.app import app
 from pacs_tasks.tasks.associations import close_all
+from pacs_tasks.tasks.probe import probe
 from pacs_tasks.tasks.resume import watch
 
 __all__ = ["app", "tasks"]
@@ -21,8 +23,9 @@ _stopped = threading.Event()
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def _watch(**_: object) -> None:
-    """The children have their work; the worker itself looks whether anybody's has been lost."""
-    threading.Thread(target=watch, args=[_stopped], name="watch", daemon=True).start()
+    """The children have their work; the worker itself looks for work that was lost, and for peers that are down."""
+    for look in (watch, probe):
+        threading.Thread(target=look, args=[_stopped], name=look.__name__, daemon=True).start()
 
 
 @worker_process_shutdown.connect  # type: ignore[untyped-decorator]

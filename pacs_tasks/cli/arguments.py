@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from pydantic import TypeAdapter, ValidationError
@@ -17,6 +18,8 @@ from pacs_tasks.cli.terminal import readable
 from pacs_tasks.errors import UnreadableInputError
 from pacs_tasks.request import UID
 from pacs_tasks.settings import Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Checked(click.ParamType[str]):
@@ -204,6 +207,29 @@ def tls_options() -> list[click.Parameter]:
             help="Take a certificate for another host, too.",
         ),
     ]  # fmt: skip
+
+
+def transfer_options(function: F) -> F:
+    """What every transfer may be told about waiting, and about being asked twice."""
+    give_up_after = click.option(
+        "--give-up-after",
+        type=Seconds(0, 30 * 86_400),
+        metavar="SECONDS",
+        envvar="PACS_TASKS_GIVE_UP_AFTER",
+        show_envvar=True,
+        show_default="3600",
+        expose_value=False,
+        callback=_note,
+        help="How long to wait for a PACS that goes down; then the job ends with exit code 4, and `resume` goes on.",
+    )
+    key = click.option(
+        "--key",
+        metavar="TEXT",
+        expose_value=False,
+        callback=_note,
+        help="The same key always gives the same job: what is asked twice is done once.",
+    )
+    return give_up_after(key(function))
 
 
 def absolute(path: str) -> str:

@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, str] = {
     "wait": "job_commands",
     "cancel": "job_commands",
     "retry": "job_commands",
+    "resume": "job_commands",
     "worker": "process_commands",
     "receiver": "process_commands",
     "flower": "process_commands",

@@ -126,6 +126,10 @@ class Invocation:
         """The fields that every request has: who calls whom, and how patiently."""
         return {"remote": self.remote, "local": self.settings.local, "timeout": self.settings.timeout}
 
+    def transfer(self) -> Mapping[str, Any]:
+        """The fields that every transfer has beside: how long it waits for a PACS that is down."""
+        return {**self.address(), "give_up_after": self.option("give_up_after")}
+
     def close(self) -> None:
         if self.log is not None:
             self.log.close()

@@ -121,6 +121,18 @@ def retry(invocation: Invocation, job_id: str) -> int:
         return follow(invocation, job, job.request())
 
 
+@command("resume", "pacs-tasks resume 1f3870be274f6c49b3e31a0c6728957f")
+@click.argument("job_id", metavar="ID")
+def resume(invocation: Invocation, job_id: str) -> int:
+    """Go on with what has no outcome yet: after a cancel, or after waiting for a PACS in vain."""
+    with PacsClient(config=invocation.settings) as client:
+        job = _find(invocation, client, job_id).resume()
+        logger.info("job %s: enqueued again for what has no outcome", job_id)
+        if invocation.detach:
+            return announce(invocation, job)
+        return follow(invocation, job, job.request())
+
+
 def _find(invocation: Invocation, client: PacsClient, job_id: str) -> Job:
     """The job, or :class:`JobNotFoundError`."""
     invocation.job_id = job_id

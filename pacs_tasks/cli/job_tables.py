@@ -46,6 +46,7 @@ def job_facts(job: Progress, *, counts: bool = True) -> Table:
         ("Job", job.job_id, ""),
         ("Command", words_of(job.task).command, ""),
         ("State", state_of(job), "bold"),
+        ("Waits for", waiting_of(job), "yellow"),
         ("Peer", job.remote if counts else "", ""),
         ("Created", when(job.created), ""),
         ("Started", when(job.started), ""),
@@ -62,7 +63,16 @@ def job_facts(job: Progress, *, counts: bool = True) -> Table:
 
 def state_of(job: Progress) -> str:
     """The state, and that it will soon be another."""
+    if job.waiting_for and not job.cancel_requested:
+        return f"{job.state} (waiting for the PACS)"
     return f"{job.state} (cancelling)" if job.cancel_requested and not job.state.finished else str(job.state)
+
+
+def waiting_of(job: Progress) -> str:
+    """The peer that a job waits for, since when, and why."""
+    if not job.waiting_for:
+        return ""
+    return plain(f"{job.waiting_for}, down since {when(job.waiting_since)} ({job.waiting_reason})")
 
 
 def when(seconds: float | None) -> str:

@@ -182,6 +182,8 @@ def view(terminal: Terminal, title: str) -> View:
 def _state(progress: Progress) -> str:
     if progress.cancel_requested and not progress.state.finished:
         return "cancelling"
+    if progress.waiting_for:
+        return f"waiting for {progress.waiting_for}, which is down"
     return "waiting for a worker" if progress.state is JobState.QUEUED else str(progress.state)
 
 

@@ -33,7 +33,7 @@ def run(invocation: Invocation, request: AnyRequest) -> int:
         If there is no outcome.
     """
     with PacsClient(config=invocation.settings) as client:
-        job = client.enqueue(request)
+        job = client.enqueue(request, invocation.option("key"))
         logger.info("%s to %s: job %s enqueued", words_of(request.task).command, request.remote, job.id)
         invocation.job_id, invocation.task = job.id, request.task
         if invocation.detach:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import click
 
-from pacs_tasks.cli.arguments import UID_TEXT, WholeNumber, absolute, local_directory, local_file, local_output
+from pacs_tasks.cli.arguments import (
+    UID_TEXT,
+    WholeNumber,
+    absolute,
+    local_directory,
+    local_file,
+    local_output,
+    transfer_options,
+)
 from pacs_tasks.cli.commands import command
 from pacs_tasks.cli.invocation import Invocation
 from pacs_tasks.cli.running import run
@@ -27,11 +35,12 @@ def echo(invocation: Invocation) -> int:
 
 @command("send-file", "pacs-tasks send-file --file image1.dcm --ip 192.168.1.100 --port 11112")
 @click.option("--file", "path", required=True, metavar="FILE", help="The DICOM file to send.")
+@transfer_options
 def send_file(invocation: Invocation, path: str) -> int:
     """Send one DICOM file (C-STORE)."""
     # The workers of a fleet may have another storage than this machine: they say whether the file is there.
     found = absolute(path) if invocation.settings.redis_url else local_file(path)
-    return run(invocation, build(StoreRequest, {**invocation.address(), "path": found}))
+    return run(invocation, build(StoreRequest, {**invocation.transfer(), "path": found}))
 
 
 @command(
@@ -54,15 +63,16 @@ def send_file(invocation: Invocation, path: str) -> int:
     is_flag=True,
     help="Send nothing: count the files, classes and transfer syntaxes, and ask what the PACS accepts.",
 )
+@transfer_options
 def send_dir(invocation: Invocation, directory: str, files_per_task: int | None, dry_run: bool) -> int:
     """Send every DICOM file below a directory (C-STORE), known by its content, not by its name."""
     found = absolute(directory) if invocation.settings.redis_url else local_directory(directory)
-    fields = {**invocation.address(), "directory": found}
     if dry_run:
-        return run(invocation, build(PreflightRequest, fields))
+        return run(invocation, build(PreflightRequest, {**invocation.address(), "directory": found}))
     # A size that the settings file gives serves as well as the environment's.
     size = files_per_task or invocation.settings.files_per_task
-    return run(invocation, build(StoreDirectoryRequest, {**fields, "files_per_task": size}))
+    fields = {"directory": found, "files_per_task": size}
+    return run(invocation, build(StoreDirectoryRequest, {**invocation.transfer(), **fields}))
 
 
 @command(
@@ -79,8 +89,9 @@ def send_dir(invocation: Invocation, directory: str, files_per_task: int | None,
     show_default=True,
     help="C-MOVE to a receiver, C-GET, or C-MOVE where a receiver runs that the PACS knows.",
 )
+@transfer_options
 def retrieve(invocation: Invocation, study_uid: str, output_dir: str, series_uid: str | None, method: str) -> int:
     """Bring a study to a directory and compare what arrived with what the PACS lists (C-MOVE or C-GET)."""
     found = absolute(output_dir) if invocation.settings.redis_url else local_output(output_dir)
     fields = {"study_uid": study_uid, "output_dir": found, "series_uid": series_uid, "method": method}
-    return run(invocation, build(RetrieveRequest, {**invocation.address(), **fields}))
+    return run(invocation, build(RetrieveRequest, {**invocation.transfer(), **fields}))

@@ -40,10 +40,11 @@ SHARED = {
     "--log-file": (None, "PACS_TASKS_LOG_FILE"),
 }
 REQUIRED = object()
+PATIENCE = {"--give-up-after": None, "--key": None}
 OWN: dict[str, dict[str, Any]] = {
     "echo": {},
-    "send-file": {"--file": REQUIRED},
-    "send-dir": {"--dir": REQUIRED, "--files-per-task": None, "--dry-run": False},
+    "send-file": {"--file": REQUIRED, **PATIENCE},
+    "send-dir": {"--dir": REQUIRED, "--files-per-task": None, "--dry-run": False, **PATIENCE},
     "query": {
         "--patient-id": None,
         "--patient-name": None,
@@ -56,12 +57,19 @@ OWN: dict[str, dict[str, Any]] = {
         "--limit": None,
         "--format": "table",
     },
-    "retrieve": {"--study-uid": REQUIRED, "--output-dir": REQUIRED, "--series-uid": None, "--method": "auto"},
+    "retrieve": {
+        "--study-uid": REQUIRED,
+        "--output-dir": REQUIRED,
+        "--series-uid": None,
+        "--method": "auto",
+        **PATIENCE,
+    },
     "jobs": {"--limit": 50},
     "status": {"job_id": REQUIRED},
     "wait": {"job_id": REQUIRED, "--for": None},
     "cancel": {"job_id": REQUIRED},
     "retry": {"job_id": REQUIRED},
+    "resume": {"job_id": REQUIRED},
     "worker": {},
     "receiver": {},
     "flower": {},
