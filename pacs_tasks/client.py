@@ -34,9 +34,11 @@ from pacs_tasks.progress import JobState, Progress
 from pacs_tasks.request import AnyRequest
 from pacs_tasks.settings import Settings, settings
 
-#: Seconds between two looks at a job: short at first, since most answers come quickly, then longer.
+#: Seconds between two looks at a job: a twentieth of the time that it has taken, so that its end is noticed soon after
+#: it however long it takes; within these bounds.
 _FIRST_LOOK = 0.02
 _LAST_LOOK = 0.25
+_SHARE = 0.05
 #: Seconds without any change after which we ask whether a worker is there at all, and for how long we listen.
 _STANDSTILL = 30.0
 _LISTEN = 2.0
@@ -184,8 +186,8 @@ class Job:
             can be waited for again.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        pause, clock = _FIRST_LOOK, threading.Event()
-        before, changed = None, time.monotonic()
+        clock, begun = threading.Event(), time.monotonic()
+        before, changed = None, begun
         while True:
             progress = self.progress()
             if progress != before:
@@ -202,8 +204,9 @@ class Job:
                     f"job {self.id} has not finished within {timeout:g} s (it is {progress.state}); "
                     f"it goes on: `pacs-tasks wait {self.id}` waits again"
                 )
-            clock.wait(pause if deadline is None else max(0.0, min(pause, deadline - time.monotonic())))
-            pause = min(pause * 1.5, _LAST_LOOK)
+            now = time.monotonic()
+            pause = min(max(_SHARE * (now - begun), _FIRST_LOOK), _LAST_LOOK)
+            clock.wait(pause if deadline is None else max(0.0, min(pause, deadline - now)))
 
     def _check_worker(self) -> None:
         """Raise :class:`JobNotReadyError` if no worker is at this job and none answers."""
