@@ -63,6 +63,8 @@ class Faults:
         Refuse every association so.
     busy_associations
         Refuse the first so many associations as "local limit exceeded", which is transient.
+    association_limit
+        Refuse an association as "local limit exceeded" while so many are open.
     calling_aets
         Accept only these calling AE titles; empty accepts all.
     require_called_aet
@@ -109,6 +111,7 @@ class Faults:
 
     rejection: Rejection | None = None
     busy_associations: int = 0
+    association_limit: int | None = None
     calling_aets: Collection[str] = ()
     require_called_aet: bool = False
     refused_sop_classes: Collection[str] = ()
@@ -132,11 +135,15 @@ class Faults:
     max_pdu_size: int = 16_382
     operations: int = 1
 
-    def rejects(self, number: int, calling_aet: str, called_aet: str, ae_title: str) -> Rejection | None:
+    def rejects(
+        self, number: int, open_now: int, calling_aet: str, called_aet: str, ae_title: str
+    ) -> Rejection | None:
         """How the ``number``-th association request, counted from 1, is refused, if it is."""
         if self.rejection is not None:
             return self.rejection
-        if number <= self.busy_associations:
+        if number <= self.busy_associations or (
+            self.association_limit is not None and open_now >= self.association_limit
+        ):
             return LOCAL_LIMIT_EXCEEDED
         if self.calling_aets and calling_aet not in self.calling_aets:
             return CALLING_AET_NOT_RECOGNISED

@@ -62,6 +62,8 @@ class TestPACS(Services):
         What each of its reports about them was answered, in order; None where there was no answer.
     associations
         How many associations have been accepted so far.
+    most_associations
+        How many of them were open at once at most.
 
     Examples
     --------

@@ -35,6 +35,8 @@ from pacs_tasks.testing.suboperations import UNKNOWN_DESTINATION, Retrieval, ass
 #: How often a wait looks whether the PACS stops or the caller is gone, in seconds.
 SLICE: Final = 0.02
 _WRONG_IDENTIFIER: Final = 0xA900
+#: A-RELEASE-RQ and A-ABORT.
+_LAST_PDUS: Final = frozenset({0x05, 0x07})
 
 
 class Services:
@@ -58,12 +60,14 @@ class Services:
         self.transactions: list[tuple[str, ...]] = []
         self.report_statuses: list[int | None] = []
         self.associations = 0
+        self.most_associations = 0
         self._held = {each.sop_instance_uid: each for each in instances}
         self._offered: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._known: set[Association] = set()
         self._reporting: set[threading.Thread] = set()
+        self._accepted: set[Association] = set()
 
     @property
     def instances(self) -> Mapping[str, StoredBytes]:
@@ -76,7 +80,8 @@ class Services:
         return [
             (evt.EVT_CONN_OPEN, self._on_connection),
             (evt.EVT_DATA_SENT, acknowledge_at_once),
-            (evt.EVT_DATA_RECV, acknowledge_at_once),
+            (evt.EVT_DATA_RECV, self._on_pdu),
+            (evt.EVT_CONN_CLOSE, self._on_end),
             (evt.EVT_REQUESTED, self._on_association_request),
             (evt.EVT_ESTABLISHED, self._on_association),
             (evt.EVT_C_ECHO, self._on_echo),
@@ -103,7 +108,11 @@ class Services:
         if faults.silence is Silence.CONNECTED:
             self._say_nothing(assoc)
             return
-        rejection = faults.rejects(number, calling_aet, called_aet, self.ae_title)
+        with self._lock:
+            rejection = faults.rejects(number, len(self._accepted), calling_aet, called_aet, self.ae_title)
+            if rejection is None:
+                self._accepted.add(assoc)
+                self.most_associations = max(self.most_associations, len(self._accepted))
         if rejection is not None:
             assoc.acse.send_reject(rejection.result, rejection.source, rejection.reason)
             assoc.kill()
@@ -115,6 +124,19 @@ class Services:
             window = AsynchronousOperationsWindowNegotiation()
             window.maximum_number_operations_invoked = faults.operations
             assoc.acceptor.add_negotiation_item(window)
+
+    def _on_pdu(self, event: Event) -> None:
+        """The first byte is the type of the PDU (PS3.8 section 9.3.1).
+
+        An association has ended when the caller says so: it may open the next one as soon as we agree.
+        """
+        acknowledge_at_once(event)
+        if event.data[0] in _LAST_PDUS:
+            self._on_end(event)
+
+    def _on_end(self, event: Event) -> None:
+        with self._lock:
+            self._accepted.discard(event.assoc)
 
     def _on_association(self, event: Event) -> None:  # noqa: ARG002 - pynetdicom gives it
         with self._lock:
@@ -170,6 +192,7 @@ class Services:
             times = self._offered[uid]
             self._offered[uid] += 1
         if number == faults.abort_at_store:
+            self._on_end(event)
             event.assoc.abort()
             return 0x0000
         status = faults.answer_to_store(uid, times)

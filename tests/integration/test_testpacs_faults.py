@@ -73,6 +73,22 @@ def test_that_a_busy_pacs_accepts_later(pacs: TestPACS) -> None:
     assert results == [False, False, True]
 
 
+def test_that_a_pacs_takes_so_many_associations_at_once(pacs: TestPACS) -> None:
+    """The third caller is told to come back, and served as soon as another has released or is gone."""
+    pacs.faults = Faults(association_limit=2)
+    with associated(pacs) as first, associated(pacs) as second:
+        with associated(pacs) as third:
+            assert third.is_rejected
+        first.release()
+        with associated(pacs) as fourth:
+            assert fourth.is_established
+        second.abort()
+        wait_until(lambda: pacs.open_associations == 0, 10, "the abort is seen")
+        with associated(pacs) as fifth:
+            assert fifth.is_established
+    assert (pacs.associations, pacs.most_associations) == (4, 2)
+
+
 def test_that_contexts_are_refused(pacs: TestPACS) -> None:
     """Refused SOP classes and transfer syntaxes are no accepted contexts, the others are."""
     implicit = "1.2.840.10008.1.2"
