@@ -84,6 +84,7 @@ def check_key_has_certificate(certificate_file: str | None, key_file: str | None
 #: VR AE: 1 to 16 characters of the default repertoire, no backslash, no control character (PS3.5 section 6.2).
 AETitle = Annotated[str, AfterValidator(_check_ae_title)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+MaxAssociations = Annotated[int, Field(ge=1, le=1000)]
 Host = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 #: A defined term of Specific Character Set, (0008,0005), PS3.3 section C.12.1.1.2.
 Charset = Annotated[str, AfterValidator(_check_charset)]
@@ -145,8 +146,9 @@ class RemoteAE(BaseModel):
     """Who is called: the peer, usually a PACS.
 
     ``charset`` is the specific character set in which keys go to this peer when they are not ASCII, and in which its
-    matches are read when they name none themselves: GB18030, GBK and ISO_IR 192 matter for Chinese names. ``tls`` left
-    out, the connection is not encrypted.
+    matches are read when they name none themselves: GB18030, GBK and ISO_IR 192 matter for Chinese names.
+    ``max_associations`` is how many associations the whole fleet may have open with it at once; None: as the worker's
+    settings say. ``tls`` left out, the connection is not encrypted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -155,6 +157,7 @@ class RemoteAE(BaseModel):
     host: Host = "127.0.0.1"
     port: Port = DEFAULT_PORT
     charset: Charset = DEFAULT_CHARSET
+    max_associations: MaxAssociations | None = None
     tls: Annotated[TLS | None, BeforeValidator(_switch)] = None
 
     def __str__(self) -> str:

@@ -300,6 +300,10 @@ class Ledger:
         self._touch(job_id)
         return str(self._run(scripts.STANDSTILL, [key(job_id), key(job_id, "claims")], [patience]))
 
+    def waits(self, job_id: str) -> None:
+        """Note that a job waits for its peer: that is no standstill."""
+        self._redis.hdel(key(job_id), "seen")
+
     def stands_still(self, job_id: str, seen: str) -> bool:
         """Whether a job still looks as :meth:`standstill` told, and nobody is at it."""
         return seen == str(self._run(scripts.LOOK, [key(job_id), key(job_id, "claims")], []))

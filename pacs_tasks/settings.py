@@ -8,6 +8,7 @@ The file is the first found of ``$PACS_TASKS_CONFIG``, ``pacs-tasks.toml`` in th
     host = "192.168.1.100"
     port = 11112
     charset = "GB18030"
+    max_associations = 2
 
     [remotes.archive.tls]
     ca_file = "/etc/pacs-tasks/archive.pem"
@@ -40,6 +41,7 @@ from pacs_tasks.ae import (
     FileName,
     Host,
     LocalAE,
+    MaxAssociations,
     Port,
     RemoteAE,
     ServerName,
@@ -104,6 +106,8 @@ class Settings(BaseSettings):
     max_retries: int = Field(default=4, ge=0)
     #: Seconds that a job waits for a peer that went down before it ends with what is left; `resume` goes on with that.
     give_up_after: float = Field(default=3600.0, ge=0)
+    #: Associations that the whole fleet may have open at once with a remote that sets no number of its own.
+    max_associations: MaxAssociations = 4
     #: An association that nothing uses is released after this long. The next part of a job comes within milliseconds;
     #: a peer that takes one association at a time keeps another worker waiting for as long.
     association_idle: float = Field(default=0.5, ge=0)
@@ -170,6 +174,16 @@ class Settings(BaseSettings):
     def received(self) -> Path:
         """Where the receiver puts instances."""
         return (self.receiver_dir or self.data_dir / "received").absolute()
+
+    def limit(self, remote: RemoteAE) -> int:
+        """How many associations the fleet may have open at once with a remote: what it says itself, else what a
+        remote of the settings file says that is called in the same way.
+        """
+        for each in (remote, *self.remotes.values()):
+            same = (each.ae_title, each.host.lower(), each.port) == (remote.ae_title, remote.host.lower(), remote.port)
+            if same and each.max_associations is not None:
+                return each.max_associations
+        return self.max_associations
 
     def remote(self, name: str) -> RemoteAE:
         """The peer that the settings file calls ``name``.

@@ -10,12 +10,14 @@ from pacs_tasks.app import app
 from pacs_tasks.dimse import c_echo
 from pacs_tasks.outcome import EchoOutcome
 from pacs_tasks.request import EchoRequest
+from pacs_tasks.tasks.associations import leased
 from pacs_tasks.tasks.claim import Claim
 from pacs_tasks.tasks.job import JobTask, answer, local_ae, timeouts
 
 
 def _work(request: EchoRequest, claim: Claim) -> EchoOutcome:
-    return c_echo.echo(local_ae(request), request.remote, timeouts(request), claim)
+    with leased(request.remote, claim) as stop:
+        return c_echo.echo(local_ae(request), request.remote, timeouts(request), stop)
 
 
 @app.task(bind=True, base=JobTask, name=EchoRequest.task)  # type: ignore[untyped-decorator]

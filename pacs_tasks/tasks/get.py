@@ -11,6 +11,7 @@ from pacs_tasks.app import app
 from pacs_tasks.dimse import c_get, storage
 from pacs_tasks.outcome import GetOutcome
 from pacs_tasks.request import GetRequest
+from pacs_tasks.tasks.associations import leased
 from pacs_tasks.tasks.claim import Claim
 from pacs_tasks.tasks.job import JobTask, answer, local_ae, timeouts
 from pacs_tasks.tasks.paths import writable_directory
@@ -18,7 +19,8 @@ from pacs_tasks.tasks.paths import writable_directory
 
 def _work(request: GetRequest, claim: Claim) -> GetOutcome:
     writable_directory(request.output_dir)
-    outcome = c_get.get(request, local_ae(request), timeouts(request), claim)
+    with leased(request.remote, claim) as stop:
+        outcome = c_get.get(request, local_ae(request), timeouts(request), stop)
     # An instance counts as received once it would survive a power cut.
     storage.sync([Path(instance.path) for instance in outcome.instances])
     return outcome

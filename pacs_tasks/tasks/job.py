@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from celery.worker.request import Request as CeleryRequest
 from pacs_tasks.ae import LocalAE
 from pacs_tasks.app import DEFAULT_REDIS_URL, HIDDEN
 from pacs_tasks.broker import connect
+from pacs_tasks.budget import Budget, name_of
 from pacs_tasks.dimse.association import Timeouts
 from pacs_tasks.errors import BrokerUnavailableError, JobFailedError, JobNotReadyError, PacsTasksError, PeerBusyError
 from pacs_tasks.ledger import Ledger
@@ -29,7 +31,9 @@ logger = logging.getLogger(__name__)
 #: How often a worker sends an unanswered command to its Redis again: about a minute in all.
 _PATIENCE = 30
 #: Seconds between two tries at most.
-_LONGEST_PAUSE = 30
+_LONGEST_PAUSE = 30.0
+#: Seconds for which a peer may refuse every association "for now" until the jobs that wait for it fail.
+LONGEST_REFUSAL = 600.0
 
 SingleOutcome = EchoOutcome | FindOutcome | MoveOutcome | PreflightOutcome
 
@@ -69,6 +73,12 @@ def ledger() -> Ledger:
     return Ledger(connect(url, max(config.redis_timeout, 5.0), _PATIENCE), config.keep_jobs)
 
 
+@cache
+def budget() -> Budget:
+    """The association budget in this worker's Redis."""
+    return Budget(ledger().client)
+
+
 def local_ae(request: Request) -> LocalAE:
     return request.local or settings().local
 
@@ -102,11 +112,18 @@ def accept(task: Task, payload: Mapping[str, Any] | None, request_type: type[R])
 def errors_recorded(task: Task) -> Iterator[None]:
     """Record in the ledger why a job has no outcome, and tell Celery without what is private.
 
+    A job whose peer, or the budget, has no association for it now goes back on the queue: that is no try.
     Without its Redis a task can tell nobody anything: its message goes back.
     A plain Celery caller gets the same class of error from ``AsyncResult.get()``.
     """
     try:
-        yield
+        try:
+            yield
+        except PeerBusyError as error:
+            if refused_for_good(task.request.id):
+                raise
+            ledger().waits(task.request.id)
+            raise task.retry(exc=error.public(), countdown=pause(task.request.retries), max_retries=None) from None
     except (Ignore, Retry, Reject):
         raise
     except BrokerUnavailableError as error:
@@ -146,9 +163,37 @@ def conclude(job_id: str) -> dict[str, Any]:
         raise error.public() from None
 
 
-def pause(retries: int) -> int:
-    """Seconds before the next try: 1, 2, 4 and so on."""
-    return int(min(2**retries, _LONGEST_PAUSE))
+def pause(retries: int) -> float:
+    """Seconds before the next try: about 1, 2, 4 and so on, each time others, so that not all come back at once."""
+    return _about(min(2.0 ** min(retries, 10), _LONGEST_PAUSE))
+
+
+def _about(seconds: float) -> float:
+    return seconds * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+
+
+def refused_for_good(job_id: str) -> bool:
+    """Whether a job's peer has refused associations "for now" for too long, while the job was at it."""
+    return _refused_for(job_id) > LONGEST_REFUSAL
+
+
+def pause_for_peer(job_id: str, times: int) -> float:
+    """Note that a part found no association: the peer, or the budget, has none now. Seconds until it comes again.
+
+    They grow with the ``times`` that the part has come back, with the time for which the peer refuses, and with the
+    number of parts that wait for it.
+    """
+    ledger().waits(job_id)
+    soonest = _about(min(max(1.0, min(times / 4, 5.0), _refused_for(job_id) / 2), _LONGEST_PAUSE))
+    return budget().come_back(_peer(job_id), soonest)
+
+
+def _refused_for(job_id: str) -> float:
+    return budget().refused_for(_peer(job_id), ledger().progress(job_id).started or 0.0)
+
+
+def _peer(job_id: str) -> str:
+    return name_of(ledger().request(job_id).remote)
 
 
 def answer(
@@ -164,11 +209,6 @@ def answer(
             return conclude(task.request.id)
         with claimed(task, ledger(), task.request.id, "job") as claim:
             claim.check_deaths()
-            try:
-                outcome = work(request, claim)
-            except PeerBusyError as error:
-                if task.request.retries >= settings().max_retries:
-                    raise
-                raise task.retry(exc=error.public(), countdown=pause(task.request.retries), max_retries=None) from None
+            outcome = work(request, claim)
             ledger().done(task.request.id, outcome)
     return outcome.summary()

@@ -10,12 +10,14 @@ from pacs_tasks.app import app
 from pacs_tasks.dimse import c_move
 from pacs_tasks.outcome import MoveOutcome
 from pacs_tasks.request import MoveRequest
+from pacs_tasks.tasks.associations import leased
 from pacs_tasks.tasks.claim import Claim
 from pacs_tasks.tasks.job import JobTask, answer, local_ae, timeouts
 
 
 def _work(request: MoveRequest, claim: Claim) -> MoveOutcome:
-    return c_move.move(request, local_ae(request), timeouts(request), claim)
+    with leased(request.remote, claim) as stop:
+        return c_move.move(request, local_ae(request), timeouts(request), stop)
 
 
 @app.task(bind=True, base=JobTask, name=MoveRequest.task)  # type: ignore[untyped-decorator]

@@ -16,6 +16,7 @@ from pacs_tasks.dimse.part10 import StoredInstance
 from pacs_tasks.errors import JobCancelledError
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, PreflightOutcome, ProposedPair
 from pacs_tasks.request import PreflightRequest
+from pacs_tasks.tasks.associations import leased
 from pacs_tasks.tasks.claim import Claim
 from pacs_tasks.tasks.job import JobTask, answer, local_ae, timeouts
 from pacs_tasks.tasks.paths import files_below, readable_directory
@@ -41,7 +42,10 @@ def _work(request: PreflightRequest, claim: Claim) -> PreflightOutcome:
     batches = contexts.contexts_for(instances)
     accepted: set[tuple[str, str]] = set()
     for proposed, _ in batches:
-        with Association.open(local_ae(request), request.remote, proposed, timeouts(request), claim) as assoc:
+        with (
+            leased(request.remote, claim) as stop,
+            Association.open(local_ae(request), request.remote, proposed, timeouts(request), stop) as assoc,
+        ):
             accepted |= set(assoc.accepted)
     return PreflightOutcome(
         total=total,

@@ -1,7 +1,7 @@
-"""The pulse of a process: one thread keeps its claims alive as long as their owners give signs of life.
+"""The pulse of a process: one thread keeps its claims and leases alive as long as their owners give signs of life.
 
 A task may be busy for a while without a look at anything: a disk that syncs, a name server that is slow. A process that
-is dead or stopped has no pulse, and a task that hangs for a minute loses its claim as well.
+is dead or stopped has no pulse, and a task that hangs for a minute loses what it holds as well.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two beats.
 _BEAT = CLAIM_LIFETIME / 3
-#: Seconds without a sign of life after which a claim is no longer kept alive.
+#: Seconds without a sign of life after which nothing is kept alive.
 _SILENCE = 60.0
 
 
@@ -73,7 +73,7 @@ def _try(step: Callable[[], None]) -> None:
     try:
         step()
     except (BrokerUnavailableError, redis.RedisError) as error:
-        logger.debug("a claim was not prolonged (%s)", type(error).__name__)
+        logger.debug("a claim or a lease was not prolonged (%s)", type(error).__name__)
 
 
 @cache

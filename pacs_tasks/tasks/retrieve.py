@@ -12,11 +12,12 @@ from celery import Task
 
 from pacs_tasks.app import app
 from pacs_tasks.dimse import c_find
-from pacs_tasks.errors import AssociationError, JobCancelledError, JobFailedError
+from pacs_tasks.errors import AssociationError, JobCancelledError, JobFailedError, PeerBusyError
 from pacs_tasks.ledger import Entry
 from pacs_tasks.outcome import Category, FindOutcome
 from pacs_tasks.request import FindRequest, Level, RetrieveRequest
 from pacs_tasks.settings import settings
+from pacs_tasks.tasks.associations import leased
 from pacs_tasks.tasks.claim import Claim
 from pacs_tasks.tasks.job import JobTask, ledger, local_ae, pause, timeouts
 from pacs_tasks.tasks.paths import writable_directory
@@ -51,7 +52,8 @@ def _value(match: dict[str, Any], tag: str) -> str:
 
 def _listed(request: RetrieveRequest, claim: Claim, level: Level, keys: dict[str, str]) -> FindOutcome:
     asked = FindRequest(remote=request.remote, local=request.local, timeout=request.timeout, level=level, keys=keys)
-    outcome = c_find.find(asked, local_ae(request), timeouts(request), claim)
+    with leased(request.remote, claim) as stop:
+        outcome = c_find.find(asked, local_ae(request), timeouts(request), stop)
     if claim.cancelled:
         raise JobCancelledError("cancelled before anything was fetched")
     if outcome.category is not Category.SUCCESS:
@@ -114,6 +116,8 @@ def retrieve_part(self: Task, job_id: str, start: int, stop: int, tries: int = 0
         request = cast(RetrieveRequest, ledger().request(job_id))
         try:
             return fetch(self, part, request, whole_series=_is_whole(job_id, start, stop), last_try=last_try)
+        except PeerBusyError:
+            raise
         except AssociationError as error:
             part.fail_rest(error)
             return False

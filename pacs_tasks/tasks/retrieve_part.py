@@ -17,6 +17,7 @@ from pacs_tasks.errors import (
     ConfigurationError,
     ContextRejectedError,
     InvalidRequestError,
+    PeerBusyError,
     PeerUnavailableError,
     UnreadableInputError,
 )
@@ -30,6 +31,7 @@ from pacs_tasks.outcome import (
 )
 from pacs_tasks.receivers import Receiver
 from pacs_tasks.request import GetRequest, MoveRequest, RetrieveMethod, RetrieveRequest
+from pacs_tasks.tasks.associations import leased
 from pacs_tasks.tasks.claim import claimed
 from pacs_tasks.tasks.job import ledger, local_ae, timeouts
 from pacs_tasks.tasks.paths import move_file
@@ -56,6 +58,8 @@ def fetch(task: Task, part: Part, request: RetrieveRequest, *, whole_series: boo
 
     Raises
     ------
+    PeerBusyError
+        If there is no association for it now: it was no try.
     AssociationError
         If it failed for good.
     """
@@ -77,6 +81,8 @@ def fetch(task: Task, part: Part, request: RetrieveRequest, *, whole_series: boo
         what = f"the worker cannot write what has arrived ({error.strerror}); check free space and permissions"
         part.fail_rest(UnreadableInputError(what))
         return False
+    except PeerBusyError:
+        raise
     except PeerUnavailableError:
         if last_try:
             raise
@@ -147,9 +153,8 @@ class _Fetching:
             # Not every peer lists them.
             classes = (classes | set(COMMON_STORAGE_CLASSES)) - {""}
         try:
-            outcome = c_get.get(
-                asked, local_ae(request), timeouts(request), self._part.claim, classes, self._on_instance
-            )
+            with leased(request.remote, self._part.claim) as stop:
+                outcome = c_get.get(asked, local_ae(request), timeouts(request), stop, classes, self._on_instance)
         except ContextRejectedError as error:
             raise ContextRejectedError(f"{error.message}{self._hint}") from None
         finally:
@@ -173,7 +178,8 @@ class _Fetching:
             request = self._request
             asked = MoveRequest(move_aet=receiver.ae_title, **self._named)
             try:
-                outcome = c_move.move(asked, local_ae(request), timeouts(request), stop, on_suboperations)
+                with leased(request.remote, stop) as watched:
+                    outcome = c_move.move(asked, local_ae(request), timeouts(request), watched, on_suboperations)
                 self._await_stragglers(receiver, outcome)
             finally:
                 self._take_from(receiver)

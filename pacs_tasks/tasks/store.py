@@ -20,6 +20,7 @@ from pacs_tasks.errors import JobCancelledError, PeerBusyError, UnreadableInputE
 from pacs_tasks.ledger import Entry
 from pacs_tasks.request import StoreDirectoryRequest, StoreRequest
 from pacs_tasks.settings import settings
+from pacs_tasks.tasks.associations import leased
 from pacs_tasks.tasks.claim import Claim
 from pacs_tasks.tasks.job import JobTask, ledger, local_ae, pause, timeouts
 from pacs_tasks.tasks.paths import files_below, readable_directory, readable_file
@@ -78,23 +79,24 @@ def _promise_directory(request: StoreDirectoryRequest, claim: Claim) -> Iterable
         entries.append([path, size])
     if not entries:
         raise UnreadableInputError("there is no file in this directory; check the path", request.directory)
-    with suppress(PeerBusyError):  # The parts wait until it is not.
+    # Busy: the parts wait until it is not.
+    with suppress(PeerBusyError), leased(request.remote, claim) as stop:
         Association.open(
-            local_ae(request), request.remote, [c_echo.VERIFICATION_CONTEXT], timeouts(request), claim
+            local_ae(request), request.remote, [c_echo.VERIFICATION_CONTEXT], timeouts(request), stop
         ).release()
     return entries
 
 
 @app.task(bind=True, base=JobTask, name=StoreRequest.task)  # type: ignore[untyped-decorator]
-def store_file(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Send one file (C-STORE)."""
+def store_file(self: Task, request: dict[str, Any] | None = None, tries: int = 0) -> dict[str, Any]:
+    """Send one file (C-STORE). ``tries`` counts as for a part."""
 
     def one_part(asked: StoreRequest, job_id: str) -> None:
         def work(part: Part) -> bool:
-            return send(part, asked, last_try=self.request.retries >= settings().max_retries, alone=True)
+            return send(part, asked, last_try=tries >= settings().max_retries, alone=True)
 
         if work_on(self, job_id, 0, 1, work):
-            raise self.retry(countdown=pause(self.request.retries), max_retries=None)
+            raise self.retry(kwargs={"tries": tries + 1}, countdown=pause(tries), max_retries=None)
 
     return plan(self, request, StoreRequest, _promise_file, one_part)
 
@@ -113,7 +115,8 @@ def store_directory(self: Task, request: dict[str, Any] | None = None) -> dict[s
 def store_part(self: Task, job_id: str, start: int, stop: int, tries: int = 0) -> None:
     """Send the files ``start`` up to ``stop`` of a job's manifest; never raises for a file.
 
-    ``tries`` counts what failed for now; Celery's own count also has the times that a part waited for a claim.
+    ``tries`` counts what failed for now; Celery's own count also has the times that a part waited for a claim, or for
+    an association.
     """
     last_try = tries >= settings().max_retries
 

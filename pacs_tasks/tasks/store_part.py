@@ -44,6 +44,11 @@ def send(part: Part, request: Request, *, last_try: bool, alone: bool = False) -
         What would be tried again later fails now.
     alone
         The part is the whole job: a peer that cannot be reached at all is told at once.
+
+    Raises
+    ------
+    PeerBusyError
+        If there is no association now, and nothing but that keeps the rest from being sent: it was no try.
     """
     if part.claim.deaths >= _MOST_DEATHS_OF_A_PART:
         raise poison(part.claim.deaths)
@@ -53,7 +58,14 @@ def send(part: Part, request: Request, *, last_try: bool, alone: bool = False) -
     again = False
     for proposed, batch in contexts.contexts_for([instance for _, instance in instances]):
         queue = {index_of[instance.path]: instance for instance in batch}
-        again |= _Sending(part, request, proposed, last_try=last_try, alone=alone).send(queue)
+        sending = _Sending(part, request, proposed, last_try=last_try, alone=alone)
+        try:
+            sending.send(queue)
+        except PeerBusyError:
+            if not (again or sending.again):
+                raise
+            return True
+        again |= sending.again
     return again
 
 
@@ -78,30 +90,33 @@ class _Sending:
     def __init__(self, part: Part, request: Request, proposed: list[Context], *, last_try: bool, alone: bool) -> None:
         self._part, self._request, self._proposed = part, request, proposed
         self._last_try, self._alone = last_try, alone
-        self._again = self._cancelled = False
+        #: Something failed for now, which counts as a try.
+        self.again = self._cancelled = False
         #: What has been put on the wire and is not answered.
         self._unanswered: set[int] = set()
 
-    def send(self, queue: _Queue) -> bool:
+    def send(self, queue: _Queue) -> None:
         losses = 0
         while queue:
             try:
                 self._over_one_association(queue)
+            except PeerBusyError:
+                raise
             except PeerUnavailableError as error:
                 if self._opened:
                     losses += 1
                     self._put_aside(queue, error)
-                elif self._alone and not isinstance(error, PeerBusyError):
+                elif self._alone:
                     raise
                 if not self._opened or losses == _LOSSES_OF_A_TRY:
                     if not self._last_try:
-                        return self._again or bool(queue)
+                        self.again |= bool(queue)
+                        return
                     self._fail(queue, error)
             except AssociationError as error:
                 if self._alone:
                     raise
                 self._fail(queue, error)
-        return self._again
 
     def _over_one_association(self, queue: _Queue) -> None:
         """Send until the queue is empty or the association is lost; the file that met the loss stays in front."""
@@ -135,7 +150,7 @@ class _Sending:
         transient = outcome.status is not None and outcome.status.category is StatusCategory.TRANSIENT
         if transient and not self._last_try:
             self._part.count_attempt(index)
-            self._again = True
+            self.again = True
             return
         try:
             self._part.record(index, outcome)
@@ -151,7 +166,7 @@ class _Sending:
         if self._last_try or self._part.count_loss(index) >= _LOSSES_OF_A_FILE:
             self._part.record(index, InstanceOutcome.unanswered(instance.path, error))
         else:
-            self._again = True
+            self.again = True
 
     def _fail(self, queue: _Queue, error: AssociationError) -> None:
         while queue:

@@ -26,13 +26,22 @@ from pacs_tasks.errors import (
     JobFailedError,
     JobNotFoundError,
     PacsTasksError,
+    PeerBusyError,
 )
 from pacs_tasks.ledger import Entry, Recorded
 from pacs_tasks.outcome import InstanceOutcome
 from pacs_tasks.recorder import Recorder
 from pacs_tasks.request import R
 from pacs_tasks.tasks.claim import MOST_DEATHS, Claim, claimed, poison
-from pacs_tasks.tasks.job import accept, conclude, errors_recorded, ledger, unexpected
+from pacs_tasks.tasks.job import (
+    accept,
+    conclude,
+    errors_recorded,
+    ledger,
+    pause_for_peer,
+    refused_for_good,
+    unexpected,
+)
 
 #: Parts that got lost are planned again this often without any outcome in between; then they fail.
 _MOST_REPLANS = 3
@@ -186,6 +195,7 @@ class Part:
 def work_on(task: Task, job_id: str, start: int, stop: int, work: Callable[[Part], bool]) -> bool:
     """Work on a part; true if something is left that should be tried again later.
 
+    A part for which the peer, or the budget, has no association now goes back on the queue: that is no try.
     A cancelled part just ends: what it has not begun has no outcome, so ``retry`` takes it up. Any other error fails
     what is left of the part; the chord goes on. Without its Redis a part can tell nobody anything: its message goes
     back, and the next one finds out what was recorded.
@@ -193,11 +203,15 @@ def work_on(task: Task, job_id: str, start: int, stop: int, work: Callable[[Part
     try:
         if ledger().progress(job_id).state.finished:
             return False
-        with claimed(task, ledger(), job_id, f"{start}-{stop}") as claim, Recorder(ledger(), job_id) as recorder:
-            part = Part(task, recorder, claim, start, stop)
-            if not part.left or ledger().cancel_requested(job_id):
-                return False
-            return _guarded(part, work)
+        try:
+            with claimed(task, ledger(), job_id, f"{start}-{stop}") as claim, Recorder(ledger(), job_id) as recorder:
+                part = Part(task, recorder, claim, start, stop)
+                if not part.left or ledger().cancel_requested(job_id):
+                    return False
+                return _guarded(part, work)
+        except PeerBusyError as error:
+            seconds = pause_for_peer(job_id, task.request.retries)
+            raise task.retry(exc=error.public(), countdown=seconds, max_retries=None) from None
     except JobNotFoundError:
         return False  # Its record has expired, and with it everybody's interest.
     except BrokerUnavailableError as error:
@@ -219,6 +233,10 @@ def _guarded(part: Part, work: Callable[[Part], bool]) -> bool:
 def _worked(part: Part, work: Callable[[Part], bool]) -> bool:
     try:
         return work(part)
+    except PeerBusyError as error:
+        if not refused_for_good(part.job_id):
+            raise
+        part.fail_rest(error)
     except (AssociationError, BrokerUnavailableError, JobCancelledError, JobNotFoundError):
         raise
     except (PartCancelledError, Retry):

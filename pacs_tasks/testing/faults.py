@@ -135,9 +135,7 @@ class Faults:
     max_pdu_size: int = 16_382
     operations: int = 1
 
-    def rejects(
-        self, number: int, open_now: int, calling_aet: str, called_aet: str, ae_title: str
-    ) -> Rejection | None:
+    def rejects(self, number: int, open_now: int, calling_aet: str, called_aet: str, ae_title: str) -> Rejection | None:
         """How the ``number``-th association request, counted from 1, is refused, if it is."""
         if self.rejection is not None:
             return self.rejection

@@ -225,7 +225,7 @@ def test_a_pool_of_threads_sends_each_file_once(
     pacs.faults = Faults(delay=0.05)
     directory = str(tmp_path / "files")
     job = own.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=directory, files_per_task=40))
-    with workers.worker(redis_url, tmp_path, concurrency=8, pool="threads"):
+    with workers.worker(redis_url, tmp_path, concurrency=8, pool="threads", PACS_TASKS_MAX_ASSOCIATIONS="8"):
         wait_until(lambda: pacs.stores, 20, "the first file is sent")
         hand_out_again(own.ledger.client)
         assert transferred(job).category is Category.SUCCESS
