@@ -239,7 +239,7 @@ class SecureWire(Wire):
             alert = self._last_alert() or error
         if not isinstance(alert, ssl.SSLError):
             return super().broken(error, when)
-        what = tls_errors.told(alert, called=self._called)
+        what = tls_errors.told(alert, called=self._called, shaking=not self._agreed)
         if what is None:
             return self.lost(f"ended the connection {when} ({tls_errors.brief(alert)}){self.hint}")
         self.abort()
@@ -250,6 +250,8 @@ class SecureWire(Wire):
         try:
             self._sock.settimeout(0)
             self._sock.recv(1)
+        except ssl.SSLWantReadError:
+            return None
         except ssl.SSLError as alert:
             return alert
         except OSError:

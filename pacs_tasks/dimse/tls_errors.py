@@ -45,24 +45,33 @@ _REFUSED: Final[Mapping[str, str]] = MappingProxyType(
         "TLSV1_ALERT_ACCESS_DENIED": "it may not enter",
     }
 )
-#: No record of TLS came: another protocol speaks.
+#: In the place of a handshake: another protocol speaks.
 _NO_RECORD: Final = frozenset(
-    ("WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "PACKET_LENGTH_TOO_LONG")
+    (
+        "WRONG_VERSION_NUMBER",
+        "UNKNOWN_PROTOCOL",
+        "HTTP_REQUEST",
+        "HTTPS_PROXY_REQUEST",
+        "PACKET_LENGTH_TOO_LONG",
+        "RECORD_LAYER_FAILURE",
+    )
 )
 
 
-def told(error: ssl.SSLError, *, called: bool) -> str | None:
+def told(error: ssl.SSLError, *, called: bool, shaking: bool) -> str | None:
     """What stands behind an error for good, to follow the peer's name; nothing if another try may go better.
 
     Parameters
     ----------
     called
         Whether the peer called us.
+    shaking
+        Whether the handshake is still under way.
     """
     if isinstance(error, ssl.SSLCertVerificationError):
         return _untrusted(error, called)
     reason = error.reason or ""
-    if reason in _NO_RECORD:
+    if shaking and reason in _NO_RECORD:
         return f"{_NO_TLS}; {_LEAVE_OUT[called]}"
     if reason in _REFUSED:
         return f"refuses our certificate: {_REFUSED[reason]}; {_SHOW_ANOTHER[called]}"

@@ -10,9 +10,10 @@ import pytest
 from pydicom import Dataset
 
 from dicom_pacs_transfer import DicomPacsTransfer
-from pacs_tasks import AssociationRejectedError, Category, JobFailedError, UnreadableInputError
+from pacs_tasks import TLS, AssociationRejectedError, Category, JobFailedError, UnreadableInputError
 from pacs_tasks.testing import EVERY_INSTANCE, Faults, TestPACS
 from pacs_tasks.testing.faults import CALLED_AET_NOT_RECOGNISED
+from tests.support.certificates import Authority
 from tests.support.dicom_files import CHINESE_NAME, data_set, study_uid, write_series, write_text
 from tests.support.ports import free_port
 from tests.support.processes import Process
@@ -45,6 +46,21 @@ def test_a_file_is_sent_or_not(
     assert transfer.send_dicom_file(file) is False
     assert [record.levelname for record in caplog.records if record.levelno > logging.INFO] == ["ERROR"] * 4
     assert str(tmp_path) not in caplog.text
+
+
+def test_everything_goes_over_tls_where_that_is_asked_for(transfer: DicomPacsTransfer, tmp_path: Path) -> None:
+    """Sending, asking and fetching; a PACS that is not trusted gets nothing."""
+    authority = Authority(tmp_path)
+    files = write_series(tmp_path / "files", 2)
+    with TestPACS(transfer.pacs_ae_title, tls=authority.identity().shown) as pacs:
+        transfer.pacs_port, transfer.tls = pacs.port, TLS()
+        assert transfer.send_dicom_file(files[0]) is False
+        assert pacs.instances == {}
+        transfer.tls = TLS(ca_file=str(authority.file))
+        assert transfer.send_directory(tmp_path / "files")
+        assert [each.PatientName for each in transfer.query_pacs({"PatientID": "P12345"})] == [CHINESE_NAME]
+        assert transfer.retrieve_study(study_uid(), tmp_path / "out")
+    assert sorted(map(data_set, (tmp_path / "out").rglob("*.dcm"))) == sorted(map(data_set, files))
 
 
 def test_a_directory_gives_its_outcome(transfer: DicomPacsTransfer, pacs: TestPACS, tmp_path: Path) -> None:

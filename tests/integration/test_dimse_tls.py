@@ -22,10 +22,11 @@ from pacs_tasks.dimse import contexts, part10
 from pacs_tasks.dimse.association import Association, Context, Timeouts
 from pacs_tasks.dimse.c_echo import VERIFICATION, VERIFICATION_CONTEXT, echo
 from pacs_tasks.dimse.c_store import store
+from pacs_tasks.dimse.tls import SecureWire, caller_context
 from pacs_tasks.errors import JobCancelledError, PacsTasksError, PeerUnavailableError, TLSError, UnreadableInputError
 from pacs_tasks.outcome import Category, InstanceCategory, InstanceOutcome
 from pacs_tasks.testing import TestPACS
-from tests.support import dicom_files, scripted
+from tests.support import dicom_files, peers, scripted
 from tests.support.certificates import Authority, Identity, over_tls
 from tests.support.processes import ROOT, environment
 from tests.support.waiting import wait_until
@@ -179,6 +180,13 @@ def test_a_pacs_without_tls(own: Identity, pacs: TestPACS) -> None:
         _open(pacs.remote, own.trusted, HASTY)
 
 
+@pytest.mark.dcmtk
+def test_storescp_without_tls(own: Identity, storescp: peers.Directory) -> None:
+    """DCMTK hangs up on our hello."""
+    with pytest.raises(PeerUnavailableError, match="check that it speaks TLS at this port"):
+        _open(storescp.remote, own.trusted)
+
+
 def test_a_peer_that_hangs_up_in_the_handshake(own: Identity) -> None:
     """It may be overloaded, so that another try is worth it."""
     with (
@@ -315,6 +323,29 @@ def test_a_peer_that_reads_in_fits_gets_every_byte(own: Identity, tmp_path: Path
     assert came == dicom_files.data_set(path)
 
 
+def test_a_slow_peer_is_not_taken_for_a_silent_one(own: Identity) -> None:
+    """A record now and then is enough, however long a hundred kilobytes take."""
+    came, resting = bytearray(), threading.Event()
+
+    def script(sock: socket.socket) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        while part := sock.recv(16_384):
+            came.extend(part)
+            resting.wait(0.25)
+
+    content = os.urandom(131_072)
+    with scripted.peer(over_tls(own.called(), script)) as remote:
+        sock = socket.create_connection((remote.host, remote.port))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+        wire = SecureWire(sock, "the peer", 2.0, caller_context(own.trusted), remote.host)
+        wire.shake_hands()
+        began = time.monotonic()
+        wire.send([content])
+        assert time.monotonic() - began > wire.limit
+        wire.close()
+    assert came == content
+
+
 def test_a_peer_that_stops_reading_ends_in_time(own: Identity, tmp_path: Path) -> None:
     """Neither the send nor the farewell waits longer than it may."""
     big = dicom_files.write_large(tmp_path / "big.dcm", 20_000_000)
@@ -343,8 +374,12 @@ def test_a_file_that_shrinks_while_it_is_sent_fails_alone(own: Identity, tmp_pat
         os.truncate(big, 100_000)
         scripted.wait_for_end(sock)
 
+    instance = part10.read_instance(str(big))
+    [(proposed, _)] = contexts.contexts_for([instance])
     with scripted.peer(over_tls(own.called(), script)) as remote:
-        outcome = _store(remote.model_copy(update={"tls": own.trusted}), big)
+        assoc = Association.open(LOCAL, remote.model_copy(update={"tls": own.trusted}), proposed, PATIENT)
+        outcome = store(assoc, instance)
+        assert not assoc.reusable()
     assert (outcome.category, outcome.error) == (InstanceCategory.FAILED, "UnreadableInputError")
     assert "became shorter" in outcome.reason
 

@@ -18,7 +18,7 @@ from pacs_tasks.ae import TLS, LocalAE, RemoteAE
 from pacs_tasks.dimse import contexts, part10
 from pacs_tasks.dimse.association import Association, Timeouts
 from pacs_tasks.dimse.c_echo import echo
-from pacs_tasks.dimse.c_store import store
+from pacs_tasks.dimse.c_store import store, store_all
 from pacs_tasks.dimse.storage_scp import StorageSCP
 from pacs_tasks.errors import InvalidRequestError, PeerUnavailableError, TLSError, UnreadableInputError
 from pacs_tasks.outcome import Category, InstanceCategory
@@ -121,6 +121,19 @@ def test_it_receives_over_both_versions(scp: StorageSCP, own: Identity, version:
         with Association.open(LOCAL, _remote(scp, own.trusted), proposed, PATIENT) as assoc:
             for instance in batch:
                 assert store(assoc, instance).category is InstanceCategory.SUCCESS
+    assert _held(scp) == _expected(files)
+
+
+def test_several_stores_are_under_way(scp: StorageSCP, own: Identity, tmp_path: Path) -> None:
+    """What has come already is told from what has not, although TLS reads ahead of us."""
+    files = dicom_files.write_series(tmp_path / "files", 200, rows=100)
+    [(proposed, batch)] = contexts.contexts_for(part10.read_instance(str(path)) for path in files)
+    with Association.open(LOCAL, _remote(scp, own.trusted), proposed, PATIENT, window=16) as assoc:
+        assert assoc.window == 16
+        answered = [(instance, outcome.category) for instance, outcome in store_all(assoc, batch)]
+        assert not assoc.stream.speaks(0.1)
+        assert assoc.reusable()
+    assert answered == [(instance, InstanceCategory.SUCCESS) for instance in batch]
     assert _held(scp) == _expected(files)
 
 
