@@ -14,6 +14,7 @@ DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1.99"
 EXPLICIT_VR_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 #: GE's private one: its data set is Implicit VR Little Endian but for the pixel data.
 _GE_PRIVATE = "1.2.840.113619.5.2"
+_NOT_EXPLICIT_LITTLE = frozenset((IMPLICIT_VR_LITTLE_ENDIAN, _GE_PRIVATE, EXPLICIT_VR_BIG_ENDIAN))
 
 SOP_CLASS_UID = 0x0008_0016
 SOP_INSTANCE_UID = 0x0008_0018
@@ -27,10 +28,13 @@ _SEQUENCE_END = 0xFFFE_E0DD
 _UNDEFINED = 0xFFFF_FFFF
 #: VRs with two reserved bytes and a length of four (PS3.5 section 7.1.2).
 _LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+_SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 #: Sequences nest; none that a modality writes nests deeper.
 _DEEPEST = 64
 #: More headers than any honest data set has; to walk them takes a few seconds.
 _MOST_HEADERS = 1 << 22
+#: Elements that are read in one go before it is asked whether the data set is an honest one.
+_IN_ONE_GO = 1 << 12
 #: Room for every UID, and for a list of a hundred thousand of them.
 _LONGEST_VALUE = 1 << 23
 #: Of a deflated data set: no more than holds the UIDs of any honest one, deflated or inflated.
@@ -59,9 +63,14 @@ class Encoding:
     @classmethod
     def of(cls, transfer_syntax_uid: str) -> Encoding:
         """All others, the compressed and the private ones, are Explicit VR Little Endian (PS3.5 section A.4)."""
-        if transfer_syntax_uid in {IMPLICIT_VR_LITTLE_ENDIAN, _GE_PRIVATE}:
-            return cls(explicit=False)
-        return cls(explicit=True, big=transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN)
+        if transfer_syntax_uid not in _NOT_EXPLICIT_LITTLE:
+            return cls(explicit=True)
+        big = transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN
+        return cls(explicit=big, big=big)
+
+
+_EXPLICIT_HEADER = struct.Struct("<HH2sH").unpack_from
+_EXPLICIT_LENGTH = struct.Struct("<L").unpack_from
 
 
 @dataclass(frozen=True)
@@ -205,6 +214,10 @@ def read_uids(data: Data, transfer_syntax_uid: str, wanted: Collection[int], pos
     if transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
         data, position = _inflate(data, position), 0
     found: dict[int, str] = {}
+    if transfer_syntax_uid not in _NOT_EXPLICIT_LITTLE:
+        position = _read_plain(data, wanted, position, found)
+        if len(found) == len(wanted):
+            return found
     last = max(wanted)
     for element in walk(data, Encoding.of(transfer_syntax_uid), position):
         if element.tag > last:
@@ -215,10 +228,46 @@ def read_uids(data: Data, transfer_syntax_uid: str, wanted: Collection[int], pos
                 raise MalformedError("it is cut off")
             if element.length > _LONGEST_VALUE:
                 raise MalformedError("what should be a UID is as long as a film")
-            found[element.tag] = bytes(data[element.position : end]).decode("ascii", "replace").strip("\0 ")
+            found[element.tag] = _uid(data, element.position, end)
             if len(found) == len(wanted):
                 return found
     return found
+
+
+def _uid(data: Data, start: int, end: int) -> str:
+    return bytes(data[start:end]).decode("ascii", "replace").strip("\0 ")
+
+
+def _read_plain(data: Data, wanted: Collection[int], position: int, found: dict[int, str]) -> int:
+    """Read what nearly every file has, Explicit VR Little Endian and defined lengths, four times as fast as `walk`.
+
+    Returns
+    -------
+    The position where `walk` has to go on: all before it are whole, so it decides there what has been found.
+    """
+    last, size = max(wanted), len(data)
+    for _ in range(_IN_ONE_GO):
+        if position + 12 > size or len(found) == len(wanted):
+            break
+        group, number, vr, length = _EXPLICIT_HEADER(data, position)
+        tag = group << 16 | number
+        if tag > last:
+            break
+        if vr in _SHORT_VRS:
+            end = position + 8 + length
+            if end > size:
+                break
+            if tag in wanted:
+                found[tag] = _uid(data, position + 8, end)
+        elif vr in _LONG_VRS and tag not in wanted:
+            (length,) = _EXPLICIT_LENGTH(data, position + 8)
+            end = position + 12 + length
+            if end > size:
+                break
+        else:
+            break
+        position = end
+    return position
 
 
 def _inflate(data: Data, position: int) -> bytes:
