@@ -42,9 +42,10 @@ from pacs_tasks import (
     cli,
 )
 from pacs_tasks.ae import DEFAULT_CALLED_AET, DEFAULT_CALLING_AET, DEFAULT_PORT
+from pacs_tasks.answers import Outcome
 from pacs_tasks.cli.matches import COLUMNS
 from pacs_tasks.cli.running import log_outcome
-from pacs_tasks.outcome import Category, Outcome
+from pacs_tasks.outcome import Category
 from pacs_tasks.request import AnyRequest, Level, Request, build
 from pacs_tasks.settings import load
 

@@ -52,11 +52,19 @@ _NAMES = {
         "Suboperations",
         "TransferOutcome",
     ),
+    "pacs_tasks.proof": (
+        "CommitOutcome",
+        "Commitment",
+        "CommitmentState",
+        "VerifyOutcome",
+    ),
     "pacs_tasks.progress": (
         "JobState",
         "Progress",
     ),
+    "pacs_tasks.report": ("Receipt",),
     "pacs_tasks.request": (
+        "CommitRequest",
         "EchoRequest",
         "FindRequest",
         "GetRequest",
@@ -68,6 +76,7 @@ _NAMES = {
         "RetrieveRequest",
         "StoreDirectoryRequest",
         "StoreRequest",
+        "VerifyRequest",
     ),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}

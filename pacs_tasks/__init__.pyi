@@ -37,7 +37,10 @@ from pacs_tasks.outcome import (
     TransferOutcome,
 )
 from pacs_tasks.progress import JobState, Progress
+from pacs_tasks.proof import Commitment, CommitmentState, CommitOutcome, VerifyOutcome
+from pacs_tasks.report import Receipt
 from pacs_tasks.request import (
+    CommitRequest,
     EchoRequest,
     FindRequest,
     GetRequest,
@@ -49,6 +52,7 @@ from pacs_tasks.request import (
     RetrieveRequest,
     StoreDirectoryRequest,
     StoreRequest,
+    VerifyRequest,
 )
 
 __all__ = [
@@ -57,6 +61,10 @@ __all__ = [
     "AssociationRejectedError",
     "BrokerUnavailableError",
     "Category",
+    "CommitOutcome",
+    "CommitRequest",
+    "Commitment",
+    "CommitmentState",
     "ConfigurationError",
     "ContextRejectedError",
     "Counters",
@@ -89,6 +97,7 @@ __all__ = [
     "PreflightRequest",
     "Progress",
     "QueryModel",
+    "Receipt",
     "RemoteAE",
     "RetrieveMethod",
     "RetrieveRequest",
@@ -100,4 +109,6 @@ __all__ = [
     "TLSError",
     "TransferOutcome",
     "UnreadableInputError",
+    "VerifyOutcome",
+    "VerifyRequest",
 ]

@@ -25,6 +25,8 @@ ROUTES = {
     "pacs_tasks.echo": FIND_QUEUE,
     "pacs_tasks.find": FIND_QUEUE,
     "pacs_tasks.preflight": FIND_QUEUE,
+    "pacs_tasks.verify": FIND_QUEUE,
+    "pacs_tasks.commit": FIND_QUEUE,
     "pacs_tasks.move": MOVE_QUEUE,
     "pacs_tasks.get": MOVE_QUEUE,
     "pacs_tasks.retrieve": MOVE_QUEUE,

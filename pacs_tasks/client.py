@@ -24,13 +24,16 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from pacs_tasks import embedded
+from pacs_tasks.answers import Outcome
 from pacs_tasks.app import HIDDEN, create
 from pacs_tasks.broker import connect
 from pacs_tasks.errors import BrokerUnavailableError, InvalidRequestError, JobNotReadyError
+from pacs_tasks.instances import Instances
 from pacs_tasks.ledger import Ledger
 from pacs_tasks.outages import Outages
-from pacs_tasks.outcome import InstanceOutcome, Outcome
+from pacs_tasks.outcome import InstanceOutcome
 from pacs_tasks.progress import JobState, Progress
+from pacs_tasks.report import Receipt, receipts_of
 from pacs_tasks.request import AnyRequest
 from pacs_tasks.settings import Settings, settings
 
@@ -104,7 +107,10 @@ class PacsClient:
             If the Redis does not answer; then nothing was enqueued.
         InvalidRequestError
             If the key belongs to a job that asks something else.
+        JobNotFoundError
+            If the request is about another job, and there is none of that id.
         """
+        request = self.ledger.completed(request)
         job = Job(_job_id(idempotency_key), self.ledger, self._app)
         if not self.ledger.open(job.id, request.task, request):
             if job.request() != request:
@@ -231,8 +237,19 @@ class Job:
 
     def instances(self) -> Iterator[InstanceOutcome]:
         """The outcome of each file or instance that has one, in the order of the manifest."""
-        for _, outcome in sorted(self._ledger.outcomes(self.id), key=lambda each: each[0]):
-            yield outcome
+        for line in Instances(self._ledger, self.id).in_order():
+            if line.outcome is not None:
+                yield line.outcome
+
+    def receipts(self) -> Iterator[Receipt]:
+        """A receipt for each file or instance, in the order of the manifest, those without an outcome included.
+
+        Raises
+        ------
+        InvalidRequestError
+            If the job is none that sends or retrieves instance by instance.
+        """
+        return receipts_of(self._ledger, self.id)
 
     def cancel(self) -> Progress:
         """Ask the job to end. What was sent stays sent; it is cancelled once no worker is at it any more."""

@@ -16,6 +16,7 @@ import redis
 from pydantic import ValidationError
 
 from pacs_tasks import receipts, scripts
+from pacs_tasks.answers import OUTCOMES, Outcome
 from pacs_tasks.errors import (
     InvalidRequestError,
     JobCancelledError,
@@ -24,10 +25,10 @@ from pacs_tasks.errors import (
     PacsTasksError,
     from_record,
 )
-from pacs_tasks.outcome import OUTCOMES, Category, InstanceCategory, InstanceOutcome, Outcome, TransferOutcome
+from pacs_tasks.outcome import Category, InstanceCategory, InstanceOutcome, TransferOutcome
 from pacs_tasks.progress import JobState, Progress
 from pacs_tasks.record import JOBS, PARTS, SEEN, asked, key, not_found, progress_of
-from pacs_tasks.request import REQUESTS, AnyRequest
+from pacs_tasks.request import REQUESTS, AnyRequest, JobRequest, R
 
 #: Seconds that a claim outlives the last sign of its owner.
 CLAIM_LIFETIME = 15.0
@@ -69,11 +70,16 @@ class Ledger:
         """The connection, for what else is kept in that Redis."""
         return self._redis
 
+    @property
+    def keep(self) -> int:
+        """Seconds that a job is kept after its last change."""
+        return self._keep
+
     def open(self, job_id: str, task: str, request: AnyRequest | None) -> bool:
         """Begin the record of a job; false if it has one already. ``None``: the request could not be read."""
         text = "" if request is None else request.model_dump_json(exclude_none=True)
         opened = bool(self._run(scripts.OPEN, [key(job_id), JOBS], [job_id, task, text]))
-        self._touch(job_id)
+        self.touch(job_id)
         return opened
 
     def discard(self, job_id: str) -> None:
@@ -101,6 +107,16 @@ class Ledger:
                 f"the request of job {job_id} is of another version of pacs-tasks; ask anew"
             ) from None
 
+    def completed(self, request: R) -> R:
+        """The request as it is kept: one about another job calls whom that one called, unless it says otherwise.
+
+        Raises
+        ------
+        JobNotFoundError
+            If there is no such other job.
+        """
+        return request.about(self.request(request.job_id)) if isinstance(request, JobRequest) else request
+
     def start(self, job_id: str, worker: str) -> JobState:
         """A worker has taken the job up; its state now."""
         return JobState(self._run(scripts.START, [key(job_id), key(job_id, "claims")], [worker]))
@@ -118,7 +134,7 @@ class Ledger:
             total += len(chunk)
         keys = [key(job_id), key(job_id, "claims"), key(job_id, "manifest"), new]
         self._run(scripts.PLAN, keys, [total])
-        self._touch(job_id)
+        self.touch(job_id)
         return int(cast("str | None", self._redis.hget(key(job_id), "total")) or 0)
 
     def entries(self, job_id: str, start: int, stop: int) -> list[Entry]:
@@ -144,18 +160,21 @@ class Ledger:
     def recording(self, job_id: str, index: int, outcome: InstanceOutcome) -> tuple[list[str], list[str | int]]:
         """The keys and arguments of :data:`scripts.RECORD`."""
         done = outcome.category in {InstanceCategory.SUCCESS, InstanceCategory.WARNING}
-        keys = [key(job_id), *(key(job_id, part) for part in ("claims", "recorded", "receipts", "problems"))]
+        keys = [key(job_id), *(key(job_id, part) for part in ("claims", "recorded", "receipts", "problems", "series"))]
         short = receipts.short(index, outcome)
-        text = outcome.model_dump_json(exclude_defaults=True) if short is None else short
+        text = receipts.whole(outcome) if short is None else short
+        series = f"{outcome.study_uid}\\{outcome.series_uid}" if outcome.study_uid or outcome.series_uid else ""
+        before = receipts.BEFORE_SERIES_WHOLE if short is None else receipts.BEFORE_SERIES_SHORT
         size = outcome.size if done else 0
         unreachable = int(short is None and outcome.unreachable)
-        return keys, [index, text, outcome.category.value, size, unreachable, int(short is not None), self._keep]
+        about: list[str | int] = [index, text, outcome.category.value, size, unreachable, int(short is not None)]
+        return keys, [*about, self._keep, series, before]
 
     def recorded_as(self, job_id: str, told: Sequence[int]) -> Recorded:
         """What :data:`scripts.RECORD` answered."""
         new, cancelled, ended = told
         if ended:
-            self._touch(job_id)
+            self.touch(job_id)
         return Recorded(bool(new), bool(cancelled), bool(ended))
 
     def cancel_requested(self, job_id: str) -> bool:
@@ -297,7 +316,7 @@ class Ledger:
         Where nothing has changed for ``patience`` seconds: what it looks like, once, and again after twice the time.
         A cancelled job whose last worker died ends here.
         """
-        self._touch(job_id)
+        self.touch(job_id)
         return str(self._run(scripts.STANDSTILL, [key(job_id), key(job_id, "claims")], [patience]))
 
     def waits(self, job_id: str) -> None:
@@ -313,16 +332,23 @@ class Ledger:
         found = {  # A scan may show the same field twice.
             int(index): text for index, text in self._redis.hscan_iter(key(job_id, "problems"), count=_CHUNK)
         }
-        return [(index, InstanceOutcome.model_validate_json(found[index])) for index in sorted(found)]
+        known = self.series(job_id) if found else {}
+        return [(index, receipts.read_whole(found[index], known)) for index in sorted(found)]
+
+    def series(self, job_id: str) -> dict[int, tuple[str, str]]:
+        """The studies and series of what was sent, by the number that the outcomes have of them."""
+        pairs = cast("dict[str, str]", self._redis.hgetall(key(job_id, "series")))
+        return {int(number): (pair.partition("\\")[0], pair.partition("\\")[2]) for pair, number in pairs.items()}
 
     def outcomes(self, job_id: str) -> Iterator[tuple[int, InstanceOutcome]]:
         """Every recorded outcome with its index, in no order."""
         yield from self.problems(job_id)
         subjects: list[str] = [entry[0] for entry in self.entries(job_id, 0, sys.maxsize)]
+        known = self.series(job_id)
         start = 0
         while texts := cast("list[str]", self._redis.lrange(key(job_id, "receipts"), start, start + _CHUNK - 1)):
             for text in texts:
-                index, outcome = receipts.read(text)
+                index, outcome = receipts.read(text, known)
                 yield index, outcome.model_copy(update={"subject": subjects[index]})
             start += len(texts)
 
@@ -361,15 +387,15 @@ class Ledger:
         kind, message, subject = cast("list[str | None]", self._redis.hmget(key(job_id), names))
         return from_record(kind or "", message or "", subject or "")
 
+    def touch(self, job_id: str) -> None:
+        """A job is kept for so long after its last change."""
+        for part in ("", "manifest", "recorded", "receipts", "problems", "series", "commitments"):
+            self._redis.expire(key(job_id, part), self._keep)
+
     def _end(self, job_id: str, state: JobState, fields: dict[str, str]) -> None:
         arguments = [state.value, *(part for pair in fields.items() for part in pair)]
         self._run(scripts.END, [key(job_id), key(job_id, "claims")], arguments)
-        self._touch(job_id)
-
-    def _touch(self, job_id: str) -> None:
-        """A job is kept for so long after its last change."""
-        for part in ("", "manifest", "recorded", "receipts", "problems"):
-            self._redis.expire(key(job_id, part), self._keep)
+        self.touch(job_id)
 
     def _run(self, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
         registered = self._scripts.get(script)

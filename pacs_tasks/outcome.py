@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -97,6 +95,9 @@ class InstanceOutcome(_Value):
     category: InstanceCategory
     sop_class_uid: str = ""
     sop_instance_uid: str = ""
+    #: As its data set names them, in the head of it.
+    study_uid: str = ""
+    series_uid: str = ""
     transfer_syntax_uid: str = ""
     path: ShownPath = ""
     status: Status | None = None
@@ -304,22 +305,6 @@ class PreflightOutcome(_Value):
             "skipped": len(self.skipped),
             "unreadable": len(self.unreadable),
         }
-
-
-Outcome = PreflightOutcome | EchoOutcome | FindOutcome | MoveOutcome | GetOutcome | TransferOutcome
-
-OUTCOMES: Mapping[str, type[Outcome]] = MappingProxyType(
-    {
-        "pacs_tasks.echo": EchoOutcome,
-        "pacs_tasks.store_file": TransferOutcome,
-        "pacs_tasks.store_directory": TransferOutcome,
-        "pacs_tasks.preflight": PreflightOutcome,
-        "pacs_tasks.find": FindOutcome,
-        "pacs_tasks.move": MoveOutcome,
-        "pacs_tasks.get": GetOutcome,
-        "pacs_tasks.retrieve": TransferOutcome,
-    }
-)
 
 
 def _category_of(status: Status) -> Category:

@@ -35,6 +35,9 @@ class Receiver(BaseModel):
     token: str
     tls: bool = False
 
+    def __str__(self) -> str:
+        return f"{self.ae_title} at {self.host}:{self.port}{' over TLS' if self.tls else ''}"
+
     @property
     def shared(self) -> bool:
         """Whether this machine sees the receiver's storage."""

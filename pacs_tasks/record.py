@@ -15,7 +15,7 @@ _PREFIX = "pacs_tasks"
 #: The index of all jobs.
 JOBS = f"{_PREFIX}:jobs"
 #: What a job has beside its own key.
-PARTS = ("manifest", "recorded", "receipts", "problems", "claims", "losses", "attempts")
+PARTS = ("manifest", "recorded", "receipts", "problems", "series", "commitments", "claims", "losses", "attempts")
 _COUNTED = tuple(Counters.model_fields)
 #: The fields of a job that :func:`progress_of` reads.
 SEEN = ("task", "request", "state", "created", "started", "finished", "cancel", "attempt", "worker", "error",
@@ -27,6 +27,11 @@ _LONGEST_SHOWN = 64
 def key(job_id: str, part: str = "") -> str:
     """The key of a job, or of a part of it."""
     return f"{_PREFIX}:job:{job_id}:{part}" if part else f"{_PREFIX}:job:{job_id}"
+
+
+def transaction(transaction_uid: str) -> str:
+    """The key that says to which job a request for storage commitment belongs."""
+    return f"{_PREFIX}:commitment:{transaction_uid}"
 
 
 def asked(job_id: str) -> str:

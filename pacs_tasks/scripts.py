@@ -125,8 +125,9 @@ return 1
 """
 )
 
-#: job, claims, recorded, receipts, problems; index, outcome, category, bytes, unreachable, whether it is kept
-#: short, seconds to keep it. New or not, cancelled or not, ended or not.
+#: job, claims, recorded, receipts, problems, series; index, outcome, category, bytes, unreachable, whether it is kept
+#: short, seconds to keep it, study and series, what stands before their number. New or not, cancelled or not, ended
+#: or not. Study and series are the same for many instances: each pair has a number, which goes into the outcome.
 RECORD = (
     _COMMON
     + """
@@ -135,12 +136,22 @@ if redis.call('EXISTS', KEYS[1]) == 0 then
 end
 local new = 1 - redis.call('SETBIT', KEYS[3], ARGV[1], 1)
 if new == 1 then
+  local text = ARGV[2]
+  if ARGV[8] ~= '' then
+    local number = redis.call('HGET', KEYS[6], ARGV[8])
+    if not number then
+      number = redis.call('HLEN', KEYS[6])
+      redis.call('HSET', KEYS[6], ARGV[8], number)
+      redis.call('EXPIRE', KEYS[6], ARGV[7])
+    end
+    text = string.sub(text, 1, -2) .. ARGV[9] .. number .. string.sub(text, -1)
+  end
   if ARGV[6] == '1' then
-    if redis.call('RPUSH', KEYS[4], ARGV[2]) == 1 then
+    if redis.call('RPUSH', KEYS[4], text) == 1 then
       redis.call('EXPIRE', KEYS[4], ARGV[7])
     end
   else
-    redis.call('HSET', KEYS[5], ARGV[1], ARGV[2])
+    redis.call('HSET', KEYS[5], ARGV[1], text)
     redis.call('EXPIRE', KEYS[5], ARGV[7])
   end
   redis.call('HINCRBY', KEYS[1], ARGV[3], 1)

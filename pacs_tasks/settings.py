@@ -117,6 +117,9 @@ class Settings(BaseSettings):
     #: Whether receipts hold the SHA-256 of each data set that was sent: a second of computing for a gigabyte.
     sha256: bool = True
 
+    #: How long a peer may take for its next report about storage commitment before nobody waits for it any more.
+    commit_timeout: float = Field(default=60.0, ge=0, le=86_400)
+
     receiver_ae_title: AETitle = "PACS_TASKS"
     receiver_host: Host = "0.0.0.0"  # noqa: S104 - peers on other machines must reach it
     receiver_port: int = Field(default=11113, ge=0, le=65_535)

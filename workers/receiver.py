@@ -1,4 +1,4 @@
-"""The receiver: the Storage SCP that C-MOVE delivers to. ``python -m workers.receiver``.
+"""The receiver: where C-MOVE delivers and storage commitment is reported. ``python -m workers.receiver``.
 
 It puts instances below :attr:`Settings.received`, which the workers must see too, and announces itself in Redis, so
 that workers find it. It receives whether or not Redis is there.
@@ -20,13 +20,15 @@ from pathlib import Path
 
 import redis
 
-from pacs_tasks import embedded
+from pacs_tasks import commitments, embedded
 from pacs_tasks.ae import LocalAE
 from pacs_tasks.broker import connect
 from pacs_tasks.dimse.storage_scp import StorageSCP, listen
 from pacs_tasks.dimse.tls import called_context
-from pacs_tasks.errors import ConfigurationError, PacsTasksError
+from pacs_tasks.errors import BrokerUnavailableError, ConfigurationError, PacsTasksError
+from pacs_tasks.ledger import Ledger
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
+from pacs_tasks.proof import CommitmentReport
 from pacs_tasks.receivers import LIFETIME, MARKER, Receiver, announce, withdraw
 from pacs_tasks.settings import Settings, load
 from workers.receiver_processes import ReceiverProcesses
@@ -62,6 +64,40 @@ class Counts:
         if counts != self._said:
             self._said = counts
             logger.info("received %d instances, refused %d", *counts)
+
+
+class Reports:
+    """Notes in Redis what peers report about storage commitment."""
+
+    def __init__(self, redis_url: str, config: Settings) -> None:
+        self._url, self._timeout, self._keep = redis_url, config.redis_timeout, config.keep_jobs
+        self._lock = threading.Lock()
+        self._ledger: Ledger | None = None
+
+    def take(self, report: CommitmentReport) -> bool:
+        """Note a report; false if its transaction is none of ours.
+
+        Raises
+        ------
+        BrokerUnavailableError
+            If Redis is away; the peer is told, and may report again.
+        """
+        try:
+            return commitments.take(self._connected(), report)
+        except redis.RedisError as error:
+            raise BrokerUnavailableError(f"the Redis does not take it ({error})") from None
+
+    def _connected(self) -> Ledger:
+        with self._lock:
+            if self._ledger is None:
+                self._ledger = Ledger(connect(self._url, self._timeout), self._keep)
+            return self._ledger
+
+    def close(self) -> None:
+        with self._lock:
+            if self._ledger is not None:
+                with contextlib.suppress(redis.RedisError, OSError):
+                    self._ledger.client.close()
 
 
 class Announcer:
@@ -169,10 +205,10 @@ def _bound(config: Settings) -> socket.socket:
         ) from None
 
 
-def receive(config: Settings, listener: socket.socket, ending: threading.Event) -> None:
+def receive(config: Settings, redis_url: str, listener: socket.socket, ending: threading.Event) -> None:
     """Receive until ``ending`` is set: what each process of the receiver does."""
     logging.basicConfig(format=_FORMAT, level=logging.INFO, stream=sys.stderr)
-    counts = Counts()
+    counts, reports = Counts(), Reports(redis_url, config)
     scp = StorageSCP(
         LocalAE(ae_title=config.receiver_ae_title),
         config.receiver_host,
@@ -181,6 +217,7 @@ def receive(config: Settings, listener: socket.socket, ending: threading.Event) 
         on_instance=counts.add,
         listener=listener,
         tls=config.receiver_tls,
+        on_report=reports.take,
     )
     scp.start()
     try:
@@ -188,14 +225,15 @@ def receive(config: Settings, listener: socket.socket, ending: threading.Event) 
             counts.log()
     finally:
         scp.stop(STOP_LIMIT)
+        reports.close()
         counts.log()
 
 
 @contextlib.contextmanager
-def _receiving(config: Settings, listener: socket.socket) -> Iterator[Callable[[], None]]:
+def _receiving(config: Settings, redis_url: str, listener: socket.socket) -> Iterator[Callable[[], None]]:
     """Receive during the block, here or in processes of their own; gives what is to be called at each beat."""
     if config.receiver_processes > 1:
-        processes = ReceiverProcesses(config.receiver_processes, listener, partial(receive, config))
+        processes = ReceiverProcesses(config.receiver_processes, listener, partial(receive, config, redis_url))
         try:
             yield processes.renew
         finally:
@@ -203,7 +241,7 @@ def _receiving(config: Settings, listener: socket.socket) -> Iterator[Callable[[
             listener.close()
         return
     ended = threading.Event()
-    thread = threading.Thread(target=receive, args=(config, listener, ended), name="receiver")
+    thread = threading.Thread(target=receive, args=(config, redis_url, listener, ended), name="receiver")
     thread.start()
     try:
         yield lambda: None
@@ -243,7 +281,7 @@ def serve(config: Settings, redis_url: str, ending: threading.Event) -> None:
     announcer = Announcer(redis_url, config.redis_timeout, receiver)
     how = ", TLS" if receiver.tls else ""
     logger.info("receiving; tell your PACS: AE title %s, host %s, port %d%s", receiver.ae_title, host, port, how)
-    with _receiving(config, listener) as renew:
+    with _receiving(config, redis_url, listener) as renew:
         try:
             announcer.beat()
             while not ending.wait(BEAT):

@@ -17,7 +17,13 @@ from pydicom.uid import UID
 
 from pacs_tasks.dimse import command, status
 from pacs_tasks.dimse.association import Association
-from pacs_tasks.dimse.elements import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
+from pacs_tasks.dimse.elements import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    SERIES_INSTANCE_UID,
+    STUDY_INSTANCE_UID,
+    MalformedError,
+    read_uids,
+)
 from pacs_tasks.dimse.file_slice import FileSlice
 from pacs_tasks.dimse.part10 import StoredInstance
 from pacs_tasks.dimse.stream import DataSet
@@ -26,6 +32,8 @@ from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, Status, Status
 
 #: Up to this size a read is cheaper than a memory map, and what was read cannot shrink under us.
 _MAP_FROM = 1 << 18
+#: Study and series stand in front of the pixel data, nearly always in the first few kilobytes.
+_HEAD = 1 << 16
 
 
 def store(assoc: Association, instance: StoredInstance) -> InstanceOutcome:
@@ -80,7 +88,8 @@ class _Sent:
     instance: StoredInstance
     context_id: int
     begun: float
-    sha256: str
+    #: What is known of the data set.
+    known: dict[str, str]
 
 
 class _Sending:
@@ -109,8 +118,10 @@ class _Sending:
             with closing(_DataSet(instance, mapped=not assoc.wire.copies)) as data_set:
                 assoc.send(context_id, _request(instance, message_id), data_set.content, data_set.tail)
                 # The peer is busy with it now.
-                digest = data_set.sha256() if self._digest else ""
-                self.waiting[message_id] = _Sent(instance, context_id, begun, digest)
+                known = data_set.series(instance.transfer_syntax_uid)
+                if self._digest:
+                    known["sha256"] = data_set.sha256()
+                self.waiting[message_id] = _Sent(instance, context_id, begun, known)
         except UnreadableInputError as error:
             return _failed(instance, "UnreadableInputError", error.message)
         return None
@@ -198,6 +209,19 @@ class _DataSet:
         digest.update(self.tail)
         return digest.hexdigest()
 
+    def series(self, transfer_syntax_uid: str) -> dict[str, str]:
+        """The study and the series that it belongs to, by which a PACS is asked for it later; nothing if unreadable."""
+        try:
+            if isinstance(self.content, bytes):
+                head = self.content
+            else:
+                self._file.seek(self._offset)
+                head = self._file.read(_HEAD)
+            found = read_uids(head, transfer_syntax_uid, (STUDY_INSTANCE_UID, SERIES_INSTANCE_UID))
+        except (OSError, MalformedError):
+            return {}
+        return {"study_uid": found.get(STUDY_INSTANCE_UID, ""), "series_uid": found.get(SERIES_INSTANCE_UID, "")}
+
     def close(self) -> None:
         self._file.close()
 
@@ -244,7 +268,7 @@ def _outcome(assoc: Association, sent: _Sent, answer: command.Command, code: int
     elif category is not InstanceCategory.SUCCESS:
         reason = str(said)
     return _instance_outcome(
-        sent.instance, category, reason, status=said, begun=sent.begun, ended=time.time(), sha256=sent.sha256
+        sent.instance, category, reason, status=said, begun=sent.begun, ended=time.time(), **sent.known
     )
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import secrets
 import struct
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from pacs_tasks.dimse.association import Context
 from pacs_tasks.dimse.elements import (
@@ -18,6 +17,7 @@ from pacs_tasks.dimse.elements import (
     items,
     walk,
 )
+from pacs_tasks.proof import CommitmentReport
 
 #: The Storage Commitment Push Model, and its one instance that everybody knows (PS3.4 section J.3.5).
 PUSH_MODEL = "1.2.840.10008.1.20.1"
@@ -37,19 +37,6 @@ _ITEM = 0xFFFE_E000
 #: "Processing failure", for a failure without a reason (PS3.3 section C.14.1.1).
 _PROCESSING_FAILURE = 0x0110
 _LONGEST_UID = 64
-
-
-@dataclass(frozen=True)
-class CommitmentReport:
-    """What a peer reports about one transaction.
-
-    ``committed`` are the SOP Instance UIDs that it answers for, ``failed`` maps others to its Failure Reason,
-    (0008,1197).
-    """
-
-    transaction_uid: str
-    committed: frozenset[str]
-    failed: Mapping[str, int]
 
 
 def new_transaction_uid() -> str:

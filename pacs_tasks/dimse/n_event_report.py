@@ -10,9 +10,10 @@ from collections.abc import Callable
 
 from pacs_tasks.dimse import command
 from pacs_tasks.dimse.command import Command
-from pacs_tasks.dimse.commitment import PUSH_MODEL, CommitmentReport, decode_report
+from pacs_tasks.dimse.commitment import PUSH_MODEL, decode_report
 from pacs_tasks.dimse.stream import MessageStream
 from pacs_tasks.errors import PacsTasksError
+from pacs_tasks.proof import CommitmentReport
 
 log = logging.getLogger(__name__)
 

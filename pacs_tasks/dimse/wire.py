@@ -108,15 +108,19 @@ class Wire:
             return False
 
     def speaks(self, seconds: float) -> bool:
-        """Whether the peer sends something within ``seconds``, or ends the connection, or has done so."""
-        if self._closed or self._end > self._start:
+        """Whether the peer sends something within ``seconds``, or ends the connection, or has done so.
+
+        Where something comes that is nothing to us, as TLS has it, false may come early.
+        """
+        if not self.quiet():
             return True
         try:
             with selectors.DefaultSelector() as selector:
                 selector.register(self._sock, selectors.EVENT_READ)
-                return bool(selector.select(seconds))
+                selector.select(seconds)
         except (OSError, ValueError):
             return True
+        return not self.quiet()
 
     def abort(self, source: int = 0, reason: int = 0) -> None:
         """Send A-ABORT (PS3.8 section 9.3.8) if the socket takes it at once, and close."""

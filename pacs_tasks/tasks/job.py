@@ -22,6 +22,7 @@ from pacs_tasks.dimse.association import Timeouts
 from pacs_tasks.errors import BrokerUnavailableError, JobFailedError, JobNotReadyError, PacsTasksError, PeerBusyError
 from pacs_tasks.ledger import Ledger
 from pacs_tasks.outcome import EchoOutcome, FindOutcome, MoveOutcome, PreflightOutcome
+from pacs_tasks.proof import CommitOutcome, VerifyOutcome
 from pacs_tasks.request import R, Request, build
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.claim import Claim, claimed
@@ -35,7 +36,7 @@ _LONGEST_PAUSE = 30.0
 #: Seconds for which a peer may refuse every association "for now" until the jobs that wait for it fail.
 LONGEST_REFUSAL = 600.0
 
-SingleOutcome = EchoOutcome | FindOutcome | MoveOutcome | PreflightOutcome
+SingleOutcome = EchoOutcome | FindOutcome | MoveOutcome | PreflightOutcome | VerifyOutcome | CommitOutcome
 
 
 class PrivateRequest(CeleryRequest):  # type: ignore[misc]  # Celery ships no annotations
@@ -98,7 +99,7 @@ def accept(task: Task, payload: Mapping[str, Any] | None, request_type: type[R])
     job_id = task.request.id
     if payload is not None:
         try:
-            request = build(request_type, payload)
+            request = ledger().completed(build(request_type, payload))
         except PacsTasksError:
             ledger().open(job_id, task.name, None)
             raise

@@ -82,6 +82,10 @@ class Faults:
         Answer an instance so at most so many times, then succeed; None means always.
     find_status, retrieve_status
         Answer each C-FIND, or each C-MOVE and C-GET, with this final status at once.
+    most_matches
+        Answer each C-FIND with so many matches at most, and with success all the same, as some PACS do.
+    refused_uid_lists
+        Find nothing where a key is a list of UIDs (PS3.4 section C.2.2.2.2).
     lost
         In C-MOVE and C-GET do not send these SOP Instance UIDs, and count them as completed all the same.
     unsent
@@ -122,6 +126,8 @@ class Faults:
     store_status_times: int | None = None
     find_status: int | None = None
     retrieve_status: int | None = None
+    most_matches: int | None = None
+    refused_uid_lists: bool = False
     lost: Collection[str] = ()
     unsent: Collection[str] = ()
     action_status: int | None = None

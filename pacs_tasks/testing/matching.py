@@ -103,6 +103,11 @@ def _tests(keys: Dataset) -> list[tuple[BaseTag, str, str]]:
     return found
 
 
+def has_uid_list(keys: Dataset) -> bool:
+    """Whether a key is a list of UIDs (PS3.4 section C.2.2.2.2)."""
+    return any(vr == "UI" and "\\" in value for _, vr, value in _tests(keys))
+
+
 def select(instances: Iterable[StoredBytes], keys: Dataset) -> list[StoredBytes]:
     """The instances that every key matches."""
     tests = _tests(keys)

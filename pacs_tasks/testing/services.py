@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from functools import partial
 from io import BytesIO
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
@@ -74,6 +75,12 @@ class Services:
         """What it holds now, by SOP Instance UID."""
         with self._lock:
             return MappingProxyType(dict(self._held))
+
+    def lose(self, *sop_instance_uids: str) -> None:
+        """Hold these no more, as an archive whose disk has failed."""
+        with self._lock:
+            for uid in sop_instance_uids:
+                self._held.pop(uid, None)
 
     @property
     def _handlers(self) -> list[EventHandlerType]:
@@ -221,9 +228,9 @@ class Services:
         elif level not in QUERY_RETRIEVE_LEVELS[str(request.AffectedSOPClassUID)]:
             yield _WRONG_IDENTIFIER, None
         else:
-            for answer in matching.answers(
-                self.instances.values(), keys, level, self.ae_title, with_charset=not faults.omit_charset
-            ):
+            held = () if faults.refused_uid_lists and matching.has_uid_list(keys) else self.instances.values()
+            found = matching.answers(held, keys, level, self.ae_title, with_charset=not faults.omit_charset)
+            for answer in islice(found, faults.most_matches):
                 if event.is_cancelled:
                     yield 0xFE00, None
                     return

@@ -14,13 +14,14 @@ from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse import command, commitment, contexts, n_action, part10
 from pacs_tasks.dimse.association import Association, Timeouts
 from pacs_tasks.dimse.c_store import store
-from pacs_tasks.dimse.commitment import CommitmentReport
 from pacs_tasks.dimse.storage_scp import StorageSCP
 from pacs_tasks.errors import BrokerUnavailableError, ContextRejectedError, PeerUnavailableError
 from pacs_tasks.outcome import StatusCategory
+from pacs_tasks.proof import CommitmentReport
 from pacs_tasks.testing import EVERY_INSTANCE, Faults, Report, TestPACS
 from tests.support import dicom_files, peers, scripted
 from tests.support.callers import series
+from tests.support.certificates import Authority
 from tests.support.waiting import wait_until
 
 RECEIVER = LocalAE(ae_title="RECEIVER")
@@ -230,3 +231,15 @@ def test_orthanc_commits_what_it_holds(tmp_path: Path, receiver: StorageSCP, tak
         wait_until(lambda: taken.reports, 20, "the report of Orthanc")
     uids = [uid for _, uid in references]
     assert taken.reports == [CommitmentReport(TRANSACTION, frozenset(uids[:4]), {uids[4]: 0x0112})]
+
+
+def test_a_report_comes_over_tls_as_well(tmp_path: Path, taken: Taken) -> None:
+    """Listening does not mistake what TLS has to say for itself for a message."""
+    identity = Authority(tmp_path).identity()
+    faults = Faults(report=Report.SAME_ASSOCIATION, delay=0.3)
+    with TestPACS(instances=series(2), faults=faults, tls=identity.shown) as pacs, _open(pacs.remote) as assoc:
+        assert n_action.listen(assoc, 0.2, taken)
+        assert n_action.ask(assoc, TRANSACTION, _references(2), taken).category is StatusCategory.SUCCESS
+        _listen(assoc, taken)
+        wait_until(lambda: pacs.report_statuses == [0x0000], 5, "our answer")
+    assert len(taken.reports[0].committed) == 2

@@ -72,6 +72,12 @@ class Orthanc(Peer):
         with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=30) as answer:
             return bytes(answer.read())
 
+    def delete(self, orthanc_id: str) -> None:
+        """Have it forget an instance."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.http_port}/instances/{orthanc_id}", method="DELETE")
+        with urllib.request.urlopen(request, timeout=30):
+            return
+
     def count(self) -> int:
         return int(self.rest("/statistics")["CountInstances"])
 

@@ -1,0 +1,132 @@
+"""``pacs_tasks.commit``: have the peer answer for what a job has sent (storage commitment, PS3.4 annex J).
+
+The peer takes the request at once and reports later: on the association that asked, or on one that it opens to the
+receiver, which notes the report. A report that comes when nobody waits any more is noted all the same.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from celery import Task
+
+from pacs_tasks import receivers
+from pacs_tasks.ae import LocalAE
+from pacs_tasks.app import app
+from pacs_tasks.commitments import Commitments, take
+from pacs_tasks.dimse import n_action
+from pacs_tasks.dimse.association import Association
+from pacs_tasks.dimse.commitment import PUSH_MODEL_CONTEXT, new_transaction_uid
+from pacs_tasks.errors import AssociationRejectedError, JobCancelledError
+from pacs_tasks.outcome import StatusCategory
+from pacs_tasks.proof import CommitmentReport, CommitmentState, CommitOutcome
+from pacs_tasks.receivers import Receiver
+from pacs_tasks.request import CommitRequest
+from pacs_tasks.settings import settings
+from pacs_tasks.tasks.associations import lent
+from pacs_tasks.tasks.claim import Claim
+from pacs_tasks.tasks.job import JobTask, answer, ledger, local_ae, timeouts
+from pacs_tasks.tasks.sent import instances_sent
+
+#: Instances of one transaction: some peers take no more.
+MOST_REFERENCES = 500
+#: Seconds that the association stays open for a report where the peer may report to a receiver as well: some peers
+#: begin when it is released.
+_LINGER = 10.0
+#: Seconds between two looks at the record.
+_LOOK = 0.25
+
+
+class _Committing:
+    """One request for commitment, in as many transactions as it takes."""
+
+    def __init__(self, request: CommitRequest, claim: Claim) -> None:
+        self._request, self._claim = request, claim
+        self._commitments = Commitments(ledger(), request.job_id)
+        self._receiver = _receiver(local_ae(request))
+        self._transactions: list[str] = []
+        self._open: set[str] = set()
+
+    def run(self) -> CommitOutcome:
+        started, request = time.monotonic(), self._request
+        # It reports to whom it knows under the AE title that asks.
+        local = local_ae(request)
+        if self._receiver is not None:
+            local = local.model_copy(update={"ae_title": self._receiver.ae_title})
+        try:
+            with lent(local, request.remote, [PUSH_MODEL_CONTEXT], timeouts(request), self._claim) as assoc:
+                self._ask(assoc)
+                self._await_reports(assoc)
+                # Not kept for others: a report that still comes on it would be lost.
+                assoc.release()
+        except AssociationRejectedError as error:
+            raise AssociationRejectedError(
+                f"{error.message} (storage commitment is asked for as {local.ae_title}, to which the PACS reports)"
+            ) from None
+        counts, problems = self._commitments.totals(self._transactions)
+        return CommitOutcome(
+            committed=counts[CommitmentState.COMMITTED],
+            failed=counts[CommitmentState.FAILED],
+            pending=counts[CommitmentState.PENDING],
+            problems=tuple(problems),
+            receiver=str(self._receiver or ""),
+            seconds=time.monotonic() - started,
+        )
+
+    def _ask(self, assoc: Association) -> None:
+        for group in self._commitments.groups(MOST_REFERENCES):
+            self._check()
+            uid = new_transaction_uid()
+            # The same instance may have been sent from two files.
+            references = dict.fromkeys((each.sop_class_uid, each.sop_instance_uid) for _, each in group.members)
+            self._commitments.begin(uid, group.transaction(str(self._request.remote)))
+            self._transactions.append(uid)
+            said = n_action.ask(assoc, uid, list(references), self._take)
+            if said.category not in {StatusCategory.SUCCESS, StatusCategory.WARNING}:
+                self._commitments.refuse(uid, f"{self._request.remote} does not take the request ({said})")
+
+    def _await_reports(self, assoc: Association) -> None:
+        """Wait until every transaction is answered, or none has been for as long as the request allows."""
+        patience = self._request.patience
+        patience = settings().commit_timeout if patience is None else patience
+        clock, asked, last = threading.Event(), time.monotonic(), time.monotonic()
+        while waiting := self._commitments.open(self._transactions):
+            self._check()
+            now = time.monotonic()
+            if len(waiting) != len(self._open):
+                self._open, last = waiting, now
+            if now - last >= patience:
+                return
+            if self._receiver is not None and now - asked >= _LINGER:
+                assoc.release()
+            pause = min(_LOOK, patience - (now - last))
+            if not n_action.listen(assoc, pause, self._take):
+                if self._receiver is None:
+                    return
+                clock.wait(pause)
+
+    def _take(self, report: CommitmentReport) -> bool:
+        return take(ledger(), report)
+
+    def _check(self) -> None:
+        if self._claim():
+            raise JobCancelledError("cancelled before the PACS had reported; what it reports later is noted")
+
+
+def _receiver(local: LocalAE) -> Receiver | None:
+    """The receiver to which a peer may report: the one of our own AE title, else any that runs."""
+    known = receivers.running(ledger().client)
+    return next((each for each in known if each.ae_title == local.ae_title), known[0] if known else None)
+
+
+def _work(request: CommitRequest, claim: Claim) -> CommitOutcome:
+    instances_sent(request.job_id)
+    return _Committing(request, claim).run()
+
+
+@app.task(bind=True, base=JobTask, name=CommitRequest.task)  # type: ignore[untyped-decorator]
+def commit(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Have the peer answer for what a job has sent (N-ACTION)."""
+    return answer(self, request, CommitRequest, _work)
