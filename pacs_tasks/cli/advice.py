@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pacs_tasks.answers import Outcome
 from pacs_tasks.errors import (
     JobFailedError,
     NotDicomError,
@@ -11,10 +12,10 @@ from pacs_tasks.errors import (
 from pacs_tasks.outcome import (
     Category,
     FindOutcome,
-    Outcome,
     PreflightOutcome,
     TransferOutcome,
 )
+from pacs_tasks.proof import CommitOutcome, VerifyOutcome
 
 CONNECTION = (
     "check the address and port (--ip, --port) and both AE titles (--pacs-ae-title, --ae-title), that the PACS is "
@@ -62,9 +63,27 @@ def for_outcome(task: str, outcome: Outcome, job_id: str) -> str:
         return _for_transfer(task, outcome, job_id)
     if outcome.category in {Category.SUCCESS, Category.WARNING}:
         return ""
+    if isinstance(outcome, VerifyOutcome | CommitOutcome):
+        return _for_proof(outcome)
     if isinstance(outcome, PreflightOutcome):
         return NOT_ACCEPTED if outcome.pairs else NO_DICOM
     return RETRIEVING if task != "pacs_tasks.echo" else CONNECTION
+
+
+def _for_proof(outcome: VerifyOutcome | CommitOutcome) -> str:
+    if isinstance(outcome, VerifyOutcome):
+        return "do what the reasons say; `pacs-tasks verify ID --commit` asks the PACS in another way"
+    if outcome.failed:
+        return "do what the reasons say; the PACS does not answer for these instances, so keep them"
+    if outcome.receiver:
+        return (
+            f"the PACS has not reported yet; see that it knows the receiver, {outcome.receiver}. What it reports later "
+            "is noted: `pacs-tasks report ID` shows it"
+        )
+    return (
+        "start a receiver (`pacs-tasks receiver`), make its AE title and address known to the PACS, and ask again: "
+        "most PACS report on an association of their own"
+    )
 
 
 def _for_query(outcome: FindOutcome) -> str:

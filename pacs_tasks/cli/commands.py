@@ -25,6 +25,8 @@ COMMANDS: Mapping[str, str] = {
     "cancel": "job_commands",
     "retry": "job_commands",
     "resume": "job_commands",
+    "verify": "proof_commands",
+    "report": "proof_commands",
     "worker": "process_commands",
     "receiver": "process_commands",
     "flower": "process_commands",

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pacs_tasks import embedded
 from pacs_tasks.ae import RemoteAE
+from pacs_tasks.answers import Outcome
 from pacs_tasks.broker import connect
 from pacs_tasks.cli.processes import LOGIN, START_LIMIT
 from pacs_tasks.cli.progress import size
@@ -27,7 +28,7 @@ from pacs_tasks.client import PacsClient
 from pacs_tasks.dimse import part10
 from pacs_tasks.embedded.launch import environment
 from pacs_tasks.errors import ConfigurationError, JobFailedError
-from pacs_tasks.outcome import FindOutcome, Outcome, TransferOutcome
+from pacs_tasks.outcome import FindOutcome, TransferOutcome
 from pacs_tasks.receivers import running
 from pacs_tasks.request import AnyRequest, FindRequest, RetrieveMethod, RetrieveRequest, StoreDirectoryRequest
 from pacs_tasks.settings import Settings

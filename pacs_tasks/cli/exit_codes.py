@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from pacs_tasks.answers import Outcome
 from pacs_tasks.errors import (
     AssociationError,
     BrokerUnavailableError,
@@ -15,7 +16,8 @@ from pacs_tasks.errors import (
     PacsTasksError,
     from_record,
 )
-from pacs_tasks.outcome import Category, InstanceCategory, Outcome, PreflightOutcome, TransferOutcome
+from pacs_tasks.outcome import Category, InstanceCategory, PreflightOutcome, TransferOutcome
+from pacs_tasks.proof import CommitOutcome
 
 
 class ExitCode(IntEnum):
@@ -63,6 +65,8 @@ def of_error(error: PacsTasksError) -> ExitCode:
 def of_outcome(outcome: Outcome) -> ExitCode:
     """The exit code of a command whose job ended with ``outcome``."""
     code = _OF_CATEGORY[outcome.category]
+    if isinstance(outcome, CommitOutcome) and outcome.unfinished:
+        return ExitCode.NOT_FINISHED
     if isinstance(outcome, PreflightOutcome) and not outcome.pairs:
         # There is no instance that the peer could accept.
         return ExitCode.USAGE

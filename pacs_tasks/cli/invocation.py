@@ -15,6 +15,7 @@ from pacs_tasks.ae import TLS, RemoteAE
 from pacs_tasks.cli.logs import CommandLog
 from pacs_tasks.cli.terminal import Terminal
 from pacs_tasks.errors import ConfigurationError
+from pacs_tasks.request import Request
 from pacs_tasks.settings import Settings, load
 
 #: Options that are settings too: the command line overrides ``PACS_TASKS_*`` and the settings file.
@@ -106,12 +107,15 @@ class Invocation:
         settings = self.settings
         if not name:
             return settings.default_remote
-        known = settings.remote(name)
+        return self._overridden(settings.remote(name))
+
+    def _overridden(self, known: RemoteAE) -> RemoteAE:
+        """A peer, with what the command line says otherwise about it."""
         typed = {field: self._given[option] for field, option in _ADDRESS.items() if option in self._given}
         return known.model_copy(update={**typed, "tls": self._tls(known.tls)})
 
     def _tls(self, known: TLS | None) -> TLS | None:
-        """The TLS of a peer with a name, with what the command line says otherwise about it."""
+        """The TLS of a peer, with what the command line says otherwise about it."""
         typed = {field: self._given[option] for field, option in _TLS.items() if option in self._given}
         if self._given.get("tls_no_hostname_check"):
             typed["check_hostname"] = False
@@ -129,6 +133,15 @@ class Invocation:
     def transfer(self) -> Mapping[str, Any]:
         """The fields that every transfer has beside: how long it waits for a PACS that is down."""
         return {**self.address(), "give_up_after": self.option("give_up_after")}
+
+    def address_of(self, other: Request) -> Mapping[str, Any]:
+        """The same fields as ``other`` has them, with what the command line itself says otherwise."""
+        given, settings = self._given, self.settings
+        return {
+            "remote": self.remote if given.get("remote") else self._overridden(other.remote),
+            "local": settings.local if "ae_title" in given else other.local,
+            "timeout": settings.timeout if "timeout" in given else other.timeout,
+        }
 
     def close(self) -> None:
         if self.log is not None:

@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from pacs_tasks.answers import Outcome
 from pacs_tasks.cli.matches import csv_of, show_matches
 from pacs_tasks.cli.progress import duration, size
 from pacs_tasks.cli.terminal import Terminal, plain
@@ -20,11 +21,11 @@ from pacs_tasks.outcome import (
     InstanceCategory,
     InstanceOutcome,
     MoveOutcome,
-    Outcome,
     PreflightOutcome,
     Status,
     TransferOutcome,
 )
+from pacs_tasks.proof import CommitOutcome, VerifyOutcome
 from pacs_tasks.request import AnyRequest, FindRequest
 
 #: Files or instances that a table lists by name; ``--json`` has all of them.
@@ -56,6 +57,8 @@ _WORDS = {
     "pacs_tasks.move": Words("move"),
     "pacs_tasks.get": Words("get", "received"),
     "pacs_tasks.retrieve": Words("retrieve", "received"),
+    "pacs_tasks.verify": Words("verify"),
+    "pacs_tasks.commit": Words("verify --commit"),
 }
 
 
@@ -101,6 +104,10 @@ def show_outcome(terminal: Terminal, request: AnyRequest, outcome: Outcome) -> N
         )
     elif isinstance(outcome, MoveOutcome):
         _show_move(terminal, request, outcome)
+    elif isinstance(outcome, VerifyOutcome):
+        _show_verification(terminal, request, outcome)
+    elif isinstance(outcome, CommitOutcome):
+        _show_commitment(terminal, request, outcome)
 
 
 def outcome_document(outcome: Outcome) -> dict[str, Any]:
@@ -219,6 +226,35 @@ def _show_move(terminal: Terminal, request: AnyRequest, outcome: MoveOutcome) ->
         ("Time", duration(outcome.seconds), ""),
     ]
     terminal.show(facts(row for row in rows if row[1]))
+
+
+def _show_verification(terminal: Terminal, request: AnyRequest, outcome: VerifyOutcome) -> None:
+    rows = [
+        ("Result", str(outcome.category), STYLES[outcome.category]),
+        ("Peer", str(request.remote), ""),
+        ("Sent", str(outcome.total), ""),
+        ("Held", str(outcome.held), "green"),
+        ("Missing", str(outcome.missing or ""), "red"),
+        ("Unknown", str(outcome.unknown or ""), "yellow"),
+        ("Time", f"{duration(outcome.seconds)}, {outcome.queries} queries", ""),
+    ]
+    terminal.show(facts(row for row in rows if row[1]))
+    show_problems(terminal, outcome.problems)
+
+
+def _show_commitment(terminal: Terminal, request: AnyRequest, outcome: CommitOutcome) -> None:
+    rows = [
+        ("Result", str(outcome.category), STYLES[outcome.category]),
+        ("Peer", str(request.remote), ""),
+        ("Sent", str(outcome.total), ""),
+        ("Committed", str(outcome.committed), "green"),
+        ("Failed", str(outcome.failed or ""), "red"),
+        ("Not yet", str(outcome.pending or ""), "yellow"),
+        ("Receiver", outcome.receiver or "none is running", "" if outcome.receiver else "yellow"),
+        ("Time", duration(outcome.seconds), ""),
+    ]
+    terminal.show(facts(row for row in rows if row[1]))
+    show_problems(terminal, outcome.problems)
 
 
 def _about_matches(outcome: FindOutcome) -> str:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 
 from pacs_tasks import embedded
+from pacs_tasks.answers import Outcome
 from pacs_tasks.cli import advice
 from pacs_tasks.cli.exit_codes import ExitCode, of_outcome
 from pacs_tasks.cli.invocation import Invocation
@@ -13,7 +14,6 @@ from pacs_tasks.cli.progress import view
 from pacs_tasks.cli.render import outcome_document, show_outcome, words_of
 from pacs_tasks.client import Job, PacsClient
 from pacs_tasks.errors import ConfigurationError, JobNotReadyError
-from pacs_tasks.outcome import Outcome
 from pacs_tasks.progress import JobState, Progress
 from pacs_tasks.request import AnyRequest
 from pacs_tasks.settings import Settings
@@ -33,12 +33,17 @@ def run(invocation: Invocation, request: AnyRequest) -> int:
         If there is no outcome.
     """
     with PacsClient(config=invocation.settings) as client:
-        job = client.enqueue(request, invocation.option("key"))
-        logger.info("%s to %s: job %s enqueued", words_of(request.task).command, request.remote, job.id)
-        invocation.job_id, invocation.task = job.id, request.task
-        if invocation.detach:
-            return announce(invocation, job)
-        return follow(invocation, job, request)
+        return submit(invocation, client, request)
+
+
+def submit(invocation: Invocation, client: PacsClient, request: AnyRequest) -> int:
+    """What :func:`run` does, for a command that has its client already."""
+    job = client.enqueue(request, invocation.option("key"))
+    logger.info("%s to %s: job %s enqueued", words_of(request.task).command, request.remote, job.id)
+    invocation.job_id, invocation.task = job.id, request.task
+    if invocation.detach:
+        return announce(invocation, job)
+    return follow(invocation, job, request)
 
 
 def announce(invocation: Invocation, job: Job) -> int:

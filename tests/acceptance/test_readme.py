@@ -25,11 +25,12 @@ from tests.support.certificates import Authority
 from tests.support.dicom_files import write_series
 from tests.support.documents import README, Block, blocks, shapes
 from tests.support.known_study import known_study
-from tests.support.ports import answers
+from tests.support.ports import answers, free_port
 from tests.support.processes import ROOT, Process, started
 from tests.support.redis_server import RedisServer
 from tests.support.scene import SENT, Scene, reading
 from tests.support.waiting import wait_until
+from tests.support.workers import receiver, worker
 
 Rule = Callable[[Scene, Block], None]
 
@@ -140,6 +141,31 @@ def cancels_and_retries(scene: Scene, block: Block) -> None:
         assert "cancelled" in said
         assert job.outcome().category == "success"
     assert len(scene.pacs.instances) == before + len(paths)
+
+
+def about_a_job(*texts: str) -> Rule:
+    """As :func:`prints`, about a job that has sent the directory."""
+
+    def rule(scene: Scene, block: Block) -> None:
+        with PacsClient(scene.redis_url) as client:
+            request = StoreDirectoryRequest(remote=scene.pacs.remote, directory=str(scene.home / "dicom_files"))
+            job = client.enqueue(request)
+            job.wait(60)
+        said = scene.shell(f"job={job.id}\n{block.text}")
+        says(scene, block, said)
+        for text in texts:
+            assert text in said, said
+
+    return rule
+
+
+def commits(scene: Scene, block: Block) -> None:
+    """With a receiver that the PACS knows, in a Redis of its own, where no other one is announced."""
+    scene.redis_url = scene.redis_process.fresh_url()
+    port = free_port()
+    scene.pacs.destinations["PACS_TASKS"] = ("127.0.0.1", port)
+    with worker(scene.redis_url, scene.home), receiver(scene.redis_url, scene.home, port):
+        about_a_job()(scene, block)
 
 
 def stays(ready: str, *, fleet: bool = True, works: bool = False) -> Rule:
@@ -265,6 +291,9 @@ RULES: Mapping[str, Rule] = {
     "pacs-tasks retrieve --study-uid 1.2.3.4.5.6.7.8.9.10 --output-dir downloaded_dicoms": retrieves,
     "pacs-tasks jobs": follows_a_job,
     'pacs-tasks retry "$job"': cancels_and_retries,
+    'pacs-tasks verify "$job"': about_a_job(),
+    'pacs-tasks verify "$job" --commit': commits,
+    'pacs-tasks report "$job" --format csv --output receipts.csv': about_a_job("9 receipts in receipts.csv"),
     "pacs-tasks up": stays("Ready. Ctrl-C ends it.", fleet=False),
     "pacs-tasks echo --json": prints('"job_id"', '"task"', '"category"', '"seconds"', '"advice"', '"exit_code": 0'),
     "pacs-tasks echo --timeout 5": prints("success"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pacs_tasks import errors
+from pacs_tasks.answers import Outcome
 from pacs_tasks.cli.exit_codes import ExitCode, of_error, of_outcome
 from pacs_tasks.outcome import (
     Counters,
@@ -12,13 +13,13 @@ from pacs_tasks.outcome import (
     FindOutcome,
     InstanceCategory,
     InstanceOutcome,
-    Outcome,
     PreflightOutcome,
     ProposedPair,
     Status,
     StatusCategory,
     TransferOutcome,
 )
+from pacs_tasks.proof import CommitOutcome, VerifyOutcome
 
 DONE = Status(code=0, category=StatusCategory.SUCCESS, meaning="success")
 REFUSED = Status(code=0xA900, category=StatusCategory.PERMANENT, meaning="refused")
@@ -90,6 +91,17 @@ def _pair(*, accepted: bool) -> ProposedPair:
         (PreflightOutcome(total=2, bytes=2, pairs=(_pair(accepted=True), _pair(accepted=False))), ExitCode.PARTIAL),
         (PreflightOutcome(total=1, bytes=1, pairs=(_pair(accepted=False),)), ExitCode.FAILED),
         (PreflightOutcome(total=1, bytes=0), ExitCode.USAGE),
+        (VerifyOutcome(held=2), ExitCode.DONE),
+        (VerifyOutcome(held=1, missing=1), ExitCode.PARTIAL),
+        (VerifyOutcome(held=1, unknown=1), ExitCode.PARTIAL),
+        (VerifyOutcome(missing=2), ExitCode.FAILED),
+        (VerifyOutcome(unknown=2), ExitCode.FAILED),
+        (CommitOutcome(committed=2), ExitCode.DONE),
+        (CommitOutcome(committed=1, failed=1), ExitCode.PARTIAL),
+        (CommitOutcome(failed=1, pending=1), ExitCode.PARTIAL),
+        (CommitOutcome(failed=2), ExitCode.FAILED),
+        (CommitOutcome(committed=1, pending=1), ExitCode.NOT_FINISHED),
+        (CommitOutcome(pending=2), ExitCode.NOT_FINISHED),
     ],
 )
 def test_each_outcome_has_a_code(outcome: Outcome, code: ExitCode) -> None:

@@ -18,6 +18,7 @@ from pacs_tasks.cli.commands import COMMANDS
 from pacs_tasks.cli.invocation import Invocation
 from pacs_tasks.cli.program import commands
 from pacs_tasks.errors import ConfigurationError, UnreadableInputError
+from pacs_tasks.request import EchoRequest
 
 #: Option -> default, environment twin. People and scripts use these: a change here breaks them.
 SHARED = {
@@ -70,6 +71,8 @@ OWN: dict[str, dict[str, Any]] = {
     "cancel": {"job_id": REQUIRED},
     "retry": {"job_id": REQUIRED},
     "resume": {"job_id": REQUIRED},
+    "verify": {"job_id": REQUIRED, "--commit": False, "--commit-timeout": None},
+    "report": {"job_id": REQUIRED, "--format": "jsonl", "--output": None},
     "worker": {},
     "receiver": {},
     "flower": {},
@@ -176,6 +179,31 @@ def test_a_remote_has_a_name_and_what_is_typed_beside_it_overrides_it(
     assert _parsed("echo").remote.host == "10.9.9.9"
     with pytest.raises(ConfigurationError, match="known: archive"):
         _ = _parsed("echo", "--remote", "other").remote
+
+
+def test_a_request_about_a_job_is_like_that_job_but_for_what_is_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The environment says what holds where nothing is known; here all is."""
+    (tmp_path / "pacs-tasks.toml").write_text('[remotes.archive]\nhost = "10.0.0.1"\nport = 104\n')
+    monkeypatch.setenv("PACS_TASKS_IP", "10.9.9.9")
+    monkeypatch.setenv("PACS_TASKS_AE_TITLE", "OTHER")
+    remote = RemoteAE(ae_title="MY_PACS", host="10.0.0.7", port=4242, charset="GB18030")
+    job = EchoRequest(remote=remote, local=LocalAE(ae_title="MY_APP"), timeout=7)
+    assert _parsed("verify", "j").address_of(job) == {
+        "remote": remote,
+        "local": LocalAE(ae_title="MY_APP"),
+        "timeout": 7,
+    }
+    typed = _parsed("verify", "j", "--port", "105", "--ae-title", "ME", "--timeout", "2").address_of(job)
+    assert typed == {
+        "remote": remote.model_copy(update={"port": 105}),
+        "local": LocalAE(ae_title="ME"),
+        "timeout": 2,
+    }
+    assert _parsed("verify", "j", "--remote", "archive").address_of(job)["remote"] == RemoteAE(
+        host="10.0.0.1", port=104
+    )
 
 
 def test_who_calls_is_part_of_every_request() -> None:

@@ -29,7 +29,8 @@ from pacs_tasks.outcome import (
     TransferOutcome,
 )
 from pacs_tasks.progress import JobState, Progress
-from pacs_tasks.request import EchoRequest, FindRequest, Level, StoreDirectoryRequest
+from pacs_tasks.proof import CommitOutcome, VerifyOutcome
+from pacs_tasks.request import CommitRequest, EchoRequest, FindRequest, Level, StoreDirectoryRequest, VerifyRequest
 
 DONE = Status(code=0, category=StatusCategory.SUCCESS, meaning="success")
 MATCHES = (
@@ -221,9 +222,38 @@ def test_plain_progress_keeps_its_pace(capsys: pytest.CaptureFixture[str]) -> No
         ),
         (advice.for_outcome("pacs_tasks.preflight", PreflightOutcome(total=0, bytes=0), "j7"), ("path", "content")),
         (advice.for_outcome("pacs_tasks.find", FindOutcome(status=DONE), "j7"), ("query", "wider")),
+        (advice.for_outcome("pacs_tasks.verify", VerifyOutcome(held=1, missing=1), "j7"), ("reasons", "--commit")),
+        (advice.for_outcome("pacs_tasks.commit", CommitOutcome(failed=1), "j7"), ("reasons", "keep them")),
+        (
+            advice.for_outcome("pacs_tasks.commit", CommitOutcome(pending=1, receiver="US at here:104"), "j7"),
+            ("US at here:104", "pacs-tasks report"),
+        ),
+        (
+            advice.for_outcome("pacs_tasks.commit", CommitOutcome(pending=1), "j7"),
+            ("pacs-tasks receiver", "AE title"),
+        ),
         (advice.for_error(JobFailedError("x"), "pacs_tasks.retrieve"), ("Study Instance UID", "written", "space")),
     ],
 )
 def test_each_problem_case_of_the_guide_says_what_to_check(advised: str, words: tuple[str, ...]) -> None:
     """Connection, sending, no match, retrieving."""
     assert all(word in advised for word in words)
+
+
+def test_what_the_pacs_lacks_is_listed_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    """With counts that leave out what there is none of."""
+    missing = _problem(1, InstanceCategory.MISSING, "it does not list it")
+    show_outcome(Terminal(), VerifyRequest(job_id="j"), VerifyOutcome(held=2, missing=1, problems=(missing,)))
+    said = capsys.readouterr().out
+    assert "Held     2" in said
+    assert "Missing  1" in said
+    assert "Unknown" not in said
+    assert "/data/001.dcm" in said
+
+
+def test_a_commitment_says_who_could_have_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    """And how many instances are still open."""
+    show_outcome(Terminal(), CommitRequest(job_id="j"), CommitOutcome(committed=1, pending=2))
+    said = capsys.readouterr().out
+    assert "Not yet    2" in said
+    assert "Receiver   none is running" in said
