@@ -17,7 +17,7 @@ from pacs_tasks.ae import LocalAE
 from pacs_tasks.app import app
 from pacs_tasks.commitments import Commitments, take
 from pacs_tasks.dimse import n_action
-from pacs_tasks.dimse.association import Association
+from pacs_tasks.dimse.association import Association, StopCheck
 from pacs_tasks.dimse.commitment import PUSH_MODEL_CONTEXT, new_transaction_uid
 from pacs_tasks.errors import AssociationRejectedError, JobCancelledError
 from pacs_tasks.outcome import StatusCategory
@@ -47,24 +47,29 @@ class _Committing:
         self._commitments = Commitments(ledger(), request.job_id)
         self._receiver = _receiver(local_ae(request))
         self._transactions: list[str] = []
+        self._patience = settings().commit_timeout if request.patience is None else request.patience
+        #: When the last request was made, and when the last report came.
+        self._asked = self._told = 0.0
         self._open: set[str] = set()
 
     def run(self) -> CommitOutcome:
         started, request = time.monotonic(), self._request
-        # It reports to whom it knows under the AE title that asks.
         local = local_ae(request)
         if self._receiver is not None:
+            # It reports to whom it knows under the AE title that asks.
             local = local.model_copy(update={"ae_title": self._receiver.ae_title})
         try:
             with lent(local, request.remote, [PUSH_MODEL_CONTEXT], timeouts(request), self._claim) as assoc:
                 self._ask(assoc)
-                self._await_reports(assoc)
+                self._listen(assoc)
                 # Not kept for others: a report that still comes on it would be lost.
                 assoc.release()
         except AssociationRejectedError as error:
             raise AssociationRejectedError(
                 f"{error.message} (storage commitment is asked for as {local.ae_title}, to which the PACS reports)"
             ) from None
+        if self._receiver is not None:
+            self._await_receiver()
         counts, problems = self._commitments.totals(self._transactions)
         return CommitOutcome(
             committed=counts[CommitmentState.COMMITTED],
@@ -77,7 +82,7 @@ class _Committing:
 
     def _ask(self, assoc: Association) -> None:
         for group in self._commitments.groups(MOST_REFERENCES):
-            self._check()
+            _check(self._claim)
             uid = new_transaction_uid()
             # The same instance may have been sent from two files.
             references = dict.fromkeys((each.sop_class_uid, each.sop_instance_uid) for _, each in group.members)
@@ -86,33 +91,39 @@ class _Committing:
             said = n_action.ask(assoc, uid, list(references), self._take)
             if said.category not in {StatusCategory.SUCCESS, StatusCategory.WARNING}:
                 self._commitments.refuse(uid, f"{self._request.remote} does not take the request ({said})")
+        self._asked = self._told = time.monotonic()
 
-    def _await_reports(self, assoc: Association) -> None:
-        """Wait until every transaction is answered, or none has been for as long as the request allows."""
-        patience = self._request.patience
-        patience = settings().commit_timeout if patience is None else patience
-        clock, asked, last = threading.Event(), time.monotonic(), time.monotonic()
-        while waiting := self._commitments.open(self._transactions):
-            self._check()
-            now = time.monotonic()
-            if len(waiting) != len(self._open):
-                self._open, last = waiting, now
-            if now - last >= patience:
+    def _listen(self, assoc: Association) -> None:
+        """Take reports on the association, until it is of no use any more."""
+        while pause := self._pause():
+            if self._receiver is not None and time.monotonic() - self._asked >= _LINGER:
                 return
-            if self._receiver is not None and now - asked >= _LINGER:
-                assoc.release()
-            pause = min(_LOOK, patience - (now - last))
+            # It is our lease of the association that is renewed by asking.
+            _check(assoc.stop or self._claim)
             if not n_action.listen(assoc, pause, self._take):
-                if self._receiver is None:
-                    return
-                clock.wait(pause)
+                return
+
+    def _await_receiver(self) -> None:
+        """Wait for reports that others take."""
+        clock = threading.Event()
+        while pause := self._pause():
+            _check(self._claim)
+            clock.wait(pause)
+
+    def _pause(self) -> float:
+        """Seconds to wait now; none when every transaction is answered, or none has been for too long."""
+        now, waiting = time.monotonic(), self._commitments.open(self._transactions)
+        if waiting != self._open:
+            self._open, self._told = waiting, now
+        return min(_LOOK, max(self._patience - (now - self._told), 0.0)) if waiting else 0.0
 
     def _take(self, report: CommitmentReport) -> bool:
         return take(ledger(), report)
 
-    def _check(self) -> None:
-        if self._claim():
-            raise JobCancelledError("cancelled before the PACS had reported; what it reports later is noted")
+
+def _check(stop: StopCheck) -> None:
+    if stop():
+        raise JobCancelledError("cancelled before the PACS had reported; what it reports later is noted")
 
 
 def _receiver(local: LocalAE) -> Receiver | None:
