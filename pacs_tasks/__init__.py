@@ -14,6 +14,7 @@ _NAMES = {
         "RemoteAE",
         "TLS",
     ),
+    "pacs_tasks.budget": ("Associations",),
     "pacs_tasks.client": (
         "Job",
         "PacsClient",

@@ -1,6 +1,7 @@
 """The names of the package and their types; ``__init__.py`` imports each when it is first used."""
 
 from pacs_tasks.ae import TLS, LocalAE, RemoteAE
+from pacs_tasks.budget import Associations
 from pacs_tasks.client import Job, PacsClient
 from pacs_tasks.errors import (
     AssociationError,
@@ -59,6 +60,7 @@ __all__ = [
     "TLS",
     "AssociationError",
     "AssociationRejectedError",
+    "Associations",
     "BrokerUnavailableError",
     "Category",
     "CommitOutcome",

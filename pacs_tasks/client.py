@@ -27,6 +27,7 @@ from pacs_tasks import embedded
 from pacs_tasks.answers import Outcome
 from pacs_tasks.app import HIDDEN, create
 from pacs_tasks.broker import connect
+from pacs_tasks.budget import Associations, Budget, name_of
 from pacs_tasks.errors import BrokerUnavailableError, InvalidRequestError, JobNotReadyError
 from pacs_tasks.instances import Instances
 from pacs_tasks.ledger import Ledger
@@ -135,6 +136,10 @@ class PacsClient:
         """
         self.ledger.progress(job_id)
         return Job(job_id, self.ledger, self._app)
+
+    def associations(self) -> list[Associations]:
+        """Every remote with which the fleet has associations open, or waits for one."""
+        return Budget(self.ledger.client).in_use()
 
     def jobs(self, limit: int = 50) -> list[Progress]:
         """The newest jobs first, at most ``limit``."""
@@ -291,6 +296,11 @@ class Job:
         self._app.backend.forget(self.id)
         publish(self._app, self._ledger.progress(self.id).task, self.id)
         return self
+
+    def associations(self) -> Associations | None:
+        """How many associations with the job's peer are in use now, by whatever job; nothing where none is."""
+        name = name_of(self.request().remote)
+        return next((each for each in Budget(self._ledger.client).in_use() if each.remote == name), None)
 
     @property
     def state(self) -> JobState:

@@ -8,10 +8,20 @@ from __future__ import annotations
 
 import runpy
 import sys
+from functools import cache
 from typing import Any
 
+from prometheus_client import REGISTRY
+
+from pacs_tasks.app import DEFAULT_REDIS_URL
+from pacs_tasks.broker import connect
+from pacs_tasks.budget import Budget
 from pacs_tasks.errors import ConfigurationError, PacsTasksError
 from pacs_tasks.settings import Settings, load
+from workers.metrics import AssociationCollector
+
+#: Seconds that Redis has for an answer: Flower does nothing else meanwhile.
+_QUICK = 1.0
 
 
 def login(config: Settings) -> str:
@@ -36,6 +46,12 @@ def hide(task: Any) -> Any:
     return task
 
 
+@cache
+def budget() -> Budget:
+    """The association budget in the Redis of the fleet."""
+    return Budget(connect(load().redis_url or DEFAULT_REDIS_URL, _QUICK))
+
+
 def main() -> int:
     """Run Flower with this file as its configuration."""
     try:
@@ -57,6 +73,7 @@ try:
     basic_auth = [login(_config)]
 except PacsTasksError as _error:
     sys.exit(str(_error))
+REGISTRY.register(AssociationCollector(budget))
 address = _config.flower_address
 port = _config.flower_port
 format_task = hide

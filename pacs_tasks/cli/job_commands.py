@@ -10,7 +10,7 @@ from pacs_tasks.cli.arguments import Seconds, WholeNumber
 from pacs_tasks.cli.commands import command
 from pacs_tasks.cli.exit_codes import ExitCode, of_error, of_outcome
 from pacs_tasks.cli.invocation import Invocation
-from pacs_tasks.cli.job_tables import job_document, job_facts, job_table, state_of
+from pacs_tasks.cli.job_tables import association_table, job_document, job_facts, job_table, state_of
 from pacs_tasks.cli.progress import view
 from pacs_tasks.cli.render import outcome_document, show_outcome, words_of
 from pacs_tasks.cli.running import announce, follow, report, watch
@@ -39,25 +39,43 @@ def jobs(invocation: Invocation, limit: int) -> int:
     return ExitCode.DONE
 
 
-@command("status", "pacs-tasks status 1f3870be274f6c49b3e31a0c6728957f")
-@click.argument("job_id", metavar="ID")
-def status(invocation: Invocation, job_id: str) -> int:
-    """Show how a job is getting on, or what became of it."""
+@command("status", "pacs-tasks status 1f3870be274f6c49b3e31a0c6728957f", "pacs-tasks status")
+@click.argument("job_id", metavar="[ID]", required=False)
+def status(invocation: Invocation, job_id: str | None) -> int:
+    """Show how a job is getting on, or what became of it. Without an id: the associations in use with each PACS."""
     with PacsClient(config=invocation.settings) as client:
+        if job_id is None:
+            return _associations(invocation, client)
         job = _find(invocation, client, job_id)
         progress = job.progress()
         terminal = invocation.terminal
+        # Where another version wrote the request, the peer is not known.
+        associations = job.associations() if progress.remote and not progress.state.finished else None
         if terminal.json:
-            terminal.document({"job": job_document(progress), **_ending(job, progress), "exit_code": ExitCode.DONE})
+            shared = None if associations is None else associations.model_dump(mode="json")
+            document = {"job": job_document(progress), "associations": shared, **_ending(job, progress)}
+            terminal.document({**document, "exit_code": ExitCode.DONE})
             return ExitCode.DONE
         try:
             outcome = job.outcome() if progress.state.finished else None
         except PacsTasksError:
             # It stands among the facts of the job.
             outcome = None
-        terminal.show(job_facts(progress, counts=outcome is None))
+        terminal.show(job_facts(progress, counts=outcome is None, associations=associations))
         if outcome is not None:
             show_outcome(terminal, job.request(), outcome)
+    return ExitCode.DONE
+
+
+def _associations(invocation: Invocation, client: PacsClient) -> int:
+    found, terminal = client.associations(), invocation.terminal
+    if terminal.json:
+        shared = [each.model_dump(mode="json") for each in found]
+        terminal.document({"associations": shared, "exit_code": ExitCode.DONE})
+    elif found:
+        terminal.show(association_table(found))
+    else:
+        terminal.say("No association is open.")
     return ExitCode.DONE
 
 

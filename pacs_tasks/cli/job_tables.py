@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
+from pacs_tasks.budget import Associations
 from pacs_tasks.cli.progress import duration
 from pacs_tasks.cli.render import counts_of, facts, new_table, words_of
 from pacs_tasks.cli.terminal import plain
@@ -39,7 +40,23 @@ def job_table(jobs: Iterable[Progress]) -> Table:
     return table
 
 
-def job_facts(job: Progress, *, counts: bool = True) -> Table:
+def association_table(remotes: Iterable[Associations]) -> Table:
+    """Remotes with associations in use, one per row."""
+    table = new_table("Peer", "Associations")
+    for each in remotes:
+        table.add_row(plain(each.remote), in_use(each))
+    return table
+
+
+def in_use(associations: Associations | None) -> str:
+    """How many associations with one remote are open, may be, and are waited for."""
+    if associations is None:
+        return ""
+    waiting = f", {associations.waiting} waiting" if associations.waiting else ""
+    return f"{associations.in_use} of {associations.limit} in use{waiting}"
+
+
+def job_facts(job: Progress, *, counts: bool = True, associations: Associations | None = None) -> Table:
     """Everything about one job; ``counts`` and peer can stay away where an outcome follows that has them."""
     counters = job.counters
     rows = [
@@ -48,6 +65,7 @@ def job_facts(job: Progress, *, counts: bool = True) -> Table:
         ("State", state_of(job), "bold"),
         ("Waits for", waiting_of(job), "yellow"),
         ("Peer", job.remote if counts else "", ""),
+        ("Associations", in_use(associations), ""),
         ("Created", when(job.created), ""),
         ("Started", when(job.started), ""),
         ("Finished", when(job.finished), ""),

@@ -131,15 +131,17 @@ _idle = _Idle()
 
 
 @contextmanager
-def leased(remote: RemoteAE, stop: StopCheck) -> Iterator[StopCheck]:
+def leased(remote: RemoteAE, stop: StopCheck, *, one_of_many: bool = False) -> Iterator[StopCheck]:
     """A lease for the association that the block opens and ends; the block watches the stop check that it is given.
+
+    ``one_of_many`` as for :meth:`pacs_tasks.tasks.leases.Leases.take`.
 
     Raises
     ------
     PeerBusyError
         If no lease became free in a few seconds.
     """
-    lease = leases().take(remote, stop, _idle.let_go)
+    lease = leases().take(remote, stop, _idle.let_go, one_of_many=one_of_many)
     try:
         yield lease.watched(stop)
     except PeerBusyError:
@@ -182,7 +184,7 @@ def lent(
 
 
 def _opened(local: LocalAE, remote: RemoteAE, contexts: Sequence[Context], limits: Timeouts, stop: StopCheck) -> _Open:
-    lease = leases().take(remote, stop, _idle.let_go)
+    lease = leases().take(remote, stop, _idle.let_go, one_of_many=True)
     try:
         assoc = Association.open(
             local, remote, contexts, limits, lease.watched(stop), window=settings().operations_window

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 #: Seconds that one waits for a lease before its work goes back on the queue, and between two looks at the stop check.
 _PATIENCE = 2.0
 _SLICE = 0.5
-#: Seconds for which a remote for which one waited in vain is not waited for again: work for others comes first.
+#: Seconds for which parts do not wait for a remote for which one has waited in vain: work for others comes first.
 _NO_PATIENCE = 10.0
 #: Seconds for which the answer to "does anybody wait?" is believed, and for which Redis is left alone if it is silent.
 _BELIEVED = 0.02
@@ -102,13 +102,17 @@ class Leases:
         self._in_vain: dict[str, float] = {}
         self._looks: dict[str, tuple[float, bool]] = {}
 
-    def take(self, remote: RemoteAE, stop: StopCheck, before_waiting: Callable[[str], object]) -> Lease:
+    def take(
+        self, remote: RemoteAE, stop: StopCheck, before_waiting: Callable[[str], object], *, one_of_many: bool = False
+    ) -> Lease:
         """Take a lease; wait a little for one where none is free.
 
         Parameters
         ----------
         before_waiting
             Given the remote's name: gives up what this process could do without.
+        one_of_many
+            It is for a part: where another has waited in vain a moment ago, it does not wait.
 
         Raises
         ------
@@ -118,7 +122,8 @@ class Leases:
             If ``stop`` said so meanwhile.
         """
         lease = Lease(remote, self._quick)
-        patience = 0.0 if self._in_vain.get(lease.remote, 0.0) > time.monotonic() else _PATIENCE
+        in_vain = self._in_vain.get(lease.remote, 0.0) > time.monotonic()
+        patience = 0.0 if one_of_many and in_vain else _PATIENCE
         try:
             lease.refusing = self._stand_in_line(lease, remote, stop, patience, before_waiting)
         except BaseException:

@@ -153,7 +153,7 @@ class _Fetching:
             # Not every peer lists them.
             classes = (classes | set(COMMON_STORAGE_CLASSES)) - {""}
         try:
-            with leased(request.remote, self._part.claim) as stop:
+            with leased(request.remote, self._part.claim, one_of_many=True) as stop:
                 outcome = c_get.get(asked, local_ae(request), timeouts(request), stop, classes, self._on_instance)
         except ContextRejectedError as error:
             raise ContextRejectedError(f"{error.message}{self._hint}") from None
@@ -178,7 +178,7 @@ class _Fetching:
             request = self._request
             asked = MoveRequest(move_aet=receiver.ae_title, **self._named)
             try:
-                with leased(request.remote, stop) as watched:
+                with leased(request.remote, stop, one_of_many=True) as watched:
                     outcome = c_move.move(asked, local_ae(request), timeouts(request), watched, on_suboperations)
                 self._await_stragglers(receiver, outcome)
             finally:

@@ -66,7 +66,7 @@ OWN: dict[str, dict[str, Any]] = {
         **PATIENCE,
     },
     "jobs": {"--limit": 50},
-    "status": {"job_id": REQUIRED},
+    "status": {"job_id": None},
     "wait": {"job_id": REQUIRED, "--for": None},
     "cancel": {"job_id": REQUIRED},
     "retry": {"job_id": REQUIRED},
@@ -270,7 +270,7 @@ def test_a_key_asks_or_matches() -> None:
         ["query", "--limit", "0"],
         ["retrieve", "--study-uid", "1.2.3"],
         ["retrieve", "--study-uid", "one.two", "--output-dir", "out"],
-        ["status"],
+        ["wait"],
     ],
 )
 def test_wrong_usage_is_one_sentence_and_exit_code_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
