@@ -78,6 +78,9 @@ class Settings(BaseSettings):
     ae_title: AETitle = DEFAULT_CALLING_AET
     pacs_ae_title: AETitle = DEFAULT_CALLED_AET
     timeout: float = Field(default=30.0, gt=0, le=86_400)
+    #: How long one operation may take in all, from its request to its last response: an instance that is sent, a query,
+    #: the C-MOVE or C-GET of a part.
+    operation_timeout: float = Field(default=3600.0, gt=0, le=86_400)
     #: TLS with that PACS; each of the others asks for it as well.
     tls: bool = False
     tls_ca: FileName | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -49,16 +50,20 @@ _RELEASE_LIMIT = 5.0
 
 @dataclass(frozen=True)
 class Timeouts:
-    """How long a peer may stay silent, in seconds: to connect, to answer an association request, between two PDUs."""
+    """How long a peer may stay silent, in seconds: to connect, to answer an association request, between two PDUs.
+
+    ``operation`` limits a whole operation from its request to its last response, however much is said meanwhile.
+    """
 
     connect: float
     acse: float
     dimse: float
+    operation: float = math.inf
 
     @classmethod
-    def of(cls, seconds: float) -> Timeouts:
-        """The same limit for all three."""
-        return cls(seconds, seconds, seconds)
+    def of(cls, seconds: float, operation: float = math.inf) -> Timeouts:
+        """The same limit for every silence."""
+        return cls(seconds, seconds, seconds, operation)
 
 
 @dataclass(frozen=True)
@@ -242,9 +247,11 @@ class Association:
             self.abort()
             raise
         self._busy = False
+        self.wire.limit_operation()
 
     def next_message_id(self) -> int:
-        """Give an id to a request while the association is :meth:`busy`."""
+        """Give an id to a request while the association is :meth:`busy`; the time of its operation begins."""
+        self.wire.limit_operation(self.timeouts.operation)
         self._message_id = self._message_id % 0xFFFF + 1
         return self._message_id
 

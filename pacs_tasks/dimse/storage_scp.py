@@ -30,8 +30,9 @@ from pacs_tasks.outcome import InstanceOutcome
 
 log = logging.getLogger(__name__)
 
-#: Peers keep associations open between studies; this long without a message is an end.
-IDLE = Timeouts(connect=10, acse=30, dimse=300)
+#: Peers keep associations open between studies; this long without a message is an end. An instance of many gigabytes
+#: takes its time on a slow line, but not for ever.
+IDLE = Timeouts(connect=10, acse=30, dimse=300, operation=3600)
 #: A thread and a quarter of a megabyte each; far more than a PACS opens to one destination.
 MAX_ASSOCIATIONS = 64
 #: Connections beyond the associations: those that have not asked yet, and those that are being told to come back.
@@ -235,6 +236,7 @@ class _Conversation:
             if message is None:
                 return
             self._busy = True
+            self.wire.limit_operation(self._scp.timeouts.operation)
             context_id, request = message
             if request.field == command.C_STORE_RQ:
                 outcome = receive(stream, context_id, request, self._contexts.get(context_id), origin)
@@ -245,6 +247,7 @@ class _Conversation:
                 n_event_report.serve(stream, context_id, request, pair, self._scp.on_report)
             else:
                 self._answer(stream, context_id, request)
+            self.wire.limit_operation()
             self._busy = False
 
     @staticmethod

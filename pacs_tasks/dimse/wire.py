@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import selectors
 import socket
@@ -72,6 +73,9 @@ class Wire:
         self.tls_advice = "ask for it with --tls, or with `tls = true` where its address is set"
         #: What may stand behind a peer that hangs up, for messages.
         self.hint = ""
+        #: When what is under way must have ended, however busy the peer is: see :meth:`limit_operation`.
+        self._until = math.inf
+        self._operation = math.inf
         #: Called at least every half second, in waits and between PDUs; may raise.
         self.watch: Watch | None = None
         #: Inside a PDU that goes out; nothing else may be sent then.
@@ -91,6 +95,10 @@ class Wire:
     @property
     def closed(self) -> bool:
         return self._closed
+
+    def limit_operation(self, seconds: float = math.inf) -> None:
+        """Have what begins now end within ``seconds``: a peer that sends a byte now and then is never silent."""
+        self._until, self._operation = time.monotonic() + seconds, seconds
 
     def close(self) -> None:
         self._closed = True
@@ -263,6 +271,11 @@ class Wire:
 
     def _look(self, now: float) -> None:
         self._watched = now
+        if now >= self._until:
+            raise self.lost(
+                f"did not finish what it was asked within {self._operation:g} s, though it is not silent; "
+                "its log tells more, and PACS_TASKS_OPERATION_TIMEOUT allows it more"
+            )
         if self.watch is not None:
             self.watch()
 

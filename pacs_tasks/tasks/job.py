@@ -85,7 +85,7 @@ def local_ae(request: Request) -> LocalAE:
 
 
 def timeouts(request: Request) -> Timeouts:
-    return Timeouts.of(request.timeout or settings().timeout)
+    return Timeouts.of(request.timeout or settings().timeout, settings().operation_timeout)
 
 
 def accept(task: Task, payload: Mapping[str, Any] | None, request_type: type[R]) -> R | None:
