@@ -35,6 +35,7 @@ _NAMES = {
         "PeerBusyError",
         "PacsTasksError",
         "PeerUnavailableError",
+        "PeerUnreachableError",
         "TLSError",
         "UnreadableInputError",
     ),

@@ -19,6 +19,7 @@ from pacs_tasks.errors import (
     PacsTasksError,
     PeerBusyError,
     PeerUnavailableError,
+    PeerUnreachableError,
     TLSError,
     UnreadableInputError,
 )
@@ -95,6 +96,7 @@ __all__ = [
     "PacsTasksError",
     "PeerBusyError",
     "PeerUnavailableError",
+    "PeerUnreachableError",
     "PreflightOutcome",
     "PreflightRequest",
     "Progress",

@@ -15,6 +15,7 @@ An answer is a value, no answer is an exception: a DIMSE status never raises, it
     │   ├── TLSError                  permanent: no secure connection with it (certificates, no TLS on one side)
     │   ├── ContextRejectedError      permanent: it refuses the SOP class or its transfer syntax
     │   └── PeerUnavailableError      unreachable, aborted, silent: the one class that is retried
+    │       ├── PeerUnreachableError  there was no association at all
     │       └── PeerBusyError         it rejects us for now: wait, then ask again
     └── JobError
         ├── JobNotFoundError          no job has this id
@@ -92,6 +93,10 @@ class ContextRejectedError(AssociationError):
 
 class PeerUnavailableError(AssociationError):
     """Unreachable, busy, aborted or silent: it may be different later, so this one class is retried."""
+
+
+class PeerUnreachableError(PeerUnavailableError):
+    """No association could be had: no connection, or no answer to the association request."""
 
 
 class PeerBusyError(PeerUnavailableError):

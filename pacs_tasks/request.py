@@ -89,14 +89,14 @@ class EchoRequest(Request):
     task: ClassVar[str] = "pacs_tasks.echo"
 
 
-class _Transfer(Request):
-    """What may wait for a peer that is down."""
+class TransferRequest(Request):
+    """A request that may wait for a peer that is down."""
 
     #: Seconds after which it gives up; left out, the worker's settings answer.
     give_up_after: float | None = Field(default=None, ge=0, le=30 * 86_400)
 
 
-class StoreRequest(_Transfer):
+class StoreRequest(TransferRequest):
     """Send one DICOM file (C-STORE, PS3.4 annex B). ``path`` must be visible to the worker."""
 
     task: ClassVar[str] = "pacs_tasks.store_file"
@@ -104,7 +104,7 @@ class StoreRequest(_Transfer):
     path: str = Field(min_length=1)
 
 
-class StoreDirectoryRequest(_Transfer):
+class StoreDirectoryRequest(TransferRequest):
     """Send every DICOM file below ``directory``, which must be visible to the workers.
 
     ``files_per_task`` overrides the size of a part: by default one file in a small directory, about 50 in a large one.
@@ -171,7 +171,7 @@ class GetRequest(_RetrieveOperation):
     output_dir: str = Field(min_length=1)
 
 
-class RetrieveRequest(_Transfer):
+class RetrieveRequest(TransferRequest):
     """Bring a study (or one series of it) to ``output_dir`` and compare what arrived with what the peer listed.
 
     ``move_aet`` names the receiver to use; where left out, any receiver that runs.

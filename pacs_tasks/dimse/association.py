@@ -27,7 +27,14 @@ from pacs_tasks.dimse.wire import (
     RELEASE_RQ,
     Wire,
 )
-from pacs_tasks.errors import InvalidRequestError, JobCancelledError, PacsTasksError, PeerUnavailableError
+from pacs_tasks.errors import (
+    InvalidRequestError,
+    JobCancelledError,
+    PacsTasksError,
+    PeerBusyError,
+    PeerUnavailableError,
+    PeerUnreachableError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -141,8 +148,10 @@ class Association:
 
         Raises
         ------
-        PeerUnavailableError
-            Connection refused, no answer in time, transient rejection, abort: it may work later.
+        PeerUnreachableError
+            Connection refused, no answer in time, abort: it may work later.
+        PeerBusyError
+            A transient rejection: it may work soon.
         AssociationRejectedError
             The peer refuses us for good; the message says which AE title to check.
         TLSError
@@ -169,13 +178,18 @@ class Association:
                 raise JobCancelledError(f"cancelled while waiting for {remote}")
 
         look()
-        wire = open_wire(remote, timeouts.connect, timeouts.acse, look)
         try:
-            wire.send([acse.encode_request(request)])
-            answer = _read_answer(wire, local, remote)
-        except BaseException:
-            wire.abort()
+            wire = open_wire(remote, timeouts.connect, timeouts.acse, look)
+            try:
+                wire.send([acse.encode_request(request)])
+                answer = _read_answer(wire, local, remote)
+            except BaseException:
+                wire.abort()
+                raise
+        except PeerBusyError:
             raise
+        except PeerUnavailableError as error:
+            raise PeerUnreachableError(error.message) from None
         assoc = cls(local, remote, timeouts=timeouts, proposed=proposed, wire=wire, answer=answer, window=window)
         assoc.stop = stop
         log.debug("association with %s: %d of %d contexts accepted", remote, len(assoc.accepted), len(proposed))

@@ -18,6 +18,7 @@ from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.association import Association, Context, StopCheck, Timeouts
 from pacs_tasks.errors import AssociationError, PeerBusyError
 from pacs_tasks.settings import settings
+from pacs_tasks.tasks.job import outages
 from pacs_tasks.tasks.leases import Lease, leases
 
 logger = logging.getLogger(__name__)
@@ -152,6 +153,7 @@ def leased(remote: RemoteAE, stop: StopCheck, *, one_of_many: bool = False) -> I
         raise
     leases().accepted(lease)
     leases().give_back(lease)
+    outages().reached(lease.remote)
 
 
 @contextmanager
@@ -196,6 +198,7 @@ def _opened(local: LocalAE, remote: RemoteAE, contexts: Sequence[Context], limit
         leases().give_back(lease)
         raise
     leases().accepted(lease)
+    outages().reached(lease.remote)
     return _Open(assoc, lease)
 
 

@@ -21,6 +21,7 @@ from pacs_tasks.budget import Budget, name_of
 from pacs_tasks.dimse.association import Timeouts
 from pacs_tasks.errors import BrokerUnavailableError, JobFailedError, JobNotReadyError, PacsTasksError, PeerBusyError
 from pacs_tasks.ledger import Ledger
+from pacs_tasks.outages import Outages
 from pacs_tasks.outcome import EchoOutcome, FindOutcome, MoveOutcome, PreflightOutcome
 from pacs_tasks.proof import CommitOutcome, VerifyOutcome
 from pacs_tasks.request import R, Request, build
@@ -78,6 +79,12 @@ def ledger() -> Ledger:
 def budget() -> Budget:
     """The association budget in this worker's Redis."""
     return Budget(ledger().client)
+
+
+@cache
+def outages() -> Outages:
+    """The outages in this worker's Redis."""
+    return Outages(ledger().client)
 
 
 def local_ae(request: Request) -> LocalAE:

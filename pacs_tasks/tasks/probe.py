@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from functools import cache
 
 from celery import Celery
 
@@ -14,7 +13,7 @@ from pacs_tasks.dimse.association import Timeouts
 from pacs_tasks.errors import JobNotFoundError, PacsTasksError, PeerBusyError, PeerUnavailableError
 from pacs_tasks.ledger import Ledger
 from pacs_tasks.outages import Outages, Probe
-from pacs_tasks.tasks.job import ledger
+from pacs_tasks.tasks.job import ledger, outages
 
 logger = logging.getLogger(__name__)
 
@@ -22,12 +21,6 @@ logger = logging.getLogger(__name__)
 _BEAT = 1.0
 #: Seconds that a remote may take for each step of its answer to a probe.
 _LIMIT = Timeouts.of(5.0)
-
-
-@cache
-def outages() -> Outages:
-    """The outages in this worker's Redis."""
-    return Outages(ledger().client)
 
 
 def probe_round(celery: Celery, found: Ledger, known: Outages) -> None:

@@ -19,6 +19,7 @@ from pacs_tasks.errors import (
     InvalidRequestError,
     PeerBusyError,
     PeerUnavailableError,
+    PeerUnreachableError,
     UnreadableInputError,
 )
 from pacs_tasks.outcome import (
@@ -36,6 +37,7 @@ from pacs_tasks.tasks.claim import claimed
 from pacs_tasks.tasks.job import ledger, local_ae, timeouts
 from pacs_tasks.tasks.paths import move_file
 from pacs_tasks.tasks.transfer import Part
+from pacs_tasks.tasks.waiting import note_unreachable, park_if_down
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ def fetch(task: Task, part: Part, request: RetrieveRequest, *, whole_series: boo
     AssociationError
         If it failed for good.
     """
+    park_if_down(part.job_id, request)
     _fail_nameless(part, request)
     if not part.left:
         return False
@@ -83,7 +86,9 @@ def fetch(task: Task, part: Part, request: RetrieveRequest, *, whole_series: boo
         return False
     except PeerBusyError:
         raise
-    except PeerUnavailableError:
+    except PeerUnavailableError as error:
+        if isinstance(error, PeerUnreachableError):
+            note_unreachable(part.job_id, request, error)
         if last_try:
             raise
         return True

@@ -121,7 +121,7 @@ def store_part(self: Task, job_id: str, start: int, stop: int, tries: int = 0) -
     last_try = tries >= settings().max_retries
 
     def work(part: Part) -> bool:
-        request = ledger().request(job_id)
+        request = cast(StoreDirectoryRequest, ledger().request(job_id))
         return send(part, request, last_try=last_try)
 
     if work_on(self, job_id, start, stop, work):

@@ -12,15 +12,17 @@ from pacs_tasks.errors import (
     JobCancelledError,
     PeerBusyError,
     PeerUnavailableError,
+    PeerUnreachableError,
 )
 from pacs_tasks.outcome import InstanceOutcome, StatusCategory
-from pacs_tasks.request import Request
+from pacs_tasks.request import TransferRequest
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.associations import lent
 from pacs_tasks.tasks.claim import poison
 from pacs_tasks.tasks.job import local_ae, timeouts
 from pacs_tasks.tasks.recognise import recognise
 from pacs_tasks.tasks.transfer import Part, PartCancelledError
+from pacs_tasks.tasks.waiting import note_unreachable, park_if_down
 
 #: Associations that may be lost in one try of a part before what is left of it goes back on the queue.
 _LOSSES_OF_A_TRY = 2
@@ -33,7 +35,7 @@ _MOST_DEATHS_OF_A_PART = 10
 _Queue = dict[int, StoredInstance]
 
 
-def send(part: Part, request: Request, *, last_try: bool, alone: bool = False) -> bool:
+def send(part: Part, request: TransferRequest, *, last_try: bool, alone: bool = False) -> bool:
     """Send what is left of a part; true if something should be tried again later.
 
     Parameters
@@ -53,6 +55,8 @@ def send(part: Part, request: Request, *, last_try: bool, alone: bool = False) -
     if part.claim.deaths >= _MOST_DEATHS_OF_A_PART:
         raise poison(part.claim.deaths)
     part.quarantine()
+    if not alone:
+        park_if_down(part.job_id, request)
     instances = _recognise(part)
     index_of = {instance.path: index for index, instance in instances}
     again = False
@@ -87,7 +91,9 @@ def _recognise(part: Part) -> list[tuple[int, StoredInstance]]:
 class _Sending:
     """Sends the files that share an association."""
 
-    def __init__(self, part: Part, request: Request, proposed: list[Context], *, last_try: bool, alone: bool) -> None:
+    def __init__(
+        self, part: Part, request: TransferRequest, proposed: list[Context], *, last_try: bool, alone: bool
+    ) -> None:
         self._part, self._request, self._proposed = part, request, proposed
         self._last_try, self._alone = last_try, alone
         #: Something failed for now, which counts as a try.
@@ -108,6 +114,8 @@ class _Sending:
                     self._put_aside(queue, error)
                 elif self._alone:
                     raise
+                elif isinstance(error, PeerUnreachableError):
+                    note_unreachable(self._part.job_id, self._request, error)
                 if not self._opened or losses == _LOSSES_OF_A_TRY:
                     if not self._last_try:
                         self.again |= bool(queue)

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Any
 
 from celery import Task, chord
-from celery.exceptions import Reject, Retry
+from celery.exceptions import Ignore, Reject, Retry
 
 from pacs_tasks.errors import (
     AssociationError,
@@ -42,6 +42,7 @@ from pacs_tasks.tasks.job import (
     refused_for_good,
     unexpected,
 )
+from pacs_tasks.tasks.waiting import PartParkedError
 
 #: Parts that got lost are planned again this often without any outcome in between; then they fail.
 _MOST_REPLANS = 3
@@ -100,6 +101,8 @@ def finish(task: Task, job_id: str, ranges: Callable[[str], list[Range]], part: 
     ledger().settle(job_id)
     progress = ledger().progress(job_id)
     if not progress.state.finished:
+        if progress.waiting_for:
+            raise Ignore  # Whoever notices that the remote is back hands out the rest.
         if ledger().live_claims(job_id):
             raise task.retry(countdown=_LOOK_AGAIN, max_retries=None)
         if ledger().replans(job_id) <= _MOST_REPLANS:
@@ -196,9 +199,9 @@ def work_on(task: Task, job_id: str, start: int, stop: int, work: Callable[[Part
     """Work on a part; true if something is left that should be tried again later.
 
     A part for which the peer, or the budget, has no association now goes back on the queue: that is no try.
-    A cancelled part just ends: what it has not begun has no outcome, so ``retry`` takes it up. Any other error fails
-    what is left of the part; the chord goes on. Without its Redis a part can tell nobody anything: its message goes
-    back, and the next one finds out what was recorded.
+    A part whose peer is down just ends, and so does a cancelled one: what it has not begun has no outcome, so the probe
+    or ``retry`` takes it up. Any other error fails what is left of the part; the chord goes on. Without its Redis a part
+    can tell nobody anything: its message goes back, and the next one finds out what was recorded.
     """
     try:
         if ledger().progress(job_id).state.finished:
@@ -222,7 +225,7 @@ def _guarded(part: Part, work: Callable[[Part], bool]) -> bool:
     again = False
     try:
         again = _worked(part, work)
-    except (PartCancelledError, JobCancelledError):
+    except (PartCancelledError, PartParkedError, JobCancelledError):
         pass
     finally:
         with suppress(PartCancelledError):
@@ -239,7 +242,7 @@ def _worked(part: Part, work: Callable[[Part], bool]) -> bool:
         part.fail_rest(error)
     except (AssociationError, BrokerUnavailableError, JobCancelledError, JobNotFoundError):
         raise
-    except (PartCancelledError, Retry):
+    except (PartCancelledError, PartParkedError, Retry):
         raise
     except PacsTasksError as error:
         part.fail_rest(error)

@@ -1,0 +1,171 @@
+"""A PACS that goes down in the middle: its jobs wait for it, burn no tries, and go on when it is back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pacs_tasks import (
+    Category,
+    InvalidRequestError,
+    Job,
+    JobState,
+    PacsClient,
+    PeerUnavailableError,
+    RetrieveMethod,
+    RetrieveRequest,
+    StoreDirectoryRequest,
+    TransferOutcome,
+)
+from pacs_tasks.testing import Faults, TestPACS
+from tests.support import workers
+from tests.support.dicom_files import study_uid, write_series
+from tests.support.ports import free_port
+from tests.support.waiting import wait_until
+
+FILES = 40
+#: Seconds from the return of a peer to the end of what is left, at most: the probe's longest pause and the work.
+RETURN = 25
+
+
+@pytest.fixture
+def port() -> int:
+    return free_port()
+
+
+@pytest.fixture
+def client(redis_url: str, tmp_path: Path) -> Iterator[PacsClient]:
+    """A client of a Redis and a worker of its own."""
+    with workers.worker(redis_url, tmp_path / "worker"), PacsClient(redis_url) as own:
+        yield own
+
+
+@pytest.fixture(autouse=True)
+def directories(tmp_path: Path) -> None:
+    (tmp_path / "worker").mkdir()
+
+
+def begun(client: PacsClient, port: int, directory: Path, **options: float) -> tuple[Job, list[str]]:
+    """A job whose peer goes down after a few files; and what that peer has been sent."""
+    write_series(directory, FILES, rows=2)
+    with TestPACS(port=port, faults=Faults(delay=0.02)) as pacs:
+        request = StoreDirectoryRequest(remote=pacs.remote, directory=str(directory), **options)
+        job = client.enqueue(request)
+        wait_until(lambda: len(pacs.stores) >= 5, 20, "some files are sent")
+    return job, pacs.stores
+
+
+def outcome_of(job: Job, limit: float = RETURN) -> TransferOutcome:
+    job.wait(limit)
+    outcome = job.outcome()
+    assert isinstance(outcome, TransferOutcome)
+    return outcome
+
+
+def nothing_left(client: PacsClient) -> bool:
+    """Whether no word of an outage is left in Redis."""
+    return not list(client.ledger.client.scan_iter("pacs_tasks:outage*"))
+
+
+def test_a_send_waits_and_goes_on(client: PacsClient, port: int, tmp_path: Path) -> None:
+    """It says for whom it waits; whatever was sent is not sent again, and nothing has failed meanwhile."""
+    job, before = begun(client, port, tmp_path / "files")
+    wait_until(lambda: job.progress().waiting_for, 30, "the job to wait")
+    seen = job.progress()
+    assert seen.state is JobState.RUNNING
+    assert f"127.0.0.1:{port}" in seen.waiting_for
+    assert "refused" in seen.waiting_reason
+    assert seen.counters.failed == 0
+    wait_until(lambda: client.ledger.live_claims(job.id) == 0, 10, "no worker is held up by it")
+    with TestPACS(port=port) as pacs:
+        outcome = outcome_of(job)
+    assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, FILES)
+    # Those that the first PACS had taken and not answered when it went went twice.
+    assert FILES - len(set(before)) <= len(pacs.stores) <= FILES - len(set(before)) + 4
+    assert len(set(before) | set(pacs.stores)) == FILES
+    assert nothing_left(client)
+
+
+def test_a_retrieve_waits_and_goes_on(client: PacsClient, port: int, tmp_path: Path) -> None:
+    """The other direction is the same machine."""
+    paths = write_series(tmp_path / "files", FILES, rows=2) + write_series(tmp_path / "more", 5, series=2, rows=2)
+    with TestPACS(port=port, instances=paths, faults=Faults(delay=0.05)) as pacs:
+        request = RetrieveRequest(
+            remote=pacs.remote,
+            study_uid=study_uid(),
+            output_dir=str(tmp_path / "out"),
+            method=RetrieveMethod.GET,
+        )
+        job = client.enqueue(request)
+        wait_until(lambda: job.progress().counters.total, 20, "the promise")
+    wait_until(lambda: job.progress().waiting_for, 30, "the job to wait")
+    with TestPACS(port=port, instances=paths):
+        outcome = outcome_of(job)
+    assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, FILES + 5)
+    assert len(list((tmp_path / "out").rglob("*.dcm"))) == FILES + 5
+    assert nothing_left(client)
+
+
+def test_who_gives_up_can_resume(client: PacsClient, port: int, tmp_path: Path) -> None:
+    """What was sent is kept, and the error says how to go on."""
+    job, _ = begun(client, port, tmp_path / "files", give_up_after=1)
+    progress = job.wait(40)
+    assert progress.state is JobState.FAILED
+    assert 0 < progress.counters.success < FILES
+    assert progress.counters.failed == 0
+    with pytest.raises(PeerUnavailableError, match="pacs-tasks resume"):
+        job.outcome()
+    assert nothing_left(client)
+    with TestPACS(port=port):
+        assert outcome_of(job.resume()).counters.success == FILES
+    with pytest.raises(InvalidRequestError, match="nothing left"):
+        job.resume()
+
+
+def test_a_job_that_waits_can_be_cancelled(client: PacsClient, port: int, tmp_path: Path) -> None:
+    """At once: nobody is at it."""
+    job, _ = begun(client, port, tmp_path / "files")
+    wait_until(lambda: job.progress().waiting_for, 30, "the job to wait")
+    wait_until(lambda: client.ledger.live_claims(job.id) == 0, 10, "nobody is at it")
+    job.cancel()
+    assert job.wait(5).state is JobState.CANCELLED
+    assert not job.progress().waiting_for
+    wait_until(lambda: nothing_left(client), 30, "the outage to be forgotten")
+
+
+def test_a_job_that_finds_its_peer_down_at_once_says_so(client: PacsClient, port: int, tmp_path: Path) -> None:
+    """Who types a wrong port should not wait an hour to be told."""
+    with TestPACS() as pacs:
+        remote = pacs.remote.model_copy(update={"port": port})
+    write_series(tmp_path / "files", 3)
+    job = client.enqueue(StoreDirectoryRequest(remote=remote, directory=str(tmp_path / "files")))
+    assert job.wait(20).state is JobState.FAILED
+    assert not job.progress().waiting_for
+
+
+def test_work_for_another_peer_goes_on_meanwhile(client: PacsClient, port: int, tmp_path: Path) -> None:
+    """A job that waits holds no worker."""
+    job, _ = begun(client, port, tmp_path / "files")
+    wait_until(lambda: job.progress().waiting_for, 30, "the job to wait")
+    write_series(tmp_path / "others", 10)
+    with TestPACS() as other:
+        done = client.enqueue(StoreDirectoryRequest(remote=other.remote, directory=str(tmp_path / "others")))
+        assert outcome_of(done).counters.success == 10
+    job.cancel()
+    assert job.wait(10).state is JobState.CANCELLED
+
+
+def test_the_same_key_gives_the_same_job(client: PacsClient, tmp_path: Path) -> None:
+    """Asked twice, done once; another request under that key is refused."""
+    write_series(tmp_path / "files", 5)
+    with TestPACS() as pacs:
+        request = StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files"))
+        jobs = [client.enqueue(request, idempotency_key="study 1 张") for _ in range(3)]
+        assert len({job.id for job in jobs}) == 1
+        assert outcome_of(jobs[0]).counters.success == 5
+        assert client.enqueue(request, idempotency_key="study 1 张").state is JobState.DONE
+        assert len(pacs.stores) == 5
+        with pytest.raises(InvalidRequestError, match="another key"):
+            client.enqueue(request.model_copy(update={"files_per_task": 2}), idempotency_key="study 1 张")
