@@ -221,8 +221,8 @@ class Ledger:
         failed = [index for index, outcome in self.problems(job_id) if failed_too and outcome.category in _RETRIED]
         complete = progress.state is JobState.DONE and progress.counters.recorded == progress.counters.total
         if complete and not failed and OUTCOMES[progress.task] is TransferOutcome:
-            left = "nothing in it failed" if failed_too else "everything in it has an outcome"
-            raise InvalidRequestError(f"job {job_id} has nothing left to do: {left}")
+            why = "retry: nothing in it failed" if failed_too else "resume: everything in it has an outcome"
+            raise InvalidRequestError(f"job {job_id} has nothing to {why}")
         keys = [key(job_id), *(key(job_id, part) for part in ("recorded", "problems", "attempts"))]
         for start in range(0, len(failed), _CHUNK):
             self._run(scripts.DROP, keys, failed[start : start + _CHUNK])

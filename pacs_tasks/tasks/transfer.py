@@ -200,8 +200,8 @@ def work_on(task: Task, job_id: str, start: int, stop: int, work: Callable[[Part
 
     A part for which the peer, or the budget, has no association now goes back on the queue: that is no try.
     A part whose peer is down just ends, and so does a cancelled one: what it has not begun has no outcome, so the probe
-    or ``retry`` takes it up. Any other error fails what is left of the part; the chord goes on. Without its Redis a part
-    can tell nobody anything: its message goes back, and the next one finds out what was recorded.
+    or ``retry`` takes it up. Any other error fails what is left of the part; the chord goes on. Without its Redis a
+    part can tell nobody anything: its message goes back, and the next one finds out what was recorded.
     """
     try:
         if ledger().progress(job_id).state.finished:

@@ -120,7 +120,7 @@ def test_who_gives_up_can_resume(client: PacsClient, port: int, tmp_path: Path) 
     assert nothing_left(client)
     with TestPACS(port=port):
         assert outcome_of(job.resume()).counters.success == FILES
-    with pytest.raises(InvalidRequestError, match="nothing left"):
+    with pytest.raises(InvalidRequestError, match="nothing to resume"):
         job.resume()
 
 
