@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Written last, so that a half-made environment is made again.
 READY := .venv/.ready
 
-.PHONY: demo up test bench check pins clean
+.PHONY: demo up test bench chaos check pins clean
 
 .venv: $(READY)
 
@@ -36,6 +36,10 @@ test: $(READY)
 # Beside DCMTK and pynetdicom, on this machine. BENCH="--help" tells its options, BENCH="--small" is quick.
 bench: $(READY)
 	@$(BIN)/python -m tests.benchmarks $(BENCH)
+
+# Kill, cut and fill up everything, and look whether anything was lost. CHAOS="--help" tells its options.
+chaos: $(READY)
+	@$(BIN)/python -m tests.chaos $(CHAOS)
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -101,10 +101,14 @@ def orthanc(
     destinations: Destinations = NOWHERE,
     *,
     tuned: bool = True,
+    ports: tuple[int, int] | None = None,
     **settings: Any,
 ) -> Iterator[Orthanc]:
-    """Orthanc that takes every SOP class and calling AE, and answers C-FIND, C-MOVE and C-GET."""
-    port, http_port = free_port(), free_port()
+    """Orthanc that takes every SOP class and calling AE, and answers C-FIND, C-MOVE and C-GET.
+
+    ``ports`` are those of DICOM and HTTP, for one that is started again.
+    """
+    port, http_port = ports or (free_port(), free_port())
     config = {
         "StorageDirectory": str(directory / "orthanc"),
         "IndexDirectory": str(directory / "orthanc"),

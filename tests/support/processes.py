@@ -6,9 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +38,7 @@ class Process:
 
     popen: subprocess.Popen[bytes]
     log: Path
+    _killed: threading.Event = field(default_factory=threading.Event)
 
     @property
     def pid(self) -> int:
@@ -51,6 +53,10 @@ class Process:
 
     def kill(self) -> None:
         """End it and its children at once, as a power failure would."""
+        if self._killed.is_set():
+            # Its id may be another's by now.
+            return
+        self._killed.set()
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self.popen.wait(10)
