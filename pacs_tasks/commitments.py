@@ -208,7 +208,7 @@ def _problem(
         sop_class_uid=outcome.sop_class_uid,
         sop_instance_uid=outcome.sop_instance_uid,
         status=None if reason is None else commitment_failure(reason),
-        reason=word.reason,
+        reason=word.reason if reason is None else "",
     )
 
 

@@ -187,7 +187,7 @@ class Ledger:
     def done(self, job_id: str, outcome: Outcome) -> None:
         """End a job that has one answer rather than one per instance."""
         state = JobState.CANCELLED if outcome.category is Category.CANCELLED else JobState.DONE
-        self._end(job_id, state, {"outcome": outcome.model_dump_json()})
+        self._end(job_id, state, {"outcome": outcome.model_dump_json(exclude_defaults=True)})
 
     def failed(self, job_id: str, error: PacsTasksError) -> None:
         """End a job that has no answer."""

@@ -39,6 +39,8 @@ RETRIEVING = (
     "has space left; if nothing is delivered, make the receiver's AE title and address known to the PACS, "
     "or use --method get"
 )
+MISSING = "send what is missing again, and ask the PACS's administrator what became of it: the PACS said it took it"
+UNKNOWN = "do what the reasons say, or ask the PACS in another way: `pacs-tasks verify ID --commit`"
 
 _RETRIEVING_TASKS = frozenset({"pacs_tasks.move", "pacs_tasks.get", "pacs_tasks.retrieve"})
 _STORING_TASKS = frozenset({"pacs_tasks.store_file", "pacs_tasks.store_directory"})
@@ -72,7 +74,7 @@ def for_outcome(task: str, outcome: Outcome, job_id: str) -> str:
 
 def _for_proof(outcome: VerifyOutcome | CommitOutcome) -> str:
     if isinstance(outcome, VerifyOutcome):
-        return "do what the reasons say; `pacs-tasks verify ID --commit` asks the PACS in another way"
+        return MISSING if outcome.missing else UNKNOWN
     if outcome.failed:
         return "do what the reasons say; the PACS does not answer for these instances, so keep them"
     if outcome.receiver:

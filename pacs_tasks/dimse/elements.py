@@ -70,6 +70,7 @@ class Encoding:
 
 
 _EXPLICIT_HEADER = struct.Struct("<HH2sH").unpack_from
+_IMPLICIT_HEADER = struct.Struct("<HHL").unpack_from
 _EXPLICIT_LENGTH = struct.Struct("<L").unpack_from
 
 
@@ -215,9 +216,11 @@ def read_uids(data: Data, transfer_syntax_uid: str, wanted: Collection[int], pos
         data, position = _inflate(data, position), 0
     found: dict[int, str] = {}
     if transfer_syntax_uid not in _NOT_EXPLICIT_LITTLE:
-        position = _read_plain(data, wanted, position, found)
-        if len(found) == len(wanted):
-            return found
+        position = _read_plain_explicit(data, wanted, position, found)
+    elif transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN:
+        position = _read_plain_implicit(data, wanted, position, found)
+    if len(found) == len(wanted):
+        return found
     last = max(wanted)
     for element in walk(data, Encoding.of(transfer_syntax_uid), position):
         if element.tag > last:
@@ -238,7 +241,7 @@ def _uid(data: Data, start: int, end: int) -> str:
     return bytes(data[start:end]).decode("ascii", "replace").strip("\0 ")
 
 
-def _read_plain(data: Data, wanted: Collection[int], position: int, found: dict[int, str]) -> int:
+def _read_plain_explicit(data: Data, wanted: Collection[int], position: int, found: dict[int, str]) -> int:
     """Read what nearly every file has, Explicit VR Little Endian and defined lengths, four times as fast as `walk`.
 
     Returns
@@ -266,6 +269,26 @@ def _read_plain(data: Data, wanted: Collection[int], position: int, found: dict[
                 break
         else:
             break
+        position = end
+    return position
+
+
+def _read_plain_implicit(data: Data, wanted: Collection[int], position: int, found: dict[int, str]) -> int:
+    """The same for Implicit VR Little Endian."""
+    last, size = max(wanted), len(data)
+    for _ in range(_IN_ONE_GO):
+        if position + 8 > size or len(found) == len(wanted):
+            break
+        group, number, length = _IMPLICIT_HEADER(data, position)
+        tag = group << 16 | number
+        end = position + 8 + length
+        # An undefined length leads beyond any end.
+        if tag > last or end > size:
+            break
+        if tag in wanted:
+            if length > _LONGEST_VALUE:
+                break
+            found[tag] = _uid(data, position + 8, end)
         position = end
     return position
 

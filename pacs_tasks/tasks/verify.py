@@ -180,7 +180,7 @@ def _by_series(instances: Instances) -> list[_Series]:
 
 def _problems(request: VerifyRequest, instances: Instances, series: list[_Series]) -> tuple[InstanceOutcome, ...]:
     """What is missing or unknown, by name, in the order of the manifest."""
-    missing = f"{request.remote} does not list it; send it again, and ask its administrator what became of it"
+    missing = f"{request.remote} does not list it"
     found: list[tuple[_Member, str, InstanceCategory, str]] = []
     for each in series:
         for uid in each.missing:

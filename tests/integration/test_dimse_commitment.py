@@ -12,7 +12,7 @@ from pydicom.uid import CTImageStorage
 
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse import command, commitment, contexts, n_action, part10
-from pacs_tasks.dimse.association import Association, Timeouts
+from pacs_tasks.dimse.association import Association, Context, Timeouts
 from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.storage_scp import StorageSCP
 from pacs_tasks.errors import BrokerUnavailableError, ContextRejectedError, PeerUnavailableError
@@ -243,3 +243,48 @@ def test_a_report_comes_over_tls_as_well(tmp_path: Path, taken: Taken) -> None:
         _listen(assoc, taken)
         wait_until(lambda: pacs.report_statuses == [0x0000], 5, "our answer")
     assert len(taken.reports[0].committed) == 2
+
+
+def _reported(receiver: StorageSCP, fields: dict[int, int | str], content: bytes | None, answers: int = 1) -> list[int]:
+    """The statuses of a report that is sent as it is, so often, over one association."""
+    remote = RemoteAE(ae_title="RECEIVER", port=receiver.port)
+    context = Context(commitment.PUSH_MODEL, commitment.PUSH_MODEL_CONTEXT.transfer_syntaxes, scp_role=True)
+    statuses = []
+    with Association.open(LocalAE(ae_title="ARCHIVE"), remote, [context], PATIENT) as assoc:
+        assert commitment.PUSH_MODEL in assoc.roles
+        for _ in range(answers):
+            with assoc.exchange() as message_id:
+                known = {command.COMMAND_FIELD: command.N_EVENT_REPORT_RQ, command.MESSAGE_ID: message_id, **fields}
+                assoc.send(1, command.encode(known, data_set=content is not None), content)
+                _, answer = assoc.read_command("the answer")
+            assert answer.field == command.N_EVENT_REPORT_RQ | command.RESPONSE
+            assert answer.number(command.MESSAGE_ID_RESPONDED_TO) == message_id
+            statuses.append(answer.number(command.STATUS) or 0)
+    return statuses
+
+
+REPORT: dict[int, int | str] = {
+    command.AFFECTED_SOP_CLASS_UID: commitment.PUSH_MODEL,
+    command.AFFECTED_SOP_INSTANCE_UID: commitment.PUSH_MODEL_INSTANCE,
+    command.EVENT_TYPE_ID: 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("fields", "content", "status"),
+    [
+        (REPORT, commitment.encode_request(TRANSACTION, [(CTImageStorage, "1.2")]), 0x0000),
+        (REPORT, b"\xff" * 64, 0x0110),
+        (REPORT, commitment.encode_request(TRANSACTION, [(CTImageStorage, "1.2")])[:-3], 0x0110),
+        (REPORT, None, 0x0110),
+        ({**REPORT, command.EVENT_TYPE_ID: 7}, commitment.encode_request(TRANSACTION, []), 0x0113),
+        ({command.AFFECTED_SOP_CLASS_UID: commitment.PUSH_MODEL}, None, 0x0113),
+    ],
+    ids=["whole", "garbage", "cut off", "empty", "another event", "no event"],
+)
+def test_what_is_no_report_is_refused_and_the_association_goes_on(
+    receiver: StorageSCP, taken: Taken, fields: dict[int, int | str], content: bytes | None, status: int
+) -> None:
+    """Each with the status that says why, as often as it comes; nothing of it is taken."""
+    assert _reported(receiver, fields, content, answers=3) == [status] * 3
+    assert len(taken.reports) == (3 if status == 0x0000 else 0)

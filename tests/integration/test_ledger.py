@@ -155,7 +155,7 @@ def test_nothing_is_retried_that_runs_or_is_complete(ledger: Ledger) -> None:
     with pytest.raises(InvalidRequestError, match="still running"):
         ledger.reopen(job)
     ledger.record(job, 0, SENT)
-    with pytest.raises(InvalidRequestError, match="nothing to retry"):
+    with pytest.raises(InvalidRequestError, match="nothing left to do"):
         ledger.reopen(job)
 
 

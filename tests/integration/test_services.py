@@ -11,6 +11,7 @@ import pytest
 from celery import Celery
 
 from pacs_tasks import (
+    CommitRequest,
     EchoRequest,
     FindRequest,
     InvalidRequestError,
@@ -19,13 +20,14 @@ from pacs_tasks import (
     PacsClient,
     StoreDirectoryRequest,
     UnreadableInputError,
+    VerifyRequest,
 )
 from pacs_tasks import client as client_module
 from pacs_tasks.app import FIND_QUEUE, STORE_QUEUE
 from pacs_tasks.broker import connect
-from pacs_tasks.testing import TestPACS
+from pacs_tasks.testing import Faults, Report, TestPACS
 from tests.support import workers
-from tests.support.dicom_files import write_series
+from tests.support.dicom_files import UID_ROOT, write_series
 from tests.support.processes import Process
 from tests.support.waiting import wait_until
 
@@ -123,12 +125,20 @@ def test_neither_queue_nor_result_nor_log_holds_what_is_private(redis_url: str, 
             for job in jobs:
                 job.wait(30)
             wait_until(lambda: worker.said().count("pacs_tasks.store_finish") >= 2, 10, "the chord's body has run")
+            # What was lost is named to the one who asks, and to nobody else.
+            pacs.lose(*pacs.instances)
+            pacs.faults = Faults(report=Report.SAME_ASSOCIATION)
+            for request in (VerifyRequest(job_id=jobs[0].id), CommitRequest(job_id=jobs[0].id)):
+                asked = client.enqueue(request)
+                asked.wait(30)
+                assert SECRET in str(asked.outcome())
             log = worker.said()
         stored = everything_but_the_ledger(redis_url)
     assert "celery-task-meta" in stored
     assert "store_part" in log
     for text in (queued, stored, log):
         assert "SECRET" not in text.upper()
+        assert UID_ROOT not in text
 
 
 def test_arguments_of_a_service_are_hidden_from_those_who_inspect(

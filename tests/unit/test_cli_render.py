@@ -222,7 +222,8 @@ def test_plain_progress_keeps_its_pace(capsys: pytest.CaptureFixture[str]) -> No
         ),
         (advice.for_outcome("pacs_tasks.preflight", PreflightOutcome(total=0, bytes=0), "j7"), ("path", "content")),
         (advice.for_outcome("pacs_tasks.find", FindOutcome(status=DONE), "j7"), ("query", "wider")),
-        (advice.for_outcome("pacs_tasks.verify", VerifyOutcome(held=1, missing=1), "j7"), ("reasons", "--commit")),
+        (advice.for_outcome("pacs_tasks.verify", VerifyOutcome(held=1, missing=1), "j7"), ("missing again", "took it")),
+        (advice.for_outcome("pacs_tasks.verify", VerifyOutcome(held=1, unknown=1), "j7"), ("reasons", "--commit")),
         (advice.for_outcome("pacs_tasks.commit", CommitOutcome(failed=1), "j7"), ("reasons", "keep them")),
         (
             advice.for_outcome("pacs_tasks.commit", CommitOutcome(pending=1, receiver="US at here:104"), "j7"),
