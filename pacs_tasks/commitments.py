@@ -142,9 +142,9 @@ class Commitments:
         return {uid for uid in transaction_uids if uid in known and not known[uid].answered}
 
     def totals(self, transaction_uids: Collection[str]) -> tuple[dict[CommitmentState, int], list[InstanceOutcome]]:
-        """How many instances of these transactions are in which state, and what has failed, by name."""
+        """How many instances of these transactions are in which state, and what has failed, by name and in order."""
         counts = dict.fromkeys(CommitmentState, 0)
-        problems: list[InstanceOutcome] = []
+        problems: dict[int, InstanceOutcome] = {}
         for asked in self._transactions(transaction_uids).values():
             if asked.answered and (asked.refused or asked.failed or asked.unnamed):
                 words = [(index, outcome, asked.about(index)) for index, outcome in self._members(asked)]
@@ -152,10 +152,10 @@ class Commitments:
                 counts[CommitmentState.FAILED] += len(failed)
                 counts[CommitmentState.COMMITTED] += len(words) - len(failed)
                 subjects = self._instances.subjects(index for index, *_ in failed)
-                problems += [_problem(subjects[each[0]], asked, *each) for each in failed]
+                problems.update((each[0], _problem(subjects[each[0]], asked, *each)) for each in failed)
             else:
                 counts[CommitmentState.COMMITTED if asked.answered else CommitmentState.PENDING] += asked.size
-        return counts, problems
+        return counts, [problems[index] for index in sorted(problems)]
 
     def last_words(self) -> LastWords:
         """The state of each instance now."""

@@ -236,10 +236,14 @@ def _show_verification(terminal: Terminal, request: AnyRequest, outcome: VerifyO
         ("Held", str(outcome.held), "green"),
         ("Missing", str(outcome.missing or ""), "red"),
         ("Unknown", str(outcome.unknown or ""), "yellow"),
-        ("Time", f"{duration(outcome.seconds)}, {outcome.queries} queries", ""),
+        ("Time", f"{duration(outcome.seconds)}, {_queries(outcome.queries)}", ""),
     ]
     terminal.show(facts(row for row in rows if row[1]))
     show_problems(terminal, outcome.problems)
+
+
+def _queries(count: int) -> str:
+    return "1 query" if count == 1 else f"{count} queries"
 
 
 def _show_commitment(terminal: Terminal, request: AnyRequest, outcome: CommitOutcome) -> None:

@@ -244,8 +244,10 @@ def test_each_problem_case_of_the_guide_says_what_to_check(advised: str, words: 
 def test_what_the_pacs_lacks_is_listed_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     """With counts that leave out what there is none of."""
     missing = _problem(1, InstanceCategory.MISSING, "it does not list it")
-    show_outcome(Terminal(), VerifyRequest(job_id="j"), VerifyOutcome(held=2, missing=1, problems=(missing,)))
+    outcome = VerifyOutcome(held=2, missing=1, problems=(missing,), queries=1)
+    show_outcome(Terminal(), VerifyRequest(job_id="j"), outcome)
     said = capsys.readouterr().out
+    assert ", 1 query\n" in said
     assert "Held     2" in said
     assert "Missing  1" in said
     assert "Unknown" not in said
