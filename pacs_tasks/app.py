@@ -43,6 +43,9 @@ ROUTES = {
 #: shorter than a task, since a task that is handed out twice finds the claim of the first in the ledger and steps back.
 VISIBILITY_TIMEOUT = 40
 
+#: Seconds that a task may run. Its operations have limits of their own; a part has many of them.
+LONGEST_TASK = 6 * 3600
+
 #: Seconds that the broker may take for one answer; longer than a worker's wait for the next message, which is 1 s.
 SILENCE = 15.0
 
@@ -64,8 +67,15 @@ _FIXED: dict[str, Any] = {
     "broker_connection_retry_on_startup": True,
     # A worker outlives a pause of its broker.
     "broker_connection_max_retries": None,
+    # A Redis that is full refuses a command without being away. The worker connects again until it has room; by
+    # default it would end.
+    "broker_channel_error_retry": True,
     # What runs while the broker is lost will be handed out again: stop it, rather than do it twice.
     "worker_cancel_long_running_tasks_on_connection_loss": True,
+    # Above every limit of ours: ends what hangs in the system, such as a file server that is gone. A task that is told
+    # so fails what is left of its work with that reason; one that does not hear it is killed, and its work taken up.
+    "task_soft_time_limit": LONGEST_TASK,
+    "task_time_limit": LONGEST_TASK + 300,
     # Seconds that running parts may use to end when the worker is told to stop at once.
     "worker_soft_shutdown_timeout": 10.0,
     # Flower lists tasks by these; arguments are hidden in them.

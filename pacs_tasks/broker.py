@@ -23,6 +23,8 @@ class _Redis(redis.Redis):
             raise BrokerUnavailableError(
                 f"the Redis at {self.place} refuses the password ({error}); check PACS_TASKS_REDIS_URL"
             ) from None
+        except redis.OutOfMemoryError:
+            raise BrokerUnavailableError(full(self.place)) from None
         except redis.InvalidResponse:
             raise BrokerUnavailableError(
                 f"what answers at {self.place} is no Redis; check host and port in PACS_TASKS_REDIS_URL"
@@ -32,6 +34,14 @@ class _Redis(redis.Redis):
                 f"the Redis at {self.place} does not answer ({str(error).rstrip('.') or type(error).__name__}); "
                 "check PACS_TASKS_REDIS_URL, and that the Redis is running and lets this machine connect"
             ) from None
+
+
+def full(place: str) -> str:
+    """What to say of a Redis that takes nothing more, as it must rather than forget what it has."""
+    return (
+        f"the Redis at {place} is full (maxmemory); give it more memory, or keep jobs for a shorter time "
+        "(PACS_TASKS_KEEP_JOBS)"
+    )
 
 
 def connect(redis_url: str, timeout: float, patience: int = 0) -> redis.Redis:

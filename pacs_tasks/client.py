@@ -22,11 +22,12 @@ from typing import Self
 
 from celery import Celery
 from kombu.exceptions import OperationalError
+from redis import OutOfMemoryError
 
 from pacs_tasks import embedded
 from pacs_tasks.answers import Outcome
 from pacs_tasks.app import HIDDEN, create
-from pacs_tasks.broker import connect
+from pacs_tasks.broker import connect, full
 from pacs_tasks.budget import Associations, Budget, name_of
 from pacs_tasks.errors import BrokerUnavailableError, InvalidRequestError, JobNotReadyError
 from pacs_tasks.instances import Instances
@@ -317,6 +318,8 @@ def publish(app: Celery, task: str, job_id: str) -> None:
     """
     try:
         app.send_task(task, task_id=job_id, argsrepr=HIDDEN, kwargsrepr=HIDDEN)
+    except OutOfMemoryError:
+        raise BrokerUnavailableError(full(app.connection().as_uri())) from None
     except OperationalError as error:
         raise BrokerUnavailableError(
             f"the broker does not take the job ({error}); check PACS_TASKS_REDIS_URL and that the server is running"

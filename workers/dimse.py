@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import threading
 
-from celery.signals import worker_process_shutdown, worker_ready, worker_shutdown
+from celery.signals import worker_process_shutdown, worker_ready, worker_shutdown, worker_shutting_down
 
 from pacs_tasks import tasks
 from pacs_tasks.app import app
 from pacs_tasks.tasks.associations import close_all
 from pacs_tasks.tasks.probe import probe
 from pacs_tasks.tasks.resume import watch
+from pacs_tasks.tasks.stopping import stop
 
 __all__ = ["app", "tasks"]
 
@@ -26,6 +27,12 @@ def _watch(**_: object) -> None:
     """The children have their work; the worker itself looks for work that was lost, and for peers that are down."""
     for look in (watch, probe):
         threading.Thread(target=look, args=[_stopped], name=look.__name__, daemon=True).start()
+
+
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _end_soon(**_: object) -> None:
+    """The parts that run end behind the file that is under way."""
+    stop()
 
 
 @worker_process_shutdown.connect  # type: ignore[untyped-decorator]

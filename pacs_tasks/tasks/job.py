@@ -11,11 +11,11 @@ from functools import cache
 from typing import Any, cast
 
 from celery import Task
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.worker.request import Request as CeleryRequest
 
 from pacs_tasks.ae import LocalAE
-from pacs_tasks.app import DEFAULT_REDIS_URL, HIDDEN
+from pacs_tasks.app import DEFAULT_REDIS_URL, HIDDEN, LONGEST_TASK
 from pacs_tasks.broker import connect
 from pacs_tasks.budget import Budget, name_of
 from pacs_tasks.dimse.association import Timeouts
@@ -146,7 +146,15 @@ def errors_recorded(task: Task) -> Iterator[None]:
 
 
 def unexpected(error: Exception) -> JobFailedError:
-    """Log a defect of ours: where it happened, not what it says, which may hold a path or a patient's name."""
+    """Log a defect of ours: where it happened, not what it says, which may hold a path or a patient's name.
+
+    A task that ran for too long is none.
+    """
+    if isinstance(error, SoftTimeLimitExceeded):
+        return JobFailedError(
+            f"it took longer than {LONGEST_TASK // 3600} h, which something hangs for; look at the worker's disks and "
+            "file servers, then retry the job"
+        )
     frames = traceback.extract_tb(error.__traceback__)
     where = "".join(traceback.format_list(frames))
     logger.error("unexpected %s\n%s", type(error).__name__, where.rstrip())

@@ -17,6 +17,7 @@ from pacs_tasks.errors import (
     ConfigurationError,
     ContextRejectedError,
     InvalidRequestError,
+    JobCancelledError,
     PeerBusyError,
     PeerUnavailableError,
     PeerUnreachableError,
@@ -36,6 +37,7 @@ from pacs_tasks.tasks.associations import leased
 from pacs_tasks.tasks.claim import claimed
 from pacs_tasks.tasks.job import ledger, local_ae, timeouts
 from pacs_tasks.tasks.paths import move_file
+from pacs_tasks.tasks.stopping import WorkerStoppingError, stopping
 from pacs_tasks.tasks.transfer import Part
 from pacs_tasks.tasks.waiting import note_unreachable, park_if_down
 
@@ -84,6 +86,9 @@ def fetch(task: Task, part: Part, request: RetrieveRequest, *, whole_series: boo
         what = f"the worker cannot write what has arrived ({error.strerror}); check free space and permissions"
         part.fail_rest(UnreadableInputError(what))
         return False
+    except JobCancelledError:
+        _check_end(part)
+        raise
     except PeerBusyError:
         raise
     except PeerUnavailableError as error:
@@ -92,10 +97,19 @@ def fetch(task: Task, part: Part, request: RetrieveRequest, *, whole_series: boo
         if last_try:
             raise
         return True
+    _check_end(part)
     if status.category is StatusCategory.TRANSIENT and part.left and not last_try:
         return True
     fetching.record_missing(status)
     return False
+
+
+def _check_end(part: Part) -> None:
+    """Of what did not come since we asked the peer to stop, nothing is known."""
+    if part.left and part.claim.cancelled:
+        raise JobCancelledError
+    if part.left and stopping():
+        raise WorkerStoppingError
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -158,7 +172,7 @@ class _Fetching:
             # Not every peer lists them.
             classes = (classes | set(COMMON_STORAGE_CLASSES)) - {""}
         try:
-            with leased(request.remote, self._part.claim, one_of_many=True) as stop:
+            with leased(request.remote, self._part.must_end, one_of_many=True) as stop:
                 outcome = c_get.get(asked, local_ae(request), timeouts(request), stop, classes, self._on_instance)
         except ContextRejectedError as error:
             raise ContextRejectedError(f"{error.message}{self._hint}") from None
@@ -174,7 +188,7 @@ class _Fetching:
 
             def stop() -> bool:
                 claim()
-                return self._part.claim()
+                return self._part.must_end()
 
             def on_suboperations(_: Suboperations) -> None:
                 self._take_from(receiver)
@@ -236,7 +250,7 @@ class _Fetching:
         """Wait for instances that the peer says it has sent, as long as some still come."""
         said = outcome.suboperations.completed + outcome.suboperations.warning
         clock, quiet_since, before = threading.Event(), time.monotonic(), -1
-        while not self._part.claim():
+        while not self._part.must_end():
             self._take_from(receiver)
             if len(self._taken) >= min(said, len(self._index_of)):
                 return

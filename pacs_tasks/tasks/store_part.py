@@ -21,6 +21,7 @@ from pacs_tasks.tasks.associations import lent
 from pacs_tasks.tasks.claim import poison
 from pacs_tasks.tasks.job import local_ae, timeouts
 from pacs_tasks.tasks.recognise import recognise
+from pacs_tasks.tasks.stopping import WorkerStoppingError, stopping
 from pacs_tasks.tasks.transfer import Part, PartCancelledError
 from pacs_tasks.tasks.waiting import note_unreachable, park_if_down
 
@@ -79,6 +80,8 @@ def _recognise(part: Part) -> list[tuple[int, StoredInstance]]:
     for index, (path, _) in list(part.left.items()):
         if part.claim():
             raise JobCancelledError
+        if stopping():
+            raise WorkerStoppingError
         part.begin(index)
         read = recognise(path)
         if isinstance(read, InstanceOutcome):
@@ -143,12 +146,16 @@ class _Sending:
                 self._conclude(index, outcome)
         if self._cancelled:
             raise JobCancelledError
+        if queue and stopping():
+            raise WorkerStoppingError
 
     def _until_cancelled(self, queue: _Queue) -> Iterator[StoredInstance]:
-        """What is to be sent. After a cancel nothing more is begun, but what was begun is waited for."""
+        """What is to be sent. After a cancel, or when the worker ends, nothing more is begun; what was is awaited."""
         for index, instance in list(queue.items()):
             if self._cancelled or self._part.claim():
                 self._cancelled = True
+                return
+            if stopping():
                 return
             self._unanswered.add(index)
             self._part.begin(index)

@@ -42,6 +42,7 @@ from pacs_tasks.tasks.job import (
     refused_for_good,
     unexpected,
 )
+from pacs_tasks.tasks.stopping import WorkerStoppingError, stopping
 from pacs_tasks.tasks.waiting import PartParkedError
 
 #: Parts that got lost are planned again this often without any outcome in between; then they fail.
@@ -153,6 +154,10 @@ class Part:
         self.left.pop(index, None)
         self._heed(self._recorder.record(index, receipt))
 
+    def must_end(self) -> bool:
+        """Whether to stop waiting for the peer: the job was cancelled, or the worker ends."""
+        return self.claim() or stopping()
+
     def begin(self, index: int) -> None:
         """A file is about to be worked on. Where a worker has died with this part, that is noted, so that the file it
         died of is found; each further worker that dies at it confirms the suspicion.
@@ -219,6 +224,8 @@ def work_on(task: Task, job_id: str, start: int, stop: int, work: Callable[[Part
         return False  # Its record has expired, and with it everybody's interest.
     except BrokerUnavailableError as error:
         raise Reject(error.message, requeue=True) from None
+    except WorkerStoppingError:
+        raise task.retry(countdown=0, max_retries=None) from None
 
 
 def _guarded(part: Part, work: Callable[[Part], bool]) -> bool:
@@ -242,7 +249,7 @@ def _worked(part: Part, work: Callable[[Part], bool]) -> bool:
         part.fail_rest(error)
     except (AssociationError, BrokerUnavailableError, JobCancelledError, JobNotFoundError):
         raise
-    except (PartCancelledError, PartParkedError, Retry):
+    except (PartCancelledError, PartParkedError, WorkerStoppingError, Retry):
         raise
     except PacsTasksError as error:
         part.fail_rest(error)

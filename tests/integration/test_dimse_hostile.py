@@ -275,7 +275,7 @@ def test_a_match_without_end_is_no_match(content: bytes) -> None:
 
 
 def test_unknown_items_of_a_negotiation_are_left_unanswered(path: Path, tmp_path: Path) -> None:
-    """Extended negotiation and user identity are proposed by pynetdicom, beside operations, and its calls are served."""
+    """Extended negotiation and user identity are proposed by pynetdicom, beside operations; its calls are served."""
     window = AsynchronousOperationsWindowNegotiation()
     window.maximum_number_operations_invoked = window.maximum_number_operations_performed = 8
     extended = SOPClassExtendedNegotiation()

@@ -1,0 +1,82 @@
+"""A worker that is told to end: the file under way is finished, the rest is for another worker, nothing goes twice."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pacs_tasks import Category, PacsClient, RetrieveMethod, RetrieveRequest, StoreDirectoryRequest, TransferOutcome
+from pacs_tasks.client import Job
+from pacs_tasks.testing import Faults, TestPACS
+from tests.support import workers
+from tests.support.dicom_files import study_uid, write_series
+from tests.support.waiting import wait_until
+
+FILES = 60
+
+
+@pytest.fixture
+def own(redis_url: str) -> Iterator[PacsClient]:
+    with PacsClient(redis_url) as client:
+        yield client
+
+
+def finished(job: Job) -> TransferOutcome:
+    job.wait(60)
+    outcome = job.outcome()
+    assert isinstance(outcome, TransferOutcome)
+    return outcome
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_sending_goes_on_with_another_worker(
+    own: PacsClient, redis_url: str, pacs: TestPACS, tmp_path: Path, pool: str
+) -> None:
+    """A part of many files ends behind the one that is under way, not behind its last one."""
+    write_series(tmp_path / "files", FILES, rows=2)
+    pacs.faults = Faults(delay=0.1)
+    request = StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files"), files_per_task=FILES // 2)
+    job = own.enqueue(request)
+    with workers.worker(redis_url, tmp_path, "first", pool=pool) as first:
+        wait_until(lambda: len(pacs.stores) > 4, 20, "some files are sent")
+        first.popen.send_signal(signal.SIGTERM)
+        wait_until(lambda: not first.running(), 10, "the worker to end")
+        sent = len(pacs.stores)
+        assert sent < FILES / 2
+        assert job.progress().counters.success == sent
+        assert pacs.open_associations == 0
+        assert own.ledger.live_claims(job.id) == 0
+        assert "Traceback" not in first.said()
+    pacs.faults = Faults()
+    with workers.worker(redis_url, tmp_path, "second"):
+        outcome = finished(job)
+    assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, FILES)
+    assert len(pacs.stores) == len(pacs.instances) == FILES
+    assert all(receipt.attempts == 1 for receipt in job.instances())
+
+
+def test_retrieving_goes_on_with_another_worker(own: PacsClient, redis_url: str, tmp_path: Path) -> None:
+    """What has arrived stays and counts; the rest is fetched later."""
+    paths = write_series(tmp_path / "files", FILES, rows=2)
+    with TestPACS(instances=paths, faults=Faults(delay=0.1)) as pacs:
+        out = tmp_path / "out"
+        request = RetrieveRequest(
+            remote=pacs.remote, study_uid=study_uid(), output_dir=str(out), method=RetrieveMethod.GET
+        )
+        job = own.enqueue(request)
+        with workers.worker(redis_url, tmp_path, "first") as first:
+            wait_until(lambda: len(list(out.rglob("*.dcm"))) > 4, 20, "some instances have come")
+            first.popen.send_signal(signal.SIGTERM)
+            wait_until(lambda: not first.running(), 15, "the worker to end")
+            assert "Traceback" not in first.said()
+        counters = job.progress().counters
+        assert 0 < counters.success < FILES
+        assert counters.missing == counters.failed == 0
+        pacs.faults = Faults()
+        with workers.worker(redis_url, tmp_path, "second"):
+            outcome = finished(job)
+        assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, FILES)
+        assert len(list(out.rglob("*.dcm"))) == FILES
