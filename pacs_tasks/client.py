@@ -222,7 +222,7 @@ class Job:
 
     def _check_worker(self) -> None:
         """Raise :class:`JobNotReadyError` if no worker is at this job and none answers."""
-        if self._ledger.live_claims(self.id) or self._app.control.ping(timeout=_LISTEN):
+        if self._ledger.claims.live(self.id) or self._app.control.ping(timeout=_LISTEN):
             return
         raise JobNotReadyError(
             f"job {self.id} stands still: no worker serves this Redis; start one with `pacs-tasks worker`, "

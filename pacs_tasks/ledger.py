@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from pacs_tasks import receipts, scripts
 from pacs_tasks.answers import OUTCOMES, Outcome
+from pacs_tasks.claims import Claims
 from pacs_tasks.errors import (
     InvalidRequestError,
     JobCancelledError,
@@ -30,8 +31,6 @@ from pacs_tasks.progress import JobState, Progress
 from pacs_tasks.record import JOBS, PARTS, SEEN, asked, key, not_found, progress_of
 from pacs_tasks.request import REQUESTS, AnyRequest, JobRequest, R
 
-#: Seconds that a claim outlives the last sign of its owner.
-CLAIM_LIFETIME = 15.0
 _CHUNK = 1_000
 #: A command that looks at more indices than this at once would keep the others of this Redis waiting.
 _BITS = 10_000
@@ -63,7 +62,9 @@ class Ledger:
     def __init__(self, client: redis.Redis, keep_jobs: int = 7 * 86_400) -> None:
         self._redis = client
         self._keep = keep_jobs
-        self._scripts: dict[str, Any] = {}
+        self._run = scripts.Scripts(client).run
+        #: Who is at what.
+        self.claims = Claims(client, keep_jobs)
 
     @property
     def client(self) -> redis.Redis:
@@ -231,56 +232,6 @@ class Ledger:
             raise InvalidRequestError(f"job {job_id} was reopened by someone else just now; wait for it")
         return len(failed)
 
-    def count_loss(self, job_id: str, index: int) -> int:
-        """Count that an association was lost at this entry of the manifest; how many were in this attempt."""
-        return self._count(key(job_id, "losses"), index)
-
-    def count_attempt(self, job_id: str, index: int) -> None:
-        """Count that this entry was put on the wire and has no outcome for it."""
-        self._count(key(job_id, "attempts"), index)
-
-    def attempts(self, job_id: str, start: int, stop: int) -> list[int]:
-        """How often each entry from ``start`` up to ``stop`` was put on the wire without an outcome."""
-        counts = cast(
-            "list[str | None]", self._redis.hmget(key(job_id, "attempts"), [str(i) for i in range(start, stop)])
-        )
-        return [int(count or 0) for count in counts]
-
-    def _count(self, counts: str, index: int) -> int:
-        count = int(self._redis.hincrby(counts, str(index), 1))
-        self._redis.expire(counts, self._keep)
-        return count
-
-    def replans(self, job_id: str) -> int:
-        """Count that lost parts of this job are planned again; how often since the last outcome."""
-        return int(self._run(scripts.REPLAN, [key(job_id)], []))
-
-    def claim(self, scope: str, name: str, owner: str) -> int:
-        """Claim ``name`` within ``scope`` (a job's id) for ``CLAIM_LIFETIME`` seconds, or prolong one's own claim.
-
-        Returns
-        -------
-        0 if another holds it, else 1 and the number of owners that have died with it in this attempt.
-        """
-        keys = [key(scope, "claims"), key(scope, "losses")]
-        return int(self._run(scripts.CLAIM, keys, [name, owner, CLAIM_LIFETIME]))
-
-    def release(self, scope: str, name: str, owner: str) -> None:
-        self._run(scripts.RELEASE, [key(scope, "claims")], [name, owner])
-
-    def mark(self, job_id: str, name: str, index: int) -> None:
-        """Note which entry of the manifest is begun next under a claim: if the worker dies, that one is suspected."""
-        self._redis.hset(key(job_id, "losses"), f"at {name}", str(index))
-
-    def suspect(self, job_id: str, name: str) -> tuple[int, int] | None:
-        """The entry that was marked when the last owner of a claim died, and how many have died at it; counts it."""
-        found = self._run(scripts.SUSPECT, [key(job_id, "losses")], [name])
-        return (int(found[0]), int(found[1])) if found else None
-
-    def live_claims(self, scope: str) -> int:
-        """How many workers are at this job now."""
-        return int(self._run(scripts.LIVE, [key(scope, "claims")], []))
-
     def progress(self, job_id: str) -> Progress:
         """A look at the job: one HMGET.
 
@@ -391,14 +342,9 @@ class Ledger:
         """A job is kept for so long after its last change."""
         for part in ("", "manifest", "recorded", "receipts", "problems", "series", "commitments"):
             self._redis.expire(key(job_id, part), self._keep)
+        self._redis.expire(JOBS, self._keep)
 
     def _end(self, job_id: str, state: JobState, fields: dict[str, str]) -> None:
         arguments = [state.value, *(part for pair in fields.items() for part in pair)]
         self._run(scripts.END, [key(job_id), key(job_id, "claims")], arguments)
         self.touch(job_id)
-
-    def _run(self, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
-        registered = self._scripts.get(script)
-        if registered is None:
-            registered = self._scripts[script] = self._redis.register_script(script)
-        return registered(keys=list(keys), args=list(arguments))

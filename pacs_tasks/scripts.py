@@ -8,6 +8,26 @@ workers do not matter.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import redis
+
+
+class Scripts:
+    """Runs scripts in one Redis, which learns each when it is first run."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._redis = client
+        self._known: dict[str, Any] = {}
+
+    def run(self, script: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+        known = self._known.get(script)
+        if known is None:
+            known = self._known[script] = self._redis.register_script(script)
+        return known(keys=list(keys), args=list(arguments))
+
+
 _COMMON = """
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000

@@ -33,7 +33,7 @@ class Claim:
     task
         Which steps back when the claim has gone to another, as it does when this machine slept.
     ledger, scope, name
-        As for :meth:`pacs_tasks.ledger.Ledger.claim`.
+        As for :meth:`pacs_tasks.claims.Claims.take`.
     job_id
         Whose cancel flag is watched.
     """
@@ -44,7 +44,7 @@ class Claim:
         self.owner = f"{task.request.hostname} {os.getpid()} {threading.get_ident()} {task.request.id}"
         self.cancelled = self._lost = False
         self.seen = self._looked = time.monotonic()
-        held = self._ledger.claim(scope, name, self.owner)
+        held = self._ledger.claims.take(scope, name, self.owner)
         if not held:
             self._step_back()
         #: How many workers have died with this claim.
@@ -53,7 +53,7 @@ class Claim:
 
     def prolong(self) -> None:
         """Hold the claim for another while, from the thread of the pulse."""
-        self._lost = self._lost or not self._ledger.claim(self._scope, self.name, self.owner)
+        self._lost = self._lost or not self._ledger.claims.take(self._scope, self.name, self.owner)
 
     def _step_back(self) -> NoReturn:
         raise self._task.retry(countdown=_STEP_BACK, max_retries=None)
@@ -64,7 +64,7 @@ class Claim:
 
     def release(self) -> None:
         pulse().forget(self)
-        self._ledger.release(self._scope, self.name, self.owner)
+        self._ledger.claims.release(self._scope, self.name, self.owner)
         self._ledger.settle(self._job_id)
 
     def check_deaths(self) -> None:

@@ -16,8 +16,8 @@ from typing import Protocol
 
 import redis
 
+from pacs_tasks.claims import CLAIM_LIFETIME
 from pacs_tasks.errors import BrokerUnavailableError
-from pacs_tasks.ledger import CLAIM_LIFETIME
 
 logger = logging.getLogger(__name__)
 

@@ -104,9 +104,9 @@ def finish(task: Task, job_id: str, ranges: Callable[[str], list[Range]], part: 
     if not progress.state.finished:
         if progress.waiting_for:
             raise Ignore  # Whoever notices that the remote is back hands out the rest.
-        if ledger().live_claims(job_id):
+        if ledger().claims.live(job_id):
             raise task.retry(countdown=_LOOK_AGAIN, max_retries=None)
-        if ledger().replans(job_id) <= _MOST_REPLANS:
+        if ledger().claims.replans(job_id) <= _MOST_REPLANS:
             fan_out(task, job_id, ranges(job_id), part, finish=task)
         with (
             claimed(task, ledger(), job_id, "finish") as claim,
@@ -140,7 +140,7 @@ class Part:
         self.claim = claim
         self.size = stop - start
         recorded = ledger().recorded(job_id, start, stop)
-        self._start, self._attempts = start, ledger().attempts(job_id, start, stop)
+        self._start, self._attempts = start, ledger().claims.attempts(job_id, start, stop)
         entries = ledger().entries(job_id, start, stop)
         #: Index in the manifest to its line, for what has no outcome yet.
         self.left: dict[int, Entry] = {
@@ -163,11 +163,11 @@ class Part:
         died of is found; each further worker that dies at it confirms the suspicion.
         """
         if self.claim.deaths:
-            ledger().mark(self.job_id, self.claim.name, index)
+            ledger().claims.mark(self.job_id, self.claim.name, index)
 
     def quarantine(self) -> None:
         """Fail the file that several workers have died of, so that the others are sent."""
-        suspect = ledger().suspect(self.job_id, self.claim.name) if self.claim.deaths else None
+        suspect = ledger().claims.suspect(self.job_id, self.claim.name) if self.claim.deaths else None
         if suspect is None:
             return
         index, deaths = suspect
@@ -188,11 +188,11 @@ class Part:
     def count_attempt(self, index: int) -> None:
         """Count that a file was put on the wire for nothing."""
         self._attempts[index - self._start] += 1
-        ledger().count_attempt(self.job_id, index)
+        ledger().claims.count_attempt(self.job_id, index)
 
     def count_loss(self, index: int) -> int:
         """Count an association that was lost at this file or instance; how many there were."""
-        return ledger().count_loss(self.job_id, index)
+        return ledger().claims.count_loss(self.job_id, index)
 
     def fail_rest(self, error: PacsTasksError) -> None:
         """Record that nothing more will come of this part, for one reason."""

@@ -232,7 +232,7 @@ def test_a_job_that_waits_for_an_association_does_not_stand_still(
 
         def waited_often() -> bool:
             budget.renew(name_of(remote), ["ours"], 1)
-            if not own.ledger.live_claims(job.id):  # A worker looks every 20 s, and hardly ever meets a part.
+            if not own.ledger.claims.live(job.id):  # A worker looks every 20 s, and hardly ever meets a part.
                 look_round(celery, own.ledger, 4.0)
             return worker.said().count("retry: Retry in") > 20
 

@@ -48,7 +48,7 @@ def test_sending_goes_on_with_another_worker(
         assert sent < FILES / 2
         assert job.progress().counters.success == sent
         assert pacs.open_associations == 0
-        assert own.ledger.live_claims(job.id) == 0
+        assert own.ledger.claims.live(job.id) == 0
         assert "Traceback" not in first.said()
     pacs.faults = Faults()
     with workers.worker(redis_url, tmp_path, "second"):

@@ -89,10 +89,10 @@ def test_the_first_plan_stands(ledger: Ledger) -> None:
 def test_a_cancelled_job_ends_when_nobody_is_at_it(ledger: Ledger) -> None:
     """Not before: what a worker is sending will still arrive."""
     job = planned(ledger, 3)
-    assert ledger.claim(job, "0-1", "worker")
+    assert ledger.claims.take(job, "0-1", "worker")
     assert ledger.cancel(job) is JobState.RUNNING
     assert ledger.record(job, 0, SENT).cancelled
-    ledger.release(job, "0-1", "worker")
+    ledger.claims.release(job, "0-1", "worker")
     assert ledger.settle(job)
     assert ledger.progress(job).state is JobState.CANCELLED
     outcome = ledger.outcome(job)
@@ -116,13 +116,13 @@ def test_a_job_that_finished_stays_done_when_cancelled_too_late(ledger: Ledger) 
 
 def test_a_claim_is_one_owners_until_it_lets_go(ledger: Ledger) -> None:
     """Its owner may prolong it."""
-    assert ledger.claim("job", "0-9", "one")
-    assert not ledger.claim("job", "0-9", "two")
-    assert ledger.claim("job", "0-9", "one")
-    ledger.release("job", "0-9", "two")
-    assert ledger.live_claims("job") == 1
-    ledger.release("job", "0-9", "one")
-    assert ledger.claim("job", "0-9", "two")
+    assert ledger.claims.take("job", "0-9", "one")
+    assert not ledger.claims.take("job", "0-9", "two")
+    assert ledger.claims.take("job", "0-9", "one")
+    ledger.claims.release("job", "0-9", "two")
+    assert ledger.claims.live("job") == 1
+    ledger.claims.release("job", "0-9", "one")
+    assert ledger.claims.take("job", "0-9", "two")
 
 
 def test_reopening_keeps_what_was_sent(ledger: Ledger) -> None:
@@ -155,7 +155,7 @@ def test_nothing_is_retried_that_runs_or_is_complete(ledger: Ledger) -> None:
     with pytest.raises(InvalidRequestError, match="still running"):
         ledger.reopen(job)
     ledger.record(job, 0, SENT)
-    with pytest.raises(InvalidRequestError, match="nothing left to do"):
+    with pytest.raises(InvalidRequestError, match="nothing to retry"):
         ledger.reopen(job)
 
 
@@ -169,7 +169,7 @@ def test_an_unknown_job_is_told(ledger: Ledger) -> None:
 @pytest.mark.parametrize("name", ["", "../x", "job:manifest", "job:claims", "a\nb", "\udcff", "x" * 100_000])
 def test_an_id_of_strange_form_is_an_unknown_job(ledger: Ledger, name: str) -> None:
     """Whatever somebody types, with a sentence that can be read; nobody gets at a key that is no job."""
-    ledger.claim(planned(ledger, 2), "0-1", "worker")
+    ledger.claims.take(planned(ledger, 2), "0-1", "worker")
     for look in (ledger.progress, ledger.request, ledger.cancel, ledger.reopen, ledger.outcome):
         with pytest.raises(JobNotFoundError, match="there is no job") as raised:
             look(name)
@@ -286,12 +286,12 @@ def test_an_outcome_is_read_as_it_was_recorded(ledger: Ledger) -> None:
 def test_attempts_are_counted_over_a_retry(ledger: Ledger) -> None:
     """What failed after two sends and is retried has been sent twice before."""
     job = planned(ledger, 2)
-    ledger.count_attempt(job, 0)
-    assert ledger.attempts(job, 0, 2) == [1, 0]
+    ledger.claims.count_attempt(job, 0)
+    assert ledger.claims.attempts(job, 0, 2) == [1, 0]
     ledger.record(job, 0, FAILED.model_copy(update={"attempts": 2}))
     ledger.record(job, 1, SENT)
     ledger.reopen(job)
-    assert ledger.attempts(job, 0, 2) == [2, 0]
+    assert ledger.claims.attempts(job, 0, 2) == [2, 0]
     assert ledger.recorded(job, 0, 2) == {1}
 
 

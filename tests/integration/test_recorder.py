@@ -71,7 +71,7 @@ def test_a_redis_that_forgot_its_scripts_is_told_them_again(ledger: Ledger) -> N
 
 def test_a_cancel_is_told_while_others_are_recorded(ledger: Ledger) -> None:
     """A few outcomes later at the latest."""
-    ledger.claim("job", "0-100", "worker")
+    ledger.claims.take("job", "0-100", "worker")
     ledger.cancel("job")
     with Recorder(ledger, "job") as recorder:
         told = [recorder.record(index, sent(index)) for index in range(50)]

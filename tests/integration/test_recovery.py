@@ -87,7 +87,7 @@ def test_parts_that_were_lost_are_taken_up(
     with workers.worker(redis_url, tmp_path, concurrency=1):
         wait_until(lambda: pacs.stores, 20, "the first file is sent")
         assert lose_messages(redis_url) > 10
-        wait_until(lambda: own.ledger.live_claims(job.id) == 0, 10, "what was not lost is done")
+        wait_until(lambda: own.ledger.claims.live(job.id) == 0, 10, "what was not lost is done")
         look_round(celery, own.ledger, 0)
         look_round(celery, own.ledger, 0)
         outcome = transferred(job)
@@ -125,7 +125,7 @@ def test_a_cancelled_job_whose_worker_died_ends(own: PacsClient, celery: Celery,
     """Also when nobody looks at it."""
     job = own.enqueue(StoreDirectoryRequest(directory=str(tmp_path)))
     own.ledger.start(job.id, "worker")
-    own.ledger.claim(job.id, "plan", "a worker that dies")
+    own.ledger.claims.take(job.id, "plan", "a worker that dies")
     job.cancel()
     look_round(celery, own.ledger)
     assert own.ledger.progress(job.id).state is JobState.RUNNING
@@ -142,9 +142,9 @@ def test_what_every_worker_dies_of_fails(own: PacsClient, redis_url: str, pacs: 
     claims = f"pacs_tasks:job:{job.id}:claims"
     own.ledger.client.hset(claims, "0-3", "1.0 the first")
     for name in ("the second", "the third"):
-        own.ledger.claim(job.id, "0-3", name)
-        own.ledger.suspect(job.id, "0-3")
-        own.ledger.mark(job.id, "0-3", 1)
+        own.ledger.claims.take(job.id, "0-3", name)
+        own.ledger.claims.suspect(job.id, "0-3")
+        own.ledger.claims.mark(job.id, "0-3", 1)
         own.ledger.client.hset(claims, "0-3", f"1.0 {name}")
     with workers.worker(redis_url, tmp_path, concurrency=1):
         outcome = transferred(job)
@@ -182,7 +182,7 @@ def test_parts_of_which_no_word_comes_fail_in_the_end(own: PacsClient, redis_url
     own.ledger.start(job.id, "worker")
     own.ledger.plan(job.id, [["/data/a", 1], ["/data/b", 1]], "worker")
     for _ in range(3):
-        own.ledger.replans(job.id)
+        own.ledger.claims.replans(job.id)
     with create(redis_url, Settings()) as app:
         app.send_task("pacs_tasks.store_finish", args=[job.id], task_id=job.id)
     with workers.worker(redis_url, tmp_path, concurrency=1):

@@ -1,0 +1,83 @@
+"""Who is at what of a job, and what went wrong with it: claims, deaths, losses, attempts.
+
+Each method is one step inside Redis (see :mod:`pacs_tasks.scripts`).
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import redis
+
+from pacs_tasks import scripts
+from pacs_tasks.record import key
+from pacs_tasks.scripts import Scripts
+
+#: Seconds that a claim outlives the last sign of its owner.
+CLAIM_LIFETIME = 15.0
+
+
+class Claims:
+    """The claims of all jobs in one Redis.
+
+    Parameters
+    ----------
+    client
+        As :func:`pacs_tasks.broker.connect` gives it.
+    keep
+        Seconds that what went wrong is remembered.
+    """
+
+    def __init__(self, client: redis.Redis, keep: int) -> None:
+        self._redis, self._keep = client, keep
+        self._run = Scripts(client).run
+
+    def take(self, scope: str, name: str, owner: str) -> int:
+        """Claim ``name`` within ``scope`` (a job's id) for ``CLAIM_LIFETIME`` seconds, or prolong one's own claim.
+
+        Returns
+        -------
+        0 if another holds it, else 1 and the number of owners that have died with it in this attempt.
+        """
+        keys = [key(scope, "claims"), key(scope, "losses")]
+        return int(self._run(scripts.CLAIM, keys, [name, owner, CLAIM_LIFETIME]))
+
+    def release(self, scope: str, name: str, owner: str) -> None:
+        self._run(scripts.RELEASE, [key(scope, "claims")], [name, owner])
+
+    def live(self, scope: str) -> int:
+        """How many workers are at this job now."""
+        return int(self._run(scripts.LIVE, [key(scope, "claims")], []))
+
+    def mark(self, job_id: str, name: str, index: int) -> None:
+        """Note which entry of the manifest is begun next under a claim: if the worker dies, that one is suspected."""
+        self._redis.hset(key(job_id, "losses"), f"at {name}", str(index))
+
+    def suspect(self, job_id: str, name: str) -> tuple[int, int] | None:
+        """The entry that was marked when the last owner of a claim died, and how many have died at it; counts it."""
+        found = self._run(scripts.SUSPECT, [key(job_id, "losses")], [name])
+        return (int(found[0]), int(found[1])) if found else None
+
+    def count_loss(self, job_id: str, index: int) -> int:
+        """Count that an association was lost at this entry of the manifest; how many were in this attempt."""
+        return self._count(key(job_id, "losses"), index)
+
+    def count_attempt(self, job_id: str, index: int) -> None:
+        """Count that this entry was put on the wire and has no outcome for it."""
+        self._count(key(job_id, "attempts"), index)
+
+    def attempts(self, job_id: str, start: int, stop: int) -> list[int]:
+        """How often each entry from ``start`` up to ``stop`` was put on the wire without an outcome."""
+        counts = cast(
+            "list[str | None]", self._redis.hmget(key(job_id, "attempts"), [str(i) for i in range(start, stop)])
+        )
+        return [int(count or 0) for count in counts]
+
+    def _count(self, counts: str, index: int) -> int:
+        count = int(self._redis.hincrby(counts, str(index), 1))
+        self._redis.expire(counts, self._keep)
+        return count
+
+    def replans(self, job_id: str) -> int:
+        """Count that lost parts of this job are planned again; how often since the last outcome."""
+        return int(self._run(scripts.REPLAN, [key(job_id)], []))
