@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import Dataset, dcmread
+from pydicom.uid import UID
+from pynetdicom import AE, evt
+from pynetdicom.events import Event
 from pynetdicom.presentation import build_role
 
-from pacs_tasks.testing import Faults, TestPACS
+from pacs_tasks.testing import Faults, Report, TestPACS
 from tests.support import dicom_files
 from tests.support.callers import (
     CT,
@@ -25,6 +30,9 @@ from tests.support.callers import (
     series,
 )
 from tests.support.waiting import wait_until
+
+PUSH_MODEL = "1.2.840.10008.1.20.1"
+PUSH_MODEL_INSTANCE = "1.2.840.10008.1.20.1.1"
 
 
 def test_that_it_answers_echo_and_leaves_no_thread() -> None:
@@ -181,3 +189,85 @@ def test_that_get_without_the_role_fails() -> None:
     assert (status.Status, status.NumberOfFailedSuboperations, came) == (0xA702, 2, [])
     assert identifier is not None
     assert len(identifier.FailedSOPInstanceUIDList) == 2
+
+
+def _commitment_of(pacs: TestPACS, uids: list[str], **handlers: Any) -> int:
+    """pynetdicom asks for commitment; the status of the answer."""
+    information = Dataset()
+    information.TransactionUID = "2.25.7"
+    information.ReferencedSOPSequence = [Dataset() for _ in uids]
+    for item, uid in zip(information.ReferencedSOPSequence, uids, strict=True):
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = CT, uid
+    with associated(pacs, (PUSH_MODEL, None), **handlers) as assoc:
+        status, _ = assoc.send_n_action(information, 1, UID(PUSH_MODEL), UID(PUSH_MODEL_INSTANCE))
+        if handlers:
+            wait_until(lambda: pacs.report_statuses, 5, "the answer to its report")
+    return int(status.Status)
+
+
+def _noted(reports: list[Dataset]) -> Callable[[Event], tuple[int, None]]:
+    def on_report(event: Event) -> tuple[int, None]:
+        reports.append(event.event_information)
+        return 0x0000, None
+
+    return on_report
+
+
+def test_commitment_is_reported_to_a_known_destination() -> None:
+    """pynetdicom's own SCU takes the report of what is held and what is not, on an association of the PACS."""
+    held = series(2)
+    uids = [*(str(each.SOPInstanceUID) for each in held), "1.2.3"]
+    reports: list[Dataset] = []
+    ae = AE("CALLER")
+    ae.add_supported_context(PUSH_MODEL, scu_role=True, scp_role=True)
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_N_EVENT_REPORT, _noted(reports))])
+    assert server is not None
+    try:
+        destinations = {"CALLER": ("127.0.0.1", int(server.server_address[1]))}
+        with TestPACS(instances=held, destinations=destinations) as pacs:
+            assert _commitment_of(pacs, uids) == 0x0000
+            wait_until(lambda: pacs.report_statuses, 10, "the answer to its report")
+            assert pacs.report_statuses == [0x0000]
+            assert pacs.transactions == [tuple(uids)]
+    finally:
+        server.shutdown()
+    (report,) = reports
+    assert report.TransactionUID == "2.25.7"
+    assert [str(each.ReferencedSOPInstanceUID) for each in report.ReferencedSOPSequence] == uids[:2]
+    assert [(str(each.ReferencedSOPInstanceUID), each.FailureReason) for each in report.FailedSOPSequence] == [
+        ("1.2.3", 0x0112)
+    ]
+
+
+def test_commitment_is_reported_where_the_faults_say() -> None:
+    """On the association that asked, to nobody, or not at all after a refusal."""
+    held = series(1)
+    uids = [str(held[0].SOPInstanceUID)]
+    reports: list[Dataset] = []
+    with TestPACS(instances=held, faults=Faults(report=Report.SAME_ASSOCIATION)) as pacs:
+        handlers = [(evt.EVT_N_EVENT_REPORT, _noted(reports))]
+        assert _commitment_of(pacs, uids, evt_handlers=handlers) == 0x0000
+        assert len(reports) == 1
+        pacs.faults = Faults(report=Report.NEVER)
+        assert _commitment_of(pacs, uids) == 0x0000
+        pacs.faults = Faults(action_status=0x0213, report=Report.SAME_ASSOCIATION)
+        assert _commitment_of(pacs, uids) == 0x0213
+        pacs.faults = Faults()
+        assert _commitment_of(pacs, uids) == 0x0000
+        assert pacs.report_statuses == [0x0000]
+
+
+def test_what_it_loses_it_lists_no_more() -> None:
+    """And it may cap its answers, or know no lists of UIDs."""
+    with TestPACS(instances=series(5)) as pacs:
+        uids = sorted(pacs.instances)
+        keys = {"StudyInstanceUID": dicom_files.study_uid(), "SOPInstanceUID": ""}
+        pacs.lose(uids[0])
+        assert sorted(str(each.SOPInstanceUID) for each in find(pacs, keys, "IMAGE")) == uids[1:]
+        pacs.faults = Faults(most_matches=2)
+        assert len(find(pacs, keys, "IMAGE")) == 2
+        keys["SOPInstanceUID"] = "\\".join(uids[:3])
+        assert len(find(pacs, keys, "IMAGE")) == 2
+        pacs.faults = Faults(refused_uid_lists=True)
+        assert find(pacs, keys, "IMAGE") == []
+        assert len(find(pacs, {**keys, "SOPInstanceUID": uids[1]}, "IMAGE")) == 1
