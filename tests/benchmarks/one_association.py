@@ -26,7 +26,8 @@ def main(host: str, port: str, called_aet: str, directory: str) -> None:
     sent = 0
     for proposed, batch in contexts_for(instances):
         with Association.open(LocalAE(), remote, proposed, Timeouts.of(30.0)) as assoc:
-            sent += sum(c_store.store(assoc, each).category is InstanceCategory.SUCCESS for each in batch)
+            outcomes = c_store.store_all(assoc, batch)
+            sent += sum(outcome.category is InstanceCategory.SUCCESS for _, outcome in outcomes)
     print(json.dumps({"sent": sent, "seconds": time.perf_counter() - began}))
 
 
