@@ -10,12 +10,14 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from redis.exceptions import RedisError
 from rich.console import Console
 
+from pacs_tasks.errors import PacsTasksError
 from tests.benchmarks.files import FULL, SMALL
 from tests.benchmarks.machine import machine, missing
 from tests.benchmarks.measuring import Bench, BenchError, Work, measure
-from tests.benchmarks.picture import picture
+from tests.benchmarks.picture import picture, speeds
 from tests.benchmarks.report import markdown, show
 from tests.benchmarks.results import Results, WorkResult
 from tests.benchmarks.works import WORKS
@@ -68,7 +70,8 @@ def main() -> int:
         print(f"\n{markdown(results)}")
     if not arguments.earlier:
         _write(arguments.json, results.model_dump_json(indent=2) + "\n")
-    _write(arguments.svg, picture(results))
+    if speeds(results):
+        _write(arguments.svg, picture(results))
     return 1 if any(work.failure for work in results.works) else 0
 
 
@@ -98,7 +101,7 @@ def _attempt(bench: Bench, work: Work, rounds: int) -> WorkResult:
     """Measure a work; if that fails, the others are measured all the same."""
     try:
         return measure(bench, work, rounds)
-    except (BenchError, AssertionError, RuntimeError, TimeoutError, OSError) as error:
+    except (BenchError, PacsTasksError, RedisError, AssertionError, RuntimeError, OSError) as error:
         _say(f"{work.name} could not be measured: {error}")
         return WorkResult(name=work.name, title=work.title, failure=str(error))
 

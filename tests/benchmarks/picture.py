@@ -43,11 +43,15 @@ text { font: 13px -apple-system, "Segoe UI", "Noto Sans", Helvetica, Arial, sans
 """
 
 
+def speeds(results: Results) -> list[tuple[str, BarResult]]:
+    """The bars that compare us with others, each with the title of its work."""
+    bars = [(work.title[0], bar) for work in results.works for bar in work.bars]
+    return [(title, bar) for title, bar in bars if bar.at_least and bar.limit is not None]
+
+
 def picture(results: Results) -> str:
-    """Draw how many times as fast as the others we are, work by work."""
-    rows = [
-        (work.title[0], bar) for work in results.works for bar in work.bars if bar.at_least and bar.limit is not None
-    ]
+    """Draw how many times as fast as the others we are, work by work; there must be one at least."""
+    rows = speeds(results)
     low, high = _range([bar.value for _, bar in rows])
     bottom = _TOP + _ROW * len(rows)
 
