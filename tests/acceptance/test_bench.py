@@ -6,15 +6,20 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from xml.etree import ElementTree as Xml
 
 import pytest
 
+from pacs_tasks.testing import TestPACS
+from tests.benchmarks import one_association
 from tests.benchmarks.files import SMALL
+from tests.benchmarks.line import line_to
 from tests.benchmarks.report import markdown
 from tests.benchmarks.results import Results
 from tests.benchmarks.works import WORKS
+from tests.support.dicom_files import data_set, write_series
 from tests.support.processes import ROOT, environment, started
 from tests.support.waiting import wait_until
 
@@ -75,6 +80,16 @@ def test_that_an_interrupted_run_leaves_nothing_behind(tmp_path: Path, number: s
         assert "Traceback" not in run.said()
     wait_until(lambda: not _processes_below(tmp_path / "work"), 10, "the end of what it started")
     assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_that_the_slow_line_delays_and_changes_nothing(tmp_path: Path) -> None:
+    """An association and five instances are six round trips at least; what comes is what was sent."""
+    paths = write_series(tmp_path / "files", 5, rows=512)
+    with TestPACS() as pacs, line_to(pacs.port, tmp_path, 0.1) as port:
+        began = time.monotonic()
+        one_association.main("127.0.0.1", str(port), pacs.ae_title, str(tmp_path / "files"))
+        assert time.monotonic() - began >= 6 * 0.1
+        assert sorted(each.data_set for each in pacs.instances.values()) == sorted(map(data_set, paths))
 
 
 def _processes_below(directory: Path) -> list[int]:

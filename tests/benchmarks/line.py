@@ -7,15 +7,14 @@ order and does not limit the bandwidth. A process of its own, so that it takes n
 from __future__ import annotations
 
 import asyncio
+import selectors
 import sys
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from tests.support.peers import Peer
 from tests.support.ports import answers, free_port
 from tests.support.processes import ROOT, environment, started
 
@@ -103,13 +102,19 @@ async def _serve(port: int, to_port: int, delay: float) -> None:
 
 
 @contextmanager
-def line_to(peer: Peer, directory: Path, round_trip: float) -> Iterator[Peer]:
-    """The same peer behind a line of this round trip, in seconds."""
+def line_to(to_port: int, directory: Path, round_trip: float) -> Iterator[int]:
+    """A port that leads to ``to_port`` over a line of this round trip, in seconds."""
     port = free_port()
-    command = [sys.executable, "-m", "tests.benchmarks.line", str(port), str(peer.port), str(round_trip / 2)]
+    command = [sys.executable, "-m", "tests.benchmarks.line", str(port), str(to_port), str(round_trip / 2)]
     with started(command, directory / "line.log", lambda _: answers(port), env=environment(), cwd=ROOT):
-        yield replace(peer, port=port)
+        yield port
+
+
+def _precise_loop() -> asyncio.AbstractEventLoop:
+    """A loop whose timers are not rounded up to the next millisecond, as epoll's are."""
+    return asyncio.SelectorEventLoop(selectors.SelectSelector())
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))
+    with asyncio.Runner(loop_factory=_precise_loop) as runner:
+        runner.run(_serve(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))

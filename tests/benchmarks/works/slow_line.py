@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Final
 
 from tests.benchmarks.evidence import check_files
@@ -26,9 +27,9 @@ def _over_the_line(bench: Bench, sender: Sender, files: Files) -> Contestant:
         with (
             bench.room() as room,
             peers.storescp(room, "STORESCP", "--fork") as peer,
-            line_to(peer, room, _ROUND_TRIP) as far,
+            line_to(peer.port, room, _ROUND_TRIP) as far,
         ):
-            figures = sender.send(far, files)
+            figures = sender.send(replace(peer, port=far), files)
             check_files(sender.name, files, peer.directory)
             return figures
 
