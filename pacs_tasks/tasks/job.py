@@ -24,7 +24,7 @@ from pacs_tasks.ledger import Ledger
 from pacs_tasks.outages import Outages
 from pacs_tasks.outcome import EchoOutcome, FindOutcome, MoveOutcome, PreflightOutcome
 from pacs_tasks.proof import CommitOutcome, VerifyOutcome
-from pacs_tasks.request import R, Request, build
+from pacs_tasks.request import R, Request, TransferRequest, build
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.claim import Claim, claimed
 
@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 _PATIENCE = 30
 #: Seconds between two tries at most.
 _LONGEST_PAUSE = 30.0
-#: Seconds for which a peer may refuse every association "for now" until the jobs that wait for it fail.
-LONGEST_REFUSAL = 600.0
+#: Seconds for which a peer may refuse every association "for now" until who waits for a single answer is told so.
+_LONGEST_REFUSAL = 600.0
 
 SingleOutcome = EchoOutcome | FindOutcome | MoveOutcome | PreflightOutcome | VerifyOutcome | CommitOutcome
 
@@ -128,8 +128,9 @@ def errors_recorded(task: Task) -> Iterator[None]:
         try:
             yield
         except PeerBusyError as error:
-            if refused_for_good(task.request.id):
-                raise
+            ended = given_up(task.request.id, error)
+            if ended is not None:
+                raise ended from None
             ledger().waits(task.request.id)
             raise task.retry(exc=error.public(), countdown=pause(task.request.retries), max_retries=None) from None
     except (Ignore, Retry, Reject):
@@ -188,9 +189,21 @@ def _about(seconds: float) -> float:
     return seconds * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
 
-def refused_for_good(job_id: str) -> bool:
-    """Whether a job's peer has refused associations "for now" for too long, while the job was at it."""
-    return _refused_for(job_id) > LONGEST_REFUSAL
+def given_up(job_id: str, error: PeerBusyError) -> PeerBusyError | None:
+    """The error that ends a job whose peer has refused every association "for now" for too long; none if it waits on.
+
+    The time counts since the job began, and starts anew with each association that the peer accepts from the fleet.
+    """
+    request, limit = ledger().request(job_id), _LONGEST_REFUSAL
+    if isinstance(request, TransferRequest):
+        limit = settings().give_up_after if request.give_up_after is None else request.give_up_after
+    seconds = _refused_for(job_id)
+    if seconds <= limit:
+        return None
+    return PeerBusyError(
+        f"{error.message}. It has done so for {seconds:.0f} s, so the job gave up waiting; what it had done is kept: "
+        f"`pacs-tasks resume {job_id}` goes on with the rest"
+    )
 
 
 def pause_for_peer(job_id: str, times: int) -> float:

@@ -37,9 +37,9 @@ from pacs_tasks.tasks.job import (
     accept,
     conclude,
     errors_recorded,
+    given_up,
     ledger,
     pause_for_peer,
-    refused_for_good,
     unexpected,
 )
 from pacs_tasks.tasks.stopping import WorkerStoppingError, stopping
@@ -244,9 +244,10 @@ def _worked(part: Part, work: Callable[[Part], bool]) -> bool:
     try:
         return work(part)
     except PeerBusyError as error:
-        if not refused_for_good(part.job_id):
+        ended = given_up(part.job_id, error)
+        if ended is None:
             raise
-        part.fail_rest(error)
+        ledger().failed(part.job_id, ended)
     except (AssociationError, BrokerUnavailableError, JobCancelledError, JobNotFoundError):
         raise
     except (PartCancelledError, PartParkedError, WorkerStoppingError, Retry):

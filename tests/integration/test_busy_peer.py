@@ -93,7 +93,7 @@ def test_a_busy_peer_does_not_hide_a_failure(client: PacsClient, pacs: TestPACS,
     assert transferred(job).counters.failed == len(pacs.stores) == 4
 
 
-def ten_minutes_go_by(client: PacsClient, pacs: TestPACS, job: Job) -> None:
+def ages_go_by(client: PacsClient, pacs: TestPACS, job: Job) -> None:
     """The peer has refused since long ago, and the job has waited as long."""
     budget, redis = Budget(client.ledger.client), client.ledger.client
     wait_until(lambda: budget.refused_for(name_of(pacs.remote), 0), 20, "the peer refuses")
@@ -101,20 +101,29 @@ def ten_minutes_go_by(client: PacsClient, pacs: TestPACS, job: Job) -> None:
     redis.hset(f"pacs_tasks:job:{job.id}", "started", "1.0")
 
 
-def test_a_peer_that_refuses_for_ever_is_given_up(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """The files fail for being unreachable; a retry waits anew, and sends them once the peer is ready."""
+@pytest.mark.parametrize("give_up_after", [1.0, None])
+def test_a_peer_that_refuses_for_ever_is_given_up(
+    client: PacsClient, pacs: TestPACS, tmp_path: Path, give_up_after: float | None
+) -> None:
+    """After the time that the request gives, else the settings; what is left waits anew when the job is resumed."""
     write_series(tmp_path / "files", 5)
     pacs.faults = Faults(rejection=LOCAL_LIMIT_EXCEEDED)
-    job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files")))
-    ten_minutes_go_by(client, pacs, job)
-    outcome = transferred(job)
-    assert (outcome.category, outcome.unreachable, outcome.counters.failed) == (Category.FAILED, True, 5)
-    assert "local limit exceeded" in outcome.problems[0].reason
+    request = StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files"), give_up_after=give_up_after)
+    job = client.enqueue(request)
+    if give_up_after is None:
+        ages_go_by(client, pacs, job)
+    assert job.wait(LIMIT).state is JobState.FAILED
+    with pytest.raises(PeerBusyError, match=f"local limit exceeded.*resume {job.id}"):
+        job.outcome()
     refused = len(pacs.calling_aets)
-    job.retry()
-    wait_until(lambda: len(pacs.calling_aets) > refused + 2, 20, "it is asked again")
-    assert job.state is JobState.RUNNING
-    pacs.faults = Faults()
+    if give_up_after is None:
+        job.resume()
+        wait_until(lambda: len(pacs.calling_aets) > refused + 2, 20, "it is asked again")
+        assert job.state is JobState.RUNNING
+        pacs.faults = Faults()
+    else:
+        pacs.faults = Faults()
+        job.resume()
     assert transferred(job).counters.success == len(pacs.instances) == 5
     assert Budget(client.ledger.client).refused_for(name_of(pacs.remote), 0) == 0
 
@@ -123,7 +132,7 @@ def test_a_single_answer_is_given_up_too(client: PacsClient, pacs: TestPACS) -> 
     """In the class of error that tells that the peer was busy."""
     pacs.faults = Faults(rejection=LOCAL_LIMIT_EXCEEDED)
     job = client.enqueue(EchoRequest(remote=pacs.remote))
-    ten_minutes_go_by(client, pacs, job)
+    ages_go_by(client, pacs, job)
     assert job.wait(LIMIT).state is JobState.FAILED
     with pytest.raises(PeerBusyError, match="local limit exceeded"):
         job.outcome()
