@@ -1,6 +1,6 @@
 """Who is at what of a job, and what went wrong with it: claims, deaths, losses, attempts.
 
-Each method is one step inside Redis (see :mod:`pacs_tasks.scripts`).
+Each method is one step inside Redis, in Lua, at the end of this file.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from typing import cast
 
 import redis
 
-from pacs_tasks import scripts
 from pacs_tasks.record import key
-from pacs_tasks.scripts import Scripts
+from pacs_tasks.scripts import COMMON, Scripts
 
 #: Seconds that a claim outlives the last sign of its owner.
 CLAIM_LIFETIME = 15.0
@@ -40,14 +39,14 @@ class Claims:
         0 if another holds it, else 1 and the number of owners that have died with it in this attempt.
         """
         keys = [key(scope, "claims"), key(scope, "losses")]
-        return int(self._run(scripts.CLAIM, keys, [name, owner, CLAIM_LIFETIME]))
+        return int(self._run(_CLAIM, keys, [name, owner, CLAIM_LIFETIME]))
 
     def release(self, scope: str, name: str, owner: str) -> None:
-        self._run(scripts.RELEASE, [key(scope, "claims")], [name, owner])
+        self._run(_RELEASE, [key(scope, "claims")], [name, owner])
 
     def live(self, scope: str) -> int:
         """How many workers are at this job now."""
-        return int(self._run(scripts.LIVE, [key(scope, "claims")], []))
+        return int(self._run(_LIVE, [key(scope, "claims")], []))
 
     def mark(self, job_id: str, name: str, index: int) -> None:
         """Note which entry of the manifest is begun next under a claim: if the worker dies, that one is suspected."""
@@ -55,7 +54,7 @@ class Claims:
 
     def suspect(self, job_id: str, name: str) -> tuple[int, int] | None:
         """The entry that was marked when the last owner of a claim died, and how many have died at it; counts it."""
-        found = self._run(scripts.SUSPECT, [key(job_id, "losses")], [name])
+        found = self._run(_SUSPECT, [key(job_id, "losses")], [name])
         return (int(found[0]), int(found[1])) if found else None
 
     def count_loss(self, job_id: str, index: int) -> int:
@@ -80,4 +79,62 @@ class Claims:
 
     def replans(self, job_id: str) -> int:
         """Count that lost parts of this job are planned again; how often since the last outcome."""
-        return int(self._run(scripts.REPLAN, [key(job_id)], []))
+        return int(self._run(_REPLAN, [key(job_id)], []))
+
+
+#: claims, losses; name, owner, lifetime. 0 if another holds it, else 1 and how many owners have died with it.
+_CLAIM = (
+    COMMON
+    + """
+local held = redis.call('HGET', KEYS[1], ARGV[1])
+if held then
+  local expiry, owner = string.match(held, '^(%S+) (.*)$')
+  if owner ~= ARGV[2] then
+    if tonumber(expiry) > now then
+      return 0
+    end
+    redis.call('HINCRBY', KEYS[2], ARGV[1], 1)
+    redis.call('EXPIRE', KEYS[2], 86400)
+  end
+end
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%.3f ', now + tonumber(ARGV[3])) .. ARGV[2])
+redis.call('EXPIRE', KEYS[1], 86400)
+return 1 + counter(KEYS[2], ARGV[1])
+"""
+)
+
+#: losses; name of a claim. The index that was marked under it and how many workers died at that, with this one.
+_SUSPECT = """
+local index = redis.call('HGET', KEYS[1], 'at ' .. ARGV[1])
+if not index then
+  return false
+end
+redis.call('HDEL', KEYS[1], 'at ' .. ARGV[1])
+return {index, redis.call('HINCRBY', KEYS[1], 'deaths ' .. index, 1)}
+"""
+
+#: claims; name, owner.
+_RELEASE = (
+    COMMON
+    + """
+local held = redis.call('HGET', KEYS[1], ARGV[1])
+if held and string.match(held, '^%S+ (.*)$') == ARGV[2] then
+  redis.call('HDEL', KEYS[1], ARGV[1])
+end
+return 1
+"""
+)
+
+#: claims. How many are held now.
+_LIVE = COMMON + "return live_claims(KEYS[1])"
+
+#: job. How often lost parts have been planned again since the last outcome, with this time.
+_REPLAN = (
+    COMMON
+    + """
+if counter(KEYS[1], 'replanned_at') ~= recorded(KEYS[1]) then
+  redis.call('HSET', KEYS[1], 'replans', 0, 'replanned_at', recorded(KEYS[1]))
+end
+return redis.call('HINCRBY', KEYS[1], 'replans', 1)
+"""
+)

@@ -28,7 +28,8 @@ class Scripts:
         return known(keys=list(keys), args=list(arguments))
 
 
-_COMMON = """
+#: What every script about a job begins with.
+COMMON = """
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
 
@@ -80,7 +81,7 @@ end
 
 #: job, index of jobs; job id, task, request. 1 if the job is new.
 OPEN = (
-    _COMMON
+    COMMON
     + """
 if redis.call('EXISTS', KEYS[1]) == 1 then
   return 0
@@ -93,7 +94,7 @@ return 1
 
 #: job, claims; worker. The job's state now.
 START = (
-    _COMMON
+    COMMON
     + """
 if redis.call('HGET', KEYS[1], 'state') == 'queued' then
   redis.call('HSET', KEYS[1], 'state', 'running', 'worker', ARGV[1])
@@ -106,7 +107,7 @@ return redis.call('HGET', KEYS[1], 'state')
 
 #: job, claims; state, then field and value pairs. 1 if this call ended the job.
 END = (
-    _COMMON
+    COMMON
     + """
 if not unfinished(KEYS[1]) then
   return 0
@@ -131,7 +132,7 @@ return 1
 
 #: job, claims, manifest, new manifest; total. 1 if the job had no manifest yet.
 PLAN = (
-    _COMMON
+    COMMON
     + """
 if redis.call('HGET', KEYS[1], 'planned') == '1' then
   redis.call('DEL', KEYS[4])
@@ -149,7 +150,7 @@ return 1
 #: short, seconds to keep it, study and series, what stands before their number. New or not, cancelled or not, ended
 #: or not. Study and series are the same for many instances: each pair has a number, which goes into the outcome.
 RECORD = (
-    _COMMON
+    COMMON
     + """
 if redis.call('EXISTS', KEYS[1]) == 0 then
   return {0, 1, 0}  -- It has expired, and with it everybody's interest.
@@ -204,11 +205,11 @@ return found
 """
 
 #: job, claims. 1 if this call ended the job.
-SETTLE = _COMMON + "return settle(KEYS[1], KEYS[2])"
+SETTLE = COMMON + "return settle(KEYS[1], KEYS[2])"
 
 #: job, claims. The job's state after a cancel was asked for.
 CANCEL = (
-    _COMMON
+    COMMON
     + """
 if unfinished(KEYS[1]) then
   redis.call('HSET', KEYS[1], 'cancel', '1')
@@ -220,7 +221,7 @@ return redis.call('HGET', KEYS[1], 'state')
 
 #: job, recorded, problems, attempts; indices whose outcomes are dropped if they failed, unless the job is at work.
 DROP = (
-    _COMMON
+    COMMON
     + """
 if unfinished(KEYS[1]) then
   return 0
@@ -245,7 +246,7 @@ return 1
 
 #: job, claims. 1 if the job was finished and is queued again.
 REOPEN = (
-    _COMMON
+    COMMON
     + """
 if unfinished(KEYS[1]) then
   return 0
@@ -258,65 +259,8 @@ return 1
 """
 )
 
-#: claims, losses; name, owner, lifetime. 0 if another holds it, else 1 and how many owners have died with it.
-CLAIM = (
-    _COMMON
-    + """
-local held = redis.call('HGET', KEYS[1], ARGV[1])
-if held then
-  local expiry, owner = string.match(held, '^(%S+) (.*)$')
-  if owner ~= ARGV[2] then
-    if tonumber(expiry) > now then
-      return 0
-    end
-    redis.call('HINCRBY', KEYS[2], ARGV[1], 1)
-    redis.call('EXPIRE', KEYS[2], 86400)
-  end
-end
-redis.call('HSET', KEYS[1], ARGV[1], string.format('%.3f ', now + tonumber(ARGV[3])) .. ARGV[2])
-redis.call('EXPIRE', KEYS[1], 86400)
-return 1 + counter(KEYS[2], ARGV[1])
-"""
-)
-
-#: losses; name of a claim. The index that was marked under it and how many workers died at that, with this one.
-SUSPECT = """
-local index = redis.call('HGET', KEYS[1], 'at ' .. ARGV[1])
-if not index then
-  return false
-end
-redis.call('HDEL', KEYS[1], 'at ' .. ARGV[1])
-return {index, redis.call('HINCRBY', KEYS[1], 'deaths ' .. index, 1)}
-"""
-
-#: claims; name, owner.
-RELEASE = (
-    _COMMON
-    + """
-local held = redis.call('HGET', KEYS[1], ARGV[1])
-if held and string.match(held, '^%S+ (.*)$') == ARGV[2] then
-  redis.call('HDEL', KEYS[1], ARGV[1])
-end
-return 1
-"""
-)
-
-#: claims. How many are held now.
-LIVE = _COMMON + "return live_claims(KEYS[1])"
-
-#: job. How often lost parts have been planned again since the last outcome, with this time.
-REPLAN = (
-    _COMMON
-    + """
-if counter(KEYS[1], 'replanned_at') ~= recorded(KEYS[1]) then
-  redis.call('HSET', KEYS[1], 'replans', 0, 'replanned_at', recorded(KEYS[1]))
-end
-return redis.call('HINCRBY', KEYS[1], 'replans', 1)
-"""
-)
-
 _LOOK = (
-    _COMMON
+    COMMON
     + """
 -- What would be another if somebody had done something; nothing if somebody is at it, or it has ended, or it waits for
 -- a peer that is down: whoever asks that peer sees to it.
@@ -355,7 +299,7 @@ return ''
 
 #: index of jobs; the prefix of a job's key. The jobs that are queued or running; forgets those that have expired.
 UNFINISHED = (
-    _COMMON
+    COMMON
     + """
 local found = {}
 for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
