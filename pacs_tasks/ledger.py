@@ -191,9 +191,13 @@ class Ledger:
         self._end(job_id, state, {"outcome": outcome.model_dump_json(exclude_defaults=True)})
 
     def failed(self, job_id: str, error: PacsTasksError) -> None:
-        """End a job that has no answer."""
+        """End a job that has no answer.
+
+        A task may say late that it was cancelled: the job has ended with its claim, and was maybe reopened.
+        """
         fields = {"error": error.message, "error_type": type(error).__name__, "error_subject": error.subject}
-        self._end(job_id, JobState.CANCELLED if isinstance(error, JobCancelledError) else JobState.FAILED, fields)
+        cancelled = isinstance(error, JobCancelledError)
+        self._end(job_id, JobState.CANCELLED if cancelled else JobState.FAILED, fields, only_cancelled=cancelled)
 
     def cancel(self, job_id: str) -> JobState:
         """Ask the job to end; it is cancelled once no worker is at it any more.
@@ -344,7 +348,7 @@ class Ledger:
             self._redis.expire(key(job_id, part), self._keep)
         self._redis.expire(JOBS, self._keep)
 
-    def _end(self, job_id: str, state: JobState, fields: dict[str, str]) -> None:
-        arguments = [state.value, *(part for pair in fields.items() for part in pair)]
+    def _end(self, job_id: str, state: JobState, fields: dict[str, str], *, only_cancelled: bool = False) -> None:
+        arguments = [state.value, int(only_cancelled), *(part for pair in fields.items() for part in pair)]
         self._run(scripts.END, [key(job_id), key(job_id, "claims")], arguments)
         self.touch(job_id)

@@ -14,6 +14,7 @@ from pacs_tasks.broker import connect
 from pacs_tasks.errors import (
     BrokerUnavailableError,
     InvalidRequestError,
+    JobCancelledError,
     JobNotFoundError,
     JobNotReadyError,
     PeerUnavailableError,
@@ -147,6 +148,22 @@ def test_reopening_thousands_of_failures_drops_all_of_them(ledger: Ledger) -> No
     progress = ledger.progress(job)
     assert (progress.state, progress.attempt, progress.counters.failed) == (JobState.QUEUED, 2, 0)
     assert ledger.recorded(job, 0, 100) == set()
+
+
+def test_a_late_word_of_a_cancelled_task_does_not_end_the_next_attempt(ledger: Ledger) -> None:
+    """Its claim was the last, so the job had ended when the claim was released, and somebody retried it at once."""
+    ledger.open("job", EchoRequest.task, EchoRequest())
+    ledger.start("job", "worker")
+    assert ledger.claims.take("job", "job", "worker 1")
+    ledger.cancel("job")
+    ledger.claims.release("job", "job", "worker 1")
+    assert ledger.settle("job")
+    ledger.reopen("job")
+    ledger.failed("job", JobCancelledError("cancelled while waiting"))
+    assert ledger.progress("job").state is JobState.QUEUED
+    ledger.cancel("job")
+    ledger.failed("job", JobCancelledError("cancelled while waiting"))
+    assert ledger.progress("job").state is JobState.CANCELLED
 
 
 def test_nothing_is_retried_that_runs_or_is_complete(ledger: Ledger) -> None:
