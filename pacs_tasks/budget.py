@@ -23,14 +23,14 @@ _WAITER_LIFETIME = 3.0
 _WANTED_LIFETIME = 1
 _REFUSAL_LIFETIME = 90
 #: Seconds between two parts that come back for one remote, and the longest that one stays away.
-_SPACING = 0.1
+_SPACING = 0.05
 _LONGEST_AWAY = 30.0
 
 _PREFIX = "pacs_tasks:associations"
 
 
 class Associations(BaseModel):
-    """How many associations with a remote are open or being opened, how many may be, and how many workers wait."""
+    """How many associations with a remote are in use, how many may be, and how many tasks wait for one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -115,18 +115,19 @@ class Budget:
         """Whether somebody waits for a lease, or came in vain in the last second."""
         return bool(self._redis.exists(_key("waiting", remote), _key("wanted", remote)))
 
-    def come_back(self, remote: str, soonest: float) -> float:
-        """Seconds after which a part that found no lease should come again, ``soonest`` at least.
+    def come_back(self, remote: str, task_id: str, soonest: float, *, one_of_many: bool = False) -> float:
+        """Seconds after which a task that found no association should come again, ``soonest`` at least.
 
-        Each comes a tenth of a second after the one before. So that much work is seldom in the way, little work is
-        soon back, and what becomes free is soon taken.
+        Of many parts each comes a twentieth of a second after the one before: much work is seldom in the way, little
+        work is soon back, and what becomes free is soon taken.
         """
-        arguments = [soonest, _SPACING, _LONGEST_AWAY]
-        return float(self._come_back(keys=[_key("next", remote)], args=arguments))
+        spacing = _SPACING if one_of_many else -_LONGEST_AWAY
+        arguments: list[str | float] = [task_id, soonest, spacing, _LONGEST_AWAY]
+        return float(self._come_back(keys=[_key("away", remote)], args=arguments))
 
     def in_use(self) -> list[Associations]:
         """Every remote with which an association is open or waited for, by name."""
-        found = self._in_use(keys=[_PREFIX], args=[_key("held", ""), _key("waiting", "")])
+        found = self._in_use(keys=[_PREFIX], args=[_key(kind, "") for kind in ("held", "waiting", "away")])
         names = ("remote", "in_use", "limit", "waiting")
         return sorted(
             (Associations.model_validate(dict(zip(names, each, strict=True))) for each in found),
@@ -275,18 +276,21 @@ return since and string.format('%.3f', math.max(0, now - math.max(tonumber(since
 """
 )
 
-#: When the last part comes again; seconds: the least, from one to the next, the most.
+#: When tasks come again (task -> time); the task, seconds: the least, from the last one to this, the most.
 _COME_BACK = (
     _NOW
     + """
-local last = tonumber(redis.call('GET', KEYS[1]) or '0')
-local due = math.min(math.max(now + tonumber(ARGV[1]), last + tonumber(ARGV[2])), now + tonumber(ARGV[3]))
-redis.call('SET', KEYS[1], string.format('%.3f', due), 'PX', math.ceil((due - now) * 1000))
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+local last = tonumber(redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')[2] or '0')
+local due = math.min(math.max(now + tonumber(ARGV[2]), last + tonumber(ARGV[3])), now + tonumber(ARGV[4]))
+redis.call('ZADD', KEYS[1], string.format('%.3f', due), ARGV[1])
+redis.call('PEXPIRE', KEYS[1], math.ceil((math.max(due, last) - now) * 1000))
 return string.format('%.3f', due - now)
 """
 )
 
-#: The index; prefixes of the leases and of the line. For each remote: name, in use, limit, waiting.
+#: The index; prefixes of the leases, of the line and of those who come again. For each remote: name, in use, limit,
+#: waiting.
 _IN_USE = (
     _NOW
     + """
@@ -294,7 +298,7 @@ local found = {}
 local remotes = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
 for i = 1, #remotes, 2 do
   local in_use = redis.call('ZCOUNT', ARGV[1] .. remotes[i], string.format('(%.3f', now), '+inf')
-  local waiting = redis.call('HLEN', ARGV[2] .. remotes[i])
+  local waiting = redis.call('HLEN', ARGV[2] .. remotes[i]) + redis.call('ZCOUNT', ARGV[3] .. remotes[i], now, '+inf')
   if in_use + waiting > 0 then
     found[#found + 1] = {remotes[i], in_use, tonumber(remotes[i + 1]), waiting}
   end

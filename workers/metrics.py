@@ -40,7 +40,7 @@ class AssociationCollector(Collector):
         for name, field, meaning in (
             ("pacs_tasks_associations", "in_use", "Associations with a remote that the fleet has open"),
             ("pacs_tasks_associations_limit", "limit", "Associations with a remote that the fleet may have open"),
-            ("pacs_tasks_associations_waiting", "waiting", "Workers that wait for an association with a remote"),
+            ("pacs_tasks_associations_waiting", "waiting", "Tasks that wait for an association with a remote"),
         ):
             gauge = GaugeMetricFamily(name, meaning, labels=["remote"])
             for each in found:

@@ -131,8 +131,7 @@ def errors_recorded(task: Task) -> Iterator[None]:
             ended = given_up(task.request.id, error)
             if ended is not None:
                 raise ended from None
-            ledger().waits(task.request.id)
-            raise task.retry(exc=error.public(), countdown=pause(task.request.retries), max_retries=None) from None
+            raise task.retry(exc=error.public(), countdown=_pause_of_job(task), max_retries=None) from None
     except (Ignore, Retry, Reject):
         raise
     except BrokerUnavailableError as error:
@@ -206,15 +205,22 @@ def given_up(job_id: str, error: PeerBusyError) -> PeerBusyError | None:
     )
 
 
-def pause_for_peer(job_id: str, times: int) -> float:
+def pause_of_part(task: Task, job_id: str) -> float:
     """Note that a part found no association: the peer, or the budget, has none now. Seconds until it comes again.
 
-    They grow with the ``times`` that the part has come back, with the time for which the peer refuses, and with the
-    number of parts that wait for it.
+    They grow with the times that it has come back, with the time for which the peer refuses, and with the number of
+    parts that wait for it.
     """
     ledger().waits(job_id)
-    soonest = _about(min(max(1.0, min(times / 4, 5.0), _refused_for(job_id) / 2), _LONGEST_PAUSE))
-    return budget().come_back(_peer(job_id), soonest)
+    soonest = _about(min(max(1.0, min(task.request.retries / 4, 5.0), _refused_for(job_id) / 2), _LONGEST_PAUSE))
+    return budget().come_back(_peer(job_id), task.request.id, soonest, one_of_many=True)
+
+
+def _pause_of_job(task: Task) -> float:
+    """As :func:`pause_of_part`, for a job with one answer, or its planner: the crowd does not hold it up."""
+    job_id = task.request.id
+    ledger().waits(job_id)
+    return budget().come_back(_peer(job_id), job_id, pause(task.request.retries))
 
 
 def _refused_for(job_id: str) -> float:

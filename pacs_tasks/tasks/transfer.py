@@ -39,7 +39,7 @@ from pacs_tasks.tasks.job import (
     errors_recorded,
     given_up,
     ledger,
-    pause_for_peer,
+    pause_of_part,
     unexpected,
 )
 from pacs_tasks.tasks.stopping import WorkerStoppingError, stopping
@@ -218,7 +218,7 @@ def work_on(task: Task, job_id: str, start: int, stop: int, work: Callable[[Part
                     return False
                 return _guarded(part, work)
         except PeerBusyError as error:
-            seconds = pause_for_peer(job_id, task.request.retries)
+            seconds = pause_of_part(task, job_id)
             raise task.retry(exc=error.public(), countdown=seconds, max_retries=None) from None
     except JobNotFoundError:
         return False  # Its record has expired, and with it everybody's interest.
