@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pacs_tasks.ae import RemoteAE
 from pacs_tasks.errors import ConfigurationError
 from pacs_tasks.settings import load
 
@@ -41,6 +42,18 @@ def test_the_environment_wins_over_the_file(empty_directory: Path, monkeypatch: 
     assert (known.port, known.ae_title) == (104, "ENVIRONMENT")
     assert str(known.remote("main")) == "MAIN at 10.0.0.1:11112"
     assert known.remote("main").charset == "GB18030"
+
+
+def test_a_remote_bears_what_it_says_itself_or_what_the_file_says_of_its_address(empty_directory: Path) -> None:
+    """However it was named when it was asked; else what all bear."""
+    (empty_directory / "pacs-tasks.toml").write_text(
+        'max_associations = 3\n[remotes.main]\nae_title = "MAIN"\nhost = "pacs.example"\nmax_associations = 1\n'
+    )
+    known = load()
+    assert known.limit(known.remote("main")) == 1
+    assert known.limit(RemoteAE(ae_title="MAIN", host="PACS.example", charset="GBK")) == 1
+    assert known.limit(RemoteAE(ae_title="MAIN", host="PACS.example", max_associations=2)) == 2
+    assert known.limit(RemoteAE(ae_title="OTHER", host="pacs.example")) == 3
 
 
 def test_an_unknown_remote_is_told_with_those_that_are_known(empty_directory: Path) -> None:
