@@ -111,8 +111,12 @@ class Budget:
         """
         return float(self._refused_for(keys=[_key("refusing", remote)], args=[since]))
 
+    def want(self, remote: str) -> None:
+        """Note that somebody waits for the remote itself, which may have to end another association first."""
+        self._redis.set(_key("wanted", remote), 1, ex=_WANTED_LIFETIME)
+
     def wanted(self, remote: str) -> bool:
-        """Whether somebody waits for a lease, or came in vain in the last second."""
+        """Whether somebody waits for a lease or for the remote, or came in vain in the last second."""
         return bool(self._redis.exists(_key("waiting", remote), _key("wanted", remote)))
 
     def come_back(self, remote: str, task_id: str, soonest: float, *, one_of_many: bool = False) -> float:

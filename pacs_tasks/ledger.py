@@ -143,6 +143,14 @@ class Ledger:
         lines = cast("list[str]", self._redis.lrange(key(job_id, "manifest"), start, stop - 1))
         return [json.loads(line) for line in lines]
 
+    def note_round_trip(self, job_id: str, seconds: float) -> None:
+        """Note how far away the job's peer is. The first word stands: the parts of a job are cut by it."""
+        self._redis.hsetnx(key(job_id), "round_trip", f"{seconds:.4f}")
+
+    def round_trip(self, job_id: str) -> float:
+        """How far away the job's peer is, in seconds; 0 if nobody has noted it."""
+        return float(cast("str | None", self._redis.hget(key(job_id), "round_trip")) or 0)
+
     def planned(self, job_id: str) -> bool:
         return self._redis.hget(key(job_id), "planned") == "1"
 

@@ -37,14 +37,17 @@ def open_wire(remote: RemoteAE, connect_limit: float, limit: float, watch: Watch
     """
     peer = str(remote)
     context = None if remote.tls is None else caller_context(remote.tls)
+    begun = time.monotonic()
     sock = connect(remote.host, remote.port, peer, connect_limit, watch)
+    round_trip = time.monotonic() - begun
     if remote.tls is None or context is None:
         plain = Wire(sock, peer, limit)
+        plain.round_trip = round_trip
         plain.hint = "; it may expect TLS at this port (--tls)"
         plain.watch = watch
         return plain
     wire = SecureWire(sock, peer, limit, context, remote.tls.server_name or remote.host)
-    wire.watch = watch
+    wire.watch, wire.round_trip = watch, round_trip
     try:
         wire.shake_hands()
     except BaseException:

@@ -67,6 +67,8 @@ class Wire:
     def __init__(self, sock: socket.socket, peer: str, limit: float) -> None:
         self.peer = peer
         self.limit = limit
+        #: Seconds that the connection took: what a question and its answer take at least.
+        self.round_trip = 0.0
         #: What to do about a silent peer.
         self.advice = "check that the PACS is not overloaded, or allow it more time with --timeout"
         #: What to do about a peer that speaks TLS to us.

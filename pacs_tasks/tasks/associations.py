@@ -32,6 +32,8 @@ _LINGER = 1.0
 #: Seconds after which an association goes to others that wait even if there is more to do: opening one costs as much
 #: as some small files.
 _TURN = 1.0
+#: Seconds within which a remote accepts an association that does not have to end another one first.
+_PROMPT = 0.2
 
 
 @dataclass(frozen=True)
@@ -187,10 +189,15 @@ def lent(
 
 def _opened(local: LocalAE, remote: RemoteAE, contexts: Sequence[Context], limits: Timeouts, stop: StopCheck) -> _Open:
     lease = leases().take(remote, stop, _idle.let_go, one_of_many=True)
+    begun, watched = time.monotonic(), lease.watched(stop)
+
+    def look() -> bool:
+        if time.monotonic() - begun > _PROMPT:
+            leases().want(lease.remote)
+        return watched()
+
     try:
-        assoc = Association.open(
-            local, remote, contexts, limits, lease.watched(stop), window=settings().operations_window
-        )
+        assoc = Association.open(local, remote, contexts, limits, look, window=settings().operations_window)
     except PeerBusyError:
         leases().refused(lease)
         raise

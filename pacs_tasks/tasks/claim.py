@@ -39,7 +39,7 @@ class Claim:
     """
 
     def __init__(self, task: Task, ledger: Ledger, scope: str, name: str, job_id: str) -> None:
-        self._task, self._ledger, self._scope, self.name, self._job_id = task, ledger, scope, name, job_id
+        self._task, self._ledger, self._scope, self.name, self.job_id = task, ledger, scope, name, job_id
         #: A pool of threads may be handed the same task twice.
         self.owner = f"{task.request.hostname} {os.getpid()} {threading.get_ident()} {task.request.id}"
         self.cancelled = self._lost = False
@@ -65,7 +65,7 @@ class Claim:
     def release(self) -> None:
         pulse().forget(self)
         self._ledger.claims.release(self._scope, self.name, self.owner)
-        self._ledger.settle(self._job_id)
+        self._ledger.settle(self.job_id)
 
     def check_deaths(self) -> None:
         """Raise :class:`JobFailedError` if this work ends every worker that takes it up."""
@@ -78,7 +78,7 @@ class Claim:
             self._step_back()
         if not self.cancelled and now - self._looked >= _LOOK:
             self._looked = now
-            self.cancelled = self._ledger.cancel_requested(self._job_id)
+            self.cancelled = self._ledger.cancel_requested(self.job_id)
         return self.cancelled
 
 

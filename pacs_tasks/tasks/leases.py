@@ -176,6 +176,10 @@ class Leases:
         pulse().forget(lease)
         _quickly(lambda: self._quick().refused(lease.remote, lease.name, lease.limit, _REST))
 
+    def want(self, remote: str) -> None:
+        """Have idle associations with a remote that keeps us waiting released: it may take one at a time."""
+        _quickly(lambda: self._quick().want(remote))
+
     def wanted(self, remote: str) -> bool:
         """Whether somebody waits for a lease of this remote; asked often, it asks Redis now and then."""
         until, said = self._looks.get(remote, (0.0, False))

@@ -6,6 +6,7 @@ them is fanned out as well.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -29,17 +30,25 @@ from pacs_tasks.tasks.transfer import Part, Range, fan_out, finish, pending, pla
 
 #: Up to so many files, each is a task of its own, as people who look at Flower expect.
 SMALL_DIRECTORY = 200
-#: In a larger one a part is so many files, so that there is enough to share out, and up to so many in a very large one,
-#: so that the 5 ms of a task are little beside its work: 250 small files take about 100 ms.
-PART_FILES, MOST_PART_FILES = 50, 250
-#: Parts that a very large job should have at least.
-_PARTS = 64
+#: In a larger one a part has so much work, in seconds, that the 5 ms of a task are less than a tenth of it.
+PART_WORK = 0.06
+#: What a file takes on a machine of two cores, to a peer on it: seconds for each, and for each of its bytes.
+FILE_WORK, BYTE_WORK = 0.0004, 1e-9
+#: Parts that there are at least, to be shared out, and at most, so that the chord of a huge directory stays small.
+FEWEST_PARTS, MOST_PARTS = 16, 2000
 PART_BYTES = 64 * 2**20
 
 
-def cut(entries: Sequence[Entry], files_per_task: int | None) -> list[Range]:
-    """Cut a manifest into parts."""
-    most = files_per_task or _files_of_a_part(len(entries))
+def cut(entries: Sequence[Entry], files_per_task: int | None, round_trip: float = 0.0) -> list[Range]:
+    """Cut a manifest into parts.
+
+    Parameters
+    ----------
+    round_trip
+        Seconds that a question to the peer and its answer take at least: on a slow line a few files are work enough,
+        and small parts keep all associations busy to the end.
+    """
+    most = files_per_task or _files_of_a_part(entries, round_trip)
     ranges: list[Range] = []
     start = size = 0
     for index, entry in enumerate(entries):
@@ -51,16 +60,21 @@ def cut(entries: Sequence[Entry], files_per_task: int | None) -> list[Range]:
     return [*ranges, (start, len(entries))] if entries else []
 
 
-def _files_of_a_part(total: int) -> int:
+def _files_of_a_part(entries: Sequence[Entry], round_trip: float) -> int:
+    total = len(entries)
     if total <= SMALL_DIRECTORY:
         return 1
-    return max(PART_FILES, min(MOST_PART_FILES, total // _PARTS))
+    file_work: float = FILE_WORK + BYTE_WORK * sum(entry[1] for entry in entries) / total
+    wanted = math.ceil(PART_WORK / max(file_work, round_trip))
+    return max(min(wanted, total // FEWEST_PARTS), math.ceil(total / MOST_PARTS))
 
 
 def _ranges(job_id: str) -> list[Range]:
+    """The parts of a job, which are the same whenever they are asked for."""
     request = cast(StoreDirectoryRequest, ledger().request(job_id))
     entries = ledger().entries(job_id, 0, ledger().progress(job_id).counters.total)
-    return pending(job_id, cut(entries, request.files_per_task or settings().files_per_task))
+    files_per_task = request.files_per_task or settings().files_per_task
+    return pending(job_id, cut(entries, files_per_task, ledger().round_trip(job_id)))
 
 
 def _promise_file(request: StoreRequest, _: Claim) -> Iterable[Entry]:
@@ -80,10 +94,14 @@ def _promise_directory(request: StoreDirectoryRequest, claim: Claim) -> Iterable
     if not entries:
         raise UnreadableInputError("there is no file in this directory; check the path", request.directory)
     # Busy: the parts wait until it is not.
-    with suppress(PeerBusyError), leased(request.remote, claim) as stop:
+    with (
+        suppress(PeerBusyError),
+        leased(request.remote, claim) as stop,
         Association.open(
             local_ae(request), request.remote, [c_echo.VERIFICATION_CONTEXT], timeouts(request), stop
-        ).release()
+        ) as assoc,
+    ):
+        ledger().note_round_trip(claim.job_id, assoc.wire.round_trip)
     return entries
 
 

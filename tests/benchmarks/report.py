@@ -110,13 +110,12 @@ def _markdown(results: Results, language: _Language) -> str:
     for work in results.works:
         for bar in work.bars:
             cells = [work.title[language.place], bar.against[language.place]]
-            if bar.limit is None:
-                continue
+            aim = "" if bar.limit is None else f"{bar.limit:g}"
             if bar.at_least and bar.under is not None:
-                cells += [seconds(bar.under), seconds(bar.over), amount(bar.value, ""), f"{bar.limit:g}"]
+                cells += [seconds(bar.under), seconds(bar.over), amount(bar.value, ""), aim]
                 speeds.append(cells)
             else:
-                cells += [amount(bar.value, bar.unit), f"{bar.limit:g} {bar.unit}".strip()]
+                cells += [amount(bar.value, bar.unit), f"{aim} {bar.unit}".strip()]
                 growths.append(cells)
     return "\n".join([*_table(language.speeds, speeds), "", *_table(language.growths, growths), ""])
 
