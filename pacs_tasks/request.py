@@ -107,7 +107,8 @@ class StoreRequest(TransferRequest):
 class StoreDirectoryRequest(TransferRequest):
     """Send every DICOM file below ``directory``, which must be visible to the workers.
 
-    ``files_per_task`` overrides the size of a part: by default one file in a small directory, else by their size and how far the peer is.
+    ``files_per_task`` overrides the size of a part: by default one file in a small directory, else as many as their
+    sizes and the way to the peer make work enough.
     """
 
     task: ClassVar[str] = "pacs_tasks.store_directory"
