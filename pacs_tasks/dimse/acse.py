@@ -38,6 +38,8 @@ _ITEM_ROLE_SELECTION = 0x54
 _ITEM_IMPLEMENTATION_VERSION_NAME = 0x55
 
 _HEADER = struct.Struct(">BxH")
+#: For a peer that does not say how much it takes at once, though it must (PS3.7 section D.3.3.1): what all take.
+_USUAL_LENGTH = 16_384
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ _UserInformation = tuple[int, dict[str, tuple[bool, bool]], tuple[int, int] | No
 
 def _read_user_information(content: bytes) -> _UserInformation:
     """Give the maximum length (0 is no limit, PS3.8 section D.1), the roles and the asynchronous operations."""
-    max_length = 0
+    max_length = _USUAL_LENGTH
     roles: dict[str, tuple[bool, bool]] = {}
     operations: tuple[int, int] | None = None
     for kind, value in _items(content):
@@ -185,7 +187,7 @@ def decode_request(content: memoryview) -> AssociateRequest:
     if len(content) < 68:
         raise ValueError("an A-ASSOCIATE-RQ is cut off")
     contexts: list[ProposedContext] = []
-    user: _UserInformation = (0, {}, None)
+    user: _UserInformation = (_USUAL_LENGTH, {}, None)
     for kind, value in _items(bytes(content[68:])):
         if kind == _ITEM_CONTEXT_RQ and len(value) >= 4:
             inner = list(_items(value[4:]))
@@ -216,7 +218,7 @@ def decode_accept(content: memoryview) -> AssociateAccept:
     if len(content) < 68:
         raise ValueError("an A-ASSOCIATE-AC is cut off")
     results: dict[int, tuple[int, str]] = {}
-    user: _UserInformation = (0, {}, None)
+    user: _UserInformation = (_USUAL_LENGTH, {}, None)
     for kind, value in _items(bytes(content[68:])):
         if kind == _ITEM_CONTEXT_AC and len(value) >= 4:
             # The transfer syntax means nothing, and may be missing, when the context is refused.

@@ -115,11 +115,13 @@ class Association:
         self.timeouts = timeouts
         self.stop: StopCheck | None = None
         self.wire = wire
-        self.stream = MessageStream(wire, answer.max_length)
-        self.accepted: Mapping[tuple[str, str], int] = MappingProxyType(_accepted(proposed, answer))
-        self.accepted_by_id: Mapping[int, tuple[str, str]] = MappingProxyType(
-            {context_id: pair for pair, context_id in self.accepted.items()}
+        by_id = _accepted(proposed, answer)
+        self.accepted_by_id: Mapping[int, tuple[str, str]] = MappingProxyType(by_id)
+        # Of several contexts of one pair, the first.
+        self.accepted: Mapping[tuple[str, str], int] = MappingProxyType(
+            {pair: next(number for number, other in by_id.items() if other == pair) for pair in by_id.values()}
         )
+        self.stream = MessageStream(wire, answer.max_length, self.accepted_by_id)
         self.roles = frozenset(uid for uid, (_, scp) in answer.roles.items() if scp)
         self.window = _window(window, answer.operations)
         self._proposed = frozenset((cx.abstract_syntax, syntax) for cx in proposed for syntax in cx.transfer_syntaxes)
@@ -201,7 +203,7 @@ class Association:
 
     def reusable(self) -> bool:
         """Whether another message may go over it: open, none half done, and the peer has not spoken since."""
-        return not self._busy and self.wire.quiet()
+        return not self._busy and not self.stream.speaks(0)
 
     def release(self) -> None:
         """Release (PS3.8 section 7.2) and close. All answers are in by now, so it never raises."""
@@ -317,13 +319,13 @@ class Association:
             raise JobCancelledError(f"cancelled while waiting for {self.remote}")
 
 
-def _accepted(proposed: tuple[acse.ProposedContext, ...], answer: acse.AssociateAccept) -> dict[tuple[str, str], int]:
-    found: dict[tuple[str, str], int] = {}
+def _accepted(proposed: tuple[acse.ProposedContext, ...], answer: acse.AssociateAccept) -> dict[int, tuple[str, str]]:
+    """Context id -> (abstract syntax, transfer syntax); a transfer syntax that was not proposed is no acceptance."""
+    found: dict[int, tuple[str, str]] = {}
     for cx in proposed:
         result, syntax = answer.results.get(cx.context_id, (acse.USER_REJECTION, ""))
-        # A transfer syntax that was not proposed on this context is no acceptance of it.
         if result == acse.ACCEPTED and syntax in cx.transfer_syntaxes:
-            found.setdefault((cx.abstract_syntax, syntax), cx.context_id)
+            found[cx.context_id] = (cx.abstract_syntax, syntax)
     return found
 
 

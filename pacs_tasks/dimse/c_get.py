@@ -104,7 +104,7 @@ class _Getting:
         )
 
     def _receive(self, context_id: int, message: Command) -> None:
-        pair = self._assoc.accepted_by_id.get(context_id)
+        pair = self._assoc.accepted_by_id[context_id]
         outcome = receive(self._assoc.stream, context_id, message, pair, self._origin)
         if outcome.category is InstanceCategory.SUCCESS:
             self._received[outcome.sop_instance_uid] = outcome

@@ -105,7 +105,7 @@ class _Sending:
 
     def answered(self) -> bool:
         """Whether an answer has come already."""
-        return bool(self.waiting) and not self._assoc.wire.quiet()
+        return bool(self.waiting) and self._assoc.stream.speaks(0)
 
     def send(self, instance: StoredInstance) -> InstanceOutcome | None:
         """Send a request; the outcome if this instance cannot be sent."""

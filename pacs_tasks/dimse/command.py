@@ -99,7 +99,7 @@ def encode(elements: dict[int, int | str], data_set: bool) -> bytes:
 
 
 def decode(content: bytes | bytearray) -> Command:
-    """Read a command set.
+    """Read a command set. Elements of other groups than 0000 do not belong there and are left out.
 
     Raises
     ------
@@ -113,8 +113,9 @@ def decode(content: bytes | bytearray) -> Command:
             raise ValueError("a command set is cut off")
         group, element, length = _ELEMENT.unpack_from(content, position)
         position += 8
-        if group or position + length > len(content):
+        if position + length > len(content):
             raise ValueError("a command set is malformed")
-        elements[element] = bytes(content[position : position + length])
+        if group == 0:
+            elements[element] = bytes(content[position : position + length])
         position += length
     return Command(elements)

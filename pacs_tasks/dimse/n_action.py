@@ -42,7 +42,7 @@ def ask(assoc: Association, transaction_uid: str, references: Sequence[tuple[str
             found_id, message = assoc.read_command("the N-ACTION response")
             if message.field != command.N_EVENT_REPORT_RQ:
                 break
-            n_event_report.serve(assoc.stream, found_id, message, assoc.accepted_by_id.get(found_id), take)
+            n_event_report.serve(assoc.stream, found_id, message, assoc.accepted_by_id[found_id], take)
         code = assoc.check_response(found_id == context_id, message, message_id, command.N_ACTION_RQ)
         if message.has_data_set:
             assoc.read_data(context_id, "the rest of its answer")
@@ -89,7 +89,7 @@ def listen(assoc: Association, seconds: float, take: TakeReport) -> bool:
             context_id, report = message
             if report.field != command.N_EVENT_REPORT_RQ:
                 raise assoc.no_answer("sent another message where a report was due; its log tells more")
-            n_event_report.serve(assoc.stream, context_id, report, assoc.accepted_by_id.get(context_id), take)
+            n_event_report.serve(assoc.stream, context_id, report, assoc.accepted_by_id[context_id], take)
     except PeerUnavailableError as error:
         log.info("no more reports on this association: %s", error.message)
         return False

@@ -32,15 +32,13 @@ _INVALID_ARGUMENT_VALUE = 0x0115
 _SOP_CLASS_NOT_SUPPORTED = 0x0122
 
 
-def serve(
-    stream: MessageStream, context_id: int, request: Command, pair: tuple[str, str] | None, take: TakeReport
-) -> None:
+def serve(stream: MessageStream, context_id: int, request: Command, pair: tuple[str, str], take: TakeReport) -> None:
     """Read a report, have it taken, and answer: with success only when it is taken.
 
     Parameters
     ----------
     pair
-        SOP class and transfer syntax of the presentation context, ``None`` where there is none.
+        SOP class and transfer syntax of the presentation context.
 
     Raises
     ------
@@ -60,12 +58,10 @@ def serve(
     stream.send(context_id, command.encode(elements, data_set=False))
 
 
-def _taken(
-    stream: MessageStream, request: Command, content: bytes, pair: tuple[str, str] | None, take: TakeReport
-) -> int:
+def _taken(stream: MessageStream, request: Command, content: bytes, pair: tuple[str, str], take: TakeReport) -> int:
     """Give the status of the answer."""
     peer = stream.wire.peer
-    if pair is None or pair[0] != PUSH_MODEL:
+    if pair[0] != PUSH_MODEL:
         log.warning("%s reports an event of a service that was not agreed upon", peer)
         return _SOP_CLASS_NOT_SUPPORTED
     if request.number(command.EVENT_TYPE_ID) not in {_ALL_COMMITTED, _SOME_FAILED}:

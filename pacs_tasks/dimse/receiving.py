@@ -43,7 +43,7 @@ class _Refusal:
 
 
 def receive(
-    stream: MessageStream, context_id: int, request: Command, pair: tuple[str, str] | None, origin: Origin
+    stream: MessageStream, context_id: int, request: Command, pair: tuple[str, str], origin: Origin
 ) -> InstanceOutcome:
     """Read the data set of a C-STORE request to disk as it comes, and answer the request.
 
@@ -52,7 +52,7 @@ def receive(
     Parameters
     ----------
     pair
-        SOP class and transfer syntax of the presentation context, ``None`` where there is none.
+        SOP class and transfer syntax of the presentation context.
 
     Raises
     ------
@@ -61,11 +61,13 @@ def receive(
     """
     sop_class_uid = request.text(command.AFFECTED_SOP_CLASS_UID)
     sop_instance_uid = request.text(command.AFFECTED_SOP_INSTANCE_UID)
-    syntax = pair[1] if pair is not None else ""
+    sop_class, syntax = pair
     size, path, refusal = 0, "", None
-    if pair is None or pair[0] != sop_class_uid or not request.has_data_set:
+    if sop_class != sop_class_uid:
         _drain(stream, context_id, request)
         refusal = _Refusal(_SOP_CLASS_NOT_SUPPORTED, "not the SOP class of the presentation context")
+    elif not request.has_data_set:
+        refusal = _Refusal(_CANNOT_UNDERSTAND, "the request came without a data set")
     else:
         size, path, refusal = _to_disk(stream, context_id, origin, (sop_class_uid, sop_instance_uid, syntax))
     stream.send(context_id, _response(request, refusal))

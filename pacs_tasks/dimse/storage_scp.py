@@ -227,7 +227,7 @@ class _Conversation:
         }
         log.debug("association from %s: %d contexts accepted", self.wire.peer, len(self._contexts))
         self.wire.limit = self._scp.timeouts.dimse
-        self._serve_messages(MessageStream(self.wire, request.max_length), request.calling_aet)
+        self._serve_messages(MessageStream(self.wire, request.max_length, self._contexts), request.calling_aet)
 
     def _serve_messages(self, stream: MessageStream, calling_aet: str) -> None:
         origin = Origin(self._scp.directory, calling_aet, self.wire.peer)
@@ -239,12 +239,11 @@ class _Conversation:
             self.wire.limit_operation(self._scp.timeouts.operation)
             context_id, request = message
             if request.field == command.C_STORE_RQ:
-                outcome = receive(stream, context_id, request, self._contexts.get(context_id), origin)
+                outcome = receive(stream, context_id, request, self._contexts[context_id], origin)
                 if self._scp.on_instance is not None:
                     self._scp.on_instance(outcome)
             elif request.field == command.N_EVENT_REPORT_RQ and self._scp.on_report is not None:
-                pair = self._contexts.get(context_id)
-                n_event_report.serve(stream, context_id, request, pair, self._scp.on_report)
+                n_event_report.serve(stream, context_id, request, self._contexts[context_id], self._scp.on_report)
             else:
                 self._answer(stream, context_id, request)
             self.wire.limit_operation()
@@ -256,13 +255,16 @@ class _Conversation:
         if request.field == command.C_CANCEL_RQ:
             # It has no response of its own (PS3.7 section 9.3.2.3).
             return
+        if request.field is None or request.field & command.RESPONSE:
+            # To answer an answer would have both talk for ever.
+            raise stream.wire.garbage("sent a message that is no request")
         if request.has_data_set:
             for _ in stream.read_data(context_id, "the rest of a message"):
                 pass
         code = 0x0000 if request.field == command.C_ECHO_RQ else _UNRECOGNIZED_OPERATION
         elements: dict[int, int | str] = {
             command.AFFECTED_SOP_CLASS_UID: request.text(command.AFFECTED_SOP_CLASS_UID),
-            command.COMMAND_FIELD: (request.field or 0) | command.RESPONSE,
+            command.COMMAND_FIELD: request.field | command.RESPONSE,
             command.MESSAGE_ID_RESPONDED_TO: request.number(command.MESSAGE_ID) or 0,
             command.STATUS: code,
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from pacs_tasks.dimse import command
 from pacs_tasks.dimse.command import Command
@@ -41,10 +41,13 @@ class MessageStream:
         The connected socket, the association being agreed.
     max_length
         The longest P-DATA-TF that the peer receives, in bytes; 0 is no limit (PS3.8 section D.1).
+    context_ids
+        The presentation contexts that were accepted: a message in another one has no meaning (PS3.8 section 9.3.5.1).
     """
 
-    def __init__(self, wire: Wire, max_length: int) -> None:
+    def __init__(self, wire: Wire, max_length: int, context_ids: Collection[int]) -> None:
         self.wire = wire
+        self._context_ids = frozenset(context_ids)
         longest = min(max(max_length, _SHORTEST_SENT), _LONGEST_SENT) if max_length else _LONGEST_SENT
         # A fragment is even (PS3.8 section E.1); six bytes of the PDU are the PDV's own.
         self._fragment = (longest - 6) & ~1
@@ -173,6 +176,8 @@ class MessageStream:
         length = int.from_bytes(rest[:4], "big")
         if len(rest) < 6 or not 2 <= length <= len(rest) - 4:
             raise self.wire.garbage("sent a malformed P-DATA-TF")
+        if rest[4] not in self._context_ids:
+            raise self.wire.garbage("sent a message in a presentation context that was not accepted")
         self._rest = rest[4 + length :]
         return rest[4], rest[5], rest[6 : 4 + length]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,9 @@ import pytest
 from pacs_tasks import PacsClient, embedded
 from pacs_tasks.settings import Settings, load
 from tests.support.processes import Process
+from tests.support.waiting import wait_until
+
+_DESCRIPTORS = Path("/proc/self/fd")
 
 
 @pytest.fixture
@@ -26,3 +31,35 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
     config = load(data_dir=tmp_path / "data", idle_timeout=60.0, concurrency=1)
     yield config
     embedded.stop(config)
+
+
+def _sockets() -> set[str]:
+    """The sockets of this process, on Linux."""
+    found: set[str] = set()
+    for each in _DESCRIPTORS.iterdir() if _DESCRIPTORS.exists() else ():
+        try:
+            target = str(each.readlink())
+        except OSError:
+            # It was the descriptor of this very listing, or was closed meanwhile.
+            continue
+        found.update({target} if target.startswith("socket:") else ())
+    return found
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tests of the wire leave neither a thread nor a socket behind; Redis and Celery keep theirs between tests."""
+    name = request.module.__name__.rpartition(".")[2]
+    if not name.startswith("test_dimse_") or {"client", "redis_url", "settings"} & set(request.fixturenames):
+        yield
+        return
+    threads, sockets = set(threading.enumerate()), _sockets()
+    yield
+
+    def left() -> bool:
+        return not (set(threading.enumerate()) <= threads and _sockets() <= sockets)
+
+    if left():
+        # Whatever is only kept alive by a circle of references tells of its open socket now.
+        gc.collect()
+        wait_until(lambda: not left(), 10, f"threads and sockets to end: {set(threading.enumerate()) - threads}")

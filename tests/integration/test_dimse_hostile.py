@@ -18,18 +18,17 @@ from pynetdicom.pdu_primitives import (
 )
 
 from pacs_tasks.ae import LocalAE, RemoteAE
-from pacs_tasks.dimse import acse, command, contexts, part10
-from pacs_tasks.dimse.association import Association, Timeouts
+from pacs_tasks.dimse import acse, command, part10
+from pacs_tasks.dimse.association import Timeouts
 from pacs_tasks.dimse.c_echo import echo
 from pacs_tasks.dimse.c_find import find
 from pacs_tasks.dimse.c_get import get
 from pacs_tasks.dimse.c_move import move
-from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.storage_scp import StorageSCP
 from pacs_tasks.errors import AssociationError, PeerUnavailableError
-from pacs_tasks.outcome import Category, InstanceCategory
+from pacs_tasks.outcome import Category
 from pacs_tasks.request import FindRequest, GetRequest, Level, MoveRequest
-from tests.support import dicom_files, scripted
+from tests.support import callers, dicom_files, scripted
 
 LOCAL = LocalAE(ae_title="CALLER")
 PATIENT = Timeouts.of(20)
@@ -117,75 +116,6 @@ def test_damaged_callers_leave_nothing_and_no_fault(
         assert echo(LOCAL, RemoteAE(port=scp.port), PATIENT).category is Category.SUCCESS
     assert "fault of the receiver" not in caplog.text
     assert not list(scp.directory.glob(".*"))
-
-
-@pytest.mark.parametrize("size", [1, 2, 97])
-@pytest.mark.parametrize("together", [True, False])
-def test_fragments_of_any_size(path: Path, tmp_path: Path, size: int, together: bool) -> None:
-    """One byte per PDV, several PDVs in one PDU, command set and data set in the same PDU: all is one message."""
-    request, data_set = _instance(path)
-    pdvs = _pieces(request, size, 1) + _pieces(data_set, size, 0)
-    step = 500 if together else 1
-    pdus = [_pdu(*pdvs[at : at + step]) for at in range(0, len(pdvs), step)]
-    with (
-        StorageSCP(LOCAL, "127.0.0.1", 0, tmp_path / "received") as scp,
-        socket.create_connection(("127.0.0.1", scp.port), timeout=10) as sock,
-    ):
-        sock.sendall(_request())
-        assert scripted.read_pdu(sock)[0] == 2
-        sock.sendall(b"".join(pdus))
-        # A half-closed connection is still answered.
-        sock.shutdown(socket.SHUT_WR)
-        assert command.decode(scripted.read_pdu(sock)[1][6:]).number(command.STATUS) == 0
-        [kept] = scp.directory.rglob("*.dcm")
-    assert dicom_files.data_set(kept) == data_set
-
-
-@pytest.mark.parametrize("longest", [128, 512, 0, 1 << 31])
-def test_no_pdu_is_longer_than_the_peer_takes(path: Path, longest: int) -> None:
-    """Command sets are split as data sets are, so a peer with the shortest maximum is served as well."""
-    lengths: list[int] = []
-    received = bytearray()
-
-    def script(sock: socket.socket) -> None:
-        scripted.accept_all(sock, longest)
-        last, kept = False, 0
-        while not last:
-            kind, content = scripted.read_pdu(sock)
-            assert kind == 4
-            lengths.append(len(content))
-            kept, last = content[5] & 1, content[5] == 2
-            if not kept:
-                received.extend(content[6:])
-        sock.sendall(scripted.p_data(1, 3, _response(command.C_STORE_RQ, 0)))
-        scripted.wait_for_end(sock)
-
-    with scripted.peer(script) as remote:
-        instance = part10.read_instance(str(path))
-        [(proposed, _)] = contexts.contexts_for([instance])
-        assoc = Association.open(LOCAL, remote, proposed, PATIENT)
-        assert store(assoc, instance).category is InstanceCategory.SUCCESS
-        assoc.abort()
-    assert max(lengths) <= (longest or 1 << 31)
-    assert bytes(received) == dicom_files.data_set(path)
-
-
-@pytest.mark.parametrize("longest", [128, 512, 0])
-def test_answers_keep_to_the_callers_maximum(path: Path, tmp_path: Path, longest: int) -> None:
-    """The receiver's answers keep to it too."""
-    request, data_set = _instance(path)
-    with (
-        StorageSCP(LOCAL, "127.0.0.1", 0, tmp_path / "received") as scp,
-        socket.create_connection(("127.0.0.1", scp.port), timeout=10) as sock,
-    ):
-        sock.sendall(_request(longest) + _pdu(_pdv(3, request), _pdv(2, data_set)))
-        assert scripted.read_pdu(sock)[0] == 2
-        answer, last = b"", False
-        while not last:
-            _, content = scripted.read_pdu(sock)
-            assert len(content) <= (longest or 1 << 31)
-            answer, last = answer + content[6:], content[5] == 3
-        assert command.decode(answer).number(command.STATUS) == 0
 
 
 def _response(request: int, code: int, data_set: bool = False) -> bytes:
@@ -290,6 +220,7 @@ def test_unknown_items_of_a_negotiation_are_left_unanswered(path: Path, tmp_path
             scp.port,
             ext_neg=[window, extended, identity],
             ae_title="ANOTHER_TITLE_16",
+            evt_handlers=callers.GUARDED,
         )
         assert assoc.is_established
         assert assoc.acceptor.asynchronous_operations == (8, 1), "of these, operations alone are answered"

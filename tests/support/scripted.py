@@ -75,6 +75,13 @@ def wait_for_end(sock: socket.socket) -> bytes:
     return content
 
 
+def let_go(sock: socket.socket) -> None:
+    """Read until the other side asks to release, and agree."""
+    while read_pdu(sock)[0] != 5:
+        continue
+    sock.sendall(b"\6\0\0\0\0\4\0\0\0\0")
+
+
 def accept_all(
     sock: socket.socket, max_length: int = 16_384, operations: tuple[int, int] | None = None
 ) -> acse.AssociateRequest:
