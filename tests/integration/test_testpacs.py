@@ -163,16 +163,6 @@ def test_that_move_delivers_to_known_destinations_only(pacs: TestPACS) -> None:
     assert len(pacs.stores) == 5
 
 
-def test_that_move_survives_a_thousand_instances(pacs: TestPACS) -> None:
-    """Sub-operations do not lose a response to another thread, which pynetdicom's own sender does now and then."""
-    with (
-        TestPACS("SOURCE", instances=series(1000, rows=4), destinations={"TESTPACS": (pacs.host, pacs.port)}) as source,
-        associated(source, (STUDY_MOVE, None)) as assoc,
-    ):
-        *_, (last, _) = assoc.send_c_move(retrieve_keys(), "TESTPACS", STUDY_MOVE)
-    assert (last.Status, last.NumberOfCompletedSuboperations, len(pacs.instances)) == (0x0000, 1000, 1000)
-
-
 def test_that_get_delivers_to_the_byte() -> None:
     """C-GET sends each data set as it is held."""
     instances = series(3)

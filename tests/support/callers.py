@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -9,11 +10,12 @@ from io import BytesIO
 from pydicom import Dataset
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
-from pynetdicom.events import Event
+from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import build_context
 
 from pacs_tasks.testing import TestPACS
+from pacs_tasks.testing.connections import send_at_once
 from tests.support import dicom_files
 
 VERIFICATION = "1.2.840.10008.1.1"
@@ -26,6 +28,45 @@ STUDY_GET = "1.2.840.10008.5.1.4.1.2.2.3"
 CT_CONTEXT = (CT, [EXPLICIT])
 
 
+class _Checkpoint(threading.Event):
+    """Where pynetdicom's thread beside an association pauses; it cannot be closed while that thread reads."""
+
+    def __init__(self, reading: threading.Lock) -> None:
+        super().__init__()
+        self._reading = reading
+        self.set()
+
+    def clear(self) -> None:
+        with self._reading:
+            super().clear()
+
+
+def _take_turns(event: Event) -> None:
+    """Keep that thread from taking the answer that a caller waits for.
+
+    A caller closes the checkpoint and looks at a flag that says whether the thread stands there. In pynetdicom 3.0.4
+    the flag is still up when the thread has just passed, and then it reads beside the caller. Here it reads under a
+    lock and only while the checkpoint is open; the caller closes the checkpoint under the same lock before it sends.
+    """
+    assoc = event.assoc
+    reading = threading.Lock()
+    checkpoint = _Checkpoint(reading)
+    read = assoc.dimse.get_msg
+
+    def get_msg(block: bool = False) -> object:
+        if block:
+            return read(block=True)
+        with reading:
+            return read(block=False) if checkpoint.is_set() else (None, None)
+
+    assoc._reactor_checkpoint = checkpoint
+    vars(assoc.dimse)["get_msg"] = get_msg
+
+
+#: For every association that pynetdicom asks for: the thread beside it starts after this event.
+GUARDED: list[EventHandlerType] = [(evt.EVT_CONN_OPEN, send_at_once), (evt.EVT_ESTABLISHED, _take_turns)]
+
+
 @contextmanager
 def associated(
     pacs: TestPACS, *contexts: tuple[str, list[str] | str | None], called_aet: str = "", **options: object
@@ -34,7 +75,15 @@ def associated(
     ae = AE("CALLER")
     ae.acse_timeout = ae.dimse_timeout = 5
     wanted = [build_context(abstract, syntax) for abstract, syntax in contexts or ((VERIFICATION, None),)]
-    assoc = ae.associate(pacs.host, pacs.port, wanted, called_aet or pacs.ae_title, **options)  # type: ignore[arg-type]
+    handlers = [*GUARDED, *options.pop("evt_handlers", [])]  # type: ignore[misc]
+    assoc = ae.associate(
+        pacs.host,
+        pacs.port,
+        wanted,
+        called_aet or pacs.ae_title,
+        evt_handlers=handlers,
+        **options,  # type: ignore[arg-type]
+    )
     try:
         yield assoc
     finally:
