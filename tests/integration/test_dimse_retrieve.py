@@ -132,24 +132,6 @@ def test_get_writes_what_comes_and_tells_each(files: list[Path], tmp_path: Path)
         assert instance.sop_class_uid == CT
 
 
-def test_compressed_instances_come_as_they_are(tmp_path: Path) -> None:
-    """JPEG 2000, JPEG-LS, RLE and big endian come in their own transfer syntax, to the byte."""
-    wanted = (
-        "MR_small_jp2klossless.dcm",
-        "MR_small_jpeg_ls_lossless.dcm",
-        "MR_small_RLE.dcm",
-        "MR_small_bigendian.dcm",
-    )
-    for path in (path for path in dicom_files.shipped() if path.name in wanted):
-        instance = part10.read_instance(str(path))
-        with TestPACS(instances=[path]) as pacs:
-            study_uid = str(next(iter(pacs.instances.values())).header.StudyInstanceUID)
-            request = GetRequest(remote=pacs.remote, output_dir=str(tmp_path / path.stem), study_uid=study_uid)
-            outcome = get(request, LOCAL, PATIENT, sop_class_uids=[instance.sop_class_uid])
-        assert [each.transfer_syntax_uid for each in outcome.instances] == [instance.transfer_syntax_uid], path.name
-        assert list(_held(tmp_path / path.stem).values()) == [dicom_files.data_set(path)]
-
-
 def test_what_the_peer_could_not_send_is_told(files: list[Path], tmp_path: Path) -> None:
     """Failed sub-operations are counted and named, and what came is kept."""
     unsent = f"{SERIES}.1000002"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import socket
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +21,7 @@ from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.storage_scp import StorageSCP
 from pacs_tasks.errors import PeerBusyError, PeerUnavailableError
 from pacs_tasks.outcome import Category, InstanceCategory, InstanceOutcome
-from tests.support import dicom_files, disk, scripted
-from tests.support.processes import environment
+from tests.support import callers, dicom_files, disk, scripted
 from tests.support.waiting import wait_until
 
 LOCAL = LocalAE(ae_title="CALLER")
@@ -72,7 +70,7 @@ def test_pynetdicom_echoes_and_stores(scp: StorageSCP, told: list[InstanceOutcom
     ae = AE("MODALITY")
     ae.add_requested_context(VERIFICATION)
     ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
-    assoc = ae.associate("127.0.0.1", scp.port)
+    assoc = ae.associate("127.0.0.1", scp.port, evt_handlers=callers.GUARDED)
     assert assoc.is_established
     assert assoc.send_c_echo().Status == 0
     assert assoc.send_c_store(ds).Status == 0
@@ -83,32 +81,6 @@ def test_pynetdicom_echoes_and_stores(scp: StorageSCP, told: list[InstanceOutcom
     assert kept.file_meta.SourceApplicationEntityTitle == "MODALITY"
     assert kept.PixelData == ds.PixelData
     assert outcome.size == Path(outcome.path).stat().st_size
-
-
-@pytest.mark.dcmtk
-@pytest.mark.parametrize("program", ["dcmsend", "storescu"])
-def test_dcmtk_sends_to_it(scp: StorageSCP, tmp_path: Path, program: str) -> None:
-    """DCMTK's senders find every instance accepted, and it is here to the byte."""
-    files = dicom_files.write_series(tmp_path / "files", 50)
-    done = subprocess.run(
-        [program, "-aec", "RECEIVER", "+sd", "127.0.0.1", str(scp.port), str(tmp_path / "files")],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env=environment(TCP_NODELAY="1"),
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert _held(scp) == _expected(files)
-
-
-def test_everything_shipped_is_received_as_it_is(scp: StorageSCP, told: list[InstanceOutcome]) -> None:
-    """Every class and syntax that pydicom ships, cut off or without study, is stored to the byte."""
-    files = [path for path in dicom_files.sendable() if len(dicom_files.data_set(path)) % 2 == 0]
-    outcomes = _send(scp, files)
-    assert {outcome.category for outcome in outcomes} == {InstanceCategory.SUCCESS}
-    assert _held(scp) == _expected(files)
-    assert len(told) == len(files)
 
 
 def test_echo_is_answered(scp: StorageSCP) -> None:

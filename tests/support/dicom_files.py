@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -12,7 +13,16 @@ import pydicom
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
-from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, MediaStorageDirectoryStorage
+from pydicom.uid import (
+    UID,
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+)
+
+from pacs_tasks.dimse.part10 import StoredInstance, read_instance
+from pacs_tasks.errors import UnreadableInputError
 
 #: A root for generated UIDs (PS3.5 section B.2: 2.25 and a number).
 UID_ROOT: Final = "2.25.314159265358979"
@@ -153,3 +163,50 @@ def write_text(path: Path) -> Path:
 def dicomdir() -> Path:
     """A DICOMDIR that pydicom ships."""
     return next(path for path in shipped() if path.name.upper().startswith("DICOMDIR"))
+
+
+@cache
+def rounds() -> tuple[tuple[StoredInstance, ...], ...]:
+    """All that pydicom ships and that can be sent, each UID once in a round: a PACS keeps one instance of it.
+
+    Twelve transfer syntaxes: the uncompressed and the deflated one, RLE, JPEG, JPEG-LS and JPEG 2000.
+    """
+    found: list[list[StoredInstance]] = []
+    times: Counter[str] = Counter()
+    for path in sorted((Path(pydicom.__file__).parent / "data").rglob("*")):
+        try:
+            instance = read_instance(str(path)) if path.is_file() else None
+        except UnreadableInputError:
+            continue
+        if instance is not None:
+            number = times[instance.sop_instance_uid]
+            times[instance.sop_instance_uid] += 1
+            found += [[]] if number == len(found) else []
+            found[number].append(instance)
+    return tuple(map(tuple, found))
+
+
+def content(instance: StoredInstance) -> bytes:
+    """The data set of an instance as it stands in its file."""
+    return Path(instance.path).read_bytes()[instance.data_offset :]
+
+
+def as_sent(instance: StoredInstance) -> bytes | None:
+    """The data set as it goes out: even, deflated ones by one byte more (PS3.5 section A.5); None where it does not."""
+    found = content(instance)
+    if instance.transfer_syntax_uid == DeflatedExplicitVRLittleEndian:
+        return found + b"\0" * (len(found) % 2)
+    return found if len(found) % 2 == 0 else None
+
+
+def identity(instance: StoredInstance) -> Dataset:
+    """What the data set of an instance itself says of its class, its study and its own UID."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some of these files are there because they break rules
+        wanted = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID"]
+        return dcmread(instance.path, force=True, stop_before_pixels=True, specific_tags=wanted)
+
+
+def names_itself(instance: StoredInstance) -> bool:
+    """Whether the data set says which instance it is; five shipped files leave that to their file meta information."""
+    return str(identity(instance).get("SOPInstanceUID", "")) == instance.sop_instance_uid
