@@ -106,6 +106,17 @@ class Wire:
         self._closed = True
         self._sock.close()
 
+    def quiet(self) -> bool:
+        """Whether the wire is open and the peer has sent nothing that is still to be read, not even its end."""
+        if self._closed or self._end > self._start:
+            return False
+        try:
+            with selectors.DefaultSelector() as selector:
+                selector.register(self._sock, selectors.EVENT_READ)
+                return not selector.select(0)
+        except (OSError, ValueError):
+            return False
+
     def speaks(self, seconds: float) -> bool:
         """Whether the peer sends something within ``seconds``, or ends the connection, or has done so.
 
