@@ -70,8 +70,9 @@ _FIXED: dict[str, Any] = {
     # A Redis that is full refuses a command without being away. The worker connects again until it has room; by
     # default it would end.
     "broker_channel_error_retry": True,
-    # What runs while the broker is lost will be handed out again: stop it, rather than do it twice.
-    "worker_cancel_long_running_tasks_on_connection_loss": True,
+    # What runs while the broker is lost goes on. It is handed out again, but finds the claim of the first and steps
+    # back; stopping it would send once more what was on its way, and leave its claim to run out.
+    "worker_cancel_long_running_tasks_on_connection_loss": False,
     # Above every limit of ours: ends what hangs in the system, such as a file server that is gone. A task that is told
     # so fails what is left of its work with that reason; one that does not hear it is killed, and its work taken up.
     "task_soft_time_limit": LONGEST_TASK,

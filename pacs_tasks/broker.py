@@ -10,6 +10,9 @@ from redis.retry import Retry
 
 from pacs_tasks.errors import BrokerUnavailableError
 
+#: What a Redis raises that is away, or that has no room for what it is told.
+AWAY = (redis.ConnectionError, redis.TimeoutError, redis.OutOfMemoryError)
+
 
 class _Redis(redis.Redis):
     """A client whose lost connection is our error, with the address and what to check."""
@@ -29,7 +32,7 @@ class _Redis(redis.Redis):
             raise BrokerUnavailableError(
                 f"what answers at {self.place} is no Redis; check host and port in PACS_TASKS_REDIS_URL"
             ) from None
-        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+        except (*AWAY, OSError) as error:
             raise BrokerUnavailableError(
                 f"the Redis at {self.place} does not answer ({str(error).rstrip('.') or type(error).__name__}); "
                 "check PACS_TASKS_REDIS_URL, and that the Redis is running and lets this machine connect"
@@ -71,6 +74,8 @@ def connect(redis_url: str, timeout: float, patience: int = 0) -> redis.Redis:
                 socket_connect_timeout=timeout,
                 socket_timeout=timeout,
                 retry=Retry(ExponentialBackoff(cap=2, base=0.1), patience),
+                # A full Redis has room again when somebody sees to it, or when something expires.
+                retry_on_error=[redis.OutOfMemoryError],
                 health_check_interval=30,
             ),
         )

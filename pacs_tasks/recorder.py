@@ -35,6 +35,8 @@ class Recorder:
         self._pool = ledger.client.connection_pool
         self._connection = self._pool.get_connection()
         self._unread: deque[tuple[int, InstanceOutcome]] = deque()
+        #: What is unread has no reply to come: the connection it was sent on is gone.
+        self._lost = False
 
     def record(self, index: int, outcome: InstanceOutcome) -> Recorded:
         """Send an outcome; what the replies told that were read meanwhile.
@@ -55,6 +57,8 @@ class Recorder:
 
     def flush(self) -> Recorded:
         """Wait for all replies; what they told."""
+        if self._lost:
+            return self._record_again()
         try:
             return self._read(0)
         except (redis.RedisError, OSError):
@@ -70,12 +74,15 @@ class Recorder:
         return told
 
     def _record_again(self) -> Recorded:
+        # Whatever interrupts us, even the order to end this process: what is left is begun again from here.
+        self._lost = True
         self._connection.disconnect()  # type: ignore[no-untyped-call]
         told = _NOTHING
         while self._unread:
             index, outcome = self._unread[0]
             told = _both(told, self._ledger.record(self.job_id, index, outcome))
             self._unread.popleft()
+        self._lost = False
         return told
 
     def __enter__(self) -> Self:

@@ -13,6 +13,7 @@ from celery import Task
 
 from pacs_tasks.errors import JobFailedError
 from pacs_tasks.ledger import Ledger
+from pacs_tasks.tasks.again import come_again
 from pacs_tasks.tasks.pulse import pulse
 
 #: Seconds between two looks at the cancel flag.
@@ -56,7 +57,7 @@ class Claim:
         self._lost = self._lost or not self._ledger.claims.take(self._scope, self.name, self.owner)
 
     def _step_back(self) -> NoReturn:
-        raise self._task.retry(countdown=_STEP_BACK, max_retries=None)
+        come_again(self._task, _STEP_BACK)
 
     def overdue(self) -> bool:
         """As a call, but true only when the peer has had time to answer what was on its way as the cancel came."""

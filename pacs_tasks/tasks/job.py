@@ -19,13 +19,14 @@ from pacs_tasks.app import DEFAULT_REDIS_URL, HIDDEN, LONGEST_TASK
 from pacs_tasks.broker import connect
 from pacs_tasks.budget import Budget, name_of
 from pacs_tasks.dimse.association import Timeouts
-from pacs_tasks.errors import BrokerUnavailableError, JobFailedError, JobNotReadyError, PacsTasksError, PeerBusyError
+from pacs_tasks.errors import JobFailedError, JobNotReadyError, PacsTasksError, PeerBusyError
 from pacs_tasks.ledger import Ledger
 from pacs_tasks.outages import Outages
 from pacs_tasks.outcome import EchoOutcome, FindOutcome, MoveOutcome, PreflightOutcome
 from pacs_tasks.proof import CommitOutcome, VerifyOutcome
 from pacs_tasks.request import R, Request, TransferRequest, build
 from pacs_tasks.settings import settings
+from pacs_tasks.tasks.again import BROKER_AWAY, come_again, go_back
 from pacs_tasks.tasks.claim import Claim, claimed
 
 logger = logging.getLogger(__name__)
@@ -121,7 +122,6 @@ def errors_recorded(task: Task) -> Iterator[None]:
     """Record in the ledger why a job has no outcome, and tell Celery without what is private.
 
     A job whose peer, or the budget, has no association for it now goes back on the queue: that is no try.
-    Without its Redis a task can tell nobody anything: its message goes back.
     A plain Celery caller gets the same class of error from ``AsyncResult.get()``.
     """
     try:
@@ -131,11 +131,11 @@ def errors_recorded(task: Task) -> Iterator[None]:
             ended = given_up(task.request.id, error)
             if ended is not None:
                 raise ended from None
-            raise task.retry(exc=error.public(), countdown=_pause_of_job(task), max_retries=None) from None
+            come_again(task, _pause_of_job(task), exc=error.public())
     except (Ignore, Retry, Reject):
         raise
-    except BrokerUnavailableError as error:
-        raise Reject(error.message, requeue=True) from None
+    except BROKER_AWAY as error:
+        go_back(error)
     except PacsTasksError as error:
         ledger().failed(task.request.id, error)
         raise error.public() from None

@@ -17,6 +17,7 @@ from pacs_tasks.ledger import Entry
 from pacs_tasks.outcome import Category, FindOutcome
 from pacs_tasks.request import FindRequest, Level, RetrieveRequest
 from pacs_tasks.settings import settings
+from pacs_tasks.tasks.again import come_again
 from pacs_tasks.tasks.associations import leased
 from pacs_tasks.tasks.claim import Claim
 from pacs_tasks.tasks.job import JobTask, ledger, local_ae, pause, timeouts
@@ -123,7 +124,7 @@ def retrieve_part(self: Task, job_id: str, start: int, stop: int, tries: int = 0
             return False
 
     if work_on(self, job_id, start, stop, work):
-        raise self.retry(kwargs={"tries": tries + 1}, countdown=pause(tries), max_retries=None)
+        come_again(self, pause(tries), kwargs={"tries": tries + 1})
 
 
 def _is_whole(job_id: str, start: int, stop: int) -> bool:

@@ -21,6 +21,7 @@ from pacs_tasks.errors import JobCancelledError, PeerBusyError, UnreadableInputE
 from pacs_tasks.ledger import Entry
 from pacs_tasks.request import StoreDirectoryRequest, StoreRequest
 from pacs_tasks.settings import settings
+from pacs_tasks.tasks.again import come_again
 from pacs_tasks.tasks.associations import leased
 from pacs_tasks.tasks.claim import Claim
 from pacs_tasks.tasks.job import JobTask, ledger, local_ae, pause, timeouts
@@ -114,7 +115,7 @@ def store_file(self: Task, request: dict[str, Any] | None = None, tries: int = 0
             return send(part, asked, last_try=tries >= settings().max_retries, alone=True)
 
         if work_on(self, job_id, 0, 1, work):
-            raise self.retry(kwargs={"tries": tries + 1}, countdown=pause(tries), max_retries=None)
+            come_again(self, pause(tries), kwargs={"tries": tries + 1})
 
     return plan(self, request, StoreRequest, _promise_file, one_part)
 
@@ -143,7 +144,7 @@ def store_part(self: Task, job_id: str, start: int, stop: int, tries: int = 0) -
         return send(part, request, last_try=last_try)
 
     if work_on(self, job_id, start, stop, work):
-        raise self.retry(kwargs={"tries": tries + 1}, countdown=pause(tries), max_retries=None)
+        come_again(self, pause(tries), kwargs={"tries": tries + 1})
 
 
 @app.task(bind=True, name="pacs_tasks.store_finish")  # type: ignore[untyped-decorator]

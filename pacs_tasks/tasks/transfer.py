@@ -17,11 +17,11 @@ from contextlib import suppress
 from typing import Any
 
 from celery import Task, chord
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Ignore, Retry
+from celery.states import SUCCESS
 
 from pacs_tasks.errors import (
     AssociationError,
-    BrokerUnavailableError,
     JobCancelledError,
     JobFailedError,
     JobNotFoundError,
@@ -30,8 +30,10 @@ from pacs_tasks.errors import (
 )
 from pacs_tasks.ledger import Entry, Recorded
 from pacs_tasks.outcome import InstanceOutcome
+from pacs_tasks.progress import JobState
 from pacs_tasks.recorder import Recorder
 from pacs_tasks.request import R
+from pacs_tasks.tasks.again import BROKER_AWAY, come_again, go_back
 from pacs_tasks.tasks.claim import MOST_DEATHS, Claim, claimed, poison
 from pacs_tasks.tasks.job import (
     accept,
@@ -105,7 +107,7 @@ def finish(task: Task, job_id: str, ranges: Callable[[str], list[Range]], part: 
         if progress.waiting_for:
             raise Ignore  # Whoever notices that the remote is back hands out the rest.
         if ledger().claims.live(job_id):
-            raise task.retry(countdown=_LOOK_AGAIN, max_retries=None)
+            come_again(task, _LOOK_AGAIN)
         if ledger().claims.replans(job_id) <= _MOST_REPLANS:
             fan_out(task, job_id, ranges(job_id), part, finish=task)
         with (
@@ -181,7 +183,7 @@ class Part:
 
     def _heed(self, told: Recorded) -> None:
         if told.ended:
-            self._task.backend.store_result(self.job_id, conclude(self.job_id), "SUCCESS")
+            _store_summary(self._task, self.job_id)
         if told.cancelled:
             raise PartCancelledError
 
@@ -205,11 +207,10 @@ def work_on(task: Task, job_id: str, start: int, stop: int, work: Callable[[Part
 
     A part for which the peer, or the budget, has no association now goes back on the queue: that is no try.
     A part whose peer is down just ends, and so does a cancelled one: what it has not begun has no outcome, so the probe
-    or ``retry`` takes it up. Any other error fails what is left of the part; the chord goes on. Without its Redis a
-    part can tell nobody anything: its message goes back, and the next one finds out what was recorded.
+    or ``retry`` takes it up. Any other error fails what is left of the part; the chord goes on.
     """
     try:
-        if ledger().progress(job_id).state.finished:
+        if _has_ended(task, job_id):
             return False
         try:
             with claimed(task, ledger(), job_id, f"{start}-{stop}") as claim, Recorder(ledger(), job_id) as recorder:
@@ -218,14 +219,25 @@ def work_on(task: Task, job_id: str, start: int, stop: int, work: Callable[[Part
                     return False
                 return _guarded(part, work)
         except PeerBusyError as error:
-            seconds = pause_of_part(task, job_id)
-            raise task.retry(exc=error.public(), countdown=seconds, max_retries=None) from None
+            come_again(task, pause_of_part(task, job_id), exc=error.public())
     except JobNotFoundError:
         return False  # Its record has expired, and with it everybody's interest.
-    except BrokerUnavailableError as error:
-        raise Reject(error.message, requeue=True) from None
+    except BROKER_AWAY as error:
+        go_back(error)
     except WorkerStoppingError:
-        raise task.retry(countdown=0, max_retries=None) from None
+        come_again(task, 0)
+
+
+def _has_ended(task: Task, job_id: str) -> bool:
+    """Whether a part comes too late; the one that ended the job may have died before Celery had its summary."""
+    state = ledger().progress(job_id).state
+    if state is JobState.DONE and task.backend.get_task_meta(job_id)["status"] != SUCCESS:
+        _store_summary(task, job_id)
+    return state.finished
+
+
+def _store_summary(task: Task, job_id: str) -> None:
+    task.backend.store_result(job_id, conclude(job_id), SUCCESS)
 
 
 def _guarded(part: Part, work: Callable[[Part], bool]) -> bool:
@@ -248,7 +260,7 @@ def _worked(part: Part, work: Callable[[Part], bool]) -> bool:
         if ended is None:
             raise
         ledger().failed(part.job_id, ended)
-    except (AssociationError, BrokerUnavailableError, JobCancelledError, JobNotFoundError):
+    except (AssociationError, *BROKER_AWAY, JobCancelledError, JobNotFoundError):
         raise
     except (PartCancelledError, PartParkedError, WorkerStoppingError, Retry):
         raise

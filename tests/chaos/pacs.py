@@ -19,8 +19,7 @@ from typing import Any, Final
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.testing import Faults, Silence, TestPACS
 from tests.chaos import control
-from tests.chaos.ports import kept_port
-from tests.support.ports import answers
+from tests.support.ports import answers, kept_port
 from tests.support.processes import ROOT, Process, environment, started
 
 AE_TITLE: Final = "CHAOS"

@@ -21,8 +21,8 @@ from pacs_tasks.errors import BrokerUnavailableError
 from pacs_tasks.progress import Progress
 from pacs_tasks.settings import Settings
 from tests.chaos.pacs import Pacs
-from tests.chaos.ports import kept_port
 from tests.support import workers
+from tests.support.ports import kept_port
 from tests.support.processes import Process
 from tests.support.redis_server import RedisServer, redis_server
 

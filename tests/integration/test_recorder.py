@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +16,9 @@ from pacs_tasks.ledger import Ledger
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 from pacs_tasks.recorder import Recorder
 from pacs_tasks.request import StoreDirectoryRequest
+from tests.support.ports import kept_port
+from tests.support.redis_server import redis_server
+from tests.support.waiting import wait_until
 
 TOTAL = 100
 REQUEST = StoreDirectoryRequest(directory="/data")
@@ -18,13 +26,19 @@ REQUEST = StoreDirectoryRequest(directory="/data")
 
 @pytest.fixture
 def ledger(redis_url: str) -> Iterator[Ledger]:
-    client = connect(redis_url, 5, patience=5)
+    with ExitStack() as stack:
+        yield opened(stack, redis_url, patience=5)
+
+
+def opened(stack: ExitStack, redis_url: str, patience: int) -> Ledger:
+    """A ledger with a job that has begun."""
+    client = connect(redis_url, 5, patience)
+    stack.callback(client.close)
     found = Ledger(client, keep_jobs=60)
     found.open("job", REQUEST.task, REQUEST)
     found.start("job", "worker")
     found.plan("job", ([f"/data/{index}", 10] for index in range(TOTAL)), "worker")
-    yield found
-    client.close()
+    return found
 
 
 def sent(index: int) -> InstanceOutcome:
@@ -86,3 +100,40 @@ def test_replies_that_nobody_read_are_nobody_elses(ledger: Ledger) -> None:
     with Recorder(ledger, "job") as recorder:
         assert recorder.record(20, sent(20)).new is False, "its reply is not read yet"
         assert recorder.flush() == (True, False, False)
+
+
+class _ToldToEndError(BaseException):
+    """What a worker's process meets that is told to end."""
+
+
+def test_a_process_that_is_told_to_end_while_redis_is_away_still_records(tmp_path: Path) -> None:
+    """It is interrupted in the middle of recording again, and its last act gets there once Redis is back."""
+
+    def end(*_: object) -> None:
+        raise _ToldToEndError
+
+    before = signal.signal(signal.SIGUSR1, end)
+    with ExitStack() as stack:
+        stack.callback(signal.signal, signal.SIGUSR1, before)
+        server = stack.enter_context(redis_server(tmp_path, kept_port(), durable=True))
+        ledger = opened(stack, server.url(), patience=100)
+        recorder = stack.enter_context(Recorder(ledger, "job"))
+        for index in range(TOTAL - 1):
+            recorder.record(index, sent(index))
+        recorder.flush()
+        os.kill(server.process.pid, signal.SIGSTOP)
+        recorder.record(TOTAL - 1, sent(TOTAL - 1))
+        server.process.kill()
+        interrupter = threading.Thread(target=_interrupt, args=(recorder,))
+        interrupter.start()
+        with pytest.raises(_ToldToEndError):
+            recorder.flush()
+        interrupter.join(10)
+        stack.enter_context(redis_server(tmp_path, server.port, durable=True))
+        assert recorder.flush().ended
+        assert ledger.progress("job").counters.success == len(list(ledger.outcomes("job"))) == TOTAL
+
+
+def _interrupt(recorder: Recorder) -> None:
+    wait_until(lambda: recorder._lost, 10, "the recorder to record again")
+    os.kill(os.getpid(), signal.SIGUSR1)

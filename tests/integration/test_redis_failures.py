@@ -1,0 +1,160 @@
+"""A Redis that goes away, or that is full, in the middle of a job: nothing is lost, and nothing is sent twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import redis
+from celery import Celery, Task
+from celery.exceptions import Reject
+
+from pacs_tasks import BrokerUnavailableError, Category, Job, JobState, PacsClient, StoreDirectoryRequest
+from pacs_tasks.app import create
+from pacs_tasks.outcome import TransferOutcome
+from pacs_tasks.settings import Settings
+from pacs_tasks.tasks.again import come_again
+from pacs_tasks.tasks.job import errors_recorded
+from pacs_tasks.testing import Faults, TestPACS
+from tests.support import workers
+from tests.support.dicom_files import write_series
+from tests.support.ports import free_port, kept_port
+from tests.support.redis_server import redis_server
+from tests.support.waiting import wait_until
+
+LIMIT = 60
+
+
+@pytest.fixture
+def own_url(tmp_path: Path) -> Iterator[str]:
+    """A Redis that no other test has."""
+    (tmp_path / "redis").mkdir()
+    with redis_server(tmp_path / "redis") as running:
+        yield running.url()
+
+
+@pytest.fixture
+def own(own_url: str) -> Iterator[PacsClient]:
+    with PacsClient(own_url) as client:
+        yield client
+
+
+@pytest.fixture
+def dead() -> Iterator[Celery]:
+    """An app whose Redis is not there."""
+    with create(f"redis://127.0.0.1:{free_port()}/0", Settings(redis_timeout=0.5)) as app:
+        yield app
+
+
+def directory_job(client: PacsClient, pacs: TestPACS, directory: Path, count: int) -> Job:
+    write_series(directory, count)
+    return client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(directory), files_per_task=count))
+
+
+def transferred(job: Job) -> TransferOutcome:
+    """The outcome of a job that ends in time."""
+    job.wait(LIMIT)
+    outcome = job.outcome()
+    assert isinstance(outcome, TransferOutcome)
+    return outcome
+
+
+def test_a_part_goes_on_while_its_broker_is_lost(pacs: TestPACS, tmp_path: Path) -> None:
+    """Redis dies and comes back. The part has not been stopped, so nothing is sent twice and nobody waits for it."""
+    pacs.faults = Faults(delay=0.1)
+    with ExitStack() as stack:
+        server = stack.enter_context(redis_server(tmp_path, kept_port(), durable=True))
+        client = stack.enter_context(PacsClient(server.url()))
+        worker = stack.enter_context(workers.worker(server.url(), tmp_path, concurrency=1))
+        job = directory_job(client, pacs, tmp_path / "files", 40)
+        wait_until(lambda: len(pacs.stores) > 5, 20, "some files are sent")
+        server.process.kill()
+        wait_until(lambda: "Connection to broker lost" in worker.said(), 20, "the worker to notice")
+        stack.enter_context(redis_server(tmp_path, server.port, durable=True))
+        outcome = transferred(job)
+        assert (outcome.category, outcome.counters.success, len(pacs.stores)) == (Category.SUCCESS, 40, 40)
+        assert outcome.seconds < 15
+
+
+def test_a_job_whose_redis_is_full_goes_on_when_it_has_room(
+    own: PacsClient, own_url: str, pacs: TestPACS, tmp_path: Path
+) -> None:
+    """The worker lives on, whoever asks meanwhile is told what is wrong, and each file is sent once."""
+    pacs.faults = Faults(delay=0.05)
+    with workers.worker(own_url, tmp_path, concurrency=1) as worker:
+        job = directory_job(own, pacs, tmp_path / "files", 40)
+        wait_until(lambda: len(pacs.stores) > 5, 20, "some files are sent")
+        own.ledger.client.config_set("maxmemory", "1mb")
+        with pytest.raises(BrokerUnavailableError, match=r"is full .* give it more memory"):
+            own.enqueue(StoreDirectoryRequest(directory=str(tmp_path)))
+        own.ledger.client.config_set("maxmemory", "0")
+        outcome = transferred(job)
+        assert (outcome.category, outcome.counters.success, len(pacs.stores)) == (Category.SUCCESS, 40, 40)
+        assert worker.running()
+        assert transferred(directory_job(own, pacs, tmp_path / "more", 1)).category is Category.SUCCESS
+
+
+def test_a_worker_outlives_a_full_redis(own: PacsClient, own_url: str, pacs: TestPACS, tmp_path: Path) -> None:
+    """It can note no message as handed out, so it waits until it can."""
+    own.ledger.client.config_set("maxmemory", "0")
+    with workers.worker(own_url, tmp_path, concurrency=1) as worker:
+        with create(own_url, Settings()) as app:
+            own.ledger.client.config_set("maxmemory", "1mb")
+            wait_until(lambda: "OutOfMemoryError" in worker.said(), 30, "the worker to notice")
+            own.ledger.client.config_set("maxmemory", "0")
+            wait_until(lambda: app.control.ping(timeout=1), 30, "the worker to answer")
+        assert transferred(directory_job(own, pacs, tmp_path / "files", 2)).category is Category.SUCCESS
+
+
+def test_a_planner_that_cannot_publish_goes_back(own: PacsClient, dead: Celery, tmp_path: Path) -> None:
+    """Its job stays as it is: no Redis to publish to is no failure of the job, and no defect."""
+    job = own.enqueue(StoreDirectoryRequest(directory=str(tmp_path)))
+    task = _running(dead, job.id)
+    with pytest.raises(Reject) as ended, errors_recorded(task):
+        dead.send_task("pacs_tasks.store_part", args=[job.id, 0, 1], ignore_result=True)
+    assert ended.value.requeue
+    assert job.state is JobState.QUEUED
+
+
+def test_a_part_that_cannot_come_again_later_goes_back_now(dead: Celery) -> None:
+    """Celery alone would drop it."""
+    with pytest.raises(Reject) as ended:
+        come_again(_running(dead, "job"), 1)
+    assert ended.value.requeue
+
+
+def _running(app: Celery, task_id: str) -> Task:
+    """A task in the middle of its run."""
+
+    @app.task(bind=True, name="tests.running", ignore_result=True)  # type: ignore[untyped-decorator]
+    def running(_: Task) -> None: ...
+
+    task = running
+    task.push_request(id=task_id, args=[], kwargs={}, called_directly=False, delivery_info={}, retries=0)
+    return task
+
+
+def test_celery_has_the_summary_although_the_last_part_died_before_it_told(
+    own: PacsClient, own_url: str, pacs: TestPACS, tmp_path: Path
+) -> None:
+    """The ledger had ended the job; the part that is handed out again finds that Celery knows nothing."""
+    with workers.worker(own_url, tmp_path, concurrency=1), create(own_url, Settings()) as app:
+        job = directory_job(own, pacs, tmp_path / "files", 2)
+        summary = transferred(job).summary()
+        wait_until(lambda: not own.ledger.client.exists("pacs_tasks.unacked"), 20, "all is done")
+        app.backend.forget(job.id)
+        app.send_task("pacs_tasks.store_part", args=[job.id, 0, 2])
+        wait_until(lambda: app.backend.get_task_meta(job.id)["status"] == "SUCCESS", 20, "the summary")
+        assert app.backend.get_task_meta(job.id)["result"] == summary
+        assert len(pacs.stores) == 2
+
+
+def test_a_full_redis_says_so_to_whoever_asks(own_url: str) -> None:
+    """In one sentence, as any trouble with it."""
+    with redis.Redis.from_url(own_url) as client:
+        client.config_set("maxmemory", "1mb")
+        with PacsClient(own_url) as asking, pytest.raises(BrokerUnavailableError) as error:
+            asking.enqueue(StoreDirectoryRequest(directory="/data"))
+    assert "maxmemory" in error.value.message
