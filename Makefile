@@ -30,8 +30,9 @@ demo: $(READY)
 up: $(READY)
 	$(BIN)/pacs-tasks up
 
+# Tests wait for most of their time, so more of them run at once than there are cores.
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 # Beside DCMTK and pynetdicom, on this machine. BENCH="--help" tells its options, BENCH="--small" is quick.
 bench: $(READY)

@@ -118,7 +118,7 @@ def test_a_peer_that_refuses_for_ever_is_given_up(
     refused = len(pacs.calling_aets)
     if give_up_after is None:
         job.resume()
-        wait_until(lambda: len(pacs.calling_aets) > refused + 2, 20, "it is asked again")
+        wait_until(lambda: len(pacs.calling_aets) > refused + 2, 45, "it is asked again, after half a minute at most")
         assert job.state is JobState.RUNNING
         pacs.faults = Faults()
     else:
