@@ -75,6 +75,9 @@ class Faults:
         From when on nothing is answered.
     abort_at_store
         Abort the association at the n-th C-STORE request since the start, counted from 1.
+    abort_within_store
+        Abort the association in the middle of the data set that would be the n-th to come whole, once. The data set
+        must be longer than a PDU: see ``max_pdu_size``.
     store_status
         Answer C-STORE for this SOP Instance UID (or :data:`EVERY_INSTANCE`) with this status. An instance is kept when
         the status is success or a warning (Bxxx).
@@ -122,6 +125,7 @@ class Faults:
     refused_transfer_syntaxes: Collection[str] = ()
     silence: Silence | None = None
     abort_at_store: int | None = None
+    abort_within_store: int | None = None
     store_status: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     store_status_times: int | None = None
     find_status: int | None = None

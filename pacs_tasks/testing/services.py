@@ -38,6 +38,9 @@ SLICE: Final = 0.02
 _WRONG_IDENTIFIER: Final = 0xA900
 #: A-RELEASE-RQ and A-ABORT.
 _LAST_PDUS: Final = frozenset({0x05, 0x07})
+#: P-DATA-TF, and where the message control header of its first PDV stands (PS3.8 section 9.3.5).
+_P_DATA: Final = 0x04
+_CONTROL: Final = 11
 
 
 class Services:
@@ -69,6 +72,7 @@ class Services:
         self._known: set[Association] = set()
         self._reporting: set[threading.Thread] = set()
         self._accepted: set[Association] = set()
+        self._aborted_within: int | None = None
 
     @property
     def instances(self) -> Mapping[str, StoredBytes]:
@@ -140,6 +144,21 @@ class Services:
         acknowledge_at_once(event)
         if event.data[0] in _LAST_PDUS:
             self._on_end(event)
+        elif event.data[0] == _P_DATA and self._is_to_end_within(event.data):
+            self._on_end(event)
+            event.assoc.abort(block=False)
+
+    def _is_to_end_within(self, pdu: bytes) -> bool:
+        """Whether this part of a data set is the last thing that its association should bring."""
+        wanted = self.faults.abort_within_store
+        # Of the message control header of the first PDV: no command, and not the last fragment (PS3.8 section E.2).
+        if wanted is None or pdu[_CONTROL] & 3:
+            return False
+        with self._lock:
+            if wanted != len(self.stores) + 1 or wanted == self._aborted_within:
+                return False
+            self._aborted_within = wanted
+        return True
 
     def _on_end(self, event: Event) -> None:
         with self._lock:

@@ -65,6 +65,8 @@ class Expected:
     state: JobState = JobState.DONE
     #: How many instances may have gone more than once; None where the PACS itself asks for it.
     most_twice: int | None = None
+    #: Whether receipts tell of every time that an instance went: only those who died have told nobody.
+    told: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,8 @@ def check_sent(stage: Stage, peer: Peer, files: Files, *jobs: Job, expected: Exp
     twice = None if counts is None else sum(count > len(jobs) for count in counts.values())
     if twice is not None and expected.most_twice is not None:
         require(twice <= expected.most_twice, f"{twice} instances went more than once, not {expected.most_twice}")
+    if counts is not None and expected.told:
+        _check_told(counts, jobs, files)
     _check_logs(stage)
     _check_expiry(stage)
     return Found(files.count * len(jobs), None if counts is None else counts.total(), twice, told_twice)
@@ -126,6 +130,14 @@ def check_received(stage: Stage, peer: Peer, files: Files, output: Path, *jobs: 
     _check_logs(stage)
     _check_expiry(stage)
     return Found(files.count * len(jobs))
+
+
+def _check_told(counts: Counter[str], jobs: Collection[Job], files: Files) -> None:
+    told: Counter[str] = Counter()
+    for job in jobs:
+        told.update({files.uids[outcome.subject]: outcome.attempts for outcome in job.instances()})
+    untold = [uid for uid, count in counts.items() if count > told[uid]]
+    require(not untold, f"{len(untold)} receipts tell of fewer attempts than the PACS counted")
 
 
 def _digest(path: Path) -> str:

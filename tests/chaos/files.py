@@ -42,6 +42,6 @@ def write(directory: Path, count: int, series: int = 1, **attributes: object) ->
     return Files(directory, {str(path): f"{UID_ROOT}.1.{series}.{_FIRST + index}" for index, path in enumerate(paths)})
 
 
-def joined(*some: Files) -> Files:
-    """Several, which lie below the directory of the first."""
-    return Files(some[0].directory, {path: uid for each in some for path, uid in each.uids.items()})
+def joined(directory: Path, *some: Files) -> Files:
+    """Several, which lie below one directory."""
+    return Files(directory, {path: uid for each in some for path, uid in each.uids.items()})

@@ -216,10 +216,10 @@ class Stage:
         """Say what happened, for whoever reads about this round."""
         self.events.append(f"{time.monotonic() - self._began:.2f} s: {what}")
 
-    def strike(self, what: str) -> None:
-        """Note a failure that is injected now."""
+    def strike(self, what: str, when: float | None = None) -> None:
+        """Note a failure that is injected now, or was at a time in Unix seconds."""
         self.strikes += 1
-        self.struck = self.struck or time.time()
+        self.struck = min(self.struck or time.time(), when or time.time())
         self.note(what)
 
     def claims(self, job: Job) -> dict[str, tuple[str, int]]:

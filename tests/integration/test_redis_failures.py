@@ -1,4 +1,4 @@
-"""A Redis that goes away, or that is full, in the middle of a job: nothing is lost, and nothing is sent twice."""
+"""A Redis that goes away in the middle of a job: nothing is lost, and nothing is sent twice."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import redis
 from celery import Celery, Task
 from celery.exceptions import Reject
 
-from pacs_tasks import BrokerUnavailableError, Category, Job, JobState, PacsClient, StoreDirectoryRequest
+from pacs_tasks import Category, Job, JobState, PacsClient, StoreDirectoryRequest
 from pacs_tasks.app import create
 from pacs_tasks.outcome import TransferOutcome
 from pacs_tasks.settings import Settings
@@ -78,36 +77,6 @@ def test_a_part_goes_on_while_its_broker_is_lost(pacs: TestPACS, tmp_path: Path)
         assert outcome.seconds < 15
 
 
-def test_a_job_whose_redis_is_full_goes_on_when_it_has_room(
-    own: PacsClient, own_url: str, pacs: TestPACS, tmp_path: Path
-) -> None:
-    """The worker lives on, whoever asks meanwhile is told what is wrong, and each file is sent once."""
-    pacs.faults = Faults(delay=0.05)
-    with workers.worker(own_url, tmp_path, concurrency=1) as worker:
-        job = directory_job(own, pacs, tmp_path / "files", 40)
-        wait_until(lambda: len(pacs.stores) > 5, 20, "some files are sent")
-        own.ledger.client.config_set("maxmemory", "1mb")
-        with pytest.raises(BrokerUnavailableError, match=r"is full .* give it more memory"):
-            own.enqueue(StoreDirectoryRequest(directory=str(tmp_path)))
-        own.ledger.client.config_set("maxmemory", "0")
-        outcome = transferred(job)
-        assert (outcome.category, outcome.counters.success, len(pacs.stores)) == (Category.SUCCESS, 40, 40)
-        assert worker.running()
-        assert transferred(directory_job(own, pacs, tmp_path / "more", 1)).category is Category.SUCCESS
-
-
-def test_a_worker_outlives_a_full_redis(own: PacsClient, own_url: str, pacs: TestPACS, tmp_path: Path) -> None:
-    """It can note no message as handed out, so it waits until it can."""
-    own.ledger.client.config_set("maxmemory", "0")
-    with workers.worker(own_url, tmp_path, concurrency=1) as worker:
-        with create(own_url, Settings()) as app:
-            own.ledger.client.config_set("maxmemory", "1mb")
-            wait_until(lambda: "OutOfMemoryError" in worker.said(), 30, "the worker to notice")
-            own.ledger.client.config_set("maxmemory", "0")
-            wait_until(lambda: app.control.ping(timeout=1), 30, "the worker to answer")
-        assert transferred(directory_job(own, pacs, tmp_path / "files", 2)).category is Category.SUCCESS
-
-
 def test_a_planner_that_cannot_publish_goes_back(own: PacsClient, dead: Celery, tmp_path: Path) -> None:
     """Its job stays as it is: no Redis to publish to is no failure of the job, and no defect."""
     job = own.enqueue(StoreDirectoryRequest(directory=str(tmp_path)))
@@ -149,12 +118,3 @@ def test_celery_has_the_summary_although_the_last_part_died_before_it_told(
         wait_until(lambda: app.backend.get_task_meta(job.id)["status"] == "SUCCESS", 20, "the summary")
         assert app.backend.get_task_meta(job.id)["result"] == summary
         assert len(pacs.stores) == 2
-
-
-def test_a_full_redis_says_so_to_whoever_asks(own_url: str) -> None:
-    """In one sentence, as any trouble with it."""
-    with redis.Redis.from_url(own_url) as client:
-        client.config_set("maxmemory", "1mb")
-        with PacsClient(own_url) as asking, pytest.raises(BrokerUnavailableError) as error:
-            asking.enqueue(StoreDirectoryRequest(directory="/data"))
-    assert "maxmemory" in error.value.message

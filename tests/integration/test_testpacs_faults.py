@@ -176,3 +176,18 @@ def test_that_the_largest_pdu_is_announced(pacs: TestPACS, size: int) -> None:
     with associated(pacs, CT_CONTEXT) as assoc:
         assert assoc.acceptor.maximum_length == size
         assert assoc.send_c_store(dicom_files.instance(rows=256)).Status == 0x0000
+
+
+def test_that_it_aborts_within_a_data_set(pacs: TestPACS) -> None:
+    """The second instance comes in pieces, of which the PACS takes the first and no more; it is whole the next time."""
+    pacs.faults = Faults(abort_within_store=2, max_pdu_size=4096)
+    first, second = series(2)
+    with associated(pacs, CT_CONTEXT) as assoc:
+        assert assoc.send_c_store(first).Status == 0x0000
+        assert assoc.send_c_store(second) == Dataset()
+        wait_until(lambda: assoc.is_aborted, 5, "the abort")
+    assert list(pacs.instances) == [first.SOPInstanceUID]
+    with associated(pacs, CT_CONTEXT) as assoc:
+        assert assoc.send_c_store(second).Status == 0x0000
+    assert pacs.stores == [first.SOPInstanceUID, second.SOPInstanceUID]
+    wait_until(lambda: pacs.open_associations == 0, 5, "the end")
