@@ -39,11 +39,12 @@ from pacs_tasks import (
     StoreRequest,
     TransferOutcome,
     UnreadableInputError,
-    cli,
 )
 from pacs_tasks.ae import DEFAULT_CALLED_AET, DEFAULT_CALLING_AET, DEFAULT_PORT
 from pacs_tasks.answers import Outcome
+from pacs_tasks.cli.invocation import Program
 from pacs_tasks.cli.matches import COLUMNS
+from pacs_tasks.cli.program import main as run_command
 from pacs_tasks.cli.running import log_outcome
 from pacs_tasks.outcome import Category
 from pacs_tasks.request import AnyRequest, Level, Request, build
@@ -196,8 +197,8 @@ class DicomPacsTransfer:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; see ``pacs-tasks --help``."""
-    program = cli.Program("dicom_pacs_transfer.py", log_file="dicom_transfer.log", log_to_console=True)
-    return cli.main(argv, program)
+    program = Program("dicom_pacs_transfer.py", log_file="dicom_transfer.log", log_to_console=True)
+    return run_command(argv, program)
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -99,6 +100,10 @@ def command(name: str, *examples: str) -> Callable[[Callable[..., int]], SharedO
         def run(**options: Any) -> int:
             invocation = click.get_current_context().find_object(Invocation)
             assert invocation is not None  # noqa: S101 - main() made it
+            if not gc.isenabled():
+                # See __main__: what there is now stays to the end.
+                gc.freeze()
+                gc.enable()
             invocation.begin()
             return function(invocation, **options)
 

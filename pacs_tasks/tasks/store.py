@@ -31,8 +31,8 @@ from pacs_tasks.tasks.transfer import Part, Range, fan_out, finish, pending, pla
 
 #: Up to so many files, each is a task of its own, as people who look at Flower expect.
 SMALL_DIRECTORY = 200
-#: In a larger one a part has so much work, in seconds, that the 5 ms of a task are less than a tenth of it.
-PART_WORK = 0.06
+#: In a larger one a part has so much work, in seconds, that the 5 ms of a task are a thirtieth of it.
+PART_WORK = 0.16
 #: What a file takes on a machine of two cores, to a peer on it: seconds for each, and for each of its bytes.
 FILE_WORK, BYTE_WORK = 0.0004, 1e-9
 #: Parts that there are at least, to be shared out, and at most, so that the chord of a huge directory stays small.

@@ -78,6 +78,12 @@ def fleet(directory: Path, *, pool: str = "prefork", concurrency: int = 2) -> It
     """Redis and a worker of ``concurrency`` processes or threads that is ready, with their files in a directory."""
     with (
         redis_server(directory, durable=True) as redis,
-        workers.worker(redis.url(), directory, pool=pool, concurrency=concurrency) as worker,
+        workers.worker(
+            redis.url(),
+            directory,
+            pool=pool,
+            concurrency=concurrency,
+            PACS_TASKS_MAX_ASSOCIATIONS=str(concurrency),
+        ) as worker,
     ):
         yield Fleet(redis, worker, Terminal(directory, redis.url(), entry=PACS_TASKS))

@@ -12,11 +12,10 @@ import pytest
 from click.shell_completion import ShellComplete
 
 from pacs_tasks.ae import LocalAE, RemoteAE
-from pacs_tasks.cli import Program, main
 from pacs_tasks.cli.arguments import Key, SharedOption, StudyDate, absolute, local_directory, local_file, local_output
 from pacs_tasks.cli.commands import COMMANDS
-from pacs_tasks.cli.invocation import Invocation
-from pacs_tasks.cli.program import commands
+from pacs_tasks.cli.invocation import Invocation, Program
+from pacs_tasks.cli.program import commands, main
 from pacs_tasks.errors import ConfigurationError, UnreadableInputError
 from pacs_tasks.request import EchoRequest
 

@@ -12,11 +12,10 @@ from pathlib import Path
 import click
 import pytest
 
-from pacs_tasks.cli import Program, main
 from pacs_tasks.cli.commands import command
-from pacs_tasks.cli.invocation import Invocation
+from pacs_tasks.cli.invocation import Invocation, Program
 from pacs_tasks.cli.logs import stack_of
-from pacs_tasks.cli.program import commands
+from pacs_tasks.cli.program import commands, main
 from pacs_tasks.cli.terminal import Terminal
 from pacs_tasks.errors import PacsTasksError
 from tests.support.ports import free_port

@@ -45,7 +45,7 @@ def test_there_is_enough_to_share_out(count: int, round_trip: float) -> None:
 
 def test_on_a_slow_line_parts_are_small() -> None:
     """Each file takes a round trip at least, and eight associations should be busy to the end."""
-    assert sizes(files(500, CT), round_trip=0.02) == {3}
+    assert sizes(files(500, CT), round_trip=0.02) == {8}
     assert sizes(files(500, CT), round_trip=0.2) == {1}
 
 

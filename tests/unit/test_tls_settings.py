@@ -10,8 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from pacs_tasks.ae import TLS, RemoteAE
-from pacs_tasks.cli import Program
-from pacs_tasks.cli.invocation import Invocation
+from pacs_tasks.cli.invocation import Invocation, Program
 from pacs_tasks.cli.program import commands
 from pacs_tasks.embedded.launch import environment
 from pacs_tasks.errors import ConfigurationError, InvalidRequestError
