@@ -16,7 +16,6 @@ from pacs_tasks.errors import AssociationError, JobCancelledError, JobFailedErro
 from pacs_tasks.ledger import Entry
 from pacs_tasks.outcome import Category, FindOutcome
 from pacs_tasks.request import FindRequest, Level, RetrieveRequest
-from pacs_tasks.settings import settings
 from pacs_tasks.tasks.again import come_again
 from pacs_tasks.tasks.associations import leased
 from pacs_tasks.tasks.claim import Claim
@@ -110,13 +109,12 @@ def retrieve(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any
 @app.task(bind=True, name="pacs_tasks.retrieve_part", ignore_result=True)  # type: ignore[untyped-decorator]
 def retrieve_part(self: Task, job_id: str, start: int, stop: int, tries: int = 0) -> None:
     """Fetch the instances ``start`` up to ``stop`` of a job's manifest; never raises for an instance."""
-    last_try = tries >= settings().max_retries
 
     def work(part: Part) -> bool:
         part.claim.check_deaths()
         request = cast(RetrieveRequest, ledger().request(job_id))
         try:
-            return fetch(self, part, request, whole_series=_is_whole(job_id, start, stop), last_try=last_try)
+            return fetch(self, part, request, whole_series=_is_whole(job_id, start, stop), tries=tries)
         except PeerBusyError:
             raise
         except AssociationError as error:

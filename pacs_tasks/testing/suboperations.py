@@ -6,6 +6,7 @@ is held. Here the C-STORE sub-operations carry the encoded data sets themselves 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +33,9 @@ NOTHING_DONE: Final = 0xA702
 SOME_NOT_DONE: Final = 0xB000
 #: Presentation contexts of one association: odd ids up to 255 (PS3.8 section 9.3.2.2).
 MOST_CONTEXTS: Final = 128
+#: Seconds that a destination may take for an answer, and between two looks whether it is still there.
+_PATIENCE: Final = 30.0
+_SLICE: Final = 0.1
 
 
 @dataclass
@@ -118,7 +122,7 @@ class Retrieval:
         if instance.sop_instance_uid in self.faults.lost:
             return 0x0000
         context_id = accepted.get((instance.sop_class_uid, instance.transfer_syntax_uid))
-        if instance.sop_instance_uid in self.faults.unsent or context_id is None or not carrier.is_established:
+        if instance.sop_instance_uid in self.faults.unsent or context_id is None or _is_lost(carrier):
             return None
         message = C_STORE()
         message.MessageID = (self.request.MessageID or 0) % 0xFFFF + 1
@@ -130,8 +134,19 @@ class Retrieval:
             message.MoveOriginatorMessageID = self.request.MessageID
         message.DataSet = BytesIO(instance.data_set)
         carrier.dimse.send_msg(message, context_id)
-        _, response = carrier.dimse.get_msg(block=True)
-        return response.Status if isinstance(response, C_STORE) else None
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline:
+            _, response = carrier.dimse.get_msg(block=True)
+            if isinstance(response, C_STORE):
+                return response.Status
+            if _is_lost(carrier):
+                break
+        return None
+
+
+def _is_lost(carrier: Association) -> bool:
+    """Whether the destination has gone: nobody else looks, since the carrier's reactor is held."""
+    return not carrier.is_established or carrier.acse.is_aborted()
 
 
 def batches(instances: Sequence[StoredBytes]) -> Iterator[tuple[list[PresentationContext], list[StoredBytes]]]:
@@ -164,6 +179,8 @@ def association_to(
     assoc = ae.associate(
         *address, contexts=contexts, ae_title=ae_title, ext_neg=list(roles), evt_handlers=[*handlers, held]
     )
+    # A wait for an answer looks up so often whether there is still somebody to answer.
+    assoc.dimse_timeout = _SLICE
     try:
         yield assoc
     finally:

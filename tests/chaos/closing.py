@@ -119,7 +119,7 @@ def check_received(stage: Stage, peer: Peer, files: Files, output: Path, *jobs: 
     for job in jobs:
         outcomes = _outcomes(stage, job, ended[job.id], list(files.uids.values()), JobState.DONE)
         wrong = [outcome for outcome in outcomes if outcome.category not in _DONE]
-        require(not wrong, f"{len(wrong)} instances were not received, such as {_said(wrong)}")
+        require(not wrong, f"{len(wrong)} instances were not received: {_said(wrong)}")
         for outcome in outcomes:
             require(_digest(Path(outcome.path)) == digests[outcome.subject], f"{outcome.subject} is another file")
     _check_quiet(stage, peer)
@@ -179,8 +179,7 @@ def _check_categories(outcomes: list[InstanceOutcome], files: Files, expected: E
 
 
 def _said(outcomes: list[InstanceOutcome]) -> str:
-    first = outcomes[0]
-    return f"{first.category} ({first.status or first.reason})"
+    return "; ".join(sorted({f"{each.category} ({each.status or each.reason})" for each in outcomes}))
 
 
 def _check_held(peer: Peer, claimed: Collection[str], digests: Mapping[str, str], expected: Expected) -> None:

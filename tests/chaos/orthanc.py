@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -48,6 +48,11 @@ class Orthanc:
     def kill(self) -> None:
         """End it at once, as a power failure would."""
         self._running.process.kill()
+
+    def take(self, paths: Iterable[str]) -> None:
+        """Hold these files from the start."""
+        for path in paths:
+            self._running.add(Path(path))
 
     def held(self) -> Mapping[str, str]:
         """The SHA-256 of each data set that it holds, by SOP Instance UID."""

@@ -43,7 +43,7 @@ def _faults(silence: str | None = None, **others: Any) -> Faults:
 
 
 def _serve(port: int, control_port: int, directory: Path) -> None:
-    held = sorted(directory.glob("*.dcm"))
+    held = sorted(directory.rglob("*.dcm"))
     with TestPACS(AE_TITLE, directory, instances=held, port=port) as pacs:
         pacs.stores = _Journal(directory / _JOURNAL)
 

@@ -6,6 +6,7 @@ import random
 import shutil
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -84,8 +85,11 @@ class Run:
         try:
             with stage:
                 found = asdict(case.play(stage))
-        except _FAILURES as error:
-            failure = f"{error}" or type(error).__name__
+        except InterruptedRoundError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever goes wrong in one round, the others are played
+            told = f"{error}" or type(error).__name__
+            failure = told if isinstance(error, _FAILURES) else "".join(traceback.format_exception(error))
             stage.note(f"FAILED: {failure}")
         played = Round(
             number=number,

@@ -43,6 +43,17 @@ def test_that_it_loses_instances_when_told_to(pacs: TestPACS) -> None:
     assert sorted(pacs.stores) == sorted(uids[2:])
 
 
+def test_that_it_notices_a_destination_that_hangs_up(pacs: TestPACS) -> None:
+    """The instances that it could not send any more have failed, at once."""
+    pacs.faults = Faults(abort_at_store=2)
+    with TestPACS("SOURCE", instances=series(4), destinations={"TESTPACS": (pacs.host, pacs.port)}) as source:
+        began = time.monotonic()
+        with associated(source, (STUDY_MOVE, None)) as assoc:
+            *_, (last, _) = assoc.send_c_move(retrieve_keys(), "TESTPACS", STUDY_MOVE)
+    assert (last.Status, last.NumberOfCompletedSuboperations, last.NumberOfFailedSuboperations) == (0xB000, 1, 3)
+    assert time.monotonic() - began < 5
+
+
 @pytest.mark.parametrize(
     ("faults", "called_aet", "accepted"),
     [

@@ -78,6 +78,12 @@ class Orthanc(Peer):
         with urllib.request.urlopen(request, timeout=30):
             return
 
+    def add(self, path: Path) -> None:
+        """Have it take a file by REST."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.http_port}/instances", path.read_bytes())
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            answer.read()
+
     def count(self) -> int:
         return int(self.rest("/statistics")["CountInstances"])
 

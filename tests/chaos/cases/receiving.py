@@ -1,0 +1,175 @@
+"""What receives dies, or has no room: a retrieve ends with each instance here, whole, and recorded once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from pacs_tasks import InstanceCategory, Job, JobState, RetrieveMethod, RetrieveRequest
+from pacs_tasks.ae import RemoteAE
+from tests.chaos.cases.case import WORKERS, Case
+from tests.chaos.closing import Found, check_received, require
+from tests.chaos.disk import Disk
+from tests.chaos.files import Files, joined, write
+from tests.chaos.orthanc import Orthanc
+from tests.chaos.pacs import Pacs
+from tests.chaos.stage import Stage
+from tests.support import workers
+from tests.support.ports import kept_port
+from tests.support.processes import Process
+
+_RECEIVER: Final = "CHAOSRCV"
+#: Series of the study, so that several parts are under way.
+_SERIES: Final = 3
+#: Seconds that the PACS takes for each match and each instance.
+_PACE: Final = 0.02
+#: Seconds for which a disk is full.
+_FULL: Final = 8.0
+
+
+def _study(stage: Stage, directory: Path) -> Files:
+    """The instances of the round, in several series."""
+    counts = [stage.count // _SERIES] * (_SERIES - 1)
+    counts.append(stage.count - sum(counts))
+    return joined(directory, *(write(directory, count, series) for series, count in enumerate(counts, 1) if count))
+
+
+def _archive(stage: Stage) -> tuple[Pacs, Files]:
+    """A PACS that holds the study."""
+    files = _study(stage, stage.directory / "pacs")
+    return stage.pacs(delay=_PACE), files
+
+
+class _Receiver:
+    """A receiver that is killed and comes back."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self.port = kept_port()
+        self._process: Process
+
+    def start(self) -> None:
+        stage = self._stage
+        running = workers.receiver(stage.url, stage.directory, self.port, _RECEIVER)
+        self._process = stage.stack.enter_context(running)
+
+    @property
+    def directory(self) -> Path:
+        return self._stage.directory / "data/received"
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def check_empty(self) -> None:
+        """Every instance has been taken to where the job wants it."""
+        left = [path for path in self.directory.rglob("*.dcm") if path.is_file()]
+        require(not left, f"{len(left)} instances were left in the receiver's storage")
+
+
+def _output(stage: Stage) -> Path:
+    output = stage.directory / "output"
+    output.mkdir(exist_ok=True)
+    return output
+
+
+def _retrieved(stage: Stage, remote: RemoteAE, files: Files, method: RetrieveMethod) -> Job:
+    output = str(_output(stage))
+    request = RetrieveRequest(remote=remote, study_uid=files.study_uid, output_dir=output, method=method)
+    stage.begins()
+    job = stage.client.enqueue(request)
+    stage.note(f"job {job.id}: {files.count} instances by {method}")
+    return job
+
+
+def _receiver_killed(stage: Stage) -> Found:
+    pacs, files = _archive(stage)
+    receiver = _Receiver(stage)
+    receiver.start()
+    pacs.deliver_to(**{_RECEIVER: ("127.0.0.1", receiver.port)})
+    stage.start_workers(WORKERS)
+    job = _retrieved(stage, pacs.remote, files, RetrieveMethod.MOVE)
+    _kill_and_renew(stage, job, receiver)
+    found = check_received(stage, pacs, files, _output(stage), job)
+    receiver.check_empty()
+    return found
+
+
+def _receiver_killed_under_orthanc(stage: Stage) -> Found:
+    receiver = _Receiver(stage)
+    destinations = {_RECEIVER: ("127.0.0.1", receiver.port)}
+    orthanc = Orthanc(stage.stack, stage.directory / "orthanc", destinations)
+    files = _study(stage, stage.directory / "held")
+    orthanc.start()
+    orthanc.take(files.uids)
+    receiver.start()
+    stage.start_workers(WORKERS)
+    job = _retrieved(stage, orthanc.remote, files, RetrieveMethod.MOVE)
+    _kill_and_renew(stage, job, receiver)
+    found = check_received(stage, orthanc, files, _output(stage), job)
+    receiver.check_empty()
+    return found
+
+
+def _kill_and_renew(stage: Stage, job: Job, receiver: _Receiver) -> None:
+    known = stage.after(job, 0.02, 0.6)
+    stage.strike(f"kill -9 of the receiver after {known} outcomes")
+    receiver.kill()
+    receiver.start()
+    stage.note("a new receiver is ready")
+
+
+def _receiver_full(stage: Stage) -> Found:
+    """It refuses what it cannot keep, and the job asks again until it can."""
+    pacs, files = _archive(stage)
+    receiver = _Receiver(stage)
+    receiver.directory.mkdir(parents=True)
+    disk = Disk(stage.stack, receiver.directory, lambda: [receiver.pid])
+    receiver.start()
+    pacs.deliver_to(**{_RECEIVER: ("127.0.0.1", receiver.port)})
+    stage.start_workers(WORKERS)
+    job = _retrieved(stage, pacs.remote, files, RetrieveMethod.MOVE)
+    known = stage.after(job, 0.02, 0.6)
+    stage.strike(f"the receiver's disk is full ({_how(disk)}) after {known} outcomes, for {_FULL:.0f} s")
+    disk.fill()
+    stage.pass_time(_FULL)
+    disk.make_room()
+    stage.note("there is room again")
+    found = check_received(stage, pacs, files, _output(stage), job)
+    receiver.check_empty()
+    return found
+
+
+def _worker_full(stage: Stage) -> Found:
+    """What could not be written fails with that reason, and a retry brings it once there is room."""
+    pacs, files = _archive(stage)
+    disk = Disk(stage.stack, _output(stage), lambda: [pid for each in stage.workers for pid in each.children()])
+    stage.start_workers(WORKERS)
+    job = _retrieved(stage, pacs.remote, files, RetrieveMethod.GET)
+    known = stage.after(job, 0.02, 0.6)
+    stage.strike(f"the disk of the output directory is full ({_how(disk)}) after {known} outcomes")
+    disk.fill()
+    progress = stage.ended(job)
+    require(progress.state is JobState.DONE, f"the job is {progress.state}")
+    lost = [each for each in job.instances() if each.category is not InstanceCategory.SUCCESS]
+    told = all(each.category is InstanceCategory.FAILED and "no space" in each.reason.lower() for each in lost)
+    require(lost and told, f"{len(lost)} failed: {lost[:1]}")
+    stage.note(f"{len(lost)} have failed for want of room")
+    disk.make_room()
+    job.retry()
+    return check_received(stage, pacs, files, _output(stage), job)
+
+
+def _how(disk: Disk) -> str:
+    return "a full file system" if disk.mounted else "a limit on file sizes"
+
+
+CASES: Final = (
+    Case("receiver", "kill -9 of the receiver in a C-MOVE, then a new one", _receiver_killed),
+    Case("receiver-orthanc", "the same, from Orthanc", _receiver_killed_under_orthanc, needs_orthanc=True),
+    Case("disk-receiver", "the receiver's disk full for 8 s in a C-MOVE", _receiver_full),
+    Case("disk-worker", "the output directory's disk full in a C-GET, then retry", _worker_full),
+)

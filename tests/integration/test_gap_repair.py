@@ -1,0 +1,78 @@
+"""What a peer did not deliver at the first time is asked for again, by name, and nothing else is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset
+
+from pacs_tasks import Category, Job, PacsClient, RetrieveMethod, RetrieveRequest
+from pacs_tasks.testing import Faults, TestPACS
+from tests.support import workers
+from tests.support.dicom_files import UID_ROOT, data_set, study_uid, write_series
+from tests.support.ports import kept_port
+from tests.support.waiting import wait_until
+
+GONE = [f"{UID_ROOT}.1.1.1000002", f"{UID_ROOT}.1.1.1000004"]
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[TestPACS]:
+    """A PACS with a series of 5 instances."""
+    with TestPACS(instances=write_series(tmp_path / "held", 5)) as running:
+        yield running
+
+
+def retrieve(client: PacsClient, archive: TestPACS, output: Path, **options: object) -> Job:
+    fields = {"remote": archive.remote, "study_uid": study_uid(), "output_dir": str(output), **options}
+    return client.enqueue(RetrieveRequest.model_validate(fields))
+
+
+def asked(archive: TestPACS) -> list[Dataset]:
+    """The identifiers of its C-MOVE and C-GET requests; the planner's queries are before them, one for each level."""
+    return archive.identifiers[2:]
+
+
+def test_what_was_missing_is_asked_for_again(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
+    """A peer that could not send two of five, and then can."""
+    archive.faults = Faults(unsent=GONE)
+    job = retrieve(client, archive, tmp_path / "out", method=RetrieveMethod.GET)
+    wait_until(lambda: asked(archive), 30, "the peer is asked")
+    archive.faults = Faults()
+    job.wait(30)
+    assert job.outcome().category is Category.SUCCESS
+    assert [sorted(each.SOPInstanceUID) for each in asked(archive)[1:]] == [GONE]
+    assert {path.stem: data_set(path) for path in (tmp_path / "out").rglob("*.dcm")} == {
+        uid: held.data_set for uid, held in archive.instances.items()
+    }
+
+
+def test_what_never_comes_is_asked_for_once_more(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
+    """Then it is missing: a peer that has lost something is not asked for it again and again."""
+    archive.faults = Faults(lost=GONE)
+    job = retrieve(client, archive, tmp_path / "out", method=RetrieveMethod.GET)
+    job.wait(30)
+    assert job.progress().counters.missing == 2
+    assert len(asked(archive)) == 2
+
+
+# pynetdicom, and so the PACS here, leaves the socket of a refused connection to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_receiver_that_died_is_waited_for(
+    client: PacsClient, shared_redis_url: str, archive: TestPACS, tmp_path: Path
+) -> None:
+    """The peer cannot deliver to it; when it is back, the peer is asked again."""
+    directory, port = tmp_path / "receiver", kept_port()
+    directory.mkdir()
+    archive.destinations = {"DIES": ("127.0.0.1", port)}
+    with ExitStack() as stack:
+        stack.enter_context(workers.receiver(shared_redis_url, directory, port, "DIES")).kill()
+        job = retrieve(client, archive, tmp_path / "out", method=RetrieveMethod.MOVE, move_aet="DIES")
+        wait_until(lambda: asked(archive), 30, "the peer is asked")
+        stack.enter_context(workers.receiver(shared_redis_url, directory, port, "DIES"))
+        job.wait(30)
+        assert job.outcome().category is Category.SUCCESS
+        assert len(list((tmp_path / "out").rglob("*.dcm"))) == 5
