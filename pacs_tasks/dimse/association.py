@@ -215,18 +215,24 @@ class Association:
         self.wire.limit = min(self.timeouts.acse, _RELEASE_LIMIT)
         self.wire.watch = None
         try:
-            self.wire.send([RELEASE_RQ])
-            deadline = time.monotonic() + self.wire.limit
-            while time.monotonic() < deadline:
-                kind, _ = self.wire.read_pdu("its agreement to the release")
-                if kind == A_RELEASE_RQ:
-                    # Both asked at once (PS3.8 section 7.2.2.7): answer, then expect the peer's answer.
-                    self.wire.send([RELEASE_RP])
-                if kind in {A_RELEASE_RP, A_ABORT}:
-                    break
+            self._agree_to_release()
         except PacsTasksError as error:
             log.debug("release: %s", error.message)
         self.wire.close()
+
+    def _agree_to_release(self) -> None:
+        """Ask for it, unless the peer has asked meanwhile: it then expects our answer and no request."""
+        asked, deadline = False, time.monotonic() + self.wire.limit
+        while time.monotonic() < deadline:
+            if not asked and not self.wire.speaks(0):
+                self.wire.send([RELEASE_RQ])
+                asked = True
+            kind, _ = self.wire.read_pdu("its agreement to the release")
+            if kind == A_RELEASE_RQ:
+                self.wire.send([RELEASE_RP])
+            # Where both have asked (PS3.8 section 7.2.2.7), the answer to ours is still to come.
+            if kind in {A_RELEASE_RP, A_ABORT} or (kind == A_RELEASE_RQ and not asked):
+                return
 
     def abort(self) -> None:
         """Abort (PS3.8 section 7.3) and close. Never raises."""

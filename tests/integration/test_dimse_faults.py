@@ -195,24 +195,6 @@ def test_silence_in_the_middle_of_a_pdu_ends_in_time(path: Path) -> None:
             store(assoc, instance)
 
 
-@pytest.mark.parametrize("spoken", [ABORT, RELEASE, b""])
-def test_an_idle_association_that_the_peer_ended_is_not_reused(spoken: bytes) -> None:
-    """Abort, release or EOF that wait to be read are seen before the next message, and releasing never raises."""
-
-    def script(sock: socket.socket) -> None:
-        scripted.accept_all(sock)
-        sock.sendall(spoken)
-
-    with scripted.peer(script) as remote:
-        assoc = Association.open(LOCAL, remote, [Context(VERIFICATION, (IMPLICIT,))], HASTY)
-        deadline = time.monotonic() + 10
-        while assoc.reusable() and time.monotonic() < deadline:
-            continue
-        assert not assoc.reusable()
-        assoc.release()
-        assoc.abort()
-
-
 def test_both_may_ask_to_release_at_once() -> None:
     """A release collision ends quietly (PS3.8 section 7.2.2.7)."""
 
