@@ -14,6 +14,7 @@ from pacs_tasks.dimse.elements import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LIT
 
 #: Requests that a peer may have under way at once, if it asks.
 MOST_OPERATIONS = 64
+_LONGEST_UID = 64
 #: A DICOMDIR is a file, never sent.
 _NEVER_SENT = frozenset(("1.2.840.10008.1.3.10",))
 
@@ -43,14 +44,17 @@ def _operations(proposed: tuple[int, int] | None) -> tuple[int, int] | None:
 
 
 def _answer(cx: acse.ProposedContext, reports: bool) -> tuple[int, str]:
-    if not cx.transfer_syntaxes:
+    # What is longer is no UID (PS3.5 section 9.1); a stranger's 64 KiB would stay in our tables and in our files.
+    syntaxes = tuple(each for each in cx.transfer_syntaxes if len(each) <= _LONGEST_UID)
+    if not syntaxes:
         return acse.TRANSFER_SYNTAXES_NOT_SUPPORTED, IMPLICIT_VR_LITTLE_ENDIAN
     if reports and cx.abstract_syntax == PUSH_MODEL:
-        syntax = next((each for each in REPORT_SYNTAXES if each in cx.transfer_syntaxes), "")
-        return (acse.ACCEPTED, syntax) if syntax else (acse.TRANSFER_SYNTAXES_NOT_SUPPORTED, cx.transfer_syntaxes[0])
-    if cx.abstract_syntax != VERIFICATION and not is_storage_class(cx.abstract_syntax):
-        return acse.ABSTRACT_SYNTAX_NOT_SUPPORTED, cx.transfer_syntaxes[0]
-    return acse.ACCEPTED, _preferred(cx.transfer_syntaxes)
+        syntax = next((each for each in REPORT_SYNTAXES if each in syntaxes), "")
+        return (acse.ACCEPTED, syntax) if syntax else (acse.TRANSFER_SYNTAXES_NOT_SUPPORTED, syntaxes[0])
+    known = cx.abstract_syntax == VERIFICATION
+    if not known and (len(cx.abstract_syntax) > _LONGEST_UID or not is_storage_class(cx.abstract_syntax)):
+        return acse.ABSTRACT_SYNTAX_NOT_SUPPORTED, syntaxes[0]
+    return acse.ACCEPTED, _preferred(syntaxes)
 
 
 def _preferred(syntaxes: tuple[str, ...]) -> str:

@@ -162,7 +162,7 @@ class MessageStream:
         while not self._rest:
             kind, content = self.wire.read_pdu(awaited)
             if kind == P_DATA_TF and content:
-                self._rest = content
+                self._rest = self._checked(content)
             elif kind == P_DATA_TF:
                 raise self.wire.garbage("sent an empty P-DATA-TF")
             elif kind == A_RELEASE_RQ:
@@ -174,12 +174,20 @@ class MessageStream:
                 raise self.wire.garbage(f"sent a PDU of type {kind} on an open association")
         rest = self._rest
         length = int.from_bytes(rest[:4], "big")
-        if len(rest) < 6 or not 2 <= length <= len(rest) - 4:
-            raise self.wire.garbage("sent a malformed P-DATA-TF")
         if rest[4] not in self._context_ids:
             raise self.wire.garbage("sent a message in a presentation context that was not accepted")
         self._rest = rest[4 + length :]
         return rest[4], rest[5], rest[6 : 4 + length]
+
+    def _checked(self, content: memoryview) -> memoryview:
+        """Look at all PDVs of a P-DATA-TF before one is used: where the last does not fit, none can be trusted."""
+        position, size = 0, len(content)
+        while position < size:
+            length = int.from_bytes(content[position : position + 4], "big")
+            position += 4 + length
+            if length < 2 or position > size:
+                raise self.wire.garbage("sent a malformed P-DATA-TF")
+        return content
 
     def _agree_to_release(self) -> None:
         self.wire.send([RELEASE_RP])

@@ -1,12 +1,9 @@
-"""The other side ends the association at each step, in each way: one clear error at once, and nothing half done."""
+"""A peer ends the association at each step, in each way: one clear error at once, and nothing half done."""
 
 from __future__ import annotations
 
 import socket
-import struct
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,69 +11,22 @@ import pytest
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse import command, contexts, part10
 from pacs_tasks.dimse.association import Association, Timeouts
-from pacs_tasks.dimse.c_echo import VERIFICATION_CONTEXT, echo
+from pacs_tasks.dimse.c_echo import VERIFICATION_CONTEXT
 from pacs_tasks.dimse.c_find import find
 from pacs_tasks.dimse.c_get import get
 from pacs_tasks.dimse.c_move import move
 from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.part10 import StoredInstance
-from pacs_tasks.dimse.storage_scp import StorageSCP
 from pacs_tasks.errors import PeerUnavailableError
-from pacs_tasks.outcome import Category, InstanceCategory
+from pacs_tasks.outcome import InstanceCategory
 from pacs_tasks.request import FindRequest, GetRequest, Level, MoveRequest
-from tests.support import dicom_files, messages, peculiar, scripted
+from tests.support import dicom_files, endings, messages, peculiar, scripted
 from tests.support.messages import COMMAND, CT
 from tests.support.waiting import wait_until
 
 LOCAL = LocalAE(ae_title="CALLER")
 #: An end is noticed long before this.
 PATIENT = Timeouts.of(10)
-AT_ONCE = 5.0
-
-# How it ends
-
-
-def _release(sock: socket.socket) -> bytes:
-    sock.sendall(messages.RELEASE)
-    return scripted.wait_for_end(sock)
-
-
-def _abort(sock: socket.socket) -> None:
-    sock.sendall(messages.ABORT)
-    scripted.wait_for_end(sock)
-
-
-def _close(sock: socket.socket) -> None:
-    sock.close()
-
-
-def _reset(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
-
-
-def _half_close(sock: socket.socket) -> None:
-    sock.shutdown(socket.SHUT_WR)
-    scripted.wait_for_end(sock)
-
-
-#: It gives what came until we hung up, if it heard that.
-Ending = Callable[[socket.socket], bytes | None]
-#: Between two PDUs.
-ENDINGS: tuple[Ending, ...] = (_release, _abort, _close, _reset, _half_close)
-#: In the middle of one.
-BREAKS: tuple[Ending, ...] = (_close, _reset, _half_close)
-
-
-def _name(value: object) -> str:
-    return getattr(value, "__name__", str(value)).strip("_")
-
-
-@contextmanager
-def _at_once() -> Iterator[None]:
-    begun = time.monotonic()
-    yield
-    assert time.monotonic() - begun < AT_ONCE
 
 
 # Steps of a C-STORE, seen by the peer
@@ -160,26 +110,26 @@ def _open_and_store(remote: RemoteAE, instance: StoredInstance) -> None:
 @pytest.mark.parametrize(
     ("step", "ending"),
     [
-        *((step, ending) for step in BETWEEN_PDUS for ending in ENDINGS),
-        *((step, ending) for step in WITHIN_A_PDU for ending in BREAKS),
+        *((step, ending) for step in BETWEEN_PDUS for ending in endings.ENDINGS),
+        *((step, ending) for step in WITHIN_A_PDU for ending in endings.BREAKS),
     ],
-    ids=_name,
+    ids=endings.name,
 )
-def test_a_store_that_the_peer_ends(step: Step, ending: Ending, large: StoredInstance) -> None:
+def test_a_store_that_the_peer_ends(step: Step, ending: endings.Ending, large: StoredInstance) -> None:
     """No answer is an error that names the peer, at once, and never success."""
 
     def script(sock: socket.socket) -> None:
         step(sock)
         ending(sock)
 
-    with scripted.peer(script) as remote, _at_once():
+    with scripted.peer(script) as remote, endings.at_once():
         with pytest.raises(PeerUnavailableError) as caught:
             _open_and_store(remote, large)
         assert str(remote) in caught.value.message
 
 
-@pytest.mark.parametrize("ending", ENDINGS, ids=_name)
-def test_an_association_that_ends_while_it_is_idle(ending: Ending, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", endings.ENDINGS, ids=endings.name)
+def test_an_association_that_ends_while_it_is_idle(ending: endings.Ending, tmp_path: Path) -> None:
     """What was answered stands; the end is seen before the next message, which fails, and a release is no matter.
 
     Who is asked to release answers, and does not ask in turn.
@@ -192,24 +142,24 @@ def test_an_association_that_ends_while_it_is_idle(ending: Ending, tmp_path: Pat
         sock.sendall(RESPONSE)
         said.append(ending(sock) or b"")
 
-    with scripted.peer(script) as remote, _at_once():
+    with scripted.peer(script) as remote, endings.at_once():
         assoc = _open(remote, instance)
         assert store(assoc, instance).category is InstanceCategory.SUCCESS
         wait_until(lambda: not assoc.reusable(), 5, "the end to be seen")
         with pytest.raises(PeerUnavailableError):
             store(assoc, instance)
         assoc.release()
-    with scripted.peer(script) as remote, _at_once():
+    with scripted.peer(script) as remote, endings.at_once():
         assoc = _open(remote, instance)
         assert store(assoc, instance).category is InstanceCategory.SUCCESS
         wait_until(lambda: not assoc.reusable(), 5, "the end to be seen")
         assoc.release()
-    if ending is _release:
+    if ending is endings.release:
         assert said[1] == messages.RELEASED
 
 
-@pytest.mark.parametrize("ending", ENDINGS[1:], ids=_name)
-def test_a_release_that_the_peer_meets_with_another_end(ending: Ending) -> None:
+@pytest.mark.parametrize("ending", endings.ENDINGS[1:], ids=endings.name)
+def test_a_release_that_the_peer_meets_with_another_end(ending: endings.Ending) -> None:
     """Whatever answers our release, it ends at once and quietly."""
 
     def script(sock: socket.socket) -> None:
@@ -217,7 +167,7 @@ def test_a_release_that_the_peer_meets_with_another_end(ending: Ending) -> None:
         scripted.read_pdu(sock)
         ending(sock)
 
-    with scripted.peer(script) as remote, _at_once():
+    with scripted.peer(script) as remote, endings.at_once():
         assoc = Association.open(LOCAL, remote, [VERIFICATION_CONTEXT], PATIENT)
         assoc.release()
         assert assoc.wire.closed
@@ -262,34 +212,21 @@ ANSWERS: dict[Callable[[RemoteAE, Path], None], bytes] = {
 }
 
 
-def _boundaries(stream: bytes) -> list[int]:
-    """Where its PDUs begin and end."""
-    found = [0]
-    for _, content in messages.pdus(stream):
-        found.append(found[-1] + 6 + len(content))
-    return found
-
-
-def _whole(stream: bytes) -> dict[str, bytes]:
-    """The instances that are whole at the beginning of a stream, by the name that their files get."""
-    return {f"{uid}.dcm": content for uid, content in messages.data_sets(stream).items()}
-
-
 def _kept(directory: Path) -> dict[str, bytes]:
     """Every file that there is."""
     return {path.name: dicom_files.data_set(path) for path in directory.rglob("*") if path.is_file()}
 
 
-def _cuts() -> Iterator[tuple[Callable[[RemoteAE, Path], None], int, Ending]]:
+def _cuts() -> Iterator[tuple[Callable[[RemoteAE, Path], None], int, endings.Ending]]:
     for ask, answer in ANSWERS.items():
-        boundaries = _boundaries(answer)
-        yield from ((ask, at, ending) for at in boundaries for ending in ENDINGS)
-        yield from ((ask, at + 9, ending) for at in boundaries[:-1] for ending in BREAKS)
+        edges = endings.boundaries(answer)
+        yield from ((ask, at, ending) for at in edges for ending in endings.ENDINGS)
+        yield from ((ask, at + 9, ending) for at in edges[:-1] for ending in endings.BREAKS)
 
 
-@pytest.mark.parametrize(("ask", "at", "ending"), list(_cuts()), ids=_name)
+@pytest.mark.parametrize(("ask", "at", "ending"), list(_cuts()), ids=endings.name)
 def test_several_responses_that_end_early(
-    ask: Callable[[RemoteAE, Path], None], at: int, ending: Ending, tmp_path: Path
+    ask: Callable[[RemoteAE, Path], None], at: int, ending: endings.Ending, tmp_path: Path
 ) -> None:
     """A query or a retrieve without its final response has no outcome; instances that were whole are kept."""
 
@@ -299,54 +236,11 @@ def test_several_responses_that_end_early(
         sock.sendall(ANSWERS[ask][:at])
         ending(sock)
 
-    with scripted.peer(script) as remote, _at_once():
+    with scripted.peer(script) as remote, endings.at_once():
         with pytest.raises(PeerUnavailableError) as caught:
             ask(remote, tmp_path / "got")
         assert str(remote) in caught.value.message
-    whole = _whole(ANSWERS[ask][:at]) if ask is _get else {}
+    whole = endings.whole(ANSWERS[ask][:at]) if ask is _get else {}
     # A reset takes with it what has not been read.
     kept = _kept(tmp_path / "got")
-    assert kept.items() <= whole.items() if ending is _reset else kept == whole
-
-
-# Callers of our receiver
-
-
-def _call() -> bytes:
-    """An association request and two instances."""
-    found = messages.association_request()
-    for number in (1, 2):
-        found += messages.message(messages.store_request(f"1.2.{number}", number))
-        found += b"".join(map(messages.p_data, messages.fragments(_instance(number), 1_500, messages.DATA)))
-    return found
-
-
-CALL = _call()
-
-
-def _caller_cuts() -> Iterator[tuple[int, Ending]]:
-    boundaries = _boundaries(CALL)
-    yield from ((at, ending) for at in boundaries for ending in ENDINGS)
-    yield from ((at + part, ending) for at in boundaries[:-1] for part in (3, 9) for ending in BREAKS)
-
-
-def test_callers_that_end_at_each_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Instances that were whole are kept, others leave nothing; the receiver serves on."""
-    with StorageSCP(LocalAE(ae_title="RECEIVER"), "127.0.0.1", 0, tmp_path / "received", PATIENT) as scp:
-        for at, ending in _caller_cuts():
-            with _at_once():
-                sock = socket.create_connection(("127.0.0.1", scp.port), timeout=10)
-                with sock:
-                    sock.sendall(CALL[:at])
-                    with suppress(ConnectionError):
-                        # The receiver may be quicker to hang up.
-                        ending(sock)
-                wait_until(lambda: not scp._serving, 5, f"{_name(ending)} at {at} to be noticed")
-            kept, whole = _kept(scp.directory), _whole(CALL[:at])
-            assert kept.items() <= whole.items(), (_name(ending), at)
-            if ending not in {_reset, _close}:
-                assert kept == whole, (_name(ending), at)
-            for path in scp.directory.rglob("*.dcm"):
-                path.unlink()
-        assert echo(LOCAL, RemoteAE(port=scp.port), PATIENT).category is Category.SUCCESS
-    assert "fault" not in caplog.text
+    assert kept.items() <= whole.items() if ending is endings.reset else kept == whole

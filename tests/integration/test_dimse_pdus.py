@@ -25,8 +25,6 @@ from tests.support.messages import COMMAND, CT, DATA, LAST
 
 LOCAL = LocalAE(ae_title="CALLER")
 PATIENT = Timeouts.of(20)
-UID = "1.2.3"
-DATA_SET = peculiar.data_set(b"1.2.3\0", peculiar.element(0x7FE0_0010, b"OW", bytes(3000)))
 
 Half = tuple[int, bytes, int]
 #: Kind, content and context id of each half of a message, in order.
@@ -246,110 +244,6 @@ def test_what_we_answer_keeps_to_the_callers_maximum(longest: int, tmp_path: Pat
     assert answer.number(command.STATUS) == 0
 
 
-# What stands in command sets
-
-PRIVATE = messages.element(0x0009, 0x0010, b"ACME") + messages.element(0x0009, 0x1001, b"odd")
-OTHERS = {
-    "error comment": messages.element(0, 0x0902, b"a word about it "),
-    "offending element": messages.element(0, 0x0901, b"\x08\0\x18\0\x10\0\x10\0"),
-    "error id": messages.element(0, 0x0903, b"\1\0"),
-    "attribute list": messages.element(0, 0x1005, b"\x08\0\x18\0"),
-    "retired": messages.element(0, 0x0001, b"\0\1\0\0") + messages.element(0, 0x0010, b"ACR-NEMA 2.0"),
-    "private": PRIVATE,
-    "another group": messages.element(0x0008, 0x0018, b"9.9.9\0"),
-    "odd lengths": messages.element(0, 0x0902, b"odd"),
-    "empty values": messages.element(0, 0x0902, b"") + messages.element(0, 0x1000, b""),
-}
-
-
-def _changed(whole: bytes, more: bytes, length: int | None) -> bytes:
-    """A command set with more elements, and with this group length; without one where it is None."""
-    body = whole[12:] + more
-    return body if length is None else messages.element(0, 0, length.to_bytes(4, "little")) + body
-
-
-LENGTHS = (0, 1, 56, 0xFFFF_FFFF, None)
-
-
-@pytest.mark.parametrize(
-    ("more", "length"),
-    [*((more, 56) for more in OTHERS.values()), *((b"", length) for length in LENGTHS)],
-    ids=[*OTHERS.keys(), *(f"group length {length}" for length in LENGTHS)],
-)
-def test_command_sets_may_hold_more(more: bytes, length: int | None, path: Path, tmp_path: Path) -> None:
-    """Elements that we do not need, private ones too, and a group length that is wrong, change no answer."""
-    answer = _changed(messages.response(command.C_STORE_RQ, 0), more, length)
-    with scripted.peer(_answering(_halves(answer), SHAPES["a PDU each"])) as remote:
-        assert _store(remote, path).category is InstanceCategory.SUCCESS
-    uid, content = UID, DATA_SET
-    request = _changed(messages.store_request(uid), more if more != OTHERS["empty values"] else b"", length)
-    with (
-        StorageSCP(LOCAL, "127.0.0.1", 0, tmp_path / "received") as scp,
-        socket.create_connection(("127.0.0.1", scp.port), timeout=10) as sock,
-    ):
-        sock.sendall(messages.association_request() + messages.message(request, content) + messages.RELEASE)
-        [answered] = messages.messages(scripted.wait_for_end(sock))
-        assert answered.number(command.STATUS) == 0
-        assert answered.uid(command.AFFECTED_SOP_INSTANCE_UID) == uid
-        [kept] = scp.directory.rglob("*.dcm")
-    assert dicom_files.data_set(kept) == content
-
-
-@pytest.mark.parametrize("uid", [b"1.2.3\0", b"1.2.3 ", b"1.2.3", b"1.2.3\0\0\0", b"1.2.33", b"1.2.33\0 "])
-def test_a_uid_may_be_padded_in_every_way(uid: bytes, tmp_path: Path) -> None:
-    """With a null byte as it should be, with a space, not at all: it is the same UID in command set and data set."""
-    text = uid.rstrip(b"\0 ").decode()
-    elements = messages.store_request("9")[12:].replace(messages.element(0, 0x1000, b"9\0"), b"")
-    whole = peculiar.data_set(uid)
-    with (
-        StorageSCP(LOCAL, "127.0.0.1", 0, tmp_path / "received") as scp,
-        socket.create_connection(("127.0.0.1", scp.port), timeout=10) as sock,
-    ):
-        request = elements + messages.element(0, 0x1000, uid)
-        sock.sendall(messages.association_request() + messages.message(request, whole) + messages.RELEASE)
-        [answered] = messages.messages(scripted.wait_for_end(sock))
-        assert answered.number(command.STATUS) == 0
-        [kept] = scp.directory.rglob("*.dcm")
-    assert kept.stem == text
-    assert dicom_files.data_set(kept) == whole
-
-
-# What is empty
-
-
-@pytest.mark.parametrize(
-    ("request_set", "data_set"),
-    [(messages.store_request(UID), b""), (messages.store_request(UID, data_set=False), None)],
-    ids=["empty", "none"],
-)
-def test_an_instance_without_a_data_set_is_refused(request_set: bytes, data_set: bytes | None, tmp_path: Path) -> None:
-    """A C-STORE request with an empty data set, or with none, is answered C000; the association goes on."""
-    following = messages.message(messages.store_request(UID, 2), DATA_SET)
-    with (
-        StorageSCP(LOCAL, "127.0.0.1", 0, tmp_path / "received") as scp,
-        socket.create_connection(("127.0.0.1", scp.port), timeout=10) as sock,
-    ):
-        empty = messages.message(request_set, data_set)
-        sock.sendall(messages.association_request() + empty + following + messages.RELEASE)
-        answers = messages.messages(scripted.wait_for_end(sock))
-        assert [each.number(command.STATUS) for each in answers] == [0xC000, 0x0000]
-        [kept] = scp.directory.rglob("*.dcm")
-        assert not list(scp.directory.rglob("*.part"))
-    assert dicom_files.data_set(kept) == DATA_SET
-
-
-def test_an_empty_match_is_a_match() -> None:
-    """A pending response with an empty identifier, and one without any, are matches that say nothing."""
-    answer = [
-        *_halves(messages.response(command.C_FIND_RQ, 0xFF00, data_set=True), b""),
-        *_halves(messages.response(command.C_FIND_RQ, 0xFF00)),
-        *_halves(messages.response(command.C_FIND_RQ, 0x0000)),
-    ]
-    with scripted.peer(_answering(answer, SHAPES["a PDU each"])) as remote:
-        outcome = find(FindRequest(remote=remote, level=Level.STUDY), LOCAL, PATIENT)
-    assert (outcome.category, outcome.matches) == (Category.SUCCESS, ({}, {}))
-
-
 def test_a_long_instance_of_short_fragments(tmp_path: Path) -> None:
     """Two megabytes in fragments of any length, cut into segments of any length, are kept to the byte."""
     chance = random.Random("short fragments")
@@ -359,7 +253,7 @@ def test_a_long_instance_of_short_fragments(tmp_path: Path) -> None:
         size = chance.choice((1, 7, 100, 5_000, 70_000))
         pdvs.append(messages.pdv(LAST if at + size >= len(content) else 0, content[at : at + size]))
         at += size
-    stream = messages.message(messages.store_request(UID))
+    stream = messages.message(messages.store_request("1.2.3"))
     while pdvs:
         some = chance.choice((1, 2, 5))
         stream += messages.p_data(*pdvs[:some])

@@ -12,6 +12,11 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
+from pynetdicom.pdu_primitives import (
+    AsynchronousOperationsWindowNegotiation,
+    SOPClassExtendedNegotiation,
+    UserIdentityNegotiation,
+)
 
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse import acse, command, contexts, part10
@@ -236,3 +241,30 @@ def test_stopping_does_not_wait_for_ever(tmp_path: Path) -> None:
         scp.stop(0.5)
         scripted.wait_for_end(sock)
     assert list(scp.directory.iterdir()) == []
+
+
+def test_unknown_items_of_a_negotiation_are_left_unanswered(tmp_path: Path) -> None:
+    """Extended negotiation and user identity are proposed by pynetdicom, beside operations; its calls are served."""
+    window = AsynchronousOperationsWindowNegotiation()
+    window.maximum_number_operations_invoked = window.maximum_number_operations_performed = 8
+    extended = SOPClassExtendedNegotiation()
+    extended.sop_class_uid, extended.service_class_application_information = CTImageStorage, b"\2\0\3\0\1\0"
+    identity = UserIdentityNegotiation()
+    identity.user_identity_type, identity.primary_field, identity.positive_response_requested = 1, b"someone", True
+    path = dicom_files.write(dicom_files.instance(), tmp_path / "a.dcm")
+    ae = AE("A_TITLE_OF_16_CH")
+    ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
+    with StorageSCP(LOCAL, "127.0.0.1", 0, tmp_path / "received") as scp:
+        assoc = ae.associate(
+            "127.0.0.1",
+            scp.port,
+            ext_neg=[window, extended, identity],
+            ae_title="ANOTHER_TITLE_16",
+            evt_handlers=callers.GUARDED,
+        )
+        assert assoc.is_established
+        assert assoc.acceptor.asynchronous_operations == (8, 1), "of these, operations alone are answered"
+        assert assoc.send_c_store(str(path)).Status == 0
+        assoc.release()
+        [kept] = scp.directory.rglob("*.dcm")
+    assert dicom_files.data_set(kept) == dicom_files.data_set(path)

@@ -161,8 +161,16 @@ def _pdvs(content: bytes) -> list[tuple[int, int, bytes]] | None:
     return found or None
 
 
-def messages(stream: bytes) -> list[Message]:
-    """The whole messages at the beginning of a stream, up to what is no P-DATA after the association is agreed."""
+def messages(stream: bytes, *, halves: bool = False) -> list[Message]:
+    """The whole messages at the beginning of a stream, up to what is no P-DATA after the association is agreed.
+
+    With ``halves`` also a last one whose command set alone is whole.
+    """
+    found, half = _messages(stream)
+    return [*found, half] if halves and half is not None else found
+
+
+def _messages(stream: bytes) -> tuple[list[Message], Message | None]:
     found: list[Message] = []
     half: Message | None = None
     context_id, kind, content = 0, COMMAND, b""
@@ -171,25 +179,31 @@ def messages(stream: bytes) -> list[Message]:
             continue
         values = _pdvs(whole) if pdu_type == 4 else None
         if values is None:
-            return found
+            return found, half
         for found_id, control, part in values:
             if control & COMMAND != kind or ((content or half) and found_id != context_id):
-                return found
+                return found, half
             context_id, content = found_id, content + part
             if not control & LAST:
                 continue
             if half is None:
-                half = Message(context_id, content, None)
                 if (elements := _values(content)) is None:
-                    return found
-                if len(elements.get(0x0800, b"")) >= 2 and elements[0x0800][:2] != b"\1\1":
+                    return found, None
+                half = Message(context_id, content, None)
+                if _has_data_set(elements):
                     kind, content = DATA, b""
                     continue
                 found.append(half)
             else:
                 found.append(Message(half.context_id, half.command_set, content))
             half, kind, content = None, COMMAND, b""
-    return found
+    return found, half
+
+
+def _has_data_set(elements: dict[int, bytes]) -> bool:
+    """Responses to C-STORE and C-ECHO have none (PS3.7 section 9.3), even where they say so."""
+    kind = elements.get(0x0800, b"")[:2]
+    return len(kind) == 2 and kind != b"\1\1" and elements.get(0x0100, b"")[:2] not in {b"\x01\x80", b"\x30\x80"}
 
 
 def max_length(stream: bytes) -> int | None:
