@@ -109,7 +109,7 @@ def _lie_about_a_pdv(chance: Random, pdus: list[bytearray]) -> None:
     if places:
         at = chance.choice(places)
         near = max(struct.unpack_from(">L", pdu, at)[0] + chance.randrange(-8, 9), 0)
-        struct.pack_into(">L", pdu, at, chance.choice((near, near, chance.choice(_TELLING_LONG))))
+        struct.pack_into(">L", pdu, at, min(chance.choice((near, near, chance.choice(_TELLING_LONG))), 0xFFFF_FFFF))
 
 
 def _head_of_a_pdv(chance: Random, pdus: list[bytearray]) -> None:
