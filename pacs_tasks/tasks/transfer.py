@@ -118,7 +118,7 @@ def finish(task: Task, job_id: str, ranges: Callable[[str], list[Range]], part: 
             part = Part(task, recorder, claim, 0, progress.counters.total)
             part.fail_rest(_lost())
             part.flush()
-    return conclude(job_id)
+    return _store_summary(task, job_id)
 
 
 def _lost() -> JobFailedError:
@@ -231,13 +231,23 @@ def work_on(task: Task, job_id: str, start: int, stop: int, work: Callable[[Part
 def _has_ended(task: Task, job_id: str) -> bool:
     """Whether a part comes too late; the one that ended the job may have died before Celery had its summary."""
     state = ledger().progress(job_id).state
-    if state is JobState.DONE and task.backend.get_task_meta(job_id)["status"] != SUCCESS:
+    if state is JobState.DONE:
         _store_summary(task, job_id)
     return state.finished
 
 
-def _store_summary(task: Task, job_id: str) -> None:
-    task.backend.store_result(job_id, conclude(job_id), SUCCESS)
+def _store_summary(task: Task, job_id: str) -> dict[str, Any]:
+    """Let Celery's result of a job be the summary of its last attempt, which this gives.
+
+    Celery keeps the first success of an id for good, and the end of an earlier attempt may come late: when the job was
+    retried at once.
+    """
+    summary = conclude(job_id)
+    told = task.backend.get_task_meta(job_id, cache=False)
+    if told["status"] == SUCCESS and told["result"] != summary:
+        task.backend.forget(job_id)
+    task.backend.store_result(job_id, summary, SUCCESS)
+    return summary
 
 
 def _guarded(part: Part, work: Callable[[Part], bool]) -> bool:

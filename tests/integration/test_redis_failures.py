@@ -16,7 +16,7 @@ from pacs_tasks.outcome import TransferOutcome
 from pacs_tasks.settings import Settings
 from pacs_tasks.tasks.again import come_again
 from pacs_tasks.tasks.job import errors_recorded
-from pacs_tasks.testing import Faults, TestPACS
+from pacs_tasks.testing import EVERY_INSTANCE, Faults, TestPACS
 from tests.support import workers
 from tests.support.dicom_files import write_series
 from tests.support.ports import free_port, kept_port
@@ -103,6 +103,24 @@ def _running(app: Celery, task_id: str) -> Task:
     task = running
     task.push_request(id=task_id, args=[], kwargs={}, called_directly=False, delivery_info={}, retries=0)
     return task
+
+
+@pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # Celery's own, when it stores a result
+def test_the_end_of_an_earlier_attempt_is_not_the_last_word(
+    own: PacsClient, own_url: str, pacs: TestPACS, tmp_path: Path
+) -> None:
+    """It comes late, after the job was retried; Celery alone would keep it for good."""
+    with workers.worker(own_url, tmp_path, concurrency=1), create(own_url, Settings()) as app:
+        pacs.faults = Faults(store_status={EVERY_INSTANCE: 0xA900})
+        job = directory_job(own, pacs, tmp_path / "files", 3)
+        earlier = transferred(job).summary()
+        pacs.faults = Faults(delay=0.3)
+        job.retry()
+        app.backend.store_result(job.id, earlier, "SUCCESS")
+        later = transferred(job).summary()
+        wait_until(lambda: not own.ledger.client.exists("pacs_tasks.unacked"), 20, "all is done")
+        assert (earlier["failed"], later["success"]) == (3, 3)
+        assert app.backend.get_task_meta(job.id)["result"] == later
 
 
 def test_celery_has_the_summary_although_the_last_part_died_before_it_told(
