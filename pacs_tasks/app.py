@@ -38,6 +38,9 @@ ROUTES = {
     "pacs_tasks.store_finish": STORE_QUEUE,
 }
 
+#: Where Redis keeps what it has handed out and nobody has acknowledged.
+UNACKED = "pacs_tasks.unacked"
+
 #: Seconds after which a message that no worker has acknowledged goes to another one. It must exceed 30 s, and it
 #: bounds how long the work of a machine that died waits: with the 5 s of the look for it, less than a minute. It may be
 #: shorter than a task, since a task that is handed out twice finds the claim of the first in the ledger and steps back.
@@ -100,7 +103,7 @@ def _transport_options(config: Settings) -> dict[str, Any]:
         "unacked_restore_throttle": 1,
         # Of our own, so that another application's shorter visibility timeout does not hand out our tasks twice,
         # nor ours theirs: on a shared broker the shortest one wins.
-        "unacked_key": "pacs_tasks.unacked",
+        "unacked_key": UNACKED,
         "unacked_index_key": "pacs_tasks.unacked_index",
         "unacked_mutex_key": "pacs_tasks.unacked_mutex",
         "socket_connect_timeout": config.redis_timeout,

@@ -278,7 +278,7 @@ end
 #: job, claims. What it looks like.
 LOOK = _LOOK + "return look(KEYS[1], KEYS[2])"
 
-#: job, claims; seconds. What it looks like if it has stood still for so long, and again after twice the time.
+#: job, claims; seconds. What it looks like if it has stood still for so long, and again after twice as long each time.
 STANDSTILL = (
     _LOOK
     + """
@@ -286,11 +286,11 @@ if not unfinished(KEYS[1]) then
   return ''
 end
 local seen = look(KEYS[1], KEYS[2])
-local patience = tonumber(redis.call('HGET', KEYS[1], 'patience') or ARGV[1])
+local times = tonumber(redis.call('HGET', KEYS[1], 'seen_times') or '1')
 if seen == '' or redis.call('HGET', KEYS[1], 'seen') ~= seen then
-  redis.call('HSET', KEYS[1], 'seen', seen, 'seen_at', stamp(), 'patience', ARGV[1])
-elseif now - tonumber(redis.call('HGET', KEYS[1], 'seen_at')) >= patience then
-  redis.call('HSET', KEYS[1], 'seen_at', stamp(), 'patience', 2 * patience)
+  redis.call('HSET', KEYS[1], 'seen', seen, 'seen_at', stamp(), 'seen_times', 1)
+elseif now - tonumber(redis.call('HGET', KEYS[1], 'seen_at')) >= times * tonumber(ARGV[1]) then
+  redis.call('HSET', KEYS[1], 'seen_at', stamp(), 'seen_times', 2 * times)
   return seen
 end
 return ''

@@ -13,7 +13,7 @@ import threading
 
 from celery import Celery, Task
 
-from pacs_tasks.app import HIDDEN, ROUTES, VISIBILITY_TIMEOUT, app
+from pacs_tasks.app import HIDDEN, QUEUES, ROUTES, UNACKED, VISIBILITY_TIMEOUT, app
 from pacs_tasks.errors import JobNotFoundError
 from pacs_tasks.ledger import Ledger
 from pacs_tasks.tasks.job import ledger
@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds without a sign of life after which a job is looked into: what a dead worker held is back by then.
 PATIENCE = VISIBILITY_TIMEOUT + 30
+#: The same where nothing at all is on its way: no queue has anything, and no worker has anything in hand.
+LOST = 10.0
 #: Seconds between two looks of a worker.
 _BEAT = 10.0
 
@@ -37,6 +39,8 @@ def resume(_: Task, job_id: str, seen: str) -> None:
 
 def look_round(celery: Celery, found: Ledger, patience: float = PATIENCE) -> None:
     """See to the jobs that stand still."""
+    if not found.client.exists(*QUEUES, UNACKED):
+        patience = min(patience, LOST)
     for job_id in found.unfinished_jobs():
         try:
             seen = found.standstill(job_id, patience)

@@ -19,7 +19,7 @@ from celery import Celery
 from celery.exceptions import Ignore
 
 from pacs_tasks import Category, Job, JobState, PacsClient, StoreDirectoryRequest, TransferOutcome
-from pacs_tasks.app import MOVE_QUEUE, QUEUES, STORE_QUEUE, create
+from pacs_tasks.app import MOVE_QUEUE, QUEUES, STORE_QUEUE, UNACKED, create
 from pacs_tasks.broker import connect
 from pacs_tasks.ledger import Ledger
 from pacs_tasks.settings import Settings
@@ -75,6 +75,22 @@ def test_a_job_whose_task_was_lost_is_taken_up(
     look_round(celery, own.ledger, 0)
     with workers.worker(redis_url, tmp_path, concurrency=1):
         assert transferred(job).counters.success == len(pacs.stores) == 3
+
+
+def test_a_job_is_looked_into_soon_where_nothing_is_on_its_way(
+    own: PacsClient, celery: Celery, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a worker has in hand comes back after a while; where no queue and no worker has anything, nothing will."""
+    monkeypatch.setattr("pacs_tasks.tasks.resume.LOST", 0.0)
+    own.enqueue(StoreDirectoryRequest(directory=str(tmp_path)))
+    assert lose_messages(redis_url) == 1
+    own.ledger.client.hset(UNACKED, "in hand", "a message")
+    for _ in range(3):
+        look_round(celery, own.ledger)
+    assert own.ledger.client.llen(STORE_QUEUE) == 0
+    own.ledger.client.delete(UNACKED)
+    look_round(celery, own.ledger)
+    assert own.ledger.client.llen(STORE_QUEUE) == 1
 
 
 def test_parts_that_were_lost_are_taken_up(
