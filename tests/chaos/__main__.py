@@ -70,6 +70,8 @@ def main() -> int:
     began = time.monotonic()
     try:
         with tempfile.TemporaryDirectory(prefix="pacs-tasks-chaos-") as work:
+            # Whoever is killed leaves its temporary files behind.
+            os.environ["TMPDIR"] = work
             run = Run(arguments.rounds, arguments.files, arguments.jobs, seed, Path(work), arguments.logs, _say)
             played = run.play(cases)
     except KeyboardInterrupt:

@@ -96,6 +96,7 @@ class _Connection:
     def __init__(self, near: socket.socket, far: socket.socket, counter: _Counter, pause: float) -> None:
         self._near, self._far, self._counter, self._pause = near, far, counter, pause
         self._swallows = False
+        self._over = threading.Event()
 
     def carry(self, direction: Direction) -> None:
         """Carry one direction until its end; a thread for each."""
@@ -111,6 +112,7 @@ class _Connection:
                 elif how == "stall":
                     self._pass(target, chunk[taken:], _STALL)
         # The end of one is the end of the other: nobody waits for what does not come.
+        self._over.set()
         for sock in (self._near, self._far):
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
@@ -122,7 +124,8 @@ class _Connection:
             target.sendall(chunk)
             return
         for byte in chunk:
-            time.sleep(pause)
+            if self._over.wait(pause):
+                return
             target.sendall(bytes((byte,)))
 
     def _reset(self) -> None:

@@ -32,8 +32,11 @@ T = TypeVar("T")
 LIMIT: Final = 180.0
 #: Child processes of a worker.
 CHILDREN: Final = 2
-#: Seconds between two looks.
-_LOOK: Final = 0.01
+#: Seconds that a PACS takes for all its answers together, so that a round has moments to choose from.
+_LENGTH: Final = 12.0
+#: Seconds between two looks, and between two for a moment that soon passes.
+_LOOK: Final = 0.05
+_CLOSE_LOOK: Final = 0.005
 
 
 class RoundError(AssertionError):
@@ -119,6 +122,11 @@ class Stage:
         # Without the exception: what each process said lies in its log.
         self.stack.close()
 
+    @property
+    def pace(self) -> float:
+        """Seconds that a PACS takes for each answer."""
+        return _LENGTH / self.count
+
     # Who plays
 
     def start_redis(self) -> None:
@@ -195,7 +203,7 @@ class Stage:
                 raise RoundError(f"the job was {progress.state} before it could be disturbed")
             return progress if progress.counters.recorded >= wanted else None
 
-        return self.wait(there, f"{wanted} outcomes").counters.recorded
+        return self.wait(there, f"{wanted} outcomes", look=_CLOSE_LOOK).counters.recorded
 
     def ended(self, job: Job) -> Progress:
         """Wait for the end of a job, as one does who asks again when Redis was away."""
@@ -233,9 +241,13 @@ class Stage:
         return found
 
     def at_work(self, job: Job) -> int:
-        """A random process that is at a part of the job now."""
-        pids = self.wait(lambda: sorted({pid for _, pid in self.claims(job).values()}), "a process at work")
-        return self.random.choice(pids)
+        """A random process that is at a part of the job now; the claim of one that died lives on for a while."""
+
+        def alive() -> list[int]:
+            children = {pid for worker in self.workers if worker.process.running() for pid in worker.children()}
+            return sorted(children & {pid for _, pid in self.claims(job).values()})
+
+        return self.random.choice(self.wait(alive, "a process at work"))
 
     def worker_of(self, pid: int) -> Worker:
         """The worker that a child belongs to."""

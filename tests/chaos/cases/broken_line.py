@@ -8,7 +8,7 @@ from typing import Final
 
 from pacs_tasks.ae import RemoteAE
 from tests.benchmarks.line import line_to
-from tests.chaos.cases.case import SLOW, WORKERS, Case, sent, written
+from tests.chaos.cases.case import WORKERS, Case, sent, written
 from tests.chaos.closing import Expected, Found, check_sent, require
 from tests.chaos.files import Files
 from tests.chaos.line import Cut, Direction, How, Line, Plan
@@ -48,7 +48,7 @@ def _lossy(stage: Stage) -> Found:
 
 def _over(stage: Stage, files: Files, plan: Plan, round_trip: float = 0.0) -> Found:
     """Send over a line, and tell what happened to it once the job has ended."""
-    pacs = stage.pacs(delay=SLOW)
+    pacs = stage.pacs(delay=stage.pace)
     line = Line(stage.stack, stage.directory, pacs.remote, plan)
     remote: RemoteAE = line.remote
     if round_trip:

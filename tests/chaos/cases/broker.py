@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from pacs_tasks import Job
-from tests.chaos.cases.case import SLOW, WORKERS, Case, sent, written
+from tests.chaos.cases.case import WORKERS, Case, sent, written
 from tests.chaos.closing import Expected, Found, check_sent
 from tests.chaos.pacs import Pacs
 from tests.chaos.stage import Stage
@@ -29,7 +29,7 @@ def _unrecorded(stage: Stage, pacs: Pacs, job: Job) -> int:
 
 def _killed(stage: Stage) -> Found:
     """Once or twice."""
-    pacs, files = stage.pacs(delay=SLOW), written(stage)
+    pacs, files = stage.pacs(delay=stage.pace), written(stage)
     stage.start_workers(WORKERS)
     job = sent(stage, pacs.remote, files)
     shares = sorted(stage.random.uniform(0.05, 0.7) for _ in range(stage.random.randint(1, 2)))
@@ -44,7 +44,7 @@ def _killed(stage: Stage) -> Found:
 
 
 def _gone(stage: Stage) -> Found:
-    pacs, files = stage.pacs(delay=SLOW), written(stage)
+    pacs, files = stage.pacs(delay=stage.pace), written(stage)
     stage.start_workers(WORKERS)
     job = sent(stage, pacs.remote, files)
     known = stage.after(job)
@@ -57,7 +57,7 @@ def _gone(stage: Stage) -> Found:
 
 
 def _silent(stage: Stage) -> Found:
-    pacs, files = stage.pacs(delay=SLOW), written(stage)
+    pacs, files = stage.pacs(delay=stage.pace), written(stage)
     stage.start_workers(WORKERS)
     job = sent(stage, pacs.remote, files)
     known = stage.after(job)
@@ -71,7 +71,7 @@ def _silent(stage: Stage) -> Found:
 
 def _full(stage: Stage) -> Found:
     """It refuses whatever would take more memory, and goes on answering."""
-    pacs, files = stage.pacs(delay=SLOW), written(stage)
+    pacs, files = stage.pacs(delay=stage.pace), written(stage)
     stage.start_workers(WORKERS)
     job = sent(stage, pacs.remote, files)
     known = stage.after(job)

@@ -12,8 +12,6 @@ from tests.chaos.closing import Found
 from tests.chaos.files import Files, write
 from tests.chaos.stage import Stage
 
-#: Seconds that the PACS takes for each answer, so that a round has moments to choose from.
-SLOW: Final = 0.04
 #: Workers of a round.
 WORKERS: Final = 3
 

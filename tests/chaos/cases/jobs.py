@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from pacs_tasks import InstanceCategory, JobState, StoreDirectoryRequest
-from tests.chaos.cases.case import SLOW, WORKERS, Case, sent, written
+from tests.chaos.cases.case import WORKERS, Case, sent, written
 from tests.chaos.closing import Expected, Found, check_sent, require
 from tests.chaos.stage import Stage
 
@@ -16,7 +16,7 @@ _ASKING: Final = 4
 
 def _cancel(stage: Stage) -> Found:
     """Once or twice: what was sent stays sent and is counted, and the retry sends the rest."""
-    pacs, files = stage.pacs(delay=SLOW), written(stage)
+    pacs, files = stage.pacs(delay=stage.pace), written(stage)
     stage.start_workers(WORKERS)
     job = sent(stage, pacs.remote, files)
     for share in sorted(stage.random.uniform(0.05, 0.7) for _ in range(stage.random.randint(1, 2))):
@@ -33,7 +33,7 @@ def _cancel(stage: Stage) -> Found:
 
 
 def _two_jobs(stage: Stage) -> Found:
-    pacs, files = stage.pacs(delay=SLOW / 2), written(stage)
+    pacs, files = stage.pacs(delay=stage.pace / 2), written(stage)
     stage.start_workers(WORKERS)
     jobs = [sent(stage, pacs.remote, files) for _ in range(2)]
     stage.strike("two jobs send the same files")
@@ -42,7 +42,7 @@ def _two_jobs(stage: Stage) -> Found:
 
 def _one_key(stage: Stage) -> Found:
     """By several at once, again in the middle, and again after the end: it is the same job each time."""
-    pacs, files = stage.pacs(delay=SLOW), written(stage)
+    pacs, files = stage.pacs(delay=stage.pace), written(stage)
     stage.start_workers(WORKERS)
     request = StoreDirectoryRequest(remote=pacs.remote, directory=str(files.directory), files_per_task=10)
     key = f"chaos {stage.random.random()}"
@@ -60,7 +60,7 @@ def _one_key(stage: Stage) -> Found:
 
 def _stopped(stage: Stage) -> Found:
     """One worker, or all of them and then a new one: they let their files end, and nothing goes twice."""
-    pacs, files = stage.pacs(delay=SLOW), written(stage)
+    pacs, files = stage.pacs(delay=stage.pace), written(stage)
     stage.start_workers(WORKERS)
     job = sent(stage, pacs.remote, files)
     known = stage.after(job)

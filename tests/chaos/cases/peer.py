@@ -8,7 +8,7 @@ from typing import Final
 from pydicom.uid import ImplicitVRLittleEndian
 
 from pacs_tasks.testing import EVERY_INSTANCE, Silence
-from tests.chaos.cases.case import SLOW, WORKERS, Case, sent, written
+from tests.chaos.cases.case import WORKERS, Case, sent, written
 from tests.chaos.closing import Expected, Found, check_sent
 from tests.chaos.files import joined, write
 from tests.chaos.orthanc import Orthanc
@@ -25,7 +25,7 @@ _PATIENCE: Final = 3.0
 
 def _killed(stage: Stage) -> Found:
     """Once or twice; it comes back with what it has answered for."""
-    pacs, files = stage.pacs(delay=SLOW), written(stage)
+    pacs, files = stage.pacs(delay=stage.pace), written(stage)
     stage.start_workers(WORKERS)
     job = sent(stage, pacs.remote, files)
     shares = sorted(stage.random.uniform(0.05, 0.7) for _ in range(stage.random.randint(1, 2)))
@@ -53,7 +53,7 @@ def _orthanc_killed(stage: Stage) -> Found:
 
 
 def _gone(stage: Stage) -> Found:
-    pacs, files = stage.pacs(delay=SLOW), written(stage)
+    pacs, files = stage.pacs(delay=stage.pace), written(stage)
     stage.start_workers(WORKERS)
     job = sent(stage, pacs.remote, files)
     known = stage.after(job)
@@ -70,25 +70,25 @@ def _gone(stage: Stage) -> Found:
 
 def _aborts(stage: Stage) -> Found:
     """Three to six times, in the middle of a data set, which comes in several PDUs."""
-    pacs, files = stage.pacs(delay=SLOW, max_pdu_size=4096), written(stage)
+    pacs, files = stage.pacs(delay=stage.pace, max_pdu_size=4096), written(stage)
     stage.start_workers(WORKERS)
     job = sent(stage, pacs.remote, files)
     for share in sorted(stage.random.uniform(0.02, 0.7) for _ in range(stage.random.randint(3, 6))):
         known = stage.after(job, share, share)
         stage.strike(f"the PACS aborts within a data set, after {known} outcomes")
-        pacs.faults(delay=SLOW, max_pdu_size=4096, abort_within_store=pacs.requests() + 3)
+        pacs.faults(delay=stage.pace, max_pdu_size=4096, abort_within_store=pacs.requests() + 3)
     return check_sent(stage, pacs, files, job, expected=Expected(most_twice=0, told=True))
 
 
 def _busy(stage: Stage) -> Found:
     """It takes fewer associations than we may open: from the start, or from a moment on."""
     limit = stage.random.randint(1, 2)
-    pacs, files = stage.pacs(delay=SLOW), written(stage)
+    pacs, files = stage.pacs(delay=stage.pace), written(stage)
     stage.start_workers(WORKERS)
     job = sent(stage, pacs.remote, files)
     known = stage.after(job, 0.0, 0.5)
     stage.strike(f"the PACS takes {limit} associations at once from now on, after {known} outcomes")
-    pacs.faults(delay=SLOW, association_limit=limit)
+    pacs.faults(delay=stage.pace, association_limit=limit)
     return check_sent(stage, pacs, files, job, expected=Expected(most_twice=0, told=True))
 
 
@@ -96,14 +96,14 @@ def _for_a_while(words: str, **faults: object) -> Callable[[Stage], Found]:
     """What it does for ten seconds costs time, and no file."""
 
     def play(stage: Stage) -> Found:
-        pacs, files = stage.pacs(delay=SLOW), written(stage)
+        pacs, files = stage.pacs(delay=stage.pace), written(stage)
         stage.start_workers(WORKERS)
         job = sent(stage, pacs.remote, files, timeout=_PATIENCE)
         known = stage.after(job)
         stage.strike(f"{words} after {known} outcomes, for {_WHILE:.0f} s")
-        pacs.faults(delay=SLOW, **faults)
+        pacs.faults(delay=stage.pace, **faults)
         stage.pass_time(_WHILE)
-        pacs.faults(delay=SLOW)
+        pacs.faults(delay=stage.pace)
         stage.note("it answers again")
         return check_sent(stage, pacs, files, job, expected=Expected(told=True))
 
@@ -116,7 +116,7 @@ def _for_some(status: int, *, held: bool) -> Callable[[Stage], Found]:
     def play(stage: Stage) -> Found:
         files = written(stage)
         chosen = stage.random.sample(sorted(files.uids.values()), max(1, files.count // 10))
-        pacs = stage.pacs(delay=SLOW, store_status=dict.fromkeys(chosen, status))
+        pacs = stage.pacs(delay=stage.pace, store_status=dict.fromkeys(chosen, status))
         stage.start_workers(WORKERS)
         job = sent(stage, pacs.remote, files)
         stage.strike(f"{status:04X} for {len(chosen)} instances")
@@ -133,7 +133,7 @@ def _refused_syntax(stage: Stage) -> Found:
     taken = write(stage.directory / "files", stage.count - few)
     refused = write(stage.directory / "files", few, series=2, transfer_syntax_uid=ImplicitVRLittleEndian)
     files = joined(stage.directory / "files", taken, refused)
-    pacs = stage.pacs(delay=SLOW, refused_transfer_syntaxes=[ImplicitVRLittleEndian])
+    pacs = stage.pacs(delay=stage.pace, refused_transfer_syntaxes=[ImplicitVRLittleEndian])
     stage.start_workers(WORKERS)
     job = sent(stage, pacs.remote, files)
     stage.strike(f"the PACS refuses the transfer syntax of {few} files")

@@ -21,8 +21,6 @@ from tests.support.processes import Process
 _RECEIVER: Final = "CHAOSRCV"
 #: Series of the study, so that several parts are under way.
 _SERIES: Final = 3
-#: Seconds that the PACS takes for each match and each instance.
-_PACE: Final = 0.02
 #: Seconds for which a disk is full.
 _FULL: Final = 8.0
 
@@ -37,7 +35,7 @@ def _study(stage: Stage, directory: Path) -> Files:
 def _archive(stage: Stage) -> tuple[Pacs, Files]:
     """A PACS that holds the study."""
     files = _study(stage, stage.directory / "pacs")
-    return stage.pacs(delay=_PACE), files
+    return stage.pacs(delay=stage.pace / 2), files
 
 
 class _Receiver:

@@ -8,14 +8,14 @@ from typing import Final
 
 from pacs_tasks import Job
 from pacs_tasks.app import STORE_QUEUE
-from tests.chaos.cases.case import SLOW, WORKERS, Case, sent, written
+from tests.chaos.cases.case import WORKERS, Case, sent, written
 from tests.chaos.closing import Expected, Found, check_sent
 from tests.chaos.stage import CHILDREN, Stage, Worker
 
 
 def _child(stage: Stage) -> Found:
     """One to three times, at moments of their own."""
-    pacs, files = stage.pacs(delay=SLOW), written(stage)
+    pacs, files = stage.pacs(delay=stage.pace), written(stage)
     stage.start_workers(WORKERS)
     job = sent(stage, pacs.remote, files)
     shares = sorted(stage.random.uniform(0.05, 0.7) for _ in range(stage.random.randint(1, 3)))
@@ -28,7 +28,7 @@ def _child(stage: Stage) -> Found:
 
 
 def _worker(stage: Stage) -> Found:
-    pacs, files = stage.pacs(delay=SLOW), written(stage)
+    pacs, files = stage.pacs(delay=stage.pace), written(stage)
     stage.start_workers(WORKERS)
     job = sent(stage, pacs.remote, files)
     known = stage.after(job)
@@ -39,7 +39,7 @@ def _worker(stage: Stage) -> Found:
 
 
 def _all_workers(stage: Stage) -> Found:
-    pacs, files = stage.pacs(delay=SLOW), written(stage)
+    pacs, files = stage.pacs(delay=stage.pace), written(stage)
     stage.start_workers(WORKERS)
     job = sent(stage, pacs.remote, files)
     known = stage.after(job)
@@ -53,7 +53,7 @@ def _all_workers(stage: Stage) -> Found:
 
 def _planner(stage: Stage) -> Found:
     """The worker that has listed the files dies: as it begins, or when so many parts are on the queue."""
-    pacs, files = stage.pacs(delay=SLOW), written(stage)
+    pacs, files = stage.pacs(delay=stage.pace), written(stage)
     stage.start_workers(WORKERS)
     job = sent(stage, pacs.remote, files, files_per_task=1)
     wanted = stage.random.choice([0, 1, stage.random.randint(2, stage.count)])
@@ -79,7 +79,7 @@ def _named(stage: Stage, hostname: str) -> Worker:
 
 def _unacknowledged(stage: Stage) -> Found:
     """A worker stops while its children go on: their outcomes are recorded, and nobody acknowledges their tasks."""
-    pacs, files = stage.pacs(delay=SLOW), written(stage)
+    pacs, files = stage.pacs(delay=stage.pace), written(stage)
     stage.start_workers(WORKERS)
     job = sent(stage, pacs.remote, files, files_per_task=stage.random.choice([1, 5, 20]))
     known = stage.after(job)
