@@ -124,6 +124,15 @@ def test_every_file_that_is_cut_off_in_its_meta_information_is_unreadable(tmp_pa
             read_instance(str(path))
 
 
+def test_a_file_without_a_data_set_is_named_as_that(tmp_path: Path) -> None:
+    """File meta information and nothing behind it: there is nothing to send, and the reason says so."""
+    whole = dicom_files.write(dicom_files.instance(), tmp_path / "whole.dcm")
+    path = tmp_path / "empty.dcm"
+    path.write_bytes(whole.read_bytes()[: read_instance(str(whole)).data_offset])
+    with pytest.raises(UnreadableInputError, match="no data set to send"):
+        read_instance(str(path))
+
+
 def test_missing_forbidden_and_directory_are_unreadable(tmp_path: Path) -> None:
     """What cannot be opened or read says so, with the path apart from the sentence."""
     for path in (tmp_path / "none.dcm", tmp_path, Path("/dev/null/x"), Path("a\0b")):
