@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import socket
 import struct
 from collections.abc import Iterator
@@ -25,11 +26,20 @@ LOCAL = LocalAE(ae_title="CALLER")
 HASTY = Timeouts.of(5)
 
 
-@pytest.fixture
-def scp(tmp_path: Path) -> Iterator[StorageSCP]:
-    """A Storage SCP with its files in ``received``."""
-    with StorageSCP(LocalAE(ae_title="RECEIVER"), "127.0.0.1", 0, tmp_path / "received", HASTY) as running:
+@pytest.fixture(scope="module")
+def shared_scp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageSCP]:
+    """One Storage SCP for all of them: what they do to it concerns nobody else."""
+    received = tmp_path_factory.mktemp("received")
+    with StorageSCP(LocalAE(ae_title="RECEIVER"), "127.0.0.1", 0, received, HASTY) as running:
         yield running
+
+
+@pytest.fixture
+def scp(shared_scp: StorageSCP) -> Iterator[StorageSCP]:
+    """That one, with nothing in its directory."""
+    yield shared_scp
+    for each in shared_scp.directory.iterdir():
+        shutil.rmtree(each)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.dimse import acse, command
@@ -36,6 +36,9 @@ def peer(script: Script) -> Iterator[RemoteAE]:
                 sock, _ = listener.accept()
             except TimeoutError:
                 continue
+            if ending.is_set():
+                sock.close()
+                return
             running.append(threading.Thread(target=serve, args=(sock,), daemon=True))
             running[-1].start()
 
@@ -45,10 +48,17 @@ def peer(script: Script) -> Iterator[RemoteAE]:
         yield RemoteAE(ae_title="SCRIPTED", host="127.0.0.1", port=listener.getsockname()[1])
     finally:
         ending.set()
+        wake(listener)
         accepting.join(10)
         listener.close()
         for thread in running:
             thread.join(10)
+
+
+def wake(listener: socket.socket) -> None:
+    """Have a thread that accepts connections look up at once."""
+    with suppress(OSError):
+        socket.create_connection(listener.getsockname(), timeout=1).close()
 
 
 def read_pdu(sock: socket.socket) -> tuple[int, bytes]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from pacs_tasks.ae import RemoteAE
 from tests.support import messages
+from tests.support.scripted import wake
 from tests.support.waiting import wait_until
 
 _CHUNK = 1 << 18
@@ -75,6 +76,9 @@ def tapped(port: int, piece: int = _CHUNK) -> Iterator[Tap]:
                 caller, _ = listener.accept()
             except TimeoutError:
                 continue
+            if ending.is_set():
+                caller.close()
+                return
             conversation = Conversation()
             tap.conversations.append(conversation)
             try:
@@ -102,6 +106,7 @@ def tapped(port: int, piece: int = _CHUNK) -> Iterator[Tap]:
         yield tap
     finally:
         ending.set()
+        wake(listener)
         accepting.join(10)
         listener.close()
         for each in sockets:
