@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,11 @@ def test_nothing_is_claimed_without_a_redis(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_importing_it_configures_no_logging() -> None:
-    """That belongs to the program that imports it."""
+    """That belongs to the program that imports it; a program of its own, since other tests do configure it."""
     assert dicom_pacs_transfer.logger is logging.getLogger("dicom_pacs_transfer")
-    assert dicom_pacs_transfer.logger.level == logging.NOTSET
+    program = (
+        "import logging, dicom_pacs_transfer as module; "
+        "print(module.logger.level, [type(each).__name__ for each in module.logger.handlers], logging.getLogger().handlers)"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert said.stdout == "0 ['NullHandler'] []\n"
