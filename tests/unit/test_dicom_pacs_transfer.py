@@ -67,7 +67,8 @@ def test_importing_it_configures_no_logging() -> None:
     assert dicom_pacs_transfer.logger is logging.getLogger("dicom_pacs_transfer")
     program = (
         "import logging, dicom_pacs_transfer as module; "
-        "print(module.logger.level, [type(each).__name__ for each in module.logger.handlers], logging.getLogger().handlers)"
+        "handlers = [type(each).__name__ for each in module.logger.handlers]; "
+        "print(module.logger.level, handlers, logging.getLogger().handlers)"
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert said.stdout == "0 ['NullHandler'] []\n"
