@@ -224,7 +224,9 @@ def _pause_of_job(task: Task) -> float:
 
 
 def _refused_for(job_id: str) -> float:
-    return budget().refused_for(_peer(job_id), ledger().progress(job_id).started or 0.0)
+    """Seconds for which the peer has refused this attempt of the job; a part of an earlier one may come before it."""
+    started = ledger().progress(job_id).started
+    return 0.0 if started is None else budget().refused_for(_peer(job_id), started)
 
 
 def _peer(job_id: str) -> str:
