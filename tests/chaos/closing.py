@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from pacs_tasks import InstanceCategory, InstanceOutcome, Job, JobState
-from pacs_tasks.app import QUEUES, create
+from pacs_tasks.app import QUEUES, UNACKED, create
 from pacs_tasks.progress import Progress
 from pacs_tasks.record import JOBS
 from pacs_tasks.settings import Settings
@@ -194,11 +194,12 @@ def _check_held(peer: Peer, claimed: Collection[str], digests: Mapping[str, str]
 
 def _check_quiet(stage: Stage, peer: Peer) -> None:
     def left() -> dict[str, int]:
-        lists = {queue: int(str(stage.redis.llen(queue))) for queue in QUEUES}
-        waiting = {name: int(str(stage.redis.hlen(name))) for name in ("pacs_tasks.unacked",)}
-        waiting["pacs_tasks.unacked_index"] = int(str(stage.redis.zcard("pacs_tasks.unacked_index")))
-        associations = {"associations at the PACS": connections(peer.port)}
-        return {what: count for what, count in (lists | waiting | associations).items() if count}
+        counts = {queue: int(str(stage.redis.llen(queue))) for queue in QUEUES}
+        counts[UNACKED] = int(str(stage.redis.hlen(UNACKED)))
+        counts[f"{UNACKED}_index"] = int(str(stage.redis.zcard(f"{UNACKED}_index")))
+        counts["associations at the PACS"] = connections(peer.port)
+        counts["places of the budget"] = sum(each.in_use + each.waiting for each in stage.client.associations())
+        return {what: count for what, count in counts.items() if count}
 
     try:
         stage.wait(lambda: not left(), "everything is quiet", _QUIET)

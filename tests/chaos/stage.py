@@ -36,7 +36,7 @@ CHILDREN: Final = 2
 _LENGTH: Final = 12.0
 #: Seconds between two looks, and between two for a moment that soon passes.
 _LOOK: Final = 0.05
-_CLOSE_LOOK: Final = 0.005
+CLOSE_LOOK: Final = 0.005
 
 
 class RoundError(AssertionError):
@@ -203,7 +203,7 @@ class Stage:
                 raise RoundError(f"the job was {progress.state} before it could be disturbed")
             return progress if progress.counters.recorded >= wanted else None
 
-        return self.wait(there, f"{wanted} outcomes", look=_CLOSE_LOOK).counters.recorded
+        return self.wait(there, f"{wanted} outcomes", look=CLOSE_LOOK).counters.recorded
 
     def ended(self, job: Job) -> Progress:
         """Wait for the end of a job, as one does who asks again when Redis was away."""

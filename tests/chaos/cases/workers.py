@@ -7,7 +7,7 @@ import signal
 from typing import Final
 
 from pacs_tasks import Job
-from pacs_tasks.app import STORE_QUEUE
+from pacs_tasks.app import STORE_QUEUE, UNACKED
 from tests.chaos.cases.case import WORKERS, Case, sent, written
 from tests.chaos.closing import Expected, Found, check_sent
 from tests.chaos.stage import CHILDREN, Stage, Worker
@@ -59,7 +59,7 @@ def _planner(stage: Stage) -> Found:
     wanted = stage.random.choice([0, 1, stage.random.randint(2, stage.count)])
 
     def published() -> int:
-        return int(str(stage.redis.llen(STORE_QUEUE))) + int(str(stage.redis.hlen("pacs_tasks.unacked")))
+        return int(str(stage.redis.llen(STORE_QUEUE))) + int(str(stage.redis.hlen(UNACKED)))
 
     def there() -> bool:
         planned = bool(stage.client.ledger.planned(job.id))
