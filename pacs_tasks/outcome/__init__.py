@@ -1,0 +1,26 @@
+"""What the peer answered: one value per request, each with a category."""
+
+from __future__ import annotations
+
+from pacs_tasks.outcome.instance import InstanceCategory, InstanceOutcome, ShownPath
+from pacs_tasks.outcome.single import EchoOutcome, FindOutcome, GetOutcome, MoveOutcome
+from pacs_tasks.outcome.status import Category, Status, StatusCategory, Suboperations
+from pacs_tasks.outcome.transfer import Counters, PreflightOutcome, ProposedPair, TransferOutcome
+
+__all__ = [
+    "Category",
+    "Counters",
+    "EchoOutcome",
+    "FindOutcome",
+    "GetOutcome",
+    "InstanceCategory",
+    "InstanceOutcome",
+    "MoveOutcome",
+    "PreflightOutcome",
+    "ProposedPair",
+    "ShownPath",
+    "Status",
+    "StatusCategory",
+    "Suboperations",
+    "TransferOutcome",
+]

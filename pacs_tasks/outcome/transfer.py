@@ -1,0 +1,115 @@
+"""What became of every file of a send, or every instance of a retrieve."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pacs_tasks.outcome.instance import InstanceOutcome
+from pacs_tasks.outcome.status import Category, Value
+
+
+class Counters(Value):
+    """How many files or instances of a job have which category. ``bytes`` counts those that were sent or received."""
+
+    total: int = 0
+    success: int = 0
+    warning: int = 0
+    failed: int = 0
+    missing: int = 0
+    skipped: int = 0
+    unreachable: int = 0
+    bytes: int = 0
+
+    @property
+    def recorded(self) -> int:
+        return self.success + self.warning + self.failed + self.missing + self.skipped
+
+    @property
+    def done(self) -> int:
+        """Instances that were sent or received."""
+        return self.success + self.warning
+
+
+class TransferOutcome(Value):
+    """What became of every file of a send or every instance of a retrieve; true only when all of it is done.
+
+    ``problems`` holds each file or instance that did not simply succeed, in the order of the manifest.
+    """
+
+    counters: Counters
+    seconds: float = 0.0
+    cancelled: bool = False
+    problems: tuple[InstanceOutcome, ...] = ()
+
+    @property
+    def category(self) -> Category:
+        counters = self.counters
+        if self.cancelled:
+            return Category.CANCELLED
+        if counters.done == 0:
+            return Category.FAILED
+        if counters.failed or counters.missing or counters.recorded < counters.total:
+            return Category.PARTIAL
+        return Category.WARNING if counters.warning else Category.SUCCESS
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether nothing was done because no association could be had."""
+        counters = self.counters
+        return bool(counters.unreachable) and not counters.done and counters.unreachable == counters.failed
+
+    @property
+    def nothing_found(self) -> bool:
+        """Whether there was no DICOM instance at all."""
+        return self.counters.skipped == self.counters.total
+
+    def __bool__(self) -> bool:
+        return self.category in {Category.SUCCESS, Category.WARNING}
+
+    def summary(self) -> dict[str, Any]:
+        """What may be seen in Celery's results, Flower and logs: counts, no path."""
+        return {"category": self.category, **self.counters.model_dump(), "seconds": self.seconds}
+
+
+class ProposedPair(Value):
+    """A SOP class in a transfer syntax, as files of a directory have it. ``accepted`` is the peer's answer."""
+
+    sop_class_uid: str
+    sop_class_name: str
+    transfer_syntax_uid: str
+    transfer_syntax_name: str
+    count: int
+    bytes: int
+    accepted: bool
+
+
+class PreflightOutcome(Value):
+    """What a send of a directory would meet. ``contexts`` and ``associations`` are how many it needs at least."""
+
+    total: int
+    bytes: int
+    pairs: tuple[ProposedPair, ...] = ()
+    skipped: tuple[InstanceOutcome, ...] = ()
+    unreadable: tuple[InstanceOutcome, ...] = ()
+    contexts: int = 0
+    associations: int = 0
+    seconds: float = 0.0
+
+    @property
+    def category(self) -> Category:
+        accepted = [pair.accepted for pair in self.pairs]
+        if not any(accepted):
+            return Category.FAILED
+        return Category.SUCCESS if all(accepted) and not self.unreadable else Category.PARTIAL
+
+    def summary(self) -> dict[str, Any]:
+        """What may be seen in Celery's results, Flower and logs."""
+        return {
+            "category": self.category,
+            "total": self.total,
+            "bytes": self.bytes,
+            "contexts": self.contexts,
+            "associations": self.associations,
+            "skipped": len(self.skipped),
+            "unreadable": len(self.unreadable),
+        }

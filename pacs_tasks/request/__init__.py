@@ -1,0 +1,97 @@
+"""What a job asks: frozen, validated where it enters, and the one thing that crosses to the worker.
+
+A request carries what and whom. ``local`` and ``timeout`` say who calls and how patiently; left out, the worker's
+settings answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from pacs_tasks.errors import InvalidRequestError
+from pacs_tasks.request.base import EchoRequest, Request, TransferRequest
+from pacs_tasks.request.find import FindRequest
+from pacs_tasks.request.proof import CommitRequest, JobRequest, VerifyRequest
+from pacs_tasks.request.retrieve import GetRequest, MoveRequest, RetrieveRequest
+from pacs_tasks.request.store import PreflightRequest, StoreDirectoryRequest, StoreRequest
+from pacs_tasks.request.values import UID, Keys, Level, QueryModel, RetrieveMethod
+
+__all__ = [
+    "REQUESTS",
+    "UID",
+    "AnyRequest",
+    "CommitRequest",
+    "EchoRequest",
+    "FindRequest",
+    "GetRequest",
+    "JobRequest",
+    "Keys",
+    "Level",
+    "MoveRequest",
+    "PreflightRequest",
+    "QueryModel",
+    "R",
+    "Request",
+    "RetrieveMethod",
+    "RetrieveRequest",
+    "StoreDirectoryRequest",
+    "StoreRequest",
+    "TransferRequest",
+    "VerifyRequest",
+    "build",
+]
+
+AnyRequest = (
+    EchoRequest
+    | StoreRequest
+    | StoreDirectoryRequest
+    | PreflightRequest
+    | FindRequest
+    | MoveRequest
+    | GetRequest
+    | RetrieveRequest
+    | VerifyRequest
+    | CommitRequest
+)
+
+REQUESTS: Mapping[str, type[AnyRequest]] = MappingProxyType(
+    {
+        request.task: request
+        for request in (
+            EchoRequest,
+            StoreRequest,
+            StoreDirectoryRequest,
+            PreflightRequest,
+            FindRequest,
+            MoveRequest,
+            GetRequest,
+            RetrieveRequest,
+            VerifyRequest,
+            CommitRequest,
+        )
+    }
+)
+
+R = TypeVar("R", bound=Request)
+
+
+def build(request_type: type[R], fields: Mapping[str, Any]) -> R:
+    """Build a request from plain values.
+
+    Raises
+    ------
+    InvalidRequestError
+        With one sentence that names each wrong field and never repeats a value, since values may be patient data.
+    """
+    try:
+        return request_type.model_validate(dict(fields))
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(str(part) for part in each['loc']) or 'request'}: {each['msg'].removeprefix('Value error, ')}"
+            for each in error.errors(include_url=False, include_input=False)
+        )
+        raise InvalidRequestError(f"{request_type.__name__} is not valid ({wrong}); correct it and ask again") from None

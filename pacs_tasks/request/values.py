@@ -1,0 +1,54 @@
+"""The values that requests are made of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Annotated
+
+from pydantic import AfterValidator, PlainSerializer
+
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+
+
+def _check_uid(value: str) -> str:
+    """Digits and dots, at most 64 of them (PS3.5 section 9.1); leading zeroes are common in the field and pass."""
+    stripped = value.strip("\0 ")
+    if len(stripped) > 64 or not _UID.fullmatch(stripped):
+        raise ValueError("a UID has at most 64 characters, digits and single dots only, such as 1.2.840.10008.1.1")
+    return stripped
+
+
+#: VR UI (PS3.5 section 9.1).
+UID = Annotated[str, AfterValidator(_check_uid)]
+Keys = Annotated[
+    Mapping[str, str],
+    AfterValidator(lambda value: MappingProxyType(dict(value))),
+    PlainSerializer(dict, return_type=dict[str, str]),
+]
+
+
+class Level(StrEnum):
+    """Query/Retrieve Level, (0008,0052), PS3.4 section C.3."""
+
+    PATIENT = "PATIENT"
+    STUDY = "STUDY"
+    SERIES = "SERIES"
+    IMAGE = "IMAGE"
+
+
+class QueryModel(StrEnum):
+    """Query/Retrieve information model (PS3.4 section C.3)."""
+
+    PATIENT_ROOT = "patient"
+    STUDY_ROOT = "study"
+
+
+class RetrieveMethod(StrEnum):
+    """How instances come: ``auto`` is C-MOVE where a receiver runs and the peer knows it, else C-GET."""
+
+    AUTO = "auto"
+    MOVE = "move"
+    GET = "get"
