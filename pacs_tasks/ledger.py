@@ -35,6 +35,7 @@ _CHUNK = 1_000
 #: A command that looks at more indices than this at once would keep the others of this Redis waiting.
 _BITS = 10_000
 _RETRIED = (InstanceCategory.FAILED, InstanceCategory.MISSING)
+_NO_PROBLEM = (InstanceCategory.SUCCESS, InstanceCategory.PRESENT)
 
 #: One line of a manifest: what a part needs to know of one file or instance. The first item is what it is called.
 Entry = list[Any]
@@ -339,9 +340,7 @@ class Ledger:
             counters=progress.counters,
             seconds=progress.seconds,
             cancelled=progress.state is JobState.CANCELLED,
-            problems=tuple(
-                outcome for _, outcome in self.problems(job_id) if outcome.category is not InstanceCategory.SUCCESS
-            ),
+            problems=tuple(outcome for _, outcome in self.problems(job_id) if outcome.category not in _NO_PROBLEM),
         )
 
     def error(self, job_id: str) -> PacsTasksError:

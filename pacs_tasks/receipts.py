@@ -1,8 +1,8 @@
 """How the ledger keeps what became of an instance.
 
 Success is what nearly every instance of a job has in common, so it is kept short, as one item of a list: a job of
-100,000 files takes about 20 MB. What is anything else is kept whole. In both, study and series are a number: the
-ledger adds it, and knows the pair.
+100,000 files takes about 20 MB. So is what was there already. What is anything else is kept whole. In both, study and
+series are a number: the ledger adds it, and knows the pair.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ Series = Mapping[int, tuple[str, str]]
 
 _PLAIN = Status(code=0x0000, category=StatusCategory.SUCCESS, meaning="success")
 _MILLISECONDS = 1000
+#: How a short outcome came about: without a status, with success, or not at all, since it was there already.
+_UNANSWERED, _ANSWERED, _PRESENT = 0, 1, 2
 #: Fields of a short outcome before that number.
 _FIELDS = 12
 
 
 def short(index: int, outcome: InstanceOutcome) -> str | None:
-    """Write a success; nothing if there is more to say about it than a receipt holds."""
-    plain = outcome.category is InstanceCategory.SUCCESS and outcome.status in {None, _PLAIN}
-    if not plain or outcome.error or outcome.reason:
+    """Write a success, or what was there already; nothing if there is more to say about it than a receipt holds."""
+    how = _how(outcome)
+    if how is None or outcome.error or outcome.reason:
         return None
     begun = round(outcome.begun * _MILLISECONDS)
     fields = (
@@ -38,7 +40,7 @@ def short(index: int, outcome: InstanceOutcome) -> str | None:
         outcome.sop_instance_uid,
         outcome.transfer_syntax_uid,
         outcome.size,
-        int(outcome.status is not None),
+        how,
         outcome.attempts,
         begun,
         round(outcome.ended * _MILLISECONDS) - begun,
@@ -47,6 +49,14 @@ def short(index: int, outcome: InstanceOutcome) -> str | None:
         outcome.path,
     )
     return json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
+
+
+def _how(outcome: InstanceOutcome) -> int | None:
+    if outcome.category is InstanceCategory.PRESENT:
+        return _PRESENT if outcome.status is None else None
+    if outcome.category is not InstanceCategory.SUCCESS or outcome.status not in {None, _PLAIN}:
+        return None
+    return _UNANSWERED if outcome.status is None else _ANSWERED
 
 
 def whole(outcome: InstanceOutcome) -> str:
@@ -62,20 +72,18 @@ def index_of(text: str) -> int:
 def read(text: str, known: Series) -> tuple[int, InstanceOutcome]:
     """Read what :func:`short` wrote: the index and the outcome, whose subject the manifest knows."""
     fields = json.loads(text)
-    index, sop_class, sop_instance, syntax, size, answered, attempts, begun, took, worker, digest, path = fields[
-        :_FIELDS
-    ]
+    index, sop_class, sop_instance, syntax, size, how, attempts, begun, took, worker, digest, path = fields[:_FIELDS]
     study_uid, series_uid = known.get(fields[_FIELDS], ("", "")) if len(fields) > _FIELDS else ("", "")
     return index, InstanceOutcome(
         subject="",
-        category=InstanceCategory.SUCCESS,
+        category=InstanceCategory.PRESENT if how == _PRESENT else InstanceCategory.SUCCESS,
         sop_class_uid=sop_class,
         sop_instance_uid=sop_instance,
         study_uid=study_uid,
         series_uid=series_uid,
         transfer_syntax_uid=syntax,
         size=size,
-        status=_PLAIN if answered else None,
+        status=_PLAIN if how == _ANSWERED else None,
         attempts=attempts,
         begun=begun / _MILLISECONDS,
         ended=(begun + took) / _MILLISECONDS,

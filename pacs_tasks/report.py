@@ -37,7 +37,7 @@ class Receipt(BaseModel):
     bytes: int = 0
     #: Hexadecimal, of the encoded data set as it was sent.
     sha256: str = ""
-    #: ``success``, ``warning``, ``failed``, ``missing``, ``skipped`` or ``none``.
+    #: ``success``, ``warning``, ``failed``, ``missing``, ``present``, ``skipped`` or ``none``.
     category: str = NONE
     #: Of the response, four hexadecimal digits.
     status: str = ""

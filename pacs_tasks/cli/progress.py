@@ -79,6 +79,7 @@ def remarks(counters: Counters) -> str:
         "warnings": counters.warning,
         "failed": counters.failed,
         "missing": counters.missing,
+        "already there": counters.present,
         "no DICOM": counters.skipped,
     }
     return ", ".join(f"{count} {name}" for name, count in named.items() if count)

@@ -143,6 +143,7 @@ def counts_of(task: str, counters: dict[str, int]) -> list[tuple[str, str, str]]
     named = [
         (words.done.capitalize(), counters["success"] + counters["warning"], "green"),
         ("  with a warning", counters["warning"], "yellow"),
+        ("Already there", counters["present"], "green"),
         ("Failed", counters["failed"], "red"),
         ("Missing", counters["missing"], "red"),
         ("No DICOM", counters["skipped"], "yellow"),
@@ -178,6 +179,7 @@ _SEVERITY = {
     InstanceCategory.MISSING: "red",
     InstanceCategory.WARNING: "yellow",
     InstanceCategory.SKIPPED: "yellow",
+    InstanceCategory.PRESENT: "green",
     InstanceCategory.SUCCESS: "green",
 }
 

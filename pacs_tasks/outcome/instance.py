@@ -19,6 +19,8 @@ class InstanceCategory(StrEnum):
     FAILED = "failed"
     #: The peer listed it and it did not arrive.
     MISSING = "missing"
+    #: It lay whole in the output directory, or at the destination, before anything was asked for: it was not fetched.
+    PRESENT = "present"
     #: No DICOM instance, or a DICOMDIR: reported, not sent.
     SKIPPED = "skipped"
 

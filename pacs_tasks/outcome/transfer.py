@@ -9,25 +9,29 @@ from pacs_tasks.outcome.status import Category, Value
 
 
 class Counters(Value):
-    """How many files or instances of a job have which category. ``bytes`` counts those that were sent or received."""
+    """How many files or instances of a job have which category. ``bytes`` counts those that were sent or received.
+
+    ``present`` are those that were where they were wanted already.
+    """
 
     total: int = 0
     success: int = 0
     warning: int = 0
     failed: int = 0
     missing: int = 0
+    present: int = 0
     skipped: int = 0
     unreachable: int = 0
     bytes: int = 0
 
     @property
     def recorded(self) -> int:
-        return self.success + self.warning + self.failed + self.missing + self.skipped
+        return self.done + self.failed + self.missing + self.skipped
 
     @property
     def done(self) -> int:
-        """Instances that were sent or received."""
-        return self.success + self.warning
+        """Instances that are where they were wanted: sent or received, or there already."""
+        return self.success + self.warning + self.present
 
 
 class TransferOutcome(Value):

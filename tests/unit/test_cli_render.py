@@ -13,7 +13,7 @@ from pacs_tasks.ae import RemoteAE
 from pacs_tasks.cli import advice
 from pacs_tasks.cli.job_tables import job_facts, job_table
 from pacs_tasks.cli.matches import csv_of, text_of
-from pacs_tasks.cli.progress import PlainView, Speed, size
+from pacs_tasks.cli.progress import PlainView, Speed, remarks, size
 from pacs_tasks.cli.render import LISTED, outcome_document, show_outcome, show_problems
 from pacs_tasks.cli.terminal import Terminal, plain
 from pacs_tasks.errors import JobFailedError, PeerUnavailableError
@@ -30,7 +30,15 @@ from pacs_tasks.outcome import (
 )
 from pacs_tasks.progress import JobState, Progress
 from pacs_tasks.proof import CommitOutcome, VerifyOutcome
-from pacs_tasks.request import CommitRequest, EchoRequest, FindRequest, Level, StoreDirectoryRequest, VerifyRequest
+from pacs_tasks.request import (
+    CommitRequest,
+    EchoRequest,
+    FindRequest,
+    Level,
+    RetrieveRequest,
+    StoreDirectoryRequest,
+    VerifyRequest,
+)
 
 DONE = Status(code=0, category=StatusCategory.SUCCESS, meaning="success")
 MATCHES = (
@@ -131,6 +139,16 @@ def test_a_transfer_shows_every_count(capsys: pytest.CaptureFixture[str]) -> Non
         "Result partial Peer ARCHIVE at 127.0.0.1:11112 Total 10 Sent 5 with a warning 1 Failed 2 No DICOM 1 "
         "Not begun 2 Size 5.0 MB sent Time 2.0 s, 2.5 MB/s"
     ) in said
+
+
+def test_a_transfer_shows_what_was_there_already(capsys: pytest.CaptureFixture[str]) -> None:
+    """Apart from what was received, and not as a problem."""
+    outcome = TransferOutcome(counters=Counters(total=10, success=4, present=6, bytes=4_000_000), seconds=2.0)
+    show_outcome(Terminal(), RetrieveRequest(study_uid="1.2", output_dir="/out"), outcome)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Result success" in said
+    assert "Total 10 Received 4 Already there 6 Size 4.0 MB received" in said
+    assert remarks(outcome.counters) == "6 already there"
 
 
 def test_a_document_is_valid_json_with_hexadecimal_statuses(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
