@@ -89,10 +89,27 @@ class Faults:
         Answer each C-FIND with so many matches at most, and with success all the same, as some PACS do.
     refused_uid_lists
         Find nothing where a key is a list of UIDs (PS3.4 section C.2.2.2.2).
+    no_image_level
+        Answer each C-FIND at IMAGE level with this status at once.
+    no_counts
+        Leave the numbers of related studies, series and instances out of matches (PS3.4 section C.3.4).
     lost
         In C-MOVE and C-GET do not send these SOP Instance UIDs, and count them as completed all the same.
     unsent
         In C-MOVE and C-GET do not send these SOP Instance UIDs, and report them as failed.
+    drop_every
+        In C-MOVE and C-GET do not send every n-th instance when it is first asked for, and count it as completed all
+        the same. Instances are counted as they are first asked for, over all requests.
+    zero_suboperations
+        Answer the first so many C-MOVE and C-GET with success at once: 0 of 0 sub-operations, nothing sent.
+    first_uid_only
+        In C-MOVE and C-GET take a list of SOP Instance UIDs for its first.
+    pending_for_ever
+        In C-MOVE and C-GET send nothing but pending responses, ten a second, without an end.
+    never_finish
+        In C-MOVE and C-GET send every instance, then nothing: the final response never comes.
+    ignore_cancel
+        Go on in spite of C-CANCEL.
     action_status
         Answer each request for storage commitment (N-ACTION) with this status, and report nothing.
     report
@@ -132,8 +149,16 @@ class Faults:
     retrieve_status: int | None = None
     most_matches: int | None = None
     refused_uid_lists: bool = False
+    no_image_level: int | None = None
+    no_counts: bool = False
     lost: Collection[str] = ()
     unsent: Collection[str] = ()
+    drop_every: int | None = None
+    zero_suboperations: int = 0
+    first_uid_only: bool = False
+    pending_for_ever: bool = False
+    never_finish: bool = False
+    ignore_cancel: bool = False
     action_status: int | None = None
     report: Report = Report.ELSEWHERE
     report_times: int = 1

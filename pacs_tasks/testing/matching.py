@@ -103,6 +103,15 @@ def _tests(keys: Dataset) -> list[tuple[BaseTag, str, str]]:
     return found
 
 
+def without_counts(keys: Dataset) -> Dataset:
+    """The same keys, but for those that ask how many studies, series or instances there are."""
+    kept = Dataset()
+    for tag in keys.keys():  # noqa: SIM118 - as above
+        if keyword_for_tag(tag) not in _COUNTS:
+            kept[tag] = keys.get_item(tag)
+    return kept
+
+
 def has_uid_list(keys: Dataset) -> bool:
     """Whether a key is a list of UIDs (PS3.4 section C.2.2.2.2)."""
     return any(vr == "UI" and "\\" in value for _, vr, value in _tests(keys))

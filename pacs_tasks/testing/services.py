@@ -8,14 +8,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from functools import partial
 from io import BytesIO
-from itertools import islice
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 from pydicom import Dataset
-from pydicom.tag import Tag
 from pydicom.uid import UID
 from pynetdicom import evt
 from pynetdicom.association import Association
@@ -26,16 +24,16 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE, AsynchronousOperationsWindowN
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.service_class import StorageServiceClass
 
-from pacs_tasks.testing import commitment, matching
+from pacs_tasks.testing import commitment, finding
 from pacs_tasks.testing.connections import acknowledge_at_once, send_at_once
-from pacs_tasks.testing.contexts import QUERY_RETRIEVE_LEVELS, supported
+from pacs_tasks.testing.contexts import supported
 from pacs_tasks.testing.faults import Faults, Report, Silence
 from pacs_tasks.testing.instances import StoredBytes
-from pacs_tasks.testing.suboperations import UNKNOWN_DESTINATION, Retrieval, association_to, batches
+from pacs_tasks.testing.retrieving import Retrieving
+from pacs_tasks.testing.suboperations import Retrieval, association_to
 
 #: How often a wait looks whether the PACS stops or the caller is gone, in seconds.
 SLICE: Final = 0.02
-_WRONG_IDENTIFIER: Final = 0xA900
 #: A-RELEASE-RQ and A-ABORT.
 _LAST_PDUS: Final = frozenset({0x05, 0x07})
 #: P-DATA-TF, and where the message control header of its first PDV stands (PS3.8 section 9.3.5).
@@ -73,6 +71,7 @@ class Services:
         self._reporting: set[threading.Thread] = set()
         self._accepted: set[Association] = set()
         self._aborted_within: int | None = None
+        self._retrieving = Retrieving()
 
     @property
     def instances(self) -> Mapping[str, StoredBytes]:
@@ -194,9 +193,7 @@ class Services:
         elif isinstance(message, C_STORE) and message.is_valid_request and context is not None:
             StorageServiceClass(assoc).SCP(message, context)
         elif isinstance(message, C_MOVE | C_GET) and message.is_valid_request and context is not None:
-            assoc.dimse.cancel_req.clear()
-            self._retrieve(Retrieval(assoc, message, context, self.faults, self._delay))
-            assoc.dimse.cancel_req.clear()
+            self._retrieve(assoc, message, context)
         elif isinstance(message, N_ACTION) and message.is_valid_request and context is not None:
             self._commit(assoc, message, context)
         else:
@@ -238,24 +235,17 @@ class Services:
             self._held[uid] = instance
 
     def _on_find(self, event: Event) -> Iterator[tuple[int, Dataset | None]]:
-        faults, request = self.faults, event.request
+        request = event.request
         assert isinstance(request, C_FIND)  # noqa: S101 - pynetdicom sends no other here
         keys = self._identifier(request, UID(event.context.transfer_syntax))
-        level = matching.text(keys, Tag("QueryRetrieveLevel"))
-        if faults.find_status is not None:
-            yield faults.find_status, None
-        elif level not in QUERY_RETRIEVE_LEVELS[str(request.AffectedSOPClassUID)]:
-            yield _WRONG_IDENTIFIER, None
-        else:
-            held = () if faults.refused_uid_lists and matching.has_uid_list(keys) else self.instances.values()
-            found = matching.answers(held, keys, level, self.ae_title, with_charset=not faults.omit_charset)
-            for answer in islice(found, faults.most_matches):
-                if event.is_cancelled:
-                    yield 0xFE00, None
-                    return
-                if not self._delay(event.assoc):
-                    return
-                yield 0xFF00, answer
+        model = str(request.AffectedSOPClassUID)
+        for status, match in finding.responses(self.instances.values(), keys, model, self.faults, self.ae_title):
+            if event.is_cancelled:
+                yield 0xFE00, None
+                return
+            if not self._delay(event.assoc):
+                return
+            yield status, match
 
     def _identifier(self, request: C_FIND | C_MOVE | C_GET, syntax: UID) -> Dataset:
         encoded = request.Identifier or BytesIO()
@@ -264,29 +254,12 @@ class Services:
             self.identifiers.append(identifier)
         return identifier
 
-    def _retrieve(self, retrieval: Retrieval) -> None:
-        request = retrieval.request
-        keys = self._identifier(request, retrieval.context.transfer_syntax[0])
-        wanted = matching.select(self.instances.values(), keys)
-        retrieval.remaining = len(wanted)
-        if self.faults.retrieve_status is not None:
-            retrieval.answer(self.faults.retrieve_status)
-        elif isinstance(request, C_MOVE):
-            self._move(retrieval, wanted, str(request.MoveDestination).strip())
-        elif retrieval.run(wanted, retrieval.assoc):
-            retrieval.finish()
-
-    def _move(self, retrieval: Retrieval, wanted: list[StoredBytes], move_aet: str) -> None:
-        address = self.destinations.get(move_aet)
-        if address is None:
-            retrieval.answer(UNKNOWN_DESTINATION)
-            return
-        handlers: list[EventHandlerType] = [(evt.EVT_CONN_OPEN, send_at_once)]
-        for contexts, some in batches(wanted):
-            with association_to(retrieval.assoc.ae, address, move_aet, contexts, handlers) as carrier:
-                if not retrieval.run(some, carrier):
-                    return
-        retrieval.finish()
+    def _retrieve(self, assoc: Association, request: C_MOVE | C_GET, context: PresentationContext) -> None:
+        keys = self._identifier(request, context.transfer_syntax[0])
+        retrieval = Retrieval(assoc, request, context, self.faults, self._pause)
+        assoc.dimse.cancel_req.clear()
+        self._retrieving.serve(retrieval, keys, self.instances, dict(self.destinations))
+        assoc.dimse.cancel_req.clear()
 
     def _commit(self, assoc: Association, request: N_ACTION, context: PresentationContext) -> None:
         faults = self.faults

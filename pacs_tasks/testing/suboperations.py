@@ -7,7 +7,7 @@ is held. Here the C-STORE sub-operations carry the encoded data sets themselves 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -36,20 +36,24 @@ MOST_CONTEXTS: Final = 128
 #: Seconds that a destination may take for an answer, and between two looks whether it is still there.
 _PATIENCE: Final = 30.0
 _SLICE: Final = 0.1
+#: Seconds between two pending responses that mean nothing.
+_PENDING_PAUSE: Final = 0.1
 
 
 @dataclass
 class Retrieval:
     """One C-MOVE or C-GET while it is served: answers and counts.
 
-    ``pause`` waits as long as the faults say and tells whether to go on.
+    ``pause`` waits so many seconds and tells whether to go on. ``dropped`` are the SOP Instance UIDs that are counted
+    as completed without being sent.
     """
 
     assoc: Association
     request: C_MOVE | C_GET
     context: PresentationContext
     faults: Faults
-    pause: Callable[[Association], bool]
+    pause: Callable[[Association, float], bool]
+    dropped: Collection[str] = ()
     remaining: int = 0
     completed: int = 0
     warning: int = 0
@@ -57,8 +61,8 @@ class Retrieval:
 
     @property
     def cancelled(self) -> bool:
-        """Whether a C-CANCEL for this request has come."""
-        return self.request.MessageID in self.assoc.dimse.cancel_req
+        """Whether a C-CANCEL for this request has come, and is heeded."""
+        return not self.faults.ignore_cancel and self.request.MessageID in self.assoc.dimse.cancel_req
 
     def record(self, instance: StoredBytes, status: int | None) -> None:
         """Count the answer to one C-STORE sub-operation, None where there was none."""
@@ -72,7 +76,7 @@ class Retrieval:
 
     def answer(self, status: int) -> None:
         """Send a response with the counts so far (PS3.7 section 9.1.4.1)."""
-        if not self.pause(self.assoc):
+        if not self.pause(self.assoc, self.faults.delay):
             return
         response = type(self.request)()
         response.MessageIDBeingRespondedTo = self.request.MessageID
@@ -118,8 +122,17 @@ class Retrieval:
                 self.answer(PENDING)
         return True
 
+    def never_end(self, *, pending: bool) -> None:
+        """Say nothing, or ``pending`` again and again, until it is cancelled or nobody listens any more."""
+        while self.pause(self.assoc, _PENDING_PAUSE):
+            if self.cancelled:
+                self.answer(CANCELLED)
+                return
+            if pending:
+                self.answer(PENDING)
+
     def _store(self, instance: StoredBytes, carrier: Association, accepted: dict[tuple[str, str], int]) -> int | None:
-        if instance.sop_instance_uid in self.faults.lost:
+        if instance.sop_instance_uid in self.dropped:
             return 0x0000
         context_id = accepted.get((instance.sop_class_uid, instance.transfer_syntax_uid))
         if instance.sop_instance_uid in self.faults.unsent or context_id is None or _is_lost(carrier):

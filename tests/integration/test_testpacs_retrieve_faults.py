@@ -1,0 +1,161 @@
+"""What TestPACS does wrong when it is asked what there is, and to deliver it; seen by pynetdicom and DCMTK."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset
+from pynetdicom.presentation import build_role
+
+from pacs_tasks.testing import Faults, TestPACS
+from tests.support.callers import (
+    CT,
+    STUDY_FIND,
+    STUDY_MOVE,
+    associated,
+    find,
+    get,
+    retrieve_keys,
+    series,
+)
+from tests.support.dicom_files import UID_ROOT, study_uid
+from tests.support.peers import dcmtk_environment
+from tests.support.waiting import wait_until
+
+#: The SOP Instance UIDs of what the archive holds, in order.
+HELD = [f"{UID_ROOT}.1.1.{number}" for number in range(1, 8)]
+ROLES = [build_role(CT, scp_role=True)]
+PENDING, SUCCESS, CANCELLED = 0xFF00, 0x0000, 0xFE00
+
+
+@pytest.fixture
+def archive(pacs: TestPACS) -> Iterator[TestPACS]:
+    """A PACS that holds seven instances and may deliver them to the other one."""
+    destinations = {pacs.ae_title: (pacs.host, pacs.port)}
+    with TestPACS("ARCHIVE", instances=series(len(HELD)), destinations=destinations) as running:
+        yield running
+
+
+def moved(archive: TestPACS, pacs: TestPACS, *uids: str) -> tuple[Dataset, list[str]]:
+    """The final response to a C-MOVE of the study, or of these instances, and what it brought to the other PACS."""
+    before = len(pacs.stores)
+    with associated(archive, (STUDY_MOVE, None)) as assoc:
+        *_, (status, _) = assoc.send_c_move(instance_keys(*uids), pacs.ae_title, STUDY_MOVE)
+    return status, pacs.stores[before:]
+
+
+def instance_keys(*uids: str) -> Dataset:
+    """The study, or instances of it."""
+    keys = retrieve_keys()
+    if uids:
+        keys.QueryRetrieveLevel, keys.SeriesInstanceUID = "IMAGE", f"{study_uid()}.1"
+        keys.SOPInstanceUID = list(uids)
+    return keys
+
+
+def counts(status: Dataset) -> tuple[int, int, int]:
+    """Status, completed and failed sub-operations."""
+    return status.Status, status.NumberOfCompletedSuboperations, status.NumberOfFailedSuboperations
+
+
+def test_that_it_drops_every_nth_instance_once(archive: TestPACS, pacs: TestPACS) -> None:
+    """Each third instance is counted as completed and does not come; asked for again, by whatever way, it does."""
+    archive.faults = Faults(drop_every=3)
+    status, came = moved(archive, pacs)
+    assert (counts(status), came) == ((SUCCESS, 7, 0), [uid for uid in HELD if uid not in {HELD[2], HELD[5]}])
+    status, came = moved(archive, pacs, HELD[2], HELD[5])
+    assert (counts(status), came) == ((SUCCESS, 2, 0), [HELD[2], HELD[5]])
+    status, _, data_sets = get(archive, ROLES)
+    assert (counts(status), len(data_sets)) == ((SUCCESS, 7, 0), 7)
+
+
+@pytest.mark.dcmtk
+def test_that_getscu_does_not_notice_what_is_dropped(archive: TestPACS, tmp_path: Path) -> None:
+    """Nor does it say so: it ends well with a file less, and has all of them the second time."""
+    archive.faults = Faults(drop_every=5)
+    command = ["getscu", "-S", "-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={study_uid()}"]
+    command += ["-aec", archive.ae_title, archive.host, str(archive.port), "-od"]
+    for name, expected in (("first", 6), ("second", 7)):
+        (tmp_path / name).mkdir()
+        done = subprocess.run([*command, tmp_path / name], env=dcmtk_environment(), timeout=60, check=False)
+        assert (done.returncode, len(list((tmp_path / name).iterdir()))) == (0, expected)
+
+
+def test_that_the_first_retrievals_are_successes_without_suboperations(archive: TestPACS, pacs: TestPACS) -> None:
+    """0 of 0 to the first C-MOVE and the first C-GET; the third brings everything."""
+    archive.faults = Faults(zero_suboperations=2)
+    assert moved(archive, pacs)[0].NumberOfCompletedSuboperations == 0
+    status, _, data_sets = get(archive, ROLES)
+    assert (counts(status), data_sets) == ((SUCCESS, 0, 0), [])
+    status, came = moved(archive, pacs)
+    assert (counts(status), came) == ((SUCCESS, 7, 0), HELD)
+
+
+def test_that_it_takes_a_list_of_uids_for_its_first(archive: TestPACS, pacs: TestPACS) -> None:
+    """Three are asked for, one is delivered, and the counts speak of one; a whole study comes whole."""
+    archive.faults = Faults(first_uid_only=True)
+    status, came = moved(archive, pacs, HELD[4], HELD[1], HELD[2])
+    assert (counts(status), came) == ((SUCCESS, 1, 0), [HELD[4]])
+    assert archive.identifiers[-1].SOPInstanceUID == [HELD[4], HELD[1], HELD[2]]
+    assert moved(archive, pacs)[1] == HELD
+
+
+def test_that_instances_cannot_be_listed(archive: TestPACS) -> None:
+    """The query fails at IMAGE level and at no other."""
+    archive.faults = Faults(no_image_level=0xC000)
+    keys = retrieve_keys()
+    keys.QueryRetrieveLevel, keys.SOPInstanceUID = "IMAGE", ""
+    with associated(archive, (STUDY_FIND, None)) as assoc:
+        assert [status.Status for status, _ in assoc.send_c_find(keys, STUDY_FIND)] == [0xC000]
+    (match,) = find(archive, {"StudyInstanceUID": study_uid(), "NumberOfStudyRelatedInstances": ""})
+    assert match.NumberOfStudyRelatedInstances == len(HELD)
+
+
+def test_that_counts_are_left_out(archive: TestPACS) -> None:
+    """A match holds what else was asked for, and no number of anything."""
+    archive.faults = Faults(no_counts=True)
+    wanted = {"StudyInstanceUID": study_uid(), "AccessionNumber": "", "NumberOfStudyRelatedInstances": ""}
+    (match,) = find(archive, {**wanted, "NumberOfStudyRelatedSeries": ""})
+    assert match.AccessionNumber == "A1"
+    assert not [keyword for keyword in match.dir() if keyword.startswith("NumberOf")]
+
+
+@pytest.mark.parametrize("heeds_cancel", [True, False])
+def test_that_the_final_response_never_comes(archive: TestPACS, pacs: TestPACS, heeds_cancel: bool) -> None:
+    """Everything is delivered; then there is silence until C-CANCEL, or in spite of it."""
+    archive.faults = Faults(never_finish=True, ignore_cancel=not heeds_cancel)
+    with associated(archive, (STUDY_MOVE, None)) as assoc:
+        responses = assoc.send_c_move(retrieve_keys(), pacs.ae_title, STUDY_MOVE, msg_id=7)
+        pending = [next(responses)[0].Status for _ in HELD[1:]]
+        wait_until(lambda: pacs.stores == HELD, 5, "the last instance")
+        assoc.dimse_timeout = 0.5
+        began = time.monotonic()
+        assoc.send_c_cancel(7, query_model=STUDY_MOVE)
+        last, _ = next(responses)
+        waited = time.monotonic() - began
+    assert pending == [PENDING] * 6
+    assert (last.get("Status"), waited >= 0.5) == ((CANCELLED, False) if heeds_cancel else (None, True))
+    wait_until(lambda: archive.open_associations == 0, 5, "it notices that nobody waits any more")
+
+
+@pytest.mark.parametrize("heeds_cancel", [True, False])
+def test_that_pending_comes_for_ever(archive: TestPACS, pacs: TestPACS, heeds_cancel: bool) -> None:
+    """And nothing else, until C-CANCEL, or in spite of it."""
+    archive.faults = Faults(pending_for_ever=True, ignore_cancel=not heeds_cancel)
+    with associated(archive, (STUDY_MOVE, None)) as assoc:
+        responses = assoc.send_c_move(retrieve_keys(), pacs.ae_title, STUDY_MOVE, msg_id=7)
+        statuses = [next(responses)[0] for _ in range(5)]
+        assoc.send_c_cancel(7, query_model=STUDY_MOVE)
+        after = [status.Status for status, _ in islice(responses, 10)]
+        assoc.abort()
+    assert [each.Status for each in statuses] == [PENDING] * 5
+    assert {each.NumberOfRemainingSuboperations for each in statuses} == {len(HELD)}
+    # Some were on their way when it was asked to stop.
+    assert (after[-1], set(after[:-1]) <= {PENDING}) == (CANCELLED if heeds_cancel else PENDING, True)
+    assert pacs.stores == []
+    wait_until(lambda: archive.open_associations == 0, 5, "it notices that nobody waits any more")
