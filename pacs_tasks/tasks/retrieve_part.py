@@ -19,7 +19,8 @@ from pacs_tasks.errors import (
 from pacs_tasks.outcome import InstanceOutcome
 from pacs_tasks.request import RetrieveRequest
 from pacs_tasks.settings import settings
-from pacs_tasks.tasks.fetching import Fetching, NoReceiverError
+from pacs_tasks.tasks.fetching import Fetching
+from pacs_tasks.tasks.moving import NoReceiverError
 from pacs_tasks.tasks.stopping import WorkerStoppingError, stopping
 from pacs_tasks.tasks.transfer import Part
 from pacs_tasks.tasks.waiting import note_unreachable, park_if_down
