@@ -7,11 +7,11 @@ from typing import Any
 
 from pacs_tasks.ae import LocalAE
 from pacs_tasks.dimse import command, identifier, query, status
-from pacs_tasks.dimse.association import Association, StopCheck, Timeouts
+from pacs_tasks.dimse.association import Association, Context, StopCheck, Timeouts
 from pacs_tasks.dimse.cancellation import Cancellation
 from pacs_tasks.errors import JobCancelledError, PeerUnavailableError
 from pacs_tasks.outcome import FindOutcome, Status, StatusCategory
-from pacs_tasks.request import FindRequest, Level, QueryModel
+from pacs_tasks.request import FindRequest, Level, Query, QueryModel
 
 _CANCELLED = 0xFE00
 
@@ -30,7 +30,33 @@ def find(request: FindRequest, local: LocalAE, timeouts: Timeouts, stop: StopChe
     JobCancelledError
         If ``stop`` said so and the peer did not answer C-CANCEL; where it did, the outcome holds what came.
     """
-    return _Finding(request).run(local, timeouts, stop)
+    started = time.monotonic()
+    context = context_of(request)
+    # A wrong key must cost no association.
+    for syntax in context.transfer_syntaxes:
+        identifier.encode_find(request, syntax)
+    with Association.open(local, request.remote, [context], timeouts, stop) as assoc:
+        outcome = ask(assoc, request)
+    return outcome.model_copy(update={"seconds": time.monotonic() - started})
+
+
+def context_of(request: Query) -> Context:
+    """The presentation context that a query needs."""
+    return query.find_context(_sop_class(request))
+
+
+def _sop_class(request: Query) -> str:
+    by_level = QueryModel.PATIENT_ROOT if request.level is Level.PATIENT else QueryModel.STUDY_ROOT
+    return query.FIND[request.query_model or by_level]
+
+
+def ask(assoc: Association, request: FindRequest) -> FindOutcome:
+    """As :func:`find`, over an association that is open already.
+
+    It is open for another query afterwards, also where a key was wrong; but not where another error passed, nor where
+    the peer ignored that enough had come.
+    """
+    return _Finding(request).run(assoc)
 
 
 class _Finding:
@@ -38,21 +64,14 @@ class _Finding:
 
     def __init__(self, request: FindRequest) -> None:
         self._request = request
-        by_level = QueryModel.PATIENT_ROOT if request.level is Level.PATIENT else QueryModel.STUDY_ROOT
-        self._sop_class = query.FIND[request.query_model or by_level]
+        self._sop_class = _sop_class(request)
         self._matches: list[dict[str, Any]] = []
         self._limit_hit = False
 
-    def run(self, local: LocalAE, timeouts: Timeouts, stop: StopCheck | None) -> FindOutcome:
+    def run(self, assoc: Association) -> FindOutcome:
         started = time.monotonic()
-        remote = self._request.remote
-        context = query.find_context(self._sop_class)
-        # A wrong key must cost no association.
-        for syntax in context.transfer_syntaxes:
-            identifier.encode_find(self._request, syntax)
         try:
-            with Association.open(local, remote, [context], timeouts, stop) as assoc:
-                final = self._exchange(assoc)
+            final = self._exchange(assoc)
         except (PeerUnavailableError, JobCancelledError):
             if not self._limit_hit:
                 raise
@@ -63,6 +82,7 @@ class _Finding:
 
     def _exchange(self, assoc: Association) -> Status:
         context_id, syntax = query.accepted_context(assoc, self._sop_class)
+        asked = identifier.encode_find(self._request, syntax)
         with assoc.exchange() as message_id, Cancellation(assoc, context_id, message_id) as cancellation:
             assoc.send(
                 context_id,
@@ -75,7 +95,7 @@ class _Finding:
                     },
                     data_set=True,
                 ),
-                identifier.encode_find(self._request, syntax),
+                asked,
             )
             while True:
                 answer, code = assoc.read_response(context_id, message_id, command.C_FIND_RQ)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.request.base import EchoRequest, Request, TransferRequest
-from pacs_tasks.request.find import FindRequest
+from pacs_tasks.request.find import FindRequest, Query
 from pacs_tasks.request.proof import CommitRequest, JobRequest, VerifyRequest
 from pacs_tasks.request.retrieve import GetRequest, MoveRequest, RetrieveRequest
 from pacs_tasks.request.store import PreflightRequest, StoreDirectoryRequest, StoreRequest
@@ -33,6 +33,7 @@ __all__ = [
     "Level",
     "MoveRequest",
     "PreflightRequest",
+    "Query",
     "QueryModel",
     "R",
     "Request",

@@ -11,7 +11,16 @@ from pacs_tasks.request.base import Request
 from pacs_tasks.request.values import Keys, Level, QueryModel
 
 
-class FindRequest(Request):
+class Query(Request):
+    """What one query and many of them have in common."""
+
+    level: Level = Level.STUDY
+    keys: Keys = Field(default_factory=lambda: MappingProxyType({}))
+    query_model: QueryModel | None = None
+    limit: int | None = Field(default=None, ge=1)
+
+
+class FindRequest(Query):
     """Query (C-FIND, PS3.4 section C.4.1).
 
     ``keys`` maps keywords of the DICOM data dictionary (or ``ggggeeee`` tags) to values; an empty value asks for the
@@ -20,8 +29,3 @@ class FindRequest(Request):
     """
 
     task: ClassVar[str] = "pacs_tasks.find"
-
-    level: Level = Level.STUDY
-    keys: Keys = Field(default_factory=lambda: MappingProxyType({}))
-    query_model: QueryModel | None = None
-    limit: int | None = Field(default=None, ge=1)
