@@ -173,7 +173,7 @@ def _parameter(case: Case) -> Any:  # pytest keeps the name of its type to itsel
     return pytest.param(case, id=str(case), marks=marks)
 
 
-@pytest.mark.parametrize("case", map(_parameter, _CASES))
+@pytest.mark.parametrize("case", [_parameter(case) for case in _CASES])
 def test_that_what_was_promised_is_here_or_missing_by_name(
     fleet: Fleet, case: Case, asked: Asked, tmp_path: Path
 ) -> None:
