@@ -15,13 +15,16 @@ from pydantic import BaseModel, ConfigDict
 from pacs_tasks.ae import AETitle
 
 MARKER = ".pacs-tasks-receiver"
+#: Below a receiver's directory: what jobs expect, which they take from there, and what nobody asked for.
+INCOMING = "incoming"
+UNSOLICITED = "unsolicited"
 _PREFIX = "pacs_tasks:receiver:"
 #: Seconds that an announcement lives; a receiver repeats it every third of that.
 LIFETIME = 15
 
 
 class Receiver(BaseModel):
-    """A running Storage SCP. ``directory`` is where it puts instances, as the receiver's machine names it.
+    """A running Storage SCP. Below ``directory`` it puts instances, as the receiver's machine names it.
 
     ``tls`` says that it takes nothing else.
     """
@@ -37,6 +40,11 @@ class Receiver(BaseModel):
 
     def __str__(self) -> str:
         return f"{self.ae_title} at {self.host}:{self.port}{' over TLS' if self.tls else ''}"
+
+    @property
+    def incoming(self) -> Path:
+        """Where it puts what jobs expect, as ``<study>/<series>/<instance>.dcm``."""
+        return Path(self.directory) / INCOMING
 
     @property
     def shared(self) -> bool:

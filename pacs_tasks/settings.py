@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -65,6 +66,13 @@ def _in_file() -> dict[str, Any]:
     """What the settings file says. Editors on Windows put a mark before UTF-8, which TOML does not know."""
     file = config_file()
     return {} if file is None else tomllib.loads(file.read_text("utf-8-sig"))
+
+
+class Unsolicited(StrEnum):
+    """What the receiver does with an instance that no job expects."""
+
+    KEEP = "keep"
+    REFUSE = "refuse"
 
 
 class Settings(BaseSettings):
@@ -130,6 +138,10 @@ class Settings(BaseSettings):
     receiver_processes: int = Field(default=1, ge=1, le=64)
     #: Where the receiver puts instances; unset: ``received`` in ``data_dir``.
     receiver_dir: Path | None = None
+    #: What it does with instances that no job expects.
+    unsolicited: Unsolicited = Unsolicited.KEEP
+    #: How long it keeps what a job expected and no job has taken.
+    keep_incoming: int = Field(default=86_400, ge=60)
     #: With a certificate the receiver takes TLS and nothing else; with authorities, only callers whom they have signed.
     receiver_tls_certificate: FileName | None = None
     receiver_tls_key: FileName | None = None

@@ -1,22 +1,19 @@
 """The receiver: where C-MOVE delivers and storage commitment is reported. ``python -m workers.receiver``.
 
-It puts instances below :attr:`Settings.received`, which the workers must see too, and announces itself in Redis, so
-that workers find it. It receives whether or not Redis is there.
+It puts instances below :attr:`Settings.received`, which the workers must see too: what a job expects apart from what
+nobody asked for. It announces itself in Redis, so that workers find it. It receives whether or not Redis is there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import secrets
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import redis
 
@@ -29,15 +26,16 @@ from pacs_tasks.errors import BrokerUnavailableError, ConfigurationError, PacsTa
 from pacs_tasks.ledger import Ledger
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 from pacs_tasks.proof import CommitmentReport
-from pacs_tasks.receivers import LIFETIME, MARKER, Receiver, announce, withdraw
+from pacs_tasks.receivers import Receiver
 from pacs_tasks.settings import Settings, load
+from workers.receiver_announcing import BEAT, Announcer, mark, reachable_address
+from workers.receiver_cleaning import Cleaning
+from workers.receiver_places import NOT_AUTHORISED, Expectations, Places
 from workers.receiver_processes import ReceiverProcesses
 
 logger = logging.getLogger("pacs_tasks.receiver")
 
 _FORMAT = "%(asctime)s %(levelname)s %(message)s"
-#: Seconds between two announcements.
-BEAT = LIFETIME / 3
 #: Seconds that associations may take to end when we are told to.
 STOP_LIMIT = 10.0
 
@@ -45,25 +43,31 @@ STOP_LIMIT = 10.0
 class Counts:
     """How many instances came; the only thing about them that a log may hold."""
 
-    def __init__(self) -> None:
+    def __init__(self, places: Places) -> None:
+        self._places = places
         self._lock = threading.Lock()
-        self._received = self._failed = 0
-        self._said = (0, 0)
+        self._received = self._failed = self._unsolicited = self._unwelcome = 0
+        self._said = (0, 0, 0, 0)
 
     def add(self, outcome: InstanceOutcome) -> None:
         with self._lock:
             if outcome.category is InstanceCategory.FAILED:
                 self._failed += 1
+                self._unwelcome += outcome.status is not None and outcome.status.code == NOT_AUTHORISED
             else:
                 self._received += 1
+                self._unsolicited += self._places.is_unsolicited(outcome.path)
 
     def log(self) -> None:
         """Say how many there are, if there are more than last time."""
         with self._lock:
-            counts = (self._received, self._failed)
+            counts = (self._received, self._failed, self._unsolicited, self._unwelcome)
         if counts != self._said:
             self._said = counts
-            logger.info("received %d instances, refused %d", *counts)
+            logger.info(
+                "received %d instances, refused %d; nobody had asked for %d of those received and %d of those refused",
+                *counts,
+            )
 
 
 class Reports:
@@ -100,94 +104,6 @@ class Reports:
                     self._ledger.client.close()
 
 
-class Announcer:
-    """Keeps the receiver's announcement in Redis alive."""
-
-    def __init__(self, redis_url: str, timeout: float, receiver: Receiver) -> None:
-        self._url = redis_url
-        self._timeout = timeout
-        self._receiver = receiver
-        self._client: redis.Redis | None = None
-        self._lost = False
-
-    def beat(self) -> None:
-        """Announce; if Redis is away, say so once and try again at the next beat."""
-        try:
-            if self._client is None:
-                self._client = connect(self._url, self._timeout)
-            announce(self._client, self._receiver)
-        except (PacsTasksError, redis.RedisError) as error:
-            if not self._lost:
-                logger.warning("receiving goes on unannounced: %s", error)
-            self._lost = True
-            self._close()
-        else:
-            if self._lost:
-                logger.info("announced again")
-            self._lost = False
-
-    def end(self) -> None:
-        with contextlib.suppress(PacsTasksError, redis.RedisError):
-            if self._client is not None:
-                withdraw(self._client, self._receiver)
-        self._close()
-
-    def _close(self) -> None:
-        if self._client is not None:
-            with contextlib.suppress(redis.RedisError, OSError):
-                self._client.close()
-            self._client = None
-
-
-def mark(directory: Path) -> str:
-    """The token in the directory's marker file, written if there is none.
-
-    Receivers that share a directory share the token, since it tells storages apart, not receivers.
-
-    Raises
-    ------
-    ConfigurationError
-        If the directory cannot be written.
-    """
-    path = directory / MARKER
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        fresh = directory / f"{MARKER}.{os.getpid()}"
-        token = secrets.token_hex(16)
-        fresh.write_text(token, encoding="ascii")
-        try:
-            # A link fails if the marker is there, so two receivers that start at once agree on one token.
-            os.link(fresh, path)
-        except FileExistsError:
-            token = path.read_text(encoding="ascii").strip()
-        except OSError:
-            # A file system without links.
-            fresh.replace(path)
-        fresh.unlink(missing_ok=True)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "its marker is unreadable"
-        raise ConfigurationError(
-            f"the receiver cannot write to its directory ({reason}); "
-            "set PACS_TASKS_RECEIVER_DIR to one that this user may write",
-            str(directory),
-        ) from None
-    return token
-
-
-def reachable_address(host: str) -> str:
-    """The address at which other machines find a socket that listens at ``host``."""
-    if host not in {"0.0.0.0", "::", ""}:  # noqa: S104 - compared, not bound
-        return host
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            # A datagram socket sends nothing to connect; it only picks the interface. The address is for
-            # documentation (RFC 5737), so nobody has it.
-            probe.connect(("192.0.2.1", 9))
-            return str(probe.getsockname()[0])
-        except OSError:
-            return "127.0.0.1"
-
-
 def _bound(config: Settings) -> socket.socket:
     """Listen.
 
@@ -208,7 +124,9 @@ def _bound(config: Settings) -> socket.socket:
 def receive(config: Settings, redis_url: str, listener: socket.socket, ending: threading.Event) -> None:
     """Receive until ``ending`` is set: what each process of the receiver does."""
     logging.basicConfig(format=_FORMAT, level=logging.INFO, stream=sys.stderr)
-    counts, reports = Counts(), Reports(redis_url, config)
+    expectations = Expectations(redis_url, config.redis_timeout, config.receiver_ae_title)
+    places = Places(config, expectations)
+    counts, reports = Counts(places), Reports(redis_url, config)
     scp = StorageSCP(
         LocalAE(ae_title=config.receiver_ae_title),
         config.receiver_host,
@@ -218,6 +136,7 @@ def receive(config: Settings, redis_url: str, listener: socket.socket, ending: t
         listener=listener,
         tls=config.receiver_tls,
         on_report=reports.take,
+        place=places.place,
     )
     scp.start()
     try:
@@ -226,6 +145,7 @@ def receive(config: Settings, redis_url: str, listener: socket.socket, ending: t
     finally:
         scp.stop(STOP_LIMIT)
         reports.close()
+        expectations.close()
         counts.log()
 
 
@@ -279,15 +199,18 @@ def serve(config: Settings, redis_url: str, ending: threading.Event) -> None:
         tls=config.receiver_tls is not None,
     )
     announcer = Announcer(redis_url, config.redis_timeout, receiver)
+    cleaning = Cleaning(directory, config.keep_incoming)
     how = ", TLS" if receiver.tls else ""
     logger.info("receiving; tell your PACS: AE title %s, host %s, port %d%s", receiver.ae_title, host, port, how)
     with _receiving(config, redis_url, listener) as renew:
         try:
+            cleaning.start()
             announcer.beat()
             while not ending.wait(BEAT):
                 renew()
                 announcer.beat()
         finally:
+            cleaning.stop()
             announcer.end()
     logger.info("receiver ended")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,19 +28,45 @@ _REST = "the rest of an instance"
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """Why an instance is not kept, as its sender is told."""
+
+    #: A status that is no success.
+    code: int
+    #: At most 64 characters: Error Comment is of VR LO (PS3.7 section C.4.2).
+    comment: str
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """An instance that is whole on disk and has no place yet."""
+
+    #: Empty, both of them, where it belongs to none.
+    study_uid: str
+    series_uid: str
+    sop_instance_uid: str
+    #: Its temporary name.
+    path: Path
+    #: The sender says that a C-MOVE had it sent: Move Originator Application Entity Title, (0000,1030), which not every
+    #: peer gives (PS3.7 section 9.1.1.1.6).
+    moved: bool
+
+
+#: Gives the final path of an instance, below the directory, or why it is not kept.
+Place = Callable[[Arrival], Path | Refusal]
+
+
+@dataclass(frozen=True)
 class Origin:
-    """Where instances come from and go to; ``peer`` names the sender in logs."""
+    """Where instances come from and go to; ``peer`` names the sender in logs.
+
+    Without ``place`` each goes to ``<directory>/<study>/<series>/<instance>.dcm``.
+    """
 
     directory: Path
     calling_aet: str
     peer: str
-
-
-@dataclass(frozen=True)
-class _Refusal:
-    code: int
-    #: At most 64 characters: Error Comment is of VR LO (PS3.7 section C.4.2).
-    comment: str
+    place: Place | None = None
 
 
 def receive(
@@ -65,11 +92,12 @@ def receive(
     size, path, refusal = 0, "", None
     if sop_class != sop_class_uid:
         _drain(stream, context_id, request)
-        refusal = _Refusal(_SOP_CLASS_NOT_SUPPORTED, "not the SOP class of the presentation context")
+        refusal = Refusal(_SOP_CLASS_NOT_SUPPORTED, "not the SOP class of the presentation context")
     elif not request.has_data_set:
-        refusal = _Refusal(_CANNOT_UNDERSTAND, "the request came without a data set")
+        refusal = Refusal(_CANNOT_UNDERSTAND, "the request came without a data set")
     else:
-        size, path, refusal = _to_disk(stream, context_id, origin, (sop_class_uid, sop_instance_uid, syntax))
+        moved = bool(request.text(command.MOVE_ORIGINATOR_AE_TITLE))
+        size, path, refusal = _to_disk(stream, context_id, origin, (sop_class_uid, sop_instance_uid, syntax), moved)
     stream.send(context_id, _response(request, refusal))
     said = None
     if refusal is not None:
@@ -89,8 +117,8 @@ def receive(
 
 
 def _to_disk(
-    stream: MessageStream, context_id: int, origin: Origin, uids: tuple[str, str, str]
-) -> tuple[int, str, _Refusal | None]:
+    stream: MessageStream, context_id: int, origin: Origin, uids: tuple[str, str, str], moved: bool
+) -> tuple[int, str, Refusal | None]:
     """Give the size of the file and where it is, or why there is none."""
     refusal = None
     with contextlib.ExitStack() as stack:
@@ -116,16 +144,26 @@ def _to_disk(
                     file.discard()
         if file is None or refusal is not None:
             return 0, "", refusal
-        try:
-            return file.size, str(file.finish()), None
-        except OSError as error:
-            return 0, "", _unwritable(error)
-        except MalformedError:
-            return 0, "", _Refusal(_CANNOT_UNDERSTAND, "the data set cannot be read, or names no SOP instance")
-        except OtherInstanceError:
-            return 0, "", _Refusal(_DOES_NOT_MATCH, "the data set is of another SOP instance than the request")
-        except InvalidRequestError:
-            return 0, "", _Refusal(_CANNOT_UNDERSTAND, "a UID of the instance breaks PS3.5 section 9.1")
+        placed = _placed(file, origin, uids[1], moved)
+        return (0, "", placed) if isinstance(placed, Refusal) else (file.size, str(placed), None)
+
+
+def _placed(file: IncomingFile, origin: Origin, sop_instance_uid: str, moved: bool) -> Path | Refusal:
+    """Put a whole file where it belongs: where that is, or why it is nowhere."""
+    try:
+        study_uid, series_uid = file.belongs_to()
+        if origin.place is None:
+            return file.finish()
+        place = origin.place(Arrival(study_uid, series_uid, sop_instance_uid, file.path, moved))
+        return place if isinstance(place, Refusal) else file.finish(place)
+    except OSError as error:
+        return _unwritable(error)
+    except MalformedError:
+        return Refusal(_CANNOT_UNDERSTAND, "the data set cannot be read, or names no SOP instance")
+    except OtherInstanceError:
+        return Refusal(_DOES_NOT_MATCH, "the data set is of another SOP instance than the request")
+    except InvalidRequestError:
+        return Refusal(_CANNOT_UNDERSTAND, "a UID of the instance breaks PS3.5 section 9.1")
 
 
 def _drain(stream: MessageStream, context_id: int, request: Command) -> None:
@@ -134,13 +172,13 @@ def _drain(stream: MessageStream, context_id: int, request: Command) -> None:
             pass
 
 
-def _unwritable(error: OSError) -> _Refusal:
+def _unwritable(error: OSError) -> Refusal:
     full = error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
     what = "no space left on the receiver's disk" if full else f"cannot write: {error.strerror or 'I/O error'}"
-    return _Refusal(_OUT_OF_RESOURCES, what[:64])
+    return Refusal(_OUT_OF_RESOURCES, what[:64])
 
 
-def _response(request: Command, refusal: _Refusal | None) -> bytes:
+def _response(request: Command, refusal: Refusal | None) -> bytes:
     return command.encode(
         {
             command.AFFECTED_SOP_CLASS_UID: request.text(command.AFFECTED_SOP_CLASS_UID),

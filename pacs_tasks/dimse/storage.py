@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 import os
 import secrets
@@ -32,6 +33,8 @@ _HEAD = 1 << 16
 #: Every data set of an instance has the first (PS3.3 section C.12.1), or it is none.
 _WANTED = (SOP_INSTANCE_UID, STUDY_INSTANCE_UID, SERIES_INSTANCE_UID)
 _LONG_VRS = frozenset((b"OB", b"OW", b"UN"))
+#: How often an instance tries to have its name: whoever cleans up may remove the empty directory again that it made.
+_MOST_TRIES = 10
 
 _uid = TypeAdapter(UID)
 
@@ -95,6 +98,7 @@ class IncomingFile:
         #: Bytes of the file so far.
         self.size = 0
         self._placed = False
+        self._owners: tuple[str, str] | None = None
         self._path = directory / f".{secrets.token_hex(12)}.part"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         self._descriptor: int | None = os.open(self._path, flags, 0o666)
@@ -121,8 +125,13 @@ class IncomingFile:
             self.size += written
             rest = rest[written:]
 
-    def finish(self) -> Path:
-        """Close the file and put it in its place, over an older one of the same instance.
+    @property
+    def path(self) -> Path:
+        """Its temporary name, or its own once it has that."""
+        return self._path
+
+    def belongs_to(self) -> tuple[str, str]:
+        """Close the file, and give the UIDs of its study and series; one that it does not name is empty.
 
         Raises
         ------
@@ -133,21 +142,50 @@ class IncomingFile:
         InvalidRequestError
             If one of its UIDs is none.
         """
-        self._close()
-        uids = self._uids()
-        study, series = uids.get(STUDY_INSTANCE_UID, ""), uids.get(SERIES_INSTANCE_UID, "")
-        target = instance_path(self._directory, study, series, self._sop_instance_uid)
-        if uids[SOP_INSTANCE_UID] != self._sop_instance_uid:
-            raise OtherInstanceError("the data set is of another SOP instance than it was announced as")
-        try:
-            self._path.replace(target)
-        except FileNotFoundError:
-            # Not the directory itself: one that was taken away is not to be filled in secret.
-            target.parent.parent.mkdir(exist_ok=True)
-            target.parent.mkdir(exist_ok=True)
-            self._path.replace(target)
-        self._placed = True
-        return target
+        if self._owners is None:
+            self._close()
+            uids = self._uids()
+            study, series = uids.get(STUDY_INSTANCE_UID, ""), uids.get(SERIES_INSTANCE_UID, "")
+            # Whoever decides where it goes is told of UIDs alone.
+            instance_path(self._directory, study, series, self._sop_instance_uid)
+            if uids[SOP_INSTANCE_UID] != self._sop_instance_uid:
+                raise OtherInstanceError("the data set is of another SOP instance than it was announced as")
+            self._owners = study, series
+        return self._owners
+
+    def finish(self, target: Path | None = None) -> Path:
+        """Put the file in its place, over an older one of the same instance.
+
+        Parameters
+        ----------
+        target
+            Below the directory; left out, as :func:`instance_path` has it.
+
+        Raises
+        ------
+        MalformedError, OtherInstanceError, InvalidRequestError
+            As :meth:`belongs_to`.
+        """
+        study, series = self.belongs_to()
+        target = target or instance_path(self._directory, study, series, self._sop_instance_uid)
+        for _ in range(_MOST_TRIES):
+            try:
+                self._path.replace(target)
+            except FileNotFoundError:
+                self._make_way(target)
+            else:
+                self._path, self._placed = target, True
+                return target
+        raise FileNotFoundError(errno.ENOENT, "a directory disappears as often as it is made", str(target.parent))
+
+    def _make_way(self, target: Path) -> None:
+        """Make the directories between ours and the file's.
+
+        Not our own: one that was taken away is not to be filled in secret.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            for parent in reversed(target.relative_to(self._directory).parents[:-1]):
+                (self._directory / parent).mkdir(exist_ok=True)
 
     def _uids(self) -> dict[int, str]:
         try:

@@ -21,7 +21,7 @@ from pacs_tasks.dimse.acceptance import answer_to
 from pacs_tasks.dimse.association import Timeouts
 from pacs_tasks.dimse.command import Command
 from pacs_tasks.dimse.n_event_report import TakeReport
-from pacs_tasks.dimse.receiving import Origin, receive
+from pacs_tasks.dimse.receiving import Origin, Place, receive
 from pacs_tasks.dimse.stream import MessageStream
 from pacs_tasks.dimse.tls import SecureWire, called_context
 from pacs_tasks.dimse.wire import A_ASSOCIATE_RQ, SLICE, Wire
@@ -53,7 +53,7 @@ class StorageSCP:
     port
         0 is any free one; :attr:`port` has the real one.
     directory
-        Made if missing. Files go to ``<directory>/<study>/<series>/<instance>.dcm``.
+        Made if missing. Files go to ``<directory>/<study>/<series>/<instance>.dcm``, or where ``place`` says.
     timeouts
         ``acse`` limits the wait for the association request, ``dimse`` the silence after it.
     on_instance
@@ -66,6 +66,8 @@ class StorageSCP:
         Takes what a peer reports about storage commitment, in the association's thread; left out, none may.
     tls
         Our certificate and key: nothing but TLS is taken then. With ``ca_file``, only callers with a certificate.
+    place
+        Called in the association's thread when an instance is whole: its path below ``directory``, or a refusal.
 
     Raises
     ------
@@ -87,6 +89,7 @@ class StorageSCP:
         listener: socket.socket | None = None,
         on_report: TakeReport | None = None,
         tls: TLS | None = None,
+        place: Place | None = None,
     ) -> None:
         self.local = local
         self.directory = directory
@@ -94,6 +97,7 @@ class StorageSCP:
         self.on_instance = on_instance
         self.max_associations = max_associations
         self.on_report = on_report
+        self.place = place
         self.context = None if tls is None else called_context(tls)
         directory.mkdir(parents=True, exist_ok=True)
         self._listener = listener or listen(host, port)
@@ -230,7 +234,7 @@ class _Conversation:
         self._serve_messages(MessageStream(self.wire, request.max_length, self._contexts), request.calling_aet)
 
     def _serve_messages(self, stream: MessageStream, calling_aet: str) -> None:
-        origin = Origin(self._scp.directory, calling_aet, self.wire.peer)
+        origin = Origin(self._scp.directory, calling_aet, self.wire.peer, self._scp.place)
         while True:
             message = stream.read_command("the next message")
             if message is None:

@@ -18,6 +18,7 @@ from pacs_tasks.request import MoveRequest, RetrieveRequest
 from pacs_tasks.tasks.arrivals import Arrivals
 from pacs_tasks.tasks.associations import leased
 from pacs_tasks.tasks.claim import claimed
+from pacs_tasks.tasks.expecting import expecting
 from pacs_tasks.tasks.job import ledger, local_ae, timeouts
 from pacs_tasks.tasks.paths import move_file
 from pacs_tasks.tasks.transfer import Part
@@ -99,9 +100,13 @@ class Moving:
     def move(self, task: Task) -> MoveOutcome:
         """Have it sent to the receiver, and take it from there."""
         receiver, request = self._receiver, self._request
-        # Two jobs may want the same series at once: one after the other, or each would take the other's files.
-        name, scope = self._named["series_uid"], f"receiver:{receiver.ae_title}"
-        with claimed(task, ledger(), self._part.job_id, name, scope) as claim:
+        # Two jobs may want the same series at once: one after the other, or each would take the other's files. The
+        # token stands for the storage, which several receivers may share.
+        study, series, scope = self._named["study_uid"], self._named["series_uid"], f"receiver:{receiver.token}"
+        with (
+            claimed(task, ledger(), self._part.job_id, series, scope) as claim,
+            expecting(claim, receiver, study, series),
+        ):
 
             def stop() -> bool:
                 claim()
@@ -123,9 +128,9 @@ class Moving:
 
     def _paths(self) -> dict[str, Path]:
         """Where the receiver puts what has not been taken yet."""
-        directory, study, series = Path(self._receiver.directory), self._named["study_uid"], self._named["series_uid"]
+        incoming, study, series = self._receiver.incoming, self._named["study_uid"], self._named["series_uid"]
         return {
-            uid: storage.instance_path(directory, study, series, uid)
+            uid: storage.instance_path(incoming, study, series, uid)
             for uid in self._arrivals.index_of.keys() - self._taken
         }
 

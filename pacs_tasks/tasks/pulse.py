@@ -30,8 +30,9 @@ _SILENCE = 60.0
 class Held(Protocol):
     """What is kept alive."""
 
-    #: When its owner last gave a sign of life, by :func:`time.monotonic`.
-    seen: float
+    @property
+    def seen(self) -> float:
+        """When its owner last gave a sign of life, by :func:`time.monotonic`."""
 
     def prolong(self) -> None:
         """Hold it for another while; it may raise what a Redis raises that is away."""

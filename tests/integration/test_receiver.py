@@ -17,7 +17,7 @@ from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.contexts import contexts_for
 from pacs_tasks.dimse.part10 import read_instance
 from pacs_tasks.outcome import InstanceCategory
-from pacs_tasks.receivers import MARKER, Receiver, running
+from pacs_tasks.receivers import MARKER, UNSOLICITED, Receiver, running
 from tests.support import workers
 from tests.support.dicom_files import CHINESE_NAME, UID_ROOT, data_set, instance, study_uid, write
 from tests.support.ports import answers, free_port
@@ -68,7 +68,7 @@ def test_receives_and_announces_itself(redis_url: str, tmp_path: Path) -> None:
         assert (announced.ae_title, announced.host, announced.port) == ("PACS_TASKS", "127.0.0.1", port)
         assert announced.shared
         assert _send(path, port) is InstanceCategory.SUCCESS
-        kept = Path(announced.directory) / study_uid(1) / f"{UID_ROOT}.1.1" / f"{UID_ROOT}.1.1.7.dcm"
+        kept = Path(announced.directory) / UNSOLICITED / study_uid(1) / f"{UID_ROOT}.1.1" / f"{UID_ROOT}.1.1.7.dcm"
         assert data_set(kept) == data_set(path)
         process.popen.terminate()
         assert process.popen.wait(15) == 0
