@@ -16,10 +16,12 @@ from pacs_tasks.tasks.associations import close_all
 from pacs_tasks.tasks.probe import probe
 from pacs_tasks.tasks.resume import watch
 from pacs_tasks.tasks.stopping import stop
+from workers import broker_channel
 
 __all__ = ["app", "tasks"]
 
 _stopped = threading.Event()
+broker_channel.install()
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]

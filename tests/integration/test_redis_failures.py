@@ -60,13 +60,16 @@ def transferred(job: Job) -> TransferOutcome:
     return outcome
 
 
-def test_a_part_goes_on_while_its_broker_is_lost(pacs: TestPACS, tmp_path: Path) -> None:
-    """Redis dies and comes back. The part has not been stopped, so nothing is sent twice and nobody waits for it."""
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_a_part_goes_on_while_its_broker_is_lost(pacs: TestPACS, tmp_path: Path, concurrency: int) -> None:
+    """Redis dies and comes back. The part has not been stopped, so nothing is sent twice and nobody waits for it; the
+    worker, which with a second process waits for more work meanwhile, serves the next job.
+    """
     pacs.faults = Faults(delay=0.1)
     with ExitStack() as stack:
         server = stack.enter_context(redis_server(tmp_path, kept_port(), durable=True))
         client = stack.enter_context(PacsClient(server.url()))
-        worker = stack.enter_context(workers.worker(server.url(), tmp_path, concurrency=1))
+        worker = stack.enter_context(workers.worker(server.url(), tmp_path, concurrency=concurrency))
         job = directory_job(client, pacs, tmp_path / "files", 40)
         wait_until(lambda: len(pacs.stores) > 5, 20, "some files are sent")
         server.process.kill()
@@ -75,6 +78,8 @@ def test_a_part_goes_on_while_its_broker_is_lost(pacs: TestPACS, tmp_path: Path)
         outcome = transferred(job)
         assert (outcome.category, outcome.counters.success, len(pacs.stores)) == (Category.SUCCESS, 40, 40)
         assert outcome.seconds < 15
+        assert transferred(directory_job(client, pacs, tmp_path / "more", 3)).category is Category.SUCCESS
+        assert "Unrecoverable" not in worker.said()
 
 
 def test_a_planner_that_cannot_publish_goes_back(own: PacsClient, dead: Celery, tmp_path: Path) -> None:
