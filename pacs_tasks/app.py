@@ -67,6 +67,8 @@ _FIXED: dict[str, Any] = {
     # A Redis that is killed in the middle of a chord would otherwise lose the count of its parts.
     "result_backend_always_retry": True,
     "result_backend_max_retries": 20,
+    # One connection pool for all threads of a client: by default each thread leaves one open when it ends.
+    "result_backend_thread_safe": True,
     "broker_connection_retry_on_startup": True,
     # A worker outlives a pause of its broker.
     "broker_connection_max_retries": None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from tests.support.redis_server import RedisServer, redis_program, redis_server
 
 # An activated environment would find pynetdicom's programs where DCMTK's of the same names are meant.
 hide_our_scripts()
+
+# A run that was started in the background ignores Ctrl-C, and so would every program that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _REQUIRED = os.environ.get("PACS_TASKS_TESTS_REQUIRE_PEERS") == "1"
 

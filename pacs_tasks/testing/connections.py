@@ -88,3 +88,10 @@ def close(assoc: Association) -> None:
             found.shutdown(socket.SHUT_RDWR)
     # One that still waits for the association request would wait until its time-out: this stands for it.
     assoc.dul.to_user_queue.put(None)
+
+
+def let_go(assoc: Association) -> None:
+    """Close the socket of an association whose threads have ended: one that was killed leaves it open."""
+    found = _socket(assoc)
+    if found is not None:
+        found.close()

@@ -15,7 +15,7 @@ from pynetdicom.ae import ApplicationEntity
 from pynetdicom.presentation import build_context
 
 from pacs_tasks.ae import TLS, RemoteAE
-from pacs_tasks.testing.connections import Listener, close, context_of
+from pacs_tasks.testing.connections import Listener, close, context_of, let_go
 from pacs_tasks.testing.faults import Faults
 from pacs_tasks.testing.instances import StoredBytes
 from pacs_tasks.testing.services import SLICE, Services
@@ -157,6 +157,8 @@ class TestPACS(Services):
                 each.join(max(0.0, deadline - time.monotonic()))
             if each.is_alive():
                 raise TimeoutError(f"a thread of {self.ae_title} has not ended within {timeout} s: {each.name}")
+        for assoc in known:
+            let_go(assoc)
 
     def __enter__(self) -> Self:
         self.start()

@@ -25,7 +25,7 @@ from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.service_class import StorageServiceClass
 
 from pacs_tasks.testing import commitment, finding
-from pacs_tasks.testing.connections import acknowledge_at_once, send_at_once
+from pacs_tasks.testing.connections import acknowledge_at_once, let_go, send_at_once
 from pacs_tasks.testing.contexts import supported
 from pacs_tasks.testing.faults import Faults, Report, Silence
 from pacs_tasks.testing.instances import StoredBytes
@@ -101,7 +101,10 @@ class Services:
 
     def _on_connection(self, event: Event) -> None:
         with self._lock:
-            self._known = {assoc for assoc in self._known if assoc.is_alive() or assoc.ident is None} | {event.assoc}
+            ended = {assoc for assoc in self._known if _has_ended(assoc)}
+            self._known = self._known - ended | {event.assoc}
+        for assoc in ended:
+            let_go(assoc)
         send_at_once(event)
         # A private SOP class has no service in pynetdicom, and retrieval is ours: see `_serve`.
         vars(event.assoc)["_serve_request"] = partial(self._serve, event.assoc)
@@ -297,3 +300,8 @@ class Services:
         with association_to(asked.ae, address, title, contexts, handlers, scp_role=commitment.PUSH_MODEL) as assoc:
             for context in assoc.accepted_contexts:
                 self._report(assoc, context, report)
+
+
+def _has_ended(assoc: Association) -> bool:
+    """Whether nothing of an association runs any more."""
+    return assoc.ident is not None and not assoc.is_alive() and not assoc.dul.is_alive()

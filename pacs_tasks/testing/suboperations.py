@@ -23,6 +23,7 @@ from pynetdicom.dsutils import encode
 from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.presentation import PresentationContext, build_context, build_role
 
+from pacs_tasks.testing.connections import let_go
 from pacs_tasks.testing.faults import Faults
 from pacs_tasks.testing.instances import StoredBytes
 
@@ -204,6 +205,7 @@ def association_to(
         assoc.kill()
         if assoc.ident is not None:
             assoc.join(5)
+        let_go(assoc)
 
 
 def _hold_reactor(event: Event) -> None:
