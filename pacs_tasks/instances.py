@@ -8,7 +8,8 @@ from itertools import groupby
 from typing import NamedTuple, cast
 
 from pacs_tasks import receipts
-from pacs_tasks.ledger import Entry, Ledger
+from pacs_tasks.ledger import Ledger
+from pacs_tasks.manifest import Entry
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 from pacs_tasks.record import key
 
@@ -68,14 +69,14 @@ class Instances:
         """What the manifest calls these."""
         found: dict[int, str] = {}
         for chunk, members in groupby(sorted(indices), lambda index: index // _CHUNK):
-            entries = self._ledger.entries(self._job_id, chunk * _CHUNK, (chunk + 1) * _CHUNK)
+            entries = self._ledger.manifest.entries(self._job_id, chunk * _CHUNK, (chunk + 1) * _CHUNK)
             found.update((index, entries[index % _CHUNK][0]) for index in members)
         return found
 
     def in_order(self) -> Iterator[Line]:
         """Every line of the manifest."""
         places, start = self._places(), 0
-        while entries := self._ledger.entries(self._job_id, start, start + _CHUNK):
+        while entries := self._ledger.manifest.entries(self._job_id, start, start + _CHUNK):
             indices = range(start, start + len(entries))
             found = self._among_receipts(places[index] for index in indices if places[index] >= 0)
             others = self.others([index for index in indices if places[index] < 0])

@@ -6,11 +6,9 @@ counted once and a job ends once. Each method is one step inside Redis (see :mod
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, cast
 
 import redis
 from pydantic import ValidationError
@@ -26,19 +24,18 @@ from pacs_tasks.errors import (
     PacsTasksError,
     from_record,
 )
+from pacs_tasks.manifest import Manifest
 from pacs_tasks.outcome import Category, InstanceCategory, InstanceOutcome, TransferOutcome
 from pacs_tasks.progress import JobState, Progress
-from pacs_tasks.record import JOBS, PARTS, SEEN, asked, key, not_found, progress_of
+from pacs_tasks.record import JOBS, KEPT, PARTS, SEEN, asked, key, not_found, progress_of
 from pacs_tasks.request import REQUESTS, AnyRequest, JobRequest, R
+from pacs_tasks.studies import Studies
 
 _CHUNK = 1_000
 #: A command that looks at more indices than this at once would keep the others of this Redis waiting.
 _BITS = 10_000
 _RETRIED = (InstanceCategory.FAILED, InstanceCategory.MISSING)
 _NO_PROBLEM = (InstanceCategory.SUCCESS, InstanceCategory.PRESENT)
-
-#: One line of a manifest: what a part needs to know of one file or instance. The first item is what it is called.
-Entry = list[Any]
 
 
 class Recorded(NamedTuple):
@@ -66,6 +63,10 @@ class Ledger:
         self._run = scripts.Scripts(client).run
         #: Who is at what.
         self.claims = Claims(client, keep_jobs)
+        #: What there is to do.
+        self.manifest = Manifest(client, keep_jobs)
+        #: Of what a retrieve brings.
+        self.studies = Studies(client, keep_jobs)
 
     @property
     def client(self) -> redis.Redis:
@@ -123,27 +124,6 @@ class Ledger:
         """A worker has taken the job up; its state now."""
         return JobState(self._run(scripts.START, [key(job_id), key(job_id, "claims")], [worker]))
 
-    def plan(self, job_id: str, entries: Iterable[Entry], attempt_key: str) -> int:
-        """Write the manifest, unless there is one already, and count it.
-
-        ``attempt_key`` keeps apart two workers that plan the same job: the first to finish wins.
-        """
-        new = key(job_id, f"manifest:{attempt_key}")
-        self._redis.delete(new)
-        total, lines = 0, (json.dumps(entry, separators=(",", ":")) for entry in entries)
-        while chunk := list(islice(lines, _CHUNK)):
-            self._run(scripts.APPEND, [new], [total, self._keep, *chunk])
-            total += len(chunk)
-        keys = [key(job_id), key(job_id, "claims"), key(job_id, "manifest"), new]
-        self._run(scripts.PLAN, keys, [total])
-        self.touch(job_id)
-        return int(cast("str | None", self._redis.hget(key(job_id), "total")) or 0)
-
-    def entries(self, job_id: str, start: int, stop: int) -> list[Entry]:
-        """Lines ``start`` up to, not including, ``stop`` of the manifest."""
-        lines = cast("list[str]", self._redis.lrange(key(job_id, "manifest"), start, stop - 1))
-        return [json.loads(line) for line in lines]
-
     def note_round_trip(self, job_id: str, seconds: float) -> None:
         """Note how far away the job's peer is. The first word stands: the parts of a job are cut by it."""
         self._redis.hsetnx(key(job_id), "round_trip", f"{seconds:.4f}")
@@ -151,9 +131,6 @@ class Ledger:
     def round_trip(self, job_id: str) -> float:
         """How far away the job's peer is, in seconds; 0 if nobody has noted it."""
         return float(cast("str | None", self._redis.hget(key(job_id), "round_trip")) or 0)
-
-    def planned(self, job_id: str) -> bool:
-        return self._redis.hget(key(job_id), "planned") == "1"
 
     def recorded(self, job_id: str, start: int, stop: int) -> set[int]:
         """The indices from ``start`` up to, not including, ``stop`` that have an outcome."""
@@ -171,6 +148,7 @@ class Ledger:
         """The keys and arguments of :data:`scripts.RECORD`."""
         done = outcome.category in {InstanceCategory.SUCCESS, InstanceCategory.WARNING}
         keys = [key(job_id), *(key(job_id, part) for part in ("claims", "recorded", "receipts", "problems", "series"))]
+        keys.append(key(job_id, "present"))
         short = receipts.short(index, outcome)
         text = receipts.whole(outcome) if short is None else short
         series = f"{outcome.study_uid}\\{outcome.series_uid}" if outcome.study_uid or outcome.series_uid else ""
@@ -307,7 +285,7 @@ class Ledger:
     def outcomes(self, job_id: str) -> Iterator[tuple[int, InstanceOutcome]]:
         """Every recorded outcome with its index, in no order."""
         yield from self.problems(job_id)
-        subjects: list[str] = [entry[0] for entry in self.entries(job_id, 0, sys.maxsize)]
+        subjects: list[str] = [entry[0] for entry in self.manifest.entries(job_id, 0, sys.maxsize)]
         known = self.series(job_id)
         start = 0
         while texts := cast("list[str]", self._redis.lrange(key(job_id, "receipts"), start, start + _CHUNK - 1)):
@@ -341,6 +319,7 @@ class Ledger:
             seconds=progress.seconds,
             cancelled=progress.state is JobState.CANCELLED,
             problems=tuple(outcome for _, outcome in self.problems(job_id) if outcome.category not in _NO_PROBLEM),
+            studies=self.studies.outcomes(job_id),
         )
 
     def error(self, job_id: str) -> PacsTasksError:
@@ -351,7 +330,7 @@ class Ledger:
 
     def touch(self, job_id: str) -> None:
         """A job is kept for so long after its last change."""
-        for part in ("", "manifest", "recorded", "receipts", "problems", "series", "commitments"):
+        for part in ("", *KEPT):
             self._redis.expire(key(job_id, part), self._keep)
         self._redis.expire(JOBS, self._keep)
 

@@ -14,8 +14,9 @@ from pacs_tasks.request import REQUESTS
 _PREFIX = "pacs_tasks"
 #: The index of all jobs.
 JOBS = f"{_PREFIX}:jobs"
-#: What a job has beside its own key.
-PARTS = ("manifest", "recorded", "receipts", "problems", "series", "commitments", "claims", "losses", "attempts")
+#: What a job has beside its own key, and what of it is kept for as long as the job.
+KEPT = ("manifest", "studies", "ways", "recorded", "present", "receipts", "problems", "series", "commitments")
+PARTS = (*KEPT, "claims", "losses", "attempts")
 _COUNTED = tuple(Counters.model_fields)
 #: The fields of a job that :func:`progress_of` reads.
 SEEN = ("task", "request", "state", "created", "started", "finished", "cancel", "attempt", "worker", "error",

@@ -75,21 +75,25 @@ def _receipts(ledger: Ledger, job_id: str) -> Iterator[Receipt]:
     lines = Instances(ledger, job_id).in_order()
     if isinstance(request, RetrieveRequest):
         for line in lines:
-            yield _received(line, request.study_uid)
+            yield _received(line)
         return
     words = Commitments(ledger, job_id).last_words()
     for line in lines:
         yield _sent(line, words.about(line))
 
 
-def _received(line: Line, study_uid: str) -> Receipt:
-    uid, series_uid, sop_class_uid = line.entry
-    named = Receipt(sop_instance_uid=uid, sop_class_uid=sop_class_uid, study_uid=study_uid, series_uid=series_uid)
+def _received(line: Line) -> Receipt:
+    """Where the peer gave a count alone, only what came has a SOP Instance UID; a row without a study has nothing."""
+    name, series_uid, sop_class_uid, study_uid = line.entry
+    known = {"sop_instance_uid": "" if " " in name else name, "sop_class_uid": sop_class_uid, "series_uid": series_uid}
+    named = Receipt(study_uid=study_uid, **known)
     if line.outcome is None:
         return named
-    sop_class_uid = line.outcome.sop_class_uid or sop_class_uid
-    known = {"path": line.outcome.path, "sop_class_uid": sop_class_uid, **_common(line.outcome)}
-    return named.model_copy(update=known)
+    common = _common(line.outcome)
+    if not study_uid:
+        common["reason"] = f"{name}: {line.outcome.reason}"
+    found = {field: value or getattr(line.outcome, field) for field, value in known.items()}
+    return named.model_copy(update={**found, "path": line.outcome.path, **common})
 
 
 def _sent(line: Line, word: Commitment | None) -> Receipt:

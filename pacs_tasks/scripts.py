@@ -1,9 +1,9 @@
 """What the ledger does in one step inside Redis, in Lua, so that no two processes can disagree.
 
 The keys of a job are ``job`` (a hash: state, request, counters), ``recorded`` (a bitmap: what has an outcome),
-``receipts`` (a list: successes, see :mod:`pacs_tasks.receipts`), ``problems`` (a hash: index to any other outcome) and
-``claims`` (a hash: part to ``expiry owner``). Times are Unix seconds, taken from the server so that clocks of
-workers do not matter.
+``present`` (a bitmap: what of it was there already), ``receipts`` (a list: successes, see :mod:`pacs_tasks.receipts`),
+``problems`` (a hash: index to any other outcome) and ``claims`` (a hash: part to ``expiry owner``). Times are Unix
+seconds, taken from the server so that clocks of workers do not matter.
 """
 
 from __future__ import annotations
@@ -121,34 +121,9 @@ return 1
 """
 )
 
-#: new manifest; how many lines it has, seconds to keep it, more lines. Said twice, it is done once.
-APPEND = """
-if redis.call('LLEN', KEYS[1]) == tonumber(ARGV[1]) then
-  redis.call('RPUSH', KEYS[1], unpack(ARGV, 3))
-  redis.call('EXPIRE', KEYS[1], ARGV[2])
-end
-return 1
-"""
-
-#: job, claims, manifest, new manifest; total. 1 if the job had no manifest yet.
-PLAN = (
-    COMMON
-    + """
-if redis.call('HGET', KEYS[1], 'planned') == '1' then
-  redis.call('DEL', KEYS[4])
-  return 0
-end
-if redis.call('EXISTS', KEYS[4]) == 1 then
-  redis.call('RENAME', KEYS[4], KEYS[3])
-end
-redis.call('HSET', KEYS[1], 'planned', '1', 'total', ARGV[1])
-return 1
-"""
-)
-
-#: job, claims, recorded, receipts, problems, series; index, outcome, category, bytes, unreachable, whether it is kept
-#: short, seconds to keep it, study and series, what stands before their number. New or not, cancelled or not, ended
-#: or not. Study and series are the same for many instances: each pair has a number, which goes into the outcome.
+#: job, claims, recorded, receipts, problems, series, present; index, outcome, category, bytes, unreachable, whether it
+#: is kept short, seconds to keep it, study and series, what stands before their number. New or not, cancelled or not,
+#: ended or not. Study and series are the same for many instances: each pair has a number, which goes into the outcome.
 RECORD = (
     COMMON
     + """
@@ -174,6 +149,9 @@ if new == 1 then
   else
     redis.call('HSET', KEYS[5], ARGV[1], text)
     redis.call('EXPIRE', KEYS[5], ARGV[7])
+  end
+  if ARGV[3] == 'present' and redis.call('SETBIT', KEYS[7], ARGV[1], 1) == 0 then
+    redis.call('EXPIRE', KEYS[7], ARGV[7])
   end
   redis.call('HINCRBY', KEYS[1], ARGV[3], 1)
   redis.call('HINCRBY', KEYS[1], 'bytes', ARGV[4])

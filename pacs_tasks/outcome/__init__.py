@@ -5,7 +5,14 @@ from __future__ import annotations
 from pacs_tasks.outcome.instance import InstanceCategory, InstanceOutcome, ShownPath
 from pacs_tasks.outcome.single import EchoOutcome, FindOutcome, GetOutcome, MoveOutcome
 from pacs_tasks.outcome.status import Category, Status, StatusCategory, Suboperations
-from pacs_tasks.outcome.transfer import Counters, PreflightOutcome, ProposedPair, TransferOutcome
+from pacs_tasks.outcome.transfer import (
+    Counters,
+    PreflightOutcome,
+    Proof,
+    ProposedPair,
+    StudyOutcome,
+    TransferOutcome,
+)
 
 __all__ = [
     "Category",
@@ -17,10 +24,12 @@ __all__ = [
     "InstanceOutcome",
     "MoveOutcome",
     "PreflightOutcome",
+    "Proof",
     "ProposedPair",
     "ShownPath",
     "Status",
     "StatusCategory",
+    "StudyOutcome",
     "Suboperations",
     "TransferOutcome",
 ]

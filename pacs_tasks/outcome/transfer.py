@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any
 
 from pacs_tasks.outcome.instance import InstanceOutcome
@@ -34,16 +35,52 @@ class Counters(Value):
         return self.success + self.warning + self.present
 
 
+class Proof(StrEnum):
+    """By what a study was promised, before it was asked for."""
+
+    #: The peer listed its instances, by SOP Instance UID.
+    INSTANCES = "instances"
+    #: The peer said how many there are, of the study or of each series of it.
+    COUNTS = "counts"
+    NONE = "none"
+
+
+class StudyOutcome(Value):
+    """What became of one study of a retrieve.
+
+    ``promised`` instances are ``received``, were ``present`` already, are ``missing`` or ``failed``; what was asked
+    for and is not listed by the peer counts as failed and is no part of the promise.
+    """
+
+    #: Empty where no study was found.
+    study_uid: str = ""
+    category: Category
+    promised: int = 0
+    received: int = 0
+    present: int = 0
+    missing: int = 0
+    failed: int = 0
+    proof: Proof = Proof.NONE
+    #: By which services it came: ``C-MOVE``, ``C-GET``.
+    ways: tuple[str, ...] = ()
+    #: Why something is missing, why a list of instances was no proof, why it came another way than the first.
+    reason: str = ""
+    #: Rows of the batch file that asked for it; the first line of the file is row 1.
+    rows: tuple[int, ...] = ()
+
+
 class TransferOutcome(Value):
     """What became of every file of a send or every instance of a retrieve; true only when all of it is done.
 
-    ``problems`` holds each file or instance that did not simply succeed, in the order of the manifest.
+    ``problems`` holds each file or instance that did not simply succeed, in the order of the manifest. ``studies`` are
+    those of a retrieve.
     """
 
     counters: Counters
     seconds: float = 0.0
     cancelled: bool = False
     problems: tuple[InstanceOutcome, ...] = ()
+    studies: tuple[StudyOutcome, ...] = ()
 
     @property
     def category(self) -> Category:

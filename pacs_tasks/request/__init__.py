@@ -16,7 +16,7 @@ from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.request.base import EchoRequest, Request, TransferRequest
 from pacs_tasks.request.find import FindRequest, Query
 from pacs_tasks.request.proof import CommitRequest, JobRequest, VerifyRequest
-from pacs_tasks.request.retrieve import GetRequest, MoveRequest, RetrieveRequest
+from pacs_tasks.request.retrieve import GetRequest, MoveRequest, RetrieveRequest, Selection
 from pacs_tasks.request.store import PreflightRequest, StoreDirectoryRequest, StoreRequest
 from pacs_tasks.request.values import UID, Keys, Level, QueryModel, RetrieveMethod
 
@@ -39,6 +39,7 @@ __all__ = [
     "Request",
     "RetrieveMethod",
     "RetrieveRequest",
+    "Selection",
     "StoreDirectoryRequest",
     "StoreRequest",
     "TransferRequest",

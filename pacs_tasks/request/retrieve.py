@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pacs_tasks.ae import AETitle
+from pacs_tasks.ae import AETitle, RemoteAE
+from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.request.base import Request, TransferRequest
-from pacs_tasks.request.values import UID, RetrieveMethod
+from pacs_tasks.request.values import UID, AccessionNumber, RetrieveMethod
 
 
 class _RetrieveOperation(Request):
@@ -42,16 +43,91 @@ class GetRequest(_RetrieveOperation):
     output_dir: str = Field(min_length=1)
 
 
-class RetrieveRequest(TransferRequest):
-    """Bring a study (or one series of it) to ``output_dir`` and compare what arrived with what the peer listed.
+class _Selected(BaseModel):
+    """What is to be retrieved: a study, a series of it, or instances of it, whose series need not be known.
 
-    ``move_aet`` names the receiver to use; where left out, any receiver that runs.
+    An accession number stands for all studies that have it.
+    """
+
+    study_uid: UID | None = None
+    series_uid: UID | None = None
+    sop_instance_uids: tuple[UID, ...] = ()
+    accession_number: AccessionNumber | None = None
+
+    @property
+    def names_a_study(self) -> bool:
+        return self.study_uid is not None or self.accession_number is not None
+
+    def _check_levels(self) -> None:
+        if (self.series_uid or self.sop_instance_uids) and not self.names_a_study:
+            raise ValueError("series and instances need the study_uid or the accession_number that they belong to")
+
+
+class Selection(_Selected):
+    """One row of a batch. ``row`` is its number in the file that it came from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    row: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _names_something(self) -> Self:
+        self._check_levels()
+        if not self.names_a_study:
+            raise ValueError("a selection needs a study_uid or an accession_number")
+        return self
+
+
+class RetrieveRequest(TransferRequest, _Selected):
+    """Bring studies to ``output_dir`` and compare what arrived with what the peer listed.
+
+    What is wanted is named here, or, of a batch, in ``selections``. ``move_aet`` names the receiver to use; where left
+    out, any receiver that runs. ``to`` has the peer send all of it to another AE instead. ``overwrite`` fetches what is
+    whole in ``output_dir`` once more. ``layout`` is how files are called there; empty stands for
+    study/series/instance.
     """
 
     task: ClassVar[str] = "pacs_tasks.retrieve"
 
-    study_uid: UID
-    output_dir: str = Field(min_length=1)
-    series_uid: UID | None = None
+    selections: tuple[Selection, ...] = Field(default=(), max_length=100_000)
+    output_dir: str | None = Field(default=None, min_length=1)
+    to: RemoteAE | None = None
     method: RetrieveMethod = RetrieveMethod.AUTO
     move_aet: AETitle | None = None
+    overwrite: bool = False
+    layout: str = ""
+
+    @model_validator(mode="after")
+    def _names_something(self) -> Self:
+        self._check_levels()
+        if not self.names_a_study and not self.selections:
+            raise ValueError("name what to retrieve: study_uid, accession_number or selections")
+        if self.names_a_study and self.selections:
+            raise ValueError("selections stand for themselves: leave out study_uid and accession_number")
+        return self
+
+    @model_validator(mode="after")
+    def _goes_somewhere(self) -> Self:
+        if self.output_dir is None and self.to is None:
+            raise ValueError("name where it goes: output_dir, or to")
+        if self.to is not None and (self.output_dir is not None or self.layout):
+            raise ValueError("what goes to another AE lies in no output_dir and has no layout")
+        return self
+
+    @property
+    def directory(self) -> str:
+        """Where the files go.
+
+        Raises
+        ------
+        InvalidRequestError
+            If they go to another AE.
+        """
+        if self.output_dir is None:
+            raise InvalidRequestError("this retrieve has no output directory: it goes to another AE")
+        return self.output_dir
+
+    def wanted(self) -> tuple[Selection, ...]:
+        """What is wanted, one selection at least."""
+        own = {name: getattr(self, name) for name in _Selected.model_fields}
+        return self.selections or (Selection(**own),)

@@ -23,6 +23,17 @@ def _check_uid(value: str) -> str:
 
 #: VR UI (PS3.5 section 9.1).
 UID = Annotated[str, AfterValidator(_check_uid)]
+
+
+def _check_accession_number(value: str) -> str:
+    """VR SH (PS3.5 section 6.2), without what a query would read as a wild card (PS3.4 section C.2.2.2.4)."""
+    stripped = value.strip(" ")
+    if not 0 < len(stripped) <= 16 or not stripped.isprintable() or set(stripped) & set("\\*?"):
+        raise ValueError("an accession number has 1 to 16 characters, none of them a backslash, * or ?")
+    return stripped
+
+
+AccessionNumber = Annotated[str, AfterValidator(_check_accession_number)]
 Keys = Annotated[
     Mapping[str, str],
     AfterValidator(lambda value: MappingProxyType(dict(value))),

@@ -30,10 +30,11 @@ class Fetching:
         self._part, self._request = part, request
         self._arrivals = Arrivals(part)
         whole = whole_series and len(part.left) == part.size
+        first = next(iter(part.left.values()))
         #: What C-MOVE and C-GET ask for.
         self._named: dict[str, Any] = {
-            "study_uid": request.study_uid,
-            "series_uid": next(iter(part.left.values()))[1],
+            "study_uid": first[3],
+            "series_uid": first[1],
             "sop_instance_uids": () if whole else tuple(self._arrivals.index_of),
         }
         self._hint = ""
@@ -62,7 +63,7 @@ class Fetching:
     def get(self) -> Status:
         """Fetch by C-GET straight into the output directory."""
         request = self._request
-        asked = GetRequest(remote=request.remote, output_dir=request.output_dir, **self._named)
+        asked = GetRequest(remote=request.remote, output_dir=request.directory, **self._named)
         classes = {entry[2] for entry in self._part.left.values()}
         if "" in classes:
             # Not every peer lists them.

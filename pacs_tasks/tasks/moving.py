@@ -153,7 +153,7 @@ class Moving:
         for uid, path in self._paths().items():
             if _identity(path) != self._before[uid]:
                 target = storage.instance_path(
-                    Path(self._request.output_dir), self._named["study_uid"], self._named["series_uid"], uid
+                    Path(self._request.directory), self._named["study_uid"], self._named["series_uid"], uid
                 )
                 move_file(path, target)
                 self._taken.add(uid)

@@ -5,24 +5,31 @@ The planner asks the peer which instances there are: the promise. A part is a se
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 from celery import Task
 
 from pacs_tasks.app import app
 from pacs_tasks.dimse import c_find
-from pacs_tasks.errors import AssociationError, JobCancelledError, JobFailedError, PeerBusyError
-from pacs_tasks.ledger import Entry
-from pacs_tasks.outcome import Category, FindOutcome
+from pacs_tasks.errors import (
+    AssociationError,
+    InvalidRequestError,
+    JobCancelledError,
+    JobFailedError,
+    PeerBusyError,
+)
+from pacs_tasks.manifest import Entry
+from pacs_tasks.outcome import Category, FindOutcome, Proof
 from pacs_tasks.request import FindRequest, Level, RetrieveRequest
+from pacs_tasks.studies import Study
 from pacs_tasks.tasks.again import come_again
 from pacs_tasks.tasks.associations import leased
 from pacs_tasks.tasks.claim import Claim
 from pacs_tasks.tasks.job import JobTask, ledger, local_ae, pause, timeouts
 from pacs_tasks.tasks.paths import writable_directory
 from pacs_tasks.tasks.retrieve_part import fetch
-from pacs_tasks.tasks.transfer import Part, Range, fan_out, finish, pending, plan, work_on
+from pacs_tasks.tasks.transfer import Part, Promise, Range, fan_out, finish, pending, plan, work_on
 
 #: A series with more instances is fetched in slices, by lists of UIDs: VR UI holds 64 KiB in explicit encodings.
 PART_INSTANCES = 500
@@ -33,15 +40,19 @@ def cut(entries: Sequence[Entry]) -> list[Range]:
     ranges: list[Range] = []
     start = 0
     for index in range(1, len(entries) + 1):
-        ended = index == len(entries) or entries[index][1] != entries[start][1]
+        ended = index == len(entries) or _series(entries[index]) != _series(entries[start])
         if ended or index - start == PART_INSTANCES:
             ranges.append((start, index))
             start = index
     return ranges
 
 
+def _series(entry: Entry) -> tuple[str, str]:
+    return entry[3], entry[1]
+
+
 def _ranges(job_id: str) -> list[Range]:
-    return pending(job_id, cut(ledger().entries(job_id, 0, ledger().progress(job_id).counters.total)))
+    return pending(job_id, cut(ledger().manifest.entries(job_id, 0, ledger().progress(job_id).counters.total)))
 
 
 def _value(match: dict[str, Any], tag: str) -> str:
@@ -60,23 +71,24 @@ def _listed(request: RetrieveRequest, claim: Claim, level: Level, keys: dict[str
         raise JobFailedError(
             f"{request.remote} cannot list the {'series' if level is Level.SERIES else 'instances'} of the study "
             f"({outcome.status}); without that list nothing can be said to be complete",
-            request.study_uid,
+            request.study_uid or "",
         )
     return outcome
 
 
-def _promise(request: RetrieveRequest, claim: Claim) -> Iterable[Entry]:
+def _promise(request: RetrieveRequest, claim: Claim) -> Promise:
     """Ask for the series, then for the instances of each: hierarchically, as every peer must support it.
 
     PS3.4 section C.4.1.2.1.
     """
-    writable_directory(request.output_dir)
-    keys = {"StudyInstanceUID": request.study_uid, "SeriesInstanceUID": request.series_uid or ""}
+    study_uid = _served(request)
+    writable_directory(request.directory)
+    keys = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": request.series_uid or ""}
     series = sorted({_value(match, "0020000E") for match in _listed(request, claim, Level.SERIES, keys).matches} - {""})
     entries: list[Entry] = []
     for series_uid in series:
         keys = {
-            "StudyInstanceUID": request.study_uid,
+            "StudyInstanceUID": study_uid,
             "SeriesInstanceUID": series_uid,
             "SOPInstanceUID": "",
             "SOPClassUID": "",
@@ -85,15 +97,31 @@ def _promise(request: RetrieveRequest, claim: Claim) -> Iterable[Entry]:
             _value(match, "00080018"): _value(match, "00080016")
             for match in _listed(request, claim, Level.IMAGE, keys).matches
         }
-        entries += [[sop_instance_uid, series_uid, found[sop_instance_uid]] for sop_instance_uid in sorted(found)]
+        entries += [
+            [sop_instance_uid, series_uid, found[sop_instance_uid], study_uid] for sop_instance_uid in sorted(found)
+        ]
     if not entries:
         what = "series of this study" if request.series_uid else "study"
         raise JobFailedError(
             f"{request.remote} lists no instance of this {what}; "
             "check the Study Instance UID, for example with `pacs-tasks query`",
-            request.series_uid or request.study_uid,
+            request.series_uid or study_uid,
         )
-    return entries
+    return Promise(entries, [Study(study_uid=study_uid, lines=((0, len(entries)),), proof=Proof.INSTANCES)])
+
+
+def _served(request: RetrieveRequest) -> str:
+    """The study that is asked for.
+
+    Raises
+    ------
+    InvalidRequestError
+        If what is asked for is not served.
+    """
+    unserved = ("accession_number", "selections", "sop_instance_uids", "to", "layout", "overwrite")
+    if request.study_uid is None or any(getattr(request, name) for name in unserved):
+        raise InvalidRequestError("this worker retrieves a study or one series of it to an output_dir, no more")
+    return request.study_uid
 
 
 @app.task(bind=True, base=JobTask, name=RetrieveRequest.task)  # type: ignore[untyped-decorator]
@@ -127,11 +155,11 @@ def retrieve_part(self: Task, job_id: str, start: int, stop: int, tries: int = 0
 
 def _is_whole(job_id: str, start: int, stop: int) -> bool:
     """Whether a part holds all instances of its series."""
-    around = ledger().entries(job_id, max(start - 1, 0), stop + 1)
-    series = around[1 if start else 0][1]
+    around = ledger().manifest.entries(job_id, max(start - 1, 0), stop + 1)
+    series = _series(around[1 if start else 0])
     expected = stop - start + (1 if start else 0)
-    before = start > 0 and around[0][1] == series
-    after = len(around) > expected and around[expected][1] == series
+    before = start > 0 and _series(around[0]) == series
+    after = len(around) > expected and _series(around[expected]) == series
     return not before and not after
 
 

@@ -89,8 +89,8 @@ def _check_end(part: Part) -> None:
 
 def _fail_nameless(part: Part, request: RetrieveRequest) -> None:
     """A peer may list what no file can be named after, by mistake or to lead out of the directory."""
-    for index, (uid, series_uid, _) in list(part.left.items()):
+    for index, (uid, series_uid, _, study_uid) in list(part.left.items()):
         try:
-            storage.instance_path(Path(request.output_dir), request.study_uid, series_uid, uid)
+            storage.instance_path(Path(request.directory), study_uid, series_uid, uid)
         except InvalidRequestError as error:
             part.record(index, InstanceOutcome.unanswered(uid, error))

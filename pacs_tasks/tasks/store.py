@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from pacs_tasks.app import app
 from pacs_tasks.dimse import c_echo, part10
 from pacs_tasks.dimse.association import Association
 from pacs_tasks.errors import JobCancelledError, PeerBusyError, UnreadableInputError
-from pacs_tasks.ledger import Entry
+from pacs_tasks.manifest import Entry
 from pacs_tasks.request import StoreDirectoryRequest, StoreRequest
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.again import come_again
@@ -27,7 +27,7 @@ from pacs_tasks.tasks.claim import Claim
 from pacs_tasks.tasks.job import JobTask, ledger, local_ae, pause, timeouts
 from pacs_tasks.tasks.paths import files_below, readable_directory, readable_file
 from pacs_tasks.tasks.store_part import send
-from pacs_tasks.tasks.transfer import Part, Range, fan_out, finish, pending, plan, work_on
+from pacs_tasks.tasks.transfer import Part, Promise, Range, fan_out, finish, pending, plan, work_on
 
 #: Up to so many files, each is a task of its own, as people who look at Flower expect.
 SMALL_DIRECTORY = 200
@@ -73,18 +73,18 @@ def _files_of_a_part(entries: Sequence[Entry], round_trip: float) -> int:
 def _ranges(job_id: str) -> list[Range]:
     """The parts of a job, which are the same whenever they are asked for."""
     request = cast(StoreDirectoryRequest, ledger().request(job_id))
-    entries = ledger().entries(job_id, 0, ledger().progress(job_id).counters.total)
+    entries = ledger().manifest.entries(job_id, 0, ledger().progress(job_id).counters.total)
     files_per_task = request.files_per_task or settings().files_per_task
     return pending(job_id, cut(entries, files_per_task, ledger().round_trip(job_id)))
 
 
-def _promise_file(request: StoreRequest, _: Claim) -> Iterable[Entry]:
+def _promise_file(request: StoreRequest, _: Claim) -> Promise:
     readable_file(request.path)
     part10.read_instance(request.path)
-    return [[request.path, os.path.getsize(request.path)]]  # noqa: PTH202 - the path goes as it came
+    return Promise([[request.path, os.path.getsize(request.path)]])  # noqa: PTH202 - the path goes as it came
 
 
-def _promise_directory(request: StoreDirectoryRequest, claim: Claim) -> Iterable[Entry]:
+def _promise_directory(request: StoreDirectoryRequest, claim: Claim) -> Promise:
     """List the files, and see that the peer takes our association before thousands of parts find out."""
     readable_directory(request.directory)
     entries: list[Entry] = []
@@ -103,7 +103,7 @@ def _promise_directory(request: StoreDirectoryRequest, claim: Claim) -> Iterable
         ) as assoc,
     ):
         ledger().note_round_trip(claim.job_id, assoc.wire.round_trip)
-    return entries
+    return Promise(entries)
 
 
 @app.task(bind=True, base=JobTask, name=StoreRequest.task)  # type: ignore[untyped-decorator]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery import Task, chord
 from celery.exceptions import Ignore, Retry
@@ -28,11 +28,13 @@ from pacs_tasks.errors import (
     PacsTasksError,
     PeerBusyError,
 )
-from pacs_tasks.ledger import Entry, Recorded
+from pacs_tasks.ledger import Recorded
+from pacs_tasks.manifest import Entry
 from pacs_tasks.outcome import InstanceOutcome
 from pacs_tasks.progress import JobState
 from pacs_tasks.recorder import Recorder
 from pacs_tasks.request import R
+from pacs_tasks.studies import Study
 from pacs_tasks.tasks.again import BROKER_AWAY, come_again, go_back
 from pacs_tasks.tasks.claim import MOST_DEATHS, Claim, claimed, poison
 from pacs_tasks.tasks.job import (
@@ -56,11 +58,19 @@ _LOOK_AGAIN = 5
 Range = tuple[int, int]
 
 
+class Promise(NamedTuple):
+    """What is to be sent or fetched: the lines of a manifest, as :meth:`pacs_tasks.manifest.Manifest.plan` has them."""
+
+    entries: Sequence[Entry]
+    studies: Sequence[Study] = ()
+    tail: int = 0
+
+
 def plan(
     task: Task,
     payload: Mapping[str, Any] | None,
     request_type: type[R],
-    promise: Callable[[R, Claim], Iterable[Entry]],
+    promise: Callable[[R, Claim], Promise],
     parts: Callable[[R, str], None],
 ) -> dict[str, Any]:
     """Serve the planner's task.
@@ -68,7 +78,7 @@ def plan(
     Parameters
     ----------
     promise
-        What is to be sent or fetched: the lines of the manifest. It is called once in the life of a job.
+        What is to be sent or fetched. It is called once in the life of a job.
     parts
         Given the request and the job's id, sees to what has no outcome yet, here or by replacing the task by a chord.
     """
@@ -79,8 +89,9 @@ def plan(
             return conclude(job_id)
         with claimed(task, ledger(), job_id, "plan") as claim:
             claim.check_deaths()
-            if not ledger().planned(job_id):
-                ledger().plan(job_id, promise(request, claim), claim.owner)
+            if not ledger().manifest.planned(job_id):
+                promised = promise(request, claim)
+                ledger().manifest.plan(job_id, promised.entries, claim.owner, promised.studies, promised.tail)
         if ledger().progress(job_id).state.finished:
             return conclude(job_id)
         parts(request, job_id)
@@ -143,7 +154,7 @@ class Part:
         self.size = stop - start
         recorded = ledger().recorded(job_id, start, stop)
         self._start, self._attempts = start, ledger().claims.attempts(job_id, start, stop)
-        entries = ledger().entries(job_id, start, stop)
+        entries = ledger().manifest.entries(job_id, start, stop)
         #: Index in the manifest to its line, for what has no outcome yet.
         self.left: dict[int, Entry] = {
             index: entry for index, entry in enumerate(entries, start) if index not in recorded

@@ -48,7 +48,7 @@ def ledger(redis_url: str) -> Ledger:
 def planned(ledger: Ledger, total: int, job_id: str = "job") -> str:
     ledger.open(job_id, REQUEST.task, REQUEST)
     ledger.start(job_id, "worker")
-    ledger.plan(job_id, ([f"/data/{index}", 10] for index in range(total)), "worker")
+    ledger.manifest.plan(job_id, ([f"/data/{index}", 10] for index in range(total)), "worker")
     return job_id
 
 
@@ -83,8 +83,8 @@ def test_workers_that_record_at_once_count_right_and_end_the_job_once(ledger: Le
 def test_the_first_plan_stands(ledger: Ledger) -> None:
     """A planner that is handed out twice must not change the manifest under the parts."""
     job = planned(ledger, 2)
-    assert ledger.plan(job, [["/other", 1]] * 5, "second worker") == 2
-    assert ledger.entries(job, 0, 9) == [["/data/0", 10], ["/data/1", 10]]
+    assert ledger.manifest.plan(job, [["/other", 1]] * 5, "second worker") == 2
+    assert ledger.manifest.entries(job, 0, 9) == [["/data/0", 10], ["/data/1", 10]]
 
 
 def test_a_cancelled_job_ends_when_nobody_is_at_it(ledger: Ledger) -> None:

@@ -41,7 +41,9 @@ def test_the_ledger_tells_what_was_there_from_what_was_received(ledger: Ledger) 
     """Both are kept short and read back; only what was received counts as bytes; neither is a problem."""
     request = RetrieveRequest(study_uid=study_uid(), output_dir="/out")
     ledger.open("job", request.task, request)
-    ledger.plan("job", ([f"{UID_ROOT}.{number}", f"{UID_ROOT}.9", CT] for number in range(3)), "a")
+    ledger.manifest.plan(
+        "job", ([f"{UID_ROOT}.{number}", f"{UID_ROOT}.9", CT, study_uid()] for number in range(3)), "a"
+    )
     ledger.record("job", 0, _outcome(0, InstanceCategory.PRESENT))
     ledger.record("job", 1, _outcome(1, InstanceCategory.SUCCESS))
     ledger.record("job", 2, _outcome(2, InstanceCategory.PRESENT))
@@ -62,7 +64,9 @@ def test_a_retry_leaves_what_was_there(ledger: Ledger) -> None:
     """Only what failed or is missing is asked for again."""
     request = RetrieveRequest(study_uid=study_uid(), output_dir="/out")
     ledger.open("job", request.task, request)
-    ledger.plan("job", ([f"{UID_ROOT}.{number}", f"{UID_ROOT}.9", CT] for number in range(2)), "a")
+    ledger.manifest.plan(
+        "job", ([f"{UID_ROOT}.{number}", f"{UID_ROOT}.9", CT, study_uid()] for number in range(2)), "a"
+    )
     ledger.record("job", 0, _outcome(0, InstanceCategory.PRESENT))
     ledger.record("job", 1, _outcome(1, InstanceCategory.MISSING))
     assert ledger.reopen("job") == 1

@@ -37,7 +37,7 @@ def opened(stack: ExitStack, redis_url: str, patience: int) -> Ledger:
     found = Ledger(client, keep_jobs=60)
     found.open("job", REQUEST.task, REQUEST)
     found.start("job", "worker")
-    found.plan("job", ([f"/data/{index}", 10] for index in range(TOTAL)), "worker")
+    found.manifest.plan("job", ([f"/data/{index}", 10] for index in range(TOTAL)), "worker")
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pacs_tasks.ledger import Entry
+from pacs_tasks.manifest import Entry
 from pacs_tasks.tasks.store import MOST_PARTS, PART_BYTES, cut
 
 CT = 526_000

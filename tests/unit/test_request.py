@@ -17,6 +17,7 @@ from pacs_tasks.request import (
     MoveRequest,
     Request,
     RetrieveRequest,
+    Selection,
     StoreDirectoryRequest,
     StoreRequest,
     build,
@@ -30,6 +31,12 @@ EXAMPLES: list[Request] = [
     MoveRequest(move_aet="OTHER", study_uid="1.2.3"),
     GetRequest(output_dir="/out", study_uid="1.2.3", series_uid="1.2.3.4", sop_instance_uids=("1.2.3.4.5",)),
     RetrieveRequest(study_uid="1.2.3", output_dir="/out"),
+    RetrieveRequest(accession_number="A 1", series_uid="1.2", to=RemoteAE(ae_title="OTHER"), overwrite=True),
+    RetrieveRequest(
+        selections=(Selection(study_uid="1.2", sop_instance_uids=("1.3",), row=2), Selection(accession_number="7")),
+        output_dir="/out",
+        layout="{PatientID}/{SOPInstanceUID}",
+    ),
 ]
 
 
@@ -54,6 +61,15 @@ def test_a_request_survives_its_way_through_redis(request_: Request) -> None:
         (FindRequest, {"limit": 0}, "limit"),
         (RetrieveRequest, {"study_uid": "../../etc", "output_dir": "/o"}, "study_uid"),
         (RetrieveRequest, {"study_uid": "1." * 40 + "1", "output_dir": "/o"}, "at most 64"),
+        (RetrieveRequest, {"output_dir": "/o"}, "study_uid, accession_number or selections"),
+        (RetrieveRequest, {"output_dir": "/o", "series_uid": "1.2"}, "they belong to"),
+        (RetrieveRequest, {"output_dir": "/o", "accession_number": "A*"}, "accession_number"),
+        (RetrieveRequest, {"output_dir": "/o", "accession_number": "SEVENTEEN LETTERS"}, "1 to 16 characters"),
+        (RetrieveRequest, {"output_dir": "/o", "selections": [{"row": 3}]}, "selections.0: a selection needs"),
+        (RetrieveRequest, {"output_dir": "/o", "study_uid": "1.2", "selections": [{"study_uid": "1.2"}]}, "leave out"),
+        (RetrieveRequest, {"study_uid": "1.2"}, "output_dir, or to"),
+        (RetrieveRequest, {"study_uid": "1.2", "output_dir": "/o", "to": {"ae_title": "OTHER"}}, "another AE"),
+        (RetrieveRequest, {"study_uid": "1.2", "to": {"ae_title": "OTHER"}, "layout": "{Modality}"}, "no layout"),
         (GetRequest, {"study_uid": "1.2", "output_dir": "/o", "sop_instance_uids": ["1.3"]}, "series_uid"),
     ],
 )

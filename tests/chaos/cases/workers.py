@@ -62,7 +62,7 @@ def _planner(stage: Stage) -> Found:
         return int(str(stage.redis.llen(STORE_QUEUE))) + int(str(stage.redis.hlen(UNACKED)))
 
     def there() -> bool:
-        planned = bool(stage.client.ledger.planned(job.id))
+        planned = bool(stage.client.ledger.manifest.planned(job.id))
         return planned and published() > wanted if wanted else bool(job.progress().worker)
 
     # Closer looks than usual: it takes a fraction of a second.
