@@ -15,6 +15,7 @@ An answer is a value, no answer is an exception: a DIMSE status never raises, it
     │   ├── TLSError                  permanent: no secure connection with it (certificates, no TLS on one side)
     │   ├── ContextRejectedError      permanent: it refuses the SOP class or its transfer syntax
     │   └── PeerUnavailableError      unreachable, aborted, silent: the one class that is retried
+    │       ├── PeerStalledError      it is not silent, and what it was asked for does not come
     │       ├── PeerUnreachableError  there was no association at all
     │       └── PeerBusyError         it rejects us for now: wait, then ask again
     └── JobError
@@ -93,6 +94,10 @@ class ContextRejectedError(AssociationError):
 
 class PeerUnavailableError(AssociationError):
     """Unreachable, busy, aborted or silent: it may be different later, so this one class is retried."""
+
+
+class PeerStalledError(PeerUnavailableError):
+    """It is not silent, and what it was asked for does not come."""
 
 
 class PeerUnreachableError(PeerUnavailableError):

@@ -89,6 +89,9 @@ class Settings(BaseSettings):
     #: How long one operation may take in all, from its request to its last response: an instance that is sent, a query,
     #: the C-MOVE or C-GET of a part.
     operation_timeout: float = Field(default=3600.0, gt=0, le=86_400)
+    #: How long a C-MOVE or C-GET may go on without an instance and without other counts: archives fetch from tape for
+    #: minutes, and say "pending" all the while.
+    progress_timeout: float = Field(default=600.0, gt=0, le=86_400)
     #: TLS with that PACS; each of the others asks for it as well.
     tls: bool = False
     tls_ca: FileName | None = None

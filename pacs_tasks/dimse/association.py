@@ -59,18 +59,20 @@ _RELEASE_LIMIT = 5.0
 class Timeouts:
     """How long a peer may stay silent, in seconds: to connect, to answer an association request, between two PDUs.
 
-    ``operation`` limits a whole operation from its request to its last response, however much is said meanwhile.
+    ``operation`` limits a whole operation from its request to its last response, however much is said meanwhile, and
+    ``progress`` how long a C-MOVE or C-GET may go on without an instance or other counts.
     """
 
     connect: float
     acse: float
     dimse: float
     operation: float = math.inf
+    progress: float = math.inf
 
     @classmethod
-    def of(cls, seconds: float, operation: float = math.inf) -> Timeouts:
+    def of(cls, seconds: float, operation: float = math.inf, progress: float = math.inf) -> Timeouts:
         """The same limit for every silence."""
-        return cls(seconds, seconds, seconds, operation)
+        return cls(seconds, seconds, seconds, operation, progress)
 
 
 @dataclass(frozen=True)

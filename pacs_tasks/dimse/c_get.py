@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 
 from pacs_tasks.ae import LocalAE
 from pacs_tasks.dimse import command, query, retrieval, status
 from pacs_tasks.dimse.association import Association, StopCheck, Timeouts
-from pacs_tasks.dimse.cancellation import Cancellation
 from pacs_tasks.dimse.command import Command
 from pacs_tasks.dimse.contexts import contexts_to_receive
+from pacs_tasks.dimse.delivery import AllHereError, Delivery, Look, unfinished
 from pacs_tasks.dimse.receiving import Origin, receive
 from pacs_tasks.errors import ContextRejectedError, InvalidRequestError
-from pacs_tasks.outcome import GetOutcome, InstanceCategory, InstanceOutcome, StatusCategory
+from pacs_tasks.outcome import GetOutcome, InstanceCategory, InstanceOutcome, StatusCategory, Suboperations
 from pacs_tasks.request import GetRequest
 
 
@@ -25,6 +26,7 @@ def get(  # noqa: PLR0917 - what it needs, then what few callers give
     stop: StopCheck | None = None,
     sop_class_uids: Collection[str] = (),
     on_instance: Callable[[InstanceOutcome], None] | None = None,
+    look: Look | None = None,
 ) -> GetOutcome:
     """Fetch into ``request.output_dir``.
 
@@ -34,11 +36,15 @@ def get(  # noqa: PLR0917 - what it needs, then what few callers give
         What the peer listed: exactly these are proposed. Empty: the common storage classes.
     on_instance
         Called with each instance that came: whole on disk, or FAILED with the reason why it was not kept.
+    look
+        Tells what of the promise is here. Once that is all, the final response is not waited for long.
 
     Raises
     ------
     PeerUnavailableError, AssociationRejectedError
         As :meth:`Association.open`, and when the association is lost before the final status.
+    PeerStalledError
+        As :class:`Delivery`.
     ContextRejectedError
         If the peer offers no C-GET, or will not send any of the classes to us.
     InvalidRequestError
@@ -56,7 +62,7 @@ def get(  # noqa: PLR0917 - what it needs, then what few callers give
         ) from None
     contexts = [query.retrieve_context(query.STUDY_ROOT_GET), *contexts_to_receive(sop_class_uids)]
     with Association.open(local, request.remote, contexts, timeouts, stop) as assoc:
-        return _Getting(request, assoc, directory, on_instance).run(started)
+        return _Getting(request, assoc, directory, on_instance).run(started, look)
 
 
 class _Getting:
@@ -75,7 +81,7 @@ class _Getting:
         self._origin = Origin(directory, request.remote.ae_title, str(request.remote))
         self._received: dict[str, InstanceOutcome] = {}
 
-    def run(self, started: float) -> GetOutcome:
+    def run(self, started: float, look: Look | None) -> GetOutcome:
         assoc = self._assoc
         context_id, _ = query.accepted_context(assoc, query.STUDY_ROOT_GET)
         if len(assoc.accepted) == 1:
@@ -83,29 +89,40 @@ class _Getting:
                 f"{assoc.remote} offers C-GET but will not send any of the SOP classes to us; "
                 "retrieve by C-MOVE (--method move), or ask its administrator to allow them"
             )
-        with assoc.exchange() as message_id, Cancellation(assoc, context_id, message_id):
+        said, counts = unfinished(assoc.remote), Suboperations()
+        failed: tuple[str, ...] = ()
+        with (
+            suppress(AllHereError),
+            assoc.exchange() as message_id,
+            Delivery(assoc, context_id, message_id, look) as delivery,
+        ):
             assoc.send(context_id, _request(message_id), retrieval.encode_identifier(self._request))
             while True:
                 found_id, message = assoc.read_command("the next instance or the C-GET response")
                 if message.field == command.C_STORE_RQ:
-                    self._receive(found_id, message)
+                    self._receive(found_id, message, delivery)
                     continue
                 code = assoc.check_response(found_id == context_id, message, message_id, command.C_GET_RQ)
                 content = assoc.read_data(context_id, "the rest of its answer") if message.has_data_set else b""
-                said = status.get_status(code, message.text(command.ERROR_COMMENT))
-                if said.category is not StatusCategory.PENDING:
+                counts = retrieval.suboperations(message)
+                answer = status.get_status(code, message.text(command.ERROR_COMMENT))
+                if answer.category is not StatusCategory.PENDING:
+                    said, failed = answer, retrieval.failed_uids(content)
                     break
+                delivery.counted(counts)
         return GetOutcome(
             status=said,
-            suboperations=retrieval.suboperations(message),
-            failed_sop_instance_uids=retrieval.failed_uids(content),
+            suboperations=counts,
+            failed_sop_instance_uids=failed,
             seconds=time.monotonic() - started,
             instances=tuple(self._received.values()),
         )
 
-    def _receive(self, context_id: int, message: Command) -> None:
+    def _receive(self, context_id: int, message: Command, delivery: Delivery) -> None:
         pair = self._assoc.accepted_by_id[context_id]
+        delivery.receiving = True
         outcome = receive(self._assoc.stream, context_id, message, pair, self._origin)
+        delivery.received()
         if outcome.category is InstanceCategory.SUCCESS:
             self._received[outcome.sop_instance_uid] = outcome
         if self._on_instance is not None:

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from pacs_tasks.ae import LocalAE
 from pacs_tasks.dimse import command, query, retrieval, status
 from pacs_tasks.dimse.association import Association, StopCheck, Timeouts
-from pacs_tasks.dimse.cancellation import Cancellation
-from pacs_tasks.dimse.command import Command
+from pacs_tasks.dimse.delivery import AllHereError, Delivery, Look, unfinished
 from pacs_tasks.outcome import MoveOutcome, Status, StatusCategory, Suboperations
 from pacs_tasks.request import MoveRequest
 
 _DESTINATION_UNKNOWN = 0xA801
 
 
-def move(
+def move(  # noqa: PLR0917 - what it needs, then what few callers give
     request: MoveRequest,
     local: LocalAE,
     timeouts: Timeouts,
     stop: StopCheck | None = None,
     on_suboperations: Callable[[Suboperations], None] | None = None,
+    look: Look | None = None,
 ) -> MoveOutcome:
     """Ask the peer to send, and follow it to its final status.
 
@@ -29,11 +30,16 @@ def move(
     ----------
     on_suboperations
         Called with the counts of each pending response.
+    look
+        Tells what has come to where the peer sends it. As long as more comes, the peer is not silent; once all is
+        there, the final response is not waited for long.
 
     Raises
     ------
     PeerUnavailableError, AssociationRejectedError
         As :meth:`Association.open`, and when the association is lost before the final status.
+    PeerStalledError
+        As :class:`Delivery`.
     ContextRejectedError
         If the peer offers no C-MOVE.
     JobCancelledError
@@ -43,17 +49,28 @@ def move(
     contexts = [query.retrieve_context(query.STUDY_ROOT_MOVE)]
     with Association.open(local, request.remote, contexts, timeouts, stop) as assoc:
         context_id, _ = query.accepted_context(assoc, query.STUDY_ROOT_MOVE)
-        with assoc.exchange() as message_id, Cancellation(assoc, context_id, message_id):
+        said, counts = unfinished(request.remote), Suboperations()
+        failed: tuple[str, ...] = ()
+        with (
+            suppress(AllHereError),
+            assoc.exchange() as message_id,
+            Delivery(assoc, context_id, message_id, look) as delivery,
+        ):
             assoc.send(context_id, _request(request, message_id), retrieval.encode_identifier(request))
             while True:
                 answer, code = assoc.read_response(context_id, message_id, command.C_MOVE_RQ)
                 content = assoc.read_data(context_id, "the rest of its answer") if answer.has_data_set else b""
-                said = _explained(status.move_status(code, answer.text(command.ERROR_COMMENT)), request)
-                if said.category is not StatusCategory.PENDING:
+                counts = retrieval.suboperations(answer)
+                found = _explained(status.move_status(code, answer.text(command.ERROR_COMMENT)), request)
+                if found.category is not StatusCategory.PENDING:
+                    said, failed = found, retrieval.failed_uids(content)
                     break
+                delivery.counted(counts)
                 if on_suboperations is not None:
-                    on_suboperations(retrieval.suboperations(answer))
-    return _outcome(said, answer, content, time.monotonic() - started)
+                    on_suboperations(counts)
+    return MoveOutcome(
+        status=said, suboperations=counts, failed_sop_instance_uids=failed, seconds=time.monotonic() - started
+    )
 
 
 def _request(request: MoveRequest, message_id: int) -> bytes:
@@ -79,13 +96,4 @@ def _explained(said: Status, request: MoveRequest) -> Status:
             f"administrator to add {request.move_aet} with the host and port of its receiver, or retrieve by C-GET "
             "(--method get)"
         }
-    )
-
-
-def _outcome(said: Status, answer: Command, content: bytes, seconds: float) -> MoveOutcome:
-    return MoveOutcome(
-        status=said,
-        suboperations=retrieval.suboperations(answer),
-        failed_sop_instance_uids=retrieval.failed_uids(content),
-        seconds=seconds,
     )

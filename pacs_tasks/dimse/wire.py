@@ -79,6 +79,8 @@ class Wire:
         #: When what is under way must have ended, however busy the peer is: see :meth:`limit_operation`.
         self._until = math.inf
         self._operation = math.inf
+        #: When the peer last gave a sign of life elsewhere: see :meth:`heard_of`.
+        self._heard = -math.inf
         #: Called at least every half second, in waits and between PDUs; may raise.
         self.watch: Watch | None = None
         #: Inside a PDU that goes out; nothing else may be sent then.
@@ -104,6 +106,10 @@ class Wire:
     def limit_operation(self, seconds: float = math.inf) -> None:
         """Have what begins now end within ``seconds``: a peer that sends a byte now and then is never silent."""
         self._until, self._operation = time.monotonic() + seconds, seconds
+
+    def heard_of(self) -> None:
+        """The peer is at work elsewhere, so it is not silent: what it delivers comes over another association."""
+        self._heard = time.monotonic()
 
     def close(self) -> None:
         self._closed = True
@@ -249,7 +255,7 @@ class Wire:
             now = time.monotonic()
             if now - self._watched > SLICE:
                 self._look(now)
-            if now >= deadline:
+            if now >= max(deadline, self._heard + self.limit):
                 raise self.lost(f"stayed silent: {awaited} did not come within {self.limit:g} s; {self.advice}")
             self._receive(awaited)
 

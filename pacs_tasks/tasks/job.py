@@ -93,7 +93,8 @@ def local_ae(request: Request) -> LocalAE:
 
 
 def timeouts(request: Request) -> Timeouts:
-    return Timeouts.of(request.timeout or settings().timeout, settings().operation_timeout)
+    config = settings()
+    return Timeouts.of(request.timeout or config.timeout, config.operation_timeout, config.progress_timeout)
 
 
 def accept(task: Task, payload: Mapping[str, Any] | None, request_type: type[R]) -> R | None:

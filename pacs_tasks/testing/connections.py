@@ -6,6 +6,7 @@ import logging
 import socket
 import ssl
 from contextlib import suppress
+from functools import partial
 from socketserver import BaseServer, TCPServer
 from typing import Any, Final
 
@@ -62,6 +63,19 @@ def context_of(tls: TLS) -> ssl.SSLContext:
 def _socket(assoc: Association) -> socket.socket | None:
     wrapper = assoc.dul.socket
     return None if wrapper is None else wrapper.socket
+
+
+def close_in_any_case(event: Event) -> None:
+    """Have the socket closed also where the caller has reset the connection: pynetdicom then leaves it open."""
+    wrapper, found = event.assoc.dul.socket, _socket(event.assoc)
+    if found is not None:
+        vars(wrapper)["_shutdown_socket"] = partial(_end, found)
+
+
+def _end(found: socket.socket) -> None:
+    with suppress(OSError):
+        found.shutdown(socket.SHUT_RDWR)
+    found.close()
 
 
 def send_at_once(event: Event) -> None:

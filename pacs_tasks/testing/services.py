@@ -25,7 +25,7 @@ from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.service_class import StorageServiceClass
 
 from pacs_tasks.testing import commitment, finding
-from pacs_tasks.testing.connections import acknowledge_at_once, let_go, send_at_once
+from pacs_tasks.testing.connections import acknowledge_at_once, close_in_any_case, let_go, send_at_once
 from pacs_tasks.testing.contexts import supported
 from pacs_tasks.testing.faults import Faults, Report, Silence
 from pacs_tasks.testing.instances import StoredBytes
@@ -106,6 +106,7 @@ class Services:
         for assoc in ended:
             let_go(assoc)
         send_at_once(event)
+        close_in_any_case(event)
         # A private SOP class has no service in pynetdicom, and retrieval is ours: see `_serve`.
         vars(event.assoc)["_serve_request"] = partial(self._serve, event.assoc)
 
