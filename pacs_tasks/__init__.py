@@ -42,6 +42,7 @@ _NAMES = {
     "pacs_tasks.outcome": (
         "Category",
         "Counters",
+        "Doubt",
         "EchoOutcome",
         "FindOutcome",
         "GetOutcome",

@@ -26,6 +26,7 @@ from pacs_tasks.errors import (
 from pacs_tasks.outcome import (
     Category,
     Counters,
+    Doubt,
     EchoOutcome,
     FindOutcome,
     GetOutcome,
@@ -74,6 +75,7 @@ __all__ = [
     "ConfigurationError",
     "ContextRejectedError",
     "Counters",
+    "Doubt",
     "EchoOutcome",
     "EchoRequest",
     "FindOutcome",

@@ -1,4 +1,4 @@
-"""The Query/Retrieve SOP classes (PS3.4 section C.6), and the answer of a peer that offers none of them."""
+"""The SOP classes of queries and retrieval (PS3.4 sections C.6, K.6), and the answer of a peer that offers none."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pacs_tasks.request import QueryModel
 FIND: Mapping[QueryModel, str] = {
     QueryModel.PATIENT_ROOT: "1.2.840.10008.5.1.4.1.2.1.1",
     QueryModel.STUDY_ROOT: "1.2.840.10008.5.1.4.1.2.2.1",
+    QueryModel.WORKLIST: "1.2.840.10008.5.1.4.31",
 }
 STUDY_ROOT_MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
 STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.3"
@@ -20,14 +21,19 @@ STUDY_ROOT_GET = "1.2.840.10008.5.1.4.1.2.2.3"
 _NAMES: Mapping[str, str] = {
     FIND[QueryModel.PATIENT_ROOT]: "C-FIND in the Patient Root model",
     FIND[QueryModel.STUDY_ROOT]: "C-FIND in the Study Root model",
+    FIND[QueryModel.WORKLIST]: "a modality worklist",
     STUDY_ROOT_MOVE: "C-MOVE in the Study Root model",
     STUDY_ROOT_GET: "C-GET in the Study Root model",
 }
 _INSTEAD: Mapping[str, str] = {
-    FIND[QueryModel.PATIENT_ROOT]: "ask at STUDY level, or ask its administrator to allow it",
+    FIND[QueryModel.PATIENT_ROOT]: "ask at STUDY level in the Study Root model, or ask its administrator to allow it",
     FIND[QueryModel.STUDY_ROOT]: (
-        "ask at PATIENT level, which uses the other model (or, from Python, with query_model 'patient'), "
+        "ask at PATIENT level, which uses the other model (at any level: --root patient, or query_model 'patient'), "
         "or ask its administrator to allow it"
+    ),
+    FIND[QueryModel.WORKLIST]: (
+        "worklists are often kept by another system than images: ask the one of the RIS, or ask its administrator to "
+        "allow it"
     ),
     STUDY_ROOT_MOVE: "retrieve by C-GET (--method get), or ask its administrator to allow it",
     STUDY_ROOT_GET: "retrieve by C-MOVE (--method move), or ask its administrator to allow it",

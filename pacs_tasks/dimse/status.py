@@ -109,6 +109,11 @@ def get_status(code: int, comment: str = "") -> Status:
     return _status(code, comment, _RETRIEVE, _retrieve_meanings())
 
 
+def is_failure(final: Status) -> bool:
+    """Whether the peer did not do what was asked."""
+    return final.category in {StatusCategory.TRANSIENT, StatusCategory.PERMANENT}
+
+
 def echo_status(code: int, comment: str = "") -> Status:
     """The status of a C-ECHO response (PS3.7 section 9.1.5.1.4)."""
     return _status(code, comment, {}, {})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from pacs_tasks.outcome.find import Doubt, FindOutcome, SplitRange
 from pacs_tasks.outcome.instance import InstanceCategory, InstanceOutcome, ShownPath
-from pacs_tasks.outcome.single import EchoOutcome, FindOutcome, GetOutcome, MoveOutcome
+from pacs_tasks.outcome.single import EchoOutcome, GetOutcome, MoveOutcome
 from pacs_tasks.outcome.status import Category, Status, StatusCategory, Suboperations
 from pacs_tasks.outcome.transfer import (
     Counters,
@@ -17,6 +18,7 @@ from pacs_tasks.outcome.transfer import (
 __all__ = [
     "Category",
     "Counters",
+    "Doubt",
     "EchoOutcome",
     "FindOutcome",
     "GetOutcome",
@@ -27,6 +29,7 @@ __all__ = [
     "Proof",
     "ProposedPair",
     "ShownPath",
+    "SplitRange",
     "Status",
     "StatusCategory",
     "StudyOutcome",

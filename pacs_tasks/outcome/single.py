@@ -1,4 +1,4 @@
-"""The answers of jobs that have one: echo, query, C-MOVE and C-GET."""
+"""The answers of jobs that have one: echo, C-MOVE and C-GET."""
 
 from __future__ import annotations
 
@@ -28,32 +28,6 @@ class EchoOutcome(Value):
     def summary(self) -> dict[str, Any]:
         """What may be seen in Celery's results, Flower and logs."""
         return {"category": self.category, "status": f"{self.status.code:04X}", "seconds": self.seconds}
-
-
-class FindOutcome(Value):
-    """The answer to a :class:`~pacs_tasks.request.FindRequest`.
-
-    ``matches`` are DICOM JSON objects (PS3.18 annex F). ``limit_hit`` says that there were more than the limit.
-    """
-
-    status: Status
-    matches: tuple[dict[str, Any], ...] = ()
-    limit_hit: bool = False
-    seconds: float = 0.0
-
-    @property
-    def category(self) -> Category:
-        return Category.SUCCESS if self.limit_hit else category_of(self.status)
-
-    def summary(self) -> dict[str, Any]:
-        """What may be seen in Celery's results, Flower and logs: no match, since matches are patient data."""
-        return {
-            "category": self.category,
-            "status": f"{self.status.code:04X}",
-            "matches": len(self.matches),
-            "limit_hit": self.limit_hit,
-            "seconds": self.seconds,
-        }
 
 
 class MoveOutcome(Value):

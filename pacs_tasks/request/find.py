@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from pacs_tasks.ae import Charset
 from pacs_tasks.request.base import Request
 from pacs_tasks.request.values import Keys, Level, QueryModel
 
@@ -18,14 +19,37 @@ class Query(Request):
     keys: Keys = Field(default_factory=lambda: MappingProxyType({}))
     query_model: QueryModel | None = None
     limit: int | None = Field(default=None, ge=1)
+    charset: Charset | None = None
+    split_dates: bool = False
+
+    @property
+    def model(self) -> QueryModel:
+        """The information model that is asked in."""
+        return self.query_model or (QueryModel.PATIENT_ROOT if self.level is Level.PATIENT else QueryModel.STUDY_ROOT)
+
+    @model_validator(mode="after")
+    def _level_is_in_the_model(self) -> Self:
+        if self.level is Level.PATIENT and self.model is QueryModel.STUDY_ROOT:
+            raise ValueError(
+                "the Study Root model has no PATIENT level; ask at STUDY level, or in the Patient Root model"
+            )
+        if self.level is not Level.STUDY and self.model is QueryModel.WORKLIST:
+            raise ValueError("a worklist has no levels; leave the level out")
+        if self.level is Level.PATIENT and self.split_dates:
+            raise ValueError("patients have no study date to split by; ask at STUDY level")
+        return self
 
 
 class FindRequest(Query):
-    """Query (C-FIND, PS3.4 section C.4.1).
+    """Query (C-FIND, PS3.4 section C.4.1; the worklist: section K.4.1).
 
     ``keys`` maps keywords of the DICOM data dictionary (or ``ggggeeee`` tags) to values; an empty value asks for the
-    attribute in return. ``limit`` stops the peer with C-CANCEL after so many matches.
-    ``query_model`` is chosen by the level where left out: Patient Root for PATIENT, else Study Root.
+    attribute in return. Keywords joined by dots lead into the item of a sequence. ``limit`` stops the peer with
+    C-CANCEL after so many matches.
+    ``query_model`` is chosen by the level where left out: Patient Root for PATIENT, else Study Root. The worklist has
+    no levels; what describes a scheduled procedure step goes into the item of its sequence by itself.
+    ``charset`` is the specific character set of the keys, and of matches that name none; left out, the remote's.
+    ``split_dates`` asks for halves of the range of study dates where a peer cuts its answer off.
     """
 
     task: ClassVar[str] = "pacs_tasks.find"

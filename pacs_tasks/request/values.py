@@ -51,10 +51,12 @@ class Level(StrEnum):
 
 
 class QueryModel(StrEnum):
-    """Query/Retrieve information model (PS3.4 section C.3)."""
+    """Information model of a query: Query/Retrieve (PS3.4 section C.3) or Modality Worklist (section K.6.1)."""
 
     PATIENT_ROOT = "patient"
     STUDY_ROOT = "study"
+    #: Retrieve has no such model, and it has no levels.
+    WORKLIST = "worklist"
 
 
 class RetrieveMethod(StrEnum):

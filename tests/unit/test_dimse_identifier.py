@@ -11,7 +11,9 @@ from pynetdicom.dsutils import decode, encode
 
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.dimse.elements import MalformedError
-from pacs_tasks.dimse.identifier import RETURN_KEYS, decode_match, encode_find
+from pacs_tasks.dimse.identifier import encode_find
+from pacs_tasks.dimse.match import decode_match
+from pacs_tasks.dimse.query_keys import RETURN_KEYS
 from pacs_tasks.dimse.retrieval import encode_identifier, failed_uids
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.request import FindRequest, Level, MoveRequest

@@ -20,7 +20,7 @@ from pydicom.uid import (
     JPEG2000Lossless,
 )
 
-from pacs_tasks.dimse import acse, command, identifier, part10, retrieval, status
+from pacs_tasks.dimse import acse, command, part10, retrieval, status
 from pacs_tasks.dimse.acceptance import answer_to
 from pacs_tasks.dimse.elements import (
     SERIES_INSTANCE_UID,
@@ -29,6 +29,7 @@ from pacs_tasks.dimse.elements import (
     MalformedError,
     read_uids,
 )
+from pacs_tasks.dimse.match import decode_match
 from pacs_tasks.dimse.storage import IncomingFile, OtherInstanceError
 from pacs_tasks.errors import InvalidRequestError, UnreadableInputError
 from pacs_tasks.outcome import FindOutcome
@@ -181,7 +182,7 @@ def test_matches_are_shown_whatever_they_are(chance: random.Random) -> None:
     samples = [path for path in dicom_files.sendable() if path.stat().st_size < 30_000]
     for _ in range(ROUNDS):
         content = _mutated(chance, dicom_files.data_set(chance.choice(samples)))
-        match = identifier.decode_match(content, chance.choice(SYNTAXES[:2]), chance.choice(("GBK", "ISO_IR 192")))
+        match = decode_match(content, chance.choice(SYNTAXES[:2]), chance.choice(("GBK", "ISO_IR 192")))
         outcome = FindOutcome(status=status.find_status(0), matches=(match,))
         assert FindOutcome.model_validate_json(outcome.model_dump_json())
 
@@ -190,7 +191,7 @@ def test_a_malformed_value_in_a_sequence_leaves_its_neighbours() -> None:
     """One bad value in an item is kept as text; the item's other elements and the match's are read."""
     item = b"\x08\0\x50\x11UI\x04\x001.2\0" + b"\x28\0\x10\0US\x03\x00abc" + b"\x40\0\x01\xa0FD\x04\0wxyz"
     sequence = b"\x08\0\x10\x11SQ\0\0" + UNDEFINED + ITEM + item + ITEM_END + SEQUENCE_END
-    match = identifier.decode_match(sequence + b"\x10\0\x20\0LO\x02\0P1", ExplicitVRLittleEndian, "ISO_IR 192")
+    match = decode_match(sequence + b"\x10\0\x20\0LO\x02\0P1", ExplicitVRLittleEndian, "ISO_IR 192")
     [shown] = match["00081110"]["Value"]
     assert match["00100020"]["Value"] == ["P1"]
     assert shown["00081150"]["Value"] == ["1.2"]
@@ -200,7 +201,7 @@ def test_a_malformed_value_in_a_sequence_leaves_its_neighbours() -> None:
 def test_a_vr_that_is_none_leaves_the_other_elements() -> None:
     """An element without a value whose VR is no VR is shown without a value."""
     content = UIDS[0] + b"\x08\0\x60\0C\0\0\0" + b"\x10\0\x20\0LO\x02\0P1"
-    match = identifier.decode_match(content, ExplicitVRLittleEndian, "ISO_IR 192")
+    match = decode_match(content, ExplicitVRLittleEndian, "ISO_IR 192")
     assert match["00100020"]["Value"] == ["P1"]
 
 
@@ -208,7 +209,7 @@ def test_what_pydicom_says_of_a_match_reaches_no_log(caplog: pytest.LogCaptureFi
     """pydicom logs values that break their VR; a match's are a patient's, and stay out of logs."""
     content = b"\x08\0\x18\0UI\x0a\0SECRET.UID" + b"\x10\0\x30\0DA\x0a\0SECRETDATE"
     with caplog.at_level(logging.DEBUG):
-        assert "00100030" in identifier.decode_match(content, ExplicitVRLittleEndian, "GBK")
+        assert "00100030" in decode_match(content, ExplicitVRLittleEndian, "GBK")
     assert "SECRET" not in caplog.text
 
 
@@ -222,7 +223,7 @@ def test_escape_sequences_of_chinese_are_not_shown() -> None:
         + b"\x08\0\x10\x11SQ\0\0" + struct.pack("<L", len(item)) + item
         + patient
     )  # fmt: skip
-    match = identifier.decode_match(content, ExplicitVRLittleEndian, "ISO_IR 192")
+    match = decode_match(content, ExplicitVRLittleEndian, "ISO_IR 192")
     shown = [{"Alphabetic": "Zhang^XiaoDong", "Ideographic": "张^小东"}]
     assert match["00100010"]["Value"] == shown
     assert match["00081110"]["Value"][0]["00100010"]["Value"] == shown
