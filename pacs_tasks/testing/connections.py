@@ -10,9 +10,10 @@ from functools import partial
 from socketserver import BaseServer, TCPServer
 from typing import Any, Final
 
+from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.events import Event
-from pynetdicom.transport import ThreadedAssociationServer
+from pynetdicom.transport import AddressInformation, AssociationSocket, ThreadedAssociationServer
 
 from pacs_tasks.ae import TLS
 
@@ -21,6 +22,27 @@ logger = logging.getLogger(__name__)
 #: Seconds for a caller to shake hands.
 _HANDSHAKE_LIMIT: Final = 10.0
 _QUICK_ACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
+
+
+class _Socket(AssociationSocket):
+    """pynetdicom's own is left open where nobody listens: what is not connected cannot be shut down."""
+
+    def _shutdown_socket(self) -> None:
+        found = self.socket
+        super()._shutdown_socket()
+        if found is not None:
+            found.close()
+
+
+class Caller(ApplicationEntity):
+    """An application entity that opens associations of its own, and leaves nothing open."""
+
+    def _create_socket(
+        self, assoc: Association, address: AddressInformation, tls_args: tuple[ssl.SSLContext, str] | None
+    ) -> AssociationSocket:
+        found = _Socket(assoc, address=address)
+        found.tls_args = tls_args
+        return found
 
 
 class Listener(ThreadedAssociationServer):

@@ -11,11 +11,10 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 
 from pydicom import Dataset
-from pynetdicom.ae import ApplicationEntity
 from pynetdicom.presentation import build_context
 
 from pacs_tasks.ae import TLS, RemoteAE
-from pacs_tasks.testing.connections import Listener, close, context_of, let_go
+from pacs_tasks.testing.connections import Caller, Listener, close, context_of, let_go
 from pacs_tasks.testing.faults import Faults
 from pacs_tasks.testing.instances import StoredBytes
 from pacs_tasks.testing.services import SLICE, Services
@@ -118,7 +117,7 @@ class TestPACS(Services):
     def start(self) -> None:
         """Listen; it answers when this returns."""
         self._stopping.clear()
-        ae = ApplicationEntity(ae_title=self.ae_title)
+        ae = Caller(ae_title=self.ae_title)
         ae.maximum_associations = 10_000
         ae.maximum_pdu_size = self.faults.max_pdu_size
         ae.connection_timeout = 10

@@ -25,12 +25,13 @@ from tests.support.callers import (
 )
 from tests.support.dicom_files import UID_ROOT, study_uid
 from tests.support.peers import dcmtk_environment
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 #: The SOP Instance UIDs of what the archive holds, in order.
 HELD = [f"{UID_ROOT}.1.1.{number}" for number in range(1, 8)]
 ROLES = [build_role(CT, scp_role=True)]
-PENDING, SUCCESS, CANCELLED = 0xFF00, 0x0000, 0xFE00
+PENDING, SUCCESS, CANCELLED, NOTHING_DONE = 0xFF00, 0x0000, 0xFE00, 0xA702
 
 
 @pytest.fixture
@@ -159,3 +160,10 @@ def test_that_pending_comes_for_ever(archive: TestPACS, pacs: TestPACS, heeds_ca
     assert (after[-1], set(after[:-1]) <= {PENDING}) == (CANCELLED if heeds_cancel else PENDING, True)
     assert pacs.stores == []
     wait_until(lambda: archive.open_associations == 0, 5, "it notices that nobody waits any more")
+
+
+def test_that_a_destination_that_is_not_there_leaves_nothing_open(archive: TestPACS, pacs: TestPACS) -> None:
+    """Every instance has failed; a socket that nobody closed would be a warning, and so an error."""
+    archive.destinations = {pacs.ae_title: ("127.0.0.1", free_port())}
+    status, came = moved(archive, pacs)
+    assert (counts(status), came) == ((NOTHING_DONE, 0, 7), [])
