@@ -11,7 +11,7 @@
 - The queues and the messages that wait for their acknowledgement are empty.
 - Every key of ours expires, but for the index of jobs, and once they have nothing is left but Celery's own record of
   its queues.
-- No worker met a defect of ours.
+- No worker met a defect of ours, or ended of itself.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ def _check_unchanged(stage: Stage, job: Job, ended: Progress) -> None:
 
 
 def _check_logs(stage: Stage) -> None:
-    defects = stage.logs_say(r"this is a defect of pacs-tasks|\bunexpected \w+Error")
+    defects = stage.logs_say(r"this is a defect of pacs-tasks|\bunexpected \w+Error|Unrecoverable error")
     require(not defects, f"a worker met a defect: {defects[:1]}")
 
 
