@@ -25,7 +25,7 @@ PIXEL_DATA = 0x7FE0_0010
 _ITEM = 0xFFFE_E000
 _ITEM_END = 0xFFFE_E00D
 _SEQUENCE_END = 0xFFFE_E0DD
-_UNDEFINED = 0xFFFF_FFFF
+UNDEFINED = 0xFFFF_FFFF
 #: VRs with two reserved bytes and a length of four (PS3.5 section 7.1.2).
 _LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
@@ -83,7 +83,9 @@ class Element:
     length: int | None
 
 
-class _Walk:
+class Walking:
+    """A data set whose headers are read where they stand."""
+
     def __init__(self, data: Data, encoding: Encoding) -> None:
         order = ">" if encoding.big else "<"
         self.data = data
@@ -128,7 +130,7 @@ class _Walk:
                 return position
             if tag != _ITEM:
                 raise MalformedError("a sequence holds what is no item")
-            position = self.skip_item(position, explicit, depth) if length == _UNDEFINED else position + length
+            position = self.skip_item(position, explicit, depth) if length == UNDEFINED else position + length
 
     def skip_item(self, position: int, explicit: bool, depth: int) -> int:
         """Give where an item of undefined length ends."""
@@ -136,7 +138,7 @@ class _Walk:
             tag, length, value = self.header(position, explicit)
             if tag == _ITEM_END:
                 return value
-            if length == _UNDEFINED:
+            if length == UNDEFINED:
                 position = self.skip(value, explicit and not self.unknown(position), depth + 1)
             else:
                 position = value + length
@@ -154,10 +156,10 @@ def walk(data: Data, encoding: Encoding, position: int = 0) -> Iterator[Element]
     MalformedError
         Where the data set is cut off, or is none.
     """
-    walking = _Walk(data, encoding)
+    walking = Walking(data, encoding)
     while position < walking.size:
         tag, length, value = walking.header(position, encoding.explicit)
-        if length == _UNDEFINED:
+        if length == UNDEFINED:
             yield Element(tag, value, None)
             if tag == PIXEL_DATA:
                 return
@@ -177,7 +179,7 @@ def items(data: Data, encoding: Encoding, sequence: Element) -> Iterator[memoryv
     MalformedError
         Where an item is cut off, or something else stands there.
     """
-    walking = _Walk(data, encoding)
+    walking = Walking(data, encoding)
     whole, position = memoryview(data), sequence.position
     end = walking.size if sequence.length is None else position + sequence.length
     while position < end:
@@ -186,7 +188,7 @@ def items(data: Data, encoding: Encoding, sequence: Element) -> Iterator[memoryv
             return
         if tag != _ITEM:
             raise MalformedError("a sequence holds what is no item")
-        if length == _UNDEFINED:
+        if length == UNDEFINED:
             position = walking.skip_item(value, encoding.explicit, 0)
             # Its delimiter has eight bytes.
             yield whole[value : position - 8]
@@ -213,7 +215,7 @@ def read_uids(data: Data, transfer_syntax_uid: str, wanted: Collection[int], pos
         If the data end, or make no sense, before the last of ``wanted`` could have come.
     """
     if transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
-        data, position = _inflate(data, position), 0
+        data, position = inflate(data, position), 0
     found: dict[int, str] = {}
     if transfer_syntax_uid not in _NOT_EXPLICIT_LITTLE:
         position = _read_plain_explicit(data, wanted, position, found)
@@ -293,7 +295,7 @@ def _read_plain_implicit(data: Data, wanted: Collection[int], position: int, fou
     return position
 
 
-def _inflate(data: Data, position: int) -> bytes:
+def inflate(data: Data, position: int) -> bytes:
     """The beginning of a deflated data set (PS3.5 section A.5)."""
     beginning = bytes(data[position : position + _LONGEST_INFLATED])
     try:

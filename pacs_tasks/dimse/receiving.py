@@ -52,8 +52,15 @@ class Arrival:
     moved: bool
 
 
-#: Gives the final path of an instance, below the directory, or why it is not kept.
-Place = Callable[[Arrival], Path | Refusal]
+@dataclass(frozen=True)
+class Placed:
+    """An instance that has been moved to its place already."""
+
+    path: Path
+
+
+#: Gives the final path of an instance, below the directory, or moves it there, or says why it is not kept.
+Place = Callable[[Arrival], Path | Placed | Refusal]
 
 
 @dataclass(frozen=True)
@@ -152,10 +159,12 @@ def _placed(file: IncomingFile, origin: Origin, sop_instance_uid: str, moved: bo
     """Put a whole file where it belongs: where that is, or why it is nowhere."""
     try:
         study_uid, series_uid = file.belongs_to()
-        if origin.place is None:
-            return file.finish()
-        place = origin.place(Arrival(study_uid, series_uid, sop_instance_uid, file.path, moved))
-        return place if isinstance(place, Refusal) else file.finish(place)
+        place = (
+            origin.place(Arrival(study_uid, series_uid, sop_instance_uid, file.path, moved)) if origin.place else None
+        )
+        if isinstance(place, Refusal):
+            return place
+        return file.moved(place.path) if isinstance(place, Placed) else file.finish(place)
     except OSError as error:
         return _unwritable(error)
     except MalformedError:

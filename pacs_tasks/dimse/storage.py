@@ -178,6 +178,11 @@ class IncomingFile:
                 return target
         raise FileNotFoundError(errno.ENOENT, "a directory disappears as often as it is made", str(target.parent))
 
+    def moved(self, target: Path) -> Path:
+        """Note that somebody else has put the file in its place, which this gives."""
+        self._path, self._placed = target, True
+        return target
+
     def _make_way(self, target: Path) -> None:
         """Make the directories between ours and the file's.
 
@@ -245,8 +250,14 @@ def _element(element: int, vr: bytes, value: bytes) -> bytes:
     return struct.pack("<HH2sH", 2, element, vr, len(value)) + value
 
 
-def sync(paths: Iterable[Path]) -> None:
+def sync(paths: Iterable[Path], depth: int = 3) -> None:
     """Have files, and the directories that name them, survive a power cut.
+
+    Parameters
+    ----------
+    depth
+        How many directories: of an instance that is called after its UIDs, the series, the study, and where the study
+        is named.
 
     Raises
     ------
@@ -256,8 +267,7 @@ def sync(paths: Iterable[Path]) -> None:
     directories: set[Path] = set()
     for path in paths:
         _sync(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-        # The series, the study, and where the study is named.
-        directories.update(path.parents[:3])
+        directories.update(path.parents[:depth])
     if os.name == "posix":
         for directory in directories:
             _sync(directory, os.O_RDONLY)
