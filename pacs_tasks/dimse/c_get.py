@@ -13,7 +13,7 @@ from pacs_tasks.dimse.association import Association, StopCheck, Timeouts
 from pacs_tasks.dimse.command import Command
 from pacs_tasks.dimse.contexts import contexts_to_receive
 from pacs_tasks.dimse.delivery import AllHereError, Delivery, Look, unfinished
-from pacs_tasks.dimse.receiving import Origin, receive
+from pacs_tasks.dimse.receiving import Origin, Place, receive
 from pacs_tasks.errors import ContextRejectedError, InvalidRequestError
 from pacs_tasks.outcome import GetOutcome, InstanceCategory, InstanceOutcome, StatusCategory, Suboperations
 from pacs_tasks.request import GetRequest
@@ -27,6 +27,7 @@ def get(  # noqa: PLR0917 - what it needs, then what few callers give
     sop_class_uids: Collection[str] = (),
     on_instance: Callable[[InstanceOutcome], None] | None = None,
     look: Look | None = None,
+    place: Place | None = None,
 ) -> GetOutcome:
     """Fetch into ``request.output_dir``.
 
@@ -38,6 +39,8 @@ def get(  # noqa: PLR0917 - what it needs, then what few callers give
         Called with each instance that came: whole on disk, or FAILED with the reason why it was not kept.
     look
         Tells what of the promise is here. Once that is all, the final response is not waited for long.
+    place
+        Puts each instance in its place; left out, it is called after its UIDs.
 
     Raises
     ------
@@ -61,8 +64,9 @@ def get(  # noqa: PLR0917 - what it needs, then what few callers give
             f"the output directory cannot be made ({error.strerror}); name one that may be written", str(directory)
         ) from None
     contexts = [query.retrieve_context(query.STUDY_ROOT_GET), *contexts_to_receive(sop_class_uids)]
+    origin = Origin(directory, request.remote.ae_title, str(request.remote), place)
     with Association.open(local, request.remote, contexts, timeouts, stop) as assoc:
-        return _Getting(request, assoc, directory, on_instance).run(started, look)
+        return _Getting(request, assoc, origin, on_instance).run(started, look)
 
 
 class _Getting:
@@ -72,13 +76,13 @@ class _Getting:
         self,
         request: GetRequest,
         assoc: Association,
-        directory: Path,
+        origin: Origin,
         on_instance: Callable[[InstanceOutcome], None] | None,
     ) -> None:
         self._request = request
         self._assoc = assoc
         self._on_instance = on_instance
-        self._origin = Origin(directory, request.remote.ae_title, str(request.remote))
+        self._origin = origin
         self._received: dict[str, InstanceOutcome] = {}
 
     def run(self, started: float, look: Look | None) -> GetOutcome:

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 SUCCESS = 0x0000
 _SOP_CLASS_NOT_SUPPORTED = 0x0122
-_OUT_OF_RESOURCES = 0xA700
+OUT_OF_RESOURCES = 0xA700
 _DOES_NOT_MATCH = 0xA900
 _CANNOT_UNDERSTAND = 0xC000
 _REST = "the rest of an instance"
@@ -184,7 +184,7 @@ def _drain(stream: MessageStream, context_id: int, request: Command) -> None:
 def _unwritable(error: OSError) -> Refusal:
     full = error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
     what = "no space left on the receiver's disk" if full else f"cannot write: {error.strerror or 'I/O error'}"
-    return Refusal(_OUT_OF_RESOURCES, what[:64])
+    return Refusal(OUT_OF_RESOURCES, what[:64])
 
 
 def _response(request: Command, refusal: Refusal | None) -> bytes:

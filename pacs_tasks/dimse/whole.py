@@ -1,8 +1,9 @@
 """Is an instance on disk whole? Its lengths must lead to exactly the end of the file; no value is decoded.
 
 A file that was cut between two elements reads like a shorter one. So an image must have its pixel data, and an object
-of another kind what its class cannot be without; and where the class tells nothing of its end, a file that fills whole
-blocks of a disk is taken for a copy that was cut off: at worst it is fetched again for nothing.
+of another kind what its class cannot be without; and where pixel data do not show the end, a file that fills whole
+blocks of a disk is taken for a copy that was cut off: at worst it is fetched again for nothing. Of what may stand
+behind all that, padding and private elements, nobody can tell whether it is there.
 """
 
 from __future__ import annotations
@@ -93,9 +94,8 @@ def _has_its_end(instance: StoredInstance, tags: set[int]) -> bool:
     if _ROWS in tags or _is_image(instance.sop_class_uid):
         return False
     last = next((tag for begins, tag in _AT_THE_END if instance.sop_class_uid.startswith(begins)), None)
-    if last is not None:
-        return last in tags
-    return {STUDY_INSTANCE_UID, SERIES_INSTANCE_UID} <= tags and instance.size % _BLOCK != 0
+    needed = {STUDY_INSTANCE_UID, SERIES_INSTANCE_UID} if last is None else {last}
+    return needed <= tags and instance.size % _BLOCK != 0
 
 
 def _uid_at(file: FileIO, position: int, length: int | None) -> str:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pacs_tasks.ae import AETitle, RemoteAE
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.request.base import Request, TransferRequest
+from pacs_tasks.request.template import Template
 from pacs_tasks.request.values import UID, AccessionNumber, RetrieveMethod
 
 
@@ -95,7 +96,7 @@ class RetrieveRequest(TransferRequest, _Selected):
     method: RetrieveMethod = RetrieveMethod.AUTO
     move_aet: AETitle | None = None
     overwrite: bool = False
-    layout: str = ""
+    layout: Template = ""
 
     @model_validator(mode="after")
     def _names_something(self) -> Self:

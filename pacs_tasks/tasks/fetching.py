@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from celery import Task
@@ -9,6 +10,7 @@ from celery import Task
 from pacs_tasks.dimse import c_get
 from pacs_tasks.dimse.contexts import COMMON_STORAGE_CLASSES
 from pacs_tasks.errors import ContextRejectedError
+from pacs_tasks.layout import Layout
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, Status, StatusCategory
 from pacs_tasks.receivers import Receiver
 from pacs_tasks.request import GetRequest, RetrieveMethod, RetrieveRequest
@@ -28,7 +30,8 @@ class Fetching:
 
     def __init__(self, part: Part, request: RetrieveRequest, *, whole_series: bool) -> None:
         self._part, self._request = part, request
-        self._arrivals = Arrivals(part)
+        layout = Layout(request.layout, request.remote.charset)
+        self._arrivals = Arrivals(part, Path(request.directory), layout)
         whole = whole_series and len(part.left) == part.size
         first = next(iter(part.left.values()))
         #: What C-MOVE and C-GET ask for.
@@ -70,7 +73,15 @@ class Fetching:
             classes = (classes | set(COMMON_STORAGE_CLASSES)) - {""}
         try:
             with leased(request.remote, self._part.must_end, one_of_many=True) as stop:
-                outcome = c_get.get(asked, local_ae(request), timeouts(request), stop, classes, self._arrivals.take)
+                outcome = c_get.get(
+                    asked,
+                    local_ae(request),
+                    timeouts(request),
+                    stop,
+                    classes,
+                    self._arrivals.take,
+                    place=self._arrivals.place,
+                )
         except ContextRejectedError as error:
             raise ContextRejectedError(f"{error.message}{self._hint}") from None
         finally:

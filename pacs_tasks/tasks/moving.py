@@ -11,8 +11,8 @@ from typing import Any
 from celery import Task
 
 from pacs_tasks import receivers
-from pacs_tasks.dimse import c_move, part10, storage
-from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, MoveOutcome, Suboperations
+from pacs_tasks.dimse import c_move, storage
+from pacs_tasks.outcome import MoveOutcome, Suboperations
 from pacs_tasks.receivers import Receiver
 from pacs_tasks.request import MoveRequest, RetrieveRequest
 from pacs_tasks.tasks.arrivals import Arrivals
@@ -20,7 +20,6 @@ from pacs_tasks.tasks.associations import leased
 from pacs_tasks.tasks.claim import claimed
 from pacs_tasks.tasks.expecting import expecting
 from pacs_tasks.tasks.job import ledger, local_ae, timeouts
-from pacs_tasks.tasks.paths import move_file
 from pacs_tasks.tasks.transfer import Part
 
 #: Seconds between two looks at the receiver's storage, and how long it may stay unchanged, after a peer that claims
@@ -152,20 +151,5 @@ class Moving:
         """Bring what has arrived at the receiver to the output directory."""
         for uid, path in self._paths().items():
             if _identity(path) != self._before[uid]:
-                target = storage.instance_path(
-                    Path(self._request.directory), self._named["study_uid"], self._named["series_uid"], uid
-                )
-                move_file(path, target)
                 self._taken.add(uid)
-                here = part10.read_instance(str(target))
-                self._arrivals.take(
-                    InstanceOutcome(
-                        subject=uid,
-                        category=InstanceCategory.SUCCESS,
-                        sop_class_uid=here.sop_class_uid,
-                        sop_instance_uid=uid,
-                        transfer_syntax_uid=here.transfer_syntax_uid,
-                        path=str(target),
-                        size=here.size,
-                    )
-                )
+                self._arrivals.bring(path, self._named["study_uid"], self._named["series_uid"], uid)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import secrets
-import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -57,24 +54,6 @@ def writable_directory(path: str) -> None:
             "check its permissions and free space, or mount that storage on the worker's machine",
             path,
         ) from None
-
-
-def move_file(source: Path, target: Path) -> None:
-    """Move a whole file to its place, under a temporary name first where that is another file system."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        source.replace(target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        temporary = target.parent / f".{secrets.token_hex(12)}.part"
-        try:
-            # With its permissions: whoever may read it there may read it here.
-            shutil.copy(source, temporary)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-        source.unlink()
 
 
 def files_below(directory: str) -> Iterator[tuple[str, int]]:
