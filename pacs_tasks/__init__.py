@@ -68,10 +68,13 @@ _NAMES = {
         "Progress",
     ),
     "pacs_tasks.report": ("Receipt",),
+    "pacs_tasks.rows": ("RowAnswer",),
     "pacs_tasks.request": (
         "CommitRequest",
         "EchoRequest",
+        "FindBatchRequest",
         "FindRequest",
+        "FindRow",
         "GetRequest",
         "Level",
         "MoveRequest",

@@ -47,7 +47,9 @@ from pacs_tasks.report import Receipt
 from pacs_tasks.request import (
     CommitRequest,
     EchoRequest,
+    FindBatchRequest,
     FindRequest,
+    FindRow,
     GetRequest,
     Level,
     MoveRequest,
@@ -60,6 +62,7 @@ from pacs_tasks.request import (
     StoreRequest,
     VerifyRequest,
 )
+from pacs_tasks.rows import RowAnswer
 
 __all__ = [
     "TLS",
@@ -78,8 +81,10 @@ __all__ = [
     "Doubt",
     "EchoOutcome",
     "EchoRequest",
+    "FindBatchRequest",
     "FindOutcome",
     "FindRequest",
+    "FindRow",
     "GetOutcome",
     "GetRequest",
     "InstanceCategory",
@@ -111,6 +116,7 @@ __all__ = [
     "RemoteAE",
     "RetrieveMethod",
     "RetrieveRequest",
+    "RowAnswer",
     "Selection",
     "Status",
     "StatusCategory",

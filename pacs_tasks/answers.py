@@ -26,6 +26,7 @@ OUTCOMES: Mapping[str, type[Outcome]] = MappingProxyType(
         "pacs_tasks.store_directory": TransferOutcome,
         "pacs_tasks.preflight": PreflightOutcome,
         "pacs_tasks.find": FindOutcome,
+        "pacs_tasks.find_batch": TransferOutcome,
         "pacs_tasks.move": MoveOutcome,
         "pacs_tasks.get": GetOutcome,
         "pacs_tasks.retrieve": TransferOutcome,

@@ -24,6 +24,9 @@ QUEUES = (STORE_QUEUE, FIND_QUEUE, MOVE_QUEUE)
 ROUTES = {
     "pacs_tasks.echo": FIND_QUEUE,
     "pacs_tasks.find": FIND_QUEUE,
+    "pacs_tasks.find_batch": FIND_QUEUE,
+    "pacs_tasks.find_batch_part": FIND_QUEUE,
+    "pacs_tasks.find_batch_finish": FIND_QUEUE,
     "pacs_tasks.preflight": FIND_QUEUE,
     "pacs_tasks.verify": FIND_QUEUE,
     "pacs_tasks.commit": FIND_QUEUE,

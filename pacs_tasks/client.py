@@ -37,6 +37,7 @@ from pacs_tasks.outcome import InstanceOutcome
 from pacs_tasks.progress import JobState, Progress
 from pacs_tasks.report import Receipt, receipts_of
 from pacs_tasks.request import AnyRequest
+from pacs_tasks.rows import RowAnswer, rows_of
 from pacs_tasks.settings import Settings, settings
 
 #: Seconds between two looks at a job: a twentieth of the time that it has taken, so that its end is noticed soon after
@@ -167,7 +168,7 @@ class Job:
 
     def request(self) -> AnyRequest:
         """What was asked."""
-        return self._ledger.request(self.id)
+        return self._ledger.request(self.id, bulk=True)
 
     def progress(self) -> Progress:
         """A look at the job's state and counters."""
@@ -257,6 +258,16 @@ class Job:
         """
         return receipts_of(self._ledger, self.id)
 
+    def matches(self) -> Iterator[RowAnswer]:
+        """What each row of a query of many has found, in the order of the request, those not yet asked included.
+
+        Raises
+        ------
+        InvalidRequestError
+            If the job asks no rows.
+        """
+        return rows_of(self._ledger, self.id)
+
     def cancel(self) -> Progress:
         """Ask the job to end. What was sent stays sent; it is cancelled once no worker is at it any more."""
         self._ledger.cancel(self.id)
@@ -300,7 +311,7 @@ class Job:
 
     def associations(self) -> Associations | None:
         """How many associations with the job's peer are in use now, by whatever job; nothing where none is."""
-        name = name_of(self.request().remote)
+        name = name_of(self._ledger.request(self.id).remote)
         return next((each for each in Budget(self._ledger.client).in_use() if each.remote == name), None)
 
     @property

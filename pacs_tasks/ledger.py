@@ -6,6 +6,7 @@ counted once and a job ends once. Each method is one step inside Redis (see :mod
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, cast
@@ -25,6 +26,7 @@ from pacs_tasks.errors import (
     from_record,
 )
 from pacs_tasks.manifest import Manifest
+from pacs_tasks.matches import Matches
 from pacs_tasks.outcome import Category, InstanceCategory, InstanceOutcome, TransferOutcome
 from pacs_tasks.progress import JobState, Progress
 from pacs_tasks.record import JOBS, KEPT, PARTS, SEEN, asked, key, not_found, progress_of
@@ -67,6 +69,8 @@ class Ledger:
         self.manifest = Manifest(client, keep_jobs)
         #: Of what a retrieve brings.
         self.studies = Studies(client, keep_jobs)
+        #: What the rows of a query of many have found.
+        self.matches = Matches(client, keep_jobs)
 
     @property
     def client(self) -> redis.Redis:
@@ -80,8 +84,12 @@ class Ledger:
 
     def open(self, job_id: str, task: str, request: AnyRequest | None) -> bool:
         """Begin the record of a job; false if it has one already. ``None``: the request could not be read."""
-        text = "" if request is None else request.model_dump_json(exclude_none=True)
-        opened = bool(self._run(scripts.OPEN, [key(job_id), JOBS], [job_id, task, text]))
+        text = bulk = ""
+        if request is not None:
+            text = request.model_dump_json(exclude_none=True, exclude={request.bulk})
+            bulk = request.model_dump_json(include={request.bulk}) if request.bulk else ""
+        keys = [key(job_id), JOBS, key(job_id, "bulk")]
+        opened = bool(self._run(scripts.OPEN, keys, [job_id, task, text, bulk, self._keep]))
         self.touch(job_id)
         return opened
 
@@ -90,8 +98,8 @@ class Ledger:
         self._redis.delete(*(key(job_id, part) for part in ("", *PARTS)))
         self._redis.zrem(JOBS, job_id)
 
-    def request(self, job_id: str) -> AnyRequest:
-        """What the job asks.
+    def request(self, job_id: str, *, bulk: bool = False) -> AnyRequest:
+        """What the job asks; ``bulk`` with the field that may be large, which is empty otherwise.
 
         Raises
         ------
@@ -104,7 +112,11 @@ class Ledger:
         if not text:
             raise InvalidRequestError("the request of this job could not be read when it was enqueued")
         try:
-            return REQUESTS[task].model_validate_json(text)
+            found = REQUESTS[task].model_validate_json(text)
+            apart = cast("str | None", self._redis.get(key(job_id, "bulk"))) if bulk and found.bulk else None
+            if apart is None:
+                return found
+            return type(found).model_validate({**json.loads(text), **json.loads(apart)})
         except (KeyError, ValidationError):
             raise InvalidRequestError(
                 f"the request of job {job_id} is of another version of pacs-tasks; ask anew"
@@ -215,7 +227,7 @@ class Ledger:
         if complete and not failed and OUTCOMES[progress.task] is TransferOutcome:
             why = "retry: nothing in it failed" if failed_too else "resume: everything in it has an outcome"
             raise InvalidRequestError(f"job {job_id} has nothing to {why}")
-        keys = [key(job_id), *(key(job_id, part) for part in ("recorded", "problems", "attempts"))]
+        keys = [key(job_id), *(key(job_id, part) for part in ("recorded", "problems", "attempts", "matches"))]
         for start in range(0, len(failed), _CHUNK):
             self._run(scripts.DROP, keys, failed[start : start + _CHUNK])
         self._redis.delete(key(job_id, "losses"))

@@ -15,7 +15,8 @@ _PREFIX = "pacs_tasks"
 #: The index of all jobs.
 JOBS = f"{_PREFIX}:jobs"
 #: What a job has beside its own key, and what of it is kept for as long as the job.
-KEPT = ("manifest", "studies", "ways", "recorded", "present", "receipts", "problems", "series", "commitments")
+KEPT = ("manifest", "studies", "ways", "recorded", "present", "receipts", "problems", "series", "commitments",
+        "bulk", "matches")  # fmt: skip
 PARTS = (*KEPT, "claims", "losses", "attempts")
 _COUNTED = tuple(Counters.model_fields)
 #: The fields of a job that :func:`progress_of` reads.

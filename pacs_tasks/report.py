@@ -8,14 +8,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from pacs_tasks.answers import OUTCOMES
 from pacs_tasks.commitments import Commitments
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.instances import Instances, Line
 from pacs_tasks.ledger import Ledger
-from pacs_tasks.outcome import InstanceOutcome, ShownPath, TransferOutcome
+from pacs_tasks.outcome import InstanceOutcome, ShownPath
 from pacs_tasks.proof import Commitment
-from pacs_tasks.request import RetrieveRequest
+from pacs_tasks.request import RetrieveRequest, StoreDirectoryRequest, StoreRequest
+
+_WITH_RECEIPTS = frozenset({StoreRequest.task, StoreDirectoryRequest.task, RetrieveRequest.task})
 
 #: The category of what has no outcome: it was not begun, or is not finished.
 NONE = "none"
@@ -63,7 +64,7 @@ def receipts_of(ledger: Ledger, job_id: str) -> Iterator[Receipt]:
     InvalidRequestError
         If it is none that sends or retrieves instance by instance.
     """
-    if OUTCOMES[ledger.progress(job_id).task] is not TransferOutcome:
+    if ledger.progress(job_id).task not in _WITH_RECEIPTS:
         raise InvalidRequestError(
             f"job {job_id} has no receipts; name a job of send-file, send-dir or retrieve (`pacs-tasks jobs` lists all)"
         )

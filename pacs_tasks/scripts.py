@@ -79,7 +79,7 @@ local function settle(job, claims)
 end
 """
 
-#: job, index of jobs; job id, task, request. 1 if the job is new.
+#: job, index of jobs, bulk of the request; job id, task, request, its bulk, seconds to keep that. 1 if the job is new.
 OPEN = (
     COMMON
     + """
@@ -88,6 +88,9 @@ if redis.call('EXISTS', KEYS[1]) == 1 then
 end
 redis.call('HSET', KEYS[1], 'task', ARGV[2], 'request', ARGV[3], 'state', 'queued', 'created', stamp(), 'attempt', 1)
 redis.call('ZADD', KEYS[2], stamp(), ARGV[1])
+if ARGV[4] ~= '' then
+  redis.call('SET', KEYS[3], ARGV[4], 'EX', ARGV[5])
+end
 return 1
 """
 )
@@ -197,7 +200,8 @@ return redis.call('HGET', KEYS[1], 'state')
 """
 )
 
-#: job, recorded, problems, attempts; indices whose outcomes are dropped if they failed, unless the job is at work.
+#: job, recorded, problems, attempts, matches; indices whose outcomes are dropped if they failed, unless the
+#: job is at work.
 DROP = (
     COMMON
     + """
@@ -210,6 +214,7 @@ for _, index in ipairs(ARGV) do
   local category = outcome['category']
   if category == 'failed' or category == 'missing' then
     redis.call('HDEL', KEYS[3], index)
+    redis.call('HDEL', KEYS[5], index)
     redis.call('SETBIT', KEYS[2], index, 0)
     if outcome['attempts'] then
       redis.call('HSET', KEYS[4], index, outcome['attempts'])

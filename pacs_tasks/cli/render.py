@@ -54,6 +54,7 @@ _WORDS = {
     "pacs_tasks.store_directory": Words("send-dir", "sent"),
     "pacs_tasks.preflight": Words("send-dir --dry-run"),
     "pacs_tasks.find": Words("query"),
+    "pacs_tasks.find_batch": Words("query --batch", "answered"),
     "pacs_tasks.move": Words("move"),
     "pacs_tasks.get": Words("get", "received"),
     "pacs_tasks.retrieve": Words("retrieve", "received"),

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.request.base import EchoRequest, Request, TransferRequest
-from pacs_tasks.request.find import FindRequest, Query
+from pacs_tasks.request.find import FindBatchRequest, FindRequest, FindRow, Query
 from pacs_tasks.request.proof import CommitRequest, JobRequest, VerifyRequest
 from pacs_tasks.request.retrieve import GetRequest, MoveRequest, RetrieveRequest, Selection
 from pacs_tasks.request.store import PreflightRequest, StoreDirectoryRequest, StoreRequest
@@ -26,7 +26,9 @@ __all__ = [
     "AnyRequest",
     "CommitRequest",
     "EchoRequest",
+    "FindBatchRequest",
     "FindRequest",
+    "FindRow",
     "GetRequest",
     "JobRequest",
     "Keys",
@@ -53,6 +55,7 @@ AnyRequest = (
     | StoreDirectoryRequest
     | PreflightRequest
     | FindRequest
+    | FindBatchRequest
     | MoveRequest
     | GetRequest
     | RetrieveRequest
@@ -69,6 +72,7 @@ REQUESTS: Mapping[str, type[AnyRequest]] = MappingProxyType(
             StoreDirectoryRequest,
             PreflightRequest,
             FindRequest,
+            FindBatchRequest,
             MoveRequest,
             GetRequest,
             RetrieveRequest,

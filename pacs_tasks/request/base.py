@@ -16,6 +16,8 @@ class Request(BaseModel):
 
     #: The public task that serves this request.
     task: ClassVar[str]
+    #: A field that may be large, if there is one: the ledger keeps it apart, since the others are read at each look.
+    bulk: ClassVar[str] = ""
 
     remote: RemoteAE = RemoteAE()
     local: LocalAE | None = None

@@ -5,10 +5,10 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pacs_tasks.ae import Charset
-from pacs_tasks.request.base import Request
+from pacs_tasks.request.base import Request, TransferRequest
 from pacs_tasks.request.values import Keys, Level, QueryModel
 
 
@@ -53,3 +53,29 @@ class FindRequest(Query):
     """
 
     task: ClassVar[str] = "pacs_tasks.find"
+
+
+class FindRow(BaseModel):
+    """One query of many: ``keys`` as for a :class:`FindRequest`. ``number`` is what the caller calls it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    number: int = Field(ge=0)
+    keys: Keys
+
+
+class FindBatchRequest(Query, TransferRequest):
+    """Many queries of one kind, each with its own outcome and its own matches.
+
+    The keys of a row go before ``keys``, which all rows have in common; ``limit`` is that of each row.
+    """
+
+    task: ClassVar[str] = "pacs_tasks.find_batch"
+    bulk: ClassVar[str] = "rows"
+
+    rows: tuple[FindRow, ...] = Field(default=(), max_length=100_000)
+
+    def of_row(self, keys: Keys) -> FindRequest:
+        """The query of a row with these keys."""
+        shared = {name: getattr(self, name) for name in FindRequest.model_fields}
+        return FindRequest(**{**shared, "keys": {**self.keys, **keys}})

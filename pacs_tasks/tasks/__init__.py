@@ -3,6 +3,6 @@
 Importing this package registers every task with :data:`pacs_tasks.app.app`.
 """
 
-from pacs_tasks.tasks import commit, echo, find, get, move, preflight, resume, retrieve, store, verify
+from pacs_tasks.tasks import commit, echo, find, find_batch, get, move, preflight, resume, retrieve, store, verify
 
-__all__ = ["commit", "echo", "find", "get", "move", "preflight", "resume", "retrieve", "store", "verify"]
+__all__ = ["commit", "echo", "find", "find_batch", "get", "move", "preflight", "resume", "retrieve", "store", "verify"]

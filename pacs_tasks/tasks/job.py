@@ -114,7 +114,7 @@ def accept(task: Task, payload: Mapping[str, Any] | None, request_type: type[R])
             raise
         ledger().open(job_id, task.name, cast(Any, request))
     else:
-        request = cast(R, ledger().request(job_id))
+        request = cast(R, ledger().request(job_id, bulk=True))
     return None if ledger().start(job_id, task.request.hostname).finished else request
 
 

@@ -1,0 +1,168 @@
+"""Ask the queries of one part over one association, each to its own outcome."""
+
+from __future__ import annotations
+
+import time
+
+from pacs_tasks.dimse import c_find
+from pacs_tasks.dimse.association import Association
+from pacs_tasks.errors import (
+    AssociationError,
+    InvalidRequestError,
+    JobCancelledError,
+    PeerBusyError,
+    PeerUnavailableError,
+    PeerUnreachableError,
+)
+from pacs_tasks.outcome import Category, FindOutcome, InstanceCategory, InstanceOutcome, StatusCategory
+from pacs_tasks.request import FindBatchRequest, FindRequest
+from pacs_tasks.tasks.associations import lent
+from pacs_tasks.tasks.claim import poison
+from pacs_tasks.tasks.job import ledger, local_ae, timeouts
+from pacs_tasks.tasks.stopping import WorkerStoppingError, stopping
+from pacs_tasks.tasks.transfer import Part
+from pacs_tasks.tasks.waiting import note_unreachable, park_if_down
+
+#: Associations that may be lost in one try of a part before what is left of it goes back on the queue.
+_LOSSES_OF_A_TRY = 2
+#: Associations that may be lost at one row before it fails: some queries end a peer each time.
+_LOSSES_OF_A_ROW = 3
+#: Workers that may die with a part, for whatever reason, before all that is left of it fails.
+_MOST_DEATHS_OF_A_PART = 10
+
+
+def ask(part: Part, request: FindBatchRequest, *, last_try: bool) -> bool:
+    """Ask what is left of a part; true if something should be tried again later.
+
+    Parameters
+    ----------
+    last_try
+        What would be tried again later fails now.
+
+    Raises
+    ------
+    PeerBusyError
+        If there is no association now, and nothing but that keeps the rest from being asked: it was no try.
+    """
+    if part.claim.deaths >= _MOST_DEATHS_OF_A_PART:
+        raise poison(part.claim.deaths)
+    part.quarantine()
+    park_if_down(part.job_id, request)
+    asking = _Asking(part, request, last_try=last_try)
+    try:
+        asking.ask()
+    except PeerBusyError:
+        if not asking.again:
+            raise
+    return asking.again
+
+
+class _Asking:
+    """One try at a part."""
+
+    def __init__(self, part: Part, request: FindBatchRequest, *, last_try: bool) -> None:
+        self._part, self._request, self._last_try = part, request, last_try
+        #: Rows that have not been asked in this try.
+        self._queue = list(part.left)
+        #: Something failed for now, which counts as a try.
+        self.again = False
+        self._opened = False
+
+    def ask(self) -> None:
+        losses = 0
+        while self._queue:
+            try:
+                self._over_one_association()
+            except PeerBusyError:
+                raise
+            except PeerUnavailableError as error:
+                if self._opened:
+                    losses += 1
+                    self._put_aside(error)
+                elif isinstance(error, PeerUnreachableError):
+                    note_unreachable(self._part.job_id, self._request, error)
+                if not self._opened or losses == _LOSSES_OF_A_TRY:
+                    if not self._last_try:
+                        self.again |= bool(self._queue)
+                        return
+                    self._part.fail_rest(error)
+                    return
+            except AssociationError as error:
+                self._part.fail_rest(error)
+                return
+
+    def _over_one_association(self) -> None:
+        """Ask until the queue is empty or the association has ended; the row that met a loss stays in front."""
+        part, request = self._part, self._request
+        self._opened = False
+        contexts, limits = [c_find.context_of(request)], timeouts(request)
+        with lent(local_ae(request), request.remote, contexts, limits, part.must_end) as assoc:
+            self._opened = True
+            for index in list(self._queue):
+                self._check_end()
+                part.begin(index)
+                self._ask_for(index, assoc)
+                self._queue.remove(index)
+                if not assoc.reusable():
+                    return
+
+    def _check_end(self) -> None:
+        if self._part.claim():
+            raise JobCancelledError
+        if stopping():
+            raise WorkerStoppingError
+
+    def _ask_for(self, index: int, assoc: Association) -> None:
+        """Ask one query. What it finds is in the ledger before its outcome is."""
+        subject, _, keys = self._part.left[index]
+        begun = time.time()
+        try:
+            found = c_find.ask(assoc, _query(self._request, keys))
+        except InvalidRequestError as error:
+            self._part.record(index, InstanceOutcome.unanswered(subject, error))
+            return
+        except JobCancelledError:
+            self._check_end()
+            raise
+        if found.category is Category.CANCELLED:
+            self._check_end()
+        if found.status.category is StatusCategory.TRANSIENT and not self._last_try:
+            self._part.count_attempt(index)
+            self.again = True
+            return
+        if found.category in _ANSWERED:
+            ledger().matches.note(self._part.job_id, index, found.matches)
+        outcome = outcome_of(subject, self._request, found)
+        self._part.record(index, outcome.model_copy(update={"begun": begun, "ended": time.time()}))
+
+    def _put_aside(self, error: PeerUnavailableError) -> None:
+        """The row in front met the loss: it waits for the next try, so that it does not hold up the others."""
+        index = self._queue.pop(0)
+        self._part.count_attempt(index)
+        if self._last_try or self._part.count_loss(index) >= _LOSSES_OF_A_ROW:
+            self._part.record(index, InstanceOutcome.unanswered(self._part.left[index][0], error))
+        else:
+            self.again = True
+
+
+#: A query whose answer was cut off is answered as well: its matches count, and its outcome says what is wrong.
+_ANSWERED = frozenset({Category.SUCCESS, Category.WARNING, Category.PARTIAL})
+
+
+def _query(request: FindBatchRequest, keys: dict[str, str]) -> FindRequest:
+    try:
+        return request.of_row(keys)
+    except ValueError:
+        # What pydantic says of it may repeat a value.
+        raise InvalidRequestError("the query of this row is not valid; correct its keys") from None
+
+
+def outcome_of(subject: str, request: FindBatchRequest, found: FindOutcome) -> InstanceOutcome:
+    """What is recorded of a query: a success only where the answer is believed to be whole."""
+    if found.category not in _ANSWERED:
+        return InstanceOutcome(subject=subject, category=InstanceCategory.FAILED, status=found.status)
+    if found.limit_hit:
+        reason = f"there are more matches than the limit of {request.limit}; raise it or narrow the query"
+        return InstanceOutcome(subject=subject, category=InstanceCategory.WARNING, reason=reason)
+    category = InstanceCategory.SUCCESS if found.category is Category.SUCCESS else InstanceCategory.WARNING
+    return InstanceOutcome(subject=subject, category=category, status=found.status)
