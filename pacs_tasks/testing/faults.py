@@ -85,6 +85,8 @@ class Faults:
         Answer an instance so at most so many times, then succeed; None means always.
     find_status, retrieve_status
         Answer each C-FIND, or each C-MOVE and C-GET, with this final status at once.
+    find_statuses
+        Answer a C-FIND for this Patient ID with this final status at once.
     most_matches
         Answer each C-FIND with so many matches at most, and with success all the same, as some PACS do.
     refused_uid_lists
@@ -146,6 +148,7 @@ class Faults:
     store_status: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     store_status_times: int | None = None
     find_status: int | None = None
+    find_statuses: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     retrieve_status: int | None = None
     most_matches: int | None = None
     refused_uid_lists: bool = False

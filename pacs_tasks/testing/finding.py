@@ -17,6 +17,7 @@ from pacs_tasks.testing.instances import StoredBytes
 _PENDING: Final = 0xFF00
 _WRONG_IDENTIFIER: Final = 0xA900
 _LEVEL: Final = Tag("QueryRetrieveLevel")
+_PATIENT_ID: Final = Tag("PatientID")
 
 
 def responses(
@@ -24,7 +25,7 @@ def responses(
 ) -> Iterator[tuple[int, Dataset | None]]:
     """Each match, as pending, or the one status with which the query fails."""
     level = matching.text(keys, _LEVEL)
-    failure = _failure(level, sop_class_uid, faults)
+    failure = _failure(keys, level, sop_class_uid, faults)
     if failure is not None:
         yield failure, None
         return
@@ -36,9 +37,12 @@ def responses(
         yield _PENDING, match
 
 
-def _failure(level: str, sop_class_uid: str, faults: Faults) -> int | None:
+def _failure(keys: Dataset, level: str, sop_class_uid: str, faults: Faults) -> int | None:
     if faults.find_status is not None:
         return faults.find_status
+    status = faults.find_statuses.get(matching.text(keys, _PATIENT_ID))
+    if status is not None:
+        return status
     if level not in QUERY_RETRIEVE_LEVELS[sop_class_uid]:
         return _WRONG_IDENTIFIER
     return faults.no_image_level if level == "IMAGE" else None

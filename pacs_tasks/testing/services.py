@@ -248,6 +248,8 @@ class Services:
                 yield 0xFE00, None
                 return
             if not self._delay(event.assoc):
+                # To end here would be to say success.
+                self._say_nothing(event.assoc)
                 return
             yield status, match
 
