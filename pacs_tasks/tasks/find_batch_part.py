@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from pacs_tasks.dimse import c_find
 from pacs_tasks.dimse.association import Association
+from pacs_tasks.dimse.c_find import Finding, context_of
 from pacs_tasks.errors import (
     AssociationError,
     InvalidRequestError,
@@ -14,7 +14,7 @@ from pacs_tasks.errors import (
     PeerUnavailableError,
     PeerUnreachableError,
 )
-from pacs_tasks.outcome import Category, FindOutcome, InstanceCategory, InstanceOutcome, StatusCategory
+from pacs_tasks.outcome import Category, Doubt, FindOutcome, InstanceCategory, InstanceOutcome, StatusCategory
 from pacs_tasks.request import FindBatchRequest, FindRequest
 from pacs_tasks.tasks.associations import lent
 from pacs_tasks.tasks.claim import poison
@@ -66,7 +66,9 @@ class _Asking:
         self._queue = list(part.left)
         #: Something failed for now, which counts as a try.
         self.again = False
-        self._opened = False
+        self._opened = self._progress = False
+        #: The query of the row in front: one that is split goes on where it was.
+        self._finding: tuple[int, Finding] | None = None
 
     def ask(self) -> None:
         losses = 0
@@ -76,6 +78,9 @@ class _Asking:
             except PeerBusyError:
                 raise
             except PeerUnavailableError as error:
+                if self._progress:
+                    # Some peers end the association after each query, or after some.
+                    continue
                 if self._opened:
                     losses += 1
                     self._put_aside(error)
@@ -94,8 +99,8 @@ class _Asking:
     def _over_one_association(self) -> None:
         """Ask until the queue is empty or the association has ended; the row that met a loss stays in front."""
         part, request = self._part, self._request
-        self._opened = False
-        contexts, limits = [c_find.context_of(request)], timeouts(request)
+        self._opened = self._progress = False
+        contexts, limits = [context_of(request)], timeouts(request)
         with lent(local_ae(request), request.remote, contexts, limits, part.must_end) as assoc:
             self._opened = True
             for index in list(self._queue):
@@ -103,6 +108,7 @@ class _Asking:
                 part.begin(index)
                 self._ask_for(index, assoc)
                 self._queue.remove(index)
+                self._progress = True
                 if not assoc.reusable():
                     return
 
@@ -117,7 +123,7 @@ class _Asking:
         subject, _, keys = self._part.left[index]
         begun = time.time()
         try:
-            found = c_find.ask(assoc, _query(self._request, keys))
+            found = self._answer(index, keys, assoc)
         except InvalidRequestError as error:
             self._part.record(index, InstanceOutcome.unanswered(subject, error))
             return
@@ -134,6 +140,16 @@ class _Asking:
             ledger().matches.note(self._part.job_id, index, found.matches)
         outcome = outcome_of(subject, self._request, found)
         self._part.record(index, outcome.model_copy(update={"begun": begun, "ended": time.time()}))
+
+    def _answer(self, index: int, keys: dict[str, str], assoc: Association) -> FindOutcome:
+        if self._finding is None or self._finding[0] != index:
+            self._finding = index, Finding(_query(self._request, keys))
+        finding = self._finding[1]
+        before = finding.queries
+        try:
+            return finding.on(assoc)
+        finally:
+            self._progress |= finding.queries > before
 
     def _put_aside(self, error: PeerUnavailableError) -> None:
         """The row in front met the loss: it waits for the next try, so that it does not hold up the others."""
@@ -161,8 +177,18 @@ def outcome_of(subject: str, request: FindBatchRequest, found: FindOutcome) -> I
     """What is recorded of a query: a success only where the answer is believed to be whole."""
     if found.category not in _ANSWERED:
         return InstanceOutcome(subject=subject, category=InstanceCategory.FAILED, status=found.status)
+    why = "; ".join(found.remarks) or _doubtful(request, found)
+    category = InstanceCategory.WARNING if why else InstanceCategory.SUCCESS
+    return InstanceOutcome(subject=subject, category=category, reason=why)
+
+
+def _doubtful(request: FindBatchRequest, found: FindOutcome) -> str:
+    """Why the answer to a single query may not be all there is; nothing where nothing says so."""
+    count = len(found.matches)
     if found.limit_hit:
-        reason = f"there are more matches than the limit of {request.limit}; raise it or narrow the query"
-        return InstanceOutcome(subject=subject, category=InstanceCategory.WARNING, reason=reason)
-    category = InstanceCategory.SUCCESS if found.category is Category.SUCCESS else InstanceCategory.WARNING
-    return InstanceOutcome(subject=subject, category=category, status=found.status)
+        return f"there are more matches than the limit of {request.limit}; raise it or narrow the query"
+    if Doubt.STATUS in found.doubts:
+        return f"the PACS ended the query after {count} matches ({found.status}), so there may be more; narrow it"
+    if Doubt.ROUND in found.doubts:
+        return f"the PACS gave {count} matches, which looks like a limit of its own; narrow it, or split it by dates"
+    return "there may be more matches than these; narrow the query" if found.doubts else ""

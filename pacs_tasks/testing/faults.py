@@ -87,6 +87,8 @@ class Faults:
         Answer each C-FIND, or each C-MOVE and C-GET, with this final status at once.
     find_statuses
         Answer a C-FIND for this Patient ID with this final status at once.
+    abort_after_find
+        Abort each association after the final status of its first C-FIND.
     most_matches
         Answer each C-FIND with so many matches at most, and with success all the same, as some PACS do.
     refused_uid_lists
@@ -150,6 +152,7 @@ class Faults:
     find_status: int | None = None
     find_statuses: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     retrieve_status: int | None = None
+    abort_after_find: bool = False
     most_matches: int | None = None
     refused_uid_lists: bool = False
     no_image_level: int | None = None

@@ -202,6 +202,8 @@ class Services:
             self._commit(assoc, message, context)
         else:
             Association._serve_request(assoc, message, context_id)
+            if isinstance(message, C_FIND) and self.faults.abort_after_find:
+                assoc.abort()
 
     def _on_echo(self, event: Event) -> int:
         self._delay(event.assoc)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -106,12 +107,12 @@ def test_the_keys_of_a_row_go_before_those_of_all(client: PacsClient, archive: T
 
 def test_a_row_that_the_peer_refuses_fails_alone(client: PacsClient, archive: TestPACS) -> None:
     """With its status; the others are answered, and a retry asks for that row alone."""
-    archive.faults = Faults(find_statuses={"P2": 0xC001})
+    archive.faults = Faults(find_statuses={"P2": 0x0122})
     job = client.enqueue(batch(archive, patients(5)))
     outcome = answered(job)
     assert (outcome.category, outcome.counters.success, outcome.counters.failed) == (Category.PARTIAL, 4, 1)
     (problem,) = outcome.problems
-    assert (problem.subject, problem.status and problem.status.code) == ("row 3", 0xC001)
+    assert (problem.subject, problem.status and problem.status.code) == ("row 3", 0x0122)
     assert asked(archive)["P2"] == 1, "what is permanent is not asked again"
     archive.faults = Faults()
     job.retry()
@@ -158,6 +159,18 @@ def test_a_peer_that_ignores_the_end_of_a_row_answers_the_next_one(client: PacsC
     archive.faults = Faults(ignore_cancel=True, delay=0.3)
     job = client.enqueue(batch(archive, ["P1*", "P2"], limit=1))
     assert (answered(job).category, found(job)[3]) == (Category.WARNING, [study_uid(2)])
+
+
+def test_an_answer_that_looks_cut_off_is_a_warning(client: PacsClient, tmp_path: Path) -> None:
+    """Its matches are kept, and their number is the reason."""
+    held = [*write_series(tmp_path / "1", 100, rows=2), *write_series(tmp_path / "2", 99, study=2, rows=2)]
+    with TestPACS(instances=held) as archive:
+        rows = tuple(FindRow(number=each, keys={"StudyInstanceUID": study_uid(each)}) for each in (1, 2))
+        job = client.enqueue(FindBatchRequest(remote=archive.remote, level=Level.IMAGE, rows=rows))
+        outcome = answered(job)
+    assert (outcome.category, outcome.counters.warning) == (Category.WARNING, 1)
+    assert "100 matches, which looks like a limit" in outcome.problems[0].reason
+    assert [len(each.matches) for each in job.matches()] == [100, 99]
 
 
 def test_rows_that_a_cancel_left_are_asked_by_a_retry(client: PacsClient, archive: TestPACS) -> None:
@@ -215,6 +228,19 @@ def test_a_peer_that_goes_away_and_comes_back_answers_every_row(
     assert found(job) == {row: [study_uid(row - 1)] for row in range(2, 42)}
 
 
+def test_a_peer_that_ends_each_association_after_a_query_answers_every_row(
+    client: PacsClient, archive: TestPACS
+) -> None:
+    """Nothing is tried twice for it, nor waited for."""
+    archive.faults = Faults(abort_after_find=True)
+    job = client.enqueue(batch(archive, patients(40)))
+    begun = time.monotonic()
+    assert answered(job).category is Category.SUCCESS
+    assert time.monotonic() - begun < 10
+    assert max(asked(archive).values()) == 1
+    assert found(job) == {row: [study_uid(row - 1)] for row in range(2, 42)}
+
+
 def test_a_peer_that_is_not_there_is_told_at_once(client: PacsClient, archive: TestPACS) -> None:
     """Before any part is planned."""
     request = batch(archive, patients(3))
@@ -227,7 +253,7 @@ def test_a_peer_that_is_not_there_is_told_at_once(client: PacsClient, archive: T
 
 def test_nothing_that_was_asked_or_found_leaves_the_ledger(redis_url: str, archive: TestPACS, tmp_path: Path) -> None:
     """Neither keys nor matches are in queue, Celery's results or the worker's log; all of the job's keys expire."""
-    archive.faults = Faults(find_statuses={"P2": 0xC001})
+    archive.faults = Faults(find_statuses={"P2": 0x0122})
     with PacsClient(redis_url) as client:
         rows = tuple(FindRow(number=row, keys={"PatientID": f"P{row}", "PatientName": "*"}) for row in range(1, 21))
         job = client.enqueue(FindBatchRequest(remote=archive.remote, rows=rows))
