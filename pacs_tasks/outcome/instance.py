@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from pacs_tasks.errors import AssociationError, ContextRejectedError, PacsTasksError, from_record
+from pacs_tasks.errors import AssociationError, ContextRejectedError, PacsTasksError, PeerStalledError, from_record
 from pacs_tasks.outcome.status import Status, Value
 
 
@@ -73,6 +73,9 @@ class InstanceOutcome(Value):
 
     @property
     def unreachable(self) -> bool:
-        """Whether no answer came because there was no association; a refused context is an answer on one."""
+        """Whether no answer came because there was no association.
+
+        A refused context is an answer on one, and a peer that says "pending" for ever is reached, too.
+        """
         error = from_record(self.error, "") if self.error else None
-        return isinstance(error, AssociationError) and not isinstance(error, ContextRejectedError)
+        return isinstance(error, AssociationError) and not isinstance(error, ContextRejectedError | PeerStalledError)

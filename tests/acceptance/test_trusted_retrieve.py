@@ -33,14 +33,14 @@ _HELD: Final = tuple(
 _EVERYTHING: Final = len(_HELD)
 _LOST: Final = (_HELD[1], _HELD[20], _HELD[30])
 #: Seconds of silence after which a peer is given up.
-_SILENCE: Final = "2"
+_SILENCE: Final = "10"
 
 _METHODS: Final = {"C-MOVE": "move", "C-GET": "get", "auto": "auto"}
 
 _TABLE: Final = Table(
     "retrieve",
-    ("Peer", "Way", "What it does", "Promised", "On disk", "Missing", "Exit code", "Seconds"),
-    "<<<>>>>>",
+    ("Peer", "Way", "What it does", "Promised", "Proof", "On disk", "Missing", "Exit code", "Seconds"),
+    "<<<><>>>>",
 )
 
 
@@ -55,6 +55,8 @@ class Case:
     faults: Faults = field(default_factory=Faults)
     #: How many instances were promised.
     promised: int = _EVERYTHING
+    #: What the promise rests on.
+    proof: str = "instances"
     #: The SOP Instance UIDs of what must be missing.
     missing: tuple[str, ...] = ()
     code: int = 0
@@ -78,6 +80,7 @@ _CASES: Final = (
     *_both("Success, 0 of 0, always", faults=Faults(zero_suboperations=10_000), missing=_HELD, code=1),
     *_both("delivers one UID of a list", faults=Faults(drop_every=10, first_uid_only=True)),
     *_both("never finishes", faults=Faults(never_finish=True, ignore_cancel=True)),
+    *_both("Pending for ever", faults=Faults(pending_for_ever=True, ignore_cancel=True), missing=_HELD, code=1),
 )
 
 
@@ -104,8 +107,8 @@ class Fleet:
         return {_RECEIVER: ("127.0.0.1", self.receiver_port)}
 
     def left(self) -> list[Path]:
-        """What lies in the receiver's storage."""
-        return [path for path in (self.directory / "data/received").rglob("*.dcm") if path.is_file()]
+        """What a job expected at the receiver and did not take."""
+        return [path for path in (self.directory / "data/received/incoming").rglob("*.dcm") if path.is_file()]
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +122,7 @@ def fleet(redis_process: RedisServer, tmp_path_factory: pytest.TempPathFactory) 
     ]
     with (
         workers.receiver(url, directory, port, _RECEIVER),
-        workers.worker(url, directory, PACS_TASKS_MAX_RETRIES="3"),
+        workers.worker(url, directory, PACS_TASKS_MAX_RETRIES="3", PACS_TASKS_PROGRESS_TIMEOUT="1"),
     ):
         yield Fleet(directory, url, port, files)
 
@@ -185,18 +188,20 @@ def test_that_what_was_promised_is_here_or_missing_by_name(
     result = Terminal(tmp_path, fleet.redis_url).run(*command)
     files = [path for path in output.rglob("*") if path.is_file()]
     told, counters = result.json["problems"], result.json["counters"]
+    (study,) = result.json["studies"]
+    lacking = counters["missing"] + counters["failed"]
     _TABLE.add(
-        _CASES.index(case), case.peer, case.way, case.what, counters["total"], len(files), counters["missing"],
+        _CASES.index(case), case.peer, case.way, case.what, study["promised"], study["proof"], len(files), lacking,
         result.code, f"{result.seconds:.1f}",
     )  # fmt: skip
     expected = {uid: content for uid, content in asked.held.items() if uid not in case.missing}
     assert {path.stem: data_set(path) for path in files} == expected, str(result)
     assert all(path == _place(output, path.stem) for path in files)
-    assert sorted(each["sop_instance_uid"] for each in told) == sorted(case.missing), str(result)
-    assert {each["category"] for each in told} <= {"missing"}
-    assert (counters["total"], counters["success"], counters["missing"]) == (
-        case.promised, len(expected), len(case.missing),
-    ), str(result)  # fmt: skip
+    assert sorted(each["subject"] for each in told) == sorted(case.missing), str(result)
+    assert (counters["success"], lacking) == (len(expected), len(case.missing))
+    assert counters["total"] == study["promised"] == case.promised
+    assert (study["study_uid"], study["received"], study["proof"]) == (study_uid(), len(expected), case.proof)
+    assert study["missing"] + study["failed"] == len(case.missing)
     assert result.code == case.code, str(result)
     assert not fleet.left()
 
