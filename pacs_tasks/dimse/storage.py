@@ -34,7 +34,7 @@ _HEAD = 1 << 16
 _WANTED = (SOP_INSTANCE_UID, STUDY_INSTANCE_UID, SERIES_INSTANCE_UID)
 _LONG_VRS = frozenset((b"OB", b"OW", b"UN"))
 #: How often an instance tries to have its name: whoever cleans up may remove the empty directory again that it made.
-_MOST_TRIES = 10
+_MOST_TRIES = 100
 
 _uid = TypeAdapter(UID)
 

@@ -126,10 +126,11 @@ def test_what_arrives_at_the_moment_of_cleaning_stays(tmp_path: Path) -> None:
         while not ended.is_set():
             cleaning.clean()
 
-    cleaner = threading.Thread(target=clean)
-    cleaner.start()
+    cleaners = [threading.Thread(target=clean) for _ in range(4)]
+    for each in cleaners:
+        each.start()
     try:
-        for number in range(200):
+        for number in range(300):
             file = IncomingFile(
                 directory,
                 sop_class_uid=CT,
@@ -145,5 +146,6 @@ def test_what_arrives_at_the_moment_of_cleaning_stays(tmp_path: Path) -> None:
             target.unlink()
     finally:
         ended.set()
-        cleaner.join(10)
+        for each in cleaners:
+            each.join(10)
     assert not [path for path in directory.rglob("*") if path.is_file()]

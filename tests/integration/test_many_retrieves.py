@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pacs_tasks import Category, Job, PacsClient, RetrieveMethod, RetrieveRequest
-from pacs_tasks.testing import TestPACS
+from pacs_tasks.testing import Faults, TestPACS
 from tests.support import workers
 from tests.support.dicom_files import UID_ROOT, data_set, study_uid, write_series
 from tests.support.ports import free_port
@@ -122,6 +122,7 @@ def test_receivers_that_share_a_directory_serve_the_same_study_at_once(
     client: PacsClient, shared_redis_url: str, archive: TestPACS, tmp_path: Path
 ) -> None:
     """Both put the same instance in the same place: the jobs do not take each other's."""
+    archive.faults = Faults(delay=0.05)
     with receivers(shared_redis_url, tmp_path, archive, "FIRST", "SECOND", PACS_TASKS_UNSOLICITED="refuse"):
         jobs = {title: enqueued(client, archive, tmp_path / title, title) for title in ("FIRST", "SECOND")}
         for title, job in jobs.items():
