@@ -190,7 +190,9 @@ class IncomingFile:
         """
         with contextlib.suppress(FileNotFoundError):
             for parent in reversed(target.relative_to(self._directory).parents[:-1]):
-                (self._directory / parent).mkdir(exist_ok=True)
+                # With exist_ok it would still raise where the directory is gone again when pathlib looks what it is.
+                with contextlib.suppress(FileExistsError):
+                    (self._directory / parent).mkdir()
 
     def _uids(self) -> dict[int, str]:
         try:

@@ -65,7 +65,7 @@ def test_it_runs_out(expected: Expected, client: redis.Redis) -> None:
 
 
 def test_it_is_prolonged(expected: Expected, client: redis.Redis) -> None:
-    """Who expects it once more expects it for longer, and leaves no second trace; what has run out leaves none either."""
+    """Who expects it once more expects it for longer, and leaves no second trace; what has run out leaves none."""
     expected.expect("R", STUDY, SERIES, "me", 0.1)
     expected.expect("R", STUDY, f"{SERIES}.5", "dead", 0.1)
     wait_until(lambda: not expected.is_expected("R", STUDY, f"{SERIES}.5"), 5, "both to run out")

@@ -59,7 +59,8 @@ def receiver(redis_url: str, directory: Path, keep: int = DAY) -> Iterator[Proce
 
 def test_what_no_job_took_in_time_goes_when_it_starts(redis_url: str, tmp_path: Path, received: Path) -> None:
     """With directories that are empty then; what is younger stays, and so does all that nobody asked for."""
-    gone = [put(received / INCOMING / where, DAY + 100) for where in ("1.2/1.3/1.dcm", "1.2/1.3/2.dcm", "1.2/1.4/3.dcm")]
+    names = ("1.2/1.3/1.dcm", "1.2/1.3/2.dcm", "1.2/1.4/3.dcm")
+    gone = [put(received / INCOMING / name, DAY + 100) for name in names]
     (received / INCOMING / "1.9/1.10").mkdir(parents=True)
     kept = {
         put(received / INCOMING / "1.2/1.4/4.dcm", DAY - 1000),
@@ -130,7 +131,7 @@ def test_what_arrives_at_the_moment_of_cleaning_stays(tmp_path: Path) -> None:
     for each in cleaners:
         each.start()
     try:
-        for number in range(300):
+        for number in range(150):
             file = IncomingFile(
                 directory,
                 sop_class_uid=CT,

@@ -44,9 +44,10 @@ def associated(port: int) -> Iterator[Association]:
         assoc.release()
 
 
-def pushed(assoc: Association, number: int, originator: str | None = None) -> Dataset:
+def pushed(assoc: Association, number: int, originator: str = "") -> Dataset:
     """Send an instance of series 1 of study 1, as one that a C-MOVE of ``originator`` had sent: the answer."""
-    return assoc.send_c_store(instance(number), originator_aet=originator, originator_id=None if originator is None else 1)
+    said = {"originator_aet": originator, "originator_id": 1} if originator else {}
+    return assoc.send_c_store(instance(number), **said)
 
 
 def below(directory: Path, where: str) -> dict[str, bytes]:
@@ -123,9 +124,7 @@ def test_what_nobody_asked_for_is_refused_where_that_is_set(redis_url: str, tmp_
 
 
 @pytest.mark.parametrize("unsolicited", ["keep", "refuse"])
-def test_what_a_job_asks_for_comes(
-    client: PacsClient, shared_redis_url: str, tmp_path: Path, unsolicited: str
-) -> None:
+def test_what_a_job_asks_for_comes(client: PacsClient, shared_redis_url: str, tmp_path: Path, unsolicited: str) -> None:
     """The job knows what it expects before it asks, and takes all of it; afterwards nothing is expected any more."""
     port = free_port()
     with (
@@ -152,7 +151,7 @@ def test_what_a_job_asks_for_comes(
 
 @pytest.mark.parametrize("unsolicited", ["keep", "refuse"])
 def test_without_redis_nothing_is_lost(tmp_path: Path, unsolicited: str) -> None:
-    """Of what nobody can tell, it is kept apart, or its sender may try again; what was expected a moment ago still is."""
+    """What nobody can tell is kept apart, or may be tried again; what was expected a moment ago still is."""
     port, redis_port = free_port(), free_port()
     url = f"redis://127.0.0.1:{redis_port}/0"
     with workers.receiver(url, tmp_path, port, PACS_TASKS_UNSOLICITED=unsolicited) as process:
@@ -197,7 +196,7 @@ def test_a_redis_that_falls_silent_holds_nobody_up(tmp_path: Path) -> None:
 def test_a_wrong_setting_is_one_sentence(tmp_path: Path, redis_url: str) -> None:
     """With the values that there are."""
     with (
-        pytest.raises(RuntimeError, match="wrong setting .unsolicited: Input should be 'keep' or 'refuse'"),
+        pytest.raises(RuntimeError, match=r"wrong setting .unsolicited: Input should be 'keep' or 'refuse'"),
         workers.receiver(redis_url, tmp_path, free_port(), PACS_TASKS_UNSOLICITED="burn"),
     ):
         pass
