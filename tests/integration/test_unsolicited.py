@@ -46,8 +46,9 @@ def associated(port: int) -> Iterator[Association]:
 
 def pushed(assoc: Association, number: int, originator: str = "") -> Dataset:
     """Send an instance of series 1 of study 1, as one that a C-MOVE of ``originator`` had sent: the answer."""
-    said = {"originator_aet": originator, "originator_id": 1} if originator else {}
-    return assoc.send_c_store(instance(number), **said)
+    if originator:
+        return assoc.send_c_store(instance(number), originator_aet=originator, originator_id=1)
+    return assoc.send_c_store(instance(number))
 
 
 def below(directory: Path, where: str) -> dict[str, bytes]:
