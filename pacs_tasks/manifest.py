@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any, cast
@@ -19,6 +20,11 @@ _CHUNK = 1_000
 #: Of a retrieve: what it is called, series, SOP class and study; the first is the SOP Instance UID where the peer
 #: listed it. Where it gave a count alone, that is "3 of 12", and it gave no class.
 Entry = list[Any]
+
+
+def is_counted(entry: Entry) -> bool:
+    """Whether a line of a retrieve stands for one of a number of instances, and not for one by name."""
+    return " of " in str(entry[0])
 
 
 class Manifest:
@@ -54,6 +60,23 @@ class Manifest:
         described = self._described(job_id, studies, attempt_key)
         keys = [key(job_id), key(job_id, "manifest"), new, key(job_id, "studies"), described]
         self._run(_PLAN, keys, [total, total - tail])
+        return self.total(job_id)
+
+    def replan(
+        self, job_id: str, entries: Sequence[Entry], attempt_key: str, studies: Sequence[Study], tail: int
+    ) -> int:
+        """Put these lines in the place of the tail, whose outcomes are dropped, and count the manifest.
+
+        The parameters are those of :meth:`plan`; ``studies`` are all of the job.
+        """
+        start, before = self.resolved(job_id), self.total(job_id)
+        new, count = self._written(job_id, entries, attempt_key)
+        described = self._described(job_id, studies, attempt_key)
+        parts = ("manifest", "studies", "recorded", "problems")
+        keys = [key(job_id), new, described, *(key(job_id, part) for part in parts)]
+        total = start + count
+        arguments = [start, before, total, total - tail, uuid.uuid4().hex, self._keep]
+        self._run(_REPLAN, keys, arguments)
         return self.total(job_id)
 
     def entries(self, job_id: str, start: int, stop: int) -> list[Entry]:
@@ -100,6 +123,43 @@ if redis.call('LLEN', KEYS[1]) == tonumber(ARGV[1]) then
 end
 return 1
 """
+
+#: job, new lines, new studies, manifest, studies, recorded, problems; first line of the tail, total before and
+#: afterwards, how many of the latter are no tail, a word that no other call says, seconds to keep the manifest. 1 if
+#: the tail was replaced, also if this call had done so before.
+_REPLAN = (
+    COMMON
+    + """
+if redis.call('HGET', KEYS[1], 'replanned_by') == ARGV[5] then
+  return 1
+end
+if counter(KEYS[1], 'resolved') ~= tonumber(ARGV[1]) or counter(KEYS[1], 'total') ~= tonumber(ARGV[2]) then
+  redis.call('DEL', KEYS[2], KEYS[3])
+  return 0
+end
+for index = ARGV[1], ARGV[2] - 1 do
+  local outcome = redis.call('HGET', KEYS[7], index)
+  if outcome and redis.call('SETBIT', KEYS[6], index, 0) == 1 then
+    redis.call('HDEL', KEYS[7], index)
+    redis.call('HINCRBY', KEYS[1], cjson.decode(outcome)['category'], -1)
+    redis.call('HINCRBY', KEYS[1], 'recorded', -1)
+  end
+end
+if ARGV[1] == '0' then
+  redis.call('DEL', KEYS[4])
+else
+  redis.call('LTRIM', KEYS[4], 0, ARGV[1] - 1)
+end
+for first = 0, redis.call('LLEN', KEYS[2]) - 1, 1000 do
+  redis.call('RPUSH', KEYS[4], unpack(redis.call('LRANGE', KEYS[2], first, first + 999)))
+end
+redis.call('EXPIRE', KEYS[4], ARGV[6])
+redis.call('DEL', KEYS[2])
+redis.call('RENAME', KEYS[3], KEYS[5])
+redis.call('HSET', KEYS[1], 'total', ARGV[3], 'resolved', ARGV[4], 'replanned_by', ARGV[5])
+return 1
+"""
+)
 
 #: job, manifest, new manifest, studies, new studies; total, how many of them are no tail. 1 if the job had no manifest
 #: yet.

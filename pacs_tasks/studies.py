@@ -42,7 +42,8 @@ class Study(Value):
     proof: Proof = Proof.NONE
     #: Instances were asked for by name, so its series need not be whole.
     picked: bool = False
-    #: Rows of the batch file that asked for it.
+    #: Places, in the request, of the selections that asked for it, and their rows of the batch file.
+    selections: tuple[int, ...] = ()
     rows: tuple[int, ...] = ()
     #: What is to be said about the promise.
     reason: str = ""
@@ -50,7 +51,7 @@ class Study(Value):
     @property
     def field(self) -> str:
         """What it is found by in its hash."""
-        return self.study_uid or self.name
+        return self.study_uid or f"{self.name} #{min(self.selections, default=0)}"
 
 
 class _Owned(NamedTuple):

@@ -1,4 +1,4 @@
-"""``pacs_tasks.retrieve``: bring a study here, and compare what arrived with what the peer listed.
+"""``pacs_tasks.retrieve``: bring studies here, and compare what arrived with what the peer listed.
 
 The planner asks the peer which instances there are: the promise. A part is a series, or a slice of a large one.
 """
@@ -11,23 +11,14 @@ from typing import Any, cast
 from celery import Task
 
 from pacs_tasks.app import app
-from pacs_tasks.dimse import c_find
-from pacs_tasks.errors import (
-    AssociationError,
-    InvalidRequestError,
-    JobCancelledError,
-    JobFailedError,
-    PeerBusyError,
-)
-from pacs_tasks.manifest import Entry
-from pacs_tasks.outcome import Category, FindOutcome, Proof
-from pacs_tasks.request import FindRequest, Level, RetrieveRequest
-from pacs_tasks.studies import Study
+from pacs_tasks.errors import AssociationError, InvalidRequestError, PeerBusyError
+from pacs_tasks.manifest import Entry, is_counted
+from pacs_tasks.request import RetrieveRequest
 from pacs_tasks.tasks.again import come_again
-from pacs_tasks.tasks.associations import leased
 from pacs_tasks.tasks.claim import Claim
-from pacs_tasks.tasks.job import JobTask, ledger, local_ae, pause, timeouts
+from pacs_tasks.tasks.job import JobTask, ledger, pause
 from pacs_tasks.tasks.paths import writable_directory
+from pacs_tasks.tasks.promise import promise, promise_again
 from pacs_tasks.tasks.retrieve_part import fetch
 from pacs_tasks.tasks.transfer import Part, Promise, Range, fan_out, finish, pending, plan, work_on
 
@@ -36,12 +27,15 @@ PART_INSTANCES = 500
 
 
 def cut(entries: Sequence[Entry]) -> list[Range]:
-    """Cut a manifest into parts: consecutive instances of one series, at most :data:`PART_INSTANCES`."""
+    """Cut a manifest into parts: consecutive instances of one series, at most :data:`PART_INSTANCES`.
+
+    What has no name can only be asked for together: all of a series, or all of a study, is one part then.
+    """
     ranges: list[Range] = []
     start = 0
     for index in range(1, len(entries) + 1):
         ended = index == len(entries) or _series(entries[index]) != _series(entries[start])
-        if ended or index - start == PART_INSTANCES:
+        if ended or (index - start == PART_INSTANCES and not is_counted(entries[start])):
             ranges.append((start, index))
             start = index
     return ranges
@@ -52,76 +46,23 @@ def _series(entry: Entry) -> tuple[str, str]:
 
 
 def _ranges(job_id: str) -> list[Range]:
-    return pending(job_id, cut(ledger().manifest.entries(job_id, 0, ledger().progress(job_id).counters.total)))
-
-
-def _value(match: dict[str, Any], tag: str) -> str:
-    """The first value of an element of a DICOM JSON object, as text (PS3.18 section F.2.2)."""
-    values = match.get(tag, {}).get("Value") or [""]
-    return str(values[0])
-
-
-def _listed(request: RetrieveRequest, claim: Claim, level: Level, keys: dict[str, str]) -> FindOutcome:
-    asked = FindRequest(remote=request.remote, local=request.local, timeout=request.timeout, level=level, keys=keys)
-    with leased(request.remote, claim) as stop:
-        outcome = c_find.find(asked, local_ae(request), timeouts(request), stop)
-    if claim.cancelled:
-        raise JobCancelledError("cancelled before anything was fetched")
-    if outcome.category is not Category.SUCCESS:
-        raise JobFailedError(
-            f"{request.remote} cannot list the {'series' if level is Level.SERIES else 'instances'} of the study "
-            f"({outcome.status}); without that list nothing can be said to be complete",
-            request.study_uid or "",
-        )
-    return outcome
+    manifest = ledger().manifest
+    return pending(job_id, cut(manifest.entries(job_id, 0, manifest.resolved(job_id))))
 
 
 def _promise(request: RetrieveRequest, claim: Claim) -> Promise:
-    """Ask for the series, then for the instances of each: hierarchically, as every peer must support it.
-
-    PS3.4 section C.4.1.2.1.
-    """
-    study_uid = _served(request)
-    writable_directory(request.directory)
-    keys = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": request.series_uid or ""}
-    series = sorted({_value(match, "0020000E") for match in _listed(request, claim, Level.SERIES, keys).matches} - {""})
-    entries: list[Entry] = []
-    for series_uid in series:
-        keys = {
-            "StudyInstanceUID": study_uid,
-            "SeriesInstanceUID": series_uid,
-            "SOPInstanceUID": "",
-            "SOPClassUID": "",
-        }
-        found = {
-            _value(match, "00080018"): _value(match, "00080016")
-            for match in _listed(request, claim, Level.IMAGE, keys).matches
-        }
-        entries += [
-            [sop_instance_uid, series_uid, found[sop_instance_uid], study_uid] for sop_instance_uid in sorted(found)
-        ]
-    if not entries:
-        what = "series of this study" if request.series_uid else "study"
-        raise JobFailedError(
-            f"{request.remote} lists no instance of this {what}; "
-            "check the Study Instance UID, for example with `pacs-tasks query`",
-            request.series_uid or study_uid,
-        )
-    return Promise(entries, [Study(study_uid=study_uid, lines=((0, len(entries)),), proof=Proof.INSTANCES)])
-
-
-def _served(request: RetrieveRequest) -> str:
-    """The study that is asked for.
+    """See that there is a place for it, then ask the peer.
 
     Raises
     ------
     InvalidRequestError
         If what is asked for is not served.
     """
-    unserved = ("accession_number", "selections", "sop_instance_uids", "to", "layout", "overwrite")
-    if request.study_uid is None or any(getattr(request, name) for name in unserved):
-        raise InvalidRequestError("this worker retrieves a study or one series of it to an output_dir, no more")
-    return request.study_uid
+    for name in ("to", "layout", "overwrite"):
+        if getattr(request, name):
+            raise InvalidRequestError(f"this worker does not serve {name!r}; leave it out")
+    writable_directory(request.directory)
+    return promise(request, claim)
 
 
 @app.task(bind=True, base=JobTask, name=RetrieveRequest.task)  # type: ignore[untyped-decorator]
@@ -131,7 +72,7 @@ def retrieve(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any
     def chord_of_parts(_: RetrieveRequest, job_id: str) -> None:
         fan_out(self, job_id, _ranges(job_id), retrieve_part, retrieve_finish)
 
-    return plan(self, request, RetrieveRequest, _promise, chord_of_parts)
+    return plan(self, request, RetrieveRequest, _promise, chord_of_parts, promise_again=promise_again)
 
 
 @app.task(bind=True, name="pacs_tasks.retrieve_part", ignore_result=True)  # type: ignore[untyped-decorator]
@@ -154,13 +95,15 @@ def retrieve_part(self: Task, job_id: str, start: int, stop: int, tries: int = 0
 
 
 def _is_whole(job_id: str, start: int, stop: int) -> bool:
-    """Whether a part holds all instances of its series."""
+    """Whether a part is all of its series, as far as the peer has told, so that it can be asked for as a whole."""
     around = ledger().manifest.entries(job_id, max(start - 1, 0), stop + 1)
-    series = _series(around[1 if start else 0])
+    first = around[1 if start else 0]
+    if is_counted(first):
+        return True
     expected = stop - start + (1 if start else 0)
-    before = start > 0 and _series(around[0]) == series
-    after = len(around) > expected and _series(around[expected]) == series
-    return not before and not after
+    before = start > 0 and _series(around[0]) == _series(first)
+    after = len(around) > expected and _series(around[expected]) == _series(first)
+    return not before and not after and not ledger().studies.picked(job_id, first[3])
 
 
 @app.task(bind=True, name="pacs_tasks.retrieve_finish")  # type: ignore[untyped-decorator]
