@@ -94,6 +94,10 @@ class TestPACS(Services):
         self._tls = tls
         self._running: tuple[Listener, threading.Thread] | None = None
 
+    def hold(self, *instances: str | PathLike[str] | Dataset) -> None:
+        """Hold these as well, as if they had just been sent from elsewhere."""
+        self._hold(map(_stored, instances))
+
     @property
     def port(self) -> int:
         """The port it listens on."""

@@ -79,6 +79,11 @@ class Services:
         with self._lock:
             return MappingProxyType(dict(self._held))
 
+    def _hold(self, instances: Iterable[StoredBytes]) -> None:
+        added = {each.sop_instance_uid: each for each in instances}
+        with self._lock:
+            self._held.update(added)
+
     def lose(self, *sop_instance_uids: str) -> None:
         """Hold these no more, as an archive whose disk has failed."""
         with self._lock:
