@@ -14,6 +14,7 @@ An answer is a value, no answer is an exception: a DIMSE status never raises, it
     │   ├── AssociationRejectedError  permanent: it refuses us (AE titles, application context)
     │   ├── TLSError                  permanent: no secure connection with it (certificates, no TLS on one side)
     │   ├── ContextRejectedError      permanent: it refuses the SOP class or its transfer syntax
+    │   │   └── NotSendingError       it offers C-GET, and will not send any of the SOP classes
     │   └── PeerUnavailableError      unreachable, aborted, silent: the one class that is retried
     │       ├── PeerStalledError      it is not silent, and what it was asked for does not come
     │       ├── PeerUnreachableError  there was no association at all
@@ -90,6 +91,10 @@ class TLSError(AssociationError):
 
 class ContextRejectedError(AssociationError):
     """The peer refuses the SOP class or its transfer syntax (PS3.8 section 9.3.3.2)."""
+
+
+class NotSendingError(ContextRejectedError):
+    """The peer offers C-GET, and will not send any of the SOP classes to us."""
 
 
 class PeerUnavailableError(AssociationError):

@@ -9,7 +9,7 @@ from typing import NamedTuple, cast
 
 from pacs_tasks import receipts
 from pacs_tasks.ledger import Ledger
-from pacs_tasks.manifest import Entry
+from pacs_tasks.manifest import Entry, called
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 from pacs_tasks.record import key
 
@@ -83,7 +83,7 @@ class Instances:
             for index, entry in zip(indices, entries, strict=True):
                 outcome = found.get(index, others.get(index))
                 if outcome is not None and not outcome.subject:
-                    outcome = outcome.model_copy(update={"subject": entry[0]})
+                    outcome = outcome.model_copy(update={"subject": called(entry, outcome.sop_instance_uid)})
                 yield Line(index, entry, outcome, places[index] if index in found else None)
             start += len(entries)
 

@@ -25,7 +25,7 @@ from pacs_tasks.errors import (
     PacsTasksError,
     from_record,
 )
-from pacs_tasks.manifest import Manifest
+from pacs_tasks.manifest import Manifest, called
 from pacs_tasks.matches import Matches
 from pacs_tasks.outcome import Category, InstanceCategory, InstanceOutcome, TransferOutcome
 from pacs_tasks.progress import JobState, Progress
@@ -297,13 +297,13 @@ class Ledger:
     def outcomes(self, job_id: str) -> Iterator[tuple[int, InstanceOutcome]]:
         """Every recorded outcome with its index, in no order."""
         yield from self.problems(job_id)
-        subjects: list[str] = [entry[0] for entry in self.manifest.entries(job_id, 0, sys.maxsize)]
+        entries = self.manifest.entries(job_id, 0, sys.maxsize)
         known = self.series(job_id)
         start = 0
         while texts := cast("list[str]", self._redis.lrange(key(job_id, "receipts"), start, start + _CHUNK - 1)):
             for text in texts:
                 index, outcome = receipts.read(text, known)
-                yield index, outcome.model_copy(update={"subject": subjects[index]})
+                yield index, outcome.model_copy(update={"subject": called(entries[index], outcome.sop_instance_uid)})
             start += len(texts)
 
     def outcome(self, job_id: str) -> Outcome:

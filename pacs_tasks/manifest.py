@@ -15,6 +15,8 @@ from pacs_tasks.scripts import COMMON, Scripts
 from pacs_tasks.studies import Study
 
 _CHUNK = 1_000
+#: Items of a line of a retrieve.
+_OF_A_RETRIEVE = 4
 
 #: One line of a manifest: what a part needs to know of one file or instance. The first item is what it is called.
 #: Of a retrieve: what it is called, series, SOP class and study; the first is the SOP Instance UID where the peer
@@ -23,8 +25,13 @@ Entry = list[Any]
 
 
 def is_counted(entry: Entry) -> bool:
-    """Whether a line of a retrieve stands for one of a number of instances, and not for one by name."""
+    """Whether a line of a retrieve stands for any instance of its series, or study: the peer gave a count alone."""
     return " of " in str(entry[0])
+
+
+def called(entry: Entry, sop_instance_uid: str) -> str:
+    """What an instance is called that has taken a line."""
+    return sop_instance_uid if len(entry) == _OF_A_RETRIEVE and is_counted(entry) else str(entry[0])
 
 
 class Manifest:

@@ -14,7 +14,7 @@ from pacs_tasks.dimse.command import Command
 from pacs_tasks.dimse.contexts import contexts_to_receive
 from pacs_tasks.dimse.delivery import AllHereError, Delivery, Look, unfinished
 from pacs_tasks.dimse.receiving import Origin, Place, receive
-from pacs_tasks.errors import ContextRejectedError, InvalidRequestError
+from pacs_tasks.errors import InvalidRequestError, NotSendingError
 from pacs_tasks.outcome import GetOutcome, InstanceCategory, InstanceOutcome, StatusCategory, Suboperations
 from pacs_tasks.request import GetRequest
 
@@ -49,7 +49,9 @@ def get(  # noqa: PLR0917 - what it needs, then what few callers give
     PeerStalledError
         As :class:`Delivery`.
     ContextRejectedError
-        If the peer offers no C-GET, or will not send any of the classes to us.
+        If the peer offers no C-GET.
+    NotSendingError
+        If it will not send any of the classes to us.
     InvalidRequestError
         If the output directory cannot be made.
     JobCancelledError
@@ -89,7 +91,7 @@ class _Getting:
         assoc = self._assoc
         context_id, _ = query.accepted_context(assoc, query.STUDY_ROOT_GET)
         if len(assoc.accepted) == 1:
-            raise ContextRejectedError(
+            raise NotSendingError(
                 f"{assoc.remote} offers C-GET but will not send any of the SOP classes to us; "
                 "retrieve by C-MOVE (--method move), or ask its administrator to allow them"
             )

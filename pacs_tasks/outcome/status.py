@@ -61,6 +61,10 @@ class Suboperations(Value):
     failed: int = 0
     warning: int = 0
 
+    @property
+    def total(self) -> int:
+        return self.remaining + self.completed + self.failed + self.warning
+
 
 def category_of(status: Status) -> Category:
     return {

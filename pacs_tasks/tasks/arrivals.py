@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from pacs_tasks.dimse import part10, storage
+from pacs_tasks.dimse.delivery import Here
 from pacs_tasks.dimse.receiving import OUT_OF_RESOURCES, Arrival, Placed, Refusal
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.layout import Layout
+from pacs_tasks.manifest import is_counted
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 from pacs_tasks.tasks.transfer import Part
 
@@ -22,20 +26,60 @@ _GROUP = 20
 class Arrivals:
     """Takes each instance that comes, whichever way it came; those of one part.
 
+    Where the peer has listed instances, each takes the line of its name; where it has only counted them, each takes
+    the next line that is free, once.
+
     Parameters
     ----------
     directory
         The output directory.
     layout
         How files are called there.
+    known
+        SOP Instance UIDs that have taken a line of a part that is only counted.
+
+    Attributes
+    ----------
+    number
+        How many instances have come, and were wanted.
+    extra
+        How many more have come than the peer counted. They are kept.
     """
 
-    def __init__(self, part: Part, directory: Path, layout: Layout) -> None:
-        self._part = part
-        self._directory, self._layout = directory, layout
+    def __init__(self, part: Part, directory: Path, layout: Layout, known: Collection[str] = ()) -> None:
+        self._part, self._directory, self._layout = part, directory, layout
+        self.counted = any(map(is_counted, part.left.values()))
         #: SOP Instance UID to the index in the manifest.
-        self.index_of: dict[str, int] = {entry[0]: index for index, entry in part.left.items()}
-        self._whole: list[InstanceOutcome] = []
+        self.index_of: dict[str, int] = {} if self.counted else {entry[0]: index for index, entry in part.left.items()}
+        self._free = deque(sorted(part.left) if self.counted else ())
+        self._seen = set(known)
+        #: What is whole and waits to be recorded, by its index.
+        self._whole: dict[int, InstanceOutcome] = {}
+        self.number = self.extra = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that was promised is here."""
+        return self._part.left.keys() <= self._whole.keys()
+
+    def here(self) -> Here:
+        return Here(self.number, self.complete)
+
+    def wants(self, sop_instance_uid: str) -> bool:
+        """Whether an instance is promised and not here yet; any new one may be, where they are only counted."""
+        if self.counted:
+            return sop_instance_uid not in self._seen
+        index = self.index_of.get(sop_instance_uid, -1)
+        return index in self._part.left and index not in self._whole
+
+    def has(self, sop_instance_uid: str) -> bool:
+        """Whether an instance of this part is here already."""
+        known = self._seen if self.counted else self.index_of
+        return sop_instance_uid in known and not self.wants(sop_instance_uid)
+
+    def missing(self) -> list[str]:
+        """SOP Instance UIDs of what is promised by name and not here yet."""
+        return [uid for uid in self.index_of if self.wants(uid)]
 
     def place(self, arrival: Arrival) -> Placed | Refusal:
         """Put a file that has come in its place.
@@ -78,25 +122,40 @@ class Arrivals:
 
     def take(self, outcome: InstanceOutcome) -> None:
         """Take an instance that has come: it lies whole in its place, or could not be kept."""
-        index = self.index_of.get(outcome.sop_instance_uid, -1)
-        if index not in self._part.left:
-            logger.warning("job %s: the peer sent an instance that was not asked for", self._part.job_id)
-        elif outcome.category is InstanceCategory.SUCCESS:
-            self._whole.append(outcome)
+        index = self._line_of(outcome.sop_instance_uid)
+        if index is None:
+            return
+        self.number += 1
+        if outcome.category is InstanceCategory.SUCCESS:
+            self._whole[index] = outcome
         else:
             why = f"it came but could not be kept ({outcome.reason}); check the output directory, then retry the job"
             self._part.record(index, outcome.model_copy(update={"reason": why}))
         if len(self._whole) >= _GROUP:
             self.record()
 
+    def _line_of(self, sop_instance_uid: str) -> int | None:
+        """The line of the manifest that an instance takes."""
+        if self.has(sop_instance_uid):
+            return None
+        if self.counted:
+            self._seen.add(sop_instance_uid)
+            if self._free:
+                return self._free.popleft()
+            self.extra += 1
+            logger.warning("job %s: the peer sent more instances than it had counted", self._part.job_id)
+            return None
+        if not self.wants(sop_instance_uid):
+            logger.warning("job %s: the peer sent an instance that was not asked for", self._part.job_id)
+            return None
+        return self.index_of[sop_instance_uid]
+
     def record(self) -> None:
         """Received means: whole, in its place, and synced to disk."""
-        arrived, self._whole = self._whole, []
-        storage.sync([Path(outcome.path) for outcome in arrived], self._layout.depth)
-        for outcome in arrived:
-            index = self.index_of[outcome.sop_instance_uid]
-            if index in self._part.left:
-                self._part.record(index, outcome)
+        arrived, self._whole = self._whole, {}
+        storage.sync([Path(outcome.path) for outcome in arrived.values()], self._layout.depth)
+        for index, outcome in arrived.items():
+            self._part.record(index, outcome)
 
 
 def _outcome(sop_instance_uid: str, category: InstanceCategory, **known: Any) -> InstanceOutcome:

@@ -1,118 +1,248 @@
-"""One try at a part of a retrieve: choose the way, C-MOVE or C-GET, and say what did not come."""
+"""One try at a part of a retrieve: ask, by name for what is missing, and say what did not come."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from celery import Task
 
 from pacs_tasks.dimse import c_get
 from pacs_tasks.dimse.contexts import COMMON_STORAGE_CLASSES
-from pacs_tasks.errors import ContextRejectedError
+from pacs_tasks.errors import ContextRejectedError, PeerStalledError
+from pacs_tasks.instances import Instances
 from pacs_tasks.layout import Layout
-from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, Status, StatusCategory
+from pacs_tasks.manifest import is_counted
+from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, MoveOutcome, Status, StatusCategory
 from pacs_tasks.receivers import Receiver
 from pacs_tasks.request import GetRequest, RetrieveMethod, RetrieveRequest
 from pacs_tasks.tasks.arrivals import Arrivals
 from pacs_tasks.tasks.associations import leased
-from pacs_tasks.tasks.job import local_ae, timeouts
-from pacs_tasks.tasks.moving import Moving, NoReceiverError, listens, receiver_for
+from pacs_tasks.tasks.choosing import Choice
+from pacs_tasks.tasks.job import ledger, local_ae, timeouts
+from pacs_tasks.tasks.moving import Moving, NoReceiverError, listens
 from pacs_tasks.tasks.transfer import Part
+from pacs_tasks.ways import Way
 
 #: "Move destination unknown" (PS3.4 table C.4-2).
 _DESTINATION_UNKNOWN = 0xA801
 _UNABLE = 0xC000
+#: UIDs in one request. Orthanc and dcmqrscp take 1,200; as one value of VR UI, 1,008 of the longest would be too many
+#: for a peer that keeps identifiers in an explicit VR; databases take 1,000 values in a list.
+_LONGEST_LIST = 500
+#: Requests in a row that bring nothing until a try ends: halving the longest list down to a single one takes ten.
+_MOST_IN_VAIN = 12
+
+#: Asks once for these UIDs; none stands for the whole series or study.
+_AskOnce = Callable[[tuple[str, ...]], MoveOutcome]
+
+
+class Said(NamedTuple):
+    """The peer's last word about what did not come."""
+
+    told: str
+    status: Status | None = None
+    #: It may be busy, whatever it calls that.
+    transient: bool = False
+
+    @classmethod
+    def by(cls, outcome: MoveOutcome, *, brought: bool) -> Said:
+        """What a final response says, which is not always what it means."""
+        status, counts = outcome.status, outcome.suboperations
+        if status.category is not StatusCategory.SUCCESS:
+            return cls(str(status), status, status.category is StatusCategory.TRANSIENT)
+        lost, all_of_them = counts.failed + counts.remaining, counts.total
+        if not all_of_them and not brought:
+            # IMPAX says so when it is busy.
+            return cls("it answered Success with 0 of 0 sub-operations", transient=True)
+        if lost:
+            # GE, Synapse and Orthanc say so although every sub-operation failed.
+            return cls(f"it answered Success, and {lost} of {all_of_them} sub-operations failed")
+        return cls("it answered Success")
 
 
 class Fetching:
-    """One try at a part."""
+    """One try at a part.
 
-    def __init__(self, part: Part, request: RetrieveRequest, *, whole_series: bool) -> None:
-        self._part, self._request = part, request
+    Parameters
+    ----------
+    whole_series
+        Whether the part is all that there is of its series.
+    tries
+        How often it has been tried before.
+    """
+
+    def __init__(self, part: Part, request: RetrieveRequest, *, whole_series: bool, tries: int) -> None:
+        self._part, self._request, self._tries = part, request, tries
+        _, self._series_uid, _, self._study_uid = next(iter(part.left.values()))
         layout = Layout(request.layout, request.remote.charset)
-        self._arrivals = Arrivals(part, Path(request.directory), layout)
-        whole = whole_series and len(part.left) == part.size
-        first = next(iter(part.left.values()))
-        #: What C-MOVE and C-GET ask for.
-        self._named: dict[str, Any] = {
-            "study_uid": first[3],
-            "series_uid": first[1],
-            "sop_instance_uids": () if whole else tuple(self._arrivals.index_of),
-        }
-        self._hint = ""
-        #: The receiver that C-MOVE was to deliver to.
-        self._asked: Receiver | None = None
-
-    def ask(self, task: Task) -> Status:
-        """Ask for the instances in the way that the request names."""
-        if self._request.method is RetrieveMethod.GET:
-            return self.get()
-        return self.move(task) if self._request.method is RetrieveMethod.MOVE else self.auto(task)
-
-    def auto(self, task: Task) -> Status:
-        """C-MOVE where a receiver runs and the peer knows it, else C-GET."""
-        try:
-            status = self.move(task)
-        except (NoReceiverError, ContextRejectedError) as error:
-            self._asked = None
-            self._hint = f" (C-MOVE was no way: {error})"
-            return self.get()
-        if status.code == _DESTINATION_UNKNOWN:
-            self._hint = f" (C-MOVE was no way: {status})"
-            return self.get()
-        return status
-
-    def get(self) -> Status:
-        """Fetch by C-GET straight into the output directory."""
-        request = self._request
-        asked = GetRequest(remote=request.remote, output_dir=request.directory, **self._named)
-        classes = {entry[2] for entry in self._part.left.values()}
+        self._arrivals = Arrivals(part, Path(request.directory), layout, self._counted_before())
+        # What is missing is asked for by name; but where nothing came at all, one or the other may be what works.
+        nothing_yet = len(part.left) == part.size
+        self._whole = self._arrivals.counted or (whole_series and nothing_yet and not tries % 2)
+        classes = {entry[2] for entry in part.left.values()}
         if "" in classes:
             # Not every peer lists them.
             classes = (classes | set(COMMON_STORAGE_CLASSES)) - {""}
+        self._classes = sorted(classes)
+        self._choice = Choice(request, self._classes)
+        #: The receiver that C-MOVE was to deliver to.
+        self._asked: Receiver | None = None
+
+    def _counted_before(self) -> set[str]:
+        """SOP Instance UIDs that have taken lines of this part, where the peer has only counted."""
+        if not any(map(is_counted, self._part.left.values())):
+            return set()
+        mine = self._part.indices
+        sent = Instances(ledger(), self._part.job_id).sent()
+        return {outcome.sop_instance_uid for index, outcome in sent if index in mine}
+
+    def ask(self, task: Task) -> Said:
+        """Ask for the instances, in the way that the request names or that works.
+
+        Raises
+        ------
+        NoReceiverError
+            If it must be C-MOVE, and there is none to move to.
+        ContextRejectedError
+            If the peer offers none of the ways.
+        """
+        said: Said | None = None
+        automatic = self._request.method is RetrieveMethod.AUTO
+        for way, refused in self._choice.order(get_first=self._tries % 2 == 1):
+            if said is not None and (refused or not self._tries or not self._part.left or self._part.must_end()):
+                break
+            try:
+                now = self._by(way, task)
+            except (NoReceiverError, ContextRejectedError) as error:
+                if not automatic:
+                    raise
+                self._choice.why_not.setdefault(way, str(error))
+                continue
+            if not automatic or now.status is None or now.status.code != _DESTINATION_UNKNOWN:
+                said = now
+        if said is None:
+            raise self._choice.no_way(again=self._tries > 0)
+        return said
+
+    def _by(self, way: Way, task: Task) -> Said:
+        before = self._arrivals.number
+        try:
+            said = self._moved(task) if way is Way.MOVE else self._fetched(self._get)
+        except ContextRejectedError as error:
+            self._choice.refused(way, error)
+            raise
+        except PeerStalledError as error:
+            said = Said(error.message)
+        if self._arrivals.number > before:
+            self._choice.works(way)
+            self._note(way)
+        return said
+
+    def _moved(self, task: Task) -> Said:
+        receiver = self._asked = self._choice.receiver()
+
+        def move(uids: tuple[str, ...]) -> MoveOutcome:
+            named = self._study_uid, self._series_uid, uids
+            return Moving(self._part, self._request, self._arrivals, receiver, named).move(task)
+
+        said = self._fetched(move)
+        if said.status is not None and said.status.code == _DESTINATION_UNKNOWN:
+            self._choice.unknown(receiver)
+            self._asked = None
+        return said
+
+    def _get(self, uids: tuple[str, ...]) -> MoveOutcome:
+        """Fetch by C-GET straight into the output directory."""
+        request, arrivals = self._request, self._arrivals
+        asked = GetRequest(
+            remote=request.remote,
+            output_dir=request.directory,
+            study_uid=self._study_uid,
+            series_uid=self._series_uid or None,
+            sop_instance_uids=uids,
+        )
         try:
             with leased(request.remote, self._part.must_end, one_of_many=True) as stop:
-                outcome = c_get.get(
+                return c_get.get(
                     asked,
                     local_ae(request),
                     timeouts(request),
                     stop,
-                    classes,
-                    self._arrivals.take,
-                    place=self._arrivals.place,
+                    self._classes,
+                    on_instance=arrivals.take,
+                    look=arrivals.here,
+                    place=arrivals.place,
                 )
-        except ContextRejectedError as error:
-            raise ContextRejectedError(f"{error.message}{self._hint}") from None
         finally:
-            self._arrivals.record()
-        return outcome.status
+            arrivals.record()
 
-    def move(self, task: Task) -> Status:
-        """Have it sent to a receiver that shares its storage with this worker, and take it from there."""
-        self._asked = receiver_for(self._request.move_aet)
-        return Moving(self._part, self._request, self._named, self._arrivals, self._asked).move(task).status
+    def _fetched(self, ask_once: _AskOnce) -> Said:
+        """Ask for the whole, or for what is missing by lists of UIDs.
 
-    def worth_another_try(self, status: Status, *, first: bool) -> bool:
+        A list that brings less than it should is halved: Orthanc refuses all of a list that names one instance it does
+        not know, and there are peers that answer the first UID of a list only, or none.
+        """
+        before = self._arrivals.number
+        if self._whole:
+            return Said.by(ask_once(()), brought=self._arrivals.number > before)
+        missing = self._arrivals.missing()
+        waiting = [missing[start : start + _LONGEST_LIST] for start in range(0, len(missing), _LONGEST_LIST)][::-1]
+        said, in_vain = Said("it was not asked"), 0
+        while waiting and in_vain < _MOST_IN_VAIN and not self._part.must_end():
+            uids, before = waiting.pop(), self._arrivals.number
+            outcome = ask_once(tuple(uids))
+            brought = self._arrivals.number > before
+            left = [uid for uid in uids if self._arrivals.wants(uid)]
+            if left:
+                said = Said.by(outcome, brought=brought)
+            if outcome.status.code == _DESTINATION_UNKNOWN or outcome.status.category is StatusCategory.TRANSIENT:
+                break
+            in_vain = 0 if brought else in_vain + 1
+            if left and len(uids) > 1 and not _has_understood(outcome, len(uids)):
+                half = (len(left) + 1) // 2
+                waiting += [each for each in (left[half:], left[:half]) if each]
+        return said
+
+    def _note(self, way: Way) -> None:
+        """Have the outcome tell which way the study came."""
+        why = [f"{other} was no way: {reason}" for other, reason in self._choice.why_not.items() if other is not way]
+        if self._arrivals.extra:
+            why.append(f"{self._arrivals.extra} more instances came than the peer had counted")
+        ledger().studies.note_way(self._part.job_id, self._study_uid, way, "; ".join(why))
+
+    def worth_another_try(self, said: Said) -> bool:
         """Whether what did not come now, although nothing did, may come the next time."""
-        if status.category is StatusCategory.TRANSIENT or (self._asked is not None and not listens(self._asked)):
+        if said.transient or (self._asked is not None and not listens(self._asked)):
             return True
+        if self._tries:
+            return False
         # Cxxx may be anything (PS3.4 tables C.4-2 and C.4-3): Orthanc says so when the receiver hangs up.
-        return first and (status.category is not StatusCategory.PERMANENT or status.code & 0xF000 == _UNABLE)
+        status = said.status
+        return status is None or status.category is not StatusCategory.PERMANENT or status.code & 0xF000 == _UNABLE
 
-    def record_missing(self, status: Status) -> None:
-        """What the peer listed and did not deliver, by name."""
-        for sop_instance_uid, index in self._arrivals.index_of.items():
-            if index in self._part.left:
-                reason = f"the peer lists it but did not deliver it ({status}){self._hint}; retry the job"
-                self._part.record(
-                    index,
-                    InstanceOutcome(
-                        subject=sop_instance_uid,
-                        category=InstanceCategory.MISSING,
-                        sop_class_uid=self._part.left[index][2],
-                        sop_instance_uid=sop_instance_uid,
-                        status=None if status.category is StatusCategory.SUCCESS else status,
-                        reason=reason,
-                    ),
-                )
+    def record_missing(self, said: Said) -> None:
+        """What the peer listed and did not deliver, by name; of what it counted, how many."""
+        refusals = "".join(f" ({way} was no way: {reason})" for way, reason in self._choice.why_not.items())
+        left = dict(self._part.left)
+        for index, (name, _, sop_class_uid, _) in left.items():
+            what = "the peer lists it but did not deliver it"
+            if self._arrivals.counted:
+                what = f"{len(left)} of {self._part.size} did not come"
+            self._part.record(
+                index,
+                InstanceOutcome(
+                    subject=name,
+                    category=InstanceCategory.MISSING,
+                    sop_class_uid=sop_class_uid,
+                    sop_instance_uid="" if self._arrivals.counted else name,
+                    status=said.status,
+                    reason=f"{what} ({said.told}){refusals}; retry the job",
+                ),
+            )
+
+
+def _has_understood(outcome: MoveOutcome, number: int) -> bool:
+    """Whether a peer has looked at all of a list: it gives account of each."""
+    return outcome.suboperations.total >= number

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from celery import Task
 
 from pacs_tasks import receivers
 from pacs_tasks.dimse import c_move, storage
-from pacs_tasks.outcome import MoveOutcome, Suboperations
+from pacs_tasks.dimse.delivery import Here
+from pacs_tasks.dimse.status import move_status
+from pacs_tasks.outcome import MoveOutcome
 from pacs_tasks.receivers import Receiver
 from pacs_tasks.request import MoveRequest, RetrieveRequest
 from pacs_tasks.tasks.arrivals import Arrivals
@@ -63,75 +68,111 @@ def listens(receiver: Receiver) -> bool:
     return True
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Tell one file from another that had its name before; nothing if there is none."""
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return None
-    return stat.st_ino, stat.st_mtime_ns
+class _Found(NamedTuple):
+    """An instance that lies at the receiver."""
+
+    sop_instance_uid: str
+    series_uid: str
+    path: str
+    #: What tells it from another one that had its name before.
+    identity: tuple[int, int]
+    #: When it was written, in Unix seconds.
+    since: float
 
 
 class Moving:
-    """One C-MOVE of instances of one series.
+    """One C-MOVE of a series, of instances of it, or of a study.
 
     Parameters
     ----------
-    named
-        What it asks for: ``study_uid``, ``series_uid``, ``sop_instance_uids``.
+    series_uid
+        Empty: the whole study.
+    sop_instance_uids
+        Empty: the whole series.
     """
 
     def __init__(
         self,
         part: Part,
         request: RetrieveRequest,
-        named: dict[str, Any],
         arrivals: Arrivals,
         receiver: Receiver,
+        named: tuple[str, str, tuple[str, ...]],
     ) -> None:
-        self._part, self._request, self._named = part, request, named
+        self._part, self._request = part, request
         self._arrivals, self._receiver = arrivals, receiver
-        #: What has been taken from the receiver's storage.
-        self._taken: set[str] = set()
-        # What is there from before must not be taken for what comes now, nor be lost if nothing comes.
-        self._before: dict[str, tuple[int, int] | None] = {}
+        self._study_uid, self._series_uid, self._sop_instance_uids = named
+        #: How many instances have been taken from the receiver's storage.
+        self._taken = 0
+        self._before: dict[str, tuple[int, int]] = {}
 
     def move(self, task: Task) -> MoveOutcome:
         """Have it sent to the receiver, and take it from there."""
         receiver, request = self._receiver, self._request
         # Two jobs may want the same series at once: one after the other, or each would take the other's files. The
         # token stands for the storage, which several receivers may share.
-        study, series, scope = self._named["study_uid"], self._named["series_uid"], f"receiver:{receiver.token}"
+        name, scope = self._series_uid or self._study_uid, f"receiver:{receiver.token}"
         with (
-            claimed(task, ledger(), self._part.job_id, series, scope) as claim,
-            expecting(claim, receiver, study, series),
+            claimed(task, ledger(), self._part.job_id, name, scope) as claim,
+            expecting(claim, receiver, self._study_uid, self._series_uid),
         ):
 
             def stop() -> bool:
                 claim()
                 return self._part.must_end()
 
-            def on_suboperations(_: Suboperations) -> None:
+            def look() -> Here:
                 self._take()
+                return self._arrivals.here()
 
-            self._before = {uid: _identity(path) for uid, path in self._paths().items()}
-            asked = MoveRequest(remote=request.remote, move_aet=receiver.ae_title, **self._named)
+            asked = self._what_is_left()
+            if asked is None:
+                return MoveOutcome(status=move_status(0x0000))
             try:
                 with leased(request.remote, stop, one_of_many=True) as watched:
-                    outcome = c_move.move(asked, local_ae(request), timeouts(request), watched, on_suboperations)
+                    outcome = c_move.move(asked, local_ae(request), timeouts(request), watched, look=look)
                 self._await_stragglers(outcome)
             finally:
                 self._take()
                 self._arrivals.record()
             return outcome
 
-    def _paths(self) -> dict[str, Path]:
-        """Where the receiver puts what has not been taken yet."""
-        incoming, study, series = self._receiver.incoming, self._named["study_uid"], self._named["series_uid"]
-        return {
-            uid: storage.instance_path(incoming, study, series, uid)
-            for uid in self._arrivals.index_of.keys() - self._taken
-        }
+    def _what_is_left(self) -> MoveRequest | None:
+        """Take what a worker that died had asked for; what is still to be asked for, if anything is.
+
+        What was there before this job must not be taken for what comes now, nor be lost if nothing comes.
+        """
+        created = ledger().progress(self._part.job_id).created
+        self._before = {each.path: each.identity for each in self._there() if each.since < created}
+        self._take()
+        self._arrivals.record()
+        if self._arrivals.complete:
+            return None
+        uids = self._sop_instance_uids
+        if uids or (self._taken and not self._arrivals.counted):
+            uids = tuple(uid for uid in uids or self._arrivals.index_of if self._arrivals.wants(uid))
+        self._taken = 0
+        return MoveRequest(
+            remote=self._request.remote,
+            move_aet=self._receiver.ae_title,
+            study_uid=self._study_uid,
+            series_uid=self._series_uid or None,
+            sop_instance_uids=uids,
+        )
+
+    def _there(self) -> Iterator[_Found]:
+        """What lies at the receiver of the series, or the study."""
+        named = storage.instance_path(self._receiver.incoming, self._study_uid, self._series_uid, self._study_uid)
+        for series in [named.parent] if self._series_uid else map(Path, _listed(named.parent.parent)):
+            series_uid = "" if series.name == storage.NO_SERIES else series.name
+            for each in _listed(series):
+                uid, _, ending = each.name.rpartition(".")
+                if ending == "dcm":
+                    # It may have gone since.
+                    with suppress(FileNotFoundError):
+                        stat = each.stat()
+                        identity = stat.st_ino, stat.st_mtime_ns
+                        yield _Found(uid, series_uid, each.path, identity, stat.st_mtime)
 
     def _await_stragglers(self, outcome: MoveOutcome) -> None:
         """Wait for instances that the peer says it has sent, as long as some still come."""
@@ -139,17 +180,30 @@ class Moving:
         clock, quiet_since, before = threading.Event(), time.monotonic(), -1
         while not self._part.must_end():
             self._take()
-            if len(self._taken) >= min(said, len(self._arrivals.index_of)):
+            if self._taken >= said or self._arrivals.complete:
                 return
-            if len(self._taken) != before:
-                before, quiet_since = len(self._taken), time.monotonic()
+            if self._taken != before:
+                before, quiet_since = self._taken, time.monotonic()
             if time.monotonic() - quiet_since > _QUIET:
                 return
             clock.wait(_LOOK)
 
     def _take(self) -> None:
         """Bring what has arrived at the receiver to the output directory."""
-        for uid, path in self._paths().items():
-            if _identity(path) != self._before[uid]:
-                self._taken.add(uid)
-                self._arrivals.bring(path, self._named["study_uid"], self._named["series_uid"], uid)
+        for each in self._there():
+            if self._before.get(each.path) == each.identity:
+                continue
+            if self._arrivals.wants(each.sop_instance_uid):
+                self._arrivals.bring(Path(each.path), self._study_uid, each.series_uid, each.sop_instance_uid)
+                self._taken += 1
+            elif self._arrivals.has(each.sop_instance_uid):
+                # It has come once more.
+                Path(each.path).unlink(missing_ok=True)
+
+
+def _listed(directory: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []

@@ -16,6 +16,7 @@ from pacs_tasks.errors import (
     PeerUnreachableError,
     UnreadableInputError,
 )
+from pacs_tasks.manifest import is_counted
 from pacs_tasks.outcome import InstanceOutcome
 from pacs_tasks.request import RetrieveRequest
 from pacs_tasks.settings import settings
@@ -29,7 +30,8 @@ from pacs_tasks.tasks.waiting import note_unreachable, park_if_down
 def fetch(task: Task, part: Part, request: RetrieveRequest, *, whole_series: bool, tries: int) -> bool:
     """Fetch what is left of a part; true if it should be tried again later.
 
-    What is missing after a try is asked for again as long as the tries bring something, and once where one did not.
+    What is missing after a try is asked for again by name, as long as the tries bring something, and once where one did
+    not; more often where the peer may be busy.
 
     Parameters
     ----------
@@ -48,9 +50,9 @@ def fetch(task: Task, part: Part, request: RetrieveRequest, *, whole_series: boo
     if not part.left:
         return False
     last_try = tries >= settings().max_retries
-    fetching, before = Fetching(part, request, whole_series=whole_series), len(part.left)
+    fetching, before = Fetching(part, request, whole_series=whole_series, tries=tries), len(part.left)
     try:
-        status = fetching.ask(task)
+        said = fetching.ask(task)
     except NoReceiverError as error:
         # There was one before, so there may be one again.
         if not tries or last_try:
@@ -73,9 +75,9 @@ def fetch(task: Task, part: Part, request: RetrieveRequest, *, whole_series: boo
         return True
     _check_end(part)
     brought = len(part.left) < before
-    again = bool(part.left) and not last_try and (brought or fetching.worth_another_try(status, first=not tries))
+    again = bool(part.left) and not last_try and (brought or fetching.worth_another_try(said))
     if not again:
-        fetching.record_missing(status)
+        fetching.record_missing(said)
     return again
 
 
@@ -89,8 +91,11 @@ def _check_end(part: Part) -> None:
 
 def _fail_nameless(part: Part, request: RetrieveRequest) -> None:
     """A peer may list what no file can be named after, by mistake or to lead out of the directory."""
-    for index, (uid, series_uid, _, study_uid) in list(part.left.items()):
+    for index, entry in list(part.left.items()):
+        uid, series_uid, _, study_uid = entry
         try:
-            storage.instance_path(Path(request.directory), study_uid, series_uid, uid)
+            # What is only counted gets its name when it comes.
+            name = study_uid if is_counted(entry) else uid
+            storage.instance_path(Path(request.directory), study_uid, series_uid, name)
         except InvalidRequestError as error:
             part.record(index, InstanceOutcome.unanswered(uid, error))

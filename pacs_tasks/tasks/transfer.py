@@ -182,6 +182,11 @@ class Part:
             index: entry for index, entry in enumerate(entries, start) if index not in recorded
         }
 
+    @property
+    def indices(self) -> range:
+        """Its lines of the manifest."""
+        return range(self._start, self._start + self.size)
+
     def record(self, index: int, outcome: InstanceOutcome) -> None:
         """Record the outcome the moment it is known. The part that records the last one ends the job."""
         attempts = self._attempts[index - self._start] + (outcome.begun > 0)
