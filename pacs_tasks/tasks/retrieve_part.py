@@ -22,6 +22,7 @@ from pacs_tasks.request import RetrieveRequest
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.fetching import Fetching
 from pacs_tasks.tasks.moving import NoReceiverError
+from pacs_tasks.tasks.present import record_present
 from pacs_tasks.tasks.stopping import WorkerStoppingError, stopping
 from pacs_tasks.tasks.transfer import Part
 from pacs_tasks.tasks.waiting import note_unreachable, park_if_down
@@ -47,6 +48,9 @@ def fetch(task: Task, part: Part, request: RetrieveRequest, *, whole_series: boo
     """
     park_if_down(part.job_id, request)
     _fail_nameless(part, request)
+    if not tries and not request.overwrite:
+        record_present(part, request)
+        _check_end(part)
     if not part.left:
         return False
     last_try = tries >= settings().max_retries
