@@ -58,9 +58,8 @@ def _promise(request: RetrieveRequest, claim: Claim) -> Promise:
     InvalidRequestError
         If what is asked for is not served.
     """
-    for name in ("to", "layout", "overwrite"):
-        if getattr(request, name):
-            raise InvalidRequestError(f"this worker does not serve {name!r}; leave it out")
+    if request.to is not None:
+        raise InvalidRequestError("this worker does not serve 'to'; leave it out")
     writable_directory(request.directory)
     return promise(request, claim)
 
