@@ -16,6 +16,7 @@ from pacs_tasks.outcome import (
     TransferOutcome,
 )
 from pacs_tasks.proof import CommitOutcome, VerifyOutcome
+from pacs_tasks.request import FindBatchRequest
 
 CONNECTION = (
     "check the address and port (--ip, --port) and both AE titles (--pacs-ae-title, --ae-title), that the PACS is "
@@ -111,6 +112,8 @@ def _what_to_check(task: str, outcome: TransferOutcome) -> str:
         return CONNECTION
     if outcome.problems and all(each.error == "ConfigurationError" for each in outcome.problems):
         return "do what the reason says"
+    if task == FindBatchRequest.task:
+        return "do what the reasons say"
     if task not in _STORING_TASKS:
         return RETRIEVING
     return NO_DICOM if outcome.nothing_found else SENDING

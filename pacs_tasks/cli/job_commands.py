@@ -103,7 +103,7 @@ def wait(invocation: Invocation, job_id: str, patience: float | None) -> int:
                     f"job {job_id} goes on; `pacs-tasks wait {job_id}` waits again, "
                     f"`pacs-tasks cancel {job_id}` ends it"
                 ) from None
-        return report(invocation, request, last, job.outcome())
+        return report(invocation, job, request, last)
 
 
 @command("cancel", "pacs-tasks cancel 1f3870be274f6c49b3e31a0c6728957f")

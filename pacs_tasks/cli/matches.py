@@ -57,13 +57,21 @@ def show_matches(
 ) -> None:
     """Put matches on stdout as a table."""
     columns = columns_of(level, keys)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        # People copy an id into the next command, so it stays in one piece.
-        table.add_column(_heading(column), overflow="fold", no_wrap=column.endswith(("ID", "Number")))
+    table = new_match_table(columns)
     for match in matches:
         table.add_row(*(Text(plain(text_of(match, column))) for column in columns))
     terminal.show(table)
+
+
+def new_match_table(columns: Iterable[str], before: Iterable[str] = ()) -> Table:
+    """A table for these keywords, behind other columns."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in before:
+        table.add_column(heading)
+    for column in columns:
+        # People copy an id into the next command, so it stays in one piece.
+        table.add_column(_heading(column), overflow="fold", no_wrap=column.endswith(("ID", "Number")))
+    return table
 
 
 def csv_of(matches: Sequence[Mapping[str, Any]], level: Level, keys: Iterable[str] = ()) -> str:

@@ -155,7 +155,8 @@ class PlainView:
             return
         parts = [f"{self._title}: {_state(progress)}"]
         if counters.total:
-            parts.append(f"{counters.recorded} of {counters.total}, {size(speed)}/s")
+            parts.append(f"{counters.recorded} of {counters.total}")
+            parts += [f"{size(speed)}/s"] if counters.bytes else []
             parts += [each for each in (remarks(counters), _time_left(counters, now - self._begun)) if each]
         elif progress.state is JobState.QUEUED and now - self._begun > _LONELY:
             parts.append("no worker has taken it yet")

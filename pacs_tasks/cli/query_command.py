@@ -7,7 +7,8 @@ import difflib
 import click
 from pydicom.datadict import keyword_dict
 
-from pacs_tasks.cli.arguments import UID_TEXT, Key, StudyDate, WholeNumber
+from pacs_tasks.cli.arguments import UID_TEXT, Key, StudyDate, WholeNumber, transfer_options
+from pacs_tasks.cli.batch_query import batch_request
 from pacs_tasks.cli.commands import command
 from pacs_tasks.cli.invocation import Invocation
 from pacs_tasks.cli.matches import COLUMNS
@@ -20,6 +21,7 @@ from pacs_tasks.request import FindRequest, Level, build
     "query",
     "pacs-tasks query --patient-id P12345 --ip 192.168.1.100 --port 11112",
     "pacs-tasks query --study-date 20230101-20231231 --modality CT --format csv",
+    "pacs-tasks query --batch patients.csv --format csv",
     "pacs-tasks query --level SERIES --study-uid 1.2.3.4.5 -k BodyPartExamined -k Modality=CT",
 )
 @click.option("--patient-id", metavar="ID", help="Patient ID; * and ? stand for any characters.")
@@ -49,13 +51,19 @@ from pacs_tasks.request import FindRequest, Level, build
 )
 @click.option("--limit", type=WholeNumber(min=1), metavar="N", help="Stop the PACS after so many matches.")
 @click.option(
+    "--batch",
+    metavar="FILE",
+    help="Ask for each row of this CSV file, whose first line names keys; an empty cell asks for anything.",
+)
+@click.option(
     "--format",
     "output_format",
-    type=click.Choice(["table", "json", "csv"], case_sensitive=False),
+    type=click.Choice(["table", "json", "jsonl", "csv"], case_sensitive=False),
     default="table",
     show_default=True,
-    help="How matches are printed; json is the same as --json.",
+    help="How matches are printed; json is the same as --json, jsonl is an object a line.",
 )
+@transfer_options
 def query(
     invocation: Invocation,
     *,
@@ -68,12 +76,14 @@ def query(
     level: str,
     keys: tuple[tuple[str, str], ...],
     limit: int | None,
+    batch: str | None,
     output_format: str,
 ) -> int:
     """Ask the PACS what it has (C-FIND)."""
     terminal = invocation.terminal
     terminal.json = terminal.json or output_format == "json"
     terminal.csv = output_format == "csv" and not terminal.json
+    terminal.jsonl = output_format == "jsonl" and not terminal.json
     at = Level(level)
     wanted = {
         "PatientID": patient_id,
@@ -93,6 +103,8 @@ def query(
         },
         "limit": limit,
     }
+    if batch is not None:
+        return run(invocation, batch_request(batch, {**invocation.transfer(), **fields}))
     return run(invocation, build(FindRequest, {**invocation.address(), **fields}))
 
 

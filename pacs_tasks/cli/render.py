@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -92,6 +93,9 @@ def show_outcome(terminal: Terminal, request: AnyRequest, outcome: Outcome) -> N
         if terminal.csv:
             # The data dictionary, which matches are shown with, takes a tenth of the time of a short command to read.
             terminal.write(later("matches", "csv_of")(outcome.matches, request.level, request.keys))
+        elif terminal.jsonl:
+            for match in outcome.matches:
+                terminal.line(json.dumps({"match": match}, ensure_ascii=False))
         elif outcome.matches:
             later("matches", "show_matches")(terminal, outcome.matches, request.level, request.keys)
         terminal.say(_about_matches(outcome))

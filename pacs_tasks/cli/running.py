@@ -8,14 +8,16 @@ from collections.abc import Callable
 from pacs_tasks import embedded
 from pacs_tasks.answers import Outcome
 from pacs_tasks.cli import advice
+from pacs_tasks.cli.commands import later
 from pacs_tasks.cli.exit_codes import ExitCode, of_outcome
 from pacs_tasks.cli.invocation import Invocation
 from pacs_tasks.cli.progress import view
 from pacs_tasks.cli.render import outcome_document, show_outcome, words_of
 from pacs_tasks.client import Job, PacsClient
 from pacs_tasks.errors import ConfigurationError, JobNotReadyError
+from pacs_tasks.outcome import TransferOutcome
 from pacs_tasks.progress import JobState, Progress
-from pacs_tasks.request import AnyRequest
+from pacs_tasks.request import AnyRequest, FindBatchRequest
 from pacs_tasks.settings import Settings
 
 logger = logging.getLogger("pacs_tasks.cli")
@@ -73,7 +75,7 @@ def follow(invocation: Invocation, job: Job, request: AnyRequest) -> int:
         except KeyboardInterrupt:
             terminal.say(f"Cancelling job {job.id} (Ctrl-C once more leaves without waiting for its end)")
             last = _cancel(job)
-    return report(invocation, request, last, job.outcome())
+    return report(invocation, job, request, last)
 
 
 def watch(settings: Settings, update: Callable[[Progress], None]) -> Callable[[Progress], None]:
@@ -91,8 +93,15 @@ def watch(settings: Settings, update: Callable[[Progress], None]) -> Callable[[P
     return look
 
 
-def report(invocation: Invocation, request: AnyRequest, progress: Progress, outcome: Outcome) -> int:
-    """Show and log an outcome, and say what to check if it is not all done."""
+def report(invocation: Invocation, job: Job, request: AnyRequest, progress: Progress) -> int:
+    """Show and log the outcome of a job, and say what to check if it is not all done.
+
+    Raises
+    ------
+    PacsTasksError
+        If there is none.
+    """
+    outcome = job.outcome()
     terminal, code = invocation.terminal, of_outcome(outcome)
     hint = advice.for_outcome(request.task, outcome, progress.job_id)
     if terminal.json:
@@ -103,7 +112,12 @@ def report(invocation: Invocation, request: AnyRequest, progress: Progress, outc
             "advice": hint,
             "exit_code": code,
         }
-        terminal.document(document)
+        if isinstance(request, FindBatchRequest):
+            later("batch_results", "write_document")(terminal, document, job.matches())
+        else:
+            terminal.document(document)
+    elif isinstance(request, FindBatchRequest) and isinstance(outcome, TransferOutcome):
+        later("batch_results", "show")(terminal, request, outcome, job.matches())
     else:
         show_outcome(terminal, request, outcome)
     if hint:

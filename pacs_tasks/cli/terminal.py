@@ -58,8 +58,8 @@ class Terminal:
     def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
         self.json = json
         self.quiet = quiet
-        #: Whether matches of a query go out as CSV.
-        self.csv = False
+        #: Whether matches of a query go out as CSV, or as JSON lines.
+        self.csv = self.jsonl = False
         self._unlimited = Console(file=sys.stdout, highlight=False, width=_UNLIMITED, emoji=False)
         self._out = Console(file=sys.stdout, highlight=False, emoji=False) if sys.stdout.isatty() else self._unlimited
         self.talk = _Talk(stderr=True, highlight=False, emoji=False, soft_wrap=True)

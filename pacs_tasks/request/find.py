@@ -78,4 +78,6 @@ class FindBatchRequest(Query, TransferRequest):
     def of_row(self, keys: Keys) -> FindRequest:
         """The query of a row with these keys."""
         shared = {name: getattr(self, name) for name in FindRequest.model_fields}
-        return FindRequest(**{**shared, "keys": {**self.keys, **keys}})
+        # The last word stands where a tag and its keyword are both there.
+        others = {name: value for name, value in self.keys.items() if name not in keys}
+        return FindRequest(**{**shared, "keys": {**others, **keys}})

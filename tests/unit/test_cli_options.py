@@ -55,7 +55,9 @@ OWN: dict[str, dict[str, Any]] = {
         "--level": "STUDY",
         "-k": None,
         "--limit": None,
+        "--batch": None,
         "--format": "table",
+        **PATIENCE,
     },
     "retrieve": {
         "--study-uid": REQUIRED,

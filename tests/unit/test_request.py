@@ -12,6 +12,7 @@ from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.request import (
     REQUESTS,
     EchoRequest,
+    FindBatchRequest,
     FindRequest,
     GetRequest,
     MoveRequest,
@@ -103,3 +104,11 @@ def test_a_request_cannot_be_changed() -> None:
     with pytest.raises(TypeError):
         request.keys["PatientID"] = "2"  # type: ignore[index]
     assert json.loads(request.model_dump_json())["keys"] == {"PatientID": "1"}
+
+
+def test_the_keys_of_a_row_stand_behind_those_of_all() -> None:
+    """The last word stands where one names an attribute by its tag and the other by its keyword."""
+    batch = FindBatchRequest(keys={"00100020": "", "PatientID": "all", "Modality": "CT"}, limit=3)
+    query = batch.of_row({"00100020": "P1"})
+    assert list(query.keys.items()) == [("PatientID", "all"), ("Modality", "CT"), ("00100020", "P1")]
+    assert (query.limit, query.remote) == (3, batch.remote)
