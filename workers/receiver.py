@@ -20,6 +20,7 @@ import redis
 from pacs_tasks import commitments, embedded
 from pacs_tasks.ae import LocalAE
 from pacs_tasks.broker import connect
+from pacs_tasks.dimse.receiving import NOT_AUTHORISED
 from pacs_tasks.dimse.storage_scp import StorageSCP, listen
 from pacs_tasks.dimse.tls import called_context
 from pacs_tasks.errors import BrokerUnavailableError, ConfigurationError, PacsTasksError
@@ -30,7 +31,7 @@ from pacs_tasks.receivers import Receiver
 from pacs_tasks.settings import Settings, load
 from workers.receiver_announcing import BEAT, Announcer, mark, reachable_address
 from workers.receiver_cleaning import Cleaning
-from workers.receiver_places import NOT_AUTHORISED, Expectations, Places
+from workers.receiver_places import Expectations, Places
 from workers.receiver_processes import ReceiverProcesses
 
 logger = logging.getLogger("pacs_tasks.receiver")

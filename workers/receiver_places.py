@@ -12,7 +12,7 @@ from pathlib import Path
 import redis
 
 from pacs_tasks.broker import connect
-from pacs_tasks.dimse.receiving import Arrival, Refusal
+from pacs_tasks.dimse.receiving import NOT_AUTHORISED, OUT_OF_RESOURCES, Arrival, Refusal
 from pacs_tasks.dimse.storage import instance_path
 from pacs_tasks.errors import BrokerUnavailableError
 from pacs_tasks.expected import LIFETIME, Expected
@@ -21,12 +21,9 @@ from pacs_tasks.settings import Settings, Unsolicited
 
 logger = logging.getLogger("pacs_tasks.receiver")
 
-#: Refused: Not Authorized (PS3.7 section C.4.3).
-NOT_AUTHORISED = 0x0124
-#: Refused: Out of Resources (PS3.4 table B.2-1), which every sender may try again.
-_TRY_AGAIN = 0xA700
 _NOBODY_ASKED = Refusal(NOT_AUTHORISED, "nobody asked for this series; this receiver takes no others")
-_NOBODY_KNOWS = Refusal(_TRY_AGAIN, "its Redis does not say whether it was asked for; try again")
+#: Every sender may try this again (PS3.4 table B.2-1).
+_NOBODY_KNOWS = Refusal(OUT_OF_RESOURCES, "its Redis does not say whether it was asked for; try again")
 #: Seconds for which it is believed that a series is expected.
 _BELIEVED = 1.0
 #: Seconds for which it is believed that a series is not, where its sender names no C-MOVE: such a stream is seldom

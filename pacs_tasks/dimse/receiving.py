@@ -20,6 +20,8 @@ from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 log = logging.getLogger(__name__)
 
 SUCCESS = 0x0000
+#: Refused: Not Authorized (PS3.7 section C.5.19).
+NOT_AUTHORISED = 0x0124
 _SOP_CLASS_NOT_SUPPORTED = 0x0122
 OUT_OF_RESOURCES = 0xA700
 _DOES_NOT_MATCH = 0xA900
@@ -108,7 +110,9 @@ def receive(
     stream.send(context_id, _response(request, refusal))
     said = None
     if refusal is not None:
-        log.warning("an instance from %s was refused (%04X): %s", origin.peer, refusal.code, refusal.comment)
+        # What we take from nobody may come by the thousand, and is no fault; whoever decides so counts it.
+        level = logging.DEBUG if refusal.code == NOT_AUTHORISED else logging.WARNING
+        log.log(level, "an instance from %s was refused (%04X): %s", origin.peer, refusal.code, refusal.comment)
         said = status.store_status(refusal.code, refusal.comment)
     return InstanceOutcome(
         subject=sop_instance_uid,

@@ -270,6 +270,23 @@ def sync(paths: Iterable[Path], depth: int = 3) -> None:
     for path in paths:
         _sync(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
         directories.update(path.parents[:depth])
+    _sync_directories(directories)
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory, with those above it, so that a power cut does not take it away again.
+
+    Raises
+    ------
+    OSError
+        If it cannot be made.
+    """
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    _sync_directories(each.parent for each in missing)
+
+
+def _sync_directories(directories: Iterable[Path]) -> None:
     if os.name == "posix":
         for directory in directories:
             _sync(directory, os.O_RDONLY)

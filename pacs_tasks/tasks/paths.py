@@ -10,6 +10,7 @@ from pathlib import Path
 
 from celery import current_task
 
+from pacs_tasks.dimse.storage import make_directory
 from pacs_tasks.errors import UnreadableInputError
 
 
@@ -45,7 +46,7 @@ def readable_directory(path: str) -> None:
 def writable_directory(path: str) -> None:
     """Make ``path`` if it is not there, and raise :class:`UnreadableInputError` unless files can be written there."""
     try:
-        Path(path).mkdir(parents=True, exist_ok=True)
+        make_directory(Path(path))
         with tempfile.TemporaryFile(dir=path):
             return
     except OSError as error:
