@@ -19,7 +19,7 @@ COMMANDS: Mapping[str, str] = {
     "send-file": "transfer_commands",
     "send-dir": "transfer_commands",
     "query": "query_command",
-    "retrieve": "transfer_commands",
+    "retrieve": "retrieve_command",
     "jobs": "job_commands",
     "status": "job_commands",
     "wait": "job_commands",

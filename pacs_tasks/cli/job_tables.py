@@ -10,7 +10,8 @@ from rich.table import Table
 
 from pacs_tasks.budget import Associations
 from pacs_tasks.cli.progress import duration
-from pacs_tasks.cli.render import counts_of, facts, new_table, words_of
+from pacs_tasks.cli.render import counts_of, words_of
+from pacs_tasks.cli.tables import facts, new_table
 from pacs_tasks.cli.terminal import plain
 from pacs_tasks.progress import Progress
 

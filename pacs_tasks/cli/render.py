@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 from rich.text import Text
 
 from pacs_tasks.answers import Outcome
 from pacs_tasks.cli.commands import later
 from pacs_tasks.cli.progress import duration, size
+from pacs_tasks.cli.study_tables import promised, study_table
+from pacs_tasks.cli.tables import STYLES, facts, new_table
 from pacs_tasks.cli.terminal import Terminal, plain
 from pacs_tasks.outcome import (
     Category,
@@ -23,7 +23,9 @@ from pacs_tasks.outcome import (
     InstanceOutcome,
     MoveOutcome,
     PreflightOutcome,
+    Proof,
     Status,
+    StudyOutcome,
     TransferOutcome,
 )
 from pacs_tasks.proof import CommitOutcome, VerifyOutcome
@@ -31,14 +33,6 @@ from pacs_tasks.request import AnyRequest, FindRequest
 
 #: Files or instances that a table lists by name; ``--json`` has all of them.
 LISTED = 20
-
-STYLES = {
-    Category.SUCCESS: "green",
-    Category.WARNING: "yellow",
-    Category.PARTIAL: "yellow",
-    Category.FAILED: "red",
-    Category.CANCELLED: "yellow",
-}
 
 
 @dataclass(frozen=True)
@@ -67,24 +61,6 @@ _WORDS = {
 def words_of(task: str) -> Words:
     """The words for a public task; a task of a newer version is called by its own name."""
     return _WORDS.get(task, Words(task.removeprefix("pacs_tasks.")))
-
-
-def new_table(*columns: str) -> Table:
-    """A table whose cells fold rather than lose text."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def facts(rows: Iterable[tuple[str, str, str]]) -> Table:
-    """Name, value and style, one row each."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(overflow="fold")
-    table.add_column(overflow="fold")
-    for name, value, style in rows:
-        table.add_row(name, Text(plain(value), style=style))
-    return table
 
 
 def show_outcome(terminal: Terminal, request: AnyRequest, outcome: Outcome) -> None:
@@ -136,10 +112,25 @@ def _show_transfer(terminal: Terminal, request: AnyRequest, outcome: TransferOut
         *counts_of(request.task, counters.model_dump()),
         ("Not begun", str(left) if left else "", "yellow"),
         ("Size", f"{size(counters.bytes)} {words.done}" if counters.bytes else "", ""),
+        *(_about_study(outcome.studies[0]) if len(outcome.studies) == 1 else ()),
         ("Time", f"{duration(outcome.seconds)}{speed}", ""),
     ]
     terminal.show(facts(row for row in rows if row[1]))
+    if len(outcome.studies) > 1:
+        terminal.show(study_table(outcome.studies))
     show_problems(terminal, outcome.problems)
+
+
+def _about_study(study: StudyOutcome) -> list[tuple[str, str, str]]:
+    """Which way the only study came, and how far the promise goes where the peer did not list its instances."""
+    weak = study.proof is not Proof.INSTANCES
+    whole = study.category in {Category.SUCCESS, Category.WARNING}
+    return [
+        ("Promised", promised(study).replace("\n", " ") if weak and study.promised else "", "yellow"),
+        ("Way", ", ".join(study.ways), ""),
+        # Of what is missing the problems tell.
+        ("Remark", study.reason if whole or weak else "", "yellow"),
+    ]
 
 
 def counts_of(task: str, counters: dict[str, int]) -> list[tuple[str, str, str]]:

@@ -1,16 +1,14 @@
-"""The commands that send and retrieve, and the one that only asks whether the peer is there."""
+"""The commands that send, and the one that only asks whether the peer is there."""
 
 from __future__ import annotations
 
 import click
 
 from pacs_tasks.cli.arguments import (
-    UID_TEXT,
     WholeNumber,
     absolute,
     local_directory,
     local_file,
-    local_output,
     transfer_options,
 )
 from pacs_tasks.cli.commands import command
@@ -19,8 +17,6 @@ from pacs_tasks.cli.running import run
 from pacs_tasks.request import (
     EchoRequest,
     PreflightRequest,
-    RetrieveMethod,
-    RetrieveRequest,
     StoreDirectoryRequest,
     StoreRequest,
     build,
@@ -73,25 +69,3 @@ def send_dir(invocation: Invocation, directory: str, files_per_task: int | None,
     size = files_per_task or invocation.settings.files_per_task
     fields = {"directory": found, "files_per_task": size}
     return run(invocation, build(StoreDirectoryRequest, {**invocation.transfer(), **fields}))
-
-
-@command(
-    "retrieve",
-    "pacs-tasks retrieve --study-uid 1.2.3.4.5.6.7.8.9.10 --output-dir downloaded_dicoms --ip 192.168.1.100",
-)
-@click.option("--study-uid", required=True, type=UID_TEXT, metavar="UID", help="Study Instance UID of the study.")
-@click.option("--output-dir", required=True, metavar="DIR", help="Where the files go: DIR/STUDY/SERIES/INSTANCE.dcm.")
-@click.option("--series-uid", type=UID_TEXT, metavar="UID", help="Only this series of it.")
-@click.option(
-    "--method",
-    type=click.Choice([str(each) for each in RetrieveMethod], case_sensitive=False),
-    default=str(RetrieveMethod.AUTO),
-    show_default=True,
-    help="C-MOVE to a receiver, C-GET, or C-MOVE where a receiver runs that the PACS knows.",
-)
-@transfer_options
-def retrieve(invocation: Invocation, study_uid: str, output_dir: str, series_uid: str | None, method: str) -> int:
-    """Bring a study to a directory and compare what arrived with what the PACS lists (C-MOVE or C-GET)."""
-    found = absolute(output_dir) if invocation.settings.redis_url else local_output(output_dir)
-    fields = {"study_uid": study_uid, "output_dir": found, "series_uid": series_uid, "method": method}
-    return run(invocation, build(RetrieveRequest, {**invocation.transfer(), **fields}))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.request.base import EchoRequest, Request, TransferRequest
@@ -18,11 +18,12 @@ from pacs_tasks.request.find import FindBatchRequest, FindRequest, FindRow, Quer
 from pacs_tasks.request.proof import CommitRequest, JobRequest, VerifyRequest
 from pacs_tasks.request.retrieve import GetRequest, MoveRequest, RetrieveRequest, Selection
 from pacs_tasks.request.store import PreflightRequest, StoreDirectoryRequest, StoreRequest
-from pacs_tasks.request.values import UID, Keys, Level, QueryModel, RetrieveMethod
+from pacs_tasks.request.values import UID, AccessionNumber, Keys, Level, QueryModel, RetrieveMethod
 
 __all__ = [
     "REQUESTS",
     "UID",
+    "AccessionNumber",
     "AnyRequest",
     "CommitRequest",
     "EchoRequest",
@@ -83,10 +84,11 @@ REQUESTS: Mapping[str, type[AnyRequest]] = MappingProxyType(
 )
 
 R = TypeVar("R", bound=Request)
+V = TypeVar("V", bound=BaseModel)
 
 
-def build(request_type: type[R], fields: Mapping[str, Any]) -> R:
-    """Build a request from plain values.
+def build(request_type: type[V], fields: Mapping[str, Any]) -> V:
+    """Build a request, or a part of one, from plain values.
 
     Raises
     ------

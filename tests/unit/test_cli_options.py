@@ -60,9 +60,12 @@ OWN: dict[str, dict[str, Any]] = {
         **PATIENCE,
     },
     "retrieve": {
-        "--study-uid": REQUIRED,
+        "--study-uid": None,
         "--output-dir": REQUIRED,
         "--series-uid": None,
+        "--sop-instance-uid": None,
+        "--accession-number": None,
+        "--batch": None,
         "--method": "auto",
         **PATIENCE,
     },
