@@ -36,6 +36,12 @@ def asked(archive: TestPACS) -> list[Dataset]:
     return archive.identifiers[3:]
 
 
+def lists(archive: TestPACS) -> list[list[str]]:
+    """The SOP Instance UIDs of these requests; none stands for the whole series."""
+    named = [each.get("SOPInstanceUID") or [] for each in asked(archive)]
+    return [[each] if isinstance(each, str) else list(each) for each in named]
+
+
 def test_what_was_missing_is_asked_for_again(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
     """A peer that could not send two of five, and then can."""
     archive.faults = Faults(unsent=GONE)
@@ -76,3 +82,24 @@ def test_a_receiver_that_died_is_waited_for(
         job.wait(30)
         assert job.outcome().category is Category.SUCCESS
         assert len(list((tmp_path / "out").rglob("*.dcm"))) == 5
+
+
+def test_a_peer_that_answers_the_first_of_a_list_is_asked_one_by_one(
+    client: PacsClient, archive: TestPACS, tmp_path: Path
+) -> None:
+    """Within the same try: each request brings one more."""
+    archive.faults = Faults(drop_every=1, first_uid_only=True)
+    job = retrieve(client, archive, tmp_path / "out", method=RetrieveMethod.GET)
+    job.wait(30)
+    assert job.outcome().category is Category.SUCCESS
+    assert len(list((tmp_path / "out").rglob("*.dcm"))) == 5
+    assert [len(each) for each in lists(archive)] == [0, 5, 2, 1, 2, 1]
+
+
+def test_success_with_nothing_done_is_asked_again(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
+    """A PACS that is busy says so; the next time it is not."""
+    archive.faults = Faults(zero_suboperations=1)
+    job = retrieve(client, archive, tmp_path / "out", method=RetrieveMethod.GET)
+    job.wait(30)
+    assert job.outcome().category is Category.SUCCESS
+    assert [len(each) for each in lists(archive)] == [0, 5]
