@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pacs_tasks.answers import Outcome
+from pacs_tasks.cli import completeness
 from pacs_tasks.errors import (
     JobFailedError,
     NotDicomError,
@@ -28,13 +29,6 @@ SENDING = (
 )
 NO_DICOM = "check the path: DICOM files are known by their content, and there is none"
 NOT_ACCEPTED = "add what the PACS does not accept to its configuration, or ask its administrator to"
-NO_MATCHES = (
-    "check the query for typing errors, and try wider criteria: fewer of them, a longer range, NAME* for a name"
-)
-QUERYING = (
-    "check the level and the keys: a query at SERIES or IMAGE level usually needs --study-uid, and some PACS refuse "
-    "keys that they do not know"
-)
 RETRIEVING = (
     "check the Study Instance UID (`pacs-tasks query` lists them), and that the output directory may be written and "
     "has space left; if nothing is delivered, make the receiver's AE title and address known to the PACS, "
@@ -61,7 +55,7 @@ def for_error(error: PacsTasksError, task: str) -> str:
 def for_outcome(task: str, outcome: Outcome, job_id: str) -> str:
     """What to check or do next after an outcome; empty where all is done."""
     if isinstance(outcome, FindOutcome):
-        return _for_query(outcome)
+        return completeness.advice(outcome)
     if isinstance(outcome, TransferOutcome):
         return _for_transfer(task, outcome, job_id)
     if outcome.category in {Category.SUCCESS, Category.WARNING}:
@@ -87,14 +81,6 @@ def _for_proof(outcome: VerifyOutcome | CommitOutcome) -> str:
         "start a receiver (`pacs-tasks receiver`), make its AE title and address known to the PACS, and ask again: "
         "most PACS report on an association of their own"
     )
-
-
-def _for_query(outcome: FindOutcome) -> str:
-    if outcome.category is Category.FAILED:
-        return QUERYING
-    if not outcome.matches:
-        return NO_MATCHES
-    return "there are more matches than the --limit; raise it or narrow the query" if outcome.limit_hit else ""
 
 
 def _for_transfer(task: str, outcome: TransferOutcome, job_id: str) -> str:

@@ -11,7 +11,16 @@ from typing import Any, TypeVar
 import click
 from pydantic import TypeAdapter, ValidationError
 
-from pacs_tasks.ae import DEFAULT_CALLED_AET, DEFAULT_CALLING_AET, DEFAULT_PORT, AETitle, FileName, Host, ServerName
+from pacs_tasks.ae import (
+    DEFAULT_CALLED_AET,
+    DEFAULT_CALLING_AET,
+    DEFAULT_PORT,
+    AETitle,
+    Charset,
+    FileName,
+    Host,
+    ServerName,
+)
 from pacs_tasks.cli.invocation import Invocation
 from pacs_tasks.cli.logs import LEVELS
 from pacs_tasks.cli.terminal import readable
@@ -95,14 +104,23 @@ class Key(click.ParamType[tuple[str, str]]):
             return value
         keyword, _, wanted = str(value).partition("=")
         keyword = keyword.strip()
-        if not keyword.isascii() or not keyword.isalnum():
+        if not keyword.isascii() or not all(part.isalnum() for part in keyword.split(".")):
             self.fail(
                 f"{keyword!r} is no keyword of the DICOM data dictionary; write one such as StudyDescription "
-                "or StudyDescription=CHEST*",
+                "or StudyDescription=CHEST*, or SEQUENCE.KEYWORD for one within a sequence",
                 param,
                 ctx,
             )
         return keyword, wanted
+
+
+class UIDList(click.ParamType[str]):
+    """A UID, or several with a backslash between them (list of UID matching, PS3.4 section C.2.2.2.2)."""
+
+    name = "UID"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return "\\".join(UID_TEXT.convert(each, param, ctx) for each in str(value).split("\\"))
 
 
 AE_TITLE = Checked("AE title", AETitle)
@@ -110,6 +128,7 @@ HOST = Checked("host", Host)
 FILE_NAME = Checked("file", FileName)
 SERVER_NAME = Checked("host", ServerName)
 UID_TEXT = Checked("UID", UID)
+CHARSET = Checked("character set", Charset)
 
 
 class SharedOption(click.Option):

@@ -122,7 +122,7 @@ def _why(answer: RowAnswer) -> dict[str, str]:
 
 
 def _columns(request: FindBatchRequest) -> tuple[str, ...]:
-    return columns_of(request.level, request.keys)
+    return columns_of(request.level, request.keys, request.model)
 
 
 def _write_csv(terminal: Terminal, request: FindBatchRequest, answers: Iterable[RowAnswer]) -> None:

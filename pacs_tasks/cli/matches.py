@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from pacs_tasks.cli.terminal import Terminal, plain
-from pacs_tasks.request import Level
+from pacs_tasks.request import Level, QueryModel
+from pacs_tasks.request.worklist import place_of
 
 #: What is asked of the peer in return and shown, by level (PS3.4 section C.6).
 COLUMNS: Mapping[Level, tuple[str, ...]] = {
@@ -39,24 +40,55 @@ COLUMNS: Mapping[Level, tuple[str, ...]] = {
     Level.IMAGE: ("InstanceNumber", "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"),
 }
 
+#: The same of a worklist.
+WORKLIST_COLUMNS = tuple(
+    place_of(keyword)
+    for keyword in (
+        "PatientID",
+        "PatientName",
+        "ScheduledProcedureStepStartDate",
+        "ScheduledProcedureStepStartTime",
+        "Modality",
+        "ScheduledStationAETitle",
+        "RequestedProcedureDescription",
+        "ScheduledProcedureStepID",
+        "AccessionNumber",
+    )
+)
+
 _HEADINGS = {
     "NumberOfPatientRelatedStudies": "Studies",
     "NumberOfStudyRelatedInstances": "Instances",
     "NumberOfSeriesRelatedInstances": "Instances",
     "ModalitiesInStudy": "Modalities",
+    "ScheduledProcedureStepStartDate": "Scheduled Date",
+    "ScheduledProcedureStepStartTime": "Scheduled Time",
+    "ScheduledStationAETitle": "Station",
+    "RequestedProcedureDescription": "Procedure",
+    "ScheduledProcedureStepID": "Step ID",
 }
 
 
-def columns_of(level: Level, keys: Iterable[str]) -> tuple[str, ...]:
+def default_columns(level: Level, model: QueryModel | None = None) -> tuple[str, ...]:
+    """The keywords that are shown unasked; those joined by a dot stand in the item of a sequence."""
+    return WORKLIST_COLUMNS if model is QueryModel.WORKLIST else COLUMNS[level]
+
+
+def columns_of(level: Level, keys: Iterable[str], model: QueryModel | None = None) -> tuple[str, ...]:
     """The keywords that are shown: those of the level, then those that were asked for beside them."""
-    return tuple(dict.fromkeys((*COLUMNS[level], *keys)))
+    asked = (place_of(key) if model is QueryModel.WORKLIST else key for key in keys)
+    return tuple(dict.fromkeys((*default_columns(level, model), *asked)))
 
 
 def show_matches(
-    terminal: Terminal, matches: Sequence[Mapping[str, Any]], level: Level, keys: Iterable[str] = ()
+    terminal: Terminal,
+    matches: Sequence[Mapping[str, Any]],
+    level: Level,
+    keys: Iterable[str] = (),
+    model: QueryModel | None = None,
 ) -> None:
     """Put matches on stdout as a table."""
-    columns = columns_of(level, keys)
+    columns = columns_of(level, keys, model)
     table = new_match_table(columns)
     for match in matches:
         table.add_row(*(Text(plain(text_of(match, column))) for column in columns))
@@ -74,9 +106,11 @@ def new_match_table(columns: Iterable[str], before: Iterable[str] = ()) -> Table
     return table
 
 
-def csv_of(matches: Sequence[Mapping[str, Any]], level: Level, keys: Iterable[str] = ()) -> str:
+def csv_of(
+    matches: Sequence[Mapping[str, Any]], level: Level, keys: Iterable[str] = (), model: QueryModel | None = None
+) -> str:
     """Matches as CSV (RFC 4180): a line of keywords, then one line per match; several values stand as in DICOM."""
-    columns = columns_of(level, keys)
+    columns = columns_of(level, keys, model)
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(columns)
@@ -84,12 +118,23 @@ def csv_of(matches: Sequence[Mapping[str, Any]], level: Level, keys: Iterable[st
     return text.getvalue()
 
 
-def text_of(match: Mapping[str, Any], keyword: str) -> str:
-    """The value of an attribute in one text, its values separated by a backslash (PS3.5 section 6.4)."""
-    tag = _tag(keyword)
-    element = match.get(f"{tag:08X}") if tag is not None else None
+def text_of(match: Mapping[str, Any], key: str) -> str:
+    """The value of an attribute in one text, its values separated by a backslash (PS3.5 section 6.4).
+
+    Of an attribute within a sequence, such as ``RequestAttributesSequence.ScheduledProcedureStepID``, the values of
+    all items.
+    """
+    items: list[Any] = [match]
+    for keyword in key.split("."):
+        tag = _tag(keyword)
+        elements = [item.get(f"{tag:08X}") for item in items if isinstance(item, Mapping) and tag is not None]
+        items = [value for element in elements for value in _values(element)]
+    return "\\".join(_value(value) for value in items)
+
+
+def _values(element: Any) -> list[Any]:
     values = element.get("Value") if isinstance(element, Mapping) else None
-    return "\\".join(_value(each) for each in values) if isinstance(values, list) else ""
+    return values if isinstance(values, list) else []
 
 
 def _value(value: Any) -> str:
@@ -100,7 +145,8 @@ def _value(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _heading(keyword: str) -> str:
+def _heading(key: str) -> str:
+    keyword = key.rpartition(".")[2]
     tag = _tag(keyword)
     if keyword in _HEADINGS or tag is None or not dictionary_has_tag(tag):
         return _HEADINGS.get(keyword, keyword)

@@ -10,6 +10,7 @@ from typing import Any
 from rich.text import Text
 
 from pacs_tasks.answers import Outcome
+from pacs_tasks.cli import completeness
 from pacs_tasks.cli.commands import later
 from pacs_tasks.cli.progress import duration, size
 from pacs_tasks.cli.study_tables import promised, study_table
@@ -68,13 +69,14 @@ def show_outcome(terminal: Terminal, request: AnyRequest, outcome: Outcome) -> N
     if isinstance(outcome, FindOutcome) and isinstance(request, FindRequest):
         if terminal.csv:
             # The data dictionary, which matches are shown with, takes a tenth of the time of a short command to read.
-            terminal.write(later("matches", "csv_of")(outcome.matches, request.level, request.keys))
+            terminal.write(later("matches", "csv_of")(outcome.matches, request.level, request.keys, request.model))
         elif terminal.jsonl:
             for match in outcome.matches:
                 terminal.line(json.dumps({"match": match}, ensure_ascii=False))
         elif outcome.matches:
-            later("matches", "show_matches")(terminal, outcome.matches, request.level, request.keys)
-        terminal.say(_about_matches(outcome))
+            later("matches", "show_matches")(terminal, outcome.matches, request.level, request.keys, request.model)
+        for sentence in completeness.about(outcome):
+            terminal.say(sentence)
     elif isinstance(outcome, TransferOutcome):
         _show_transfer(terminal, request, outcome)
     elif isinstance(outcome, PreflightOutcome):
@@ -258,15 +260,6 @@ def _show_commitment(terminal: Terminal, request: AnyRequest, outcome: CommitOut
     ]
     terminal.show(facts(row for row in rows if row[1]))
     show_problems(terminal, outcome.problems)
-
-
-def _about_matches(outcome: FindOutcome) -> str:
-    if outcome.category is Category.FAILED:
-        return f"The PACS answered {_said(outcome.status)}"
-    count = len(outcome.matches)
-    found = "No match" if not count else "1 match" if count == 1 else f"{count} matches"
-    more = ", and there are more: the limit was reached" if outcome.limit_hit else ""
-    return f"{found} in {duration(outcome.seconds)}{more}."
 
 
 def _said(status: Status) -> str:

@@ -24,8 +24,8 @@ from pacs_tasks.outcome.find import FEWEST_SUSPICIOUS, is_round
 
 #: C-FIND requests of one query. Half a million studies of a peer that gives 500 at once take some 3,000.
 MOST_QUERIES = 5_000
-#: A chain of halves, from all days to a second, is shorter: a peer that refuses so many in a row refuses all.
-_MOST_REFUSALS = 40
+#: The halves that lead from all days to one second are fewer: a peer that refuses so many in a row refuses all.
+_MOST_REFUSALS = 80
 #: Ranges that a sentence names.
 _NAMED = 3
 #: Matches a value of zero length, where a peer knows that (Empty Value Matching, PS3.4 section C.2.2.2).
@@ -60,8 +60,9 @@ class Splitting:
         self._date, self._time = dates
         self._asked_time = keys.get(self._time, "")
         self._whole = span_of(keys.get(self._date, ""), self._asked_time)
-        #: The earliest last, so that it is asked for first.
-        self._waiting = [self._whole]
+        #: Ranges to ask for, the next one last; and those whose answers were cut off. Both halves are asked for before
+        #: either is split: a peer that does not look at dates is known by that.
+        self._waiting, self._cut_off = [self._whole], list[Span]()
         self._asked_for_undated = False
         #: By match, the ranges that it came for.
         self._spans: dict[Identity, list[Span]] = {}
@@ -77,7 +78,9 @@ class Splitting:
 
     def run(self, ask: Ask, found: Found) -> Status:
         """Ask for the whole range, and for halves as often as it takes; give the final status."""
-        while self._waiting and self._answered < MOST_QUERIES and self._refusals < _MOST_REFUSALS:
+        while (self._waiting or self._cut_off) and self._answered < MOST_QUERIES and self._refusals < _MOST_REFUSALS:
+            if not self._waiting:
+                self._waiting += reversed(self._cut_off.pop().halves(_today()) or ())
             span = self._waiting[-1]
             answer = ask(self._keys(span))
             self._waiting.pop()
@@ -90,6 +93,8 @@ class Splitting:
             # Once, even if the association is lost at it: not every peer expects this.
             self._asked_for_undated = True
             answer = ask({self._date: _EMPTY})
+            if answer.status.category is StatusCategory.CANCEL:
+                return answer.status
             if not is_failure(answer.status) and len(answer.identities) < max(self._largest, FEWEST_SUSPICIOUS):
                 self._settled.update(answer.identities)
         self._conclude(found)
@@ -114,9 +119,8 @@ class Splitting:
         for identity in answer.identities:
             self._spans.setdefault(identity, []).append(span)
         self._largest = max(self._largest, count)
-        halves = span.halves(datetime.datetime.now().astimezone().date()) if cut_off and narrowed else None
-        if halves is not None:
-            self._waiting += reversed(halves)
+        if cut_off and narrowed and span.halves(_today()):
+            self._cut_off.append(span)
             self.split = (*self.split, SplitRange(date=span.date, time=span.time, matches=count))
             return
         self._settled.update(answer.identities)
@@ -140,18 +144,17 @@ class Splitting:
         total = len(found.matches)
         if self._failed:
             spans = _named([span for span, _ in self._failed])
-            said.append((Doubt.STATUS if total else None, f"the PACS did not answer for {spans}"))
-        if self._waiting:
-            said.append(
-                (Doubt.QUERIES, f"{self._answered} queries were asked, and {len(self._waiting)} ranges are left")
-            )
+            said.append((Doubt.STATUS, f"the PACS did not answer for {spans}"))
+        left = len(self._waiting) + len(self._cut_off)
+        if left:
+            said.append((Doubt.QUERIES, f"{self._answered} queries were asked, and {left} ranges are left"))
         # As many as the first answer had, which was not all: that is the peer's limit.
         limits = {self._first_count} if total > self._first_count else set()
         unsplit = [span for span, count in self._unsplit if is_round(count) or count in limits]
         if unsplit:
             said.append((Doubt.UNSPLIT, f"the PACS may have more for {_named(unsplit)}, which cannot be split further"))
         lost = self._spans.keys() - self._settled
-        if lost and not self._failed and not self._waiting:
+        if lost and not self._failed and not left:
             said.append((
                 Doubt.UNDATED,
                 f"{len(lost)} of the matches came for no range of dates or times, only without: the PACS may have more "
@@ -159,12 +162,17 @@ class Splitting:
             ))  # fmt: skip
         elif self.split and not self._whole.date and not self._any_undated(found):
             said.append((None, f"what has no {name_of(self._date[-1:])} may be in no range and would not be listed"))
-        self.doubts = tuple(doubt for doubt, _ in said if doubt)
+        # Without any match there is nothing to be doubted: the final status says it all.
+        self.doubts = tuple(doubt for doubt, _ in said if doubt) if total else ()
         self.remarks = tuple(sentence for _, sentence in said)
 
     def _any_undated(self, found: Found) -> bool:
         """Whether what has no date came all the same, and in a complete answer."""
         return any(not text_at(match, self._date) for match in found.matches)
+
+
+def _today() -> datetime.date:
+    return datetime.datetime.now().astimezone().date()
 
 
 def _named(spans: list[Span]) -> str:

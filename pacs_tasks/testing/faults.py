@@ -91,6 +91,12 @@ class Faults:
         Abort each association after the final status of its first C-FIND.
     most_matches
         Answer each C-FIND with so many matches at most, and with success all the same, as some PACS do.
+    most_matches_status, all_or_nothing
+        End an answer that was cut off so with this status; give nothing of it but that.
+    unknown_keys
+        Answer each C-FIND that has one of these keywords with A900.
+    ignored_keys
+        Match as if these keywords had no value.
     refused_uid_lists
         Find nothing where a key is a list of UIDs (PS3.4 section C.2.2.2.2).
     no_image_level
@@ -154,6 +160,10 @@ class Faults:
     retrieve_status: int | None = None
     abort_after_find: bool = False
     most_matches: int | None = None
+    most_matches_status: int = 0x0000
+    all_or_nothing: bool = False
+    unknown_keys: Collection[str] = ()
+    ignored_keys: Collection[str] = ()
     refused_uid_lists: bool = False
     no_image_level: int | None = None
     no_counts: bool = False

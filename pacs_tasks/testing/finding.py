@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
+from functools import partial
 from itertools import islice
 from typing import Final
 
@@ -21,7 +22,7 @@ _PATIENT_ID: Final = Tag("PatientID")
 
 
 def responses(
-    held: Iterable[StoredBytes], keys: Dataset, sop_class_uid: str, faults: Faults, ae_title: str
+    held: Collection[StoredBytes], keys: Dataset, sop_class_uid: str, faults: Faults, ae_title: str
 ) -> Iterator[tuple[int, Dataset | None]]:
     """Each match, as pending, or the one status with which the query fails."""
     level = matching.text(keys, _LEVEL)
@@ -32,9 +33,16 @@ def responses(
     if faults.refused_uid_lists and matching.has_uid_list(keys):
         return
     wanted = matching.without_counts(keys) if faults.no_counts else keys
-    found = matching.answers(held, wanted, level, ae_title, with_charset=not faults.omit_charset)
+    wanted = matching.without_values(wanted, faults.ignored_keys)
+    matches = partial(matching.answers, held, wanted, level, ae_title, with_charset=not faults.omit_charset)
+    if faults.all_or_nothing and next(islice(matches(), faults.most_matches, None), None) is not None:
+        yield faults.most_matches_status, None
+        return
+    found = matches()
     for match in islice(found, faults.most_matches):
         yield _PENDING, match
+    if faults.most_matches_status and next(found, None) is not None:
+        yield faults.most_matches_status, None
 
 
 def _failure(keys: Dataset, level: str, sop_class_uid: str, faults: Faults) -> int | None:
@@ -43,6 +51,6 @@ def _failure(keys: Dataset, level: str, sop_class_uid: str, faults: Faults) -> i
     status = faults.find_statuses.get(matching.text(keys, _PATIENT_ID))
     if status is not None:
         return status
-    if level not in QUERY_RETRIEVE_LEVELS[sop_class_uid]:
+    if level not in QUERY_RETRIEVE_LEVELS[sop_class_uid] or any(keyword in keys for keyword in faults.unknown_keys):
         return _WRONG_IDENTIFIER
     return faults.no_image_level if level == "IMAGE" else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 from pydicom import Dataset
@@ -109,6 +109,14 @@ def without_counts(keys: Dataset) -> Dataset:
     for tag in keys.keys():  # noqa: SIM118 - as above
         if keyword_for_tag(tag) not in _COUNTS:
             kept[tag] = keys.get_item(tag)
+    return kept
+
+
+def without_values(keys: Dataset, keywords: Collection[str]) -> Dataset:
+    """The same keys, of which these have no value."""
+    kept = Dataset()
+    for tag in keys.keys():  # noqa: SIM118 - as above
+        kept[tag] = _element(tag, _vr(tag, keys), b"") if keyword_for_tag(tag) in keywords else keys.get_item(tag)
     return kept
 
 

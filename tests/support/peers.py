@@ -37,7 +37,7 @@ def orthanc_program() -> str | None:
 
 def dcmtk_missing() -> list[str]:
     """The programs of DCMTK that tests use and that are not installed."""
-    wanted = ("storescp", "dcmqrscp", "echoscu", "storescu", "dcmsend", "findscu", "movescu", "getscu")
+    wanted = ("storescp", "dcmqrscp", "echoscu", "storescu", "dcmsend", "findscu", "movescu", "getscu", "wlmscpfs")
     return [name for name in wanted if shutil.which(name) is None]
 
 
@@ -193,6 +193,18 @@ def dcmqrscp(
     )
     command: list[str | Path] = ["dcmqrscp", "-c", config, *options]
     log = directory / f"dcmqrscp-{ae_title}.log"
+    with started(command, log, lambda _: answers(port), env=dcmtk_environment()) as process:
+        yield Directory(ae_title, port, process, kept)
+
+
+@contextmanager
+def wlmscpfs(directory: Path, ae_title: str = "WORKLIST", *options: str) -> Iterator[Directory]:
+    """DCMTK's worklist: it answers with the files ``*.wl`` of its directory, which the test writes at any time."""
+    port, kept = free_port(), directory / "worklists" / ae_title
+    kept.mkdir(parents=True)
+    (kept / "lockfile").touch()
+    command: list[str | Path] = ["wlmscpfs", "-dfp", kept.parent, *options, str(port)]
+    log = directory / f"wlmscpfs-{ae_title}.log"
     with started(command, log, lambda _: answers(port), env=dcmtk_environment()) as process:
         yield Directory(ae_title, port, process, kept)
 
