@@ -130,7 +130,8 @@ def orthanc(
         "DicomAlwaysAllowFind": True,
         "DicomAlwaysAllowGet": True,
         "DicomAlwaysAllowMove": True,
-        "DicomModalities": {title: [title, host, to] for title, (host, to) in destinations.items()},
+        # It takes AE titles with spaces, but no such names.
+        "DicomModalities": {title.replace(" ", "-"): [title, host, to] for title, (host, to) in destinations.items()},
         "Plugins": [],
         **settings,
     }
