@@ -287,6 +287,7 @@ RULES: Mapping[str, Rule] = {
     "pacs-tasks send-dir --dir dicom_files --dry-run": prints(),
     "pacs-tasks query --patient-id P12345": prints("P12345"),
     "pacs-tasks query --accession-number A1 --format json": prints("张^三丰", '"exit_code": 0'),
+    "pacs-tasks query --batch patients.csv": prints("1 match for 2 rows: 1 without a match."),
     'pacs-tasks query --remote archive --patient-name "张*"': prints("1 match", "张^三丰"),
     "pacs-tasks retrieve --study-uid 1.2.3.4.5.6.7.8.9.10 --output-dir downloaded_dicoms": retrieves,
     "pacs-tasks jobs": follows_a_job,
@@ -315,6 +316,9 @@ RULES: Mapping[str, Rule] = {
     # Python
     'print("complete")': python("the PACS has taken it", "8 of 9", "no DICOM", "complete", stored=SENT),
     "print(instance.category, instance.sop_instance_uid, instance.status)": python("success 8 of 9", stored=SENT),
+    'print(row, outcome.category if outcome else "not asked", len(matches), "matches")': python(
+        "1 success 1 matches", "2 success 0 matches"
+    ),
     'print("no answer:", error.message)': python("0000: success"),
     'print(len(pacs.instances), "instances in", pacs.associations, "associations")': python("8 instances in"),
     'print("over TLS:", job.outcome().status)': over_tls(python("over TLS: 0000: success")),
