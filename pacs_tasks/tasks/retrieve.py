@@ -66,7 +66,7 @@ def _promise(request: RetrieveRequest, claim: Claim) -> Promise:
 
 @app.task(bind=True, base=JobTask, name=RetrieveRequest.task)  # type: ignore[untyped-decorator]
 def retrieve(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Retrieve a study or series: asks what there is and becomes a chord of parts."""
+    """Retrieve studies: asks what there is and becomes a chord of parts."""
 
     def chord_of_parts(_: RetrieveRequest, job_id: str) -> None:
         fan_out(self, job_id, _ranges(job_id), retrieve_part, retrieve_finish)

@@ -11,7 +11,6 @@ from pydicom import Dataset
 from pacs_tasks import (
     Category,
     InstanceCategory,
-    InvalidRequestError,
     JobFailedError,
     JobState,
     PacsClient,
@@ -251,19 +250,6 @@ def test_many_rows_are_planned_over_one_association(client: PacsClient, archive:
     assert len(outcome.studies) == 300
     # One for the plan, one for each part.
     assert archive.associations == 5
-
-
-@pytest.mark.parametrize("field", ["to", "layout", "overwrite"])
-def test_what_is_not_served_is_refused(client: PacsClient, archive: TestPACS, tmp_path: Path, field: str) -> None:
-    """Rather than left undone in silence."""
-    fields: dict[str, dict[str, object]] = {
-        "to": {"to": {"ae_title": "OTHER"}, "output_dir": None},
-        "layout": {"layout": "{Modality}"},
-        "overwrite": {"overwrite": True},
-    }
-    job = enqueued(client, archive, tmp_path / "out", study_uid=study_uid(1), **fields[field])
-    with pytest.raises(InvalidRequestError, match=f"does not serve '{field}'"):
-        ended(job)
 
 
 def test_every_file_is_that_of_the_peer(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
