@@ -22,6 +22,8 @@ from pacs_tasks.scripts import Scripts
 _CHUNK = 1_000
 #: Ranges that one command counts: each costs a few steps inside Redis, however long it is.
 _RANGES = 200
+#: Stands beside the ways of a study.
+_MORE = "more"
 _LOST = (InstanceCategory.FAILED, InstanceCategory.MISSING, InstanceCategory.SKIPPED)
 
 #: Start and end of consecutive lines of the manifest, as a Python slice.
@@ -111,6 +113,11 @@ class Studies:
         self._redis.hsetnx(ways, f"{study_uid} {way}", why)
         self._redis.expire(ways, self._keep)
 
+    def note_more(self, job_id: str, study_uid: str, number: int) -> None:
+        """Note that so many more instances of a study came than the peer had counted."""
+        if number:
+            self._redis.hincrby(key(job_id, "ways"), f"{study_uid} {_MORE}", number)
+
     def outcomes(self, job_id: str) -> tuple[StudyOutcome, ...]:
         """What became of each study, in the order of the manifest; nothing for a job that has none."""
         planned = self.planned(job_id)
@@ -122,7 +129,8 @@ class Studies:
         ways: dict[str, dict[str, str]] = {}
         for field, why in sorted(cast("dict[str, str]", self._redis.hgetall(key(job_id, "ways"))).items()):
             study_uid, _, way = field.partition(" ")
-            ways.setdefault(study_uid, {})[way] = why
+            told = f"more instances came than the peer had counted ({why})" if way == _MORE else why
+            ways.setdefault(study_uid, {})[way] = told
         cancelled = self._redis.hget(key(job_id), "state") == JobState.CANCELLED
         return tuple(
             _outcome(study, tally, here, there, ways.get(study.study_uid, {}), cancelled=cancelled)
@@ -185,7 +193,7 @@ def _outcome(
         missing=tally.counts[InstanceCategory.MISSING],
         failed=failed,
         proof=study.proof,
-        ways=tuple(ways),
+        ways=tuple(way for way in ways if way != _MORE),
         reason="; ".join(reasons),
         rows=study.rows,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,8 @@ class Arrivals:
         #: What is whole and waits to be recorded, by its index.
         self._whole: dict[int, InstanceOutcome] = {}
         self.number = self.extra = 0
+        #: Called before outcomes are recorded, the last of which may end the job.
+        self.before_recording: Callable[[], None] = lambda: None
 
     @property
     def complete(self) -> bool:
@@ -131,7 +133,8 @@ class Arrivals:
         else:
             why = f"it came but could not be kept ({outcome.reason}); check the output directory, then retry the job"
             self._part.record(index, outcome.model_copy(update={"reason": why}))
-        if len(self._whole) >= _GROUP:
+        # The last outcome may end the job: what else comes of a number that was only counted is to be told before.
+        if len(self._whole) >= _GROUP and not (self.counted and self.complete):
             self.record()
 
     def _line_of(self, sop_instance_uid: str) -> int | None:
@@ -153,6 +156,8 @@ class Arrivals:
     def record(self) -> None:
         """Received means: whole, in its place, and synced to disk."""
         arrived, self._whole = self._whole, {}
+        if arrived or self.extra:
+            self.before_recording()
         storage.sync([Path(outcome.path) for outcome in arrived.values()], self._layout.depth)
         for index, outcome in arrived.items():
             self._part.record(index, outcome)

@@ -89,6 +89,10 @@ class Fetching:
         self._choice = Choice(request, self._classes)
         #: The receiver that C-MOVE was to deliver to.
         self._asked: Receiver | None = None
+        #: Ways by which something has come.
+        self._came: set[Way] = set()
+        #: How many more instances than were counted have been noted.
+        self._more = 0
 
     def _counted_before(self) -> set[str]:
         """SOP Instance UIDs that have taken lines of this part, where the peer has only counted."""
@@ -127,7 +131,7 @@ class Fetching:
         return said
 
     def _by(self, way: Way, task: Task) -> Said:
-        before = self._arrivals.number
+        self._arrivals.before_recording = lambda: self._note(way)
         try:
             said = self._moved(task) if way is Way.MOVE else self._fetched(self._get)
         except ContextRejectedError as error:
@@ -135,9 +139,6 @@ class Fetching:
             raise
         except PeerStalledError as error:
             said = Said(error.message)
-        if self._arrivals.number > before:
-            self._choice.works(way)
-            self._note(way)
         return said
 
     def _moved(self, task: Task) -> Said:
@@ -206,11 +207,15 @@ class Fetching:
         return said
 
     def _note(self, way: Way) -> None:
-        """Have the outcome tell which way the study came."""
-        why = [f"{other} was no way: {reason}" for other, reason in self._choice.why_not.items() if other is not way]
-        if self._arrivals.extra:
-            why.append(f"{self._arrivals.extra} more instances came than the peer had counted")
-        ledger().studies.note_way(self._part.job_id, self._study_uid, way, "; ".join(why))
+        """Instances have come this way: have the outcome say so."""
+        about = self._part.job_id, self._study_uid
+        if way not in self._came:
+            self._came.add(way)
+            self._choice.works(way)
+            why = [f"{other} was no way: {reason}" for other, reason in self._choice.why_not.items()]
+            ledger().studies.note_way(*about, way, "; ".join(why))
+        ledger().studies.note_more(*about, self._arrivals.extra - self._more)
+        self._more = self._arrivals.extra
 
     def worth_another_try(self, said: Said) -> bool:
         """Whether what did not come now, although nothing did, may come the next time."""

@@ -1,0 +1,139 @@
+"""A PACS that only counts its instances: each that comes takes one of the lines, once, whichever way it came."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pacs_tasks import Category, InstanceCategory, PacsClient, RetrieveMethod, RetrieveRequest, TransferOutcome
+from pacs_tasks.client import Job
+from pacs_tasks.outcome import Proof
+from pacs_tasks.testing import Faults, TestPACS
+from tests.support import ports, workers
+from tests.support.dicom_files import UID_ROOT, data_set, instance, study_uid, write_series
+from tests.support.waiting import wait_until
+
+SERIES = {1: 4, 2: 3}
+NUMBER = sum(SERIES.values())
+#: It cannot list instances.
+COUNTS = 0xA900
+BOTH = pytest.mark.parametrize("method", [RetrieveMethod.MOVE, RetrieveMethod.GET])
+
+
+@pytest.fixture(scope="module")
+def receiver(shared_redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int, Path]]:
+    """A receiver that shares its storage: its AE title, its port, and what it has received for jobs."""
+    port, directory = ports.free_port(), tmp_path_factory.mktemp("counted")
+    with workers.receiver(shared_redis_url, directory, port, "COUNTED"):
+        yield "COUNTED", port, directory / "data/received/incoming"
+
+
+@pytest.fixture
+def archive(tmp_path: Path, receiver: tuple[str, int, Path]) -> Iterator[TestPACS]:
+    """A PACS with a study of two series, of which it lists no instance."""
+    held = [
+        path
+        for series, count in SERIES.items()
+        for path in write_series(tmp_path / f"held/{series}", count, series=series, rows=2)
+    ]
+    destinations = {receiver[0]: ("127.0.0.1", receiver[1])}
+    with TestPACS(instances=held, destinations=destinations, faults=Faults(no_image_level=COUNTS)) as running:
+        yield running
+
+
+def enqueued(client: PacsClient, archive: TestPACS, directory: Path, **options: object) -> Job:
+    fields = {"remote": archive.remote, "study_uid": study_uid(), "output_dir": str(directory), "move_aet": "COUNTED"}
+    return client.enqueue(RetrieveRequest.model_validate({**fields, **options}))
+
+
+def ended(job: Job) -> TransferOutcome:
+    job.wait(50)
+    outcome = job.outcome()
+    assert isinstance(outcome, TransferOutcome)
+    return outcome
+
+
+def on_disk(directory: Path) -> dict[str, bytes]:
+    return {path.stem: data_set(path) for path in directory.rglob("*.dcm")}
+
+
+def held(archive: TestPACS) -> dict[str, bytes]:
+    return {uid: each.data_set for uid, each in archive.instances.items()}
+
+
+@BOTH
+def test_as_many_as_were_counted_are_all(
+    client: PacsClient, archive: TestPACS, tmp_path: Path, method: RetrieveMethod, receiver: tuple[str, int, Path]
+) -> None:
+    """Each is told by its UID, and nothing stays at the receiver."""
+    job = enqueued(client, archive, tmp_path / "out", method=method)
+    outcome = ended(job)
+    assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, NUMBER)
+    assert (outcome.studies[0].proof, outcome.studies[0].promised) == (Proof.COUNTS, NUMBER)
+    assert on_disk(tmp_path / "out") == held(archive)
+    assert sorted(each.subject for each in job.instances()) == sorted(archive.instances)
+    assert not list(receiver[2].rglob("*.dcm"))
+
+
+@BOTH
+def test_what_was_dropped_comes_with_the_whole_and_counts_once(
+    client: PacsClient, archive: TestPACS, tmp_path: Path, method: RetrieveMethod, receiver: tuple[str, int, Path]
+) -> None:
+    """Nobody knows what to ask for, so the series is asked for again; what had come takes no second line."""
+    archive.faults = Faults(no_image_level=COUNTS, drop_every=3)
+    outcome = ended(enqueued(client, archive, tmp_path / "out", method=method))
+    assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, NUMBER)
+    assert on_disk(tmp_path / "out") == held(archive)
+    assert not list(receiver[2].rglob("*.dcm"))
+
+
+def test_fewer_than_were_counted_are_told_by_their_number(
+    client: PacsClient, archive: TestPACS, tmp_path: Path
+) -> None:
+    """A retry takes up what is missing, and counts what is here no second time."""
+    gone = [f"{UID_ROOT}.1.1.1000001", f"{UID_ROOT}.1.1.1000003"]
+    archive.faults = Faults(no_image_level=COUNTS, lost=gone)
+    job = enqueued(client, archive, tmp_path / "out", method=RetrieveMethod.GET)
+    outcome = ended(job)
+    assert (outcome.category, outcome.counters.missing) == (Category.PARTIAL, 2)
+    assert [each.subject for each in outcome.problems] == ["3 of 4", "4 of 4"]
+    assert {each.category for each in outcome.problems} == {InstanceCategory.MISSING}
+    assert all(each.reason.startswith("2 of 4 did not come") for each in outcome.problems)
+    archive.faults = Faults(no_image_level=COUNTS)
+    again = ended(job.retry())
+    assert (again.category, again.counters.success, again.counters.missing) == (Category.SUCCESS, NUMBER, 0)
+    assert on_disk(tmp_path / "out") == held(archive)
+
+
+@BOTH
+def test_more_than_were_counted_are_kept_and_noted(
+    client: PacsClient, archive: TestPACS, tmp_path: Path, method: RetrieveMethod
+) -> None:
+    """As when a scanner still sends: the promise is kept, and what is more is no less ours."""
+    archive.faults = Faults(no_image_level=COUNTS, delay=0.2)
+    job = enqueued(client, archive, tmp_path / "out", method=method)
+    wait_until(lambda: client.ledger.manifest.planned(job.id), 20, "the promise")
+    archive.hold(instance(999, series=1, rows=2))
+    outcome = ended(job)
+    assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, NUMBER)
+    assert "more instances came than the peer had counted (1)" in outcome.studies[0].reason
+    assert on_disk(tmp_path / "out") == held(archive)
+
+
+@BOTH
+def test_a_study_of_which_only_the_total_is_known(
+    client: PacsClient, archive: TestPACS, tmp_path: Path, method: RetrieveMethod, receiver: tuple[str, int, Path]
+) -> None:
+    """It is asked for as a whole, and each series goes to its place."""
+    archive.faults = Faults(most_matches=1, drop_every=3)
+    outcome = ended(enqueued(client, archive, tmp_path / "out", method=method))
+    assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, NUMBER)
+    assert (outcome.studies[0].proof, outcome.studies[0].promised) == (Proof.COUNTS, NUMBER)
+    assert on_disk(tmp_path / "out") == held(archive)
+    assert {path.parent.name for path in (tmp_path / "out").rglob("*.dcm")} == {f"{study_uid()}.1", f"{study_uid()}.2"}
+    assert not list(receiver[2].rglob("*.dcm"))
+    assert {each.get("SeriesInstanceUID") for each in archive.identifiers if "SpecificCharacterSet" not in each} == {
+        None
+    }
