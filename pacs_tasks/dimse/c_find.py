@@ -116,7 +116,7 @@ class Finding:
     def _ask(self, assoc: Association, changed: Mapping[Path, str]) -> Answer:
         """Ask once, with some keys changed; once more without optional keys where the peer refuses them.
 
-        DCMTK's ``dcmqrscp --strict-check`` answers so to keys of other levels, for one.
+        DCMTK's ``dcmqrscp --check-find`` answers so to keys of other levels, for one.
         """
         answer = self._ask_once(assoc, {**self._keys, **changed})
         if answer.identities or self._left_out or not _may_be_about_keys(answer.status):

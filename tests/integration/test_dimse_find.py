@@ -22,6 +22,9 @@ from tests.support import dicom_files, peers, scripted
 
 LOCAL = LocalAE(ae_title="CALLER")
 PATIENT = Timeouts.of(20)
+REAL = [
+    pytest.param("orthanc", marks=pytest.mark.orthanc), pytest.param("dcmqrscp", marks=pytest.mark.dcmtk),
+]  # fmt: skip
 MATCH = b"\x08\0\x20\0DA\x08\x0020240115" + b"\x10\0\x20\0LO\x02\0P1"
 
 
@@ -101,6 +104,71 @@ def test_every_level_answers(
     _fill(pacs.remote, tmp_path)
     [match] = find(FindRequest(remote=pacs.remote, level=level, keys=keys), LOCAL, PATIENT).matches
     assert _values(match, tag) == [value]
+
+
+@pytest.mark.parametrize("kind", ["testpacs", *REAL])
+def test_every_level_of_both_roots_answers_with_counts(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """The unique key, and how many instances there are below it where the peer can count."""
+    peer = request.getfixturevalue("pacs" if kind == "testpacs" else kind)
+    _fill(peer.remote, tmp_path / "files")
+    study = dicom_files.study_uid(2)
+    for level, keys, unique, count_of in (
+        (Level.PATIENT, {}, "00100020", "00201204"),
+        (Level.STUDY, {"StudyInstanceUID": study}, "0020000D", "00201208"),
+        (Level.SERIES, {"StudyInstanceUID": study}, "0020000E", "00201209"),
+        (Level.IMAGE, {"StudyInstanceUID": study, "SeriesInstanceUID": f"{study}.1"}, "00080018", None),
+    ):
+        for model in (QueryModel.PATIENT_ROOT, *((QueryModel.STUDY_ROOT,) if keys else ())):
+            asked = {"PatientID": "P2", **keys}
+            outcome = find(FindRequest(remote=peer.remote, level=level, query_model=model, keys=asked), LOCAL, PATIENT)
+            assert (outcome.category, outcome.keys_left_out) == (Category.SUCCESS, ())
+            [match] = outcome.matches
+            assert _values(match, unique)
+            # dcmqrscp keeps no counts: it gives none rather than a wrong one.
+            assert count_of is None or _values(match, count_of) == ([] if kind == "dcmqrscp" else [1])
+
+
+@pytest.mark.dcmtk
+def test_a_pacs_that_refuses_keys_of_other_levels_is_asked_without_them(tmp_path: Path) -> None:
+    """dcmqrscp that checks keys refuses a patient id at SERIES level: the series come all the same, and it is said."""
+    with peers.dcmqrscp(tmp_path, "STRICT", peers.NOWHERE, "--check-find") as peer:
+        _fill(peer.remote, tmp_path / "files")
+        keys = {"StudyInstanceUID": dicom_files.study_uid(2)}
+        outcome = find(FindRequest(remote=peer.remote, level=Level.SERIES, keys=keys), LOCAL, PATIENT)
+    [match] = outcome.matches
+    assert _values(match, "0020000E") == [f"{dicom_files.study_uid(2)}.1"]
+    assert (outcome.category, outcome.queries) == (Category.SUCCESS, 2)
+    assert "PatientID" in outcome.keys_left_out
+    assert "Modality" not in outcome.keys_left_out
+
+
+def test_optional_keys_are_left_out_where_they_are_unknown(pacs: TestPACS, tmp_path: Path) -> None:
+    """What narrows the query is never left out: with that refused too, the first refusal is the answer."""
+    _fill(pacs.remote, tmp_path)
+    pacs.faults = Faults(unknown_keys=["NumberOfStudyRelatedInstances", "StudyDescription"])
+    outcome = find(FindRequest(remote=pacs.remote, keys={"PatientID": "P2"}), LOCAL, PATIENT)
+    assert [_values(match, "00100020") for match in outcome.matches] == [["P2"]]
+    assert {"NumberOfStudyRelatedInstances", "StudyDescription"} <= set(outcome.keys_left_out)
+    refused = find(FindRequest(remote=pacs.remote, keys={"StudyDescription": "CHEST"}), LOCAL, PATIENT)
+    assert (refused.status.code, refused.category, refused.keys_left_out) == (0xA900, Category.FAILED, ())
+
+
+@pytest.mark.parametrize("kind", ["testpacs", *REAL])
+def test_lists_of_uids_wildcards_and_ranges_match(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Each kind of matching of PS3.4 section C.2.2.2, alone and together."""
+    peer = request.getfixturevalue("pacs" if kind == "testpacs" else kind)
+    _fill(peer.remote, tmp_path / "files")
+    for keys, found in (
+        ({"StudyInstanceUID": f"{dicom_files.study_uid(1)}\\{dicom_files.study_uid(3)}"}, ["P1", "P3"]),
+        ({"PatientID": "P?", "AccessionNumber": "A2"}, ["P2"]),
+        ({"StudyDate": "20240101-20240131", "StudyTime": "110000-130000"}, ["P1", "P2", "P3"]),
+        ({"StudyDate": "20240116-"}, []),
+        ({"00080020": "-20240115", "AccessionNumber": "*1"}, ["P1"]),
+    ):
+        outcome = find(FindRequest(remote=peer.remote, keys=keys), LOCAL, PATIENT)
+        assert sorted(_values(match, "00100020")[0] for match in outcome.matches) == found
 
 
 def test_the_limit_stops_the_peer_and_says_so(pacs: TestPACS, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pacs_tasks.dimse.match import decode_match
 from pacs_tasks.dimse.query_keys import RETURN_KEYS
 from pacs_tasks.dimse.retrieval import encode_identifier, failed_uids
 from pacs_tasks.errors import InvalidRequestError
-from pacs_tasks.request import FindRequest, Level, MoveRequest
+from pacs_tasks.request import FindRequest, Level, MoveRequest, QueryModel
 from tests.support import dicom_files
 
 SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
@@ -143,3 +143,65 @@ def test_failed_instances_are_read_as_far_as_they_can_be() -> None:
         assert failed_uids(content) == tuple(uids)
         assert failed_uids(content[:-1]) == ()
     assert issubclass(MalformedError, ValueError)
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_a_dotted_key_is_in_the_one_item_of_its_sequence(syntax: str) -> None:
+    """Keys of one sequence share its item, also where the sequence itself is asked for; inner ones go deeper."""
+    keys = {
+        "RequestAttributesSequence.ScheduledProcedureStepID": "X",
+        "RequestAttributesSequence": "",
+        "00400275.RequestedProcedureID": "",
+        "RequestAttributesSequence.ScheduledProtocolCodeSequence.CodeValue": "C1",
+        "ReferencedStudySequence": "",
+    }
+    found = _encoded(FindRequest(level=Level.SERIES, keys=keys), syntax)
+    [item] = found.RequestAttributesSequence
+    assert (item.ScheduledProcedureStepID, item.RequestedProcedureID) == ("X", "")
+    assert item.ScheduledProtocolCodeSequence[0].CodeValue == "C1"
+    assert len(found.ReferencedStudySequence) == 0
+
+
+@pytest.mark.parametrize("key", ["PatientName.PatientID", "RequestAttributesSequence.Nonsense", "00091001.PatientID"])
+def test_a_path_that_leads_nowhere_is_refused(key: str) -> None:
+    """Only sequences have items, and every part is a keyword or a tag."""
+    with pytest.raises(InvalidRequestError):
+        encode_find(FindRequest(keys={key: "1"}), ExplicitVRLittleEndian)
+
+
+def test_a_worklist_has_no_level_and_one_step() -> None:
+    """What describes the step is in its item, by keyword or tag; (0008,0052) is not there (PS3.4 section K.6.1)."""
+    keys = {"Modality": "CT", "00400001": "CT1", "PatientID": "P1"}
+    found = _encoded(FindRequest(query_model=QueryModel.WORKLIST, keys=keys))
+    [step] = found.ScheduledProcedureStepSequence
+    assert (step.Modality, step.ScheduledStationAETitle, found.PatientID) == ("CT", "CT1", "P1")
+    assert step.ScheduledProcedureStepStartDate == ""
+    assert {"QueryRetrieveLevel", "Modality", "ScheduledStationAETitle"}.isdisjoint(each.keyword for each in found)
+    with pytest.raises(InvalidRequestError, match="no levels"):
+        _encoded(FindRequest(query_model=QueryModel.WORKLIST, keys={"QueryRetrieveLevel": "STUDY"}))
+
+
+def test_a_private_attribute_has_the_vr_that_its_creator_gives_it() -> None:
+    """Where the creator is among the keys and pydicom knows it; else it is text."""
+    keys = {"00190010": "SIEMENS MR HEADER", "0019100C": "1000", "00191008": "IMAGE NUM 4", "00291008": "x"}
+    found = _encoded(FindRequest(keys=keys))
+    assert [found[tag].VR for tag in (0x0019100C, 0x00191008, 0x00291008)] == ["IS", "CS", "LO"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "charset", "named"),
+    [
+        ({"PatientID": "P1"}, None, ""),
+        ({"PatientID": "P1"}, "GB18030", "GB18030"),
+        ({"PatientName": dicom_files.CHINESE_NAME}, None, "ISO_IR 192"),
+        ({"PatientName": dicom_files.CHINESE_NAME}, "GBK", "GBK"),
+        ({"RequestAttributesSequence.RequestedProcedureDescription": "胸部"}, None, "ISO_IR 192"),
+    ],
+)
+def test_the_charset_of_the_query_goes_before_that_of_the_remote(
+    keys: dict[str, str], charset: str | None, named: str
+) -> None:
+    """(0008,0005) is always there; its value is what was asked for, or what a key needs, within sequences too."""
+    found = _encoded(FindRequest(keys=keys, charset=charset))
+    assert "SpecificCharacterSet" in found
+    assert (found.SpecificCharacterSet or "") == named
