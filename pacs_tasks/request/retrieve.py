@@ -113,6 +113,10 @@ class RetrieveRequest(TransferRequest, _Selected):
             raise ValueError("name where it goes: output_dir, or to")
         if self.to is not None and (self.output_dir is not None or self.layout):
             raise ValueError("what goes to another AE lies in no output_dir and has no layout")
+        if self.to is not None and (self.method is RetrieveMethod.GET or self.move_aet is not None):
+            raise ValueError("what goes to another AE goes there by C-MOVE, and to its AE title: leave out the others")
+        if self.to is not None and str(self.to) == str(self.remote):
+            raise ValueError("to and remote are the same; name another one")
         return self
 
     @property

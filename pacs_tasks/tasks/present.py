@@ -26,7 +26,8 @@ from pacs_tasks.tasks.transfer import Part
 
 log = logging.getLogger(__name__)
 
-#: Files whose heads are read at most: some seconds, 12 µs each once they are in memory. What lies beyond is fetched again.
+#: Files whose heads are read at most: some seconds, 12 µs each once they are in memory. What lies beyond is fetched
+#: again.
 _MOST_FILES = 500_000
 #: Files between two signs of life.
 _BREATH = 200

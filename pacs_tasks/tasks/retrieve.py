@@ -11,7 +11,7 @@ from typing import Any, cast
 from celery import Task
 
 from pacs_tasks.app import app
-from pacs_tasks.errors import AssociationError, InvalidRequestError, PeerBusyError
+from pacs_tasks.errors import AssociationError, PeerBusyError
 from pacs_tasks.manifest import Entry, is_counted
 from pacs_tasks.request import RetrieveRequest
 from pacs_tasks.tasks.again import come_again
@@ -58,9 +58,8 @@ def _promise(request: RetrieveRequest, claim: Claim) -> Promise:
     InvalidRequestError
         If what is asked for is not served.
     """
-    if request.to is not None:
-        raise InvalidRequestError("this worker does not serve 'to'; leave it out")
-    writable_directory(request.directory)
+    if request.to is None:
+        writable_directory(request.directory)
     return promise(request, claim)
 
 

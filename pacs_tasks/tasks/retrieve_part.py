@@ -21,6 +21,7 @@ from pacs_tasks.outcome import InstanceOutcome
 from pacs_tasks.request import RetrieveRequest
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.fetching import Fetching
+from pacs_tasks.tasks.forwarding import Forwarding
 from pacs_tasks.tasks.moving import NoReceiverError
 from pacs_tasks.tasks.present import record_present
 from pacs_tasks.tasks.stopping import WorkerStoppingError, stopping
@@ -49,14 +50,14 @@ def fetch(task: Task, part: Part, request: RetrieveRequest, *, whole_series: boo
     park_if_down(part.job_id, request)
     _fail_nameless(part, request)
     if not tries and not request.overwrite:
-        record_present(part, request)
-        _check_end(part)
+        _leave_out(part, request)
     if not part.left:
         return False
     last_try = tries >= settings().max_retries
-    fetching, before = Fetching(part, request, whole_series=whole_series, tries=tries), len(part.left)
+    attempt = _attempt(part, request, whole_series=whole_series, tries=tries)
+    before = len(part.left)
     try:
-        said = fetching.ask(task)
+        said = attempt.ask(task)
     except NoReceiverError as error:
         # There was one before, so there may be one again.
         if not tries or last_try:
@@ -79,10 +80,27 @@ def fetch(task: Task, part: Part, request: RetrieveRequest, *, whole_series: boo
         return True
     _check_end(part)
     brought = len(part.left) < before
-    again = bool(part.left) and not last_try and (brought or fetching.worth_another_try(said))
+    again = bool(part.left) and not last_try and (brought or attempt.worth_another_try(said))
     if not again:
-        fetching.record_missing(said)
+        attempt.record_missing(said)
     return again
+
+
+def _leave_out(part: Part, request: RetrieveRequest) -> None:
+    """What is where it is wanted already is not asked for."""
+    if not part.left:
+        return
+    if request.to is None:
+        record_present(part, request)
+    else:
+        Forwarding(part, request, request.to, whole_series=False, tries=0).record_present()
+    _check_end(part)
+
+
+def _attempt(part: Part, request: RetrieveRequest, *, whole_series: bool, tries: int) -> Fetching | Forwarding:
+    if request.to is None:
+        return Fetching(part, request, whole_series=whole_series, tries=tries)
+    return Forwarding(part, request, request.to, whole_series=whole_series, tries=tries)
 
 
 def _check_end(part: Part) -> None:
@@ -100,6 +118,6 @@ def _fail_nameless(part: Part, request: RetrieveRequest) -> None:
         try:
             # What is only counted gets its name when it comes.
             name = study_uid if is_counted(entry) else uid
-            storage.instance_path(Path(request.directory), study_uid, series_uid, name)
+            storage.instance_path(Path(request.output_dir or "."), study_uid, series_uid, name)
         except InvalidRequestError as error:
             part.record(index, InstanceOutcome.unanswered(uid, error))
