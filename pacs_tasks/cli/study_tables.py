@@ -28,10 +28,12 @@ def study_table(studies: Sequence[StudyOutcome]) -> Table:
     table = new_table("Study", "Result", *(name for name, _ in columns))
     for column in table.columns[1:]:
         column.no_wrap = True
+    told: set[str] = set()
     for each in ordered[:LISTED]:
         name = Text(plain(_name_of(each)))
         if each.reason:
-            name.append(f"\n{plain(each.reason)}", style="dim")
+            name.append("\n(as above)" if each.reason in told else f"\n{plain(each.reason)}", style="dim")
+            told.add(each.reason)
         result = Text(str(each.category), style=STYLES[each.category])
         table.add_row(name, result, *(cell(each) for _, cell in columns))
     if len(studies) > LISTED:

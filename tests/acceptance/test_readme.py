@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydicom.uid import UID
 
 from pacs_tasks import TLS, EchoRequest, PacsClient, StoreDirectoryRequest
 from pacs_tasks.testing import Faults, TestPACS
@@ -119,6 +120,25 @@ def installs(scene: Scene, block: Block) -> None:
 def retrieves(scene: Scene, block: Block) -> None:
     says(scene, block, scene.shell(block.text))
     assert len(list(scene.home.glob("downloaded_dicoms/1.2.3.4.5.6.7.8.9.10/*/*.dcm"))) == len(known_study())
+
+
+def retrieves_some(scene: Scene, block: Block) -> None:
+    """A series, an instance and an accession number, each to a directory of its own."""
+    scene.shell(block.text)
+    for directory, count in (("series", len(known_study())), ("instances", 1), ("numbers", len(known_study()))):
+        assert len(list(scene.home.glob(f"{directory}/1.2.3.4.5.6.7.8.9.10/*/*.dcm"))) == count
+
+
+def retrieves_many(scene: Scene, block: Block) -> None:
+    """The PACS has one more study, of another accession number."""
+    for ds in known_study():
+        ds.StudyInstanceUID, ds.AccessionNumber = f"{ds.StudyInstanceUID.rpartition('.')[0]}.11", "A2"
+        ds.SeriesInstanceUID = f"{ds.StudyInstanceUID}.1"
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = UID(f"{ds.SeriesInstanceUID}.{ds.InstanceNumber}")
+        scene.pacs.hold(ds)
+    says(scene, block, scene.shell(block.text))
+    for study in ("1.2.3.4.5.6.7.8.9.10", "1.2.3.4.5.6.7.8.9.11"):
+        assert len(list(scene.home.glob(f"downloaded_dicoms/{study}/*/*.dcm"))) == len(known_study())
 
 
 def follows_a_job(scene: Scene, block: Block) -> None:
@@ -290,6 +310,8 @@ RULES: Mapping[str, Rule] = {
     "pacs-tasks query --batch patients.csv": prints("1 match for 2 rows: 1 without a match."),
     'pacs-tasks query --remote archive --patient-name "张*"': prints("1 match", "张^三丰"),
     "pacs-tasks retrieve --study-uid 1.2.3.4.5.6.7.8.9.10 --output-dir downloaded_dicoms": retrieves,
+    "pacs-tasks retrieve --accession-number A1 --output-dir numbers": retrieves_some,
+    "pacs-tasks retrieve --batch studies.csv --output-dir downloaded_dicoms": retrieves_many,
     "pacs-tasks jobs": follows_a_job,
     'pacs-tasks retry "$job"': cancels_and_retries,
     'pacs-tasks verify "$job"': about_a_job(),

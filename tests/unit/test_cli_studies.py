@@ -50,6 +50,14 @@ def test_a_long_table_names_twenty(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(document["studies"]) == LISTED + 5
 
 
+def test_what_is_true_of_several_studies_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Else a batch without a receiver would say a thousand times that there is none."""
+    remark = {"reason": "C-MOVE was no way: no receiver is running"}
+    text = shown(capsys, *(whole(number).model_copy(update=remark) for number in (1, 2, 3)))
+    assert text.count("no receiver is running") == 1
+    assert text.count("(as above)") == 2
+
+
 def test_one_study_is_told_among_the_facts(capsys: pytest.CaptureFixture[str]) -> None:
     """Which way it came, and what its promise is worth where that is less than a list of names."""
     plain = whole(1).model_copy(update={"ways": ("C-MOVE",)})
