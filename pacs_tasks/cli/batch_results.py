@@ -115,10 +115,11 @@ def _lines(answer: RowAnswer) -> Iterator[dict[str, Any]]:
 
 def _why(answer: RowAnswer) -> dict[str, str]:
     outcome = answer.outcome
-    if outcome is None or outcome.category is InstanceCategory.SUCCESS:
+    if outcome is None:
         return {}
     status = {"status": f"{outcome.status.code:04X}"} if outcome.status else {}
-    return {**status, "reason": reason_of(outcome)}
+    reason = reason_of(outcome)
+    return {**status, **({"reason": reason} if reason else {})}
 
 
 def _columns(request: FindBatchRequest) -> tuple[str, ...]:

@@ -178,7 +178,7 @@ def outcome_of(subject: str, request: FindBatchRequest, found: FindOutcome) -> I
     if found.category not in _ANSWERED:
         return InstanceOutcome(subject=subject, category=InstanceCategory.FAILED, status=found.status)
     why = "; ".join(found.remarks) or _doubtful(request, found)
-    category = InstanceCategory.WARNING if why else InstanceCategory.SUCCESS
+    category = InstanceCategory.WARNING if found.doubts else InstanceCategory.SUCCESS
     return InstanceOutcome(subject=subject, category=category, reason=why)
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from tests.support import peers
 from tests.support.command import Terminal
-from tests.support.dicom_files import CHINESE_NAME, study_uid, write_series
+from tests.support.dicom_files import CHINESE_NAME, study_uid, write, write_series
+from tests.support.worklists import scheduled
 
 STUDIES = 30
 
@@ -43,6 +44,26 @@ def asked_of(terminal: Terminal, peer: peers.Peer, directory: Path) -> None:
 
 def read(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
+
+
+@pytest.mark.dcmtk
+def test_a_worklist(terminal: Terminal, tmp_path: Path) -> None:
+    """What describes a scheduled step may be a column as well, by its keyword."""
+    with peers.wlmscpfs(tmp_path, "WORKLIST", "-csk") as peer:
+        for number, modality in enumerate(("CT", "MR", "CT"), 1):
+            write(
+                scheduled(number, CHINESE_NAME, "GB18030", modality, f"2024011{number}"),
+                peer.directory / f"{number}.wl",
+            )
+        path = tmp_path / "worklist.csv"
+        path.write_text("Modality,ScheduledProcedureStepStartDate\nCT,\nMR,20240101-20240131\nCT,20240113\nUS,\n")
+        options = ("--worklist", "--charset", "GB18030", "--format", "csv")
+        result = terminal.run("query", "--batch", path, *options, *peer.options)
+    assert result.code == 0, result
+    found = [(each["row"], each["PatientID"], each["PatientName"]) for each in read(result.stdout)]
+    expected = [("2", "P1"), ("2", "P3"), ("3", "P2"), ("4", "P3")]
+    assert sorted(found) == [(*each, CHINESE_NAME) for each in expected]
+    assert "4 matches for 4 rows: 1 without a match." in result.stderr
 
 
 @pytest.mark.orthanc

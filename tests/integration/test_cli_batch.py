@@ -189,6 +189,17 @@ def test_a_batch_can_wait_elsewhere(terminal: Terminal, archive: TestPACS, file:
     assert terminal.run("wait", first.stdout.strip(), "--json").json["counters"]["success"] == 3
 
 
+def test_a_charset_is_that_of_every_row(terminal: Terminal, archive: TestPACS, file: Path) -> None:
+    """Names go out in it, whatever the file is written in; a name that it lacks fails its row alone."""
+    document = asked(terminal, archive, file, "--charset", "GB18030", "--json").json
+    assert [len(each["matches"]) for each in document["rows"]] == [1, 0, 1]
+    assert {str(each.SpecificCharacterSet) for each in archive.identifiers if each.PatientName} == {"GB18030"}
+    latin = asked(terminal, archive, file, "--charset", "ISO_IR 100", "--json")
+    assert latin.code == 3, latin
+    assert [each["category"] for each in latin.json["rows"]] == ["failed", "failed", "success"]
+    assert CHINESE_NAME not in latin.stdout.replace(json.dumps(latin.json["rows"][2], ensure_ascii=False), "")
+
+
 def test_a_plain_query_has_json_lines_too(terminal: Terminal, archive: TestPACS) -> None:
     found = lines(terminal.run("query", *peer(archive), "--patient-id", "P1*", "--format", "jsonl"))
     assert sorted(uid_of(each["match"]) for each in found) == sorted(study_uid(each) for each in (1, 10, 11, 12))

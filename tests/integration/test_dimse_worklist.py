@@ -7,9 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom import Dataset
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from pacs_tasks.ae import LocalAE
 from pacs_tasks.dimse.association import Timeouts
@@ -19,6 +16,7 @@ from pacs_tasks.outcome import Category, FindOutcome
 from pacs_tasks.request import FindRequest, QueryModel
 from pacs_tasks.testing import TestPACS
 from tests.support import dicom_files, peers
+from tests.support.worklists import scheduled
 
 pytestmark = pytest.mark.dcmtk
 
@@ -27,33 +25,13 @@ PATIENT = Timeouts.of(20)
 _STEPS = "00400100"
 
 
-def _scheduled(number: int, name: str, charset: str, modality: str, date: str) -> FileDataset:
-    """What a worklist file holds: one step of one requested procedure."""
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = UID("1.2.276.0.7230010.3.1.0.1")
-    meta.MediaStorageSOPInstanceUID = UID(f"{dicom_files.UID_ROOT}.9.{number}")
-    ds = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
-    ds.SpecificCharacterSet = charset
-    ds.PatientName, ds.PatientID, ds.PatientBirthDate, ds.PatientSex = name, f"P{number}", "19700101", "O"
-    ds.AccessionNumber, ds.StudyInstanceUID = f"A{number}", dicom_files.study_uid(number)
-    ds.RequestedProcedureID, ds.RequestedProcedureDescription = f"R{number}", "CHEST"
-    step = Dataset()
-    step.Modality, step.ScheduledStationAETitle, step.ScheduledStationName = modality, f"{modality}1", f"ROOM{number}"
-    step.ScheduledProcedureStepStartDate, step.ScheduledProcedureStepStartTime = date, "093000"
-    step.ScheduledPerformingPhysicianName, step.ScheduledProcedureStepDescription = "DOE^JANE", "CHEST PA"
-    step.ScheduledProcedureStepID, step.ScheduledProcedureStepLocation = f"S{number}", "FLOOR1"
-    ds.ScheduledProcedureStepSequence = [step]
-    return ds
-
-
 @pytest.fixture
 def worklist(tmp_path: Path) -> Iterator[peers.Directory]:
     """Three steps: two with Chinese names, in GB18030 and in UTF-8, one with an English one."""
     steps = [
-        _scheduled(1, dicom_files.CHINESE_NAME, "GB18030", "CT", "20240115"),
-        _scheduled(2, dicom_files.CHINESE_NAME, "ISO_IR 192", "MR", "20240116"),
-        _scheduled(3, "SMITH^JOHN", "ISO_IR 100", "CT", "20240117"),
+        scheduled(1, dicom_files.CHINESE_NAME, "GB18030", "CT", "20240115"),
+        scheduled(2, dicom_files.CHINESE_NAME, "ISO_IR 192", "MR", "20240116"),
+        scheduled(3, "SMITH^JOHN", "ISO_IR 100", "CT", "20240117"),
     ]
     with peers.wlmscpfs(tmp_path, "WORKLIST", "-csk") as peer:
         for number, ds in enumerate(steps):
@@ -124,7 +102,7 @@ def test_chinese_names_come_right_and_are_found(worklist: peers.Directory, chars
 def test_a_worklist_that_names_no_charset_is_read_in_the_one_of_the_query(tmp_path: Path) -> None:
     """wlmscpfs as installed leaves (0008,0005) out of its answers."""
     with peers.wlmscpfs(tmp_path) as peer:
-        dicom_files.write(_scheduled(1, dicom_files.CHINESE_NAME, "GB18030", "CT", "20240115"), peer.directory / "1.wl")
+        dicom_files.write(scheduled(1, dicom_files.CHINESE_NAME, "GB18030", "CT", "20240115"), peer.directory / "1.wl")
         [match] = _asked(peer, "GB18030").matches
     assert "00080005" not in match or not match["00080005"].get("Value")
     assert match["00100010"]["Value"] == [{"Alphabetic": dicom_files.CHINESE_NAME}]
@@ -140,7 +118,7 @@ def test_a_worklist_is_split_by_its_own_dates(tmp_path: Path) -> None:
     """120 steps are asked for in halves of their scheduled dates, and each comes once."""
     with peers.wlmscpfs(tmp_path, "WORKLIST", "-csk") as peer:
         for number in range(120):
-            ds = _scheduled(number, "A^B", "ISO_IR 100", "CT", f"202401{number % 28 + 1:02}")
+            ds = scheduled(number, "A^B", "ISO_IR 100", "CT", f"202401{number % 28 + 1:02}")
             dicom_files.write(ds, peer.directory / f"{number}.wl")
         request = FindRequest(remote=peer.remote, query_model=QueryModel.WORKLIST, split_dates=True)
         outcome = find(request, LOCAL, PATIENT)

@@ -28,7 +28,7 @@ from pacs_tasks.record import PARTS, key
 from pacs_tasks.testing import Faults, TestPACS
 from tests.integration.test_services import everything_but_the_ledger
 from tests.support import workers
-from tests.support.dicom_files import CHINESE_NAME, study_uid, write_series
+from tests.support.dicom_files import CHINESE_NAME, instance, study_uid, write_series
 from tests.support.waiting import wait_until
 
 LIMIT = 40
@@ -239,6 +239,21 @@ def test_a_peer_that_ends_each_association_after_a_query_answers_every_row(
     assert time.monotonic() - begun < 10
     assert max(asked(archive).values()) == 1
     assert found(job) == {row: [study_uid(row - 1)] for row in range(2, 42)}
+
+
+@pytest.mark.parametrize("abort_after_find", [False, True])
+def test_every_row_is_split_by_its_own_dates(client: PacsClient, *, abort_after_find: bool) -> None:
+    """Where the peer cuts answers off, also over many associations; an answer that is whole now is no warning."""
+    studies = [instance(study=number, patient_id=f"P{number % 2}", rows=1) for number in range(300)]
+    for number, each in enumerate(studies):
+        each.StudyDate = f"2024{number % 12 + 1:02}{number % 28 + 1:02}"
+    faults = Faults(most_matches=100, abort_after_find=abort_after_find)
+    with TestPACS(instances=studies, faults=faults) as archive:
+        rows = tuple(FindRow(number=each, keys={"PatientID": f"P{each}"}) for each in range(2))
+        job = client.enqueue(FindBatchRequest(remote=archive.remote, rows=rows, split_dates=True))
+        assert answered(job).category is Category.SUCCESS
+    for row, uids in found(job).items():
+        assert sorted(uids) == sorted(study_uid(number) for number in range(row, 300, 2))
 
 
 def test_a_peer_that_is_not_there_is_told_at_once(client: PacsClient, archive: TestPACS) -> None:
