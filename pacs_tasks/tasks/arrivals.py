@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.layout import Layout
 from pacs_tasks.manifest import is_counted
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
-from pacs_tasks.tasks.transfer import Part
+from pacs_tasks.tasks.transfer import Part, PartCancelledError
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ class Arrivals:
             self._whole[index] = outcome
         else:
             why = f"it came but could not be kept ({outcome.reason}); check the output directory, then retry the job"
-            self._part.record(index, outcome.model_copy(update={"reason": why}))
+            self._record(index, outcome.model_copy(update={"reason": why}))
         # The last outcome may end the job: what else comes of a number that was only counted is to be told before.
         if len(self._whole) >= _GROUP and not (self.counted and self.complete):
             self.record()
@@ -160,6 +161,11 @@ class Arrivals:
             self.before_recording()
         storage.sync([Path(outcome.path) for outcome in arrived.values()], self._layout.depth)
         for index, outcome in arrived.items():
+            self._record(index, outcome)
+
+    def _record(self, index: int, outcome: InstanceOutcome) -> None:
+        """Record what has come, also where the job was cancelled: whoever waits for the peer sees to that."""
+        with suppress(PartCancelledError):
             self._part.record(index, outcome)
 
 

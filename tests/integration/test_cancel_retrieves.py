@@ -1,0 +1,141 @@
+"""A retrieve that is cancelled or interrupted: what arrived stays and counts, and the rest alone is asked for again."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from pacs_tasks import Category, Job, JobState, PacsClient, RetrieveMethod, RetrieveRequest
+from pacs_tasks.testing import Faults, TestPACS
+from tests.support import ports, workers
+from tests.support.dicom_files import data_set, study_uid, write_series
+from tests.support.waiting import wait_until
+
+NUMBER = 60
+BOTH = pytest.mark.parametrize("method", [RetrieveMethod.MOVE, RetrieveMethod.GET])
+
+
+@pytest.fixture(scope="module")
+def receiver(shared_redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
+    """A receiver that shares its storage: its AE title and port."""
+    port = ports.free_port()
+    with workers.receiver(shared_redis_url, tmp_path_factory.mktemp("cancel"), port, "CANCEL"):
+        yield "CANCEL", port
+
+
+@pytest.fixture
+def archive(tmp_path: Path, receiver: tuple[str, int]) -> Iterator[TestPACS]:
+    """A PACS with a series that takes a few seconds to come."""
+    held = write_series(tmp_path / "held", NUMBER, rows=2)
+    destinations = {receiver[0]: ("127.0.0.1", receiver[1])}
+    with TestPACS(instances=held, destinations=destinations, faults=Faults(delay=0.05)) as running:
+        yield running
+
+
+def enqueued(client: PacsClient, archive: TestPACS, directory: Path, **options: object) -> Job:
+    fields = {"remote": archive.remote, "study_uid": study_uid(), "output_dir": str(directory), "move_aet": "CANCEL"}
+    return client.enqueue(RetrieveRequest.model_validate({**fields, **options}))
+
+
+def on_disk(directory: Path) -> dict[str, bytes]:
+    return {path.stem: data_set(path) for path in directory.rglob("*.dcm")}
+
+
+def held(archive: TestPACS) -> dict[str, bytes]:
+    return {uid: each.data_set for uid, each in archive.instances.items()}
+
+
+def asked(archive: TestPACS) -> list[list[str]]:
+    """The SOP Instance UIDs of its C-MOVE and C-GET requests, which name no character set; none is the whole series."""
+    named = [each.get("SOPInstanceUID") or [] for each in archive.identifiers if "SpecificCharacterSet" not in each]
+    return [[each] if isinstance(each, str) else sorted(each) for each in named]
+
+
+@BOTH
+@pytest.mark.parametrize("ignore", [False, True])
+def test_what_came_before_a_cancel_counts(
+    client: PacsClient, archive: TestPACS, tmp_path: Path, method: RetrieveMethod, ignore: bool
+) -> None:
+    """Whether the peer heeds C-CANCEL or goes on in spite of it; a retry asks for the rest by name."""
+    archive.faults = Faults(delay=0.15, ignore_cancel=ignore)
+    job = enqueued(client, archive, tmp_path / "out", method=method)
+    wait_until(lambda: len(on_disk(tmp_path / "out")) > 5, 30, "some instances")
+    job.cancel()
+    progress = job.wait(15)
+    here = on_disk(tmp_path / "out")
+    assert progress.state is JobState.CANCELLED
+    assert progress.counters.success == len(here)
+    assert 5 < len(here) < NUMBER
+    archive.faults = Faults()
+    assert job.retry().wait(30).counters.success == NUMBER
+    assert asked(archive) == [[], sorted(archive.instances.keys() - here.keys())]
+    assert on_disk(tmp_path / "out") == held(archive)
+
+
+@BOTH
+def test_a_cancel_ends_a_retrieve_that_has_no_end(
+    client: PacsClient, archive: TestPACS, tmp_path: Path, method: RetrieveMethod
+) -> None:
+    """Within the time that the peer has for its last word."""
+    archive.faults = Faults(pending_for_ever=True, ignore_cancel=True)
+    job = enqueued(client, archive, tmp_path / "out", method=method)
+    wait_until(lambda: asked(archive), 30, "the peer is asked")
+    job.cancel()
+    progress = job.wait(15)
+    assert (progress.state, progress.counters.recorded) == (JobState.CANCELLED, 0)
+
+
+@BOTH
+def test_a_retrieve_that_is_complete_waits_for_no_final_response(
+    client: PacsClient, archive: TestPACS, tmp_path: Path, method: RetrieveMethod
+) -> None:
+    """A few seconds at most."""
+    archive.faults = Faults(never_finish=True)
+    job = enqueued(client, archive, tmp_path / "out", method=method)
+    assert job.wait(20).counters.success == NUMBER
+    assert job.outcome().category is Category.SUCCESS
+    assert on_disk(tmp_path / "out") == held(archive)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are found in /proc")
+@BOTH
+def test_a_worker_that_is_killed_loses_what_was_under_way(
+    redis_url: str, tmp_path: Path, method: RetrieveMethod
+) -> None:
+    """The next one takes what lies whole at the receiver or in the output directory, and asks for the rest by name."""
+    files, port, out = write_series(tmp_path / "held", NUMBER, rows=2), ports.free_port(), tmp_path / "out"
+    (tmp_path / "receiver").mkdir()
+    with ExitStack() as stack:
+        destinations = {"CANCEL": ("127.0.0.1", port)}
+        archive = stack.enter_context(TestPACS(instances=files, destinations=destinations, faults=Faults(delay=0.05)))
+        stack.enter_context(workers.receiver(redis_url, tmp_path / "receiver", port, "CANCEL"))
+        client = stack.enter_context(PacsClient(redis_url))
+        worker = stack.enter_context(workers.worker(redis_url, tmp_path, concurrency=1))
+        job = enqueued(client, archive, out, method=method)
+        wait_until(lambda: len(on_disk(out)) > 25, 30, "some instances")
+        for child in children(worker.pid):
+            os.kill(child, signal.SIGKILL)
+        expire_claims(client)
+        job.wait(60)
+        assert job.outcome().category is Category.SUCCESS
+    assert on_disk(out) == held(archive)
+    whole, rest = asked(archive)
+    assert not whole
+    assert len(rest) <= NUMBER - 20
+
+
+def expire_claims(client: PacsClient) -> None:
+    """Have the time go by after which claims of the dead are given up."""
+    redis = client.ledger.client
+    for name in wait_until(lambda: list(redis.scan_iter("pacs_tasks:job:*:claims")), 5, "the claims of the dead"):
+        redis.hset(name, mapping=dict.fromkeys(redis.hgetall(name), "1.0 the dead"))
+
+
+def children(pid: int) -> list[int]:
+    """The worker's processes."""
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
