@@ -74,7 +74,7 @@ def job_facts(job: Progress, *, counts: bool = True, associations: Associations 
         ("Worker", job.worker, ""),
         ("Attempt", str(job.attempt) if job.attempt > 1 else "", ""),
         ("Progress", f"{counters.recorded} of {counters.total}" if counters.total and counts else "", ""),
-        *(counts_of(job.task, counters.model_dump()) if counts else ()),
+        *(counts_of(words_of(job.task), counters.model_dump()) if counts else ()),
         ("Error", job.error, "red"),
     ]
     return facts(row for row in rows if row[1])

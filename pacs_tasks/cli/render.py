@@ -30,7 +30,7 @@ from pacs_tasks.outcome import (
     TransferOutcome,
 )
 from pacs_tasks.proof import CommitOutcome, VerifyOutcome
-from pacs_tasks.request import AnyRequest, FindRequest
+from pacs_tasks.request import AnyRequest, FindRequest, RetrieveRequest
 
 #: Files or instances that a table lists by name; ``--json`` has all of them.
 LISTED = 20
@@ -105,13 +105,17 @@ def outcome_document(outcome: Outcome) -> dict[str, Any]:
 
 def _show_transfer(terminal: Terminal, request: AnyRequest, outcome: TransferOutcome) -> None:
     counters, words = outcome.counters, words_of(request.task)
+    to = request.to if isinstance(request, RetrieveRequest) else None
+    if to is not None:
+        words = Words(words.command, "sent")
     speed = f", {size(counters.bytes / outcome.seconds)}/s" if outcome.seconds and counters.bytes else ""
     left = counters.total - counters.recorded
     rows = [
         ("Result", str(outcome.category), STYLES[outcome.category]),
         ("Peer", str(request.remote), ""),
+        ("Destination", str(to or ""), ""),
         ("Total", str(counters.total), ""),
-        *counts_of(request.task, counters.model_dump()),
+        *counts_of(words, counters.model_dump()),
         ("Not begun", str(left) if left else "", "yellow"),
         ("Size", f"{size(counters.bytes)} {words.done}" if counters.bytes else "", ""),
         *(_about_study(outcome.studies[0]) if len(outcome.studies) == 1 else ()),
@@ -135,9 +139,8 @@ def _about_study(study: StudyOutcome) -> list[tuple[str, str, str]]:
     ]
 
 
-def counts_of(task: str, counters: dict[str, int]) -> list[tuple[str, str, str]]:
+def counts_of(words: Words, counters: dict[str, int]) -> list[tuple[str, str, str]]:
     """Rows for :func:`facts`: how many instances went how."""
-    words = words_of(task)
     named = [
         (words.done.capitalize(), counters["success"] + counters["warning"], "green"),
         ("  with a warning", counters["warning"], "yellow"),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import click
+from pydantic import AfterValidator
 
 from pacs_tasks.cli import batch_file
 from pacs_tasks.cli.arguments import UID_TEXT, Checked, absolute, local_output, transfer_options
@@ -16,6 +17,7 @@ from pacs_tasks.cli.running import run
 from pacs_tasks.cli.terminal import readable
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.request import AccessionNumber, RetrieveMethod, RetrieveRequest, Selection, build
+from pacs_tasks.request.template import check
 
 #: Columns of a batch file, and the fields of a selection that they give.
 _COLUMNS: Mapping[str, str] = {
@@ -25,6 +27,7 @@ _COLUMNS: Mapping[str, str] = {
     "AccessionNumber": "accession_number",
 }
 _ACCESSION_NUMBER = Checked("accession number", AccessionNumber)
+_LAYOUT = Checked("layout", Annotated[str, AfterValidator(check)])
 
 
 class UIDs(click.ParamType[tuple[str, ...]]):
@@ -46,7 +49,12 @@ class UIDs(click.ParamType[tuple[str, ...]]):
     "pacs-tasks retrieve --batch studies.csv --output-dir downloaded_dicoms",
 )
 @click.option("--study-uid", type=UID_TEXT, metavar="UID", help="Study Instance UID of the study.")
-@click.option("--output-dir", required=True, metavar="DIR", help="Where the files go: DIR/STUDY/SERIES/INSTANCE.dcm.")
+@click.option("--output-dir", metavar="DIR", help="Where the files go: DIR/STUDY/SERIES/INSTANCE.dcm.")
+@click.option(
+    "--to-remote",
+    metavar="NAME",
+    help="Instead, have the PACS send all of it to this peer of pacs-tasks.toml, and ask that what it holds (C-MOVE).",
+)
 @click.option("--series-uid", type=UID_TEXT, metavar="UID", help="Only this series of it.")
 @click.option(
     "--sop-instance-uid",
@@ -74,19 +82,29 @@ class UIDs(click.ParamType[tuple[str, ...]]):
     show_default=True,
     help="C-MOVE to a receiver, C-GET, or C-MOVE where a receiver runs that the PACS knows.",
 )
+@click.option(
+    "--layout",
+    type=_LAYOUT,
+    metavar="TEMPLATE",
+    help="How files are called in the output directory, such as {PatientID}/{StudyDate}/{InstanceNumber:05}.",
+)
+@click.option("--overwrite", is_flag=True, help="Fetch also what is there already, whole.")
 @transfer_options
 def retrieve(
     invocation: Invocation,
     *,
     study_uid: str | None,
-    output_dir: str,
+    output_dir: str | None,
+    to_remote: str | None,
     series_uid: str | None,
     sop_instance_uids: tuple[tuple[str, ...], ...],
     accession_number: str | None,
     batch: str | None,
     method: str,
+    layout: str | None,
+    overwrite: bool,
 ) -> int:
-    """Bring studies to a directory and compare what arrived with what the PACS lists (C-MOVE or C-GET)."""
+    """Bring studies to a directory, or to another PACS, and compare what arrived with what the PACS lists."""
     named: dict[str, object] = {
         "study_uid": study_uid,
         "series_uid": series_uid,
@@ -94,10 +112,15 @@ def retrieve(
         "accession_number": accession_number,
     }
     _check(named, batch)
+    if (output_dir is None) == (to_remote is None):
+        raise click.UsageError("name where it goes: with --output-dir, or with --to-remote")
     if batch is not None:
         named = {"selections": selections(batch)}
-    found = absolute(output_dir) if invocation.settings.redis_url else local_output(output_dir)
-    fields = {**named, "output_dir": found, "method": method}
+    fields = {**named, "method": method, "layout": layout or "", "overwrite": overwrite}
+    if to_remote is not None:
+        fields["to"] = invocation.settings.remote(to_remote)
+    if output_dir is not None:
+        fields["output_dir"] = absolute(output_dir) if invocation.settings.redis_url else local_output(output_dir)
     return run(invocation, build(RetrieveRequest, {**invocation.transfer(), **fields}))
 
 

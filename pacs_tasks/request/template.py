@@ -138,11 +138,11 @@ def _field(text: str) -> Field:
     return Field(keyword, int(width[1]) if width else 0)
 
 
-def _check(template: str) -> str:
-    if template:
-        parse(template)
+def check(template: str) -> str:
+    """Give a template back; raises ValueError as :func:`parse` does."""
+    parse(template)
     return template
 
 
 #: A template, or nothing: then files are called after the UIDs of study, series and instance.
-Template = Annotated[str, AfterValidator(_check)]
+Template = Annotated[str, AfterValidator(lambda template: template and check(template))]
