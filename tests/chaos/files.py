@@ -36,10 +36,12 @@ class Files:
         return study_uid()
 
 
-def write(directory: Path, count: int, series: int = 1, **attributes: object) -> Files:
+def write(directory: Path, count: int, series: int = 1, study: int = 1, **attributes: object) -> Files:
     """Write a series; ``attributes`` as for :func:`tests.support.dicom_files.instance`."""
-    paths = write_series(directory / f"series{series}", count, series=series, **{"rows": _ROWS, **attributes})
-    return Files(directory, {str(path): f"{UID_ROOT}.1.{series}.{_FIRST + index}" for index, path in enumerate(paths)})
+    told = {"rows": _ROWS, **attributes, "series": series, "study": study}
+    paths = write_series(directory / f"series{series}", count, **told)
+    root = f"{UID_ROOT}.{study}.{series}"
+    return Files(directory, {str(path): f"{root}.{_FIRST + index}" for index, path in enumerate(paths)})
 
 
 def joined(directory: Path, *some: Files) -> Files:

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
-from pacs_tasks import InstanceCategory, Job, JobState, RetrieveMethod, RetrieveRequest
+from pacs_tasks import (
+    Category,
+    InstanceCategory,
+    Job,
+    JobState,
+    RetrieveMethod,
+    RetrieveRequest,
+    Selection,
+    TransferOutcome,
+)
 from pacs_tasks.ae import RemoteAE
 from tests.chaos.cases.case import WORKERS, Case
 from tests.chaos.closing import Found, check_received, require
@@ -15,12 +24,15 @@ from tests.chaos.orthanc import Orthanc
 from tests.chaos.pacs import Pacs
 from tests.chaos.stage import CLOSE_LOOK, Stage
 from tests.support import workers
+from tests.support.dicom_files import study_uid
 from tests.support.ports import kept_port
 from tests.support.processes import Process
 
 _RECEIVER: Final = "CHAOSRCV"
 #: Series of the study, so that several parts are under way.
 _SERIES: Final = 3
+#: Studies of a batch.
+_STUDIES: Final = 20
 #: Seconds for which a disk is full.
 _FULL: Final = 8.0
 
@@ -132,6 +144,48 @@ def _kill_and_renew(stage: Stage, job: Job, receiver: _Receiver) -> None:
     stage.note("a new receiver is ready")
 
 
+def _batch(stage: Stage) -> Found:
+    """Studies of one or two series, in one job: it ends with one outcome for each."""
+    directory = stage.directory / "pacs"
+    shares = [stage.count // _STUDIES + (number < stage.count % _STUDIES) for number in range(_STUDIES)]
+    files = joined(
+        directory,
+        *(
+            write(directory / f"study{study}", count, series, study)
+            for study, share in enumerate(shares, 1)
+            for series, count in ((1, share - share // 3), (2, share // 3))
+            if count
+        ),
+    )
+    pacs, receiver = stage.pacs(delay=stage.pace / 2), _Receiver(stage)
+    receiver.start()
+    pacs.deliver_to(**{_RECEIVER: ("127.0.0.1", receiver.port)})
+    stage.start_workers(WORKERS)
+    wanted = tuple(Selection(study_uid=study_uid(study), row=study + 1) for study in range(1, _STUDIES + 1))
+    stage.begins()
+    job = stage.client.enqueue(
+        RetrieveRequest(
+            remote=pacs.remote, selections=wanted, output_dir=str(_output(stage)), method=RetrieveMethod.MOVE
+        )
+    )
+    stage.note(f"job {job.id}: {files.count} instances of {_STUDIES} studies")
+    _kill_and_renew(stage, job, receiver)
+    known = stage.after(job, 0.3, 0.7)
+    worker = stage.worker_of(stage.at_work(job))
+    stage.strike(f"kill -9 of {worker.name} after {known} outcomes")
+    worker.kill()
+    found = check_received(stage, pacs, files, _output(stage), job)
+    outcome = job.outcome()
+    require(isinstance(outcome, TransferOutcome), "the job has another outcome than a retrieve")
+    told = [(each.study_uid, each.category, each.rows) for each in cast(TransferOutcome, outcome).studies]
+    require(
+        sorted(told) == sorted((each.study_uid, Category.SUCCESS, (each.row,)) for each in wanted),
+        f"the studies are told as {told}",
+    )
+    receiver.check_empty()
+    return found
+
+
 def _receiver_full(stage: Stage) -> Found:
     """It refuses what it cannot keep, and the job asks again until it can."""
     pacs, files = _archive(stage)
@@ -186,6 +240,7 @@ def _how(disk: Disk) -> str:
 CASES: Final = (
     Case("receiver", "kill -9 of the receiver in a C-MOVE, then a new one", _receiver_killed),
     Case("receiver-orthanc", "the same, from Orthanc", _receiver_killed_under_orthanc, needs_orthanc=True),
+    Case("batch", "kill -9 of the receiver and of a worker in a retrieve of 20 studies, then a new receiver", _batch),
     Case("disk-receiver", "the receiver's disk full for 8 s in a C-MOVE", _receiver_full),
     Case("disk-worker", "the output directory's disk full in a C-GET, then retry", _worker_full),
 )
