@@ -6,8 +6,9 @@ Each case is one ``retrieve`` on the command line, with a worker and a receiver 
 
 from __future__ import annotations
 
+import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 from pacs_tasks.dimse.part10 import read_instance
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support import peers, workers
-from tests.support.command import Terminal
+from tests.support.command import Result, Terminal
 from tests.support.dicom_files import UID_ROOT, data_set, study_uid, write_series
 from tests.support.ports import free_port
 from tests.support.redis_server import RedisServer
@@ -27,9 +28,15 @@ from tests.support.table import Table
 _RECEIVER: Final = "TRUSTED"
 #: Instances in each series of the study.
 _SERIES: Final = (24, 12)
-_HELD: Final = tuple(
-    f"{UID_ROOT}.1.{series}.{1_000_001 + index}" for series, count in enumerate(_SERIES, 1) for index in range(count)
-)
+
+
+def _uids(counts: Sequence[int]) -> tuple[str, ...]:
+    """The SOP Instance UIDs of a study with so many instances in each series."""
+    numbered = ((series, index) for series, count in enumerate(counts, 1) for index in range(count))
+    return tuple(f"{UID_ROOT}.1.{series}.{1_000_001 + index}" for series, index in numbered)
+
+
+_HELD: Final = _uids(_SERIES)
 _EVERYTHING: Final = len(_HELD)
 _LOST: Final = (_HELD[1], _HELD[20], _HELD[30])
 #: Seconds of silence after which a peer is given up.
@@ -60,6 +67,8 @@ class Case:
     #: The SOP Instance UIDs of what must be missing.
     missing: tuple[str, ...] = ()
     code: int = 0
+    #: Instances in each series of the study.
+    series: tuple[int, ...] = _SERIES
 
     def __str__(self) -> str:
         return f"{self.peer}, {self.way}, {self.what}"
@@ -81,6 +90,26 @@ _CASES: Final = (
     *_both("delivers one UID of a list", faults=Faults(drop_every=10, first_uid_only=True)),
     *_both("never finishes", faults=Faults(never_finish=True, ignore_cancel=True)),
     *_both("Pending for ever", faults=Faults(pending_for_ever=True, ignore_cancel=True), missing=_HELD, code=1),
+    *_both("only counts", faults=Faults(no_image_level=0xC000), proof="counts"),
+    *_both(
+        "only counts; drops every tenth the first time",
+        faults=Faults(no_image_level=0xC000, drop_every=10),
+        proof="counts",
+    ),
+    *_both(
+        "only counts; drops three for good",
+        faults=Faults(no_image_level=0xC000, lost=_LOST),
+        proof="counts",
+        missing=_LOST,
+        code=3,
+    ),
+    *_both(
+        "caps C-FIND at 500 of 510",
+        faults=Faults(most_matches=500),
+        proof="counts",
+        promised=510,
+        series=(510,),
+    ),
 )
 
 
@@ -100,7 +129,14 @@ class Fleet:
     directory: Path
     redis_url: str
     receiver_port: int
-    files: list[Path]
+
+    def files(self, counts: Sequence[int]) -> list[Path]:
+        """The study with so many instances in each series."""
+        directory = self.directory / "files" / "-".join(map(str, counts))
+        if not directory.exists():
+            for series, count in enumerate(counts, 1):
+                write_series(directory / str(series), count, series=series)
+        return sorted(directory.rglob("*.dcm"))
 
     @property
     def destinations(self) -> dict[str, tuple[str, int]]:
@@ -115,23 +151,18 @@ class Fleet:
 def fleet(redis_process: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """One for all cases."""
     directory, url, port = tmp_path_factory.mktemp("trusted"), redis_process.fresh_url(), free_port()
-    files = [
-        path
-        for series, count in enumerate(_SERIES, 1)
-        for path in write_series(directory / f"files/{series}", count, series=series)
-    ]
     with (
         workers.receiver(url, directory, port, _RECEIVER),
-        workers.worker(url, directory, PACS_TASKS_MAX_RETRIES="3", PACS_TASKS_PROGRESS_TIMEOUT="1"),
+        workers.worker(url, directory, PACS_TASKS_MAX_RETRIES="3", PACS_TASKS_PROGRESS_TIMEOUT="2"),
     ):
-        yield Fleet(directory, url, port, files)
+        yield Fleet(directory, url, port)
 
 
 @pytest.fixture(scope="module")
 def orthanc_with_study(fleet: Fleet) -> Iterator[Asked]:
     """Orthanc, told by REST what it holds."""
     with peers.orthanc(fleet.directory, destinations=fleet.destinations) as running:
-        for path in fleet.files:
+        for path in fleet.files(_SERIES):
             running.add(path)
         yield Asked(running.options, {uid: running.data_set(each) for uid, each in running.instances().items()})
 
@@ -140,18 +171,19 @@ def orthanc_with_study(fleet: Fleet) -> Iterator[Asked]:
 def dcmqrscp_with_study(fleet: Fleet) -> Iterator[Asked]:
     """dcmqrscp, sent by DCMTK's own sender what it holds."""
     with peers.dcmqrscp(fleet.directory, destinations=fleet.destinations) as running:
-        send = ["dcmsend", "-aec", running.ae_title, "127.0.0.1", str(running.port), *map(str, fleet.files)]
+        send = ["dcmsend", "-aec", running.ae_title, "127.0.0.1", str(running.port), *map(str, fleet.files(_SERIES))]
         subprocess.run(send, env=peers.dcmtk_environment(), timeout=60, check=True)
         held = {read_instance(str(path)).sop_instance_uid: data_set(path) for path in running.files()}
         yield Asked(running.options, held)
 
 
 @contextmanager
-def _testpacs(fleet: Fleet, faults: Faults) -> Iterator[Asked]:
+def _testpacs(fleet: Fleet, case: Case) -> Iterator[Asked]:
     """TestPACS with the faults of a case."""
-    with TestPACS("TESTPACS", instances=fleet.files, destinations=fleet.destinations, faults=faults) as pacs:
-        held = {uid: each.data_set for uid, each in pacs.instances.items()}
-        yield Asked(["--ip", pacs.host, "--port", str(pacs.port), "--pacs-ae-title", pacs.ae_title], held)
+    held, known = fleet.files(case.series), fleet.destinations
+    with TestPACS("TESTPACS", instances=held, destinations=known, faults=case.faults) as pacs:
+        options = ["--ip", pacs.host, "--port", str(pacs.port), "--pacs-ae-title", pacs.ae_title]
+        yield Asked(options, {uid: each.data_set for uid, each in pacs.instances.items()})
 
 
 #: The fixture and the mark of each peer that must be installed.
@@ -167,7 +199,7 @@ def asked(request: pytest.FixtureRequest, fleet: Fleet, case: Case) -> Iterator[
     if case.peer in _INSTALLED:
         yield request.getfixturevalue(_INSTALLED[case.peer][0])
         return
-    with _testpacs(fleet, case.faults) as running:
+    with _testpacs(fleet, case) as running:
         yield running
 
 
@@ -181,11 +213,9 @@ def test_that_what_was_promised_is_here_or_missing_by_name(
     fleet: Fleet, case: Case, asked: Asked, tmp_path: Path
 ) -> None:
     """Every data set is on disk as the peer holds it, or its SOP Instance UID is told, and the exit code says which."""
-    assert set(asked.held) == set(_HELD)
+    assert set(asked.held) == set(_uids(case.series))
     output = tmp_path / "output"
-    command = ["retrieve", "--study-uid", study_uid(), "--output-dir", output, "--method", _METHODS[case.way]]
-    command += ["--json", "--timeout", _SILENCE, *asked.options]
-    result = Terminal(tmp_path, fleet.redis_url).run(*command)
+    result = _retrieved(fleet, case, asked, output)
     files = [path for path in output.rglob("*") if path.is_file()]
     told, counters = result.json["problems"], result.json["counters"]
     (study,) = result.json["studies"]
@@ -197,12 +227,56 @@ def test_that_what_was_promised_is_here_or_missing_by_name(
     expected = {uid: content for uid, content in asked.held.items() if uid not in case.missing}
     assert {path.stem: data_set(path) for path in files} == expected, str(result)
     assert all(path == _place(output, path.stem) for path in files)
-    assert sorted(each["subject"] for each in told) == sorted(case.missing), str(result)
-    assert (counters["success"], lacking) == (len(expected), len(case.missing))
+    if case.proof == "instances":
+        assert sorted(each["subject"] for each in told) == sorted(case.missing), str(result)
+    elif case.proof == "counts":
+        # What it never named cannot be told by name, but its series and how many there should be can.
+        assert all(re.fullmatch(r"\d+ of \d+", each["subject"]) for each in told), str(result)
+    assert (counters["success"], lacking) == (len(expected), len(case.missing)), str(result)
     assert counters["total"] == study["promised"] == case.promised
     assert (study["study_uid"], study["received"], study["proof"]) == (study_uid(), len(expected), case.proof)
+    assert study["ways"] == ([{"auto": "C-MOVE"}.get(case.way, case.way)] if expected else [])
     assert study["missing"] + study["failed"] == len(case.missing)
     assert result.code == case.code, str(result)
+    assert not fleet.left()
+
+
+def _retrieved(fleet: Fleet, case: Case, asked: Asked, output: Path) -> Result:
+    command = ["retrieve", "--study-uid", study_uid(), "--output-dir", output, "--method", _METHODS[case.way]]
+    return Terminal(output.parent, fleet.redis_url).run(*command, "--json", "--timeout", _SILENCE, *asked.options)
+
+
+@pytest.mark.parametrize("way", ["C-MOVE", "C-GET"])
+def test_that_nothing_is_fetched_where_nothing_can_be_promised(fleet: Fleet, way: str, tmp_path: Path) -> None:
+    """Without a list and without a count nobody could say whether what comes is all: the command says so, and fails."""
+    case = Case("TestPACS", way, "neither lists nor counts", Faults(no_image_level=0xC000, no_counts=True))
+    output = tmp_path / "output"
+    with _testpacs(fleet, case) as asked:
+        result = _retrieved(fleet, case, asked, output)
+    files = [path for path in output.rglob("*") if path.is_file()]
+    place = len(_CASES) + list(_METHODS).index(way)
+    _TABLE.add(place, case.peer, way, case.what, 0, "none", len(files), "", result.code, f"{result.seconds:.1f}")
+    assert (result.code, files) == (1, []), str(result)
+    assert "cannot list the instances of the study" in result.json["error"]["message"]
+
+
+@pytest.mark.parametrize("way", ["C-MOVE", "C-GET"])
+def test_that_a_round_number_without_a_count_is_doubted(fleet: Fleet, way: str, tmp_path: Path) -> None:
+    """A list that was cut off looks like a whole one: the study says so, and what else came of the series is kept."""
+    faults = Faults(most_matches=500, no_counts=True)
+    case = Case("TestPACS", way, "caps C-FIND at 500 of 510, does not count", faults, series=(510, 2))
+    output = tmp_path / "output"
+    with _testpacs(fleet, case) as asked:
+        result = _retrieved(fleet, case, asked, output)
+    came = {path.stem: data_set(path) for path in output.rglob("*") if path.is_file()}
+    (study,) = result.json["studies"]
+    place = len(_CASES) + len(_METHODS) + list(_METHODS).index(way)
+    told = study["promised"], study["proof"], len(came), 0, result.code, f"{result.seconds:.1f}"
+    _TABLE.add(place, case.peer, way, case.what, *told)
+    assert (study["promised"], study["received"], study["proof"]) == (502, 502, "instances"), str(result)
+    assert "if that is a limit of its answers, there are more" in study["reason"]
+    assert "10 more instances came than the peer had listed" in study["reason"]
+    assert came == asked.held
     assert not fleet.left()
 
 

@@ -65,8 +65,6 @@ def test_what_never_comes_is_asked_for_once_more(client: PacsClient, archive: Te
     assert len(asked(archive)) == 2
 
 
-# pynetdicom, and so the PACS here, leaves the socket of a refused connection to the garbage collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_receiver_that_died_is_waited_for(
     client: PacsClient, shared_redis_url: str, archive: TestPACS, tmp_path: Path
 ) -> None:

@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import redis
+
+from pacs_tasks import receivers
+from pacs_tasks.broker import connect
+from pacs_tasks.errors import BrokerUnavailableError
 from tests.support.ports import answers, free_port
 from tests.support.processes import ROOT, Process, environment, started
 
@@ -67,4 +72,17 @@ def receiver(
         **settings,
     )
     command = [sys.executable, "-m", "workers.receiver"]
-    return started(command, directory / "receiver.log", lambda _: answers(port), env=env, cwd=ROOT, timeout=60)
+
+    def ready(_: Process) -> bool:
+        return answers(port) and _announced(redis_url, ae_title)
+
+    return started(command, directory / "receiver.log", ready, env=env, cwd=ROOT, timeout=60)
+
+
+def _announced(redis_url: str, ae_title: str) -> bool:
+    """Whether workers find a receiver, which listens before it says so; where Redis is away, it only listens."""
+    try:
+        with connect(redis_url, 2) as client:
+            return any(each.ae_title == ae_title for each in receivers.running(client))
+    except (BrokerUnavailableError, redis.RedisError):
+        return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, cast
 
@@ -174,16 +175,19 @@ def _batch(stage: Stage) -> Found:
     worker = stage.worker_of(stage.at_work(job))
     stage.strike(f"kill -9 of {worker.name} after {known} outcomes")
     worker.kill()
+    stage.ended(job)
+    _check_studies(job, wanted)
     found = check_received(stage, pacs, files, _output(stage), job)
+    receiver.check_empty()
+    return found
+
+
+def _check_studies(job: Job, wanted: Sequence[Selection]) -> None:
     outcome = job.outcome()
     require(isinstance(outcome, TransferOutcome), "the job has another outcome than a retrieve")
     told = [(each.study_uid, each.category, each.rows) for each in cast(TransferOutcome, outcome).studies]
-    require(
-        sorted(told) == sorted((each.study_uid, Category.SUCCESS, (each.row,)) for each in wanted),
-        f"the studies are told as {told}",
-    )
-    receiver.check_empty()
-    return found
+    expected = [(each.study_uid, Category.SUCCESS, (each.row,)) for each in wanted]
+    require(sorted(told) == sorted(expected), f"the studies are told as {told}")
 
 
 def _receiver_full(stage: Stage) -> Found:
