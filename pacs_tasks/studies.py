@@ -114,7 +114,7 @@ class Studies:
         self._redis.expire(ways, self._keep)
 
     def note_more(self, job_id: str, study_uid: str, number: int) -> None:
-        """Note that so many more instances of a study came than the peer had counted."""
+        """Note that so many more instances of a study came than the peer had listed or counted."""
         if number:
             self._redis.hincrby(key(job_id, "ways"), f"{study_uid} {_MORE}", number)
 
@@ -129,7 +129,7 @@ class Studies:
         ways: dict[str, dict[str, str]] = {}
         for field, why in sorted(cast("dict[str, str]", self._redis.hgetall(key(job_id, "ways"))).items()):
             study_uid, _, way = field.partition(" ")
-            told = f"more instances came than the peer had counted ({why})" if way == _MORE else why
+            told = f"more instances came than the peer had listed or counted ({why})" if way == _MORE else why
             ways.setdefault(study_uid, {})[way] = told
         cancelled = self._redis.hget(key(job_id), "state") == JobState.CANCELLED
         return tuple(

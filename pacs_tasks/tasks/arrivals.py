@@ -44,7 +44,7 @@ class Arrivals:
     number
         How many instances have come, and were wanted.
     extra
-        How many more have come than the peer counted. They are kept.
+        How many more have come than the peer had listed or counted. They are kept.
     """
 
     def __init__(self, part: Part, directory: Path, layout: Layout, known: Collection[str] = ()) -> None:
@@ -54,6 +54,7 @@ class Arrivals:
         self.index_of: dict[str, int] = {} if self.counted else {entry[0]: index for index, entry in part.left.items()}
         self._free = deque(sorted(part.left) if self.counted else ())
         self._seen = set(known)
+        self._unlisted: set[str] = set()
         #: What is whole and waits to be recorded, by its index.
         self._whole: dict[int, InstanceOutcome] = {}
         self.number = self.extra = 0
@@ -78,7 +79,7 @@ class Arrivals:
     def has(self, sop_instance_uid: str) -> bool:
         """Whether an instance of this part is here already."""
         known = self._seen if self.counted else self.index_of
-        return sop_instance_uid in known and not self.wants(sop_instance_uid)
+        return sop_instance_uid in self._unlisted or (sop_instance_uid in known and not self.wants(sop_instance_uid))
 
     def missing(self) -> list[str]:
         """SOP Instance UIDs of what is promised by name and not here yet."""
@@ -134,8 +135,8 @@ class Arrivals:
         else:
             why = f"it came but could not be kept ({outcome.reason}); check the output directory, then retry the job"
             self._record(index, outcome.model_copy(update={"reason": why}))
-        # The last outcome may end the job: what else comes of a number that was only counted is to be told before.
-        if len(self._whole) >= _GROUP and not (self.counted and self.complete):
+        # The last outcome may end the job: what else comes is to be told before.
+        if len(self._whole) >= _GROUP and not self.complete:
             self.record()
 
     def _line_of(self, sop_instance_uid: str) -> int | None:
@@ -150,6 +151,8 @@ class Arrivals:
             logger.warning("job %s: the peer sent more instances than it had counted", self._part.job_id)
             return None
         if not self.wants(sop_instance_uid):
+            self._unlisted.add(sop_instance_uid)
+            self.extra += 1
             logger.warning("job %s: the peer sent an instance that was not asked for", self._part.job_id)
             return None
         return self.index_of[sop_instance_uid]

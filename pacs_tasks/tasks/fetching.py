@@ -91,7 +91,7 @@ class Fetching:
         self._asked: Receiver | None = None
         #: Ways by which something has come.
         self._came: set[Way] = set()
-        #: How many more instances than were counted have been noted.
+        #: How many more instances than were listed or counted have been noted.
         self._more = 0
 
     def _counted_before(self) -> set[str]:

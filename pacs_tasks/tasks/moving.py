@@ -193,7 +193,9 @@ class Moving:
         for each in self._there():
             if self._before.get(each.path) == each.identity:
                 continue
-            if self._arrivals.wants(each.sop_instance_uid):
+            # Of what was asked for as a whole, also what the peer did not list: it may have cut its list off.
+            unlisted = not self._sop_instance_uids and not self._arrivals.has(each.sop_instance_uid)
+            if unlisted or self._arrivals.wants(each.sop_instance_uid):
                 self._arrivals.bring(Path(each.path), self._study_uid, each.series_uid, each.sop_instance_uid)
                 self._taken += 1
             elif self._arrivals.has(each.sop_instance_uid):

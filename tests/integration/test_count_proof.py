@@ -118,7 +118,7 @@ def test_more_than_were_counted_are_kept_and_noted(
     archive.hold(instance(999, series=1, rows=2))
     outcome = ended(job)
     assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, NUMBER)
-    assert "more instances came than the peer had counted (1)" in outcome.studies[0].reason
+    assert "more instances came than the peer had listed or counted (1)" in outcome.studies[0].reason
     assert on_disk(tmp_path / "out") == held(archive)
 
 
