@@ -34,6 +34,8 @@ class Claims:
     def take(self, scope: str, name: str, owner: str) -> int:
         """Claim ``name`` within ``scope`` (a job's id) for ``CLAIM_LIFETIME`` seconds, or prolong one's own claim.
 
+        The empty name is all of the scope: it goes to one who is alone there, and keeps the others out.
+
         Returns
         -------
         0 if another holds it, else 1 and the number of owners that have died with it in this attempt.
@@ -86,16 +88,29 @@ class Claims:
 _CLAIM = (
     COMMON
     + """
-local held = redis.call('HGET', KEYS[1], ARGV[1])
-if held then
-  local expiry, owner = string.match(held, '^(%S+) (.*)$')
-  if owner ~= ARGV[2] then
-    if tonumber(expiry) > now then
-      return 0
-    end
-    redis.call('HINCRBY', KEYS[2], ARGV[1], 1)
-    redis.call('EXPIRE', KEYS[2], 86400)
+-- Whether another has it, and whether that one is alive.
+local function of_another(held)
+  local expiry, owner = string.match(held or '0 ' .. ARGV[2], '^(%S+) (.*)$')
+  return owner ~= ARGV[2], tonumber(expiry) > now
+end
+
+local in_the_way = {redis.call('HGET', KEYS[1], '')}
+if ARGV[1] == '' then
+  in_the_way = redis.call('HVALS', KEYS[1])
+end
+for _, held in ipairs(in_the_way) do
+  local other, alive = of_another(held)
+  if other and alive then
+    return 0
   end
+end
+local other, alive = of_another(redis.call('HGET', KEYS[1], ARGV[1]))
+if other then
+  if alive then
+    return 0
+  end
+  redis.call('HINCRBY', KEYS[2], ARGV[1], 1)
+  redis.call('EXPIRE', KEYS[2], 86400)
 end
 redis.call('HSET', KEYS[1], ARGV[1], string.format('%.3f ', now + tonumber(ARGV[3])) .. ARGV[2])
 redis.call('EXPIRE', KEYS[1], 86400)

@@ -109,11 +109,11 @@ class Moving:
     def move(self, task: Task) -> MoveOutcome:
         """Have it sent to the receiver, and take it from there."""
         receiver, request = self._receiver, self._request
-        # Two jobs may want the same series at once: one after the other, or each would take the other's files. The
-        # token stands for the storage, which several receivers may share.
-        name, scope = self._series_uid or self._study_uid, f"receiver:{receiver.token}"
+        # Two jobs may want the same series at once: one after the other, or each would take the other's files. Without a
+        # series it is the whole study. The token stands for the storage, which several receivers may share.
+        scope = f"receiver:{receiver.token}:{self._study_uid}"
         with (
-            claimed(task, ledger(), self._part.job_id, name, scope) as claim,
+            claimed(task, ledger(), self._part.job_id, self._series_uid, scope) as claim,
             expecting(claim, receiver, self._study_uid, self._series_uid),
         ):
 

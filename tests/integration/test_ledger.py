@@ -126,6 +126,21 @@ def test_a_claim_is_one_owners_until_it_lets_go(ledger: Ledger) -> None:
     assert ledger.claims.take("job", "0-9", "two")
 
 
+def test_who_claims_all_of_a_scope_is_alone_there(ledger: Ledger) -> None:
+    """As with a study and its series. One's own claims are not in one's way."""
+    assert ledger.claims.take("study", "series 1", "one")
+    assert not ledger.claims.take("study", "", "two")
+    assert ledger.claims.take("study", "", "one")
+    assert not ledger.claims.take("study", "series 2", "two")
+    assert ledger.claims.take("another", "series 2", "two")
+    for name in ("", "series 1"):
+        ledger.claims.release("study", name, "one")
+    assert ledger.claims.take("study", "", "two")
+    assert not ledger.claims.take("study", "series 1", "one")
+    ledger.claims.release("study", "", "two")
+    assert ledger.claims.take("study", "series 1", "one")
+
+
 def test_reopening_keeps_what_was_sent(ledger: Ledger) -> None:
     """A retry takes up what failed and what was never begun."""
     job = planned(ledger, EVERY_LISTING)

@@ -17,9 +17,9 @@ from pynetdicom.presentation import build_context
 
 from pacs_tasks import Category, PacsClient, RetrieveMethod, RetrieveRequest
 from pacs_tasks.broker import connect
-from pacs_tasks.expected import Expected
+from pacs_tasks.expected import LIFETIME, Expected
 from pacs_tasks.receivers import MARKER
-from pacs_tasks.testing import TestPACS
+from pacs_tasks.testing import Faults, TestPACS
 from tests.support import workers
 from tests.support.callers import CT, EXPLICIT, GUARDED
 from tests.support.dicom_files import UID_ROOT, data_set, instance, study_uid, write, write_series
@@ -148,6 +148,40 @@ def test_what_a_job_asks_for_comes(client: PacsClient, shared_redis_url: str, tm
         assert not Expected(redis_client).is_expected("STRICT", study_uid(), SERIES)
     assert {path.stem: data_set(path) for path in (tmp_path / "out").rglob("*.dcm")} == held
     assert not list((tmp_path / "data").rglob("*.dcm"))
+
+
+def test_what_a_job_asks_for_is_expected_for_as_long_as_it_comes(
+    client: PacsClient, shared_redis_url: str, tmp_path: Path
+) -> None:
+    """Each few seconds for another minute, so that little is left of it when a worker dies."""
+    port = free_port()
+    with (
+        TestPACS(instances=write_series(tmp_path / "held", 25), faults=Faults(delay=0.4)) as archive,
+        workers.receiver(shared_redis_url, tmp_path, port, "SLOWLY", **_REFUSE),
+        connect(shared_redis_url, 5) as redis_client,
+    ):
+
+        def until() -> float:
+            """When it runs out."""
+            members = redis_client.zrange("pacs_tasks:expected:SLOWLY", 0, -1, withscores=True)
+            return float(members[0][1]) if members else 0.0
+
+        archive.destinations = {"SLOWLY": ("127.0.0.1", port)}
+        job = client.enqueue(
+            RetrieveRequest(
+                remote=archive.remote,
+                study_uid=study_uid(),
+                output_dir=str(tmp_path / "out"),
+                method=RetrieveMethod.MOVE,
+                move_aet="SLOWLY",
+            )
+        )
+        first = wait_until(until, 20, "it to be expected")
+        assert first - time.time() <= LIFETIME
+        wait_until(lambda: until() > first, 20, "it to be expected for longer")
+        job.wait(30)
+        assert job.outcome().category is Category.SUCCESS, job.outcome()
+        assert not until()
 
 
 @pytest.mark.parametrize("unsolicited", ["keep", "refuse"])
