@@ -109,8 +109,8 @@ class Moving:
     def move(self, task: Task) -> MoveOutcome:
         """Have it sent to the receiver, and take it from there."""
         receiver, request = self._receiver, self._request
-        # Two jobs may want the same series at once: one after the other, or each would take the other's files. Without a
-        # series it is the whole study. The token stands for the storage, which several receivers may share.
+        # Two jobs may want the same series at once: one after the other, or each would take the other's files. Without
+        # a series it is the whole study. The token stands for the storage, which several receivers may share.
         scope = f"receiver:{receiver.token}:{self._study_uid}"
         with (
             claimed(task, ledger(), self._part.job_id, self._series_uid, scope) as claim,

@@ -19,7 +19,7 @@ from pacs_tasks import Category, PacsClient, RetrieveMethod, RetrieveRequest
 from pacs_tasks.broker import connect
 from pacs_tasks.expected import LIFETIME, Expected
 from pacs_tasks.receivers import MARKER
-from pacs_tasks.testing import Faults, TestPACS
+from pacs_tasks.testing import TestPACS
 from tests.support import workers
 from tests.support.callers import CT, EXPLICIT, GUARDED
 from tests.support.dicom_files import UID_ROOT, data_set, instance, study_uid, write, write_series
@@ -156,8 +156,8 @@ def test_what_a_job_asks_for_is_expected_for_as_long_as_it_comes(
     """Each few seconds for another minute, so that little is left of it when a worker dies."""
     port = free_port()
     with (
-        TestPACS(instances=write_series(tmp_path / "held", 25), faults=Faults(delay=0.4)) as archive,
-        workers.receiver(shared_redis_url, tmp_path, port, "SLOWLY", **_REFUSE),
+        TestPACS(instances=write_series(tmp_path / "held", 25)) as archive,
+        workers.receiver(shared_redis_url, tmp_path, port, "SLOWLY", **_REFUSE) as process,
         connect(shared_redis_url, 5) as redis_client,
     ):
 
@@ -167,18 +167,23 @@ def test_what_a_job_asks_for_is_expected_for_as_long_as_it_comes(
             return float(members[0][1]) if members else 0.0
 
         archive.destinations = {"SLOWLY": ("127.0.0.1", port)}
-        job = client.enqueue(
-            RetrieveRequest(
-                remote=archive.remote,
-                study_uid=study_uid(),
-                output_dir=str(tmp_path / "out"),
-                method=RetrieveMethod.MOVE,
-                move_aet="SLOWLY",
+        # Nothing comes any further than to its door.
+        os.kill(process.pid, signal.SIGSTOP)
+        try:
+            job = client.enqueue(
+                RetrieveRequest(
+                    remote=archive.remote,
+                    study_uid=study_uid(),
+                    output_dir=str(tmp_path / "out"),
+                    method=RetrieveMethod.MOVE,
+                    move_aet="SLOWLY",
+                )
             )
-        )
-        first = wait_until(until, 20, "it to be expected")
-        assert first - time.time() <= LIFETIME
-        wait_until(lambda: until() > first, 20, "it to be expected for longer")
+            first = wait_until(until, 10, "it to be expected")
+            assert first - time.time() <= LIFETIME
+            wait_until(lambda: until() > first, 10, "it to be expected for longer")
+        finally:
+            os.kill(process.pid, signal.SIGCONT)
         job.wait(30)
         assert job.outcome().category is Category.SUCCESS, job.outcome()
         assert not until()
