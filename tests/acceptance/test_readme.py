@@ -22,8 +22,9 @@ from pydicom.uid import UID
 from pacs_tasks import TLS, EchoRequest, PacsClient, StoreDirectoryRequest
 from pacs_tasks.testing import Faults, TestPACS
 from tests.benchmarks.machine import missing
+from tests.support import peers, worklists
 from tests.support.certificates import Authority
-from tests.support.dicom_files import write_series
+from tests.support.dicom_files import CHINESE_NAME, write_series
 from tests.support.documents import README, Block, blocks, shapes
 from tests.support.known_study import known_study
 from tests.support.ports import answers, free_port
@@ -32,6 +33,7 @@ from tests.support.redis_server import RedisServer
 from tests.support.scene import SENT, Scene, reading
 from tests.support.waiting import wait_until
 from tests.support.workers import receiver, worker
+from tests.support.worklists import scheduled
 
 Rule = Callable[[Scene, Block], None]
 
@@ -244,6 +246,16 @@ def over_tls(rule: Rule, *, demanding: bool = False) -> Rule:
     return secured
 
 
+def lists_work(scene: Scene, block: Block) -> None:
+    """DCMTK's worklist answers at port 11113."""
+    absent = peers.dcmtk_missing()
+    _need(f"{', '.join(absent)} of DCMTK is not installed (Debian: apt-get install dcmtk)" if absent else "")
+    with peers.wlmscpfs(scene.home, "MY_PACS", "-csk") as worklist:
+        steps = [scheduled(1, CHINESE_NAME, "GB18030"), scheduled(2, modality="MR"), scheduled(3, date="20240116")]
+        worklists.fill(worklist.directory, *steps)
+        says(scene, block, scene.shell(block.text.replace("11113", str(worklist.port))))
+
+
 def makes_a_certificate(scene: Scene, block: Block) -> None:
     """It can be shown by a PACS at that address, and trusted for itself."""
     scene.shell(block.text)
@@ -307,6 +319,9 @@ RULES: Mapping[str, Rule] = {
     "pacs-tasks send-dir --dir dicom_files --dry-run": prints(),
     "pacs-tasks query --patient-id P12345": prints("P12345"),
     "pacs-tasks query --accession-number A1 --format json": prints("张^三丰", '"exit_code": 0'),
+    'pacs-tasks query --patient-name "张*" --charset GB18030': prints("1 match", "张^三丰"),
+    "pacs-tasks query --study-date 20230101- --split-dates": prints("1 match"),
+    "pacs-tasks query --worklist --study-date 20240115 --modality CT --port 11113": lists_work,
     "pacs-tasks query --batch patients.csv": prints("1 match for 2 rows: 1 without a match."),
     'pacs-tasks query --remote archive --patient-name "张*"': prints("1 match", "张^三丰"),
     "pacs-tasks retrieve --study-uid 1.2.3.4.5.6.7.8.9.10 --output-dir downloaded_dicoms": retrieves,

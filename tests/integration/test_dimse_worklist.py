@@ -15,7 +15,7 @@ from pacs_tasks.errors import ContextRejectedError
 from pacs_tasks.outcome import Category, FindOutcome
 from pacs_tasks.request import FindRequest, QueryModel
 from pacs_tasks.testing import TestPACS
-from tests.support import dicom_files, peers
+from tests.support import dicom_files, peers, worklists
 from tests.support.worklists import scheduled
 
 pytestmark = pytest.mark.dcmtk
@@ -28,14 +28,13 @@ _STEPS = "00400100"
 @pytest.fixture
 def worklist(tmp_path: Path) -> Iterator[peers.Directory]:
     """Three steps: two with Chinese names, in GB18030 and in UTF-8, one with an English one."""
-    steps = [
-        scheduled(1, dicom_files.CHINESE_NAME, "GB18030", "CT", "20240115"),
-        scheduled(2, dicom_files.CHINESE_NAME, "ISO_IR 192", "MR", "20240116"),
-        scheduled(3, "SMITH^JOHN", "ISO_IR 100", "CT", "20240117"),
-    ]
     with peers.wlmscpfs(tmp_path, "WORKLIST", "-csk") as peer:
-        for number, ds in enumerate(steps):
-            dicom_files.write(ds, peer.directory / f"{number}.wl")
+        worklists.fill(
+            peer.directory,
+            scheduled(1, dicom_files.CHINESE_NAME, "GB18030", "CT", "20240115"),
+            scheduled(2, dicom_files.CHINESE_NAME, "ISO_IR 192", "MR", "20240116"),
+            scheduled(3, "SMITH^JOHN", "ISO_IR 100", "CT", "20240117"),
+        )
         yield peer
 
 
@@ -102,7 +101,7 @@ def test_chinese_names_come_right_and_are_found(worklist: peers.Directory, chars
 def test_a_worklist_that_names_no_charset_is_read_in_the_one_of_the_query(tmp_path: Path) -> None:
     """wlmscpfs as installed leaves (0008,0005) out of its answers."""
     with peers.wlmscpfs(tmp_path) as peer:
-        dicom_files.write(scheduled(1, dicom_files.CHINESE_NAME, "GB18030", "CT", "20240115"), peer.directory / "1.wl")
+        worklists.fill(peer.directory, scheduled(1, dicom_files.CHINESE_NAME, "GB18030"))
         [match] = _asked(peer, "GB18030").matches
     assert "00080005" not in match or not match["00080005"].get("Value")
     assert match["00100010"]["Value"] == [{"Alphabetic": dicom_files.CHINESE_NAME}]
@@ -117,9 +116,9 @@ def test_a_pacs_without_a_worklist_says_so(pacs: TestPACS) -> None:
 def test_a_worklist_is_split_by_its_own_dates(tmp_path: Path) -> None:
     """120 steps are asked for in halves of their scheduled dates, and each comes once."""
     with peers.wlmscpfs(tmp_path, "WORKLIST", "-csk") as peer:
-        for number in range(120):
-            ds = scheduled(number, "A^B", "ISO_IR 100", "CT", f"202401{number % 28 + 1:02}")
-            dicom_files.write(ds, peer.directory / f"{number}.wl")
+        worklists.fill(
+            peer.directory, *(scheduled(number, date=f"202401{number % 28 + 1:02}") for number in range(120))
+        )
         request = FindRequest(remote=peer.remote, query_model=QueryModel.WORKLIST, split_dates=True)
         outcome = find(request, LOCAL, PATIENT)
     assert _ids(outcome) == sorted(f"P{number}" for number in range(120))

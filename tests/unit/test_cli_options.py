@@ -310,6 +310,25 @@ def test_a_keyword_with_a_typing_error_gets_an_offer(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
+        (["--level", "PATIENT", "--root", "study"], "Study Root model has no PATIENT level"),
+        (["--worklist", "--root", "study"], "a worklist belongs to neither root"),
+        (["--worklist", "--level", "SERIES"], "a worklist has no levels"),
+        (["--level", "PATIENT", "--split-dates"], "no study date to split by"),
+        (["--charset", "LATIN"], "no specific character set of DICOM"),
+        (["--study-uid", "1.2\\x"], "a UID has at most 64 characters"),
+        (["-k", "RequestAttributesSequence.Nonsense=1"], "Nonsense is no keyword"),
+        (["-k", "PatientName.=1"], "is no keyword of the DICOM data dictionary"),
+    ],
+)
+def test_what_no_query_can_ask_is_told(argv: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """In one sentence, before anything is asked."""
+    assert main(["query", *argv]) == 2
+    assert told in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
         (["echo", "--port", "abc"], "'abc' is not a valid whole number"),
         (["echo", "--timeout", "soon"], "'soon' is not a valid number of seconds"),
         (["jobs", "--limit", "many"], "'many' is not a valid whole number"),
