@@ -30,7 +30,7 @@ from pacs_tasks.matches import Matches
 from pacs_tasks.outcome import Category, InstanceCategory, InstanceOutcome, TransferOutcome
 from pacs_tasks.progress import JobState, Progress
 from pacs_tasks.record import JOBS, KEPT, PARTS, SEEN, asked, key, not_found, progress_of
-from pacs_tasks.request import REQUESTS, AnyRequest, JobRequest, R
+from pacs_tasks.request import BULK_APART, REQUESTS, AnyRequest, JobRequest, R
 from pacs_tasks.studies import Studies
 
 _CHUNK = 1_000
@@ -87,7 +87,7 @@ class Ledger:
         text = bulk = ""
         if request is not None:
             text = request.model_dump_json(exclude_none=True, exclude={request.bulk})
-            bulk = request.model_dump_json(include={request.bulk}) if request.bulk else ""
+            bulk = request.model_dump_json(include={request.bulk}, exclude_none=True) if request.bulk else ""
         keys = [key(job_id), JOBS, key(job_id, "bulk")]
         opened = bool(self._run(scripts.OPEN, keys, [job_id, task, text, bulk, self._keep]))
         self.touch(job_id)
@@ -112,7 +112,7 @@ class Ledger:
         if not text:
             raise InvalidRequestError("the request of this job could not be read when it was enqueued")
         try:
-            found = REQUESTS[task].model_validate_json(text)
+            found = REQUESTS[task].model_validate_json(text, context=BULK_APART)
             apart = cast("str | None", self._redis.get(key(job_id, "bulk"))) if bulk and found.bulk else None
             if apart is None:
                 return found

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pacs_tasks.errors import JobNotFoundError, from_record
 from pacs_tasks.outcome import Counters
 from pacs_tasks.progress import JobState, Progress
-from pacs_tasks.request import REQUESTS
+from pacs_tasks.request import BULK_APART, REQUESTS
 
 _PREFIX = "pacs_tasks"
 #: The index of all jobs.
@@ -92,6 +92,6 @@ def progress_of(job_id: str, fields: Mapping[str, str | None]) -> Progress:
 def _called(task: str, request: str) -> str:
     """Whom a job calls; empty where another version wrote the request, which must not hide the other jobs."""
     try:
-        return str(REQUESTS[task].model_validate_json(request).remote)
+        return str(REQUESTS[task].model_validate_json(request, context=BULK_APART).remote)
     except (KeyError, ValidationError):
         return ""

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from pacs_tasks.errors import InvalidRequestError
-from pacs_tasks.request.base import EchoRequest, Request, TransferRequest
+from pacs_tasks.request.base import BULK_APART, EchoRequest, Request, TransferRequest
 from pacs_tasks.request.find import FindBatchRequest, FindRequest, FindRow, Query
 from pacs_tasks.request.proof import CommitRequest, JobRequest, VerifyRequest
 from pacs_tasks.request.retrieve import GetRequest, MoveRequest, RetrieveRequest, Selection
@@ -21,6 +21,7 @@ from pacs_tasks.request.store import PreflightRequest, StoreDirectoryRequest, St
 from pacs_tasks.request.values import UID, AccessionNumber, Keys, Level, QueryModel, RetrieveMethod
 
 __all__ = [
+    "BULK_APART",
     "REQUESTS",
     "UID",
     "AccessionNumber",

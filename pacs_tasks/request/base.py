@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from pacs_tasks.ae import LocalAE, RemoteAE
+
+#: The context in which a request is read without its bulk, so that it is not taken for one that asks for nothing.
+BULK_APART: Mapping[str, bool] = MappingProxyType({"bulk_apart": True})
 
 
 class Request(BaseModel):

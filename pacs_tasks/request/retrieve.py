@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from pacs_tasks.ae import AETitle, RemoteAE
 from pacs_tasks.errors import InvalidRequestError
@@ -89,6 +89,7 @@ class RetrieveRequest(TransferRequest, _Selected):
     """
 
     task: ClassVar[str] = "pacs_tasks.retrieve"
+    bulk: ClassVar[str] = "selections"
 
     selections: tuple[Selection, ...] = Field(default=(), max_length=100_000)
     output_dir: str | None = Field(default=None, min_length=1)
@@ -99,9 +100,10 @@ class RetrieveRequest(TransferRequest, _Selected):
     layout: Template = ""
 
     @model_validator(mode="after")
-    def _names_something(self) -> Self:
+    def _names_something(self, info: ValidationInfo) -> Self:
         self._check_levels()
-        if not self.names_a_study and not self.selections:
+        apart = bool((info.context or {}).get("bulk_apart"))
+        if not self.names_a_study and not self.selections and not apart:
             raise ValueError("name what to retrieve: study_uid, accession_number or selections")
         if self.names_a_study and self.selections:
             raise ValueError("selections stand for themselves: leave out study_uid and accession_number")

@@ -151,3 +151,11 @@ def test_what_is_known_of_studies_expires_with_the_job(ledger: Ledger) -> None:
         assert 0 < ledger.client.ttl(key("job", part)) <= 60
     ledger.discard("job")
     assert ledger.client.keys(key("job") + "*") == []
+
+
+def test_many_selections_are_kept_apart(ledger: Ledger) -> None:
+    """Who looks at the job, or works on a part of it, does not read a hundred thousand rows each time."""
+    ledger.open("job", REQUEST.task, REQUEST)
+    assert ledger.request("job") == REQUEST.model_copy(update={"selections": ()})
+    assert ledger.request("job", bulk=True) == REQUEST
+    assert ledger.progress("job").remote == str(REQUEST.remote)
