@@ -143,6 +143,25 @@ def retrieves_many(scene: Scene, block: Block) -> None:
         assert len(list(scene.home.glob(f"downloaded_dicoms/{study}/*/*.dcm"))) == len(known_study())
 
 
+def retrieves_by_name(scene: Scene, block: Block) -> None:
+    """The names are those that the README tells; asked again, nothing is fetched."""
+    scene.shell(block.text)
+    found = sorted(str(path.relative_to(scene.home)) for path in scene.home.glob("by_name/**/*.dcm"))
+    assert found == [f"by_name/张_三丰/20230601/001-000{number}.dcm" for number in (1, 2, 3)]
+    assert found[0] in README.read_text(encoding="utf-8")
+    assert "Already there  3" in scene.shell(block.text)
+
+
+def forwards(scene: Scene, block: Block) -> None:
+    """To another PACS, which the first one knows."""
+    with TestPACS("SECOND") as second, (scene.home / "pacs-tasks.toml").open("a") as config:
+        config.write(f'[remotes.second]\nhost = "127.0.0.1"\nport = {second.port}\nae_title = "SECOND"\n')
+        config.flush()
+        scene.pacs.destinations = {"SECOND": ("127.0.0.1", second.port)}
+        assert "Destination  SECOND" in scene.shell(block.text)
+        assert second.instances.keys() == scene.pacs.instances.keys()
+
+
 def follows_a_job(scene: Scene, block: Block) -> None:
     """The text that follows shows the last command of the block."""
     said = scene.shell(block.text)
@@ -327,6 +346,11 @@ RULES: Mapping[str, Rule] = {
     "pacs-tasks retrieve --study-uid 1.2.3.4.5.6.7.8.9.10 --output-dir downloaded_dicoms": retrieves,
     "pacs-tasks retrieve --accession-number A1 --output-dir numbers": retrieves_some,
     "pacs-tasks retrieve --batch studies.csv --output-dir downloaded_dicoms": retrieves_many,
+    (
+        "pacs-tasks retrieve --study-uid 1.2.3.4.5.6.7.8.9.10 --output-dir by_name "
+        "--layout '{PatientName}/{StudyDate}/{SeriesNumber:03}-{InstanceNumber:04}'"
+    ): retrieves_by_name,
+    "pacs-tasks retrieve --study-uid 1.2.3.4.5.6.7.8.9.10 --to-remote second": forwards,
     "pacs-tasks jobs": follows_a_job,
     'pacs-tasks retry "$job"': cancels_and_retries,
     'pacs-tasks verify "$job"': about_a_job(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pacs_tasks.app import QUEUES, ROUTES
 from pacs_tasks.cli.commands import COMMANDS
 from pacs_tasks.cli.exit_codes import ExitCode
 from pacs_tasks.request import REQUESTS, Request
+from pacs_tasks.request.template import FIELDS
 from pacs_tasks.settings import Settings
 from tests.support.documents import README, README_ZH, Block, blocks, headings, links, table_rows
 from tests.support.processes import ROOT
@@ -49,6 +51,16 @@ def test_every_public_task_is_in_the_table_with_its_queue_and_fields(readme: Pat
             for row in table_rows(readme, r"pacs_tasks\.\w+")}  # fmt: skip
     assert told == {name: (ROUTES[name], set(each.model_fields) - shared) for name, each in REQUESTS.items()}
     assert {queue for queue, _ in told.values()} == set(QUEUES)
+
+
+@READMES
+def test_every_field_of_a_layout_is_told(readme: Path) -> None:
+    """And none that there is not."""
+    text = readme.read_text(encoding="utf-8")
+    section = text[text.index("`--layout`\n") : text.index("`--to-remote`\n")]
+    paragraph = next(each for each in section.split("\n\n") if "`PatientBirthDate`" in each)
+    told = {each for each in re.findall(r"`(\w+)`", paragraph) if each[0].isupper()}
+    assert told == set(FIELDS)
 
 
 @READMES
