@@ -20,7 +20,7 @@ from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 log = logging.getLogger(__name__)
 
 SUCCESS = 0x0000
-#: Refused: Not Authorized (PS3.7 section C.5.19).
+#: Refused: Not Authorized (PS3.7 section 9.1.1.1.9 and annex C).
 NOT_AUTHORISED = 0x0124
 _SOP_CLASS_NOT_SUPPORTED = 0x0122
 OUT_OF_RESOURCES = 0xA700
