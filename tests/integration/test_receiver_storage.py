@@ -43,6 +43,7 @@ def retrieved(client: PacsClient, archive: TestPACS, directory: Path, method: Re
             output_dir=str(directory),
             method=method,
             move_aet="RECEIVER" if method is RetrieveMethod.MOVE else None,
+            overwrite=True,
         )
     )
     job.wait(30)
