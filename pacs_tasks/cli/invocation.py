@@ -74,6 +74,10 @@ class Invocation:
         """Note a shared option: it may stand before and after the command, and the later one wins."""
         (self._given if source is ParameterSource.COMMANDLINE else self._otherwise)[name] = value
 
+    def typed(self, name: str) -> bool:
+        """Whether the command line itself has this option."""
+        return name in self._given
+
     def option(self, name: str) -> Any:
         """The value of a shared option: from the command line, else the environment, else its default."""
         return self._given.get(name, self._otherwise.get(name))

@@ -134,6 +134,8 @@ def query(
     }
     if batch is not None:
         return run(invocation, batch_request(batch, {**invocation.transfer(), **fields}))
+    if invocation.typed("give_up_after"):
+        raise InvalidRequestError("a single query waits for no PACS that is down; --give-up-after is for --batch")
     return run(invocation, build(FindRequest, {**invocation.address(), **fields}))
 
 

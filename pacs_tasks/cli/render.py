@@ -35,13 +35,16 @@ from pacs_tasks.request import AnyRequest, FindRequest, RetrieveRequest
 #: Files or instances that a table lists by name; ``--json`` has all of them.
 LISTED = 20
 
+_THING = "File or instance"
+
 
 @dataclass(frozen=True)
 class Words:
-    """How a task is called among people: the command, and what it does with an instance."""
+    """How a task is called among people: the command, what it does with a thing, and what such a thing is."""
 
     command: str
     done: str = "done"
+    thing: str = _THING
 
 
 _WORDS = {
@@ -50,7 +53,7 @@ _WORDS = {
     "pacs_tasks.store_directory": Words("send-dir", "sent"),
     "pacs_tasks.preflight": Words("send-dir --dry-run"),
     "pacs_tasks.find": Words("query"),
-    "pacs_tasks.find_batch": Words("query --batch", "answered"),
+    "pacs_tasks.find_batch": Words("query --batch", "answered", "Row"),
     "pacs_tasks.move": Words("move"),
     "pacs_tasks.get": Words("get", "received"),
     "pacs_tasks.retrieve": Words("retrieve", "received"),
@@ -124,7 +127,7 @@ def _show_transfer(terminal: Terminal, request: AnyRequest, outcome: TransferOut
     terminal.show(facts(row for row in rows if row[1]))
     if len(outcome.studies) > 1:
         terminal.show(study_table(outcome.studies))
-    show_problems(terminal, outcome.problems)
+    show_problems(terminal, outcome.problems, thing=words.thing)
 
 
 def _about_study(study: StudyOutcome) -> list[tuple[str, str, str]]:
@@ -152,7 +155,9 @@ def counts_of(words: Words, counters: dict[str, int]) -> list[tuple[str, str, st
     return [(name, str(count), style) for name, count, style in named if count]
 
 
-def show_problems(terminal: Terminal, problems: Iterable[InstanceOutcome], listed: int = LISTED) -> None:
+def show_problems(
+    terminal: Terminal, problems: Iterable[InstanceOutcome], listed: int = LISTED, thing: str = _THING
+) -> None:
     """List what did not simply succeed, by reason, with a share of the names for each reason."""
     groups: dict[tuple[InstanceCategory, str], list[InstanceOutcome]] = {}
     for each in problems:
@@ -161,7 +166,7 @@ def show_problems(terminal: Terminal, problems: Iterable[InstanceOutcome], liste
         return
     # What failed stands before what was only remarked upon.
     order = list(_SEVERITY)
-    table = new_table("What", "File or instance", "Why, and what to do")
+    table = new_table("What", thing, "Why, and what to do")
     share = max(1, listed // len(groups))
     shown = sorted(groups.items(), key=lambda group: order.index(group[0][0]))[:listed]
     for (category, reason), members in shown:

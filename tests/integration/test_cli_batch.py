@@ -135,6 +135,7 @@ def test_no_row_answered_and_nobody_there_differ(terminal: Terminal, archive: Te
     refused = asked(terminal, archive, file)
     assert refused.code == 1, refused
     assert "do what the reasons say" in refused.stderr
+    assert ["What", "Row"] in [line.split()[:2] for line in refused.stdout.splitlines()]
     away = terminal.run("query", "--batch", file, "--ip", "127.0.0.1", "--port", free_port())
     assert away.code == 4, away
 
@@ -198,6 +199,13 @@ def test_a_charset_is_that_of_every_row(terminal: Terminal, archive: TestPACS, f
     assert latin.code == 3, latin
     assert [each["category"] for each in latin.json["rows"]] == ["failed", "failed", "success"]
     assert CHINESE_NAME not in latin.stdout.replace(json.dumps(latin.json["rows"][2], ensure_ascii=False), "")
+
+
+def test_a_plain_query_waits_for_nobody(terminal: Terminal, archive: TestPACS) -> None:
+    """Exit code 2 for an option that would mean nothing."""
+    result = terminal.run("query", *peer(archive), "--give-up-after", "5")
+    assert (result.code, archive.associations) == (2, 0), result
+    assert "--give-up-after is for --batch" in result.stderr
 
 
 def test_a_plain_query_has_json_lines_too(terminal: Terminal, archive: TestPACS) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from pacs_tasks.manifest import Entry
-from pacs_tasks.tasks.store import MOST_PARTS, PART_BYTES, cut
+from pacs_tasks.tasks import find_batch
+from pacs_tasks.tasks.store import FEWEST_PARTS, MOST_PARTS, PART_BYTES, PART_WORK, cut
 
 CT = 526_000
 SMALL = 4_000
@@ -63,3 +66,14 @@ def test_a_part_of_large_files_ends_at_its_bytes() -> None:
 def test_who_says_how_many_gets_so_many() -> None:
     """On any line."""
     assert sizes(files(500, CT), 63, 0.02) == {63}
+
+
+@pytest.mark.parametrize("round_trip", [0.0, 0.0002, 0.02, 0.2])
+@pytest.mark.parametrize("total", [1, 15, 16, 200, 3_000, 100_000])
+def test_rows_of_a_batch_are_shared_out(total: int, round_trip: float) -> None:
+    """In order and completely; never so many parts that the chord is large, nor a part that takes minutes."""
+    parts = find_batch.cut(total, round_trip)
+    assert [index for start, stop in parts for index in range(start, stop)] == list(range(total))
+    assert min(total, FEWEST_PARTS) <= len(parts) <= MOST_PARTS
+    rows = parts[0][1] - parts[0][0]
+    assert rows * round_trip <= PART_WORK or rows == max(1, math.ceil(total / MOST_PARTS))
