@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any, Self
@@ -28,7 +30,11 @@ _MOST_UNANSWERED = 3
 
 
 class UnansweredError(PeerUnavailableError):
-    """The peer lost or ended each association at this query; others may be answered."""
+    """The peer did not answer this query, or ended each association at it; others may be answered."""
+
+    def told(self) -> PeerUnavailableError:
+        """The same as an error that others know."""
+        return PeerUnavailableError(self.message, self.subject)
 
 
 class Asking:
@@ -38,7 +44,7 @@ class Asking:
         self._request, self._claim = request, claim
         self._open = ExitStack()
         self._assoc: Association | None = None
-        self._unanswered = 0
+        self._unanswered, self._answered = 0, False
 
     def find(self, level: Level, keys: Mapping[str, str]) -> FindOutcome:
         """Query the peer in the Study Root model, to its final status.
@@ -58,31 +64,34 @@ class Asking:
         query = FindRequest(remote=asked.remote, local=asked.local, timeout=asked.timeout, level=level, keys=keys)
         losses = 0
         while True:
-            new = self._assoc is None
+            new, begun = self._assoc is None, math.inf
             try:
-                outcome = c_find.ask(self._association(query), query)
+                assoc = self._association(query)
+                begun = time.monotonic()
+                outcome = c_find.ask(assoc, query)
             except InvalidRequestError:
                 raise  # Nothing was asked.
             except PeerUnavailableError as error:
                 self._end(error)
                 if isinstance(error, PeerBusyError | PeerUnreachableError):
                     raise
-                # One that was open before may have ended for any reason.
+                silent = time.monotonic() - begun >= timeouts(query).dimse
+                # One that was open before may have ended for any reason; who stays silent does so again.
                 losses += new
-                if losses >= _MOST_LOSSES:
-                    self._count_unanswered(error)
+                if silent or losses >= _MOST_LOSSES:
+                    self._count_unanswered(error, silent=silent)
                 continue
             except BaseException as error:
                 self._end(error)
                 raise
             if self._claim.cancelled:
                 raise JobCancelledError("cancelled before anything was fetched")
-            self._unanswered = 0
+            self._unanswered, self._answered = 0, True
             return outcome
 
-    def _count_unanswered(self, error: PeerUnavailableError) -> None:
+    def _count_unanswered(self, error: PeerUnavailableError, *, silent: bool) -> None:
         self._unanswered += 1
-        if self._unanswered >= _MOST_UNANSWERED:
+        if self._unanswered >= _MOST_UNANSWERED or (silent and not self._answered):
             raise error
         raise UnansweredError(error.message, error.subject) from None
 

@@ -160,7 +160,7 @@ class _Asked:
             if number not in numbers:
                 numbers[number] = self._studies_of(number)
         except (JobFailedError, InvalidRequestError, UnansweredError) as error:
-            self._nowhere[name] = [place], error
+            self._nowhere[name] = [place], _told(error)
             return
         chosen = [each for each in numbers[number] if selection.study_uid in {None, each.study_uid}]
         for each in chosen:
@@ -204,7 +204,7 @@ class _Asked:
         try:
             listed = Listing(self._asking, wanted, self._remote).promise()
         except (JobFailedError, UnansweredError) as error:
-            return _Found(study, unfound=[([study.name, "", "", wanted.study_uid], error)])
+            return _Found(study, unfound=[([study.name, "", "", wanted.study_uid], _told(error))])
         return _Found(_proven(study, listed), listed.entries, self._unlisted(wanted.study_uid, listed.unlisted))
 
     def _unlisted(self, study_uid: str, uids: Iterable[str]) -> list[tuple[Entry, PacsTasksError]]:
@@ -216,6 +216,11 @@ class _Asked:
         name = name_of(self._selections, places)
         study = Study(name=name, rows=tuple(dict.fromkeys(rows)), selections=tuple(places), proof=Proof.NONE)
         return _Found(study, unfound=[([name, "", "", ""], error)])
+
+
+def _told(error: PacsTasksError) -> PacsTasksError:
+    """The error as it is recorded: in a class that whoever reads it knows."""
+    return error.told() if isinstance(error, UnansweredError) else error
 
 
 def _proven(study: Study, listed: Listed) -> Study:

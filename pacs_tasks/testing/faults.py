@@ -89,6 +89,8 @@ class Faults:
         Answer a C-FIND for this Patient ID with this final status at once.
     abort_after_find
         Abort each association after the final status of its first C-FIND.
+    abort_at_keys
+        Abort the association at each C-FIND that has one of these keywords.
     most_matches
         Answer each C-FIND with so many matches at most, and with success all the same, as some PACS do.
     most_matches_status, all_or_nothing
@@ -159,6 +161,7 @@ class Faults:
     find_statuses: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     retrieve_status: int | None = None
     abort_after_find: bool = False
+    abort_at_keys: Collection[str] = ()
     most_matches: int | None = None
     most_matches_status: int = 0x0000
     all_or_nothing: bool = False

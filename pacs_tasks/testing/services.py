@@ -249,6 +249,9 @@ class Services:
         request = event.request
         assert isinstance(request, C_FIND)  # noqa: S101 - pynetdicom sends no other here
         keys = self._identifier(request, UID(event.context.transfer_syntax))
+        if any(keyword in keys for keyword in self.faults.abort_at_keys):
+            event.assoc.abort()
+            return
         model = str(request.AffectedSOPClassUID)
         for status, match in finding.responses(self.instances.values(), keys, model, self.faults, self.ae_title):
             if event.is_cancelled:

@@ -182,14 +182,31 @@ def test_a_peer_that_ends_each_association_is_asked_over_the_next(
     assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, len(archive.instances))
 
 
+def test_a_peer_that_never_answers_one_kind_of_query_is_told(
+    client: PacsClient, archive: TestPACS, tmp_path: Path
+) -> None:
+    """It ends the association at each query by accession number, and answers others: that is an outcome of its own."""
+    archive.faults = Faults(abort_at_keys=["AccessionNumber"])
+    selections = (Selection(accession_number="A1"), Selection(study_uid=study_uid(2)))
+    outcome = ended(enqueued(client, archive, tmp_path / "out", selections=selections))
+    assert [(each.study_uid, each.category) for each in outcome.studies] == [
+        (study_uid(2), Category.SUCCESS),
+        ("", Category.FAILED),
+    ]
+    (problem,) = outcome.problems
+    assert problem.error == "PeerUnavailableError"
+    with pytest.raises(PeerUnavailableError):
+        ended(enqueued(client, archive, tmp_path / "out", accession_number="A1"))
+
+
 def test_a_peer_that_falls_silent_is_not_asked_for_every_row(
     client: PacsClient, archive: TestPACS, tmp_path: Path
 ) -> None:
-    """The job ends with that error after a few queries, and has planned nothing."""
+    """The job ends with that error after one query, and has planned nothing."""
     archive.faults = Faults(silence=Silence.ASSOCIATED)
     selections = tuple(Selection(study_uid=f"1.2.{number}") for number in range(100))
     job = enqueued(client, archive, tmp_path / "out", selections=selections, timeout=0.5)
     with pytest.raises(PeerUnavailableError):
         ended(job)
-    assert archive.associations <= 6
+    assert archive.associations == 1
     assert not client.ledger.manifest.planned(job.id)
