@@ -34,6 +34,10 @@ RETRIEVING = (
     "has space left; if nothing is delivered, make the receiver's AE title and address known to the PACS, "
     "or use --method get"
 )
+FORWARDING = (
+    "make the destination's AE title and address known to the PACS that sends, where destinations of C-MOVE are "
+    "configured, and see that the destination takes the instances and answers queries from here"
+)
 MISSING = "send what is missing again, and ask the PACS's administrator what became of it: the PACS said it took it"
 UNKNOWN = "do what the reasons say, or ask the PACS in another way: `pacs-tasks verify ID --commit`"
 
@@ -52,12 +56,15 @@ def for_error(error: PacsTasksError, task: str) -> str:
     return ""
 
 
-def for_outcome(task: str, outcome: Outcome, job_id: str) -> str:
-    """What to check or do next after an outcome; empty where all is done."""
+def for_outcome(task: str, outcome: Outcome, job_id: str, *, forwarded: bool = False) -> str:
+    """What to check or do next after an outcome; empty where all is done.
+
+    ``forwarded``: what was retrieved went straight to another PACS.
+    """
     if isinstance(outcome, FindOutcome):
         return completeness.advice(outcome)
     if isinstance(outcome, TransferOutcome):
-        return _for_transfer(task, outcome, job_id)
+        return _for_transfer(task, outcome, job_id, forwarded=forwarded)
     if outcome.category in {Category.SUCCESS, Category.WARNING}:
         return ""
     if isinstance(outcome, VerifyOutcome | CommitOutcome):
@@ -83,13 +90,13 @@ def _for_proof(outcome: VerifyOutcome | CommitOutcome) -> str:
     )
 
 
-def _for_transfer(task: str, outcome: TransferOutcome, job_id: str) -> str:
+def _for_transfer(task: str, outcome: TransferOutcome, job_id: str, *, forwarded: bool) -> str:
     if outcome:
         return ""
     rest = f"`pacs-tasks retry {job_id}` goes on with the rest only"
     if outcome.cancelled:
         return rest
-    check = _what_to_check(task, outcome)
+    check = FORWARDING if forwarded and not outcome.unreachable else _what_to_check(task, outcome)
     return check if outcome.nothing_found else f"{check}; then {rest}"
 
 

@@ -17,7 +17,7 @@ from pacs_tasks.client import Job, PacsClient
 from pacs_tasks.errors import ConfigurationError, JobNotReadyError
 from pacs_tasks.outcome import TransferOutcome
 from pacs_tasks.progress import JobState, Progress
-from pacs_tasks.request import AnyRequest, FindBatchRequest
+from pacs_tasks.request import AnyRequest, FindBatchRequest, RetrieveRequest
 from pacs_tasks.settings import Settings
 
 logger = logging.getLogger("pacs_tasks.cli")
@@ -103,7 +103,8 @@ def report(invocation: Invocation, job: Job, request: AnyRequest, progress: Prog
     """
     outcome = job.outcome()
     terminal, code = invocation.terminal, of_outcome(outcome)
-    hint = advice.for_outcome(request.task, outcome, progress.job_id)
+    forwarded = isinstance(request, RetrieveRequest) and request.to is not None
+    hint = advice.for_outcome(request.task, outcome, progress.job_id, forwarded=forwarded)
     if terminal.json:
         document = {
             "job_id": progress.job_id,

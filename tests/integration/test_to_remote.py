@@ -11,10 +11,12 @@ from pacs_tasks.ae import RemoteAE
 from pacs_tasks.client import PacsClient
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.outcome import Category, InstanceCategory, TransferOutcome
+from pacs_tasks.progress import JobState
 from pacs_tasks.request import RetrieveRequest, build
 from pacs_tasks.testing import EVERY_INSTANCE, Faults, TestPACS
 from tests.support import ports
 from tests.support.dicom_files import study_uid, write_series
+from tests.support.waiting import wait_until
 
 HELD = 8
 
@@ -181,6 +183,31 @@ def test_overwrite_believes_no_old_instance(client: PacsClient, source: TestPACS
     outcome = _forwarded(client, source, destination.remote, overwrite=True)
     assert (outcome.category, outcome.counters.missing) == (Category.FAILED, HELD)
     assert all("once more" in each.reason for each in outcome.problems)
+
+
+def test_a_cancelled_one_goes_on_with_the_rest(client: PacsClient, source: TestPACS, destination: TestPACS) -> None:
+    """What the destination has by then is there already."""
+    source.faults = Faults(delay=0.3)
+    job = client.enqueue(RetrieveRequest(remote=source.remote, study_uid=study_uid(), to=destination.remote))
+    wait_until(lambda: len(destination.instances) >= 2, 30, "two instances to come")
+    job.cancel()
+    assert job.wait(30).state is JobState.CANCELLED
+    source.faults, there = Faults(), len(destination.instances)
+    assert there < HELD
+    job.retry().wait(60)
+    assert job.outcome().category is Category.SUCCESS
+    assert job.progress().counters.done == HELD
+    _assert_same(source, destination)
+    assert len(destination.stores) == HELD
+
+
+def test_what_the_source_only_counts_is_no_success(client: PacsClient, source: TestPACS, destination: TestPACS) -> None:
+    """Without names nobody can be asked for them; all of it was sent all the same."""
+    source.faults = Faults(no_image_level=0xA900)
+    outcome = _forwarded(client, source, destination.remote)
+    assert (outcome.category, outcome.counters.failed) == (Category.FAILED, HELD)
+    assert all("not named them" in each.reason for each in outcome.problems)
+    _assert_same(source, destination)
 
 
 def test_only_a_series_goes(client: PacsClient, source: TestPACS, destination: TestPACS) -> None:

@@ -238,6 +238,12 @@ def test_plain_progress_keeps_its_pace(capsys: pytest.CaptureFixture[str]) -> No
             ),
             ("valid DICOM", "space", "retry j7"),
         ),
+        (
+            advice.for_outcome(
+                "pacs_tasks.retrieve", TransferOutcome(counters=Counters(total=1, missing=1)), "j7", forwarded=True
+            ),
+            ("destination's AE title", "configured", "retry j7"),
+        ),
         (advice.for_outcome("pacs_tasks.preflight", PreflightOutcome(total=0, bytes=0), "j7"), ("path", "content")),
         (advice.for_outcome("pacs_tasks.find", FindOutcome(status=DONE), "j7"), ("query", "wider")),
         (advice.for_outcome("pacs_tasks.verify", VerifyOutcome(held=1, missing=1), "j7"), ("missing again", "took it")),
