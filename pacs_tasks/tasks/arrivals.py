@@ -55,9 +55,13 @@ class Arrivals:
         self._free = deque(sorted(part.left) if self.counted else ())
         self._seen = set(known)
         self._unlisted: set[str] = set()
+        #: Where instances lie that were brought; it may be where they came to.
+        self.places: set[str] = set()
         #: What is whole and waits to be recorded, by its index.
         self._whole: dict[int, InstanceOutcome] = {}
         self.number = self.extra = 0
+        #: Whether the series or study was asked for as a whole.
+        self.whole = False
         #: Called before outcomes are recorded, the last of which may end the job.
         self.before_recording: Callable[[], None] = lambda: None
 
@@ -113,6 +117,7 @@ class Arrivals:
             self.take(_outcome(sop_instance_uid, InstanceCategory.FAILED, reason=placed.comment))
             return
         here = part10.read_instance(str(placed.path))
+        self.places.add(here.path)
         self.take(
             _outcome(
                 sop_instance_uid,
@@ -152,7 +157,8 @@ class Arrivals:
             return None
         if not self.wants(sop_instance_uid):
             self._unlisted.add(sop_instance_uid)
-            self.extra += 1
+            # A peer that sends the whole series for a list of instances does not tell that there are more.
+            self.extra += self.whole
             logger.warning("job %s: the peer sent an instance that was not asked for", self._part.job_id)
             return None
         return self.index_of[sop_instance_uid]

@@ -81,6 +81,7 @@ class Fetching:
         # What is missing is asked for by name; but where nothing came at all, one or the other may be what works.
         nothing_yet = len(part.left) == part.size
         self._whole = self._arrivals.counted or (whole_series and nothing_yet and not tries % 2)
+        self._arrivals.whole = self._whole
         classes = {entry[2] for entry in part.left.values()}
         if "" in classes:
             # Not every peer lists them.

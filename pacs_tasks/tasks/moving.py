@@ -198,7 +198,7 @@ class Moving:
             if unlisted or self._arrivals.wants(each.sop_instance_uid):
                 self._arrivals.bring(Path(each.path), self._study_uid, each.series_uid, each.sop_instance_uid)
                 self._taken += 1
-            elif self._arrivals.has(each.sop_instance_uid):
+            elif self._arrivals.has(each.sop_instance_uid) and each.path not in self._arrivals.places:
                 # It has come once more.
                 Path(each.path).unlink(missing_ok=True)
 

@@ -68,6 +68,14 @@ def test_what_is_already_there_is_not_given_up_for_what_does_not_come(
     assert found(storage) == set(archive.instances)
 
 
+def test_what_is_where_it_came_to_stays_there(client: PacsClient, archive: TestPACS, storage: Path) -> None:
+    """Retrieved into the very directory that the receiver puts it into; it is not taken for what came twice."""
+    archive.faults = Faults(delay=0.05)
+    outcome = retrieved(client, archive, storage / "incoming", RetrieveMethod.MOVE)
+    assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, 5)
+    assert found(storage / "incoming") == set(archive.instances)
+
+
 @pytest.mark.skipif(not _OTHER.is_dir(), reason="there is no second file system here")
 def test_another_file_system_is_no_hindrance(client: PacsClient, archive: TestPACS, storage: Path) -> None:
     """Nothing half or hidden is left, and who may read what came may read it there."""
