@@ -12,7 +12,8 @@
 
 Beside them: ``command`` (command sets), ``commitment`` (what storage commitment asks and reports), ``contexts``,
 ``status``, ``part10`` and ``elements`` (reading a file without decoding its data set), ``storage`` (writing one as it
-came).
+came). Of a query: ``query_keys`` (which attributes), ``identifier`` (keys on their way out), ``match`` (matches on
+their way in), ``found`` (all of them), ``splitting`` and ``spans`` (halves of dates).
 
 No thread stands between a caller and its socket: a response is read by the one who waits for it.
 """

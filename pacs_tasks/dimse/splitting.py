@@ -19,6 +19,7 @@ from pacs_tasks.dimse.found import Found, Identity, text_at
 from pacs_tasks.dimse.query_keys import Path, name_of
 from pacs_tasks.dimse.spans import Span, span_of
 from pacs_tasks.dimse.status import is_failure
+from pacs_tasks.errors import PeerUnavailableError
 from pacs_tasks.outcome import Doubt, SplitRange, Status, StatusCategory
 from pacs_tasks.outcome.find import FEWEST_SUSPICIOUS, is_round
 
@@ -63,7 +64,7 @@ class Splitting:
         #: Ranges to ask for, the next one last; and those whose answers were cut off. Both halves are asked for before
         #: either is split: a peer that does not look at dates is known by that.
         self._waiting, self._cut_off = [self._whole], list[Span]()
-        self._asked_for_undated = False
+        self._tries_for_undated = 0
         #: By match, the ranges that it came for.
         self._spans: dict[Identity, list[Span]] = {}
         #: The matches of answers that were complete, or that could not be split.
@@ -89,16 +90,25 @@ class Splitting:
             if found.limit_hit or answer.status.category is StatusCategory.CANCEL:
                 return answer.status
             self._judge(span, answer)
-        if self.split and not self._whole.date and not self._asked_for_undated and not self._failed:
-            # Once, even if the association is lost at it: not every peer expects this.
-            self._asked_for_undated = True
-            answer = ask({self._date: _EMPTY})
-            if answer.status.category is StatusCategory.CANCEL:
-                return answer.status
-            if not is_failure(answer.status) and len(answer.identities) < max(self._largest, FEWEST_SUSPICIOUS):
-                self._settled.update(answer.identities)
+        if self.split and not self._whole.date and not self._failed:
+            self._ask_for_undated(ask)
         self._conclude(found)
-        return self._failed[0][1] if self._failed else self._final or answer.status
+        assert self._final is not None  # noqa: S101 - the whole range has been asked for
+        return self._failed[0][1] if self._failed else self._final
+
+    def _ask_for_undated(self, ask: Ask) -> None:
+        """Ask for what has no date, which not every peer expects: one that hangs up at it twice is not asked again."""
+        self._tries_for_undated += 1
+        try:
+            answer = ask({self._date: _EMPTY})
+        except PeerUnavailableError:
+            if self._tries_for_undated > 1:
+                return
+            raise
+        if answer.status.category is StatusCategory.CANCEL:
+            self._final = answer.status
+        elif not is_failure(answer.status) and len(answer.identities) < max(self._largest, FEWEST_SUSPICIOUS):
+            self._settled.update(answer.identities)
 
     def _keys(self, span: Span) -> dict[Path, str]:
         """What the query for this range has instead; for the whole of it, the request's own words stand."""

@@ -9,6 +9,7 @@ import pytest
 from pydicom import Dataset
 
 from pacs_tasks.ae import LocalAE
+from pacs_tasks.client import PacsClient
 from pacs_tasks.dimse.association import Timeouts
 from pacs_tasks.dimse.c_find import find
 from pacs_tasks.errors import InvalidRequestError
@@ -171,6 +172,19 @@ def test_out_of_resources_is_a_cap_too(refused: bool) -> None:
     assert plain.category is (Category.FAILED if refused else Category.PARTIAL)
     assert len(plain.matches) == (0 if refused else 60)
     assert (len(set(_uids(split))), split.category, split.doubts) == (200, Category.SUCCESS, ())
+
+
+def test_a_pacs_that_ends_the_association_after_each_query_is_asked_on(client: PacsClient) -> None:
+    """A job goes on where it was over the next association, and still has every match once."""
+    faults = Faults(most_matches=100, abort_after_find=True)
+    with TestPACS(instances=[_study(n, _day(n)) for n in range(150)], faults=faults) as pacs:
+        job = client.enqueue(FindRequest(remote=pacs.remote, split_dates=True))
+        job.wait(60)
+        outcome = job.outcome()
+        assert isinstance(outcome, FindOutcome)
+        assert pacs.associations == outcome.queries > 2
+    assert len(set(_uids(outcome))) == len(outcome.matches) == 150
+    assert (outcome.category, outcome.doubts) == (Category.SUCCESS, ())
 
 
 def test_a_pacs_that_refuses_everything_is_not_asked_for_ever() -> None:
