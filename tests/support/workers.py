@@ -83,6 +83,6 @@ def _announced(redis_url: str, ae_title: str) -> bool:
     """Whether workers find a receiver, which listens before it says so; where Redis is away, it only listens."""
     try:
         with connect(redis_url, 2) as client:
-            return any(each.ae_title == ae_title for each in receivers.running(client))
+            return any(each.ae_title == ae_title.strip() for each in receivers.running(client))
     except (BrokerUnavailableError, redis.RedisError):
         return True
