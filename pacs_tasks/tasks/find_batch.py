@@ -22,8 +22,9 @@ from pacs_tasks.tasks.associations import leased
 from pacs_tasks.tasks.claim import Claim
 from pacs_tasks.tasks.find_batch_part import ask
 from pacs_tasks.tasks.job import JobTask, ledger, local_ae, pause, timeouts
+from pacs_tasks.tasks.planning import Promise, plan
 from pacs_tasks.tasks.store import FEWEST_PARTS, MOST_PARTS, PART_WORK
-from pacs_tasks.tasks.transfer import Part, Promise, Range, fan_out, finish, pending, plan, work_on
+from pacs_tasks.tasks.transfer import Part, Range, fan_out, finish, pending, work_on
 
 #: Seconds that a row takes at least: a quick PACS answers in so long, and its matches are to be decoded.
 ROW_WORK = 0.004

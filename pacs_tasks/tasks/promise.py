@@ -18,7 +18,7 @@ from pacs_tasks.tasks.asking import Asking, UnansweredError, value
 from pacs_tasks.tasks.claim import Claim
 from pacs_tasks.tasks.job import ledger
 from pacs_tasks.tasks.listing import STUDY_UID, Listed, Listing, counted_in_study, failure_of, is_uid
-from pacs_tasks.tasks.transfer import Promise
+from pacs_tasks.tasks.planning import Promise
 from pacs_tasks.tasks.wanted import Wanted, name_of
 
 _ACCESSION_NUMBER = "00080050"

@@ -18,9 +18,10 @@ from pacs_tasks.tasks.again import come_again
 from pacs_tasks.tasks.claim import Claim
 from pacs_tasks.tasks.job import JobTask, ledger, pause
 from pacs_tasks.tasks.paths import writable_directory
+from pacs_tasks.tasks.planning import Promise, plan
 from pacs_tasks.tasks.promise import promise, promise_again
 from pacs_tasks.tasks.retrieve_part import fetch
-from pacs_tasks.tasks.transfer import Part, Promise, Range, fan_out, finish, pending, plan, work_on
+from pacs_tasks.tasks.transfer import Part, Range, fan_out, finish, pending, work_on
 
 #: A series with more instances is fetched in slices, by lists of UIDs: VR UI holds 64 KiB in explicit encodings.
 PART_INSTANCES = 500

@@ -26,8 +26,9 @@ from pacs_tasks.tasks.associations import leased
 from pacs_tasks.tasks.claim import Claim
 from pacs_tasks.tasks.job import JobTask, ledger, local_ae, pause, timeouts
 from pacs_tasks.tasks.paths import files_below, readable_directory, readable_file
+from pacs_tasks.tasks.planning import Promise, plan
 from pacs_tasks.tasks.store_part import send
-from pacs_tasks.tasks.transfer import Part, Promise, Range, fan_out, finish, pending, plan, work_on
+from pacs_tasks.tasks.transfer import Part, Range, fan_out, finish, pending, work_on
 
 #: Up to so many files, each is a task of its own, as people who look at Flower expect.
 SMALL_DIRECTORY = 200
