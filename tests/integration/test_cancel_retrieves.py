@@ -62,7 +62,7 @@ def test_what_came_before_a_cancel_counts(
     client: PacsClient, archive: TestPACS, tmp_path: Path, method: RetrieveMethod, ignore: bool
 ) -> None:
     """Whether the peer heeds C-CANCEL or goes on in spite of it; a retry asks for the rest by name."""
-    archive.faults = Faults(delay=0.15, ignore_cancel=ignore)
+    archive.faults = Faults(delay=0.1, ignore_cancel=ignore)
     job = enqueued(client, archive, tmp_path / "out", method=method)
     wait_until(lambda: len(on_disk(tmp_path / "out")) > 5, 30, "some instances")
     job.cancel()
