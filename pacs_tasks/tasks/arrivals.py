@@ -97,12 +97,7 @@ class Arrivals:
         OSError
             If it cannot be written there.
         """
-        uids = arrival.study_uid, arrival.series_uid, arrival.sop_instance_uid
-        try:
-            return Placed(self._layout.place(self._directory, arrival.path, *uids))
-        except InvalidRequestError as error:
-            # At most 64 characters: the peer is told.
-            return Refusal(OUT_OF_RESOURCES, error.message.partition(",")[0][:64])
+        return placed(self._layout, self._directory, arrival)
 
     def bring(self, path: Path, study_uid: str, series_uid: str, sop_instance_uid: str) -> None:
         """Take an instance that lies whole somewhere else, as in the storage of a receiver.
@@ -112,11 +107,11 @@ class Arrivals:
         OSError
             If it cannot be written to the output directory.
         """
-        placed = self.place(Arrival(study_uid, series_uid, sop_instance_uid, path, moved=True))
-        if isinstance(placed, Refusal):
-            self.take(_outcome(sop_instance_uid, InstanceCategory.FAILED, reason=placed.comment))
+        now = self.place(Arrival(study_uid, series_uid, sop_instance_uid, path, moved=True))
+        if isinstance(now, Refusal):
+            self.take(_outcome(sop_instance_uid, InstanceCategory.FAILED, reason=now.comment))
             return
-        here = part10.read_instance(str(placed.path))
+        here = part10.read_instance(str(now.path))
         self.places.add(here.path)
         self.take(
             _outcome(
@@ -176,6 +171,22 @@ class Arrivals:
         """Record what has come, also where the job was cancelled: whoever waits for the peer sees to that."""
         with suppress(PartCancelledError):
             self._part.record(index, outcome)
+
+
+def placed(layout: Layout, directory: Path, arrival: Arrival) -> Placed | Refusal:
+    """Put a file that has come in its place below a directory.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written there.
+    """
+    uids = arrival.study_uid, arrival.series_uid, arrival.sop_instance_uid
+    try:
+        return Placed(layout.place(directory, arrival.path, *uids))
+    except InvalidRequestError as error:
+        # At most 64 characters: the peer is told.
+        return Refusal(OUT_OF_RESOURCES, error.message.partition(",")[0][:64])
 
 
 def _outcome(sop_instance_uid: str, category: InstanceCategory, **known: Any) -> InstanceOutcome:

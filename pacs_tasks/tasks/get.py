@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ from celery import Task
 
 from pacs_tasks.app import app
 from pacs_tasks.dimse import c_get, storage
+from pacs_tasks.layout import Layout
 from pacs_tasks.outcome import GetOutcome
 from pacs_tasks.request import GetRequest
+from pacs_tasks.tasks.arrivals import placed
 from pacs_tasks.tasks.associations import leased
 from pacs_tasks.tasks.claim import Claim
 from pacs_tasks.tasks.job import JobTask, answer, local_ae, timeouts
@@ -20,7 +23,9 @@ from pacs_tasks.tasks.paths import writable_directory
 def _work(request: GetRequest, claim: Claim) -> GetOutcome:
     writable_directory(request.output_dir)
     with leased(request.remote, claim) as stop:
-        outcome = c_get.get(request, local_ae(request), timeouts(request), stop)
+        # By its UIDs, and through no link that leads out of the directory.
+        place = partial(placed, Layout(), Path(request.output_dir))
+        outcome = c_get.get(request, local_ae(request), timeouts(request), stop, place=place)
     # An instance counts as received once it would survive a power cut.
     storage.sync([Path(instance.path) for instance in outcome.instances])
     return outcome

@@ -37,6 +37,8 @@ _QUIET = 100.0
 #: Celery's own record of its queues.
 _CELERY = "_kombu."
 _DONE = (InstanceCategory.SUCCESS, InstanceCategory.WARNING)
+#: What a worker had put in its place and could not record any more, the next one finds there.
+_HERE = (InstanceCategory.SUCCESS, InstanceCategory.PRESENT)
 
 
 class Peer(Protocol):
@@ -118,7 +120,7 @@ def check_received(stage: Stage, peer: Peer, files: Files, output: Path, *jobs: 
     digests = files.digests()
     for job in jobs:
         outcomes = _outcomes(stage, job, ended[job.id], list(files.uids.values()), JobState.DONE)
-        wrong = [outcome for outcome in outcomes if outcome.category not in _DONE]
+        wrong = [outcome for outcome in outcomes if outcome.category not in _HERE]
         require(not wrong, f"{len(wrong)} instances were not received: {_said(wrong)}")
         for outcome in outcomes:
             require(_digest(Path(outcome.path)) == digests[outcome.subject], f"{outcome.subject} is another file")

@@ -222,7 +222,8 @@ def _worker_full(stage: Stage) -> Found:
     disk.fill()
     progress = stage.ended(job)
     require(progress.state is JobState.DONE, f"the job is {progress.state}")
-    lost = [each for each in job.instances() if each.category is not InstanceCategory.SUCCESS]
+    here = (InstanceCategory.SUCCESS, InstanceCategory.PRESENT)
+    lost = [each for each in job.instances() if each.category not in here]
     untold = [
         each.reason for each in lost if each.category is not InstanceCategory.FAILED or not _names_disk(each.reason)
     ]
