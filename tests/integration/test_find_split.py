@@ -108,10 +108,12 @@ def test_a_single_day_is_split_by_time() -> None:
 def test_what_cannot_be_split_is_partial_and_said() -> None:
     """More in one second than the PACS gives at once: partial, with the range by name."""
     studies = [_study(number, "20240115", "120000") for number in range(130)]
+    # A narrow range, so that the moment is soon found.
+    keys = {"StudyDate": "20240115-20240116", "StudyTime": "115959-120001"}
     with TestPACS(instances=studies, faults=Faults(most_matches=128)) as pacs:
-        outcome = find(FindRequest(remote=pacs.remote, split_dates=True), LOCAL, PATIENT)
+        outcome = find(FindRequest(remote=pacs.remote, keys=keys, split_dates=True), LOCAL, PATIENT)
     assert (outcome.category, outcome.doubts, len(outcome.matches)) == (Category.PARTIAL, (Doubt.UNSPLIT,), 128)
-    assert "20240115" in outcome.remarks[0]
+    assert "20240115 12-120000.999999" in outcome.remarks[0]
     assert "cannot be split further" in outcome.remarks[0]
 
 
