@@ -1,4 +1,8 @@
-"""Clears the receiver's directory of what is left behind: what no job took, and what a killed process was writing."""
+"""Clears the receiver's directory of what is left behind: what no job took, and what a killed process was writing.
+
+What no job took goes to what nobody asked for, and is not removed: somebody may have sent it by chance while a job
+expected its series, and was told that it is here.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,12 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from pacs_tasks.dimse.storage_scp import IDLE
-from pacs_tasks.receivers import INCOMING
+from pacs_tasks.receivers import INCOMING, UNSOLICITED
 
 logger = logging.getLogger("pacs_tasks.receiver")
 
@@ -27,14 +32,14 @@ _END = 5.0
 class Cleaning:
     """A thread that cleans at once, and then again and again.
 
-    What nobody asked for stays: it may be all that there is of it. So does whatever lies beside ``incoming``.
+    What nobody asked for stays: it may be all that there is of it.
 
     Parameters
     ----------
     directory
         The receiver's.
     keep
-        Seconds after which nobody comes for an instance in ``incoming``.
+        Seconds after which no job comes for an instance in ``incoming``.
     """
 
     def __init__(self, directory: Path, keep: float) -> None:
@@ -64,29 +69,40 @@ class Cleaning:
         """One round."""
         # They are written in the directory itself, wherever they go afterwards.
         parts = [each for each in _files(self._directory) if each.name.startswith(".") and each.name.endswith(".part")]
-        abandoned = self._remove(parts, _ABANDONED)
+        abandoned = self._clear(parts, _ABANDONED, Path.unlink)
         late = 0
-        incoming = self._directory / INCOMING
+        incoming, unsolicited = self._directory / INCOMING, self._directory / UNSOLICITED
         for study in _directories(incoming):
             for series in _directories(study):
-                late += self._remove(_files(series), self._keep)
+                aside = unsolicited / study.name / series.name
+                late += self._clear(_files(series), self._keep, partial(_set_aside, aside))
                 _remove_if_empty(series)
             _remove_if_empty(study)
         if late or abandoned:
-            logger.info("removed %d instances that no job took in time, and %d unfinished files", late, abandoned)
+            logger.info("set %d instances aside that no job took, and removed %d unfinished files", late, abandoned)
 
-    def _remove(self, files: list[os.DirEntry[str]], age: float) -> int:
-        """Remove those that nobody has written to for so many seconds; how many there were."""
-        removed = 0
+    def _clear(self, files: list[os.DirEntry[str]], age: float, away: Callable[[Path], None]) -> int:
+        """Have those away that nobody has written to for so many seconds; how many there were."""
+        cleared = 0
         for each in files:
             if self._ending.is_set():
                 break
             # A job, or another receiver's cleaning, may take it at this moment.
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - each.stat(follow_symlinks=False).st_mtime > age:
-                    Path(each.path).unlink()
-                    removed += 1
-        return removed
+                    away(Path(each.path))
+                    cleared += 1
+        return cleared
+
+
+def _set_aside(directory: Path, path: Path) -> None:
+    """Move an instance to others that nobody asked for; where it has come there as well, what came last stays."""
+    directory.mkdir(parents=True, exist_ok=True)
+    target = directory / path.name
+    if target.exists() and target.stat().st_mtime > path.stat().st_mtime:
+        path.unlink()
+    else:
+        path.replace(target)
 
 
 def _files(directory: Path) -> list[os.DirEntry[str]]:

@@ -1,4 +1,4 @@
-"""The receiver clears its directory of what no job takes and of what a killed one left, and of nothing else."""
+"""The receiver sets aside what no job takes, removes what a killed one was writing, and touches nothing else."""
 
 from __future__ import annotations
 
@@ -57,14 +57,15 @@ def receiver(redis_url: str, directory: Path, keep: int = DAY) -> Iterator[Proce
         yield running
 
 
-def test_what_no_job_took_in_time_goes_when_it_starts(redis_url: str, tmp_path: Path, received: Path) -> None:
-    """With directories that are empty then; what is younger stays, and so does all that nobody asked for."""
+def test_what_no_job_took_in_time_is_set_aside(redis_url: str, tmp_path: Path, received: Path) -> None:
+    """Its sender was told that it is here. What is younger stays, and so does all that nobody asked for."""
     names = ("1.2/1.3/1.dcm", "1.2/1.3/2.dcm", "1.2/1.4/3.dcm")
     gone = [put(received / INCOMING / name, DAY + 100) for name in names]
     (received / INCOMING / "1.9/1.10").mkdir(parents=True)
     kept = {
+        *(received / UNSOLICITED / name for name in names),
         put(received / INCOMING / "1.2/1.4/4.dcm", DAY - 1000),
-        put(received / UNSOLICITED / "1.2/1.3/1.dcm", 1000 * DAY),
+        put(received / UNSOLICITED / "1.2/1.3/5.dcm", 1000 * DAY),
         # Where instances lay before there was such a directory, and what somebody else put there.
         put(received / "1.2/1.3/1.dcm", 1000 * DAY),
         put(received / "notes.txt", 1000 * DAY),
@@ -73,8 +74,21 @@ def test_what_no_job_took_in_time_goes_when_it_starts(redis_url: str, tmp_path: 
     with receiver(redis_url, tmp_path) as process:
         wait_until(lambda: not any(path.exists() for path in gone), 15, "old instances to go")
         wait_until(lambda: left(received) == kept, 15, f"empty directories to go, and nothing else: {left(received)}")
-        wait_until(lambda: "removed 3 instances that no job took in time, and 0 unfinished" in process.said(), 5)
+        wait_until(lambda: "set 3 instances aside that no job took, and removed 0" in process.said(), 5)
         assert "1.2" not in process.said().replace("127.0.0.1", "")
+
+
+@pytest.mark.parametrize(("age", "stays"), [(DAY + 50, b"aside"), (DAY + 150, b"x")])
+def test_of_what_came_twice_the_later_stays(tmp_path: Path, age: int, stays: bytes) -> None:
+    """Once while a job expected its series, and once while none did."""
+    put(tmp_path / INCOMING / "1.2/1.3/1.dcm", DAY + 100)
+    aside = tmp_path / UNSOLICITED / "1.2/1.3/1.dcm"
+    aside.parent.mkdir(parents=True)
+    aside.write_bytes(b"aside")
+    os.utime(aside, (time.time() - age,) * 2)
+    Cleaning(tmp_path, DAY).clean()
+    assert left(tmp_path) == {aside, tmp_path / INCOMING}
+    assert aside.read_bytes() == stays
 
 
 def test_what_a_killed_receiver_was_writing_goes(redis_url: str, tmp_path: Path, received: Path) -> None:
@@ -83,7 +97,7 @@ def test_what_a_killed_receiver_was_writing_goes(redis_url: str, tmp_path: Path,
     young = put(received / ".abcdef0123456789abcdef01.part", IDLE.operation - 100)
     with receiver(redis_url, tmp_path, keep=SHORT) as process:
         wait_until(lambda: not old.exists(), 15, "the old one to go")
-        wait_until(lambda: "and 1 unfinished files" in process.said(), 5)
+        wait_until(lambda: "removed 1 unfinished files" in process.said(), 5)
         assert left(received) == {young}
 
 
@@ -91,17 +105,19 @@ def test_it_cleans_again_and_again(redis_url: str, tmp_path: Path, received: Pat
     """Not only when it starts."""
     with receiver(redis_url, tmp_path, keep=SHORT) as process:
         old = put(received / INCOMING / "1.2/1.3/1.dcm", SHORT + 1)
-        wait_until(lambda: left(received) == {received / INCOMING}, 2 * SHORT / 10 + 10, "it to be gone")
-        assert not old.exists()
+        wait_until(lambda: not old.exists(), 2 * SHORT / 10 + 10, "it to be gone")
+        assert left(received) == {received / INCOMING, received / UNSOLICITED / "1.2/1.3/1.dcm"}
         assert process.running()
 
 
 def test_receivers_that_share_a_directory_clean_it_together(redis_url: str, tmp_path: Path, received: Path) -> None:
-    """What one has just removed is no reason for the other to stop."""
-    for number in range(300):
-        put(received / INCOMING / f"1.2/1.{number}/1.dcm", DAY + 100)
+    """What one has just moved is no reason for the other to stop."""
+    names = [f"1.2/1.{number}/1.dcm" for number in range(300)]
+    for name in names:
+        put(received / INCOMING / name, DAY + 100)
+    clean = {received / INCOMING, *(received / UNSOLICITED / name for name in names)}
     with receiver(redis_url, tmp_path) as one, receiver(redis_url, tmp_path) as two:
-        wait_until(lambda: left(received) == {received / INCOMING}, 20, "it to be clean")
+        wait_until(lambda: left(received) == clean, 20, "it to be clean")
         for each in (one, two):
             assert "could not be cleaned" not in each.said()
             assert "Traceback" not in each.said()
