@@ -35,6 +35,7 @@ class Choice:
         self._ways = Ways(ledger().client, name_of(request.remote), local_ae(request).ae_title)
         self._refused = self._ways.refused()
         self.why_not: dict[Way, str] = {}
+        self._expected: set[Way] = set()
 
     def receiver(self) -> Receiver:
         """The receiver that C-MOVE delivers to; it raises :class:`NoReceiverError`."""
@@ -60,12 +61,19 @@ class Choice:
             try:
                 whats.append(move_to(self.receiver().ae_title))
             except NoReceiverError as error:
+                self.out(way, error)
                 return str(error)
         else:
             whats = [Way.GET.value]
             if all(get_of(each) in self._refused for each in self._classes):
                 whats += map(get_of, self._classes)
         return next((self._refused[what] for what in whats if what in self._refused), "")
+
+    def out(self, way: Way, error: Exception) -> None:
+        """A way turned out to be none."""
+        self.why_not.setdefault(way, str(error))
+        if isinstance(error, NoReceiverError) and error.expected:
+            self._expected.add(way)
 
     def refused(self, way: Way, error: ContextRejectedError) -> None:
         """The peer does not offer a way, or not for these classes."""
@@ -92,6 +100,10 @@ class Choice:
         known = self._refused.keys() & mine
         if known:
             self._ways.works(known)
+
+    def remarks(self) -> list[str]:
+        """Why it was not another way; nothing where a site just has no receiver."""
+        return [f"{way} was no way: {why}" for way, why in self.why_not.items() if way not in self._expected]
 
     def no_way(self, *, again: bool) -> Exception:
         """The error where neither is one, with both reasons and what to do.

@@ -123,7 +123,7 @@ class Fetching:
             except (NoReceiverError, ContextRejectedError) as error:
                 if not automatic:
                     raise
-                self._choice.why_not.setdefault(way, str(error))
+                self._choice.out(way, error)
                 continue
             if not automatic or now.status is None or now.status.code != _DESTINATION_UNKNOWN:
                 said = now
@@ -213,8 +213,7 @@ class Fetching:
         if way not in self._came:
             self._came.add(way)
             self._choice.works(way)
-            why = [f"{other} was no way: {reason}" for other, reason in self._choice.why_not.items()]
-            ledger().studies.note_way(*about, way, "; ".join(why))
+            ledger().studies.note_way(*about, way, "; ".join(self._choice.remarks()))
         ledger().studies.note_more(*about, self._arrivals.extra - self._more)
         self._more = self._arrivals.extra
 

@@ -36,7 +36,14 @@ _KNOCK = 2.0
 
 
 class NoReceiverError(Exception):
-    """C-MOVE is no way to this worker; the text says why."""
+    """C-MOVE is no way to this worker; the text says why.
+
+    ``expected`` where that is how the site is set up: nobody runs a receiver, and nobody has named one.
+    """
+
+    def __init__(self, message: str, *, expected: bool = False) -> None:
+        super().__init__(message)
+        self.expected = expected
 
 
 def receiver_for(wanted: str | None) -> Receiver:
@@ -50,7 +57,8 @@ def receiver_for(wanted: str | None) -> Receiver:
     known = [each for each in receivers.running(ledger().client) if wanted in {None, each.ae_title}]
     if not known:
         which = f"receiver {wanted}" if wanted else "receiver"
-        raise NoReceiverError(f"no {which} is running; start one with `pacs-tasks receiver`")
+        why = f"no {which} is running; start one with `pacs-tasks receiver`"
+        raise NoReceiverError(why, expected=wanted is None)
     shared = [each for each in known if each.shared]
     if not shared:
         raise NoReceiverError(
