@@ -49,6 +49,8 @@ class Study(Value):
     rows: tuple[int, ...] = ()
     #: What is to be said about the promise.
     reason: str = ""
+    #: There may be more than the peer has listed.
+    doubted: bool = False
 
     @property
     def field(self) -> str:
@@ -179,7 +181,8 @@ def _outcome(
     received = recorded - present - tally.lost
     reasons = dict.fromkeys(reason for reason in (study.reason, tally.reason, *ways.values()) if reason)
     if promised and received + present == promised and not unfound:
-        category = Category.WARNING if tally.counts[InstanceCategory.WARNING] else Category.SUCCESS
+        remarked = study.doubted or tally.counts[InstanceCategory.WARNING]
+        category = Category.WARNING if remarked else Category.SUCCESS
     elif cancelled:
         category = Category.CANCELLED
     else:

@@ -91,7 +91,8 @@ class TransferOutcome(Value):
             return Category.FAILED
         if counters.failed or counters.missing or counters.recorded < counters.total:
             return Category.PARTIAL
-        return Category.WARNING if counters.warning else Category.SUCCESS
+        remarked = counters.warning or any(study.category is Category.WARNING for study in self.studies)
+        return Category.WARNING if remarked else Category.SUCCESS
 
     @property
     def unreachable(self) -> bool:

@@ -29,12 +29,16 @@ _uid = TypeAdapter(UID)
 
 
 class Listed(NamedTuple):
-    """The promise for one study. ``unlisted`` are series and instances that were wanted and are not listed."""
+    """The promise for one study.
+
+    ``unlisted`` are series and instances that were wanted and are not listed. ``doubted``: there may be more.
+    """
 
     entries: list[Entry]
     proof: Proof
     reason: str = ""
     unlisted: tuple[str, ...] = ()
+    doubted: bool = False
 
 
 class _Series(NamedTuple):
@@ -175,15 +179,20 @@ class Listing:
         short = [each for each in series if each.short]
         if short:
             return Listed(entries, Proof.COUNTS, self._why_short(short[0]), self._unlisted_series(series))
-        # Without any count nobody knows whether the peer has cut its list off.
-        at_limit = next((each for each in series if doubted and each.counted is None and is_round(each.size)), None)
-        why = (
-            ""
-            if at_limit is None
-            else f"{self._remote} lists exactly {at_limit.size} instances of a series and gives no count: "
-            "if that is a limit of its answers, there are more"
+        why = self._at_limit(series) if doubted else ""
+        return Listed(entries, Proof.INSTANCES, why, self._unlisted_series(series), doubted=bool(why))
+
+    def _at_limit(self, series: list[_Series]) -> str:
+        """Why there may be more than is listed: without any count nobody knows whether the peer has cut a list off."""
+        lists = [(each.size, "instances of a series") for each in series if each.counted is None]
+        lists += [(len(series), "series")] if self._wanted.whole else []
+        size, what = next(((size, what) for size, what in lists if is_round(size)), (0, ""))
+        if not size:
+            return ""
+        return (
+            f"{self._remote} lists exactly {size} {what} and gives no count: if that is a limit of its answers, "
+            "there are more"
         )
-        return Listed(entries, Proof.INSTANCES, why, self._unlisted_series(series))
 
     def _unlisted_series(self, series: list[_Series]) -> tuple[str, ...]:
         return tuple(sorted(self._wanted.series - {each.uid for each in series})) if not self._wanted.whole else ()

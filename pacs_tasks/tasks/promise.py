@@ -118,6 +118,7 @@ def _joined(before: Study | None, study: Study, lines: tuple[tuple[int, int], ..
             "rows": tuple(dict.fromkeys((*before.rows, *study.rows))),
             "selections": tuple(dict.fromkeys((*before.selections, *study.selections))),
             "reason": study.reason or before.reason,
+            "doubted": study.doubted or before.doubted,
         }
     )
 
@@ -224,4 +225,4 @@ def _told(error: PacsTasksError) -> PacsTasksError:
 
 
 def _proven(study: Study, listed: Listed) -> Study:
-    return study.model_copy(update={"proof": listed.proof, "reason": listed.reason})
+    return study.model_copy(update={"proof": listed.proof, "reason": listed.reason, "doubted": listed.doubted})

@@ -126,11 +126,12 @@ def test_a_list_of_series_that_is_cut_off_is_noticed(client: PacsClient, archive
 def test_a_list_that_ends_at_a_round_number_is_remarked_upon(
     client: PacsClient, archive: TestPACS, tmp_path: Path
 ) -> None:
-    """Where the peer gives no count to compare it with."""
+    """Where the peer gives no count to compare it with: all that was promised has come, and there may be more."""
     archive.hold(*write_series(tmp_path / "many", 101, study=3, rows=2))
     archive.faults = Faults(most_matches=100, no_counts=True)
     outcome = ended(enqueued(client, archive, tmp_path / "out", accession_number="A3"))
     assert "lists exactly 100 instances of a series and gives no count" in outcome.studies[0].reason
+    assert (outcome.category, outcome.studies[0].category) == (Category.WARNING, Category.WARNING)
 
 
 def test_without_a_list_and_a_count_nothing_is_promised(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
