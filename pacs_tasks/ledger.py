@@ -189,14 +189,16 @@ class Ledger:
         state = JobState.CANCELLED if outcome.category is Category.CANCELLED else JobState.DONE
         self._end(job_id, state, {"outcome": outcome.model_dump_json(exclude_defaults=True)})
 
-    def failed(self, job_id: str, error: PacsTasksError) -> None:
+    def failed(self, job_id: str, error: PacsTasksError, attempt: int = 0) -> None:
         """End a job that has no answer.
 
-        A task may say late that it was cancelled: the job has ended with its claim, and was maybe reopened.
+        A task may say late that it was cancelled: the job has ended with its claim, and was maybe reopened. Any other
+        error may come as late; where that can be, ``attempt`` is the one that it ends.
         """
         fields = {"error": error.message, "error_type": type(error).__name__, "error_subject": error.subject}
         cancelled = isinstance(error, JobCancelledError)
-        self._end(job_id, JobState.CANCELLED if cancelled else JobState.FAILED, fields, only_cancelled=cancelled)
+        state = JobState.CANCELLED if cancelled else JobState.FAILED
+        self._end(job_id, state, fields, only_cancelled=cancelled, attempt=attempt)
 
     def cancel(self, job_id: str) -> JobState:
         """Ask the job to end; it is cancelled once no worker is at it any more.
@@ -346,7 +348,9 @@ class Ledger:
             self._redis.expire(key(job_id, part), self._keep)
         self._redis.expire(JOBS, self._keep)
 
-    def _end(self, job_id: str, state: JobState, fields: dict[str, str], *, only_cancelled: bool = False) -> None:
-        arguments = [state.value, int(only_cancelled), *(part for pair in fields.items() for part in pair)]
+    def _end(
+        self, job_id: str, state: JobState, fields: dict[str, str], *, only_cancelled: bool = False, attempt: int = 0
+    ) -> None:
+        arguments = [state.value, int(only_cancelled), attempt, *(part for pair in fields.items() for part in pair)]
         self._run(scripts.END, [key(job_id), key(job_id, "claims")], arguments)
         self.touch(job_id)

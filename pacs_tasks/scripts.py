@@ -108,16 +108,20 @@ return redis.call('HGET', KEYS[1], 'state')
 """
 )
 
-#: job, claims; state, 1 if only a cancelled job shall end, then field and value pairs. 1 if this call ended the job.
+#: job, claims; state, 1 if only a cancelled job shall end, the attempt that shall end or 0 for any, then pairs of field
+#: and value. 1 if this call ended the job.
 END = (
     COMMON
     + """
 if not unfinished(KEYS[1]) or (ARGV[2] == '1' and redis.call('HGET', KEYS[1], 'cancel') ~= '1') then
   return 0
 end
+if ARGV[3] ~= '0' and ARGV[3] ~= redis.call('HGET', KEYS[1], 'attempt') then
+  return 0
+end
 redis.call('HSETNX', KEYS[1], 'started', stamp())
 redis.call('HSET', KEYS[1], 'state', ARGV[1], 'finished', stamp())
-for i = 3, #ARGV, 2 do
+for i = 4, #ARGV, 2 do
   redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
 end
 return 1

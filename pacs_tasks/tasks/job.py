@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from celery import Task
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
@@ -23,6 +23,7 @@ from pacs_tasks.errors import JobFailedError, JobNotReadyError, PacsTasksError, 
 from pacs_tasks.ledger import Ledger
 from pacs_tasks.outages import Outages
 from pacs_tasks.outcome import EchoOutcome, FindOutcome, MoveOutcome, PreflightOutcome
+from pacs_tasks.progress import Progress
 from pacs_tasks.proof import CommitOutcome, VerifyOutcome
 from pacs_tasks.request import R, Request, TransferRequest, build
 from pacs_tasks.settings import settings
@@ -125,20 +126,24 @@ def errors_recorded(task: Task) -> Iterator[None]:
     A job whose peer, or the budget, has no association for it now goes back on the queue: that is no try.
     A plain Celery caller gets the same class of error from ``AsyncResult.get()``.
     """
+    attempt = 0
     try:
         try:
             yield
         except PeerBusyError as error:
             ended = given_up(task.request.id, error)
-            if ended is not None:
-                raise ended from None
-            come_again(task, _pause_of_job(task), exc=error.public())
+            if ended is None:
+                come_again(task, _pause_of_job(task), exc=error.public())
+            attempt = ended.attempt
+            raise ended.error from None
     except (Ignore, Retry, Reject):
         raise
+    except RecordedError as recorded:
+        raise recorded.error.public() from None
     except BROKER_AWAY as error:
         go_back(error)
     except PacsTasksError as error:
-        ledger().failed(task.request.id, error)
+        ledger().failed(task.request.id, error, attempt)
         raise error.public() from None
     except Exception as error:  # noqa: BLE001 - a defect of ours must end the job, not leave it running for ever
         failure = unexpected(error)
@@ -166,7 +171,29 @@ def unexpected(error: Exception) -> JobFailedError:
     )
 
 
+class RecordedError(Exception):
+    """A job has ended before, with ``error``: there is nothing to record, and no peer that is busy now."""
+
+    def __init__(self, error: PacsTasksError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
 def conclude(job_id: str) -> dict[str, Any]:
+    """Celery's result of a planner whose job has ended: see :func:`result_of`.
+
+    Raises
+    ------
+    RecordedError
+        If it ended with an error.
+    """
+    try:
+        return result_of(job_id)
+    except PacsTasksError as error:
+        raise RecordedError(error) from None
+
+
+def result_of(job_id: str) -> dict[str, Any]:
     """Celery's result of a job that has ended: its summary, or its error.
 
     A job that was found ended may have been reopened since: then its result is for the task of its next attempt to
@@ -189,21 +216,30 @@ def _about(seconds: float) -> float:
     return seconds * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
 
-def given_up(job_id: str, error: PeerBusyError) -> PeerBusyError | None:
-    """The error that ends a job whose peer has refused every association "for now" for too long; none if it waits on.
+class GivenUp(NamedTuple):
+    """The error that ends a job, and which attempt of it."""
+
+    error: PeerBusyError
+    attempt: int
+
+
+def given_up(job_id: str, error: PeerBusyError) -> GivenUp | None:
+    """What ends a job whose peer has refused every association "for now" for too long; none if it waits on.
 
     The time counts since the job began, and starts anew with each association that the peer accepts from the fleet.
     """
     request, limit = ledger().request(job_id), _LONGEST_REFUSAL
     if isinstance(request, TransferRequest):
         limit = settings().give_up_after if request.give_up_after is None else request.give_up_after
-    seconds = _refused_for(job_id)
+    progress = ledger().progress(job_id)
+    seconds = _refused_for(job_id, progress)
     if seconds <= limit:
         return None
-    return PeerBusyError(
+    told = PeerBusyError(
         f"{error.message}. It has done so for {seconds:.0f} s, so the job gave up waiting; what it had done is kept: "
         f"`pacs-tasks resume {job_id}` goes on with the rest"
     )
+    return GivenUp(told, progress.attempt)
 
 
 def pause_of_part(task: Task, job_id: str) -> float:
@@ -213,7 +249,13 @@ def pause_of_part(task: Task, job_id: str) -> float:
     parts that wait for it.
     """
     ledger().waits(job_id)
-    soonest = _about(min(max(1.0, min(task.request.retries / 4, 5.0), _refused_for(job_id) / 2), _LONGEST_PAUSE))
+    refused = _refused_for(job_id, ledger().progress(job_id))
+    soonest = _about(min(max(1.0, min(task.request.retries / 4, 5.0), refused / 2), _LONGEST_PAUSE))
+        min(
+            max(1.0, min(task.request.retries / 4, 5.0), _refused_for(job_id, ledger().progress(job_id)) / 2),
+            _LONGEST_PAUSE,
+        )
+    )
     return budget().come_back(_peer(job_id), task.request.id, soonest, one_of_many=True)
 
 
@@ -224,10 +266,9 @@ def _pause_of_job(task: Task) -> float:
     return budget().come_back(_peer(job_id), job_id, pause(task.request.retries))
 
 
-def _refused_for(job_id: str) -> float:
+def _refused_for(job_id: str, progress: Progress) -> float:
     """Seconds for which the peer has refused this attempt of the job; a part of an earlier one may come before it."""
-    started = ledger().progress(job_id).started
-    return 0.0 if started is None else budget().refused_for(_peer(job_id), started)
+    return 0.0 if progress.started is None else budget().refused_for(_peer(job_id), progress.started)
 
 
 def _peer(job_id: str) -> str:

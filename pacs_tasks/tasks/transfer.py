@@ -36,10 +36,10 @@ from pacs_tasks.recorder import Recorder
 from pacs_tasks.tasks.again import BROKER_AWAY, come_again, go_back
 from pacs_tasks.tasks.claim import MOST_DEATHS, Claim, claimed, poison
 from pacs_tasks.tasks.job import (
-    conclude,
     given_up,
     ledger,
     pause_of_part,
+    result_of,
     unexpected,
 )
 from pacs_tasks.tasks.stopping import WorkerStoppingError, stopping
@@ -214,7 +214,7 @@ def _store_summary(task: Task, job_id: str) -> dict[str, Any]:
     Celery keeps the first success of an id for good, and the end of an earlier attempt may come late: when the job was
     retried at once.
     """
-    summary = conclude(job_id)
+    summary = result_of(job_id)
     told = task.backend.get_task_meta(job_id, cache=False)
     if told["status"] == SUCCESS and told["result"] != summary:
         task.backend.forget(job_id)
@@ -241,7 +241,7 @@ def _worked(part: Part, work: Callable[[Part], bool]) -> bool:
         ended = given_up(part.job_id, error)
         if ended is None:
             raise
-        ledger().failed(part.job_id, ended)
+        ledger().failed(part.job_id, ended.error, ended.attempt)
     except (AssociationError, *BROKER_AWAY, JobCancelledError, JobNotFoundError):
         raise
     except (PartCancelledError, PartParkedError, WorkerStoppingError, Retry):

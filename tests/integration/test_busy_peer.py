@@ -23,7 +23,10 @@ from pacs_tasks import (
     StoreRequest,
     TransferOutcome,
 )
+from pacs_tasks.app import create
 from pacs_tasks.budget import Budget, name_of
+from pacs_tasks.client import publish
+from pacs_tasks.settings import Settings
 from pacs_tasks.testing import EVERY_INSTANCE, Faults, TestPACS
 from pacs_tasks.testing.faults import LOCAL_LIMIT_EXCEEDED
 from tests.support import workers
@@ -126,6 +129,21 @@ def test_a_peer_that_refuses_for_ever_is_given_up(
         job.resume()
     assert transferred(job).counters.success == len(pacs.instances) == 5
     assert Budget(client.ledger.client).refused_for(name_of(pacs.remote), 0) == 0
+
+
+def test_a_planner_that_comes_late_repeats_what_ended_the_job(
+    client: PacsClient, pacs: TestPACS, tmp_path: Path
+) -> None:
+    """The peer was busy then; nobody knows of now, so it does not come again."""
+    write_series(tmp_path / "files", 2)
+    pacs.faults = Faults(rejection=LOCAL_LIMIT_EXCEEDED)
+    job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files"), give_up_after=0))
+    assert job.wait(LIMIT).state is JobState.FAILED
+    with create(client.redis_url, Settings(redis_url=client.redis_url)) as app:
+        app.backend.forget(job.id)
+        publish(app, job.progress().task, job.id)
+        wait_until(lambda: app.backend.get_task_meta(job.id, cache=False)["status"] in {"RETRY", "FAILURE"}, 20)
+        assert app.backend.get_task_meta(job.id, cache=False)["status"] == "FAILURE"
 
 
 def test_a_single_answer_is_given_up_too(client: PacsClient, pacs: TestPACS) -> None:

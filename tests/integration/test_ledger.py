@@ -17,6 +17,7 @@ from pacs_tasks.errors import (
     JobCancelledError,
     JobNotFoundError,
     JobNotReadyError,
+    PeerBusyError,
     PeerUnavailableError,
 )
 from pacs_tasks.ledger import Ledger
@@ -179,6 +180,18 @@ def test_a_late_word_of_a_cancelled_task_does_not_end_the_next_attempt(ledger: L
     ledger.cancel("job")
     ledger.failed("job", JobCancelledError("cancelled while waiting"))
     assert ledger.progress("job").state is JobState.CANCELLED
+
+
+def test_a_late_error_of_an_earlier_attempt_does_not_end_the_next(ledger: Ledger) -> None:
+    """Of two parts that give the same peer up, the second may tell when the job has been resumed."""
+    job = planned(ledger, 2)
+    ledger.failed(job, PeerBusyError("busy"), attempt=1)
+    assert ledger.progress(job).state is JobState.FAILED
+    ledger.reopen(job, failed_too=False)
+    ledger.failed(job, PeerBusyError("busy"), attempt=1)
+    assert ledger.progress(job).state is JobState.QUEUED
+    ledger.failed(job, PeerBusyError("busy"), attempt=2)
+    assert ledger.progress(job).state is JobState.FAILED
 
 
 def test_nothing_is_retried_that_runs_or_is_complete(ledger: Ledger) -> None:
