@@ -251,11 +251,6 @@ def pause_of_part(task: Task, job_id: str) -> float:
     ledger().waits(job_id)
     refused = _refused_for(job_id, ledger().progress(job_id))
     soonest = _about(min(max(1.0, min(task.request.retries / 4, 5.0), refused / 2), _LONGEST_PAUSE))
-        min(
-            max(1.0, min(task.request.retries / 4, 5.0), _refused_for(job_id, ledger().progress(job_id)) / 2),
-            _LONGEST_PAUSE,
-        )
-    )
     return budget().come_back(_peer(job_id), task.request.id, soonest, one_of_many=True)
 
 

@@ -134,13 +134,14 @@ def test_a_peer_that_refuses_for_ever_is_given_up(
 def test_a_planner_that_comes_late_repeats_what_ended_the_job(
     client: PacsClient, pacs: TestPACS, tmp_path: Path
 ) -> None:
-    """The peer was busy then; nobody knows of now, so it does not come again."""
+    """The peer was busy then, and has served others since; but the job has ended, so it does not come again."""
     write_series(tmp_path / "files", 2)
     pacs.faults = Faults(rejection=LOCAL_LIMIT_EXCEEDED)
     job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files"), give_up_after=0))
     assert job.wait(LIMIT).state is JobState.FAILED
     with create(client.redis_url, Settings(redis_url=client.redis_url)) as app:
         app.backend.forget(job.id)
+        client.ledger.client.delete(f"pacs_tasks:associations:refusing:{name_of(pacs.remote)}")
         publish(app, job.progress().task, job.id)
         wait_until(lambda: app.backend.get_task_meta(job.id, cache=False)["status"] in {"RETRY", "FAILURE"}, 20)
         assert app.backend.get_task_meta(job.id, cache=False)["status"] == "FAILURE"
