@@ -31,7 +31,8 @@ class Recorder:
 
     def __init__(self, ledger: Ledger, job_id: str) -> None:
         self._ledger, self.job_id = ledger, job_id
-        self._sha = ledger.client.register_script(scripts.RECORD).sha
+        # A Redis that has just started would answer that it does not know it, which is read much later.
+        self._sha = str(ledger.client.script_load(scripts.RECORD))
         self._pool = ledger.client.connection_pool
         self._connection = self._pool.get_connection()
         self._unread: deque[tuple[int, InstanceOutcome]] = deque()

@@ -9,6 +9,7 @@ from functools import cached_property
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
+from secrets import token_hex
 
 from pydicom import Dataset, dcmwrite
 from pydicom.filereader import read_dataset
@@ -115,7 +116,8 @@ class StoredBytes:
         if not re.fullmatch(r"[0-9.]{1,64}", name):
             name = sha256(name.encode()).hexdigest()
         path = directory / f"{name}.dcm"
-        unfinished = path.with_suffix(".part")
+        # Two callers may send the same instance at once.
+        unfinished = path.with_suffix(f".{token_hex(8)}.part")
         unfinished.write_bytes(meta + self._held)
         unfinished.replace(path)
         return StoredBytes(self.sop_class_uid, self.sop_instance_uid, self.transfer_syntax_uid, path, len(meta))

@@ -50,6 +50,15 @@ def kill_connections(ledger: Ledger) -> None:
     ledger.client.client_kill_filter(_type="normal", skipme=True)
 
 
+def test_a_redis_that_has_just_started_has_each_outcome_at_once(ledger: Ledger) -> None:
+    """It has learnt no script yet; a worker that was killed then would have told it nothing."""
+    ledger.client.script_flush()
+    with Recorder(ledger, "job") as recorder:
+        recorder.record(0, sent(0))
+        wait_until(lambda: ledger.recorded("job", 0, TOTAL) == {0}, 5, "the outcome, which nobody waits for")
+        recorder.flush()
+
+
 def test_the_last_outcome_ends_the_job(ledger: Ledger) -> None:
     """Whoever recorded it is told, once the replies are read."""
     with Recorder(ledger, "job") as recorder:
