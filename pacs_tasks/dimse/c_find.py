@@ -91,7 +91,7 @@ class Finding:
         final = (
             self._ask(assoc, {}).status
             if splitting is None
-            else splitting.run(lambda keys: self._ask(assoc, keys), found)
+            else splitting.run(lambda keys: self._ask_on(assoc, keys), found)
         )
         doubts = self._doubts(final) if splitting is None else splitting.doubts
         return FindOutcome(
@@ -112,6 +112,12 @@ class Finding:
         if status.is_failure(final):
             return (Doubt.STATUS,) if count else ()
         return (Doubt.ROUND,) if final.category is not StatusCategory.CANCEL and is_round(count) else ()
+
+    def _ask_on(self, assoc: Association, changed: Mapping[Path, str]) -> Answer:
+        """Ask, unless it was cancelled: a quick peer leaves no moment within a request to notice that."""
+        if self.queries and assoc.stop is not None and assoc.stop():
+            return Answer(status.find_status(_CANCELLED), [])
+        return self._ask(assoc, changed)
 
     def _ask(self, assoc: Association, changed: Mapping[Path, str]) -> Answer:
         """Ask once, with some keys changed; once more without optional keys where the peer refuses them.

@@ -21,6 +21,7 @@ from pacs_tasks.outcome import Category
 from tests.support import dicom_files, messages, scripted
 from tests.support.messages import CT, EXPLICIT, IMPLICIT
 from tests.support.out_of_turn import DATA_SET, OUT_OF_TURN, REQUEST, STORE, UID, long_lists, long_uid
+from tests.support.waiting import wait_until
 
 LOCAL = LocalAE(ae_title="CALLER")
 HASTY = Timeouts.of(5)
@@ -72,8 +73,9 @@ def test_a_caller_out_of_turn_is_hung_up_on(scp: StorageSCP, said: bytes, caplog
     with _calling(scp) as (sock, _), caplog.at_level(logging.WARNING):
         sock.sendall(said)
         assert _ends(sock)[:1] in {b"", b"\7"}
+        # It tells when it has hung up.
+        wait_until(lambda: "association ended" in caplog.text, 10, "the receiver to tell")
     assert echo(LOCAL, RemoteAE(port=scp.port), HASTY).category is Category.SUCCESS
-    assert "association ended" in caplog.text
     assert "fault" not in caplog.text
     assert not list(scp.directory.rglob("*"))
 
