@@ -14,6 +14,7 @@ import redis
 from pydantic import BaseModel, ConfigDict
 
 from pacs_tasks.ae import RemoteAE
+from pacs_tasks.scripts import NOW
 
 #: Seconds that a lease outlives its last renewal.
 LIFETIME = 15.0
@@ -148,14 +149,9 @@ def _key(kind: str, name: str) -> str:
     return f"{_PREFIX}:{kind}:{name}"
 
 
-_NOW = """
-local time = redis.call('TIME')
-local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
-"""
-
 # Leases (lease -> expiry), the line (lease -> `expiry since limit`), the index of remotes (remote -> limit), two marks.
 _COMMON = (
-    _NOW
+    NOW
     + """
 local held, waiting, index, refusing, wanted = unpack(KEYS)
 local remote, limit, lifetime, wake, lease = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5]
@@ -273,7 +269,7 @@ return 1
 
 #: The mark of a remote that refuses; Unix seconds.
 _REFUSED_FOR = (
-    _NOW
+    NOW
     + """
 local since = redis.call('GET', KEYS[1])
 return since and string.format('%.3f', math.max(0, now - math.max(tonumber(since), tonumber(ARGV[1])))) or '0'
@@ -282,7 +278,7 @@ return since and string.format('%.3f', math.max(0, now - math.max(tonumber(since
 
 #: When tasks come again (task -> time); the task, seconds: the least, from the last one to this, the most.
 _COME_BACK = (
-    _NOW
+    NOW
     + """
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 local last = tonumber(redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')[2] or '0')
@@ -296,7 +292,7 @@ return string.format('%.3f', due - now)
 #: The index; prefixes of the leases, of the line and of those who come again. For each remote: name, in use, limit,
 #: waiting.
 _IN_USE = (
-    _NOW
+    NOW
     + """
 local found = {}
 local remotes = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import redis
 
-from pacs_tasks.scripts import Scripts
+from pacs_tasks.scripts import NOW, Scripts
 
 _PREFIX = "pacs_tasks:expected:"
 #: Seconds for which a series is expected after the last word of who expects it.
@@ -43,14 +43,9 @@ def _of(study_uid: str, series_uid: str) -> str:
     return f"{study_uid} {series_uid} "
 
 
-_NOW = """
-local time = redis.call('TIME')
-local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
-"""
-
 #: expected; member, seconds. The set lives as long as the last of its members.
 _EXPECT = (
-    _NOW
+    NOW
     + """
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('(%.3f', now))
 redis.call('ZADD', KEYS[1], string.format('%.3f', now + tonumber(ARGV[2])), ARGV[1])
@@ -65,7 +60,7 @@ _FORGET = "return redis.call('ZREM', KEYS[1], ARGV[1])"
 
 #: expected; how members of a series begin, and of its whole study. 1 if one of them has not run out.
 _IS_EXPECTED = (
-    _NOW
+    NOW
     + """
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], string.format('%.3f', now), '+inf')) do
   for _, beginning in ipairs(ARGV) do

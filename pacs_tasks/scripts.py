@@ -28,11 +28,16 @@ class Scripts:
         return known(keys=list(keys), args=list(arguments))
 
 
-#: What every script about a job begins with.
-COMMON = """
+#: The server's time, so that clocks of workers do not matter.
+NOW = """
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
+"""
 
+#: What every script about a job begins with.
+COMMON = (
+    NOW
+    + """
 local function stamp()
   return string.format('%.6f', now)
 end
@@ -78,6 +83,7 @@ local function settle(job, claims)
   return 0
 end
 """
+)
 
 #: job, index of jobs, bulk of the request; job id, task, request, its bulk, seconds to keep that. 1 if the job is new.
 OPEN = (
