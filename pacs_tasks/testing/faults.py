@@ -50,6 +50,8 @@ class Report(StrEnum):
     ELSEWHERE = "elsewhere"
     #: On the association that asked.
     SAME_ASSOCIATION = "same association"
+    #: Elsewhere too, but not before the faults are replaced by others.
+    HELD_BACK = "held back"
     NEVER = "never"
 
 

@@ -307,6 +307,9 @@ class Services:
 
     def _report_to(self, asked: Association, address: tuple[str, int], report: Dataset) -> None:
         """Report on an association of our own, in the role of the SCP (PS3.4 section J.3.3)."""
+        while self.faults.report is Report.HELD_BACK:
+            if self._stopping.wait(SLICE):
+                return
         contexts = [build_context(commitment.PUSH_MODEL)]
         handlers: list[EventHandlerType] = [(evt.EVT_CONN_OPEN, send_at_once)]
         title = asked.requestor.ae_title.strip()

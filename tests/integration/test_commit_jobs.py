@@ -173,9 +173,11 @@ def test_a_report_that_comes_late_is_noted_all_the_same(
 ) -> None:
     """Nobody waits any more when it comes; the receipts have it."""
     job = sent(client, archive.remote, tmp_path)
-    archive.faults = Faults(delay=1.0)
+    archive.faults = Faults(report=Report.HELD_BACK)
     outcome = committed(client, job, patience=0)
     assert outcome.pending == COUNT
+    assert states(job) == ["pending"] * COUNT
+    archive.faults = Faults()
     wait_until(lambda: states(job) == ["committed"] * COUNT, 10, f"the late report; {receiver.said()}")
 
 
