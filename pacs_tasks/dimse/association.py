@@ -6,29 +6,19 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
 from typing import Self
 
 from pacs_tasks.ae import LocalAE, RemoteAE
-from pacs_tasks.dimse import acse, command
+from pacs_tasks.dimse import command
 from pacs_tasks.dimse.command import Command
 from pacs_tasks.dimse.connecting import open_wire
-from pacs_tasks.dimse.rejection import rejected
-from pacs_tasks.dimse.stream import DataSet, MessageStream, aborted
-from pacs_tasks.dimse.wire import (
-    A_ABORT,
-    A_ASSOCIATE_AC,
-    A_ASSOCIATE_RJ,
-    A_RELEASE_RP,
-    A_RELEASE_RQ,
-    RELEASE_RP,
-    RELEASE_RQ,
-    Wire,
-)
+from pacs_tasks.dimse.negotiation import Agreement, Context, agree, propose
+from pacs_tasks.dimse.stream import DataSet, MessageStream
+from pacs_tasks.dimse.wire import A_ABORT, A_RELEASE_RP, A_RELEASE_RQ, RELEASE_RP, RELEASE_RQ, Wire
 from pacs_tasks.errors import (
-    InvalidRequestError,
     JobCancelledError,
     PacsTasksError,
     PeerBusyError,
@@ -41,8 +31,6 @@ log = logging.getLogger(__name__)
 #: Whether the one who asked has given up. It may ask Redis: it is called about four times a second, not more.
 StopCheck = Callable[[], bool]
 
-#: Context ids are the odd numbers up to 255 (PS3.8 section 9.3.2.2).
-MAX_CONTEXTS = 128
 _NAMES = {
     command.C_ECHO_RQ: "C-ECHO",
     command.C_STORE_RQ: "C-STORE",
@@ -75,15 +63,6 @@ class Timeouts:
         return cls(seconds, seconds, seconds, operation, progress)
 
 
-@dataclass(frozen=True)
-class Context:
-    """A presentation context to propose. ``scp_role``: we want to receive this class (PS3.7 section D.3.3.4)."""
-
-    abstract_syntax: str
-    transfer_syntaxes: tuple[str, ...]
-    scp_role: bool = False
-
-
 class Association:
     """An open association; :meth:`open` makes one.
 
@@ -107,26 +86,24 @@ class Association:
         remote: RemoteAE,
         *,
         timeouts: Timeouts,
-        proposed: tuple[acse.ProposedContext, ...],
         wire: Wire,
-        answer: acse.AssociateAccept,
-        window: int = 1,
+        agreement: Agreement,
     ) -> None:
         self.local = local
         self.remote = remote
         self.timeouts = timeouts
         self.stop: StopCheck | None = None
         self.wire = wire
-        by_id = _accepted(proposed, answer)
+        by_id = agreement.contexts
         self.accepted_by_id: Mapping[int, tuple[str, str]] = MappingProxyType(by_id)
         # Of several contexts of one pair, the first.
         self.accepted: Mapping[tuple[str, str], int] = MappingProxyType(
             {pair: next(number for number, other in by_id.items() if other == pair) for pair in by_id.values()}
         )
-        self.stream = MessageStream(wire, answer.max_length, self.accepted_by_id)
-        self.roles = frozenset(uid for uid, (_, scp) in answer.roles.items() if scp)
-        self.window = _window(window, answer.operations)
-        self._proposed = frozenset((cx.abstract_syntax, syntax) for cx in proposed for syntax in cx.transfer_syntaxes)
+        self.stream = MessageStream(wire, agreement.max_length, self.accepted_by_id)
+        self.roles = agreement.roles
+        self.window = agreement.window
+        self._proposed = agreement.proposed
         self._busy = False
         self._message_id = 0
         wire.limit = timeouts.dimse
@@ -163,19 +140,7 @@ class Association:
         JobCancelledError
             If ``stop`` said so meanwhile.
         """
-        if not 1 <= len(contexts) <= MAX_CONTEXTS:
-            raise InvalidRequestError(
-                f"an association carries 1 to {MAX_CONTEXTS} presentation contexts, not {len(contexts)}; "
-                "send in several associations"
-            )
-        proposed = tuple(
-            acse.ProposedContext(2 * index + 1, cx.abstract_syntax, cx.transfer_syntaxes)
-            for index, cx in enumerate(contexts)
-        )
-        # Ours alone: who receives by C-GET does not send instances as well.
-        roles = {cx.abstract_syntax: (False, True) for cx in contexts if cx.scp_role}
-        operations = (window, 1) if window > 1 else None
-        request = acse.AssociateRequest(remote.ae_title, local.ae_title, proposed, roles=roles, operations=operations)
+        request = propose(local, remote, contexts, window)
 
         def look() -> None:
             if stop is not None and stop():
@@ -185,8 +150,7 @@ class Association:
         try:
             wire = open_wire(remote, timeouts.connect, timeouts.acse, look)
             try:
-                wire.send([acse.encode_request(request)])
-                answer = _read_answer(wire, local, remote)
+                agreement = agree(wire, request, local, remote)
             except BaseException:
                 wire.abort()
                 raise
@@ -194,9 +158,9 @@ class Association:
             raise
         except PeerUnavailableError as error:
             raise PeerUnreachableError(error.message) from None
-        assoc = cls(local, remote, timeouts=timeouts, proposed=proposed, wire=wire, answer=answer, window=window)
+        assoc = cls(local, remote, timeouts=timeouts, wire=wire, agreement=agreement)
         assoc.stop = stop
-        log.debug("association with %s: %d of %d contexts accepted", remote, len(assoc.accepted), len(proposed))
+        log.debug("association with %s: %d of %d contexts accepted", remote, len(assoc.accepted), len(contexts))
         return assoc
 
     def covers(self, pairs: Collection[tuple[str, str]]) -> bool:
@@ -325,34 +289,3 @@ class Association:
     def _look(self) -> None:
         if self.stop is not None and self.stop():
             raise JobCancelledError(f"cancelled while waiting for {self.remote}")
-
-
-def _accepted(proposed: tuple[acse.ProposedContext, ...], answer: acse.AssociateAccept) -> dict[int, tuple[str, str]]:
-    """Context id -> (abstract syntax, transfer syntax); a transfer syntax that was not proposed is no acceptance."""
-    found: dict[int, tuple[str, str]] = {}
-    for cx in proposed:
-        result, syntax = answer.results.get(cx.context_id, (acse.USER_REJECTION, ""))
-        if result == acse.ACCEPTED and syntax in cx.transfer_syntaxes:
-            found[cx.context_id] = (cx.abstract_syntax, syntax)
-    return found
-
-
-def _window(asked: int, agreed: tuple[int, int] | None) -> int:
-    """How many operations the peer lets us have under way: no word of it is one, 0 is no limit."""
-    if agreed is None:
-        return 1
-    return min(asked, agreed[0] or asked)
-
-
-def _read_answer(wire: Wire, local: LocalAE, remote: RemoteAE) -> acse.AssociateAccept:
-    kind, content = wire.read_pdu("an answer to the association request")
-    if kind == A_ASSOCIATE_AC:
-        with suppress(ValueError):
-            return acse.decode_accept(content)
-        raise wire.garbage("sent a malformed A-ASSOCIATE-AC")
-    if kind == A_ASSOCIATE_RJ:
-        wire.close()
-        raise rejected(bytes(content), local, remote)
-    if kind == A_ABORT:
-        raise aborted(wire, content, "instead of accepting it; check both AE titles: some peers say so in this way")
-    raise wire.garbage(f"answered the association request with a PDU of type {kind}")

@@ -6,7 +6,8 @@ import time
 
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse import command, status
-from pacs_tasks.dimse.association import Association, Context, StopCheck, Timeouts
+from pacs_tasks.dimse.association import Association, StopCheck, Timeouts
+from pacs_tasks.dimse.negotiation import Context
 from pacs_tasks.errors import ContextRejectedError
 from pacs_tasks.outcome import EchoOutcome
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 
 from pacs_tasks.ae import LocalAE
 from pacs_tasks.dimse import command, identifier, query, query_keys, status
-from pacs_tasks.dimse.association import Association, Context, StopCheck, Timeouts
+from pacs_tasks.dimse.association import Association, StopCheck, Timeouts
 from pacs_tasks.dimse.cancellation import Cancellation
 from pacs_tasks.dimse.found import Found, Identity
 from pacs_tasks.dimse.match import decode_match
+from pacs_tasks.dimse.negotiation import Context
 from pacs_tasks.dimse.query_keys import Path
 from pacs_tasks.dimse.splitting import Answer, Splitting
 from pacs_tasks.errors import JobCancelledError, PeerUnavailableError

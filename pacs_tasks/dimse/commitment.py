@@ -6,7 +6,6 @@ import secrets
 import struct
 from collections.abc import Sequence
 
-from pacs_tasks.dimse.association import Context
 from pacs_tasks.dimse.elements import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
@@ -17,6 +16,7 @@ from pacs_tasks.dimse.elements import (
     items,
     walk,
 )
+from pacs_tasks.dimse.negotiation import Context
 from pacs_tasks.proof import CommitmentReport
 
 #: The Storage Commitment Push Model, and its one instance that everybody knows (PS3.4 section J.3.5).

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from pacs_tasks.dimse.association import MAX_CONTEXTS, Context
+from pacs_tasks.dimse.negotiation import MAX_CONTEXTS, Context
 from pacs_tasks.dimse.part10 import StoredInstance
 
 

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Collection
 
 from pacs_tasks.dimse import command, query, status
-from pacs_tasks.dimse.association import Association, Context
+from pacs_tasks.dimse.association import Association
 from pacs_tasks.dimse.elements import (
     IMPLICIT_VR_LITTLE_ENDIAN,
     SERIES_INSTANCE_UID,
@@ -19,6 +19,7 @@ from pacs_tasks.dimse.elements import (
     MalformedError,
     read_uids,
 )
+from pacs_tasks.dimse.negotiation import Context
 from pacs_tasks.outcome import Status, StatusCategory
 from pacs_tasks.request import Level, QueryModel
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pacs_tasks.ae import RemoteAE
-from pacs_tasks.dimse.association import Association, Context
+from pacs_tasks.dimse.association import Association
 from pacs_tasks.dimse.elements import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+from pacs_tasks.dimse.negotiation import Context
 from pacs_tasks.errors import ContextRejectedError
 from pacs_tasks.request import QueryModel
 

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pacs_tasks.ae import LocalAE, RemoteAE
-from pacs_tasks.dimse.association import Association, Context, StopCheck, Timeouts
+from pacs_tasks.dimse.association import Association, StopCheck, Timeouts
+from pacs_tasks.dimse.negotiation import Context
 from pacs_tasks.errors import AssociationError, PeerBusyError
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.job import outages

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pacs_tasks.dimse import c_store, contexts
-from pacs_tasks.dimse.association import Context
+from pacs_tasks.dimse.negotiation import Context
 from pacs_tasks.dimse.part10 import StoredInstance
 from pacs_tasks.errors import (
     AssociationError,

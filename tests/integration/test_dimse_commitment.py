@@ -12,8 +12,9 @@ from pydicom.uid import CTImageStorage
 
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse import command, commitment, contexts, n_action, part10
-from pacs_tasks.dimse.association import Association, Context, Timeouts
+from pacs_tasks.dimse.association import Association, Timeouts
 from pacs_tasks.dimse.c_store import store
+from pacs_tasks.dimse.negotiation import Context
 from pacs_tasks.dimse.storage_scp import StorageSCP
 from pacs_tasks.errors import BrokerUnavailableError, ContextRejectedError, PeerUnavailableError
 from pacs_tasks.outcome import StatusCategory

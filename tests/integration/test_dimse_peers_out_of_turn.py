@@ -11,10 +11,11 @@ import pytest
 
 from pacs_tasks.ae import LocalAE
 from pacs_tasks.dimse import acse, command, contexts, part10
-from pacs_tasks.dimse.association import Association, Context, Timeouts
+from pacs_tasks.dimse.association import Association, Timeouts
 from pacs_tasks.dimse.c_echo import VERIFICATION_CONTEXT, echo
 from pacs_tasks.dimse.c_get import get
 from pacs_tasks.dimse.c_store import store
+from pacs_tasks.dimse.negotiation import Context
 from pacs_tasks.errors import PeerUnavailableError
 from pacs_tasks.outcome import Category, InstanceCategory
 from pacs_tasks.request import GetRequest

@@ -20,9 +20,10 @@ from pynetdicom.pdu_primitives import (
 
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse import acse, command, contexts, part10
-from pacs_tasks.dimse.association import Association, Context, Timeouts
+from pacs_tasks.dimse.association import Association, Timeouts
 from pacs_tasks.dimse.c_echo import VERIFICATION, echo
 from pacs_tasks.dimse.c_store import store
+from pacs_tasks.dimse.negotiation import Context
 from pacs_tasks.dimse.storage_scp import StorageSCP
 from pacs_tasks.errors import PeerBusyError, PeerUnavailableError
 from pacs_tasks.outcome import Category, InstanceCategory, InstanceOutcome

@@ -19,9 +19,10 @@ import pytest
 
 from pacs_tasks.ae import TLS, LocalAE, RemoteAE
 from pacs_tasks.dimse import contexts, part10
-from pacs_tasks.dimse.association import Association, Context, Timeouts
+from pacs_tasks.dimse.association import Association, Timeouts
 from pacs_tasks.dimse.c_echo import VERIFICATION, VERIFICATION_CONTEXT, echo
 from pacs_tasks.dimse.c_store import store
+from pacs_tasks.dimse.negotiation import Context
 from pacs_tasks.dimse.tls import SecureWire, caller_context
 from pacs_tasks.errors import JobCancelledError, PacsTasksError, PeerUnavailableError, TLSError, UnreadableInputError
 from pacs_tasks.outcome import Category, InstanceCategory, InstanceOutcome
