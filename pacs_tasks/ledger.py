@@ -6,13 +6,10 @@ counted once and a job ends once. Each method is one step inside Redis (see :mod
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import redis
-from pydantic import ValidationError
 
 from pacs_tasks import receipts, scripts
 from pacs_tasks.answers import OUTCOMES, Outcome
@@ -25,13 +22,14 @@ from pacs_tasks.errors import (
     PacsTasksError,
     from_record,
 )
-from pacs_tasks.manifest import Manifest, called
+from pacs_tasks.manifest import Manifest
 from pacs_tasks.matches import Matches
 from pacs_tasks.outcome import Category, InstanceCategory, InstanceOutcome, TransferOutcome
 from pacs_tasks.progress import JobState, Progress
-from pacs_tasks.record import JOBS, KEPT, PARTS, SEEN, asked, key, not_found, progress_of
-from pacs_tasks.request import BULK_APART, REQUESTS, AnyRequest, JobRequest, R
+from pacs_tasks.record import JOBS, PARTS, SEEN, asked, key, not_found, progress_of, request_of, texts_of, touch
+from pacs_tasks.request import REQUESTS, AnyRequest, JobRequest, R
 from pacs_tasks.studies import Studies
+from pacs_tasks.unfinished import Unfinished
 
 _CHUNK = 1_000
 #: A command that looks at more indices than this at once would keep the others of this Redis waiting.
@@ -69,6 +67,8 @@ class Ledger:
         self.manifest = Manifest(client, keep_jobs)
         #: Of what a retrieve brings.
         self.studies = Studies(client, keep_jobs)
+        #: Which jobs are not at their end, and whether anything happens to them.
+        self.unfinished = Unfinished(client, keep_jobs)
         #: What the rows of a query of many have found.
         self.matches = Matches(client, keep_jobs)
 
@@ -84,10 +84,7 @@ class Ledger:
 
     def open(self, job_id: str, task: str, request: AnyRequest | None) -> bool:
         """Begin the record of a job; false if it has one already. ``None``: the request could not be read."""
-        text = bulk = ""
-        if request is not None:
-            text = request.model_dump_json(exclude_none=True, exclude={request.bulk})
-            bulk = request.model_dump_json(include={request.bulk}, exclude_none=True) if request.bulk else ""
+        text, bulk = texts_of(request)
         keys = [key(job_id), JOBS, key(job_id, "bulk")]
         opened = bool(self._run(scripts.OPEN, keys, [job_id, task, text, bulk, self._keep]))
         self.touch(job_id)
@@ -111,16 +108,9 @@ class Ledger:
             raise not_found(job_id)
         if not text:
             raise InvalidRequestError("the request of this job could not be read when it was enqueued")
-        try:
-            found = REQUESTS[task].model_validate_json(text, context=BULK_APART)
-            apart = cast("str | None", self._redis.get(key(job_id, "bulk"))) if bulk and found.bulk else None
-            if apart is None:
-                return found
-            return type(found).model_validate({**json.loads(text), **json.loads(apart)})
-        except (KeyError, ValidationError):
-            raise InvalidRequestError(
-                f"the request of job {job_id} is of another version of pacs-tasks; ask anew"
-            ) from None
+        kind = REQUESTS.get(task)
+        apart = self._redis.get(key(job_id, "bulk")) if bulk and kind is not None and kind.bulk else None
+        return request_of(job_id, task, text, cast("str | None", apart))
 
     def completed(self, request: R) -> R:
         """The request as it is kept: one about another job calls whom that one called, unless it says otherwise.
@@ -258,31 +248,6 @@ class Ledger:
                 self._redis.zrem(JOBS, job_id)
         return found
 
-    def unfinished(self) -> int:
-        """How many jobs are queued or running."""
-        return len(self.unfinished_jobs())
-
-    def unfinished_jobs(self) -> list[str]:
-        """The ids of the jobs that are queued or running."""
-        return cast("list[str]", self._run(scripts.UNFINISHED, [JOBS], [key("")]))
-
-    def standstill(self, job_id: str, patience: float) -> str:
-        """Look at an unfinished job, which keeps it from expiring; nothing as long as it moves or is worked on.
-
-        Where nothing has changed for ``patience`` seconds: what it looks like, once, and again after twice the time.
-        A cancelled job whose last worker died ends here.
-        """
-        self.touch(job_id)
-        return str(self._run(scripts.STANDSTILL, [key(job_id), key(job_id, "claims")], [patience]))
-
-    def waits(self, job_id: str) -> None:
-        """Note that a job waits for its peer: that is no standstill."""
-        self._redis.hdel(key(job_id), "seen")
-
-    def stands_still(self, job_id: str, seen: str) -> bool:
-        """Whether a job still looks as :meth:`standstill` told, and nobody is at it."""
-        return seen == str(self._run(scripts.LOOK, [key(job_id), key(job_id, "claims")], []))
-
     def problems(self, job_id: str) -> list[tuple[int, InstanceOutcome]]:
         """What did not simply succeed, in the order of the manifest."""
         found = {  # A scan may show the same field twice.
@@ -295,18 +260,6 @@ class Ledger:
         """The studies and series of what was sent, by the number that the outcomes have of them."""
         pairs = cast("dict[str, str]", self._redis.hgetall(key(job_id, "series")))
         return {int(number): (pair.partition("\\")[0], pair.partition("\\")[2]) for pair, number in pairs.items()}
-
-    def outcomes(self, job_id: str) -> Iterator[tuple[int, InstanceOutcome]]:
-        """Every recorded outcome with its index, in no order."""
-        yield from self.problems(job_id)
-        entries = self.manifest.entries(job_id, 0, sys.maxsize)
-        known = self.series(job_id)
-        start = 0
-        while texts := cast("list[str]", self._redis.lrange(key(job_id, "receipts"), start, start + _CHUNK - 1)):
-            for text in texts:
-                index, outcome = receipts.read(text, known)
-                yield index, outcome.model_copy(update={"subject": called(entries[index], outcome.sop_instance_uid)})
-            start += len(texts)
 
     def outcome(self, job_id: str) -> Outcome:
         """What the peer answered.
@@ -344,9 +297,7 @@ class Ledger:
 
     def touch(self, job_id: str) -> None:
         """A job is kept for so long after its last change."""
-        for part in ("", *KEPT):
-            self._redis.expire(key(job_id, part), self._keep)
-        self._redis.expire(JOBS, self._keep)
+        touch(self._redis, job_id, self._keep)
 
     def _end(
         self, job_id: str, state: JobState, fields: dict[str, str], *, only_cancelled: bool = False, attempt: int = 0

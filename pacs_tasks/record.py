@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
+import redis
 from pydantic import ValidationError
 
-from pacs_tasks.errors import JobNotFoundError, from_record
+from pacs_tasks.errors import InvalidRequestError, JobNotFoundError, from_record
 from pacs_tasks.outcome import Counters
 from pacs_tasks.progress import JobState, Progress
-from pacs_tasks.request import BULK_APART, REQUESTS
+from pacs_tasks.request import BULK_APART, REQUESTS, AnyRequest
 
 _PREFIX = "pacs_tasks"
 #: The index of all jobs.
@@ -53,6 +55,38 @@ def not_found(job_id: str) -> JobNotFoundError:
     """The error for an id that no job has."""
     shown = job_id if len(job_id) < _LONGEST_SHOWN else f"{job_id[:_LONGEST_SHOWN]}..."
     return JobNotFoundError(f"there is no job {shown!r}; `pacs-tasks jobs` lists those that are known")
+
+
+def touch(client: redis.Redis, job_id: str, keep: int) -> None:
+    """A job is kept for ``keep`` seconds after its last change."""
+    for part in ("", *KEPT):
+        client.expire(key(job_id, part), keep)
+    client.expire(JOBS, keep)
+
+
+def texts_of(request: AnyRequest | None) -> tuple[str, str]:
+    """A request as it is kept: without its field that may be large, and that field alone, which few read."""
+    if request is None:
+        return "", ""
+    bulk = request.model_dump_json(include={request.bulk}, exclude_none=True) if request.bulk else ""
+    return request.model_dump_json(exclude_none=True, exclude={request.bulk}), bulk
+
+
+def request_of(job_id: str, task: str, text: str, bulk: str | None) -> AnyRequest:
+    """The request that :func:`texts_of` gave, the field that may be large empty without its text.
+
+    Raises
+    ------
+    InvalidRequestError
+        If another version wrote it.
+    """
+    try:
+        found = REQUESTS[task].model_validate_json(text, context=BULK_APART)
+        return found if bulk is None else type(found).model_validate({**json.loads(text), **json.loads(bulk)})
+    except (KeyError, ValidationError):
+        raise InvalidRequestError(
+            f"the request of job {job_id} is of another version of pacs-tasks; ask anew"
+        ) from None
 
 
 def progress_of(job_id: str, fields: Mapping[str, str | None]) -> Progress:

@@ -107,14 +107,14 @@ class Supervisor:
         with Lock(self._places.attached_lock) as lock:
             return not lock.take()
 
-    def _unfinished(self) -> int:
+    def _unfinished(self) -> bool:
         client = None
         try:
             client = connect(self._server.url, 2.0)
-            return Ledger(client).unfinished()
+            return bool(Ledger(client).unfinished.jobs())
         except (PacsTasksError, redis.RedisError) as error:
             logger.warning("the ledger does not answer: %s", error)
-            return 1  # We do not know, so we stay.
+            return True  # We do not know, so we stay.
         finally:
             if client is not None:
                 with contextlib.suppress(redis.RedisError):

@@ -248,7 +248,7 @@ def pause_of_part(task: Task, job_id: str) -> float:
     They grow with the times that it has come back, with the time for which the peer refuses, and with the number of
     parts that wait for it.
     """
-    ledger().waits(job_id)
+    ledger().unfinished.waits(job_id)
     refused = _refused_for(job_id, ledger().progress(job_id))
     soonest = _about(min(max(1.0, min(task.request.retries / 4, 5.0), refused / 2), _LONGEST_PAUSE))
     return budget().come_back(_peer(job_id), task.request.id, soonest, one_of_many=True)
@@ -257,7 +257,7 @@ def pause_of_part(task: Task, job_id: str) -> float:
 def _pause_of_job(task: Task) -> float:
     """As :func:`pause_of_part`, for a job with one answer, or its planner: the crowd does not hold it up."""
     job_id = task.request.id
-    ledger().waits(job_id)
+    ledger().unfinished.waits(job_id)
     return budget().come_back(_peer(job_id), job_id, pause(task.request.retries))
 
 

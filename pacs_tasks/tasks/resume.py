@@ -31,7 +31,7 @@ _BEAT = 10.0
 @app.task(bind=True, name="pacs_tasks.resume", ignore_result=True)  # type: ignore[untyped-decorator]
 def resume(_: Task, job_id: str, seen: str) -> None:
     """Hand out the task of a job again, if it still looks as it was ``seen``."""
-    if ledger().stands_still(job_id, seen):
+    if ledger().unfinished.stands_still(job_id, seen):
         logger.warning("job %s stands still; its task is handed out again", job_id)
         task = ledger().progress(job_id).task
         app.send_task(task, task_id=job_id, argsrepr=HIDDEN, kwargsrepr=HIDDEN)
@@ -41,9 +41,9 @@ def look_round(celery: Celery, found: Ledger, patience: float = PATIENCE) -> Non
     """See to the jobs that stand still."""
     if not found.client.exists(*QUEUES, UNACKED):
         patience = min(patience, LOST)
-    for job_id in found.unfinished_jobs():
+    for job_id in found.unfinished.jobs():
         try:
-            seen = found.standstill(job_id, patience)
+            seen = found.unfinished.standstill(job_id, patience)
             queue = ROUTES[found.progress(job_id).task]
         except JobNotFoundError:
             continue

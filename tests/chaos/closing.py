@@ -245,5 +245,5 @@ def _check_expiry(stage: Stage) -> None:
     for worker in stage.workers:
         worker.kill()
     client.delete(*(key for key in keys if key != JOBS))
-    require(stage.client.ledger.unfinished() == 0, "a job that has expired is still unfinished")
+    require(not stage.client.ledger.unfinished.jobs(), "a job that has expired is still unfinished")
     require(not ours(), f"keys are left when all has expired: {ours()}")

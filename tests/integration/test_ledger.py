@@ -20,6 +20,7 @@ from pacs_tasks.errors import (
     PeerBusyError,
     PeerUnavailableError,
 )
+from pacs_tasks.instances import Instances
 from pacs_tasks.ledger import Ledger
 from pacs_tasks.outcome import (
     Category,
@@ -36,7 +37,6 @@ from pacs_tasks.request import EchoRequest, FindRequest, StoreDirectoryRequest
 REQUEST = StoreDirectoryRequest(directory="/data")
 SENT = InstanceOutcome(subject="/data/a", category=InstanceCategory.SUCCESS, size=10)
 FAILED = InstanceOutcome.unanswered("/data/b", PeerUnavailableError("gone"))
-EVERY_LISTING = 3
 #: The job, its manifest, what has an outcome, and its receipts.
 EVERY_KEY = 4
 
@@ -144,7 +144,7 @@ def test_who_claims_all_of_a_scope_is_alone_there(ledger: Ledger) -> None:
 
 def test_reopening_keeps_what_was_sent(ledger: Ledger) -> None:
     """A retry takes up what failed and what was never begun."""
-    job = planned(ledger, EVERY_LISTING)
+    job = planned(ledger, 3)
     ledger.record(job, 0, SENT)
     ledger.record(job, 1, FAILED)
     ledger.cancel(job)
@@ -254,7 +254,7 @@ def test_a_job_at_work_does_not_expire(ledger: Ledger) -> None:
     """It is kept for so long after its end, however long it takes."""
     job = planned(ledger, 2)
     ledger.client.expire(f"pacs_tasks:job:{job}", 5)
-    ledger.standstill(job, 100)
+    ledger.unfinished.standstill(job, 100)
     assert int(str(ledger.client.ttl(f"pacs_tasks:job:{job}"))) > 5
 
 
@@ -283,10 +283,10 @@ def test_jobs_are_listed_newest_first_and_forgotten_when_they_expire(redis_url: 
     ledger = Ledger(client, keep_jobs=60)
     for job_id in ("first", "second", "third"):
         ledger.open(job_id, FindRequest.task, FindRequest())
-    assert ledger.unfinished() == EVERY_LISTING
+    assert ledger.unfinished.jobs() == ["first", "second", "third"]
     client.delete("pacs_tasks:job:second")
     assert [each.job_id for each in ledger.jobs(10)] == ["third", "first"]
-    assert ledger.unfinished() == 2
+    assert ledger.unfinished.jobs() == ["first", "third"]
 
 
 def test_every_key_of_a_job_expires(ledger: Ledger) -> None:
@@ -324,7 +324,7 @@ def test_an_outcome_is_read_as_it_was_recorded(ledger: Ledger) -> None:
     job = planned(ledger, len(outcomes))
     for index, outcome in enumerate(outcomes):
         ledger.record(job, index, outcome)
-    assert dict(ledger.outcomes(job)) == dict(enumerate(outcomes))
+    assert [line.outcome for line in Instances(ledger, job).in_order()] == outcomes
     assert [index for index, _ in ledger.problems(job)] == [2, 3]
 
 

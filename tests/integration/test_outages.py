@@ -69,7 +69,9 @@ def test_a_job_waits_for_what_is_down_only(outages: Outages, ledger: Ledger) -> 
     seen = ledger.progress(job)
     assert (seen.state, seen.waiting_for, seen.waiting_reason) == (JobState.RUNNING, NAME, "connection refused")
     assert seen.waiting_since is not None
-    assert ledger.standstill(job, 0) == ledger.standstill(job, 0) == "", "who waits does not stand still"
+    assert ledger.unfinished.standstill(job, 0) == ledger.unfinished.standstill(job, 0) == "", (
+        "who waits does not stand still"
+    )
     assert outages.back(NAME) == [job]
     assert not ledger.progress(job).waiting_for
     assert left(ledger) == set()

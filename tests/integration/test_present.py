@@ -13,6 +13,7 @@ from pydicom import dcmread
 from pacs_tasks.broker import connect
 from pacs_tasks.client import PacsClient
 from pacs_tasks.errors import InvalidRequestError
+from pacs_tasks.instances import Instances
 from pacs_tasks.ledger import Ledger
 from pacs_tasks.outcome import Category, Counters, InstanceCategory, InstanceOutcome, TransferOutcome
 from pacs_tasks.report import receipts_of
@@ -63,7 +64,7 @@ def test_the_ledger_tells_what_was_there_from_what_was_received(ledger: Ledger) 
     assert (outcome.category, outcome.problems, ledger.problems("job")) == (Category.SUCCESS, (), [])
     assert (outcome.counters.present, outcome.counters.success, outcome.counters.bytes) == (2, 1, 100)
     assert outcome.summary()["present"] == 2
-    assert [each for _, each in sorted(ledger.outcomes("job"))] == [
+    assert [line.outcome for line in Instances(ledger, "job").in_order()] == [
         _outcome(0, InstanceCategory.PRESENT),
         _outcome(1, InstanceCategory.SUCCESS),
         _outcome(2, InstanceCategory.PRESENT),

@@ -118,9 +118,9 @@ def test_a_job_that_waits_for_its_turn_is_left_alone(own: PacsClient, celery: Ce
         look_round(celery, own.ledger, 0.001)
     assert int(str(own.ledger.client.llen(STORE_QUEUE))) < 15
     assert own.ledger.client.llen(MOVE_QUEUE) == 0
-    assert own.ledger.stands_still(job.id, "queued 1 0 0")
+    assert own.ledger.unfinished.stands_still(job.id, "queued 1 0 0")
     own.ledger.start(job.id, "worker")
-    assert not own.ledger.stands_still(job.id, "queued 1 0 0")
+    assert not own.ledger.unfinished.stands_still(job.id, "queued 1 0 0")
 
 
 def test_a_message_of_an_earlier_attempt_does_not_end_the_job(
