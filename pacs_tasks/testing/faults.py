@@ -124,6 +124,9 @@ class Faults:
         In C-MOVE and C-GET send every instance, then nothing: the final response never comes.
     ignore_cancel
         Go on in spite of C-CANCEL.
+    hold_instances_after
+        Answer so many C-STORE since the start, and send so many instances of each C-MOVE and C-GET; hold the next ones
+        back until the faults are replaced by others.
     action_status
         Answer each request for storage commitment (N-ACTION) with this status, and report nothing.
     report
@@ -180,6 +183,7 @@ class Faults:
     pending_for_ever: bool = False
     never_finish: bool = False
     ignore_cancel: bool = False
+    hold_instances_after: int | None = None
     action_status: int | None = None
     report: Report = Report.ELSEWHERE
     report_times: int = 1
@@ -204,6 +208,10 @@ class Faults:
         if self.require_called_aet and called_aet != ae_title:
             return CALLED_AET_NOT_RECOGNISED
         return None
+
+    def holds_back(self, done: int) -> bool:
+        """Whether the instance that follows on so many is held back."""
+        return self.hold_instances_after is not None and done >= self.hold_instances_after
 
     def answer_to_store(self, sop_instance_uid: str, times: int) -> int:
         """The status for an instance that has been offered ``times`` times before (PS3.4 section B.2.3)."""

@@ -189,6 +189,10 @@ class Services:
     def _delay(self, assoc: Association) -> bool:
         return self._pause(assoc, self.faults.delay)
 
+    def _holds_back(self, done: int) -> bool:
+        """Whether the next instance has to wait; to be asked again, since the faults may be replaced meanwhile."""
+        return self.faults.holds_back(done)
+
     def _say_nothing(self, assoc: Association) -> None:
         self._pause(assoc)
         assoc.is_aborted = True
@@ -232,6 +236,8 @@ class Services:
         status = faults.answer_to_store(uid, times)
         if status == 0x0000 or status >> 12 == 0xB:
             self._keep(event, request, uid)
+        while self._holds_back(number - 1) and self._pause(event.assoc, SLICE):
+            continue
         self._delay(event.assoc)
         return status
 
@@ -272,9 +278,10 @@ class Services:
 
     def _retrieve(self, assoc: Association, request: C_MOVE | C_GET, context: PresentationContext) -> None:
         keys = self._identifier(request, context.transfer_syntax[0])
-        retrieval = Retrieval(assoc, request, context, self.faults, self._pause)
+        retrieval = Retrieval(assoc, request, context, self.faults, self._pause, self._holds_back)
         assoc.dimse.cancel_req.clear()
-        self._retrieving.serve(retrieval, keys, self.instances, dict(self.destinations))
+        if retrieval.await_turn():
+            self._retrieving.serve(retrieval, keys, self.instances, dict(self.destinations))
         assoc.dimse.cancel_req.clear()
 
     def _commit(self, assoc: Association, request: N_ACTION, context: PresentationContext) -> None:

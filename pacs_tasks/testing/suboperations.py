@@ -45,8 +45,9 @@ _PENDING_PAUSE: Final = 0.1
 class Retrieval:
     """One C-MOVE or C-GET while it is served: answers and counts.
 
-    ``pause`` waits so many seconds and tells whether to go on. ``dropped`` are the SOP Instance UIDs that are counted
-    as completed without being sent.
+    ``pause`` waits so many seconds and tells whether to go on. ``holds_back`` tells, whenever it is asked, whether the
+    instance that follows on so many has to wait. ``dropped`` are the SOP Instance UIDs that are counted as completed
+    without being sent.
     """
 
     assoc: Association
@@ -54,6 +55,7 @@ class Retrieval:
     context: PresentationContext
     faults: Faults
     pause: Callable[[Association, float], bool]
+    holds_back: Callable[[int], bool]
     dropped: Collection[str] = ()
     remaining: int = 0
     completed: int = 0
@@ -64,6 +66,13 @@ class Retrieval:
     def cancelled(self) -> bool:
         """Whether a C-CANCEL for this request has come, and is heeded."""
         return not self.faults.ignore_cancel and self.request.MessageID in self.assoc.dimse.cancel_req
+
+    def await_turn(self) -> bool:
+        """Wait while the next instance is held back; false when the PACS stops or the one who asked is gone."""
+        while self.holds_back(self.completed + self.warning + len(self.failed)) and not self.cancelled:
+            if not self.pause(self.assoc, _SLICE):
+                return False
+        return True
 
     def record(self, instance: StoredBytes, status: int | None) -> None:
         """Count the answer to one C-STORE sub-operation, None where there was none."""
@@ -113,6 +122,8 @@ class Retrieval:
             if cx.as_scu
         }
         for instance in instances:
+            if not self.await_turn():
+                return False
             if self.cancelled:
                 self.answer(CANCELLED)
                 return False

@@ -15,6 +15,7 @@ from pacs_tasks.budget import Budget, name_of
 from pacs_tasks.testing import TestPACS
 from tests.support import workers
 from tests.support.command import Terminal
+from tests.support.leases import held, in_line
 from tests.support.ports import answers, free_port
 from tests.support.processes import ROOT, environment, started
 from tests.support.waiting import wait_until
@@ -40,28 +41,19 @@ def test_status_shows_the_associations_of_a_job_and_of_all(
         f'[remotes.archive]\nae_title = "TESTPACS"\nhost = "127.0.0.1"\nport = {pacs.port}\nmax_associations = 1\n'
     )
     budget, name = Budget(client.ledger.client), name_of(pacs.remote)
-    assert budget.ask(name, "ours", 1, wait=False).granted
-    with workers.worker(redis_url, tmp_path, concurrency=1):
+    with workers.worker(redis_url, tmp_path, concurrency=1), held(budget, name) as give_back:
         job_id = terminal.run("echo", "--remote", "archive", "--detach").stdout.strip()
         job = client.job(job_id)
-
-        def waiting() -> bool:
-            budget.renew(name, ["ours"], 1)
-            return job.associations() == Associations(remote=name, in_use=1, limit=1, waiting=1)
-
-        wait_until(waiting, 20, "the job stands in line")
-        for about in ([job_id], []):
-            # The job comes and goes; somebody else stays in the line.
-            budget.renew(name, ["ours"], 1)
-            assert not budget.ask(name, "next", 1, wait=True).granted
-            assert re.search(r"1 of 1 in use, [12] waiting", terminal.run("status", *about).stdout)
-        budget.renew(name, ["ours"], 1)
-        assert not budget.ask(name, "next", 1, wait=True).granted
-        shown = terminal.run("status", job_id, "--json").json["associations"]
-        assert (shown["remote"], shown["in_use"], shown["limit"], shown["waiting"] > 0) == (name, 1, 1, True)
-        budget.release(name, "next", 1)
+        waiting = Associations(remote=name, in_use=1, limit=1, waiting=1)
+        wait_until(lambda: job.associations() == waiting, 20, "the job stands in line")
+        # The job comes and goes; somebody else stays in the line.
+        with in_line(budget, name):
+            for about in ([job_id], []):
+                assert re.search(r"1 of 1 in use, [12] waiting", terminal.run("status", *about).stdout)
+            shown = terminal.run("status", job_id, "--json").json["associations"]
+            assert (shown["remote"], shown["in_use"], shown["limit"], shown["waiting"] > 0) == (name, 1, 1, True)
         assert terminal.run("status", "--json").json["associations"][0]["remote"] == name
-        budget.release(name, "ours", 1)
+        give_back()
         job.wait(60)
     assert terminal.run("status", job_id, "--json").json["associations"] is None
     everything = terminal.run("status", "--json").json
@@ -86,9 +78,8 @@ def test_flower_tells_prometheus(client: PacsClient, redis_url: str, tmp_path: P
     command = [sys.executable, "-m", "workers.flowerconfig"]
     with started(command, tmp_path / "flower.log", lambda _: answers(port), env=variables, cwd=ROOT, timeout=60):
         assert 'pacs_tasks_associations{remote="' not in metrics()
-        assert budget.ask("PACS at 10.0.0.1:104", "ours", 1, wait=False).granted
-        assert not budget.ask("PACS at 10.0.0.1:104", "next", 1, wait=True).granted
-        said = metrics()
+        with held(budget, "PACS at 10.0.0.1:104"), in_line(budget, "PACS at 10.0.0.1:104"):
+            said = metrics()
         for name in ("pacs_tasks_associations", "pacs_tasks_associations_limit", "pacs_tasks_associations_waiting"):
             assert f'\n{name}{{remote="PACS at 10.0.0.1:104"}} 1.0\n' in said
         assert "flower_" in said

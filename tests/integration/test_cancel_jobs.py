@@ -14,6 +14,8 @@ from tests.support.dicom_files import write_series
 from tests.support.waiting import wait_until
 
 FILES = 150
+#: So many the peer answers for before a cancel. Behind it each of the two tasks finishes its part at most.
+ANSWERED = FILES - 30
 
 Moment = Callable[[Job, TestPACS], object]
 
@@ -41,16 +43,20 @@ def test_a_cancel_and_two_retries_at_once_send_each_file_once(
 ) -> None:
     """Parts of the first attempt are still on the queue then; one retry is taken, the other is told."""
     write_series(tmp_path, FILES, rows=2)
-    pacs.faults = Faults(delay=0.005)
+    pacs.faults = Faults(delay=0.005, hold_instances_after=ANSWERED)
     request = StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path), files_per_task=files_per_task)
     job = client.enqueue(request)
     wait_until(lambda: moment(job, pacs), 20, "the moment")
     job.cancel()
-    progress = job.wait(5)
+    pacs.faults = Faults(delay=0.005)
+    progress = job.wait(15)
     assert progress.state is JobState.CANCELLED
     assert progress.counters.success == len(pacs.stores) < FILES
+    # The job is not done before both have been tried.
+    pacs.faults = Faults(hold_instances_after=0)
     with ThreadPoolExecutor(2) as pool:
         assert sorted(pool.map(_retried, [job, job])) == [False, True]
+    pacs.faults = Faults()
     assert job.wait(30).state is JobState.DONE
     assert job.progress().counters.success == len(pacs.stores) == len(pacs.instances) == FILES
 
@@ -62,9 +68,9 @@ def test_a_part_that_waits_for_its_next_try_ends_with_a_cancel(
     write_series(tmp_path, 5)
     pacs.faults = Faults(store_status={EVERY_INSTANCE: 0xA700})
     job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path), files_per_task=5))
-    wait_until(lambda: len(pacs.stores) >= 5, 10, "the first try")
+    wait_until(lambda: len(pacs.stores) >= 5, 20, "the first try")
     job.cancel()
-    assert job.wait(5).state is JobState.CANCELLED
+    assert job.wait(15).state is JobState.CANCELLED
     pacs.faults = Faults()
     assert job.retry().wait(20).counters.success == len(pacs.instances) == 5
 
@@ -72,11 +78,13 @@ def test_a_part_that_waits_for_its_next_try_ends_with_a_cancel(
 def test_what_is_on_its_way_when_a_cancel_comes_is_counted(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
     """The peer has it and takes its time to say so; the retry does not send it again."""
     write_series(tmp_path, 3)
-    pacs.faults = Faults(delay=1.0)
+    pacs.faults = Faults(hold_instances_after=0)
     job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path), files_per_task=3))
-    wait_until(lambda: pacs.stores, 10, "the first file is on its way")
+    wait_until(lambda: pacs.stores, 20, "the first file is on its way")
     job.cancel()
-    assert job.wait(5).counters.success == len(pacs.stores) == 1
+    # A worker looks every 0.4 s whether a cancel has come, and the peer has 2 s from then on.
+    pacs.faults = Faults(delay=1.2)
+    assert job.wait(15).counters.success == len(pacs.stores) == 1
     pacs.faults = Faults()
     assert job.retry().wait(10).counters.success == len(pacs.stores) == 3
 
@@ -86,7 +94,7 @@ def test_a_cancel_does_not_wait_for_a_silent_peer(client: PacsClient, pacs: Test
     write_series(tmp_path, 3)
     pacs.faults = Faults(silence=Silence.STORE)
     job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path), files_per_task=3))
-    wait_until(lambda: pacs.open_associations and pacs.associations > 1, 10, "the first file is on its way")
+    wait_until(lambda: pacs.open_associations and pacs.associations > 1, 20, "the first file is on its way")
     job.cancel()
-    progress = job.wait(5)
+    progress = job.wait(15)
     assert (progress.state, progress.counters.recorded) == (JobState.CANCELLED, 0)

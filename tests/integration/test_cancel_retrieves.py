@@ -17,6 +17,8 @@ from tests.support.dicom_files import data_set, study_uid, write_series
 from tests.support.waiting import wait_until
 
 NUMBER = 40
+#: So many the peer delivers while a test waits for some of them.
+HALF = NUMBER // 2
 BOTH = pytest.mark.parametrize("method", [RetrieveMethod.MOVE, RetrieveMethod.GET])
 
 
@@ -62,7 +64,7 @@ def test_what_came_before_a_cancel_counts(
     client: PacsClient, archive: TestPACS, tmp_path: Path, method: RetrieveMethod, ignore: bool
 ) -> None:
     """Whether the peer heeds C-CANCEL or goes on in spite of it; a retry asks for the rest by name."""
-    archive.faults = Faults(delay=0.1, ignore_cancel=ignore)
+    archive.faults = Faults(ignore_cancel=ignore, hold_instances_after=HALF)
     job = enqueued(client, archive, tmp_path / "out", method=method)
     wait_until(lambda: len(on_disk(tmp_path / "out")) > 5, 30, "some instances")
     job.cancel()
@@ -70,7 +72,7 @@ def test_what_came_before_a_cancel_counts(
     here = on_disk(tmp_path / "out")
     assert progress.state is JobState.CANCELLED
     assert progress.counters.success == len(here)
-    assert 5 < len(here) < NUMBER
+    assert 5 < len(here) <= HALF
     archive.faults = Faults()
     assert job.retry().wait(30).counters.success == NUMBER
     whole, rest = asked(archive)
@@ -117,7 +119,8 @@ def test_a_worker_that_is_killed_loses_what_was_under_way(
     (tmp_path / "receiver").mkdir()
     with ExitStack() as stack:
         destinations = {"CANCEL": ("127.0.0.1", port)}
-        archive = stack.enter_context(TestPACS(instances=files, destinations=destinations, faults=Faults(delay=0.05)))
+        archive = stack.enter_context(TestPACS(instances=files, destinations=destinations))
+        archive.faults = Faults(hold_instances_after=NUMBER - 10)
         stack.enter_context(workers.receiver(redis_url, tmp_path / "receiver", port, "CANCEL"))
         client = stack.enter_context(PacsClient(redis_url))
         worker = stack.enter_context(workers.worker(redis_url, tmp_path, concurrency=1))
@@ -125,6 +128,7 @@ def test_a_worker_that_is_killed_loses_what_was_under_way(
         wait_until(lambda: len(on_disk(out)) > 25, 30, "some instances")
         for child in children(worker.pid):
             os.kill(child, signal.SIGKILL)
+        archive.faults = Faults()
         expire_claims(client)
         job.wait(60)
         assert job.outcome().category is Category.SUCCESS

@@ -16,6 +16,8 @@ from tests.support.dicom_files import study_uid, write_series
 from tests.support.waiting import wait_until
 
 FILES = 60
+#: So many are sent or have come before a worker is told to end.
+SOME = 10
 
 
 @pytest.fixture
@@ -37,17 +39,19 @@ def test_sending_goes_on_with_another_worker(
 ) -> None:
     """A part of many files ends behind the one that is under way, not behind its last one."""
     write_series(tmp_path / "files", FILES, rows=2)
-    pacs.faults = Faults(delay=0.1)
+    pacs.faults = Faults(hold_instances_after=SOME)
     request = StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files"), files_per_task=FILES // 2)
     job = own.enqueue(request)
     with workers.worker(redis_url, tmp_path, "first", pool=pool) as first:
-        wait_until(lambda: len(pacs.stores) > 4, 20, "some files are sent")
+        wait_until(lambda: len(pacs.stores) > SOME, 30, "some files are sent")
         first.popen.send_signal(signal.SIGTERM)
-        wait_until(lambda: not first.running(), 10, "the worker to end")
+        wait_until(lambda: "Warm shutdown" in first.said(), 20, "the worker to know")
+        pacs.faults = Faults(delay=0.1)
+        wait_until(lambda: not first.running(), 20, "the worker to end")
         sent = len(pacs.stores)
         assert sent < FILES / 2
         assert job.progress().counters.success == sent
-        assert pacs.open_associations == 0
+        wait_until(lambda: pacs.open_associations == 0, 5, "the peer to see the end of the associations")
         assert own.ledger.claims.live(job.id) == 0
         assert "Traceback" not in first.said()
     pacs.faults = Faults()
@@ -61,19 +65,19 @@ def test_sending_goes_on_with_another_worker(
 def test_retrieving_goes_on_with_another_worker(own: PacsClient, redis_url: str, tmp_path: Path) -> None:
     """What has arrived stays and counts; the rest is fetched later."""
     paths = write_series(tmp_path / "files", FILES, rows=2)
-    with TestPACS(instances=paths, faults=Faults(delay=0.1)) as pacs:
+    with TestPACS(instances=paths, faults=Faults(hold_instances_after=SOME)) as pacs:
         out = tmp_path / "out"
         request = RetrieveRequest(
             remote=pacs.remote, study_uid=study_uid(), output_dir=str(out), method=RetrieveMethod.GET
         )
         job = own.enqueue(request)
         with workers.worker(redis_url, tmp_path, "first") as first:
-            wait_until(lambda: len(list(out.rglob("*.dcm"))) > 4, 20, "some instances have come")
+            wait_until(lambda: len(list(out.rglob("*.dcm"))) > 4, 30, "some instances have come")
             first.popen.send_signal(signal.SIGTERM)
-            wait_until(lambda: not first.running(), 15, "the worker to end")
+            wait_until(lambda: not first.running(), 20, "the worker to end")
             assert "Traceback" not in first.said()
         counters = job.progress().counters
-        assert 0 < counters.success < FILES
+        assert 0 < counters.success <= SOME
         assert counters.missing == counters.failed == 0
         pacs.faults = Faults()
         with workers.worker(redis_url, tmp_path, "second"):

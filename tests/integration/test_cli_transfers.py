@@ -220,7 +220,8 @@ def test_ctrl_c_cancels_the_job_and_retry_sends_the_rest(terminal: Terminal, pac
 
 def test_a_detached_job_is_followed_from_anywhere(terminal: Terminal, pacs: TestPACS, slow: Path) -> None:
     """Its id alone on stdout; status, wait for a while, cancel, and the code of a wait after that."""
-    pacs.faults = Faults(delay=0.05)
+    # It would never be done: what follows may take its time.
+    pacs.faults = Faults(delay=0.05, hold_instances_after=200)
     detached = terminal.run("send-dir", "--dir", slow, "--detach", *peer(pacs))
     job_id = detached.stdout.strip()
     assert detached.stdout == f"{job_id}\n"
@@ -237,7 +238,7 @@ def test_a_detached_job_is_followed_from_anywhere(terminal: Terminal, pacs: Test
         cancelled = terminal.run("cancel", job_id)
         assert cancelled.code == 0, cancelled
         assert "cancelled" in cancelled.stdout
-        assert cancelled.seconds < 10
+        assert len(pacs.stores) < 400
         assert terminal.finished(popen, begun, 20).code == 5
     listed = terminal.run("jobs", "--json")
     assert job_id in [job["job_id"] for job in listed.json["jobs"]]
@@ -246,7 +247,7 @@ def test_a_detached_job_is_followed_from_anywhere(terminal: Terminal, pacs: Test
 
 def test_ctrl_c_ends_a_wait_and_not_the_job_it_waits_for(terminal: Terminal, pacs: TestPACS, slow: Path) -> None:
     """Somebody else may have enqueued it. Exit code 6: it is not finished."""
-    pacs.faults = Faults(delay=0.05)
+    pacs.faults = Faults(delay=0.05, hold_instances_after=200)
     job_id = terminal.run("send-dir", "--dir", slow, "--detach", *peer(pacs)).stdout.strip()
     # The log says when it waits: a Ctrl-C while Python starts would end that.
     begun = time.monotonic()

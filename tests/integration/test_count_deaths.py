@@ -32,7 +32,7 @@ def test_a_death_neither_loses_nor_doubles_what_is_counted(
     """Half of the instances are here; the process that fetches them is killed, and another goes on."""
     port, output = free_port(), tmp_path / "output"
     held = write_series(tmp_path / "held", NUMBER)
-    faults = Faults(no_image_level=0xC000, delay=0.05)
+    faults = Faults(no_image_level=0xC000, hold_instances_after=NUMBER - 10)
     with (
         TestPACS(instances=held, destinations={"COUNTED": ("127.0.0.1", port)}, faults=faults) as pacs,
         workers.receiver(redis_url, tmp_path, port, "COUNTED"),
@@ -44,6 +44,7 @@ def test_a_death_neither_loses_nor_doubles_what_is_counted(
         wait_until(lambda: len(list(output.rglob("*.dcm"))) >= NUMBER // 2, LIMIT, "half of the instances")
         os.kill(_child(worker), signal.SIGKILL)
         assert not job.progress().state.finished
+        pacs.faults = Faults(no_image_level=0xC000)
         job.wait(LIMIT)
         outcome = job.outcome()
         instances = [each.sop_instance_uid for each in job.instances()]

@@ -112,10 +112,11 @@ def test_more_than_were_counted_are_kept_and_noted(
     client: PacsClient, archive: TestPACS, tmp_path: Path, method: RetrieveMethod
 ) -> None:
     """As when a scanner still sends: the promise is kept, and what is more is no less ours."""
-    archive.faults = Faults(no_image_level=COUNTS, delay=0.2)
+    archive.faults = Faults(no_image_level=COUNTS, hold_instances_after=0)
     job = enqueued(client, archive, tmp_path / "out", method=method)
     wait_until(lambda: client.ledger.manifest.planned(job.id), 20, "the promise")
     archive.hold(instance(999, series=1, rows=2))
+    archive.faults = Faults(no_image_level=COUNTS)
     outcome = ended(job)
     assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, NUMBER)
     assert "more instances came than the peer had listed or counted (1)" in outcome.studies[0].reason

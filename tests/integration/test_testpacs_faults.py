@@ -74,6 +74,25 @@ def test_that_associations_are_refused(pacs: TestPACS, faults: Faults, called_ae
         assert assoc.is_rejected is not accepted
 
 
+def test_that_the_answer_about_an_instance_is_held_back(pacs: TestPACS) -> None:
+    """It has come and is kept; the answer waits for other faults."""
+    pacs.faults = Faults(hold_instances_after=1)
+    answers: list[int] = []
+
+    def send() -> None:
+        answers.extend(assoc.send_c_store(instance).Status for instance in series(3))
+
+    with associated(pacs, CT_CONTEXT) as assoc:
+        sending = threading.Thread(target=send)
+        sending.start()
+        wait_until(lambda: len(pacs.instances) == 2, 10, "the second one")
+        sending.join(0.2)
+        assert (answers, len(pacs.stores)) == ([0x0000], 2)
+        pacs.faults = Faults()
+        sending.join(10)
+    assert (answers, len(pacs.stores)) == ([0x0000] * 3, 3)
+
+
 def test_that_a_busy_pacs_accepts_later(pacs: TestPACS) -> None:
     """The first two callers are told to come back, the third is served."""
     pacs.faults = Faults(busy_associations=2)

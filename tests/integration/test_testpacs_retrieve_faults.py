@@ -23,7 +23,7 @@ from tests.support.callers import (
     retrieve_keys,
     series,
 )
-from tests.support.dicom_files import UID_ROOT, study_uid
+from tests.support.dicom_files import UID_ROOT, instance, study_uid
 from tests.support.peers import dcmtk_environment
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
@@ -160,6 +160,34 @@ def test_that_pending_comes_for_ever(archive: TestPACS, pacs: TestPACS, heeds_ca
     assert (after[-1], set(after[:-1]) <= {PENDING}) == (CANCELLED if heeds_cancel else PENDING, True)
     assert pacs.stores == []
     wait_until(lambda: archive.open_associations == 0, 5, "it notices that nobody waits any more")
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+def test_that_instances_are_held_back(archive: TestPACS, pacs: TestPACS, cancelled: bool) -> None:
+    """Those before arrive; the others wait for other faults, or a C-CANCEL ends it."""
+    archive.faults = Faults(hold_instances_after=3)
+    with associated(archive, (STUDY_MOVE, None)) as assoc:
+        answers = assoc.send_c_move(retrieve_keys(), pacs.ae_title, STUDY_MOVE, msg_id=7)
+        assert [status.Status for status, _ in islice(answers, 3)] == [PENDING] * 3
+        assert pacs.stores == HELD[:3]
+        if cancelled:
+            assoc.send_c_cancel(7, query_model=STUDY_MOVE)
+        else:
+            archive.faults = Faults()
+        *_, (last, _) = answers
+    assert (last.Status, pacs.stores) == ((CANCELLED, HELD[:3]) if cancelled else (SUCCESS, HELD))
+
+
+def test_that_what_is_held_is_looked_at_when_the_first_instance_may_go(archive: TestPACS, pacs: TestPACS) -> None:
+    """What comes to the archive in the meantime is delivered as well."""
+    archive.faults = Faults(hold_instances_after=0)
+    with associated(archive, (STUDY_MOVE, None)) as assoc:
+        answers = assoc.send_c_move(retrieve_keys(), pacs.ae_title, STUDY_MOVE)
+        wait_until(lambda: archive.identifiers, 10, "the request")
+        archive.hold(instance(99))
+        archive.faults = Faults()
+        *_, (last, _) = answers
+    assert (counts(last), len(pacs.stores)) == ((SUCCESS, len(HELD) + 1, 0), len(HELD) + 1)
 
 
 def test_that_a_destination_that_is_not_there_leaves_nothing_open(archive: TestPACS, pacs: TestPACS) -> None:
