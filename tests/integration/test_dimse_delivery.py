@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,9 +54,13 @@ def test_pending_for_ever_ends(ask: Ask, tmp_path: Path) -> None:
 
 def test_instances_are_progress(tmp_path: Path) -> None:
     """However slowly they come."""
-    held = write_series(tmp_path / "held", NUMBER)
-    with TestPACS(instances=held, faults=Faults(delay=0.4)) as pacs:
-        assert by_get(pacs.remote, tmp_path / "got", None).suboperations.completed == NUMBER
+    held = write_series(tmp_path / "held", 3 * NUMBER)
+    begun = time.monotonic()
+    with TestPACS(instances=held, faults=Faults(delay=0.3)) as pacs:
+        request = GetRequest(remote=pacs.remote, output_dir=str(tmp_path / "got"), study_uid=study_uid())
+        outcome = get(request, LOCAL, replace(LIMITS, progress=2), None, [CT])
+    assert outcome.suboperations.completed == 3 * NUMBER
+    assert time.monotonic() - begun > 2
 
 
 def test_what_is_all_here_needs_no_final_response(tmp_path: Path) -> None:
@@ -85,7 +90,7 @@ def test_what_arrives_elsewhere_is_a_sign_of_life() -> None:
         scripted.accept_all(sock)
         context_id, _ = scripted.read_message(sock)
         begun.append(time.monotonic())
-        sock.settimeout(1.5)
+        sock.settimeout(2.0)
         with pytest.raises(TimeoutError):
             sock.recv(1)
         elements: dict[int, int | str] = {
@@ -102,7 +107,8 @@ def test_what_arrives_elsewhere_is_a_sign_of_life() -> None:
 
     with scripted.peer(script) as remote:
         request = MoveRequest(remote=remote, move_aet="ME", study_uid=study_uid())
-        assert move(request, LOCAL, Timeouts.of(0.6), look=look).suboperations.completed == 9
+        limits = Timeouts(connect=20, acse=20, dimse=0.9)
+        assert move(request, LOCAL, limits, look=look).suboperations.completed == 9
 
 
 @pytest.mark.parametrize("ask", [by_get, by_move])

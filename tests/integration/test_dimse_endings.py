@@ -26,7 +26,7 @@ from tests.support.waiting import wait_until
 
 LOCAL = LocalAE(ae_title="CALLER")
 #: An end is noticed long before this.
-PATIENT = Timeouts.of(10)
+PATIENT = Timeouts.of(60)
 
 
 # Steps of a C-STORE, seen by the peer
@@ -142,17 +142,17 @@ def test_an_association_that_ends_while_it_is_idle(ending: endings.Ending, tmp_p
         sock.sendall(RESPONSE)
         said.append(ending(sock) or b"")
 
-    with scripted.peer(script) as remote, endings.at_once():
+    with scripted.peer(script) as remote, endings.at_once(endings.RELEASE):
         assoc = _open(remote, instance)
         assert store(assoc, instance).category is InstanceCategory.SUCCESS
-        wait_until(lambda: not assoc.reusable(), 5, "the end to be seen")
+        wait_until(lambda: not assoc.reusable(), 10, "the end to be seen")
         with pytest.raises(PeerUnavailableError):
             store(assoc, instance)
         assoc.release()
-    with scripted.peer(script) as remote, endings.at_once():
+    with scripted.peer(script) as remote, endings.at_once(endings.RELEASE):
         assoc = _open(remote, instance)
         assert store(assoc, instance).category is InstanceCategory.SUCCESS
-        wait_until(lambda: not assoc.reusable(), 5, "the end to be seen")
+        wait_until(lambda: not assoc.reusable(), 10, "the end to be seen")
         assoc.release()
     if ending is endings.release:
         assert said[1] == messages.RELEASED
@@ -167,7 +167,7 @@ def test_a_release_that_the_peer_meets_with_another_end(ending: endings.Ending) 
         scripted.read_pdu(sock)
         ending(sock)
 
-    with scripted.peer(script) as remote, endings.at_once():
+    with scripted.peer(script) as remote, endings.at_once(endings.RELEASE):
         assoc = Association.open(LOCAL, remote, [VERIFICATION_CONTEXT], PATIENT)
         assoc.release()
         assert assoc.wire.closed

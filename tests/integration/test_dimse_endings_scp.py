@@ -19,7 +19,7 @@ from tests.support.waiting import wait_until
 
 LOCAL = LocalAE(ae_title="CALLER")
 #: An end is noticed long before this.
-PATIENT = Timeouts.of(10)
+PATIENT = Timeouts.of(60)
 
 
 def _instance(number: int) -> bytes:
@@ -54,14 +54,14 @@ def test_callers_that_end_at_each_step(tmp_path: Path, caplog: pytest.LogCapture
     with StorageSCP(LocalAE(ae_title="RECEIVER"), "127.0.0.1", 0, tmp_path / "received", PATIENT) as scp:
         for at, ending in _caller_cuts():
             with endings.at_once():
-                with socket.create_connection(("127.0.0.1", scp.port), timeout=10) as sock:
+                with socket.create_connection(("127.0.0.1", scp.port), timeout=30) as sock:
                     sock.sendall(CALL[:at])
                     with suppress(ConnectionError):
                         # The receiver may be quicker to hang up.
                         ending(sock)
                 # Connections are accepted in their order: it has begun with this one when it answers the next.
                 assert echo(LOCAL, RemoteAE(port=scp.port), PATIENT).category is Category.SUCCESS
-                wait_until(lambda: not scp._serving, 5, f"{endings.name(ending)} at {at} to be noticed")
+                wait_until(lambda: not scp._serving, 10, f"{endings.name(ending)} at {at} to be noticed")
             kept, whole = _kept(scp.directory), endings.whole(CALL[:at])
             assert kept.items() <= whole.items(), (endings.name(ending), at)
             if ending not in {endings.reset, endings.close}:

@@ -24,8 +24,10 @@ from tests.support import dicom_files, scripted
 from tests.support.ports import free_port
 
 LOCAL = LocalAE(ae_title="CALLER")
-HASTY = Timeouts.of(1)
 PATIENT = Timeouts.of(20)
+#: For peers that fall silent, or of which no connection comes about.
+HASTY = Timeouts(connect=20, acse=20, dimse=1)
+NO_CONNECTION = Timeouts(connect=1, acse=20, dimse=20)
 ABORT = b"\7\0\0\0\0\4\0\0\2\1"
 RELEASE = b"\5\0\0\0\0\4\0\0\0\0"
 IMPLICIT = "1.2.840.10008.1.2"
@@ -37,7 +39,7 @@ def path(tmp_path: Path) -> Path:
     return dicom_files.write(dicom_files.instance(rows=512), tmp_path / "a.dcm")
 
 
-def _store(remote: RemoteAE, path: Path, timeouts: Timeouts = HASTY) -> InstanceOutcome:
+def _store(remote: RemoteAE, path: Path, timeouts: Timeouts = PATIENT) -> InstanceOutcome:
     instance = part10.read_instance(str(path))
     [(proposed, _)] = contexts.contexts_for([instance])
     with Association.open(LOCAL, remote, proposed, timeouts) as assoc:
@@ -95,7 +97,7 @@ def test_a_wrong_answer_to_the_association_request(first: bytes, says: str) -> N
         sock.sendall(first)
 
     with scripted.peer(script) as remote, pytest.raises(PeerUnavailableError, match=says) as caught:
-        echo(LOCAL, remote, HASTY)
+        echo(LOCAL, remote, PATIENT)
     assert str(remote) in caught.value.message
 
 
@@ -149,7 +151,7 @@ def test_an_early_answer_is_heard(path: Path) -> None:
             command.STATUS: 0xA700,
         }
         sock.sendall(scripted.p_data(content[4], 3, command.encode(elements, data_set=False)))
-        scripted.wait_for_end(sock)
+        scripted.let_go(sock)
 
     with scripted.peer(script) as remote:
         outcome = _store(remote, path)
@@ -171,7 +173,7 @@ def test_a_peer_that_stops_reading_ends_in_time(tmp_path: Path) -> None:
     with scripted.peer(script) as remote:
         began = time.monotonic()
         with pytest.raises(PeerUnavailableError, match="accepted nothing"):
-            _store(remote, big)
+            _store(remote, big, HASTY)
         assert time.monotonic() - began < 10
         done.set()
 
@@ -207,7 +209,7 @@ def test_both_may_ask_to_release_at_once() -> None:
         sock.sendall(b"\6\0\0\0\0\4\0\0\0\0")
 
     with scripted.peer(script) as remote:
-        Association.open(LOCAL, remote, [Context(VERIFICATION, (IMPLICIT,))], HASTY).release()
+        Association.open(LOCAL, remote, [Context(VERIFICATION, (IMPLICIT,))], PATIENT).release()
 
 
 def test_a_transfer_syntax_that_was_not_proposed_is_no_acceptance() -> None:
@@ -221,7 +223,7 @@ def test_a_transfer_syntax_that_was_not_proposed_is_no_acceptance() -> None:
         scripted.wait_for_end(sock)
 
     with scripted.peer(script) as remote:
-        assoc = Association.open(LOCAL, remote, [Context(VERIFICATION, (IMPLICIT,))], HASTY)
+        assoc = Association.open(LOCAL, remote, [Context(VERIFICATION, (IMPLICIT,))], PATIENT)
         assert not assoc.accepted
         assoc.abort()
 
@@ -245,7 +247,7 @@ def test_a_connection_that_never_comes_about_ends_in_time() -> None:
         remote = RemoteAE(port=address[1])
         try:
             with pytest.raises(PeerUnavailableError, match=r"within 1 s"):
-                echo(LOCAL, remote, HASTY)
+                echo(LOCAL, remote, NO_CONNECTION)
             asked = count()
             with pytest.raises(JobCancelledError):
                 echo(LOCAL, remote, PATIENT, lambda: next(asked) > 1)
@@ -267,7 +269,7 @@ def test_no_contexts_and_too_many_are_refused_here() -> None:
     """An association has 1 to 128 contexts; nothing is opened for more."""
     for number in (0, 129):
         with pytest.raises(InvalidRequestError, match="128"):
-            Association.open(LOCAL, RemoteAE(port=free_port()), [Context("1.2", ("1.3",))] * number, HASTY)
+            Association.open(LOCAL, RemoteAE(port=free_port()), [Context("1.2", ("1.3",))] * number, PATIENT)
 
 
 def test_a_file_that_shrinks_while_it_is_sent_fails_alone(tmp_path: Path) -> None:

@@ -24,14 +24,14 @@ from tests.support.out_of_turn import DATA_SET, OUT_OF_TURN, REQUEST, STORE, UID
 from tests.support.waiting import wait_until
 
 LOCAL = LocalAE(ae_title="CALLER")
-HASTY = Timeouts.of(5)
+PATIENT = Timeouts.of(60)
 
 
 @pytest.fixture(scope="module")
 def shared_scp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageSCP]:
     """One Storage SCP for all of them: what they do to it concerns nobody else."""
     received = tmp_path_factory.mktemp("received")
-    with StorageSCP(LocalAE(ae_title="RECEIVER"), "127.0.0.1", 0, received, HASTY) as running:
+    with StorageSCP(LocalAE(ae_title="RECEIVER"), "127.0.0.1", 0, received, PATIENT) as running:
         yield running
 
 
@@ -55,7 +55,7 @@ def _calling(scp: StorageSCP, request: bytes = REQUEST) -> Iterator[tuple[socket
 
 def _ends(sock: socket.socket) -> bytes:
     """What comes until the receiver hangs up: that is at once, and not when the time is up."""
-    sock.settimeout(3)
+    sock.settimeout(20)
     try:
         return scripted.wait_for_end(sock)
     except ConnectionResetError:
@@ -75,7 +75,7 @@ def test_a_caller_out_of_turn_is_hung_up_on(scp: StorageSCP, said: bytes, caplog
         assert _ends(sock)[:1] in {b"", b"\7"}
         # It tells when it has hung up.
         wait_until(lambda: "association ended" in caplog.text, 10, "the receiver to tell")
-    assert echo(LOCAL, RemoteAE(port=scp.port), HASTY).category is Category.SUCCESS
+    assert echo(LOCAL, RemoteAE(port=scp.port), PATIENT).category is Category.SUCCESS
     assert "fault" not in caplog.text
     assert not list(scp.directory.rglob("*"))
 

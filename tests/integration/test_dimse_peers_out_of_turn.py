@@ -24,7 +24,7 @@ from tests.support.messages import CT, EXPLICIT, IMPLICIT
 from tests.support.out_of_turn import DATA_SET, ECHO, OUT_OF_TURN, REQUEST, STORE, UID, long_lists
 
 LOCAL = LocalAE(ae_title="CALLER")
-HASTY = Timeouts.of(5)
+PATIENT = Timeouts.of(20)
 
 
 def _answering(said: bytes) -> scripted.Script:
@@ -53,7 +53,7 @@ def test_a_peer_out_of_turn_is_no_answer(said: bytes, tmp_path: Path) -> None:
     instance = part10.read_instance(str(path))
     [(proposed, _)] = contexts.contexts_for([instance])
     with scripted.peer(_answering(said)) as remote:
-        assoc = Association.open(LOCAL, remote, [*proposed, Context(CT, (IMPLICIT,))], HASTY)
+        assoc = Association.open(LOCAL, remote, [*proposed, Context(CT, (IMPLICIT,))], PATIENT)
         with pytest.raises(PeerUnavailableError) as caught:
             store(assoc, instance)
         assert str(remote) in caught.value.message
@@ -76,7 +76,7 @@ def test_an_instance_in_a_context_that_was_refused_is_none(tmp_path: Path) -> No
     with scripted.peer(script) as remote:
         request = GetRequest(remote=remote, study_uid="1.2", output_dir=str(tmp_path / "got"))
         with pytest.raises(PeerUnavailableError, match="was not accepted"):
-            get(request, LOCAL, HASTY, sop_class_uids=[CT])
+            get(request, LOCAL, PATIENT, sop_class_uids=[CT])
     assert not list((tmp_path / "got").rglob("*"))
 
 
@@ -109,7 +109,7 @@ def test_an_acceptance_may_say_more_than_was_asked(
         sock.sendall(messages.RELEASED)
 
     with scripted.peer(script) as remote:
-        assert echo(LOCAL, remote, HASTY).category is Category.SUCCESS
+        assert echo(LOCAL, remote, PATIENT).category is Category.SUCCESS
 
 
 def test_a_peer_that_keeps_its_maximum_to_itself_gets_what_all_take(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_a_peer_that_keeps_its_maximum_to_itself_gets_what_all_take(tmp_path: Pa
 
     instance = part10.read_instance(str(dicom_files.write(dicom_files.instance(rows=512), tmp_path / "a.dcm")))
     [(proposed, _)] = contexts.contexts_for([instance])
-    with scripted.peer(script) as remote, Association.open(LOCAL, remote, proposed, HASTY) as assoc:
+    with scripted.peer(script) as remote, Association.open(LOCAL, remote, proposed, PATIENT) as assoc:
         assert store(assoc, instance).category is InstanceCategory.SUCCESS
     assert 16_000 < max(lengths) <= 16_384
     assert acse.decode_request(memoryview(_without_maximum(REQUEST))[6:]).max_length == 16_384
@@ -159,7 +159,7 @@ def test_what_nobody_asked_for_is_not_taken_for_the_next_answer(late: bool) -> N
         scripted.wait_for_end(sock)
 
     with scripted.peer(script) as remote:
-        assoc = Association.open(LOCAL, remote, [VERIFICATION_CONTEXT], HASTY)
+        assoc = Association.open(LOCAL, remote, [VERIFICATION_CONTEXT], PATIENT)
         with assoc.exchange() as message_id:
             assoc.send(1, command.encode({**ECHO, command.MESSAGE_ID: message_id}, data_set=False))
             assert assoc.read_response(1, message_id, command.C_ECHO_RQ)[1] == 0
@@ -172,7 +172,7 @@ def test_128_contexts_of_long_lists_may_be_accepted() -> None:
     proposed = long_lists()
     with scripted.peer(_accept_and_wait) as remote:
         wanted = [Context(cx.abstract_syntax, cx.transfer_syntaxes) for cx in proposed]
-        with Association.open(LOCAL, remote, wanted, HASTY) as assoc:
+        with Association.open(LOCAL, remote, wanted, PATIENT) as assoc:
             assert assoc.accepted == {(cx.abstract_syntax, cx.transfer_syntaxes[0]): cx.context_id for cx in proposed}
 
 
