@@ -15,10 +15,7 @@ _NAMES = {
         "TLS",
     ),
     "pacs_tasks.budget": ("Associations",),
-    "pacs_tasks.client": (
-        "Job",
-        "PacsClient",
-    ),
+    "pacs_tasks.client": ("PacsClient",),
     "pacs_tasks.errors": (
         "AssociationError",
         "AssociationRejectedError",
@@ -39,6 +36,7 @@ _NAMES = {
         "TLSError",
         "UnreadableInputError",
     ),
+    "pacs_tasks.job": ("Job",),
     "pacs_tasks.outcome": (
         "Category",
         "Counters",

@@ -2,7 +2,7 @@
 
 from pacs_tasks.ae import TLS, LocalAE, RemoteAE
 from pacs_tasks.budget import Associations
-from pacs_tasks.client import Job, PacsClient
+from pacs_tasks.client import PacsClient
 from pacs_tasks.errors import (
     AssociationError,
     AssociationRejectedError,
@@ -23,6 +23,7 @@ from pacs_tasks.errors import (
     TLSError,
     UnreadableInputError,
 )
+from pacs_tasks.job import Job
 from pacs_tasks.outcome import (
     Category,
     Counters,

@@ -14,8 +14,9 @@ from pacs_tasks.cli.job_tables import association_table, job_document, job_facts
 from pacs_tasks.cli.progress import view
 from pacs_tasks.cli.render import outcome_document, show_outcome, words_of
 from pacs_tasks.cli.running import announce, follow, report, watch
-from pacs_tasks.client import Job, PacsClient
+from pacs_tasks.client import PacsClient
 from pacs_tasks.errors import JobError, JobNotFoundError, JobNotReadyError, PacsTasksError
+from pacs_tasks.job import Job
 from pacs_tasks.progress import Progress
 
 logger = logging.getLogger("pacs_tasks.cli")

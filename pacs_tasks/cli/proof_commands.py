@@ -19,8 +19,9 @@ from pacs_tasks.cli.commands import command
 from pacs_tasks.cli.exit_codes import ExitCode
 from pacs_tasks.cli.invocation import Invocation
 from pacs_tasks.cli.running import submit
-from pacs_tasks.client import Job, PacsClient
+from pacs_tasks.client import PacsClient
 from pacs_tasks.errors import PacsTasksError
+from pacs_tasks.job import Job
 from pacs_tasks.report import Receipt
 from pacs_tasks.request import CommitRequest, VerifyRequest, build
 

@@ -13,8 +13,9 @@ from pacs_tasks.cli.exit_codes import ExitCode, of_outcome
 from pacs_tasks.cli.invocation import Invocation
 from pacs_tasks.cli.progress import view
 from pacs_tasks.cli.render import outcome_document, show_outcome, words_of
-from pacs_tasks.client import Job, PacsClient
+from pacs_tasks.client import PacsClient
 from pacs_tasks.errors import ConfigurationError, JobNotReadyError
+from pacs_tasks.job import Job
 from pacs_tasks.outcome import TransferOutcome
 from pacs_tasks.progress import JobState, Progress
 from pacs_tasks.request import AnyRequest, FindBatchRequest, RetrieveRequest

@@ -25,7 +25,7 @@ from pacs_tasks import (
 )
 from pacs_tasks.app import create
 from pacs_tasks.budget import Budget, name_of
-from pacs_tasks.client import publish
+from pacs_tasks.job import publish
 from pacs_tasks.settings import Settings
 from pacs_tasks.testing import EVERY_INSTANCE, Faults, TestPACS
 from pacs_tasks.testing.faults import LOCAL_LIMIT_EXCEEDED
