@@ -7,18 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from pacs_tasks.ae import LocalAE, RemoteAE
-from pacs_tasks.dimse import command, contexts, part10
-from pacs_tasks.dimse.association import Association, Timeouts
+from pacs_tasks.dimse import command
+from pacs_tasks.dimse.association import Timeouts
 from pacs_tasks.dimse.c_find import find
-from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.storage_scp import StorageSCP
 from pacs_tasks.errors import PeerUnavailableError
-from pacs_tasks.outcome import Category, InstanceCategory, InstanceOutcome
+from pacs_tasks.outcome import Category, InstanceCategory
 from pacs_tasks.request import FindRequest, Level
 from tests.support import dicom_files, messages, peculiar, scripted
+from tests.support.sending import LOCAL, send
 
-LOCAL = LocalAE(ae_title="CALLER")
 PATIENT = Timeouts.of(20)
 UID = "1.2.3"
 DATA_SET = peculiar.data_set(b"1.2.3\0", peculiar.element(0x7FE0_0010, b"OW", bytes(3000)))
@@ -34,16 +32,6 @@ def _answering(answer: bytes) -> scripted.Script:
         scripted.let_go(sock)
 
     return script
-
-
-def _store(remote: RemoteAE, path: Path) -> InstanceOutcome:
-    instance = part10.read_instance(str(path))
-    [(proposed, _)] = contexts.contexts_for([instance])
-    assoc = Association.open(LOCAL, remote, proposed, PATIENT)
-    try:
-        return store(assoc, instance)
-    finally:
-        assoc.abort()
 
 
 @pytest.fixture
@@ -84,7 +72,7 @@ def test_command_sets_may_hold_more(more: bytes, length: int | None, path: Path,
     """Elements that we do not need, private ones too, and a group length that is wrong, change no answer."""
     answer = _changed(messages.response(command.C_STORE_RQ, 0), more, length)
     with scripted.peer(_answering(messages.message(answer))) as remote:
-        assert _store(remote, path).category is InstanceCategory.SUCCESS
+        assert send(remote, path, PATIENT).category is InstanceCategory.SUCCESS
     uid, content = UID, DATA_SET
     request = _changed(messages.store_request(uid), more if more != OTHERS["empty values"] else b"", length)
     with (

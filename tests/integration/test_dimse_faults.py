@@ -12,18 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from pacs_tasks.ae import LocalAE, RemoteAE
+from pacs_tasks.ae import RemoteAE
 from pacs_tasks.dimse import acse, command, contexts, part10
 from pacs_tasks.dimse.association import Association, Timeouts
 from pacs_tasks.dimse.c_echo import VERIFICATION, echo
 from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.negotiation import Context
 from pacs_tasks.errors import InvalidRequestError, JobCancelledError, PeerUnavailableError
-from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
+from pacs_tasks.outcome import InstanceCategory
 from tests.support import dicom_files, scripted
 from tests.support.ports import free_port
+from tests.support.sending import LOCAL, send
 
-LOCAL = LocalAE(ae_title="CALLER")
 PATIENT = Timeouts.of(20)
 #: For peers that fall silent, or of which no connection comes about.
 HASTY = Timeouts(connect=20, acse=20, dimse=1)
@@ -37,13 +37,6 @@ IMPLICIT = "1.2.840.10008.1.2"
 def path(tmp_path: Path) -> Path:
     """A file of half a megabyte."""
     return dicom_files.write(dicom_files.instance(rows=512), tmp_path / "a.dcm")
-
-
-def _store(remote: RemoteAE, path: Path, timeouts: Timeouts = PATIENT) -> InstanceOutcome:
-    instance = part10.read_instance(str(path))
-    [(proposed, _)] = contexts.contexts_for([instance])
-    with Association.open(LOCAL, remote, proposed, timeouts) as assoc:
-        return store(assoc, instance)
 
 
 def _answer(context_id: int, **changed: int | str | None) -> bytes:
@@ -127,14 +120,14 @@ def test_a_wrong_answer_to_the_association_request(first: bytes, says: str) -> N
 def test_what_is_no_answer_is_never_success(path: Path, reply: Callable[[int], bytes], says: str) -> None:
     """Whatever comes instead of a response with a status is an error, and the association is closed."""
     with scripted.peer(_answering(reply)) as remote, pytest.raises(PeerUnavailableError, match=says) as caught:
-        _store(remote, path)
+        send(remote, path, PATIENT)
     assert str(remote) in caught.value.message
 
 
 def test_an_answer_for_another_instance_does_not_count(path: Path) -> None:
     """Success for another SOP Instance UID is not success for this one."""
     with scripted.peer(_answering(lambda cx: _answer(cx, AFFECTED_SOP_INSTANCE_UID="1.2.3"))) as remote:
-        outcome = _store(remote, path)
+        outcome = send(remote, path, PATIENT)
     assert outcome.category is InstanceCategory.FAILED
     assert "another instance" in outcome.reason
 
@@ -154,7 +147,7 @@ def test_an_early_answer_is_heard(path: Path) -> None:
         scripted.let_go(sock)
 
     with scripted.peer(script) as remote:
-        outcome = _store(remote, path)
+        outcome = send(remote, path, PATIENT)
     assert outcome.status is not None
     assert outcome.status.code == 0xA700
 
@@ -173,7 +166,7 @@ def test_a_peer_that_stops_reading_ends_in_time(tmp_path: Path) -> None:
     with scripted.peer(script) as remote:
         began = time.monotonic()
         with pytest.raises(PeerUnavailableError, match="accepted nothing"):
-            _store(remote, big, HASTY)
+            send(remote, big, HASTY)
         assert time.monotonic() - began < 10
         done.set()
 

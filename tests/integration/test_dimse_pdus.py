@@ -9,21 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from pacs_tasks.ae import LocalAE, RemoteAE
-from pacs_tasks.dimse import command, contexts, part10
-from pacs_tasks.dimse.association import Association, Timeouts
+from pacs_tasks.dimse import command
+from pacs_tasks.dimse.association import Timeouts
 from pacs_tasks.dimse.c_echo import echo
 from pacs_tasks.dimse.c_find import find
 from pacs_tasks.dimse.c_get import get
 from pacs_tasks.dimse.c_move import move
-from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.storage_scp import StorageSCP
-from pacs_tasks.outcome import Category, InstanceCategory, InstanceOutcome
+from pacs_tasks.outcome import Category, InstanceCategory
 from pacs_tasks.request import FindRequest, GetRequest, Level, MoveRequest
 from tests.support import dicom_files, messages, peculiar, scripted
 from tests.support.messages import COMMAND, CT, DATA, LAST
+from tests.support.sending import LOCAL, send
 
-LOCAL = LocalAE(ae_title="CALLER")
 PATIENT = Timeouts.of(20)
 
 Half = tuple[int, bytes, int]
@@ -101,16 +99,6 @@ def _answering(answer: Answer, shape: Shape) -> scripted.Script:
     return script
 
 
-def _store(remote: RemoteAE, path: Path) -> InstanceOutcome:
-    instance = part10.read_instance(str(path))
-    [(proposed, _)] = contexts.contexts_for([instance])
-    assoc = Association.open(LOCAL, remote, proposed, PATIENT)
-    try:
-        return store(assoc, instance)
-    finally:
-        assoc.abort()
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A small file."""
@@ -125,7 +113,7 @@ def test_responses_of_every_shape(shape: Shape, path: Path) -> None:
         assert echo(LOCAL, remote, PATIENT).category is Category.SUCCESS
     answer = _halves(messages.response(command.C_STORE_RQ, 0xA700, ERROR_COMMENT="full"))
     with scripted.peer(_answering(answer, shape)) as remote:
-        outcome = _store(remote, path)
+        outcome = send(remote, path, PATIENT)
     assert outcome.status is not None
     assert (outcome.status.code, outcome.status.comment) == (0xA700, "full")
 
@@ -219,7 +207,7 @@ def test_what_we_send_keeps_to_the_peers_maximum(longest: int, path: Path) -> No
         scripted.wait_for_end(sock)
 
     with scripted.peer(script) as remote:
-        assert _store(remote, path).category is InstanceCategory.SUCCESS
+        assert send(remote, path, PATIENT).category is InstanceCategory.SUCCESS
     assert messages.longest(bytes(said)) <= max(longest or 1 << 32, 128)
     assert all(len(content) % 2 == 0 for _, content in messages.pdus(bytes(said)))
     [request] = messages.messages(bytes(said))

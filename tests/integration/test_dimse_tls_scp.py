@@ -23,14 +23,13 @@ from pacs_tasks.dimse.storage_scp import StorageSCP
 from pacs_tasks.errors import InvalidRequestError, PeerUnavailableError, TLSError, UnreadableInputError
 from pacs_tasks.outcome import Category, InstanceCategory
 from tests.support import dicom_files, scripted
-from tests.support.certificates import Authority, Identity
+from tests.support.certificates import VERSIONS, Authority, Identity
 from tests.support.processes import environment
 from tests.support.waiting import wait_until
 
 LOCAL = LocalAE(ae_title="CALLER")
 RECEIVER = LocalAE(ae_title="RECEIVER")
 PATIENT = Timeouts.of(20)
-VERSIONS = pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=lambda v: v.name)
 
 
 @pytest.fixture

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trustme
 
 from pacs_tasks.ae import TLS
 from tests.support.scripted import Script
+
+#: For a test of each version that we speak.
+VERSIONS = pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=lambda v: v.name)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,21 @@
+"""Our own C-STORE, over an association of its own for one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pacs_tasks.ae import LocalAE, RemoteAE
+from pacs_tasks.dimse import contexts, part10
+from pacs_tasks.dimse.association import Association, Timeouts
+from pacs_tasks.dimse.c_store import store
+from pacs_tasks.outcome import InstanceOutcome
+
+LOCAL = LocalAE(ae_title="CALLER")
+
+
+def send(remote: RemoteAE, path: Path, timeouts: Timeouts) -> InstanceOutcome:
+    """Send a file, and release."""
+    instance = part10.read_instance(str(path))
+    [(proposed, _)] = contexts.contexts_for([instance])
+    with Association.open(LOCAL, remote, proposed, timeouts) as assoc:
+        return store(assoc, instance)
