@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from pacs_tasks import PacsClient, embedded
+from pacs_tasks.broker import connect
+from pacs_tasks.ledger import Ledger
 from pacs_tasks.settings import Settings, load
 from tests.support.processes import Process
 from tests.support.waiting import wait_until
@@ -31,6 +33,14 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
     config = load(data_dir=tmp_path / "data", idle_timeout=60.0, concurrency=1)
     yield config
     embedded.stop(config)
+
+
+@pytest.fixture
+def ledger(redis_url: str) -> Iterator[Ledger]:
+    """A ledger of this test's own; jobs are kept for a minute."""
+    connection = connect(redis_url, 5)
+    yield Ledger(connection, keep_jobs=60)
+    connection.close()
 
 
 def _sockets() -> set[str]:

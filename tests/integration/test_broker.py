@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -53,3 +54,28 @@ def test_a_password_that_breaks_the_address_is_not_repeated(password: str) -> No
         connect(f"redis://:{password}@127.0.0.1:6379/0", 1)
     assert "'se'" not in str(raised.value)
     assert "cret" not in str(raised.value)
+
+
+def test_a_redis_that_is_not_there_is_told_at_once() -> None:
+    """With its address, without its password."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(BrokerUnavailableError, match=f"127.0.0.1:{port}.*does not answer") as raised:
+        connect(f"redis://:secret@127.0.0.1:{port}/0", 3)
+    assert "secret" not in str(raised.value)
+
+
+def test_a_redis_that_is_silent_is_told_within_its_limit() -> None:
+    """It accepts the connection and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        begun = time.monotonic()
+        with pytest.raises(BrokerUnavailableError, match="does not answer"):
+            connect(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", 1)
+    assert time.monotonic() - begun < 4
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1", "nonsense"])
+def test_an_address_that_is_no_redis_is_told(url: str) -> None:
+    """Instead of a traceback."""
+    with pytest.raises(BrokerUnavailableError, match="PACS_TASKS_REDIS_URL"):
+        connect(url, 1)

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import socket
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pacs_tasks import scripts
 from pacs_tasks.broker import connect
 from pacs_tasks.errors import (
-    BrokerUnavailableError,
-    InvalidRequestError,
-    JobCancelledError,
     JobNotFoundError,
     JobNotReadyError,
-    PeerBusyError,
     PeerUnavailableError,
 )
 from pacs_tasks.instances import Instances
@@ -32,25 +25,11 @@ from pacs_tasks.outcome import (
     TransferOutcome,
 )
 from pacs_tasks.progress import JobState
-from pacs_tasks.request import EchoRequest, FindRequest, StoreDirectoryRequest
+from pacs_tasks.request import EchoRequest, FindRequest
+from tests.support.recording import FAILED, REQUEST, SENT, planned
 
-REQUEST = StoreDirectoryRequest(directory="/data")
-SENT = InstanceOutcome(subject="/data/a", category=InstanceCategory.SUCCESS, size=10)
-FAILED = InstanceOutcome.unanswered("/data/b", PeerUnavailableError("gone"))
 #: The job, its manifest, what has an outcome, and its receipts.
 EVERY_KEY = 4
-
-
-@pytest.fixture
-def ledger(redis_url: str) -> Ledger:
-    return Ledger(connect(redis_url, 5), keep_jobs=60)
-
-
-def planned(ledger: Ledger, total: int, job_id: str = "job") -> str:
-    ledger.open(job_id, REQUEST.task, REQUEST)
-    ledger.start(job_id, "worker")
-    ledger.manifest.plan(job_id, ([f"/data/{index}", 10] for index in range(total)), "worker")
-    return job_id
 
 
 def test_a_job_opens_once(ledger: Ledger) -> None:
@@ -142,68 +121,6 @@ def test_who_claims_all_of_a_scope_is_alone_there(ledger: Ledger) -> None:
     assert ledger.claims.take("study", "series 1", "one")
 
 
-def test_reopening_keeps_what_was_sent(ledger: Ledger) -> None:
-    """A retry takes up what failed and what was never begun."""
-    job = planned(ledger, 3)
-    ledger.record(job, 0, SENT)
-    ledger.record(job, 1, FAILED)
-    ledger.cancel(job)
-    assert ledger.reopen(job) == 1
-    progress = ledger.progress(job)
-    assert (progress.state, progress.attempt, progress.cancel_requested) == (JobState.QUEUED, 2, False)
-    assert (progress.counters.success, progress.counters.failed, progress.counters.unreachable) == (1, 0, 0)
-    assert ledger.recorded(job, 0, 100) == {0}
-
-
-def test_reopening_thousands_of_failures_drops_all_of_them(ledger: Ledger) -> None:
-    """More than one step's worth."""
-    job = planned(ledger, 2500)
-    for index in range(2500):
-        ledger.record(job, index, FAILED)
-    assert ledger.reopen(job) == 2500
-    progress = ledger.progress(job)
-    assert (progress.state, progress.attempt, progress.counters.failed) == (JobState.QUEUED, 2, 0)
-    assert ledger.recorded(job, 0, 100) == set()
-
-
-def test_a_late_word_of_a_cancelled_task_does_not_end_the_next_attempt(ledger: Ledger) -> None:
-    """Its claim was the last, so the job had ended when the claim was released, and somebody retried it at once."""
-    ledger.open("job", EchoRequest.task, EchoRequest())
-    ledger.start("job", "worker")
-    assert ledger.claims.take("job", "job", "worker 1")
-    ledger.cancel("job")
-    ledger.claims.release("job", "job", "worker 1")
-    assert ledger.settle("job")
-    ledger.reopen("job")
-    ledger.failed("job", JobCancelledError("cancelled while waiting"))
-    assert ledger.progress("job").state is JobState.QUEUED
-    ledger.cancel("job")
-    ledger.failed("job", JobCancelledError("cancelled while waiting"))
-    assert ledger.progress("job").state is JobState.CANCELLED
-
-
-def test_a_late_error_of_an_earlier_attempt_does_not_end_the_next(ledger: Ledger) -> None:
-    """Of two parts that give the same peer up, the second may tell when the job has been resumed."""
-    job = planned(ledger, 2)
-    ledger.failed(job, PeerBusyError("busy"), attempt=1)
-    assert ledger.progress(job).state is JobState.FAILED
-    ledger.reopen(job, failed_too=False)
-    ledger.failed(job, PeerBusyError("busy"), attempt=1)
-    assert ledger.progress(job).state is JobState.QUEUED
-    ledger.failed(job, PeerBusyError("busy"), attempt=2)
-    assert ledger.progress(job).state is JobState.FAILED
-
-
-def test_nothing_is_retried_that_runs_or_is_complete(ledger: Ledger) -> None:
-    """Each with the reason."""
-    job = planned(ledger, 1)
-    with pytest.raises(InvalidRequestError, match="still running"):
-        ledger.reopen(job)
-    ledger.record(job, 0, SENT)
-    with pytest.raises(InvalidRequestError, match="nothing to retry"):
-        ledger.reopen(job)
-
-
 def test_an_unknown_job_is_told(ledger: Ledger) -> None:
     """Celery would call it pending for ever."""
     for look in (ledger.progress, ledger.request, ledger.cancel, ledger.reopen, ledger.outcome):
@@ -219,29 +136,6 @@ def test_an_id_of_strange_form_is_an_unknown_job(ledger: Ledger, name: str) -> N
         with pytest.raises(JobNotFoundError, match="there is no job") as raised:
             look(name)
         assert len(str(raised.value)) < 200
-
-
-def test_a_retry_that_comes_late_drops_nothing_that_was_sent(ledger: Ledger) -> None:
-    """Two people retry at once: what the first one's retry has sent by then stays sent."""
-    job = planned(ledger, 2)
-    ledger.record(job, 0, SENT)
-    ledger.record(job, 1, FAILED)
-    with ThreadPoolExecutor(8) as pool:
-        told = list(pool.map(lambda _: reopened(ledger, job), range(8)))
-    assert told.count(True) == 1
-    ledger.record(job, 1, SENT)
-    keys = [f"pacs_tasks:job:{job}{part}" for part in ("", ":claims", ":outcomes")]
-    ledger.client.eval(scripts.DROP, 3, *keys, "1")
-    assert ledger.recorded(job, 0, 100) == {0, 1}
-    assert ledger.progress(job).counters.success == 2
-
-
-def reopened(ledger: Ledger, job: str) -> bool:
-    try:
-        ledger.reopen(job)
-    except InvalidRequestError:
-        return False
-    return True
 
 
 def test_what_is_recorded_for_an_expired_job_leaves_nothing_behind(ledger: Ledger) -> None:
@@ -326,40 +220,3 @@ def test_an_outcome_is_read_as_it_was_recorded(ledger: Ledger) -> None:
         ledger.record(job, index, outcome)
     assert [line.outcome for line in Instances(ledger, job).in_order()] == outcomes
     assert [index for index, _ in ledger.problems(job)] == [2, 3]
-
-
-def test_attempts_are_counted_over_a_retry(ledger: Ledger) -> None:
-    """What failed after two sends and is retried has been sent twice before."""
-    job = planned(ledger, 2)
-    ledger.claims.count_attempt(job, 0)
-    assert ledger.claims.attempts(job, 0, 2) == [1, 0]
-    ledger.record(job, 0, FAILED.model_copy(update={"attempts": 2}))
-    ledger.record(job, 1, SENT)
-    ledger.reopen(job)
-    assert ledger.claims.attempts(job, 0, 2) == [2, 0]
-    assert ledger.recorded(job, 0, 2) == {1}
-
-
-def test_a_redis_that_is_not_there_is_told_at_once() -> None:
-    """With its address, without its password."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with pytest.raises(BrokerUnavailableError, match=f"127.0.0.1:{port}.*does not answer") as raised:
-        connect(f"redis://:secret@127.0.0.1:{port}/0", 3)
-    assert "secret" not in str(raised.value)
-
-
-def test_a_redis_that_is_silent_is_told_within_its_limit() -> None:
-    """It accepts the connection and never says a word."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        begun = time.monotonic()
-        with pytest.raises(BrokerUnavailableError, match="does not answer"):
-            connect(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", 1)
-    assert time.monotonic() - begun < 4
-
-
-@pytest.mark.parametrize("url", ["http://127.0.0.1", "nonsense"])
-def test_an_address_that_is_no_redis_is_told(url: str) -> None:
-    """Instead of a traceback."""
-    with pytest.raises(BrokerUnavailableError, match="PACS_TASKS_REDIS_URL"):
-        connect(url, 1)

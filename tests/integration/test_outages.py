@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from pacs_tasks.ae import LocalAE, RemoteAE
-from pacs_tasks.broker import connect
 from pacs_tasks.ledger import Ledger
 from pacs_tasks.outages import MOST_FAILURES, Outages
 from pacs_tasks.progress import JobState
@@ -17,13 +14,6 @@ from tests.support.waiting import wait_until
 LOCAL, REMOTE = LocalAE(ae_title="US"), RemoteAE(ae_title="ARCHIVE", host="10.0.0.1", port=104)
 NAME = str(REMOTE)
 REQUEST = StoreDirectoryRequest(remote=REMOTE, directory="/data")
-
-
-@pytest.fixture
-def ledger(redis_url: str) -> Iterator[Ledger]:
-    client = connect(redis_url, 5)
-    yield Ledger(client, keep_jobs=60)
-    client.close()
 
 
 @pytest.fixture

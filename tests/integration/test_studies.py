@@ -5,9 +5,6 @@ from __future__ import annotations
 import itertools
 import random
 
-import pytest
-
-from pacs_tasks.broker import connect
 from pacs_tasks.errors import JobFailedError
 from pacs_tasks.ledger import Ledger
 from pacs_tasks.manifest import Entry
@@ -17,12 +14,6 @@ from pacs_tasks.request import RetrieveRequest, Selection
 from pacs_tasks.studies import Study
 
 REQUEST = RetrieveRequest(selections=(Selection(study_uid="1.1"), Selection(study_uid="1.2")), output_dir="/out")
-
-
-@pytest.fixture
-def ledger(redis_url: str) -> Ledger:
-    """A ledger whose jobs are kept for a minute."""
-    return Ledger(connect(redis_url, 5), keep_jobs=60)
 
 
 def entries(study_uid: str, count: int) -> list[Entry]:
