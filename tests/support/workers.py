@@ -74,15 +74,18 @@ def receiver(
     command = [sys.executable, "-m", "workers.receiver"]
 
     def ready(_: Process) -> bool:
-        return answers(port) and _announced(redis_url, ae_title)
+        return answers(port) and _announced(redis_url, ae_title, port)
 
     return started(command, directory / "receiver.log", ready, env=env, cwd=ROOT, timeout=60)
 
 
-def _announced(redis_url: str, ae_title: str) -> bool:
-    """Whether workers find a receiver, which listens before it says so; where Redis is away, it only listens."""
+def _announced(redis_url: str, ae_title: str, port: int) -> bool:
+    """Whether workers find a receiver, which listens before it says so; where Redis is away, it only listens.
+
+    One of the same AE title that was killed is announced for a while after its end.
+    """
     try:
         with connect(redis_url, 2) as client:
-            return any(each.ae_title == ae_title.strip() for each in receivers.running(client))
+            return any((each.ae_title, each.port) == (ae_title.strip(), port) for each in receivers.running(client))
     except (BrokerUnavailableError, redis.RedisError):
         return True
