@@ -70,12 +70,13 @@ def follow(invocation: Invocation, job: Job, request: AnyRequest) -> int:
     """
     terminal = invocation.terminal
     invocation.job_id, invocation.task = job.id, request.task
-    with view(terminal, words_of(request.task).command) as shown:
-        try:
+    try:
+        # A worker may be at it before there is a view.
+        with view(terminal, words_of(request.task).command) as shown:
             last = job.wait(on_progress=watch(invocation.settings, shown.update))
-        except KeyboardInterrupt:
-            terminal.say(f"Cancelling job {job.id} (Ctrl-C once more leaves without waiting for its end)")
-            last = _cancel(job)
+    except KeyboardInterrupt:
+        terminal.say(f"Cancelling job {job.id} (Ctrl-C once more leaves without waiting for its end)")
+        last = _cancel(job)
     return report(invocation, job, request, last)
 
 
