@@ -143,6 +143,9 @@ class Faults:
         Leave Specific Character Set, (0008,0005), out of matches, whatever their text is encoded in.
     delay
         Seconds to wait before each response.
+    hold_requests_after
+        Serve so many requests since the start, the sub-operations of C-MOVE and C-GET not counted; hold the later ones
+        until the faults are replaced by others.
     max_pdu_size
         Bytes of the largest PDU to be received; 0 is unlimited (PS3.8 section D.1).
     operations
@@ -192,6 +195,7 @@ class Faults:
     unreported: Collection[str] = ()
     omit_charset: bool = False
     delay: float = 0.0
+    hold_requests_after: int | None = None
     max_pdu_size: int = 16_382
     operations: int = 1
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from functools import partial
 from io import BytesIO
+from itertools import count
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
@@ -72,6 +73,7 @@ class Services:
         self._accepted: set[Association] = set()
         self._aborted_within: int | None = None
         self._retrieving = Retrieving()
+        self._numbers = count(1)
 
     @property
     def instances(self) -> Mapping[str, StoredBytes]:
@@ -193,6 +195,13 @@ class Services:
         """Whether the next instance has to wait; to be asked again, since the faults may be replaced meanwhile."""
         return self.faults.holds_back(done)
 
+    def _has_turn(self, assoc: Association, number: int) -> bool:
+        """Hold the request of this number as long as the faults say; false when it is not to be served any more."""
+        while (limit := self.faults.hold_requests_after) is not None and number > limit:
+            if not self._pause(assoc, SLICE):
+                return False
+        return True
+
     def _say_nothing(self, assoc: Association) -> None:
         self._pause(assoc)
         assoc.is_aborted = True
@@ -201,7 +210,7 @@ class Services:
     def _serve(self, assoc: Association, message: Any, context_id: int) -> None:
         """Serve one request, in the thread of its association."""
         context = assoc._accepted_cx.get(context_id)
-        if self.faults.silence is Silence.ASSOCIATED:
+        if not self._has_turn(assoc, next(self._numbers)) or self.faults.silence is Silence.ASSOCIATED:
             self._say_nothing(assoc)
         elif isinstance(message, C_STORE) and message.is_valid_request and context is not None:
             StorageServiceClass(assoc).SCP(message, context)
@@ -252,14 +261,15 @@ class Services:
             self._held[uid] = instance
 
     def _on_find(self, event: Event) -> Iterator[tuple[int, Dataset | None]]:
-        request = event.request
+        # Before it is seen to have come: whoever sees that may replace them for the next one.
+        faults, request = self.faults, event.request
         assert isinstance(request, C_FIND)  # noqa: S101 - pynetdicom sends no other here
         keys = self._identifier(request, UID(event.context.transfer_syntax))
-        if any(keyword in keys for keyword in self.faults.abort_at_keys):
+        if any(keyword in keys for keyword in faults.abort_at_keys):
             event.assoc.abort()
             return
         model = str(request.AffectedSOPClassUID)
-        for status, match in finding.responses(self.instances.values(), keys, model, self.faults, self.ae_title):
+        for status, match in finding.responses(self.instances.values(), keys, model, faults, self.ae_title):
             if event.is_cancelled:
                 yield 0xFE00, None
                 return
@@ -277,8 +287,9 @@ class Services:
         return identifier
 
     def _retrieve(self, assoc: Association, request: C_MOVE | C_GET, context: PresentationContext) -> None:
+        faults = self.faults
         keys = self._identifier(request, context.transfer_syntax[0])
-        retrieval = Retrieval(assoc, request, context, self.faults, self._pause, self._holds_back)
+        retrieval = Retrieval(assoc, request, context, faults, self._pause, self._holds_back)
         assoc.dimse.cancel_req.clear()
         if retrieval.await_turn():
             self._retrieving.serve(retrieval, keys, self.instances, dict(self.destinations))

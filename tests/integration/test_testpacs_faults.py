@@ -93,6 +93,21 @@ def test_that_the_answer_about_an_instance_is_held_back(pacs: TestPACS) -> None:
     assert (answers, len(pacs.stores)) == ([0x0000] * 3, 3)
 
 
+def test_that_requests_are_held_until_other_faults_are_there(pacs: TestPACS) -> None:
+    """Those before are answered; the next one waits, and what is there by then decides about it."""
+    pacs.faults = Faults(hold_requests_after=2)
+    answers: list[int] = []
+    with associated(pacs, CT_CONTEXT) as assoc:
+        answers += [assoc.send_c_store(dicom_files.instance(number)).Status for number in (1, 2)]
+        third = threading.Thread(target=lambda: answers.append(assoc.send_c_store(dicom_files.instance(3)).Status))
+        third.start()
+        third.join(0.3)
+        assert (answers, len(pacs.stores)) == ([0, 0], 2)
+        pacs.faults = Faults(store_status={EVERY_INSTANCE: 0xA700})
+        third.join(10)
+    assert answers == [0, 0, 0xA700]
+
+
 def test_that_a_busy_pacs_accepts_later(pacs: TestPACS) -> None:
     """The first two callers are told to come back, the third is served."""
     pacs.faults = Faults(busy_associations=2)
