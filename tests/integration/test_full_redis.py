@@ -54,12 +54,13 @@ def test_who_enqueues_is_told(server: RedisServer) -> None:
 def test_a_job_outlasts_it(server: RedisServer, pacs: TestPACS, tmp_path: Path) -> None:
     """Each file has one outcome in the end, and the worker is still there."""
     write_series(tmp_path / "files", FILES, rows=2)
-    pacs.faults = Faults(delay=0.03)
+    pacs.faults = Faults(hold_after=20)
     with PacsClient(server.url()) as client, workers.worker(server.url(), tmp_path) as worker:
         request = StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files"), files_per_task=10)
         job = client.enqueue(request)
         wait_until(lambda: len(pacs.stores) > 5, 20, "some files are sent")
         limit_memory(server, 1)
+        pacs.faults = Faults()
         wait_until(lambda: refused(server), 30, "the worker to be refused something")
         limit_memory(server, 0)
         job.wait(120)
