@@ -95,6 +95,8 @@ def test_password_is_private(settings: Settings) -> None:
         for directory in (places.data_dir, places.private, places.server_dir, places.log("worker").parent):
             assert stat.S_IMODE(directory.stat().st_mode) == 0o700, directory
         assert stat.S_IMODE(places.state_file.stat().st_mode) == 0o600
+        # By then the worker has said where its Redis is.
+        wait_until(lambda: places.log("worker").exists() and " ready." in _log(settings, "worker"), 60, "the worker")
         lines = subprocess.run(["ps", "-e", "-ww", "-o", "args"], capture_output=True, text=True, check=True).stdout
     assert password not in lines
     for name in ("supervisor", "server", "worker"):
@@ -131,7 +133,8 @@ def test_commands_at_once_share_one_supervisor(settings: Settings) -> None:
     finally:
         for command in commands:
             command.communicate(timeout=20)
-    assert _log(settings, "supervisor").count(" started\n") - _log(settings, "supervisor").count("INFO worker") == 1
+    said = _log(settings, "supervisor")
+    assert said.count(" started\n") - said.count("INFO worker") == 1
 
 
 def test_supervisor_belongs_to_no_terminal(settings: Settings, tmp_path: Path) -> None:

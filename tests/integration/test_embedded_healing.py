@@ -48,8 +48,10 @@ def _pid(path: Path) -> int:
 
 
 def _kill(path: Path) -> None:
-    os.kill(_pid(path), signal.SIGKILL)
-    wait_until(lambda: not is_held(path), 10, f"the end of the holder of {path.name}")
+    pid = _pid(path)
+    os.kill(pid, signal.SIGKILL)
+    # Another one may hold it at once.
+    wait_until(lambda: holder(path) != pid, 10, f"the end of the holder of {path.name}")
 
 
 def _workers(settings: Settings) -> list[int]:
