@@ -184,9 +184,13 @@ def test_a_caller_that_is_none_harms_nobody(scp: StorageSCP, first: bytes) -> No
 
 def test_a_silent_caller_is_hung_up_on(tmp_path: Path) -> None:
     """Neither a connection without a request nor an idle association holds a thread for ever."""
-    with StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", Timeouts.of(0.5)) as scp:
-        with socket.create_connection(("127.0.0.1", scp.port), timeout=10) as sock:
-            assert scripted.wait_for_end(sock)[:1] in {b"", b"\7"}
+    to_ask, to_go_on = Timeouts(connect=10, acse=0.5, dimse=20), Timeouts(connect=10, acse=20, dimse=0.5)
+    with (
+        StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", to_ask) as scp,
+        socket.create_connection(("127.0.0.1", scp.port), timeout=10) as sock,
+    ):
+        assert scripted.wait_for_end(sock)[:1] in {b"", b"\7"}
+    with StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", to_go_on) as scp:
         idle = Association.open(LOCAL, _remote(scp), [Context(VERIFICATION, (ImplicitVRLittleEndian,))], PATIENT)
         wait_until(lambda: not idle.reusable(), 10, "the receiver to hang up")
         idle.abort()

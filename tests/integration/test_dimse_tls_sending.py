@@ -29,7 +29,8 @@ from tests.support.processes import ROOT, environment
 from tests.support.sending import LOCAL, send
 from tests.support.waiting import wait_until
 
-HASTY = Timeouts.of(1)
+#: With time enough for the handshake and the association.
+HASTY = Timeouts(connect=20, acse=20, dimse=1)
 PATIENT = Timeouts.of(20)
 IMPLICIT = "1.2.840.10008.1.2"
 

@@ -176,7 +176,7 @@ def test_an_answer_that_looks_cut_off_is_a_warning(client: PacsClient, tmp_path:
 
 def test_rows_that_a_cancel_left_are_asked_by_a_retry(client: PacsClient, archive: TestPACS) -> None:
     """Those that were answered are kept, and no row is asked twice for nothing."""
-    archive.faults = Faults(hold_after=10)
+    archive.faults = Faults(hold_requests_after=10)
     job = client.enqueue(batch(archive, patients(40)))
     wait_until(lambda: job.progress().counters.success > 4, 20, "some rows are answered")
     job.cancel()

@@ -54,7 +54,7 @@ def test_who_enqueues_is_told(server: RedisServer) -> None:
 def test_a_job_outlasts_it(server: RedisServer, pacs: TestPACS, tmp_path: Path) -> None:
     """Each file has one outcome in the end, and the worker is still there."""
     write_series(tmp_path / "files", FILES, rows=2)
-    pacs.faults = Faults(hold_after=20)
+    pacs.faults = Faults(hold_instances_after=20)
     with PacsClient(server.url()) as client, workers.worker(server.url(), tmp_path) as worker:
         request = StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files"), files_per_task=10)
         job = client.enqueue(request)

@@ -45,7 +45,7 @@ def lists(archive: TestPACS) -> list[list[str]]:
 def test_what_was_missing_is_asked_for_again(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
     """A peer that could not send two of five, and then can."""
     # After the planner's queries and the first request; the second one comes to a peer that can.
-    archive.faults = Faults(unsent=GONE, hold_after=4)
+    archive.faults = Faults(unsent=GONE, hold_requests_after=4)
     job = retrieve(client, archive, tmp_path / "out", method=RetrieveMethod.GET)
     wait_until(lambda: asked(archive), 30, "the peer is asked")
     archive.faults = Faults()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pacs_tasks import outages as outages_module
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.ledger import Ledger
 from pacs_tasks.outages import MOST_FAILURES, Outages
@@ -71,7 +72,6 @@ def test_one_asks_at_a_time_and_ever_more_rarely(outages: Outages, ledger: Ledge
     """Whoever was told to ask is the only one for as long as that takes."""
     fail(outages)
     outages.park(NAME, running(ledger, "job"), 60)
-    assert outages.due() == [], "not yet"
     outages.ask_soon(NAME)
     assert outages.due() == [(NAME, LOCAL, REMOTE)]
     assert outages.due() == []
@@ -80,6 +80,15 @@ def test_one_asks_at_a_time_and_ever_more_rarely(outages: Outages, ledger: Ledge
         assert outages.still_down(NAME) == []
         pauses.append(float(str(ledger.client.hget(f"pacs_tasks:outage:{NAME}", "pause"))))
     assert pauses == [2, 4, 8, 8, 8, 8]
+
+
+def test_nobody_asks_before_the_first_pause_is_over(outages: Outages, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could not be had a moment ago is not there yet."""
+    monkeypatch.setattr(outages_module, "_FIRST_PAUSE", 60.0)
+    fail(outages)
+    assert outages.due() == []
+    outages.ask_soon(NAME)
+    assert outages.due() == [(NAME, LOCAL, REMOTE)]
 
 
 def test_who_has_waited_long_enough_gives_up(outages: Outages, ledger: Ledger) -> None:

@@ -231,7 +231,7 @@ def test_a_job_on_its_way_has_receipts_for_what_is_done(
 ) -> None:
     """The others are told as not begun."""
     write_series(tmp_path / "files", 30)
-    pacs.faults = Faults(hold_after=5)
+    pacs.faults = Faults(hold_instances_after=5)
     job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files")))
     wait_until(lambda: job.progress().counters.success, 30, "the first instance")
     lines = terminal.run("report", job.id).stdout.splitlines()
