@@ -15,7 +15,7 @@ from pacs_tasks.testing import Faults, TestPACS
 from tests.support import workers
 from tests.support.command import Terminal
 from tests.support.dicom_files import data_set, study_uid, write_series
-from tests.support.ports import kept_port
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 _STUDIES: Final = 20
@@ -45,7 +45,7 @@ def test_that_a_batch_is_complete_although_a_worker_and_the_receiver_die(
     redis_url: str, archive: TestPACS, tmp_path: Path
 ) -> None:
     """Every data set is here as the PACS holds it, and each study has one outcome: success."""
-    port, output, batch = kept_port(), tmp_path / "output", tmp_path / "studies.csv"
+    port, output, batch = free_port(), tmp_path / "output", tmp_path / "studies.csv"
     archive.destinations = {_RECEIVER: ("127.0.0.1", port)}
     uids = [study_uid(study) for study in range(1, _STUDIES + 1)]
     batch.write_text("\n".join(["StudyInstanceUID", *uids]) + "\n")

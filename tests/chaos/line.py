@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from pacs_tasks.ae import RemoteAE
-from tests.support.ports import answers, kept_port
+from tests.support.ports import answers, free_port
 from tests.support.processes import ROOT, Process, environment, started
 
 Direction = Literal["out", "back"]
@@ -159,7 +159,7 @@ class Line:
     """A line to a PACS: the suite's side of it."""
 
     def __init__(self, stack: ExitStack, directory: Path, remote: RemoteAE, plan: Plan) -> None:
-        port = kept_port()
+        port = free_port()
         #: The PACS at the end of the line.
         self.remote = remote.model_copy(update={"port": port})
         command = [sys.executable, "-m", "tests.chaos.line", str(port), str(remote.port), json.dumps(asdict(plan))]

@@ -11,7 +11,7 @@ from typing import Final
 
 from pacs_tasks.ae import RemoteAE
 from tests.support import peers
-from tests.support.ports import kept_port
+from tests.support.ports import free_port
 
 AE_TITLE: Final = "ORTHANC"
 
@@ -27,7 +27,7 @@ class Orthanc:
 
     def __init__(self, stack: ExitStack, directory: Path, destinations: peers.Destinations = peers.NOWHERE) -> None:
         self._stack, self._directory, self._destinations = stack, directory, destinations
-        self._ports = kept_port(), kept_port()
+        self._ports = free_port(), free_port()
         self._running: peers.Orthanc
         directory.mkdir()
 

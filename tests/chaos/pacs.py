@@ -19,7 +19,7 @@ from typing import Any, Final
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.testing import Faults, Silence, TestPACS
 from tests.chaos import control
-from tests.support.ports import answers, kept_port
+from tests.support.ports import answers, free_port
 from tests.support.processes import ROOT, Process, environment, started
 
 AE_TITLE: Final = "CHAOS"
@@ -75,7 +75,7 @@ class Pacs:
 
     def __init__(self, stack: ExitStack, directory: Path) -> None:
         self._stack, self.directory = stack, directory
-        self.port, self._control = kept_port(), kept_port()
+        self.port, self._control = free_port(), free_port()
         self._told: dict[str, Any] = {}
         self._process: Process
         directory.mkdir(exist_ok=True)

@@ -22,7 +22,7 @@ from pacs_tasks.progress import Progress
 from pacs_tasks.settings import Settings
 from tests.chaos.pacs import Pacs
 from tests.support import workers
-from tests.support.ports import kept_port
+from tests.support.ports import free_port
 from tests.support.processes import Process
 from tests.support.redis_server import RedisServer, redis_server
 
@@ -93,7 +93,7 @@ class Stage:
     def __init__(self, directory: Path, chance: random.Random, files: int, ending: threading.Event) -> None:
         self.directory, self.count = directory, files
         self.random = chance
-        self.port = kept_port()
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.workers: list[Worker] = []
         self.events: list[str] = []

@@ -13,7 +13,7 @@ from pacs_tasks import Category, Job, PacsClient, RetrieveMethod, RetrieveReques
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support import workers
 from tests.support.dicom_files import UID_ROOT, data_set, study_uid, write_series
-from tests.support.ports import kept_port
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 GONE = [f"{UID_ROOT}.1.1.1000002", f"{UID_ROOT}.1.1.1000004"]
@@ -70,7 +70,7 @@ def test_a_receiver_that_died_is_waited_for(
     client: PacsClient, shared_redis_url: str, archive: TestPACS, tmp_path: Path
 ) -> None:
     """The peer cannot deliver to it; when it is back, the peer is asked again."""
-    directory, port = tmp_path / "receiver", kept_port()
+    directory, port = tmp_path / "receiver", free_port()
     directory.mkdir()
     archive.destinations = {"DIES": ("127.0.0.1", port)}
     with ExitStack() as stack:

@@ -17,7 +17,7 @@ from pacs_tasks.ledger import Ledger
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 from pacs_tasks.recorder import Recorder
 from pacs_tasks.request import StoreDirectoryRequest
-from tests.support.ports import kept_port
+from tests.support.ports import free_port
 from tests.support.redis_server import redis_server
 from tests.support.waiting import wait_until
 
@@ -125,7 +125,7 @@ def test_a_process_that_is_told_to_end_while_redis_is_away_still_records(tmp_pat
     before = signal.signal(signal.SIGUSR1, end)
     with ExitStack() as stack:
         stack.callback(signal.signal, signal.SIGUSR1, before)
-        server = stack.enter_context(redis_server(tmp_path, kept_port(), durable=True))
+        server = stack.enter_context(redis_server(tmp_path, free_port(), durable=True))
         ledger = opened(stack, server.url(), patience=100)
         recorder = stack.enter_context(Recorder(ledger, "job"))
         for index in range(TOTAL - 1):

@@ -19,7 +19,7 @@ from pacs_tasks.tasks.job import errors_recorded
 from pacs_tasks.testing import EVERY_INSTANCE, Faults, TestPACS
 from tests.support import workers
 from tests.support.dicom_files import write_series
-from tests.support.ports import free_port, kept_port
+from tests.support.ports import free_port
 from tests.support.redis_server import redis_server
 from tests.support.waiting import wait_until
 
@@ -67,7 +67,7 @@ def test_a_part_goes_on_while_its_broker_is_lost(pacs: TestPACS, tmp_path: Path,
     """
     pacs.faults = Faults(delay=0.1)
     with ExitStack() as stack:
-        server = stack.enter_context(redis_server(tmp_path, kept_port(), durable=True))
+        server = stack.enter_context(redis_server(tmp_path, free_port(), durable=True))
         client = stack.enter_context(PacsClient(server.url()))
         worker = stack.enter_context(workers.worker(server.url(), tmp_path, concurrency=concurrency))
         job = directory_job(client, pacs, tmp_path / "files", 40)

@@ -2,38 +2,44 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import random
 import socket
 import threading
 from typing import Final
 
-#: Below the range from which systems take the ports of outgoing connections, and above the well-known ones.
+#: Below the range from which systems take the ports of outgoing connections and of listeners that take any, and above
+#: the well-known ones.
 _FIRST: Final = 15_000
 _LAST: Final = 32_000
+#: Each process has a share of them. Those of pytest have other ones than what they start.
+_SHARES: Final = 32
 
 _lock = threading.Lock()
-_given: set[int] = set()
+
+
+def _share() -> list[int]:
+    """The ports of this process, in an order of its own: another run of the tests may have the same."""
+    each, half = (_LAST - _FIRST) // _SHARES, _SHARES // 2
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    number = int(worker) % half if worker else half + os.getpid() % half
+    ports = range(_FIRST + number * each, _FIRST + (number + 1) * each)
+    return random.sample(ports, len(ports))
+
+
+_candidates = itertools.cycle(_share())
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port on 127.0.0.1 that nothing listens on now, for what starts later, dies and comes back, or never comes.
 
-
-def kept_port() -> int:
-    """A free port for what dies and comes back: no outgoing connection gets it meanwhile.
-
-    A caller that tries a dead port again and again would otherwise be given it as its own in the end, and find itself
-    connected to itself. Each is given once in the life of this process.
+    Nobody else gets it meanwhile: no outgoing connection, and no other test until all ports of this process have had
+    their turn. A caller that tries a dead port again and again would otherwise be given it as its own in the end, and
+    find itself connected to itself.
     """
     with _lock:
-        while True:
-            port = random.randint(_FIRST, _LAST)
-            if port not in _given and _free(port):
-                _given.add(port)
-                return port
+        return next(port for port in _candidates if _free(port))
 
 
 def _free(port: int) -> bool:

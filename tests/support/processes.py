@@ -20,8 +20,8 @@ ROOT: Final = Path(__file__).parents[2]
 
 
 def environment(**values: str) -> dict[str, str]:
-    """This process's environment without any setting of pacs-tasks, plus ``values``."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PACS_TASKS_")}
+    """This process's environment without any setting of pacs-tasks or pytest, plus ``values``."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PACS_TASKS_", "PYTEST_"))}
     return {**kept, "PYTHONUNBUFFERED": "1", **values}
 
 

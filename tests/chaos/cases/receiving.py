@@ -26,7 +26,7 @@ from tests.chaos.pacs import Pacs
 from tests.chaos.stage import CLOSE_LOOK, Stage
 from tests.support import workers
 from tests.support.dicom_files import study_uid
-from tests.support.ports import kept_port
+from tests.support.ports import free_port
 from tests.support.processes import Process
 
 _RECEIVER: Final = "CHAOSRCV"
@@ -56,7 +56,7 @@ class _Receiver:
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
-        self.port = kept_port()
+        self.port = free_port()
         self._process: Process
 
     def start(self) -> None:
