@@ -100,7 +100,6 @@ class Services:
             (evt.EVT_DATA_RECV, self._on_pdu),
             (evt.EVT_CONN_CLOSE, self._on_end),
             (evt.EVT_REQUESTED, self._on_association_request),
-            (evt.EVT_ESTABLISHED, self._on_association),
             (evt.EVT_C_ECHO, self._on_echo),
             (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_C_FIND, self._on_find),
@@ -132,6 +131,8 @@ class Services:
         with self._lock:
             rejection = faults.rejects(number, len(self._accepted), calling_aet, called_aet, self.ae_title)
             if rejection is None:
+                # Before the caller hears of it, so that who has an association finds it counted.
+                self.associations += 1
                 self._accepted.add(assoc)
                 self.most_associations = max(self.most_associations, len(self._accepted))
         if rejection is not None:
@@ -173,10 +174,6 @@ class Services:
     def _on_end(self, event: Event) -> None:
         with self._lock:
             self._accepted.discard(event.assoc)
-
-    def _on_association(self, event: Event) -> None:  # noqa: ARG002 - pynetdicom gives it
-        with self._lock:
-            self.associations += 1
 
     def _pause(self, assoc: Association, seconds: float | None = None) -> bool:
         """Wait before a response, None being for ever; false when the PACS stops or the caller is gone."""

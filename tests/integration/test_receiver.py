@@ -98,12 +98,12 @@ def test_receives_without_redis_and_announces_itself_when_it_is_there(tmp_path: 
     url = f"redis://127.0.0.1:{redis_port}/0"
     with workers.receiver(url, tmp_path, port) as process:
         assert _send(path, port) is InstanceCategory.SUCCESS
+        wait_until(lambda: "receiving goes on unannounced" in process.said(), 10, "it to miss Redis")
         for _ in range(2):
             with redis_server(tmp_path, redis_port):
                 wait_until(lambda: _announced(url), 20, "the announcement")
             assert _send(path, port) is InstanceCategory.SUCCESS
         assert process.running()
-        assert "receiving goes on unannounced" in process.said()
         assert "announced again" in process.said()
 
 

@@ -43,8 +43,15 @@ def receiver(redis_url: str, tmp_path: Path, port: int) -> Iterator[Process]:
 def children(process: Process) -> list[int]:
     """The processes that receive; multiprocessing has one of its own that watches over what they share."""
     found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    lines = {int(each): Path(f"/proc/{each}/cmdline").read_bytes() for each in found}
-    return [pid for pid, line in lines.items() if b"spawn_main" in line]
+    return [int(each) for each in found if b"spawn_main" in _command_of(each)]
+
+
+def _command_of(pid: str) -> bytes:
+    """What a process runs; nothing if it has just ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def sent(instances: list[StoredInstance], port: int) -> int:

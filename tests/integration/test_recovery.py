@@ -98,11 +98,12 @@ def test_parts_that_were_lost_are_taken_up(
 ) -> None:
     """What was sent is not sent again."""
     write_series(tmp_path / "files", 30)
-    pacs.faults = Faults(delay=0.05)
+    pacs.faults = Faults(hold_instances_after=0)
     job = own.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files")))
     with workers.worker(redis_url, tmp_path, concurrency=1):
         wait_until(lambda: pacs.stores, 20, "the first file is sent")
         assert lose_messages(redis_url) > 10
+        pacs.faults = Faults()
         wait_until(lambda: own.ledger.claims.live(job.id) == 0, 10, "what was not lost is done")
         look_round(celery, own.ledger, 0)
         look_round(celery, own.ledger, 0)
@@ -218,14 +219,15 @@ def test_a_child_that_is_killed_takes_no_file_with_it(
 ) -> None:
     """Its part is gone on with as soon as its claim has run out."""
     write_series(tmp_path / "files", 30)
-    pacs.faults = Faults(delay=0.1)
+    pacs.faults = Faults(hold_instances_after=6)
     request = StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files"), files_per_task=30)
     job = own.enqueue(request)
     with workers.worker(redis_url, tmp_path, concurrency=1) as worker:
-        wait_until(lambda: len(pacs.stores) > 5, 20, "some files are sent")
+        wait_until(lambda: len(pacs.stores) > 6, 20, "some files are sent")
         for child in children(worker.pid):
             os.kill(child, signal.SIGKILL)
         claims = f"pacs_tasks:job:{job.id}:claims"
+        pacs.faults = Faults()
         held = wait_until(lambda: own.ledger.client.hgetall(claims), 5, "the claim of the dead")
         own.ledger.client.hset(claims, mapping=dict.fromkeys(held, "1.0 the dead"))  # 15 s go by
         outcome = transferred(job)
@@ -238,12 +240,13 @@ def test_a_pool_of_threads_sends_each_file_once(
 ) -> None:
     """Also the part that is handed out twice to one process; and it lets go of its associations."""
     write_series(tmp_path / "files", 40)
-    pacs.faults = Faults(delay=0.05)
+    pacs.faults = Faults(hold_instances_after=0)
     directory = str(tmp_path / "files")
     job = own.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=directory, files_per_task=40))
     with workers.worker(redis_url, tmp_path, concurrency=8, pool="threads", PACS_TASKS_MAX_ASSOCIATIONS="8"):
         wait_until(lambda: pacs.stores, 20, "the first file is sent")
         hand_out_again(own.ledger.client)
+        pacs.faults = Faults(delay=0.05)
         assert transferred(job).category is Category.SUCCESS
         assert len(pacs.stores) == 40
         again = own.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=directory))

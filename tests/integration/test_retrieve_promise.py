@@ -206,7 +206,7 @@ def test_a_peer_that_falls_silent_is_not_asked_for_every_row(
     """The job ends with that error after one query, and has planned nothing."""
     archive.faults = Faults(silence=Silence.ASSOCIATED)
     selections = tuple(Selection(study_uid=f"1.2.{number}") for number in range(100))
-    job = enqueued(client, archive, tmp_path / "out", selections=selections, timeout=0.5)
+    job = enqueued(client, archive, tmp_path / "out", selections=selections, timeout=2)
     with pytest.raises(PeerUnavailableError):
         ended(job)
     assert archive.associations == 1

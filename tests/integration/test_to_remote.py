@@ -187,7 +187,7 @@ def test_overwrite_believes_no_old_instance(client: PacsClient, source: TestPACS
 
 def test_a_cancelled_one_goes_on_with_the_rest(client: PacsClient, source: TestPACS, destination: TestPACS) -> None:
     """What the destination has by then is there already."""
-    source.faults = Faults(delay=0.3)
+    source.faults = Faults(hold_instances_after=1)
     job = client.enqueue(RetrieveRequest(remote=source.remote, study_uid=study_uid(), to=destination.remote))
     wait_until(lambda: len(destination.instances) >= 2, 30, "two instances to come")
     job.cancel()

@@ -97,13 +97,19 @@ def test_a_stream_that_names_no_c_move_is_noticed_soon(redis_url: str, tmp_path:
         assert pushed(assoc, 1).Status == 0x0000
         Expected(client).expect("PACS_TASKS", study_uid(), SERIES, "me", 60)
         began = time.monotonic()
+        #: When those were sent that came too early.
+        early = [began]
 
         def arrives() -> bool:
+            now = time.monotonic()
             assert pushed(assoc, 2).Status == 0x0000
-            return uid(2) in below(tmp_path, "incoming")
+            if uid(2) in below(tmp_path, "incoming"):
+                return True
+            early.append(now)
+            return False
 
-        wait_until(arrives, 5, "what is expected to be known")
-        assert time.monotonic() - began < 2
+        wait_until(arrives, 10, "what is expected to be known")
+        assert early[-1] - began < 1
         Expected(client).forget("PACS_TASKS", study_uid(), SERIES, "me")
         wait_until(lambda: pushed(assoc, 3).Status == 0 and uid(3) in below(tmp_path, "unsolicited"), 5, "the end")
 
@@ -145,7 +151,9 @@ def test_what_a_job_asks_for_comes(client: PacsClient, shared_redis_url: str, tm
         job.wait(30)
         assert job.outcome().category is Category.SUCCESS, job.outcome()
         held = {sop: each.data_set for sop, each in archive.instances.items()}
-        assert not Expected(redis_client).is_expected("STRICT", study_uid(), SERIES)
+        expected = Expected(redis_client)
+        # The job ends with the last outcome, a moment before its part does.
+        wait_until(lambda: not expected.is_expected("STRICT", study_uid(), SERIES), 10, "nothing to be expected")
     assert {path.stem: data_set(path) for path in (tmp_path / "out").rglob("*.dcm")} == held
     assert not list((tmp_path / "data").rglob("*.dcm"))
 
@@ -186,7 +194,7 @@ def test_what_a_job_asks_for_is_expected_for_as_long_as_it_comes(
             os.kill(process.pid, signal.SIGCONT)
         job.wait(30)
         assert job.outcome().category is Category.SUCCESS, job.outcome()
-        assert not until()
+        wait_until(lambda: not until(), 10, "nothing to be expected any more")
 
 
 @pytest.mark.parametrize("unsolicited", ["keep", "refuse"])

@@ -164,7 +164,7 @@ def test_a_pacs_that_falls_silent_in_the_middle_is_unknown(client: PacsClient, p
     write_series(tmp_path, 2)
     job_id = sent(client, pacs.remote, tmp_path)
     pacs.faults = Faults(silence=Silence.ASSOCIATED)
-    outcome = verified(client, job_id, timeout=0.5)
+    outcome = verified(client, job_id, timeout=2)
     assert (outcome.held, outcome.missing, outcome.unknown) == (0, 0, 2)
     assert "stayed silent" in outcome.problems[0].reason
 

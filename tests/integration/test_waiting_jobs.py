@@ -50,7 +50,7 @@ def directories(tmp_path: Path) -> None:
 def begun(client: PacsClient, port: int, directory: Path, **options: float) -> tuple[Job, list[str]]:
     """A job whose peer goes down after a few files; and what that peer has been sent."""
     write_series(directory, FILES, rows=2)
-    with TestPACS(port=port, faults=Faults(delay=0.02)) as pacs:
+    with TestPACS(port=port, faults=Faults(hold_instances_after=5)) as pacs:
         request = StoreDirectoryRequest(remote=pacs.remote, directory=str(directory), **options)
         job = client.enqueue(request)
         wait_until(lambda: len(pacs.stores) >= 5, 20, "some files are sent")
@@ -91,7 +91,7 @@ def test_a_send_waits_and_goes_on(client: PacsClient, port: int, tmp_path: Path)
 def test_a_retrieve_waits_and_goes_on(client: PacsClient, port: int, tmp_path: Path) -> None:
     """The other direction is the same machine."""
     paths = write_series(tmp_path / "files", FILES, rows=2) + write_series(tmp_path / "more", 5, series=2, rows=2)
-    with TestPACS(port=port, instances=paths, faults=Faults(delay=0.05)) as pacs:
+    with TestPACS(port=port, instances=paths, faults=Faults(hold_instances_after=3)) as pacs:
         request = RetrieveRequest(
             remote=pacs.remote,
             study_uid=study_uid(),
