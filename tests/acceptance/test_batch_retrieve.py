@@ -58,10 +58,10 @@ def test_that_a_batch_is_complete_although_a_worker_and_the_receiver_die(
         terminal, began = Terminal(tmp_path, redis_url), time.monotonic()
         popen = stack.enter_context(terminal.starts(*command))
         job = client.job(wait_until(client.jobs, _LIMIT, "the job")[0].job_id)
-        _recorded(job, 0.2)
+        _recorded(job, 0.1)
         receiver.kill()
         stack.enter_context(workers.receiver(redis_url, tmp_path, port, _RECEIVER))
-        _recorded(job, 0.5)
+        _recorded(job, 0.3)
         first.kill()
         assert not job.progress().state.finished
         result = terminal.finished(popen, began, _LIMIT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pacs_tasks.testing import TestPACS
+from pacs_tasks.testing import Faults, TestPACS
 from tests.support import dicom_files, workers
 from tests.support.command import Terminal
 from tests.support.waiting import wait_until
@@ -41,8 +42,15 @@ def test_that_two_workers_share_a_job_and_flower_is_blind(redis_url: str, pacs: 
         workers.flower(redis_url, tmp_path, _LOGIN) as address,
     ):
         wait_until(lambda: len(json.loads(_page(address, "/api/workers?refresh=1"))) == 2, 30, "both workers in Flower")
+        # It knows of tasks by events, which it must hear by now.
+        wait_until(lambda: len(json.loads(_page(address, "/api/workers?status=1"))) == 2, 30, "word of both workers")
         terminal = Terminal(tmp_path, redis_url)
-        result = terminal.run("send-dir", "--dir", secret, "--files-per-task", "1", *options)
+        # More answers are awaited than one worker has processes.
+        pacs.faults, began = Faults(hold_from_store=1), time.monotonic()
+        with terminal.starts("send-dir", "--dir", secret, "--files-per-task", "1", *options) as popen:
+            wait_until(lambda: len(pacs.stores) > 2, 60, "both workers to send")
+            pacs.faults = Faults()
+            result = terminal.finished(popen, began)
         assert result.code == 0, str(result)
         found = terminal.run("query", "--patient-id", "HIDDEN-ID", *options)
         assert "Hidden^Person" in found.stdout, str(found)

@@ -25,14 +25,16 @@ def test_that_ten_thousand_files_can_be_cancelled_and_finished(
     options = ["--ip", pacs.host, "--port", pacs.port, "--pacs-ae-title", pacs.ae_title]
     terminal = Terminal(tmp_path, redis_url)
     with workers.worker(redis_url, tmp_path):
+        start = terminal.run("jobs").seconds
         detached = terminal.run("send-dir", "--dir", tmp_path / "many", "--detach", *options)
         assert detached.code == 0, str(detached)
         job_id = detached.stdout.strip()
-        # About 1 s is promised; the machine that tests may be busy.
-        assert detached.seconds < 3, str(detached)
+        # Hardly more than any command takes to start; the machine that tests may be busy.
+        assert detached.seconds - start < 2, str(detached)
 
         wait_until(lambda: len(pacs.stores) > 200, 60, "the first instances")
-        seen = terminal.run("status", job_id, "--json").json["job"]
+        status = terminal.run("status", job_id, "--json")
+        seen = status.json["job"]
         assert seen["state"] == "running"
         assert 0 < seen["counters"]["success"] < seen["counters"]["total"] == _COUNT
 
@@ -42,7 +44,7 @@ def test_that_ten_thousand_files_can_be_cancelled_and_finished(
             waited = terminal.finished(popen, began, 30)
         assert cancelled.code == 0, str(cancelled)
         assert waited.code == 5, str(waited)
-        assert waited.seconds < 5 + 2  # the start of two commands
+        assert waited.seconds < 5 + 2 * status.seconds  # the start of two commands beside the workers
 
         # What was in the air when the flag went up has an outcome too: nothing is stored without being counted.
         before = list(pacs.stores)

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -170,15 +171,19 @@ def follows_a_job(scene: Scene, block: Block) -> None:
 
 
 def cancels_and_retries(scene: Scene, block: Block) -> None:
-    """Against a PACS that takes its time, so that there is something to cancel."""
+    """Against a PACS that answers one file and holds the others until the cancel, so that there is something left."""
     paths = write_series(scene.home / "large", 40, series=3)
     before = len(scene.pacs.instances)
-    scene.pacs.faults = Faults(delay=0.3)
+    scene.pacs.faults = Faults(hold_from_store=len(scene.pacs.stores) + 2)
     with PacsClient(scene.redis_url) as client:
         request = StoreDirectoryRequest(remote=scene.pacs.remote, directory=str(scene.home / "large"))
         job = client.enqueue(request)
         wait_until(lambda: job.progress().counters.success, 30, "the first file to be sent")
-        said = scene.shell(f"job={job.id}\n{block.text}")
+        with ThreadPoolExecutor(1) as pool:
+            typed = pool.submit(scene.shell, f"job={job.id}\n{block.text}")
+            wait_until(lambda: typed.done() or client.ledger.cancel_requested(job.id), 60, "the cancel")
+            scene.pacs.faults = Faults()
+            said = typed.result()
         assert "cancelled" in said
         assert job.outcome().category == "success"
     assert len(scene.pacs.instances) == before + len(paths)

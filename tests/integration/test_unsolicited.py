@@ -237,7 +237,8 @@ def test_a_redis_that_falls_silent_holds_nobody_up(tmp_path: Path) -> None:
             took = time.monotonic() - began
         finally:
             os.kill(server.process.pid, signal.SIGCONT)
-        assert took < 10
+        # A second for each would be 100.
+        assert took < 25
     assert len(below(tmp_path, "unsolicited")) == 101
 
 
