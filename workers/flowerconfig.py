@@ -7,11 +7,13 @@ the end are Flower's options. It shows which task runs where, and never argument
 from __future__ import annotations
 
 import runpy
+import signal
 import sys
 from functools import cache
 from typing import Any
 
 from prometheus_client import REGISTRY
+from tornado.ioloop import IOLoop
 
 from pacs_tasks.app import DEFAULT_REDIS_URL
 from pacs_tasks.broker import connect
@@ -52,6 +54,17 @@ def budget() -> Budget:
     return Budget(connect(load().redis_url or DEFAULT_REDIS_URL, _QUICK))
 
 
+def _hold_sigterm() -> None:
+    """Hear the order to end only once Flower's loop runs.
+
+    Flower answers it by an exit from wherever it is. While it starts it imports, and before Python 3.12 an exit in the
+    middle of the making of a class becomes an error: it would end with a traceback and 1 instead of 0.
+    """
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        IOLoop.current().add_callback(signal.pthread_sigmask, signal.SIG_UNBLOCK, [signal.SIGTERM])
+
+
 def main() -> int:
     """Run Flower with this file as its configuration."""
     try:
@@ -60,6 +73,7 @@ def main() -> int:
         print(error, file=sys.stderr)  # noqa: T201 - there is no log yet
         return 2
     sys.argv = ["celery", "-A", "pacs_tasks.app", "flower", f"--conf={__file__}"]
+    _hold_sigterm()
     runpy.run_module("celery", run_name="__main__", alter_sys=True)
     return 0
 

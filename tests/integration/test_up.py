@@ -199,6 +199,36 @@ def test_flower_wants_a_login(alone: Terminal) -> None:
     assert "PACS_TASKS_FLOWER_BASIC_AUTH" in result.stderr
 
 
+#: A program's first import, by ``sitecustomize``: when the transport is imported, the program is told to end while a
+#: class is made.
+_TOLD_TO_END = """
+import os, signal, sys
+
+class Told:
+    def __set_name__(self, owner, name):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "kombu.transport.redis":
+            sys.meta_path.remove(self)
+            print("told to end", flush=True)
+            type("Made", (), {"told": Told()})
+
+sys.meta_path.insert(0, Watch())
+"""
+
+
+def test_flower_that_is_told_to_end_while_it_starts_ends_well(alone: Terminal, redis_url: str) -> None:
+    """With 0 and without a traceback, wherever in its start that happens."""
+    (alone.directory / "sitecustomize.py").write_text(_TOLD_TO_END)
+    more = (("PYTHONPATH", str(alone.directory)), ("PACS_TASKS_FLOWER_BASIC_AUTH", "user:password"))
+    terminal = replace(alone, redis_url=redis_url, settings=(*alone.settings, *more))
+    result = terminal.run("flower", timeout=60)
+    assert result.code == 0, str(result)
+    assert "told to end" in result.stdout
+
+
 @pytest.mark.parametrize("fleet", [True, False])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_worker_ends_when_told(alone: Terminal, redis_url: str, number: signal.Signals, fleet: bool) -> None:
