@@ -29,8 +29,8 @@ def test_that_ten_thousand_files_can_be_cancelled_and_finished(
         detached = terminal.run("send-dir", "--dir", tmp_path / "many", "--detach", *options)
         assert detached.code == 0, str(detached)
         job_id = detached.stdout.strip()
-        # Hardly more than any command takes to start; the machine that tests may be busy.
-        assert detached.seconds - start < 2, str(detached)
+        # About 1 s more than any command takes to start; the machine that tests may be busy.
+        assert detached.seconds < 1 + 2 * start, str(detached)
 
         wait_until(lambda: len(pacs.stores) > 200, 60, "the first instances")
         status = terminal.run("status", job_id, "--json")
