@@ -46,7 +46,7 @@ def test_that_two_workers_share_a_job_and_flower_is_blind(redis_url: str, pacs: 
         wait_until(lambda: len(json.loads(_page(address, "/api/workers?status=1"))) == 2, 30, "word of both workers")
         terminal = Terminal(tmp_path, redis_url)
         # More answers are awaited than one worker has processes.
-        pacs.faults, began = Faults(hold_from_store=1), time.monotonic()
+        pacs.faults, began = Faults(hold_instances_after=0), time.monotonic()
         with terminal.starts("send-dir", "--dir", secret, "--files-per-task", "1", *options) as popen:
             wait_until(lambda: len(pacs.stores) > 2, 60, "both workers to send")
             pacs.faults = Faults()

@@ -174,7 +174,7 @@ def cancels_and_retries(scene: Scene, block: Block) -> None:
     """Against a PACS that answers one file and holds the others until the cancel, so that there is something left."""
     paths = write_series(scene.home / "large", 40, series=3)
     before = len(scene.pacs.instances)
-    scene.pacs.faults = Faults(hold_from_store=len(scene.pacs.stores) + 2)
+    scene.pacs.faults = Faults(hold_instances_after=len(scene.pacs.stores) + 1)
     with PacsClient(scene.redis_url) as client:
         request = StoreDirectoryRequest(remote=scene.pacs.remote, directory=str(scene.home / "large"))
         job = client.enqueue(request)

@@ -66,7 +66,7 @@ def test_a_part_goes_on_while_its_broker_is_lost(pacs: TestPACS, tmp_path: Path,
     """Redis dies and comes back. The part has not been stopped, so nothing is sent twice and nobody waits for it; the
     worker, which with a second process waits for more work meanwhile, serves the next job.
     """
-    pacs.faults = Faults(hold_from_store=7)
+    pacs.faults = Faults(hold_instances_after=6)
     with ExitStack() as stack:
         server = stack.enter_context(redis_server(tmp_path, free_port(), durable=True))
         client = stack.enter_context(PacsClient(server.url()))
