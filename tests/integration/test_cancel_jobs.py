@@ -83,7 +83,7 @@ def test_what_is_on_its_way_when_a_cancel_comes_is_counted(client: PacsClient, p
     wait_until(lambda: pacs.stores, 20, "the first file is on its way")
     job.cancel()
     # A worker looks every 0.4 s whether a cancel has come, and the peer has 2 s from then on.
-    pacs.faults = Faults(delay=1.2)
+    pacs.faults = Faults(delay=0.8)
     assert job.wait(15).counters.success == len(pacs.stores) == 1
     pacs.faults = Faults()
     assert job.retry().wait(10).counters.success == len(pacs.stores) == 3
