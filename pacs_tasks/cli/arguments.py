@@ -1,134 +1,19 @@
-"""From text to values: the options that every command shares, and what can be wrong with any of them."""
+"""The options that every command shares, and those of every transfer."""
 
 from __future__ import annotations
 
-import datetime
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from pydantic import TypeAdapter, ValidationError
 
-from pacs_tasks.ae import (
-    DEFAULT_CALLED_AET,
-    DEFAULT_CALLING_AET,
-    DEFAULT_PORT,
-    AETitle,
-    Charset,
-    FileName,
-    Host,
-    ServerName,
-)
+from pacs_tasks.ae import DEFAULT_CALLED_AET, DEFAULT_CALLING_AET, DEFAULT_PORT
 from pacs_tasks.cli.invocation import Invocation
 from pacs_tasks.cli.logs import LEVELS
-from pacs_tasks.cli.terminal import readable
-from pacs_tasks.errors import UnreadableInputError
-from pacs_tasks.request import UID
+from pacs_tasks.cli.values import AE_TITLE, FILE_NAME, HOST, SERVER_NAME, Seconds, WholeNumber
 from pacs_tasks.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class Checked(click.ParamType[str]):
-    """Text that the package's own rules check, so that a wrong one is a wrong usage."""
-
-    def __init__(self, name: str, rule: Any) -> None:
-        self.name = name
-        self._rule: TypeAdapter[str] = TypeAdapter(rule)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        try:
-            return self._rule.validate_python(value)
-        except ValidationError as error:
-            self.fail(error.errors()[0]["msg"].removeprefix("Value error, "), param, ctx)
-
-
-class WholeNumber(click.IntRange):
-    """A number in a range, called so in messages."""
-
-    name = "whole number"
-
-
-class Seconds(click.FloatRange):
-    """A time in a range, called so in messages."""
-
-    name = "number of seconds"
-
-
-class StudyDate(click.ParamType[str]):
-    """A day or a range of days (range matching, PS3.4 section C.2.2.2.5)."""
-
-    name = "YYYYMMDD-YYYYMMDD"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        text = str(value).strip()
-        first, dash, last = text.partition("-")
-        first, last = first.strip(), last.strip()
-        if not first and not last:
-            self.fail(
-                "give one day (20230131), a range (20230101-20231231) or an open one (20230101- or -20231231)",
-                param,
-                ctx,
-            )
-        days = [self._day(each, param, ctx) for each in (first, last) if each]
-        if days != sorted(days):
-            self.fail(f"the range ends ({last}) before it begins ({first})", param, ctx)
-        return f"{first}{dash}{last}"
-
-    def _day(self, text: str, param: click.Parameter | None, ctx: click.Context | None) -> datetime.date:
-        """VR DA: eight digits (PS3.5 section 6.2)."""
-        day = _day_of_the_calendar(text)
-        if day is None:
-            self.fail(f"{text!r} is no day of the calendar; write YYYYMMDD, such as 20230131", param, ctx)
-        return day
-
-
-def _day_of_the_calendar(text: str) -> datetime.date | None:
-    if len(text) != 8 or not text.isascii() or not text.isdigit():
-        return None
-    try:
-        return datetime.date(int(text[:4]), int(text[4:6]), int(text[6:]))
-    except ValueError:
-        return None
-
-
-class Key(click.ParamType[tuple[str, str]]):
-    """``KEYWORD`` asks for an attribute in return, ``KEYWORD=VALUE`` matches it as well."""
-
-    name = "KEYWORD[=VALUE]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        if isinstance(value, tuple):
-            return value
-        keyword, _, wanted = str(value).partition("=")
-        keyword = keyword.strip()
-        if not keyword.isascii() or not all(part.isalnum() for part in keyword.split(".")):
-            self.fail(
-                f"{keyword!r} is no keyword of the DICOM data dictionary; write one such as StudyDescription "
-                "or StudyDescription=CHEST*, or SEQUENCE.KEYWORD for one within a sequence",
-                param,
-                ctx,
-            )
-        return keyword, wanted
-
-
-class UIDList(click.ParamType[str]):
-    """A UID, or several with a backslash between them (list of UID matching, PS3.4 section C.2.2.2.2)."""
-
-    name = "UID"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        return "\\".join(UID_TEXT.convert(each, param, ctx) for each in str(value).split("\\"))
-
-
-AE_TITLE = Checked("AE title", AETitle)
-HOST = Checked("host", Host)
-FILE_NAME = Checked("file", FileName)
-SERVER_NAME = Checked("host", ServerName)
-UID_TEXT = Checked("UID", UID)
-CHARSET = Checked("character set", Charset)
 
 
 class SharedOption(click.Option):
@@ -249,66 +134,3 @@ def transfer_options(function: F) -> F:
         help="The same key always gives the same job: what is asked twice is done once.",
     )
     return give_up_after(key(function))
-
-
-def absolute(path: str) -> str:
-    """``path`` as a worker understands it, which has another current directory.
-
-    Raises
-    ------
-    UnreadableInputError
-        If it cannot be told to a worker since it is no Unicode.
-    """
-    found = os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - Path.absolute() leaves `..` in
-    if readable(found) != found:
-        raise UnreadableInputError("this path has bytes that are no UTF-8; name a directory above it", readable(found))
-    return found
-
-
-def local_directory(path: str) -> str:
-    """An existing directory of this machine, absolute.
-
-    Raises
-    ------
-    UnreadableInputError
-        If there is none.
-    """
-    found = Path(absolute(path))
-    if not found.exists():
-        raise UnreadableInputError("there is no such directory; check the path", str(found))
-    if not found.is_dir():
-        raise UnreadableInputError("this is a file, not a directory; use send-file for one file", str(found))
-    return str(found)
-
-
-def local_file(path: str) -> str:
-    """An existing file of this machine, absolute.
-
-    Raises
-    ------
-    UnreadableInputError
-        If there is none.
-    """
-    found = Path(absolute(path))
-    if not found.exists():
-        raise UnreadableInputError("there is no such file; check the path", str(found))
-    if found.is_dir():
-        raise UnreadableInputError("this is a directory, not a file; use send-dir for all of its files", str(found))
-    return str(found)
-
-
-def local_output(path: str) -> str:
-    """A directory of this machine that exists or can be made, absolute.
-
-    Raises
-    ------
-    UnreadableInputError
-        If something is in its way or it may not be written.
-    """
-    found = Path(absolute(path))
-    nearest = next(parent for parent in (found, *found.parents) if parent.exists())
-    if not nearest.is_dir():
-        raise UnreadableInputError("this is a file, not a directory; name another --output-dir", str(nearest))
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UnreadableInputError("we may not write here; check its permissions or name another", str(nearest))
-    return str(found)

@@ -6,7 +6,6 @@ import logging
 
 import click
 
-from pacs_tasks.cli.arguments import Seconds, WholeNumber
 from pacs_tasks.cli.commands import command
 from pacs_tasks.cli.exit_codes import ExitCode, of_error, of_outcome
 from pacs_tasks.cli.invocation import Invocation
@@ -14,6 +13,7 @@ from pacs_tasks.cli.job_tables import association_table, job_document, job_facts
 from pacs_tasks.cli.progress import view
 from pacs_tasks.cli.render import outcome_document, show_outcome, words_of
 from pacs_tasks.cli.running import announce, follow, report, watch
+from pacs_tasks.cli.values import Seconds, WholeNumber
 from pacs_tasks.client import PacsClient
 from pacs_tasks.errors import JobError, JobNotFoundError, JobNotReadyError, PacsTasksError
 from pacs_tasks.job import Job

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import click
 
-from pacs_tasks.cli.arguments import Seconds
 from pacs_tasks.cli.commands import command
 from pacs_tasks.cli.exit_codes import ExitCode
 from pacs_tasks.cli.invocation import Invocation
 from pacs_tasks.cli.running import submit
+from pacs_tasks.cli.values import Seconds
 from pacs_tasks.client import PacsClient
 from pacs_tasks.errors import PacsTasksError
 from pacs_tasks.job import Job

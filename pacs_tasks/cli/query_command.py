@@ -8,12 +8,13 @@ from typing import Any
 import click
 from pydicom.datadict import keyword_dict
 
-from pacs_tasks.cli.arguments import CHARSET, Key, StudyDate, UIDList, WholeNumber, transfer_options
+from pacs_tasks.cli.arguments import transfer_options
 from pacs_tasks.cli.batch_query import batch_request
 from pacs_tasks.cli.commands import command
 from pacs_tasks.cli.invocation import Invocation
 from pacs_tasks.cli.matches import default_columns
 from pacs_tasks.cli.running import run
+from pacs_tasks.cli.values import CHARSET, Key, StudyDate, UIDList, WholeNumber
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.request import FindRequest, Level, QueryModel, build
 from pacs_tasks.request.worklist import place_of

@@ -9,12 +9,14 @@ import click
 from pydantic import AfterValidator
 
 from pacs_tasks.cli import batch_file
-from pacs_tasks.cli.arguments import UID_TEXT, Checked, absolute, local_output, transfer_options
+from pacs_tasks.cli.arguments import transfer_options
 from pacs_tasks.cli.batch_file import Row
 from pacs_tasks.cli.commands import command
 from pacs_tasks.cli.invocation import Invocation
+from pacs_tasks.cli.paths import absolute, local_output
 from pacs_tasks.cli.running import run
 from pacs_tasks.cli.terminal import readable
+from pacs_tasks.cli.values import UID_TEXT, Checked
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.request import AccessionNumber, RetrieveMethod, RetrieveRequest, Selection, build
 from pacs_tasks.request.template import check

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import click
 
-from pacs_tasks.cli.arguments import (
-    WholeNumber,
-    absolute,
-    local_directory,
-    local_file,
-    transfer_options,
-)
+from pacs_tasks.cli.arguments import transfer_options
 from pacs_tasks.cli.commands import command
 from pacs_tasks.cli.invocation import Invocation
+from pacs_tasks.cli.paths import absolute, local_directory, local_file
 from pacs_tasks.cli.running import run
+from pacs_tasks.cli.values import WholeNumber
 from pacs_tasks.request import (
     EchoRequest,
     PreflightRequest,
