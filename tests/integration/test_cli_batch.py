@@ -15,7 +15,7 @@ import pytest
 
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support.command import Result, Terminal
-from tests.support.dicom_files import CHINESE_NAME, UID_ROOT, study_uid, write_series
+from tests.support.dicom_files import CHINESE_NAME, UID_ROOT, study_uid, write_patients
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
@@ -23,12 +23,7 @@ from tests.support.waiting import wait_until
 @pytest.fixture
 def archive(tmp_path: Path) -> Iterator[TestPACS]:
     """A PACS with 12 studies, one patient each; the name is in GB18030."""
-    held = [
-        path
-        for number in range(1, 13)
-        for path in write_series(tmp_path / f"held/{number}", 1, study=number, patient_id=f"P{number}", rows=2)
-    ]
-    with TestPACS(instances=held) as running:
+    with TestPACS(instances=write_patients(tmp_path / "held", 12)) as running:
         yield running
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support.command import Result, Terminal
-from tests.support.dicom_files import study_uid, write_series
+from tests.support.dicom_files import study_uid, write_many
 
 #: Instances in each of the studies 1 to 3.
 SIZES = (3, 2, 2)
@@ -22,12 +22,8 @@ def uid(study: int, number: int) -> str:
 @pytest.fixture
 def archive(tmp_path: Path) -> Iterator[TestPACS]:
     """A PACS with three studies."""
-    held = [
-        path
-        for study, count in enumerate(SIZES, 1)
-        for path in write_series(tmp_path / f"held/{study}", count, study=study, rows=2)
-    ]
-    with TestPACS(instances=held) as running:
+    sizes = [(study, 1, count) for study, count in enumerate(SIZES, 1)]
+    with TestPACS(instances=write_many(tmp_path / "held", *sizes)) as running:
         yield running
 
 

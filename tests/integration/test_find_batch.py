@@ -28,7 +28,7 @@ from pacs_tasks.record import PARTS, key
 from pacs_tasks.testing import Faults, TestPACS
 from tests.integration.test_services import everything_but_the_ledger
 from tests.support import workers
-from tests.support.dicom_files import CHINESE_NAME, instance, study_uid, write_series
+from tests.support.dicom_files import CHINESE_NAME, instance, study_uid, write_patients, write_series
 from tests.support.processes import Process
 from tests.support.waiting import wait_until
 
@@ -38,12 +38,7 @@ LIMIT = 40
 @pytest.fixture
 def archive(tmp_path: Path) -> Iterator[TestPACS]:
     """A PACS with 40 studies, one patient each."""
-    held = [
-        path
-        for number in range(1, 41)
-        for path in write_series(tmp_path / f"held/{number}", 1, study=number, patient_id=f"P{number}", rows=2)
-    ]
-    with TestPACS(instances=held) as running:
+    with TestPACS(instances=write_patients(tmp_path / "held", 40)) as running:
         yield running
 
 

@@ -14,7 +14,7 @@ from pacs_tasks.outcome import Proof
 from pacs_tasks.request import RetrieveMethod
 from pacs_tasks.testing import Faults, TestPACS
 from pacs_tasks.testing.faults import Silence
-from tests.support.dicom_files import study_uid, write_series
+from tests.support.dicom_files import study_uid, write_many, write_series
 
 #: Instances in each series of study 1; study 2 has one of two.
 SIZES = (4, 3)
@@ -33,12 +33,8 @@ def uid(series: int, number: int) -> str:
 @pytest.fixture
 def archive(tmp_path: Path) -> Iterator[TestPACS]:
     """A PACS with two studies."""
-    held = [
-        path
-        for series, count in enumerate(SIZES, 1)
-        for path in write_series(tmp_path / f"held/{series}", count, series=series, rows=2)
-    ]
-    with TestPACS(instances=[*held, *write_series(tmp_path / "held/other", 2, study=2, rows=2)]) as running:
+    sizes = [(1, series, count) for series, count in enumerate(SIZES, 1)]
+    with TestPACS(instances=write_many(tmp_path / "held", *sizes, (2, 1, 2))) as running:
         yield running
 
 

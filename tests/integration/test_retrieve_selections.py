@@ -24,7 +24,7 @@ from pacs_tasks.errors import PeerUnreachableError
 from pacs_tasks.outcome import Proof
 from pacs_tasks.request import RetrieveMethod
 from pacs_tasks.testing import Faults, TestPACS
-from tests.support.dicom_files import data_set, study_uid, write_series
+from tests.support.dicom_files import data_set, study_uid, write_many, write_series
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
@@ -42,12 +42,7 @@ def uid(study: int, series: int, number: int) -> str:
 @pytest.fixture
 def archive(tmp_path: Path) -> Iterator[TestPACS]:
     """A PACS with three studies: of 4 and 3, of 2, and of 2 instances."""
-    held = [
-        path
-        for study, series, count in ((1, 1, 4), (1, 2, 3), (2, 1, 2), (3, 1, 2))
-        for path in write_series(tmp_path / f"held/{study}-{series}", count, study=study, series=series, rows=2)
-    ]
-    with TestPACS(instances=held) as running:
+    with TestPACS(instances=write_many(tmp_path / "held", (1, 1, 4), (1, 2, 3), (2, 1, 2), (3, 1, 2))) as running:
         yield running
 
 

@@ -143,6 +143,24 @@ def write_series(directory: Path, count: int, **attributes: object) -> list[Path
     return paths
 
 
+def write_patients(directory: Path, count: int) -> list[Path]:
+    """Write one small instance of each of the patients P1, P2 and so on, each in a study of that number."""
+    return [
+        path
+        for number in range(1, count + 1)
+        for path in write_series(directory / str(number), 1, study=number, patient_id=f"P{number}", rows=2)
+    ]
+
+
+def write_many(directory: Path, *sizes: tuple[int, int, int]) -> list[Path]:
+    """Write small instances, of each (study, series) so many."""
+    return [
+        path
+        for study, series, count in sizes
+        for path in write_series(directory / f"{study}-{series}", count, study=study, series=series, rows=2)
+    ]
+
+
 def write_large(path: Path, size: int) -> Path:
     """Write an instance with ``size`` bytes of pixel data, all zero: a file with a hole, which costs nothing."""
     template = instance(rows=2)
