@@ -6,12 +6,10 @@ those of the test: see :meth:`Scene.real`.
 
 from __future__ import annotations
 
-import dataclasses
-import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,23 +18,21 @@ import pytest
 import yaml
 from pydicom.uid import UID
 
-from pacs_tasks import TLS, EchoRequest, PacsClient, StoreDirectoryRequest
+from pacs_tasks import TLS, PacsClient, StoreDirectoryRequest
 from pacs_tasks.testing import Faults, TestPACS
 from tests.benchmarks.machine import missing
 from tests.support import peers, worklists
-from tests.support.certificates import Authority
 from tests.support.dicom_files import CHINESE_NAME, write_series
 from tests.support.documents import README, Block, blocks, shapes
 from tests.support.known_study import known_study
-from tests.support.ports import answers, free_port
-from tests.support.processes import ROOT, Process, started
+from tests.support.ports import free_port
+from tests.support.processes import ROOT, Process
 from tests.support.redis_server import RedisServer
+from tests.support.rules import Rule, about_a_job, alone, need, over_tls, prints, python, says, stays
 from tests.support.scene import SENT, Scene, reading
 from tests.support.waiting import wait_until
 from tests.support.workers import receiver, worker
 from tests.support.worklists import scheduled
-
-Rule = Callable[[Scene, Block], None]
 
 
 @pytest.fixture
@@ -45,53 +41,6 @@ def scene(tmp_path: Path, shared_redis_url: str, shared_worker: Process, redis_p
     assert shared_worker.running(), shared_worker.said()
     with reading(tmp_path / "me", shared_redis_url, redis_process) as made:
         yield made
-
-
-def says(scene: Scene, block: Block, said: str) -> None:
-    """Hold what was printed against the text block that follows in the README."""
-    missing = shapes(scene.real(block.prints)) - shapes(said)
-    assert not missing, f"the README shows {missing}, but it printed:\n{said}"
-
-
-def prints(*texts: str, stored: int = 0) -> Rule:
-    """The block runs as it stands, ends with 0, prints this, and the PACS then holds so many instances more."""
-
-    def rule(scene: Scene, block: Block) -> None:
-        before = len(scene.pacs.instances)
-        said = scene.shell(block.text)
-        says(scene, block, said)
-        for text in texts:
-            assert text in said, said
-        # A detached job goes on.
-        wait_until(lambda: len(scene.pacs.instances) >= before + stored, 20, "everything is stored")
-        assert len(scene.pacs.instances) == before + stored
-
-    return rule
-
-
-def alone(*texts: str) -> Rule:
-    """As :func:`prints`, with nothing configured: the private server serves."""
-
-    def rule(scene: Scene, block: Block) -> None:
-        said = scene.shell(f"unset PACS_TASKS_REDIS_URL\n{block.text}")
-        says(scene, block, said)
-        for text in texts:
-            assert text in said, said
-
-    return rule
-
-
-def python(*texts: str, stored: int = 0) -> Rule:
-    """The program runs as it stands and prints this."""
-
-    def rule(scene: Scene, block: Block) -> None:
-        before = len(scene.pacs.instances)
-        said = scene.run(sys.executable, "-W", "error", "-c", scene.real(block.text))
-        for text in texts:
-            assert text in said, said
-        assert len(scene.pacs.instances) == before + stored
-
-    return rule
 
 
 def make(scene: Scene, block: Block) -> None:
@@ -104,7 +53,7 @@ def make(scene: Scene, block: Block) -> None:
 
 def measures(scene: Scene, block: Block) -> None:
     """One work in the small form; `tests/acceptance/test_bench.py` does all of them."""
-    _need(missing())
+    need(missing())
     plan = scene.run("bash", "-euc", block.text.replace("make ", "make -n "), cwd=ROOT)
     assert "-m tests.benchmarks" in plan
     outputs = ["--json", str(scene.home / "bench.json"), "--svg", str(scene.home / "bench.svg")]
@@ -189,22 +138,6 @@ def cancels_and_retries(scene: Scene, block: Block) -> None:
     assert len(scene.pacs.instances) == before + len(paths)
 
 
-def about_a_job(*texts: str) -> Rule:
-    """As :func:`prints`, about a job that has sent the directory."""
-
-    def rule(scene: Scene, block: Block) -> None:
-        with PacsClient(scene.redis_url) as client:
-            request = StoreDirectoryRequest(remote=scene.pacs.remote, directory=str(scene.home / "dicom_files"))
-            job = client.enqueue(request)
-            job.wait(60)
-        said = scene.shell(f"job={job.id}\n{block.text}")
-        says(scene, block, said)
-        for text in texts:
-            assert text in said, said
-
-    return rule
-
-
 def commits(scene: Scene, block: Block) -> None:
     """With a receiver that the PACS knows, in a Redis of its own, where no other one is announced."""
     scene.redis_url = scene.redis_process.fresh_url()
@@ -214,66 +147,10 @@ def commits(scene: Scene, block: Block) -> None:
         about_a_job()(scene, block)
 
 
-def stays(ready: str, *, fleet: bool = True, works: bool = False) -> Rule:
-    """The block's last command stays until it is told to end, and then ends with 0."""
-
-    def rule(scene: Scene, block: Block) -> None:
-        lines = block.text.rstrip().splitlines()
-        scene.redis_url = scene.redis_process.fresh_url()
-        variables = scene.variables()
-        if not fleet:
-            del variables["PACS_TASKS_REDIS_URL"]
-        # The shell makes way, so that the signal reaches the command.
-        script = "\n".join([*lines[:-1], f"exec {lines[-1]}"])
-        with started(
-            ["bash", "-euc", scene.real(script)],
-            scene.home / "stays.log",
-            lambda process: ready in process.said(),
-            env=variables,
-            cwd=scene.home,
-            timeout=60,
-            end_timeout=30,
-        ) as process:
-            says(scene, block, process.said())
-            if works:
-                _works(scene)
-            if "flower" in ready:
-                wait_until(lambda: answers(int(variables["PACS_TASKS_FLOWER_PORT"])), 20, "Flower to answer")
-            process.popen.terminate()
-            assert process.popen.wait(40) == 0, process.said()
-
-    return rule
-
-
-def _works(scene: Scene) -> None:
-    with PacsClient(scene.redis_url) as client:
-        job = client.enqueue(EchoRequest(remote=scene.pacs.remote))
-        job.wait(30)
-        assert job.outcome().category == "success"
-
-
-def over_tls(rule: Rule, *, demanding: bool = False) -> Rule:
-    """The PACS answers over TLS at port 2762; the certificates that the block names lie in the home directory."""
-
-    def secured(scene: Scene, block: Block) -> None:
-        authority = Authority(scene.home)
-        shutil.copy(authority.file, scene.home / "hospital.pem")
-        for name in ("workstation", "receiver"):
-            identity = authority.identity(name)
-            shutil.copy(identity.certificate, scene.home)
-            shutil.copy(identity.key, scene.home)
-        own = authority.identity()
-        with TestPACS("MY_PACS", tls=own.tls if demanding else own.shown) as pacs:
-            text = block.text.replace("2762", str(pacs.port))
-            rule(dataclasses.replace(scene, pacs=pacs), dataclasses.replace(block, text=text))
-
-    return secured
-
-
 def lists_work(scene: Scene, block: Block) -> None:
     """DCMTK's worklist answers at port 11113."""
     absent = peers.dcmtk_missing()
-    _need(f"{', '.join(absent)} of DCMTK is not installed (Debian: apt-get install dcmtk)" if absent else "")
+    need(f"{', '.join(absent)} of DCMTK is not installed (Debian: apt-get install dcmtk)" if absent else "")
     with peers.wlmscpfs(scene.home, "MY_PACS", "-csk") as worklist:
         steps = [scheduled(1, CHINESE_NAME, "GB18030"), scheduled(2, modality="MR"), scheduled(3, date="20240116")]
         worklists.fill(worklist.directory, *steps)
@@ -309,17 +186,9 @@ def executes(scene: Scene, block: Block) -> None:
     assert len(scene.pacs.instances) == len(known_study()) + SENT
 
 
-def _need(absent: str) -> None:
-    """Skip the block, or fail where everything must be there, if something is absent."""
-    if absent and os.environ.get("PACS_TASKS_TESTS_REQUIRE_PEERS") == "1":
-        pytest.fail(f"PACS_TASKS_TESTS_REQUIRE_PEERS=1, but {absent}", pytrace=False)
-    if absent:
-        pytest.skip(absent)
-
-
 def _compose(scene: Scene, exports: list[str], options: str) -> Mapping[str, Any]:
     installed = shutil.which("docker-compose") is not None
-    _need("" if installed else "docker-compose is not installed (Debian: apt-get install docker-compose)")
+    need("" if installed else "docker-compose is not installed (Debian: apt-get install docker-compose)")
     command = f"docker-compose {options} config"
     # First with what it complains about, then without its warnings.
     scene.run("bash", "-euc", scene.real("\n".join([*exports, f"{command} --quiet"])), cwd=ROOT)
