@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from functools import partial
@@ -21,20 +20,17 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_FIND, C_GET, C_MOVE, C_STORE, N_ACTION
 from pynetdicom.dsutils import decode
 from pynetdicom.events import Event, EventHandlerType
-from pynetdicom.pdu_primitives import A_ASSOCIATE, AsynchronousOperationsWindowNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.service_class import StorageServiceClass
 
 from pacs_tasks.testing import commitment, finding
-from pacs_tasks.testing.connections import acknowledge_at_once, close_in_any_case, let_go, send_at_once
-from pacs_tasks.testing.contexts import supported
+from pacs_tasks.testing.connections import acknowledge_at_once, send_at_once
 from pacs_tasks.testing.faults import Faults, Report, Silence
 from pacs_tasks.testing.instances import StoredBytes
+from pacs_tasks.testing.reception import SLICE, Reception
 from pacs_tasks.testing.retrieving import Retrieving
 from pacs_tasks.testing.suboperations import Retrieval, association_to
 
-#: How often a wait looks whether the PACS stops or the caller is gone, in seconds.
-SLICE: Final = 0.02
 #: A-RELEASE-RQ and A-ABORT.
 _LAST_PDUS: Final = frozenset({0x05, 0x07})
 #: P-DATA-TF, and where the message control header of its first PDV stands (PS3.8 section 9.3.5).
@@ -42,7 +38,7 @@ _P_DATA: Final = 0x04
 _CONTROL: Final = 11
 
 
-class Services:
+class Services(Reception):
     """The records of a PACS and the services that change and show them; the base of TestPACS."""
 
     def __init__(
@@ -53,24 +49,16 @@ class Services:
         destinations: Mapping[str, tuple[str, int]],
         faults: Faults,
     ) -> None:
-        self.ae_title = ae_title
+        super().__init__(ae_title, faults)
         self.directory = None if directory is None else Path(directory)
         self.destinations: MutableMapping[str, tuple[str, int]] = dict(destinations)
-        self.faults = faults
         self.stores: list[str] = []
-        self.calling_aets: list[str] = []
         self.identifiers: list[Dataset] = []
         self.transactions: list[tuple[str, ...]] = []
         self.report_statuses: list[int | None] = []
-        self.associations = 0
-        self.most_associations = 0
         self._held = {each.sop_instance_uid: each for each in instances}
         self._offered: Counter[str] = Counter()
-        self._lock = threading.Lock()
-        self._stopping = threading.Event()
-        self._known: set[Association] = set()
         self._reporting: set[threading.Thread] = set()
-        self._accepted: set[Association] = set()
         self._aborted_within: int | None = None
         self._retrieving = Retrieving()
         self._numbers = count(1)
@@ -106,46 +94,9 @@ class Services:
         ]
 
     def _on_connection(self, event: Event) -> None:
-        with self._lock:
-            ended = {assoc for assoc in self._known if _has_ended(assoc)}
-            self._known = self._known - ended | {event.assoc}
-        for assoc in ended:
-            let_go(assoc)
-        send_at_once(event)
-        close_in_any_case(event)
+        super()._on_connection(event)
         # A private SOP class has no service in pynetdicom, and retrieval is ours: see `_serve`.
         vars(event.assoc)["_serve_request"] = partial(self._serve, event.assoc)
-
-    def _on_association_request(self, event: Event) -> None:
-        assoc, faults = event.assoc, self.faults
-        request = assoc.requestor.primitive
-        if not isinstance(request, A_ASSOCIATE):
-            return
-        calling_aet, called_aet = str(request.calling_ae_title).strip(), str(request.called_ae_title).strip()
-        with self._lock:
-            self.calling_aets.append(calling_aet)
-            number = len(self.calling_aets)
-        if faults.silence is Silence.CONNECTED:
-            self._say_nothing(assoc)
-            return
-        with self._lock:
-            rejection = faults.rejects(number, len(self._accepted), calling_aet, called_aet, self.ae_title)
-            if rejection is None:
-                # Before the caller hears of it, so that who has an association finds it counted.
-                self.associations += 1
-                self._accepted.add(assoc)
-                self.most_associations = max(self.most_associations, len(self._accepted))
-        if rejection is not None:
-            assoc.acse.send_reject(rejection.result, rejection.source, rejection.reason)
-            assoc.kill()
-            return
-        assoc.acceptor.maximum_length = faults.max_pdu_size
-        assoc.acceptor.supported_contexts = supported(request.presentation_context_definition_list, faults)
-        if faults.operations > 1 and assoc.requestor.asynchronous_operations != (1, 1):
-            # pynetdicom itself never agrees to more than one, but serves what comes in order.
-            window = AsynchronousOperationsWindowNegotiation()
-            window.maximum_number_operations_invoked = faults.operations
-            assoc.acceptor.add_negotiation_item(window)
 
     def _on_pdu(self, event: Event) -> None:
         """The first byte is the type of the PDU (PS3.8 section 9.3.1).
@@ -170,39 +121,6 @@ class Services:
                 return False
             self._aborted_within = wanted
         return True
-
-    def _on_end(self, event: Event) -> None:
-        with self._lock:
-            self._accepted.discard(event.assoc)
-
-    def _pause(self, assoc: Association, seconds: float | None = None) -> bool:
-        """Wait before a response, None being for ever; false when the PACS stops or the caller is gone."""
-        deadline = None if seconds is None else time.monotonic() + seconds
-        while not (self._stopping.is_set() or assoc.acse.is_aborted() or not assoc.dul.is_alive()):
-            left = SLICE if deadline is None else min(SLICE, deadline - time.monotonic())
-            if left <= 0:
-                return True
-            self._stopping.wait(left)
-        return False
-
-    def _delay(self, assoc: Association) -> bool:
-        return self._pause(assoc, self.faults.delay)
-
-    def _holds_back(self, done: int) -> bool:
-        """Whether the next instance has to wait; to be asked again, since the faults may be replaced meanwhile."""
-        return self.faults.holds_back(done)
-
-    def _has_turn(self, assoc: Association, number: int) -> bool:
-        """Hold the request of this number as long as the faults say; false when it is not to be served any more."""
-        while (limit := self.faults.hold_requests_after) is not None and number > limit:
-            if not self._pause(assoc, SLICE):
-                return False
-        return True
-
-    def _say_nothing(self, assoc: Association) -> None:
-        self._pause(assoc)
-        assoc.is_aborted = True
-        assoc.kill()
 
     def _serve(self, assoc: Association, message: Any, context_id: int) -> None:
         """Serve one request, in the thread of its association."""
@@ -331,8 +249,3 @@ class Services:
         with association_to(asked.ae, address, title, contexts, handlers, scp_role=commitment.PUSH_MODEL) as assoc:
             for context in assoc.accepted_contexts:
                 self._report(assoc, context, report)
-
-
-def _has_ended(assoc: Association) -> bool:
-    """Whether nothing of an association runs any more."""
-    return assoc.ident is not None and not assoc.is_alive() and not assoc.dul.is_alive()
