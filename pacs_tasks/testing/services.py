@@ -185,7 +185,7 @@ class Services(Reception):
             return
         model = str(request.AffectedSOPClassUID)
         for status, match in finding.responses(self.instances.values(), keys, model, faults, self.ae_title):
-            if event.is_cancelled:
+            if event.is_cancelled and not faults.ignore_cancel:
                 yield 0xFE00, None
                 return
             if not self._delay(event.assoc):
