@@ -6,6 +6,7 @@ the end are Flower's options. It shows which task runs where, and never argument
 
 from __future__ import annotations
 
+import asyncio
 import runpy
 import signal
 import sys
@@ -55,14 +56,19 @@ def budget() -> Budget:
 
 
 def _hold_sigterm() -> None:
-    """Hear the order to end only once Flower's loop runs.
+    """Have the order to end heard by Flower's loop, between its callbacks, and not before that runs.
 
-    Flower answers it by an exit from wherever it is. While it starts it imports, and before Python 3.12 an exit in the
-    middle of the making of a class becomes an error: it would end with a traceback and 1 instead of 0.
+    Flower itself answers it by an exit from wherever it is. In the middle of the making of a class that becomes an
+    error before Python 3.12, and in the middle of the start of a thread it leaves one that is waited for without end.
     """
     if sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        IOLoop.current().add_callback(signal.pthread_sigmask, signal.SIG_UNBLOCK, [signal.SIGTERM])
+        IOLoop.current().add_callback(_heed_sigterm)
+
+
+def _heed_sigterm() -> None:
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, IOLoop.current().stop)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 
 
 def main() -> int:
