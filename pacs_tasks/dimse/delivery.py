@@ -16,7 +16,7 @@ FINAL_RESPONSE_LIMIT = 5.0
 
 
 class Here(NamedTuple):
-    """What has come so far: how many instances, and whether that is all that was promised."""
+    """What has come so far: how many instances, promised or not, and whether that is all that was promised."""
 
     number: int
     complete: bool
@@ -50,7 +50,9 @@ class Delivery(Cancellation):
     def __init__(self, assoc: Association, context_id: int, message_id: int, look: Look | None = None) -> None:
         super().__init__(assoc, context_id, message_id)
         self._tell = look
-        self._here = Here(0, complete=False)
+        self._here = Here(0, complete=False) if look is None else look()
+        #: How many had come before this request.
+        self._had = self._here.number
         self._counts: Suboperations | None = None
         self._since = time.monotonic()
         self.receiving = False
@@ -74,9 +76,14 @@ class Delivery(Cancellation):
         if not self.receiving and not self.asked:
             self._judge(time.monotonic() - self._since)
 
+    def _more_to_come(self) -> bool:
+        """Whether the peer counts more than has come: it may have promised less than it sends."""
+        counts = self._counts
+        return counts is not None and counts.total - counts.failed > self._here.number - self._had
+
     def _judge(self, seconds: float) -> None:
         limit = self._assoc.timeouts.progress
-        if self._here.complete and seconds > FINAL_RESPONSE_LIMIT:
+        if self._here.complete and seconds > (limit if self._more_to_come() else FINAL_RESPONSE_LIMIT):
             raise AllHereError
         if seconds > limit:
             self._assoc.abort()

@@ -71,7 +71,8 @@ class Arrivals:
         return self._part.left.keys() <= self._whole.keys()
 
     def here(self) -> Here:
-        return Here(self.number, self.complete)
+        more = self.extra if self.counted else len(self._unlisted)
+        return Here(self.number + more, self.complete)
 
     def wants(self, sop_instance_uid: str) -> bool:
         """Whether an instance is promised and not here yet; any new one may be, where they are only counted."""

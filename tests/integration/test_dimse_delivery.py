@@ -42,6 +42,18 @@ def by_move(remote: RemoteAE, _: Path, stop: StopCheck | None) -> MoveOutcome:
     return move(MoveRequest(remote=remote, move_aet="ME", study_uid=study_uid()), LOCAL, LIMITS, stop)
 
 
+def move_response(context_id: int, status: int, completed: int, remaining: int = 0) -> bytes:
+    """An answer to message 1 (PS3.7 section 9.3.4.2)."""
+    elements: dict[int, int | str] = {
+        command.COMMAND_FIELD: command.C_MOVE_RQ | command.RESPONSE,
+        command.MESSAGE_ID_RESPONDED_TO: 1,
+        command.STATUS: status,
+        command.REMAINING: remaining,
+        command.COMPLETED: completed,
+    }
+    return scripted.p_data(context_id, 3, command.encode(elements, data_set=False))
+
+
 @pytest.mark.parametrize("ask", [by_get, by_move])
 def test_pending_for_ever_ends(ask: Ask, tmp_path: Path) -> None:
     """The peer is never silent, and nothing comes: the error says which limit that was."""
@@ -93,13 +105,7 @@ def test_what_arrives_elsewhere_is_a_sign_of_life() -> None:
         sock.settimeout(2.0)
         with pytest.raises(TimeoutError):
             sock.recv(1)
-        elements: dict[int, int | str] = {
-            command.COMMAND_FIELD: command.C_MOVE_RQ | command.RESPONSE,
-            command.MESSAGE_ID_RESPONDED_TO: 1,
-            command.STATUS: 0,
-            command.COMPLETED: 9,
-        }
-        sock.sendall(scripted.p_data(context_id, 3, command.encode(elements, data_set=False)))
+        sock.sendall(move_response(context_id, 0x0000, completed=9))
         scripted.let_go(sock)
 
     def look() -> Here:
@@ -109,6 +115,31 @@ def test_what_arrives_elsewhere_is_a_sign_of_life() -> None:
         request = MoveRequest(remote=remote, move_aet="ME", study_uid=study_uid())
         limits = Timeouts(connect=20, acse=20, dimse=0.9)
         assert move(request, LOCAL, limits, look=look).suboperations.completed == 9
+
+
+def test_what_the_peer_counts_beyond_the_promise_is_waited_for() -> None:
+    """It may have cut its list off; the last of what it sends may be large."""
+    begun: list[float] = []
+
+    def script(sock: socket.socket) -> None:
+        scripted.accept_all(sock)
+        context_id, _ = scripted.read_message(sock)
+        begun.append(time.monotonic())
+        sock.sendall(move_response(context_id, 0xFF00, completed=NUMBER, remaining=1))
+        sock.settimeout(FINAL_RESPONSE_LIMIT + 1.5)
+        with pytest.raises(TimeoutError):
+            sock.recv(1)
+        sock.sendall(move_response(context_id, 0x0000, completed=NUMBER + 1))
+        scripted.let_go(sock)
+
+    def look() -> Here:
+        return Here(NUMBER if begun else 0, complete=bool(begun))
+
+    with scripted.peer(script) as remote:
+        outcome = move(
+            MoveRequest(remote=remote, move_aet="ME", study_uid=study_uid()), LOCAL, Timeouts.of(30), look=look
+        )
+    assert (outcome.status.category, outcome.suboperations.completed) == (StatusCategory.SUCCESS, NUMBER + 1)
 
 
 @pytest.mark.parametrize("ask", [by_get, by_move])
