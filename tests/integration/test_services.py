@@ -22,7 +22,7 @@ from pacs_tasks import (
     UnreadableInputError,
     VerifyRequest,
 )
-from pacs_tasks import client as client_module
+from pacs_tasks import job as job_module
 from pacs_tasks.app import FIND_QUEUE, STORE_QUEUE
 from pacs_tasks.broker import connect
 from pacs_tasks.testing import Faults, Report, TestPACS
@@ -172,7 +172,7 @@ def test_waiting_where_no_worker_is_ends_with_a_sentence(
     redis_url: str, pacs: TestPACS, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The job stays on the queue for whoever starts one."""
-    monkeypatch.setattr(client_module, "_STANDSTILL", 0.2)
+    monkeypatch.setattr(job_module, "_STANDSTILL", 0.2)
     with PacsClient(redis_url) as client:
         job = client.enqueue(EchoRequest(remote=pacs.remote))
         with pytest.raises(JobNotReadyError, match="no worker serves this Redis; start one with `pacs-tasks worker`"):
