@@ -53,10 +53,11 @@ def _all_workers(stage: Stage) -> Found:
 
 def _planner(stage: Stage) -> Found:
     """The worker that has listed the files dies: as it begins, or when so many parts are on the queue."""
-    pacs, files = stage.pacs(delay=stage.pace), written(stage)
+    # No part ends meanwhile, so that the messages grow in number until all are there.
+    pacs, files = stage.pacs(hold_instances_after=0), written(stage)
     stage.start_workers(WORKERS)
     job = sent(stage, pacs.remote, files, files_per_task=1)
-    wanted = stage.random.choice([0, 1, stage.random.randint(2, stage.count)])
+    wanted = stage.random.choice([0, 1, stage.random.randint(2, stage.count - 1)])
 
     def published() -> int:
         return int(str(stage.redis.llen(STORE_QUEUE))) + int(str(stage.redis.hlen(UNACKED)))
@@ -70,6 +71,7 @@ def _planner(stage: Stage) -> Found:
     planner = _named(stage, job.progress().worker)
     stage.strike(f"kill -9 of the planner {planner.name} with {published()} messages published, {wanted} wanted")
     planner.kill()
+    pacs.faults(delay=stage.pace)
     return check_sent(stage, pacs, files, job, expected=Expected(most_twice=CHILDREN))
 
 
