@@ -20,7 +20,8 @@ def asked_of(terminal: Terminal, peer: peers.Peer, directory: Path) -> None:
     """Send studies, then ask for each patient twice, for a name, and for somebody who is not there."""
     for number in range(1, STUDIES + 1):
         write_series(directory / f"files/{number}", 2, study=number, patient_id=f"P{number}", rows=2)
-    sent = terminal.run("send-dir", "--dir", directory / "files", *peer.options)
+    # One part, so over one association at a time: dcmqrscp loses instances otherwise.
+    sent = terminal.run("send-dir", "--dir", directory / "files", "--files-per-task", 1000, *peer.options)
     assert sent.code == 0, sent
     patients = [f"P{number}" for number in range(1, STUDIES + 1)] * 2
     rows = [*(f"{each};" for each in patients), "NOBODY;", f"P7;{CHINESE_NAME[0]}*"]
