@@ -41,11 +41,11 @@ from pacs_tasks import (
     UnreadableInputError,
 )
 from pacs_tasks.ae import DEFAULT_CALLED_AET, DEFAULT_CALLING_AET, DEFAULT_PORT
-from pacs_tasks.answers import Outcome
 from pacs_tasks.cli.invocation import Program
-from pacs_tasks.cli.matches import COLUMNS
+from pacs_tasks.cli.output.matches import COLUMNS
 from pacs_tasks.cli.program import main as run_command
 from pacs_tasks.cli.running import log_outcome
+from pacs_tasks.operations import Outcome
 from pacs_tasks.outcome import Category
 from pacs_tasks.request import AnyRequest, Level, Request, build
 from pacs_tasks.settings import load

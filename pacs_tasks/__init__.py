@@ -14,7 +14,7 @@ _NAMES = {
         "RemoteAE",
         "TLS",
     ),
-    "pacs_tasks.budget": ("Associations",),
+    "pacs_tasks.fleet.associations": ("Associations",),
     "pacs_tasks.client": ("PacsClient",),
     "pacs_tasks.errors": (
         "AssociationError",
@@ -36,7 +36,7 @@ _NAMES = {
         "TLSError",
         "UnreadableInputError",
     ),
-    "pacs_tasks.job": ("Job",),
+    "pacs_tasks.client.job": ("Job",),
     "pacs_tasks.outcome": (
         "Category",
         "Counters",
@@ -55,18 +55,18 @@ _NAMES = {
         "Suboperations",
         "TransferOutcome",
     ),
-    "pacs_tasks.proof": (
+    "pacs_tasks.outcome.verification": (
         "CommitOutcome",
         "Commitment",
         "CommitmentState",
         "VerifyOutcome",
     ),
-    "pacs_tasks.progress": (
+    "pacs_tasks.outcome.progress": (
         "JobState",
         "Progress",
     ),
-    "pacs_tasks.report": ("Receipt",),
-    "pacs_tasks.rows": ("RowAnswer",),
+    "pacs_tasks.ledger.receipts": ("Receipt",),
+    "pacs_tasks.ledger.rows": ("RowAnswer",),
     "pacs_tasks.request": (
         "CommitRequest",
         "EchoRequest",

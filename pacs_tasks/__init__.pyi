@@ -1,8 +1,8 @@
 """The names of the package and their types; ``__init__.py`` imports each when it is first used."""
 
 from pacs_tasks.ae import TLS, LocalAE, RemoteAE
-from pacs_tasks.budget import Associations
 from pacs_tasks.client import PacsClient
+from pacs_tasks.client.job import Job
 from pacs_tasks.errors import (
     AssociationError,
     AssociationRejectedError,
@@ -23,7 +23,9 @@ from pacs_tasks.errors import (
     TLSError,
     UnreadableInputError,
 )
-from pacs_tasks.job import Job
+from pacs_tasks.fleet.associations import Associations
+from pacs_tasks.ledger.receipts import Receipt
+from pacs_tasks.ledger.rows import RowAnswer
 from pacs_tasks.outcome import (
     Category,
     Counters,
@@ -42,9 +44,8 @@ from pacs_tasks.outcome import (
     Suboperations,
     TransferOutcome,
 )
-from pacs_tasks.progress import JobState, Progress
-from pacs_tasks.proof import Commitment, CommitmentState, CommitOutcome, VerifyOutcome
-from pacs_tasks.report import Receipt
+from pacs_tasks.outcome.progress import JobState, Progress
+from pacs_tasks.outcome.verification import Commitment, CommitmentState, CommitOutcome, VerifyOutcome
 from pacs_tasks.request import (
     CommitRequest,
     EchoRequest,
@@ -63,7 +64,6 @@ from pacs_tasks.request import (
     StoreRequest,
     VerifyRequest,
 )
-from pacs_tasks.rows import RowAnswer
 
 __all__ = [
     "TLS",

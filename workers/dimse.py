@@ -12,10 +12,10 @@ from celery.signals import worker_process_shutdown, worker_ready, worker_shutdow
 
 from pacs_tasks import tasks
 from pacs_tasks.app import app
-from pacs_tasks.tasks.associations import close_all
-from pacs_tasks.tasks.probe import probe
-from pacs_tasks.tasks.resume import watch
-from pacs_tasks.tasks.stopping import stop
+from pacs_tasks.tasks.engine.associations import close_all
+from pacs_tasks.tasks.engine.probe import probe
+from pacs_tasks.tasks.engine.resume import watch
+from pacs_tasks.tasks.engine.shutdown import stop
 from workers import broker_channel
 
 __all__ = ["app", "tasks"]

@@ -17,9 +17,9 @@ from prometheus_client import REGISTRY
 from tornado.ioloop import IOLoop
 
 from pacs_tasks.app import DEFAULT_REDIS_URL
-from pacs_tasks.broker import connect
-from pacs_tasks.budget import Budget
+from pacs_tasks.connection import connect
 from pacs_tasks.errors import ConfigurationError, PacsTasksError
+from pacs_tasks.fleet.associations import Budget
 from pacs_tasks.settings import Settings, load
 from workers.metrics import AssociationCollector
 

@@ -9,8 +9,8 @@ import redis
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from pacs_tasks.budget import Budget
 from pacs_tasks.errors import BrokerUnavailableError
+from pacs_tasks.fleet.associations import Budget
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from click.core import ParameterSource
 from pydantic import ValidationError
 
 from pacs_tasks.ae import TLS, RemoteAE
-from pacs_tasks.cli.logs import CommandLog
-from pacs_tasks.cli.terminal import Terminal
+from pacs_tasks.cli.output.logs import CommandLog
+from pacs_tasks.cli.output.terminal import Terminal
 from pacs_tasks.errors import ConfigurationError
 from pacs_tasks.request import Request
 from pacs_tasks.settings import Settings, load

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import click
 
-from pacs_tasks.cli import advice
-from pacs_tasks.cli.commands import CommandGroup
-from pacs_tasks.cli.exit_codes import ExitCode, of_error
+from pacs_tasks.cli.commands.shared import CommandGroup
 from pacs_tasks.cli.invocation import Invocation, Program
-from pacs_tasks.cli.logs import SAID, place_of, stack_of
-from pacs_tasks.cli.terminal import open_streams, readable
+from pacs_tasks.cli.output import advice
+from pacs_tasks.cli.output.exit_codes import ExitCode, of_error
+from pacs_tasks.cli.output.logs import SAID, place_of, stack_of
+from pacs_tasks.cli.output.terminal import open_streams, readable
 from pacs_tasks.errors import PacsTasksError
 
 logger = logging.getLogger("pacs_tasks.cli")

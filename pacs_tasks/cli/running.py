@@ -6,18 +6,18 @@ import logging
 from collections.abc import Callable
 
 from pacs_tasks import embedded
-from pacs_tasks.answers import Outcome
-from pacs_tasks.cli import advice
-from pacs_tasks.cli.commands import later
-from pacs_tasks.cli.exit_codes import ExitCode, of_outcome
+from pacs_tasks.cli.commands.shared import later
 from pacs_tasks.cli.invocation import Invocation
-from pacs_tasks.cli.progress import view
-from pacs_tasks.cli.render import outcome_document, show_outcome, words_of
+from pacs_tasks.cli.output import advice
+from pacs_tasks.cli.output.exit_codes import ExitCode, of_outcome
+from pacs_tasks.cli.output.progress import view
+from pacs_tasks.cli.output.render import outcome_document, show_outcome, words_of
 from pacs_tasks.client import PacsClient
+from pacs_tasks.client.job import Job
 from pacs_tasks.errors import ConfigurationError, JobNotReadyError
-from pacs_tasks.job import Job
+from pacs_tasks.operations import Outcome
 from pacs_tasks.outcome import TransferOutcome
-from pacs_tasks.progress import JobState, Progress
+from pacs_tasks.outcome.progress import JobState, Progress
 from pacs_tasks.request import AnyRequest, FindBatchRequest, RetrieveRequest
 from pacs_tasks.settings import Settings
 
@@ -116,11 +116,11 @@ def report(invocation: Invocation, job: Job, request: AnyRequest, progress: Prog
             "exit_code": code,
         }
         if isinstance(request, FindBatchRequest):
-            later("batch_results", "write_document")(terminal, document, job.matches())
+            later("output.batch_results", "write_document")(terminal, document, job.matches())
         else:
             terminal.document(document)
     elif isinstance(request, FindBatchRequest) and isinstance(outcome, TransferOutcome):
-        later("batch_results", "show")(terminal, request, outcome, job.matches())
+        later("output.batch_results", "show")(terminal, request, outcome, job.matches())
     else:
         show_outcome(terminal, request, outcome)
     if hint:

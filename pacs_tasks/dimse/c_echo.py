@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 
 from pacs_tasks.ae import LocalAE, RemoteAE
-from pacs_tasks.dimse import command, status
-from pacs_tasks.dimse.association import Association, StopCheck, Timeouts
-from pacs_tasks.dimse.negotiation import Context
+from pacs_tasks.dimse import status
+from pacs_tasks.dimse.upper_layer import command
+from pacs_tasks.dimse.upper_layer.association import Association, StopCheck, Timeouts
+from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.errors import ContextRejectedError
 from pacs_tasks.outcome import EchoOutcome
 

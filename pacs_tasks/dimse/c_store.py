@@ -15,18 +15,19 @@ from typing import Any
 from pydicom.config import IGNORE
 from pydicom.uid import UID
 
-from pacs_tasks.dimse import command, status
-from pacs_tasks.dimse.association import Association
-from pacs_tasks.dimse.elements import (
+from pacs_tasks.dimse import status
+from pacs_tasks.dimse.files.elements import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     SERIES_INSTANCE_UID,
     STUDY_INSTANCE_UID,
     MalformedError,
     read_uids,
 )
-from pacs_tasks.dimse.file_slice import FileSlice
-from pacs_tasks.dimse.part10 import StoredInstance
-from pacs_tasks.dimse.stream import DataSet
+from pacs_tasks.dimse.files.part10 import StoredInstance
+from pacs_tasks.dimse.upper_layer import command
+from pacs_tasks.dimse.upper_layer.association import Association
+from pacs_tasks.dimse.upper_layer.file_slice import FileSlice
+from pacs_tasks.dimse.upper_layer.stream import DataSet
 from pacs_tasks.errors import UnreadableInputError
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, Status, StatusCategory
 

@@ -6,9 +6,9 @@ import time
 from types import TracebackType
 from typing import Self
 
-from pacs_tasks.dimse import command
-from pacs_tasks.dimse.association import Association
-from pacs_tasks.dimse.wire import Watch
+from pacs_tasks.dimse.upper_layer import command
+from pacs_tasks.dimse.upper_layer.association import Association
+from pacs_tasks.dimse.upper_layer.wire import Watch
 from pacs_tasks.errors import JobCancelledError
 
 #: Seconds that the peer has for its final status. Some ignore C-CANCEL.

@@ -12,12 +12,12 @@ import time
 
 import redis
 
-from pacs_tasks.broker import connect
+from pacs_tasks.connection import connect
 from pacs_tasks.embedded.children import PrivateServer, PrivateWorker
 from pacs_tasks.embedded.locks import Lock
 from pacs_tasks.embedded.places import Places, State
 from pacs_tasks.errors import PacsTasksError
-from pacs_tasks.ledger import Ledger
+from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.settings import Settings, load
 
 logger = logging.getLogger(__name__)

@@ -7,6 +7,6 @@ replaced only by the same SOP instance.
 
 from __future__ import annotations
 
-from pacs_tasks.layout.placing import Layout
+from pacs_tasks.layout.place import Layout
 
 __all__ = ["Layout"]

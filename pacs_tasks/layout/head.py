@@ -7,9 +7,9 @@ from collections.abc import Collection
 from io import FileIO
 from typing import Any
 
-from pacs_tasks.dimse import file_walk, part10
-from pacs_tasks.dimse.elements import IMPLICIT_VR_LITTLE_ENDIAN
-from pacs_tasks.dimse.match import decode_match
+from pacs_tasks.dimse.files import file_walk, part10
+from pacs_tasks.dimse.files.elements import IMPLICIT_VR_LITTLE_ENDIAN
+from pacs_tasks.dimse.find.match import decode_match
 from pacs_tasks.errors import NotDicomError, UnreadableInputError
 from pacs_tasks.request.template import FIELDS
 

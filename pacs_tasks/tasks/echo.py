@@ -10,9 +10,9 @@ from pacs_tasks.app import app
 from pacs_tasks.dimse import c_echo
 from pacs_tasks.outcome import EchoOutcome
 from pacs_tasks.request import EchoRequest
-from pacs_tasks.tasks.associations import leased
-from pacs_tasks.tasks.claim import Claim
-from pacs_tasks.tasks.job import JobTask, answer, local_ae, timeouts
+from pacs_tasks.tasks.engine.associations import leased
+from pacs_tasks.tasks.engine.base import JobTask, answer, local_ae, timeouts
+from pacs_tasks.tasks.engine.claim import Claim
 
 
 def _work(request: EchoRequest, claim: Claim) -> EchoOutcome:

@@ -14,10 +14,10 @@ from pydicom import Dataset
 from pynetdicom.presentation import build_context
 
 from pacs_tasks.ae import TLS, RemoteAE
+from pacs_tasks.testing.admission import SLICE
 from pacs_tasks.testing.connections import Caller, Listener, close, context_of, let_go
 from pacs_tasks.testing.faults import Faults
 from pacs_tasks.testing.instances import StoredBytes
-from pacs_tasks.testing.reception import SLICE
 from pacs_tasks.testing.services import Services
 
 _VERIFICATION = "1.2.840.10008.1.1"

@@ -23,12 +23,13 @@ from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.service_class import StorageServiceClass
 
-from pacs_tasks.testing import commitment, finding
+from pacs_tasks.testing import commitment
+from pacs_tasks.testing import find as finding
+from pacs_tasks.testing.admission import SLICE, Reception
 from pacs_tasks.testing.connections import acknowledge_at_once, send_at_once
 from pacs_tasks.testing.faults import Faults, Report, Silence
 from pacs_tasks.testing.instances import StoredBytes
-from pacs_tasks.testing.reception import SLICE, Reception
-from pacs_tasks.testing.retrieving import Retrieving
+from pacs_tasks.testing.retrieve import Retrieving
 from pacs_tasks.testing.suboperations import Retrieval, association_to
 
 #: A-RELEASE-RQ and A-ABORT.

@@ -10,10 +10,10 @@ import pytest
 
 from pacs_tasks import Category, PacsClient, RetrieveMethod, RetrieveRequest
 from pacs_tasks.ae import LocalAE, RemoteAE
-from pacs_tasks.dimse.association import Association, Timeouts
 from pacs_tasks.dimse.c_store import store_all
-from pacs_tasks.dimse.contexts import contexts_for
-from pacs_tasks.dimse.part10 import read_instance
+from pacs_tasks.dimse.files.part10 import read_instance
+from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
+from pacs_tasks.dimse.upper_layer.contexts import contexts_for
 from pacs_tasks.outcome import InstanceCategory
 from tests.support import peers, workers
 from tests.support.dicom_files import data_set, study_uid, write_series

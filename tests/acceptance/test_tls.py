@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pacs_tasks.broker import connect
-from pacs_tasks.dimse import part10
-from pacs_tasks.receivers import running
+from pacs_tasks.connection import connect
+from pacs_tasks.dimse.files import part10
+from pacs_tasks.fleet.receivers import running
 from pacs_tasks.testing import TestPACS
 from tests.support import dicom_files, peers, workers
 from tests.support.certificates import Authority, Identity

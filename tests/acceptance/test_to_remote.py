@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pacs_tasks.dimse.part10 import read_instance
+from pacs_tasks.dimse.files.part10 import read_instance
 from pacs_tasks.testing import TestPACS
 from tests.support import peers
 from tests.support.command import Terminal

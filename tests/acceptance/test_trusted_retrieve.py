@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import pytest
 
-from pacs_tasks.dimse.part10 import read_instance
+from pacs_tasks.dimse.files.part10 import read_instance
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support import peers, workers
 from tests.support.command import Result, Terminal

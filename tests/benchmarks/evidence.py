@@ -6,7 +6,7 @@ from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 
-from pacs_tasks.dimse.part10 import read_instance
+from pacs_tasks.dimse.files.part10 import read_instance
 from tests.benchmarks.files import Files
 from tests.benchmarks.measuring import BenchError
 from tests.support.peers import Directory

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse import c_store
-from pacs_tasks.dimse.association import Association, Timeouts
-from pacs_tasks.dimse.contexts import contexts_for
-from pacs_tasks.dimse.part10 import read_instance
+from pacs_tasks.dimse.files.part10 import read_instance
+from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
+from pacs_tasks.dimse.upper_layer.contexts import contexts_for
 from pacs_tasks.outcome import InstanceCategory
 
 

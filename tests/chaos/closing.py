@@ -25,8 +25,8 @@ from typing import Any, Protocol, cast
 
 from pacs_tasks import InstanceCategory, InstanceOutcome, Job, JobState
 from pacs_tasks.app import QUEUES, UNACKED, create
-from pacs_tasks.progress import Progress
-from pacs_tasks.record import JOBS
+from pacs_tasks.ledger.keys import JOBS
+from pacs_tasks.outcome.progress import Progress
 from pacs_tasks.settings import Settings
 from tests.chaos.files import Files
 from tests.chaos.stage import RoundError, Stage

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pacs_tasks import PacsClient, embedded
-from pacs_tasks.broker import connect
-from pacs_tasks.ledger import Ledger
+from pacs_tasks.connection import connect
+from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.settings import Settings, load
 from tests.support.processes import Process
 from tests.support.waiting import wait_until
@@ -59,8 +59,7 @@ def _sockets() -> set[str]:
 @pytest.fixture(autouse=True)
 def leaves_nothing(request: pytest.FixtureRequest) -> Iterator[None]:
     """Tests of the wire leave neither a thread nor a socket behind; Redis and Celery keep theirs between tests."""
-    name = request.module.__name__.rpartition(".")[2]
-    if not name.startswith("test_dimse_") or {"client", "redis_url", "settings"} & set(request.fixturenames):
+    if ".dimse." not in request.module.__name__ or {"client", "redis_url", "settings"} & set(request.fixturenames):
         yield
         return
     threads, sockets = set(threading.enumerate()), _sockets()

@@ -21,7 +21,7 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
-from pacs_tasks.dimse.part10 import StoredInstance, read_instance
+from pacs_tasks.dimse.files.part10 import StoredInstance, read_instance
 from pacs_tasks.errors import UnreadableInputError
 
 #: A root for generated UIDs (PS3.5 section B.2: 2.25 and a number).

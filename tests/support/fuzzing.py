@@ -16,8 +16,8 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
-from pacs_tasks.dimse import command
-from pacs_tasks.dimse.commitment import PUSH_MODEL
+from pacs_tasks.dimse.commitment.data_sets import PUSH_MODEL
+from pacs_tasks.dimse.upper_layer import command
 from tests.support import messages
 from tests.support.messages import COMMAND, DATA
 

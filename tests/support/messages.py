@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pacs_tasks.dimse import acse, command
+from pacs_tasks.dimse.upper_layer import command
+from pacs_tasks.dimse.upper_layer import pdu as acse
 
 CT: Final = "1.2.840.10008.5.1.4.1.1.2"
 EXPLICIT: Final = "1.2.840.10008.1.2.1"

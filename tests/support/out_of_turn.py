@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import struct
 
-from pacs_tasks.dimse import acse, command
 from pacs_tasks.dimse.c_echo import VERIFICATION
+from pacs_tasks.dimse.upper_layer import command
+from pacs_tasks.dimse.upper_layer import pdu as acse
 from tests.support import messages, peculiar
 from tests.support.messages import CT, EXPLICIT, IMPLICIT
 

@@ -11,8 +11,8 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
 
-from pacs_tasks.dimse import part10
-from pacs_tasks.dimse.part10 import StoredInstance
+from pacs_tasks.dimse.files import part10
+from pacs_tasks.dimse.files.part10 import StoredInstance
 from tests.support.messages import CT, EXPLICIT, IMPLICIT
 
 BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"

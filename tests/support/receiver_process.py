@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from pacs_tasks.ae import LocalAE
-from pacs_tasks.dimse.association import Timeouts
-from pacs_tasks.dimse.storage_scp import StorageSCP
+from pacs_tasks.dimse.scp.storage_scp import StorageSCP
+from pacs_tasks.dimse.upper_layer.association import Timeouts
 
 
 def main() -> None:

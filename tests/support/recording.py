@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pacs_tasks.errors import PeerUnavailableError
-from pacs_tasks.ledger import Ledger
+from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 from pacs_tasks.request import StoreDirectoryRequest
 

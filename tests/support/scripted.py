@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from pacs_tasks.ae import RemoteAE
-from pacs_tasks.dimse import acse, command
+from pacs_tasks.dimse.upper_layer import command
+from pacs_tasks.dimse.upper_layer import pdu as acse
 
 Script = Callable[[socket.socket], None]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from pacs_tasks.ae import LocalAE, RemoteAE
-from pacs_tasks.dimse import contexts, part10
-from pacs_tasks.dimse.association import Association, Timeouts
 from pacs_tasks.dimse.c_store import store
+from pacs_tasks.dimse.files import part10
+from pacs_tasks.dimse.upper_layer import contexts
+from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
 from pacs_tasks.outcome import InstanceOutcome
 
 LOCAL = LocalAE(ae_title="CALLER")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import redis
 
-from pacs_tasks import receivers
-from pacs_tasks.broker import connect
+from pacs_tasks.connection import connect
 from pacs_tasks.errors import BrokerUnavailableError
+from pacs_tasks.fleet import receivers
 from tests.support.ports import answers, free_port
 from tests.support.processes import ROOT, Process, environment, started
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pacs_tasks.app import QUEUES, ROUTES
-from pacs_tasks.cli.commands import COMMANDS
-from pacs_tasks.cli.exit_codes import ExitCode
+from pacs_tasks.cli.commands.shared import COMMANDS
+from pacs_tasks.cli.output.exit_codes import ExitCode
 from pacs_tasks.request import REQUESTS, Request
 from pacs_tasks.request.template import FIELDS
 from pacs_tasks.settings import Settings

@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from setuptools import find_packages
 
 from tests.support.processes import ROOT
 
@@ -42,9 +43,10 @@ def test_every_requirement_is_pinned_by_hash() -> None:
 
 def test_that_every_package_is_installed() -> None:
     """A checkout finds all packages by itself; what is built from it has those that are named."""
-    named = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    include = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
     below = [path.parent for name in ("pacs_tasks", "workers") for path in (ROOT / name).rglob("*.py")]
-    assert sorted(named) == sorted({".".join(path.relative_to(ROOT).parts) for path in below})
+    found = find_packages(str(ROOT), include=include)
+    assert sorted(found) == sorted({".".join(path.relative_to(ROOT).parts) for path in below})
 
 
 def test_pins_hold_for_every_platform() -> None:

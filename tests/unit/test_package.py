@@ -11,8 +11,8 @@ import pytest
 
 import pacs_tasks
 
-ASKING_SIDE = "pacs_tasks.client, pacs_tasks.app, pacs_tasks.ledger, pacs_tasks.embedded, pacs_tasks.cli"
-NETWORK_FLOOR = "pacs_tasks.dimse.c_store, pacs_tasks.dimse.c_find, pacs_tasks.dimse.storage_scp"
+ASKING_SIDE = "pacs_tasks.client, pacs_tasks.app, pacs_tasks.ledger.jobs, pacs_tasks.embedded, pacs_tasks.cli"
+NETWORK_FLOOR = "pacs_tasks.dimse.c_store, pacs_tasks.dimse.find.c_find, pacs_tasks.dimse.scp.storage_scp"
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ for name in sys.argv[1:]:
 def test_the_client_side_imports_where_unix_is_missing() -> None:
     """No module of ours asks at import for what Windows lacks."""
     modules = ["pacs_tasks.cli", "pacs_tasks.client", "dicom_pacs_transfer", "pacs_tasks.dimse.c_store"]
-    modules += ["pacs_tasks.dimse.storage_scp", "pacs_tasks.cli.transfer_commands", "pacs_tasks.cli.job_commands"]
-    modules += ["pacs_tasks.cli.query_command", "pacs_tasks.cli.process_commands", "pacs_tasks.embedded"]
+    modules += ["pacs_tasks.dimse.scp.storage_scp", "pacs_tasks.cli.commands.transfer", "pacs_tasks.cli.commands.jobs"]
+    modules += ["pacs_tasks.cli.commands.query", "pacs_tasks.cli.commands.processes", "pacs_tasks.embedded"]
     told = subprocess.run(
         [sys.executable, "-c", _ELSEWHERE, *modules], check=False, capture_output=True, text=True, timeout=60
     )

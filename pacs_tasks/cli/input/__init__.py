@@ -1,0 +1,1 @@
+"""From what people type, and from their files, to values."""

@@ -1,0 +1,1 @@
+"""From outcomes to tables, documents, advice and exit codes."""

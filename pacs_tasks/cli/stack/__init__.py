@@ -1,0 +1,1 @@
+"""Processes that a command starts, shows, watches and ends."""

@@ -1,0 +1,193 @@
+"""What the command ``demo`` does: everything once, against a PACS of its own, and nothing is left running.
+
+It plays the PACS too, so it loads pynetdicom, which no other command does: it is read when the demo runs.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import secrets
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from pacs_tasks import embedded
+from pacs_tasks.ae import RemoteAE
+from pacs_tasks.cli.output.progress import size
+from pacs_tasks.cli.stack.processes import LOGIN, START_LIMIT
+from pacs_tasks.cli.stack.stack import Stack, check_port, is_listening
+from pacs_tasks.client import PacsClient
+from pacs_tasks.connection import connect
+from pacs_tasks.dimse.files import part10
+from pacs_tasks.embedded.launch import environment
+from pacs_tasks.errors import ConfigurationError, JobFailedError
+from pacs_tasks.fleet.receivers import running
+from pacs_tasks.operations import Outcome
+from pacs_tasks.outcome import FindOutcome, TransferOutcome
+from pacs_tasks.request import AnyRequest, FindRequest, RetrieveMethod, RetrieveRequest, StoreDirectoryRequest
+from pacs_tasks.settings import Settings
+from pacs_tasks.testing import TestPACS
+from pacs_tasks.testing.examples import CHINESE_NAME, shipped_instances, write_ct_series
+
+_CT_INSTANCES = 200
+_AE_TITLE = "DEMO_PACS"
+#: Seconds that one job of the demo may take.
+_PATIENCE = 120.0
+#: SOP Instance UID -> transfer syntax and data set, as they stand in the file.
+Instances = dict[str, tuple[str, bytes]]
+
+
+def run_demo(settings: Settings, say: Callable[[str], None]) -> bool:
+    """Start everything, send, query, retrieve by C-MOVE and C-GET, compare, and end everything; say what was done.
+
+    Returns whether everything that was sent came back, byte for byte.
+    """
+    begun = time.monotonic()
+    # pydicom remarks on files that it ships because they break rules.
+    warnings.filterwarnings("ignore", module=r"pydicom\.")
+    with tempfile.TemporaryDirectory(prefix="pacs-tasks-demo-") as name:
+        root = Path(name)
+        settings = settings.model_copy(
+            update={
+                "redis_url": None,
+                "data_dir": root / "data",
+                "receiver_dir": None,
+                "receiver_host": "127.0.0.1",
+                "receiver_port": check_port("the receiver", "PACS_TASKS_RECEIVER_PORT", "127.0.0.1", 0),
+                "flower_port": check_port("Flower", "PACS_TASKS_FLOWER_PORT", "127.0.0.1", 0),
+            }
+        )
+        with _everything(settings, say) as (client, pacs):
+            complete = _round_trip(client, pacs, root, say)
+    say(f"Everything has been ended and removed, after {time.monotonic() - begun:.1f} s in all.")
+    return complete
+
+
+@contextmanager
+def _everything(settings: Settings, say: Callable[[str], None]) -> Iterator[tuple[PacsClient, TestPACS]]:
+    """Server, worker, receiver, Flower and PACS, for the block."""
+    login = f"demo:{secrets.token_urlsafe(12)}"
+    with ExitStack() as stack:
+        stack.callback(embedded.stop, settings)
+        url = stack.enter_context(embedded.attach(settings))
+        processes = stack.enter_context(Stack())
+        variables = environment(settings, url)
+        processes.start("flower", "workers.flowerconfig", [], {**variables, LOGIN: login}, quiet=True)
+        processes.start("receiver", "workers.receiver", [], variables, quiet=True)
+        destination = {settings.receiver_ae_title: ("127.0.0.1", settings.receiver_port)}
+        pacs = stack.enter_context(TestPACS(_AE_TITLE, destinations=destination))
+        redis = connect(url, settings.redis_timeout)
+        stack.callback(redis.close)
+
+        def ready() -> bool:
+            return bool(running(redis)) and bool(_workers_in_flower(settings, login))
+
+        dead = processes.wait(START_LIMIT, lambda: ready() or bool(embedded.failure(settings)))
+        if dead is not None:
+            raise ConfigurationError(f"{dead.name} ended at once: {' / '.join(dead.tail)}")
+        if processes.told_to_end:
+            raise KeyboardInterrupt
+        if embedded.failure(settings) or not ready():
+            why = embedded.failure(settings) or f"not everything answers within {START_LIMIT:.0f} s"
+            raise ConfigurationError(f"the demo cannot begin: {why}")
+        say(f"Running: a private Valkey, a worker, a receiver ({settings.receiver_ae_title}, port "
+            f"{settings.receiver_port}), Flower (http://127.0.0.1:{settings.flower_port}), "
+            f"a PACS ({pacs.ae_title}, port {pacs.port}).")  # fmt: skip
+        yield stack.enter_context(PacsClient(url, settings)), pacs
+        say(f"Flower lists {', '.join(_workers_in_flower(settings, login))}.")
+
+
+def _workers_in_flower(settings: Settings, login: str) -> list[str]:
+    """The workers that Flower knows; none while it does not answer."""
+    if not is_listening("127.0.0.1", settings.flower_port):
+        return []
+    connection = http.client.HTTPConnection("127.0.0.1", settings.flower_port, timeout=5)
+    try:
+        credentials = base64.b64encode(login.encode()).decode()
+        connection.request("GET", "/api/workers?refresh=1", headers={"Authorization": f"Basic {credentials}"})
+        answer = connection.getresponse()
+        return sorted(json.loads(answer.read())) if answer.status == 200 else []
+    except (OSError, http.client.HTTPException, ValueError):
+        return []
+    finally:
+        connection.close()
+
+
+def _round_trip(client: PacsClient, pacs: TestPACS, root: Path, say: Callable[[str], None]) -> bool:
+    files = root / "files"
+    write_ct_series(files / "ct", _CT_INSTANCES)
+    for number, path in enumerate(shipped_instances()):
+        shutil.copyfile(path, files / f"shipped-{number:02d}")
+    expected = _instances(files)
+    classes = {part10.read_instance(str(path)).sop_class_uid for path in files.rglob("*") if path.is_file()}
+    total = sum(len(data) for _, data in expected.values())
+    say(f"Files: {len(expected)} instances of {len(classes)} SOP classes in "
+        f"{len({syntax for syntax, _ in expected.values()})} transfer syntaxes, {size(total)}.")  # fmt: skip
+
+    sent = _transfer(client, StoreDirectoryRequest(remote=pacs.remote, directory=str(files)))
+    say(f"Sent:  {sent.counters.done} of {sent.counters.total} by a chord of parts in {sent.seconds:.2f} s, "
+        f"{size(sent.counters.bytes / max(sent.seconds, 1e-3))}/s.")  # fmt: skip
+    complete = bool(sent)
+
+    remote = RemoteAE(ae_title=pacs.ae_title, host=pacs.host, port=pacs.port, charset="GB18030")
+    found = _ended(client, FindRequest(remote=remote, keys={"PatientName": CHINESE_NAME}))
+    everything = _ended(client, FindRequest(remote=remote))
+    if not isinstance(found, FindOutcome) or not isinstance(everything, FindOutcome):
+        raise JobFailedError("a query has no matches")
+    studies = sorted({match["0020000D"]["Value"][0] for match in everything.matches})
+    say(f"Found: {len(found.matches)} study of {CHINESE_NAME}, {len(studies)} studies in all, "
+        f"in {found.seconds + everything.seconds:.2f} s.")  # fmt: skip
+    complete &= len(found.matches) == 1
+
+    for method in (RetrieveMethod.MOVE, RetrieveMethod.GET):
+        requests = [
+            RetrieveRequest(remote=pacs.remote, study_uid=study, output_dir=str(root / method), method=method)
+            for study in studies
+        ]
+        begun = time.monotonic()
+        complete &= _all_complete(client, requests)
+        seconds = time.monotonic() - begun
+        arrived = _instances(root / method)
+        same = sum(arrived.get(uid) == instance for uid, instance in expected.items())
+        complete &= same == len(expected) == len(arrived)
+        say(f"C-{method.upper()}: {len(arrived)} instances of {len(studies)} studies in {seconds:.2f} s; "
+            f"{same} of {len(expected)} data sets are the same, byte for byte.")  # fmt: skip
+    return complete
+
+
+def _all_complete(client: PacsClient, requests: list[RetrieveRequest]) -> bool:
+    jobs = [client.enqueue(request) for request in requests]
+    for job in jobs:
+        job.wait(_PATIENCE)
+    return all(bool(job.outcome()) for job in jobs)
+
+
+def _transfer(client: PacsClient, request: AnyRequest) -> TransferOutcome:
+    outcome = _ended(client, request)
+    if not isinstance(outcome, TransferOutcome):
+        raise JobFailedError(f"{request.task} gave a {type(outcome).__name__}")
+    return outcome
+
+
+def _ended(client: PacsClient, request: AnyRequest) -> Outcome:
+    job = client.enqueue(request)
+    job.wait(_PATIENCE)
+    return job.outcome()
+
+
+def _instances(directory: Path) -> Instances:
+    """The instances in the files below ``directory``."""
+    found: Instances = {}
+    for path in directory.rglob("*"):
+        if path.is_file():
+            instance = part10.read_instance(str(path))
+            data_set = path.read_bytes()[instance.data_offset :]
+            # A deflated data set of odd length travels with one null byte more (PS3.5 section A.5).
+            found[instance.sop_instance_uid] = (instance.transfer_syntax_uid, data_set + b"\0" * (len(data_set) % 2))
+    return found

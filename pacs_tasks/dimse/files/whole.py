@@ -1,0 +1,123 @@
+"""Is an instance on disk whole? Its lengths must lead to exactly the end of the file; no value is decoded.
+
+A file that was cut between two elements reads like a shorter one. So an image must have its pixel data, and an object
+of another kind what its class cannot be without; and where pixel data do not show the end, a file that fills whole
+blocks of a disk is taken for a copy that was cut off: at worst it is fetched again for nothing. Of what may stand
+behind all that, padding and private elements, nobody can tell whether it is there.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import zlib
+from io import FileIO
+
+import pydicom.uid
+
+from pacs_tasks.dimse.files import part10
+from pacs_tasks.dimse.files.elements import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    PIXEL_DATA,
+    SERIES_INSTANCE_UID,
+    SOP_INSTANCE_UID,
+    STUDY_INSTANCE_UID,
+    MalformedError,
+)
+from pacs_tasks.dimse.files.file_walk import elements
+from pacs_tasks.dimse.files.part10 import StoredInstance
+from pacs_tasks.errors import PacsTasksError
+
+_ROWS = 0x0028_0010
+#: Float, double float and other pixel data, and where they are to be had instead (PS3.3 sections C.7.6.3, C.7.6.24).
+_PIXELS = frozenset((0x7FE0_0008, 0x7FE0_0009, PIXEL_DATA, 0x0028_7FE0))
+#: What an instance of a class that begins like this cannot be without, and which stands at its end (PS3.3 annex A).
+_AT_THE_END = (
+    ("1.2.840.10008.5.1.4.1.1.4.2", 0x5600_0020),  # MR Spectroscopy: Spectroscopy Data
+    ("1.2.840.10008.5.1.4.1.1.9.", 0x5400_0100),  # Waveforms: Waveform Sequence
+    ("1.2.840.10008.5.1.4.1.1.88.", 0x0040_A730),  # Structured reports: Content Sequence
+    ("1.2.840.10008.5.1.4.1.1.104.", 0x0042_0012),  # Encapsulated documents: MIME Type, behind the document
+    ("1.2.840.10008.5.1.4.1.1.481.2", PIXEL_DATA),  # RT Dose
+    ("1.2.840.10008.5.1.4.1.1.481.3", 0x3006_0080),  # RT Structure Set: RT ROI Observations Sequence
+    ("1.2.840.10008.5.1.4.1.1.30", PIXEL_DATA),  # Parametric Map
+    ("1.2.840.10008.5.1.4.1.1.66.4", PIXEL_DATA),  # Segmentation
+    ("1.2.840.10008.5.1.4.1.1.66.7", PIXEL_DATA),  # Label Map Segmentation
+)
+#: Copies are cut where a block of a disk ends.
+_BLOCK = 512
+_CHUNK = 1 << 18
+_LONGEST_UID = 64
+#: A byte makes a deflated data set even (PS3.5 section A.5); some writers leave the trailer of gzip there as well.
+_TRAILER = 8 + 1
+
+
+def whole_instance(path: str, sop_instance_uid: str) -> StoredInstance | None:
+    """Give what lies at ``path`` if it is this instance and whole; nothing if it is anything else.
+
+    It is never taken for whole when it is cut off within an element, or without its last one where that is known.
+    """
+    try:
+        # Neither a pipe nor a device, which could keep us waiting.
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - the path may hold bytes that are no Unicode
+            return None
+        instance = part10.read_instance(path)
+        if instance.sop_instance_uid != sop_instance_uid:
+            return None
+        with FileIO(path) as file:
+            if instance.transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+                complete = _deflated_is_whole(file, instance)
+            else:
+                complete = _is_whole(file, instance)
+    except (OSError, ValueError, PacsTasksError):
+        return None
+    return instance if complete else None
+
+
+def _is_whole(file: FileIO, instance: StoredInstance) -> bool:
+    tags: set[int] = set()
+    try:
+        for element in elements(file, instance):
+            tags.add(element.tag)
+            if element.tag == SOP_INSTANCE_UID:
+                named = _uid_at(file, element.position, element.length)
+                if named != instance.sop_instance_uid:
+                    return False
+    except MalformedError:
+        return False
+    return SOP_INSTANCE_UID in tags and _has_its_end(instance, tags)
+
+
+def _has_its_end(instance: StoredInstance, tags: set[int]) -> bool:
+    """Whether the elements are all of the instance, as far as its class tells."""
+    if tags & _PIXELS:
+        return True
+    if _ROWS in tags or _is_image(instance.sop_class_uid):
+        return False
+    last = next((tag for begins, tag in _AT_THE_END if instance.sop_class_uid.startswith(begins)), None)
+    needed = {STUDY_INSTANCE_UID, SERIES_INSTANCE_UID} if last is None else {last}
+    return needed <= tags and instance.size % _BLOCK != 0
+
+
+def _uid_at(file: FileIO, position: int, length: int | None) -> str:
+    if length is None or length > _LONGEST_UID:
+        return ""
+    file.seek(position)
+    return file.read(length).decode("ascii", "replace").strip("\0 ")
+
+
+def _is_image(sop_class_uid: str) -> bool:
+    name = pydicom.uid.UID(sop_class_uid).name
+    return name.endswith("Storage") and "Image" in name
+
+
+def _deflated_is_whole(file: FileIO, instance: StoredInstance) -> bool:
+    """A deflated stream says itself where it ends (RFC 1951)."""
+    inflating = zlib.decompressobj(-zlib.MAX_WBITS)
+    file.seek(instance.data_offset)
+    behind = 0
+    while chunk := file.read(_CHUNK):
+        behind += len(chunk) if inflating.eof else 0
+        while chunk and not inflating.eof:
+            inflating.decompress(chunk, _CHUNK)
+            chunk = inflating.unconsumed_tail
+    return inflating.eof and behind + len(inflating.unused_data) <= _TRAILER

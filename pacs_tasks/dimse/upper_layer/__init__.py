@@ -1,0 +1,1 @@
+"""Associations over TCP and TLS: the DICOM upper layer (PS3.8) and the messages on it (PS3.7)."""

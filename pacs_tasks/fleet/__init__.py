@@ -1,0 +1,1 @@
+"""What all workers agree on about a remote: leases, outages, receivers, expectations, refusals."""

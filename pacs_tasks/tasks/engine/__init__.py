@@ -1,0 +1,1 @@
+"""What all tasks share: chords, claims, leases, associations, retries."""

@@ -1,0 +1,215 @@
+"""The associations of one worker process, each under a lease; some stay open between its tasks.
+
+A part of fifty small files takes less time than an association costs, so the next part for the same peer goes on
+where the last one ended. An association that nothing uses is released after ``association_idle`` seconds, or at once
+if somebody waits for its lease: peers have few of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pacs_tasks.ae import LocalAE, RemoteAE
+from pacs_tasks.dimse.upper_layer.association import Association, StopCheck, Timeouts
+from pacs_tasks.dimse.upper_layer.negotiation import Context
+from pacs_tasks.errors import AssociationError, PeerBusyError
+from pacs_tasks.settings import settings
+from pacs_tasks.tasks.engine.base import outages
+from pacs_tasks.tasks.engine.leases import Lease, leases
+
+logger = logging.getLogger(__name__)
+
+#: Seconds within which the next part comes if there is one: so long an association is idle before somebody else's wait
+#: ends it. Also the time between two looks whether somebody waits; the longer it is idle, the rarer they are.
+_BREATH = 0.05
+_RAREST_LOOK = 0.5
+#: Seconds for which the thread that looks waits for an association to become idle before it ends.
+_LINGER = 1.0
+#: Seconds after which an association goes to others that wait even if there is more to do: opening one costs as much
+#: as some small files.
+_TURN = 1.0
+#: Seconds within which a remote accepts an association that does not have to end another one first.
+_PROMPT = 0.2
+
+
+@dataclass(frozen=True)
+class _Open:
+    """An open association and its lease."""
+
+    assoc: Association
+    lease: Lease
+
+    def release(self) -> None:
+        """The peer must see the association end before somebody else opens one."""
+        try:
+            self.assoc.release()
+        except AssociationError as error:
+            logger.debug("an idle association ended before it was released: %s", error.message)
+        finally:
+            leases().give_back(self.lease)
+
+    def abort(self) -> None:
+        self.assoc.abort()
+        leases().give_back(self.lease)
+
+
+class _Idle:
+    """The associations that no task uses now; safe in prefork and in threads pools."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        #: With the time from which on each is idle.
+        self._idle: list[tuple[float, _Open]] = []
+        self._releaser: threading.Thread | None = None
+
+    def take(self, local: LocalAE, remote: RemoteAE, contexts: Sequence[Context], limits: Timeouts) -> _Open | None:
+        """An idle association to the same peer on which all of ``contexts`` were proposed."""
+        pairs = [(cx.abstract_syntax, syntax) for cx in contexts for syntax in cx.transfer_syntaxes]
+        with self._changed:
+            for place, (_, found) in enumerate(self._idle):
+                assoc = found.assoc
+                same = (assoc.local, assoc.remote, assoc.timeouts) == (local, remote, limits)
+                if same and assoc.covers(pairs):
+                    del self._idle[place]
+                    break
+            else:
+                return None
+        if found.assoc.reusable():
+            return found
+        found.abort()
+        return None
+
+    def give_back(self, opened: _Open) -> None:
+        opened.lease.unwatched()
+        with self._changed:
+            self._idle.append((time.monotonic(), opened))
+            if self._releaser is None:
+                self._releaser = threading.Thread(target=self._release_idle, name="idle-associations", daemon=True)
+                self._releaser.start()
+            self._changed.notify()
+
+    def let_go(self, remote: str) -> None:
+        """Release those to one remote: this process needs another one, for other contexts."""
+        self._release([found for _, found in self._idle if found.lease.remote == remote])
+
+    def close_all(self) -> None:
+        self._release([found for _, found in self._idle])
+
+    def _release(self, some: Sequence[_Open]) -> None:
+        """Release those that are still idle."""
+        with self._changed:
+            due = [found for _, found in self._idle if found in some]
+            self._idle = [each for each in self._idle if each[1] not in some]
+            self._changed.notify()
+        for found in due:
+            found.release()
+
+    def _release_idle(self) -> None:
+        while True:
+            with self._changed:
+                if not self._idle and not self._changed.wait_for(lambda: self._idle, _LINGER):
+                    self._releaser = None
+                    return
+                self._changed.wait(min(_until_next_look(since) for since, _ in self._idle))
+                idle = list(self._idle)
+            self._release([found for since, found in idle if _is_due(since, found)])
+
+
+def _until_next_look(since: float) -> float:
+    idle_for = time.monotonic() - since
+    look = min(max(_BREATH, idle_for / 4), _RAREST_LOOK)
+    return max(0.0, min(look, settings().association_idle - idle_for))
+
+
+def _is_due(since: float, found: _Open) -> bool:
+    idle_for = time.monotonic() - since
+    return idle_for >= settings().association_idle or (idle_for >= _BREATH and leases().wanted(found.lease.remote))
+
+
+_idle = _Idle()
+
+
+@contextmanager
+def leased(remote: RemoteAE, stop: StopCheck, *, one_of_many: bool = False) -> Iterator[StopCheck]:
+    """A lease for the association that the block opens and ends; the block watches the stop check that it is given.
+
+    ``one_of_many`` as for :meth:`pacs_tasks.tasks.engine.leases.Leases.take`.
+
+    Raises
+    ------
+    PeerBusyError
+        If no lease became free in a few seconds.
+    """
+    lease = leases().take(remote, stop, _idle.let_go, one_of_many=one_of_many)
+    try:
+        yield lease.watched(stop)
+    except PeerBusyError:
+        leases().refused(lease)
+        raise
+    except BaseException:
+        leases().give_back(lease)
+        raise
+    leases().accepted(lease)
+    leases().give_back(lease)
+    outages().reached(lease.remote)
+
+
+@contextmanager
+def lent(
+    local: LocalAE, remote: RemoteAE, contexts: Sequence[Context], limits: Timeouts, stop: StopCheck
+) -> Iterator[Association]:
+    """An association for the block, reused if an idle one fits; kept for the next block unless this one fails.
+
+    Raises
+    ------
+    PeerBusyError
+        If no lease became free in a few seconds.
+    AssociationError
+        As :meth:`pacs_tasks.dimse.upper_layer.association.Association.open` does.
+    """
+    opened = _idle.take(local, remote, contexts, limits) or _opened(local, remote, contexts, limits, stop)
+    assoc, lease = opened.assoc, opened.lease
+    assoc.stop = lease.watched(stop)
+    try:
+        yield assoc
+    except BaseException:
+        opened.abort()
+        raise
+    assoc.stop = None
+    kept = settings().association_idle and assoc.reusable()
+    if kept and not (lease.age > _TURN and leases().wanted(lease.remote)):
+        _idle.give_back(opened)
+    else:
+        opened.release()
+
+
+def _opened(local: LocalAE, remote: RemoteAE, contexts: Sequence[Context], limits: Timeouts, stop: StopCheck) -> _Open:
+    lease = leases().take(remote, stop, _idle.let_go, one_of_many=True)
+    begun, watched = time.monotonic(), lease.watched(stop)
+
+    def look() -> bool:
+        if time.monotonic() - begun > _PROMPT:
+            leases().want(lease.remote)
+        return watched()
+
+    try:
+        assoc = Association.open(local, remote, contexts, limits, look, window=settings().operations_window)
+    except PeerBusyError:
+        leases().refused(lease)
+        raise
+    except BaseException:
+        leases().give_back(lease)
+        raise
+    leases().accepted(lease)
+    outages().reached(lease.remote)
+    return _Open(assoc, lease)
+
+
+def close_all() -> None:
+    """Release every idle association of this process."""
+    _idle.close_all()

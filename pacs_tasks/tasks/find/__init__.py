@@ -1,0 +1,1 @@
+"""Tasks that query (C-FIND)."""

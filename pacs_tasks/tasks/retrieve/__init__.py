@@ -1,0 +1,1 @@
+"""Tasks that retrieve (C-MOVE, C-GET)."""

@@ -1,0 +1,153 @@
+"""What a part of a retrieve wants and what lies whole in the output directory already: it is not fetched again.
+
+A file called after its UIDs is looked for where it would be. With another layout nobody can tell where that is before
+the data set is here, so the heads of all files of the directory are read, once per job and worker process.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from pacs_tasks.dimse.files import part10, storage
+from pacs_tasks.dimse.files.part10 import StoredInstance
+from pacs_tasks.dimse.files.whole import whole_instance
+from pacs_tasks.errors import InvalidRequestError, NotDicomError, UnreadableInputError
+from pacs_tasks.layout import Layout
+from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
+from pacs_tasks.request import RetrieveRequest
+from pacs_tasks.tasks.engine.base import ledger
+from pacs_tasks.tasks.engine.chord import Part
+from pacs_tasks.tasks.engine.paths import files_below
+
+log = logging.getLogger(__name__)
+
+#: Files whose heads are read at most: some seconds, 12 µs each once they are in memory. What lies beyond is fetched
+#: again.
+_MOST_FILES = 500_000
+#: Files between two signs of life.
+_BREATH = 200
+#: Seconds between two signs of life of those who wait for another thread of this process to read the same files.
+_WAIT = 1.0
+#: Instances are synced to disk and recorded in groups of so many.
+_GROUP = 100
+
+
+class _Index(NamedTuple):
+    """Where the instances that a job wants lie, by SOP Instance UID; the same one may lie in several places."""
+
+    job_id: str
+    paths: Mapping[str, Sequence[str]]
+
+
+_reading = threading.Lock()
+_last: list[_Index] = []
+
+
+def record_present(part: Part, request: RetrieveRequest) -> None:
+    """Record what lies whole in the output directory, synced to disk; it is then no longer left to fetch.
+
+    What is cut off, or another instance than its name says, is left: it will be fetched, and replaced where it is.
+    """
+    directory = Path(request.directory)
+    layout = Layout(request.layout)
+    paths = _by_uids(directory) if layout.is_default else _by_index(part, directory)
+    found: list[tuple[int, StoredInstance]] = []
+    for index, (uid, series_uid, _, study_uid) in list(part.left.items()):
+        if part.must_end():
+            break
+        whole = (whole_instance(path, uid) for path in paths(study_uid, series_uid, uid))
+        instance = next((each for each in whole if each is not None), None)
+        if instance is not None:
+            found.append((index, instance))
+        if len(found) >= _GROUP:
+            _record(part, found, layout)
+            found = []
+    _record(part, found, layout)
+
+
+def _record(part: Part, found: Sequence[tuple[int, StoredInstance]], layout: Layout) -> None:
+    # It may have been written just now, by a worker that died before it had synced it.
+    try:
+        storage.sync([Path(instance.path) for _, instance in found], layout.depth)
+    except OSError as error:
+        log.warning("what lies in the output directory cannot be synced (%s) and is fetched again", error.strerror)
+        return
+    for index, instance in found:
+        outcome = InstanceOutcome(
+            subject=instance.sop_instance_uid,
+            category=InstanceCategory.PRESENT,
+            sop_class_uid=instance.sop_class_uid,
+            sop_instance_uid=instance.sop_instance_uid,
+            transfer_syntax_uid=instance.transfer_syntax_uid,
+            path=instance.path,
+            size=instance.size,
+        )
+        part.record(index, outcome)
+
+
+#: Gives the paths to look at for study, series and instance.
+_Paths = Callable[[str, str, str], Collection[str]]
+
+
+def _by_uids(directory: Path) -> _Paths:
+    def paths(study_uid: str, series_uid: str, sop_instance_uid: str) -> Collection[str]:
+        try:
+            return (str(storage.instance_path(directory, study_uid, series_uid, sop_instance_uid)),)
+        except InvalidRequestError:
+            return ()
+
+    return paths
+
+
+def _by_index(part: Part, directory: Path) -> _Paths:
+    found = _index_of(part, directory)
+    return lambda _, __, sop_instance_uid: found.get(sop_instance_uid, ())
+
+
+def _index_of(part: Part, directory: Path) -> Mapping[str, Sequence[str]]:
+    while not _reading.acquire(timeout=_WAIT):
+        if part.must_end():
+            return {}
+    try:
+        for known in _last:
+            if known.job_id == part.job_id:
+                return known.paths
+        read = _read(part, directory)
+        if not part.must_end():
+            _last[:] = [_Index(part.job_id, read)]
+        return read
+    finally:
+        _reading.release()
+
+
+def _read(part: Part, directory: Path) -> Mapping[str, Sequence[str]]:
+    total = ledger().progress(part.job_id).counters.total
+    wanted = {entry[0] for entry in ledger().manifest.entries(part.job_id, 0, total)}
+    found: dict[str, list[str]] = {}
+    files = _files(directory)
+    for count, path in enumerate(islice(files, _MOST_FILES)):
+        if count % _BREATH == 0 and part.must_end():
+            break
+        uid = _uid_of(path)
+        if uid in wanted:
+            found.setdefault(uid, []).append(path)
+    if next(files, None) is not None and not part.must_end():
+        log.warning("job %s: only %s files of its output directory were looked at", part.job_id, _MOST_FILES)
+    return found
+
+
+def _files(directory: Path) -> Iterator[str]:
+    """All files but those that somebody is still writing."""
+    return (path for path, _ in files_below(str(directory)) if not path.endswith(".part"))
+
+
+def _uid_of(path: str) -> str:
+    try:
+        return part10.read_instance(path).sop_instance_uid
+    except (NotDicomError, UnreadableInputError):
+        return ""

@@ -1,0 +1,194 @@
+"""What arrives for a part of a retrieve: matched with the manifest, synced to disk, recorded."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pacs_tasks.dimse.files import part10, storage
+from pacs_tasks.dimse.retrieve.delivery import Here
+from pacs_tasks.dimse.scp.c_store import OUT_OF_RESOURCES, Arrival, Placed, Refusal
+from pacs_tasks.errors import InvalidRequestError
+from pacs_tasks.layout import Layout
+from pacs_tasks.ledger.manifest import is_counted
+from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
+from pacs_tasks.tasks.engine.chord import Part, PartCancelledError
+
+logger = logging.getLogger(__name__)
+
+#: Received instances are synced to disk and recorded in groups of so many.
+_GROUP = 20
+
+
+class Arrivals:
+    """Takes each instance that comes, whichever way it came; those of one part.
+
+    Where the peer has listed instances, each takes the line of its name; where it has only counted them, each takes
+    the next line that is free, once.
+
+    Parameters
+    ----------
+    directory
+        The output directory.
+    layout
+        How files are called there.
+    known
+        SOP Instance UIDs that have taken a line of a part that is only counted.
+
+    Attributes
+    ----------
+    number
+        How many instances have come, and were wanted.
+    extra
+        How many more have come than the peer had listed or counted. They are kept.
+    """
+
+    def __init__(self, part: Part, directory: Path, layout: Layout, known: Collection[str] = ()) -> None:
+        self._part, self._directory, self._layout = part, directory, layout
+        self.counted = any(map(is_counted, part.left.values()))
+        #: SOP Instance UID to the index in the manifest.
+        self.index_of: dict[str, int] = {} if self.counted else {entry[0]: index for index, entry in part.left.items()}
+        self._free = deque(sorted(part.left) if self.counted else ())
+        self._seen = set(known)
+        self._unlisted: set[str] = set()
+        #: Where instances lie that were brought; it may be where they came to.
+        self.places: set[str] = set()
+        #: What is whole and waits to be recorded, by its index.
+        self._whole: dict[int, InstanceOutcome] = {}
+        self.number = self.extra = 0
+        #: Whether the series or study was asked for as a whole.
+        self.whole = False
+        #: Called before outcomes are recorded, the last of which may end the job.
+        self.before_recording: Callable[[], None] = lambda: None
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that was promised is here."""
+        return self._part.left.keys() <= self._whole.keys()
+
+    def here(self) -> Here:
+        more = self.extra if self.counted else len(self._unlisted)
+        return Here(self.number + more, self.complete)
+
+    def wants(self, sop_instance_uid: str) -> bool:
+        """Whether an instance is promised and not here yet; any new one may be, where they are only counted."""
+        if self.counted:
+            return sop_instance_uid not in self._seen
+        index = self.index_of.get(sop_instance_uid, -1)
+        return index in self._part.left and index not in self._whole
+
+    def has(self, sop_instance_uid: str) -> bool:
+        """Whether an instance of this part is here already."""
+        known = self._seen if self.counted else self.index_of
+        return sop_instance_uid in self._unlisted or (sop_instance_uid in known and not self.wants(sop_instance_uid))
+
+    def missing(self) -> list[str]:
+        """SOP Instance UIDs of what is promised by name and not here yet."""
+        return [uid for uid in self.index_of if self.wants(uid)]
+
+    def place(self, arrival: Arrival) -> Placed | Refusal:
+        """Put a file that has come in its place.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written there.
+        """
+        return placed(self._layout, self._directory, arrival)
+
+    def bring(self, path: Path, study_uid: str, series_uid: str, sop_instance_uid: str) -> None:
+        """Take an instance that lies whole somewhere else, as in the storage of a receiver.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written to the output directory.
+        """
+        now = self.place(Arrival(study_uid, series_uid, sop_instance_uid, path, moved=True))
+        if isinstance(now, Refusal):
+            self.take(_outcome(sop_instance_uid, InstanceCategory.FAILED, reason=now.comment))
+            return
+        here = part10.read_instance(str(now.path))
+        self.places.add(here.path)
+        self.take(
+            _outcome(
+                sop_instance_uid,
+                InstanceCategory.SUCCESS,
+                sop_class_uid=here.sop_class_uid,
+                transfer_syntax_uid=here.transfer_syntax_uid,
+                path=here.path,
+                size=here.size,
+            )
+        )
+
+    def take(self, outcome: InstanceOutcome) -> None:
+        """Take an instance that has come: it lies whole in its place, or could not be kept."""
+        index = self._line_of(outcome.sop_instance_uid)
+        if index is None:
+            return
+        self.number += 1
+        if outcome.category is InstanceCategory.SUCCESS:
+            self._whole[index] = outcome
+        else:
+            why = f"it came but could not be kept ({outcome.reason}); check the output directory, then retry the job"
+            self._record(index, outcome.model_copy(update={"reason": why}))
+        # The last outcome may end the job: what else comes is to be told before.
+        if len(self._whole) >= _GROUP and not self.complete:
+            self.record()
+
+    def _line_of(self, sop_instance_uid: str) -> int | None:
+        """The line of the manifest that an instance takes."""
+        if self.has(sop_instance_uid):
+            return None
+        if self.counted:
+            self._seen.add(sop_instance_uid)
+            if self._free:
+                return self._free.popleft()
+            self.extra += 1
+            logger.warning("job %s: the peer sent more instances than it had counted", self._part.job_id)
+            return None
+        if not self.wants(sop_instance_uid):
+            self._unlisted.add(sop_instance_uid)
+            # A peer that sends the whole series for a list of instances does not tell that there are more.
+            self.extra += self.whole
+            logger.warning("job %s: the peer sent an instance that was not asked for", self._part.job_id)
+            return None
+        return self.index_of[sop_instance_uid]
+
+    def record(self) -> None:
+        """Received means: whole, in its place, and synced to disk."""
+        arrived, self._whole = self._whole, {}
+        if arrived or self.extra:
+            self.before_recording()
+        storage.sync([Path(outcome.path) for outcome in arrived.values()], self._layout.depth)
+        for index, outcome in arrived.items():
+            self._record(index, outcome)
+
+    def _record(self, index: int, outcome: InstanceOutcome) -> None:
+        """Record what has come, also where the job was cancelled: whoever waits for the peer sees to that."""
+        with suppress(PartCancelledError):
+            self._part.record(index, outcome)
+
+
+def placed(layout: Layout, directory: Path, arrival: Arrival) -> Placed | Refusal:
+    """Put a file that has come in its place below a directory.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written there.
+    """
+    uids = arrival.study_uid, arrival.series_uid, arrival.sop_instance_uid
+    try:
+        return Placed(layout.place(directory, arrival.path, *uids))
+    except InvalidRequestError as error:
+        # At most 64 characters: the peer is told.
+        return Refusal(OUT_OF_RESOURCES, error.message.partition(",")[0][:64])
+
+
+def _outcome(sop_instance_uid: str, category: InstanceCategory, **known: Any) -> InstanceOutcome:
+    return InstanceOutcome(subject=sop_instance_uid, category=category, sop_instance_uid=sop_instance_uid, **known)

@@ -1,0 +1,228 @@
+"""The promise of a retrieve: what the peer has of all that is wanted, before any of it is asked for.
+
+What is not found of many is an outcome of its own and does not stop the others: it stands at the end of the manifest,
+the tail, and is recorded as failed. A retry asks for it again, and what is found then takes its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from pacs_tasks.errors import InvalidRequestError, JobFailedError, PacsTasksError
+from pacs_tasks.ledger.manifest import Entry, is_counted
+from pacs_tasks.ledger.studies import Study
+from pacs_tasks.outcome import Proof
+from pacs_tasks.request import Level, RetrieveRequest, Selection
+from pacs_tasks.tasks.engine.base import ledger
+from pacs_tasks.tasks.engine.claim import Claim
+from pacs_tasks.tasks.engine.planner import Promise
+from pacs_tasks.tasks.engine.session import Asking, UnansweredError, value
+from pacs_tasks.tasks.retrieve.study_listing import STUDY_UID, Listed, Listing, counted_in_study, failure_of, is_uid
+from pacs_tasks.tasks.retrieve.wanted import Wanted, name_of
+
+_ACCESSION_NUMBER = "00080050"
+
+
+@dataclass
+class _Found:
+    """What is known of one study, or of a selection that named none, after the peer was asked."""
+
+    study: Study
+    entries: list[Entry] = field(default_factory=list)
+    #: Lines of the tail, and why nothing was found for each.
+    unfound: list[tuple[Entry, PacsTasksError]] = field(default_factory=list)
+
+
+def promise(request: RetrieveRequest, claim: Claim) -> Promise:
+    """Ask the peer for all that is wanted.
+
+    Raises
+    ------
+    PacsTasksError
+        If nothing is found of the one thing that is wanted, or the peer cannot be asked.
+    """
+    selections = request.wanted()
+    with Asking(request, claim) as asking:
+        found = _Asked(request, asking).find(dict(enumerate(selections)))
+    if not request.selections and len(found) == 1 and not found[0].entries:
+        raise found[0].unfound[0][1]
+    return _written([], found, 0)
+
+
+def promise_again(request: RetrieveRequest, claim: Claim) -> Promise | None:
+    """Ask once more for what was not found; nothing if everything was, or nobody wants to know.
+
+    The promise is what stands in place of the tail of the manifest, with all studies.
+    """
+    job_id, manifest = claim.job_id, ledger().manifest
+    start, total = manifest.resolved(job_id), manifest.total(job_id)
+    if start == total or len(ledger().recorded(job_id, start, total)) == total - start:
+        return None
+    studies, selections = ledger().studies.planned(job_id), request.wanted()
+    places = sorted({place for study in studies if study.tail for place in study.selections})
+    with Asking(request, claim) as asking:
+        found = _Asked(request, asking).find({place: selections[place] for place in places})
+    before = {study.study_uid: study for study in studies if study.lines}
+    added = [_beside(before.get(each.study.study_uid), each, job_id) for each in found]
+    kept = [study.model_copy(update={"tail": ()}) for study in before.values()]
+    return _written(kept, added, start)
+
+
+def _beside(before: Study | None, found: _Found, job_id: str) -> _Found:
+    """What was found now and was not before: what has a line keeps it."""
+    if before is None:
+        return found
+    lines = [line for start, stop in before.lines for line in ledger().manifest.entries(job_id, start, stop)]
+    known, series = {(line[1], line[0]) for line in lines}, {line[1] for line in lines}
+    # Where there are lines for a number of instances, whatever comes takes one of them.
+    counted = {line[1] for line in lines if is_counted(line)}
+
+    def is_new(line: Entry) -> bool:
+        if counted & {"", line[1]} or (is_counted(line) and series & {"", line[1]}):
+            return False
+        return (line[1], line[0]) not in known
+
+    return _Found(found.study, list(filter(is_new, found.entries)), found.unfound if before.tail else [])
+
+
+def _written(kept: Sequence[Study], found: Iterable[_Found], start: int) -> Promise:
+    """The lines from ``start`` on, and all studies: those whose lines stand before that, and what was found."""
+    found = list(found)
+    studies = {study.field: study for study in kept}
+    entries: list[Entry] = []
+    for each in found:
+        begin = start + len(entries)
+        entries += each.entries
+        lines = ((begin, start + len(entries)),) if each.entries else ()
+        studies[each.study.field] = _joined(studies.get(each.study.field), each.study, lines)
+    errors: list[tuple[int, PacsTasksError]] = []
+    for each in found:
+        begin = start + len(entries)
+        for line, error in each.unfound:
+            errors.append((start + len(entries), error))
+            entries.append(line)
+        if each.unfound:
+            study = studies[each.study.field]
+            studies[study.field] = study.model_copy(update={"tail": ((begin, start + len(entries)),)})
+    return Promise(entries, list(studies.values()), errors)
+
+
+def _joined(before: Study | None, study: Study, lines: tuple[tuple[int, int], ...]) -> Study:
+    if before is None:
+        return study.model_copy(update={"lines": lines})
+    return before.model_copy(
+        update={
+            "lines": (*before.lines, *lines),
+            "picked": before.picked or study.picked,
+            "rows": tuple(dict.fromkeys((*before.rows, *study.rows))),
+            "selections": tuple(dict.fromkeys((*before.selections, *study.selections))),
+            "reason": study.reason or before.reason,
+            "doubted": study.doubted or before.doubted,
+        }
+    )
+
+
+class _Asked:
+    """Asks one peer for selections."""
+
+    def __init__(self, request: RetrieveRequest, asking: Asking) -> None:
+        self._asking, self._remote = asking, str(request.remote)
+        self._selections = request.wanted()
+        #: By Study Instance UID, in the order of the selections.
+        self._wanted: dict[str, Wanted] = {}
+        #: What named no study: by accession number, the places of its selections and why.
+        self._nowhere: dict[str, tuple[list[int], PacsTasksError]] = {}
+
+    def find(self, selections: dict[int, Selection]) -> list[_Found]:
+        """What there is of them: one for each study, and one for each accession number without a study."""
+        numbers: dict[str, list[Wanted]] = {}
+        for place, selection in selections.items():
+            number = selection.accession_number
+            if number is None:
+                self._want(selection.study_uid or "", None).add(place, selection)
+            else:
+                self._resolve(place, selection, number, numbers)
+        found = [self._list(wanted) for wanted in self._wanted.values()]
+        return found + [self._unfound(places, error) for places, error in self._nowhere.values()]
+
+    def _want(self, study_uid: str, counted: int | None) -> Wanted:
+        wanted = self._wanted.setdefault(study_uid, Wanted(study_uid))
+        wanted.counted = counted if wanted.counted is None else wanted.counted
+        return wanted
+
+    def _resolve(self, place: int, selection: Selection, number: str, numbers: dict[str, list[Wanted]]) -> None:
+        """Want the studies that have an accession number."""
+        name = f"{number}\\{selection.study_uid or ''}"
+        if name in self._nowhere:
+            self._nowhere[name][0].append(place)
+            return
+        try:
+            if number not in numbers:
+                numbers[number] = self._studies_of(number)
+        except (JobFailedError, InvalidRequestError, UnansweredError) as error:
+            self._nowhere[name] = [place], _told(error)
+            return
+        chosen = [each for each in numbers[number] if selection.study_uid in {None, each.study_uid}]
+        for each in chosen:
+            self._want(each.study_uid, each.counted).add(place, selection)
+        if not chosen:
+            why = f"{self._remote} lists this accession number for other studies only; check both"
+            self._nowhere[name] = [place], JobFailedError(why, number)
+
+    def _studies_of(self, number: str) -> list[Wanted]:
+        """The studies that have this accession number, and none that a peer lists although they have another."""
+        keys = {"AccessionNumber": number, "StudyInstanceUID": "", "NumberOfStudyRelatedInstances": ""}
+        outcome = self._asking.find(Level.STUDY, keys)
+        failure = failure_of(outcome)
+        if failure:
+            raise JobFailedError(
+                f"{self._remote} cannot list the studies with this accession number ({failure})", number
+            )
+        found = [
+            Wanted(value(match, STUDY_UID), counted=counted_in_study(match))
+            for match in outcome.matches
+            if value(match, _ACCESSION_NUMBER).strip().casefold() == number.casefold()
+        ]
+        usable = {each.study_uid: each for each in found if is_uid(each.study_uid)}
+        if not usable:
+            raise JobFailedError(
+                f"{self._remote} lists no study with this accession number; "
+                "check it, for example with `pacs-tasks query`",
+                number,
+            )
+        return list(usable.values())
+
+    def _list(self, wanted: Wanted) -> _Found:
+        """What the peer promises of one study."""
+        study = Study(
+            study_uid=wanted.study_uid,
+            name=name_of(self._selections, wanted.selections),
+            picked=wanted.picked,
+            rows=tuple(wanted.rows),
+            selections=tuple(wanted.selections),
+        )
+        try:
+            listed = Listing(self._asking, wanted, self._remote).promise()
+        except (JobFailedError, UnansweredError) as error:
+            return _Found(study, unfound=[([study.name, "", "", wanted.study_uid], _told(error))])
+        return _Found(_proven(study, listed), listed.entries, self._unlisted(wanted.study_uid, listed.unlisted))
+
+    def _unlisted(self, study_uid: str, uids: Iterable[str]) -> list[tuple[Entry, PacsTasksError]]:
+        why = f"{self._remote} does not list it; check the UID, for example with `pacs-tasks query`"
+        return [([uid, "", "", study_uid], JobFailedError(why)) for uid in uids]
+
+    def _unfound(self, places: list[int], error: PacsTasksError) -> _Found:
+        rows = [row for row in (self._selections[place].row for place in places) if row is not None]
+        name = name_of(self._selections, places)
+        study = Study(name=name, rows=tuple(dict.fromkeys(rows)), selections=tuple(places), proof=Proof.NONE)
+        return _Found(study, unfound=[([name, "", "", ""], error)])
+
+
+def _told(error: PacsTasksError) -> PacsTasksError:
+    """The error as it is recorded: in a class that whoever reads it knows."""
+    return error.told() if isinstance(error, UnansweredError) else error
+
+
+def _proven(study: Study, listed: Listed) -> Study:
+    return study.model_copy(update={"proof": listed.proof, "reason": listed.reason, "doubted": listed.doubted})

@@ -1,0 +1,297 @@
+"""What a peer promises of one study: its instances by name, or how many there are.
+
+It is asked hierarchically, as every peer must support it (PS3.4 section C.4.1.2.1): for the study, its series, then the
+instances of each.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pydantic import TypeAdapter, ValidationError
+
+from pacs_tasks.errors import JobFailedError, PacsTasksError
+from pacs_tasks.ledger.manifest import Entry
+from pacs_tasks.outcome import Category, FindOutcome, Proof
+from pacs_tasks.outcome.find import is_round
+from pacs_tasks.request import UID, Level
+from pacs_tasks.tasks.engine.session import Asking, UnansweredError, value
+from pacs_tasks.tasks.retrieve.wanted import Wanted
+
+STUDY_UID, SERIES_UID, SOP_INSTANCE_UID, SOP_CLASS_UID = "0020000D", "0020000E", "00080018", "00080016"
+_OF_STUDY, _OF_SERIES = "00201208", "00201209"
+#: A larger number of instances is no count but a mistake; each becomes a line of the manifest.
+_MOST = 1_000_000
+#: UIDs that an error names.
+_SHOWN = 10
+
+_uid = TypeAdapter(UID)
+
+
+class Listed(NamedTuple):
+    """The promise for one study.
+
+    ``unlisted`` are series and instances that were wanted and are not listed. ``doubted``: there may be more.
+    """
+
+    entries: list[Entry]
+    proof: Proof
+    reason: str = ""
+    unlisted: tuple[str, ...] = ()
+    doubted: bool = False
+
+
+class _Series(NamedTuple):
+    """One series: the class of each listed instance by its UID, and how many there should be.
+
+    ``failure`` says why the list is no list.
+    """
+
+    uid: str
+    listed: dict[str, str]
+    counted: int | None
+    failure: str = ""
+
+    @property
+    def short(self) -> bool:
+        """Whether the list is not all that there is."""
+        return bool(self.failure) or (self.counted is not None and self.counted > len(self.listed))
+
+    @property
+    def size(self) -> int:
+        return (self.counted or 0) if self.short else len(self.listed)
+
+
+def is_uid(text: str) -> bool:
+    """Whether a peer's text is a UID (PS3.5 section 9.1)."""
+    try:
+        return bool(_uid.validate_python(text))
+    except ValidationError:
+        return False
+
+
+def count_of(match: dict[str, object], tag: str) -> int | None:
+    """How many instances a match says there are; nothing where it says nothing that can be."""
+    text = value(match, tag)
+    return int(text) if text.isascii() and text.isdigit() and int(text) <= _MOST else None
+
+
+def counted_in_study(match: dict[str, object]) -> int | None:
+    """Number of Study Related Instances, (0020,1208)."""
+    return count_of(match, _OF_STUDY)
+
+
+def failure_of(outcome: FindOutcome) -> str:
+    """Why an answer is no list; empty for one that is."""
+    whole = outcome.category in {Category.SUCCESS, Category.WARNING} and not outcome.limit_hit
+    return "" if whole else str(outcome.status)
+
+
+class Listing:
+    """Asks for one study."""
+
+    def __init__(self, asking: Asking, wanted: Wanted, remote: str) -> None:
+        self._asking, self._wanted, self._remote = asking, wanted, remote
+        #: Where it did not answer a query, that error.
+        self._unanswered: UnansweredError | None = None
+
+    def promise(self) -> Listed:
+        """What the peer promises of what is wanted.
+
+        Raises
+        ------
+        JobFailedError
+            If it lists nothing of it, or cannot say what there is.
+        UnansweredError
+            If it does not answer, and has given no count either.
+        """
+        wanted = self._wanted
+        counted = self._counted() if wanted.whole else None
+        series_uids, failure = self._series()
+        if failure:
+            return self._by_count_of_study(self._cannot_list("series", failure), counted, failure)
+        series = [self._instances(uid, count) for uid, count in sorted(series_uids.items())]
+        if wanted.picked:
+            return self._picked(series)
+        unproven = next((each for each in series if each.failure and each.counted is None), None)
+        if unproven is not None:
+            return self._by_count_of_study(self._cannot_list("instances", unproven.failure), counted, unproven.failure)
+        listed = sum(each.size for each in series)
+        if counted is not None and counted > listed:
+            fewer = f"it lists {listed} of the {counted} instances that it counts in the study"
+            return self._by_count_of_study(self._nothing("study"), counted, fewer)
+        return self._of_series(series, doubted=counted is None)
+
+    def _counted(self) -> int | None:
+        """How many instances the whole study has, where the peer says so."""
+        if self._wanted.counted is not None:
+            return self._wanted.counted
+        keys = {"StudyInstanceUID": self._wanted.study_uid, "NumberOfStudyRelatedInstances": ""}
+        outcome, _ = self._ask(Level.STUDY, keys)
+        counts = [counted_in_study(match) for match in outcome.matches] if outcome else []
+        return counts[0] if len(counts) == 1 else None
+
+    def _series(self) -> tuple[dict[str, int | None], str]:
+        """The series that are wanted, how many instances each has, and why they may not be all."""
+        named = self._wanted.named_series
+        # Lists of UIDs need not be supported: of several series, all are asked for.
+        asked = next(iter(named)) if len(named) == 1 else ""
+        keys = {
+            "StudyInstanceUID": self._wanted.study_uid,
+            "SeriesInstanceUID": asked,
+            "NumberOfSeriesRelatedInstances": "",
+        }
+        outcome, failure = self._ask(Level.SERIES, keys)
+        matches = outcome.matches if outcome else ()
+        found = {value(match, SERIES_UID): count_of(match, _OF_SERIES) for match in matches}
+        return {uid: count for uid, count in found.items() if uid and (not named or uid in named)}, failure
+
+    def _instances(self, series_uid: str, counted: int | None) -> _Series:
+        """The instances of a series."""
+        outcome, failure = self._ask_for(series_uid, "")
+        return _Series(series_uid, _classes(outcome) if outcome else {}, counted, failure)
+
+    def _ask_for(self, series_uid: str, sop_instance_uid: str) -> tuple[FindOutcome | None, str]:
+        keys = {
+            "StudyInstanceUID": self._wanted.study_uid,
+            "SeriesInstanceUID": series_uid,
+            "SOPInstanceUID": sop_instance_uid,
+            "SOPClassUID": "",
+        }
+        return self._ask(Level.IMAGE, keys)
+
+    def _ask(self, level: Level, keys: dict[str, str]) -> tuple[FindOutcome | None, str]:
+        """The answer, and why it is no list."""
+        try:
+            outcome = self._asking.find(level, keys)
+        except UnansweredError as error:
+            self._unanswered = error
+            return None, error.message
+        return outcome, failure_of(outcome)
+
+    def _of_series(self, series: list[_Series], *, doubted: bool) -> Listed:
+        """Each series by its list, or by its count where that says more."""
+        entries: list[Entry] = []
+        for each in series:
+            entries += self._placeholders(each.uid, each.size) if each.short else self._lines(each, set(each.listed))
+        if not entries:
+            raise self._nothing("study" if self._wanted.whole else "series of this study")
+        short = [each for each in series if each.short]
+        if short:
+            return Listed(entries, Proof.COUNTS, self._why_short(short[0]), self._unlisted_series(series))
+        why = self._at_limit(series) if doubted else ""
+        return Listed(entries, Proof.INSTANCES, why, self._unlisted_series(series), doubted=bool(why))
+
+    def _at_limit(self, series: list[_Series]) -> str:
+        """Why there may be more than is listed: without any count nobody knows whether the peer has cut a list off."""
+        lists = [(each.size, "instances of a series") for each in series if each.counted is None]
+        lists += [(len(series), "series")] if self._wanted.whole else []
+        size, what = next(((size, what) for size, what in lists if is_round(size)), (0, ""))
+        if not size:
+            return ""
+        return (
+            f"{self._remote} lists exactly {size} {what} and gives no count: if that is a limit of its answers, "
+            "there are more"
+        )
+
+    def _unlisted_series(self, series: list[_Series]) -> tuple[str, ...]:
+        return tuple(sorted(self._wanted.series - {each.uid for each in series})) if not self._wanted.whole else ()
+
+    def _by_count_of_study(self, error: PacsTasksError, counted: int | None, why: str) -> Listed:
+        """The number of instances is all that is known of the study; ``error`` is raised where not even that is."""
+        if not counted:
+            raise error
+        reason = f"{self._remote} does not list all instances ({why}); what came is compared with the count"
+        return Listed(self._placeholders("", counted), Proof.COUNTS, reason)
+
+    def _why_short(self, series: _Series) -> str:
+        if series.failure:
+            why = f"{self._remote} cannot list the instances ({series.failure})"
+        else:
+            why = (
+                f"{self._remote} lists {len(series.listed)} of the {series.counted} instances that it counts "
+                "in a series"
+            )
+        return f"{why}; what came is compared with the count"
+
+    def _picked(self, series: list[_Series]) -> Listed:
+        """What is wanted by name, and whole series beside it."""
+        entries: list[Entry] = []
+        unlisted = set().union(*self._wanted.instances.values(), self._unlisted_series(series))
+        short: list[_Series] = []
+        for each in series:
+            if self._wanted.wants_series(each.uid):
+                unlisted -= each.listed.keys()
+                if each.failure and each.counted is None:
+                    raise self._cannot_list("instances", each.failure)
+                entries += (
+                    self._placeholders(each.uid, each.size) if each.short else self._lines(each, set(each.listed))
+                )
+                short += [each] if each.short else []
+                continue
+            asked = self._wanted.picks_of(each.uid)
+            known = self._singly(each, asked) if each.short else each
+            entries += self._lines(known, asked & known.listed.keys())
+            unlisted -= known.listed.keys()
+        unproven = [each for each in series if each.failure]
+        if unlisted and unproven and not short:
+            return self._unproven(entries, unlisted, series, unproven[0].failure)
+        if not entries:
+            raise JobFailedError(
+                f"{self._remote} lists none of the instances that were named; "
+                "check the UIDs, for example with `pacs-tasks query`",
+                "\\".join(sorted(unlisted)[:_SHOWN]),
+            )
+        proof = Proof.COUNTS if short else Proof.INSTANCES
+        return Listed(entries, proof, self._why_short(short[0]) if short else "", tuple(sorted(unlisted)))
+
+    def _singly(self, series: _Series, asked: set[str]) -> _Series:
+        """Ask by name for what a list that is not whole leaves out."""
+        listed = dict(series.listed)
+        for uid in sorted(asked - listed.keys()):
+            outcome, failure = self._ask_for(series.uid, uid)
+            if failure or outcome is None:
+                break
+            listed.update((found, name) for found, name in _classes(outcome).items() if found == uid)
+        return series._replace(listed=listed)
+
+    def _unproven(self, entries: list[Entry], unlisted: set[str], series: list[_Series], failure: str) -> Listed:
+        """The peer cannot tell what there is; but what was named can be asked for, and seen to have come."""
+        if len(series) > 1 and self._wanted.instances.get(""):
+            raise JobFailedError(
+                f"{self._remote} cannot list the instances of the study ({failure}), so nobody knows their series; "
+                "name it with the instances",
+                self._wanted.study_uid,
+            )
+        of_series = {uid: each.uid for each in series for uid in self._wanted.picks_of(each.uid) & unlisted}
+        named = [[uid, series_uid, "", self._wanted.study_uid] for uid, series_uid in sorted(of_series.items())]
+        lines = sorted([*entries, *named], key=lambda entry: (entry[1], entry[0]))
+        why = f"{self._remote} cannot list the instances ({failure}); they were asked for by name alone"
+        return Listed(lines, Proof.NONE, why, tuple(sorted(unlisted - of_series.keys())))
+
+    def _lines(self, series: _Series, uids: set[str]) -> list[Entry]:
+        return [[uid, series.uid, series.listed[uid], self._wanted.study_uid] for uid in sorted(uids)]
+
+    def _placeholders(self, series_uid: str, count: int) -> list[Entry]:
+        """Lines for instances of which only the number is known."""
+        return [[f"{number} of {count}", series_uid, "", self._wanted.study_uid] for number in range(1, count + 1)]
+
+    def _nothing(self, what: str) -> PacsTasksError:
+        return JobFailedError(
+            f"{self._remote} lists no instance of this {what}; "
+            "check the Study Instance UID, for example with `pacs-tasks query`",
+            next(iter(self._wanted.named_series), "") or self._wanted.study_uid,
+        )
+
+    def _cannot_list(self, what: str, failure: str) -> PacsTasksError:
+        return self._unanswered or JobFailedError(
+            f"{self._remote} cannot list the {what} of the study ({failure}); "
+            "without that list nothing can be said to be complete",
+            self._wanted.study_uid,
+        )
+
+
+def _classes(outcome: FindOutcome) -> dict[str, str]:
+    """SOP Instance UID to SOP Class UID, which not every peer gives."""
+    found = {value(match, SOP_INSTANCE_UID): value(match, SOP_CLASS_UID) for match in outcome.matches}
+    return {uid: sop_class for uid, sop_class in found.items() if uid}

@@ -1,0 +1,111 @@
+"""``pacs_tasks.retrieve``: bring studies here, and compare what arrived with what the peer listed.
+
+The planner asks the peer which instances there are: the promise. A part is a series, or a slice of a large one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from celery import Task
+
+from pacs_tasks.app import app
+from pacs_tasks.errors import AssociationError, PeerBusyError
+from pacs_tasks.ledger.manifest import Entry, is_counted
+from pacs_tasks.request import RetrieveRequest
+from pacs_tasks.tasks.engine.base import JobTask, ledger, pause
+from pacs_tasks.tasks.engine.chord import Part, Range, fan_out, finish, pending, work_on
+from pacs_tasks.tasks.engine.claim import Claim
+from pacs_tasks.tasks.engine.paths import writable_directory
+from pacs_tasks.tasks.engine.planner import Promise, plan
+from pacs_tasks.tasks.engine.retry import come_again
+from pacs_tasks.tasks.retrieve.part import fetch
+from pacs_tasks.tasks.retrieve.plan import promise, promise_again
+
+#: A series with more instances is fetched in slices, by lists of UIDs: VR UI holds 64 KiB in explicit encodings.
+PART_INSTANCES = 500
+
+
+def cut(entries: Sequence[Entry]) -> list[Range]:
+    """Cut a manifest into parts: consecutive instances of one series, at most :data:`PART_INSTANCES`.
+
+    What has no name can only be asked for together: all of a series, or all of a study, is one part then.
+    """
+    ranges: list[Range] = []
+    start = 0
+    for index in range(1, len(entries) + 1):
+        ended = index == len(entries) or _series(entries[index]) != _series(entries[start])
+        if ended or (index - start == PART_INSTANCES and not is_counted(entries[start])):
+            ranges.append((start, index))
+            start = index
+    return ranges
+
+
+def _series(entry: Entry) -> tuple[str, str]:
+    return entry[3], entry[1]
+
+
+def _ranges(job_id: str) -> list[Range]:
+    manifest = ledger().manifest
+    return pending(job_id, cut(manifest.entries(job_id, 0, manifest.resolved(job_id))))
+
+
+def _promise(request: RetrieveRequest, claim: Claim) -> Promise:
+    """See that there is a place for it, then ask the peer.
+
+    Raises
+    ------
+    InvalidRequestError
+        If what is asked for is not served.
+    """
+    if request.to is None:
+        writable_directory(request.directory)
+    return promise(request, claim)
+
+
+@app.task(bind=True, base=JobTask, name=RetrieveRequest.task)  # type: ignore[untyped-decorator]
+def retrieve(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Retrieve studies: asks what there is and becomes a chord of parts."""
+
+    def chord_of_parts(_: RetrieveRequest, job_id: str) -> None:
+        fan_out(self, job_id, _ranges(job_id), retrieve_part, retrieve_finish)
+
+    return plan(self, request, RetrieveRequest, _promise, chord_of_parts, promise_again=promise_again)
+
+
+@app.task(bind=True, name="pacs_tasks.retrieve_part", ignore_result=True)  # type: ignore[untyped-decorator]
+def retrieve_part(self: Task, job_id: str, start: int, stop: int, tries: int = 0) -> None:
+    """Fetch the instances ``start`` up to ``stop`` of a job's manifest; never raises for an instance."""
+
+    def work(part: Part) -> bool:
+        part.claim.check_deaths()
+        request = cast(RetrieveRequest, ledger().request(job_id))
+        try:
+            return fetch(self, part, request, whole_series=_is_whole(job_id, start, stop), tries=tries)
+        except PeerBusyError:
+            raise
+        except AssociationError as error:
+            part.fail_rest(error)
+            return False
+
+    if work_on(self, job_id, start, stop, work):
+        come_again(self, pause(tries), kwargs={"tries": tries + 1})
+
+
+def _is_whole(job_id: str, start: int, stop: int) -> bool:
+    """Whether a part is all of its series, as far as the peer has told, so that it can be asked for as a whole."""
+    around = ledger().manifest.entries(job_id, max(start - 1, 0), stop + 1)
+    first = around[1 if start else 0]
+    if is_counted(first):
+        return True
+    expected = stop - start + (1 if start else 0)
+    before = start > 0 and _series(around[0]) == _series(first)
+    after = len(around) > expected and _series(around[expected]) == _series(first)
+    return not before and not after and not ledger().studies.picked(job_id, first[3])
+
+
+@app.task(bind=True, name="pacs_tasks.retrieve_finish")  # type: ignore[untyped-decorator]
+def retrieve_finish(self: Task, job_id: str) -> dict[str, Any]:
+    """The chord's body: the summary of the job."""
+    return finish(self, job_id, _ranges, retrieve_part)

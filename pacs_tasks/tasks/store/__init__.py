@@ -1,0 +1,1 @@
+"""Tasks that send files (C-STORE)."""

@@ -1,0 +1,86 @@
+"""``pacs_tasks.preflight``: what a send would meet. Nothing is sent."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import Any
+
+from celery import Task
+from pydicom.uid import UID
+
+from pacs_tasks.app import app
+from pacs_tasks.dimse.files.part10 import StoredInstance
+from pacs_tasks.dimse.upper_layer import contexts
+from pacs_tasks.dimse.upper_layer.association import Association
+from pacs_tasks.errors import JobCancelledError
+from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, PreflightOutcome, ProposedPair
+from pacs_tasks.request import PreflightRequest
+from pacs_tasks.tasks.engine.associations import leased
+from pacs_tasks.tasks.engine.base import JobTask, answer, local_ae, timeouts
+from pacs_tasks.tasks.engine.claim import Claim
+from pacs_tasks.tasks.engine.paths import files_below, readable_directory
+from pacs_tasks.tasks.store.recognise import recognise
+
+
+def _work(request: PreflightRequest, claim: Claim) -> PreflightOutcome:
+    started = time.monotonic()
+    readable_directory(request.directory)
+    instances: list[StoredInstance] = []
+    skipped: list[InstanceOutcome] = []
+    unreadable: list[InstanceOutcome] = []
+    total = 0
+    for path, _ in files_below(request.directory):
+        if claim():
+            raise JobCancelledError("cancelled before the peer was asked")
+        total += 1
+        read = recognise(path)
+        if isinstance(read, StoredInstance):
+            instances.append(read)
+        else:
+            (skipped if read.category is InstanceCategory.SKIPPED else unreadable).append(read)
+    batches = contexts.contexts_for(instances)
+    accepted: set[tuple[str, str]] = set()
+    for proposed, _ in batches:
+        with (
+            leased(request.remote, claim) as stop,
+            Association.open(local_ae(request), request.remote, proposed, timeouts(request), stop) as assoc,
+        ):
+            accepted |= set(assoc.accepted)
+    return PreflightOutcome(
+        total=total,
+        bytes=sum(instance.size for instance in instances),
+        pairs=_pairs(instances, accepted),
+        skipped=tuple(skipped),
+        unreadable=tuple(unreadable),
+        contexts=sum(len(proposed) for proposed, _ in batches),
+        associations=len(batches),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _pairs(instances: list[StoredInstance], accepted: set[tuple[str, str]]) -> tuple[ProposedPair, ...]:
+    count: Counter[tuple[str, str]] = Counter()
+    size: Counter[tuple[str, str]] = Counter()
+    for instance in instances:
+        pair = instance.sop_class_uid, instance.transfer_syntax_uid
+        count[pair] += 1
+        size[pair] += instance.size
+    return tuple(
+        ProposedPair(
+            sop_class_uid=pair[0],
+            sop_class_name=UID(pair[0]).name,
+            transfer_syntax_uid=pair[1],
+            transfer_syntax_name=UID(pair[1]).name,
+            count=count[pair],
+            bytes=size[pair],
+            accepted=pair in accepted,
+        )
+        for pair in sorted(count)
+    )
+
+
+@app.task(bind=True, base=JobTask, name=PreflightRequest.task)  # type: ignore[untyped-decorator]
+def preflight(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Say what a send of a directory would meet."""
+    return answer(self, request, PreflightRequest, _work)

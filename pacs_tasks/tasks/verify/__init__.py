@@ -1,0 +1,1 @@
+"""Tasks that prove what a job has sent (C-FIND, storage commitment)."""

@@ -1,0 +1,143 @@
+"""``pacs_tasks.commit``: have the peer answer for what a job has sent (storage commitment, PS3.4 annex J).
+
+The peer takes the request at once and reports later: on the association that asked, or on one that it opens to the
+receiver, which notes the report. A report that comes when nobody waits any more is noted all the same.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from celery import Task
+
+from pacs_tasks.ae import LocalAE
+from pacs_tasks.app import app
+from pacs_tasks.dimse.commitment import n_action
+from pacs_tasks.dimse.commitment.data_sets import PUSH_MODEL_CONTEXT, new_transaction_uid
+from pacs_tasks.dimse.upper_layer.association import Association, StopCheck
+from pacs_tasks.errors import AssociationRejectedError, JobCancelledError
+from pacs_tasks.fleet import receivers
+from pacs_tasks.fleet.receivers import Receiver
+from pacs_tasks.ledger.commitments import Commitments, take
+from pacs_tasks.outcome import StatusCategory
+from pacs_tasks.outcome.verification import CommitmentReport, CommitmentState, CommitOutcome
+from pacs_tasks.request import CommitRequest
+from pacs_tasks.settings import settings
+from pacs_tasks.tasks.engine.associations import lent
+from pacs_tasks.tasks.engine.base import JobTask, answer, ledger, local_ae, timeouts
+from pacs_tasks.tasks.engine.claim import Claim
+from pacs_tasks.tasks.verify.sent import instances_sent
+
+#: Instances of one transaction: some peers take no more.
+MOST_REFERENCES = 500
+#: Seconds that the association stays open for a report where the peer may report to a receiver as well: some peers
+#: begin when it is released.
+_LINGER = 10.0
+#: Seconds between two looks at the record.
+_LOOK = 0.25
+
+
+class _Committing:
+    """One request for commitment, in as many transactions as it takes."""
+
+    def __init__(self, request: CommitRequest, claim: Claim) -> None:
+        self._request, self._claim = request, claim
+        self._commitments = Commitments(ledger(), request.job_id)
+        self._receiver = _receiver(local_ae(request))
+        self._transactions: list[str] = []
+        self._patience = settings().commit_timeout if request.patience is None else request.patience
+        #: When the last request was made, and when the last report came.
+        self._asked = self._told = 0.0
+        self._open: set[str] = set()
+
+    def run(self) -> CommitOutcome:
+        started, request = time.monotonic(), self._request
+        local = local_ae(request)
+        if self._receiver is not None:
+            # It reports to whom it knows under the AE title that asks.
+            local = local.model_copy(update={"ae_title": self._receiver.ae_title})
+        try:
+            with lent(local, request.remote, [PUSH_MODEL_CONTEXT], timeouts(request), self._claim) as assoc:
+                self._ask(assoc)
+                self._listen(assoc)
+                # Not kept for others: a report that still comes on it would be lost.
+                assoc.release()
+        except AssociationRejectedError as error:
+            raise AssociationRejectedError(
+                f"{error.message} (storage commitment is asked for as {local.ae_title}, to which the PACS reports)"
+            ) from None
+        if self._receiver is not None:
+            self._await_receiver()
+        counts, problems = self._commitments.totals(self._transactions)
+        return CommitOutcome(
+            committed=counts[CommitmentState.COMMITTED],
+            failed=counts[CommitmentState.FAILED],
+            pending=counts[CommitmentState.PENDING],
+            problems=tuple(problems),
+            receiver=str(self._receiver or ""),
+            seconds=time.monotonic() - started,
+        )
+
+    def _ask(self, assoc: Association) -> None:
+        for group in self._commitments.groups(MOST_REFERENCES):
+            _check(self._claim)
+            uid = new_transaction_uid()
+            # The same instance may have been sent from two files.
+            references = dict.fromkeys((each.sop_class_uid, each.sop_instance_uid) for _, each in group.members)
+            self._commitments.begin(uid, group.transaction(str(self._request.remote)))
+            self._transactions.append(uid)
+            said = n_action.ask(assoc, uid, list(references), self._take)
+            if said.category not in {StatusCategory.SUCCESS, StatusCategory.WARNING}:
+                self._commitments.refuse(uid, f"{self._request.remote} does not take the request ({said})")
+        self._asked = self._told = time.monotonic()
+
+    def _listen(self, assoc: Association) -> None:
+        """Take reports on the association, until it is of no use any more."""
+        while pause := self._pause():
+            if self._receiver is not None and time.monotonic() - self._asked >= _LINGER:
+                return
+            # It is our lease of the association that is renewed by asking.
+            _check(assoc.stop or self._claim)
+            if not n_action.listen(assoc, pause, self._take):
+                return
+
+    def _await_receiver(self) -> None:
+        """Wait for reports that others take."""
+        clock = threading.Event()
+        while pause := self._pause():
+            _check(self._claim)
+            clock.wait(pause)
+
+    def _pause(self) -> float:
+        """Seconds to wait now; none when every transaction is answered, or none has been for too long."""
+        now, waiting = time.monotonic(), self._commitments.open(self._transactions)
+        if waiting != self._open:
+            self._open, self._told = waiting, now
+        return min(_LOOK, max(self._patience - (now - self._told), 0.0)) if waiting else 0.0
+
+    def _take(self, report: CommitmentReport) -> bool:
+        return take(ledger(), report)
+
+
+def _check(stop: StopCheck) -> None:
+    if stop():
+        raise JobCancelledError("cancelled before the PACS had reported; what it reports later is noted")
+
+
+def _receiver(local: LocalAE) -> Receiver | None:
+    """The receiver to which a peer may report: the one of our own AE title, else any that runs."""
+    known = receivers.running(ledger().client)
+    return next((each for each in known if each.ae_title == local.ae_title), known[0] if known else None)
+
+
+def _work(request: CommitRequest, claim: Claim) -> CommitOutcome:
+    instances_sent(request.job_id)
+    return _Committing(request, claim).run()
+
+
+@app.task(bind=True, base=JobTask, name=CommitRequest.task)  # type: ignore[untyped-decorator]
+def commit(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Have the peer answer for what a job has sent (N-ACTION)."""
+    return answer(self, request, CommitRequest, _work)

@@ -1,0 +1,96 @@
+"""``pacs_tasks.verify``: does the peer list what a job has sent?"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+from celery import Task
+
+from pacs_tasks.app import app
+from pacs_tasks.ledger.outcomes import Instances
+from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
+from pacs_tasks.outcome.verification import VerifyOutcome
+from pacs_tasks.request import VerifyRequest
+from pacs_tasks.tasks.engine.base import JobTask, answer
+from pacs_tasks.tasks.engine.claim import Claim
+from pacs_tasks.tasks.verify.inventory import Inquiry, Series
+from pacs_tasks.tasks.verify.sent import instances_sent
+
+
+class _Member(NamedTuple):
+    """``line`` of the manifest."""
+
+    line: int
+    sop_class_uid: str
+
+
+class _Series(Series):
+    """What was sent of one series."""
+
+    def __init__(self, study_uid: str, series_uid: str) -> None:
+        super().__init__(study_uid, series_uid)
+        self.members: dict[str, list[_Member]] = {}
+
+    def add(self, sop_instance_uid: str, member: _Member) -> None:
+        self.asked.add(sop_instance_uid)
+        self.members.setdefault(sop_instance_uid, []).append(member)
+
+
+def _by_series(instances: Instances) -> list[_Series]:
+    """What was sent, by series; of each instance no more than is needed to ask for it."""
+    found: dict[tuple[str, str], _Series] = {}
+    classes: dict[str, str] = {}
+    for index, outcome in instances.sent():
+        pair = outcome.study_uid, outcome.series_uid
+        series = found.get(pair) or found.setdefault(pair, _Series(*pair))
+        sop_class = classes.setdefault(outcome.sop_class_uid, outcome.sop_class_uid)
+        series.add(outcome.sop_instance_uid, _Member(index, sop_class))
+    return list(found.values())
+
+
+def _problems(request: VerifyRequest, instances: Instances, series: list[_Series]) -> tuple[InstanceOutcome, ...]:
+    """What is missing or unknown, by name, in the order of the manifest."""
+    missing = f"{request.remote} does not list it"
+    found: list[tuple[_Member, str, InstanceCategory, str]] = []
+    for each in series:
+        for uid in each.missing:
+            found += [(member, uid, InstanceCategory.MISSING, missing) for member in each.members[uid]]
+        for uid, reason in each.unknown.items():
+            found += [(member, uid, InstanceCategory.FAILED, reason) for member in each.members[uid]]
+    subjects = instances.subjects(member.line for member, *_ in found)
+    return tuple(
+        InstanceOutcome(
+            subject=subjects[member.line],
+            category=category,
+            sop_class_uid=member.sop_class_uid,
+            sop_instance_uid=uid,
+            reason=reason,
+        )
+        for member, uid, category, reason in sorted(found)
+    )
+
+
+def _work(request: VerifyRequest, claim: Claim) -> VerifyOutcome:
+    started = time.monotonic()
+    instances = instances_sent(request.job_id)
+    series = _by_series(instances)
+    inquiry = Inquiry(request, request.remote, claim)
+    inquiry.ask_for(series)
+    problems = _problems(request, instances, series)
+    missing = sum(each.category is InstanceCategory.MISSING for each in problems)
+    total = sum(len(members) for each in series for members in each.members.values())
+    return VerifyOutcome(
+        held=total - len(problems),
+        missing=missing,
+        unknown=len(problems) - missing,
+        problems=problems,
+        queries=inquiry.queries,
+        seconds=time.monotonic() - started,
+    )
+
+
+@app.task(bind=True, base=JobTask, name=VerifyRequest.task)  # type: ignore[untyped-decorator]
+def verify(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Ask whether the peer lists what a job has sent (C-FIND)."""
+    return answer(self, request, VerifyRequest, _work)

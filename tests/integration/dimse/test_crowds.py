@@ -1,0 +1,76 @@
+"""Our Storage SCP among many callers at once, honest ones and others."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pacs_tasks.ae import LocalAE, RemoteAE
+from pacs_tasks.dimse.c_echo import echo
+from pacs_tasks.dimse.c_store import store
+from pacs_tasks.dimse.files import part10
+from pacs_tasks.dimse.scp.storage_scp import MAX_ASSOCIATIONS, StorageSCP
+from pacs_tasks.dimse.upper_layer import contexts
+from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
+from pacs_tasks.outcome import Category, InstanceCategory
+from tests.support import dicom_files
+from tests.support.processes import environment
+from tests.support.waiting import wait_until
+
+LOCAL = LocalAE(ae_title="CALLER")
+PATIENT = Timeouts.of(20)
+
+
+@pytest.fixture
+def scp(tmp_path: Path) -> Iterator[StorageSCP]:
+    """A Storage SCP with its files in ``received``."""
+    with StorageSCP(LocalAE(ae_title="RECEIVER"), "127.0.0.1", 0, tmp_path / "received") as running:
+        yield running
+
+
+def test_callers_that_never_ask_do_not_pile_up(
+    scp: StorageSCP, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two hundred silent connections get a bounded number of threads, and an association goes on meanwhile."""
+    [path] = dicom_files.write_series(tmp_path / "files", 1)
+    instance = part10.read_instance(str(path))
+    [(proposed, _)] = contexts.contexts_for([instance])
+    with contextlib.ExitStack() as stack:
+        assoc = stack.enter_context(
+            Association.open(LOCAL, RemoteAE(ae_title="RECEIVER", port=scp.port), proposed, PATIENT)
+        )
+        before = threading.active_count()
+        for _ in range(200):
+            stack.enter_context(socket.create_connection(("127.0.0.1", scp.port), timeout=10))
+        wait_until(lambda: threading.active_count() >= before + MAX_ASSOCIATIONS, 10, "the receiver to accept some")
+        assert store(assoc, instance).category is InstanceCategory.SUCCESS
+        assert threading.active_count() <= before + 2 * MAX_ASSOCIATIONS
+    assert echo(LOCAL, RemoteAE(ae_title="RECEIVER", port=scp.port), PATIENT).category is Category.SUCCESS
+    assert "fault" not in caplog.text
+
+
+@pytest.mark.dcmtk
+def test_fifty_senders_at_once(scp: StorageSCP, tmp_path: Path) -> None:
+    """Fifty programs of DCMTK send at once, ten of them the same files: everything is here to the byte."""
+    series = [dicom_files.write_series(tmp_path / str(number), 5, series=number) for number in range(1, 42)]
+    command_line = ["-aec", "RECEIVER", "+sd", "127.0.0.1", str(scp.port)]
+    senders = [
+        subprocess.Popen(
+            [("dcmsend", "storescu")[number % 2], *command_line, str(tmp_path / str(max(number - 9, 0) or 1))],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment(TCP_NODELAY="1"),
+        )
+        for number in range(1, 51)
+    ]
+    assert [sender.wait(60) for sender in senders] == [0] * 50
+    held = {path.stem: dicom_files.data_set(path) for path in scp.directory.rglob("*.dcm")}
+    sent = [path for files in series for path in files]
+    assert held == {part10.read_instance(str(path)).sop_instance_uid: dicom_files.data_set(path) for path in sent}
+    assert not list(scp.directory.glob(".*"))

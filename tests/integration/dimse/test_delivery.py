@@ -1,0 +1,150 @@
+"""C-MOVE and C-GET of peers that never come to an end: no progress ends them, and so does having everything."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pacs_tasks.ae import LocalAE, RemoteAE
+from pacs_tasks.dimse.retrieve.c_get import get
+from pacs_tasks.dimse.retrieve.c_move import move
+from pacs_tasks.dimse.retrieve.delivery import FINAL_RESPONSE_LIMIT, Here
+from pacs_tasks.dimse.upper_layer import command
+from pacs_tasks.dimse.upper_layer.association import StopCheck, Timeouts
+from pacs_tasks.errors import JobCancelledError, PeerStalledError
+from pacs_tasks.outcome import InstanceOutcome, MoveOutcome, StatusCategory
+from pacs_tasks.request import GetRequest, MoveRequest
+from pacs_tasks.testing import Faults, TestPACS
+from tests.support import scripted
+from tests.support.dicom_files import study_uid, write_series
+
+LOCAL = LocalAE(ae_title="ME")
+CT = "1.2.840.10008.5.1.4.1.1.2"
+NUMBER = 3
+#: Nobody is silent for so long here, and nothing gets on for a second.
+LIMITS = Timeouts(connect=5, acse=5, dimse=5, operation=60, progress=1)
+
+
+Ask = Callable[[RemoteAE, Path, StopCheck | None], MoveOutcome]
+
+
+def by_get(remote: RemoteAE, directory: Path, stop: StopCheck | None) -> MoveOutcome:
+    request = GetRequest(remote=remote, output_dir=str(directory), study_uid=study_uid())
+    return get(request, LOCAL, LIMITS, stop, [CT])
+
+
+def by_move(remote: RemoteAE, _: Path, stop: StopCheck | None) -> MoveOutcome:
+    return move(MoveRequest(remote=remote, move_aet="ME", study_uid=study_uid()), LOCAL, LIMITS, stop)
+
+
+def move_response(context_id: int, status: int, completed: int, remaining: int = 0) -> bytes:
+    """An answer to message 1 (PS3.7 section 9.3.4.2)."""
+    elements: dict[int, int | str] = {
+        command.COMMAND_FIELD: command.C_MOVE_RQ | command.RESPONSE,
+        command.MESSAGE_ID_RESPONDED_TO: 1,
+        command.STATUS: status,
+        command.REMAINING: remaining,
+        command.COMPLETED: completed,
+    }
+    return scripted.p_data(context_id, 3, command.encode(elements, data_set=False))
+
+
+@pytest.mark.parametrize("ask", [by_get, by_move])
+def test_pending_for_ever_ends(ask: Ask, tmp_path: Path) -> None:
+    """The peer is never silent, and nothing comes: the error says which limit that was."""
+    with (
+        TestPACS(destinations={"ME": ("127.0.0.1", 1)}, faults=Faults(pending_for_ever=True)) as pacs,
+        pytest.raises(PeerStalledError, match="PACS_TASKS_PROGRESS_TIMEOUT"),
+    ):
+        ask(pacs.remote, tmp_path, None)
+
+
+def test_instances_are_progress(tmp_path: Path) -> None:
+    """However slowly they come."""
+    held = write_series(tmp_path / "held", 3 * NUMBER)
+    begun = time.monotonic()
+    with TestPACS(instances=held, faults=Faults(delay=0.3)) as pacs:
+        request = GetRequest(remote=pacs.remote, output_dir=str(tmp_path / "got"), study_uid=study_uid())
+        outcome = get(request, LOCAL, replace(LIMITS, progress=2), None, [CT])
+    assert outcome.suboperations.completed == 3 * NUMBER
+    assert time.monotonic() - begun > 2
+
+
+def test_what_is_all_here_needs_no_final_response(tmp_path: Path) -> None:
+    """The peer has a few seconds for it, then the association is aborted: what is on disk decides."""
+    held, came = write_series(tmp_path / "held", NUMBER), list[InstanceOutcome]()
+    with TestPACS(instances=held, faults=Faults(never_finish=True)) as pacs:
+        begun = time.monotonic()
+        outcome = get(
+            GetRequest(remote=pacs.remote, output_dir=str(tmp_path / "got"), study_uid=study_uid()),
+            LOCAL,
+            Timeouts.of(30),
+            sop_class_uids=[CT],
+            on_instance=came.append,
+            look=lambda: Here(len(came), len(came) == NUMBER),
+        )
+        assert FINAL_RESPONSE_LIMIT <= time.monotonic() - begun < FINAL_RESPONSE_LIMIT + 5
+    assert len(outcome.instances) == NUMBER
+    assert outcome.status.category is StatusCategory.PENDING
+    assert "did not send its final response" in outcome.status.meaning
+
+
+def test_what_arrives_elsewhere_is_a_sign_of_life() -> None:
+    """A peer that sends no pending responses (PS3.4 section C.4.2.1.6 lets it) is not silent while it delivers."""
+    begun: list[float] = []
+
+    def script(sock: socket.socket) -> None:
+        scripted.accept_all(sock)
+        context_id, _ = scripted.read_message(sock)
+        begun.append(time.monotonic())
+        sock.settimeout(2.0)
+        with pytest.raises(TimeoutError):
+            sock.recv(1)
+        sock.sendall(move_response(context_id, 0x0000, completed=9))
+        scripted.let_go(sock)
+
+    def look() -> Here:
+        return Here(int((time.monotonic() - begun[0]) * 10) if begun else 0, complete=False)
+
+    with scripted.peer(script) as remote:
+        request = MoveRequest(remote=remote, move_aet="ME", study_uid=study_uid())
+        limits = Timeouts(connect=20, acse=20, dimse=0.9)
+        assert move(request, LOCAL, limits, look=look).suboperations.completed == 9
+
+
+def test_what_the_peer_counts_beyond_the_promise_is_waited_for() -> None:
+    """It may have cut its list off; the last of what it sends may be large."""
+    begun: list[float] = []
+
+    def script(sock: socket.socket) -> None:
+        scripted.accept_all(sock)
+        context_id, _ = scripted.read_message(sock)
+        begun.append(time.monotonic())
+        sock.sendall(move_response(context_id, 0xFF00, completed=NUMBER, remaining=1))
+        sock.settimeout(FINAL_RESPONSE_LIMIT + 1.5)
+        with pytest.raises(TimeoutError):
+            sock.recv(1)
+        sock.sendall(move_response(context_id, 0x0000, completed=NUMBER + 1))
+        scripted.let_go(sock)
+
+    def look() -> Here:
+        return Here(NUMBER if begun else 0, complete=bool(begun))
+
+    with scripted.peer(script) as remote:
+        outcome = move(
+            MoveRequest(remote=remote, move_aet="ME", study_uid=study_uid()), LOCAL, Timeouts.of(30), look=look
+        )
+    assert (outcome.status.category, outcome.suboperations.completed) == (StatusCategory.SUCCESS, NUMBER + 1)
+
+
+@pytest.mark.parametrize("ask", [by_get, by_move])
+def test_a_peer_that_ignores_a_cancel_is_left(ask: Ask, tmp_path: Path) -> None:
+    """After the grace period, whatever it still says."""
+    faults = Faults(pending_for_ever=True, ignore_cancel=True)
+    with TestPACS(destinations={"ME": ("127.0.0.1", 1)}, faults=faults) as pacs, pytest.raises(JobCancelledError):
+        ask(pacs.remote, tmp_path, lambda: bool(pacs.identifiers))

@@ -1,0 +1,262 @@
+"""Calling over TLS: whom we believe and who believes us; whatever goes wrong is one sentence in time."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import ssl
+import subprocess
+import time
+import warnings
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from pacs_tasks.ae import TLS, LocalAE, RemoteAE
+from pacs_tasks.dimse.c_echo import VERIFICATION_CONTEXT, echo
+from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
+from pacs_tasks.errors import JobCancelledError, PacsTasksError, PeerUnavailableError, TLSError, UnreadableInputError
+from pacs_tasks.outcome import Category
+from pacs_tasks.testing import TestPACS
+from tests.support import peers, scripted
+from tests.support.certificates import VERSIONS, Authority, Identity, over_tls
+
+LOCAL = LocalAE(ae_title="CALLER")
+HASTY = Timeouts.of(1)
+PATIENT = Timeouts.of(20)
+IMPLICIT = "1.2.840.10008.1.2"
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    """Who signs all certificates here."""
+    return Authority(tmp_path)
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> Authority:
+    """Another authority, whom the first does not know."""
+    return Authority(tmp_path, "stranger")
+
+
+@pytest.fixture
+def own(authority: Authority) -> Identity:
+    """The certificate of the PACS."""
+    return authority.identity()
+
+
+def _answer(sock: socket.socket) -> None:
+    """Accept, and agree to the release."""
+    scripted.accept_all(sock)
+    scripted.let_go(sock)
+    scripted.wait_for_end(sock)
+
+
+def _open(remote: RemoteAE, tls: TLS | None, timeouts: Timeouts = PATIENT) -> None:
+    """Associate and release."""
+    asked = remote.model_copy(update={"tls": tls})
+    Association.open(LOCAL, asked, [VERIFICATION_CONTEXT], timeouts).release()
+
+
+def _refused(context: ssl.SSLContext, tls: TLS) -> str:
+    """Why no secure connection with a peer comes about."""
+    with scripted.peer(over_tls(context, _answer)) as remote, pytest.raises(TLSError) as caught:
+        _open(remote, tls)
+    assert caught.value.message.startswith(f"{remote} over TLS ")
+    assert not caught.value.subject
+    return caught.value.message
+
+
+@VERSIONS
+def test_both_versions_are_spoken(own: Identity, version: ssl.TLSVersion) -> None:
+    """A certificate is believed for its authority, or when it is named itself; the peer is told that we leave."""
+    ended: list[bytes] = []
+
+    def script(sock: socket.socket) -> None:
+        assert isinstance(sock, ssl.SSLSocket)
+        assert sock.version() == version.name.replace("v1_", "v1.")
+        _answer(sock)
+        # Without our word that nothing more comes, this would raise.
+        sock.suppress_ragged_eofs = False  # type: ignore[attr-defined]  # documented as a parameter only
+        ended.append(sock.recv(1))
+
+    for trusting in (own.trusted, own.pinned):
+        with scripted.peer(over_tls(own.called(version), script)) as remote:
+            _open(remote, trusting)
+    assert ended == [b"", b""]
+
+
+@VERSIONS
+def test_a_certificate_that_is_not_believed(
+    authority: Authority, stranger: Authority, own: Identity, version: ssl.TLSVersion
+) -> None:
+    """Of an unknown authority, expired, not valid yet, for another host: each says what to do."""
+    other = authority.identity("other", "pacs.example.org")
+    for identity, trusting, told in (
+        (own, stranger.identity().trusted, "nobody whom we trust has signed.*--tls-ca"),
+        (own, TLS(), "nobody whom we trust has signed.*--tls-ca"),
+        (authority.expired(), own.trusted, "has expired.*must renew"),
+        (authority.not_yet(), own.trusted, "not valid yet.*clocks"),
+        (other, own.trusted, "another host.*--tls-server-name.*--tls-no-hostname-check"),
+    ):
+        assert re.search(told, _refused(identity.called(version), trusting))
+
+
+def test_a_certificate_for_another_name_can_be_taken(authority: Authority) -> None:
+    """By naming that name, or by asking for any: the signature is checked all the same."""
+    other = authority.identity("other", "pacs.example.org")
+    for change in ({"server_name": "pacs.example.org"}, {"check_hostname": False}):
+        with scripted.peer(over_tls(other.called(), _answer)) as remote:
+            _open(remote, other.trusted.model_copy(update=change))
+    unchecked = TLS(check_hostname=False)
+    assert "nobody whom we trust" in _refused(other.called(), unchecked)
+
+
+@VERSIONS
+def test_a_peer_that_wants_a_certificate(
+    authority: Authority, stranger: Authority, own: Identity, version: ssl.TLSVersion
+) -> None:
+    """It gets ours; without one, or with one that it does not take, we say what it told us."""
+    demanding = own.called(version, callers=authority.file)
+    with scripted.peer(over_tls(demanding, _answer)) as remote:
+        _open(remote, authority.identity("caller").tls)
+    unknown = stranger.identity("caller").tls.model_copy(update={"ca_file": str(authority.file)})
+    assert re.search("wants a certificate of ours.*--tls-cert.*--tls-key", _refused(demanding, own.trusted))
+    assert re.search("refuses our certificate: it does not know who signed it", _refused(demanding, unknown))
+    assert re.search("refuses our certificate: it has expired", _refused(demanding, authority.expired().tls))
+
+
+def test_an_old_version_and_other_ciphers(own: Identity) -> None:
+    """Below TLS 1.2 nothing is spoken."""
+    old, odd = own.called(), own.called(ssl.TLSVersion.TLSv1_2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        old.minimum_version, old.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
+    old.set_ciphers("ALL:@SECLEVEL=0")
+    odd.set_ciphers("AES128-SHA")
+    assert "no TLS that we speak, which is 1.2 or newer" in _refused(old, own.trusted)
+    assert "no cipher suite in common" in _refused(odd, own.trusted)
+
+
+@pytest.mark.parametrize("first", [b"\7\0\0\0\0\4\0\0\2\1", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_a_peer_without_tls(own: Identity, first: bytes) -> None:
+    """DICOM or another protocol where TLS was due is told as that."""
+
+    def script(sock: socket.socket) -> None:
+        sock.recv(5)
+        sock.sendall(first)
+        scripted.wait_for_end(sock)
+
+    with scripted.peer(script) as remote, pytest.raises(TLSError, match="speaks no TLS at this port; take its port"):
+        _open(remote, own.trusted)
+
+
+def test_a_pacs_without_tls(own: Identity, pacs: TestPACS) -> None:
+    """A real one takes our hello for a PDU: it hangs up, aborts, or waits for the rest, and we end in time."""
+    with pytest.raises((TLSError, PeerUnavailableError), match=r"speaks no TLS|speaks TLS at this port"):
+        _open(pacs.remote, own.trusted, HASTY)
+
+
+@pytest.mark.dcmtk
+def test_storescp_without_tls(own: Identity, storescp: peers.Directory) -> None:
+    """DCMTK hangs up on our hello."""
+    with pytest.raises(PeerUnavailableError, match="check that it speaks TLS at this port"):
+        _open(storescp.remote, own.trusted)
+
+
+def test_a_peer_that_hangs_up_in_the_handshake(own: Identity) -> None:
+    """It may be overloaded, so that another try is worth it."""
+    with (
+        scripted.peer(lambda sock: sock.close()) as remote,
+        pytest.raises(PeerUnavailableError, match=r"in the TLS handshake .*check that it speaks TLS at this port"),
+    ):
+        _open(remote, own.trusted)
+
+
+@pytest.mark.parametrize("begun", [b"", b"\x16\3\3"])
+def test_a_peer_that_never_answers_the_handshake(own: Identity, begun: bytes) -> None:
+    """The limit of the association ends it, and a cancelled job ends it sooner."""
+
+    def script(sock: socket.socket) -> None:
+        sock.sendall(begun)
+        scripted.wait_for_end(sock)
+
+    with scripted.peer(script) as remote:
+        began = time.monotonic()
+        with pytest.raises(PeerUnavailableError, match="did not answer the TLS handshake within 1 s"):
+            _open(remote, own.trusted, HASTY)
+        assert 1 <= time.monotonic() - began < 5
+        asked = count()
+        with pytest.raises(JobCancelledError):
+            echo(LOCAL, remote.model_copy(update={"tls": own.trusted}), PATIENT, lambda: next(asked) > 2)
+        assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize(
+    ("reply", "error", "told"),
+    [
+        (b"\x15\3\3\0\2\2\x46", TLSError, "speaks TLS, and we did not; ask for it with --tls"),
+        (b"", PeerUnavailableError, r"it may expect TLS at this port \(--tls\)"),
+    ],
+)
+def test_calling_a_port_for_tls_without_it(reply: bytes, error: type[PacsTasksError], told: str) -> None:
+    """Some peers answer with an alert, others hang up."""
+
+    def script(sock: socket.socket) -> None:
+        scripted.read_pdu(sock)
+        sock.sendall(reply)
+
+    with scripted.peer(script) as remote, pytest.raises(error, match=told):
+        _open(remote, None)
+
+
+def test_calling_a_real_port_for_tls_without_it(own: Identity) -> None:
+    """OpenSSL hangs up without a word."""
+    with (
+        scripted.peer(over_tls(own.called(), _answer)) as remote,
+        pytest.raises(PeerUnavailableError, match="may expect TLS"),
+    ):
+        _open(remote, None)
+
+
+def test_files_that_cannot_be_used(authority: Authority, own: Identity, tmp_path: Path) -> None:
+    """Nothing is opened; the sentence names the file to whom asked, and to nobody else."""
+    locked = tmp_path / "locked.key"
+    protecting = ["openssl", "pkey", "-aes256", "-passout", "pass:secret", "-in", str(own.key), "-out", str(locked)]
+    subprocess.run(protecting, check=True, capture_output=True, timeout=30)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    nowhere, certificate, other = tmp_path / "nowhere.pem", own.certificate, authority.identity("other")
+
+    def shown(certificate: Path, key: Path | None) -> TLS:
+        return TLS(certificate_file=str(certificate), key_file=None if key is None else str(key))
+
+    for tls, file, told in (
+        (TLS(ca_file=str(nowhere)), nowhere, "cannot read certificates to trust: there is no such file"),
+        (TLS(ca_file=str(tmp_path)), tmp_path, "no such file"),
+        (TLS(ca_file=str(pipe)), pipe, "no such file"),
+        (TLS(ca_file=str(own.key)), own.key, "holds no certificate to trust"),
+        (shown(nowhere, None), nowhere, "cannot read our certificate"),
+        (shown(certificate, nowhere), nowhere, "cannot read the private key"),
+        (shown(certificate, None), certificate, "no certificate with its private key"),
+        (shown(own.key, own.key), own.key, "no certificate with its private key"),
+        (shown(certificate, other.key), other.key, "belongs to another certificate"),
+        (shown(certificate, locked), locked, "protected by a pass phrase"),
+    ):
+        with pytest.raises(UnreadableInputError, match=told) as caught:
+            # Nobody listens there: connecting would be another error.
+            echo(LOCAL, RemoteAE(host="127.0.0.1", port=1, tls=tls), HASTY)
+        assert str(file) in caught.value.subject
+        assert str(tmp_path) not in caught.value.message
+
+
+def test_testpacs_demands_certificates(authority: Authority, own: Identity) -> None:
+    """With authorities it takes only callers whom they have signed; one that says nothing holds nobody up."""
+    with TestPACS(tls=own.tls) as pacs, socket.create_connection((pacs.host, pacs.port)):
+        with pytest.raises(TLSError, match="wants a certificate of ours"):
+            echo(LOCAL, pacs.remote, PATIENT)
+        caller = authority.identity("caller").tls
+        outcome = echo(LOCAL, pacs.remote.model_copy(update={"tls": caller}), PATIENT)
+        assert outcome.category is Category.SUCCESS

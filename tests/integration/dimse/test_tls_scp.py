@@ -1,0 +1,227 @@
+"""Our Storage SCP over TLS: called by DCMTK, by ourselves, and by callers that it must not let in."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from pacs_tasks.ae import TLS, LocalAE, RemoteAE
+from pacs_tasks.dimse.c_echo import echo
+from pacs_tasks.dimse.c_store import store, store_all
+from pacs_tasks.dimse.files import part10
+from pacs_tasks.dimse.scp.storage_scp import StorageSCP
+from pacs_tasks.dimse.upper_layer import contexts
+from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
+from pacs_tasks.errors import InvalidRequestError, PeerUnavailableError, TLSError, UnreadableInputError
+from pacs_tasks.outcome import Category, InstanceCategory
+from tests.support import dicom_files, scripted
+from tests.support.certificates import VERSIONS, Authority, Identity
+from tests.support.processes import environment
+from tests.support.waiting import wait_until
+
+LOCAL = LocalAE(ae_title="CALLER")
+RECEIVER = LocalAE(ae_title="RECEIVER")
+PATIENT = Timeouts.of(20)
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    """Who signs the certificates of both sides."""
+    return Authority(tmp_path)
+
+
+@pytest.fixture
+def own(authority: Authority) -> Identity:
+    """The receiver's certificate."""
+    return authority.identity("receiver")
+
+
+@pytest.fixture
+def scp(tmp_path: Path, own: Identity) -> Iterator[StorageSCP]:
+    """A Storage SCP that shows a certificate and asks for none."""
+    with StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", tls=own.shown) as running:
+        yield running
+
+
+@pytest.fixture
+def strict(tmp_path: Path, own: Identity) -> Iterator[StorageSCP]:
+    """A Storage SCP that takes only callers whom the authority has signed."""
+    with StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", tls=own.tls) as running:
+        yield running
+
+
+def _remote(scp: StorageSCP, tls: TLS | None) -> RemoteAE:
+    return RemoteAE(ae_title="RECEIVER", host="127.0.0.1", port=scp.port, tls=tls)
+
+
+def _dcmtk(
+    program: str, scp: StorageSCP, options: Sequence[str | Path], files: Sequence[Path] = ()
+) -> subprocess.CompletedProcess[str]:
+    command = [program, "-aec", "RECEIVER", *options, "127.0.0.1", scp.port, *files]
+    return subprocess.run(
+        list(map(str, command)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=environment(TCP_NODELAY="1"),
+    )
+
+
+def _wait_for_log(caplog: pytest.LogCaptureFixture, pattern: str) -> None:
+    """The association's thread may be a little behind its peer."""
+    wait_until(lambda: re.search(pattern, caplog.text), 10, f"the log to say {pattern}")
+
+
+def _held(scp: StorageSCP) -> dict[str, bytes]:
+    return {path.stem: dicom_files.data_set(path) for path in scp.directory.rglob("*.dcm")}
+
+
+def _expected(files: list[Path]) -> dict[str, bytes]:
+    return {part10.read_instance(str(path)).sop_instance_uid: dicom_files.data_set(path) for path in files}
+
+
+@pytest.mark.dcmtk
+@pytest.mark.parametrize("profile", ["--profile-bcp195-nd", "--profile-bcp195", "--profile-bcp195-ex"])
+def test_dcmtk_sends_with_a_certificate(strict: StorageSCP, authority: Authority, tmp_path: Path, profile: str) -> None:
+    """Under each profile of BCP 195 that it has, every instance is here to the byte; each side checks the other."""
+    caller = authority.identity("modality")
+    files = dicom_files.write_series(tmp_path / "files", 20, rows=256)
+    done = _dcmtk("storescu", strict, ["+tls", caller.key, caller.certificate, "+cf", caller.authority, profile], files)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert _held(strict) == _expected(files)
+
+
+@pytest.mark.dcmtk
+def test_dcmtk_without_a_certificate(scp: StorageSCP, strict: StorageSCP, own: Identity) -> None:
+    """It is taken where none is demanded, and only there; it checks ours in any case."""
+    nameless: list[str | Path] = ["+tla", "+cf", own.authority]
+    assert _dcmtk("echoscu", scp, nameless).returncode == 0
+    assert _dcmtk("echoscu", strict, nameless).returncode != 0
+    assert _dcmtk("echoscu", scp, ["+tla"]).returncode != 0
+    assert _dcmtk("echoscu", scp, []).returncode != 0
+
+
+@VERSIONS
+def test_it_receives_over_both_versions(scp: StorageSCP, own: Identity, version: ssl.TLSVersion) -> None:
+    """Everything that pydicom ships comes to the byte, over TLS 1.2 and 1.3."""
+    files = [path for path in dicom_files.sendable() if len(dicom_files.data_set(path)) % 2 == 0]
+    assert scp.context is not None
+    scp.context.maximum_version = version
+    for proposed, batch in contexts.contexts_for(part10.read_instance(str(path)) for path in files):
+        with Association.open(LOCAL, _remote(scp, own.trusted), proposed, PATIENT) as assoc:
+            for instance in batch:
+                assert store(assoc, instance).category is InstanceCategory.SUCCESS
+    assert _held(scp) == _expected(files)
+
+
+def test_several_stores_are_under_way(scp: StorageSCP, own: Identity, tmp_path: Path) -> None:
+    """What has come already is told from what has not, although TLS reads ahead of us."""
+    files = dicom_files.write_series(tmp_path / "files", 200, rows=100)
+    [(proposed, batch)] = contexts.contexts_for(part10.read_instance(str(path)) for path in files)
+    with Association.open(LOCAL, _remote(scp, own.trusted), proposed, PATIENT, window=16) as assoc:
+        assert assoc.window == 16
+        answered = [(instance, outcome.category) for instance, outcome in store_all(assoc, batch)]
+        assert not assoc.stream.speaks(0.1)
+        assert assoc.reusable()
+    assert answered == [(instance, InstanceCategory.SUCCESS) for instance in batch]
+    assert _held(scp) == _expected(files)
+
+
+def test_who_is_not_known_stays_out(
+    strict: StorageSCP, authority: Authority, own: Identity, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No certificate, one of another authority, one that has expired, no TLS at all; the log says who and why."""
+    stranger = Authority(tmp_path, "stranger").identity("caller")
+    trusting = {"ca_file": str(authority.file)}
+    assert echo(LOCAL, _remote(strict, authority.identity("caller").tls), PATIENT).category is Category.SUCCESS
+    for tls, told, logged in (
+        (own.trusted, "wants a certificate of ours", "127.0.0.1 shows no certificate, and this receiver demands one"),
+        (
+            stranger.tls.model_copy(update=trusting),
+            "refuses our certificate: it does not know who signed it",
+            "127.0.0.1 shows a certificate that nobody whom we trust has signed.*PACS_TASKS_RECEIVER_TLS_CA",
+        ),
+        (authority.expired().tls, "refuses our certificate: it has expired", "127.0.0.1 shows .* has expired"),
+        (None, "may expect TLS at this port", "127.0.0.1 speaks no TLS at this port; it must use TLS"),
+    ):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING), pytest.raises((TLSError, PeerUnavailableError), match=told):
+            echo(LOCAL, _remote(strict, tls), PATIENT)
+        _wait_for_log(caplog, logged)
+        assert "Traceback" not in caplog.text
+        assert str(tmp_path) not in caplog.text
+
+
+def test_a_caller_that_does_not_trust_us(scp: StorageSCP, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It hangs up with a reason, which the log has."""
+    stranger = Authority(tmp_path, "stranger").identity("other")
+    with caplog.at_level(logging.WARNING), pytest.raises(TLSError, match="nobody whom we trust"):
+        echo(LOCAL, _remote(scp, stranger.trusted), PATIENT)
+    _wait_for_log(caplog, "refuses our certificate: it does not know who signed it")
+
+
+def test_a_caller_with_tls_at_a_port_without(own: Identity, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Both sides say what is wrong."""
+    with (
+        StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received") as plain,
+        caplog.at_level(logging.WARNING),
+        pytest.raises(TLSError, match="speaks no TLS at this port"),
+    ):
+        echo(LOCAL, _remote(plain, own.trusted), PATIENT)
+    _wait_for_log(caplog, "127.0.0.1 speaks TLS, and we did not; set PACS_TASKS_RECEIVER_TLS_CERTIFICATE")
+
+
+@pytest.mark.parametrize("begun", [b"", b"\x16\3\1\2\0\1", b"\x16\3\1\0\4abcd", b"GET / HTTP/1.1\r\n\r\n"])
+def test_who_does_not_shake_hands_holds_nobody_up(tmp_path: Path, own: Identity, begun: bytes) -> None:
+    """Others are served meanwhile, and it is hung up on after the limit of an association request."""
+    # Who had to wait until it is hung up on would find out after 20 seconds.
+    patient, hasty = (Timeouts(connect=20, acse=seconds, dimse=20) for seconds in (60, 1))
+    with (
+        StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", patient, tls=own.shown) as scp,
+        socket.create_connection(("127.0.0.1", scp.port), timeout=20) as silent,
+    ):
+        silent.sendall(begun)
+        assert echo(LOCAL, _remote(scp, own.trusted), PATIENT).category is Category.SUCCESS
+    with (
+        StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", hasty, tls=own.shown) as scp,
+        socket.create_connection(("127.0.0.1", scp.port), timeout=10) as silent,
+    ):
+        silent.sendall(begun)
+        with contextlib.suppress(ConnectionResetError):  # It had not read everything.
+            scripted.wait_for_end(silent)
+
+
+def test_stopping_does_not_wait_for_a_handshake(tmp_path: Path, own: Identity) -> None:
+    """Nor for a caller that has one behind it and says nothing."""
+    with StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", tls=own.shown) as scp:
+        context = ssl.create_default_context(cafile=own.authority)
+        with (
+            socket.create_connection(("127.0.0.1", scp.port), timeout=20) as silent,
+            socket.create_connection(("127.0.0.1", scp.port), timeout=20) as spoken,
+            context.wrap_socket(spoken, server_hostname="127.0.0.1") as secured,
+        ):
+            began = time.monotonic()
+            scp.stop(20)
+            assert time.monotonic() - began < 5
+            assert scripted.wait_for_end(silent) == b""
+            scripted.wait_for_end(secured)
+
+
+def test_a_certificate_that_cannot_be_used_is_told_before_it_listens(tmp_path: Path, own: Identity) -> None:
+    """And so is none."""
+    nowhere = str(tmp_path / "nowhere.pem")
+    with pytest.raises(UnreadableInputError, match="cannot read our certificate") as caught:
+        StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", tls=TLS(certificate_file=nowhere))
+    assert caught.value.subject == nowhere
+    with pytest.raises(InvalidRequestError, match="shows a certificate; name its file"):
+        StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", tls=own.trusted)

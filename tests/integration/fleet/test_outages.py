@@ -1,0 +1,130 @@
+"""Remotes that are down, and the jobs that wait for them, on a real Redis."""
+
+from __future__ import annotations
+
+import pytest
+
+from pacs_tasks.ae import LocalAE, RemoteAE
+from pacs_tasks.fleet import outages as outages_module
+from pacs_tasks.fleet.outages import MOST_FAILURES, Outages
+from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.outcome.progress import JobState
+from pacs_tasks.request import StoreDirectoryRequest
+from tests.support.waiting import wait_until
+
+LOCAL, REMOTE = LocalAE(ae_title="US"), RemoteAE(ae_title="ARCHIVE", host="10.0.0.1", port=104)
+NAME = str(REMOTE)
+REQUEST = StoreDirectoryRequest(remote=REMOTE, directory="/data")
+
+
+@pytest.fixture
+def outages(ledger: Ledger) -> Outages:
+    return Outages(ledger.client)
+
+
+def fail(outages: Outages, times: int = MOST_FAILURES) -> bool:
+    return [outages.failed(NAME, LOCAL, REMOTE, "connection refused") for _ in range(times)][-1]
+
+
+def running(ledger: Ledger, job_id: str) -> str:
+    ledger.open(job_id, REQUEST.task, REQUEST)
+    ledger.start(job_id, "worker")
+    return job_id
+
+
+def left(ledger: Ledger) -> set[str]:
+    """The keys about outages."""
+    return set(map(str, ledger.client.scan_iter("pacs_tasks:outage*")))
+
+
+def test_failures_in_a_row_make_it_down(outages: Outages, ledger: Ledger) -> None:
+    """Some failures with a success between them do not."""
+    assert not fail(outages, MOST_FAILURES - 1)
+    outages.reached(NAME)
+    assert not fail(outages, MOST_FAILURES - 1)
+    assert not outages.down(NAME)
+    assert fail(outages, 1)
+    assert outages.down(NAME)
+    outages.reached(NAME)
+    assert outages.down(NAME), "only a probe says that it is back: an old success may be late"
+    assert left(ledger)
+
+
+def test_a_job_waits_for_what_is_down_only(outages: Outages, ledger: Ledger) -> None:
+    """And says for whom, since when and why."""
+    job = running(ledger, "job")
+    assert not outages.park(NAME, job, 60)
+    assert not ledger.progress(job).waiting_for
+    fail(outages)
+    assert outages.park(NAME, job, 60)
+    seen = ledger.progress(job)
+    assert (seen.state, seen.waiting_for, seen.waiting_reason) == (JobState.RUNNING, NAME, "connection refused")
+    assert seen.waiting_since is not None
+    assert ledger.unfinished.standstill(job, 0) == ledger.unfinished.standstill(job, 0) == "", (
+        "who waits does not stand still"
+    )
+    assert outages.back(NAME) == [job]
+    assert not ledger.progress(job).waiting_for
+    assert left(ledger) == set()
+
+
+def test_one_asks_at_a_time_and_ever_more_rarely(outages: Outages, ledger: Ledger) -> None:
+    """Whoever was told to ask is the only one for as long as that takes."""
+    fail(outages)
+    outages.park(NAME, running(ledger, "job"), 60)
+    outages.ask_soon(NAME)
+    assert outages.due() == [(NAME, LOCAL, REMOTE)]
+    assert outages.due() == []
+    pauses = []
+    for _ in range(6):
+        assert outages.still_down(NAME) == []
+        pauses.append(float(str(ledger.client.hget(f"pacs_tasks:outage:{NAME}", "pause"))))
+    assert pauses == [2, 4, 8, 8, 8, 8]
+
+
+def test_nobody_asks_before_the_first_pause_is_over(outages: Outages, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could not be had a moment ago is not there yet."""
+    monkeypatch.setattr(outages_module, "_FIRST_PAUSE", 60.0)
+    fail(outages)
+    assert outages.due() == []
+    outages.ask_soon(NAME)
+    assert outages.due() == [(NAME, LOCAL, REMOTE)]
+
+
+def test_who_has_waited_long_enough_gives_up(outages: Outages, ledger: Ledger) -> None:
+    """The others wait on; when nobody waits any more, the outage is forgotten."""
+    fail(outages)
+    outages.park(NAME, running(ledger, "hasty"), 0)
+    outages.park(NAME, running(ledger, "patient"), 60)
+    outages.park(NAME, running(ledger, "cancelled"), 60)
+    ledger.cancel("cancelled")
+    assert ledger.progress("cancelled").state is JobState.CANCELLED
+    wait_until(lambda: outages.still_down(NAME) == ["hasty"], 5, "the hasty one to give up")
+    assert not ledger.progress("hasty").waiting_for
+    assert ledger.progress("patient").waiting_for
+    ledger.cancel("patient")
+    assert outages.still_down(NAME) == []
+    assert not outages.down(NAME)
+    assert left(ledger) == set()
+
+
+def test_a_job_that_comes_again_keeps_its_patience(outages: Outages, ledger: Ledger) -> None:
+    """Each of its parts that finds the peer down parks it anew."""
+    fail(outages)
+    job = running(ledger, "job")
+    outages.park(NAME, job, 0)
+    outages.park(NAME, job, 60)
+    wait_until(lambda: outages.still_down(NAME) == [job], 5, "its first word to count")
+
+
+def test_everything_about_an_outage_expires(outages: Outages, ledger: Ledger) -> None:
+    """Also if no worker ever looks at it again."""
+    fail(outages, 1)
+    assert all(int(str(ledger.client.ttl(key))) > 0 for key in left(ledger))
+    fail(outages)
+    outages.park(NAME, running(ledger, "job"), 60)
+    assert all(int(str(ledger.client.ttl(key))) > 0 for key in left(ledger))
+    ledger.client.delete(f"pacs_tasks:outage:{NAME}")
+    outages.ask_soon(NAME)
+    assert outages.due() == []
+    assert not outages.down(NAME)

@@ -1,0 +1,222 @@
+"""The ledger, on a real Redis: each outcome once, each job ended once."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from pacs_tasks.connection import connect
+from pacs_tasks.errors import (
+    JobNotFoundError,
+    JobNotReadyError,
+    PeerUnavailableError,
+)
+from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.ledger.outcomes import Instances
+from pacs_tasks.outcome import (
+    Category,
+    EchoOutcome,
+    InstanceCategory,
+    InstanceOutcome,
+    Status,
+    StatusCategory,
+    TransferOutcome,
+)
+from pacs_tasks.outcome.progress import JobState
+from pacs_tasks.request import EchoRequest, FindRequest
+from tests.support.recording import FAILED, REQUEST, SENT, planned
+
+#: The job, its manifest, what has an outcome, and its receipts.
+EVERY_KEY = 4
+
+
+def test_a_job_opens_once(ledger: Ledger) -> None:
+    """A redelivered task must not begin its job anew."""
+    assert ledger.open("job", REQUEST.task, REQUEST)
+    assert not ledger.open("job", EchoRequest.task, EchoRequest())
+    assert ledger.request("job") == REQUEST
+    assert ledger.progress("job").state is JobState.QUEUED
+
+
+def test_an_outcome_counts_once(ledger: Ledger) -> None:
+    """The same file recorded twice is one file, and the first word stands."""
+    job = planned(ledger, 2)
+    assert ledger.record(job, 0, SENT).new
+    assert not ledger.record(job, 0, FAILED).new
+    counters = ledger.progress(job).counters
+    assert (counters.success, counters.failed, counters.bytes) == (1, 0, 10)
+
+
+def test_workers_that_record_at_once_count_right_and_end_the_job_once(ledger: Ledger) -> None:
+    """Sixteen threads record each of 300 files twice."""
+    job = planned(ledger, 300)
+    with ThreadPoolExecutor(16) as pool:
+        told = list(pool.map(lambda index: ledger.record(job, index % 300, SENT), range(600)))
+    assert sum(each.new for each in told) == 300
+    assert sum(each.ended for each in told) == 1
+    assert ledger.progress(job).state is JobState.DONE
+    assert ledger.progress(job).counters.success == 300
+
+
+def test_the_first_plan_stands(ledger: Ledger) -> None:
+    """A planner that is handed out twice must not change the manifest under the parts."""
+    job = planned(ledger, 2)
+    assert ledger.manifest.plan(job, [["/other", 1]] * 5, "second worker") == 2
+    assert ledger.manifest.entries(job, 0, 9) == [["/data/0", 10], ["/data/1", 10]]
+
+
+def test_a_cancelled_job_ends_when_nobody_is_at_it(ledger: Ledger) -> None:
+    """Not before: what a worker is sending will still arrive."""
+    job = planned(ledger, 3)
+    assert ledger.claims.take(job, "0-1", "worker")
+    assert ledger.cancel(job) is JobState.RUNNING
+    assert ledger.record(job, 0, SENT).cancelled
+    ledger.claims.release(job, "0-1", "worker")
+    assert ledger.settle(job)
+    assert ledger.progress(job).state is JobState.CANCELLED
+    outcome = ledger.outcome(job)
+    assert isinstance(outcome, TransferOutcome)
+    assert (outcome.category, outcome.counters.success) == (Category.CANCELLED, 1)
+
+
+def test_a_queued_job_is_cancelled_at_once(ledger: Ledger) -> None:
+    """No worker has it."""
+    ledger.open("job", REQUEST.task, REQUEST)
+    assert ledger.cancel("job") is JobState.CANCELLED
+    assert ledger.start("job", "worker") is JobState.CANCELLED
+
+
+def test_a_job_that_finished_stays_done_when_cancelled_too_late(ledger: Ledger) -> None:
+    """Nothing is claimed that did not happen: everything was sent."""
+    job = planned(ledger, 1)
+    ledger.record(job, 0, SENT)
+    assert ledger.cancel(job) is JobState.DONE
+
+
+def test_a_claim_is_one_owners_until_it_lets_go(ledger: Ledger) -> None:
+    """Its owner may prolong it."""
+    assert ledger.claims.take("job", "0-9", "one")
+    assert not ledger.claims.take("job", "0-9", "two")
+    assert ledger.claims.take("job", "0-9", "one")
+    ledger.claims.release("job", "0-9", "two")
+    assert ledger.claims.live("job") == 1
+    ledger.claims.release("job", "0-9", "one")
+    assert ledger.claims.take("job", "0-9", "two")
+
+
+def test_who_claims_all_of_a_scope_is_alone_there(ledger: Ledger) -> None:
+    """As with a study and its series. One's own claims are not in one's way."""
+    assert ledger.claims.take("study", "series 1", "one")
+    assert not ledger.claims.take("study", "", "two")
+    assert ledger.claims.take("study", "", "one")
+    assert not ledger.claims.take("study", "series 2", "two")
+    assert ledger.claims.take("another", "series 2", "two")
+    for name in ("", "series 1"):
+        ledger.claims.release("study", name, "one")
+    assert ledger.claims.take("study", "", "two")
+    assert not ledger.claims.take("study", "series 1", "one")
+    ledger.claims.release("study", "", "two")
+    assert ledger.claims.take("study", "series 1", "one")
+
+
+def test_an_unknown_job_is_told(ledger: Ledger) -> None:
+    """Celery would call it pending for ever."""
+    for look in (ledger.progress, ledger.request, ledger.cancel, ledger.reopen, ledger.outcome):
+        with pytest.raises(JobNotFoundError, match="no job 'nothing'"):
+            look("nothing")
+
+
+@pytest.mark.parametrize("name", ["", "../x", "job:manifest", "job:claims", "a\nb", "\udcff", "x" * 100_000])
+def test_an_id_of_strange_form_is_an_unknown_job(ledger: Ledger, name: str) -> None:
+    """Whatever somebody types, with a sentence that can be read; nobody gets at a key that is no job."""
+    ledger.claims.take(planned(ledger, 2), "0-1", "worker")
+    for look in (ledger.progress, ledger.request, ledger.cancel, ledger.reopen, ledger.outcome):
+        with pytest.raises(JobNotFoundError, match="there is no job") as raised:
+            look(name)
+        assert len(str(raised.value)) < 200
+
+
+def test_what_is_recorded_for_an_expired_job_leaves_nothing_behind(ledger: Ledger) -> None:
+    """And its part is told to stop."""
+    assert ledger.record("gone", 0, SENT).cancelled
+    assert not list(ledger.client.scan_iter("*gone*"))
+
+
+def test_a_job_at_work_does_not_expire(ledger: Ledger) -> None:
+    """It is kept for so long after its end, however long it takes."""
+    job = planned(ledger, 2)
+    ledger.client.expire(f"pacs_tasks:job:{job}", 5)
+    ledger.unfinished.standstill(job, 100)
+    assert int(str(ledger.client.ttl(f"pacs_tasks:job:{job}"))) > 5
+
+
+def test_a_failed_job_raises_its_error_again(ledger: Ledger) -> None:
+    """With its class, its sentence and what it is about."""
+    ledger.open("job", REQUEST.task, REQUEST)
+    with pytest.raises(JobNotReadyError):
+        ledger.outcome("job")
+    ledger.failed("job", PeerUnavailableError("cannot connect", "/private"))
+    with pytest.raises(PeerUnavailableError, match="/private: cannot connect"):
+        ledger.outcome("job")
+
+
+def test_an_answer_is_kept_whole(ledger: Ledger) -> None:
+    """A job with one answer gives it back as it was, and the first one stands."""
+    outcome = EchoOutcome(status=Status(code=0, category=StatusCategory.SUCCESS, meaning="success"), seconds=0.1)
+    ledger.open("job", EchoRequest.task, EchoRequest())
+    ledger.done("job", outcome)
+    ledger.failed("job", PeerUnavailableError("too late"))
+    assert ledger.outcome("job") == outcome
+
+
+def test_jobs_are_listed_newest_first_and_forgotten_when_they_expire(redis_url: str) -> None:
+    """The index holds no job that is gone."""
+    client = connect(redis_url, 5)
+    ledger = Ledger(client, keep_jobs=60)
+    for job_id in ("first", "second", "third"):
+        ledger.open(job_id, FindRequest.task, FindRequest())
+    assert ledger.unfinished.jobs() == ["first", "second", "third"]
+    client.delete("pacs_tasks:job:second")
+    assert [each.job_id for each in ledger.jobs(10)] == ["third", "first"]
+    assert ledger.unfinished.jobs() == ["first", "third"]
+
+
+def test_every_key_of_a_job_expires(ledger: Ledger) -> None:
+    """Nothing is kept for ever."""
+    job = planned(ledger, 1)
+    ledger.record(job, 0, SENT)
+    keys = [key for key in ledger.client.scan_iter("pacs_tasks:job:*") if "claims" not in key]
+    assert len(keys) == EVERY_KEY
+    assert all(0 < int(str(ledger.client.ttl(key))) <= 60 for key in keys)
+
+
+def test_an_outcome_is_read_as_it_was_recorded(ledger: Ledger) -> None:
+    """Whether it is kept short or whole."""
+    plain = Status(code=0, category=StatusCategory.SUCCESS, meaning="success")
+    sent = InstanceOutcome(
+        subject="/data/0",
+        category=InstanceCategory.SUCCESS,
+        sop_class_uid="1.2.3",
+        sop_instance_uid="1.2.3.4",
+        transfer_syntax_uid="1.2.840.10008.1.2",
+        status=plain,
+        size=10,
+        sha256=hashlib.sha256(b"bytes").hexdigest(),
+        attempts=2,
+        begun=1_700_000_000.25,
+        ended=1_700_000_000.5,
+        worker="one@machine",
+    )
+    outcomes = [
+        sent,
+        InstanceOutcome(subject="/data/1", category=InstanceCategory.SUCCESS, path="/out/张.dcm", size=7),
+        sent.model_copy(update={"subject": "/data/2", "status": plain.model_copy(update={"comment": "thanks"})}),
+        InstanceOutcome.unanswered("/data/3", PeerUnavailableError("gone")).model_copy(update={"attempts": 3}),
+    ]
+    job = planned(ledger, len(outcomes))
+    for index, outcome in enumerate(outcomes):
+        ledger.record(job, index, outcome)
+    assert [line.outcome for line in Instances(ledger, job).in_order()] == outcomes
+    assert [index for index, _ in ledger.problems(job)] == [2, 3]

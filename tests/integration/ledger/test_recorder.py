@@ -1,0 +1,149 @@
+"""Outcomes on their way to the ledger, on a real Redis: each gets there once, whatever happens to the connection."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from pacs_tasks.connection import connect
+from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.ledger.outcomes import Instances
+from pacs_tasks.ledger.recorder import Recorder
+from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
+from pacs_tasks.request import StoreDirectoryRequest
+from tests.support.ports import free_port
+from tests.support.redis_server import redis_server
+from tests.support.waiting import wait_until
+
+TOTAL = 100
+REQUEST = StoreDirectoryRequest(directory="/data")
+
+
+@pytest.fixture
+def ledger(redis_url: str) -> Iterator[Ledger]:
+    with ExitStack() as stack:
+        yield opened(stack, redis_url, patience=5)
+
+
+def opened(stack: ExitStack, redis_url: str, patience: int) -> Ledger:
+    """A ledger with a job that has begun."""
+    client = connect(redis_url, 5, patience)
+    stack.callback(client.close)
+    found = Ledger(client, keep_jobs=60)
+    found.open("job", REQUEST.task, REQUEST)
+    found.start("job", "worker")
+    found.manifest.plan("job", ([f"/data/{index}", 10] for index in range(TOTAL)), "worker")
+    return found
+
+
+def sent(index: int) -> InstanceOutcome:
+    return InstanceOutcome(subject=f"/data/{index}", category=InstanceCategory.SUCCESS, size=1)
+
+
+def kill_connections(ledger: Ledger) -> None:
+    """End every connection to this Redis but the one that says so."""
+    ledger.client.client_kill_filter(_type="normal", skipme=True)
+
+
+def test_a_redis_that_has_just_started_has_each_outcome_at_once(ledger: Ledger) -> None:
+    """It has learnt no script yet; a worker that was killed then would have told it nothing."""
+    ledger.client.script_flush()
+    with Recorder(ledger, "job") as recorder:
+        recorder.record(0, sent(0))
+        wait_until(lambda: ledger.recorded("job", 0, TOTAL) == {0}, 5, "the outcome, which nobody waits for")
+        recorder.flush()
+
+
+def test_the_last_outcome_ends_the_job(ledger: Ledger) -> None:
+    """Whoever recorded it is told, once the replies are read."""
+    with Recorder(ledger, "job") as recorder:
+        told = [recorder.record(index, sent(index)) for index in range(TOTAL)]
+        told.append(recorder.flush())
+    assert [each.ended for each in told].count(True) == 1
+    assert ledger.progress("job").counters.success == TOTAL
+
+
+@pytest.mark.parametrize("moment", [0, 1, 50, TOTAL - 1])
+def test_a_connection_that_is_lost_loses_no_outcome(ledger: Ledger, moment: int) -> None:
+    """What had no reply is recorded again, and counts once."""
+    with Recorder(ledger, "job") as recorder:
+        for index in range(TOTAL):
+            recorder.record(index, sent(index))
+            if index == moment:
+                kill_connections(ledger)
+        recorder.flush()
+    progress = ledger.progress("job")
+    assert (progress.counters.success, progress.counters.bytes) == (TOTAL, TOTAL)
+    assert Instances(ledger, "job").receipts() == TOTAL
+
+
+def test_a_redis_that_forgot_its_scripts_is_told_them_again(ledger: Ledger) -> None:
+    """As after a restart."""
+    ledger.client.script_flush()
+    with Recorder(ledger, "job") as recorder:
+        for index in range(TOTAL):
+            recorder.record(index, sent(index))
+        recorder.flush()
+    assert ledger.progress("job").counters.success == TOTAL
+
+
+def test_a_cancel_is_told_while_others_are_recorded(ledger: Ledger) -> None:
+    """A few outcomes later at the latest."""
+    ledger.claims.take("job", "0-100", "worker")
+    ledger.cancel("job")
+    with Recorder(ledger, "job") as recorder:
+        told = [recorder.record(index, sent(index)) for index in range(50)]
+        assert any(each.cancelled for each in told)
+
+
+def test_replies_that_nobody_read_are_nobody_elses(ledger: Ledger) -> None:
+    """A part that ends early leaves a connection that the next one may have."""
+    with Recorder(ledger, "job") as recorder:
+        for index in range(20):
+            recorder.record(index, sent(index))
+    with Recorder(ledger, "job") as recorder:
+        assert recorder.record(20, sent(20)).new is False, "its reply is not read yet"
+        assert recorder.flush() == (True, False, False)
+
+
+class _ToldToEndError(BaseException):
+    """What a worker's process meets that is told to end."""
+
+
+def test_a_process_that_is_told_to_end_while_redis_is_away_still_records(tmp_path: Path) -> None:
+    """It is interrupted in the middle of recording again, and its last act gets there once Redis is back."""
+
+    def end(*_: object) -> None:
+        raise _ToldToEndError
+
+    before = signal.signal(signal.SIGUSR1, end)
+    with ExitStack() as stack:
+        stack.callback(signal.signal, signal.SIGUSR1, before)
+        server = stack.enter_context(redis_server(tmp_path, free_port(), durable=True))
+        ledger = opened(stack, server.url(), patience=100)
+        recorder = stack.enter_context(Recorder(ledger, "job"))
+        for index in range(TOTAL - 1):
+            recorder.record(index, sent(index))
+        recorder.flush()
+        os.kill(server.process.pid, signal.SIGSTOP)
+        recorder.record(TOTAL - 1, sent(TOTAL - 1))
+        server.process.kill()
+        interrupter = threading.Thread(target=_interrupt, args=(recorder,))
+        interrupter.start()
+        with pytest.raises(_ToldToEndError):
+            recorder.flush()
+        interrupter.join(10)
+        stack.enter_context(redis_server(tmp_path, server.port, durable=True))
+        assert recorder.flush().ended
+        assert ledger.progress("job").counters.success == Instances(ledger, "job").receipts() == TOTAL
+
+
+def _interrupt(recorder: Recorder) -> None:
+    wait_until(lambda: recorder._lost, 10, "the recorder to record again")
+    os.kill(os.getpid(), signal.SIGUSR1)

@@ -1,0 +1,23 @@
+"""Records that another version wrote."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pacs_tasks import EchoRequest, InvalidRequestError, PacsClient
+from pacs_tasks.ledger.keys import asked
+
+
+@pytest.mark.parametrize("change", ["task", "request"])
+def test_a_request_of_another_version_hides_no_job(change: str, redis_url: str) -> None:
+    """The list goes on, and whoever asks for that job's request is told."""
+    with PacsClient(redis_url) as client:
+        odd, known = client.enqueue(EchoRequest()), client.enqueue(EchoRequest())
+        request = json.dumps({**json.loads(EchoRequest().model_dump_json()), "remote": {"charset": "of tomorrow"}})
+        value = {"task": "pacs_tasks.of_tomorrow", "request": request}[change]
+        client.ledger.client.hset(asked(odd.id), change, value)
+        assert {each.job_id for each in client.jobs()} == {odd.id, known.id}
+        with pytest.raises(InvalidRequestError, match=f"{odd.id} is of another version"):
+            odd.request()

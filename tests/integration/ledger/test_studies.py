@@ -1,0 +1,152 @@
+"""What became of each study of a retrieve, told from its lines of the manifest."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+from pacs_tasks.errors import JobFailedError
+from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.ledger.keys import KEPT, key
+from pacs_tasks.ledger.manifest import Entry
+from pacs_tasks.ledger.studies import Study
+from pacs_tasks.outcome import Category, InstanceCategory, InstanceOutcome, Proof, StudyOutcome, TransferOutcome
+from pacs_tasks.request import RetrieveRequest, Selection
+
+REQUEST = RetrieveRequest(selections=(Selection(study_uid="1.1"), Selection(study_uid="1.2")), output_dir="/out")
+
+
+def entries(study_uid: str, count: int) -> list[Entry]:
+    """Lines of one series."""
+    return [[f"{study_uid}.1.{number}", f"{study_uid}.1", "1.2.840.10008.5.1.4.1.1.2", study_uid]
+            for number in range(count)]  # fmt: skip
+
+
+def opened(ledger: Ledger, lines: list[Entry], studies: list[Study], tail: int = 0) -> None:
+    """A job that is planned."""
+    ledger.open("job", REQUEST.task, REQUEST)
+    ledger.start("job", "worker")
+    assert ledger.manifest.plan("job", lines, "worker", studies, tail) == len(lines)
+
+
+def record(ledger: Ledger, index: int, category: InstanceCategory, reason: str = "") -> None:
+    ledger.record("job", index, InstanceOutcome(subject=f"{index}", category=category, reason=reason))
+
+
+def test_each_study_has_an_outcome_of_its_own(ledger: Ledger) -> None:
+    """One is whole, one is not, and one was not found; the job is partial."""
+    studies = [
+        Study(study_uid="1.1", lines=((0, 3),), proof=Proof.INSTANCES, rows=(2, 5)),
+        Study(study_uid="1.2", lines=((3, 7),), proof=Proof.COUNTS, rows=(3,)),
+        Study(name="row 4", tail=((7, 8),), rows=(4,)),
+    ]
+    opened(ledger, [*entries("1.1", 3), *entries("1.2", 4), ["row 4", "", "", ""]], studies, tail=1)
+    assert (ledger.manifest.total("job"), ledger.manifest.resolved("job")) == (8, 7)
+    for index in (0, 2, 3):
+        record(ledger, index, InstanceCategory.SUCCESS)
+    record(ledger, 1, InstanceCategory.PRESENT)
+    record(ledger, 4, InstanceCategory.WARNING, "coerced")
+    record(ledger, 5, InstanceCategory.MISSING, "it did not come")
+    record(ledger, 6, InstanceCategory.FAILED, "it could not be written")
+    ledger.record("job", 7, InstanceOutcome.unanswered("row 4", JobFailedError("no such study")))
+    ledger.studies.note_way("job", "1.1", "C-MOVE")
+    ledger.studies.note_way("job", "1.1", "C-GET", "C-MOVE was no way: A801")
+    ledger.studies.note_way("job", "1.1", "C-GET", "another word")
+    outcome = ledger.outcome("job")
+    assert isinstance(outcome, TransferOutcome)
+    assert outcome.category is Category.PARTIAL
+    assert outcome.studies == (
+        StudyOutcome(
+            study_uid="1.1",
+            category=Category.SUCCESS,
+            promised=3,
+            received=2,
+            present=1,
+            proof=Proof.INSTANCES,
+            ways=("C-GET", "C-MOVE"),
+            reason="C-MOVE was no way: A801",
+            rows=(2, 5),
+        ),
+        StudyOutcome(
+            study_uid="1.2",
+            category=Category.PARTIAL,
+            promised=4,
+            received=2,
+            missing=1,
+            failed=1,
+            proof=Proof.COUNTS,
+            reason="it did not come",
+            rows=(3,),
+        ),
+        StudyOutcome(category=Category.FAILED, failed=1, reason="no such study", rows=(4,)),
+    )
+
+
+def test_what_is_not_there_of_a_study_makes_it_partial(ledger: Ledger) -> None:
+    """All that the peer promised came, and it lists less than was asked for."""
+    study = Study(study_uid="1.1", lines=((0, 2),), tail=((2, 3),), proof=Proof.INSTANCES, picked=True)
+    opened(ledger, [*entries("1.1", 2), ["1.1.9", "", "", "1.1"]], [study], tail=1)
+    record(ledger, 0, InstanceCategory.SUCCESS)
+    record(ledger, 1, InstanceCategory.SUCCESS)
+    record(ledger, 2, InstanceCategory.FAILED, "the peer does not list it")
+    (told,) = ledger.studies.outcomes("job")
+    assert (told.category, told.promised, told.received, told.failed) == (Category.PARTIAL, 2, 2, 1)
+    assert ledger.studies.picked("job", "1.1")
+    assert not ledger.studies.picked("job", "1.2")
+
+
+def test_a_cancelled_study_says_so(ledger: Ledger) -> None:
+    """What came before stays and counts."""
+    opened(ledger, [*entries("1.1", 2), *entries("1.2", 2)],
+           [Study(study_uid="1.1", lines=((0, 2),)), Study(study_uid="1.2", lines=((2, 4),))])  # fmt: skip
+    for index in range(3):
+        record(ledger, index, InstanceCategory.SUCCESS)
+    ledger.cancel("job")
+    told = [(each.category, each.received) for each in ledger.studies.outcomes("job")]
+    assert told == [(Category.SUCCESS, 2), (Category.CANCELLED, 1)]
+
+
+def test_studies_are_told_without_reading_their_receipts(ledger: Ledger) -> None:
+    """A thousand studies of any length are counted right although there is no receipt at all."""
+    seeded, ends = random.Random(5), [0]
+    for _ in range(1_000):
+        ends.append(ends[-1] + seeded.randint(1, 200))
+    lines = list(itertools.pairwise(ends))
+    opened(ledger, [["1.2.3", "1.2", "1.3", "1.4"]] * ends[-1],
+           [Study(study_uid=f"1.{number}", lines=(each,)) for number, each in enumerate(lines)])  # fmt: skip
+    recorded = set(seeded.sample(range(ends[-1]), ends[-1] // 2))
+    present = set(seeded.sample(sorted(recorded), 100))
+    with ledger.client.pipeline(transaction=False) as pipe:
+        for name, indices in (("recorded", recorded), ("present", present)):
+            for index in indices:
+                pipe.setbit(key("job", name), index, 1)
+        pipe.execute()
+    told = ledger.studies.outcomes("job")
+    assert [(each.promised, each.received, each.present) for each in told] == [
+        (
+            stop - start,
+            sum(index in recorded and index not in present for index in range(start, stop)),
+            sum(index in present for index in range(start, stop)),
+        )
+        for start, stop in lines
+    ]
+
+
+def test_what_is_known_of_studies_expires_with_the_job(ledger: Ledger) -> None:
+    """And is forgotten with it."""
+    opened(ledger, entries("1.1", 2), [Study(study_uid="1.1", lines=((0, 2),))])
+    record(ledger, 0, InstanceCategory.PRESENT)
+    ledger.studies.note_way("job", "1.1", "C-GET")
+    for part in ("studies", "ways", "present"):
+        assert part in KEPT
+        assert 0 < ledger.client.ttl(key("job", part)) <= 60
+    ledger.discard("job")
+    assert ledger.client.keys(key("job") + "*") == []
+
+
+def test_many_selections_are_kept_apart(ledger: Ledger) -> None:
+    """Who looks at the job, or works on a part of it, does not read a hundred thousand rows each time."""
+    ledger.open("job", REQUEST.task, REQUEST)
+    assert ledger.request("job") == REQUEST.model_copy(update={"selections": ()})
+    assert ledger.request("job", bulk=True) == REQUEST
+    assert ledger.progress("job").remote == str(REQUEST.remote)

@@ -1,0 +1,270 @@
+"""The association budget, as jobs see it: several workers, and never more associations than the PACS is to bear."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from pacs_tasks import (
+    EchoRequest,
+    FindRequest,
+    GetRequest,
+    Job,
+    JobState,
+    MoveRequest,
+    PacsClient,
+    PreflightRequest,
+    RemoteAE,
+    RetrieveMethod,
+    RetrieveRequest,
+    StoreDirectoryRequest,
+    StoreRequest,
+    TransferOutcome,
+)
+from pacs_tasks.app import create
+from pacs_tasks.fleet.associations import LIFETIME, Associations, Budget, name_of
+from pacs_tasks.request import AnyRequest
+from pacs_tasks.settings import Settings
+from pacs_tasks.tasks.engine.resume import look_round
+from pacs_tasks.testing import Faults, Silence, TestPACS
+from tests.support import workers
+from tests.support.dicom_files import study_uid, write_series
+from tests.support.leases import held, in_use
+from tests.support.peers import Directory
+from tests.support.waiting import wait_until
+
+LIMIT = 60
+
+
+@pytest.fixture
+def own(redis_url: str) -> Iterator[PacsClient]:
+    """A client of a Redis of its own, still without a worker."""
+    with PacsClient(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def budget(own: PacsClient) -> Budget:
+    return Budget(own.ledger.client)
+
+
+def allowed(pacs: TestPACS | Directory, most: int) -> RemoteAE:
+    """The PACS as a remote that bears so many associations."""
+    return pacs.remote.model_copy(update={"max_associations": most})
+
+
+def transferred(job: Job) -> TransferOutcome:
+    """The outcome of a job that ends in time."""
+    job.wait(LIMIT)
+    outcome = job.outcome()
+    assert isinstance(outcome, TransferOutcome)
+    return outcome
+
+
+def nothing_left(client: PacsClient) -> None:
+    """No key of the budget stays in Redis, and soon."""
+
+    def keys() -> list[str]:
+        return cast("list[str]", client.ledger.client.keys("pacs_tasks:associations*"))
+
+    wait_until(lambda: not keys(), LIFETIME / 2, "nothing of the budget is left")
+
+
+@pytest.mark.parametrize(("pool", "most"), [("prefork", 1), ("prefork", 2), ("threads", 2)])
+def test_a_fleet_opens_no_more_associations_than_allowed(
+    own: PacsClient, redis_url: str, pacs: TestPACS, tmp_path: Path, pool: str, most: int
+) -> None:
+    """Two workers of three tasks each, and several jobs to one PACS, which counts."""
+    write_series(tmp_path / "files", 60, rows=2)
+    pacs.faults = Faults(delay=0.005)
+    with ExitStack() as stack:
+        for name in ("one", "two"):
+            stack.enter_context(workers.worker(redis_url, tmp_path, name, concurrency=3, pool=pool))
+        remote, directory = allowed(pacs, most), str(tmp_path / "files")
+        jobs = [own.enqueue(StoreDirectoryRequest(remote=remote, directory=directory)) for _ in range(3)]
+        echo = own.enqueue(EchoRequest(remote=remote))
+        assert [transferred(job).counters.success for job in jobs] == [60, 60, 60]
+        assert echo.wait(LIMIT).state is JobState.DONE
+        assert (len(pacs.stores), pacs.most_associations) == (180, most)
+        nothing_left(own)
+
+
+@pytest.mark.dcmtk
+def test_an_archive_that_bears_one_association_loses_nothing(
+    own: PacsClient, redis_url: str, dcmqrscp: Directory, tmp_path: Path
+) -> None:
+    """With two at once it answers Success to instances that it does not keep."""
+    files = 90
+    write_series(tmp_path / "files", files)
+    with workers.worker(redis_url, tmp_path, concurrency=3):
+        request = StoreDirectoryRequest(remote=allowed(dcmqrscp, 1), directory=str(tmp_path / "files"))
+        assert transferred(own.enqueue(request)).counters.success == files
+    assert len(dcmqrscp.files()) == files
+
+
+def test_the_settings_bound_a_remote_that_says_nothing(
+    own: PacsClient, redis_url: str, pacs: TestPACS, tmp_path: Path
+) -> None:
+    """By a number for all, or by the name under which the worker knows it."""
+    write_series(tmp_path / "files", 40, rows=2)
+    pacs.faults = Faults(delay=0.005)
+    request = StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files"))
+    with workers.worker(redis_url, tmp_path, "all", concurrency=4, PACS_TASKS_MAX_ASSOCIATIONS="2"):
+        assert transferred(own.enqueue(request)).counters.success == 40
+    assert pacs.most_associations == 2
+    (tmp_path / "pacs-tasks.toml").write_text(
+        f'[remotes.archive]\nae_title = "TESTPACS"\nhost = "127.0.0.1"\nport = {pacs.port}\nmax_associations = 1\n'
+    )
+    pacs.most_associations = 0
+    with workers.worker(
+        redis_url, tmp_path, "named", concurrency=4, PACS_TASKS_CONFIG=str(tmp_path / "pacs-tasks.toml")
+    ):
+        assert transferred(own.enqueue(request)).counters.success == 40
+    assert pacs.most_associations == 1
+
+
+def every_request(remote: RemoteAE, directory: Path) -> list[AnyRequest]:
+    """One of each kind; the directory holds ``files/000001.dcm``, the remote a study."""
+    files, study = directory / "files", study_uid()
+    return [
+        EchoRequest(remote=remote),
+        FindRequest(remote=remote),
+        PreflightRequest(remote=remote, directory=str(files)),
+        StoreRequest(remote=remote, path=str(files / "000001.dcm")),
+        MoveRequest(remote=remote, study_uid=study, move_aet="NOBODY"),
+        GetRequest(remote=remote, study_uid=study, output_dir=str(directory / "got")),
+        RetrieveRequest(
+            remote=remote, study_uid=study, output_dir=str(directory / "retrieved"), method=RetrieveMethod.GET
+        ),
+    ]
+
+
+def test_every_kind_of_association_counts(client: PacsClient, tmp_path: Path) -> None:
+    """While another holds the only lease none is opened; when it is free, each job goes on."""
+    budget = Budget(client.ledger.client)
+    with TestPACS(instances=write_series(tmp_path / "files", 2)) as pacs:
+        remote = allowed(pacs, 1)
+        for request in every_request(remote, tmp_path):
+            before = pacs.associations
+            with held(budget, name_of(remote)) as give_back:
+                job = client.enqueue(request)
+                waits = Associations(remote=str(remote), in_use=1, limit=1, waiting=1)
+                wait_until(lambda: in_use(budget, str(remote)) == waits, 20, f"{request.task} waits")  # noqa: B023
+                assert (job.state, pacs.associations) == (JobState.RUNNING, before)
+                give_back()
+                assert job.wait(LIMIT).state is JobState.DONE, request.task
+            assert pacs.associations > before
+            wait_until(lambda: not in_use(budget, str(remote)), LIFETIME / 2, "the lease is given back")
+        assert pacs.most_associations == 1
+
+
+def test_the_lease_of_a_killed_worker_is_free_within_its_lifetime(
+    own: PacsClient, budget: Budget, redis_url: str, tmp_path: Path
+) -> None:
+    """And not before: the peer may still have its association open."""
+    write_series(tmp_path / "files", 1)
+    with TestPACS(faults=Faults(silence=Silence.STORE)) as pacs:
+        remote = allowed(pacs, 1)
+        with workers.worker(redis_url, tmp_path, concurrency=1) as worker:
+            own.enqueue(StoreRequest(remote=remote, path=str(tmp_path / "files/000001.dcm")))
+            wait_until(lambda: pacs.open_associations, 20, "the file is on its way")
+            worker.kill()
+        killed = time.monotonic()
+        answer = budget.ask(name_of(remote), "next", 1, wait=True)
+        assert not answer.granted
+        assert LIFETIME / 2 < answer.patience <= LIFETIME
+        wait_until(lambda: budget.ask(name_of(remote), "next", 1, wait=True).granted, LIFETIME + 5, "the lease")
+        # It was renewed for the last time before the worker died, and is granted not before it has run out.
+        assert time.monotonic() - killed > LIFETIME / 2
+        budget.release(name_of(remote), "next", 1)
+        nothing_left(own)
+
+
+def test_a_lease_that_redis_lost_is_taken_again(
+    own: PacsClient, budget: Budget, redis_url: str, pacs: TestPACS, tmp_path: Path
+) -> None:
+    """What is being sent goes on."""
+    write_series(tmp_path / "files", 40)
+    pacs.faults = Faults(delay=0.2)
+    request = StoreDirectoryRequest(remote=allowed(pacs, 1), directory=str(tmp_path / "files"), files_per_task=40)
+    with workers.worker(redis_url, tmp_path, concurrency=2):
+        job = own.enqueue(request)
+        wait_until(lambda: len(pacs.stores) > 2, 20, "some files are sent")
+        lost = cast("list[str]", own.ledger.client.keys("pacs_tasks:associations*"))
+        # In one step, since the worker renews its lease at any time.
+        with own.ledger.client.pipeline(transaction=True) as step:
+            step.delete(*lost)
+            step.keys("pacs_tasks:associations*")
+            assert step.execute()[1] == []
+        wait_until(budget.in_use, LIFETIME, "the lease is taken again")
+        assert transferred(job).counters.success == len(pacs.stores) == 40
+        assert pacs.associations == 2  # one to see whether it is there
+        nothing_left(own)
+
+
+def test_a_cancel_ends_the_wait_for_an_association(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
+    """Whether a part stands in line or is back on the queue; nobody is left in the line."""
+    write_series(tmp_path, 5)
+    budget, remote = Budget(client.ledger.client), allowed(pacs, 1)
+    alone = Associations(remote=str(remote), in_use=1, limit=1, waiting=0)
+    with held(budget, name_of(remote)):
+        jobs = [
+            client.enqueue(StoreDirectoryRequest(remote=remote, directory=str(tmp_path))),
+            client.enqueue(EchoRequest(remote=remote)),
+        ]
+        wait_until(lambda: jobs[0].progress().counters.total, 20, "the parts")
+        for job in jobs:
+            job.cancel()
+        # The lease is not to be had: nothing but the cancel ends them.
+        assert [job.wait(20).state for job in jobs] == [JobState.CANCELLED, JobState.CANCELLED]
+        wait_until(lambda: in_use(budget, str(remote)) == alone, 5, "nobody waits")
+    assert pacs.associations == 0
+    assert jobs[0].retry().wait(20).counters.success == len(pacs.instances) == 5
+
+
+def test_a_job_that_waits_for_an_association_does_not_stand_still(
+    own: PacsClient, budget: Budget, redis_url: str, pacs: TestPACS, tmp_path: Path
+) -> None:
+    """Its parts are on their way back; nobody hands them out a second time."""
+    write_series(tmp_path / "files", 3)
+    remote = allowed(pacs, 1)
+    request = StoreDirectoryRequest(remote=remote, directory=str(tmp_path / "files"))
+    with (
+        create(redis_url, Settings()) as celery,
+        workers.worker(redis_url, tmp_path, concurrency=1) as worker,
+        held(budget, name_of(remote)) as give_back,
+    ):
+        job = own.enqueue(request)
+
+        def waited_often() -> bool:
+            if not own.ledger.claims.live(job.id):  # A worker looks every 20 s, and hardly ever meets a part.
+                look_round(celery, own.ledger, 4.0)
+            return worker.said().count("retry: Retry in") > 20
+
+        wait_until(waited_often, 60, "the parts come and go")
+        assert "Task pacs_tasks.resume" not in worker.said()
+        give_back()
+        assert transferred(job).counters.success == len(pacs.stores) == 3
+
+
+def test_work_for_one_remote_does_not_wait_for_another(
+    own: PacsClient, budget: Budget, redis_url: str, pacs: TestPACS, tmp_path: Path
+) -> None:
+    """However many parts wait for it, and although they came first."""
+    write_series(tmp_path / "files", 60, rows=2)
+    directory = str(tmp_path / "files")
+    with TestPACS("OTHER") as other, workers.worker(redis_url, tmp_path, concurrency=2):
+        remote = allowed(pacs, 1)
+        with held(budget, name_of(remote)):
+            first = own.enqueue(StoreDirectoryRequest(remote=remote, directory=directory))
+            wait_until(lambda: first.progress().counters.total, 20, "the parts of the first job")
+            second = own.enqueue(StoreDirectoryRequest(remote=other.remote, directory=directory))
+            # The first one cannot get on meanwhile.
+            assert (transferred(second).counters.success, first.progress().counters.recorded) == (60, 0)
+        assert transferred(first).counters.success == len(pacs.instances) == 60
+        nothing_left(own)

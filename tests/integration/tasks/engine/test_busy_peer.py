@@ -1,0 +1,157 @@
+"""A peer that refuses associations "for now" is waited for, however long; that costs no try."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pacs_tasks import (
+    Category,
+    EchoRequest,
+    FindRequest,
+    GetRequest,
+    Job,
+    JobState,
+    PacsClient,
+    PeerBusyError,
+    PreflightRequest,
+    RetrieveMethod,
+    RetrieveRequest,
+    StoreDirectoryRequest,
+    StoreRequest,
+    TransferOutcome,
+)
+from pacs_tasks.app import create
+from pacs_tasks.client.job import publish
+from pacs_tasks.fleet.associations import Budget, name_of
+from pacs_tasks.settings import Settings
+from pacs_tasks.testing import EVERY_INSTANCE, Faults, TestPACS
+from pacs_tasks.testing.faults import LOCAL_LIMIT_EXCEEDED
+from tests.support import workers
+from tests.support.dicom_files import study_uid, write_series
+from tests.support.waiting import wait_until
+
+LIMIT = 60
+
+
+@pytest.fixture
+def client(redis_url: str, tmp_path: Path) -> Iterator[PacsClient]:
+    """A client of a worker of three tasks that tries nothing again."""
+    settings = {"PACS_TASKS_MAX_RETRIES": "0"}
+    with workers.worker(redis_url, tmp_path, concurrency=3, **settings), PacsClient(redis_url) as running:
+        yield running
+
+
+def transferred(job: Job) -> TransferOutcome:
+    """The outcome of a job that ends in time."""
+    job.wait(LIMIT)
+    outcome = job.outcome()
+    assert isinstance(outcome, TransferOutcome)
+    return outcome
+
+
+def test_a_peer_that_takes_fewer_associations_than_we_open_gets_everything(
+    client: PacsClient, pacs: TestPACS, tmp_path: Path
+) -> None:
+    """It refuses two of three all the time."""
+    write_series(tmp_path / "files", 60, rows=2)
+    pacs.faults = Faults(association_limit=1, delay=0.01)
+    job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files")))
+    assert transferred(job).category is Category.SUCCESS
+    assert (len(pacs.stores), pacs.most_associations) == (60, 1)
+    assert len(pacs.calling_aets) > pacs.associations
+
+
+def test_every_request_waits_for_a_busy_peer(client: PacsClient, tmp_path: Path) -> None:
+    """Twice refused, each is done the third time."""
+    files = write_series(tmp_path / "files", 2)
+    study = study_uid()
+    with TestPACS(instances=files) as pacs:
+        remote = pacs.remote
+        for request in (
+            EchoRequest(remote=remote),
+            FindRequest(remote=remote),
+            PreflightRequest(remote=remote, directory=str(tmp_path / "files")),
+            StoreRequest(remote=remote, path=str(files[0])),
+            GetRequest(remote=remote, study_uid=study, output_dir=str(tmp_path / "got")),
+            RetrieveRequest(
+                remote=remote, study_uid=study, output_dir=str(tmp_path / "retrieved"), method=RetrieveMethod.GET
+            ),
+        ):
+            pacs.faults = Faults(busy_associations=len(pacs.calling_aets) + 2)
+            before = pacs.associations
+            job = client.enqueue(request)
+            assert job.wait(LIMIT).state is JobState.DONE, request.task
+            assert job.outcome().category is Category.SUCCESS
+            assert pacs.associations > before
+
+
+def test_a_busy_peer_does_not_hide_a_failure(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
+    """Out of resources (A700) is a try, and there is but one here."""
+    write_series(tmp_path / "files", 4)
+    pacs.faults = Faults(busy_associations=3, store_status={EVERY_INSTANCE: 0xA700})
+    job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files"), files_per_task=4))
+    assert transferred(job).counters.failed == len(pacs.stores) == 4
+
+
+def ages_go_by(client: PacsClient, pacs: TestPACS, job: Job) -> None:
+    """The peer has refused since long ago, and the job has waited as long."""
+    budget, redis = Budget(client.ledger.client), client.ledger.client
+    wait_until(lambda: budget.refused_for(name_of(pacs.remote), 0), 20, "the peer refuses")
+    redis.set(f"pacs_tasks:associations:refusing:{name_of(pacs.remote)}", "1.0", keepttl=True)
+    redis.hset(f"pacs_tasks:job:{job.id}", "started", "1.0")
+
+
+@pytest.mark.parametrize("give_up_after", [1.0, None])
+def test_a_peer_that_refuses_for_ever_is_given_up(
+    client: PacsClient, pacs: TestPACS, tmp_path: Path, give_up_after: float | None
+) -> None:
+    """After the time that the request gives, else the settings; what is left waits anew when the job is resumed."""
+    write_series(tmp_path / "files", 5)
+    pacs.faults = Faults(rejection=LOCAL_LIMIT_EXCEEDED)
+    request = StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files"), give_up_after=give_up_after)
+    job = client.enqueue(request)
+    if give_up_after is None:
+        ages_go_by(client, pacs, job)
+    assert job.wait(LIMIT).state is JobState.FAILED
+    with pytest.raises(PeerBusyError, match=f"local limit exceeded.*resume {job.id}"):
+        job.outcome()
+    refused = len(pacs.calling_aets)
+    if give_up_after is None:
+        job.resume()
+        wait_until(lambda: len(pacs.calling_aets) > refused + 2, 45, "it is asked again, after half a minute at most")
+        assert job.state is JobState.RUNNING
+        pacs.faults = Faults()
+    else:
+        pacs.faults = Faults()
+        job.resume()
+    assert transferred(job).counters.success == len(pacs.instances) == 5
+    assert Budget(client.ledger.client).refused_for(name_of(pacs.remote), 0) == 0
+
+
+def test_a_planner_that_comes_late_repeats_what_ended_the_job(
+    client: PacsClient, pacs: TestPACS, tmp_path: Path
+) -> None:
+    """The peer was busy then, and has served others since; but the job has ended, so it does not come again."""
+    write_series(tmp_path / "files", 2)
+    pacs.faults = Faults(rejection=LOCAL_LIMIT_EXCEEDED)
+    job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files"), give_up_after=0))
+    assert job.wait(LIMIT).state is JobState.FAILED
+    with create(client.redis_url, Settings(redis_url=client.redis_url)) as app:
+        app.backend.forget(job.id)
+        client.ledger.client.delete(f"pacs_tasks:associations:refusing:{name_of(pacs.remote)}")
+        publish(app, job.progress().task, job.id)
+        wait_until(lambda: app.backend.get_task_meta(job.id, cache=False)["status"] in {"RETRY", "FAILURE"}, 20)
+        assert app.backend.get_task_meta(job.id, cache=False)["status"] == "FAILURE"
+
+
+def test_a_single_answer_is_given_up_too(client: PacsClient, pacs: TestPACS) -> None:
+    """In the class of error that tells that the peer was busy."""
+    pacs.faults = Faults(rejection=LOCAL_LIMIT_EXCEEDED)
+    job = client.enqueue(EchoRequest(remote=pacs.remote))
+    ages_go_by(client, pacs, job)
+    assert job.wait(LIMIT).state is JobState.FAILED
+    with pytest.raises(PeerBusyError, match="local limit exceeded"):
+        job.outcome()

@@ -1,0 +1,109 @@
+"""The leases of one process: renewed while their holders live, never in the way where Redis is away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from pacs_tasks.ae import RemoteAE
+from pacs_tasks.connection import connect
+from pacs_tasks.errors import BrokerUnavailableError, JobCancelledError, PeerBusyError
+from pacs_tasks.fleet import associations as budget_module
+from pacs_tasks.fleet.associations import Budget, name_of
+from pacs_tasks.tasks.engine import heartbeat as pulse_module
+from pacs_tasks.tasks.engine import leases as leases_module
+from pacs_tasks.tasks.engine.leases import Leases
+from tests.support.ports import free_port
+from tests.support.waiting import wait_until
+
+REMOTE = RemoteAE(max_associations=1)
+LIFETIME = 1.5
+
+
+@pytest.fixture
+def budget(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Budget]:
+    """With a clock that runs ten times as fast, and twenty times for the pulse: a beat or two may come late."""
+    monkeypatch.setattr(budget_module, "LIFETIME", LIFETIME)
+    monkeypatch.setattr(pulse_module, "_BEAT", 0.25)
+    monkeypatch.setattr(pulse_module, "_SILENCE", 2.0)
+    monkeypatch.setattr(leases_module, "_PATIENCE", 0.3)
+    client = connect(redis_url, 5)
+    yield Budget(client)
+    client.close()
+
+
+def never() -> bool:
+    return False
+
+
+def in_use(budget: Budget) -> int:
+    return sum(each.in_use for each in budget.in_use())
+
+
+def test_a_lease_lives_as_long_as_its_holder_shows_life(budget: Budget) -> None:
+    """One that hangs loses it; when it comes to life it has it again."""
+    leases = Leases(lambda: budget, lambda: budget)
+    lease = leases.take(REMOTE, never, lambda _: None)
+    look = lease.watched(never)
+    until = time.monotonic() + 3 * LIFETIME
+    wait_until(lambda: look() or in_use(budget) != 1 or time.monotonic() > until, 10, "three lifetimes", 0.05)
+    assert in_use(budget) == 1
+    wait_until(lambda: in_use(budget) == 0, 10, "the lease of one that hangs")
+    assert look() is False
+    wait_until(lambda: in_use(budget) == 1, 10, "it lives")
+    leases.give_back(lease)
+    assert in_use(budget) == 0
+
+
+def test_an_idle_lease_needs_no_sign_of_life(budget: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever keeps the association ends it in time."""
+    monkeypatch.setattr(pulse_module, "_SILENCE", 0.1)
+    leases = Leases(lambda: budget, lambda: budget)
+    lease = leases.take(REMOTE, never, lambda _: None)
+    lease.unwatched()
+    until = time.monotonic() + 2 * LIFETIME
+    wait_until(lambda: in_use(budget) != 1 or time.monotonic() > until, 10, "two lifetimes", 0.05)
+    assert in_use(budget) == 1
+    leases.give_back(lease)
+
+
+def test_no_lease_in_time_is_told_and_leaves_nothing(budget: Budget) -> None:
+    """To the second part at once: work for other remotes comes first."""
+    leases = Leases(lambda: budget, lambda: budget)
+    held = leases.take(REMOTE, never, lambda _: None)
+    asked: list[str] = []
+    for _ in range(2):
+        with pytest.raises(PeerBusyError, match=r"PACS at 127.0.0.1:11112 are in use .* \(1\)"):
+            leases.take(REMOTE, never, asked.append, one_of_many=True)
+    assert asked == [name_of(REMOTE)] * 2
+    with pytest.raises(JobCancelledError):
+        leases.take(REMOTE, lambda: True, asked.append)
+    assert [(each.in_use, each.waiting) for each in budget.in_use()] == [(1, 0)]
+    leases.give_back(held)
+    assert leases.take(REMOTE, never, asked.append).limit == 1
+
+
+def test_what_the_process_lets_go_it_gets(budget: Budget) -> None:
+    """An idle association with other contexts makes way for the one that is needed."""
+    leases = Leases(lambda: budget, lambda: budget)
+    idle = leases.take(REMOTE, never, lambda _: None)
+    leases.take(REMOTE, never, lambda _: leases.give_back(idle))
+    assert in_use(budget) == 1
+
+
+def test_nothing_waits_for_a_redis_that_is_away(budget: Budget) -> None:
+    """What is in use goes on, and is given back as well as can be."""
+
+    def away() -> Budget:
+        return Budget(connect(f"redis://127.0.0.1:{free_port()}/0", 0.5))
+
+    with pytest.raises(BrokerUnavailableError):
+        away()
+    leases = Leases(lambda: budget, away)
+    lease = leases.take(REMOTE, never, lambda _: None)
+    assert not leases.wanted(lease.remote)
+    leases.accepted(lease)
+    leases.give_back(lease)
+    wait_until(lambda: in_use(budget) == 0, 10, "it runs out by itself")

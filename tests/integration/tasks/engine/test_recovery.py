@@ -1,0 +1,321 @@
+"""What is lost on the way is taken up again: messages, workers, a Redis. Every job ends, and ends once."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import pytest
+import redis
+from celery import Celery
+from celery.exceptions import Ignore
+
+from pacs_tasks import Category, Job, JobState, PacsClient, StoreDirectoryRequest, TransferOutcome
+from pacs_tasks.app import MOVE_QUEUE, QUEUES, STORE_QUEUE, UNACKED, create
+from pacs_tasks.connection import connect
+from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.settings import Settings
+from pacs_tasks.tasks.engine.base import conclude
+from pacs_tasks.tasks.engine.resume import look_round
+from pacs_tasks.testing import Faults, TestPACS
+from tests.support import workers
+from tests.support.dicom_files import write_series
+from tests.support.waiting import wait_until
+
+LIMIT = 40
+
+
+def transferred(job: Job) -> TransferOutcome:
+    """The outcome of a job that ends in time."""
+    job.wait(LIMIT)
+    outcome = job.outcome()
+    assert isinstance(outcome, TransferOutcome)
+    return outcome
+
+
+def lose_messages(redis_url: str) -> int:
+    """Take every message off the queues, as a Redis does that dies while it hands them out."""
+    client = connect(redis_url, 5)
+    lost = sum(int(str(client.llen(queue))) for queue in QUEUES)
+    client.delete(*QUEUES)
+    client.close()
+    return lost
+
+
+@pytest.fixture
+def own(redis_url: str) -> Iterator[PacsClient]:
+    """A client of a Redis without any worker."""
+    with PacsClient(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def celery(redis_url: str) -> Iterator[Celery]:
+    app = create(redis_url, Settings())
+    yield app
+    app.close()
+
+
+def test_a_job_whose_task_was_lost_is_taken_up(
+    own: PacsClient, celery: Celery, redis_url: str, pacs: TestPACS, tmp_path: Path
+) -> None:
+    """It was queued, and no queue has it."""
+    write_series(tmp_path / "files", 3)
+    job = own.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files")))
+    assert lose_messages(redis_url) == 1
+    look_round(celery, own.ledger, 0)
+    look_round(celery, own.ledger, 0)
+    with workers.worker(redis_url, tmp_path, concurrency=1):
+        assert transferred(job).counters.success == len(pacs.stores) == 3
+
+
+def test_a_job_is_looked_into_soon_where_nothing_is_on_its_way(
+    own: PacsClient, celery: Celery, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a worker has in hand comes back after a while; where no queue and no worker has anything, nothing will."""
+    monkeypatch.setattr("pacs_tasks.tasks.engine.resume.LOST", 0.0)
+    own.enqueue(StoreDirectoryRequest(directory=str(tmp_path)))
+    assert lose_messages(redis_url) == 1
+    own.ledger.client.hset(UNACKED, "in hand", "a message")
+    for _ in range(3):
+        look_round(celery, own.ledger)
+    assert own.ledger.client.llen(STORE_QUEUE) == 0
+    own.ledger.client.delete(UNACKED)
+    look_round(celery, own.ledger)
+    assert own.ledger.client.llen(STORE_QUEUE) == 1
+
+
+def test_parts_that_were_lost_are_taken_up(
+    own: PacsClient, celery: Celery, redis_url: str, pacs: TestPACS, tmp_path: Path
+) -> None:
+    """What was sent is not sent again."""
+    write_series(tmp_path / "files", 30)
+    pacs.faults = Faults(hold_instances_after=0)
+    job = own.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files")))
+    with workers.worker(redis_url, tmp_path, concurrency=1):
+        wait_until(lambda: pacs.stores, 20, "the first file is sent")
+        assert lose_messages(redis_url) > 10
+        pacs.faults = Faults()
+        wait_until(lambda: not own.ledger.client.hlen(UNACKED), 10, "what was not lost is done")
+        assert own.ledger.claims.live(job.id) == 0
+        look_round(celery, own.ledger, 0)
+        look_round(celery, own.ledger, 0)
+        outcome = transferred(job)
+    assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, 30)
+    assert len(pacs.stores) == 30
+
+
+def test_a_job_that_waits_for_its_turn_is_left_alone(own: PacsClient, celery: Celery, tmp_path: Path) -> None:
+    """However long the queue is, a job is looked into ever more rarely, and not handed out twice."""
+    job = own.enqueue(StoreDirectoryRequest(directory=str(tmp_path)))
+    for _ in range(2000):
+        look_round(celery, own.ledger, 0.001)
+    assert int(str(own.ledger.client.llen(STORE_QUEUE))) < 15
+    assert own.ledger.client.llen(MOVE_QUEUE) == 0
+    assert own.ledger.unfinished.stands_still(job.id, "queued 1 0 0")
+    own.ledger.start(job.id, "worker")
+    assert not own.ledger.unfinished.stands_still(job.id, "queued 1 0 0")
+
+
+def test_a_message_of_an_earlier_attempt_does_not_end_the_job(
+    own: PacsClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It finds the job cancelled, and before it has its result the job is reopened."""
+    monkeypatch.setattr("pacs_tasks.tasks.engine.base.ledger", lambda: own.ledger)
+    job = own.enqueue(StoreDirectoryRequest(directory=str(tmp_path)))
+    job.cancel()
+    assert conclude(job.id)["category"] == Category.CANCELLED
+    job.retry()
+    with pytest.raises(Ignore):
+        conclude(job.id)
+    assert job.state is JobState.QUEUED
+
+
+def test_a_cancelled_job_whose_worker_died_ends(own: PacsClient, celery: Celery, tmp_path: Path) -> None:
+    """Also when nobody looks at it."""
+    job = own.enqueue(StoreDirectoryRequest(directory=str(tmp_path)))
+    own.ledger.start(job.id, "worker")
+    own.ledger.claims.take(job.id, "plan", "a worker that dies")
+    job.cancel()
+    look_round(celery, own.ledger)
+    assert own.ledger.progress(job.id).state is JobState.RUNNING
+    own.ledger.client.hset(f"pacs_tasks:job:{job.id}:claims", "plan", "1.0 a worker that dies")
+    look_round(celery, own.ledger)
+    assert own.ledger.progress(job.id).state is JobState.CANCELLED
+
+
+def test_what_every_worker_dies_of_fails(own: PacsClient, redis_url: str, pacs: TestPACS, tmp_path: Path) -> None:
+    """Rather than kill one worker after the other for ever; the other files are sent."""
+    write_series(tmp_path / "files", 3)
+    request = StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files"), files_per_task=3)
+    job = own.enqueue(request)
+    claims = f"pacs_tasks:job:{job.id}:claims"
+    own.ledger.client.hset(claims, "0-3", "1.0 the first")
+    for name in ("the second", "the third"):
+        own.ledger.claims.take(job.id, "0-3", name)
+        own.ledger.claims.suspect(job.id, "0-3")
+        own.ledger.claims.mark(job.id, "0-3", 1)
+        own.ledger.client.hset(claims, "0-3", f"1.0 {name}")
+    with workers.worker(redis_url, tmp_path, concurrency=1):
+        outcome = transferred(job)
+        assert (outcome.counters.success, outcome.counters.failed, len(pacs.stores)) == (2, 1, 2)
+        assert "3 workers died" in outcome.problems[0].reason
+        assert outcome.problems[0].subject.endswith("000002.dcm")
+        job.retry()
+        assert transferred(job).category is Category.SUCCESS
+
+
+def test_what_is_handed_out_twice_is_done_once(
+    own: PacsClient, celery: Celery, redis_url: str, pacs: TestPACS, tmp_path: Path
+) -> None:
+    """The planner, a part, and the end of the chord, before its time and under another id."""
+    write_series(tmp_path / "files", 40)
+    pacs.faults = Faults(delay=0.01)
+    request = StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files"), files_per_task=5)
+    job = own.enqueue(request)
+    celery.send_task(request.task, task_id=job.id)
+    for _ in range(2):
+        celery.send_task("pacs_tasks.store_finish", args=[job.id])
+        celery.send_task("pacs_tasks.store_part", args=[job.id, 0, 5])
+    with workers.worker(redis_url, tmp_path) as worker:
+        outcome = transferred(job)
+        wait_until(lambda: not own.ledger.client.hlen("pacs_tasks.unacked"), 20, "nothing is left to do")
+        assert (outcome.category, outcome.counters.success, len(pacs.stores)) == (Category.SUCCESS, 40, 40)
+        assert "Traceback" not in worker.said()
+
+
+def test_parts_of_which_no_word_comes_fail_in_the_end(own: PacsClient, redis_url: str, tmp_path: Path) -> None:
+    """Planned again and again without any outcome: told by name, for a retry to take up."""
+    write_series(tmp_path / "files", 2)
+    job = own.enqueue(StoreDirectoryRequest(directory=str(tmp_path / "files")))
+    lose_messages(redis_url)
+    own.ledger.start(job.id, "worker")
+    own.ledger.manifest.plan(job.id, [["/data/a", 1], ["/data/b", 1]], "worker")
+    for _ in range(3):
+        own.ledger.claims.replans(job.id)
+    with create(redis_url, Settings()) as app:
+        app.send_task("pacs_tasks.store_finish", args=[job.id], task_id=job.id)
+    with workers.worker(redis_url, tmp_path, concurrency=1):
+        outcome = transferred(job)
+    assert (outcome.category, [each.subject for each in outcome.problems]) == (Category.FAILED, ["/data/a", "/data/b"])
+    assert "handed to workers 4 times" in outcome.problems[0].reason
+
+
+def children(pid: int) -> list[int]:
+    """The worker's processes."""
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are found in /proc")
+def test_a_child_that_is_killed_takes_no_file_with_it(
+    own: PacsClient, redis_url: str, pacs: TestPACS, tmp_path: Path
+) -> None:
+    """Its part is gone on with as soon as its claim has run out."""
+    write_series(tmp_path / "files", 30)
+    pacs.faults = Faults(hold_instances_after=6)
+    request = StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files"), files_per_task=30)
+    job = own.enqueue(request)
+    with workers.worker(redis_url, tmp_path, concurrency=1) as worker:
+        wait_until(lambda: len(pacs.stores) > 6, 20, "some files are sent")
+        for child in children(worker.pid):
+            os.kill(child, signal.SIGKILL)
+        claims = f"pacs_tasks:job:{job.id}:claims"
+        pacs.faults = Faults()
+        held = wait_until(lambda: own.ledger.client.hgetall(claims), 5, "the claim of the dead")
+        own.ledger.client.hset(claims, mapping=dict.fromkeys(held, "1.0 the dead"))  # 15 s go by
+        outcome = transferred(job)
+    assert (outcome.category, outcome.counters.success, len(pacs.instances)) == (Category.SUCCESS, 30, 30)
+    assert len(pacs.stores) <= 31
+
+
+def test_a_pool_of_threads_sends_each_file_once(
+    own: PacsClient, redis_url: str, pacs: TestPACS, tmp_path: Path
+) -> None:
+    """Also the part that is handed out twice to one process; and it lets go of its associations."""
+    write_series(tmp_path / "files", 40)
+    pacs.faults = Faults(hold_instances_after=0)
+    directory = str(tmp_path / "files")
+    job = own.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=directory, files_per_task=40))
+    with workers.worker(redis_url, tmp_path, concurrency=8, pool="threads", PACS_TASKS_MAX_ASSOCIATIONS="8"):
+        wait_until(lambda: pacs.stores, 20, "the first file is sent")
+        hand_out_again(own.ledger.client)
+        pacs.faults = Faults(delay=0.05)
+        assert transferred(job).category is Category.SUCCESS
+        assert len(pacs.stores) == 40
+        again = own.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=directory))
+        assert transferred(again).category is Category.SUCCESS
+        assert len(pacs.stores) == 80
+        # Without reuse there would be one for each of 40 parts; a thread that waits for a lease has an idle one ended.
+        assert pacs.associations <= 20
+        wait_until(lambda: pacs.open_associations == 0, 10, "idle associations are released")
+
+
+def hand_out_again(client: redis.Redis) -> None:
+    """What Redis does with messages that nobody acknowledges in time."""
+    for held in cast("list[str]", client.hvals("pacs_tasks.unacked")):
+        client.lpush(STORE_QUEUE, json.dumps(json.loads(held)[0]))
+
+
+@contextmanager
+def losing_answers(port: int, command: bytes, times: int) -> Iterator[int]:
+    """A way to a Redis that breaks when this command has reached it, before its answer comes back."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(0.2)
+    stop, left = threading.Event(), [times]
+
+    def carry(near: socket.socket) -> None:
+        asked = b""
+        with near, socket.create_connection(("127.0.0.1", port)) as far:
+            while not stop.is_set():
+                for ready in select.select([near, far], [], [], 0.2)[0]:
+                    said = ready.recv(1 << 20)
+                    if ready is near:
+                        asked += said
+                    elif left[0] and command in asked and not said.startswith(b"-"):
+                        left[0] -= 1
+                        return
+                    else:
+                        asked = b""
+                    if not said:
+                        return
+                    (far if ready is near else near).sendall(said)
+
+    def accept() -> None:
+        while not stop.is_set():
+            try:
+                near, _ = listener.accept()
+            except TimeoutError:
+                continue
+            carry(near)
+
+    thread = threading.Thread(target=accept)
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        stop.set()
+        thread.join(10)
+        listener.close()
+        assert left == [0], "nothing was lost"
+
+
+def test_a_manifest_is_whole_although_an_answer_of_redis_was_lost(redis_url: str) -> None:
+    """A step that is said twice is done once: otherwise files would be listed twice, and others never sent."""
+    port, _, database = redis_url.rpartition(":")[2].partition("/")
+    with losing_answers(int(port), b"/data/1500", 1) as near:
+        ledger = Ledger(connect(f"redis://127.0.0.1:{near}/{database}", 5, 5))
+        request = StoreDirectoryRequest(directory="/data")
+        ledger.open("job", request.task, request)
+        assert ledger.manifest.plan("job", ([f"/data/{index}", 10] for index in range(2_500)), "worker") == 2_500
+        assert [each[0] for each in ledger.manifest.entries("job", 0, 9_999)] == [
+            f"/data/{index}" for index in range(2_500)
+        ]
+        ledger.client.close()

@@ -1,0 +1,197 @@
+"""A peer that gives no more than so many matches: noticed, and asked in halves of the dates until all are there."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterator
+
+import pytest
+from pydicom import Dataset
+
+from pacs_tasks.ae import LocalAE
+from pacs_tasks.client import PacsClient
+from pacs_tasks.dimse.find.c_find import find
+from pacs_tasks.dimse.upper_layer.association import Timeouts
+from pacs_tasks.errors import InvalidRequestError
+from pacs_tasks.outcome import Category, Doubt, FindOutcome
+from pacs_tasks.request import FindRequest
+from pacs_tasks.testing import Faults, TestPACS
+from tests.support import dicom_files
+
+LOCAL = LocalAE(ae_title="CALLER")
+PATIENT = Timeouts.of(20)
+FIRST = datetime.date(2023, 1, 1)
+
+
+def _study(number: int, date: str, time: str = "120000") -> Dataset:
+    """A study of one instance without pixels."""
+    ds = dicom_files.instance(study=number, patient_id=f"P{number}", patient_name="A^B", charset="", rows=1)
+    ds.StudyDate, ds.StudyTime = date, time
+    del ds.PixelData, ds.SpecificCharacterSet, ds.StudyDescription
+    return ds
+
+
+def _day(number: int) -> str:
+    return f"{FIRST + datetime.timedelta(days=number):%Y%m%d}"
+
+
+def _uids(outcome: FindOutcome) -> list[str]:
+    return [match["0020000D"]["Value"][0] for match in outcome.matches]
+
+
+@pytest.fixture(scope="module")
+def capped() -> Iterator[TestPACS]:
+    """330 studies, three a day; it gives 100 of them at most and says success."""
+    with TestPACS(instances=[_study(n, _day(n // 3)) for n in range(330)], faults=Faults(most_matches=100)) as pacs:
+        yield pacs
+
+
+def test_a_round_number_of_matches_is_doubted(capped: TestPACS) -> None:
+    """100 matches with success are no failure, and the outcome says that there may be more."""
+    outcome = find(FindRequest(remote=capped.remote), LOCAL, PATIENT)
+    assert (len(outcome.matches), outcome.category, outcome.limit_hit) == (100, Category.SUCCESS, False)
+    assert outcome.doubts == (Doubt.ROUND,)
+    assert (outcome.queries, outcome.split) == (1, ())
+
+
+def test_split_dates_finds_thousands_behind_a_cap_of_500() -> None:
+    """2,000 studies of a PACS that gives 500: every one comes once, over one association, and it is said how."""
+    studies = [_study(number, _day(number // 3)) for number in range(2_000)]
+    with TestPACS(instances=studies, faults=Faults(most_matches=500)) as pacs:
+        outcome = find(FindRequest(remote=pacs.remote, split_dates=True), LOCAL, PATIENT)
+        assert pacs.associations == 1
+    assert sorted(_uids(outcome)) == sorted(dicom_files.study_uid(number) for number in range(2_000))
+    assert (outcome.category, outcome.doubts) == (Category.SUCCESS, ())
+    assert {each.matches for each in outcome.split} == {500}
+    assert len(outcome.split) < outcome.queries < 60
+
+
+@pytest.mark.parametrize("date", ["20230101-20241231", "20230101-", "-20241231"])
+def test_split_dates_takes_every_range(capped: TestPACS, date: str) -> None:
+    """Whatever end of the range is open, every study comes once."""
+    outcome = find(FindRequest(remote=capped.remote, keys={"StudyDate": date}, split_dates=True), LOCAL, PATIENT)
+    assert sorted(_uids(outcome)) == sorted(dicom_files.study_uid(number) for number in range(330))
+    assert (outcome.category, outcome.doubts) == (Category.SUCCESS, ())
+    assert outcome.split[0].date == date
+
+
+def test_a_limit_is_one_for_all_queries(capped: TestPACS) -> None:
+    """With more than the PACS gives at once asked for, exactly so many come, each once."""
+    outcome = find(FindRequest(remote=capped.remote, limit=170, split_dates=True), LOCAL, PATIENT)
+    assert len(set(_uids(outcome))) == len(outcome.matches) == 170
+    assert (outcome.limit_hit, outcome.doubts, outcome.category) == (True, (Doubt.LIMIT,), Category.SUCCESS)
+
+
+def test_a_cancel_ends_the_splitting(capped: TestPACS) -> None:
+    """A query that is cancelled after its first answer ends as cancelled and keeps what came."""
+    seen = len(capped.identifiers)
+    request = FindRequest(remote=capped.remote, split_dates=True)
+    outcome = find(request, LOCAL, PATIENT, lambda: len(capped.identifiers) > seen + 1)
+    assert outcome.category is Category.CANCELLED
+    assert len(outcome.matches) >= 100
+    assert outcome.queries < 5
+
+
+def test_a_single_day_is_split_by_time() -> None:
+    """Too many on one day: their times tell them apart, whatever their precision; none is lost."""
+    times = ["", "07", "0730", "120000.5"] + [f"{8 + n // 60:02}{n % 60:02}{n % 7:02}" for n in range(246)]
+    studies = [_study(number, "20240115", time) for number, time in enumerate(times)]
+    with TestPACS(instances=studies, faults=Faults(most_matches=100)) as pacs:
+        request = FindRequest(remote=pacs.remote, keys={"StudyDate": "20240115"}, split_dates=True)
+        outcome = find(request, LOCAL, PATIENT)
+    assert len(set(_uids(outcome))) == 250
+    assert any(each.time for each in outcome.split)
+    # The PACS lists the one without a time in no range of times; it came before the answer was cut off.
+    assert (outcome.category, outcome.doubts) == (Category.PARTIAL, (Doubt.UNDATED,))
+
+
+def test_what_cannot_be_split_is_partial_and_said() -> None:
+    """More in one second than the PACS gives at once: partial, with the range by name."""
+    studies = [_study(number, "20240115", "120000") for number in range(130)]
+    # A narrow range, so that the moment is soon found.
+    keys = {"StudyDate": "20240115-20240116", "StudyTime": "115959-120001"}
+    with TestPACS(instances=studies, faults=Faults(most_matches=128)) as pacs:
+        outcome = find(FindRequest(remote=pacs.remote, keys=keys, split_dates=True), LOCAL, PATIENT)
+    assert (outcome.category, outcome.doubts, len(outcome.matches)) == (Category.PARTIAL, (Doubt.UNSPLIT,), 128)
+    assert "20240115 12-120000.999999" in outcome.remarks[0]
+    assert "cannot be split further" in outcome.remarks[0]
+
+
+def test_studies_without_a_date_are_not_forgotten() -> None:
+    """Those that came without a range stay, and where there may be more of them the outcome is partial."""
+    undated = [_study(number, "") for number in range(5)]
+    dated = [_study(number, _day(number)) for number in range(5, 205)]
+    with TestPACS(instances=[*undated, *dated], faults=Faults(most_matches=150)) as pacs:
+        outcome = find(FindRequest(remote=pacs.remote, split_dates=True), LOCAL, PATIENT)
+        assert len(set(_uids(outcome))) == 205
+        assert (outcome.category, outcome.doubts) == (Category.PARTIAL, (Doubt.UNDATED,))
+        within = find(
+            FindRequest(remote=pacs.remote, keys={"StudyDate": "20230101-"}, split_dates=True), LOCAL, PATIENT
+        )
+    assert (len(within.matches), within.category) == (200, Category.SUCCESS)
+
+
+def test_a_small_answer_is_asked_for_once(pacs: TestPACS) -> None:
+    """Nothing is split that cannot have been cut off."""
+    with TestPACS(instances=[_study(number, _day(number)) for number in range(99)]) as small:
+        outcome = find(FindRequest(remote=small.remote, split_dates=True), LOCAL, PATIENT)
+    assert (outcome.queries, len(outcome.matches), outcome.category) == (1, 99, Category.SUCCESS)
+
+
+def test_a_limit_that_is_no_round_number_is_found_out() -> None:
+    """The first answer is always looked at in halves: together they have more than a limit of 133."""
+    with TestPACS(instances=[_study(n, _day(n)) for n in range(400)], faults=Faults(most_matches=133)) as pacs:
+        outcome = find(FindRequest(remote=pacs.remote, split_dates=True), LOCAL, PATIENT)
+    assert (len(set(_uids(outcome))), outcome.category) == (400, Category.SUCCESS)
+
+
+def test_a_pacs_that_ignores_the_dates_is_not_asked_for_ever() -> None:
+    """The same matches for both halves end the splitting after a few queries, with what came and partial."""
+    with TestPACS(
+        instances=[_study(n, _day(n)) for n in range(300)],
+        faults=Faults(most_matches=150, ignored_keys=("StudyDate", "StudyTime")),
+    ) as pacs:
+        outcome = find(FindRequest(remote=pacs.remote, split_dates=True), LOCAL, PATIENT)
+    assert (outcome.category, outcome.doubts, len(outcome.matches)) == (Category.PARTIAL, (Doubt.UNSPLIT,), 150)
+    assert outcome.queries < 8
+
+
+@pytest.mark.parametrize("date", ["2023*", "2023", "20230101-20230201-20230301", "20230231"])
+def test_a_date_that_is_no_range_cannot_be_split(pacs: TestPACS, date: str) -> None:
+    """One sentence, and no association."""
+    with pytest.raises(InvalidRequestError, match="only a day or a range"):
+        find(FindRequest(remote=pacs.remote, keys={"StudyDate": date}, split_dates=True), LOCAL, PATIENT)
+    assert not pacs.associations
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_out_of_resources_is_a_cap_too(refused: bool) -> None:
+    """A700 after matches keeps them and is partial, instead of any it fails; both can be split."""
+    faults = Faults(most_matches=60, most_matches_status=0xA700, all_or_nothing=refused)
+    with TestPACS(instances=[_study(n, _day(n)) for n in range(200)], faults=faults) as pacs:
+        plain = find(FindRequest(remote=pacs.remote), LOCAL, PATIENT)
+        split = find(FindRequest(remote=pacs.remote, split_dates=True), LOCAL, PATIENT)
+    assert plain.category is (Category.FAILED if refused else Category.PARTIAL)
+    assert len(plain.matches) == (0 if refused else 60)
+    assert (len(set(_uids(split))), split.category, split.doubts) == (200, Category.SUCCESS, ())
+
+
+def test_a_pacs_that_ends_the_association_after_each_query_is_asked_on(client: PacsClient) -> None:
+    """A job goes on where it was over the next association, and still has every match once."""
+    faults = Faults(most_matches=100, abort_after_find=True)
+    with TestPACS(instances=[_study(n, _day(n)) for n in range(150)], faults=faults) as pacs:
+        job = client.enqueue(FindRequest(remote=pacs.remote, split_dates=True))
+        job.wait(60)
+        outcome = job.outcome()
+        assert isinstance(outcome, FindOutcome)
+        assert pacs.associations == outcome.queries > 2
+    assert len(set(_uids(outcome))) == len(outcome.matches) == 150
+    assert (outcome.category, outcome.doubts) == (Category.SUCCESS, ())
+
+
+def test_a_pacs_that_refuses_everything_is_not_asked_for_ever() -> None:
+    """Out of resources whatever is asked: it fails after a bounded number of queries."""
+    with TestPACS(faults=Faults(find_status=0xA700)) as pacs:
+        outcome = find(FindRequest(remote=pacs.remote, split_dates=True), LOCAL, PATIENT)
+    assert (outcome.category, outcome.status.code, outcome.doubts) == (Category.FAILED, 0xA700, ())
+    assert outcome.queries <= 80

@@ -1,0 +1,165 @@
+"""`auto` remembers which way a PACS refuses, tells which way each study came, and why none is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from pacs_tasks import Category, PacsClient, RetrieveMethod, RetrieveRequest, TransferOutcome
+from pacs_tasks.connection import connect
+from pacs_tasks.fleet.associations import name_of
+from pacs_tasks.fleet.refusals import LIFETIME, Way, Ways, get_of, move_to
+from pacs_tasks.settings import load
+from pacs_tasks.testing import Faults, TestPACS
+from tests.support import ports, workers
+from tests.support.dicom_files import study_uid, write_series
+from tests.support.waiting import wait_until
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+C_MOVE, C_GET = "1.2.840.10008.5.1.4.1.2.2.2", "1.2.840.10008.5.1.4.1.2.2.3"
+INSTANCES = 4
+
+Retrieve = Callable[..., TransferOutcome]
+
+
+@pytest.fixture(scope="module")
+def receiver(shared_redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
+    """A receiver with its storage shared: its AE title and port."""
+    port = ports.free_port()
+    with workers.receiver(shared_redis_url, tmp_path_factory.mktemp("ways"), port, "WAYS"):
+        yield "WAYS", port
+
+
+@pytest.fixture
+def archive(tmp_path: Path, receiver: tuple[str, int]) -> Iterator[TestPACS]:
+    """A PACS with one series, that knows the receiver."""
+    held = write_series(tmp_path / "held", INSTANCES, rows=2)
+    with TestPACS(instances=held, destinations={receiver[0]: ("127.0.0.1", receiver[1])}) as running:
+        yield running
+
+
+@pytest.fixture
+def retrieve(client: PacsClient, archive: TestPACS, receiver: tuple[str, int], tmp_path: Path) -> Retrieve:
+    """Retrieve the study into a directory of its own, and give the outcome."""
+
+    def retrieved(name: str, **options: object) -> TransferOutcome:
+        fields = {"remote": archive.remote, "study_uid": study_uid(), "output_dir": str(tmp_path / name)}
+        job = client.enqueue(RetrieveRequest.model_validate({**fields, "move_aet": receiver[0], **options}))
+        job.wait(40)
+        outcome = job.outcome()
+        assert isinstance(outcome, TransferOutcome)
+        return outcome
+
+    return retrieved
+
+
+@pytest.fixture
+def ways(client: PacsClient, archive: TestPACS) -> Ways:
+    """What is known of the archive."""
+    return Ways(client.ledger.client, name_of(archive.remote), load().ae_title)
+
+
+def asked(archive: TestPACS) -> int:
+    """How many C-MOVE and C-GET requests it has had: unlike queries, they name no character set."""
+    return sum("SpecificCharacterSet" not in each for each in archive.identifiers)
+
+
+def test_an_unknown_receiver_is_asked_for_once(retrieve: Retrieve, archive: TestPACS, ways: Ways) -> None:
+    """The next part, of whatever job, goes by C-GET at once; the outcome says which way, and why."""
+    archive.destinations = {}
+    first = retrieve("one")
+    assert (first.category, first.studies[0].ways) == (Category.SUCCESS, ("C-GET",))
+    assert "does not know the move destination WAYS (A801)" in first.studies[0].reason
+    assert list(ways.refused()) == [move_to("WAYS")]
+    assert asked(archive) == 2
+    second = retrieve("two")
+    assert (second.category, second.studies[0].ways) == (Category.SUCCESS, ("C-GET",))
+    assert "A801" in second.studies[0].reason
+    assert asked(archive) == 3
+
+
+def test_a_way_that_works_again_is_not_refused_any_more(
+    retrieve: Retrieve, archive: TestPACS, receiver: tuple[str, int], ways: Ways
+) -> None:
+    """Whoever finds out: here somebody who asked for it by name."""
+    archive.destinations = {}
+    retrieve("one")
+    archive.destinations = {receiver[0]: ("127.0.0.1", receiver[1])}
+    assert retrieve("two").studies[0].ways == ("C-GET",)
+    assert retrieve("three", method=RetrieveMethod.MOVE)
+    assert not ways.refused()
+    assert retrieve("four").studies[0].ways == ("C-MOVE",)
+
+
+@pytest.mark.parametrize("refused", [C_GET, CT])
+def test_what_is_missing_comes_by_c_move_where_c_get_is_refused(
+    retrieve: Retrieve, archive: TestPACS, ways: Ways, refused: str
+) -> None:
+    """As a service, or for the class of the instances."""
+    archive.faults = Faults(drop_every=2, refused_sop_classes=[refused])
+    outcome = retrieve("out")
+    assert (outcome.category, outcome.studies[0].ways) == (Category.SUCCESS, ("C-MOVE",))
+    assert list(ways.refused()) == [Way.GET.value if refused == C_GET else get_of(CT)]
+
+
+def test_what_is_missing_comes_by_c_get_first(retrieve: Retrieve, archive: TestPACS) -> None:
+    """The study has come both ways then."""
+    archive.faults = Faults(drop_every=2)
+    outcome = retrieve("out")
+    assert (outcome.category, outcome.studies[0].ways) == (Category.SUCCESS, ("C-GET", "C-MOVE"))
+
+
+@pytest.mark.parametrize("method", [RetrieveMethod.MOVE, RetrieveMethod.GET])
+def test_a_way_that_is_named_is_the_only_one(retrieve: Retrieve, archive: TestPACS, method: RetrieveMethod) -> None:
+    """For what is missing as well."""
+    archive.faults = Faults(drop_every=2)
+    outcome = retrieve("out", method=method)
+    assert (outcome.category, outcome.studies[0].ways) == (Category.SUCCESS, (f"C-{method.value.upper()}",))
+
+
+def test_without_any_way_both_reasons_are_told(retrieve: Retrieve, archive: TestPACS) -> None:
+    """In one sentence, with the next step; and again, since what is remembered shuts no way for good."""
+    archive.destinations, archive.faults = {}, Faults(refused_sop_classes=[C_GET])
+    for name in ("one", "two"):
+        outcome = retrieve(name)
+        assert outcome.category is Category.FAILED
+        (reason,) = {each.reason for each in outcome.problems}
+        assert "by C-MOVE, it does not know the move destination WAYS (A801)" in reason
+        assert "by C-GET, it does not offer C-GET" in reason
+        assert "ask its administrator to add WAYS" in reason
+    archive.faults = Faults()
+    assert retrieve("three").category is Category.SUCCESS
+
+
+def test_no_receiver_is_not_remembered(retrieve: Retrieve, archive: TestPACS, ways: Ways) -> None:
+    """It is cheap to see."""
+    outcome = retrieve("one", move_aet="NOBODY")
+    assert (outcome.category, outcome.studies[0].ways) == (Category.SUCCESS, ("C-GET",))
+    assert "no receiver NOBODY is running" in outcome.studies[0].reason
+    assert not ways.refused()
+    archive.faults = Faults(refused_sop_classes=[C_GET])
+    lost = retrieve("two", move_aet="NOBODY")
+    assert {"no receiver NOBODY is running" in each.reason for each in lost.problems} == {True}
+    assert {"start a receiver" in each.reason for each in lost.problems} == {True}
+
+
+def test_a_refusal_is_forgotten_after_an_hour(redis_url: str) -> None:
+    """A PACS whose administrator has done something is noticed; refusals are those of one caller."""
+    with ExitStack() as stack:
+        client = connect(redis_url, 5)
+        stack.callback(client.close)
+        ways = Ways(client, "ARCHIVE at 10.0.0.1:104", "ME")
+        ways.note([Way.MOVE.value, get_of(CT)], "it does not; not at all")
+        assert ways.refused() == {"C-MOVE": "it does not; not at all", get_of(CT): "it does not; not at all"}
+        assert not Ways(client, "ARCHIVE at 10.0.0.1:104", "YOU").refused()
+        ((name, lifetime),) = [(each, client.ttl(each)) for each in client.scan_iter("pacs_tasks:ways:*")]
+        assert 0 < lifetime <= LIFETIME
+        noted, _, why = str(client.hget(name, "C-MOVE")).partition(" ")
+        client.hset(name, "C-MOVE", f"{int(noted) - LIFETIME} {why}")
+        assert list(ways.refused()) == [get_of(CT)]
+        ways.works([get_of(CT)])
+        wait_until(lambda: not ways.refused())
+        assert not list(client.scan_iter("pacs_tasks:ways:*"))

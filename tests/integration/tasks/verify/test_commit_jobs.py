@@ -1,0 +1,344 @@
+"""Storage commitment as jobs: what the PACS reports, on which association ever, is in the record of what was sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pacs_tasks import (
+    AssociationRejectedError,
+    Category,
+    CommitmentState,
+    CommitOutcome,
+    CommitRequest,
+    ContextRejectedError,
+    Job,
+    JobState,
+    LocalAE,
+    PacsClient,
+    RemoteAE,
+    StoreDirectoryRequest,
+)
+from pacs_tasks.cli.output.exit_codes import ExitCode, of_outcome
+from pacs_tasks.errors import BrokerUnavailableError
+from pacs_tasks.ledger import commitments
+from pacs_tasks.ledger.commitments import Commitments
+from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.outcome.verification import CommitmentReport
+from pacs_tasks.request import AnyRequest
+from pacs_tasks.settings import load
+from pacs_tasks.testing import EVERY_INSTANCE, Faults, Report, TestPACS
+from tests.support import peers, workers
+from tests.support.dicom_files import write_series
+from tests.support.ports import free_port
+from tests.support.processes import Process
+from tests.support.redis_server import RedisServer
+from tests.support.waiting import wait_until
+from workers.receiver.service import Reports
+
+COUNT = 6
+
+
+@pytest.fixture(scope="module")
+def place(redis_process: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis with a worker, where no receiver is announced but by these tests."""
+    url = redis_process.fresh_url()
+    with workers.worker(url, tmp_path_factory.mktemp("commit-worker")):
+        yield url
+
+
+@pytest.fixture
+def port() -> int:
+    """Where the receiver listens, if there is one."""
+    return free_port()
+
+
+@pytest.fixture
+def receiver(place: str, tmp_path: Path, port: int) -> Iterator[Process]:
+    """A receiver of the same Redis as the worker, which has announced itself."""
+    with workers.receiver(place, tmp_path, port) as running:
+        yield running
+
+
+@pytest.fixture
+def client(place: str) -> Iterator[PacsClient]:
+    """A client of that Redis."""
+    with PacsClient(place) as running:
+        yield running
+
+
+@pytest.fixture
+def archive(port: int) -> Iterator[TestPACS]:
+    """A PACS that knows the receiver."""
+    with TestPACS("ARCHIVE", destinations={"PACS_TASKS": ("127.0.0.1", port)}) as running:
+        yield running
+
+
+def _ended(client: PacsClient, request: AnyRequest) -> Job:
+    job = client.enqueue(request)
+    job.wait(90)
+    return job
+
+
+def sent(client: PacsClient, remote: RemoteAE, directory: Path, count: int = COUNT) -> Job:
+    write_series(directory / "files", count)
+    return _ended(client, StoreDirectoryRequest(remote=remote, directory=str(directory / "files")))
+
+
+def committed(client: PacsClient, job: Job, patience: float = 20, **fields: Any) -> CommitOutcome:
+    outcome = _ended(client, CommitRequest(job_id=job.id, patience=patience, **fields)).outcome()
+    assert isinstance(outcome, CommitOutcome)
+    return outcome
+
+
+def states(job: Job) -> list[str]:
+    """The commitment of each instance, as its receipt has it."""
+    return [receipt.commitment for receipt in job.receipts()]
+
+
+def test_the_receiver_takes_the_report(
+    client: PacsClient, receiver: Process, archive: TestPACS, tmp_path: Path
+) -> None:
+    """The PACS reports on an association of its own, to the AE title that asked, and every instance is committed."""
+    job = sent(client, archive.remote, tmp_path)
+    outcome = committed(client, job)
+    assert (outcome.committed, outcome.failed, outcome.pending) == (COUNT, 0, 0)
+    assert (outcome.category, of_outcome(outcome)) == (Category.SUCCESS, ExitCode.DONE)
+    assert outcome.receiver.startswith("PACS_TASKS at 127.0.0.1:")
+    assert archive.calling_aets[-1] == "PACS_TASKS"
+    assert [set(each) for each in archive.transactions] == [set(archive.instances)]
+    wait_until(lambda: archive.report_statuses, 5, "our answer")
+    assert archive.report_statuses == [0x0000]
+    for receipt in job.receipts():
+        assert (receipt.commitment, receipt.commitment_peer) == ("committed", str(archive.remote))
+        assert receipt.commitment_time > receipt.ended
+    assert "6 instances committed" in receiver.said()
+    assert str(tmp_path / "files") not in receiver.said()
+
+
+def test_a_report_on_the_same_association_needs_no_receiver(client: PacsClient, tmp_path: Path) -> None:
+    """We ask under our own AE title then, and listen as long as it takes."""
+    with TestPACS(faults=Faults(report=Report.SAME_ASSOCIATION)) as pacs:
+        job = sent(client, pacs.remote, tmp_path)
+        outcome = committed(client, job)
+        assert (outcome.committed, outcome.receiver) == (COUNT, "")
+        assert pacs.calling_aets[-1] == "PYNETDICOM"
+    assert states(job) == ["committed"] * COUNT
+
+
+def test_what_is_not_held_has_failed_by_name_and_with_its_reason(client: PacsClient, tmp_path: Path) -> None:
+    """An instance that was lost, one that the PACS has no room for, and one of which it says nothing."""
+    with TestPACS() as pacs:
+        job = sent(client, pacs.remote, tmp_path)
+        lost, busy, forgotten = sorted(pacs.instances)[:3]
+        pacs.lose(lost)
+        pacs.faults = Faults(report=Report.SAME_ASSOCIATION, uncommitted={busy: 0x0213}, unreported=[forgotten])
+        outcome = committed(client, job)
+    assert (outcome.committed, outcome.failed, outcome.pending) == (COUNT - 3, 3, 0)
+    assert of_outcome(outcome) is ExitCode.PARTIAL
+    found = {each.sop_instance_uid: each for each in outcome.problems}
+    assert found[lost].subject == str(tmp_path / "files" / "000001.dcm")
+    assert "0112" in str(found[lost].status)
+    assert "resource limitation" in str(found[busy].status)
+    assert "does not name" in found[forgotten].reason
+    assert states(job) == ["failed"] * 3 + ["committed"] * (COUNT - 3)
+
+
+@pytest.mark.parametrize("status", [0x0110, 0x0213])
+def test_a_refused_request_is_a_failure_of_each_instance(client: PacsClient, tmp_path: Path, status: int) -> None:
+    """The PACS says at once that it will not see to it."""
+    with TestPACS(faults=Faults(action_status=status)) as pacs:
+        job = sent(client, pacs.remote, tmp_path)
+        outcome = committed(client, job)
+    assert (outcome.committed, outcome.failed) == (0, COUNT)
+    assert of_outcome(outcome) is ExitCode.FAILED
+    assert f"{status:04X}" in outcome.problems[0].reason
+
+
+def test_without_a_report_it_is_not_yet(client: PacsClient, tmp_path: Path) -> None:
+    """Neither committed nor failed: the exit code is that of what has not finished."""
+    with TestPACS(faults=Faults(report=Report.NEVER)) as pacs:
+        job = sent(client, pacs.remote, tmp_path)
+        outcome = committed(client, job, patience=0.5)
+    assert (outcome.committed, outcome.failed, outcome.pending) == (0, 0, COUNT)
+    assert of_outcome(outcome) is ExitCode.NOT_FINISHED
+    assert states(job) == ["pending"] * COUNT
+
+
+def test_a_report_that_comes_late_is_noted_all_the_same(
+    client: PacsClient, receiver: Process, archive: TestPACS, tmp_path: Path
+) -> None:
+    """Nobody waits any more when it comes; the receipts have it."""
+    job = sent(client, archive.remote, tmp_path)
+    archive.faults = Faults(report=Report.HELD_BACK)
+    outcome = committed(client, job, patience=0)
+    assert outcome.pending == COUNT
+    assert states(job) == ["pending"] * COUNT
+    archive.faults = Faults()
+    wait_until(lambda: states(job) == ["committed"] * COUNT, 10, f"the late report; {receiver.said()}")
+
+
+def test_a_report_that_comes_twice_counts_once(
+    client: PacsClient, receiver: Process, archive: TestPACS, tmp_path: Path
+) -> None:
+    """Both are answered with success, as the second one may come since our first answer was lost."""
+    job = sent(client, archive.remote, tmp_path)
+    archive.faults = Faults(report_times=2)
+    assert committed(client, job).committed == COUNT
+    wait_until(lambda: len(archive.report_statuses) == 2, 10, f"the second report; {receiver.said()}")
+    assert archive.report_statuses == [0x0000, 0x0000]
+    assert states(job) == ["committed"] * COUNT
+
+
+def test_a_report_about_a_foreign_transaction_changes_nothing(
+    client: PacsClient, receiver: Process, archive: TestPACS, tmp_path: Path
+) -> None:
+    """It is refused, and what was asked for stays open."""
+    job = sent(client, archive.remote, tmp_path)
+    archive.faults = Faults(report_transaction_uid="2.25.1")
+    assert committed(client, job, patience=1).pending == COUNT
+    wait_until(lambda: archive.report_statuses == [0x0115], 10, f"our answer; {receiver.said()}")
+    assert states(job) == ["pending"] * COUNT
+
+
+def test_the_last_answer_stands(client: PacsClient, tmp_path: Path) -> None:
+    """Asked again, a PACS may answer otherwise; a question that is still open takes no answer back."""
+    with TestPACS(faults=Faults(report=Report.SAME_ASSOCIATION, uncommitted={EVERY_INSTANCE: 0x0110})) as pacs:
+        job = sent(client, pacs.remote, tmp_path)
+        assert committed(client, job).failed == COUNT
+        pacs.faults = Faults(report=Report.SAME_ASSOCIATION)
+        assert committed(client, job).committed == COUNT
+        pacs.faults = Faults(report=Report.NEVER)
+        assert committed(client, job, patience=0.2).pending == COUNT
+    assert states(job) == ["committed"] * COUNT
+
+
+def test_warnings_are_committed_too_and_failures_not_asked_for(client: PacsClient, tmp_path: Path) -> None:
+    """What was stored with a remark was stored; what was refused has no receipt to be committed."""
+    refused = "2.25.314159265358979.1.1.1000003"
+    faults = Faults(store_status={EVERY_INSTANCE: 0xB007, refused: 0xC000}, report=Report.SAME_ASSOCIATION)
+    with TestPACS(faults=faults) as pacs:
+        job = sent(client, pacs.remote, tmp_path)
+        outcome = committed(client, job)
+        assert (outcome.committed, outcome.total) == (COUNT - 1, COUNT - 1)
+        assert refused not in pacs.transactions[0]
+    assert states(job).count("") == 1
+
+
+def test_many_instances_go_in_several_transactions(client: PacsClient, tmp_path: Path) -> None:
+    """At most 500 in each; reports about the first come while the last are asked for."""
+    with TestPACS(faults=Faults(report=Report.SAME_ASSOCIATION)) as pacs:
+        job = sent(client, pacs.remote, tmp_path, 1_001)
+        assert committed(client, job).committed == 1_001
+        assert [len(each) for each in pacs.transactions] == [500, 500, 1]
+
+
+def test_a_peer_without_the_service_is_an_error(client: PacsClient, storescp: peers.Directory, tmp_path: Path) -> None:
+    """It says what to do instead."""
+    job = sent(client, storescp.remote, tmp_path)
+    with pytest.raises(ContextRejectedError, match="does not offer storage commitment"):
+        committed(client, job)
+
+
+def test_a_pacs_that_does_not_know_the_receiver_says_so(
+    client: PacsClient, receiver: Process, archive: TestPACS, tmp_path: Path
+) -> None:
+    """It refuses the AE title of the receiver, under which we ask; the error says why we do."""
+    job = sent(client, archive.remote, tmp_path)
+    archive.faults = Faults(calling_aets=["PYNETDICOM"])
+    with pytest.raises(AssociationRejectedError, match="asked for as PACS_TASKS, to which the PACS reports"):
+        committed(client, job)
+
+
+def test_waiting_for_reports_can_be_cancelled(client: PacsClient, tmp_path: Path) -> None:
+    """A long patience holds nobody up."""
+    with TestPACS(faults=Faults(report=Report.NEVER)) as pacs:
+        sending = sent(client, pacs.remote, tmp_path)
+        job = client.enqueue(CommitRequest(job_id=sending.id, patience=600))
+        wait_until(lambda: pacs.transactions, 10, "the request")
+        job.cancel()
+        assert job.wait(20).state is JobState.CANCELLED
+        wait_until(lambda: pacs.open_associations == 0, 5, "the end of the association")
+
+
+def test_two_reports_may_share_a_transaction(client: PacsClient, tmp_path: Path) -> None:
+    """The Standard knows one; where a peer sends two, what the first does not name the second may."""
+    with TestPACS(faults=Faults(report=Report.NEVER)) as pacs:
+        job = sent(client, pacs.remote, tmp_path)
+        known = sorted(pacs.instances)
+    record = Commitments(client.ledger, job.id)
+    (group,) = record.groups(500)
+    record.begin("2.25.4", group.transaction("ARCHIVE"))
+    assert record.take(CommitmentReport("2.25.4", frozenset(known[:2]), {known[2]: 0x0110}))
+    assert record.totals(["2.25.4"])[0][CommitmentState.FAILED] == COUNT - 2
+    assert record.take(CommitmentReport("2.25.4", frozenset(known[2:]), {known[0]: 0x0110}))
+    assert states(job) == ["committed"] * 2 + ["failed"] + ["committed"] * (COUNT - 3)
+
+
+def test_nothing_of_it_outlives_the_job(client: PacsClient, tmp_path: Path) -> None:
+    """Every key of a job expires with it, also those of its transactions, and each report prolongs them all."""
+    with TestPACS(faults=Faults(report=Report.SAME_ASSOCIATION)) as pacs:
+        job = sent(client, pacs.remote, tmp_path)
+        assert committed(client, job).committed == COUNT
+        redis = client.ledger.client
+        keys = [key for key in redis.scan_iter("pacs_tasks:*") if job.id in key or ":commitment:" in key]
+        assert any(":commitment:" in key for key in keys)
+        assert {redis.ttl(key) > 600_000 for key in keys} == {True}
+        record = Commitments(Ledger(redis, 60), job.id)
+        (group,) = record.groups(500)
+        record.begin("2.25.9", group.transaction("ARCHIVE"))
+        kept = [key for key in keys if ":commitment:" not in key and not key.endswith(("claims", "losses"))]
+        assert {redis.ttl(key) <= 60 for key in kept} == {True}
+        assert redis.ttl("pacs_tasks:commitment:2.25.9") <= 60
+
+
+def test_a_report_about_a_job_that_has_expired_is_refused(client: PacsClient, tmp_path: Path) -> None:
+    """Its transaction is known no more than the job."""
+    with TestPACS(faults=Faults(report=Report.NEVER)) as pacs:
+        job = sent(client, pacs.remote, tmp_path)
+    record = Commitments(client.ledger, job.id)
+    (group,) = record.groups(500)
+    record.begin("2.25.5", group.transaction("ARCHIVE"))
+    client.ledger.discard(job.id)
+    assert not commitments.take(client.ledger, CommitmentReport("2.25.5", frozenset(), {}))
+    assert not commitments.take(client.ledger, CommitmentReport("2.25.6", frozenset(), {}))
+
+
+def test_a_receiver_without_its_redis_cannot_take_a_report() -> None:
+    """It says so, and the peer is told to come back."""
+    reports = Reports(f"redis://127.0.0.1:{free_port()}/0", load(redis_timeout=0.5))
+    with pytest.raises(BrokerUnavailableError):
+        reports.take(CommitmentReport("2.25.5", frozenset(), {}))
+    reports.close()
+
+
+@pytest.mark.orthanc
+def test_orthanc_reports_to_the_receiver(client: PacsClient, receiver: Process, port: int, tmp_path: Path) -> None:
+    """Orthanc knows the receiver by DicomModalities; an instance that was deleted there has failed."""
+    with peers.orthanc(tmp_path, destinations={"PACS_TASKS": ("127.0.0.1", port)}) as orthanc:
+        job = sent(client, orthanc.remote, tmp_path)
+        outcome = committed(client, job)
+        assert (outcome.committed, outcome.failed, outcome.pending) == (COUNT, 0, 0), receiver.said()
+        uid, lost = sorted(orthanc.instances().items())[0]
+        orthanc.delete(lost)
+        outcome = committed(client, job)
+        assert (outcome.committed, outcome.failed, outcome.pending) == (COUNT - 1, 1, 0), receiver.said()
+        assert [each.sop_instance_uid for each in outcome.problems] == [uid]
+
+
+def test_the_receiver_of_our_own_ae_title_is_preferred(
+    client: PacsClient, place: str, archive: TestPACS, receiver: Process, tmp_path: Path
+) -> None:
+    """Several may run; the AE title of the request says which one the PACS knows."""
+    assert receiver.running()
+    (tmp_path / "second").mkdir()
+    other = free_port()
+    with workers.receiver(place, tmp_path / "second", other, "WARD3"):
+        archive.destinations["WARD3"] = ("127.0.0.1", other)
+        job = sent(client, archive.remote, tmp_path)
+        outcome = committed(client, job, local=LocalAE(ae_title="WARD3"))
+        assert outcome.receiver == f"WARD3 at 127.0.0.1:{other}"
+        assert outcome.committed == COUNT

@@ -1,0 +1,170 @@
+"""The receiver's process: it receives, announces itself, outlives its Redis, and ends when told."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pacs_tasks.ae import LocalAE, RemoteAE
+from pacs_tasks.connection import connect
+from pacs_tasks.dimse.c_store import store
+from pacs_tasks.dimse.files.part10 import read_instance
+from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
+from pacs_tasks.dimse.upper_layer.contexts import contexts_for
+from pacs_tasks.fleet.receivers import MARKER, UNSOLICITED, Receiver, running
+from pacs_tasks.outcome import InstanceCategory
+from tests.support import workers
+from tests.support.dicom_files import CHINESE_NAME, UID_ROOT, data_set, instance, study_uid, write
+from tests.support.ports import answers, free_port
+from tests.support.processes import ROOT, environment, started
+from tests.support.redis_server import redis_server
+from tests.support.waiting import wait_until
+
+
+def _announced(redis_url: str) -> list[Receiver]:
+    client = connect(redis_url, 5)
+    try:
+        return running(client)
+    finally:
+        client.close()
+
+
+def _send(path: Path, port: int) -> InstanceCategory:
+    one = read_instance(str(path))
+    ((contexts, _),) = contexts_for([one])
+    remote = RemoteAE(ae_title="PACS_TASKS", port=port)
+    with Association.open(LocalAE(), remote, contexts, Timeouts.of(10)) as assoc:
+        return store(assoc, one).category
+
+
+def _run(data_dir: Path, **values: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "workers.receiver"],
+        env=environment(
+            PACS_TASKS_REDIS_URL=f"redis://127.0.0.1:{free_port()}/0",
+            PACS_TASKS_DATA_DIR=str(data_dir),
+            PACS_TASKS_RECEIVER_HOST="127.0.0.1",
+            **values,
+        ),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_receives_and_announces_itself(redis_url: str, tmp_path: Path) -> None:
+    """An instance lies where its UIDs say, bit for bit, and a worker on this machine sees that storage is shared."""
+    port = free_port()
+    path = write(instance(7), tmp_path / "one.dcm")
+    with workers.receiver(redis_url, tmp_path, port) as process:
+        (announced,) = wait_until(lambda: _announced(redis_url), 10, "the announcement")
+        assert (announced.ae_title, announced.host, announced.port) == ("PACS_TASKS", "127.0.0.1", port)
+        assert announced.shared
+        assert _send(path, port) is InstanceCategory.SUCCESS
+        kept = Path(announced.directory) / UNSOLICITED / study_uid(1) / f"{UID_ROOT}.1.1" / f"{UID_ROOT}.1.1.7.dcm"
+        assert data_set(kept) == data_set(path)
+        process.popen.terminate()
+        assert process.popen.wait(15) == 0
+        said = process.said()
+    assert _announced(redis_url) == [], "it has withdrawn"
+    assert "received 1 instances, refused 0" in said
+    for private in (CHINESE_NAME, "P12345", study_uid(1)):
+        assert private not in said
+
+
+def test_ends_although_somebody_is_connected(redis_url: str, tmp_path: Path) -> None:
+    """A peer that keeps its association open does not keep the receiver from ending."""
+    port = free_port()
+    one = read_instance(str(write(instance(), tmp_path / "one.dcm")))
+    ((contexts, _),) = contexts_for([one])
+    with workers.receiver(redis_url, tmp_path, port) as process:
+        assoc = Association.open(LocalAE(), RemoteAE(port=port), contexts, Timeouts.of(10))
+        process.popen.send_signal(signal.SIGINT)
+        assert process.popen.wait(15) == 0, process.said()
+        assoc.abort()
+
+
+def test_receives_without_redis_and_announces_itself_when_it_is_there(tmp_path: Path) -> None:
+    """Redis may come later, and it may go: receiving goes on, and the announcement comes again."""
+    port, redis_port = free_port(), free_port()
+    path = write(instance(), tmp_path / "one.dcm")
+    url = f"redis://127.0.0.1:{redis_port}/0"
+    with workers.receiver(url, tmp_path, port) as process:
+        assert _send(path, port) is InstanceCategory.SUCCESS
+        wait_until(lambda: "receiving goes on unannounced" in process.said(), 10, "it to miss Redis")
+        for _ in range(2):
+            with redis_server(tmp_path, redis_port):
+                wait_until(lambda: _announced(url), 20, "the announcement")
+            assert _send(path, port) is InstanceCategory.SUCCESS
+        assert process.running()
+        assert "announced again" in process.said()
+
+
+def test_receivers_of_one_directory_share_its_mark(redis_url: str, tmp_path: Path) -> None:
+    """The mark tells storages apart, not receivers: the second one does not break the first one's proof."""
+    with (
+        workers.receiver(redis_url, tmp_path, free_port(), "FIRST"),
+        workers.receiver(redis_url, tmp_path, free_port(), "SECOND"),
+    ):
+        both = wait_until(lambda: each if len(each := _announced(redis_url)) == 2 else [], 10, "two announcements")
+        assert all(each.shared for each in both)
+        directory = Path(both[0].directory)
+        assert [path.name for path in directory.iterdir()] == [MARKER], "no temporary file stays behind"
+
+
+def test_receives_for_the_private_server(tmp_path: Path) -> None:
+    """With no Redis configured the receiver serves the private one."""
+    port = free_port()
+    env = environment(
+        PACS_TASKS_DATA_DIR=str(tmp_path / "data"),
+        PACS_TASKS_IDLE_TIMEOUT="0",
+        PACS_TASKS_RECEIVER_HOST="127.0.0.1",
+        PACS_TASKS_RECEIVER_PORT=str(port),
+    )
+    command = [sys.executable, "-m", "workers.receiver"]
+    with started(command, tmp_path / "receiver.log", lambda _: answers(port), env=env, cwd=ROOT) as process:
+        assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
+        process.popen.terminate()
+        assert process.popen.wait(15) == 0, process.said()
+
+
+def test_taken_port_is_one_sentence(tmp_path: Path) -> None:
+    """A port that another program has is named, with the variable that changes it."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = _run(tmp_path / "data", PACS_TASKS_RECEIVER_PORT=str(port))
+    assert result.returncode == 2
+    assert f"cannot listen at 127.0.0.1:{port}" in result.stderr
+    assert "PACS_TASKS_RECEIVER_PORT" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_unusable_directory_is_one_sentence(tmp_path: Path) -> None:
+    """A directory that cannot be written is named, with the variable that changes it."""
+    (tmp_path / "file").write_text("")
+    result = _run(tmp_path / "data", PACS_TASKS_RECEIVER_DIR=str(tmp_path / "file"), PACS_TASKS_RECEIVER_PORT="0")
+    assert result.returncode == 2
+    assert "PACS_TASKS_RECEIVER_DIR" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("kind", ["worker", "receiver", "redis", "flower"])
+def test_health_of_what_is_not_there_is_one_line(tmp_path: Path, kind: str) -> None:
+    """Whatever is not there is told in one line and by the exit code, within seconds."""
+    env = environment(
+        PACS_TASKS_REDIS_URL=f"redis://127.0.0.1:{free_port()}/0",
+        PACS_TASKS_RECEIVER_PORT=str(free_port()),
+        PACS_TASKS_FLOWER_PORT=str(free_port()),
+    )
+    command = [sys.executable, "-m", "workers.health", kind]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=15, check=False)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stdout == ""

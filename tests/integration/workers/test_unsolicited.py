@@ -1,0 +1,251 @@
+"""What nobody asked for: apart from what jobs expect, or refused; and nothing hangs or is lost while Redis is away."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset, dcmread
+from pynetdicom import AE
+from pynetdicom.association import Association
+from pynetdicom.presentation import build_context
+
+from pacs_tasks import Category, PacsClient, RetrieveMethod, RetrieveRequest
+from pacs_tasks.connection import connect
+from pacs_tasks.fleet.expectations import LIFETIME, Expected
+from pacs_tasks.fleet.receivers import MARKER
+from pacs_tasks.testing import TestPACS
+from tests.support import workers
+from tests.support.callers import CT, EXPLICIT, GUARDED
+from tests.support.dicom_files import UID_ROOT, data_set, instance, study_uid, write, write_series
+from tests.support.ports import free_port
+from tests.support.redis_server import redis_server
+from tests.support.waiting import wait_until
+
+SERIES = f"{UID_ROOT}.1.1"
+_REFUSE = {"PACS_TASKS_UNSOLICITED": "refuse"}
+
+
+@contextmanager
+def associated(port: int) -> Iterator[Association]:
+    """pynetdicom calls the receiver."""
+    ae = AE("MODALITY")
+    ae.acse_timeout = ae.dimse_timeout = 15
+    assoc = ae.associate("127.0.0.1", port, [build_context(CT, EXPLICIT)], "PACS_TASKS", evt_handlers=GUARDED)
+    assert assoc.is_established
+    try:
+        yield assoc
+    finally:
+        assoc.release()
+
+
+def pushed(assoc: Association, number: int, originator: str = "") -> Dataset:
+    """Send an instance of series 1 of study 1, as one that a C-MOVE of ``originator`` had sent: the answer."""
+    if originator:
+        return assoc.send_c_store(instance(number), originator_aet=originator, originator_id=1)
+    return assoc.send_c_store(instance(number))
+
+
+def below(directory: Path, where: str) -> dict[str, bytes]:
+    """The instances that lie there, each where its UIDs say."""
+    root = directory / "data/received" / where
+    found = {}
+    for path in root.rglob("*.dcm"):
+        ds = dcmread(path, stop_before_pixels=True)
+        assert path == root / ds.StudyInstanceUID / ds.SeriesInstanceUID / f"{ds.SOPInstanceUID}.dcm"
+        found[str(ds.SOPInstanceUID)] = data_set(path)
+    return found
+
+
+def everything(directory: Path) -> list[str]:
+    return [path.name for path in (directory / "data/received").rglob("*")]
+
+
+def uid(number: int) -> str:
+    return f"{SERIES}.{number}"
+
+
+def test_what_nobody_asked_for_has_a_place_of_its_own(redis_url: str, tmp_path: Path) -> None:
+    """Whole, bit for bit, and counted in the log; what is expected at the same time goes elsewhere."""
+    port = free_port()
+    with workers.receiver(redis_url, tmp_path, port) as process, connect(redis_url, 5) as client:
+        with associated(port) as assoc:
+            assert [pushed(assoc, number).Status for number in (1, 2)] == [0x0000] * 2
+            Expected(client).expect("PACS_TASKS", study_uid(), SERIES, "me", 60)
+            # A C-MOVE is asked about each time, whatever was said of the series a moment ago.
+            assert pushed(assoc, 3, "WORKSTATION").Status == 0x0000
+            Expected(client).forget("PACS_TASKS", study_uid(), SERIES, "me")
+        process.end(15)
+        said = process.said()
+    assert below(tmp_path, "unsolicited") == {
+        uid(number): data_set(write(instance(number), tmp_path / f"{number}.dcm")) for number in (1, 2)
+    }
+    assert set(below(tmp_path, "incoming")) == {uid(3)}
+    assert "received 3 instances, refused 0; nobody had asked for 2 of those received" in said
+    assert study_uid() not in said
+
+
+def test_a_stream_that_names_no_c_move_is_noticed_soon(redis_url: str, tmp_path: Path) -> None:
+    """Not every peer names it: what is expected from now on is believed within a second."""
+    port = free_port()
+    with workers.receiver(redis_url, tmp_path, port), connect(redis_url, 5) as client, associated(port) as assoc:
+        assert pushed(assoc, 1).Status == 0x0000
+        Expected(client).expect("PACS_TASKS", study_uid(), SERIES, "me", 60)
+        began = time.monotonic()
+        #: When those were sent that came too early.
+        early = [began]
+
+        def arrives() -> bool:
+            now = time.monotonic()
+            assert pushed(assoc, 2).Status == 0x0000
+            if uid(2) in below(tmp_path, "incoming"):
+                return True
+            early.append(now)
+            return False
+
+        wait_until(arrives, 10, "what is expected to be known")
+        assert early[-1] - began < 1
+        Expected(client).forget("PACS_TASKS", study_uid(), SERIES, "me")
+        wait_until(lambda: pushed(assoc, 3).Status == 0 and uid(3) in below(tmp_path, "unsolicited"), 5, "the end")
+
+
+def test_what_nobody_asked_for_is_refused_where_that_is_set(redis_url: str, tmp_path: Path) -> None:
+    """As "not authorised", with the reason; nothing of it is on disk, and the log has how many there were."""
+    port = free_port()
+    with workers.receiver(redis_url, tmp_path, port, **_REFUSE) as process:
+        with associated(port) as assoc:
+            for number in (1, 2):
+                answer = pushed(assoc, number)
+                assert (answer.Status, answer.ErrorComment) == (
+                    0x0124,
+                    "nobody asked for this series; this receiver takes no others",
+                )
+        assert everything(tmp_path) == [MARKER]
+        process.end(15)
+        assert "refused 2; nobody had asked for 0 of those received and 2 of those refused" in process.said()
+
+
+@pytest.mark.parametrize("unsolicited", ["keep", "refuse"])
+def test_what_a_job_asks_for_comes(client: PacsClient, shared_redis_url: str, tmp_path: Path, unsolicited: str) -> None:
+    """The job knows what it expects before it asks, and takes all of it; afterwards nothing is expected any more."""
+    port = free_port()
+    with (
+        TestPACS(instances=write_series(tmp_path / "held", 25)) as archive,
+        workers.receiver(shared_redis_url, tmp_path, port, "STRICT", PACS_TASKS_UNSOLICITED=unsolicited),
+        connect(shared_redis_url, 5) as redis_client,
+    ):
+        archive.destinations = {"STRICT": ("127.0.0.1", port)}
+        request = RetrieveRequest(
+            remote=archive.remote,
+            study_uid=study_uid(),
+            output_dir=str(tmp_path / "out"),
+            method=RetrieveMethod.MOVE,
+            move_aet="STRICT",
+        )
+        job = client.enqueue(request)
+        job.wait(30)
+        assert job.outcome().category is Category.SUCCESS, job.outcome()
+        held = {sop: each.data_set for sop, each in archive.instances.items()}
+        expected = Expected(redis_client)
+        # The job ends with the last outcome, a moment before its part does.
+        wait_until(lambda: not expected.is_expected("STRICT", study_uid(), SERIES), 10, "nothing to be expected")
+    assert {path.stem: data_set(path) for path in (tmp_path / "out").rglob("*.dcm")} == held
+    assert not list((tmp_path / "data").rglob("*.dcm"))
+
+
+def test_what_a_job_asks_for_is_expected_for_as_long_as_it_comes(
+    client: PacsClient, shared_redis_url: str, tmp_path: Path
+) -> None:
+    """Each few seconds for another minute, so that little is left of it when a worker dies."""
+    port = free_port()
+    with (
+        TestPACS(instances=write_series(tmp_path / "held", 25)) as archive,
+        workers.receiver(shared_redis_url, tmp_path, port, "SLOWLY", **_REFUSE) as process,
+        connect(shared_redis_url, 5) as redis_client,
+    ):
+
+        def until() -> float:
+            """When it runs out."""
+            members = redis_client.zrange("pacs_tasks:expected:SLOWLY", 0, -1, withscores=True)
+            return float(members[0][1]) if members else 0.0
+
+        archive.destinations = {"SLOWLY": ("127.0.0.1", port)}
+        # Nothing comes any further than to its door.
+        os.kill(process.pid, signal.SIGSTOP)
+        try:
+            job = client.enqueue(
+                RetrieveRequest(
+                    remote=archive.remote,
+                    study_uid=study_uid(),
+                    output_dir=str(tmp_path / "out"),
+                    method=RetrieveMethod.MOVE,
+                    move_aet="SLOWLY",
+                )
+            )
+            first = wait_until(until, 10, "it to be expected")
+            assert first - time.time() <= LIFETIME
+            wait_until(lambda: until() > first, 10, "it to be expected for longer")
+        finally:
+            os.kill(process.pid, signal.SIGCONT)
+        job.wait(30)
+        assert job.outcome().category is Category.SUCCESS, job.outcome()
+        wait_until(lambda: not until(), 10, "nothing to be expected any more")
+
+
+@pytest.mark.parametrize("unsolicited", ["keep", "refuse"])
+def test_without_redis_nothing_is_lost(tmp_path: Path, unsolicited: str) -> None:
+    """What nobody can tell is kept apart, or may be tried again; what was expected a moment ago still is."""
+    port, redis_port = free_port(), free_port()
+    url = f"redis://127.0.0.1:{redis_port}/0"
+    with workers.receiver(url, tmp_path, port, PACS_TASKS_UNSOLICITED=unsolicited) as process:
+        with associated(port) as assoc:
+            answer = pushed(assoc, 1)
+            assert answer.Status == (0x0000 if unsolicited == "keep" else 0xA700)
+            if unsolicited == "refuse":
+                assert answer.ErrorComment == "its Redis does not say whether it was asked for; try again"
+                assert everything(tmp_path) == [MARKER]
+            with redis_server(tmp_path, redis_port), connect(url, 5) as client:
+                Expected(client).expect("PACS_TASKS", study_uid(), SERIES, "me", 60)
+                wait_until(lambda: pushed(assoc, 2).Status == 0 and below(tmp_path, "incoming"), 15, "Redis is found")
+
+            def gone() -> bool:
+                assert pushed(assoc, 3).Status == 0x0000
+                return process.said().count("nobody can tell") == 2
+
+            wait_until(gone, 15, "Redis is missed")
+            assert pushed(assoc, 4).Status == 0x0000
+        assert {uid(2), uid(3), uid(4)} == set(below(tmp_path, "incoming"))
+        assert "what jobs expect is known again" in process.said()
+        assert "Traceback" not in process.said()
+
+
+def test_a_redis_that_falls_silent_holds_nobody_up(tmp_path: Path) -> None:
+    """It answers nothing and refuses nothing: a hundred instances are kept all the same, within seconds."""
+    port = free_port()
+    with redis_server(tmp_path) as server, workers.receiver(server.url(), tmp_path, port), associated(port) as assoc:
+        assert pushed(assoc, 1, "WORKSTATION").Status == 0x0000
+        os.kill(server.process.pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            for number in range(2, 102):
+                assert pushed(assoc, number, "WORKSTATION").Status == 0x0000
+            took = time.monotonic() - began
+        finally:
+            os.kill(server.process.pid, signal.SIGCONT)
+        # A second for each would be 100.
+        assert took < 25
+    assert len(below(tmp_path, "unsolicited")) == 101
+
+
+def test_a_wrong_setting_is_one_sentence(tmp_path: Path, redis_url: str) -> None:
+    """With the values that there are."""
+    with (
+        pytest.raises(RuntimeError, match=r"wrong setting .unsolicited: Input should be 'keep' or 'refuse'"),
+        workers.receiver(redis_url, tmp_path, free_port(), PACS_TASKS_UNSOLICITED="burn"),
+    ):
+        pass

@@ -1,0 +1,68 @@
+"""What people see on a narrow terminal."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from pacs_tasks.cli.output.progress import LiveView
+from pacs_tasks.cli.output.terminal import Terminal
+from pacs_tasks.outcome import Counters
+from pacs_tasks.outcome.progress import JobState, Progress
+from tests.support.processes import ROOT, environment
+
+JOB_ID = "1f3870be274f6c49b3e31a0c6728957f"
+STUDY_UID = "1.2.826.0.1.3680043.8.498.12345678901234567890123456789012345678"
+_JOBS = (
+    "from pacs_tasks.cli.output.job_tables import job_table\n"
+    "from pacs_tasks.outcome.progress import Progress, JobState\n"
+    "job = Progress(job_id={id!r}, task='pacs_tasks.echo', state=JobState.DONE, created=0, remote='A at 10.0.0.1:1')\n"
+    "terminal.show(job_table([job] * 3))\n"
+)
+_MATCHES = (
+    "from pacs_tasks.cli.output.matches import show_matches\n"
+    "from pacs_tasks.request import Level\n"
+    "match = {{'0020000D': {{'vr': 'UI', 'Value': [{id!r}]}}, '00081030': {{'vr': 'LO', 'Value': ['a long text']}}}}\n"
+    "show_matches(terminal, [match] * 3, Level.STUDY)\n"
+)
+
+
+def shown(program: str, columns: int) -> str:
+    """What a program writes to a terminal of so many columns."""
+    fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
+    ours, theirs = os.openpty()
+    try:
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+        script = f"from pacs_tasks.cli.output.terminal import Terminal\nterminal = Terminal()\n{program}"
+        variables = {name: value for name, value in environment(TERM="xterm").items() if name != "COLUMNS"}
+        subprocess.run([sys.executable, "-c", script], stdout=theirs, cwd=ROOT, env=variables, timeout=60, check=True)
+        return os.read(ours, 65_536).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+@pytest.mark.parametrize(("program", "wanted"), [(_JOBS, JOB_ID), (_MATCHES, STUDY_UID)])
+def test_an_id_stays_in_one_piece(program: str, wanted: str, columns: int) -> None:
+    """Whoever selects it, for the next command, gets all of it."""
+    assert shown(program.format(id=wanted), columns).count(wanted) == 3
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_the_figures_of_the_progress_are_not_cut_short(columns: int) -> None:
+    """The bar gives way to them."""
+    terminal = Terminal()
+    screen = io.StringIO()
+    terminal.talk = Console(file=screen, force_terminal=True, width=columns)  # type: ignore[assignment]
+    counters = Counters(total=1500, success=1027, bytes=10_000_000)
+    with LiveView(terminal, "send-dir") as view:
+        view.update(Progress(job_id="j", task="x", state=JobState.RUNNING, counters=counters, created=0))
+    assert "1027/1500" in screen.getvalue()
+    assert "…" not in screen.getvalue()

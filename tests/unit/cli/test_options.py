@@ -1,0 +1,231 @@
+"""What people type: every command and option with its spelling, default and environment twin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.shell_completion import ShellComplete
+
+from pacs_tasks.ae import LocalAE, RemoteAE
+from pacs_tasks.cli.commands.options import SharedOption
+from pacs_tasks.cli.commands.shared import COMMANDS
+from pacs_tasks.cli.invocation import Invocation, Program
+from pacs_tasks.cli.program import commands, main
+from pacs_tasks.errors import ConfigurationError
+from pacs_tasks.request import EchoRequest
+
+#: Option -> default, environment twin. People and scripts use these: a change here breaks them.
+SHARED = {
+    "--ip": ("127.0.0.1", "PACS_TASKS_IP"),
+    "--port": (11112, "PACS_TASKS_PORT"),
+    "--ae-title": ("PYNETDICOM", "PACS_TASKS_AE_TITLE"),
+    "--pacs-ae-title": ("PACS", "PACS_TASKS_PACS_AE_TITLE"),
+    "--timeout": (30, "PACS_TASKS_TIMEOUT"),
+    "--tls": (False, "PACS_TASKS_TLS"),
+    "--tls-ca": (None, "PACS_TASKS_TLS_CA"),
+    "--tls-cert": (None, "PACS_TASKS_TLS_CERT"),
+    "--tls-key": (None, "PACS_TASKS_TLS_KEY"),
+    "--tls-server-name": (None, "PACS_TASKS_TLS_SERVER_NAME"),
+    "--tls-no-hostname-check": (False, "PACS_TASKS_TLS_NO_HOSTNAME_CHECK"),
+    "--remote": (None, "PACS_TASKS_REMOTE"),
+    "--detach": (False, "PACS_TASKS_DETACH"),
+    "--json": (False, "PACS_TASKS_JSON"),
+    "--quiet": (False, "PACS_TASKS_QUIET"),
+    "--log-level": ("INFO", "PACS_TASKS_LOG_LEVEL"),
+    "--log-file": (None, "PACS_TASKS_LOG_FILE"),
+}
+REQUIRED = object()
+PATIENCE = {"--give-up-after": None, "--key": None}
+OWN: dict[str, dict[str, Any]] = {
+    "echo": {},
+    "send-file": {"--file": REQUIRED, **PATIENCE},
+    "send-dir": {"--dir": REQUIRED, "--files-per-task": None, "--dry-run": False, **PATIENCE},
+    "query": {
+        "--patient-id": None,
+        "--patient-name": None,
+        "--study-date": None,
+        "--accession-number": None,
+        "--modality": None,
+        "--study-uid": None,
+        "--level": "STUDY",
+        "--root": None,
+        "--worklist": False,
+        "-k": None,
+        "--charset": None,
+        "--limit": None,
+        "--split-dates": False,
+        "--batch": None,
+        "--format": "table",
+        **PATIENCE,
+    },
+    "retrieve": {
+        "--study-uid": None,
+        "--output-dir": None,
+        "--to-remote": None,
+        "--series-uid": None,
+        "--sop-instance-uid": None,
+        "--accession-number": None,
+        "--batch": None,
+        "--method": "auto",
+        "--layout": None,
+        "--overwrite": False,
+        **PATIENCE,
+    },
+    "jobs": {"--limit": 50},
+    "status": {"job_id": None},
+    "wait": {"job_id": REQUIRED, "--for": None},
+    "cancel": {"job_id": REQUIRED},
+    "retry": {"job_id": REQUIRED},
+    "resume": {"job_id": REQUIRED},
+    "verify": {"job_id": REQUIRED, "--commit": False, "--commit-timeout": None},
+    "report": {"job_id": REQUIRED, "--format": "jsonl", "--output": None},
+    "worker": {},
+    "receiver": {},
+    "flower": {},
+    "up": {},
+    "demo": {},
+}
+GIVEN_IN = click.Context(commands)
+
+
+@pytest.fixture(autouse=True)
+def nothing_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No file and no variable of the developer's own is read."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return tmp_path
+
+
+def _command(name: str) -> click.Command:
+    found = commands.get_command(GIVEN_IN, name)
+    assert found is not None
+    return found
+
+
+def _parsed(*argv: str) -> Invocation:
+    """What a command line says, without running its command."""
+    invocation = Invocation(Program(), argv)
+    with commands.make_context("pacs-tasks", list(argv), obj=invocation) as group:
+        name, command, rest = commands.resolve_command(group, [*group._protected_args, *group.args])
+        assert command is not None
+        with command.make_context(name, rest, parent=group):
+            invocation.begin()
+    invocation.close()
+    return invocation
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_each_command_has_its_options_with_their_defaults(name: str) -> None:
+    """Beside those that all commands share."""
+    own = {
+        param.opts[0]: REQUIRED if param.required else param.get_default(GIVEN_IN, call=False)
+        for param in _command(name).params
+        if not isinstance(param, SharedOption)
+    }
+    assert {name: None if str(value) == "Sentinel.UNSET" else value for name, value in own.items()} == OWN[name]
+
+
+@pytest.mark.parametrize("name", [*OWN, ""])
+def test_each_command_and_the_program_itself_take_the_shared_options(name: str) -> None:
+    """With their defaults and environment twins; the empty name is the program."""
+    params = (_command(name) if name else commands).params
+    shared = {
+        param.opts[0]: (param.to_info_dict()["default"], param.envvar)
+        for param in params
+        if isinstance(param, SharedOption)
+    }
+    shared = {name: (None if str(value) == "Sentinel.UNSET" else value, twin) for name, (value, twin) in shared.items()}
+    assert shared == SHARED
+
+
+def test_no_command_is_forgotten_here() -> None:
+    """The table above has them all."""
+    assert set(COMMANDS) == set(OWN)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_each_help_shows_an_example_and_every_environment_twin(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """And ends with 0."""
+    assert main([name, "--help"]) == 0
+    said = "".join(capsys.readouterr().out.split())
+    assert "pacs-tasks" + name in said.partition("Example")[2]
+    for option, (_, twin) in SHARED.items():
+        assert option in said
+        assert twin in said
+
+
+def test_an_option_stands_before_or_after_the_command_and_the_later_one_wins() -> None:
+    """Also between a spelling before and one after it."""
+    assert _parsed("--port", "104", "echo").remote.port == 104
+    assert _parsed("echo", "--port", "104").remote.port == 104
+    assert _parsed("--port", "104", "echo", "--port", "105").remote.port == 105
+    assert _parsed("echo", "--port", "104", "--port", "105").remote.port == 105
+
+
+def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the option stands."""
+    monkeypatch.setenv("PACS_TASKS_PORT", "104")
+    monkeypatch.setenv("PACS_TASKS_TIMEOUT", "7")
+    assert _parsed("echo").remote.port == 104
+    assert _parsed("--port", "105", "echo").remote.port == 105
+    assert _parsed("echo").address()["timeout"] == 7
+
+
+def test_a_remote_has_a_name_and_what_is_typed_beside_it_overrides_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The environment does not: it says what holds where nothing is named."""
+    (tmp_path / "pacs-tasks.toml").write_text(
+        '[remotes.archive]\nae_title = "ARCHIVE"\nhost = "10.0.0.1"\nport = 104\ncharset = "GB18030"\n'
+    )
+    monkeypatch.setenv("PACS_TASKS_IP", "10.9.9.9")
+    archive = RemoteAE(ae_title="ARCHIVE", host="10.0.0.1", port=104, charset="GB18030")
+    assert _parsed("echo", "--remote", "archive").remote == archive
+    assert _parsed("echo", "--remote", "archive", "--port", "105").remote == archive.model_copy(update={"port": 105})
+    assert _parsed("echo").remote.host == "10.9.9.9"
+    with pytest.raises(ConfigurationError, match="known: archive"):
+        _ = _parsed("echo", "--remote", "other").remote
+
+
+def test_a_request_about_a_job_is_like_that_job_but_for_what_is_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The environment says what holds where nothing is known; here all is."""
+    (tmp_path / "pacs-tasks.toml").write_text('[remotes.archive]\nhost = "10.0.0.1"\nport = 104\n')
+    monkeypatch.setenv("PACS_TASKS_IP", "10.9.9.9")
+    monkeypatch.setenv("PACS_TASKS_AE_TITLE", "OTHER")
+    remote = RemoteAE(ae_title="MY_PACS", host="10.0.0.7", port=4242, charset="GB18030")
+    job = EchoRequest(remote=remote, local=LocalAE(ae_title="MY_APP"), timeout=7)
+    assert _parsed("verify", "j").address_of(job) == {
+        "remote": remote,
+        "local": LocalAE(ae_title="MY_APP"),
+        "timeout": 7,
+    }
+    typed = _parsed("verify", "j", "--port", "105", "--ae-title", "ME", "--timeout", "2").address_of(job)
+    assert typed == {
+        "remote": remote.model_copy(update={"port": 105}),
+        "local": LocalAE(ae_title="ME"),
+        "timeout": 2,
+    }
+    assert _parsed("verify", "j", "--remote", "archive").address_of(job)["remote"] == RemoteAE(
+        host="10.0.0.1", port=104
+    )
+
+
+def test_who_calls_is_part_of_every_request() -> None:
+    """So that a worker needs no setting about it."""
+    assert _parsed("echo", "--ae-title", "MY_APP", "--timeout", "2.5").address() == {
+        "remote": RemoteAE(),
+        "local": LocalAE(ae_title="MY_APP"),
+        "timeout": 2.5,
+    }
+
+
+def test_shell_completion_offers_commands_and_options() -> None:
+    """It parses half a line, for which nothing is to be noted."""
+    complete = ShellComplete(commands, {}, "pacs-tasks", "_PACS_TASKS_COMPLETE")
+    assert {item.value for item in complete.get_completions([], "send")} == {"send-dir", "send-file"}
+    assert "--pacs-ae-title" in {item.value for item in complete.get_completions(["--port", "104", "echo"], "--pacs")}

@@ -1,0 +1,286 @@
+"""What outcomes and progress look like."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+from rich.cells import cell_len
+
+from pacs_tasks.ae import RemoteAE
+from pacs_tasks.cli.output import advice
+from pacs_tasks.cli.output.job_tables import job_facts, job_table
+from pacs_tasks.cli.output.matches import csv_of, text_of
+from pacs_tasks.cli.output.progress import PlainView, Speed, remarks, size
+from pacs_tasks.cli.output.render import LISTED, outcome_document, show_outcome, show_problems
+from pacs_tasks.cli.output.terminal import Terminal, plain
+from pacs_tasks.errors import JobFailedError, PeerUnavailableError
+from pacs_tasks.outcome import (
+    Counters,
+    EchoOutcome,
+    FindOutcome,
+    InstanceCategory,
+    InstanceOutcome,
+    PreflightOutcome,
+    Status,
+    StatusCategory,
+    TransferOutcome,
+)
+from pacs_tasks.outcome.progress import JobState, Progress
+from pacs_tasks.outcome.verification import CommitOutcome, VerifyOutcome
+from pacs_tasks.request import (
+    CommitRequest,
+    EchoRequest,
+    FindRequest,
+    Level,
+    RetrieveRequest,
+    StoreDirectoryRequest,
+    VerifyRequest,
+)
+
+DONE = Status(code=0, category=StatusCategory.SUCCESS, meaning="success")
+MATCHES = (
+    {
+        "00100010": {"vr": "PN", "Value": [{"Alphabetic": "Zhang^San", "Ideographic": "张^三"}]},
+        "00100020": {"vr": "LO", "Value": ["P1"]},
+        "00080061": {"vr": "CS", "Value": ["CT", "MR"]},
+        "00081030": {"vr": "LO", "Value": ['quo"te, comma\x1b[31m']},
+    },
+    {"00100010": {"vr": "PN"}, "00100020": {"vr": "LO", "Value": ["P2", None]}},
+)
+
+
+def _problem(number: int, category: InstanceCategory, reason: str) -> InstanceOutcome:
+    return InstanceOutcome(subject=f"/data/{number:03}.dcm", category=category, reason=reason)
+
+
+def test_a_name_keeps_its_ideographs_in_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """And the column is as wide as they are on a terminal: two cells each."""
+    terminal = Terminal(quiet=True)
+    show_outcome(terminal, FindRequest(), FindOutcome(status=DONE, matches=MATCHES))
+    lines = capsys.readouterr().out.splitlines()
+    first = next(line for line in lines if "Zhang^San=张^三" in line)
+    heading = next(line for line in lines if "Patient's Name" in line)
+    before = first[: first.index("CT\\MR")]
+    assert cell_len(before) == cell_len(heading[: heading.index("Modalities")])
+
+
+def test_a_peer_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its control characters become spaces."""
+    show_outcome(Terminal(), FindRequest(), FindOutcome(status=DONE, matches=MATCHES))
+    assert "\x1b" not in capsys.readouterr().out
+    assert plain("a\x1b]0;b\x07c\n") == "a ]0;b c "
+
+
+def test_csv_has_keywords_one_line_per_match_and_utf_8(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """Several values stand as DICOM separates them."""
+    terminal = Terminal(quiet=True)
+    terminal.csv = True
+    request = FindRequest(keys={"BodyPartExamined": ""})
+    show_outcome(terminal, request, FindOutcome(status=DONE, matches=MATCHES))
+    rows = list(csv.DictReader(io.StringIO(capsysbinary.readouterr().out.decode("utf-8"))))
+    assert [row["PatientID"] for row in rows] == ["P1", "P2\\"]
+    assert rows[0]["PatientName"] == "Zhang^San=张^三"
+    assert rows[0]["ModalitiesInStudy"] == "CT\\MR"
+    assert rows[0]["BodyPartExamined"] == ""
+
+
+def test_csv_without_a_match_has_its_heading() -> None:
+    """A program that reads it need not know."""
+    assert csv_of((), Level.PATIENT).split(",")[:2] == ["PatientID", "PatientName"]
+
+
+def test_an_attribute_may_be_asked_for_by_its_tag() -> None:
+    """As eight hexadecimal digits; what is no attribute at all is empty."""
+    assert text_of(MATCHES[0], "00100020") == "P1"
+    assert text_of(MATCHES[0], "no tag") == ""
+
+
+def test_no_match_says_what_to_check(capsys: pytest.CaptureFixture[str]) -> None:
+    """On stderr: there is no data."""
+    outcome = FindOutcome(status=DONE)
+    show_outcome(Terminal(), FindRequest(), outcome)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "No match" in said.err
+    assert "wider criteria" in advice.for_outcome("pacs_tasks.find", outcome, "j")
+
+
+def test_problems_are_listed_by_reason_and_not_without_end(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each reason with its count and a share of the names; failures before remarks."""
+    problems = [_problem(number, InstanceCategory.SKIPPED, "no DICOM") for number in range(300)]
+    problems += [_problem(number, InstanceCategory.FAILED, "A900: no") for number in range(300, 400)]
+    show_problems(Terminal(), problems)
+    said = capsys.readouterr().out
+    assert said.index("100 failed") < said.index("300 skipped")
+    assert said.count(".dcm") == LISTED
+    assert "... and 290 more (--json lists all)" in said
+
+
+def test_many_reasons_are_not_listed_without_end_either(capsys: pytest.CaptureFixture[str]) -> None:
+    """A PACS may give one of its own for each instance."""
+    show_problems(Terminal(), [_problem(number, InstanceCategory.FAILED, f"reason {number}") for number in range(50)])
+    said = capsys.readouterr().out
+    assert said.count("reason ") == LISTED
+    assert "... and 30 more reasons" in said
+
+
+def test_a_transfer_shows_every_count(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also what was never begun."""
+    outcome = TransferOutcome(
+        counters=Counters(total=10, success=4, warning=1, failed=2, skipped=1, bytes=5_000_000), seconds=2.0
+    )
+    request = StoreDirectoryRequest(directory="/data", remote=RemoteAE(ae_title="ARCHIVE"))
+    show_outcome(Terminal(), request, outcome)
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        "Result partial Peer ARCHIVE at 127.0.0.1:11112 Total 10 Sent 5 with a warning 1 Failed 2 No DICOM 1 "
+        "Not begun 2 Size 5.0 MB sent Time 2.0 s, 2.5 MB/s"
+    ) in said
+
+
+def test_a_transfer_shows_what_was_there_already(capsys: pytest.CaptureFixture[str]) -> None:
+    """Apart from what was received, and not as a problem."""
+    outcome = TransferOutcome(counters=Counters(total=10, success=4, present=6, bytes=4_000_000), seconds=2.0)
+    show_outcome(Terminal(), RetrieveRequest(study_uid="1.2", output_dir="/out"), outcome)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Result success" in said
+    assert "Total 10 Received 4 Already there 6 Size 4.0 MB received" in said
+    assert remarks(outcome.counters) == "6 already there"
+
+
+def test_a_document_is_valid_json_with_hexadecimal_statuses(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """Even if a path has bytes that are no UTF-8."""
+    status = Status(code=0xA900, category=StatusCategory.PERMANENT, meaning="no")
+    problem = InstanceOutcome(subject="/data/\udcff.dcm", category=InstanceCategory.FAILED, status=status)
+    outcome = TransferOutcome(counters=Counters(total=1, failed=1), problems=(problem,))
+    Terminal(json=True).document(outcome_document(outcome))
+    document = json.loads(capsysbinary.readouterr().out.decode("utf-8"))
+    assert document["problems"][0]["status"]["code"] == "A900"
+    assert document["problems"][0]["subject"] == "/data/?.dcm"
+
+
+def test_an_echo_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the time it took."""
+    show_outcome(Terminal(), EchoRequest(), EchoOutcome(status=DONE, seconds=0.0123))
+    assert capsys.readouterr().out == "PACS at 127.0.0.1:11112 answered in 12 ms: 0000: success\n"
+
+
+def test_jobs_are_a_table_and_one_job_is_a_list_of_facts(capsys: pytest.CaptureFixture[str]) -> None:
+    """The state says when it is about to change."""
+    counters = Counters(total=10, success=3, failed=1)
+    job = Progress(
+        job_id="abc",
+        task="pacs_tasks.store_directory",
+        state=JobState.RUNNING,
+        counters=counters,
+        created=0,
+        cancel_requested=True,
+        attempt=2,
+    )
+    terminal = Terminal()
+    terminal.show(job_table([job]))
+    terminal.show(job_facts(job))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "abc send-dir running (cancelling) 3 of 10 1" in said
+    assert "Attempt 2 Progress 4 of 10 Sent 3 Failed 1" in said
+
+
+def test_quiet_leaves_errors_only(capsys: pytest.CaptureFixture[str]) -> None:
+    """Data goes to stdout all the same."""
+    terminal = Terminal(quiet=True)
+    terminal.say("talk")
+    terminal.complain("it broke")
+    terminal.line("data")
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("data\n", "Error: it broke\n")
+
+
+def test_sizes_read_well() -> None:
+    """In powers of 1000."""
+    assert [size(count) for count in (0, 999, 1000, 263_000_000, 2.5e12)] == [
+        "0 B",
+        "999 B",
+        "1.0 kB",
+        "263.0 MB",
+        "2.5 TB",
+    ]
+
+
+def test_speed_is_that_of_the_last_seconds() -> None:
+    """What came before them no longer counts."""
+    speed = Speed()
+    assert speed.update(0.0, 0) == 0.0
+    assert speed.update(2.0, 200) == 100.0
+    assert speed.update(20.0, 200) == 0.0
+    assert speed.update(21.0, 1200) > 50
+
+
+def test_plain_progress_keeps_its_pace(capsys: pytest.CaptureFixture[str]) -> None:
+    """A log file gets no line for each of a thousand looks."""
+    view = PlainView(Terminal(), "send-dir")
+    running = Progress(job_id="j", task="pacs_tasks.store_directory", state=JobState.RUNNING, created=0)
+    with view:
+        for number in range(1000):
+            view.update(running.model_copy(update={"counters": Counters(total=1000, success=number)}))
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("advised", "words"),
+    [
+        (advice.for_error(PeerUnavailableError("x"), "pacs_tasks.echo"), ("--ip, --port", "running", "firewall")),
+        (
+            advice.for_outcome(
+                "pacs_tasks.store_directory", TransferOutcome(counters=Counters(total=2, success=1, failed=1)), "j7"
+            ),
+            ("valid DICOM", "space", "retry j7"),
+        ),
+        (
+            advice.for_outcome(
+                "pacs_tasks.retrieve", TransferOutcome(counters=Counters(total=1, missing=1)), "j7", forwarded=True
+            ),
+            ("destination's AE title", "configured", "retry j7"),
+        ),
+        (advice.for_outcome("pacs_tasks.preflight", PreflightOutcome(total=0, bytes=0), "j7"), ("path", "content")),
+        (advice.for_outcome("pacs_tasks.find", FindOutcome(status=DONE), "j7"), ("query", "wider")),
+        (advice.for_outcome("pacs_tasks.verify", VerifyOutcome(held=1, missing=1), "j7"), ("missing again", "took it")),
+        (advice.for_outcome("pacs_tasks.verify", VerifyOutcome(held=1, unknown=1), "j7"), ("reasons", "--commit")),
+        (advice.for_outcome("pacs_tasks.commit", CommitOutcome(failed=1), "j7"), ("reasons", "keep them")),
+        (
+            advice.for_outcome("pacs_tasks.commit", CommitOutcome(pending=1, receiver="US at here:104"), "j7"),
+            ("US at here:104", "pacs-tasks report"),
+        ),
+        (
+            advice.for_outcome("pacs_tasks.commit", CommitOutcome(pending=1), "j7"),
+            ("pacs-tasks receiver", "AE title"),
+        ),
+        (advice.for_error(JobFailedError("x"), "pacs_tasks.retrieve"), ("Study Instance UID", "written", "space")),
+    ],
+)
+def test_each_problem_case_of_the_guide_says_what_to_check(advised: str, words: tuple[str, ...]) -> None:
+    """Connection, sending, no match, retrieving."""
+    assert all(word in advised for word in words)
+
+
+def test_what_the_pacs_lacks_is_listed_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    """With counts that leave out what there is none of."""
+    missing = _problem(1, InstanceCategory.MISSING, "it does not list it")
+    outcome = VerifyOutcome(held=2, missing=1, problems=(missing,), queries=1)
+    show_outcome(Terminal(), VerifyRequest(job_id="j"), outcome)
+    said = capsys.readouterr().out
+    assert ", 1 query\n" in said
+    assert "Held     2" in said
+    assert "Missing  1" in said
+    assert "Unknown" not in said
+    assert "/data/001.dcm" in said
+
+
+def test_a_commitment_says_who_could_have_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    """And how many instances are still open."""
+    show_outcome(Terminal(), CommitRequest(job_id="j"), CommitOutcome(committed=1, pending=2))
+    said = capsys.readouterr().out
+    assert "Not yet    2" in said
+    assert "Receiver   none is running" in said

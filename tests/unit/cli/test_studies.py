@@ -1,0 +1,68 @@
+"""What became of each study, as a table."""
+
+from __future__ import annotations
+
+import pytest
+
+from pacs_tasks.ae import RemoteAE
+from pacs_tasks.cli.output.render import outcome_document, show_outcome
+from pacs_tasks.cli.output.study_tables import LISTED
+from pacs_tasks.cli.output.terminal import Terminal
+from pacs_tasks.outcome import Category, Counters, Proof, StudyOutcome, TransferOutcome
+from pacs_tasks.request import RetrieveRequest, Selection
+
+REQUEST = RetrieveRequest(remote=RemoteAE(), selections=(Selection(study_uid="1.2"),), output_dir="/out")
+
+
+def shown(capsys: pytest.CaptureFixture[str], *studies: StudyOutcome) -> str:
+    """What a retrieve with these studies prints, its spaces and line ends made one."""
+    show_outcome(Terminal(), REQUEST, TransferOutcome(counters=Counters(total=1, success=1), studies=studies))
+    return " ".join(capsys.readouterr().out.split())
+
+
+def whole(number: int) -> StudyOutcome:
+    return StudyOutcome(
+        study_uid=f"1.2.{number}", category=Category.SUCCESS, promised=5, received=5, proof=Proof.INSTANCES
+    )
+
+
+def test_studies_with_problems_stand_first(capsys: pytest.CaptureFixture[str]) -> None:
+    """With what is wrong, the rows that asked for them, and by which proof they were promised."""
+    counted = StudyOutcome(
+        study_uid="1.3", category=Category.PARTIAL, promised=4, received=3, missing=1, proof=Proof.COUNTS,
+        ways=("C-GET", "C-MOVE"), rows=tuple(range(2, 10)),
+    )  # fmt: skip
+    nowhere = StudyOutcome(category=Category.FAILED, failed=1, reason="no such study", rows=(11,))
+    text = shown(capsys, whole(1), counted, nowhere)
+    assert text.index("row 11") < text.index("no such study") < text.index("1.3 (row 2, 3, 4, 5, 6, ...)")
+    assert text.index("1.3 (row") < text.index("(counted)") < text.index("1.2.1")
+    assert "Already there" not in text
+
+
+def test_a_long_table_names_twenty(capsys: pytest.CaptureFixture[str]) -> None:
+    """And says how many more there are; JSON has all."""
+    studies = [whole(number) for number in range(LISTED + 5)]
+    text = shown(capsys, *studies)
+    assert "... and 5 more, 5 of them complete (--json lists all)" in text
+    assert f"1.2.{LISTED - 1} " in text
+    assert f"1.2.{LISTED} " not in text
+    document = outcome_document(TransferOutcome(counters=Counters(), studies=tuple(studies)))
+    assert len(document["studies"]) == LISTED + 5
+
+
+def test_what_is_true_of_several_studies_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Else a batch without a receiver would say a thousand times that there is none."""
+    remark = {"reason": "C-MOVE was no way: no receiver is running"}
+    text = shown(capsys, *(whole(number).model_copy(update=remark) for number in (1, 2, 3)))
+    assert text.count("no receiver is running") == 1
+    assert text.count("(as above)") == 2
+
+
+def test_one_study_is_told_among_the_facts(capsys: pytest.CaptureFixture[str]) -> None:
+    """Which way it came, and what its promise is worth where that is less than a list of names."""
+    plain = whole(1).model_copy(update={"ways": ("C-MOVE",)})
+    text = shown(capsys, plain)
+    assert "Way C-MOVE" in text
+    assert "Promised" not in text
+    counted = plain.model_copy(update={"proof": Proof.COUNTS, "reason": "the peer cannot list"})
+    assert "Promised 5 (counted) Way C-MOVE Remark the peer cannot list" in shown(capsys, counted)

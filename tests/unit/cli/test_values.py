@@ -1,0 +1,163 @@
+"""What people type behind an option: taken as it is meant, or refused in one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import click
+import pytest
+
+from pacs_tasks.cli.input.paths import absolute, local_directory, local_file, local_output
+from pacs_tasks.cli.input.values import Key, StudyDate
+from pacs_tasks.cli.program import main
+from pacs_tasks.errors import UnreadableInputError
+
+
+@pytest.fixture(autouse=True)
+def nothing_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No file and no variable of the developer's own is read."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "text", ["20230101-20231231", "20230131", "20230101-", "-20231231", "20240229", "20230101-20230101"]
+)
+def test_dates_are_a_day_a_range_or_open(text: str) -> None:
+    """They go to the PACS as they are (range matching, PS3.4 section C.2.2.2.5)."""
+    assert StudyDate().convert(text, None, None) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "-",
+        "2023",
+        "20231301",
+        "20230229",
+        "20231231-20230101",
+        "2023-01-01",
+        "20230101-2023",
+        "today",
+        "２０２３０１０１",
+    ],
+)
+def test_what_is_no_date_is_refused(text: str) -> None:
+    """Before the PACS gets to see it."""
+    with pytest.raises(click.BadParameter):
+        StudyDate().convert(text, None, None)
+
+
+def test_a_key_asks_or_matches() -> None:
+    """The value may hold an equals sign, as a name in ideographs does."""
+    assert Key().convert("StudyDescription", None, None) == ("StudyDescription", "")
+    assert Key().convert("PatientName=Zhang^San=张^三", None, None) == ("PatientName", "Zhang^San=张^三")
+    with pytest.raises(click.BadParameter, match="no keyword"):
+        Key().convert("Study Description=x", None, None)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["nothing-like-it"],
+        ["echo", "--port", "0"],
+        ["echo", "--port", "abc"],
+        ["echo", "--timeout", "0"],
+        ["echo", "--ae-title", "LONGER_THAN_SIXTEEN"],
+        ["echo", "--remote", "unknown"],
+        ["send-file"],
+        ["send-dir", "--dir", "somewhere", "--files-per-task", "0"],
+        ["send-dir", "--dir", "no-such-directory"],
+        ["query", "--study-date", "20231301"],
+        ["query", "--level", "EXAM"],
+        ["query", "-k", "NoSuchKeyword"],
+        ["query", "--limit", "0"],
+        ["retrieve", "--study-uid", "1.2.3"],
+        ["retrieve", "--study-uid", "one.two", "--output-dir", "out"],
+        ["retrieve", "--study-uid", "1.2", "--output-dir", "out", "--to-remote", "archive"],
+        ["retrieve", "--study-uid", "1.2", "--to-remote", "unknown"],
+        ["retrieve", "--study-uid", "1.2", "--output-dir", "out", "--layout", "{PatientId}"],
+        ["retrieve", "--study-uid", "1.2", "--output-dir", "out", "--layout", ""],
+        ["retrieve", "--study-uid", "1.2", "--output-dir", "out", "--layout", "../{PatientID}"],
+        ["wait"],
+    ],
+)
+def test_wrong_usage_is_one_sentence_and_exit_code_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """On stderr; with --json there is a document on stdout too, and nothing else."""
+    assert main(argv) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("Error: ") == 1
+    assert main([*argv, "--json"]) == 2
+    document = json.loads(capsys.readouterr().out)
+    assert document["exit_code"] == 2
+    assert document["error"]["message"]
+
+
+def test_a_keyword_with_a_typing_error_gets_an_offer(capsys: pytest.CaptureFixture[str]) -> None:
+    """The nearest keywords of the data dictionary."""
+    assert main(["query", "-k", "PatientNmae"]) == 2
+    assert "did you mean PatientName" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--level", "PATIENT", "--root", "study"], "Study Root model has no PATIENT level"),
+        (["--worklist", "--root", "study"], "a worklist belongs to neither root"),
+        (["--worklist", "--level", "SERIES"], "a worklist has no levels"),
+        (["--level", "PATIENT", "--split-dates"], "no study date to split by"),
+        (["--charset", "LATIN"], "no specific character set of DICOM"),
+        (["--study-uid", "1.2\\x"], "a UID has at most 64 characters"),
+        (["-k", "RequestAttributesSequence.Nonsense=1"], "Nonsense is no keyword"),
+        (["-k", "PatientName.=1"], "is no keyword of the DICOM data dictionary"),
+    ],
+)
+def test_what_no_query_can_ask_is_told(argv: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """In one sentence, before anything is asked."""
+    assert main(["query", *argv]) == 2
+    assert told in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["echo", "--port", "abc"], "'abc' is not a valid whole number"),
+        (["echo", "--timeout", "soon"], "'soon' is not a valid number of seconds"),
+        (["jobs", "--limit", "many"], "'many' is not a valid whole number"),
+    ],
+)
+def test_a_number_is_called_so_as_people_do(argv: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody has to know what an integer range is."""
+    assert main(argv) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_path_that_no_request_can_hold_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever stands in such a directory need not have typed its name."""
+    odd = tmp_path / os.fsdecode(b"s\xe9rie")
+    try:
+        odd.mkdir()
+    except OSError:
+        pytest.skip("names are Unicode here")
+    monkeypatch.chdir(odd)
+    with pytest.raises(UnreadableInputError, match="directory above"):
+        absolute(".")
+
+
+def test_paths_are_absolute_and_local_ones_exist(tmp_path: Path) -> None:
+    """The worker has another current directory."""
+    (tmp_path / "file").touch()
+    assert absolute("a/../file") == str(tmp_path / "file")
+    assert local_file("file") == str(tmp_path / "file")
+    assert local_directory(".") == str(tmp_path)
+    assert local_output("new/below") == str(tmp_path / "new" / "below")
+    for wrong, check in (("none", local_file), (".", local_file), ("none", local_directory), ("file", local_directory)):
+        with pytest.raises(UnreadableInputError):
+            check(wrong)
+    with pytest.raises(UnreadableInputError, match="a file, not a directory"):
+        local_output("file/below")

@@ -1,0 +1,207 @@
+"""Keys on their way out, matches on their way in."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import pytest
+from pydicom import Dataset
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom.dsutils import decode, encode
+
+from pacs_tasks.ae import RemoteAE
+from pacs_tasks.dimse.files.elements import MalformedError
+from pacs_tasks.dimse.find.identifier import encode_find
+from pacs_tasks.dimse.find.match import decode_match
+from pacs_tasks.dimse.find.query_keys import RETURN_KEYS
+from pacs_tasks.dimse.retrieve.suboperations import encode_identifier, failed_uids
+from pacs_tasks.errors import InvalidRequestError
+from pacs_tasks.request import FindRequest, Level, MoveRequest, QueryModel
+from tests.support import dicom_files
+
+SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+
+
+def _encoded(request: FindRequest, syntax: str = ExplicitVRLittleEndian) -> Dataset:
+    return decode(BytesIO(encode_find(request, syntax)), syntax == ImplicitVRLittleEndian, True)
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize("level", list(Level))
+def test_every_level_asks_for_the_columns_of_its_table(level: Level, syntax: str) -> None:
+    """pynetdicom reads each identifier: the level, the charset asked for, and every return key empty."""
+    found = _encoded(FindRequest(level=level), syntax)
+    assert found.QueryRetrieveLevel == level
+    assert {element.keyword for element in found} == {"QueryRetrieveLevel", "SpecificCharacterSet", *RETURN_KEYS[level]}
+    assert all(not element.value for element in found if element.keyword != "QueryRetrieveLevel")
+
+
+def test_keys_of_every_kind_are_written() -> None:
+    """Ranges, wildcards, lists of UIDs, numbers, private attributes and sequences arrive as they were asked."""
+    keys = {
+        "StudyDate": "20240101-20241231",
+        "PatientName": "DOE^J*",
+        "StudyInstanceUID": "1.2.3\\1.2.4",
+        "Rows": "512",
+        "00091001": "private",
+        "(0040,0275)": "",
+        "ModalitiesInStudy": "CT\\MR",
+        "SpecificCharacterSet": "IGNORED",
+        "QueryRetrieveLevel": "STUDY",
+    }
+    found = _encoded(FindRequest(keys=keys))
+    assert found.StudyDate == "20240101-20241231"
+    assert str(found.PatientName) == "DOE^J*"
+    assert list(found.StudyInstanceUID) == ["1.2.3", "1.2.4"]
+    assert found.Rows == 512
+    assert found[0x00091001].value == "private"
+    assert len(found.RequestAttributesSequence) == 0
+    assert list(found.ModalitiesInStudy) == ["CT", "MR"]
+    assert not found.SpecificCharacterSet
+
+
+@pytest.mark.parametrize("charset", ["GB18030", "GBK", "ISO_IR 192"])
+def test_a_name_that_is_not_ascii_is_written_in_the_remotes_charset(charset: str) -> None:
+    """The identifier names the charset, and pydicom reads the name back."""
+    request = FindRequest(remote=RemoteAE(charset=charset), keys={"PatientName": dicom_files.CHINESE_NAME})
+    found = _encoded(request)
+    named = found.SpecificCharacterSet
+    assert (named if isinstance(named, str) else "\\".join(named)) == charset
+    assert str(found.PatientName) == dicom_files.CHINESE_NAME
+
+
+@pytest.mark.parametrize("charset", ["ISO_IR 100", "ISO_IR 6", "\\ISO 2022 IR 58"])
+def test_a_name_that_would_not_be_read_back_is_refused(charset: str) -> None:
+    """A charset that lacks the characters, or that cannot be written, is refused without repeating the name."""
+    request = FindRequest(remote=RemoteAE(charset=charset), keys={"PatientName": dicom_files.CHINESE_NAME})
+    with pytest.raises(InvalidRequestError, match="set the charset") as caught:
+        encode_find(request, ExplicitVRLittleEndian)
+    assert dicom_files.CHINESE_NAME not in str(caught.value)
+
+
+@pytest.mark.parametrize("charset", ["\\ISO 2022 IR 87", "\\ISO 2022 IR 149"])
+def test_names_with_escape_sequences_are_written(charset: str) -> None:
+    """Japanese and Korean names go out with their escape sequences and are read back."""
+    name = "山田^太郎" if "87" in charset else "김^희중"
+    found = _encoded(FindRequest(remote=RemoteAE(charset=charset), keys={"PatientName": name}))
+    assert str(found.PatientName) == name
+
+
+@pytest.mark.parametrize(
+    "keys", [{"Nonsense": ""}, {"0010": ""}, {"00000100": "1"}, {"Rows": "x"}, {"PixelData": "x"}, {"Rows": "99999999"}]
+)
+def test_keys_that_make_no_sense_are_refused(keys: dict[str, str]) -> None:
+    """Unknown keywords, tags of group 0000 and values that their VR cannot hold raise InvalidRequestError."""
+    with pytest.raises(InvalidRequestError):
+        encode_find(FindRequest(keys=keys), ExplicitVRLittleEndian)
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize(("named", "fallback"), [("GB18030", "ISO_IR 100"), ("", "GB18030"), (None, "GB18030")])
+def test_names_are_read_in_the_charset_that_applies(named: str | None, fallback: str, syntax: str) -> None:
+    """The match's own charset counts; where it is empty or missing, the one of the remote."""
+    match = Dataset()
+    match.SpecificCharacterSet = "GB18030"
+    match.PatientName = dicom_files.CHINESE_NAME
+    content = encode(match, syntax == ImplicitVRLittleEndian, True)
+    assert content is not None
+    if named is None:
+        content = content[16:]
+    elif not named:
+        content = content[: 6 if syntax == ExplicitVRLittleEndian else 4].ljust(8, b"\0") + content[16:]
+    found = decode_match(content, syntax, fallback)
+    assert found["00100010"]["Value"] == [{"Alphabetic": dicom_files.CHINESE_NAME}]
+
+
+def test_no_match_however_broken_raises() -> None:
+    """Every beginning of a match, and every match with one byte changed, gives what can be read of it."""
+    content = b"\x08\0\x20\0DA\x08\x0020240115" + b"\x20\0\x08\x12IS\x02\x0012" + b"\x10\0\x10\0PN\x04\0A^B "
+    for place in range(len(content)):
+        for broken in (content[:place], content[:place] + b"\xff" + content[place + 1 :]):
+            assert isinstance(decode_match(broken, ExplicitVRLittleEndian, "ISO_IR 192"), dict)
+
+
+def test_a_retrieval_names_its_level_and_all_keys_above() -> None:
+    """Study, series or instances, however many: pynetdicom reads the level and the unique keys."""
+    uids = tuple(f"1.2.3.{number}" for number in range(20_000))
+    for series, instances, level in ((None, (), "STUDY"), ("1.2.3", (), "SERIES"), ("1.2.3", uids, "IMAGE")):
+        request = MoveRequest(move_aet="X", study_uid="1.2", series_uid=series, sop_instance_uids=instances)
+        found = decode(BytesIO(encode_identifier(request)), True, True)
+        assert (found.QueryRetrieveLevel, found.StudyInstanceUID) == (level, "1.2")
+        assert found.get("SeriesInstanceUID") == series
+        assert tuple(found.get("SOPInstanceUID", ())) == instances
+
+
+def test_failed_instances_are_read_as_far_as_they_can_be() -> None:
+    """The list of failed instances, one, several or none, and garbage instead of it."""
+    answer = Dataset()
+    assert failed_uids(b"") == ()
+    for uids in (["1.2.3"], ["1.2.3", "1.2.4"]):
+        answer.FailedSOPInstanceUIDList = uids
+        content = encode(answer, True, True)
+        assert content is not None
+        assert failed_uids(content) == tuple(uids)
+        assert failed_uids(content[:-1]) == ()
+    assert issubclass(MalformedError, ValueError)
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_a_dotted_key_is_in_the_one_item_of_its_sequence(syntax: str) -> None:
+    """Keys of one sequence share its item, also where the sequence itself is asked for; inner ones go deeper."""
+    keys = {
+        "RequestAttributesSequence.ScheduledProcedureStepID": "X",
+        "RequestAttributesSequence": "",
+        "00400275.RequestedProcedureID": "",
+        "RequestAttributesSequence.ScheduledProtocolCodeSequence.CodeValue": "C1",
+        "ReferencedStudySequence": "",
+    }
+    found = _encoded(FindRequest(level=Level.SERIES, keys=keys), syntax)
+    [item] = found.RequestAttributesSequence
+    assert (item.ScheduledProcedureStepID, item.RequestedProcedureID) == ("X", "")
+    assert item.ScheduledProtocolCodeSequence[0].CodeValue == "C1"
+    assert len(found.ReferencedStudySequence) == 0
+
+
+@pytest.mark.parametrize("key", ["PatientName.PatientID", "RequestAttributesSequence.Nonsense", "00091001.PatientID"])
+def test_a_path_that_leads_nowhere_is_refused(key: str) -> None:
+    """Only sequences have items, and every part is a keyword or a tag."""
+    with pytest.raises(InvalidRequestError):
+        encode_find(FindRequest(keys={key: "1"}), ExplicitVRLittleEndian)
+
+
+def test_a_worklist_has_no_level_and_one_step() -> None:
+    """What describes the step is in its item, by keyword or tag; (0008,0052) is not there (PS3.4 section K.6.1)."""
+    keys = {"Modality": "CT", "00400001": "CT1", "PatientID": "P1"}
+    found = _encoded(FindRequest(query_model=QueryModel.WORKLIST, keys=keys))
+    [step] = found.ScheduledProcedureStepSequence
+    assert (step.Modality, step.ScheduledStationAETitle, found.PatientID) == ("CT", "CT1", "P1")
+    assert step.ScheduledProcedureStepStartDate == ""
+    assert {"QueryRetrieveLevel", "Modality", "ScheduledStationAETitle"}.isdisjoint(each.keyword for each in found)
+    with pytest.raises(InvalidRequestError, match="no levels"):
+        _encoded(FindRequest(query_model=QueryModel.WORKLIST, keys={"QueryRetrieveLevel": "STUDY"}))
+
+
+def test_a_private_attribute_has_the_vr_that_its_creator_gives_it() -> None:
+    """Where the creator is among the keys and pydicom knows it; else it is text."""
+    keys = {"00190010": "SIEMENS MR HEADER", "0019100C": "1000", "00191008": "IMAGE NUM 4", "00291008": "x"}
+    found = _encoded(FindRequest(keys=keys))
+    assert [found[tag].VR for tag in (0x0019100C, 0x00191008, 0x00291008)] == ["IS", "CS", "LO"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "charset", "named"),
+    [
+        ({"PatientID": "P1"}, None, ""),
+        ({"PatientID": "P1"}, "GB18030", "GB18030"),
+        ({"PatientName": dicom_files.CHINESE_NAME}, None, "ISO_IR 192"),
+        ({"PatientName": dicom_files.CHINESE_NAME}, "GBK", "GBK"),
+        ({"RequestAttributesSequence.RequestedProcedureDescription": "胸部"}, None, "ISO_IR 192"),
+    ],
+)
+def test_the_charset_of_the_query_goes_before_that_of_the_remote(
+    keys: dict[str, str], charset: str | None, named: str
+) -> None:
+    """(0008,0005) is always there; its value is what was asked for, or what a key needs, within sequences too."""
+    found = _encoded(FindRequest(keys=keys, charset=charset))
+    assert "SpecificCharacterSet" in found
+    assert (found.SpecificCharacterSet or "") == named

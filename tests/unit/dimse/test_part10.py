@@ -1,0 +1,150 @@
+"""Reading files without decoding them."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import pydicom
+import pytest
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from pacs_tasks.dimse.files.part10 import StoredInstance, read_instance
+from pacs_tasks.errors import NotDicomError, UnreadableInputError
+from tests.support import dicom_files
+
+SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
+
+
+@pytest.mark.parametrize("path", dicom_files.sendable(), ids=lambda path: path.name)
+def test_every_shipped_instance_reads_as_pydicom_reads_it(path: Path) -> None:
+    """UIDs, transfer syntax and the place of the data set agree with pydicom for every file that it ships."""
+    found = read_instance(str(path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        meta = pydicom.filereader.read_file_meta_info(path)
+    assert found.sop_class_uid == meta.MediaStorageSOPClassUID
+    assert found.sop_instance_uid == meta.MediaStorageSOPInstanceUID
+    assert found.transfer_syntax_uid == meta.TransferSyntaxUID
+    assert found.size == path.stat().st_size
+    assert path.read_bytes()[found.data_offset :] == dicom_files.data_set(path)
+
+
+def test_every_other_shipped_file_has_a_reason_or_can_be_sent() -> None:
+    """No file of pydicom's ends in anything but an instance or an error with a reason."""
+    for path in SHIPPED.rglob("*"):
+        if path.is_file():
+            found, error = _read(path)
+            if found is not None:
+                assert found.sop_class_uid
+                assert found.sop_instance_uid
+                assert found.data_offset < found.size
+            else:
+                assert error is not None
+                assert error.message
+                assert error.subject == str(path)
+                assert str(path) not in error.message
+
+
+def _read(path: Path) -> tuple[StoredInstance | None, UnreadableInputError | None]:
+    try:
+        return read_instance(str(path)), None
+    except UnreadableInputError as error:
+        return None, error
+
+
+@pytest.mark.parametrize(
+    ("name", "syntax"),
+    [
+        ("ExplVR_LitEndNoMeta.dcm", "1.2.840.10008.1.2.1"),
+        ("ExplVR_BigEndNoMeta.dcm", "1.2.840.10008.1.2.2"),
+        ("rtstruct.dcm", "1.2.840.10008.1.2"),
+    ],
+)
+def test_a_data_set_without_file_meta_information_is_sent_as_what_it_is(name: str, syntax: str) -> None:
+    """Without preamble and group 0002 the whole file is the data set, in the encoding that it shows."""
+    found = read_instance(str(SHIPPED / name))
+    assert (found.data_offset, found.transfer_syntax_uid) == (0, syntax)
+    assert found.sop_instance_uid
+
+
+def test_a_wrong_or_missing_group_length_changes_nothing(tmp_path: Path) -> None:
+    """The file meta information is walked; what it says about its own length is not believed."""
+    path = dicom_files.write(dicom_files.instance(), tmp_path / "a.dcm")
+    right = read_instance(str(path))
+    content = path.read_bytes()
+    path.write_bytes(content[:140] + (9999).to_bytes(4, "little") + content[144:])
+    assert read_instance(str(path)) == right
+    path.write_bytes(content[:132] + content[144:])
+    assert read_instance(str(path)).data_offset == right.data_offset - 12
+
+
+def test_long_private_information_is_read_over(tmp_path: Path) -> None:
+    """File meta information of more than one read is read to its end."""
+    ds = dicom_files.instance()
+    ds.file_meta.PrivateInformationCreatorUID = UID("1.2.3")
+    ds.file_meta.PrivateInformation = b"x" * 300_000
+    path = dicom_files.write(ds, tmp_path / "a.dcm")
+    assert read_instance(str(path)).data_offset == path.stat().st_size - len(dicom_files.data_set(path))
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_what_the_file_meta_information_leaves_out_comes_from_the_data_set(tmp_path: Path, syntax: str) -> None:
+    """A missing transfer syntax is derived from the encoding, missing UIDs from (0008,0016) and (0008,0018)."""
+    ds = dicom_files.instance(transfer_syntax_uid=syntax)
+    whole = dicom_files.write(ds, tmp_path / "whole.dcm").read_bytes()
+    data_set = dicom_files.split(whole)
+    path = tmp_path / "a.dcm"
+    path.write_bytes(b"\0" * 128 + b"DICM" + b"\2\0\1\0OB\0\0\2\0\0\0\0\1" + data_set)
+    found = read_instance(str(path))
+    assert (found.transfer_syntax_uid, found.sop_instance_uid) == (syntax, ds.SOPInstanceUID)
+    assert found.sop_class_uid == ds.SOPClassUID
+
+
+def test_dicomdir_and_text_are_no_instances(tmp_path: Path) -> None:
+    """A DICOMDIR, a text file called .dcm and an empty file each say why they are not sent."""
+    with pytest.raises(NotDicomError, match="DICOMDIR"):
+        read_instance(str(dicom_files.dicomdir()))
+    with pytest.raises(NotDicomError, match="no DICOM file"):
+        read_instance(str(dicom_files.write_text(tmp_path / "text.dcm")))
+    (tmp_path / "empty.dcm").touch()
+    with pytest.raises(NotDicomError, match="no DICOM file"):
+        read_instance(str(tmp_path / "empty.dcm"))
+
+
+def test_every_file_that_is_cut_off_in_its_meta_information_is_unreadable(tmp_path: Path) -> None:
+    """Wherever a file ends before its data set begins, it is an error and never an instance."""
+    whole = dicom_files.write(dicom_files.instance(), tmp_path / "whole.dcm").read_bytes()
+    offset = len(whole) - len(dicom_files.split(whole))
+    path = tmp_path / "cut.dcm"
+    for length in range(132, offset + 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(UnreadableInputError):
+            read_instance(str(path))
+
+
+def test_a_file_without_a_data_set_is_named_as_that(tmp_path: Path) -> None:
+    """File meta information and nothing behind it: there is nothing to send, and the reason says so."""
+    whole = dicom_files.write(dicom_files.instance(), tmp_path / "whole.dcm")
+    path = tmp_path / "empty.dcm"
+    path.write_bytes(whole.read_bytes()[: read_instance(str(whole)).data_offset])
+    with pytest.raises(UnreadableInputError, match="no data set to send"):
+        read_instance(str(path))
+
+
+def test_missing_forbidden_and_directory_are_unreadable(tmp_path: Path) -> None:
+    """What cannot be opened or read says so, with the path apart from the sentence."""
+    for path in (tmp_path / "none.dcm", tmp_path, Path("/dev/null/x"), Path("a\0b")):
+        with pytest.raises(UnreadableInputError) as caught:
+            read_instance(str(path))
+        assert caught.value.subject == str(path)
+        assert str(tmp_path) not in caught.value.message
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_named_pipe_does_not_block(tmp_path: Path) -> None:
+    """A named pipe in a directory must not hold a worker for ever."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UnreadableInputError):
+        read_instance(str(tmp_path / "pipe"))

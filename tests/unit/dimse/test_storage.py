@@ -1,0 +1,221 @@
+"""Writing instances as they come, and finding UIDs in them."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from io import BytesIO
+from pathlib import Path
+
+import pydicom
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from pacs_tasks.dimse.files.elements import SERIES_INSTANCE_UID, STUDY_INSTANCE_UID, MalformedError, read_uids
+from pacs_tasks.dimse.files.storage import IncomingFile, OtherInstanceError, instance_path, sync
+from pacs_tasks.dimse.scp.acceptance import is_storage_class
+from pacs_tasks.errors import InvalidRequestError
+from tests.support import dicom_files
+
+SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
+WANTED = (STUDY_INSTANCE_UID, SERIES_INSTANCE_UID)
+HOSTILE = [
+    "../../etc/passwd",
+    "..",
+    ".",
+    "/etc/passwd",
+    "1.2/../../3",
+    "1.2\\..\\3",
+    "C:1",
+    "1.2\0.3",
+    "1" * 65,
+    "NUL",
+    "1..2",
+    " ",
+    "1.2\n",
+]
+
+
+INSTANCE = str(dicom_files.instance().SOPInstanceUID)
+
+
+def _incoming(directory: Path, uid: str = INSTANCE, syntax: str = ExplicitVRLittleEndian) -> IncomingFile:
+    return IncomingFile(
+        directory,
+        sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
+        sop_instance_uid=uid,
+        transfer_syntax_uid=syntax,
+        calling_aet="MODALITY",
+    )
+
+
+def _left_over(directory: Path) -> list[Path]:
+    return [path for path in directory.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("uid", [*HOSTILE, ""])
+def test_a_hostile_uid_names_no_file(tmp_path: Path, uid: str) -> None:
+    """What is no UID raises, wherever it stands; an instance without any raises as well."""
+    with pytest.raises(InvalidRequestError):
+        instance_path(tmp_path, "1.2", "1.3", uid)
+    if uid:
+        with pytest.raises(InvalidRequestError):
+            instance_path(tmp_path, uid, "1.3", "1.4")
+        with pytest.raises(InvalidRequestError):
+            instance_path(tmp_path, "1.2", uid, "1.4")
+
+
+def test_an_instance_lies_under_its_study_and_series(tmp_path: Path) -> None:
+    """The path is made of the three UIDs; an instance without study has a place of its own."""
+    assert instance_path(tmp_path, "1.2", "1.3", "1.4") == tmp_path / "1.2" / "1.3" / "1.4.dcm"
+    assert instance_path(tmp_path, "", "", "1.4") == tmp_path / "no-study" / "no-series" / "1.4.dcm"
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_an_instance_is_written_as_it_came(tmp_path: Path, syntax: str) -> None:
+    """The data set is the same to the byte in every encoding, and pydicom reads the file meta information."""
+    made = dicom_files.instance(7, study=3, series=2, transfer_syntax_uid=syntax)
+    ds = Dataset(made)
+    ds.file_meta = made.file_meta
+    buffer = BytesIO()
+    ds.save_as(buffer, enforce_file_format=True)
+    data_set = dicom_files.split(buffer.getvalue())
+    file = _incoming(tmp_path, str(ds.SOPInstanceUID), syntax)
+    for start in range(0, len(data_set), 1000):
+        assert not list(tmp_path.rglob("*.dcm")), "it has its name before it is whole"
+        file.write(memoryview(data_set)[start : start + 1000])
+    path = file.finish()
+    file.discard()
+    assert path == tmp_path / ds.StudyInstanceUID / ds.SeriesInstanceUID / f"{ds.SOPInstanceUID}.dcm"
+    assert dicom_files.data_set(path) == data_set
+    meta = dcmread(path, stop_before_pixels=True).file_meta
+    assert meta.TransferSyntaxUID == syntax
+    assert meta.MediaStorageSOPInstanceUID == ds.SOPInstanceUID
+    assert meta.SourceApplicationEntityTitle == "MODALITY"
+    assert file.size == path.stat().st_size
+    sync([path])
+    assert _left_over(tmp_path) == [path]
+
+
+def test_an_older_file_is_replaced_and_a_failure_leaves_nothing(tmp_path: Path) -> None:
+    """The same instance again replaces the first; what is discarded or malformed leaves no file behind."""
+    encoded = dicom_files.data_set(dicom_files.write(dicom_files.instance(), tmp_path / "source" / "a.dcm"))
+    for _ in range(2):
+        file = _incoming(tmp_path / "source")
+        file.write(memoryview(encoded))
+        path = file.finish()
+    assert dicom_files.data_set(path) == encoded
+    (kept := tmp_path / "kept").mkdir()
+    file = _incoming(kept)
+    file.write(memoryview(encoded)[:60])
+    with pytest.raises(MalformedError):
+        file.finish()
+    file.discard()
+    hostile = _incoming(kept, "../../x")
+    hostile.write(memoryview(encoded))
+    with pytest.raises(InvalidRequestError):
+        hostile.finish()
+    hostile.discard()
+    assert _left_over(kept) == []
+
+
+def test_another_instance_than_announced_replaces_nothing(tmp_path: Path) -> None:
+    """A data set of another SOP instance is not put under the name it came with: it could replace that instance."""
+    encoded = dicom_files.data_set(dicom_files.write(dicom_files.instance(), tmp_path / "source" / "a.dcm"))
+    (kept := tmp_path / "kept").mkdir()
+    file = _incoming(kept, "1.2.3")
+    file.write(memoryview(encoded))
+    with pytest.raises(OtherInstanceError):
+        file.finish()
+    file.discard()
+    assert _left_over(kept) == []
+
+
+def test_a_directory_that_was_taken_away_is_not_made_again(tmp_path: Path) -> None:
+    """A receiver whose directory is gone says that it cannot write; it does not fill a new one that nobody reads."""
+    encoded = dicom_files.data_set(dicom_files.write(dicom_files.instance(), tmp_path / "source" / "a.dcm"))
+    (kept := tmp_path / "kept").mkdir()
+    file = _incoming(kept)
+    file.write(memoryview(encoded))
+    shutil.rmtree(kept)
+    with pytest.raises(FileNotFoundError):
+        file.finish()
+    file.discard()
+    assert not kept.exists()
+
+
+def test_a_file_on_its_way_is_hidden(tmp_path: Path) -> None:
+    """Until it is whole its name begins with a dot and does not end in .dcm."""
+    file = _incoming(tmp_path)
+    [path] = _left_over(tmp_path)
+    assert path.name.startswith(".")
+    assert path.suffix != ".dcm"
+    file.discard()
+
+
+def test_uids_behind_long_sequences_are_found(tmp_path: Path) -> None:
+    """UIDs that stand behind more than is kept in memory are read from the file."""
+    ds = dicom_files.instance()
+    item = Dataset()
+    item.TextValue = "x" * 100_000
+    ds.ReferencedStudySequence = [item]
+    ds["ReferencedStudySequence"].is_undefined_length = True
+    encoded = dicom_files.data_set(dicom_files.write(ds, tmp_path / "a.dcm"))
+    file = _incoming(tmp_path)
+    file.write(memoryview(encoded))
+    assert file.finish().parent.name == ds.SeriesInstanceUID
+
+
+@pytest.mark.parametrize("path", dicom_files.sendable(), ids=lambda path: path.name)
+def test_uids_are_found_as_pydicom_finds_them(path: Path) -> None:
+    """Study and series of every file that pydicom ships, nested and private sequences included."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some of these files are there because they break rules
+        ds = dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID", "SeriesInstanceUID"])
+    found = read_uids(dicom_files.data_set(path), ds.file_meta.TransferSyntaxUID, WANTED)
+    assert found.get(STUDY_INSTANCE_UID, "") == str(ds.get("StudyInstanceUID", "") or "")
+    assert found.get(SERIES_INSTANCE_UID, "") == str(ds.get("SeriesInstanceUID", "") or "")
+
+
+def test_every_beginning_of_a_data_set_reads_or_is_malformed() -> None:
+    """Wherever a data set is cut off there is an answer or a MalformedError, whatever encoding is claimed."""
+    path = Path(pydicom.__file__).parent / "data" / "test_files" / "rtplan.dcm"
+    encoded = dicom_files.data_set(path)
+    for syntax in SYNTAXES:
+        for length in range(0, len(encoded), 7):
+            try:
+                read_uids(encoded[:length], syntax, WANTED)
+            except MalformedError:
+                continue
+
+
+def test_a_bottomless_sequence_is_malformed() -> None:
+    """Sequences that nest for ever end in MalformedError, not in a full stack."""
+    deep = b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    with pytest.raises(MalformedError):
+        read_uids(deep * 20_000, ExplicitVRLittleEndian, WANTED)
+
+
+@pytest.mark.parametrize(
+    ("uid", "stored"),
+    [
+        ("1.2.840.10008.5.1.4.1.1.2", True),
+        ("1.2.840.10008.5.1.4.1.1.88.67", True),
+        (dicom_files.PRIVATE_SOP_CLASS, True),
+        ("1.2.840.10008.1.1", False),
+        ("1.2.840.10008.5.1.4.1.2.2.1", False),
+        ("1.2.840.10008.5.1.4.31", False),
+        ("1.2.840.10008.1.20.1", False),
+        ("1.2.840.10008.1.3.10", False),
+        ("", False),
+    ],
+)
+def test_which_classes_are_stored(uid: str, stored: bool) -> None:
+    """Storage classes and unknown ones are; query, retrieve, worklist, commitment and DICOMDIR are not."""
+    assert is_storage_class(uid) is stored

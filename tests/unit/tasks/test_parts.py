@@ -1,0 +1,79 @@
+"""How a directory is cut into parts: little beside its work for Celery, enough to share out, never too many."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from pacs_tasks.ledger.manifest import Entry
+from pacs_tasks.tasks.find import batch as find_batch
+from pacs_tasks.tasks.store.tasks import FEWEST_PARTS, MOST_PARTS, PART_BYTES, PART_WORK, cut
+
+CT = 526_000
+SMALL = 4_000
+#: Seconds that a task of Celery costs.
+TASK = 0.005
+
+
+def files(count: int, size: int) -> list[Entry]:
+    return [[f"/data/{number}", size] for number in range(count)]
+
+
+def sizes(entries: list[Entry], files_per_task: int | None = None, round_trip: float = 0.0) -> set[int]:
+    """How many files a part has; all parts together are the whole, in order."""
+    parts = cut(entries, files_per_task, round_trip)
+    assert [index for start, stop in parts for index in range(start, stop)] == list(range(len(entries)))
+    return {stop - start for start, stop in parts[:-1]} or {len(entries)}
+
+
+@pytest.mark.parametrize("count", [1, 2, 200])
+def test_a_small_directory_is_one_task_per_file(count: int) -> None:
+    """As people who look at Flower expect."""
+    assert sizes(files(count, CT)) == {1}
+
+
+@pytest.mark.parametrize(("count", "size", "file_work"), [(10_000, SMALL, 0.0004), (5_000, CT, 0.0009)])
+def test_tasks_cost_less_than_a_tenth_of_the_work_of_a_large_job(count: int, size: int, file_work: float) -> None:
+    """On a quick line; what a file takes was measured on two cores."""
+    assert min(sizes(files(count, size))) * file_work >= 10 * TASK
+
+
+@pytest.mark.parametrize("round_trip", [0.0, 0.0002, 0.02, 0.2])
+@pytest.mark.parametrize("count", [201, 500, 2_000])
+def test_there_is_enough_to_share_out(count: int, round_trip: float) -> None:
+    """Sixteen parts at least."""
+    assert len(cut(files(count, CT), None, round_trip)) >= 16
+
+
+def test_on_a_slow_line_parts_are_small() -> None:
+    """Each file takes a round trip at least, and eight associations should be busy to the end."""
+    assert sizes(files(500, CT), round_trip=0.02) == {8}
+    assert sizes(files(500, CT), round_trip=0.2) == {1}
+
+
+@pytest.mark.parametrize("round_trip", [0.0, 0.2])
+def test_a_huge_directory_is_no_huge_chord(round_trip: float) -> None:
+    """However slow the line is."""
+    assert len(cut(files(100_000, SMALL), None, round_trip)) <= MOST_PARTS
+
+
+def test_a_part_of_large_files_ends_at_its_bytes() -> None:
+    """One file may be larger than that."""
+    assert sizes(files(300, PART_BYTES // 2 + 1)) == {1}
+
+
+def test_who_says_how_many_gets_so_many() -> None:
+    """On any line."""
+    assert sizes(files(500, CT), 63, 0.02) == {63}
+
+
+@pytest.mark.parametrize("round_trip", [0.0, 0.0002, 0.02, 0.2])
+@pytest.mark.parametrize("total", [1, 15, 16, 200, 3_000, 100_000])
+def test_rows_of_a_batch_are_shared_out(total: int, round_trip: float) -> None:
+    """In order and completely; never so many parts that the chord is large, nor a part that takes minutes."""
+    parts = find_batch.cut(total, round_trip)
+    assert [index for start, stop in parts for index in range(start, stop)] == list(range(total))
+    assert min(total, FEWEST_PARTS) <= len(parts) <= MOST_PARTS
+    rows = parts[0][1] - parts[0][0]
+    assert rows * round_trip <= PART_WORK or rows == max(1, math.ceil(total / MOST_PARTS))

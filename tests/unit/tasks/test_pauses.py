@@ -1,0 +1,15 @@
+"""How long a task stays away before its next try."""
+
+from __future__ import annotations
+
+import pytest
+
+from pacs_tasks.tasks.engine.base import pause
+
+
+@pytest.mark.parametrize(("tries", "longest"), [(0, 1), (1, 2), (3, 8), (5, 30), (10_000, 30)])
+def test_pauses_grow_to_half_a_minute_and_differ(tries: int, longest: float) -> None:
+    """Tasks that failed together must not all come back together."""
+    pauses = {pause(tries) for _ in range(200)}
+    assert len(pauses) > 100
+    assert longest / 2 <= min(pauses) < max(pauses) <= longest

@@ -1,0 +1,127 @@
+"""Clears the receiver's directory of what is left behind: what no job took, and what a killed process was writing.
+
+What no job took goes to what nobody asked for, and is not removed: somebody may have sent it by chance while a job
+expected its series, and was told that it is here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from pacs_tasks.dimse.scp.storage_scp import IDLE
+from pacs_tasks.fleet.receivers import INCOMING, UNSOLICITED
+
+logger = logging.getLogger("pacs_tasks.receiver")
+
+#: Seconds between two rounds at most, and which part of the time for which things are kept.
+_ROUND = 600.0
+_PART_OF_TIME = 10
+#: Seconds without a write after which nobody writes to a file any more: no operation takes longer.
+_ABANDONED = IDLE.operation
+#: Seconds that a round may go on once the receiver ends.
+_END = 5.0
+
+
+class Cleaning:
+    """A thread that cleans at once, and then again and again.
+
+    What nobody asked for stays: it may be all that there is of it.
+
+    Parameters
+    ----------
+    directory
+        The receiver's.
+    keep
+        Seconds after which no job comes for an instance in ``incoming``.
+    """
+
+    def __init__(self, directory: Path, keep: float) -> None:
+        self._directory, self._keep = directory, keep
+        self._ending = threading.Event()
+        # A file server may hang for long; the receiver must be able to end all the same.
+        self._thread = threading.Thread(target=self._run, name="cleaning", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ending.set()
+        self._thread.join(_END)
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self.clean()
+            except OSError as error:
+                # Of a directory that cannot be listed its name is nobody's business: it may be a study.
+                logger.warning("the receiver's directory could not be cleaned: %s", error.strerror)
+            if self._ending.wait(min(_ROUND, self._keep / _PART_OF_TIME)):
+                return
+
+    def clean(self) -> None:
+        """One round."""
+        # They are written in the directory itself, wherever they go afterwards.
+        parts = [each for each in _files(self._directory) if each.name.startswith(".") and each.name.endswith(".part")]
+        abandoned = self._clear(parts, _ABANDONED, Path.unlink)
+        late = 0
+        incoming, unsolicited = self._directory / INCOMING, self._directory / UNSOLICITED
+        for study in _directories(incoming):
+            for series in _directories(study):
+                aside = unsolicited / study.name / series.name
+                late += self._clear(_files(series), self._keep, partial(_set_aside, aside))
+                _remove_if_empty(series)
+            _remove_if_empty(study)
+        if late or abandoned:
+            logger.info("set %d instances aside that no job took, and removed %d unfinished files", late, abandoned)
+
+    def _clear(self, files: list[os.DirEntry[str]], age: float, away: Callable[[Path], None]) -> int:
+        """Have those away that nobody has written to for so many seconds; how many there were."""
+        cleared = 0
+        for each in files:
+            if self._ending.is_set():
+                break
+            # A job, or another receiver's cleaning, may take it at this moment.
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - each.stat(follow_symlinks=False).st_mtime > age:
+                    away(Path(each.path))
+                    cleared += 1
+        return cleared
+
+
+def _set_aside(directory: Path, path: Path) -> None:
+    """Move an instance to others that nobody asked for; where it has come there as well, what came last stays."""
+    directory.mkdir(parents=True, exist_ok=True)
+    target = directory / path.name
+    if target.exists() and target.stat().st_mtime > path.stat().st_mtime:
+        path.unlink()
+    else:
+        path.replace(target)
+
+
+def _files(directory: Path) -> list[os.DirEntry[str]]:
+    return [each for each in _listed(directory) if not each.is_dir(follow_symlinks=False)]
+
+
+def _directories(directory: Path) -> Iterator[Path]:
+    return (Path(each.path) for each in _listed(directory) if each.is_dir(follow_symlinks=False))
+
+
+def _listed(directory: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(directory) as entries:
+            return list(entries)
+    except FileNotFoundError:
+        return []
+
+
+def _remove_if_empty(directory: Path) -> None:
+    """An instance may come at this moment; then the directory stays, or the instance makes it again."""
+    with contextlib.suppress(OSError):
+        directory.rmdir()
