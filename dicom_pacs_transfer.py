@@ -45,8 +45,7 @@ from pacs_tasks.cli.invocation import Program
 from pacs_tasks.cli.output.matches import COLUMNS
 from pacs_tasks.cli.program import main as run_command
 from pacs_tasks.cli.running import log_outcome
-from pacs_tasks.operations import Outcome
-from pacs_tasks.outcome import Category
+from pacs_tasks.outcome import Category, Outcome
 from pacs_tasks.request import AnyRequest, Level, Request, build
 from pacs_tasks.settings import load
 

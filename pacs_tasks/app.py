@@ -10,36 +10,11 @@ from typing import Any
 
 from celery import Celery
 
+from pacs_tasks.operations import OPERATIONS, QUEUES, STORE_QUEUE
 from pacs_tasks.settings import Settings, settings
 
 #: Where a worker looks that was started by hand and told of none.
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
-
-STORE_QUEUE = "pacs_tasks.store"
-FIND_QUEUE = "pacs_tasks.find"
-MOVE_QUEUE = "pacs_tasks.move"
-#: Own names: a worker of another application on the same Redis would eat and drop tasks that it does not know.
-QUEUES = (STORE_QUEUE, FIND_QUEUE, MOVE_QUEUE)
-
-ROUTES = {
-    "pacs_tasks.echo": FIND_QUEUE,
-    "pacs_tasks.find": FIND_QUEUE,
-    "pacs_tasks.find_batch": FIND_QUEUE,
-    "pacs_tasks.find_batch_part": FIND_QUEUE,
-    "pacs_tasks.find_batch_finish": FIND_QUEUE,
-    "pacs_tasks.preflight": FIND_QUEUE,
-    "pacs_tasks.verify": FIND_QUEUE,
-    "pacs_tasks.commit": FIND_QUEUE,
-    "pacs_tasks.move": MOVE_QUEUE,
-    "pacs_tasks.get": MOVE_QUEUE,
-    "pacs_tasks.retrieve": MOVE_QUEUE,
-    "pacs_tasks.retrieve_part": MOVE_QUEUE,
-    "pacs_tasks.retrieve_finish": MOVE_QUEUE,
-    "pacs_tasks.store_file": STORE_QUEUE,
-    "pacs_tasks.store_directory": STORE_QUEUE,
-    "pacs_tasks.store_part": STORE_QUEUE,
-    "pacs_tasks.store_finish": STORE_QUEUE,
-}
 
 #: Where Redis keeps what it has handed out and nobody has acknowledged.
 UNACKED = "pacs_tasks.unacked"
@@ -151,7 +126,9 @@ def configuration(config: Settings, redis_url: str | None = None) -> dict[str, A
         "task_default_queue": STORE_QUEUE,
         # A misspelt queue is an error, not a queue that nobody reads.
         "task_create_missing_queues": False,
-        "task_routes": {task: {"queue": queue} for task, queue in ROUTES.items()},
+        "task_routes": {
+            task: {"queue": each.queue} for each in OPERATIONS.values() for task in (each.task, *each.steps)
+        },
         "result_expires": config.keep_jobs,
         **_FIXED,
     }

@@ -1,36 +1,117 @@
-"""Which outcome each task has."""
+"""The operations: one row each, with everything that the rooms need to know about it.
+
+A new operation is a row here, its request and outcome, the task that does it, and its command.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
-from pacs_tasks.outcome import EchoOutcome, FindOutcome, GetOutcome, MoveOutcome, PreflightOutcome, TransferOutcome
-from pacs_tasks.outcome.verification import CommitOutcome, VerifyOutcome
-
-Outcome = (
-    PreflightOutcome
-    | EchoOutcome
-    | FindOutcome
-    | MoveOutcome
-    | GetOutcome
-    | TransferOutcome
-    | VerifyOutcome
-    | CommitOutcome
+from pacs_tasks.outcome import (
+    CommitOutcome,
+    EchoOutcome,
+    FindOutcome,
+    GetOutcome,
+    MoveOutcome,
+    Outcome,
+    PreflightOutcome,
+    TransferOutcome,
+    VerifyOutcome,
+)
+from pacs_tasks.request import (
+    AnyRequest,
+    CommitRequest,
+    EchoRequest,
+    FindBatchRequest,
+    FindRequest,
+    GetRequest,
+    MoveRequest,
+    PreflightRequest,
+    RetrieveRequest,
+    StoreDirectoryRequest,
+    StoreRequest,
+    VerifyRequest,
 )
 
-OUTCOMES: Mapping[str, type[Outcome]] = MappingProxyType(
-    {
-        "pacs_tasks.echo": EchoOutcome,
-        "pacs_tasks.store_file": TransferOutcome,
-        "pacs_tasks.store_directory": TransferOutcome,
-        "pacs_tasks.preflight": PreflightOutcome,
-        "pacs_tasks.find": FindOutcome,
-        "pacs_tasks.find_batch": TransferOutcome,
-        "pacs_tasks.move": MoveOutcome,
-        "pacs_tasks.get": GetOutcome,
-        "pacs_tasks.retrieve": TransferOutcome,
-        "pacs_tasks.verify": VerifyOutcome,
-        "pacs_tasks.commit": CommitOutcome,
-    }
+#: The queues have names of our own: a worker of another application on the same Redis discards tasks that it does not
+#: know.
+STORE_QUEUE = "pacs_tasks.store"
+FIND_QUEUE = "pacs_tasks.find"
+MOVE_QUEUE = "pacs_tasks.move"
+QUEUES = (STORE_QUEUE, FIND_QUEUE, MOVE_QUEUE)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation, with the words that people know it by.
+
+    Attributes
+    ----------
+    request, outcome
+        What goes to the worker and what comes back. ``request.task`` is the name of the public task.
+    queue
+        The queue of its tasks.
+    command
+        The command that runs it.
+    done
+        What it has done with an item that succeeded.
+    item
+        The heading of a column of items.
+    steps
+        The internal tasks of its jobs. They share its queue.
+    """
+
+    request: type[AnyRequest]
+    outcome: type[Outcome]
+    queue: str
+    command: str
+    done: str = "done"
+    item: str = "File or instance"
+    steps: tuple[str, ...] = ()
+
+    @property
+    def task(self) -> str:
+        """The name of the public task."""
+        return self.request.task
+
+
+_ROWS = (
+    Operation(EchoRequest, EchoOutcome, FIND_QUEUE, "echo"),
+    Operation(StoreRequest, TransferOutcome, STORE_QUEUE, "send-file", "sent"),
+    Operation(
+        StoreDirectoryRequest,
+        TransferOutcome,
+        STORE_QUEUE,
+        "send-dir",
+        "sent",
+        steps=("pacs_tasks.store_part", "pacs_tasks.store_finish"),
+    ),
+    Operation(PreflightRequest, PreflightOutcome, FIND_QUEUE, "send-dir --dry-run"),
+    Operation(FindRequest, FindOutcome, FIND_QUEUE, "query"),
+    Operation(
+        FindBatchRequest,
+        TransferOutcome,
+        FIND_QUEUE,
+        "query --batch",
+        "answered",
+        "Row",
+        steps=("pacs_tasks.find_batch_part", "pacs_tasks.find_batch_finish"),
+    ),
+    Operation(MoveRequest, MoveOutcome, MOVE_QUEUE, "move"),
+    Operation(GetRequest, GetOutcome, MOVE_QUEUE, "get", "received"),
+    Operation(
+        RetrieveRequest,
+        TransferOutcome,
+        MOVE_QUEUE,
+        "retrieve",
+        "received",
+        steps=("pacs_tasks.retrieve_part", "pacs_tasks.retrieve_finish"),
+    ),
+    Operation(VerifyRequest, VerifyOutcome, FIND_QUEUE, "verify"),
+    Operation(CommitRequest, CommitOutcome, FIND_QUEUE, "verify --commit"),
 )
+
+#: Every operation, by the name of its public task.
+OPERATIONS: Mapping[str, Operation] = MappingProxyType({row.task: row for row in _ROWS})

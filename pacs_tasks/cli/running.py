@@ -15,8 +15,7 @@ from pacs_tasks.cli.output.render import outcome_document, show_outcome, words_o
 from pacs_tasks.client import PacsClient
 from pacs_tasks.client.job import Job
 from pacs_tasks.errors import ConfigurationError, JobNotReadyError
-from pacs_tasks.operations import Outcome
-from pacs_tasks.outcome import TransferOutcome
+from pacs_tasks.outcome import Outcome, TransferOutcome
 from pacs_tasks.outcome.progress import JobState, Progress
 from pacs_tasks.request import AnyRequest, FindBatchRequest, RetrieveRequest
 from pacs_tasks.settings import Settings

@@ -23,8 +23,7 @@ from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.outcomes import Instances
 from pacs_tasks.ledger.receipts import Receipt, receipts_of
 from pacs_tasks.ledger.rows import RowAnswer, rows_of
-from pacs_tasks.operations import Outcome
-from pacs_tasks.outcome import InstanceOutcome
+from pacs_tasks.outcome import InstanceOutcome, Outcome
 from pacs_tasks.outcome.progress import JobState, Progress
 from pacs_tasks.request import AnyRequest
 

@@ -27,10 +27,10 @@ from pacs_tasks.ledger.manifest import Manifest
 from pacs_tasks.ledger.matches import Matches
 from pacs_tasks.ledger.stalled import Unfinished
 from pacs_tasks.ledger.studies import Studies
-from pacs_tasks.operations import OUTCOMES, Outcome
-from pacs_tasks.outcome import Category, InstanceCategory, InstanceOutcome, TransferOutcome
+from pacs_tasks.operations import OPERATIONS
+from pacs_tasks.outcome import Category, InstanceCategory, InstanceOutcome, Outcome, TransferOutcome
 from pacs_tasks.outcome.progress import JobState, Progress
-from pacs_tasks.request import REQUESTS, AnyRequest, JobRequest, R
+from pacs_tasks.request import AnyRequest, JobRequest, R
 
 _CHUNK = 1_000
 #: A command that looks at more indices than this at once would keep the others of this Redis waiting.
@@ -109,8 +109,8 @@ class Ledger:
             raise not_found(job_id)
         if not text:
             raise InvalidRequestError("the request of this job could not be read when it was enqueued")
-        kind = REQUESTS.get(task)
-        apart = self._redis.get(key(job_id, "bulk")) if bulk and kind is not None and kind.bulk else None
+        kind = OPERATIONS.get(task)
+        apart = self._redis.get(key(job_id, "bulk")) if bulk and kind is not None and kind.request.bulk else None
         return request_of(job_id, task, text, cast("str | None", apart))
 
     def completed(self, request: R) -> R:
@@ -217,7 +217,7 @@ class Ledger:
             raise InvalidRequestError(f"job {job_id} is still {progress.state}; wait for its end or cancel it first")
         failed = [index for index, outcome in self.problems(job_id) if failed_too and outcome.category in _RETRIED]
         complete = progress.state is JobState.DONE and progress.counters.recorded == progress.counters.total
-        if complete and not failed and OUTCOMES[progress.task] is TransferOutcome:
+        if complete and not failed and OPERATIONS[progress.task].outcome is TransferOutcome:
             why = "retry: nothing in it failed" if failed_too else "resume: everything in it has an outcome"
             raise InvalidRequestError(f"job {job_id} has nothing to {why}")
         keys = [key(job_id), *(key(job_id, part) for part in ("recorded", "problems", "attempts", "matches"))]
@@ -277,10 +277,10 @@ class Ledger:
             raise JobNotReadyError(f"job {job_id} is still {progress.state}; wait for it")
         text = cast("str | None", self._redis.hget(key(job_id), "outcome"))
         if text is not None:
-            return OUTCOMES[progress.task].model_validate_json(text)
+            return OPERATIONS[progress.task].outcome.model_validate_json(text)
         if progress.state is JobState.FAILED:
             raise self.error(job_id)
-        if OUTCOMES[progress.task] is not TransferOutcome:
+        if OPERATIONS[progress.task].outcome is not TransferOutcome:
             raise JobCancelledError(f"job {job_id} was cancelled before the peer had answered")
         return TransferOutcome(
             counters=progress.counters,

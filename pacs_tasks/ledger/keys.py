@@ -9,9 +9,10 @@ import redis
 from pydantic import ValidationError
 
 from pacs_tasks.errors import InvalidRequestError, JobNotFoundError, from_record
+from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.outcome import Counters
 from pacs_tasks.outcome.progress import JobState, Progress
-from pacs_tasks.request import BULK_APART, REQUESTS, AnyRequest
+from pacs_tasks.request import BULK_APART, AnyRequest
 
 _PREFIX = "pacs_tasks"
 #: The index of all jobs.
@@ -81,7 +82,7 @@ def request_of(job_id: str, task: str, text: str, bulk: str | None) -> AnyReques
         If another version wrote it.
     """
     try:
-        found = REQUESTS[task].model_validate_json(text, context=BULK_APART)
+        found = OPERATIONS[task].request.model_validate_json(text, context=BULK_APART)
         return found if bulk is None else type(found).model_validate({**json.loads(text), **json.loads(bulk)})
     except (KeyError, ValidationError):
         raise InvalidRequestError(
@@ -126,6 +127,6 @@ def progress_of(job_id: str, fields: Mapping[str, str | None]) -> Progress:
 def _called(task: str, request: str) -> str:
     """Whom a job calls; empty where another version wrote the request, which must not hide the other jobs."""
     try:
-        return str(REQUESTS[task].model_validate_json(request, context=BULK_APART).remote)
+        return str(OPERATIONS[task].request.model_validate_json(request, context=BULK_APART).remote)
     except (KeyError, ValidationError):
         return ""

@@ -14,9 +14,13 @@ from pacs_tasks.outcome.transfer import (
     StudyOutcome,
     TransferOutcome,
 )
+from pacs_tasks.outcome.verification import Commitment, CommitmentState, CommitOutcome, VerifyOutcome
 
 __all__ = [
     "Category",
+    "CommitOutcome",
+    "Commitment",
+    "CommitmentState",
     "Counters",
     "Doubt",
     "EchoOutcome",
@@ -25,6 +29,7 @@ __all__ = [
     "InstanceCategory",
     "InstanceOutcome",
     "MoveOutcome",
+    "Outcome",
     "PreflightOutcome",
     "Proof",
     "ProposedPair",
@@ -35,4 +40,16 @@ __all__ = [
     "StudyOutcome",
     "Suboperations",
     "TransferOutcome",
+    "VerifyOutcome",
 ]
+
+Outcome = (
+    EchoOutcome
+    | TransferOutcome
+    | PreflightOutcome
+    | FindOutcome
+    | MoveOutcome
+    | GetOutcome
+    | VerifyOutcome
+    | CommitOutcome
+)

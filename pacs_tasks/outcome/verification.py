@@ -7,13 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
-from pacs_tasks.outcome import Category, InstanceOutcome
-
-
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from pacs_tasks.outcome.instance import InstanceOutcome
+from pacs_tasks.outcome.status import Category, Value
 
 
 @dataclass(frozen=True)
@@ -40,7 +35,7 @@ class CommitmentState(StrEnum):
     PENDING = "pending"
 
 
-class Commitment(_Value):
+class Commitment(Value):
     """The last word about one instance. ``time`` is when it was reported, or asked for, in Unix seconds."""
 
     state: CommitmentState
@@ -50,7 +45,7 @@ class Commitment(_Value):
     reason: str = ""
 
 
-class VerifyOutcome(_Value):
+class VerifyOutcome(Value):
     """The answer to a :class:`~pacs_tasks.request.VerifyRequest`: counts of instances.
 
     ``held``: the peer lists it. ``missing``: it does not. ``unknown``: it could not be asked, or gave no answer.
@@ -80,7 +75,7 @@ class VerifyOutcome(_Value):
         return {"category": self.category, **self.model_dump(exclude={"problems"})}
 
 
-class CommitOutcome(_Value):
+class CommitOutcome(Value):
     """The answer to a :class:`~pacs_tasks.request.CommitRequest`, as far as it had come when the waiting ended.
 
     ``problems`` names what has failed, by path and SOP Instance UID. ``receiver`` is where the peer could report.

@@ -7,7 +7,6 @@ settings answer.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -22,7 +21,6 @@ from pacs_tasks.request.verify import CommitRequest, JobRequest, VerifyRequest
 
 __all__ = [
     "BULK_APART",
-    "REQUESTS",
     "UID",
     "AccessionNumber",
     "AnyRequest",
@@ -63,25 +61,6 @@ AnyRequest = (
     | RetrieveRequest
     | VerifyRequest
     | CommitRequest
-)
-
-REQUESTS: Mapping[str, type[AnyRequest]] = MappingProxyType(
-    {
-        request.task: request
-        for request in (
-            EchoRequest,
-            StoreRequest,
-            StoreDirectoryRequest,
-            PreflightRequest,
-            FindRequest,
-            FindBatchRequest,
-            MoveRequest,
-            GetRequest,
-            RetrieveRequest,
-            VerifyRequest,
-            CommitRequest,
-        )
-    }
 )
 
 R = TypeVar("R", bound=Request)

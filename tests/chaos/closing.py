@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from pacs_tasks import InstanceCategory, InstanceOutcome, Job, JobState
-from pacs_tasks.app import QUEUES, UNACKED, create
+from pacs_tasks.app import UNACKED, create
 from pacs_tasks.ledger.keys import JOBS
+from pacs_tasks.operations import QUEUES
 from pacs_tasks.outcome.progress import Progress
 from pacs_tasks.settings import Settings
 from tests.chaos.files import Files

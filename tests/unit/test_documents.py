@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pacs_tasks.app import QUEUES, ROUTES
 from pacs_tasks.cli.commands.shared import COMMANDS
 from pacs_tasks.cli.output.exit_codes import ExitCode
-from pacs_tasks.request import REQUESTS, Request
+from pacs_tasks.operations import OPERATIONS, QUEUES
+from pacs_tasks.request import Request
 from pacs_tasks.request.template import FIELDS
 from pacs_tasks.settings import Settings
 from tests.support.documents import README, README_ZH, Block, blocks, headings, links, table_rows
@@ -49,7 +49,7 @@ def test_every_public_task_is_in_the_table_with_its_queue_and_fields(readme: Pat
     shared = set(Request.model_fields)
     told = {row[0]: (row[1], {each.strip() for each in row[2].split(",") if each.strip()})
             for row in table_rows(readme, r"pacs_tasks\.\w+")}  # fmt: skip
-    assert told == {name: (ROUTES[name], set(each.model_fields) - shared) for name, each in REQUESTS.items()}
+    assert told == {name: (each.queue, set(each.request.model_fields) - shared) for name, each in OPERATIONS.items()}
     assert {queue for queue, _ in told.values()} == set(QUEUES)
 
 

@@ -9,10 +9,10 @@ from pacs_tasks.errors import (
     PacsTasksError,
     PeerUnavailableError,
 )
-from pacs_tasks.operations import Outcome
 from pacs_tasks.outcome import (
     Category,
     FindOutcome,
+    Outcome,
     PreflightOutcome,
     TransferOutcome,
 )

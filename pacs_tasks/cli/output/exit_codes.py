@@ -15,8 +15,7 @@ from pacs_tasks.errors import (
     PacsTasksError,
     from_record,
 )
-from pacs_tasks.operations import Outcome
-from pacs_tasks.outcome import Category, InstanceCategory, PreflightOutcome, TransferOutcome
+from pacs_tasks.outcome import Category, InstanceCategory, Outcome, PreflightOutcome, TransferOutcome
 from pacs_tasks.outcome.verification import CommitOutcome
 
 

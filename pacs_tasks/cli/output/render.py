@@ -15,7 +15,6 @@ from pacs_tasks.cli.output.progress import duration, size
 from pacs_tasks.cli.output.study_tables import promised, study_table
 from pacs_tasks.cli.output.tables import STYLES, facts, new_table
 from pacs_tasks.cli.output.terminal import Terminal, plain
-from pacs_tasks.operations import Outcome
 from pacs_tasks.outcome import (
     Category,
     EchoOutcome,
@@ -23,6 +22,7 @@ from pacs_tasks.outcome import (
     InstanceCategory,
     InstanceOutcome,
     MoveOutcome,
+    Outcome,
     PreflightOutcome,
     Proof,
     Status,

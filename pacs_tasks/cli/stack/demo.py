@@ -28,8 +28,7 @@ from pacs_tasks.dimse.files import part10
 from pacs_tasks.embedded.launch import environment
 from pacs_tasks.errors import ConfigurationError, JobFailedError
 from pacs_tasks.fleet.receivers import running
-from pacs_tasks.operations import Outcome
-from pacs_tasks.outcome import FindOutcome, TransferOutcome
+from pacs_tasks.outcome import FindOutcome, Outcome, TransferOutcome
 from pacs_tasks.request import AnyRequest, FindRequest, RetrieveMethod, RetrieveRequest, StoreDirectoryRequest
 from pacs_tasks.settings import Settings
 from pacs_tasks.testing import TestPACS

@@ -13,9 +13,10 @@ import threading
 
 from celery import Celery, Task
 
-from pacs_tasks.app import HIDDEN, QUEUES, ROUTES, UNACKED, VISIBILITY_TIMEOUT, app
+from pacs_tasks.app import HIDDEN, UNACKED, VISIBILITY_TIMEOUT, app
 from pacs_tasks.errors import JobNotFoundError
 from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.operations import OPERATIONS, QUEUES
 from pacs_tasks.tasks.engine.base import ledger
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ def look_round(celery: Celery, found: Ledger, patience: float = PATIENCE) -> Non
     for job_id in found.unfinished.jobs():
         try:
             seen = found.unfinished.standstill(job_id, patience)
-            queue = ROUTES[found.progress(job_id).task]
+            queue = OPERATIONS[found.progress(job_id).task].queue
         except JobNotFoundError:
             continue
         if seen:

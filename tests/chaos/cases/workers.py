@@ -7,7 +7,8 @@ import signal
 from typing import Final
 
 from pacs_tasks import Job
-from pacs_tasks.app import STORE_QUEUE, UNACKED
+from pacs_tasks.app import UNACKED
+from pacs_tasks.operations import STORE_QUEUE
 from tests.chaos.cases.case import WORKERS, Case, sent, written
 from tests.chaos.closing import Expected, Found, check_sent
 from tests.chaos.stage import CHILDREN, Stage, Worker

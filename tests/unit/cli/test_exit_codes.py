@@ -6,13 +6,13 @@ import pytest
 
 from pacs_tasks import errors
 from pacs_tasks.cli.output.exit_codes import ExitCode, of_error, of_outcome
-from pacs_tasks.operations import Outcome
 from pacs_tasks.outcome import (
     Counters,
     EchoOutcome,
     FindOutcome,
     InstanceCategory,
     InstanceOutcome,
+    Outcome,
     PreflightOutcome,
     ProposedPair,
     Status,

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.errors import InvalidRequestError
+from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.request import (
-    REQUESTS,
     EchoRequest,
     FindBatchRequest,
     FindRequest,
@@ -46,7 +46,9 @@ EXAMPLES: list[Request] = [
 @pytest.mark.parametrize("request_", EXAMPLES, ids=lambda each: type(each).__name__)
 def test_a_request_survives_its_way_through_redis(request_: Request) -> None:
     """What the worker reads is what the client asked."""
-    assert REQUESTS[request_.task].model_validate_json(request_.model_dump_json(exclude_none=True)) == request_
+    assert (
+        OPERATIONS[request_.task].request.model_validate_json(request_.model_dump_json(exclude_none=True)) == request_
+    )
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,10 @@ from celery import Celery
 from celery.exceptions import Ignore
 
 from pacs_tasks import Category, Job, JobState, PacsClient, StoreDirectoryRequest, TransferOutcome
-from pacs_tasks.app import MOVE_QUEUE, QUEUES, STORE_QUEUE, UNACKED, create
+from pacs_tasks.app import UNACKED, create
 from pacs_tasks.connection import connect
 from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.operations import MOVE_QUEUE, QUEUES, STORE_QUEUE
 from pacs_tasks.settings import Settings
 from pacs_tasks.tasks.engine.base import conclude
 from pacs_tasks.tasks.engine.resume import look_round

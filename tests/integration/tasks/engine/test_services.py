@@ -22,9 +22,9 @@ from pacs_tasks import (
     UnreadableInputError,
     VerifyRequest,
 )
-from pacs_tasks.app import FIND_QUEUE, STORE_QUEUE
 from pacs_tasks.client import job as job_module
 from pacs_tasks.connection import connect
+from pacs_tasks.operations import FIND_QUEUE, STORE_QUEUE
 from pacs_tasks.testing import Faults, Report, TestPACS
 from tests.support import workers
 from tests.support.dicom_files import UID_ROOT, write_series

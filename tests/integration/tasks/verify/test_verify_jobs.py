@@ -26,8 +26,8 @@ from pacs_tasks import (
     VerifyOutcome,
     VerifyRequest,
 )
-from pacs_tasks.app import FIND_QUEUE
 from pacs_tasks.cli.output.exit_codes import ExitCode, of_outcome
+from pacs_tasks.operations import FIND_QUEUE
 from pacs_tasks.request import AnyRequest
 from pacs_tasks.testing import EVERY_INSTANCE, Faults, Silence, TestPACS
 from pacs_tasks.testing.faults import CALLING_AET_NOT_RECOGNISED
