@@ -30,12 +30,12 @@ def echo(local: LocalAE, remote: RemoteAE, timeouts: Timeouts, stop: StopCheck |
     """
     started = time.monotonic()
     with Association.open(local, remote, [VERIFICATION_CONTEXT], timeouts, stop) as assoc:
-        if not assoc.accepted:
+        if not assoc.accepted_contexts:
             raise ContextRejectedError(
                 f"{remote} accepts the association and refuses C-ECHO; ask its administrator to allow "
                 f"Verification for {local.ae_title}"
             )
-        (context_id,) = assoc.accepted.values()
+        (context_id,) = assoc.accepted_contexts.values()
         with assoc.exchange() as message_id:
             assoc.send(
                 context_id,
@@ -48,6 +48,6 @@ def echo(local: LocalAE, remote: RemoteAE, timeouts: Timeouts, stop: StopCheck |
                     data_set=False,
                 ),
             )
-            answer, code = assoc.read_response(context_id, message_id, command.C_ECHO_RQ)
+            answer, code = assoc.receive_response(context_id, message_id, command.C_ECHO_RQ)
         seconds = time.monotonic() - started
     return EchoOutcome(status=status.echo_status(code, answer.text(command.ERROR_COMMENT)), seconds=seconds)

@@ -106,12 +106,12 @@ class _Sending:
 
     def answered(self) -> bool:
         """Whether an answer has come already."""
-        return bool(self.waiting) and self._assoc.stream.speaks(0)
+        return bool(self.waiting) and self._assoc.stream.has_input(0)
 
     def send(self, instance: StoredInstance) -> InstanceOutcome | None:
         """Send a request; the outcome if this instance cannot be sent."""
         assoc, begun = self._assoc, time.time()
-        context_id = assoc.accepted.get((instance.sop_class_uid, instance.transfer_syntax_uid))
+        context_id = assoc.accepted_contexts.get((instance.sop_class_uid, instance.transfer_syntax_uid))
         if context_id is None:
             return _failed(instance, "ContextRejectedError", _refusal(assoc, instance))
         message_id = assoc.next_message_id()
@@ -129,7 +129,7 @@ class _Sending:
 
     def answer(self) -> tuple[StoredInstance, InstanceOutcome]:
         """Read the next answer, to whichever request."""
-        found_id, answer = self._assoc.read_command("the C-STORE response")
+        found_id, answer = self._assoc.receive_command("the C-STORE response")
         oldest = next(iter(self.waiting))
         message_id = answer.number(command.MESSAGE_ID_RESPONDED_TO)
         message_id = message_id if message_id in self.waiting else oldest
@@ -248,7 +248,7 @@ def _refusal(assoc: Association, instance: StoredInstance) -> str:
     what = f"{_named(sop_class)} in {_named(syntax)}"
     if not assoc.covers([(sop_class, syntax)]):
         return f"{what} was not proposed on this association; open one that proposes it"
-    others = [_named(accepted) for uid, accepted in assoc.accepted if uid == sop_class]
+    others = [_named(accepted) for uid, accepted in assoc.accepted_contexts if uid == sop_class]
     if others:
         return f"{assoc.remote} does not accept {what}; it accepts this class in {', '.join(others)}"
     return f"{assoc.remote} does not accept {what}; ask its administrator to allow this class and transfer syntax"

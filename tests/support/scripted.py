@@ -62,7 +62,7 @@ def wake(listener: socket.socket) -> None:
         socket.create_connection(listener.getsockname(), timeout=1).close()
 
 
-def read_pdu(sock: socket.socket) -> tuple[int, bytes]:
+def receive_pdu(sock: socket.socket) -> tuple[int, bytes]:
     """Read one whole PDU."""
     head = _read(sock, 6)
     return head[0], _read(sock, int.from_bytes(head[2:], "big"))
@@ -88,7 +88,7 @@ def wait_for_end(sock: socket.socket) -> bytes:
 
 def let_go(sock: socket.socket) -> None:
     """Read until the other side asks to release, and agree."""
-    while read_pdu(sock)[0] != 5:
+    while receive_pdu(sock)[0] != 5:
         continue
     sock.sendall(b"\6\0\0\0\0\4\0\0\0\0")
 
@@ -97,7 +97,7 @@ def accept_all(
     sock: socket.socket, max_length: int = 16_384, operations: tuple[int, int] | None = None
 ) -> acse.AssociateRequest:
     """Answer an association request, taking the first transfer syntax of each context and every role."""
-    _, content = read_pdu(sock)
+    _, content = receive_pdu(sock)
     request = acse.decode_request(memoryview(content))
     results = {cx.context_id: (acse.ACCEPTED, cx.transfer_syntaxes[0]) for cx in request.contexts}
     sock.sendall(acse.encode_accept(acse.AssociateAccept(results, max_length, request.roles, operations), request))
@@ -124,7 +124,7 @@ def read_message(sock: socket.socket) -> tuple[int, bytes]:
     """Read one command set and the data set that follows it, if any: context id and the bytes of the command set."""
     command_set, context_id = b"", 0
     while True:
-        _, content = read_pdu(sock)
+        _, content = receive_pdu(sock)
         context_id, control, value = content[4], content[5], content[6:]
         if control & 1:
             command_set += value

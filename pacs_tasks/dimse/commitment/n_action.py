@@ -41,18 +41,18 @@ def ask(assoc: Association, transaction_uid: str, references: Sequence[tuple[str
     with assoc.exchange() as message_id:
         assoc.send(context_id, _request(message_id), encode_request(transaction_uid, references))
         while True:
-            found_id, message = assoc.read_command("the N-ACTION response")
+            found_id, message = assoc.receive_command("the N-ACTION response")
             if message.field != command.N_EVENT_REPORT_RQ:
                 break
-            n_event_report.serve(assoc.stream, found_id, message, assoc.accepted_by_id[found_id], take)
+            n_event_report.serve(assoc.stream, found_id, message, assoc.contexts_by_id[found_id], take)
         code = assoc.check_response(found_id == context_id, message, message_id, command.N_ACTION_RQ)
         if message.has_data_set:
-            assoc.read_data(context_id, "the rest of its answer")
+            assoc.receive_data(context_id, "the rest of its answer")
     return status.action_status(code, message.text(command.ERROR_COMMENT))
 
 
 def _accepted_context(assoc: Association) -> int:
-    context_id = next((number for pair, number in assoc.accepted.items() if pair[0] == PUSH_MODEL), None)
+    context_id = next((number for pair, number in assoc.accepted_contexts.items() if pair[0] == PUSH_MODEL), None)
     if context_id is None:
         raise ContextRejectedError(
             f"{assoc.remote} does not offer storage commitment to {assoc.local.ae_title}; verify without it, "
@@ -81,17 +81,17 @@ def listen(assoc: Association, seconds: float, take: TakeReport) -> bool:
     """
     if assoc.wire.closed:
         return False
-    if not assoc.stream.speaks(seconds):
+    if not assoc.stream.has_input(seconds):
         return True
     try:
         with assoc.exchange():
-            message = assoc.stream.read_command("a report")
+            message = assoc.stream.receive_command("a report")
             if message is None:
                 return False
             context_id, report = message
             if report.field != command.N_EVENT_REPORT_RQ:
-                raise assoc.no_answer("sent another message where a report was due; its log tells more")
-            n_event_report.serve(assoc.stream, context_id, report, assoc.accepted_by_id[context_id], take)
+                raise assoc.no_response("sent another message where a report was due; its log tells more")
+            n_event_report.serve(assoc.stream, context_id, report, assoc.contexts_by_id[context_id], take)
     except PeerUnavailableError as error:
         log.info("no more reports on this association: %s", error.message)
         return False

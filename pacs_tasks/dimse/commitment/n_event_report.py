@@ -45,7 +45,7 @@ def serve(stream: MessageStream, context_id: int, request: Command, pair: tuple[
     PeerUnavailableError
         If the association is lost.
     """
-    content = stream.read_identifier(context_id, "the rest of a report") if request.has_data_set else b""
+    content = stream.receive_identifier(context_id, "the rest of a report") if request.has_data_set else b""
     code = _taken(stream, request, content, pair, take)
     elements: dict[int, int | str] = {
         command.AFFECTED_SOP_CLASS_UID: request.text(command.AFFECTED_SOP_CLASS_UID),

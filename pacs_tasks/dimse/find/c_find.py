@@ -168,8 +168,8 @@ class Finding:
                 asked,
             )
             while True:
-                answer, code = assoc.read_response(context_id, message_id, command.C_FIND_RQ)
-                content = assoc.read_data(context_id, "the rest of a match") if answer.has_data_set else b""
+                answer, code = assoc.receive_response(context_id, message_id, command.C_FIND_RQ)
+                content = assoc.receive_data(context_id, "the rest of a match") if answer.has_data_set else b""
                 said = status.find_status(code, answer.text(command.ERROR_COMMENT))
                 if said.category is not StatusCategory.PENDING:
                     return said

@@ -59,7 +59,7 @@ def accepted_context(assoc: Association, sop_class_uid: str) -> tuple[int, str]:
     ContextRejectedError
         If it does not.
     """
-    for (abstract_syntax, syntax), context_id in assoc.accepted.items():
+    for (abstract_syntax, syntax), context_id in assoc.accepted_contexts.items():
         if abstract_syntax == sop_class_uid:
             return context_id, syntax
     raise refused(assoc.remote, sop_class_uid)

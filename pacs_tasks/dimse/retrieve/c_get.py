@@ -93,7 +93,7 @@ class _Getting:
     def run(self, started: float, look: Look | None) -> GetOutcome:
         assoc = self._assoc
         context_id, _ = query.accepted_context(assoc, query.STUDY_ROOT_GET)
-        if len(assoc.accepted) == 1:
+        if len(assoc.accepted_contexts) == 1:
             raise NotSendingError(
                 f"{assoc.remote} offers C-GET but will not send any of the SOP classes to us; "
                 "retrieve by C-MOVE (--method move), or ask its administrator to allow them"
@@ -107,12 +107,12 @@ class _Getting:
         ):
             assoc.send(context_id, _request(message_id), retrieval.encode_identifier(self._request))
             while True:
-                found_id, message = assoc.read_command("the next instance or the C-GET response")
+                found_id, message = assoc.receive_command("the next instance or the C-GET response")
                 if message.field == command.C_STORE_RQ:
                     self._receive(found_id, message, delivery)
                     continue
                 code = assoc.check_response(found_id == context_id, message, message_id, command.C_GET_RQ)
-                content = assoc.read_data(context_id, "the rest of its answer") if message.has_data_set else b""
+                content = assoc.receive_data(context_id, "the rest of its answer") if message.has_data_set else b""
                 counts = retrieval.suboperations(message)
                 answer = status.get_status(code, message.text(command.ERROR_COMMENT))
                 if answer.category is not StatusCategory.PENDING:
@@ -128,7 +128,7 @@ class _Getting:
         )
 
     def _receive(self, context_id: int, message: Command, delivery: Delivery) -> None:
-        pair = self._assoc.accepted_by_id[context_id]
+        pair = self._assoc.contexts_by_id[context_id]
         delivery.receiving = True
         outcome = receive(self._assoc.stream, context_id, message, pair, self._origin)
         delivery.received()

@@ -61,8 +61,8 @@ def move(  # noqa: PLR0917 - what it needs, then what few callers give
         ):
             assoc.send(context_id, _request(request, message_id), retrieval.encode_identifier(request))
             while True:
-                answer, code = assoc.read_response(context_id, message_id, command.C_MOVE_RQ)
-                content = assoc.read_data(context_id, "the rest of its answer") if answer.has_data_set else b""
+                answer, code = assoc.receive_response(context_id, message_id, command.C_MOVE_RQ)
+                content = assoc.receive_data(context_id, "the rest of its answer") if answer.has_data_set else b""
                 counts = retrieval.suboperations(answer)
                 found = _explained(status.move_status(code, answer.text(command.ERROR_COMMENT)), request)
                 if found.category is not StatusCategory.PENDING:

@@ -72,7 +72,7 @@ class Delivery(Cancellation):
             here = self._tell()
             if here != self._here:
                 self._here, self._since = here, time.monotonic()
-                self._assoc.wire.heard_of()
+                self._assoc.wire.note_activity()
         if not self.receiving and not self.asked:
             self._judge(time.monotonic() - self._since)
 

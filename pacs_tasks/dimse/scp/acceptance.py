@@ -19,7 +19,7 @@ _LONGEST_UID = 64
 _NEVER_SENT = frozenset(("1.2.840.10008.1.3.10",))
 
 
-def answer_to(request: acse.AssociateRequest, *, reports: bool = False) -> acse.AssociateAccept:
+def negotiate(request: acse.AssociateRequest, *, reports: bool = False) -> acse.AssociateAccept:
     """Accept Verification, and every storage class in any transfer syntax: bytes go to disk as they are.
 
     Parameters

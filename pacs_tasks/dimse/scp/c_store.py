@@ -147,7 +147,7 @@ def _to_disk(
             stack.callback(file.discard)
         except OSError as error:
             refusal = _unwritable(error)
-        for chunk in stream.read_data(context_id, _REST):
+        for chunk in stream.receive_data(context_id, _REST):
             if file is not None and refusal is None:
                 try:
                     file.write(chunk)
@@ -182,7 +182,7 @@ def _placed(file: IncomingFile, origin: Origin, sop_instance_uid: str, moved: bo
 
 def _drain(stream: MessageStream, context_id: int, request: Command) -> None:
     if request.has_data_set:
-        for _ in stream.read_data(context_id, _REST):
+        for _ in stream.receive_data(context_id, _REST):
             pass
 
 

@@ -18,7 +18,7 @@ from typing import Self
 from pacs_tasks.ae import TLS, LocalAE
 from pacs_tasks.dimse.commitment import n_event_report
 from pacs_tasks.dimse.commitment.n_event_report import TakeReport
-from pacs_tasks.dimse.scp.acceptance import answer_to
+from pacs_tasks.dimse.scp.acceptance import negotiate
 from pacs_tasks.dimse.scp.c_store import Origin, Place, receive
 from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer import pdu as acse
@@ -211,20 +211,20 @@ class _Conversation:
         """Serve until the peer releases."""
         if isinstance(self.wire, SecureWire):
             self.wire.shake_hands()
-        kind, content = self.wire.read_pdu("an association request")
+        kind, content = self.wire.receive_pdu("an association request")
         if kind != A_ASSOCIATE_RQ:
-            raise self.wire.garbage(f"began with a PDU of type {kind}")
+            raise self.wire.protocol_error(f"began with a PDU of type {kind}")
         try:
             request = acse.decode_request(content)
         except ValueError as error:
-            raise self.wire.garbage(f"sent a malformed association request ({error})") from None
+            raise self.wire.protocol_error(f"sent a malformed association request ({error})") from None
         self.wire.peer = f"{request.calling_aet} at {self._host}"
         if not self._scp.admit():
             log.warning("%s is asked to come back later: too many associations are open", self.wire.peer)
             self.wire.send([acse.encode_reject(*_LOCAL_LIMIT_EXCEEDED)])
             self.wire.close()
             return
-        accept = answer_to(request, reports=self._scp.on_report is not None)
+        accept = negotiate(request, reports=self._scp.on_report is not None)
         self.wire.send([acse.encode_accept(accept, request)])
         self._contexts = {
             cx.context_id: (cx.abstract_syntax, accept.results[cx.context_id][1])
@@ -238,7 +238,7 @@ class _Conversation:
     def _serve_messages(self, stream: MessageStream, calling_aet: str) -> None:
         origin = Origin(self._scp.directory, calling_aet, self.wire.peer, self._scp.place)
         while True:
-            message = stream.read_command("the next message")
+            message = stream.receive_command("the next message")
             if message is None:
                 return
             self._busy = True
@@ -263,9 +263,9 @@ class _Conversation:
             return
         if request.field is None or request.field & command.RESPONSE:
             # To answer an answer would have both talk for ever.
-            raise stream.wire.garbage("sent a message that is no request")
+            raise stream.wire.protocol_error("sent a message that is no request")
         if request.has_data_set:
-            for _ in stream.read_data(context_id, "the rest of a message"):
+            for _ in stream.receive_data(context_id, "the rest of a message"):
                 pass
         code = 0x0000 if request.field == command.C_ECHO_RQ else _UNRECOGNIZED_OPERATION
         elements: dict[int, int | str] = {

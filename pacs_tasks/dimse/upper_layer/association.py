@@ -70,7 +70,7 @@ class Association:
 
     Attributes
     ----------
-    accepted
+    accepted_contexts
         (abstract syntax, accepted transfer syntax) -> presentation context id.
     roles
         SOP classes that the peer will send to us: it accepted our SCP role.
@@ -95,12 +95,12 @@ class Association:
         self.stop: StopCheck | None = None
         self.wire = wire
         by_id = agreement.contexts
-        self.accepted_by_id: Mapping[int, tuple[str, str]] = MappingProxyType(by_id)
+        self.contexts_by_id: Mapping[int, tuple[str, str]] = MappingProxyType(by_id)
         # Of several contexts of one pair, the first.
-        self.accepted: Mapping[tuple[str, str], int] = MappingProxyType(
+        self.accepted_contexts: Mapping[tuple[str, str], int] = MappingProxyType(
             {pair: next(number for number, other in by_id.items() if other == pair) for pair in by_id.values()}
         )
-        self.stream = MessageStream(wire, agreement.max_length, self.accepted_by_id)
+        self.stream = MessageStream(wire, agreement.max_length, self.contexts_by_id)
         self.roles = agreement.roles
         self.window = agreement.window
         self._proposed = agreement.proposed
@@ -160,7 +160,9 @@ class Association:
             raise PeerUnreachableError(error.message) from None
         assoc = cls(local, remote, timeouts=timeouts, wire=wire, agreement=agreement)
         assoc.stop = stop
-        log.debug("association with %s: %d of %d contexts accepted", remote, len(assoc.accepted), len(contexts))
+        log.debug(
+            "association with %s: %d of %d contexts accepted", remote, len(assoc.accepted_contexts), len(contexts)
+        )
         return assoc
 
     def covers(self, pairs: Collection[tuple[str, str]]) -> bool:
@@ -169,7 +171,7 @@ class Association:
 
     def reusable(self) -> bool:
         """Whether another message may go over it: open, none half done, and the peer has not spoken since."""
-        return not self._busy and not self.stream.speaks(0)
+        return not self._busy and not self.stream.has_input(0)
 
     def release(self) -> None:
         """Release (PS3.8 section 7.2) and close. All answers are in by now, so it never raises."""
@@ -190,10 +192,10 @@ class Association:
         """Ask for it, unless the peer has asked meanwhile: it then expects our answer and no request."""
         asked, deadline = False, time.monotonic() + self.wire.limit
         while time.monotonic() < deadline:
-            if not asked and not self.wire.speaks(0):
+            if not asked and not self.wire.has_input(0):
                 self.wire.send([RELEASE_RQ])
                 asked = True
-            kind, _ = self.wire.read_pdu("its agreement to the release")
+            kind, _ = self.wire.receive_pdu("its agreement to the release")
             if kind == A_RELEASE_RQ:
                 self.wire.send([RELEASE_RP])
             # Where both have asked (PS3.8 section 7.2.2.7), the answer to ours is still to come.
@@ -247,14 +249,14 @@ class Association:
         """Send a message; see :meth:`MessageStream.send`."""
         self.stream.send(context_id, command_set, data_set, tail)
 
-    def read_command(self, awaited: str) -> tuple[int, Command]:
+    def receive_command(self, awaited: str) -> tuple[int, Command]:
         """Give the context id and the command set of the next message."""
-        found = self.stream.read_command(awaited)
+        found = self.stream.receive_command(awaited)
         if found is None:
             raise PeerUnavailableError(f"{self.remote} released the association before {awaited} came")
         return found
 
-    def read_response(self, context_id: int, message_id: int, request: int) -> tuple[Command, int]:
+    def receive_response(self, context_id: int, message_id: int, request: int) -> tuple[Command, int]:
         """Give the command set and the status of the response to the request of this message id.
 
         Raises
@@ -263,7 +265,7 @@ class Association:
             If what comes is no response to it: a missing status is no answer, least of all success.
         """
         name = _NAMES[request]
-        found_id, answer = self.read_command(f"the {name} response")
+        found_id, answer = self.receive_command(f"the {name} response")
         return answer, self.check_response(found_id == context_id, answer, message_id, request)
 
     def check_response(self, same_context: bool, answer: Command, message_id: int, request: int) -> int:
@@ -271,18 +273,18 @@ class Association:
         name = _NAMES[request]
         code = answer.number(command.STATUS)
         if not same_context or answer.field != request | command.RESPONSE:
-            raise self.no_answer(f"sent another message where the {name} response was due; its log tells more")
+            raise self.no_response(f"sent another message where the {name} response was due; its log tells more")
         if answer.number(command.MESSAGE_ID_RESPONDED_TO) != message_id:
-            raise self.no_answer(f"answered another message than our {name}; its log tells more")
+            raise self.no_response(f"answered another message than our {name}; its log tells more")
         if code is None:
-            raise self.no_answer(f"sent a {name} response without a status, which is no answer; its log tells more")
+            raise self.no_response(f"sent a {name} response without a status, which is no answer; its log tells more")
         return code
 
-    def read_data(self, context_id: int, awaited: str) -> bytes:
+    def receive_data(self, context_id: int, awaited: str) -> bytes:
         """Give the whole data set that follows, an identifier."""
-        return self.stream.read_identifier(context_id, awaited)
+        return self.stream.receive_identifier(context_id, awaited)
 
-    def no_answer(self, what: str) -> PeerUnavailableError:
+    def no_response(self, what: str) -> PeerUnavailableError:
         """Abort since what the peer said answers nothing; give the error to raise."""
         return self.wire.lost(what)
 

@@ -106,17 +106,17 @@ def agree(wire: Wire, request: acse.AssociateRequest, local: LocalAE, remote: Re
 
 
 def _read_answer(wire: Wire, local: LocalAE, remote: RemoteAE) -> acse.AssociateAccept:
-    kind, content = wire.read_pdu("an answer to the association request")
+    kind, content = wire.receive_pdu("an answer to the association request")
     if kind == A_ASSOCIATE_AC:
         with suppress(ValueError):
             return acse.decode_accept(content)
-        raise wire.garbage("sent a malformed A-ASSOCIATE-AC")
+        raise wire.protocol_error("sent a malformed A-ASSOCIATE-AC")
     if kind == A_ASSOCIATE_RJ:
         wire.close()
         raise rejected(bytes(content), local, remote)
     if kind == A_ABORT:
         raise aborted(wire, content, "instead of accepting it; check both AE titles: some peers say so in this way")
-    raise wire.garbage(f"answered the association request with a PDU of type {kind}")
+    raise wire.protocol_error(f"answered the association request with a PDU of type {kind}")
 
 
 def _accepted(proposed: tuple[acse.ProposedContext, ...], answer: acse.AssociateAccept) -> dict[int, tuple[str, str]]:

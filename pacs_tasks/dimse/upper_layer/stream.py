@@ -111,11 +111,11 @@ class MessageStream:
 
     # Receiving
 
-    def speaks(self, seconds: float) -> bool:
+    def has_input(self, seconds: float) -> bool:
         """Whether the peer says something within ``seconds``, its end included."""
-        return bool(self._rest) or self.wire.speaks(seconds)
+        return bool(self._rest) or self.wire.has_input(seconds)
 
-    def read_command(self, awaited: str) -> tuple[int, Command] | None:
+    def receive_command(self, awaited: str) -> tuple[int, Command] | None:
         """Give the context id and the command set of the next message, or nothing once the peer has released.
 
         Parameters
@@ -131,19 +131,19 @@ class MessageStream:
                 return None
             context_id, control, value = fragment
             if not control & _COMMAND or first_id not in {None, context_id}:
-                raise self.wire.garbage("sent a data set where a command set was due")
+                raise self.wire.protocol_error("sent a data set where a command set was due")
             first_id = context_id
             content += value
             if len(content) > _LONGEST_COMMAND:
-                raise self.wire.garbage("sent a command set without end")
+                raise self.wire.protocol_error("sent a command set without end")
             if control & _LAST:
                 break
         try:
             return context_id, command.decode(content)
         except ValueError as error:
-            raise self.wire.garbage(f"sent what is no message: {error}") from None
+            raise self.wire.protocol_error(f"sent what is no message: {error}") from None
 
-    def read_data(self, context_id: int, awaited: str) -> Iterator[memoryview]:
+    def receive_data(self, context_id: int, awaited: str) -> Iterator[memoryview]:
         """Give the fragments of the data set that follows; each is valid until the next is asked for."""
         while True:
             fragment = self._next_pdv(awaited)
@@ -151,39 +151,39 @@ class MessageStream:
                 raise PeerUnavailableError(f"{self.wire.peer} released the association in the middle of a message")
             found_id, control, value = fragment
             if control & _COMMAND or found_id != context_id:
-                raise self.wire.garbage("sent a command set where a data set was due")
+                raise self.wire.protocol_error("sent a command set where a data set was due")
             yield value
             if control & _LAST:
                 return
 
-    def read_identifier(self, context_id: int, awaited: str) -> bytes:
+    def receive_identifier(self, context_id: int, awaited: str) -> bytes:
         """Give the whole data set that follows: a match, or the list of what a C-MOVE could not send."""
         content = bytearray()
-        for part in self.read_data(context_id, awaited):
+        for part in self.receive_data(context_id, awaited):
             content += part
             if len(content) > _LONGEST_IDENTIFIER:
-                raise self.wire.garbage("sent an identifier without end")
+                raise self.wire.protocol_error("sent an identifier without end")
         return bytes(content)
 
     def _next_pdv(self, awaited: str) -> tuple[int, int, memoryview] | None:
         """Give context id, message control header and content of the next PDV (PS3.8 section 9.3.5.1)."""
         while not self._rest:
-            kind, content = self.wire.read_pdu(awaited)
+            kind, content = self.wire.receive_pdu(awaited)
             if kind == P_DATA_TF and content:
                 self._rest = self._checked(content)
             elif kind == P_DATA_TF:
-                raise self.wire.garbage("sent an empty P-DATA-TF")
+                raise self.wire.protocol_error("sent an empty P-DATA-TF")
             elif kind == A_RELEASE_RQ:
                 self._agree_to_release()
                 return None
             elif kind == A_ABORT:
                 raise aborted(self.wire, content, f"before {awaited} came")
             else:
-                raise self.wire.garbage(f"sent a PDU of type {kind} on an open association")
+                raise self.wire.protocol_error(f"sent a PDU of type {kind} on an open association")
         rest = self._rest
         length = int.from_bytes(rest[:4], "big")
         if rest[4] not in self._context_ids:
-            raise self.wire.garbage("sent a message in a presentation context that was not accepted")
+            raise self.wire.protocol_error("sent a message in a presentation context that was not accepted")
         self._rest = rest[4 + length :]
         return rest[4], rest[5], rest[6 : 4 + length]
 
@@ -194,7 +194,7 @@ class MessageStream:
             length = int.from_bytes(content[position : position + 4], "big")
             position += 4 + length
             if length < 2 or position > size:
-                raise self.wire.garbage("sent a malformed P-DATA-TF")
+                raise self.wire.protocol_error("sent a malformed P-DATA-TF")
         return content
 
     def _agree_to_release(self) -> None:

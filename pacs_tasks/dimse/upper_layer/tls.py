@@ -182,7 +182,7 @@ class SecureWire(Wire):
                 if now >= deadline and not self._agreed:
                     raise self.lost(f"did not answer the TLS handshake within {self.limit:g} s; {behind}")
         except OSError as error:
-            raise self.broken(error, "in the TLS handshake") from None
+            raise self.connection_error(error, "in the TLS handshake") from None
         self.hint = tls_errors.after_shaking(called=self._called)
 
     def _go_on(self, sock: ssl.SSLSocket) -> None:
@@ -223,22 +223,22 @@ class SecureWire(Wire):
             pass
         return False
 
-    def speaks(self, seconds: float) -> bool:
-        """As :meth:`Wire.speaks`."""
+    def has_input(self, seconds: float) -> bool:
+        """As :meth:`Wire.has_input`."""
         deadline = time.monotonic() + seconds
         while self.quiet():
             left = deadline - time.monotonic()
-            if left <= 0 or not super().speaks(left):
+            if left <= 0 or not super().has_input(left):
                 return False
         return True
 
-    def broken(self, error: OSError, when: str) -> AssociationError:
-        """As :meth:`Wire.broken`, with what TLS says about it."""
+    def connection_error(self, error: OSError, when: str) -> AssociationError:
+        """As :meth:`Wire.connection_error`, with what TLS says about it."""
         alert = error
         if not isinstance(error, ssl.SSLError) or isinstance(error, ssl.SSLEOFError):
             alert = self._last_alert() or error
         if not isinstance(alert, ssl.SSLError):
-            return super().broken(error, when)
+            return super().connection_error(error, when)
         what = tls_errors.told(alert, called=self._called, shaking=not self._agreed)
         if what is None:
             return self.lost(f"ended the connection {when} ({tls_errors.brief(alert)}){self.hint}")
@@ -273,7 +273,7 @@ class SecureWire(Wire):
         except TimeoutError:
             pass
         except OSError as error:
-            raise self.broken(error, "while we sent to it") from None
+            raise self.connection_error(error, "while we sent to it") from None
         return sent
 
 

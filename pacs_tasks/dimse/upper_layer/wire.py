@@ -79,7 +79,7 @@ class Wire:
         #: When what is under way must have ended, however busy the peer is: see :meth:`limit_operation`.
         self._until = math.inf
         self._operation = math.inf
-        #: When the peer last gave a sign of life elsewhere: see :meth:`heard_of`.
+        #: When the peer last gave a sign of life elsewhere: see :meth:`note_activity`.
         self._heard = -math.inf
         #: Called at least every half second, in waits and between PDUs; may raise.
         self.watch: Watch | None = None
@@ -107,7 +107,7 @@ class Wire:
         """Have what begins now end within ``seconds``: a peer that sends a byte now and then is never silent."""
         self._until, self._operation = time.monotonic() + seconds, seconds
 
-    def heard_of(self) -> None:
+    def note_activity(self) -> None:
         """The peer is at work elsewhere, so it is not silent: what it delivers comes over another association."""
         self._heard = time.monotonic()
 
@@ -126,7 +126,7 @@ class Wire:
         except (OSError, ValueError):
             return False
 
-    def speaks(self, seconds: float) -> bool:
+    def has_input(self, seconds: float) -> bool:
         """Whether the peer sends something within ``seconds``, or ends the connection, or has done so.
 
         Where something comes that is nothing to us, as TLS has it, false may come early.
@@ -157,11 +157,11 @@ class Wire:
         self.abort()
         return PeerUnavailableError(f"{self.peer} {what}")
 
-    def broken(self, error: OSError, when: str) -> AssociationError:
+    def connection_error(self, error: OSError, when: str) -> AssociationError:
         """End the association since the connection broke; give the error to raise."""
         return self.lost(f"ended the connection {when} ({_sentence(error)}){self.hint}")
 
-    def garbage(self, what: str) -> PeerUnavailableError:
+    def protocol_error(self, what: str) -> PeerUnavailableError:
         """End the association since the peer breaks the protocol."""
         self.abort(source=2, reason=6)
         return PeerUnavailableError(
@@ -215,11 +215,11 @@ class Wire:
             if error.errno == errno.EFAULT:
                 self.abort()
                 raise UnreadableInputError("the file became shorter while it was sent; send it again") from None
-            raise self.broken(error, "while we sent to it") from None
+            raise self.connection_error(error, "while we sent to it") from None
 
     # Receiving
 
-    def read_pdu(self, awaited: str) -> tuple[int, memoryview]:
+    def receive_pdu(self, awaited: str) -> tuple[int, memoryview]:
         """Give the type and the content of the next PDU; the content is valid until the next call.
 
         Parameters
@@ -243,7 +243,7 @@ class Wire:
         if kind in _TLS_RECORDS and self._buffer[self._start + 1] == _TLS_MAJOR:
             self.abort()
             return TLSError(f"{self.peer} speaks TLS, and we did not; {self.tls_advice}")
-        return self.garbage(f"sent a PDU of type {kind} and {length} bytes")
+        return self.protocol_error(f"sent a PDU of type {kind} and {length} bytes")
 
     def _fill(self, wanted: int, deadline: float, awaited: str) -> None:
         """Have at least ``wanted`` bytes in the buffer."""
@@ -276,7 +276,7 @@ class Wire:
         except TimeoutError:
             return
         except OSError as error:
-            raise self.broken(error, f"before {awaited} came") from None
+            raise self.connection_error(error, f"before {awaited} came") from None
         if not got:
             raise self.lost(f"closed the connection before {awaited} came{self.hint}")
         self._end += got

@@ -46,7 +46,7 @@ def _work(request: PreflightRequest, claim: Claim) -> PreflightOutcome:
             leased(request.remote, claim) as stop,
             Association.open(local_ae(request), request.remote, proposed, timeouts(request), stop) as assoc,
         ):
-            accepted |= set(assoc.accepted)
+            accepted |= set(assoc.accepted_contexts)
     return PreflightOutcome(
         total=total,
         bytes=sum(instance.size for instance in instances),

@@ -141,7 +141,7 @@ def test_a_receiver_without_anybody_to_take_reports_refuses_their_context(tmp_pa
     with StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path) as receiver:
         remote = RemoteAE(ae_title="RECEIVER", port=receiver.port)
         with Association.open(RECEIVER, remote, [commitment.PUSH_MODEL_CONTEXT], PATIENT) as assoc:
-            assert not assoc.accepted
+            assert not assoc.accepted_contexts
 
 
 def test_a_request_to_the_receiver_is_refused(receiver: StorageSCP) -> None:
@@ -260,7 +260,7 @@ def _reported(receiver: StorageSCP, fields: dict[int, int | str], content: bytes
             with assoc.exchange() as message_id:
                 known = {command.COMMAND_FIELD: command.N_EVENT_REPORT_RQ, command.MESSAGE_ID: message_id, **fields}
                 assoc.send(1, command.encode(known, data_set=content is not None), content)
-                _, answer = assoc.read_command("the answer")
+                _, answer = assoc.receive_command("the answer")
             assert answer.field == command.N_EVENT_REPORT_RQ | command.RESPONSE
             assert answer.number(command.MESSAGE_ID_RESPONDED_TO) == message_id
             statuses.append(answer.number(command.STATUS) or 0)

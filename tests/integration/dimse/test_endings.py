@@ -36,11 +36,11 @@ RESPONSE = messages.message(messages.response(command.C_STORE_RQ, 0))
 
 
 def _asked(sock: socket.socket) -> None:
-    scripted.read_pdu(sock)
+    scripted.receive_pdu(sock)
 
 
 def _in_our_acceptance(sock: socket.socket) -> None:
-    scripted.read_pdu(sock)
+    scripted.receive_pdu(sock)
     sock.sendall(b"\2\0\0\0\0\xb8\0\1\0\0")
 
 
@@ -50,13 +50,13 @@ def _accepted(sock: socket.socket) -> None:
 
 def _has_the_command_set(sock: socket.socket) -> None:
     scripted.accept_all(sock)
-    scripted.read_pdu(sock)
+    scripted.receive_pdu(sock)
 
 
 def _has_some_of_the_data_set(sock: socket.socket) -> None:
     scripted.accept_all(sock)
     for _ in range(4):
-        scripted.read_pdu(sock)
+        scripted.receive_pdu(sock)
 
 
 def _has_all(sock: socket.socket) -> None:
@@ -165,7 +165,7 @@ def test_a_release_that_the_peer_meets_with_another_end(ending: endings.Ending) 
 
     def script(sock: socket.socket) -> None:
         scripted.accept_all(sock)
-        scripted.read_pdu(sock)
+        scripted.receive_pdu(sock)
         ending(sock)
 
     with scripted.peer(script) as remote, endings.at_once(endings.RELEASE):

@@ -88,7 +88,7 @@ def test_a_wrong_answer_to_the_association_request(first: bytes, says: str) -> N
     """EOF, abort, another protocol, absurd lengths and garbage each end in one error that names the peer."""
 
     def script(sock: socket.socket) -> None:
-        scripted.read_pdu(sock)
+        scripted.receive_pdu(sock)
         sock.sendall(first)
 
     with scripted.peer(script) as remote, pytest.raises(PeerUnavailableError, match=says) as caught:
@@ -139,7 +139,7 @@ def test_an_early_answer_is_heard(path: Path) -> None:
 
     def script(sock: socket.socket) -> None:
         scripted.accept_all(sock)
-        _, content = scripted.read_pdu(sock)
+        _, content = scripted.receive_pdu(sock)
         elements: dict[int, int | str] = {
             command.COMMAND_FIELD: command.C_STORE_RQ | command.RESPONSE,
             command.MESSAGE_ID_RESPONDED_TO: 1,
@@ -198,9 +198,9 @@ def test_both_may_ask_to_release_at_once() -> None:
 
     def script(sock: socket.socket) -> None:
         scripted.accept_all(sock)
-        scripted.read_pdu(sock)
+        scripted.receive_pdu(sock)
         sock.sendall(RELEASE)
-        assert scripted.read_pdu(sock)[0] == 6
+        assert scripted.receive_pdu(sock)[0] == 6
         sock.sendall(b"\6\0\0\0\0\4\0\0\0\0")
 
     with scripted.peer(script) as remote:
@@ -211,7 +211,7 @@ def test_a_transfer_syntax_that_was_not_proposed_is_no_acceptance() -> None:
     """A peer that accepts with a syntax of its own has not accepted the context."""
 
     def script(sock: socket.socket) -> None:
-        _, content = scripted.read_pdu(sock)
+        _, content = scripted.receive_pdu(sock)
         request = acse.decode_request(memoryview(content))
         accept = acse.AssociateAccept({cx.context_id: (0, "1.2.3") for cx in request.contexts})
         sock.sendall(acse.encode_accept(accept, request))
@@ -219,7 +219,7 @@ def test_a_transfer_syntax_that_was_not_proposed_is_no_acceptance() -> None:
 
     with scripted.peer(script) as remote:
         assoc = Association.open(LOCAL, remote, [Context(VERIFICATION, (IMPLICIT,))], PATIENT)
-        assert not assoc.accepted
+        assert not assoc.accepted_contexts
         assoc.abort()
 
 

@@ -287,7 +287,7 @@ def test_matches_that_break_the_rules_are_kept_as_far_as_they_can_be() -> None:
             command.STATUS: 0,
         }
         sock.sendall(scripted.p_data(context_id, 3, command.encode(elements, data_set=False)))
-        scripted.read_pdu(sock)
+        scripted.receive_pdu(sock)
 
     with scripted.peer(script) as remote:
         outcome = find(FindRequest(remote=remote), LOCAL, PATIENT)

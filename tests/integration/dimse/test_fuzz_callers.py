@@ -195,7 +195,7 @@ def _acceptance(run: Run) -> bytes:
     requests: list[acse.AssociateRequest] = []
 
     def script(sock: socket.socket) -> None:
-        requests.append(acse.decode_request(memoryview(scripted.read_pdu(sock)[1])))
+        requests.append(acse.decode_request(memoryview(scripted.receive_pdu(sock)[1])))
 
     with scripted.peer(script) as remote, suppress(PacsTasksError):
         run(remote)

@@ -117,7 +117,7 @@ def test_our_receiver_does_not_wait_for_ever_for_an_instance(tmp_path: Path) -> 
         with socket.create_connection(("127.0.0.1", scp.port), 10) as sock:
             proposed = (acse.ProposedContext(1, one.SOPClassUID, (one.file_meta.TransferSyntaxUID,)),)
             sock.sendall(acse.encode_request(acse.AssociateRequest("R", "S", proposed)))
-            assert scripted.read_pdu(sock)[0] == 2
+            assert scripted.receive_pdu(sock)[0] == 2
             request: dict[int, int | str] = {
                 command.AFFECTED_SOP_CLASS_UID: str(one.SOPClassUID),
                 command.COMMAND_FIELD: command.C_STORE_RQ,

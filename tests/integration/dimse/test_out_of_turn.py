@@ -49,7 +49,7 @@ def _calling(scp: StorageSCP, request: bytes = REQUEST) -> Iterator[tuple[socket
     """Be a caller whose association is accepted."""
     with socket.create_connection(("127.0.0.1", scp.port), timeout=10) as sock:
         sock.sendall(request)
-        kind, content = scripted.read_pdu(sock)
+        kind, content = scripted.receive_pdu(sock)
         assert kind == 2
         yield sock, acse.decode_accept(memoryview(content))
 
@@ -65,7 +65,7 @@ def _ends(sock: socket.socket) -> bytes:
 
 
 def _status(sock: socket.socket) -> int | None:
-    return command.decode(scripted.read_pdu(sock)[1][6:]).number(command.STATUS)
+    return command.decode(scripted.receive_pdu(sock)[1][6:]).number(command.STATUS)
 
 
 @pytest.mark.parametrize("said", OUT_OF_TURN.values(), ids=OUT_OF_TURN.keys())

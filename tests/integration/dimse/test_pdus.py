@@ -173,7 +173,7 @@ def test_requests_of_every_shape(shape: Shape, tmp_path: Path) -> None:
     ):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.sendall(messages.association_request())
-        assert scripted.read_pdu(sock)[0] == 2
+        assert scripted.receive_pdu(sock)[0] == 2
         pack, cut = shape
         requests = [
             half
@@ -201,7 +201,7 @@ def test_what_we_send_keeps_to_the_peers_maximum(longest: int, path: Path) -> No
     def script(sock: socket.socket) -> None:
         scripted.accept_all(sock, longest)
         while not messages.messages(bytes(said)):
-            kind, content = scripted.read_pdu(sock)
+            kind, content = scripted.receive_pdu(sock)
             said.extend(messages.pdu(kind, content))
         sock.sendall(messages.message(messages.response(command.C_STORE_RQ, 0)))
         scripted.wait_for_end(sock)

@@ -66,7 +66,7 @@ def test_an_instance_in_a_context_that_was_refused_is_none(tmp_path: Path) -> No
     """During C-GET a peer may send only in contexts that it has accepted."""
 
     def script(sock: socket.socket) -> None:
-        _, content = scripted.read_pdu(sock)
+        _, content = scripted.receive_pdu(sock)
         request = acse.decode_request(memoryview(content))
         results = {cx.context_id: (acse.ACCEPTED, cx.transfer_syntaxes[0]) for cx in request.contexts}
         results[request.contexts[-1].context_id] = (acse.USER_REJECTION, "")
@@ -100,14 +100,14 @@ def test_an_acceptance_may_say_more_than_was_asked(
     """Results, roles and lengths that nobody asked for are left aside; what was proposed is accepted."""
 
     def script(sock: socket.socket) -> None:
-        _, content = scripted.read_pdu(sock)
+        _, content = scripted.receive_pdu(sock)
         request = acse.decode_request(memoryview(content))
         accept = acse.AssociateAccept({cx.context_id: (0, cx.transfer_syntaxes[0]) for cx in request.contexts})
         sock.sendall(acse.encode_accept(change(accept), request))
         scripted.read_message(sock)
         answer = messages.response(command.C_ECHO_RQ, 0)
         sock.sendall(messages.message(answer))
-        scripted.read_pdu(sock)
+        scripted.receive_pdu(sock)
         sock.sendall(messages.RELEASED)
 
     with scripted.peer(script) as remote:
@@ -119,17 +119,17 @@ def test_a_peer_that_keeps_its_maximum_to_itself_gets_what_all_take(tmp_path: Pa
     lengths: list[int] = []
 
     def script(sock: socket.socket) -> None:
-        _, content = scripted.read_pdu(sock)
+        _, content = scripted.receive_pdu(sock)
         request = acse.decode_request(memoryview(content))
         accept = acse.AssociateAccept({cx.context_id: (0, cx.transfer_syntaxes[0]) for cx in request.contexts})
         sock.sendall(_without_maximum(acse.encode_accept(accept, request)))
         last = False
         while not last:
-            _, content = scripted.read_pdu(sock)
+            _, content = scripted.receive_pdu(sock)
             lengths.append(len(content))
             last = content[5] == 2
         sock.sendall(messages.message(messages.response(command.C_STORE_RQ, 0)))
-        scripted.read_pdu(sock)
+        scripted.receive_pdu(sock)
         sock.sendall(messages.RELEASED)
 
     instance = part10.read_instance(str(dicom_files.write(dicom_files.instance(rows=512), tmp_path / "a.dcm")))
@@ -164,7 +164,7 @@ def test_what_nobody_asked_for_is_not_taken_for_the_next_answer(late: bool) -> N
         assoc = Association.open(LOCAL, remote, [VERIFICATION_CONTEXT], PATIENT)
         with assoc.exchange() as message_id:
             assoc.send(1, command.encode({**ECHO, command.MESSAGE_ID: message_id}, data_set=False))
-            assert assoc.read_response(1, message_id, command.C_ECHO_RQ)[1] == 0
+            assert assoc.receive_response(1, message_id, command.C_ECHO_RQ)[1] == 0
         assert not assoc.reusable()
         assoc.abort()
 
@@ -175,10 +175,12 @@ def test_128_contexts_of_long_lists_may_be_accepted() -> None:
     with scripted.peer(_accept_and_wait) as remote:
         wanted = [Context(cx.abstract_syntax, cx.transfer_syntaxes) for cx in proposed]
         with Association.open(LOCAL, remote, wanted, PATIENT) as assoc:
-            assert assoc.accepted == {(cx.abstract_syntax, cx.transfer_syntaxes[0]): cx.context_id for cx in proposed}
+            assert assoc.accepted_contexts == {
+                (cx.abstract_syntax, cx.transfer_syntaxes[0]): cx.context_id for cx in proposed
+            }
 
 
 def _accept_and_wait(sock: socket.socket) -> None:
     scripted.accept_all(sock)
-    scripted.read_pdu(sock)
+    scripted.receive_pdu(sock)
     sock.sendall(messages.RELEASED)

@@ -185,7 +185,7 @@ def _send_store(sock: socket.socket, context_id: int, uid: str, data_set: bytes,
 
 def _status(sock: socket.socket) -> int | None:
     """The status of the next response that we send."""
-    return command.decode(scripted.read_pdu(sock)[1][6:]).number(command.STATUS)
+    return command.decode(scripted.receive_pdu(sock)[1][6:]).number(command.STATUS)
 
 
 def test_hostile_instances_are_refused_and_stay_outside(files: list[Path], tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_hostile_instances_are_refused_and_stay_outside(files: list[Path], tmp_p
             command.FAILED: 4,
         }
         sock.sendall(scripted.p_data(context_id, 3, command.encode(elements, data_set=False)))
-        scripted.read_pdu(sock)
+        scripted.receive_pdu(sock)
 
     with scripted.peer(script) as remote:
         outcome = get(_get(remote, tmp_path / "deep" / "got"), LOCAL, PATIENT, sop_class_uids=[CT])

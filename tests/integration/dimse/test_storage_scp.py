@@ -106,7 +106,7 @@ def test_only_storage_and_echo_are_offered(scp: StorageSCP) -> None:
         Context("1.2.840.10008.5.1.4.1.1.4", (ImplicitVRLittleEndian, ExplicitVRLittleEndian)),
     ]
     with Association.open(LOCAL, _remote(scp), proposed, PATIENT) as assoc:
-        assert set(assoc.accepted) == {
+        assert set(assoc.accepted_contexts) == {
             (dicom_files.PRIVATE_SOP_CLASS, "1.2.3.4"),
             (CTImageStorage, "1.2.840.10008.1.2.4.90"),
             ("1.2.840.10008.5.1.4.1.1.4", ExplicitVRLittleEndian),
@@ -203,7 +203,7 @@ def _begin_to_store(port: int) -> tuple[socket.socket, bytes]:
     sock = socket.create_connection(("127.0.0.1", port), timeout=10)
     proposed = (acse.ProposedContext(1, CTImageStorage, (ExplicitVRLittleEndian,)),)
     sock.sendall(acse.encode_request(acse.AssociateRequest("RECEIVER", "CALLER", proposed)))
-    assert scripted.read_pdu(sock)[0] == 2
+    assert scripted.receive_pdu(sock)[0] == 2
     elements: dict[int, int | str] = {
         command.AFFECTED_SOP_CLASS_UID: CTImageStorage,
         command.COMMAND_FIELD: command.C_STORE_RQ,
@@ -230,7 +230,7 @@ def test_stopping_lets_a_message_finish(tmp_path: Path) -> None:
     idle.abort()
     with sock:
         sock.sendall(rest)
-        assert command.decode(scripted.read_pdu(sock)[1][6:]).number(command.STATUS) == 0
+        assert command.decode(scripted.receive_pdu(sock)[1][6:]).number(command.STATUS) == 0
         stopping.join(10)
     assert not stopping.is_alive()
     assert (scp.directory / "1.2" / "1.3" / "1.2.3.dcm").is_file()

@@ -213,7 +213,7 @@ def test_covers_tells_what_was_proposed(pacs: TestPACS, tmp_path: Path) -> None:
         pair = (instance.sop_class_uid, instance.transfer_syntax_uid)
         assert assoc.covers([pair])
         assert not assoc.covers([pair, ("1.2.3", "1.2.840.10008.1.2")])
-        assert pair not in assoc.accepted
+        assert pair not in assoc.accepted_contexts
         assert store(assoc, instance).error == "ContextRejectedError"
 
 

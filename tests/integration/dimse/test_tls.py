@@ -205,7 +205,7 @@ def test_calling_a_port_for_tls_without_it(reply: bytes, error: type[PacsTasksEr
     """Some peers answer with an alert, others hang up."""
 
     def script(sock: socket.socket) -> None:
-        scripted.read_pdu(sock)
+        scripted.receive_pdu(sock)
         sock.sendall(reply)
 
     with scripted.peer(script) as remote, pytest.raises(error, match=told):

@@ -131,7 +131,7 @@ def test_several_stores_are_under_way(scp: StorageSCP, own: Identity, tmp_path: 
     with Association.open(LOCAL, _remote(scp, own.trusted), proposed, PATIENT, window=16) as assoc:
         assert assoc.window == 16
         answered = [(instance, outcome.category) for instance, outcome in store_all(assoc, batch)]
-        assert not assoc.stream.speaks(0.1)
+        assert not assoc.stream.has_input(0.1)
         assert assoc.reusable()
     assert answered == [(instance, InstanceCategory.SUCCESS) for instance in batch]
     assert _held(scp) == _expected(files)

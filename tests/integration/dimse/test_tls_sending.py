@@ -72,7 +72,7 @@ def test_a_peer_that_reads_in_fits_gets_every_byte(own: Identity, tmp_path: Path
         scripted.accept_all(sock, max_length)
         context_id, number = 0, 0
         while True:
-            _, content = scripted.read_pdu(sock)
+            _, content = scripted.receive_pdu(sock)
             context_id = content[4]
             if content[5] & 1:
                 continue

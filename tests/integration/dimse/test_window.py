@@ -58,7 +58,7 @@ def answer(context_id: int, request: bytes, status: int = 0) -> bytes:
 
 
 def agreed_release(sock: socket.socket) -> None:
-    scripted.read_pdu(sock)
+    scripted.receive_pdu(sock)
     sock.sendall(b"\6\0\0\0\0\4\0\0\0\0")
 
 

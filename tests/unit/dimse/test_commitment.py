@@ -14,7 +14,7 @@ from pydicom.sequence import Sequence
 
 from pacs_tasks.dimse import status
 from pacs_tasks.dimse.commitment import data_sets as commitment
-from pacs_tasks.dimse.scp.acceptance import answer_to
+from pacs_tasks.dimse.scp.acceptance import negotiate
 from pacs_tasks.dimse.upper_layer import pdu as acse
 from pacs_tasks.outcome import StatusCategory
 
@@ -141,7 +141,7 @@ def test_a_peer_may_be_the_scp_of_storage_commitment(
 ) -> None:
     """The roles are reversed when it reports (PS3.7 section D.3.3.4); who wants us to be the SCP is refused."""
     cx = acse.ProposedContext(1, commitment.PUSH_MODEL, (JPEG, IMPLICIT, EXPLICIT))
-    answer = answer_to(acse.AssociateRequest("US", "PEER", (cx,), roles=roles), reports=reports)
+    answer = negotiate(acse.AssociateRequest("US", "PEER", (cx,), roles=roles), reports=reports)
     assert answer.results[1] == ((acse.ACCEPTED, EXPLICIT) if accepted else (acse.ABSTRACT_SYNTAX_NOT_SUPPORTED, JPEG))
     assert answer.roles == answered
 
@@ -149,5 +149,5 @@ def test_a_peer_may_be_the_scp_of_storage_commitment(
 def test_a_report_in_a_syntax_that_nobody_reads_is_refused() -> None:
     """Only uncompressed little endian is accepted for it."""
     cx = acse.ProposedContext(1, commitment.PUSH_MODEL, (JPEG,))
-    answer = answer_to(acse.AssociateRequest("US", "PEER", (cx,)), reports=True)
+    answer = negotiate(acse.AssociateRequest("US", "PEER", (cx,)), reports=True)
     assert answer.results[1][0] == acse.TRANSFER_SYNTAXES_NOT_SUPPORTED
