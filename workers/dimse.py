@@ -9,6 +9,8 @@ from __future__ import annotations
 import threading
 
 from celery.signals import worker_process_shutdown, worker_ready, worker_shutdown, worker_shutting_down
+from kombu.transport import redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from pacs_tasks import tasks
 from pacs_tasks.app import app
@@ -16,12 +18,45 @@ from pacs_tasks.tasks.engine.associations import close_all
 from pacs_tasks.tasks.engine.probe import probe
 from pacs_tasks.tasks.engine.resume import watch
 from pacs_tasks.tasks.engine.shutdown import stop
-from workers import broker_channel
 
 __all__ = ["app", "tasks"]
 
 _stopped = threading.Event()
-broker_channel.install()
+
+
+class QoS(redis.QoS):
+    """What was handed out and is not acknowledged."""
+
+    def ack(self, delivery_tag: str) -> None:
+        """Acknowledge; a message that came with a connection that is lost is handed out again in any case.
+
+        Raises
+        ------
+        RedisConnectionError
+            If that connection is lost: Celery logs that, where it would log a traceback of anything else.
+        """
+        connection = self.channel.connection
+        if connection is None or connection.client is None:
+            raise RedisConnectionError("the connection that this message came with is lost")
+        super().ack(delivery_tag)  # type: ignore[no-untyped-call]  # kombu ships no annotations
+
+
+class Channel(redis.Channel):
+    """A channel that can be closed whatever has become of its connection."""
+
+    QoS = QoS
+
+    def close(self) -> None:
+        """Close; what is not acknowledged goes back on its queue if the broker takes it now, else by its time-out."""
+        try:
+            super().close()  # type: ignore[no-untyped-call]
+        except self.connection_errors:
+            # Nothing is read any more now, so this goes to the end.
+            super().close()  # type: ignore[no-untyped-call]
+
+
+# Celery has a setting for the transport, but the addresses of Unix sockets override it.
+redis.Transport.Channel = Channel
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]

@@ -10,18 +10,26 @@ import asyncio
 import runpy
 import signal
 import sys
+from collections.abc import Callable, Iterable
 from functools import cache
+
+# Not the module: Flower would read its name as the option --logging.
+from logging import getLogger
 from typing import Any
 
+import redis
 from prometheus_client import REGISTRY
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 from tornado.ioloop import IOLoop
 
 from pacs_tasks.app import DEFAULT_REDIS_URL
 from pacs_tasks.connection import connect
-from pacs_tasks.errors import ConfigurationError, PacsTasksError
+from pacs_tasks.errors import BrokerUnavailableError, ConfigurationError, PacsTasksError
 from pacs_tasks.fleet.associations import Budget
 from pacs_tasks.settings import Settings, load
-from workers.metrics import AssociationCollector
+
+logger = getLogger("pacs_tasks.flower")
 
 #: Seconds that Redis has for an answer: Flower does nothing else meanwhile.
 _QUICK = 1.0
@@ -53,6 +61,39 @@ def hide(task: Any) -> Any:
 def budget() -> Budget:
     """The association budget in the Redis of the fleet."""
     return Budget(connect(load().redis_url or DEFAULT_REDIS_URL, _QUICK))
+
+
+class AssociationCollector(Collector):
+    """Gauges that are read from Redis whenever somebody asks for the metrics; none where it does not answer.
+
+    Parameters
+    ----------
+    budget
+        Gives the budget, by a connection that does not keep Flower waiting.
+    """
+
+    def __init__(self, budget: Callable[[], Budget]) -> None:
+        self._budget = budget
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """Nothing: to ask Redis when Flower starts would be too early."""
+        return []
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        try:
+            found = self._budget().in_use()
+        except (BrokerUnavailableError, redis.RedisError) as error:
+            logger.warning("no metrics of associations (%s)", type(error).__name__)
+            return
+        for name, field, meaning in (
+            ("pacs_tasks_associations", "in_use", "Associations with a remote that the fleet has open"),
+            ("pacs_tasks_associations_limit", "limit", "Associations with a remote that the fleet may have open"),
+            ("pacs_tasks_associations_waiting", "waiting", "Tasks that wait for an association with a remote"),
+        ):
+            gauge = GaugeMetricFamily(name, meaning, labels=["remote"])
+            for each in found:
+                gauge.add_metric([each.remote], getattr(each, field))
+            yield gauge
 
 
 def _hold_sigterm() -> None:

@@ -7,11 +7,11 @@ from pacs_tasks.tasks import echo
 from pacs_tasks.tasks.engine import resume
 from pacs_tasks.tasks.find import batch as find_batch
 from pacs_tasks.tasks.find import tasks as find
-from pacs_tasks.tasks.retrieve import get, move
+from pacs_tasks.tasks.retrieve import direct
 from pacs_tasks.tasks.retrieve import tasks as retrieve
 from pacs_tasks.tasks.store import preflight
 from pacs_tasks.tasks.store import tasks as store
 from pacs_tasks.tasks.verify import commit
 from pacs_tasks.tasks.verify import tasks as verify
 
-__all__ = ["commit", "echo", "find", "find_batch", "get", "move", "preflight", "resume", "retrieve", "store", "verify"]
+__all__ = ["commit", "direct", "echo", "find", "find_batch", "preflight", "resume", "retrieve", "store", "verify"]

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 
 import redis
 
@@ -33,13 +37,14 @@ from pacs_tasks.settings import Settings, load
 from workers.receiver.announcement import BEAT, Announcer, mark, reachable_address
 from workers.receiver.cleaning import Cleaning
 from workers.receiver.places import Expectations, Places
-from workers.receiver.processes import ReceiverProcesses
 
 logger = logging.getLogger("pacs_tasks.receiver")
 
 _FORMAT = "%(asctime)s %(levelname)s %(message)s"
 #: Seconds that associations may take to end when we are told to.
 STOP_LIMIT = 10.0
+#: Seconds that a killed process may take to be gone.
+_GONE = 1.0
 
 
 class Counts:
@@ -149,6 +154,66 @@ def receive(config: Settings, redis_url: str, listener: socket.socket, ending: t
         reports.close()
         expectations.close()
         counts.log()
+
+
+#: What a process does with the listening socket until the event is set.
+Receive = Callable[[socket.socket, threading.Event], None]
+
+
+class ReceiverProcesses:
+    """So many processes that run ``receive``; one that ends is started again by :meth:`renew`.
+
+    Parameters
+    ----------
+    receive
+        A function of a module, which each process imports anew: a copy of this one would have its threads' locks.
+    """
+
+    def __init__(self, count: int, listener: socket.socket, receive: Receive) -> None:
+        self._listener, self._receive = listener, receive
+        self._context = multiprocessing.get_context("spawn")
+        self._running: list[BaseProcess] = [self._start() for _ in range(count)]
+
+    def _start(self) -> BaseProcess:
+        process = self._context.Process(target=_live, args=(self._receive, self._listener), name="receiver")
+        process.start()
+        return process
+
+    def renew(self) -> None:
+        """Start those again that have ended."""
+        for place, process in enumerate(self._running):
+            if not process.is_alive():
+                logger.error("a process of the receiver ended with %s; another one is started", process.exitcode)
+                self._running[place] = self._start()
+
+    def stop(self, timeout: float) -> None:
+        """Tell all to end; those that have not after ``timeout`` seconds are killed."""
+        for process in self._running:
+            process.terminate()
+        deadline = time.monotonic() + timeout
+        for process in self._running:
+            process.join(max(deadline - time.monotonic(), 0))
+            if process.is_alive():
+                process.kill()
+                process.join(_GONE)
+
+
+def _live(receive: Receive, listener: socket.socket) -> None:
+    """Receive until told to end, or until the parent is gone."""
+    ending = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ending.set())
+    # Ctrl-C reaches the parent too, which ends all in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, args=(ending,), name="parent", daemon=True).start()
+    receive(listener, ending)
+
+
+def _end_with_parent(ending: threading.Event) -> None:
+    """An orphan would keep the port."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        ending.set()
 
 
 @contextlib.contextmanager

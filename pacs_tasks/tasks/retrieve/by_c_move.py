@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import redis
 from celery import Task
 
 from pacs_tasks.dimse.files import storage
 from pacs_tasks.dimse.retrieve import c_move
 from pacs_tasks.dimse.retrieve.delivery import Here
 from pacs_tasks.dimse.status import move_status
+from pacs_tasks.errors import BrokerUnavailableError
 from pacs_tasks.fleet import receivers
+from pacs_tasks.fleet.expectations import LIFETIME, Expected
 from pacs_tasks.fleet.receivers import Receiver
 from pacs_tasks.outcome import MoveOutcome
 from pacs_tasks.request import MoveRequest, RetrieveRequest
 from pacs_tasks.tasks.engine.associations import leased
 from pacs_tasks.tasks.engine.base import ledger, local_ae, timeouts
 from pacs_tasks.tasks.engine.chord import Part
-from pacs_tasks.tasks.engine.claim import claimed
+from pacs_tasks.tasks.engine.claim import Claim, claimed
+from pacs_tasks.tasks.engine.heartbeat import pulse
 from pacs_tasks.tasks.retrieve.arrivals import Arrivals
-from pacs_tasks.tasks.retrieve.expecting import expecting
+
+logger = logging.getLogger(__name__)
 
 #: Seconds between two looks at the receiver's storage, and how long it may stay unchanged, after a peer that claims
 #: more sub-operations than have arrived: the peer's answer and its last instance come on different associations.
@@ -218,3 +224,44 @@ def _listed(directory: Path) -> list[os.DirEntry[str]]:
             return list(entries)
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+class _Expectation:
+    """One series, or a whole study, at one receiver; it lives as long as the owner of the claim gives signs of life."""
+
+    def __init__(self, claim: Claim, receiver: Receiver, study_uid: str, series_uid: str) -> None:
+        self._claim = claim
+        self._expected = Expected(ledger().client)
+        self._what = (receiver.ae_title, study_uid, series_uid, claim.owner)
+
+    @property
+    def seen(self) -> float:
+        return self._claim.seen
+
+    def prolong(self) -> None:
+        self._expected.expect(*self._what, LIFETIME)
+
+    def forget(self) -> None:
+        self._expected.forget(*self._what)
+
+
+@contextmanager
+def expecting(claim: Claim, receiver: Receiver, study_uid: str, series_uid: str) -> Iterator[None]:
+    """Expect a series, or with an empty ``series_uid`` its study, at a receiver during the block.
+
+    Raises
+    ------
+    BrokerUnavailableError
+        If Redis is away: nothing is to be asked for then, since nobody would know that it was.
+    """
+    expectation = _Expectation(claim, receiver, study_uid, series_uid)
+    expectation.prolong()
+    pulse().keep(expectation)
+    try:
+        yield
+    finally:
+        pulse().forget(expectation)
+        try:
+            expectation.forget()
+        except (BrokerUnavailableError, redis.RedisError) as error:
+            logger.debug("an expectation was not taken back (%s); it runs out", type(error).__name__)

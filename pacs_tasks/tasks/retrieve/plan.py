@@ -18,8 +18,15 @@ from pacs_tasks.tasks.engine.base import ledger
 from pacs_tasks.tasks.engine.claim import Claim
 from pacs_tasks.tasks.engine.planner import Promise
 from pacs_tasks.tasks.engine.session import Asking, UnansweredError, value
-from pacs_tasks.tasks.retrieve.study_listing import STUDY_UID, Listed, Listing, counted_in_study, failure_of, is_uid
-from pacs_tasks.tasks.retrieve.wanted import Wanted, name_of
+from pacs_tasks.tasks.retrieve.study_listing import (
+    STUDY_UID,
+    Listed,
+    Listing,
+    Wanted,
+    counted_in_study,
+    failure_of,
+    is_uid,
+)
 
 _ACCESSION_NUMBER = "00080050"
 
@@ -217,6 +224,13 @@ class _Asked:
         name = name_of(self._selections, places)
         study = Study(name=name, rows=tuple(dict.fromkeys(rows)), selections=tuple(places), proof=Proof.NONE)
         return _Found(study, unfound=[([name, "", "", ""], error)])
+
+
+def name_of(selections: Sequence[Selection], places: Iterable[int]) -> str:
+    """What to call a selection of which nothing was found: its row, else its place."""
+    place = min(places)
+    row = selections[place].row
+    return f"selection {place + 1}" if row is None else f"row {row}"
 
 
 def _told(error: PacsTasksError) -> PacsTasksError:

@@ -6,6 +6,7 @@ instances of each.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
@@ -14,9 +15,8 @@ from pacs_tasks.errors import JobFailedError, PacsTasksError
 from pacs_tasks.ledger.manifest import Entry
 from pacs_tasks.outcome import Category, FindOutcome, Proof
 from pacs_tasks.outcome.find import is_round
-from pacs_tasks.request import UID, Level
+from pacs_tasks.request import UID, Level, Selection
 from pacs_tasks.tasks.engine.session import Asking, UnansweredError, value
-from pacs_tasks.tasks.retrieve.wanted import Wanted
 
 STUDY_UID, SERIES_UID, SOP_INSTANCE_UID, SOP_CLASS_UID = "0020000D", "0020000E", "00080018", "00080016"
 _OF_STUDY, _OF_SERIES = "00201208", "00201209"
@@ -26,6 +26,55 @@ _MOST = 1_000_000
 _SHOWN = 10
 
 _uid = TypeAdapter(UID)
+
+
+@dataclass
+class Wanted:
+    """What is wanted of one study: all of it, some series, or some instances.
+
+    ``selections`` are the places, in the request, of those that name it, ``rows`` their rows of a batch file.
+    """
+
+    study_uid: str
+    selections: list[int] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    whole: bool = False
+    series: set[str] = field(default_factory=set)
+    #: Series to SOP Instance UIDs; the series may be unknown, which is empty.
+    instances: dict[str, set[str]] = field(default_factory=dict)
+    #: How many instances the peer says that the whole study has.
+    counted: int | None = None
+
+    def add(self, place: int, selection: Selection) -> None:
+        """Want what this selection names as well."""
+        self.selections.append(place)
+        if selection.row is not None and selection.row not in self.rows:
+            self.rows.append(selection.row)
+        if selection.sop_instance_uids:
+            self.instances.setdefault(selection.series_uid or "", set()).update(selection.sop_instance_uids)
+        elif selection.series_uid:
+            self.series.add(selection.series_uid)
+        else:
+            self.whole = True
+
+    @property
+    def picked(self) -> bool:
+        """Whether some of it is wanted by name, so that a series need not be whole."""
+        return not self.whole and bool(self.instances)
+
+    def wants_series(self, series_uid: str) -> bool:
+        """Whether all of a series is wanted."""
+        return self.whole or series_uid in self.series
+
+    def picks_of(self, series_uid: str) -> set[str]:
+        """What of a series is wanted by name; what has no series may be in any."""
+        return self.instances.get(series_uid, set()) | self.instances.get("", set())
+
+    @property
+    def named_series(self) -> set[str]:
+        """The series that are looked at; empty for all of the study."""
+        unknown = self.whole or "" in self.instances
+        return set() if unknown else self.series | self.instances.keys()
 
 
 class Listed(NamedTuple):

@@ -28,7 +28,7 @@ from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine.associations import lent
 from pacs_tasks.tasks.engine.base import JobTask, answer, ledger, local_ae, timeouts
 from pacs_tasks.tasks.engine.claim import Claim
-from pacs_tasks.tasks.verify.sent import instances_sent
+from pacs_tasks.tasks.verify.tasks import instances_sent
 
 #: Instances of one transaction: some peers take no more.
 MOST_REFERENCES = 500

@@ -8,14 +8,36 @@ from typing import Any, NamedTuple
 from celery import Task
 
 from pacs_tasks.app import app
+from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.ledger.outcomes import Instances
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 from pacs_tasks.outcome.verification import VerifyOutcome
-from pacs_tasks.request import VerifyRequest
-from pacs_tasks.tasks.engine.base import JobTask, answer
+from pacs_tasks.request import StoreDirectoryRequest, StoreRequest, VerifyRequest
+from pacs_tasks.tasks.engine.base import JobTask, answer, ledger
 from pacs_tasks.tasks.engine.claim import Claim
 from pacs_tasks.tasks.verify.inventory import Inquiry, Series
-from pacs_tasks.tasks.verify.sent import instances_sent
+
+_SENDING = frozenset({StoreRequest.task, StoreDirectoryRequest.task})
+
+
+def instances_sent(job_id: str) -> Instances:
+    """What a job has sent.
+
+    Raises
+    ------
+    JobNotFoundError
+        If there is no such job.
+    InvalidRequestError
+        If it is none that sends, if it is still at it, or if it has sent nothing.
+    """
+    progress = ledger().progress(job_id)
+    if progress.task not in _SENDING:
+        raise InvalidRequestError(f"job {job_id} sends nothing; name a job of send-file or send-dir")
+    if not progress.state.finished:
+        raise InvalidRequestError(f"job {job_id} is still {progress.state}; wait for its end")
+    if not progress.counters.done:
+        raise InvalidRequestError(f"job {job_id} has sent nothing, so there is nothing to ask about")
+    return Instances(ledger(), job_id)
 
 
 class _Member(NamedTuple):

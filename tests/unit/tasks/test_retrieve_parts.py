@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pacs_tasks.ledger.manifest import Entry
 from pacs_tasks.request import Selection
+from pacs_tasks.tasks.retrieve.plan import name_of
+from pacs_tasks.tasks.retrieve.study_listing import Wanted
 from pacs_tasks.tasks.retrieve.tasks import PART_INSTANCES, cut
-from pacs_tasks.tasks.retrieve.wanted import Wanted, name_of
 
 LARGE = 2 * PART_INSTANCES + 1
 

@@ -10,10 +10,10 @@ from celery import Task
 
 from pacs_tasks.app import app
 from pacs_tasks.dimse.files import storage
-from pacs_tasks.dimse.retrieve import c_get
+from pacs_tasks.dimse.retrieve import c_get, c_move
 from pacs_tasks.layout import Layout
-from pacs_tasks.outcome import GetOutcome
-from pacs_tasks.request import GetRequest
+from pacs_tasks.outcome import GetOutcome, MoveOutcome
+from pacs_tasks.request import GetRequest, MoveRequest
 from pacs_tasks.tasks.engine.associations import leased
 from pacs_tasks.tasks.engine.base import JobTask, answer, local_ae, timeouts
 from pacs_tasks.tasks.engine.claim import Claim
@@ -21,7 +21,7 @@ from pacs_tasks.tasks.engine.paths import writable_directory
 from pacs_tasks.tasks.retrieve.arrivals import placed
 
 
-def _work(request: GetRequest, claim: Claim) -> GetOutcome:
+def _get(request: GetRequest, claim: Claim) -> GetOutcome:
     writable_directory(request.output_dir)
     with leased(request.remote, claim) as stop:
         # By its UIDs, and through no link that leads out of the directory.
@@ -35,4 +35,15 @@ def _work(request: GetRequest, claim: Claim) -> GetOutcome:
 @app.task(bind=True, base=JobTask, name=GetRequest.task)  # type: ignore[untyped-decorator]
 def get(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
     """Fetch a study or series (C-GET)."""
-    return answer(self, request, GetRequest, _work)
+    return answer(self, request, GetRequest, _get)
+
+
+def _move(request: MoveRequest, claim: Claim) -> MoveOutcome:
+    with leased(request.remote, claim) as stop:
+        return c_move.move(request, local_ae(request), timeouts(request), stop)
+
+
+@app.task(bind=True, base=JobTask, name=MoveRequest.task)  # type: ignore[untyped-decorator]
+def move(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Have a study or series sent elsewhere (C-MOVE)."""
+    return answer(self, request, MoveRequest, _move)
