@@ -1,48 +1,74 @@
-# What a person does with a checkout. `make demo` and `make test` work on a fresh machine that has python3 >= 3.11.
+# The commands of a checkout. `make demo` and `make test` need python3 >= 3.11, and nothing else.
 
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
 BIN := .venv/bin
-# Written last, so that a half-made environment is made again.
-READY := .venv/.ready
+# Each stamp is written last, so that a half-made environment is made again.
+PACKAGE := .venv/.package
+TOOLS := .venv/.tools
 
-.PHONY: demo up test bench chaos check pins clean
+.PHONY: demo up test test-all test-rest bench chaos check pins clean
 
-.venv: $(READY)
+.venv: $(TOOLS)
 
-$(READY): pyproject.toml constraints.txt
+# pip is silent for most of a minute; this counts the packages as it fetches them.
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off --require-hashes
+COUNT = awk -v total="$$(grep -c '^[a-z0-9]' $(1))" \
+  '/^Collecting|^Requirement already/ { printf "\r  %d of at most %d packages ", ++count, total; fflush() } \
+   /^Installing/ { printf "\n  installing them ..." ; fflush() } END { print "" }'
+
+$(PACKAGE): pyproject.toml workers/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "make: '$(PYTHON)' is missing or older than Python 3.11; install one, or name it: make PYTHON=/path/to/python3.11" >&2; \
+	  echo "make: '$(PYTHON)' is missing or older than Python 3.11. Install a newer one, or name it: make PYTHON=/path/to/python3.11" >&2; \
 	  exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
-	  echo "make: '$(PYTHON)' cannot make virtual environments; install them (Debian, Ubuntu: apt-get install python3-venv)" >&2; \
+	  echo "make: '$(PYTHON)' cannot make virtual environments. Install python3-venv (Debian, Ubuntu: apt-get install python3-venv)." >&2; \
 	  exit 1; }
-	@echo "Making .venv with the packages that constraints.txt pins ..."
+	@echo "Making the virtual environment .venv ..."
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r constraints.txt
+	@echo "Installing the packages that pacs-tasks needs (pinned in workers/constraints.txt) ..."
+	@$(INSTALL) -r workers/constraints.txt | $(call COUNT,workers/constraints.txt)
+	@echo "Installing pacs-tasks from this checkout ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@touch $(READY)
+	@touch $@
+
+$(TOOLS): $(PACKAGE) constraints.txt
+	@echo "Installing the tools that tests and checks need (pinned in constraints.txt) ..."
+	@$(INSTALL) -r constraints.txt | $(call COUNT,constraints.txt)
+	@touch $@
 
 # Start everything, send, query, retrieve, compare, and leave nothing running.
-demo: $(READY)
+demo: $(PACKAGE)
 	$(BIN)/pacs-tasks demo
 
 # The whole stack on this machine until Ctrl-C.
-up: $(READY)
+up: $(PACKAGE)
 	$(BIN)/pacs-tasks up
 
 # Tests wait for most of their time, so more of them run at once than there are cores.
-test: $(READY)
-	$(BIN)/python -m pytest -n 3 --dist worksteal
+PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
+# What `make test` leaves out, since it takes longest: whole programs as peers, thousands of conversations, failures.
+THOROUGH := thorough
 
-# Beside DCMTK and pynetdicom, on this machine. BENCH="--help" tells its options, BENCH="--small" is quick.
-bench: $(READY)
+test: $(TOOLS)
+	$(PYTEST) -m "not $(THOROUGH)"
+
+test-rest: $(TOOLS)
+	$(PYTEST) -m "$(THOROUGH)"
+
+test-all: $(TOOLS)
+	$(PYTEST)
+
+# Beside DCMTK and pynetdicom, on this machine. BENCH="--help" shows its options, BENCH="--small" is quick.
+bench: $(TOOLS)
 	@$(BIN)/python -m tests.benchmarks $(BENCH)
 
-# Kill, cut and fill up everything, and look whether anything was lost. CHAOS="--help" tells its options.
-chaos: $(READY)
+# Kill, cut and fill up everything, and check that nothing was lost. CHAOS="--help" shows its options.
+chaos: $(TOOLS)
 	@$(BIN)/python -m tests.chaos $(CHAOS)
 
-check: $(READY)
+check: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -59,7 +59,8 @@ def test_pins_hold_for_every_platform() -> None:
 @pytest.mark.parametrize(("python", "says"), [("/nowhere/python3", "Python 3.11"), ("./no-venv", "python3-venv")])
 def test_unfit_python_is_one_sentence(tmp_path: Path, python: str, says: str) -> None:
     """A Python that is missing or too old, or one that cannot make environments, is told with what to do."""
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+    (tmp_path / "workers").mkdir()
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "workers/constraints.txt"):
         shutil.copy(ROOT / name, tmp_path / name)
     without = tmp_path / "no-venv"
     # Debian's python3 without python3-venv: it has no ensurepip.
