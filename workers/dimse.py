@@ -15,9 +15,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from pacs_tasks import tasks
 from pacs_tasks.app import app
 from pacs_tasks.tasks.engine.associations import close_all
-from pacs_tasks.tasks.engine.probe import probe
-from pacs_tasks.tasks.engine.resume import watch
-from pacs_tasks.tasks.engine.shutdown import stop
+from pacs_tasks.tasks.engine.resume import watch_jobs, watch_remotes
+from pacs_tasks.tasks.engine.retry import shut_down
 
 __all__ = ["app", "tasks"]
 
@@ -62,14 +61,14 @@ redis.Transport.Channel = Channel
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def _watch(**_: object) -> None:
     """The children have their work; the worker itself looks for work that was lost, and for peers that are down."""
-    for look in (watch, probe):
-        threading.Thread(target=look, args=[_stopped], name=look.__name__, daemon=True).start()
+    for watch in (watch_jobs, watch_remotes):
+        threading.Thread(target=watch, args=[_stopped], name=watch.__name__, daemon=True).start()
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _end_soon(**_: object) -> None:
     """The parts that run end behind the file that is under way."""
-    stop()
+    shut_down()
 
 
 @worker_process_shutdown.connect  # type: ignore[untyped-decorator]

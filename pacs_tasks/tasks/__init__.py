@@ -1,6 +1,6 @@
-"""The Celery tasks: decode the request, call :mod:`pacs_tasks.dimse`, record the outcome. Only here is retried.
+"""The Celery tasks: read the request, call :mod:`pacs_tasks.dimse`, record the outcome. Only this room retries.
 
-Importing this package registers every task with :data:`pacs_tasks.app.app`.
+Importing this package registers every task with :data:`pacs_tasks.app.app`. Only workers import it.
 """
 
 from pacs_tasks.tasks import echo

@@ -1,4 +1,4 @@
-"""``pacs_tasks.echo``: is the peer there, and does it accept us?"""
+"""``pacs_tasks.echo``: verify the connection with a remote (C-ECHO)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Any
 
 from celery import Task
 
-from pacs_tasks.app import app
 from pacs_tasks.dimse import c_echo
 from pacs_tasks.outcome import EchoOutcome
 from pacs_tasks.request import EchoRequest
 from pacs_tasks.tasks.engine.associations import leased
-from pacs_tasks.tasks.engine.base import JobTask, answer, local_ae, timeouts
+from pacs_tasks.tasks.engine.base import JobTask, local_ae, register, timeouts
 from pacs_tasks.tasks.engine.claim import Claim
+from pacs_tasks.tasks.engine.job import answer
 
 
 def _work(request: EchoRequest, claim: Claim) -> EchoOutcome:
@@ -20,7 +20,7 @@ def _work(request: EchoRequest, claim: Claim) -> EchoOutcome:
         return c_echo.echo(local_ae(request), request.remote, timeouts(request), stop)
 
 
-@app.task(bind=True, base=JobTask, name=EchoRequest.task)  # type: ignore[untyped-decorator]
+@register(EchoRequest.task, base=JobTask)
 def echo(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Verify the peer (C-ECHO)."""
+    """Verify the connection with a remote."""
     return answer(self, request, EchoRequest, _work)

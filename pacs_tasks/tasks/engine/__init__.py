@@ -1,1 +1,6 @@
-"""What all tasks share: chords, claims, leases, associations, retries."""
+"""The engine under every task: how a job is claimed, planned, divided into parts, retried and recorded.
+
+Task modules import from here: ``base`` (registration, the worker's ledger), ``job`` (serve a job), ``part`` (serve a
+part), ``session`` and ``associations`` (associations under leases), ``claim``, ``retry`` and ``paths``. The worker also
+imports ``resume``. ``leases`` is private to this room.
+"""

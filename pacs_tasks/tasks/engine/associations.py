@@ -18,8 +18,9 @@ from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.upper_layer.association import Association, StopCheck, Timeouts
 from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.errors import AssociationError, PeerBusyError
+from pacs_tasks.request import Request
 from pacs_tasks.settings import settings
-from pacs_tasks.tasks.engine.base import outages
+from pacs_tasks.tasks.engine.base import local_ae, outages, timeouts
 from pacs_tasks.tasks.engine.leases import Lease, leases
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ _PROMPT = 0.2
 
 
 @dataclass(frozen=True)
-class _Open:
+class _Kept:
     """An open association and its lease."""
 
     assoc: Association
@@ -64,10 +65,10 @@ class _Idle:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         #: With the time from which on each is idle.
-        self._idle: list[tuple[float, _Open]] = []
+        self._idle: list[tuple[float, _Kept]] = []
         self._releaser: threading.Thread | None = None
 
-    def take(self, local: LocalAE, remote: RemoteAE, contexts: Sequence[Context], limits: Timeouts) -> _Open | None:
+    def claim(self, local: LocalAE, remote: RemoteAE, contexts: Sequence[Context], limits: Timeouts) -> _Kept | None:
         """An idle association to the same peer on which all of ``contexts`` were proposed."""
         pairs = [(cx.abstract_syntax, syntax) for cx in contexts for syntax in cx.transfer_syntaxes]
         with self._changed:
@@ -84,10 +85,10 @@ class _Idle:
         found.abort()
         return None
 
-    def give_back(self, opened: _Open) -> None:
-        opened.lease.unwatched()
+    def keep(self, kept: _Kept) -> None:
+        kept.lease.unwatched()
         with self._changed:
-            self._idle.append((time.monotonic(), opened))
+            self._idle.append((time.monotonic(), kept))
             if self._releaser is None:
                 self._releaser = threading.Thread(target=self._release_idle, name="idle-associations", daemon=True)
                 self._releaser.start()
@@ -100,7 +101,7 @@ class _Idle:
     def close_all(self) -> None:
         self._release([found for _, found in self._idle])
 
-    def _release(self, some: Sequence[_Open]) -> None:
+    def _release(self, some: Sequence[_Kept]) -> None:
         """Release those that are still idle."""
         with self._changed:
             due = [found for _, found in self._idle if found in some]
@@ -126,7 +127,7 @@ def _until_next_look(since: float) -> float:
     return max(0.0, min(look, settings().association_idle - idle_for))
 
 
-def _is_due(since: float, found: _Open) -> bool:
+def _is_due(since: float, found: _Kept) -> bool:
     idle_for = time.monotonic() - since
     return idle_for >= settings().association_idle or (idle_for >= _BREATH and leases().wanted(found.lease.remote))
 
@@ -160,45 +161,60 @@ def leased(remote: RemoteAE, stop: StopCheck, *, one_of_many: bool = False) -> I
 
 
 @contextmanager
-def lent(
-    local: LocalAE, remote: RemoteAE, contexts: Sequence[Context], limits: Timeouts, stop: StopCheck
-) -> Iterator[Association]:
-    """An association for the block, reused if an idle one fits; kept for the next block unless this one fails.
+def new_association(request: Request, contexts: Sequence[Context], stop: StopCheck) -> Iterator[Association]:
+    """An association with the remote of a request, for the block alone.
 
     Raises
     ------
     PeerBusyError
         If no lease became free in a few seconds.
     AssociationError
-        As :meth:`pacs_tasks.dimse.upper_layer.association.Association.open` does.
+        As :meth:`pacs_tasks.dimse.upper_layer.association.Association.open` raises it.
     """
-    opened = _idle.take(local, remote, contexts, limits) or _opened(local, remote, contexts, limits, stop)
-    assoc, lease = opened.assoc, opened.lease
+    local, remote, limits = local_ae(request), request.remote, timeouts(request)
+    with leased(remote, stop) as watched, Association.open(local, remote, contexts, limits, watched) as assoc:
+        yield assoc
+
+
+@contextmanager
+def kept_association(request: Request, contexts: Sequence[Context], stop: StopCheck) -> Iterator[Association]:
+    """An association for the block: an idle one if one fits, kept for the next block unless this one fails.
+
+    Raises
+    ------
+    PeerBusyError
+        If no lease became free in a few seconds.
+    AssociationError
+        As :meth:`pacs_tasks.dimse.upper_layer.association.Association.open` raises it.
+    """
+    local, remote, limits = local_ae(request), request.remote, timeouts(request)
+    kept = _idle.claim(local, remote, contexts, limits) or _open(local, remote, contexts, limits, stop)
+    assoc, lease = kept.assoc, kept.lease
     assoc.stop = lease.watched(stop)
     try:
         yield assoc
     except BaseException:
-        opened.abort()
+        kept.abort()
         raise
     assoc.stop = None
-    kept = settings().association_idle and assoc.reusable()
-    if kept and not (lease.age > _TURN and leases().wanted(lease.remote)):
-        _idle.give_back(opened)
+    reusable = settings().association_idle and assoc.reusable()
+    if reusable and not (lease.age > _TURN and leases().wanted(lease.remote)):
+        _idle.keep(kept)
     else:
-        opened.release()
+        kept.release()
 
 
-def _opened(local: LocalAE, remote: RemoteAE, contexts: Sequence[Context], limits: Timeouts, stop: StopCheck) -> _Open:
+def _open(local: LocalAE, remote: RemoteAE, contexts: Sequence[Context], limits: Timeouts, stop: StopCheck) -> _Kept:
     lease = leases().take(remote, stop, _idle.let_go, one_of_many=True)
     begun, watched = time.monotonic(), lease.watched(stop)
 
-    def look() -> bool:
+    def check() -> bool:
         if time.monotonic() - begun > _PROMPT:
             leases().want(lease.remote)
         return watched()
 
     try:
-        assoc = Association.open(local, remote, contexts, limits, look, window=settings().operations_window)
+        assoc = Association.open(local, remote, contexts, limits, check, window=settings().operations_window)
     except PeerBusyError:
         leases().refused(lease)
         raise
@@ -207,7 +223,7 @@ def _opened(local: LocalAE, remote: RemoteAE, contexts: Sequence[Context], limit
         raise
     leases().accepted(lease)
     outages().reached(lease.remote)
-    return _Open(assoc, lease)
+    return _Kept(assoc, lease)
 
 
 def close_all() -> None:

@@ -25,7 +25,7 @@ from pacs_tasks.errors import BrokerUnavailableError, JobCancelledError, PeerBus
 from pacs_tasks.fleet.associations import Budget, name_of
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine.base import budget
-from pacs_tasks.tasks.engine.heartbeat import pulse
+from pacs_tasks.tasks.engine.claim import heartbeat
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class Leases:
         except BaseException:
             _quickly(lambda: self._quick().release(lease.remote, lease.name, lease.limit))
             raise
-        pulse().keep(lease)
+        heartbeat().keep(lease)
         return lease
 
     def _stand_in_line(
@@ -163,7 +163,7 @@ class Leases:
 
     def give_back(self, lease: Lease) -> None:
         """Give a lease back whose association has ended."""
-        pulse().forget(lease)
+        heartbeat().forget(lease)
         _quickly(lambda: self._quick().release(lease.remote, lease.name, lease.limit))
 
     def accepted(self, lease: Lease) -> None:
@@ -173,7 +173,7 @@ class Leases:
 
     def refused(self, lease: Lease) -> None:
         """The remote has no association for us now: nobody tries for a moment in our place."""
-        pulse().forget(lease)
+        heartbeat().forget(lease)
         _quickly(lambda: self._quick().refused(lease.remote, lease.name, lease.limit, _REST))
 
     def want(self, remote: str) -> None:

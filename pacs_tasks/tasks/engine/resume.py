@@ -1,61 +1,121 @@
-"""``pacs_tasks.resume``: go on with a job whose message got lost.
+"""Two watches of each worker resume jobs: those whose messages were lost, and those that wait for a remote.
 
-A Redis that dies has handed out messages that never arrived, and a worker that dies may take one with it before it
-is noted as handed out: nobody would ever come back to that part. So each worker looks from time to time for jobs at
-which nobody is and nothing happens, and sends this task through the job's own queue. It comes out behind all that the
-job has there: if the job still looks the same then, something is lost, and the planner sees to what has no outcome.
+A Redis that dies may have sent messages that never arrived, and a worker that dies may lose one before Redis records
+its delivery: nobody would resume that part. So each worker looks for jobs that no worker holds and that stand still,
+and sends ``pacs_tasks.resume`` through the job's own queue. That task runs after all other messages of the job in
+that queue. If the job still stands still then, a message is lost, and the planner runs again for what has no outcome.
+
+One worker at a time probes each remote that is down, at growing intervals, and enqueues the jobs that wait for it when
+it is back.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 
 from celery import Celery, Task
 
 from pacs_tasks.app import HIDDEN, UNACKED, VISIBILITY_TIMEOUT, app
-from pacs_tasks.errors import JobNotFoundError
+from pacs_tasks.dimse import c_echo
+from pacs_tasks.dimse.upper_layer.association import Timeouts
+from pacs_tasks.errors import JobNotFoundError, PacsTasksError, PeerBusyError, PeerUnavailableError
+from pacs_tasks.fleet.outages import Outages, Probe
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.operations import OPERATIONS, QUEUES
-from pacs_tasks.tasks.engine.base import ledger
+from pacs_tasks.tasks.engine.base import ledger, outages, register
 
 logger = logging.getLogger(__name__)
 
-#: Seconds without a sign of life after which a job is looked into: what a dead worker held is back by then.
+#: Seconds without a sign of life after which a job stands still: the messages of a dead worker are back by then.
 PATIENCE = VISIBILITY_TIMEOUT + 30
-#: The same where nothing at all is on its way: no queue has anything, and no worker has anything in hand.
-LOST = 10.0
-#: Seconds between two looks of a worker.
-_BEAT = 10.0
+#: The same where no queue has a message and no worker holds one.
+PATIENCE_WHEN_IDLE = 10.0
+#: Seconds between two rounds of each watch.
+_RESUME_INTERVAL = 10.0
+_PROBE_INTERVAL = 1.0
+#: Seconds that a remote may take for each step of its answer to a probe.
+_PROBE_TIMEOUTS = Timeouts.of(5.0)
 
 
-@app.task(bind=True, name="pacs_tasks.resume", ignore_result=True)  # type: ignore[untyped-decorator]
+@register("pacs_tasks.resume", ignore_result=True)
 def resume(_: Task, job_id: str, seen: str) -> None:
-    """Hand out the task of a job again, if it still looks as it was ``seen``."""
+    """Enqueue the task of a job again if the job still stands still as ``seen``."""
     if ledger().unfinished.stands_still(job_id, seen):
-        logger.warning("job %s stands still; its task is handed out again", job_id)
-        task = ledger().progress(job_id).task
-        app.send_task(task, task_id=job_id, argsrepr=HIDDEN, kwargsrepr=HIDDEN)
+        logger.warning("job %s stands still; its task is enqueued again", job_id)
+        _enqueue(app, ledger().progress(job_id).task, job_id)
 
 
-def look_round(celery: Celery, found: Ledger, patience: float = PATIENCE) -> None:
-    """See to the jobs that stand still."""
-    if not found.client.exists(*QUEUES, UNACKED):
-        patience = min(patience, LOST)
-    for job_id in found.unfinished.jobs():
+def _enqueue(celery: Celery, task: str, job_id: str) -> None:
+    celery.send_task(task, task_id=job_id, argsrepr=HIDDEN, kwargsrepr=HIDDEN)
+
+
+def resume_stalled(celery: Celery, record: Ledger, patience: float = PATIENCE) -> None:
+    """Send ``pacs_tasks.resume`` for each job that has stood still for ``patience`` seconds."""
+    if not record.client.exists(*QUEUES, UNACKED):
+        patience = min(patience, PATIENCE_WHEN_IDLE)
+    for job_id in record.unfinished.jobs():
         try:
-            seen = found.unfinished.standstill(job_id, patience)
-            queue = OPERATIONS[found.progress(job_id).task].queue
+            seen = record.unfinished.standstill(job_id, patience)
+            queue = OPERATIONS[record.progress(job_id).task].queue
         except JobNotFoundError:
             continue
         if seen:
             celery.send_task("pacs_tasks.resume", args=[job_id, seen], queue=queue)
 
 
-def watch(stopped: threading.Event) -> None:
-    """Look round until ``stopped``; whatever hinders one look, there is another."""
-    while not stopped.wait(_BEAT):
+def probe_remotes(celery: Celery, record: Ledger, known: Outages) -> None:
+    """Probe the remotes that are due; enqueue the jobs of those that are back, and fail those that waited too long."""
+    for probe in known.due():
+        if _answers(probe):
+            waiting = known.back(probe.name)
+            logger.info("%s is back; %d jobs go on", probe.name, len(waiting))
+            for job_id in waiting:
+                with suppress(JobNotFoundError):
+                    _enqueue(celery, record.progress(job_id).task, job_id)
+        else:
+            for job_id in known.still_down(probe.name):
+                logger.warning("job %s gives up waiting for %s", job_id, probe.name)
+                record.failed(job_id, _given_up(str(probe.remote), job_id))
+
+
+def _answers(probe: Probe) -> bool:
+    """Whether an association can be opened; a remote that rejects the association or C-ECHO is back as well."""
+    try:
+        c_echo.echo(probe.local, probe.remote, _PROBE_TIMEOUTS)
+    except PeerBusyError:
+        return True
+    except PeerUnavailableError as error:
+        logger.debug("probe: %s", error.message)
+        return False
+    except PacsTasksError:
+        return True
+    return True
+
+
+def _given_up(remote: str, job_id: str) -> PeerUnavailableError:
+    return PeerUnavailableError(
+        f"{remote} went down and did not come back in time, so the job gave up; its outcomes are kept. "
+        f"Run `pacs-tasks resume {job_id}` to do the rest, or raise --give-up-after."
+    )
+
+
+def watch_jobs(stopped: threading.Event) -> None:
+    """Resume jobs that stand still until ``stopped``."""
+    _repeat(stopped, _RESUME_INTERVAL, lambda: resume_stalled(app, ledger()))
+
+
+def watch_remotes(stopped: threading.Event) -> None:
+    """Probe remotes that are down until ``stopped``."""
+    _repeat(stopped, _PROBE_INTERVAL, lambda: probe_remotes(app, ledger(), outages()))
+
+
+def _repeat(stopped: threading.Event, interval: float, watch: Callable[[], None]) -> None:
+    """Call ``watch`` at intervals; an error in one round does not end the others."""
+    while not stopped.wait(interval):
         try:
-            look_round(app, ledger())
-        except Exception as error:  # noqa: BLE001 - Redis away, whatever way that is told
-            logger.warning("cannot look for jobs that stand still (%s)", type(error).__name__)
+            watch()
+        except Exception as error:  # noqa: BLE001 - Redis may be unavailable in many ways
+            logger.warning("a watch for stalled jobs or remotes failed (%s); it runs again", type(error).__name__)

@@ -1,12 +1,15 @@
-"""Many queries of one job over one association, opened anew where the peer ends it in between."""
+"""Work with one remote that goes on over another association where one is lost.
+
+Some remotes end the association after each request, abort at a request they do not understand, or fall silent at it.
+:class:`Session` opens the next association; the user of a session decides after each loss whether to go on.
+"""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
-from typing import Any, Self
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, NamedTuple, Self, TypeVar
 
 from pacs_tasks.dimse.find import c_find
 from pacs_tasks.dimse.upper_layer.association import Association
@@ -19,92 +22,96 @@ from pacs_tasks.errors import (
 )
 from pacs_tasks.outcome import FindOutcome
 from pacs_tasks.request import FindRequest, Level, Request
-from pacs_tasks.tasks.engine.associations import leased
-from pacs_tasks.tasks.engine.base import local_ae, timeouts
+from pacs_tasks.tasks.engine.associations import new_association
+from pacs_tasks.tasks.engine.base import timeouts
 from pacs_tasks.tasks.engine.claim import Claim
 
-#: Associations that one query may cost: some peers abort at what they do not understand, as they do at nothing at all.
+#: Associations that one query may cost: some remotes abort at a query they do not understand.
 _MOST_LOSSES = 2
-#: Queries that may get no answer one after the other: a peer that has fallen silent is not asked for a thousand rows.
+#: Queries in a row without an answer after which the remote counts as silent.
 _MOST_UNANSWERED = 3
 
-
-class UnansweredError(PeerUnavailableError):
-    """The peer did not answer this query, or ended each association at it; others may be answered."""
-
-    def told(self) -> PeerUnavailableError:
-        """The same as an error that others know."""
-        return PeerUnavailableError(self.message, self.subject)
+T = TypeVar("T")
 
 
-class Asking:
-    """Asks the peer of one request; a context manager, at whose end the association ends."""
+class Loss(NamedTuple):
+    """An association that was lost, or could not be opened.
 
-    def __init__(self, request: Request, claim: Claim) -> None:
-        self._request, self._claim = request, claim
+    Attributes
+    ----------
+    opened
+        Whether there was an association.
+    first
+        Whether this was the first step on that association.
+    """
+
+    error: PeerUnavailableError
+    opened: bool
+    first: bool
+
+
+class Session:
+    """Associations with one remote, one after the other; a context manager, which ends the last one.
+
+    Parameters
+    ----------
+    associate
+        Opens an association under a lease for the duration of a context.
+    """
+
+    def __init__(self, associate: Callable[[], AbstractContextManager[Association]]) -> None:
+        self._associate = associate
         self._open = ExitStack()
         self._assoc: Association | None = None
-        self._unanswered, self._answered = 0, False
 
-    def find(self, level: Level, keys: Mapping[str, str]) -> FindOutcome:
-        """Query the peer in the Study Root model, to its final status.
+    def attempt(self, step: Callable[[Association], T], lost: Callable[[Loss], None]) -> T | None:
+        """Run a step over the association of the step before, or over a new one.
+
+        An association that the remote has ended meanwhile is replaced. An invalid request costs no association.
+
+        Parameters
+        ----------
+        lost
+            Called when the association was lost or could not be opened; raises to end the session.
+
+        Returns
+        -------
+        The result of the step, or nothing if the association was lost.
 
         Raises
         ------
-        UnansweredError
-            If it does not answer this query.
-        PeerUnavailableError
-            If it cannot be had, or answers nothing any more.
+        PeerBusyError
+            If there is no association now.
         AssociationError
-            If it offers no such query.
-        JobCancelledError
-            If the job was cancelled meanwhile.
+            As ``associate`` and ``step`` raise it, where it is permanent.
         """
-        asked = self._request
-        query = FindRequest(remote=asked.remote, local=asked.local, timeout=asked.timeout, level=level, keys=keys)
-        losses = 0
-        while True:
-            new, begun = self._assoc is None, math.inf
-            try:
-                assoc = self._association(query)
-                begun = time.monotonic()
-                outcome = c_find.ask(assoc, query)
-            except InvalidRequestError:
-                raise  # Nothing was asked.
-            except PeerUnavailableError as error:
-                self._end(error)
-                if isinstance(error, PeerBusyError | PeerUnreachableError):
-                    raise
-                silent = time.monotonic() - begun >= timeouts(query).dimse
-                # One that was open before may have ended for any reason; who stays silent does so again.
-                losses += new
-                if silent or losses >= _MOST_LOSSES:
-                    self._count_unanswered(error, silent=silent)
-                continue
-            except BaseException as error:
-                self._end(error)
+        first = self._assoc is None
+        try:
+            assoc = self._assoc = self._assoc or self._open.enter_context(self._associate())
+            result = step(assoc)
+        except InvalidRequestError:
+            raise
+        except PeerUnavailableError as error:
+            opened = self._assoc is not None
+            self._end(error)
+            if isinstance(error, PeerBusyError):
                 raise
-            if self._claim.cancelled:
-                raise JobCancelledError("cancelled before anything was fetched")
-            self._unanswered, self._answered = 0, True
-            return outcome
+            lost(Loss(error, opened, first))
+            return None
+        except BaseException as error:
+            self._end(error)
+            raise
+        if not assoc.reusable():
+            self.close()
+        return result
 
-    def _count_unanswered(self, error: PeerUnavailableError, *, silent: bool) -> None:
-        self._unanswered += 1
-        if self._unanswered >= _MOST_UNANSWERED or (silent and not self._answered):
-            raise error
-        raise UnansweredError(error.message, error.subject) from None
-
-    def _association(self, query: FindRequest) -> Association:
-        if self._assoc is None:
-            remote, context = query.remote, c_find.context_of(query)
-            stop = self._open.enter_context(leased(remote, self._claim))
-            opened = Association.open(local_ae(query), remote, [context], timeouts(query), stop)
-            self._assoc = self._open.enter_context(opened)
-        return self._assoc
+    def close(self) -> None:
+        """End the association."""
+        self._assoc = None
+        self._open.close()
 
     def _end(self, error: BaseException) -> None:
-        """The lease must know why its association has ended, or was not to be had."""
+        """End the association with the error, from which its lease learns why."""
         self._assoc = None
         self._open.__exit__(type(error), error, error.__traceback__)
 
@@ -112,8 +119,77 @@ class Asking:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._assoc = None
-        self._open.close()
+        self.close()
+
+
+class UnansweredError(PeerUnavailableError):
+    """The remote did not answer this query, or ended each association at it; it may answer others."""
+
+    def as_unavailable(self) -> PeerUnavailableError:
+        """The same error in a class that clients know."""
+        return PeerUnavailableError(self.message, self.subject)
+
+
+class QuerySession:
+    """The queries of one request; a context manager, at whose end the association ends."""
+
+    def __init__(self, request: Request, claim: Claim) -> None:
+        self._request, self._claim = request, claim
+        contexts = [c_find.context_of(FindRequest(remote=request.remote))]
+        self._session = Session(lambda: new_association(request, contexts, claim))
+        self._unanswered, self._answered = 0, False
+
+    def find(self, level: Level, keys: Mapping[str, str]) -> FindOutcome:
+        """Query the remote in the Study Root model, to the final status.
+
+        Raises
+        ------
+        UnansweredError
+            If the remote does not answer this query.
+        PeerUnavailableError
+            If there is no association, or the remote answers nothing any more.
+        AssociationError
+            If the remote does not offer the query model.
+        JobCancelledError
+            If the job was cancelled meanwhile.
+        """
+        request = self._request
+        query = FindRequest(remote=request.remote, local=request.local, timeout=request.timeout, level=level, keys=keys)
+        begun, losses = 0.0, 0
+
+        def ask(assoc: Association) -> FindOutcome:
+            nonlocal begun
+            begun = time.monotonic()
+            return c_find.ask(assoc, query)
+
+        def lost(loss: Loss) -> None:
+            nonlocal losses
+            if isinstance(loss.error, PeerUnreachableError):
+                raise loss.error
+            # A remote that was silent will be silent again; an association from before may have ended for any reason.
+            silent = loss.opened and time.monotonic() - begun >= timeouts(query).dimse
+            losses += loss.first
+            if silent or losses >= _MOST_LOSSES:
+                self._count_unanswered(loss.error, silent=silent)
+
+        while (outcome := self._session.attempt(ask, lost)) is None:
+            pass
+        if self._claim.cancelled:
+            raise JobCancelledError("The job was cancelled before it fetched anything.")
+        self._unanswered, self._answered = 0, True
+        return outcome
+
+    def _count_unanswered(self, error: PeerUnavailableError, *, silent: bool) -> None:
+        self._unanswered += 1
+        if self._unanswered >= _MOST_UNANSWERED or (silent and not self._answered):
+            raise error
+        raise UnansweredError(error.message, error.subject) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._session.close()
 
 
 def value(match: Mapping[str, Any], tag: str) -> str:

@@ -1,1 +1,1 @@
-"""Tasks that query (C-FIND)."""
+"""Tasks that query (C-FIND). Only the registration of tasks imports from here."""

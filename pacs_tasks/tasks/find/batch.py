@@ -1,39 +1,42 @@
-"""``pacs_tasks.find_batch``: many queries, each to its own outcome.
+"""``pacs_tasks.find_batch``: many queries, each with an outcome of its own.
 
-The rows of the request are the manifest. What a row finds goes to the ledger, never into a message or Celery's result.
+The rows of the request are the manifest. The matches of a row go to the ledger, never into a message or Celery's
+result.
 """
 
 from __future__ import annotations
 
-import math
-from contextlib import suppress
-from typing import Any, cast
+import time
+from typing import Any, ClassVar
 
 from celery import Task
 
-from pacs_tasks.app import app
-from pacs_tasks.dimse.find import c_find
+from pacs_tasks.dimse.find.c_find import Finding, context_of
 from pacs_tasks.dimse.upper_layer.association import Association
-from pacs_tasks.errors import InvalidRequestError, PeerBusyError
-from pacs_tasks.request import FindBatchRequest
-from pacs_tasks.settings import settings
-from pacs_tasks.tasks.engine.associations import leased
-from pacs_tasks.tasks.engine.base import JobTask, ledger, local_ae, pause, timeouts
-from pacs_tasks.tasks.engine.chord import Part, Range, fan_out, finish, pending, work_on
+from pacs_tasks.errors import InvalidRequestError
+from pacs_tasks.ledger.manifest import Entry
+from pacs_tasks.outcome import Category, Doubt, FindOutcome, InstanceCategory, InstanceOutcome
+from pacs_tasks.request import FindBatchRequest, FindRequest
+from pacs_tasks.tasks.engine.base import JobTask, ledger, register
 from pacs_tasks.tasks.engine.claim import Claim
-from pacs_tasks.tasks.engine.planner import Promise, plan
-from pacs_tasks.tasks.engine.retry import come_again
-from pacs_tasks.tasks.find.part import ask
-from pacs_tasks.tasks.store.tasks import FEWEST_PARTS, MOST_PARTS, PART_WORK
+from pacs_tasks.tasks.engine.job import Promise, Range, fan_out, finish, lines_of_a_part, note_round_trip, pending, plan
+from pacs_tasks.tasks.engine.part import LineQueue, Part, run_part, work_off
 
-#: Seconds that a row takes at least: a quick PACS answers in so long, and its matches are to be decoded.
+#: Seconds that a row takes at least: the answer of a fast PACS, and the decoding of its matches.
 ROW_WORK = 0.004
+#: Outcomes of a query whose matches count. If the answer was cut off, the outcome of the row reports it.
+_ANSWERED = frozenset({Category.SUCCESS, Category.WARNING, Category.PARTIAL})
 
 
 def cut(total: int, round_trip: float) -> list[Range]:
-    """Cut so many rows into parts, each with about :data:`PART_WORK` seconds of work; see :mod:`.store`."""
-    wanted = math.ceil(PART_WORK / (ROW_WORK + round_trip))
-    rows = max(1, min(wanted, total // FEWEST_PARTS), math.ceil(total / MOST_PARTS))
+    """Cut the rows of a batch into parts.
+
+    Parameters
+    ----------
+    round_trip
+        Seconds that a request and its response take at least.
+    """
+    rows = lines_of_a_part(total, ROW_WORK + round_trip)
     return [(start, min(start + rows, total)) for start in range(0, total, rows)]
 
 
@@ -43,44 +46,111 @@ def _ranges(job_id: str) -> list[Range]:
 
 
 def _promise(request: FindBatchRequest, claim: Claim) -> Promise:
-    """The rows, once it is seen that the peer takes our association: before many parts find out that it does not."""
     if not request.rows:
-        raise InvalidRequestError("there is no row to ask for; give at least one")
-    # Busy: the parts wait until it is not.
-    with (
-        suppress(PeerBusyError),
-        leased(request.remote, claim) as stop,
-        Association.open(
-            local_ae(request), request.remote, [c_find.context_of(request)], timeouts(request), stop
-        ) as assoc,
-    ):
-        ledger().note_round_trip(claim.job_id, assoc.wire.round_trip)
+        raise InvalidRequestError("The batch has no row. Give at least one.")
+    note_round_trip(request, [context_of(request)], claim)
     return Promise([[f"row {row.number}", row.number, dict(row.keys)] for row in request.rows])
 
 
-@app.task(bind=True, base=JobTask, name=FindBatchRequest.task)  # type: ignore[untyped-decorator]
-def find_batch(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Ask many queries (C-FIND): becomes a chord of parts."""
+class _RowQueue(LineQueue[Entry]):
+    """The rows of a part."""
 
-    def chord_of_parts(_: FindBatchRequest, job_id: str) -> None:
+    #: Some remotes end the association after each query, or after some.
+    spares_progress: ClassVar[bool] = True
+
+    def __init__(self, part: Part, request: FindBatchRequest) -> None:
+        super().__init__(part, request, [context_of(request)], part.must_end, part.left)
+        self._batch = request
+        #: The row in front and its query: one that is split goes on where it was.
+        self._finding: tuple[int, Finding] | None = None
+
+    def step(self, assoc: Association) -> None:
+        """Query for the first row. Its matches are in the ledger before its outcome."""
+        index, (subject, _, keys) = next(iter(self.queue.items()))
+        self.answered = False
+        self.unanswered.add(index)
+        self.part.begin(index)
+        begun = time.time()
+        try:
+            found = self._query(index, keys, assoc)
+        except InvalidRequestError as error:
+            self.part.fail(index, error)
+        else:
+            if found.category is Category.CANCELLED:
+                self.part.check_end()
+            if not self.try_later(index, found.status):
+                if found.category in _ANSWERED:
+                    ledger().matches.note(self.part.job_id, index, found.matches)
+                outcome = _outcome_of(subject, self._batch, found)
+                self.part.record(index, outcome.model_copy(update={"begun": begun, "ended": time.time()}))
+        self.unanswered.discard(index)
+        del self.queue[index]
+
+    def _query(self, index: int, keys: dict[str, str], assoc: Association) -> FindOutcome:
+        if self._finding is None or self._finding[0] != index:
+            self._finding = index, Finding(_request_of(self._batch, keys))
+        finding = self._finding[1]
+        before = finding.queries
+        try:
+            return finding.on(assoc)
+        finally:
+            self.answered = finding.queries > before
+
+
+def _request_of(batch: FindBatchRequest, keys: dict[str, str]) -> FindRequest:
+    try:
+        return batch.of_row(keys)
+    except ValueError:
+        # The message of pydantic may repeat a value.
+        raise InvalidRequestError("The query of this row is not valid. Correct its keys.") from None
+
+
+def _outcome_of(subject: str, request: FindBatchRequest, found: FindOutcome) -> InstanceOutcome:
+    """The outcome of a row: a success only where the answer is believed to be complete."""
+    if found.category not in _ANSWERED:
+        return InstanceOutcome(subject=subject, category=InstanceCategory.FAILED, status=found.status)
+    reason = "; ".join(found.remarks) or _doubt_of(request, found)
+    category = InstanceCategory.WARNING if found.doubts else InstanceCategory.SUCCESS
+    return InstanceOutcome(subject=subject, category=category, reason=reason)
+
+
+def _doubt_of(request: FindBatchRequest, found: FindOutcome) -> str:
+    """Why the answer to a single query may be incomplete; empty if there is no reason to think so."""
+    count = len(found.matches)
+    if found.limit_hit:
+        return f"There are more matches than the limit of {request.limit}. Raise it or narrow the query."
+    if Doubt.STATUS in found.doubts:
+        return f"The PACS ended the query after {count} matches ({found.status}). Narrow it: there may be more."
+    if Doubt.ROUND in found.doubts:
+        return (
+            f"The PACS returned {count} matches, which may be a limit of its own. "
+            "Narrow the query, or split it by dates."
+        )
+    return "There may be more matches. Narrow the query." if found.doubts else ""
+
+
+def _query_rows(part: Part, request: FindBatchRequest) -> bool:
+    """Query for the rest of a part; true if something should be tried again later."""
+    return work_off(part, request, lambda: [_RowQueue(part, request)])
+
+
+@register(FindBatchRequest.task, base=JobTask)
+def find_batch(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Run many queries: become a chord of parts."""
+
+    def chord_of_parts(job_id: str) -> None:
         fan_out(self, job_id, _ranges(job_id), find_batch_part, find_batch_finish)
 
     return plan(self, request, FindBatchRequest, _promise, chord_of_parts)
 
 
-@app.task(bind=True, name="pacs_tasks.find_batch_part", ignore_result=True)  # type: ignore[untyped-decorator]
+@register("pacs_tasks.find_batch_part", ignore_result=True)
 def find_batch_part(self: Task, job_id: str, start: int, stop: int, tries: int = 0) -> None:
-    """Ask the queries ``start`` up to ``stop`` of a job's manifest; never raises for a query."""
-
-    def work(part: Part) -> bool:
-        request = cast(FindBatchRequest, ledger().request(job_id))
-        return ask(part, request, last_try=tries >= settings().max_retries)
-
-    if work_on(self, job_id, start, stop, work):
-        come_again(self, pause(tries), kwargs={"tries": tries + 1})
+    """Run the queries ``start`` up to ``stop`` of a job's manifest; never raises for a query."""
+    run_part(self, job_id, range(start, stop), tries, _query_rows)
 
 
-@app.task(bind=True, name="pacs_tasks.find_batch_finish")  # type: ignore[untyped-decorator]
+@register("pacs_tasks.find_batch_finish")
 def find_batch_finish(self: Task, job_id: str) -> dict[str, Any]:
-    """The chord's body: the summary of the job."""
+    """The chord's body: return the summary of the job."""
     return finish(self, job_id, _ranges, find_batch_part)

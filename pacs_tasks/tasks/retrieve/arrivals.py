@@ -16,7 +16,7 @@ from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.layout import Layout
 from pacs_tasks.ledger.manifest import is_counted
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
-from pacs_tasks.tasks.engine.chord import Part, PartCancelledError
+from pacs_tasks.tasks.engine.part import Part, PartCancelledError
 
 logger = logging.getLogger(__name__)
 

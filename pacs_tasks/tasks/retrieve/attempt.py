@@ -20,7 +20,7 @@ from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, MoveOutcome, S
 from pacs_tasks.request import GetRequest, RetrieveMethod, RetrieveRequest
 from pacs_tasks.tasks.engine.associations import leased
 from pacs_tasks.tasks.engine.base import ledger, local_ae, timeouts
-from pacs_tasks.tasks.engine.chord import Part
+from pacs_tasks.tasks.engine.part import Part
 from pacs_tasks.tasks.retrieve.arrivals import Arrivals
 from pacs_tasks.tasks.retrieve.by_c_move import Moving, NoReceiverError, listens
 from pacs_tasks.tasks.retrieve.method import Choice

@@ -27,9 +27,8 @@ from pacs_tasks.outcome import MoveOutcome
 from pacs_tasks.request import MoveRequest, RetrieveRequest
 from pacs_tasks.tasks.engine.associations import leased
 from pacs_tasks.tasks.engine.base import ledger, local_ae, timeouts
-from pacs_tasks.tasks.engine.chord import Part
-from pacs_tasks.tasks.engine.claim import Claim, claimed
-from pacs_tasks.tasks.engine.heartbeat import pulse
+from pacs_tasks.tasks.engine.claim import Claim, claimed, heartbeat
+from pacs_tasks.tasks.engine.part import Part
 from pacs_tasks.tasks.retrieve.arrivals import Arrivals
 
 logger = logging.getLogger(__name__)
@@ -256,11 +255,11 @@ def expecting(claim: Claim, receiver: Receiver, study_uid: str, series_uid: str)
     """
     expectation = _Expectation(claim, receiver, study_uid, series_uid)
     expectation.prolong()
-    pulse().keep(expectation)
+    heartbeat().keep(expectation)
     try:
         yield
     finally:
-        pulse().forget(expectation)
+        heartbeat().forget(expectation)
         try:
             expectation.forget()
         except (BrokerUnavailableError, redis.RedisError) as error:

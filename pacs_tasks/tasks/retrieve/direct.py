@@ -8,15 +8,15 @@ from typing import Any
 
 from celery import Task
 
-from pacs_tasks.app import app
 from pacs_tasks.dimse.files import storage
 from pacs_tasks.dimse.retrieve import c_get, c_move
 from pacs_tasks.layout import Layout
 from pacs_tasks.outcome import GetOutcome, MoveOutcome
 from pacs_tasks.request import GetRequest, MoveRequest
 from pacs_tasks.tasks.engine.associations import leased
-from pacs_tasks.tasks.engine.base import JobTask, answer, local_ae, timeouts
+from pacs_tasks.tasks.engine.base import JobTask, local_ae, register, timeouts
 from pacs_tasks.tasks.engine.claim import Claim
+from pacs_tasks.tasks.engine.job import answer
 from pacs_tasks.tasks.engine.paths import writable_directory
 from pacs_tasks.tasks.retrieve.arrivals import placed
 
@@ -32,7 +32,7 @@ def _get(request: GetRequest, claim: Claim) -> GetOutcome:
     return outcome
 
 
-@app.task(bind=True, base=JobTask, name=GetRequest.task)  # type: ignore[untyped-decorator]
+@register(GetRequest.task, base=JobTask)
 def get(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
     """Fetch a study or series (C-GET)."""
     return answer(self, request, GetRequest, _get)
@@ -43,7 +43,7 @@ def _move(request: MoveRequest, claim: Claim) -> MoveOutcome:
         return c_move.move(request, local_ae(request), timeouts(request), stop)
 
 
-@app.task(bind=True, base=JobTask, name=MoveRequest.task)  # type: ignore[untyped-decorator]
+@register(MoveRequest.task, base=JobTask)
 def move(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
     """Have a study or series sent elsewhere (C-MOVE)."""
     return answer(self, request, MoveRequest, _move)

@@ -22,7 +22,7 @@ from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, MoveOutcome, S
 from pacs_tasks.request import MoveRequest, RetrieveRequest
 from pacs_tasks.tasks.engine.associations import leased
 from pacs_tasks.tasks.engine.base import ledger, local_ae, timeouts
-from pacs_tasks.tasks.engine.chord import Part
+from pacs_tasks.tasks.engine.part import Part
 from pacs_tasks.tasks.retrieve.attempt import Said
 from pacs_tasks.tasks.verify.inventory import Inquiry, Series
 

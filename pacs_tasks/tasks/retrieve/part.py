@@ -20,9 +20,8 @@ from pacs_tasks.ledger.manifest import is_counted
 from pacs_tasks.outcome import InstanceOutcome
 from pacs_tasks.request import RetrieveRequest
 from pacs_tasks.settings import settings
-from pacs_tasks.tasks.engine.chord import Part
-from pacs_tasks.tasks.engine.parking import note_unreachable, park_if_down
-from pacs_tasks.tasks.engine.shutdown import WorkerStoppingError, stopping
+from pacs_tasks.tasks.engine.part import Part
+from pacs_tasks.tasks.engine.retry import WorkerShutdownError, note_unreachable, park_if_down, shutting_down
 from pacs_tasks.tasks.retrieve.already_there import record_present
 from pacs_tasks.tasks.retrieve.attempt import Fetching
 from pacs_tasks.tasks.retrieve.by_c_move import NoReceiverError
@@ -107,8 +106,8 @@ def _check_end(part: Part) -> None:
     """Of what did not come since we asked the peer to stop, nothing is known."""
     if part.left and part.claim.cancelled:
         raise JobCancelledError
-    if part.left and stopping():
-        raise WorkerStoppingError
+    if part.left and shutting_down():
+        raise WorkerShutdownError
 
 
 def _fail_nameless(part: Part, request: RetrieveRequest) -> None:

@@ -16,8 +16,8 @@ from pacs_tasks.outcome import Proof
 from pacs_tasks.request import Level, RetrieveRequest, Selection
 from pacs_tasks.tasks.engine.base import ledger
 from pacs_tasks.tasks.engine.claim import Claim
-from pacs_tasks.tasks.engine.planner import Promise
-from pacs_tasks.tasks.engine.session import Asking, UnansweredError, value
+from pacs_tasks.tasks.engine.job import Promise
+from pacs_tasks.tasks.engine.session import QuerySession, UnansweredError, value
 from pacs_tasks.tasks.retrieve.study_listing import (
     STUDY_UID,
     Listed,
@@ -50,7 +50,7 @@ def promise(request: RetrieveRequest, claim: Claim) -> Promise:
         If nothing is found of the one thing that is wanted, or the peer cannot be asked.
     """
     selections = request.wanted()
-    with Asking(request, claim) as asking:
+    with QuerySession(request, claim) as asking:
         found = _Asked(request, asking).find(dict(enumerate(selections)))
     if not request.selections and len(found) == 1 and not found[0].entries:
         raise found[0].unfound[0][1]
@@ -68,7 +68,7 @@ def promise_again(request: RetrieveRequest, claim: Claim) -> Promise | None:
         return None
     studies, selections = ledger().studies.planned(job_id), request.wanted()
     places = sorted({place for study in studies if study.tail for place in study.selections})
-    with Asking(request, claim) as asking:
+    with QuerySession(request, claim) as asking:
         found = _Asked(request, asking).find({place: selections[place] for place in places})
     before = {study.study_uid: study for study in studies if study.lines}
     added = [_beside(before.get(each.study.study_uid), each, job_id) for each in found]
@@ -133,7 +133,7 @@ def _joined(before: Study | None, study: Study, lines: tuple[tuple[int, int], ..
 class _Asked:
     """Asks one peer for selections."""
 
-    def __init__(self, request: RetrieveRequest, asking: Asking) -> None:
+    def __init__(self, request: RetrieveRequest, asking: QuerySession) -> None:
         self._asking, self._remote = asking, str(request.remote)
         self._selections = request.wanted()
         #: By Study Instance UID, in the order of the selections.
@@ -235,7 +235,7 @@ def name_of(selections: Sequence[Selection], places: Iterable[int]) -> str:
 
 def _told(error: PacsTasksError) -> PacsTasksError:
     """The error as it is recorded: in a class that whoever reads it knows."""
-    return error.told() if isinstance(error, UnansweredError) else error
+    return error.as_unavailable() if isinstance(error, UnansweredError) else error
 
 
 def _proven(study: Study, listed: Listed) -> Study:

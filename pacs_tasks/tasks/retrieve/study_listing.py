@@ -16,7 +16,7 @@ from pacs_tasks.ledger.manifest import Entry
 from pacs_tasks.outcome import Category, FindOutcome, Proof
 from pacs_tasks.outcome.find import is_round
 from pacs_tasks.request import UID, Level, Selection
-from pacs_tasks.tasks.engine.session import Asking, UnansweredError, value
+from pacs_tasks.tasks.engine.session import QuerySession, UnansweredError, value
 
 STUDY_UID, SERIES_UID, SOP_INSTANCE_UID, SOP_CLASS_UID = "0020000D", "0020000E", "00080018", "00080016"
 _OF_STUDY, _OF_SERIES = "00201208", "00201209"
@@ -139,7 +139,7 @@ def failure_of(outcome: FindOutcome) -> str:
 class Listing:
     """Asks for one study."""
 
-    def __init__(self, asking: Asking, wanted: Wanted, remote: str) -> None:
+    def __init__(self, asking: QuerySession, wanted: Wanted, remote: str) -> None:
         self._asking, self._wanted, self._remote = asking, wanted, remote
         #: Where it did not answer a query, that error.
         self._unanswered: UnansweredError | None = None

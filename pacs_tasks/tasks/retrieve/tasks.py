@@ -6,20 +6,18 @@ The planner asks the peer which instances there are: the promise. A part is a se
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from celery import Task
 
-from pacs_tasks.app import app
 from pacs_tasks.errors import AssociationError, PeerBusyError
 from pacs_tasks.ledger.manifest import Entry, is_counted
 from pacs_tasks.request import RetrieveRequest
-from pacs_tasks.tasks.engine.base import JobTask, ledger, pause
-from pacs_tasks.tasks.engine.chord import Part, Range, fan_out, finish, pending, work_on
+from pacs_tasks.tasks.engine.base import JobTask, ledger, register
 from pacs_tasks.tasks.engine.claim import Claim
+from pacs_tasks.tasks.engine.job import Promise, Range, fan_out, finish, pending, plan
+from pacs_tasks.tasks.engine.part import Part, run_part
 from pacs_tasks.tasks.engine.paths import writable_directory
-from pacs_tasks.tasks.engine.planner import Promise, plan
-from pacs_tasks.tasks.engine.retry import come_again
 from pacs_tasks.tasks.retrieve.part import fetch
 from pacs_tasks.tasks.retrieve.plan import promise, promise_again
 
@@ -64,23 +62,22 @@ def _promise(request: RetrieveRequest, claim: Claim) -> Promise:
     return promise(request, claim)
 
 
-@app.task(bind=True, base=JobTask, name=RetrieveRequest.task)  # type: ignore[untyped-decorator]
+@register(RetrieveRequest.task, base=JobTask)
 def retrieve(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
     """Retrieve studies: asks what there is and becomes a chord of parts."""
 
-    def chord_of_parts(_: RetrieveRequest, job_id: str) -> None:
+    def chord_of_parts(job_id: str) -> None:
         fan_out(self, job_id, _ranges(job_id), retrieve_part, retrieve_finish)
 
     return plan(self, request, RetrieveRequest, _promise, chord_of_parts, promise_again=promise_again)
 
 
-@app.task(bind=True, name="pacs_tasks.retrieve_part", ignore_result=True)  # type: ignore[untyped-decorator]
+@register("pacs_tasks.retrieve_part", ignore_result=True)
 def retrieve_part(self: Task, job_id: str, start: int, stop: int, tries: int = 0) -> None:
     """Fetch the instances ``start`` up to ``stop`` of a job's manifest; never raises for an instance."""
 
-    def work(part: Part) -> bool:
+    def work(part: Part, request: RetrieveRequest) -> bool:
         part.claim.check_deaths()
-        request = cast(RetrieveRequest, ledger().request(job_id))
         try:
             return fetch(self, part, request, whole_series=_is_whole(job_id, start, stop), tries=tries)
         except PeerBusyError:
@@ -89,8 +86,7 @@ def retrieve_part(self: Task, job_id: str, start: int, stop: int, tries: int = 0
             part.fail_rest(error)
             return False
 
-    if work_on(self, job_id, start, stop, work):
-        come_again(self, pause(tries), kwargs={"tries": tries + 1})
+    run_part(self, job_id, range(start, stop), tries, work)
 
 
 def _is_whole(job_id: str, start: int, stop: int) -> bool:
@@ -105,7 +101,7 @@ def _is_whole(job_id: str, start: int, stop: int) -> bool:
     return not before and not after and not ledger().studies.picked(job_id, first[3])
 
 
-@app.task(bind=True, name="pacs_tasks.retrieve_finish")  # type: ignore[untyped-decorator]
+@register("pacs_tasks.retrieve_finish")
 def retrieve_finish(self: Task, job_id: str) -> dict[str, Any]:
     """The chord's body: the summary of the job."""
     return finish(self, job_id, _ranges, retrieve_part)

@@ -1,4 +1,4 @@
-"""``pacs_tasks.preflight``: what a send would meet. Nothing is sent."""
+"""``pacs_tasks.preflight``: predict the result of sending a directory. It sends no instance."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from typing import Any
 from celery import Task
 from pydicom.uid import UID
 
-from pacs_tasks.app import app
 from pacs_tasks.dimse.files.part10 import StoredInstance
 from pacs_tasks.dimse.upper_layer import contexts
-from pacs_tasks.dimse.upper_layer.association import Association
 from pacs_tasks.errors import JobCancelledError
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, PreflightOutcome, ProposedPair
 from pacs_tasks.request import PreflightRequest
-from pacs_tasks.tasks.engine.associations import leased
-from pacs_tasks.tasks.engine.base import JobTask, answer, local_ae, timeouts
+from pacs_tasks.tasks.engine.associations import new_association
+from pacs_tasks.tasks.engine.base import JobTask, register
 from pacs_tasks.tasks.engine.claim import Claim
+from pacs_tasks.tasks.engine.job import answer
 from pacs_tasks.tasks.engine.paths import files_below, readable_directory
-from pacs_tasks.tasks.store.recognise import recognise
+from pacs_tasks.tasks.store.tasks import read_header
 
 
 def _work(request: PreflightRequest, claim: Claim) -> PreflightOutcome:
@@ -32,9 +31,9 @@ def _work(request: PreflightRequest, claim: Claim) -> PreflightOutcome:
     total = 0
     for path, _ in files_below(request.directory):
         if claim():
-            raise JobCancelledError("cancelled before the peer was asked")
+            raise JobCancelledError("The job was cancelled before it opened an association.")
         total += 1
-        read = recognise(path)
+        read = read_header(path)
         if isinstance(read, StoredInstance):
             instances.append(read)
         else:
@@ -42,10 +41,7 @@ def _work(request: PreflightRequest, claim: Claim) -> PreflightOutcome:
     batches = contexts.contexts_for(instances)
     accepted: set[tuple[str, str]] = set()
     for proposed, _ in batches:
-        with (
-            leased(request.remote, claim) as stop,
-            Association.open(local_ae(request), request.remote, proposed, timeouts(request), stop) as assoc,
-        ):
+        with new_association(request, proposed, claim) as assoc:
             accepted |= set(assoc.accepted_contexts)
     return PreflightOutcome(
         total=total,
@@ -80,7 +76,7 @@ def _pairs(instances: list[StoredInstance], accepted: set[tuple[str, str]]) -> t
     )
 
 
-@app.task(bind=True, base=JobTask, name=PreflightRequest.task)  # type: ignore[untyped-decorator]
+@register(PreflightRequest.task, base=JobTask)
 def preflight(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Say what a send of a directory would meet."""
+    """Predict the result of sending a directory."""
     return answer(self, request, PreflightRequest, _work)

@@ -1,44 +1,39 @@
-"""``pacs_tasks.store_file`` and ``pacs_tasks.store_directory``: send files.
+"""``pacs_tasks.store_file`` and ``pacs_tasks.store_directory``: send files (C-STORE).
 
-A directory is listed, not read, by its planner; each part reads the headers of its own files, so that recognising
-them is fanned out as well.
+The planner of a directory lists it and reads no file. Each part reads the headers of its own files, so the workers
+share that work too, and sends them over associations whose contexts fit exactly these files.
 """
 
 from __future__ import annotations
 
-import math
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, cast
 
 from celery import Task
 
-from pacs_tasks.app import app
-from pacs_tasks.dimse import c_echo
+from pacs_tasks.dimse import c_echo, c_store
 from pacs_tasks.dimse.files import part10
+from pacs_tasks.dimse.files.part10 import StoredInstance
+from pacs_tasks.dimse.upper_layer import contexts
 from pacs_tasks.dimse.upper_layer.association import Association
-from pacs_tasks.errors import JobCancelledError, PeerBusyError, UnreadableInputError
+from pacs_tasks.errors import JobCancelledError, NotDicomError, UnreadableInputError
 from pacs_tasks.ledger.manifest import Entry
-from pacs_tasks.request import StoreDirectoryRequest, StoreRequest
+from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
+from pacs_tasks.request import StoreDirectoryRequest, StoreRequest, TransferRequest
 from pacs_tasks.settings import settings
-from pacs_tasks.tasks.engine.associations import leased
-from pacs_tasks.tasks.engine.base import JobTask, ledger, local_ae, pause, timeouts
-from pacs_tasks.tasks.engine.chord import Part, Range, fan_out, finish, pending, work_on
+from pacs_tasks.tasks.engine.base import JobTask, ledger, register
 from pacs_tasks.tasks.engine.claim import Claim
+from pacs_tasks.tasks.engine.job import Promise, Range, fan_out, finish, lines_of_a_part, note_round_trip, pending, plan
+from pacs_tasks.tasks.engine.part import LineQueue, Part, PartCancelledError, run_part, work_off
 from pacs_tasks.tasks.engine.paths import files_below, readable_directory, readable_file
-from pacs_tasks.tasks.engine.planner import Promise, plan
-from pacs_tasks.tasks.engine.retry import come_again
-from pacs_tasks.tasks.store.part import send
 
-#: Up to so many files, each is a task of its own, as people who look at Flower expect.
+#: Up to so many files, each is a task of its own, as people who watch Flower expect.
 SMALL_DIRECTORY = 200
-#: In a larger one a part has so much work, in seconds, that the 5 ms of a task are a thirtieth of it.
-PART_WORK = 0.16
-#: What a file takes on a machine of two cores, to a peer on it: seconds for each, and for each of its bytes.
+#: Work of one file on a machine of two cores with the remote on it: seconds for each file, and for each of its bytes.
 FILE_WORK, BYTE_WORK = 0.0004, 1e-9
-#: Parts that there are at least, to be shared out, and at most, so that the chord of a huge directory stays small.
-FEWEST_PARTS, MOST_PARTS = 16, 2000
+#: Most bytes of a part with more than one file.
 PART_BYTES = 64 * 2**20
 
 
@@ -48,8 +43,8 @@ def cut(entries: Sequence[Entry], files_per_task: int | None, round_trip: float 
     Parameters
     ----------
     round_trip
-        Seconds that a question to the peer and its answer take at least: on a slow line a few files are work enough,
-        and small parts keep all associations busy to the end.
+        Seconds that a request and its response take at least: on a slow line a few files are work enough, and small
+        parts keep all associations busy to the end.
     """
     most = files_per_task or _files_of_a_part(entries, round_trip)
     ranges: list[Range] = []
@@ -68,12 +63,11 @@ def _files_of_a_part(entries: Sequence[Entry], round_trip: float) -> int:
     if total <= SMALL_DIRECTORY:
         return 1
     file_work: float = FILE_WORK + BYTE_WORK * sum(entry[1] for entry in entries) / total
-    wanted = math.ceil(PART_WORK / max(file_work, round_trip))
-    return max(min(wanted, total // FEWEST_PARTS), math.ceil(total / MOST_PARTS))
+    return lines_of_a_part(total, max(file_work, round_trip))
 
 
 def _ranges(job_id: str) -> list[Range]:
-    """The parts of a job, which are the same whenever they are asked for."""
+    """The parts of a job that have files without an outcome; the cut is the same each time."""
     request = cast(StoreDirectoryRequest, ledger().request(job_id))
     entries = ledger().manifest.entries(job_id, 0, ledger().progress(job_id).counters.total)
     files_per_task = request.files_per_task or settings().files_per_task
@@ -83,73 +77,113 @@ def _ranges(job_id: str) -> list[Range]:
 def _promise_file(request: StoreRequest, _: Claim) -> Promise:
     readable_file(request.path)
     part10.read_instance(request.path)
-    return Promise([[request.path, os.path.getsize(request.path)]])  # noqa: PTH202 - the path goes as it came
+    return Promise([[request.path, Path(request.path).stat().st_size]])
 
 
 def _promise_directory(request: StoreDirectoryRequest, claim: Claim) -> Promise:
-    """List the files, and see that the peer takes our association before thousands of parts find out."""
     readable_directory(request.directory)
     entries: list[Entry] = []
     for path, size in files_below(request.directory):
         if claim():
-            raise JobCancelledError("cancelled before anything was sent")
+            raise JobCancelledError("The job was cancelled before it sent anything.")
         entries.append([path, size])
     if not entries:
-        raise UnreadableInputError("there is no file in this directory; check the path", request.directory)
-    # Busy: the parts wait until it is not.
-    with (
-        suppress(PeerBusyError),
-        leased(request.remote, claim) as stop,
-        Association.open(
-            local_ae(request), request.remote, [c_echo.VERIFICATION_CONTEXT], timeouts(request), stop
-        ) as assoc,
-    ):
-        ledger().note_round_trip(claim.job_id, assoc.wire.round_trip)
+        raise UnreadableInputError("The directory contains no file. Check the path.", request.directory)
+    note_round_trip(request, [c_echo.VERIFICATION_CONTEXT], claim)
     return Promise(entries)
 
 
-@app.task(bind=True, base=JobTask, name=StoreRequest.task)  # type: ignore[untyped-decorator]
+def read_header(path: str) -> StoredInstance | InstanceOutcome:
+    """The instance in a file; else SKIPPED for a file that is not a DICOM instance, FAILED for an unreadable one."""
+    try:
+        return part10.read_instance(path)
+    except NotDicomError as error:
+        return InstanceOutcome.unanswered(path, error, InstanceCategory.SKIPPED)
+    except UnreadableInputError as error:
+        return InstanceOutcome.unanswered(path, error)
+
+
+def _read_headers(part: Part) -> list[tuple[int, StoredInstance]]:
+    """The instances of a part by their index; records the outcomes of other files."""
+    found = []
+    for index, (path, _) in list(part.left.items()):
+        part.check_end()
+        part.begin(index)
+        read = read_header(path)
+        if isinstance(read, InstanceOutcome):
+            part.record(index, read)
+        else:
+            found.append((index, read))
+    return found
+
+
+class _FileQueue(LineQueue[StoredInstance]):
+    """The files of a part that share an association."""
+
+    def step(self, assoc: Association) -> None:
+        """Send all files; several may be in progress at once."""
+        index_of = {instance.path: index for index, instance in self.queue.items()}
+        for instance, outcome in c_store.store_all(assoc, self._until_the_end(), digest=settings().sha256):
+            index = index_of[instance.path]
+            del self.queue[index]
+            if not self.try_later(index, outcome.status):
+                # After a cancel, the answers for the files in progress still count.
+                with suppress(PartCancelledError):
+                    self.part.record(index, outcome)
+
+    def _until_the_end(self) -> Iterator[StoredInstance]:
+        """The files in order, until the job is cancelled or the worker shuts down."""
+        for index, instance in list(self.queue.items()):
+            if self.part.cancelled or self.part.must_end():
+                return
+            self.unanswered.add(index)
+            self.part.begin(index)
+            yield instance
+
+
+def _send(part: Part, request: TransferRequest, *, alone: bool = False) -> bool:
+    """Send the rest of a part; true if something should be tried again later."""
+
+    def queues() -> Iterator[_FileQueue]:
+        instances = _read_headers(part)
+        index_of = {instance.path: index for index, instance in instances}
+        for proposed, batch in contexts.contexts_for([instance for _, instance in instances]):
+            queue = {index_of[instance.path]: instance for instance in batch}
+            yield _FileQueue(part, request, proposed, part.claim.overdue, queue, alone=alone)
+
+    return work_off(part, request, queues, alone=alone)
+
+
+@register(StoreRequest.task, base=JobTask)
 def store_file(self: Task, request: dict[str, Any] | None = None, tries: int = 0) -> dict[str, Any]:
-    """Send one file (C-STORE). ``tries`` counts as for a part."""
+    """Send one file; ``tries`` as for :func:`.run_part`."""
 
-    def one_part(asked: StoreRequest, job_id: str) -> None:
-        def work(part: Part) -> bool:
-            return send(part, asked, last_try=tries >= settings().max_retries, alone=True)
+    def one_part(job_id: str) -> None:
+        def work(part: Part, asked: StoreRequest) -> bool:
+            return _send(part, asked, alone=True)
 
-        if work_on(self, job_id, 0, 1, work):
-            come_again(self, pause(tries), kwargs={"tries": tries + 1})
+        run_part(self, job_id, range(1), tries, work)
 
     return plan(self, request, StoreRequest, _promise_file, one_part)
 
 
-@app.task(bind=True, base=JobTask, name=StoreDirectoryRequest.task)  # type: ignore[untyped-decorator]
+@register(StoreDirectoryRequest.task, base=JobTask)
 def store_directory(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Send a directory: lists it and becomes a chord of parts."""
+    """Send a directory: list it and become a chord of parts."""
 
-    def chord_of_parts(_: StoreDirectoryRequest, job_id: str) -> None:
+    def chord_of_parts(job_id: str) -> None:
         fan_out(self, job_id, _ranges(job_id), store_part, store_finish)
 
     return plan(self, request, StoreDirectoryRequest, _promise_directory, chord_of_parts)
 
 
-@app.task(bind=True, name="pacs_tasks.store_part", ignore_result=True)  # type: ignore[untyped-decorator]
+@register("pacs_tasks.store_part", ignore_result=True)
 def store_part(self: Task, job_id: str, start: int, stop: int, tries: int = 0) -> None:
-    """Send the files ``start`` up to ``stop`` of a job's manifest; never raises for a file.
-
-    ``tries`` counts what failed for now; Celery's own count also has the times that a part waited for a claim, or for
-    an association.
-    """
-    last_try = tries >= settings().max_retries
-
-    def work(part: Part) -> bool:
-        request = cast(StoreDirectoryRequest, ledger().request(job_id))
-        return send(part, request, last_try=last_try)
-
-    if work_on(self, job_id, start, stop, work):
-        come_again(self, pause(tries), kwargs={"tries": tries + 1})
+    """Send the files ``start`` up to ``stop`` of a job's manifest; never raises for a file."""
+    run_part(self, job_id, range(start, stop), tries, _send)
 
 
-@app.task(bind=True, name="pacs_tasks.store_finish")  # type: ignore[untyped-decorator]
+@register("pacs_tasks.store_finish")
 def store_finish(self: Task, job_id: str) -> dict[str, Any]:
-    """The chord's body: the summary of the job."""
+    """The chord's body: return the summary of the job."""
     return finish(self, job_id, _ranges, store_part)

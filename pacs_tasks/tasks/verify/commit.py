@@ -13,7 +13,6 @@ from typing import Any
 from celery import Task
 
 from pacs_tasks.ae import LocalAE
-from pacs_tasks.app import app
 from pacs_tasks.dimse.commitment import n_action
 from pacs_tasks.dimse.commitment.data_sets import PUSH_MODEL_CONTEXT, new_transaction_uid
 from pacs_tasks.dimse.upper_layer.association import Association, StopCheck
@@ -25,9 +24,10 @@ from pacs_tasks.outcome import StatusCategory
 from pacs_tasks.outcome.verification import CommitmentReport, CommitmentState, CommitOutcome
 from pacs_tasks.request import CommitRequest
 from pacs_tasks.settings import settings
-from pacs_tasks.tasks.engine.associations import lent
-from pacs_tasks.tasks.engine.base import JobTask, answer, ledger, local_ae, timeouts
+from pacs_tasks.tasks.engine.associations import kept_association
+from pacs_tasks.tasks.engine.base import JobTask, ledger, local_ae, register
 from pacs_tasks.tasks.engine.claim import Claim
+from pacs_tasks.tasks.engine.job import answer
 from pacs_tasks.tasks.verify.tasks import instances_sent
 
 #: Instances of one transaction: some peers take no more.
@@ -59,7 +59,8 @@ class _Committing:
             # It reports to whom it knows under the AE title that asks.
             local = local.model_copy(update={"ae_title": self._receiver.ae_title})
         try:
-            with lent(local, request.remote, [PUSH_MODEL_CONTEXT], timeouts(request), self._claim) as assoc:
+            asked = request.model_copy(update={"local": local})
+            with kept_association(asked, [PUSH_MODEL_CONTEXT], self._claim) as assoc:
                 self._ask(assoc)
                 self._listen(assoc)
                 # Not kept for others: a report that still comes on it would be lost.
@@ -137,7 +138,7 @@ def _work(request: CommitRequest, claim: Claim) -> CommitOutcome:
     return _Committing(request, claim).run()
 
 
-@app.task(bind=True, base=JobTask, name=CommitRequest.task)  # type: ignore[untyped-decorator]
+@register(CommitRequest.task, base=JobTask)
 def commit(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
     """Have the peer answer for what a job has sent (N-ACTION)."""
     return answer(self, request, CommitRequest, _work)

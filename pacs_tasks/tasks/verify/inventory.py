@@ -14,11 +14,11 @@ from pydantic import TypeAdapter, ValidationError
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.dimse.find import holdings
 from pacs_tasks.dimse.upper_layer.association import Association, StopCheck
-from pacs_tasks.errors import ContextRejectedError, JobCancelledError, PeerUnavailableError
+from pacs_tasks.errors import ContextRejectedError, JobCancelledError
 from pacs_tasks.outcome import Status, StatusCategory
 from pacs_tasks.request import UID, Request
-from pacs_tasks.tasks.engine.associations import lent
-from pacs_tasks.tasks.engine.base import local_ae, timeouts
+from pacs_tasks.tasks.engine.associations import kept_association
+from pacs_tasks.tasks.engine.session import Loss, Session
 
 #: UIDs in one query by name.
 _NAMED = 100
@@ -81,7 +81,8 @@ class Inquiry:
     """
 
     def __init__(self, request: Request, remote: RemoteAE, stop: StopCheck) -> None:
-        self._local, self._limits = local_ae(request), timeouts(request)
+        asked = request.model_copy(update={"remote": remote})
+        self._session = Session(lambda: kept_association(asked, [holdings.CONTEXT], stop))
         self._remote, self._stop = remote, stop
         self.queries = 0
 
@@ -96,25 +97,27 @@ class Inquiry:
             If it was told to end.
         """
         waiting = deque(series)
-        while waiting:
-            opened = False
-            try:
-                with lent(self._local, self._remote, [holdings.CONTEXT], self._limits, self._stop) as assoc:
-                    opened = True
-                    while waiting:
-                        if self._stop():
-                            raise JobCancelledError("cancelled before the PACS had answered for everything")
-                        self._look(assoc, waiting[0])
-                        waiting.popleft()
-            except ContextRejectedError as error:
+
+        def step(assoc: Association) -> None:
+            self._look(assoc, waiting[0])
+            waiting.popleft()
+
+        def lost(loss: Loss) -> None:
+            if not loss.opened:
+                raise loss.error
+            waiting[0].losses += 1
+            if waiting[0].losses >= _LOSSES:
+                waiting.popleft().give_up(loss.error.message)
+
+        try:
+            with self._session:
                 while waiting:
-                    waiting.popleft().give_up(error.message)
-            except PeerUnavailableError as error:
-                if not opened:
-                    raise
-                waiting[0].losses += 1
-                if waiting[0].losses >= _LOSSES:
-                    waiting.popleft().give_up(error.message)
+                    if self._stop():
+                        raise JobCancelledError("cancelled before the PACS had answered for everything")
+                    self._session.attempt(step, lost)
+        except ContextRejectedError as error:
+            for each in waiting:
+                each.give_up(error.message)
 
     def _look(self, assoc: Association, series: Series) -> None:
         if not series.known:

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 from celery import Task
 
-from pacs_tasks.app import app
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.ledger.outcomes import Instances
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 from pacs_tasks.outcome.verification import VerifyOutcome
 from pacs_tasks.request import StoreDirectoryRequest, StoreRequest, VerifyRequest
-from pacs_tasks.tasks.engine.base import JobTask, answer, ledger
+from pacs_tasks.tasks.engine.base import JobTask, ledger, register
 from pacs_tasks.tasks.engine.claim import Claim
+from pacs_tasks.tasks.engine.job import answer
 from pacs_tasks.tasks.verify.inventory import Inquiry, Series
 
 _SENDING = frozenset({StoreRequest.task, StoreDirectoryRequest.task})
@@ -112,7 +112,7 @@ def _work(request: VerifyRequest, claim: Claim) -> VerifyOutcome:
     )
 
 
-@app.task(bind=True, base=JobTask, name=VerifyRequest.task)  # type: ignore[untyped-decorator]
+@register(VerifyRequest.task, base=JobTask)
 def verify(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
     """Ask whether the peer lists what a job has sent (C-FIND)."""
     return answer(self, request, VerifyRequest, _work)

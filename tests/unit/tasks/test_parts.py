@@ -7,8 +7,9 @@ import math
 import pytest
 
 from pacs_tasks.ledger.manifest import Entry
+from pacs_tasks.tasks.engine.job import FEWEST_PARTS, MOST_PARTS, PART_WORK
 from pacs_tasks.tasks.find import batch as find_batch
-from pacs_tasks.tasks.store.tasks import FEWEST_PARTS, MOST_PARTS, PART_BYTES, PART_WORK, cut
+from pacs_tasks.tasks.store.tasks import PART_BYTES, cut
 
 CT = 526_000
 SMALL = 4_000

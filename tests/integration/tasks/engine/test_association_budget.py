@@ -30,7 +30,7 @@ from pacs_tasks.app import create
 from pacs_tasks.fleet.associations import LIFETIME, Associations, Budget, name_of
 from pacs_tasks.request import AnyRequest
 from pacs_tasks.settings import Settings
-from pacs_tasks.tasks.engine.resume import look_round
+from pacs_tasks.tasks.engine.resume import resume_stalled
 from pacs_tasks.testing import Faults, Silence, TestPACS
 from tests.support import workers
 from tests.support.dicom_files import study_uid, write_series
@@ -243,7 +243,7 @@ def test_a_job_that_waits_for_an_association_does_not_stand_still(
 
         def waited_often() -> bool:
             if not own.ledger.claims.live(job.id):  # A worker looks every 20 s, and hardly ever meets a part.
-                look_round(celery, own.ledger, 4.0)
+                resume_stalled(celery, own.ledger, 4.0)
             return worker.said().count("retry: Retry in") > 20
 
         wait_until(waited_often, 60, "the parts come and go")

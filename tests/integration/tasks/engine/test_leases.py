@@ -12,7 +12,7 @@ from pacs_tasks.connection import connect
 from pacs_tasks.errors import BrokerUnavailableError, JobCancelledError, PeerBusyError
 from pacs_tasks.fleet import associations as budget_module
 from pacs_tasks.fleet.associations import Budget, name_of
-from pacs_tasks.tasks.engine import heartbeat as pulse_module
+from pacs_tasks.tasks.engine import claim as claim_module
 from pacs_tasks.tasks.engine import leases as leases_module
 from pacs_tasks.tasks.engine.leases import Leases
 from tests.support.ports import free_port
@@ -26,8 +26,8 @@ LIFETIME = 1.5
 def budget(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Budget]:
     """With a clock that runs ten times as fast, and twenty times for the pulse: a beat or two may come late."""
     monkeypatch.setattr(budget_module, "LIFETIME", LIFETIME)
-    monkeypatch.setattr(pulse_module, "_BEAT", 0.25)
-    monkeypatch.setattr(pulse_module, "_SILENCE", 2.0)
+    monkeypatch.setattr(claim_module, "_BEAT", 0.25)
+    monkeypatch.setattr(claim_module, "_SILENCE", 2.0)
     monkeypatch.setattr(leases_module, "_PATIENCE", 0.3)
     client = connect(redis_url, 5)
     yield Budget(client)
@@ -59,7 +59,7 @@ def test_a_lease_lives_as_long_as_its_holder_shows_life(budget: Budget) -> None:
 
 def test_an_idle_lease_needs_no_sign_of_life(budget: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever keeps the association ends it in time."""
-    monkeypatch.setattr(pulse_module, "_SILENCE", 0.1)
+    monkeypatch.setattr(claim_module, "_SILENCE", 0.1)
     leases = Leases(lambda: budget, lambda: budget)
     lease = leases.take(REMOTE, never, lambda _: None)
     lease.unwatched()

@@ -24,8 +24,8 @@ from pacs_tasks.connection import connect
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.operations import MOVE_QUEUE, QUEUES, STORE_QUEUE
 from pacs_tasks.settings import Settings
-from pacs_tasks.tasks.engine.base import conclude
-from pacs_tasks.tasks.engine.resume import look_round
+from pacs_tasks.tasks.engine.job import conclude
+from pacs_tasks.tasks.engine.resume import resume_stalled
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support import workers
 from tests.support.dicom_files import write_series
@@ -72,8 +72,8 @@ def test_a_job_whose_task_was_lost_is_taken_up(
     write_series(tmp_path / "files", 3)
     job = own.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files")))
     assert lose_messages(redis_url) == 1
-    look_round(celery, own.ledger, 0)
-    look_round(celery, own.ledger, 0)
+    resume_stalled(celery, own.ledger, 0)
+    resume_stalled(celery, own.ledger, 0)
     with workers.worker(redis_url, tmp_path, concurrency=1):
         assert transferred(job).counters.success == len(pacs.stores) == 3
 
@@ -87,10 +87,10 @@ def test_a_job_is_looked_into_soon_where_nothing_is_on_its_way(
     assert lose_messages(redis_url) == 1
     own.ledger.client.hset(UNACKED, "in hand", "a message")
     for _ in range(3):
-        look_round(celery, own.ledger)
+        resume_stalled(celery, own.ledger)
     assert own.ledger.client.llen(STORE_QUEUE) == 0
     own.ledger.client.delete(UNACKED)
-    look_round(celery, own.ledger)
+    resume_stalled(celery, own.ledger)
     assert own.ledger.client.llen(STORE_QUEUE) == 1
 
 
@@ -107,8 +107,8 @@ def test_parts_that_were_lost_are_taken_up(
         pacs.faults = Faults()
         wait_until(lambda: not own.ledger.client.hlen(UNACKED), 10, "what was not lost is done")
         assert own.ledger.claims.live(job.id) == 0
-        look_round(celery, own.ledger, 0)
-        look_round(celery, own.ledger, 0)
+        resume_stalled(celery, own.ledger, 0)
+        resume_stalled(celery, own.ledger, 0)
         outcome = transferred(job)
     assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, 30)
     assert len(pacs.stores) == 30
@@ -118,7 +118,7 @@ def test_a_job_that_waits_for_its_turn_is_left_alone(own: PacsClient, celery: Ce
     """However long the queue is, a job is looked into ever more rarely, and not handed out twice."""
     job = own.enqueue(StoreDirectoryRequest(directory=str(tmp_path)))
     for _ in range(2000):
-        look_round(celery, own.ledger, 0.001)
+        resume_stalled(celery, own.ledger, 0.001)
     assert int(str(own.ledger.client.llen(STORE_QUEUE))) < 15
     assert own.ledger.client.llen(MOVE_QUEUE) == 0
     assert own.ledger.unfinished.stands_still(job.id, "queued 1 0 0")
@@ -146,10 +146,10 @@ def test_a_cancelled_job_whose_worker_died_ends(own: PacsClient, celery: Celery,
     own.ledger.start(job.id, "worker")
     own.ledger.claims.take(job.id, "plan", "a worker that dies")
     job.cancel()
-    look_round(celery, own.ledger)
+    resume_stalled(celery, own.ledger)
     assert own.ledger.progress(job.id).state is JobState.RUNNING
     own.ledger.client.hset(f"pacs_tasks:job:{job.id}:claims", "plan", "1.0 a worker that dies")
-    look_round(celery, own.ledger)
+    resume_stalled(celery, own.ledger)
     assert own.ledger.progress(job.id).state is JobState.CANCELLED
 
 

@@ -166,7 +166,7 @@ def test_an_answer_that_looks_cut_off_is_a_warning(client: PacsClient, tmp_path:
         job = client.enqueue(FindBatchRequest(remote=archive.remote, level=Level.IMAGE, rows=rows))
         outcome = answered(job)
     assert (outcome.category, outcome.counters.warning) == (Category.WARNING, 1)
-    assert "100 matches, which looks like a limit" in outcome.problems[0].reason
+    assert "100 matches, which may be a limit" in outcome.problems[0].reason
     assert [len(each.matches) for each in job.matches()] == [100, 99]
 
 
@@ -301,7 +301,7 @@ def test_matches_of_a_job_without_rows_are_refused(client: PacsClient, archive: 
         job.receipts()
     empty = client.enqueue(FindBatchRequest(remote=archive.remote))
     assert empty.wait(20).state is JobState.FAILED
-    with pytest.raises(InvalidRequestError, match="no row to ask for"):
+    with pytest.raises(InvalidRequestError, match="batch has no row"):
         empty.outcome()
 
 

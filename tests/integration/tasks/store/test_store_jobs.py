@@ -207,7 +207,7 @@ def test_a_wrong_ae_title_is_told(client: PacsClient, pacs: TestPACS, tmp_path: 
     ("name", "error", "said"),
     [
         ("nothing", UnreadableInputError, "sees no such"),
-        ("empty", UnreadableInputError, "no file in this directory"),
+        ("empty", UnreadableInputError, "directory contains no file"),
         ("text.dcm", UnreadableInputError, "no directory"),
     ],
 )

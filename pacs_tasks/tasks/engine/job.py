@@ -1,0 +1,264 @@
+"""The task of a job: it accepts the request, claims the job, and records its outcome or its error.
+
+A job has one answer (:func:`answer`), or one outcome per file, query or instance::
+
+    plan      writes the manifest, replaces itself with
+    └ chord   header = parts, each a range of the manifest; body = finish, which takes over the planner's id,
+              so that ``AsyncResult(job_id).get()`` of any Celery caller yields the summary
+
+Parts never raise for a single line and have no result; ``finish`` reads the ledger alone. Whichever part records the
+last outcome ends the job too, so a body that Redis loses or runs twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple, cast
+
+from celery import Task, chord
+from celery.exceptions import Ignore, Reject, Retry
+
+from pacs_tasks.dimse.upper_layer.negotiation import Context
+from pacs_tasks.errors import JobFailedError, PacsTasksError, PeerBusyError
+from pacs_tasks.ledger.manifest import Entry
+from pacs_tasks.ledger.recorder import Recorder
+from pacs_tasks.ledger.studies import Study
+from pacs_tasks.outcome import InstanceOutcome, Outcome
+from pacs_tasks.request import R, Request, build
+from pacs_tasks.tasks.engine.associations import new_association
+from pacs_tasks.tasks.engine.base import ledger, result_of, unexpected
+from pacs_tasks.tasks.engine.claim import Claim, claimed
+from pacs_tasks.tasks.engine.part import Part, PartCancelledError, store_summary
+from pacs_tasks.tasks.engine.retry import BROKER_AWAY, come_again, given_up, go_back, pause_of_job
+
+#: A part has so much work, in seconds, that the 5 ms of its task are a thirtieth of it.
+PART_WORK = 0.16
+#: Parts that a large job has at least, so that workers share it, and at most, so that its chord stays small.
+FEWEST_PARTS, MOST_PARTS = 16, 2000
+#: How often lost parts are planned again without any outcome in between before they fail.
+_MOST_REPLANS = 3
+#: Seconds after which ``finish`` comes again while parts are at work.
+_FINISH_LATER = 5
+
+#: Start and end of a part in the manifest, as of a slice.
+Range = tuple[int, int]
+
+
+class Promise(NamedTuple):
+    """What is to be sent, queried or fetched: the lines of :meth:`pacs_tasks.ledger.manifest.Manifest.plan`.
+
+    Attributes
+    ----------
+    unfound
+        For each line of the tail, its index and why there is nothing to fetch for it.
+    """
+
+    entries: Sequence[Entry]
+    studies: Sequence[Study] = ()
+    unfound: Sequence[tuple[int, PacsTasksError]] = ()
+
+
+class RecordedError(Exception):
+    """A job has ended before, with ``error``: there is nothing to record, and no remote is busy now."""
+
+    def __init__(self, error: PacsTasksError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+def answer(
+    task: Task, payload: Mapping[str, Any] | None, request_type: type[R], work: Callable[[R, Claim], Outcome]
+) -> dict[str, Any]:
+    """Serve a job that has one answer."""
+    with errors_recorded(task):
+        request = _accepted(task, payload, request_type)
+        if request is None:
+            return conclude(task.request.id)
+        with claimed(task, ledger(), task.request.id, "job") as claim:
+            claim.check_deaths()
+            outcome = work(request, claim)
+            ledger().done(task.request.id, outcome)
+    return outcome.summary()
+
+
+def plan(
+    task: Task,
+    payload: Mapping[str, Any] | None,
+    request_type: type[R],
+    promise: Callable[[R, Claim], Promise],
+    parts: Callable[[str], None],
+    *,
+    promise_again: Callable[[R, Claim], Promise | None] = lambda _, __: None,
+) -> dict[str, Any]:
+    """Serve the planner of a job.
+
+    Parameters
+    ----------
+    promise
+        Called once in the life of a job; gives its manifest.
+    promise_again
+        Called when the job is taken up again; gives what replaces the tail of the manifest, or nothing.
+    parts
+        Called with the job's id; does what has no outcome yet, here or by replacing the task by a chord.
+    """
+    job_id = task.request.id
+    with errors_recorded(task):
+        request = _accepted(task, payload, request_type)
+        if request is None:
+            return conclude(job_id)
+        with claimed(task, ledger(), job_id, "plan") as claim:
+            claim.check_deaths()
+            manifest = ledger().manifest
+            write, promised = (
+                (manifest.replan, promise_again(request, claim))
+                if manifest.planned(job_id)
+                else (manifest.plan, promise(request, claim))
+            )
+            if promised is not None:
+                write(job_id, promised.entries, claim.owner, promised.studies, len(promised.unfound))
+                _record_unfound(task, promised)
+        if not ledger().progress(job_id).state.finished:
+            parts(job_id)
+        return conclude(job_id)
+
+
+def _record_unfound(task: Task, promised: Promise) -> None:
+    """Record the tail of the manifest: there is nothing to fetch for it."""
+    tail = promised.entries[len(promised.entries) - len(promised.unfound) :]
+    for entry, (index, error) in zip(tail, promised.unfound, strict=True):
+        outcome = InstanceOutcome.unanswered(entry[0], error).model_copy(update={"worker": task.request.hostname})
+        ledger().record(task.request.id, index, outcome)
+
+
+def note_round_trip(request: Request, contexts: Sequence[Context], claim: Claim) -> None:
+    """Open an association, so that one planner reports a remote that refuses it and not thousands of parts.
+
+    A remote that is busy is no reason to stop: the parts wait for it.
+    """
+    with suppress(PeerBusyError), new_association(request, contexts, claim) as assoc:
+        ledger().note_round_trip(claim.job_id, assoc.wire.round_trip)
+
+
+def lines_of_a_part(total: int, line_work: float) -> int:
+    """How many lines of a large job are a part: about :data:`PART_WORK` seconds of work.
+
+    Parameters
+    ----------
+    total
+        How many lines the job has.
+    line_work
+        Seconds that one line takes.
+    """
+    return max(1, min(math.ceil(PART_WORK / line_work), total // FEWEST_PARTS), math.ceil(total / MOST_PARTS))
+
+
+def pending(job_id: str, ranges: Iterable[Range]) -> list[Range]:
+    """The ranges that contain a line without an outcome."""
+    ranges = list(ranges)
+    recorded = ledger().recorded(job_id, 0, max((stop for _, stop in ranges), default=0))
+    return [(start, stop) for start, stop in ranges if any(index not in recorded for index in range(start, stop))]
+
+
+def fan_out(task: Task, job_id: str, ranges: Sequence[Range], part: Task, finish: Task) -> None:
+    """Replace the running task by a chord over ``ranges``. The message of a part has the job's id and the range."""
+    task.replace(chord([part.si(job_id, start, stop) for start, stop in ranges], body=finish.si(job_id)))
+
+
+def finish(task: Task, job_id: str, ranges: Callable[[str], list[Range]], part: Task) -> dict[str, Any]:
+    """Serve the body of a chord: return the job's summary, or plan lost parts again for what is left."""
+    ledger().settle(job_id)
+    progress = ledger().progress(job_id)
+    if not progress.state.finished:
+        if progress.waiting_for:
+            raise Ignore  # The probe enqueues the planner again when the remote is back.
+        if ledger().claims.live(job_id):
+            come_again(task, _FINISH_LATER)
+        if ledger().claims.replans(job_id) <= _MOST_REPLANS:
+            fan_out(task, job_id, ranges(job_id), part, finish=task)
+        with (
+            claimed(task, ledger(), job_id, "finish") as claim,
+            Recorder(ledger(), job_id) as recorder,
+            suppress(PartCancelledError),
+        ):
+            rest = Part(task, recorder, claim, range(progress.counters.total))
+            rest.fail_rest(_lost())
+            rest.flush()
+    return store_summary(task, job_id)
+
+
+def _lost() -> JobFailedError:
+    return JobFailedError(
+        f"Workers received this {_MOST_REPLANS + 1} times and reported nothing. "
+        "Check the workers' logs, then retry the job."
+    )
+
+
+def _accepted(task: Task, payload: Mapping[str, Any] | None, request_type: type[R]) -> R | None:
+    """Open the record of a job and start it; its request, or nothing if it has ended before.
+
+    It may have ended because it was cancelled, or because Redis delivered its message twice.
+
+    Raises
+    ------
+    InvalidRequestError
+        If the request is not valid; nothing was opened.
+    """
+    job_id = task.request.id
+    if payload is not None:
+        try:
+            request = ledger().completed(build(request_type, payload))
+        except PacsTasksError:
+            ledger().open(job_id, task.name, None)
+            raise
+        ledger().open(job_id, task.name, cast(Any, request))
+    else:
+        request = cast(R, ledger().request(job_id, bulk=True))
+    return None if ledger().start(job_id, task.request.hostname).finished else request
+
+
+def conclude(job_id: str) -> dict[str, Any]:
+    """Celery's result of a job that has ended; see :func:`.base.result_of`.
+
+    Raises
+    ------
+    RecordedError
+        If it ended with an error.
+    """
+    try:
+        return result_of(job_id)
+    except PacsTasksError as error:
+        raise RecordedError(error) from None
+
+
+@contextmanager
+def errors_recorded(task: Task) -> Iterator[None]:
+    """Record in the ledger the error that ends a job, and pass it on to Celery without private data.
+
+    A job for which there is no association now comes again, which does not count as a try. A plain Celery caller gets
+    the same class of error from ``AsyncResult.get()``.
+    """
+    attempt = 0
+    try:
+        try:
+            yield
+        except PeerBusyError as error:
+            ended = given_up(task.request.id, error)
+            if ended is None:
+                come_again(task, pause_of_job(task), exc=error.public())
+            attempt = ended.attempt
+            raise ended.error from None
+    except (Ignore, Retry, Reject):
+        raise
+    except RecordedError as recorded:
+        raise recorded.error.public() from None
+    except BROKER_AWAY as error:
+        go_back(error)
+    except PacsTasksError as error:
+        ledger().failed(task.request.id, error, attempt)
+        raise error.public() from None
+    except Exception as error:  # noqa: BLE001 - a defect must end the job, or it would run for ever
+        failure = unexpected(error)
+        ledger().failed(task.request.id, failure)
+        raise failure from None

@@ -1,0 +1,398 @@
+"""A part of a job: a range of lines of its manifest, each with an outcome of its own.
+
+:func:`run_part` serves the task of a part. :class:`LineQueue` is the loop over its lines on one association after the
+other, which sending and querying share; what differs between them is a step (:meth:`LineQueue.step`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, ClassVar, Generic, TypeVar, cast
+
+from celery import Task
+from celery.exceptions import Retry
+from celery.states import SUCCESS
+
+from pacs_tasks.dimse.upper_layer.association import Association, StopCheck
+from pacs_tasks.dimse.upper_layer.negotiation import Context
+from pacs_tasks.errors import (
+    AssociationError,
+    JobCancelledError,
+    JobNotFoundError,
+    PacsTasksError,
+    PeerBusyError,
+    PeerUnavailableError,
+    PeerUnreachableError,
+)
+from pacs_tasks.ledger.jobs import Recorded
+from pacs_tasks.ledger.manifest import Entry
+from pacs_tasks.ledger.recorder import Recorder
+from pacs_tasks.outcome import InstanceOutcome, Status, StatusCategory
+from pacs_tasks.outcome.progress import JobState
+from pacs_tasks.request import R, TransferRequest
+from pacs_tasks.settings import settings
+from pacs_tasks.tasks.engine.associations import kept_association
+from pacs_tasks.tasks.engine.base import ledger, result_of, unexpected
+from pacs_tasks.tasks.engine.claim import MOST_DEATHS, Claim, claimed, poison
+from pacs_tasks.tasks.engine.retry import (
+    BROKER_AWAY,
+    PartParkedError,
+    WorkerShutdownError,
+    come_again,
+    given_up,
+    go_back,
+    note_unreachable,
+    park_if_down,
+    pause,
+    pause_of_part,
+    shutting_down,
+)
+from pacs_tasks.tasks.engine.session import Loss, Session
+
+#: Associations that may be lost in one try of a part before the rest of it goes back to the queue.
+_LOSSES_OF_A_TRY = 2
+#: Associations that may be lost at one line before it fails: some files and queries make a remote abort each time.
+_LOSSES_OF_A_LINE = 3
+#: Workers that may die with a part, for whatever reason, before the rest of it fails.
+_MOST_DEATHS_OF_A_PART = 10
+
+T = TypeVar("T")
+
+
+class PartCancelledError(Exception):
+    """The ledger reported, as a part recorded an outcome, that the job was cancelled."""
+
+
+class Part:
+    """The running part of a job: the lines of its range without an outcome, and the way to record one.
+
+    Attributes
+    ----------
+    left
+        By its index in the manifest, each line without an outcome.
+    last_try
+        Whether what could be tried again later fails now.
+    cancelled
+        Whether the ledger has reported that the job was cancelled.
+    """
+
+    def __init__(self, task: Task, recorder: Recorder, claim: Claim, lines: range, tries: int = 0) -> None:
+        self._task, self._recorder, self.claim = task, recorder, claim
+        #: Its lines in the manifest.
+        self.indices = lines
+        self.job_id = job_id = recorder.job_id
+        self.last_try, self.cancelled = tries >= settings().max_retries, False
+        recorded = ledger().recorded(job_id, lines.start, lines.stop)
+        self._attempts = ledger().claims.attempts(job_id, lines.start, lines.stop)
+        entries = ledger().manifest.entries(job_id, lines.start, lines.stop)
+        self.left: dict[int, Entry] = {
+            index: entry for index, entry in zip(lines, entries, strict=False) if index not in recorded
+        }
+
+    @property
+    def size(self) -> int:
+        return len(self.indices)
+
+    def record(self, index: int, outcome: InstanceOutcome) -> None:
+        """Record an outcome as soon as it is known. The part that records the last one ends the job.
+
+        Raises
+        ------
+        PartCancelledError
+            If the job was cancelled; the outcome is recorded.
+        """
+        attempts = self._attempts[index - self.indices.start] + (outcome.begun > 0)
+        receipt = outcome.model_copy(update={"worker": self._task.request.hostname, "attempts": attempts})
+        self.left.pop(index, None)
+        self._obey(self._recorder.record(index, receipt))
+
+    def fail(self, index: int, error: PacsTasksError) -> None:
+        """Record a line as failed; see :meth:`record`."""
+        self.record(index, InstanceOutcome.unanswered(self.left[index][0], error))
+
+    def fail_rest(self, error: PacsTasksError) -> None:
+        """Record all that is left as failed; see :meth:`record`."""
+        for index in list(self.left):
+            self.fail(index, error)
+
+    def flush(self) -> None:
+        """Wait until every outcome is in the ledger."""
+        self._obey(self._recorder.flush())
+
+    def _obey(self, recorded: Recorded) -> None:
+        if recorded.ended:
+            store_summary(self._task, self.job_id)
+        if recorded.cancelled:
+            self.cancelled = True
+            raise PartCancelledError
+
+    def must_end(self) -> bool:
+        """Whether to stop waiting for the remote: the job was cancelled, or the worker shuts down."""
+        return self.claim() or shutting_down()
+
+    def check_end(self) -> None:
+        """Raise :class:`JobCancelledError` or :class:`WorkerShutdownError` if the part must end."""
+        if self.cancelled or self.claim():
+            raise JobCancelledError
+        if shutting_down():
+            raise WorkerShutdownError
+
+    def begin(self, index: int) -> None:
+        """Note that work on a line begins, if a worker has died with this part: that finds the line it died of."""
+        if self.claim.deaths:
+            ledger().claims.mark(self.job_id, self.claim.name, index)
+
+    def quarantine(self) -> None:
+        """Fail the line at which several workers have died, so that the others are done."""
+        suspect = ledger().claims.suspect(self.job_id, self.claim.name) if self.claim.deaths else None
+        if suspect is None:
+            return
+        index, deaths = suspect
+        # The first worker died before it noted anything.
+        if index in self.left and deaths + 1 >= MOST_DEATHS:
+            self.fail(index, poison(deaths + 1))
+
+    def count_attempt(self, index: int) -> None:
+        """Count that a line was sent to the remote without an outcome."""
+        self._attempts[index - self.indices.start] += 1
+        ledger().claims.count_attempt(self.job_id, index)
+
+    def count_loss(self, index: int) -> int:
+        """Count an association that was lost at a line; how many there were."""
+        return ledger().claims.count_loss(self.job_id, index)
+
+
+class LineQueue(ABC, Generic[T]):
+    """Lines of a part for one association: the loop over them, over another association where one is lost.
+
+    The line at which an association is lost is put aside for the next try, so that it does not hold up the others.
+
+    Parameters
+    ----------
+    contexts
+        The presentation contexts to propose.
+    stop
+        Ends the wait for the remote.
+    queue
+        By its index in the manifest, each line in the form in which :meth:`step` needs it; in order.
+    alone
+        The part is the whole job: an association that cannot be opened ends it at once.
+
+    Attributes
+    ----------
+    again
+        Something failed for now and is left for the next try.
+    unanswered
+        The indices of lines that were sent to the remote and have no answer.
+    answered
+        Whether the remote has answered a request of the step that runs.
+    """
+
+    #: Whether the loss of an association over which something was done does not count.
+    spares_progress: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        part: Part,
+        request: TransferRequest,
+        contexts: Sequence[Context],
+        stop: StopCheck,
+        queue: Mapping[int, T],
+        *,
+        alone: bool = False,
+    ) -> None:
+        self.part, self.request, self._alone = part, request, alone
+        self.queue = dict(queue)
+        self.unanswered: set[int] = set()
+        self.again = self.answered = False
+        self._losses = 0
+        self._session = Session(lambda: kept_association(request, contexts, stop))
+
+    @abstractmethod
+    def step(self, assoc: Association) -> None:
+        """Do the first line, or several; remove each from ``queue`` when it has its answer."""
+
+    def work(self) -> None:
+        """Work until the queue is empty or the try is over.
+
+        Raises
+        ------
+        PeerBusyError
+            If there is no association now.
+        """
+        try:
+            with self._session:
+                while self.queue:
+                    self.part.check_end()
+                    self._session.attempt(self.step, self._lost)
+        except PeerBusyError:
+            raise
+        except AssociationError as error:
+            if self._alone:
+                raise
+            if isinstance(error, PeerUnavailableError) and not self.part.last_try:
+                self.again |= bool(self.queue)
+            else:
+                while self.queue:
+                    self.part.fail(self._pop(), error)
+        except JobCancelledError:
+            self.part.check_end()
+            raise
+        if self.part.cancelled:
+            raise JobCancelledError
+
+    def try_later(self, index: int, status: Status | None) -> bool:
+        """Leave a line for the next try if its status is transient; false if it has an outcome now."""
+        self.unanswered.discard(index)
+        if status is None or status.category is not StatusCategory.TRANSIENT or self.part.last_try:
+            return False
+        self.part.count_attempt(index)
+        self.again = True
+        return True
+
+    def _lost(self, loss: Loss) -> None:
+        if loss.opened and self.spares_progress and (self.answered or not loss.first):
+            return
+        if loss.opened:
+            self._losses += 1
+            self._put_aside(loss.error)
+            if self._losses < _LOSSES_OF_A_TRY:
+                return
+        elif not self._alone and isinstance(loss.error, PeerUnreachableError):
+            note_unreachable(self.part.job_id, self.request, loss.error)
+        raise loss.error
+
+    def _put_aside(self, error: PeerUnavailableError) -> None:
+        for each in self.unanswered:
+            self.part.count_attempt(each)
+        self.unanswered.clear()
+        index = self._pop()
+        if self.part.last_try or self.part.count_loss(index) >= _LOSSES_OF_A_LINE:
+            self.part.fail(index, error)
+        else:
+            self.again = True
+
+    def _pop(self) -> int:
+        index = next(iter(self.queue))
+        del self.queue[index]
+        return index
+
+
+def work_off(
+    part: Part, request: TransferRequest, queues: Callable[[], Iterable[LineQueue[Any]]], *, alone: bool = False
+) -> bool:
+    """Work off the queues of a part; true if something is left that should be tried again later.
+
+    Parameters
+    ----------
+    queues
+        Gives the queues, after the part was found fit to run.
+    alone
+        As for :class:`LineQueue`.
+
+    Raises
+    ------
+    PeerBusyError
+        If only the lack of an association keeps the rest from being done: that is not a try.
+    """
+    if part.claim.deaths >= _MOST_DEATHS_OF_A_PART:
+        raise poison(part.claim.deaths)
+    part.quarantine()
+    if not alone:
+        park_if_down(part.job_id, request)
+    again = False
+    for queue in queues():
+        try:
+            queue.work()
+        except PeerBusyError:
+            if not (again or queue.again):
+                raise
+            return True
+        again |= queue.again
+    return again
+
+
+def run_part(task: Task, job_id: str, lines: range, tries: int, work: Callable[[Part, R], bool]) -> None:
+    """Serve the task of a part. It comes again later if ``work`` returns true.
+
+    A part for which there is no association now comes again as well, which does not count as a try. A part that is
+    parked or cancelled just ends: what it has not begun has no outcome, so the probe or ``retry`` finds it. Any other
+    error fails the rest of the part and spares the chord.
+
+    Parameters
+    ----------
+    lines
+        The range of the part in the manifest.
+    tries
+        How often it failed for now. Celery's own count also includes waits for a claim or an association.
+    """
+    try:
+        if not _has_ended(task, job_id) and _tried(task, job_id, lines, tries, work):
+            come_again(task, pause(tries), kwargs={"tries": tries + 1})
+    except JobNotFoundError:
+        pass  # Its record has expired.
+    except BROKER_AWAY as error:
+        go_back(error)
+    except WorkerShutdownError:
+        come_again(task, 0)
+
+
+def _has_ended(task: Task, job_id: str) -> bool:
+    """Whether a part comes too late; the one that ended the job may have died before Celery had its summary."""
+    state = ledger().progress(job_id).state
+    if state is JobState.DONE:
+        store_summary(task, job_id)
+    return state.finished
+
+
+def store_summary(task: Task, job_id: str) -> dict[str, Any]:
+    """Make the summary of a job's last attempt its result in Celery, and return it.
+
+    Celery keeps the first success of an id for good, and the end of an earlier attempt may come late: when the job was
+    retried at once.
+    """
+    summary = result_of(job_id)
+    stored = task.backend.get_task_meta(job_id, cache=False)
+    if stored["status"] == SUCCESS and stored["result"] != summary:
+        task.backend.forget(job_id)
+    task.backend.store_result(job_id, summary, SUCCESS)
+    return summary
+
+
+def _tried(task: Task, job_id: str, lines: range, tries: int, work: Callable[[Part, R], bool]) -> bool:
+    try:
+        name = f"{lines.start}-{lines.stop}"
+        with claimed(task, ledger(), job_id, name) as claim, Recorder(ledger(), job_id) as recorder:
+            part = Part(task, recorder, claim, lines, tries)
+            if not part.left or ledger().cancel_requested(job_id):
+                return False
+            try:
+                return _worked(part, work)
+            except (PartCancelledError, PartParkedError, JobCancelledError):
+                return False
+            finally:
+                with suppress(PartCancelledError):
+                    part.flush()
+    except PeerBusyError as error:
+        come_again(task, pause_of_part(task, job_id), exc=error.public())
+
+
+def _worked(part: Part, work: Callable[[Part, R], bool]) -> bool:
+    try:
+        return work(part, cast(R, ledger().request(part.job_id)))
+    except PeerBusyError as error:
+        ended = given_up(part.job_id, error)
+        if ended is None:
+            raise
+        ledger().failed(part.job_id, ended.error, ended.attempt)
+    except (AssociationError, *BROKER_AWAY, JobCancelledError, JobNotFoundError):
+        raise
+    except (PartCancelledError, PartParkedError, WorkerShutdownError, Retry):
+        raise
+    except PacsTasksError as error:
+        part.fail_rest(error)
+    except Exception as error:  # noqa: BLE001 - a part that raises loses its chord
+        part.fail_rest(unexpected(error))
+    return False
