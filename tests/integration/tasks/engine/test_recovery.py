@@ -207,7 +207,7 @@ def test_parts_of_which_no_word_comes_fail_in_the_end(own: PacsClient, redis_url
     with workers.worker(redis_url, tmp_path, concurrency=1):
         outcome = transferred(job)
     assert (outcome.category, [each.subject for each in outcome.problems]) == (Category.FAILED, ["/data/a", "/data/b"])
-    assert "handed to workers 4 times" in outcome.problems[0].reason
+    assert "Workers received this 4 times" in outcome.problems[0].reason
 
 
 def children(pid: int) -> list[int]:
