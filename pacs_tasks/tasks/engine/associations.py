@@ -1,8 +1,8 @@
 """The associations of one worker process, each under a lease; some stay open between its tasks.
 
-A part of fifty small files takes less time than an association costs, so the next part for the same peer goes on
-where the last one ended. An association that nothing uses is released after ``association_idle`` seconds, or at once
-if somebody waits for its lease: peers have few of them.
+A part of fifty small files takes less time than opening an association, so the next part for the same remote uses the
+association of the last one. An idle association is released after ``association_idle`` seconds, or at once if somebody
+waits for its lease: remotes accept only a few.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from pacs_tasks.tasks.engine.leases import Lease, leases
 
 logger = logging.getLogger(__name__)
 
-#: Seconds within which the next part comes if there is one: so long an association is idle before somebody else's wait
-#: ends it. Also the time between two looks whether somebody waits; the longer it is idle, the rarer they are.
-_BREATH = 0.05
-_RAREST_LOOK = 0.5
-#: Seconds for which the thread that looks waits for an association to become idle before it ends.
+#: Seconds within which the next part usually comes: an association idle for less is not released for others who wait.
+#: Also the first interval between two checks whether somebody waits; the interval grows with the idle time up to the
+#: second value.
+_NEXT_PART = 0.05
+_LONGEST_CHECK = 0.5
+#: Seconds for which the releasing thread waits for another association to become idle before it ends.
 _LINGER = 1.0
-#: Seconds after which an association goes to others that wait even if there is more to do: opening one costs as much
-#: as some small files.
+#: Seconds after which an association goes to others who wait even if there is more to do. It exceeds the cost of opening
+#: an association, which is that of a few small files.
 _TURN = 1.0
-#: Seconds within which a remote accepts an association that does not have to end another one first.
+#: Seconds within which a remote that has an association free accepts one.
 _PROMPT = 0.2
 
 
@@ -46,7 +47,7 @@ class _Kept:
     lease: Lease
 
     def release(self) -> None:
-        """The peer must see the association end before somebody else opens one."""
+        """Release it, then its lease: the remote must see its end before another worker opens one."""
         try:
             self.assoc.release()
         except AssociationError as error:
@@ -60,16 +61,16 @@ class _Kept:
 
 
 class _Idle:
-    """The associations that no task uses now; safe in prefork and in threads pools."""
+    """The associations that no task uses now; safe in prefork and thread pools."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        #: With the time from which on each is idle.
+        #: Since when each is idle, and the association.
         self._idle: list[tuple[float, _Kept]] = []
         self._releaser: threading.Thread | None = None
 
     def claim(self, local: LocalAE, remote: RemoteAE, contexts: Sequence[Context], limits: Timeouts) -> _Kept | None:
-        """An idle association to the same peer on which all of ``contexts`` were proposed."""
+        """An idle association with the same remote on which all of ``contexts`` were proposed."""
         pairs = [(cx.abstract_syntax, syntax) for cx in contexts for syntax in cx.transfer_syntaxes]
         with self._changed:
             for place, (_, found) in enumerate(self._idle):
@@ -86,6 +87,7 @@ class _Idle:
         return None
 
     def keep(self, kept: _Kept) -> None:
+        """Keep an association for the next task."""
         kept.lease.unwatched()
         with self._changed:
             self._idle.append((time.monotonic(), kept))
@@ -95,10 +97,11 @@ class _Idle:
             self._changed.notify()
 
     def let_go(self, remote: str) -> None:
-        """Release those to one remote: this process needs another one, for other contexts."""
+        """Release those with one remote: this process needs another association, with other contexts."""
         self._release([found for _, found in self._idle if found.lease.remote == remote])
 
     def close_all(self) -> None:
+        """Release all."""
         self._release([found for _, found in self._idle])
 
     def _release(self, some: Sequence[_Kept]) -> None:
@@ -116,20 +119,20 @@ class _Idle:
                 if not self._idle and not self._changed.wait_for(lambda: self._idle, _LINGER):
                     self._releaser = None
                     return
-                self._changed.wait(min(_until_next_look(since) for since, _ in self._idle))
+                self._changed.wait(min(_until_next_check(since) for since, _ in self._idle))
                 idle = list(self._idle)
             self._release([found for since, found in idle if _is_due(since, found)])
 
 
-def _until_next_look(since: float) -> float:
+def _until_next_check(since: float) -> float:
     idle_for = time.monotonic() - since
-    look = min(max(_BREATH, idle_for / 4), _RAREST_LOOK)
-    return max(0.0, min(look, settings().association_idle - idle_for))
+    interval = min(max(_NEXT_PART, idle_for / 4), _LONGEST_CHECK)
+    return max(0.0, min(interval, settings().association_idle - idle_for))
 
 
 def _is_due(since: float, found: _Kept) -> bool:
     idle_for = time.monotonic() - since
-    return idle_for >= settings().association_idle or (idle_for >= _BREATH and leases().wanted(found.lease.remote))
+    return idle_for >= settings().association_idle or (idle_for >= _NEXT_PART and leases().wanted(found.lease.remote))
 
 
 _idle = _Idle()
@@ -137,16 +140,16 @@ _idle = _Idle()
 
 @contextmanager
 def leased(remote: RemoteAE, stop: StopCheck, *, one_of_many: bool = False) -> Iterator[StopCheck]:
-    """A lease for the association that the block opens and ends; the block watches the stop check that it is given.
+    """A lease for the association that the block opens and ends. The block must use the stop check that it receives.
 
-    ``one_of_many`` as for :meth:`pacs_tasks.tasks.engine.leases.Leases.take`.
+    ``one_of_many`` as for :meth:`pacs_tasks.tasks.engine.leases.Leases.lease`.
 
     Raises
     ------
     PeerBusyError
         If no lease became free in a few seconds.
     """
-    lease = leases().take(remote, stop, _idle.let_go, one_of_many=one_of_many)
+    lease = leases().lease(remote, stop, _idle.let_go, one_of_many=one_of_many)
     try:
         yield lease.watched(stop)
     except PeerBusyError:
@@ -205,7 +208,7 @@ def kept_association(request: Request, contexts: Sequence[Context], stop: StopCh
 
 
 def _open(local: LocalAE, remote: RemoteAE, contexts: Sequence[Context], limits: Timeouts, stop: StopCheck) -> _Kept:
-    lease = leases().take(remote, stop, _idle.let_go, one_of_many=True)
+    lease = leases().lease(remote, stop, _idle.let_go, one_of_many=True)
     begun, watched = time.monotonic(), lease.watched(stop)
 
     def check() -> bool:

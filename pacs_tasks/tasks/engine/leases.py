@@ -1,7 +1,7 @@
-"""The leases that this worker process holds: one for each association that it has open or is opening.
+"""The leases of a worker process: one for each association that it has open or opens.
 
-The pulse of the process renews them as long as their holders give signs of life. Where Redis does not answer, an
-association in use goes on; its lease is renewed, or taken again, once it does.
+The heartbeat of the process renews them as long as their holders show signs of life. If Redis does not answer, an
+association in use goes on; its lease is renewed, or leased again, when Redis answers.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from pacs_tasks.tasks.engine.claim import heartbeat
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that one waits for a lease before its work goes back on the queue, and between two looks at the stop check.
+#: Seconds to wait for a lease before the work goes back to the queue, and between two stop checks meanwhile.
 _PATIENCE = 2.0
 _SLICE = 0.5
-#: Seconds for which parts do not wait for a remote for which one has waited in vain: work for others comes first.
+#: Seconds for which parts do not wait for a remote after one has waited in vain: work for other remotes comes first.
 _NO_PATIENCE = 10.0
-#: Seconds for which the answer to "does anybody wait?" is believed, and for which Redis is left alone if it is silent.
-_BELIEVED = 0.02
-_DEAF = 5.0
-#: Seconds that Redis has for an answer on which nothing hangs.
+#: Seconds for which the answer to "does anybody wait?" stays valid, and for which a silent Redis is not asked again.
+_ANSWER_VALID = 0.02
+_REDIS_SILENT = 5.0
+#: Redis timeout in seconds for commands whose failure does no harm.
 _QUICK = 2.0
-#: Seconds that a place at which the remote refused us stays empty, so that a fleet does not storm a busy remote.
+#: Seconds for which the place of a refused association stays empty, so that a fleet does not storm a busy remote.
 _REST = 1.0
 
 
@@ -49,11 +49,11 @@ class Lease:
     Attributes
     ----------
     remote
-        As :func:`pacs_tasks.fleet.associations.name_of` has it.
+        As :func:`pacs_tasks.fleet.associations.name_of` gives it.
     seen
         When its holder last gave a sign of life.
     refusing
-        The remote has refused associations for now, and accepted none since.
+        The remote refuses associations for now, and has accepted none since.
     """
 
     def __init__(self, remote: RemoteAE, quick: Callable[[], Budget]) -> None:
@@ -62,29 +62,29 @@ class Lease:
         self.name = f"{platform.node()} {os.getpid()} {uuid.uuid4().hex}"
         self.refusing = False
         self._quick = quick
-        self._taken = self.seen = time.monotonic()
+        self._begun = self.seen = time.monotonic()
 
     @property
     def age(self) -> float:
-        """Seconds since it was taken."""
-        return time.monotonic() - self._taken
+        """Seconds since it was leased."""
+        return time.monotonic() - self._begun
 
     def watched(self, stop: StopCheck) -> StopCheck:
-        """A stop check that also is the holder's sign of life."""
+        """A stop check that is also the holder's sign of life."""
         self.seen = time.monotonic()
 
-        def look() -> bool:
+        def check() -> bool:
             self.seen = time.monotonic()
             return stop()
 
-        return look
+        return check
 
     def unwatched(self) -> None:
-        """Nobody uses its association now; whoever keeps it ends it in time."""
+        """Keep it without signs of life: its association is idle, and its keeper ends it in time."""
         self.seen = math.inf
 
     def prolong(self) -> None:
-        """Renew it, from the thread of the pulse."""
+        """Renew it; called by the heartbeat's thread."""
         self._quick().renew(self.remote, [self.name], self.limit)
 
 
@@ -94,45 +94,48 @@ class Leases:
     Parameters
     ----------
     patient, quick
-        Give the budget by a connection that waits for a Redis that is away for a moment, and by one that asks once.
+        Give the budget over a connection that repeats commands while Redis is unavailable for a moment, and over one
+        that sends each command once.
     """
 
     def __init__(self, patient: Callable[[], Budget], quick: Callable[[], Budget]) -> None:
         self._patient, self._quick = patient, quick
+        #: By remote, until when parts do not wait for it.
         self._in_vain: dict[str, float] = {}
-        self._looks: dict[str, tuple[float, bool]] = {}
+        #: By remote, until when the answer to "does anybody wait?" is valid, and that answer.
+        self._wanted: dict[str, tuple[float, bool]] = {}
 
-    def take(
+    def lease(
         self, remote: RemoteAE, stop: StopCheck, before_waiting: Callable[[str], object], *, one_of_many: bool = False
     ) -> Lease:
-        """Take a lease; wait a little for one where none is free.
+        """Lease an association; wait a little if none is free.
 
         Parameters
         ----------
         before_waiting
-            Given the remote's name: gives up what this process could do without.
+            Called with the remote's name; releases what this process can do without.
         one_of_many
-            It is for a part: where another has waited in vain a moment ago, it does not wait.
+            The lease is for a part, which does not wait if another has just waited in vain.
 
         Raises
         ------
         PeerBusyError
             If none became free.
         JobCancelledError
-            If ``stop`` said so meanwhile.
+            If ``stop`` returned true meanwhile.
         """
         lease = Lease(remote, self._quick)
         in_vain = self._in_vain.get(lease.remote, 0.0) > time.monotonic()
         patience = 0.0 if one_of_many and in_vain else _PATIENCE
         try:
-            lease.refusing = self._stand_in_line(lease, remote, stop, patience, before_waiting)
+            lease.refusing = self._wait_in_line(lease, remote, stop, patience, before_waiting)
         except BaseException:
             _quickly(lambda: self._quick().release(lease.remote, lease.name, lease.limit))
             raise
         heartbeat().keep(lease)
         return lease
 
-    def _stand_in_line(
+    def _wait_in_line(
         self,
         lease: Lease,
         remote: RemoteAE,
@@ -153,11 +156,11 @@ class Leases:
             elif left <= 0:
                 self._in_vain[lease.remote] = time.monotonic() + _NO_PATIENCE
                 raise PeerBusyError(
-                    f"as many associations with {remote} are in use as we may have at once ({lease.limit}); "
-                    "wait for the other jobs, or allow more by max_associations"
+                    f"All associations allowed with {remote} are in use ({lease.limit}). "
+                    "Wait for the other jobs, or raise max_associations."
                 )
             if stop():
-                raise JobCancelledError(f"cancelled while waiting for an association with {remote}")
+                raise JobCancelledError(f"The job was cancelled while it waited for an association with {remote}.")
             if left > 0:
                 self._patient().await_turn(lease.name, max(min(_SLICE, left, answer.patience or _SLICE), 0.01))
 
@@ -167,35 +170,35 @@ class Leases:
         _quickly(lambda: self._quick().release(lease.remote, lease.name, lease.limit))
 
     def accepted(self, lease: Lease) -> None:
-        """The remote has accepted the association."""
+        """Record that the remote accepted the association."""
         if lease.refusing:
             _quickly(lambda: self._quick().accepted(lease.remote))
 
     def refused(self, lease: Lease) -> None:
-        """The remote has no association for us now: nobody tries for a moment in our place."""
+        """Record that the remote refused the association for now; the place stays empty for a moment."""
         heartbeat().forget(lease)
         _quickly(lambda: self._quick().refused(lease.remote, lease.name, lease.limit, _REST))
 
     def want(self, remote: str) -> None:
-        """Have idle associations with a remote that keeps us waiting released: it may take one at a time."""
+        """Ask all workers to release idle associations with a remote that may accept only one at a time."""
         _quickly(lambda: self._quick().want(remote))
 
     def wanted(self, remote: str) -> bool:
-        """Whether somebody waits for a lease of this remote; asked often, it asks Redis now and then."""
-        until, said = self._looks.get(remote, (0.0, False))
+        """Whether somebody waits for a lease of this remote; does not ask Redis each time."""
+        until, wanted = self._wanted.get(remote, (0.0, False))
         now = time.monotonic()
         if now < until:
-            return said
+            return wanted
         try:
-            said, until = self._quick().wanted(remote), now + _BELIEVED
+            wanted, until = self._quick().wanted(remote), now + _ANSWER_VALID
         except (BrokerUnavailableError, redis.RedisError):
-            said, until = False, now + _DEAF
-        self._looks[remote] = until, said
-        return said
+            wanted, until = False, now + _REDIS_SILENT
+        self._wanted[remote] = until, wanted
+        return wanted
 
 
 def _quickly(step: Callable[[], None]) -> None:
-    """Do what nothing hangs on: without it a lease runs out by itself, or is renewed the next time."""
+    """Run a command whose failure does no harm: the lease expires, or is renewed the next time."""
     try:
         step()
     except (BrokerUnavailableError, redis.RedisError) as error:
@@ -203,16 +206,16 @@ def _quickly(step: Callable[[], None]) -> None:
 
 
 @cache
-def _quick() -> Budget:
-    """The budget by a connection that asks once, where :func:`budget` is patient."""
+def _quick_budget() -> Budget:
+    """The budget over a connection that sends each command once; :func:`budget` repeats them."""
     return Budget(connect(settings().redis_url or DEFAULT_REDIS_URL, _QUICK))
 
 
 @cache
-def _of_process(_: int) -> Leases:
-    return Leases(budget, _quick)
+def _leases_of(_: int) -> Leases:
+    return Leases(budget, _quick_budget)
 
 
 def leases() -> Leases:
-    """The leases of this process: a child that was forked begins without those of its parent."""
-    return _of_process(os.getpid())
+    """The leases of this process; a forked child starts without those of its parent."""
+    return _leases_of(os.getpid())

@@ -1,4 +1,4 @@
-"""Paths as a worker sees them: it may run on another machine than the one who asked."""
+"""Checks of paths on the worker, which may run on another machine than the client."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from pacs_tasks.errors import UnreadableInputError
 
 
 def _here() -> str:
-    """The worker, as `celery inspect` and Flower name it."""
-    return f"worker {current_task.request.hostname if current_task else socket.gethostname()}"
+    """The name of the worker in `celery inspect` and Flower."""
+    return f"Worker {current_task.request.hostname if current_task else socket.gethostname()}"
 
 
 def readable_file(path: str) -> None:
     """Raise :class:`UnreadableInputError` unless ``path`` is a file that this worker can see."""
-    if os.path.isdir(path):  # noqa: PTH112 - the path may hold bytes that pathlib would not change either
-        raise UnreadableInputError("this is a directory; name a file, or use send-dir", path)
-    if not os.path.exists(path):  # noqa: PTH110
+    if Path(path).is_dir():
+        raise UnreadableInputError("The path is a directory. Name a file, or use send-dir.", path)
+    if not Path(path).exists():
         raise UnreadableInputError(
-            f"{_here()} sees no such file; check the path, or mount that storage on the worker's machine", path
+            f"{_here()} cannot find the file. Check the path, or mount its storage on the worker's machine.", path
         )
 
 
@@ -35,40 +35,40 @@ def readable_directory(path: str) -> None:
         with os.scandir(path):
             return
     except FileNotFoundError:
-        reason = f"{_here()} sees no such directory; check the path, or mount that storage on the worker's machine"
+        reason = f"{_here()} cannot find the directory. Check the path, or mount its storage on the worker's machine."
     except NotADirectoryError:
-        reason = "this is no directory; name a directory, or use send-file"
+        reason = "The path is not a directory. Name a directory, or use send-file."
     except OSError as error:
-        reason = f"{_here()} cannot list this directory ({error.strerror}); check its permissions"
+        reason = f"{_here()} cannot list the directory ({error.strerror}). Check its permissions."
     raise UnreadableInputError(reason, path)
 
 
 def writable_directory(path: str) -> None:
-    """Make ``path`` if it is not there, and raise :class:`UnreadableInputError` unless files can be written there."""
+    """Create ``path`` if necessary; raise :class:`UnreadableInputError` unless files can be written there."""
     try:
         make_directory(Path(path))
         with tempfile.TemporaryFile(dir=path):
             return
     except OSError as error:
         raise UnreadableInputError(
-            f"{_here()} cannot write to this directory ({error.strerror}); "
-            "check its permissions and free space, or mount that storage on the worker's machine",
+            f"{_here()} cannot write to the directory ({error.strerror}). "
+            "Check its permissions and free space, or mount its storage on the worker's machine.",
             path,
         ) from None
 
 
 def files_below(directory: str) -> Iterator[tuple[str, int]]:
-    """Every file below ``directory`` with its size in bytes, in the order of their names.
+    """Every file below ``directory`` with its size in bytes, in the order of names.
 
-    A directory that cannot be listed is given as if it were a file, so that the part that tries to read it reports
-    it; links to directories are followed once only.
+    A directory that cannot be listed counts as a file, so that the part that tries to read it reports the error. Links
+    to directories are followed only once.
     """
     seen: set[tuple[int, int]] = set()
     waiting = [directory]
     while waiting:
         current = waiting.pop()
         try:
-            stat = os.stat(current)  # noqa: PTH116
+            stat = Path(current).stat()
             with os.scandir(current) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError:

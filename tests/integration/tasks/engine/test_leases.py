@@ -24,7 +24,7 @@ LIFETIME = 1.5
 
 @pytest.fixture
 def budget(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Budget]:
-    """With a clock that runs ten times as fast, and twenty times for the pulse: a beat or two may come late."""
+    """With a clock that runs ten times as fast, and twenty times for the heartbeat: a beat or two may come late."""
     monkeypatch.setattr(budget_module, "LIFETIME", LIFETIME)
     monkeypatch.setattr(claim_module, "_BEAT", 0.25)
     monkeypatch.setattr(claim_module, "_SILENCE", 2.0)
@@ -45,7 +45,7 @@ def in_use(budget: Budget) -> int:
 def test_a_lease_lives_as_long_as_its_holder_shows_life(budget: Budget) -> None:
     """One that hangs loses it; when it comes to life it has it again."""
     leases = Leases(lambda: budget, lambda: budget)
-    lease = leases.take(REMOTE, never, lambda _: None)
+    lease = leases.lease(REMOTE, never, lambda _: None)
     look = lease.watched(never)
     until = time.monotonic() + 3 * LIFETIME
     wait_until(lambda: look() or in_use(budget) != 1 or time.monotonic() > until, 10, "three lifetimes", 0.05)
@@ -61,7 +61,7 @@ def test_an_idle_lease_needs_no_sign_of_life(budget: Budget, monkeypatch: pytest
     """Whoever keeps the association ends it in time."""
     monkeypatch.setattr(claim_module, "_SILENCE", 0.1)
     leases = Leases(lambda: budget, lambda: budget)
-    lease = leases.take(REMOTE, never, lambda _: None)
+    lease = leases.lease(REMOTE, never, lambda _: None)
     lease.unwatched()
     until = time.monotonic() + 2 * LIFETIME
     wait_until(lambda: in_use(budget) != 1 or time.monotonic() > until, 10, "two lifetimes", 0.05)
@@ -72,24 +72,24 @@ def test_an_idle_lease_needs_no_sign_of_life(budget: Budget, monkeypatch: pytest
 def test_no_lease_in_time_is_told_and_leaves_nothing(budget: Budget) -> None:
     """To the second part at once: work for other remotes comes first."""
     leases = Leases(lambda: budget, lambda: budget)
-    held = leases.take(REMOTE, never, lambda _: None)
+    held = leases.lease(REMOTE, never, lambda _: None)
     asked: list[str] = []
     for _ in range(2):
-        with pytest.raises(PeerBusyError, match=r"PACS at 127.0.0.1:11112 are in use .* \(1\)"):
-            leases.take(REMOTE, never, asked.append, one_of_many=True)
+        with pytest.raises(PeerBusyError, match=r"PACS at 127.0.0.1:11112 are in use \(1\)"):
+            leases.lease(REMOTE, never, asked.append, one_of_many=True)
     assert asked == [name_of(REMOTE)] * 2
     with pytest.raises(JobCancelledError):
-        leases.take(REMOTE, lambda: True, asked.append)
+        leases.lease(REMOTE, lambda: True, asked.append)
     assert [(each.in_use, each.waiting) for each in budget.in_use()] == [(1, 0)]
     leases.give_back(held)
-    assert leases.take(REMOTE, never, asked.append).limit == 1
+    assert leases.lease(REMOTE, never, asked.append).limit == 1
 
 
 def test_what_the_process_lets_go_it_gets(budget: Budget) -> None:
     """An idle association with other contexts makes way for the one that is needed."""
     leases = Leases(lambda: budget, lambda: budget)
-    idle = leases.take(REMOTE, never, lambda _: None)
-    leases.take(REMOTE, never, lambda _: leases.give_back(idle))
+    idle = leases.lease(REMOTE, never, lambda _: None)
+    leases.lease(REMOTE, never, lambda _: leases.give_back(idle))
     assert in_use(budget) == 1
 
 
@@ -102,7 +102,7 @@ def test_nothing_waits_for_a_redis_that_is_away(budget: Budget) -> None:
     with pytest.raises(BrokerUnavailableError):
         away()
     leases = Leases(lambda: budget, away)
-    lease = leases.take(REMOTE, never, lambda _: None)
+    lease = leases.lease(REMOTE, never, lambda _: None)
     assert not leases.wanted(lease.remote)
     leases.accepted(lease)
     leases.give_back(lease)

@@ -81,7 +81,7 @@ def test_a_wrong_request_is_refused_with_its_class_and_no_value(service: Celery,
 def test_an_error_reaches_celery_without_its_path(service: Celery, pacs: TestPACS) -> None:
     """Flower shows exceptions."""
     request = {"remote": pacs.remote.model_dump(), "path": f"/nowhere/{SECRET}.dcm"}
-    with pytest.raises(UnreadableInputError, match="sees no such file") as raised:
+    with pytest.raises(UnreadableInputError, match="cannot find the file") as raised:
         called(service, "pacs_tasks.store_file", request, STORE_QUEUE)
     assert SECRET not in str(raised.value)
 

@@ -210,7 +210,7 @@ def test_a_directory_that_cannot_be_written_is_told(client: PacsClient, archive:
     file = dicom_files.write_text(tmp_path / "file")
     job = client.enqueue(RetrieveRequest(remote=archive.remote, study_uid=study_uid(), output_dir=str(file / "below")))
     job.wait(15)
-    with pytest.raises(UnreadableInputError, match="cannot write to this directory"):
+    with pytest.raises(UnreadableInputError, match="cannot write to the directory"):
         job.outcome()
     assert archive.associations == 0
 

@@ -206,7 +206,7 @@ def test_a_wrong_ae_title_is_told(client: PacsClient, pacs: TestPACS, tmp_path: 
 @pytest.mark.parametrize(
     ("name", "error", "said"),
     [
-        ("nothing", UnreadableInputError, "sees no such"),
+        ("nothing", UnreadableInputError, "cannot find the"),
         ("empty", UnreadableInputError, "directory contains no file"),
         ("text.dcm", UnreadableInputError, "no directory"),
     ],
