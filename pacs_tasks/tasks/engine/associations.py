@@ -32,8 +32,8 @@ _NEXT_PART = 0.05
 _LONGEST_CHECK = 0.5
 #: Seconds for which the releasing thread waits for another association to become idle before it ends.
 _LINGER = 1.0
-#: Seconds after which an association goes to others who wait even if there is more to do. It exceeds the cost of opening
-#: an association, which is that of a few small files.
+#: Seconds after which an association goes to others who wait even if there is more to do: opening one costs as much as
+#: some small files.
 _TURN = 1.0
 #: Seconds within which a remote that has an association free accepts one.
 _PROMPT = 0.2
