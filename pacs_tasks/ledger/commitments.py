@@ -18,7 +18,7 @@ from pacs_tasks.dimse.status import commitment_failure
 from pacs_tasks.errors import PacsTasksError
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.keys import key, transaction
-from pacs_tasks.ledger.outcomes import Instances, Line
+from pacs_tasks.ledger.outcomes import Instances, LineOutcome
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 from pacs_tasks.outcome.verification import Commitment, CommitmentReport, CommitmentState
 
@@ -224,7 +224,7 @@ class LastWords:
             self._of_place[each.start : each.stop] = array("l", [number]) * (each.stop - each.start)
             self._of_index.update(dict.fromkeys(each.others, number))
 
-    def about(self, line: Line) -> Commitment | None:
+    def about(self, line: LineOutcome) -> Commitment | None:
         """The last word about an instance; nothing if commitment was never asked for."""
         number = self._of_index.get(line.number, -1)
         if line.place is not None and line.place < len(self._of_place):

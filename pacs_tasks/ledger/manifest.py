@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import redis
 
@@ -15,23 +17,111 @@ from pacs_tasks.ledger.scripts import COMMON, Scripts
 from pacs_tasks.ledger.studies import Study
 
 _CHUNK = 1_000
-#: Items of a line of a retrieve.
-_OF_A_RETRIEVE = 4
-
-#: One line of a manifest: what a part needs to know of one file or instance. The first item is what it is called.
-#: Of a retrieve: what it is called, series, SOP class and study; the first is the SOP Instance UID where the peer
-#: listed it. Where it gave a count alone, that is "3 of 12", and it gave no class.
-Entry = list[Any]
+#: How a line of a retrieve is named where the remote did not list the instance.
+_COUNTED = re.compile(r"(\d+) of (\d+)")
+_SELECTION = re.compile(r"(?:selection|row) \d+")
 
 
-def is_counted(entry: Entry) -> bool:
-    """Whether a line of a retrieve stands for any instance of its series, or study: the peer gave a count alone."""
-    return " of " in str(entry[0])
+@dataclass(frozen=True, slots=True)
+class FileLine:
+    """A file to send, and its size in bytes."""
+
+    path: str
+    size: int
+
+    @property
+    def subject(self) -> str:
+        return self.path
 
 
-def called(entry: Entry, sop_instance_uid: str) -> str:
-    """What an instance is called that has taken a line."""
-    return sop_instance_uid if len(entry) == _OF_A_RETRIEVE and is_counted(entry) else str(entry[0])
+@dataclass(frozen=True, slots=True)
+class RowLine:
+    """A row of a batch query, and its keys."""
+
+    number: int
+    keys: Mapping[str, str]
+
+    @property
+    def subject(self) -> str:
+        return f"row {self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceLine:
+    """An instance to retrieve that the remote listed. Not every remote gives its SOP class."""
+
+    sop_instance_uid: str
+    series_uid: str
+    sop_class_uid: str
+    study_uid: str
+
+    @property
+    def subject(self) -> str:
+        return self.sop_instance_uid
+
+
+@dataclass(frozen=True, slots=True)
+class CountedLine:
+    """Any instance of a series, or of a study where the series is empty: the remote gave only their number."""
+
+    sop_instance_uid: ClassVar[str] = ""
+    sop_class_uid: ClassVar[str] = ""
+    number: int
+    count: int
+    series_uid: str
+    study_uid: str
+
+    @property
+    def subject(self) -> str:
+        return f"{self.number} of {self.count}"
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionLine:
+    """A selection for which the remote listed nothing; without a study if it named none."""
+
+    sop_instance_uid: ClassVar[str] = ""
+    sop_class_uid: ClassVar[str] = ""
+    series_uid: ClassVar[str] = ""
+    name: str
+    study_uid: str
+
+    @property
+    def subject(self) -> str:
+        return self.name
+
+
+RetrieveLine = InstanceLine | CountedLine | SelectionLine
+#: What a part needs to know of one file, instance or row. ``subject`` names it in outcomes.
+Line = FileLine | RowLine | RetrieveLine
+
+
+def encode(line: Line) -> str:
+    """Write a line as JSON."""
+    match line:
+        case FileLine():
+            fields: list[Any] = [line.path, line.size]
+        case RowLine():
+            fields = [line.subject, line.number, line.keys]
+        case _:
+            fields = [line.subject, line.series_uid, line.sop_class_uid, line.study_uid]
+    return json.dumps(fields, separators=(",", ":"))
+
+
+def decode(text: str) -> Line:
+    """Read a line that :func:`encode` wrote."""
+    match json.loads(text):
+        case [path, size]:
+            return FileLine(path, size)
+        case [_, number, keys]:
+            return RowLine(number, keys)
+        case [name, series_uid, sop_class_uid, study_uid]:
+            if counted := _COUNTED.fullmatch(name):
+                return CountedLine(int(counted[1]), int(counted[2]), series_uid, study_uid)
+            if _SELECTION.fullmatch(name):
+                return SelectionLine(name, study_uid)
+            return InstanceLine(name, series_uid, sop_class_uid, study_uid)
+    raise ValueError("this is not a line of a manifest")
 
 
 class Manifest:
@@ -50,7 +140,7 @@ class Manifest:
         self._run = Scripts(client).run
 
     def plan(
-        self, job_id: str, entries: Iterable[Entry], attempt_key: str, studies: Sequence[Study] = (), tail: int = 0
+        self, job_id: str, lines: Iterable[Line], attempt_key: str, studies: Sequence[Study] = (), tail: int = 0
     ) -> int:
         """Write the manifest, unless there is one already, and count it.
 
@@ -63,21 +153,19 @@ class Manifest:
         tail
             How many lines at its end stand for what was asked for and not found.
         """
-        new, total = self._written(job_id, entries, attempt_key)
+        new, total = self._written(job_id, lines, attempt_key)
         described = self._described(job_id, studies, attempt_key)
         keys = [key(job_id), key(job_id, "manifest"), new, key(job_id, "studies"), described]
         self._run(_PLAN, keys, [total, total - tail])
         return self.total(job_id)
 
-    def replan(
-        self, job_id: str, entries: Sequence[Entry], attempt_key: str, studies: Sequence[Study], tail: int
-    ) -> int:
+    def replan(self, job_id: str, lines: Sequence[Line], attempt_key: str, studies: Sequence[Study], tail: int) -> int:
         """Put these lines in the place of the tail, whose outcomes are dropped, and count the manifest.
 
         The parameters are those of :meth:`plan`; ``studies`` are all of the job.
         """
         start, before = self.resolved(job_id), self.total(job_id)
-        new, count = self._written(job_id, entries, attempt_key)
+        new, count = self._written(job_id, lines, attempt_key)
         described = self._described(job_id, studies, attempt_key)
         parts = ("manifest", "studies", "recorded", "problems")
         keys = [key(job_id), new, described, *(key(job_id, part) for part in parts)]
@@ -86,10 +174,10 @@ class Manifest:
         self._run(_REPLAN, keys, arguments)
         return self.total(job_id)
 
-    def entries(self, job_id: str, start: int, stop: int) -> list[Entry]:
+    def lines(self, job_id: str, start: int, stop: int) -> list[Line]:
         """Lines ``start`` up to, not including, ``stop`` of the manifest."""
-        lines = cast("list[str]", self._redis.lrange(key(job_id, "manifest"), start, stop - 1))
-        return [json.loads(line) for line in lines]
+        texts = cast("list[str]", self._redis.lrange(key(job_id, "manifest"), start, stop - 1))
+        return [decode(text) for text in texts]
 
     def planned(self, job_id: str) -> bool:
         return self._redis.hget(key(job_id), "planned") == "1"
@@ -102,11 +190,11 @@ class Manifest:
         """How many of them stand for something that can be sent or fetched: all but the tail."""
         return int(cast("str | None", self._redis.hget(key(job_id), "resolved")) or 0)
 
-    def _written(self, job_id: str, entries: Iterable[Entry], attempt_key: str) -> tuple[str, int]:
+    def _written(self, job_id: str, lines: Iterable[Line], attempt_key: str) -> tuple[str, int]:
         new = key(job_id, f"manifest:{attempt_key}")
         self._redis.delete(new)
-        total, lines = 0, (json.dumps(entry, separators=(",", ":")) for entry in entries)
-        while chunk := list(islice(lines, _CHUNK)):
+        total, texts = 0, map(encode, lines)
+        while chunk := list(islice(texts, _CHUNK)):
             self._run(_APPEND, [new], [total, self._keep, *chunk])
             total += len(chunk)
         return new, total

@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 from pacs_tasks.ledger import encoding as receipts
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.keys import key
-from pacs_tasks.ledger.manifest import Entry, called
+from pacs_tasks.ledger.manifest import CountedLine, Line
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 
 _CHUNK = 1_000
@@ -18,11 +18,11 @@ _CHUNK = 1_000
 _GAP = 8
 
 
-class Line(NamedTuple):
+class LineOutcome(NamedTuple):
     """Line ``number`` of the manifest, from 0. ``place``: where its receipt stands among those of the job, if any."""
 
     number: int
-    entry: Entry
+    line: Line
     outcome: InstanceOutcome | None
     place: int | None
 
@@ -69,23 +69,24 @@ class Instances:
         """What the manifest calls these."""
         found: dict[int, str] = {}
         for chunk, members in groupby(sorted(indices), lambda index: index // _CHUNK):
-            entries = self._ledger.manifest.entries(self._job_id, chunk * _CHUNK, (chunk + 1) * _CHUNK)
-            found.update((index, entries[index % _CHUNK][0]) for index in members)
+            lines = self._ledger.manifest.lines(self._job_id, chunk * _CHUNK, (chunk + 1) * _CHUNK)
+            found.update((index, lines[index % _CHUNK].subject) for index in members)
         return found
 
-    def in_order(self) -> Iterator[Line]:
+    def in_order(self) -> Iterator[LineOutcome]:
         """Every line of the manifest."""
         places, start = self._places(), 0
-        while entries := self._ledger.manifest.entries(self._job_id, start, start + _CHUNK):
-            indices = range(start, start + len(entries))
+        while lines := self._ledger.manifest.lines(self._job_id, start, start + _CHUNK):
+            indices = range(start, start + len(lines))
             found = self._among_receipts(places[index] for index in indices if places[index] >= 0)
             others = self.others([index for index in indices if places[index] < 0])
-            for index, entry in zip(indices, entries, strict=True):
+            for index, line in zip(indices, lines, strict=True):
                 outcome = found.get(index, others.get(index))
                 if outcome is not None and not outcome.subject:
-                    outcome = outcome.model_copy(update={"subject": called(entry, outcome.sop_instance_uid)})
-                yield Line(index, entry, outcome, places[index] if index in found else None)
-            start += len(entries)
+                    subject = outcome.sop_instance_uid if isinstance(line, CountedLine) else line.subject
+                    outcome = outcome.model_copy(update={"subject": subject})
+                yield LineOutcome(index, line, outcome, places[index] if index in found else None)
+            start += len(lines)
 
     def _places(self) -> array[int]:
         """Index to place, -1 where there is no receipt: four bytes for each instance."""

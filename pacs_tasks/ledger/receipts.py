@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.ledger.commitments import Commitments
 from pacs_tasks.ledger.jobs import Ledger
-from pacs_tasks.ledger.outcomes import Instances, Line
+from pacs_tasks.ledger.manifest import CountedLine, FileLine, InstanceLine, RetrieveLine, SelectionLine
+from pacs_tasks.ledger.outcomes import Instances
 from pacs_tasks.outcome import InstanceOutcome, ShownPath
 from pacs_tasks.outcome.verification import Commitment
 from pacs_tasks.request import RetrieveRequest, StoreDirectoryRequest, StoreRequest
@@ -72,35 +73,40 @@ def receipts_of(ledger: Ledger, job_id: str) -> Iterator[Receipt]:
 
 
 def _receipts(ledger: Ledger, job_id: str) -> Iterator[Receipt]:
-    request = ledger.request(job_id)
-    lines = Instances(ledger, job_id).in_order()
-    if isinstance(request, RetrieveRequest):
-        for line in lines:
-            yield _received(line)
-        return
     words = Commitments(ledger, job_id).last_words()
-    for line in lines:
-        yield _sent(line, words.about(line))
+    for each in Instances(ledger, job_id).in_order():
+        match each.line:
+            case FileLine():
+                yield _sent(each.line, each.outcome, words.about(each))
+            case InstanceLine() | CountedLine() | SelectionLine():
+                yield _received(each.line, each.outcome)
 
 
-def _received(line: Line) -> Receipt:
-    """Where the peer gave a count alone, only what came has a SOP Instance UID; a row without a study has nothing."""
-    name, series_uid, sop_class_uid, study_uid = line.entry
-    known = {"sop_instance_uid": "" if " " in name else name, "sop_class_uid": sop_class_uid, "series_uid": series_uid}
-    named = Receipt(study_uid=study_uid, **known)
-    if line.outcome is None:
-        return named
-    common = _common(line.outcome)
-    if not study_uid:
-        common["reason"] = f"{name}: {line.outcome.reason}"
-    found = {field: value or getattr(line.outcome, field) for field, value in known.items()}
-    return named.model_copy(update={**found, "path": line.outcome.path, **common})
-
-
-def _sent(line: Line, word: Commitment | None) -> Receipt:
-    outcome = line.outcome
+def _received(line: RetrieveLine, outcome: InstanceOutcome | None) -> Receipt:
+    """The receipt of an instance; what the remote did not list is known from what arrived."""
     if outcome is None:
-        return Receipt(path=line.entry[0])
+        return Receipt(
+            sop_class_uid=line.sop_class_uid,
+            sop_instance_uid=line.sop_instance_uid,
+            study_uid=line.study_uid,
+            series_uid=line.series_uid,
+        )
+    common = _common(outcome)
+    if not line.study_uid:
+        common["reason"] = f"{line.subject}: {outcome.reason}"
+    return Receipt(
+        path=outcome.path,
+        sop_class_uid=line.sop_class_uid or outcome.sop_class_uid,
+        sop_instance_uid=line.sop_instance_uid or outcome.sop_instance_uid,
+        study_uid=line.study_uid,
+        series_uid=line.series_uid or outcome.series_uid,
+        **common,
+    )
+
+
+def _sent(line: FileLine, outcome: InstanceOutcome | None, word: Commitment | None) -> Receipt:
+    if outcome is None:
+        return Receipt(path=line.path)
     return Receipt(
         path=outcome.subject,
         sop_class_uid=outcome.sop_class_uid,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.ledger.manifest import RowLine
 from pacs_tasks.ledger.matches import MatchList
 from pacs_tasks.ledger.outcomes import Instances
 from pacs_tasks.outcome import InstanceOutcome
@@ -46,4 +47,4 @@ def _rows(ledger: Ledger, job_id: str) -> Iterator[RowAnswer]:
         answered = [line.number for line in chunk if line.outcome is not None]
         found = dict(zip(answered, ledger.matches.of(job_id, answered), strict=True))
         for line in chunk:
-            yield RowAnswer(line.entry[1], line.outcome, found.get(line.number, ()))
+            yield RowAnswer(cast(RowLine, line.line).number, line.outcome, found.get(line.number, ()))

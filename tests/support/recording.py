@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pacs_tasks.errors import PeerUnavailableError
 from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.ledger.manifest import FileLine
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 from pacs_tasks.request import StoreDirectoryRequest
 
@@ -16,5 +17,5 @@ def planned(ledger: Ledger, total: int, job_id: str = "job") -> str:
     """Begin a job of so many files; its id."""
     ledger.open(job_id, REQUEST.task, REQUEST)
     ledger.start(job_id, "worker")
-    ledger.manifest.plan(job_id, ([f"/data/{index}", 10] for index in range(total)), "worker")
+    ledger.manifest.plan(job_id, (FileLine(f"/data/{index}", 10) for index in range(total)), "worker")
     return job_id

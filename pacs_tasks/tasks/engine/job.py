@@ -22,7 +22,7 @@ from celery.exceptions import Ignore, Reject, Retry
 
 from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.errors import JobFailedError, PacsTasksError, PeerBusyError
-from pacs_tasks.ledger.manifest import Entry
+from pacs_tasks.ledger.manifest import Line
 from pacs_tasks.ledger.recorder import Recorder
 from pacs_tasks.ledger.studies import Study
 from pacs_tasks.outcome import InstanceOutcome, Outcome
@@ -55,7 +55,7 @@ class Promise(NamedTuple):
         For each line of the tail, its index and why there is nothing to fetch for it.
     """
 
-    entries: Sequence[Entry]
+    lines: Sequence[Line]
     studies: Sequence[Study] = ()
     unfound: Sequence[tuple[int, PacsTasksError]] = ()
 
@@ -117,7 +117,7 @@ def plan(
                 else (manifest.plan, promise(request, claim))
             )
             if promised is not None:
-                write(job_id, promised.entries, claim.owner, promised.studies, len(promised.unfound))
+                write(job_id, promised.lines, claim.owner, promised.studies, len(promised.unfound))
                 _record_unfound(task, promised)
         if not ledger().progress(job_id).state.finished:
             parts(job_id)
@@ -126,9 +126,9 @@ def plan(
 
 def _record_unfound(task: Task, promised: Promise) -> None:
     """Record the tail of the manifest: there is nothing to fetch for it."""
-    tail = promised.entries[len(promised.entries) - len(promised.unfound) :]
-    for entry, (index, error) in zip(tail, promised.unfound, strict=True):
-        outcome = InstanceOutcome.unanswered(entry[0], error).model_copy(update={"worker": task.request.hostname})
+    tail = promised.lines[len(promised.lines) - len(promised.unfound) :]
+    for line, (index, error) in zip(tail, promised.unfound, strict=True):
+        outcome = InstanceOutcome.unanswered(line.subject, error).model_copy(update={"worker": task.request.hostname})
         ledger().record(task.request.id, index, outcome)
 
 
@@ -182,7 +182,7 @@ def finish(task: Task, job_id: str, ranges: Callable[[str], list[Range]], part: 
             Recorder(ledger(), job_id) as recorder,
             suppress(PartCancelledError),
         ):
-            rest = Part(task, recorder, claim, range(progress.counters.total))
+            rest: Part[Line] = Part(task, recorder, claim, range(progress.counters.total))
             rest.fail_rest(_lost())
             rest.flush()
     return store_summary(task, job_id)

@@ -27,7 +27,7 @@ from pacs_tasks.errors import (
     PeerUnreachableError,
 )
 from pacs_tasks.ledger.jobs import Recorded
-from pacs_tasks.ledger.manifest import Entry
+from pacs_tasks.ledger.manifest import Line
 from pacs_tasks.ledger.recorder import Recorder
 from pacs_tasks.outcome import InstanceOutcome, Status, StatusCategory
 from pacs_tasks.outcome.progress import JobState
@@ -58,6 +58,8 @@ _LOSSES_OF_A_LINE = 3
 #: Workers that may die with a part, for whatever reason, before the rest of it fails.
 _MOST_DEATHS_OF_A_PART = 10
 
+#: The lines of a kind of job, and the form in which a queue holds them.
+L = TypeVar("L", bound=Line)
 T = TypeVar("T")
 
 
@@ -65,7 +67,7 @@ class PartCancelledError(Exception):
     """The ledger reported, as a part recorded an outcome, that the job was cancelled."""
 
 
-class Part:
+class Part(Generic[L]):
     """The running part of a job: the lines of its range without an outcome, and the way to record one.
 
     Attributes
@@ -86,9 +88,9 @@ class Part:
         self.last_try, self.cancelled = tries >= settings().max_retries, False
         recorded = ledger().recorded(job_id, lines.start, lines.stop)
         self._attempts = ledger().claims.attempts(job_id, lines.start, lines.stop)
-        entries = ledger().manifest.entries(job_id, lines.start, lines.stop)
-        self.left: dict[int, Entry] = {
-            index: entry for index, entry in zip(lines, entries, strict=False) if index not in recorded
+        found = cast(list[L], ledger().manifest.lines(job_id, lines.start, lines.stop))
+        self.left: dict[int, L] = {
+            index: line for index, line in zip(lines, found, strict=False) if index not in recorded
         }
 
     @property
@@ -110,7 +112,7 @@ class Part:
 
     def fail(self, index: int, error: PacsTasksError) -> None:
         """Record a line as failed; see :meth:`record`."""
-        self.record(index, InstanceOutcome.unanswered(self.left[index][0], error))
+        self.record(index, InstanceOutcome.unanswered(self.left[index].subject, error))
 
     def fail_rest(self, error: PacsTasksError) -> None:
         """Record all that is left as failed; see :meth:`record`."""
@@ -195,7 +197,7 @@ class LineQueue(ABC, Generic[T]):
 
     def __init__(
         self,
-        part: Part,
+        part: Part[Any],
         request: TransferRequest,
         contexts: Sequence[Context],
         stop: StopCheck,
@@ -281,7 +283,7 @@ class LineQueue(ABC, Generic[T]):
 
 
 def work_off(
-    part: Part, request: TransferRequest, queues: Callable[[], Iterable[LineQueue[Any]]], *, alone: bool = False
+    part: Part[L], request: TransferRequest, queues: Callable[[], Iterable[LineQueue[Any]]], *, alone: bool = False
 ) -> bool:
     """Work off the queues of a part; true if something is left that should be tried again later.
 
@@ -314,7 +316,7 @@ def work_off(
     return again
 
 
-def run_part(task: Task, job_id: str, lines: range, tries: int, work: Callable[[Part, R], bool]) -> None:
+def run_part(task: Task, job_id: str, lines: range, tries: int, work: Callable[[Part[L], R], bool]) -> None:
     """Serve the task of a part. It comes again later if ``work`` returns true.
 
     A part for which there is no association now comes again as well, which does not count as a try. A part that is
@@ -361,11 +363,11 @@ def store_summary(task: Task, job_id: str) -> dict[str, Any]:
     return summary
 
 
-def _tried(task: Task, job_id: str, lines: range, tries: int, work: Callable[[Part, R], bool]) -> bool:
+def _tried(task: Task, job_id: str, lines: range, tries: int, work: Callable[[Part[L], R], bool]) -> bool:
     try:
         name = f"{lines.start}-{lines.stop}"
         with claimed(task, ledger(), job_id, name) as claim, Recorder(ledger(), job_id) as recorder:
-            part = Part(task, recorder, claim, lines, tries)
+            part: Part[L] = Part(task, recorder, claim, lines, tries)
             if not part.left or ledger().cancel_requested(job_id):
                 return False
             try:
@@ -379,7 +381,7 @@ def _tried(task: Task, job_id: str, lines: range, tries: int, work: Callable[[Pa
         come_again(task, pause_of_part(task, job_id), exc=error.public())
 
 
-def _worked(part: Part, work: Callable[[Part, R], bool]) -> bool:
+def _worked(part: Part[L], work: Callable[[Part[L], R], bool]) -> bool:
     try:
         return work(part, cast(R, ledger().request(part.job_id)))
     except PeerBusyError as error:

@@ -7,6 +7,7 @@ result.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from celery import Task
@@ -14,7 +15,7 @@ from celery import Task
 from pacs_tasks.dimse.find.c_find import Finding, context_of
 from pacs_tasks.dimse.upper_layer.association import Association
 from pacs_tasks.errors import InvalidRequestError
-from pacs_tasks.ledger.manifest import Entry
+from pacs_tasks.ledger.manifest import RowLine
 from pacs_tasks.outcome import Category, Doubt, FindOutcome, InstanceCategory, InstanceOutcome
 from pacs_tasks.request import FindBatchRequest, FindRequest
 from pacs_tasks.tasks.engine.base import JobTask, ledger, register
@@ -49,16 +50,16 @@ def _promise(request: FindBatchRequest, claim: Claim) -> Promise:
     if not request.rows:
         raise InvalidRequestError("The batch has no row. Give at least one.")
     note_round_trip(request, [context_of(request)], claim)
-    return Promise([[f"row {row.number}", row.number, dict(row.keys)] for row in request.rows])
+    return Promise([RowLine(row.number, dict(row.keys)) for row in request.rows])
 
 
-class _RowQueue(LineQueue[Entry]):
+class _RowQueue(LineQueue[RowLine]):
     """The rows of a part."""
 
     #: Some remotes end the association after each query, or after some.
     spares_progress: ClassVar[bool] = True
 
-    def __init__(self, part: Part, request: FindBatchRequest) -> None:
+    def __init__(self, part: Part[RowLine], request: FindBatchRequest) -> None:
         super().__init__(part, request, [context_of(request)], part.must_end, part.left)
         self._batch = request
         #: The row in front and its query: one that is split goes on where it was.
@@ -66,13 +67,13 @@ class _RowQueue(LineQueue[Entry]):
 
     def step(self, assoc: Association) -> None:
         """Query for the first row. Its matches are in the ledger before its outcome."""
-        index, (subject, _, keys) = next(iter(self.queue.items()))
+        index, row = next(iter(self.queue.items()))
         self.answered = False
         self.unanswered.add(index)
         self.part.begin(index)
         begun = time.time()
         try:
-            found = self._query(index, keys, assoc)
+            found = self._query(index, row.keys, assoc)
         except InvalidRequestError as error:
             self.part.fail(index, error)
         else:
@@ -81,12 +82,12 @@ class _RowQueue(LineQueue[Entry]):
             if not self.try_later(index, found.status):
                 if found.category in _ANSWERED:
                     ledger().matches.note(self.part.job_id, index, found.matches)
-                outcome = _outcome_of(subject, self._batch, found)
+                outcome = _outcome_of(row.subject, self._batch, found)
                 self.part.record(index, outcome.model_copy(update={"begun": begun, "ended": time.time()}))
         self.unanswered.discard(index)
         del self.queue[index]
 
-    def _query(self, index: int, keys: dict[str, str], assoc: Association) -> FindOutcome:
+    def _query(self, index: int, keys: Mapping[str, str], assoc: Association) -> FindOutcome:
         if self._finding is None or self._finding[0] != index:
             self._finding = index, Finding(_request_of(self._batch, keys))
         finding = self._finding[1]
@@ -97,7 +98,7 @@ class _RowQueue(LineQueue[Entry]):
             self.answered = finding.queries > before
 
 
-def _request_of(batch: FindBatchRequest, keys: dict[str, str]) -> FindRequest:
+def _request_of(batch: FindBatchRequest, keys: Mapping[str, str]) -> FindRequest:
     try:
         return batch.of_row(keys)
     except ValueError:
@@ -129,7 +130,7 @@ def _doubt_of(request: FindBatchRequest, found: FindOutcome) -> str:
     return "There may be more matches. Narrow the query." if found.doubts else ""
 
 
-def _query_rows(part: Part, request: FindBatchRequest) -> bool:
+def _query_rows(part: Part[RowLine], request: FindBatchRequest) -> bool:
     """Query for the rest of a part; true if something should be tried again later."""
     return work_off(part, request, lambda: [_RowQueue(part, request)])
 

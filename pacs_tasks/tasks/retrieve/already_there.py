@@ -18,6 +18,7 @@ from pacs_tasks.dimse.files.part10 import StoredInstance
 from pacs_tasks.dimse.files.whole import whole_instance
 from pacs_tasks.errors import InvalidRequestError, NotDicomError, UnreadableInputError
 from pacs_tasks.layout import Layout
+from pacs_tasks.ledger.manifest import RetrieveLine
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 from pacs_tasks.request import RetrieveRequest
 from pacs_tasks.tasks.engine.base import ledger
@@ -48,7 +49,7 @@ _reading = threading.Lock()
 _last: list[_Index] = []
 
 
-def record_present(part: Part, request: RetrieveRequest) -> None:
+def record_present(part: Part[RetrieveLine], request: RetrieveRequest) -> None:
     """Record what lies whole in the output directory, synced to disk; it is then no longer left to fetch.
 
     What is cut off, or another instance than its name says, is left: it will be fetched, and replaced where it is.
@@ -57,10 +58,11 @@ def record_present(part: Part, request: RetrieveRequest) -> None:
     layout = Layout(request.layout)
     paths = _by_uids(directory) if layout.is_default else _by_index(part, directory)
     found: list[tuple[int, StoredInstance]] = []
-    for index, (uid, series_uid, _, study_uid) in list(part.left.items()):
+    for index, line in list(part.left.items()):
         if part.must_end():
             break
-        whole = (whole_instance(path, uid) for path in paths(study_uid, series_uid, uid))
+        uid = line.sop_instance_uid
+        whole = (whole_instance(path, uid) for path in paths(line.study_uid, line.series_uid, uid))
         instance = next((each for each in whole if each is not None), None)
         if instance is not None:
             found.append((index, instance))
@@ -70,7 +72,7 @@ def record_present(part: Part, request: RetrieveRequest) -> None:
     _record(part, found, layout)
 
 
-def _record(part: Part, found: Sequence[tuple[int, StoredInstance]], layout: Layout) -> None:
+def _record(part: Part[RetrieveLine], found: Sequence[tuple[int, StoredInstance]], layout: Layout) -> None:
     # It may have been written just now, by a worker that died before it had synced it.
     try:
         storage.sync([Path(instance.path) for _, instance in found], layout.depth)
@@ -104,12 +106,12 @@ def _by_uids(directory: Path) -> _Paths:
     return paths
 
 
-def _by_index(part: Part, directory: Path) -> _Paths:
+def _by_index(part: Part[RetrieveLine], directory: Path) -> _Paths:
     found = _index_of(part, directory)
     return lambda _, __, sop_instance_uid: found.get(sop_instance_uid, ())
 
 
-def _index_of(part: Part, directory: Path) -> Mapping[str, Sequence[str]]:
+def _index_of(part: Part[RetrieveLine], directory: Path) -> Mapping[str, Sequence[str]]:
     while not _reading.acquire(timeout=_WAIT):
         if part.must_end():
             return {}
@@ -125,9 +127,9 @@ def _index_of(part: Part, directory: Path) -> Mapping[str, Sequence[str]]:
         _reading.release()
 
 
-def _read(part: Part, directory: Path) -> Mapping[str, Sequence[str]]:
+def _read(part: Part[RetrieveLine], directory: Path) -> Mapping[str, Sequence[str]]:
     total = ledger().progress(part.job_id).counters.total
-    wanted = {entry[0] for entry in ledger().manifest.entries(part.job_id, 0, total)}
+    wanted = {line.subject for line in ledger().manifest.lines(part.job_id, 0, total)}
     found: dict[str, list[str]] = {}
     files = _files(directory)
     for count, path in enumerate(islice(files, _MOST_FILES)):

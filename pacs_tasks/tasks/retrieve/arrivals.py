@@ -14,7 +14,7 @@ from pacs_tasks.dimse.retrieve.delivery import Here
 from pacs_tasks.dimse.scp.c_store import OUT_OF_RESOURCES, Arrival, Placed, Refusal
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.layout import Layout
-from pacs_tasks.ledger.manifest import is_counted
+from pacs_tasks.ledger.manifest import CountedLine, RetrieveLine
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 from pacs_tasks.tasks.engine.part import Part, PartCancelledError
 
@@ -47,11 +47,13 @@ class Arrivals:
         How many more have come than the peer had listed or counted. They are kept.
     """
 
-    def __init__(self, part: Part, directory: Path, layout: Layout, known: Collection[str] = ()) -> None:
+    def __init__(self, part: Part[RetrieveLine], directory: Path, layout: Layout, known: Collection[str] = ()) -> None:
         self._part, self._directory, self._layout = part, directory, layout
-        self.counted = any(map(is_counted, part.left.values()))
+        self.counted = any(isinstance(line, CountedLine) for line in part.left.values())
         #: SOP Instance UID to the index in the manifest.
-        self.index_of: dict[str, int] = {} if self.counted else {entry[0]: index for index, entry in part.left.items()}
+        self.index_of: dict[str, int] = {}
+        if not self.counted:
+            self.index_of = {line.sop_instance_uid: index for index, line in part.left.items()}
         self._free = deque(sorted(part.left) if self.counted else ())
         self._seen = set(known)
         self._unlisted: set[str] = set()

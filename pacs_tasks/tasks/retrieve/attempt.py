@@ -14,7 +14,7 @@ from pacs_tasks.errors import ContextRejectedError, PeerStalledError
 from pacs_tasks.fleet.receivers import Receiver
 from pacs_tasks.fleet.refusals import Way
 from pacs_tasks.layout import Layout
-from pacs_tasks.ledger.manifest import is_counted
+from pacs_tasks.ledger.manifest import CountedLine, RetrieveLine
 from pacs_tasks.ledger.outcomes import Instances
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, MoveOutcome, Status, StatusCategory
 from pacs_tasks.request import GetRequest, RetrieveMethod, RetrieveRequest
@@ -73,16 +73,17 @@ class Fetching:
         How often it has been tried before.
     """
 
-    def __init__(self, part: Part, request: RetrieveRequest, *, whole_series: bool, tries: int) -> None:
+    def __init__(self, part: Part[RetrieveLine], request: RetrieveRequest, *, whole_series: bool, tries: int) -> None:
         self._part, self._request, self._tries = part, request, tries
-        _, self._series_uid, _, self._study_uid = next(iter(part.left.values()))
+        first = next(iter(part.left.values()))
+        self._series_uid, self._study_uid = first.series_uid, first.study_uid
         layout = Layout(request.layout, request.remote.charset)
         self._arrivals = Arrivals(part, Path(request.directory), layout, self._counted_before())
         # What is missing is asked for by name; but where nothing came at all, one or the other may be what works.
         nothing_yet = len(part.left) == part.size
         self._whole = self._arrivals.counted or (whole_series and nothing_yet and not tries % 2)
         self._arrivals.whole = self._whole
-        classes = {entry[2] for entry in part.left.values()}
+        classes = {line.sop_class_uid for line in part.left.values()}
         if "" in classes:
             # Not every peer lists them.
             classes = (classes | set(COMMON_STORAGE_CLASSES)) - {""}
@@ -97,7 +98,7 @@ class Fetching:
 
     def _counted_before(self) -> set[str]:
         """SOP Instance UIDs that have taken lines of this part, where the peer has only counted."""
-        if not any(map(is_counted, self._part.left.values())):
+        if not any(isinstance(line, CountedLine) for line in self._part.left.values()):
             return set()
         mine = self._part.indices
         sent = Instances(ledger(), self._part.job_id).sent()
@@ -231,17 +232,17 @@ class Fetching:
         """What the peer listed and did not deliver, by name; of what it counted, how many."""
         refusals = "".join(f" ({way} was no way: {reason})" for way, reason in self._choice.why_not.items())
         left = dict(self._part.left)
-        for index, (name, _, sop_class_uid, _) in left.items():
+        for index, line in left.items():
             what = "the peer lists it but did not deliver it"
             if self._arrivals.counted:
                 what = f"{len(left)} of {self._part.size} did not come"
             self._part.record(
                 index,
                 InstanceOutcome(
-                    subject=name,
+                    subject=line.subject,
                     category=InstanceCategory.MISSING,
-                    sop_class_uid=sop_class_uid,
-                    sop_instance_uid="" if self._arrivals.counted else name,
+                    sop_class_uid=line.sop_class_uid,
+                    sop_instance_uid=line.sop_instance_uid,
                     status=said.status,
                     reason=f"{what} ({said.told}){refusals}; retry the job",
                 ),

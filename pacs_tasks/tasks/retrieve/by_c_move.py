@@ -23,6 +23,7 @@ from pacs_tasks.errors import BrokerUnavailableError
 from pacs_tasks.fleet import receivers
 from pacs_tasks.fleet.expectations import LIFETIME, Expected
 from pacs_tasks.fleet.receivers import Receiver
+from pacs_tasks.ledger.manifest import RetrieveLine
 from pacs_tasks.outcome import MoveOutcome
 from pacs_tasks.request import MoveRequest, RetrieveRequest
 from pacs_tasks.tasks.engine.associations import leased
@@ -107,7 +108,7 @@ class Moving:
 
     def __init__(
         self,
-        part: Part,
+        part: Part[RetrieveLine],
         request: RetrieveRequest,
         arrivals: Arrivals,
         receiver: Receiver,

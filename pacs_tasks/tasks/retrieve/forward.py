@@ -17,7 +17,7 @@ from pacs_tasks.ae import RemoteAE
 from pacs_tasks.dimse.retrieve import c_move
 from pacs_tasks.errors import AssociationError, JobCancelledError, PeerBusyError, PeerUnavailableError
 from pacs_tasks.fleet.refusals import Way
-from pacs_tasks.ledger.manifest import is_counted
+from pacs_tasks.ledger.manifest import CountedLine, RetrieveLine
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, MoveOutcome, Status, StatusCategory
 from pacs_tasks.request import MoveRequest, RetrieveRequest
 from pacs_tasks.tasks.engine.associations import leased
@@ -56,12 +56,21 @@ class Forwarding:
     """
 
     def __init__(
-        self, part: Part, request: RetrieveRequest, destination: RemoteAE, *, whole_series: bool, tries: int
+        self,
+        part: Part[RetrieveLine],
+        request: RetrieveRequest,
+        destination: RemoteAE,
+        *,
+        whole_series: bool,
+        tries: int,
     ) -> None:
         self._part, self._request, self._to, self._tries = part, request, destination, tries
-        _, self._series_uid, _, self._study_uid = next(iter(part.left.values()))
-        self._counted = any(map(is_counted, part.left.values()))
-        self._index_of = {} if self._counted else {entry[0]: index for index, entry in part.left.items()}
+        first = next(iter(part.left.values()))
+        self._series_uid, self._study_uid = first.series_uid, first.study_uid
+        self._counted = any(isinstance(line, CountedLine) for line in part.left.values())
+        self._index_of: dict[str, int] = {}
+        if not self._counted:
+            self._index_of = {line.sop_instance_uid: index for index, line in part.left.items()}
         self._whole_series = whole_series
         self._inquiry = Inquiry(request, destination, part.must_end)
         #: Why the destination cannot be asked, if it cannot.
@@ -222,7 +231,7 @@ class Forwarding:
                     InstanceOutcome(
                         subject=uid,
                         category=category,
-                        sop_class_uid=self._part.left[index][2],
+                        sop_class_uid=self._part.left[index].sop_class_uid,
                         sop_instance_uid=uid,
                     ),
                 )
@@ -236,14 +245,14 @@ class Forwarding:
         self._fail(InstanceCategory.FAILED, reason, said.status)
 
     def _fail(self, category: InstanceCategory, reason: str, status: Status | None) -> None:
-        for index, entry in list(self._part.left.items()):
+        for index, line in list(self._part.left.items()):
             self._part.record(
                 index,
                 InstanceOutcome(
-                    subject=entry[0],
+                    subject=line.subject,
                     category=category,
-                    sop_class_uid=entry[2],
-                    sop_instance_uid="" if self._counted else entry[0],
+                    sop_class_uid=line.sop_class_uid,
+                    sop_instance_uid=line.sop_instance_uid,
                     status=status,
                     reason=reason,
                 ),

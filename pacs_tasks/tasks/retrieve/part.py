@@ -16,7 +16,7 @@ from pacs_tasks.errors import (
     PeerUnreachableError,
     UnreadableInputError,
 )
-from pacs_tasks.ledger.manifest import is_counted
+from pacs_tasks.ledger.manifest import CountedLine, RetrieveLine
 from pacs_tasks.outcome import InstanceOutcome
 from pacs_tasks.request import RetrieveRequest
 from pacs_tasks.settings import settings
@@ -28,7 +28,7 @@ from pacs_tasks.tasks.retrieve.by_c_move import NoReceiverError
 from pacs_tasks.tasks.retrieve.forward import Forwarding
 
 
-def fetch(task: Task, part: Part, request: RetrieveRequest, *, whole_series: bool, tries: int) -> bool:
+def fetch(task: Task, part: Part[RetrieveLine], request: RetrieveRequest, *, whole_series: bool, tries: int) -> bool:
     """Fetch what is left of a part; true if it should be tried again later.
 
     What is missing after a try is asked for again by name, as long as the tries bring something, and once where one did
@@ -85,7 +85,7 @@ def fetch(task: Task, part: Part, request: RetrieveRequest, *, whole_series: boo
     return again
 
 
-def _leave_out(part: Part, request: RetrieveRequest) -> None:
+def _leave_out(part: Part[RetrieveLine], request: RetrieveRequest) -> None:
     """What is where it is wanted already is not asked for."""
     if not part.left:
         return
@@ -96,13 +96,15 @@ def _leave_out(part: Part, request: RetrieveRequest) -> None:
     _check_end(part)
 
 
-def _attempt(part: Part, request: RetrieveRequest, *, whole_series: bool, tries: int) -> Fetching | Forwarding:
+def _attempt(
+    part: Part[RetrieveLine], request: RetrieveRequest, *, whole_series: bool, tries: int
+) -> Fetching | Forwarding:
     if request.to is None:
         return Fetching(part, request, whole_series=whole_series, tries=tries)
     return Forwarding(part, request, request.to, whole_series=whole_series, tries=tries)
 
 
-def _check_end(part: Part) -> None:
+def _check_end(part: Part[RetrieveLine]) -> None:
     """Of what did not come since we asked the peer to stop, nothing is known."""
     if part.left and part.claim.cancelled:
         raise JobCancelledError
@@ -110,13 +112,12 @@ def _check_end(part: Part) -> None:
         raise WorkerShutdownError
 
 
-def _fail_nameless(part: Part, request: RetrieveRequest) -> None:
+def _fail_nameless(part: Part[RetrieveLine], request: RetrieveRequest) -> None:
     """A peer may list what no file can be named after, by mistake or to lead out of the directory."""
-    for index, entry in list(part.left.items()):
-        uid, series_uid, _, study_uid = entry
+    for index, line in list(part.left.items()):
         try:
             # What is only counted gets its name when it comes.
-            name = study_uid if is_counted(entry) else uid
-            storage.instance_path(Path(request.output_dir or "."), study_uid, series_uid, name)
+            name = line.study_uid if isinstance(line, CountedLine) else line.sop_instance_uid
+            storage.instance_path(Path(request.output_dir or "."), line.study_uid, line.series_uid, name)
         except InvalidRequestError as error:
-            part.record(index, InstanceOutcome.unanswered(uid, error))
+            part.record(index, InstanceOutcome.unanswered(line.subject, error))

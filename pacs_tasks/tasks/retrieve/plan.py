@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from pacs_tasks.errors import InvalidRequestError, JobFailedError, PacsTasksError
-from pacs_tasks.ledger.manifest import Entry, is_counted
+from pacs_tasks.ledger.manifest import CountedLine, InstanceLine, RetrieveLine, SelectionLine
 from pacs_tasks.ledger.studies import Study
 from pacs_tasks.outcome import Proof
 from pacs_tasks.request import Level, RetrieveRequest, Selection
@@ -36,9 +37,9 @@ class _Found:
     """What is known of one study, or of a selection that named none, after the peer was asked."""
 
     study: Study
-    entries: list[Entry] = field(default_factory=list)
+    lines: list[RetrieveLine] = field(default_factory=list)
     #: Lines of the tail, and why nothing was found for each.
-    unfound: list[tuple[Entry, PacsTasksError]] = field(default_factory=list)
+    unfound: list[tuple[RetrieveLine, PacsTasksError]] = field(default_factory=list)
 
 
 def promise(request: RetrieveRequest, claim: Claim) -> Promise:
@@ -52,7 +53,7 @@ def promise(request: RetrieveRequest, claim: Claim) -> Promise:
     selections = request.wanted()
     with QuerySession(request, claim) as asking:
         found = _Asked(request, asking).find(dict(enumerate(selections)))
-    if not request.selections and len(found) == 1 and not found[0].entries:
+    if not request.selections and len(found) == 1 and not found[0].lines:
         raise found[0].unfound[0][1]
     return _written([], found, 0)
 
@@ -80,39 +81,40 @@ def _beside(before: Study | None, found: _Found, job_id: str) -> _Found:
     """What was found now and was not before: what has a line keeps it."""
     if before is None:
         return found
-    lines = [line for start, stop in before.lines for line in ledger().manifest.entries(job_id, start, stop)]
-    known, series = {(line[1], line[0]) for line in lines}, {line[1] for line in lines}
+    manifest = ledger().manifest
+    lines = [cast(RetrieveLine, line) for start, stop in before.lines for line in manifest.lines(job_id, start, stop)]
+    known, series = {(line.series_uid, line.subject) for line in lines}, {line.series_uid for line in lines}
     # Where there are lines for a number of instances, whatever comes takes one of them.
-    counted = {line[1] for line in lines if is_counted(line)}
+    counted = {line.series_uid for line in lines if isinstance(line, CountedLine)}
 
-    def is_new(line: Entry) -> bool:
-        if counted & {"", line[1]} or (is_counted(line) and series & {"", line[1]}):
+    def is_new(line: RetrieveLine) -> bool:
+        if counted & {"", line.series_uid} or (isinstance(line, CountedLine) and series & {"", line.series_uid}):
             return False
-        return (line[1], line[0]) not in known
+        return (line.series_uid, line.subject) not in known
 
-    return _Found(found.study, list(filter(is_new, found.entries)), found.unfound if before.tail else [])
+    return _Found(found.study, list(filter(is_new, found.lines)), found.unfound if before.tail else [])
 
 
 def _written(kept: Sequence[Study], found: Iterable[_Found], start: int) -> Promise:
     """The lines from ``start`` on, and all studies: those whose lines stand before that, and what was found."""
     found = list(found)
     studies = {study.field: study for study in kept}
-    entries: list[Entry] = []
+    written: list[RetrieveLine] = []
     for each in found:
-        begin = start + len(entries)
-        entries += each.entries
-        lines = ((begin, start + len(entries)),) if each.entries else ()
+        begin = start + len(written)
+        written += each.lines
+        lines = ((begin, start + len(written)),) if each.lines else ()
         studies[each.study.field] = _joined(studies.get(each.study.field), each.study, lines)
     errors: list[tuple[int, PacsTasksError]] = []
     for each in found:
-        begin = start + len(entries)
+        begin = start + len(written)
         for line, error in each.unfound:
-            errors.append((start + len(entries), error))
-            entries.append(line)
+            errors.append((start + len(written), error))
+            written.append(line)
         if each.unfound:
             study = studies[each.study.field]
-            studies[study.field] = study.model_copy(update={"tail": ((begin, start + len(entries)),)})
-    return Promise(entries, list(studies.values()), errors)
+            studies[study.field] = study.model_copy(update={"tail": ((begin, start + len(written)),)})
+    return Promise(written, list(studies.values()), errors)
 
 
 def _joined(before: Study | None, study: Study, lines: tuple[tuple[int, int], ...]) -> Study:
@@ -212,18 +214,18 @@ class _Asked:
         try:
             listed = Listing(self._asking, wanted, self._remote).promise()
         except (JobFailedError, UnansweredError) as error:
-            return _Found(study, unfound=[([study.name, "", "", wanted.study_uid], _told(error))])
-        return _Found(_proven(study, listed), listed.entries, self._unlisted(wanted.study_uid, listed.unlisted))
+            return _Found(study, unfound=[(SelectionLine(study.name, wanted.study_uid), _told(error))])
+        return _Found(_proven(study, listed), list(listed.lines), self._unlisted(wanted.study_uid, listed.unlisted))
 
-    def _unlisted(self, study_uid: str, uids: Iterable[str]) -> list[tuple[Entry, PacsTasksError]]:
+    def _unlisted(self, study_uid: str, uids: Iterable[str]) -> list[tuple[RetrieveLine, PacsTasksError]]:
         why = f"{self._remote} does not list it; check the UID, for example with `pacs-tasks query`"
-        return [([uid, "", "", study_uid], JobFailedError(why)) for uid in uids]
+        return [(InstanceLine(uid, "", "", study_uid), JobFailedError(why)) for uid in uids]
 
     def _unfound(self, places: list[int], error: PacsTasksError) -> _Found:
         rows = [row for row in (self._selections[place].row for place in places) if row is not None]
         name = name_of(self._selections, places)
         study = Study(name=name, rows=tuple(dict.fromkeys(rows)), selections=tuple(places), proof=Proof.NONE)
-        return _Found(study, unfound=[([name, "", "", ""], error)])
+        return _Found(study, unfound=[(SelectionLine(name, ""), error)])
 
 
 def name_of(selections: Sequence[Selection], places: Iterable[int]) -> str:

@@ -6,13 +6,14 @@ instances of each.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
 from pacs_tasks.errors import JobFailedError, PacsTasksError
-from pacs_tasks.ledger.manifest import Entry
+from pacs_tasks.ledger.manifest import CountedLine, InstanceLine, RetrieveLine
 from pacs_tasks.outcome import Category, FindOutcome, Proof
 from pacs_tasks.outcome.find import is_round
 from pacs_tasks.request import UID, Level, Selection
@@ -83,7 +84,7 @@ class Listed(NamedTuple):
     ``unlisted`` are series and instances that were wanted and are not listed. ``doubted``: there may be more.
     """
 
-    entries: list[Entry]
+    lines: Sequence[RetrieveLine]
     proof: Proof
     reason: str = ""
     unlisted: tuple[str, ...] = ()
@@ -220,16 +221,16 @@ class Listing:
 
     def _of_series(self, series: list[_Series], *, doubted: bool) -> Listed:
         """Each series by its list, or by its count where that says more."""
-        entries: list[Entry] = []
+        lines: list[RetrieveLine] = []
         for each in series:
-            entries += self._placeholders(each.uid, each.size) if each.short else self._lines(each, set(each.listed))
-        if not entries:
+            lines += self._placeholders(each.uid, each.size) if each.short else self._lines(each, set(each.listed))
+        if not lines:
             raise self._nothing("study" if self._wanted.whole else "series of this study")
         short = [each for each in series if each.short]
         if short:
-            return Listed(entries, Proof.COUNTS, self._why_short(short[0]), self._unlisted_series(series))
+            return Listed(lines, Proof.COUNTS, self._why_short(short[0]), self._unlisted_series(series))
         why = self._at_limit(series) if doubted else ""
-        return Listed(entries, Proof.INSTANCES, why, self._unlisted_series(series), doubted=bool(why))
+        return Listed(lines, Proof.INSTANCES, why, self._unlisted_series(series), doubted=bool(why))
 
     def _at_limit(self, series: list[_Series]) -> str:
         """Why there may be more than is listed: without any count nobody knows whether the peer has cut a list off."""
@@ -265,7 +266,7 @@ class Listing:
 
     def _picked(self, series: list[_Series]) -> Listed:
         """What is wanted by name, and whole series beside it."""
-        entries: list[Entry] = []
+        lines: list[RetrieveLine] = []
         unlisted = set().union(*self._wanted.instances.values(), self._unlisted_series(series))
         short: list[_Series] = []
         for each in series:
@@ -273,26 +274,24 @@ class Listing:
                 unlisted -= each.listed.keys()
                 if each.failure and each.counted is None:
                     raise self._cannot_list("instances", each.failure)
-                entries += (
-                    self._placeholders(each.uid, each.size) if each.short else self._lines(each, set(each.listed))
-                )
+                lines += self._placeholders(each.uid, each.size) if each.short else self._lines(each, set(each.listed))
                 short += [each] if each.short else []
                 continue
             asked = self._wanted.picks_of(each.uid)
             known = self._singly(each, asked) if each.short else each
-            entries += self._lines(known, asked & known.listed.keys())
+            lines += self._lines(known, asked & known.listed.keys())
             unlisted -= known.listed.keys()
         unproven = [each for each in series if each.failure]
         if unlisted and unproven and not short:
-            return self._unproven(entries, unlisted, series, unproven[0].failure)
-        if not entries:
+            return self._unproven(lines, unlisted, series, unproven[0].failure)
+        if not lines:
             raise JobFailedError(
                 f"{self._remote} lists none of the instances that were named; "
                 "check the UIDs, for example with `pacs-tasks query`",
                 "\\".join(sorted(unlisted)[:_SHOWN]),
             )
         proof = Proof.COUNTS if short else Proof.INSTANCES
-        return Listed(entries, proof, self._why_short(short[0]) if short else "", tuple(sorted(unlisted)))
+        return Listed(lines, proof, self._why_short(short[0]) if short else "", tuple(sorted(unlisted)))
 
     def _singly(self, series: _Series, asked: set[str]) -> _Series:
         """Ask by name for what a list that is not whole leaves out."""
@@ -304,7 +303,7 @@ class Listing:
             listed.update((found, name) for found, name in _classes(outcome).items() if found == uid)
         return series._replace(listed=listed)
 
-    def _unproven(self, entries: list[Entry], unlisted: set[str], series: list[_Series], failure: str) -> Listed:
+    def _unproven(self, listed: list[RetrieveLine], unlisted: set[str], series: list[_Series], failure: str) -> Listed:
         """The peer cannot tell what there is; but what was named can be asked for, and seen to have come."""
         if len(series) > 1 and self._wanted.instances.get(""):
             raise JobFailedError(
@@ -313,17 +312,21 @@ class Listing:
                 self._wanted.study_uid,
             )
         of_series = {uid: each.uid for each in series for uid in self._wanted.picks_of(each.uid) & unlisted}
-        named = [[uid, series_uid, "", self._wanted.study_uid] for uid, series_uid in sorted(of_series.items())]
-        lines = sorted([*entries, *named], key=lambda entry: (entry[1], entry[0]))
+        named = [
+            InstanceLine(uid, series_uid, "", self._wanted.study_uid) for uid, series_uid in sorted(of_series.items())
+        ]
+        lines = sorted([*listed, *named], key=lambda line: (line.series_uid, line.subject))
         why = f"{self._remote} cannot list the instances ({failure}); they were asked for by name alone"
         return Listed(lines, Proof.NONE, why, tuple(sorted(unlisted - of_series.keys())))
 
-    def _lines(self, series: _Series, uids: set[str]) -> list[Entry]:
-        return [[uid, series.uid, series.listed[uid], self._wanted.study_uid] for uid in sorted(uids)]
+    def _lines(self, series: _Series, uids: set[str]) -> list[InstanceLine]:
+        study_uid = self._wanted.study_uid
+        return [InstanceLine(uid, series.uid, series.listed[uid], study_uid) for uid in sorted(uids)]
 
-    def _placeholders(self, series_uid: str, count: int) -> list[Entry]:
+    def _placeholders(self, series_uid: str, count: int) -> list[CountedLine]:
         """Lines for instances of which only the number is known."""
-        return [[f"{number} of {count}", series_uid, "", self._wanted.study_uid] for number in range(1, count + 1)]
+        study_uid = self._wanted.study_uid
+        return [CountedLine(number, count, series_uid, study_uid) for number in range(1, count + 1)]
 
     def _nothing(self, what: str) -> PacsTasksError:
         return JobFailedError(

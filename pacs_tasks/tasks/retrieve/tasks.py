@@ -6,12 +6,12 @@ The planner asks the peer which instances there are: the promise. A part is a se
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from celery import Task
 
 from pacs_tasks.errors import AssociationError, PeerBusyError
-from pacs_tasks.ledger.manifest import Entry, is_counted
+from pacs_tasks.ledger.manifest import CountedLine, RetrieveLine
 from pacs_tasks.request import RetrieveRequest
 from pacs_tasks.tasks.engine.base import JobTask, ledger, register
 from pacs_tasks.tasks.engine.claim import Claim
@@ -25,28 +25,28 @@ from pacs_tasks.tasks.retrieve.plan import promise, promise_again
 PART_INSTANCES = 500
 
 
-def cut(entries: Sequence[Entry]) -> list[Range]:
+def cut(lines: Sequence[RetrieveLine]) -> list[Range]:
     """Cut a manifest into parts: consecutive instances of one series, at most :data:`PART_INSTANCES`.
 
     What has no name can only be asked for together: all of a series, or all of a study, is one part then.
     """
     ranges: list[Range] = []
     start = 0
-    for index in range(1, len(entries) + 1):
-        ended = index == len(entries) or _series(entries[index]) != _series(entries[start])
-        if ended or (index - start == PART_INSTANCES and not is_counted(entries[start])):
+    for index in range(1, len(lines) + 1):
+        ended = index == len(lines) or _series(lines[index]) != _series(lines[start])
+        if ended or (index - start == PART_INSTANCES and not isinstance(lines[start], CountedLine)):
             ranges.append((start, index))
             start = index
     return ranges
 
 
-def _series(entry: Entry) -> tuple[str, str]:
-    return entry[3], entry[1]
+def _series(line: RetrieveLine) -> tuple[str, str]:
+    return line.study_uid, line.series_uid
 
 
 def _ranges(job_id: str) -> list[Range]:
     manifest = ledger().manifest
-    return pending(job_id, cut(manifest.entries(job_id, 0, manifest.resolved(job_id))))
+    return pending(job_id, cut(cast(list[RetrieveLine], manifest.lines(job_id, 0, manifest.resolved(job_id)))))
 
 
 def _promise(request: RetrieveRequest, claim: Claim) -> Promise:
@@ -76,7 +76,7 @@ def retrieve(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any
 def retrieve_part(self: Task, job_id: str, start: int, stop: int, tries: int = 0) -> None:
     """Fetch the instances ``start`` up to ``stop`` of a job's manifest; never raises for an instance."""
 
-    def work(part: Part, request: RetrieveRequest) -> bool:
+    def work(part: Part[RetrieveLine], request: RetrieveRequest) -> bool:
         part.claim.check_deaths()
         try:
             return fetch(self, part, request, whole_series=_is_whole(job_id, start, stop), tries=tries)
@@ -91,14 +91,14 @@ def retrieve_part(self: Task, job_id: str, start: int, stop: int, tries: int = 0
 
 def _is_whole(job_id: str, start: int, stop: int) -> bool:
     """Whether a part is all of its series, as far as the peer has told, so that it can be asked for as a whole."""
-    around = ledger().manifest.entries(job_id, max(start - 1, 0), stop + 1)
+    around = cast(list[RetrieveLine], ledger().manifest.lines(job_id, max(start - 1, 0), stop + 1))
     first = around[1 if start else 0]
-    if is_counted(first):
+    if isinstance(first, CountedLine):
         return True
     expected = stop - start + (1 if start else 0)
     before = start > 0 and _series(around[0]) == _series(first)
     after = len(around) > expected and _series(around[expected]) == _series(first)
-    return not before and not after and not ledger().studies.picked(job_id, first[3])
+    return not before and not after and not ledger().studies.picked(job_id, first.study_uid)
 
 
 @register("pacs_tasks.retrieve_finish")

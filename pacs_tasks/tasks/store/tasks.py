@@ -19,7 +19,7 @@ from pacs_tasks.dimse.files.part10 import StoredInstance
 from pacs_tasks.dimse.upper_layer import contexts
 from pacs_tasks.dimse.upper_layer.association import Association
 from pacs_tasks.errors import JobCancelledError, NotDicomError, UnreadableInputError
-from pacs_tasks.ledger.manifest import Entry
+from pacs_tasks.ledger.manifest import FileLine
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 from pacs_tasks.request import StoreDirectoryRequest, StoreRequest, TransferRequest
 from pacs_tasks.settings import settings
@@ -37,7 +37,7 @@ FILE_WORK, BYTE_WORK = 0.0004, 1e-9
 PART_BYTES = 64 * 2**20
 
 
-def cut(entries: Sequence[Entry], files_per_task: int | None, round_trip: float = 0.0) -> list[Range]:
+def cut(lines: Sequence[FileLine], files_per_task: int | None, round_trip: float = 0.0) -> list[Range]:
     """Cut a manifest into parts.
 
     Parameters
@@ -46,51 +46,51 @@ def cut(entries: Sequence[Entry], files_per_task: int | None, round_trip: float 
         Seconds that a request and its response take at least: on a slow line a few files are work enough, and small
         parts keep all associations busy to the end.
     """
-    most = files_per_task or _files_of_a_part(entries, round_trip)
+    most = files_per_task or _files_of_a_part(lines, round_trip)
     ranges: list[Range] = []
     start = size = 0
-    for index, entry in enumerate(entries):
-        full = index - start >= most or (files_per_task is None and size + entry[1] > PART_BYTES)
+    for index, line in enumerate(lines):
+        full = index - start >= most or (files_per_task is None and size + line.size > PART_BYTES)
         if full and index > start:
             ranges.append((start, index))
             start, size = index, 0
-        size += entry[1]
-    return [*ranges, (start, len(entries))] if entries else []
+        size += line.size
+    return [*ranges, (start, len(lines))] if lines else []
 
 
-def _files_of_a_part(entries: Sequence[Entry], round_trip: float) -> int:
-    total = len(entries)
+def _files_of_a_part(lines: Sequence[FileLine], round_trip: float) -> int:
+    total = len(lines)
     if total <= SMALL_DIRECTORY:
         return 1
-    file_work: float = FILE_WORK + BYTE_WORK * sum(entry[1] for entry in entries) / total
+    file_work: float = FILE_WORK + BYTE_WORK * sum(line.size for line in lines) / total
     return lines_of_a_part(total, max(file_work, round_trip))
 
 
 def _ranges(job_id: str) -> list[Range]:
     """The parts of a job that have files without an outcome; the cut is the same each time."""
     request = cast(StoreDirectoryRequest, ledger().request(job_id))
-    entries = ledger().manifest.entries(job_id, 0, ledger().progress(job_id).counters.total)
+    lines = cast(list[FileLine], ledger().manifest.lines(job_id, 0, ledger().progress(job_id).counters.total))
     files_per_task = request.files_per_task or settings().files_per_task
-    return pending(job_id, cut(entries, files_per_task, ledger().round_trip(job_id)))
+    return pending(job_id, cut(lines, files_per_task, ledger().round_trip(job_id)))
 
 
 def _promise_file(request: StoreRequest, _: Claim) -> Promise:
     readable_file(request.path)
     part10.read_instance(request.path)
-    return Promise([[request.path, Path(request.path).stat().st_size]])
+    return Promise([FileLine(request.path, Path(request.path).stat().st_size)])
 
 
 def _promise_directory(request: StoreDirectoryRequest, claim: Claim) -> Promise:
     readable_directory(request.directory)
-    entries: list[Entry] = []
+    lines: list[FileLine] = []
     for path, size in files_below(request.directory):
         if claim():
             raise JobCancelledError("The job was cancelled before it sent anything.")
-        entries.append([path, size])
-    if not entries:
+        lines.append(FileLine(path, size))
+    if not lines:
         raise UnreadableInputError("The directory contains no file. Check the path.", request.directory)
     note_round_trip(request, [c_echo.VERIFICATION_CONTEXT], claim)
-    return Promise(entries)
+    return Promise(lines)
 
 
 def read_header(path: str) -> StoredInstance | InstanceOutcome:
@@ -103,13 +103,13 @@ def read_header(path: str) -> StoredInstance | InstanceOutcome:
         return InstanceOutcome.unanswered(path, error)
 
 
-def _read_headers(part: Part) -> list[tuple[int, StoredInstance]]:
+def _read_headers(part: Part[FileLine]) -> list[tuple[int, StoredInstance]]:
     """The instances of a part by their index; records the outcomes of other files."""
     found = []
-    for index, (path, _) in list(part.left.items()):
+    for index, line in list(part.left.items()):
         part.check_end()
         part.begin(index)
-        read = read_header(path)
+        read = read_header(line.path)
         if isinstance(read, InstanceOutcome):
             part.record(index, read)
         else:
@@ -141,7 +141,7 @@ class _FileQueue(LineQueue[StoredInstance]):
             yield instance
 
 
-def _send(part: Part, request: TransferRequest, *, alone: bool = False) -> bool:
+def _send(part: Part[FileLine], request: TransferRequest, *, alone: bool = False) -> bool:
     """Send the rest of a part; true if something should be tried again later."""
 
     def queues() -> Iterator[_FileQueue]:
@@ -159,7 +159,7 @@ def store_file(self: Task, request: dict[str, Any] | None = None, tries: int = 0
     """Send one file; ``tries`` as for :func:`.run_part`."""
 
     def one_part(job_id: str) -> None:
-        def work(part: Part, asked: StoreRequest) -> bool:
+        def work(part: Part[FileLine], asked: StoreRequest) -> bool:
             return _send(part, asked, alone=True)
 
         run_part(self, job_id, range(1), tries, work)

@@ -14,6 +14,7 @@ from pacs_tasks.errors import (
     PeerUnavailableError,
 )
 from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.ledger.manifest import FileLine
 from pacs_tasks.ledger.outcomes import Instances
 from pacs_tasks.outcome import (
     Category,
@@ -63,8 +64,8 @@ def test_workers_that_record_at_once_count_right_and_end_the_job_once(ledger: Le
 def test_the_first_plan_stands(ledger: Ledger) -> None:
     """A planner that is handed out twice must not change the manifest under the parts."""
     job = planned(ledger, 2)
-    assert ledger.manifest.plan(job, [["/other", 1]] * 5, "second worker") == 2
-    assert ledger.manifest.entries(job, 0, 9) == [["/data/0", 10], ["/data/1", 10]]
+    assert ledger.manifest.plan(job, [FileLine("/other", 1)] * 5, "second worker") == 2
+    assert ledger.manifest.lines(job, 0, 9) == [FileLine("/data/0", 10), FileLine("/data/1", 10)]
 
 
 def test_a_cancelled_job_ends_when_nobody_is_at_it(ledger: Ledger) -> None:

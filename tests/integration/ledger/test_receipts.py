@@ -25,6 +25,7 @@ from pacs_tasks import (
 )
 from pacs_tasks.connection import connect
 from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.ledger.manifest import FileLine
 from pacs_tasks.ledger.outcomes import Instances
 from pacs_tasks.ledger.receipts import receipts_of
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, Status, StatusCategory
@@ -75,7 +76,7 @@ def test_receipts_come_in_the_order_of_the_manifest(ledger: Ledger) -> None:
     """Whatever was recorded first; what has no outcome has a receipt that says so, and nothing is lost on the way."""
     total = 2_500
     ledger.open("job", StoreDirectoryRequest.task, StoreDirectoryRequest(directory="/data"))
-    ledger.manifest.plan("job", ([f"/data/{number}", number] for number in range(total)), "a")
+    ledger.manifest.plan("job", (FileLine(f"/data/{number}", number) for number in range(total)), "a")
     order = [number for number in range(total) if number % 7]
     random.Random(3).shuffle(order)
     for number in order:
@@ -95,7 +96,7 @@ def test_receipts_come_in_the_order_of_the_manifest(ledger: Ledger) -> None:
 def test_studies_and_series_are_kept_once(ledger: Ledger) -> None:
     """However many instances belong to them."""
     ledger.open("job", StoreDirectoryRequest.task, StoreDirectoryRequest(directory="/data"))
-    ledger.manifest.plan("job", ([f"/data/{number}", number] for number in range(200)), "a")
+    ledger.manifest.plan("job", (FileLine(f"/data/{number}", number) for number in range(200)), "a")
     for number in range(200):
         ledger.record("job", number, _outcome(number))
     assert sorted(ledger.series("job").values()) == [(f"1.3.{number // 2}", f"1.4.{number}") for number in range(5)]

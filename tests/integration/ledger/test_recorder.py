@@ -13,6 +13,7 @@ import pytest
 
 from pacs_tasks.connection import connect
 from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.ledger.manifest import FileLine
 from pacs_tasks.ledger.outcomes import Instances
 from pacs_tasks.ledger.recorder import Recorder
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
@@ -38,7 +39,7 @@ def opened(stack: ExitStack, redis_url: str, patience: int) -> Ledger:
     found = Ledger(client, keep_jobs=60)
     found.open("job", REQUEST.task, REQUEST)
     found.start("job", "worker")
-    found.manifest.plan("job", ([f"/data/{index}", 10] for index in range(TOTAL)), "worker")
+    found.manifest.plan("job", (FileLine(f"/data/{index}", 10) for index in range(TOTAL)), "worker")
     return found
 
 

@@ -8,7 +8,7 @@ import random
 from pacs_tasks.errors import JobFailedError
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.keys import KEPT, key
-from pacs_tasks.ledger.manifest import Entry
+from pacs_tasks.ledger.manifest import InstanceLine, RetrieveLine, SelectionLine
 from pacs_tasks.ledger.studies import Study
 from pacs_tasks.outcome import Category, InstanceCategory, InstanceOutcome, Proof, StudyOutcome, TransferOutcome
 from pacs_tasks.request import RetrieveRequest, Selection
@@ -16,13 +16,15 @@ from pacs_tasks.request import RetrieveRequest, Selection
 REQUEST = RetrieveRequest(selections=(Selection(study_uid="1.1"), Selection(study_uid="1.2")), output_dir="/out")
 
 
-def entries(study_uid: str, count: int) -> list[Entry]:
+def instances(study_uid: str, count: int) -> list[RetrieveLine]:
     """Lines of one series."""
-    return [[f"{study_uid}.1.{number}", f"{study_uid}.1", "1.2.840.10008.5.1.4.1.1.2", study_uid]
-            for number in range(count)]  # fmt: skip
+    return [
+        InstanceLine(f"{study_uid}.1.{number}", f"{study_uid}.1", "1.2.840.10008.5.1.4.1.1.2", study_uid)
+        for number in range(count)
+    ]
 
 
-def opened(ledger: Ledger, lines: list[Entry], studies: list[Study], tail: int = 0) -> None:
+def opened(ledger: Ledger, lines: list[RetrieveLine], studies: list[Study], tail: int = 0) -> None:
     """A job that is planned."""
     ledger.open("job", REQUEST.task, REQUEST)
     ledger.start("job", "worker")
@@ -40,7 +42,7 @@ def test_each_study_has_an_outcome_of_its_own(ledger: Ledger) -> None:
         Study(study_uid="1.2", lines=((3, 7),), proof=Proof.COUNTS, rows=(3,)),
         Study(name="row 4", tail=((7, 8),), rows=(4,)),
     ]
-    opened(ledger, [*entries("1.1", 3), *entries("1.2", 4), ["row 4", "", "", ""]], studies, tail=1)
+    opened(ledger, [*instances("1.1", 3), *instances("1.2", 4), SelectionLine("row 4", "")], studies, tail=1)
     assert (ledger.manifest.total("job"), ledger.manifest.resolved("job")) == (8, 7)
     for index in (0, 2, 3):
         record(ledger, index, InstanceCategory.SUCCESS)
@@ -85,7 +87,7 @@ def test_each_study_has_an_outcome_of_its_own(ledger: Ledger) -> None:
 def test_what_is_not_there_of_a_study_makes_it_partial(ledger: Ledger) -> None:
     """All that the peer promised came, and it lists less than was asked for."""
     study = Study(study_uid="1.1", lines=((0, 2),), tail=((2, 3),), proof=Proof.INSTANCES, picked=True)
-    opened(ledger, [*entries("1.1", 2), ["1.1.9", "", "", "1.1"]], [study], tail=1)
+    opened(ledger, [*instances("1.1", 2), InstanceLine("1.1.9", "", "", "1.1")], [study], tail=1)
     record(ledger, 0, InstanceCategory.SUCCESS)
     record(ledger, 1, InstanceCategory.SUCCESS)
     record(ledger, 2, InstanceCategory.FAILED, "the peer does not list it")
@@ -97,7 +99,7 @@ def test_what_is_not_there_of_a_study_makes_it_partial(ledger: Ledger) -> None:
 
 def test_a_cancelled_study_says_so(ledger: Ledger) -> None:
     """What came before stays and counts."""
-    opened(ledger, [*entries("1.1", 2), *entries("1.2", 2)],
+    opened(ledger, [*instances("1.1", 2), *instances("1.2", 2)],
            [Study(study_uid="1.1", lines=((0, 2),)), Study(study_uid="1.2", lines=((2, 4),))])  # fmt: skip
     for index in range(3):
         record(ledger, index, InstanceCategory.SUCCESS)
@@ -112,7 +114,7 @@ def test_studies_are_told_without_reading_their_receipts(ledger: Ledger) -> None
     for _ in range(1_000):
         ends.append(ends[-1] + seeded.randint(1, 200))
     lines = list(itertools.pairwise(ends))
-    opened(ledger, [["1.2.3", "1.2", "1.3", "1.4"]] * ends[-1],
+    opened(ledger, [InstanceLine("1.2.3", "1.2", "1.3", "1.4")] * ends[-1],
            [Study(study_uid=f"1.{number}", lines=(each,)) for number, each in enumerate(lines)])  # fmt: skip
     recorded = set(seeded.sample(range(ends[-1]), ends[-1] // 2))
     present = set(seeded.sample(sorted(recorded), 100))
@@ -134,7 +136,7 @@ def test_studies_are_told_without_reading_their_receipts(ledger: Ledger) -> None
 
 def test_what_is_known_of_studies_expires_with_the_job(ledger: Ledger) -> None:
     """And is forgotten with it."""
-    opened(ledger, entries("1.1", 2), [Study(study_uid="1.1", lines=((0, 2),))])
+    opened(ledger, instances("1.1", 2), [Study(study_uid="1.1", lines=((0, 2),))])
     record(ledger, 0, InstanceCategory.PRESENT)
     ledger.studies.note_way("job", "1.1", "C-GET")
     for part in ("studies", "ways", "present"):

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from pacs_tasks.ledger.manifest import Entry
+from pacs_tasks.ledger.manifest import FileLine
 from pacs_tasks.tasks.engine.job import FEWEST_PARTS, MOST_PARTS, PART_WORK
 from pacs_tasks.tasks.find import batch as find_batch
 from pacs_tasks.tasks.store.tasks import PART_BYTES, cut
@@ -17,11 +17,11 @@ SMALL = 4_000
 TASK = 0.005
 
 
-def files(count: int, size: int) -> list[Entry]:
-    return [[f"/data/{number}", size] for number in range(count)]
+def files(count: int, size: int) -> list[FileLine]:
+    return [FileLine(f"/data/{number}", size) for number in range(count)]
 
 
-def sizes(entries: list[Entry], files_per_task: int | None = None, round_trip: float = 0.0) -> set[int]:
+def sizes(entries: list[FileLine], files_per_task: int | None = None, round_trip: float = 0.0) -> set[int]:
     """How many files a part has; all parts together are the whole, in order."""
     parts = cut(entries, files_per_task, round_trip)
     assert [index for start, stop in parts for index in range(start, stop)] == list(range(len(entries)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pacs_tasks.ledger.manifest import Entry
+from pacs_tasks.ledger.manifest import CountedLine, InstanceLine, RetrieveLine
 from pacs_tasks.request import Selection
 from pacs_tasks.tasks.retrieve.plan import name_of
 from pacs_tasks.tasks.retrieve.study_listing import Wanted
@@ -11,12 +11,12 @@ from pacs_tasks.tasks.retrieve.tasks import PART_INSTANCES, cut
 LARGE = 2 * PART_INSTANCES + 1
 
 
-def named(study: str, series: str, count: int) -> list[Entry]:
-    return [[f"{series}.{number}", series, "", study] for number in range(count)]
+def named(study: str, series: str, count: int) -> list[RetrieveLine]:
+    return [InstanceLine(f"{series}.{number}", series, "", study) for number in range(count)]
 
 
-def counted(study: str, series: str, count: int) -> list[Entry]:
-    return [[f"{number} of {count}", series, "", study] for number in range(1, count + 1)]
+def counted(study: str, series: str, count: int) -> list[RetrieveLine]:
+    return [CountedLine(number, count, series, study) for number in range(1, count + 1)]
 
 
 def test_a_part_is_a_series() -> None:

@@ -22,6 +22,7 @@ from pacs_tasks import Category, Job, JobState, PacsClient, StoreDirectoryReques
 from pacs_tasks.app import UNACKED, create
 from pacs_tasks.connection import connect
 from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.ledger.manifest import FileLine
 from pacs_tasks.operations import MOVE_QUEUE, QUEUES, STORE_QUEUE
 from pacs_tasks.settings import Settings
 from pacs_tasks.tasks.engine.job import conclude
@@ -199,7 +200,7 @@ def test_parts_of_which_no_word_comes_fail_in_the_end(own: PacsClient, redis_url
     job = own.enqueue(StoreDirectoryRequest(directory=str(tmp_path / "files")))
     lose_messages(redis_url)
     own.ledger.start(job.id, "worker")
-    own.ledger.manifest.plan(job.id, [["/data/a", 1], ["/data/b", 1]], "worker")
+    own.ledger.manifest.plan(job.id, [FileLine("/data/a", 1), FileLine("/data/b", 1)], "worker")
     for _ in range(3):
         own.ledger.claims.replans(job.id)
     with create(redis_url, Settings()) as app:
@@ -315,8 +316,10 @@ def test_a_manifest_is_whole_although_an_answer_of_redis_was_lost(redis_url: str
         ledger = Ledger(connect(f"redis://127.0.0.1:{near}/{database}", 5, 5))
         request = StoreDirectoryRequest(directory="/data")
         ledger.open("job", request.task, request)
-        assert ledger.manifest.plan("job", ([f"/data/{index}", 10] for index in range(2_500)), "worker") == 2_500
-        assert [each[0] for each in ledger.manifest.entries("job", 0, 9_999)] == [
+        assert (
+            ledger.manifest.plan("job", (FileLine(f"/data/{index}", 10) for index in range(2_500)), "worker") == 2_500
+        )
+        assert [line.subject for line in ledger.manifest.lines("job", 0, 9_999)] == [
             f"/data/{index}" for index in range(2_500)
         ]
         ledger.client.close()

@@ -14,6 +14,7 @@ from pacs_tasks.client import PacsClient
 from pacs_tasks.connection import connect
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.ledger.manifest import InstanceLine
 from pacs_tasks.ledger.outcomes import Instances
 from pacs_tasks.ledger.receipts import receipts_of
 from pacs_tasks.outcome import Category, Counters, InstanceCategory, InstanceOutcome, TransferOutcome
@@ -54,7 +55,7 @@ def test_the_ledger_tells_what_was_there_from_what_was_received(ledger: Ledger) 
     request = RetrieveRequest(study_uid=study_uid(), output_dir="/out")
     ledger.open("job", request.task, request)
     ledger.manifest.plan(
-        "job", ([f"{UID_ROOT}.{number}", f"{UID_ROOT}.9", CT, study_uid()] for number in range(3)), "a"
+        "job", (InstanceLine(f"{UID_ROOT}.{number}", f"{UID_ROOT}.9", CT, study_uid()) for number in range(3)), "a"
     )
     ledger.record("job", 0, _outcome(0, InstanceCategory.PRESENT))
     ledger.record("job", 1, _outcome(1, InstanceCategory.SUCCESS))
@@ -77,7 +78,7 @@ def test_a_retry_leaves_what_was_there(ledger: Ledger) -> None:
     request = RetrieveRequest(study_uid=study_uid(), output_dir="/out")
     ledger.open("job", request.task, request)
     ledger.manifest.plan(
-        "job", ([f"{UID_ROOT}.{number}", f"{UID_ROOT}.9", CT, study_uid()] for number in range(2)), "a"
+        "job", (InstanceLine(f"{UID_ROOT}.{number}", f"{UID_ROOT}.9", CT, study_uid()) for number in range(2)), "a"
     )
     ledger.record("job", 0, _outcome(0, InstanceCategory.PRESENT))
     ledger.record("job", 1, _outcome(1, InstanceCategory.MISSING))
