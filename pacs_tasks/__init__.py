@@ -66,7 +66,7 @@ _NAMES = {
         "Progress",
     ),
     "pacs_tasks.ledger.receipts": ("Receipt",),
-    "pacs_tasks.ledger.rows": ("RowAnswer",),
+    "pacs_tasks.ledger.matches": ("RowAnswer",),
     "pacs_tasks.request": (
         "CommitRequest",
         "EchoRequest",

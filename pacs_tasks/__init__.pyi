@@ -24,8 +24,8 @@ from pacs_tasks.errors import (
     UnreadableInputError,
 )
 from pacs_tasks.fleet.associations import Associations
+from pacs_tasks.ledger.matches import RowAnswer
 from pacs_tasks.ledger.receipts import Receipt
-from pacs_tasks.ledger.rows import RowAnswer
 from pacs_tasks.outcome import (
     Category,
     Counters,

@@ -26,7 +26,7 @@ from tornado.ioloop import IOLoop
 from pacs_tasks.app import DEFAULT_REDIS_URL
 from pacs_tasks.connection import connect
 from pacs_tasks.errors import BrokerUnavailableError, ConfigurationError, PacsTasksError
-from pacs_tasks.fleet.associations import Budget
+from pacs_tasks.fleet.associations import AssociationLeases
 from pacs_tasks.settings import Settings, load
 
 logger = getLogger("pacs_tasks.flower")
@@ -58,9 +58,9 @@ def hide(task: Any) -> Any:
 
 
 @cache
-def budget() -> Budget:
+def budget() -> AssociationLeases:
     """The association budget in the Redis of the fleet."""
-    return Budget(connect(load().redis_url or DEFAULT_REDIS_URL, _QUICK))
+    return AssociationLeases(connect(load().redis_url or DEFAULT_REDIS_URL, _QUICK))
 
 
 class AssociationCollector(Collector):
@@ -72,7 +72,7 @@ class AssociationCollector(Collector):
         Gives the budget, by a connection that does not keep Flower waiting.
     """
 
-    def __init__(self, budget: Callable[[], Budget]) -> None:
+    def __init__(self, budget: Callable[[], AssociationLeases]) -> None:
         self._budget = budget
 
     def describe(self) -> Iterable[GaugeMetricFamily]:

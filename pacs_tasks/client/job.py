@@ -17,12 +17,12 @@ from redis import OutOfMemoryError
 from pacs_tasks.app import HIDDEN
 from pacs_tasks.connection import full
 from pacs_tasks.errors import BrokerUnavailableError, JobNotReadyError
-from pacs_tasks.fleet.associations import Associations, Budget, name_of
+from pacs_tasks.fleet.associations import AssociationLeases, Associations, name_of
 from pacs_tasks.fleet.outages import Outages
 from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.ledger.matches import RowAnswer, rows_of
 from pacs_tasks.ledger.outcomes import Instances
 from pacs_tasks.ledger.receipts import Receipt, receipts_of
-from pacs_tasks.ledger.rows import RowAnswer, rows_of
 from pacs_tasks.outcome import InstanceOutcome, Outcome
 from pacs_tasks.outcome.progress import JobState, Progress
 from pacs_tasks.request import AnyRequest
@@ -108,7 +108,7 @@ class Job:
 
     def _check_worker(self) -> None:
         """Raise :class:`JobNotReadyError` if no worker is at this job and none answers."""
-        if self._ledger.claims.live(self.id) or self._app.control.ping(timeout=_LISTEN):
+        if self._ledger.claims.count(self.id) or self._app.control.ping(timeout=_LISTEN):
             return
         raise JobNotReadyError(
             f"job {self.id} stands still: no worker serves this Redis; start one with `pacs-tasks worker`, "
@@ -182,7 +182,7 @@ class Job:
         """
         progress = self._ledger.progress(self.id)
         if progress.waiting_for:
-            Outages(self._ledger.client).ask_soon(progress.waiting_for)
+            Outages(self._ledger.client).probe_now(progress.waiting_for)
             return self
         if progress.state.finished:
             self._ledger.reopen(self.id, failed_too=False)
@@ -197,7 +197,7 @@ class Job:
     def associations(self) -> Associations | None:
         """How many associations with the job's peer are in use now, by whatever job; nothing where none is."""
         name = name_of(self._ledger.request(self.id).remote)
-        return next((each for each in Budget(self._ledger.client).in_use() if each.remote == name), None)
+        return next((each for each in AssociationLeases(self._ledger.client).in_use() if each.remote == name), None)
 
     @property
     def state(self) -> JobState:

@@ -22,7 +22,7 @@ from pacs_tasks.app import create
 from pacs_tasks.client.job import Job, publish
 from pacs_tasks.connection import connect
 from pacs_tasks.errors import InvalidRequestError
-from pacs_tasks.fleet.associations import Associations, Budget
+from pacs_tasks.fleet.associations import AssociationLeases, Associations
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.outcome.progress import Progress
 from pacs_tasks.request import AnyRequest
@@ -94,7 +94,7 @@ class PacsClient:
         JobNotFoundError
             If the request is about another job, and there is none of that id.
         """
-        request = self.ledger.completed(request)
+        request = self.ledger.complete(request)
         job = Job(_job_id(idempotency_key), self.ledger, self._app)
         if not self.ledger.open(job.id, request.task, request):
             if job.request() != request:
@@ -122,7 +122,7 @@ class PacsClient:
 
     def associations(self) -> list[Associations]:
         """Every remote with which the fleet has associations open, or waits for one."""
-        return Budget(self.ledger.client).in_use()
+        return AssociationLeases(self.ledger.client).in_use()
 
     def jobs(self, limit: int = 50) -> list[Progress]:
         """The newest jobs first, at most ``limit``."""

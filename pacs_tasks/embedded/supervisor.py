@@ -111,7 +111,7 @@ class Supervisor:
         client = None
         try:
             client = connect(self._server.url, 2.0)
-            return bool(Ledger(client).unfinished.jobs())
+            return bool(Ledger(client).standstills.unfinished_jobs())
         except (PacsTasksError, redis.RedisError) as error:
             logger.warning("the ledger does not answer: %s", error)
             return True  # We do not know, so we stay.

@@ -1,7 +1,7 @@
-"""Which receivers run: each announces itself in Redis, and proves to a worker that they share storage.
+"""Receivers: each announces itself in Redis, shows a worker that they share storage, and is told what jobs expect.
 
-A receiver writes a random token to the file :data:`MARKER` in its directory and announces the same token; a worker
-that reads it there sees the same storage, so a C-MOVE to that receiver ends up where the worker can compare.
+A receiver writes a random token to the file :data:`MARKER` in its directory and announces the same token. A worker
+that reads the token there shares the storage, so it can check what a C-MOVE to that receiver delivers.
 """
 
 from __future__ import annotations
@@ -13,20 +13,24 @@ import redis
 from pydantic import BaseModel, ConfigDict
 
 from pacs_tasks.ae import AETitle
+from pacs_tasks.ledger.scripts import Scripts
 
 MARKER = ".pacs-tasks-receiver"
-#: Below a receiver's directory: what jobs expect, which they take from there, and what nobody asked for.
+#: Below the directory of a receiver: expected instances, until jobs collect them, and unexpected ones.
 INCOMING = "incoming"
 UNSOLICITED = "unsolicited"
 _PREFIX = "pacs_tasks:receiver:"
-#: Seconds that an announcement lives; a receiver repeats it every third of that.
+_EXPECTED = "pacs_tasks:expected:"
+#: Seconds after which an announcement expires; a receiver repeats it every third of that.
 LIFETIME = 15
+#: Seconds after the last renewal at which an expectation expires.
+EXPECTED_FOR = 60.0
 
 
 class Receiver(BaseModel):
-    """A running Storage SCP. Below ``directory`` it puts instances, as the receiver's machine names it.
+    """A running Storage SCP, which stores instances below ``directory``, a path on its own machine.
 
-    ``tls`` says that it takes nothing else.
+    With ``tls`` it accepts only TLS connections.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -43,12 +47,12 @@ class Receiver(BaseModel):
 
     @property
     def incoming(self) -> Path:
-        """Where it puts what jobs expect, as ``<study>/<series>/<instance>.dcm``."""
+        """Where expected instances are stored, as ``<study>/<series>/<instance>.dcm``."""
         return Path(self.directory) / INCOMING
 
     @property
     def shared(self) -> bool:
-        """Whether this machine sees the receiver's storage."""
+        """Whether this machine shares the receiver's storage."""
         try:
             return (Path(self.directory) / MARKER).read_text(encoding="ascii").strip() == self.token
         except (OSError, UnicodeDecodeError):
@@ -56,20 +60,51 @@ class Receiver(BaseModel):
 
 
 def announce(client: redis.Redis, receiver: Receiver) -> None:
-    """Say that the receiver runs, for the next ``LIFETIME`` seconds."""
+    """Announce a receiver for the next ``LIFETIME`` seconds."""
     client.set(_PREFIX + receiver.ae_title, receiver.model_dump_json(), ex=LIFETIME)
 
 
 def withdraw(client: redis.Redis, receiver: Receiver) -> None:
-    """Say that the receiver has ended."""
+    """Withdraw the announcement of a receiver that ends."""
     client.delete(_PREFIX + receiver.ae_title)
 
 
 def running(client: redis.Redis) -> list[Receiver]:
-    """The receivers that run now, by AE title."""
+    """Read the receivers that run now, by AE title."""
     keys = sorted(cast("list[str]", list(client.scan_iter(match=f"{_PREFIX}*"))))
     if not keys:
         return []
     return [
         Receiver.model_validate_json(text) for text in cast("list[str | None]", client.mget(keys)) if text is not None
     ]
+
+
+class ExpectedSeries:
+    """The studies and series that jobs expect at the receivers of one Redis; any other instance is unsolicited.
+
+    Each has an owner, so that one who no longer expects a series leaves it to others who do, and an expiry, so that
+    those of a dead worker end.
+    """
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._redis = client
+        self._run = Scripts(client, "fleet").run
+
+    def expect(self, receiver_ae_title: str, study_uid: str, series_uid: str, owner: str, seconds: float) -> None:
+        """Expect a series for so many seconds from now; ``series_uid`` is empty for the whole study."""
+        member = f"{_prefix_of(study_uid, series_uid)}{owner}"
+        self._run("expect", [_EXPECTED + receiver_ae_title], [member, seconds])
+
+    def withdraw(self, receiver_ae_title: str, study_uid: str, series_uid: str, owner: str) -> None:
+        """Withdraw the expectation of one owner."""
+        self._redis.zrem(_EXPECTED + receiver_ae_title, f"{_prefix_of(study_uid, series_uid)}{owner}")
+
+    def is_expected(self, receiver_ae_title: str, study_uid: str, series_uid: str) -> bool:
+        """Return whether anybody expects this series, or its whole study."""
+        prefixes = [_prefix_of(study_uid, series_uid), _prefix_of(study_uid, "")]
+        return bool(self._run("is_expected", [_EXPECTED + receiver_ae_title], prefixes))
+
+
+def _prefix_of(study_uid: str, series_uid: str) -> str:
+    """Give the beginning of the members for a series, before the owner."""
+    return f"{study_uid} {series_uid} "

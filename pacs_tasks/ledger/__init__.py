@@ -1,1 +1,5 @@
-"""The record of every job in Redis: what was asked, what there is to do, and what came of it."""
+"""The record of every job in Redis: its request, its manifest, its outcomes, and who works on it.
+
+``jobs`` is the way in; ``outcomes``, ``receipts``, ``matches`` and ``commitments`` read and write what belongs to one
+job. Changes that must be one step are the scripts in ``lua``.
+"""

@@ -1,43 +1,37 @@
-"""The record of storage commitment: what was asked for, in which transaction, and what was reported.
+"""The record of storage commitment (PS3.4 annex J): the requests of a job, and what the remote reported.
 
-It belongs to the job that sent the instances. A transaction is one field of a hash, however many instances it is
-about: which of them it asked for, and the exceptions. A report comes to the process that asked or to a receiver, maybe
-twice, maybe days later: what a report says first about an instance stands.
+It belongs to the job that sent the instances. A transaction is one field of a hash, however many instances it covers.
+A report reaches the process that requested it or a receiver, perhaps twice, perhaps days later: for each instance, the
+first report counts.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
 from typing import NamedTuple, cast
 
-from pacs_tasks.dimse.status import commitment_failure
+from pydantic import Field
+
 from pacs_tasks.errors import PacsTasksError
 from pacs_tasks.ledger.jobs import Ledger
-from pacs_tasks.ledger.keys import key, transaction
+from pacs_tasks.ledger.keys import job_key, transaction_key
 from pacs_tasks.ledger.outcomes import Instances, LineOutcome
-from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
+from pacs_tasks.ledger.scripts import Scripts
+from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, Status, StatusCategory
+from pacs_tasks.outcome.status import Value
 from pacs_tasks.outcome.verification import Commitment, CommitmentReport, CommitmentState
 
-#: Two reports about one transaction may come at once; so many tries are enough for any honest peer.
+#: Reports about one transaction may come at the same time; an honest remote needs fewer tries than this.
 _TRIES = 20
 
-#: commitments; transaction, what it was, what it shall be. 1 if it still was that.
-_REPLACE = """
-if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then
-  return 0
-end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
-return 1
-"""
+#: Gives the meaning of a Failure Reason, (0008,1197).
+Meaning = Callable[[int], Status]
 
 
-@dataclass(frozen=True)
-class Transaction:
-    """One request to a peer, about the receipts ``start`` up to ``stop`` of a job and about the indices ``others``."""
+class Transaction(Value):
+    """One request to a remote, for the receipts ``start`` up to ``stop`` of a job and for the lines ``others``."""
 
     peer: str
     #: Unix seconds.
@@ -45,25 +39,16 @@ class Transaction:
     start: int = 0
     stop: int = 0
     others: tuple[int, ...] = ()
-    #: When the first report came, in Unix seconds; 0 before that.
+    #: Time of the first report in Unix seconds; 0 before that.
     reported: float = 0.0
     #: Index to Failure Reason, (0008,1197).
-    failed: Mapping[int, int] = field(default_factory=dict)
+    failed: Mapping[int, int] = Field(default_factory=dict)
+    #: Failure Reason to its meaning.
+    meanings: Mapping[int, Status] = Field(default_factory=dict)
     #: Indices that no report has named.
     unnamed: tuple[int, ...] = ()
-    #: Why the peer did not take the request.
+    #: Why the remote rejected the request.
     refused: str = ""
-
-    @classmethod
-    def read(cls, text: str) -> Transaction:
-        """Read what :meth:`written` wrote."""
-        fields = json.loads(text)
-        failed = {int(index): reason for index, reason in fields.pop("failed").items()}
-        others, unnamed = tuple(fields.pop("others")), tuple(fields.pop("unnamed"))
-        return cls(others=others, failed=failed, unnamed=unnamed, **fields)
-
-    def written(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
 
     @property
     def answered(self) -> bool:
@@ -73,150 +58,161 @@ class Transaction:
     def size(self) -> int:
         return self.stop - self.start + len(self.others)
 
-    def about(self, index: int) -> Commitment:
-        """The last word about one of its instances."""
-        if self.refused:
-            return self._word(CommitmentState.FAILED, self.asked, self.refused)
-        if not self.reported:
-            return self._word(CommitmentState.PENDING, self.asked)
-        if index in self.failed:
-            return self._word(CommitmentState.FAILED, self.reported, str(commitment_failure(self.failed[index])))
-        if index in self.unnamed:
-            return self._word(CommitmentState.FAILED, self.reported, "the PACS's report does not name this instance")
-        return self._word(CommitmentState.COMMITTED, self.reported)
+    def failure(self, index: int) -> Status | None:
+        """Give the Failure Reason of one of its instances, if the remote reported one."""
+        code = self.failed.get(index)
+        if code is None:
+            return None
+        unknown = Status(code=code, category=StatusCategory.PERMANENT, meaning="failure reason without a known meaning")
+        return self.meanings.get(code, unknown)
 
-    def _word(self, state: CommitmentState, when: float, reason: str = "") -> Commitment:
+    def commitment(self, index: int) -> Commitment:
+        """Give the state of one of its instances."""
+        state, when, reason = CommitmentState.FAILED, self.reported, ""
+        if self.refused:
+            when, reason = self.asked, self.refused
+        elif not self.reported:
+            state, when = CommitmentState.PENDING, self.asked
+        elif failure := self.failure(index):
+            reason = str(failure)
+        elif index in self.unnamed:
+            reason = "the report of the PACS does not name this instance"
+        else:
+            state = CommitmentState.COMMITTED
         return Commitment(state=state, time=when, peer=self.peer, reason=reason)
 
 
 class Group(NamedTuple):
-    """Some of what a job has sent: index and outcome of each, and where the receipts among them stand."""
+    """Some of the instances that a job sent: index and outcome of each, and the places of their receipts."""
 
     members: list[tuple[int, InstanceOutcome]]
     start: int = 0
     stop: int = 0
 
-    def transaction(self, peer: str) -> Transaction:
-        """The request that is about them."""
+    def transaction(self, remote: str) -> Transaction:
+        """Make the request for these instances."""
         others = tuple(index for index, _ in self.members) if self.stop == 0 else ()
-        return Transaction(peer=peer, asked=time.time(), start=self.start, stop=self.stop, others=others)
+        return Transaction(peer=remote, asked=time.time(), start=self.start, stop=self.stop, others=others)
 
 
 class Commitments:
     """The transactions of one job."""
 
     def __init__(self, ledger: Ledger, job_id: str) -> None:
-        self._ledger = ledger
-        self._redis = ledger.client
-        self._job_id = job_id
-        self._key = key(job_id, "commitments")
+        self._ledger, self._redis, self._job_id = ledger, ledger.client, job_id
+        self._key = job_key(job_id, "commitments")
+        self._run = Scripts(ledger.client).run
         self._instances = Instances(ledger, job_id)
 
     def groups(self, size: int) -> Iterator[Group]:
-        """What the job has sent, warnings included, at most ``size`` at a time."""
-        count = self._instances.receipts()
+        """Read the instances that the job sent, warnings included, at most ``size`` at a time."""
+        count = self._instances.receipt_count()
         for start in range(0, count, size):
             stop = min(start + size, count)
-            yield Group(self._instances.at(start, stop), start, stop)
+            yield Group(self._instances.receipts(start, stop), start, stop)
         warned = [each for each in self._ledger.problems(self._job_id) if each[1].category is InstanceCategory.WARNING]
         for start in range(0, len(warned), size):
             yield Group(warned[start : start + size])
 
-    def begin(self, transaction_uid: str, asked: Transaction) -> None:
-        """Note a request before it is made: the report may be here before the answer to it."""
-        self._redis.set(transaction(transaction_uid), self._job_id, ex=self._ledger.keep)
-        self._redis.hset(self._key, transaction_uid, asked.written())
+    def begin(self, transaction_uid: str, transaction: Transaction) -> None:
+        """Record a request before it is sent: the report may come before the response to it."""
+        self._redis.set(transaction_key(transaction_uid), self._job_id, ex=self._ledger.keep)
+        self._redis.hset(self._key, transaction_uid, transaction.model_dump_json())
         self._ledger.touch(self._job_id)
 
-    def refuse(self, transaction_uid: str, reason: str) -> None:
-        """Note that the peer did not take a request."""
-        self._change(transaction_uid, lambda asked: replace(asked, refused=reason))
+    def reject(self, transaction_uid: str, reason: str) -> None:
+        """Record that the remote rejected a request."""
+        self._change(transaction_uid, lambda before: before.model_copy(update={"refused": reason}))
 
-    def take(self, report: CommitmentReport) -> bool:
-        """Note a report; false if there is no such transaction any more."""
-        return self._change(report.transaction_uid, lambda asked: self._told(asked, report))
+    def record_report(self, report: CommitmentReport, meaning: Meaning) -> bool:
+        """Record a report; false if there is no such transaction any more."""
+        return self._change(report.transaction_uid, lambda before: self._reported(before, report, meaning))
 
-    def open(self, transaction_uids: Collection[str]) -> set[str]:
-        """Those that are not answered."""
+    def unanswered(self, transaction_uids: Collection[str]) -> set[str]:
+        """Give those of the transactions that have no answer."""
         known = self._transactions(transaction_uids)
         return {uid for uid in transaction_uids if uid in known and not known[uid].answered}
 
     def totals(self, transaction_uids: Collection[str]) -> tuple[dict[CommitmentState, int], list[InstanceOutcome]]:
-        """How many instances of these transactions are in which state, and what has failed, by name and in order."""
+        """Count the instances of these transactions by state, and give those that failed, in order."""
         counts = dict.fromkeys(CommitmentState, 0)
         problems: dict[int, InstanceOutcome] = {}
-        for asked in self._transactions(transaction_uids).values():
-            if asked.answered and (asked.refused or asked.failed or asked.unnamed):
-                words = [(index, outcome, asked.about(index)) for index, outcome in self._members(asked)]
-                failed = [each for each in words if each[2].state is CommitmentState.FAILED]
-                counts[CommitmentState.FAILED] += len(failed)
-                counts[CommitmentState.COMMITTED] += len(words) - len(failed)
-                subjects = self._instances.subjects(index for index, *_ in failed)
-                problems.update((each[0], _problem(subjects[each[0]], asked, *each)) for each in failed)
-            else:
-                counts[CommitmentState.COMMITTED if asked.answered else CommitmentState.PENDING] += asked.size
+        for each in self._transactions(transaction_uids).values():
+            if not (each.refused or each.failed or each.unnamed):
+                counts[CommitmentState.COMMITTED if each.answered else CommitmentState.PENDING] += each.size
+                continue
+            members = self._members(each)
+            states = {index: each.commitment(index) for index, _ in members}
+            failed = [member for member in members if states[member[0]].state is CommitmentState.FAILED]
+            counts[CommitmentState.FAILED] += len(failed)
+            counts[CommitmentState.COMMITTED] += len(members) - len(failed)
+            subjects = self._instances.subjects(index for index, _ in failed)
+            for index, outcome in failed:
+                status = each.failure(index)
+                problems[index] = InstanceOutcome(
+                    subject=subjects[index],
+                    category=InstanceCategory.FAILED,
+                    sop_class_uid=outcome.sop_class_uid,
+                    sop_instance_uid=outcome.sop_instance_uid,
+                    status=status,
+                    reason="" if status else states[index].reason,
+                )
         return counts, [problems[index] for index in sorted(problems)]
 
-    def last_words(self) -> LastWords:
-        """The state of each instance now."""
+    def latest(self) -> LatestCommitments:
+        """Read the state of each instance now."""
         fields = cast("dict[str, str]", self._redis.hgetall(self._key))
-        return LastWords([Transaction.read(text) for text in fields.values()])
+        return LatestCommitments([Transaction.model_validate_json(text) for text in fields.values()])
 
     def _transactions(self, uids: Collection[str]) -> dict[str, Transaction]:
         texts = cast("list[str | None]", self._redis.hmget(self._key, list(uids))) if uids else []
-        return {uid: Transaction.read(text) for uid, text in zip(uids, texts, strict=True) if text is not None}
+        found = zip(uids, texts, strict=True)
+        return {uid: Transaction.model_validate_json(text) for uid, text in found if text is not None}
 
-    def _members(self, asked: Transaction) -> list[tuple[int, InstanceOutcome]]:
-        found = self._instances.at(asked.start, asked.stop) if asked.stop else []
-        return [*found, *self._instances.others(asked.others).items()]
+    def _members(self, transaction: Transaction) -> list[tuple[int, InstanceOutcome]]:
+        found = self._instances.receipts(transaction.start, transaction.stop) if transaction.stop else []
+        return [*found, *self._instances.problems(transaction.others).items()]
 
-    def _told(self, asked: Transaction, report: CommitmentReport) -> Transaction:
-        """The transaction as it is after a report: what has not been named before is what the report says."""
-        failed, unnamed = dict(asked.failed), []
-        for index, outcome in self._members(asked):
+    def _reported(self, before: Transaction, report: CommitmentReport, meaning: Meaning) -> Transaction:
+        """Give the transaction after a report, which counts for the instances that no earlier report named."""
+        failed, unnamed = dict(before.failed), []
+        for index, outcome in self._members(before):
             uid = outcome.sop_instance_uid
-            if asked.reported and index not in asked.unnamed:
+            if before.reported and index not in before.unnamed:
                 continue
             if uid in report.failed:
                 failed[index] = report.failed[uid]
             elif uid not in report.committed:
                 unnamed.append(index)
-        reported = asked.reported or time.time()
-        return replace(asked, reported=reported, failed=failed, unnamed=tuple(unnamed), refused="")
+        changed = {
+            "reported": before.reported or time.time(),
+            "failed": failed,
+            "meanings": {code: meaning(code) for code in set(failed.values())},
+            "unnamed": tuple(unnamed),
+            "refused": "",
+        }
+        return before.model_copy(update=changed)
 
     def _change(self, transaction_uid: str, change: Callable[[Transaction], Transaction]) -> bool:
-        """Change a transaction in one step, whoever else does so at the same time; false if there is none."""
+        """Change a transaction in one step, even if others do so at the same time; false if there is none."""
         for _ in range(_TRIES):
-            before = cast("str | None", self._redis.hget(self._key, transaction_uid))
-            if before is None:
+            text = cast("str | None", self._redis.hget(self._key, transaction_uid))
+            if text is None:
                 return False
-            after = change(Transaction.read(before)).written()
-            replaced = self._redis.register_script(_REPLACE)
-            if after == before or replaced(keys=[self._key], args=[transaction_uid, before, after]):
+            before = Transaction.model_validate_json(text)
+            after = change(before)
+            arguments = [transaction_uid, text, after.model_dump_json()]
+            if after == before or self._run("replace", [self._key], arguments):
                 self._ledger.touch(self._job_id)
                 return True
-        raise PacsTasksError("the record of this transaction changes all the time; report once and wait for the answer")
+        raise PacsTasksError("The record of this transaction keeps changing. Report once and wait for the response.")
 
 
-def _problem(
-    subject: str, asked: Transaction, index: int, outcome: InstanceOutcome, word: Commitment
-) -> InstanceOutcome:
-    reason = asked.failed.get(index)
-    return InstanceOutcome(
-        subject=subject,
-        category=InstanceCategory.FAILED,
-        sop_class_uid=outcome.sop_class_uid,
-        sop_instance_uid=outcome.sop_instance_uid,
-        status=None if reason is None else commitment_failure(reason),
-        reason=word.reason if reason is None else "",
-    )
-
-
-class LastWords:
-    """For each instance of a job the transaction that was answered last, or asked last where none was answered."""
+class LatestCommitments:
+    """Finds, for each instance of a job, the transaction that was answered last, or requested last if none was."""
 
     def __init__(self, transactions: list[Transaction]) -> None:
-        # What was answered stands behind what was not, so that it wins.
+        # Those with an answer come last, so that they win.
         self._transactions = sorted(transactions, key=lambda each: (each.answered, each.reported or each.asked))
         self._of_place = array("l", [-1]) * max((each.stop for each in transactions), default=0)
         self._of_index: dict[int, int] = {}
@@ -224,15 +220,15 @@ class LastWords:
             self._of_place[each.start : each.stop] = array("l", [number]) * (each.stop - each.start)
             self._of_index.update(dict.fromkeys(each.others, number))
 
-    def about(self, line: LineOutcome) -> Commitment | None:
-        """The last word about an instance; nothing if commitment was never asked for."""
+    def of(self, line: LineOutcome) -> Commitment | None:
+        """Give the state of an instance; nothing if commitment was never requested."""
         number = self._of_index.get(line.number, -1)
         if line.place is not None and line.place < len(self._of_place):
             number = self._of_place[line.place]
-        return self._transactions[number].about(line.number) if number >= 0 else None
+        return self._transactions[number].commitment(line.number) if number >= 0 else None
 
 
-def take(ledger: Ledger, report: CommitmentReport) -> bool:
-    """Note a report about whichever job; false if the transaction is none of ours, or its job has expired."""
-    job_id = cast("str | None", ledger.client.get(transaction(report.transaction_uid)))
-    return job_id is not None and Commitments(ledger, job_id).take(report)
+def record_report(ledger: Ledger, report: CommitmentReport, meaning: Meaning) -> bool:
+    """Record a report for whichever job; false if the transaction is unknown, or its job has expired."""
+    job_id = cast("str | None", ledger.client.get(transaction_key(report.transaction_uid)))
+    return job_id is not None and Commitments(ledger, job_id).record_report(report, meaning)

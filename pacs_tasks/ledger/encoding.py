@@ -1,8 +1,8 @@
-"""How the ledger keeps what became of an instance.
+"""How the ledger writes the outcome of an instance.
 
-Success is what nearly every instance of a job has in common, so it is kept short, as one item of a list: a job of
-100,000 files takes about 20 MB. So is what was there already. What is anything else is kept whole. In both, study and
-series are a number: the ledger adds it, and knows the pair.
+Most instances of a job succeed or were already there: their outcome is written as a short list, so that a job of
+100,000 files takes about 20 MB. Any other outcome is written whole. In both, a number stands for study and series: the
+ledger adds it, and keeps the pairs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, Status, StatusCategory
 
-#: What the ledger puts before the number of study and series, at the end of a short and of a whole outcome.
+#: The text that the ledger adds before the number of study and series, at the end of a short and of a whole outcome.
 BEFORE_SERIES_SHORT = ","
 BEFORE_SERIES_WHOLE = ',"series":'
 
@@ -22,16 +22,16 @@ Series = Mapping[int, tuple[str, str]]
 
 _PLAIN = Status(code=0x0000, category=StatusCategory.SUCCESS, meaning="success")
 _MILLISECONDS = 1000
-#: How a short outcome came about: without a status, with success, or not at all, since it was there already.
+#: The kinds of a short outcome: a success without and with a status, and an instance that was already there.
 _UNANSWERED, _ANSWERED, _PRESENT = 0, 1, 2
 #: Fields of a short outcome before that number.
 _FIELDS = 12
 
 
-def short(index: int, outcome: InstanceOutcome) -> str | None:
-    """Write a success, or what was there already; nothing if there is more to say about it than a receipt holds."""
-    how = _how(outcome)
-    if how is None or outcome.error or outcome.reason:
+def encode_short(index: int, outcome: InstanceOutcome) -> str | None:
+    """Write a success, or an instance that was already there; nothing if the outcome holds more than that."""
+    kind = _kind_of(outcome)
+    if kind is None or outcome.error or outcome.reason:
         return None
     begun = round(outcome.begun * _MILLISECONDS)
     fields = (
@@ -40,7 +40,7 @@ def short(index: int, outcome: InstanceOutcome) -> str | None:
         outcome.sop_instance_uid,
         outcome.transfer_syntax_uid,
         outcome.size,
-        how,
+        kind,
         outcome.attempts,
         begun,
         round(outcome.ended * _MILLISECONDS) - begun,
@@ -51,7 +51,7 @@ def short(index: int, outcome: InstanceOutcome) -> str | None:
     return json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
 
 
-def _how(outcome: InstanceOutcome) -> int | None:
+def _kind_of(outcome: InstanceOutcome) -> int | None:
     if outcome.category is InstanceCategory.PRESENT:
         return _PRESENT if outcome.status is None else None
     if outcome.category is not InstanceCategory.SUCCESS or outcome.status not in {None, _PLAIN}:
@@ -59,31 +59,31 @@ def _how(outcome: InstanceOutcome) -> int | None:
     return _UNANSWERED if outcome.status is None else _ANSWERED
 
 
-def whole(outcome: InstanceOutcome) -> str:
-    """Write anything else."""
+def encode_whole(outcome: InstanceOutcome) -> str:
+    """Write any other outcome."""
     return outcome.model_dump_json(exclude_defaults=True, exclude={"study_uid", "series_uid"})
 
 
 def index_of(text: str) -> int:
-    """The index of what :func:`short` wrote, without reading the rest."""
+    """Read only the index from the text of :func:`encode_short`."""
     return int(text[1 : text.index(",")])
 
 
-def read(text: str, known: Series) -> tuple[int, InstanceOutcome]:
-    """Read what :func:`short` wrote: the index and the outcome, whose subject the manifest knows."""
+def decode_short(text: str, known: Series) -> tuple[int, InstanceOutcome]:
+    """Read the text of :func:`encode_short`: the index, and the outcome without its subject."""
     fields = json.loads(text)
-    index, sop_class, sop_instance, syntax, size, how, attempts, begun, took, worker, digest, path = fields[:_FIELDS]
+    index, sop_class, sop_instance, syntax, size, kind, attempts, begun, took, worker, digest, path = fields[:_FIELDS]
     study_uid, series_uid = known.get(fields[_FIELDS], ("", "")) if len(fields) > _FIELDS else ("", "")
     return index, InstanceOutcome(
         subject="",
-        category=InstanceCategory.PRESENT if how == _PRESENT else InstanceCategory.SUCCESS,
+        category=InstanceCategory.PRESENT if kind == _PRESENT else InstanceCategory.SUCCESS,
         sop_class_uid=sop_class,
         sop_instance_uid=sop_instance,
         study_uid=study_uid,
         series_uid=series_uid,
         transfer_syntax_uid=syntax,
         size=size,
-        status=_PLAIN if how == _ANSWERED else None,
+        status=_PLAIN if kind == _ANSWERED else None,
         attempts=attempts,
         begun=begun / _MILLISECONDS,
         ended=(begun + took) / _MILLISECONDS,
@@ -93,8 +93,8 @@ def read(text: str, known: Series) -> tuple[int, InstanceOutcome]:
     )
 
 
-def read_whole(text: str, known: Series) -> InstanceOutcome:
-    """Read what :func:`whole` wrote."""
+def decode_whole(text: str, known: Series) -> InstanceOutcome:
+    """Read the text of :func:`encode_whole`."""
     fields = json.loads(text)
     study_uid, series_uid = known.get(fields.pop("series", -1), ("", ""))
     return InstanceOutcome.model_validate({**fields, "study_uid": study_uid, "series_uid": series_uid})

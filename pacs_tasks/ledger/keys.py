@@ -1,4 +1,4 @@
-"""The names of a job's keys in Redis, and what its fields mean."""
+"""The keys of a job in Redis, and how its request and progress are read from its fields."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from pacs_tasks.request import BULK_APART, AnyRequest
 _PREFIX = "pacs_tasks"
 #: The index of all jobs.
 JOBS = f"{_PREFIX}:jobs"
-#: What a job has beside its own key, and what of it is kept for as long as the job.
+#: The keys of a job beside its own: those kept as long as the job, and all.
 KEPT = ("manifest", "studies", "ways", "recorded", "present", "receipts", "problems", "series", "commitments",
         "bulk", "matches")  # fmt: skip
 PARTS = (*KEPT, "claims", "losses", "attempts")
 _COUNTED = tuple(Counters.model_fields)
 #: The fields of a job that :func:`progress_of` reads.
-SEEN = ("task", "request", "state", "created", "started", "finished", "cancel", "attempt", "worker", "error",
-        "error_type", "error_subject", "waiting", "waiting_since", "waiting_reason", *_COUNTED)  # fmt: skip
+PROGRESS_FIELDS = ("task", "request", "state", "created", "started", "finished", "cancel", "attempt", "worker", "error",
+                   "error_type", "error_subject", "waiting", "waiting_since", "waiting_reason", *_COUNTED)  # fmt: skip
 _LONGEST_ID = 255
 _LONGEST_SHOWN = 64
 
 
-def key(job_id: str, part: str = "") -> str:
-    """The key of a job, or of a part of it."""
+def job_key(job_id: str, part: str = "") -> str:
+    """Give the key of a job, or of a part of it."""
     return f"{_PREFIX}:job:{job_id}:{part}" if part else f"{_PREFIX}:job:{job_id}"
 
 
-def transaction(transaction_uid: str) -> str:
-    """The key that says to which job a request for storage commitment belongs."""
+def transaction_key(transaction_uid: str) -> str:
+    """Give the key that holds the job of a storage commitment transaction."""
     return f"{_PREFIX}:commitment:{transaction_uid}"
 
 
-def asked(job_id: str) -> str:
-    """The key of a job that somebody names: any text that Celery takes, but not the name of another key of ours.
+def checked_job_key(job_id: str) -> str:
+    """Give the key of a job whose id comes from a user: any id of a Celery task, but not the name of another key.
 
     Raises
     ------
@@ -49,32 +49,32 @@ def asked(job_id: str) -> str:
     """
     if not job_id.isprintable() or len(job_id) > _LONGEST_ID or job_id.rpartition(":")[2] in PARTS:
         raise not_found(job_id)
-    return key(job_id)
+    return job_key(job_id)
 
 
 def not_found(job_id: str) -> JobNotFoundError:
-    """The error for an id that no job has."""
+    """Make the error for an id that no job has."""
     shown = job_id if len(job_id) < _LONGEST_SHOWN else f"{job_id[:_LONGEST_SHOWN]}..."
-    return JobNotFoundError(f"there is no job {shown!r}; `pacs-tasks jobs` lists those that are known")
+    return JobNotFoundError(f"There is no job {shown!r}. Run `pacs-tasks jobs` to list the known jobs.")
 
 
 def touch(client: redis.Redis, job_id: str, keep: int) -> None:
-    """A job is kept for ``keep`` seconds after its last change."""
+    """Keep a job for ``keep`` seconds from now."""
     for part in ("", *KEPT):
-        client.expire(key(job_id, part), keep)
+        client.expire(job_key(job_id, part), keep)
     client.expire(JOBS, keep)
 
 
-def texts_of(request: AnyRequest | None) -> tuple[str, str]:
-    """A request as it is kept: without its field that may be large, and that field alone, which few read."""
+def dump_request(request: AnyRequest | None) -> tuple[str, str]:
+    """Write a request without its large field, and that field alone, which few read."""
     if request is None:
         return "", ""
     bulk = request.model_dump_json(include={request.bulk}, exclude_none=True) if request.bulk else ""
     return request.model_dump_json(exclude_none=True, exclude={request.bulk}), bulk
 
 
-def request_of(job_id: str, task: str, text: str, bulk: str | None) -> AnyRequest:
-    """The request that :func:`texts_of` gave, the field that may be large empty without its text.
+def load_request(job_id: str, task: str, text: str, bulk: str | None) -> AnyRequest:
+    """Read a request that :func:`dump_request` wrote; without ``bulk``, its large field is empty.
 
     Raises
     ------
@@ -86,17 +86,17 @@ def request_of(job_id: str, task: str, text: str, bulk: str | None) -> AnyReques
         return found if bulk is None else type(found).model_validate({**json.loads(text), **json.loads(bulk)})
     except (KeyError, ValidationError):
         raise InvalidRequestError(
-            f"the request of job {job_id} is of another version of pacs-tasks; ask anew"
+            f"Another version of pacs-tasks wrote the request of job {job_id}. Enqueue it again."
         ) from None
 
 
 def progress_of(job_id: str, fields: Mapping[str, str | None]) -> Progress:
-    """A look at a job, from its fields.
+    """Read the progress of a job from its fields.
 
     Raises
     ------
     JobNotFoundError
-        If it has none.
+        If the fields are empty.
     """
     task, state, created = fields["task"], fields["state"], fields["created"]
     if task is None or state is None or created is None:
@@ -111,21 +111,25 @@ def progress_of(job_id: str, fields: Mapping[str, str | None]) -> Progress:
         state=JobState(state),
         counters=Counters(**{name: int(fields[name] or 0) for name in _COUNTED}),
         created=float(created),
-        started=float(fields["started"]) if fields["started"] else None,
-        finished=float(fields["finished"]) if fields["finished"] else None,
+        started=_time(fields["started"]),
+        finished=_time(fields["finished"]),
         cancel_requested=fields["cancel"] == "1",
         attempt=int(fields["attempt"] or 1),
         worker=fields["worker"] or "",
         error=error,
-        remote=_called(task, request) if request else "",
+        remote=_remote_of(task, request) if request else "",
         waiting_for=fields["waiting"] or "",
-        waiting_since=float(fields["waiting_since"]) if fields["waiting_since"] else None,
+        waiting_since=_time(fields["waiting_since"]),
         waiting_reason=fields["waiting_reason"] or "",
     )
 
 
-def _called(task: str, request: str) -> str:
-    """Whom a job calls; empty where another version wrote the request, which must not hide the other jobs."""
+def _time(text: str | None) -> float | None:
+    return float(text) if text else None
+
+
+def _remote_of(task: str, request: str) -> str:
+    """Name the remote of a job; empty if another version wrote the request, which must not hide other jobs."""
     try:
         return str(OPERATIONS[task].request.model_validate_json(request, context=BULK_APART).remote)
     except (KeyError, ValidationError):

@@ -1,4 +1,4 @@
-"""A receipt for each instance of a job: what was sent or received, when, by whom, and what the peer said about it."""
+"""Receipts: what was sent or received of a job, when, by which worker, and what the remote answered."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ from pacs_tasks.request import RetrieveRequest, StoreDirectoryRequest, StoreRequ
 
 _WITH_RECEIPTS = frozenset({StoreRequest.task, StoreDirectoryRequest.task, RetrieveRequest.task})
 
-#: The category of what has no outcome: it was not begun, or is not finished.
+#: The category of a line without an outcome: it was not begun, or is not finished.
 NONE = "none"
 
 
 class Receipt(BaseModel):
-    """One line of a report. What is not known is empty; times are ISO 8601 in UTC, to the millisecond."""
+    """One row of a report. An unknown value is empty; times are ISO 8601 in UTC, to the millisecond."""
 
     model_config = ConfigDict(frozen=True)
 
-    #: The file that was sent, or where the instance that was received lies.
+    #: The file that was sent, or the file of a received instance.
     path: ShownPath = ""
     sop_class_uid: str = ""
     sop_instance_uid: str = ""
     study_uid: str = ""
     series_uid: str = ""
     transfer_syntax_uid: str = ""
-    #: Of the file.
+    #: Size of the file.
     bytes: int = 0
-    #: Hexadecimal, of the encoded data set as it was sent.
+    #: SHA-256 of the encoded data set as it was sent, hexadecimal.
     sha256: str = ""
     #: ``success``, ``warning``, ``failed``, ``missing``, ``present``, ``skipped`` or ``none``.
     category: str = NONE
-    #: Of the response, four hexadecimal digits.
+    #: Status of the response, four hexadecimal digits.
     status: str = ""
     reason: str = ""
     attempts: int = 0
     begun: str = ""
     ended: str = ""
     worker: str = ""
-    #: ``committed``, ``failed``, ``pending``, or empty where nobody asked for it.
+    #: ``committed``, ``failed``, ``pending``, or empty if commitment was not requested.
     commitment: str = ""
     commitment_time: str = ""
     commitment_peer: str = ""
@@ -56,34 +56,35 @@ class Receipt(BaseModel):
 
 
 def receipts_of(ledger: Ledger, job_id: str) -> Iterator[Receipt]:
-    """The receipts of a job in the order of its manifest, read as they are asked for.
+    """Read the receipts of a job one after the other, in the order of its manifest.
 
     Raises
     ------
     JobNotFoundError
         If there is no such job.
     InvalidRequestError
-        If it is none that sends or retrieves instance by instance.
+        If the job does not send or retrieve instance by instance.
     """
     if ledger.progress(job_id).task not in _WITH_RECEIPTS:
         raise InvalidRequestError(
-            f"job {job_id} has no receipts; name a job of send-file, send-dir or retrieve (`pacs-tasks jobs` lists all)"
+            f"Job {job_id} has no receipts. "
+            "Name a job of send-file, send-dir or retrieve; run `pacs-tasks jobs` to list them."
         )
     return _receipts(ledger, job_id)
 
 
 def _receipts(ledger: Ledger, job_id: str) -> Iterator[Receipt]:
-    words = Commitments(ledger, job_id).last_words()
+    commitments = Commitments(ledger, job_id).latest()
     for each in Instances(ledger, job_id).in_order():
         match each.line:
             case FileLine():
-                yield _sent(each.line, each.outcome, words.about(each))
+                yield _sent(each.line, each.outcome, commitments.of(each))
             case InstanceLine() | CountedLine() | SelectionLine():
                 yield _received(each.line, each.outcome)
 
 
 def _received(line: RetrieveLine, outcome: InstanceOutcome | None) -> Receipt:
-    """The receipt of an instance; what the remote did not list is known from what arrived."""
+    """Make the receipt of an instance; the outcome completes what the remote did not list."""
     if outcome is None:
         return Receipt(
             sop_class_uid=line.sop_class_uid,
@@ -104,7 +105,7 @@ def _received(line: RetrieveLine, outcome: InstanceOutcome | None) -> Receipt:
     )
 
 
-def _sent(line: FileLine, outcome: InstanceOutcome | None, word: Commitment | None) -> Receipt:
+def _sent(line: FileLine, outcome: InstanceOutcome | None, commitment: Commitment | None) -> Receipt:
     if outcome is None:
         return Receipt(path=line.path)
     return Receipt(
@@ -113,10 +114,10 @@ def _sent(line: FileLine, outcome: InstanceOutcome | None, word: Commitment | No
         sop_instance_uid=outcome.sop_instance_uid,
         study_uid=outcome.study_uid,
         series_uid=outcome.series_uid,
-        commitment=word.state if word else "",
-        commitment_time=_time(word.time) if word else "",
-        commitment_peer=word.peer if word else "",
-        commitment_reason=word.reason if word else "",
+        commitment=commitment.state if commitment else "",
+        commitment_time=_time(commitment.time) if commitment else "",
+        commitment_peer=commitment.peer if commitment else "",
+        commitment_reason=commitment.reason if commitment else "",
         **_common(outcome),
     )
 
@@ -137,5 +138,5 @@ def _common(outcome: InstanceOutcome) -> dict[str, Any]:
 
 
 def _time(seconds: float) -> str:
-    """Unix seconds in UTC, which is the same on every machine; nothing for 0."""
+    """Write Unix seconds in UTC, which is the same on every machine; empty for 0."""
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat(timespec="milliseconds") if seconds else ""

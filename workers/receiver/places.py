@@ -15,8 +15,7 @@ from pacs_tasks.connection import connect
 from pacs_tasks.dimse.files.storage import instance_path
 from pacs_tasks.dimse.scp.c_store import NOT_AUTHORISED, OUT_OF_RESOURCES, Arrival, Refusal
 from pacs_tasks.errors import BrokerUnavailableError
-from pacs_tasks.fleet.expectations import LIFETIME, Expected
-from pacs_tasks.fleet.receivers import INCOMING, UNSOLICITED
+from pacs_tasks.fleet.receivers import EXPECTED_FOR, INCOMING, UNSOLICITED, ExpectedSeries
 from pacs_tasks.settings import Settings, Unsolicited
 
 logger = logging.getLogger("pacs_tasks.receiver")
@@ -47,7 +46,7 @@ class Expectations:
         self._said: dict[tuple[str, str], tuple[bool, float]] = {}
         self._lock = threading.Lock()
         self._client: redis.Redis | None = None
-        self._expected: Expected | None = None
+        self._expected: ExpectedSeries | None = None
         self._deaf_until = 0.0
         self._lost = False
 
@@ -88,12 +87,12 @@ class Expectations:
                 self._said[named] = said, time.monotonic()
                 return said
         said, at = self._said.get(named, (False, 0.0))
-        return True if said and began - at < LIFETIME else None
+        return True if said and began - at < EXPECTED_FOR else None
 
-    def _connected(self) -> Expected:
+    def _connected(self) -> ExpectedSeries:
         if self._expected is None:
             self._client = connect(self._url, self._timeout)
-            self._expected = Expected(self._client)
+            self._expected = ExpectedSeries(self._client)
         return self._expected
 
     def _tell(self, error: Exception | None) -> None:

@@ -26,6 +26,7 @@ from pacs_tasks.ae import LocalAE
 from pacs_tasks.connection import connect
 from pacs_tasks.dimse.scp.c_store import NOT_AUTHORISED
 from pacs_tasks.dimse.scp.storage_scp import StorageSCP, listen
+from pacs_tasks.dimse.status import commitment_failure
 from pacs_tasks.dimse.upper_layer.tls import called_context
 from pacs_tasks.errors import BrokerUnavailableError, ConfigurationError, PacsTasksError
 from pacs_tasks.fleet.receivers import Receiver
@@ -94,7 +95,7 @@ class Reports:
             If Redis is away; the peer is told, and may report again.
         """
         try:
-            return commitments.take(self._connected(), report)
+            return commitments.record_report(self._connected(), report, commitment_failure)
         except redis.RedisError as error:
             raise BrokerUnavailableError(f"the Redis does not take it ({error})") from None
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from pacs_tasks.cli.output.matches import columns_of, new_match_table, text_of
 from pacs_tasks.cli.output.render import show_outcome
 from pacs_tasks.cli.output.terminal import Terminal, plain
-from pacs_tasks.ledger.rows import RowAnswer
+from pacs_tasks.ledger.matches import RowAnswer
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, TransferOutcome
 from pacs_tasks.request import FindBatchRequest
 

@@ -160,7 +160,7 @@ def leased(remote: RemoteAE, stop: StopCheck, *, one_of_many: bool = False) -> I
         raise
     leases().accepted(lease)
     leases().give_back(lease)
-    outages().reached(lease.remote)
+    outages().forget_failures(lease.remote)
 
 
 @contextmanager
@@ -225,7 +225,7 @@ def _open(local: LocalAE, remote: RemoteAE, contexts: Sequence[Context], limits:
         leases().give_back(lease)
         raise
     leases().accepted(lease)
-    outages().reached(lease.remote)
+    outages().forget_failures(lease.remote)
     return _Kept(assoc, lease)
 
 

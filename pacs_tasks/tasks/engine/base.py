@@ -17,7 +17,7 @@ from pacs_tasks.app import DEFAULT_REDIS_URL, HIDDEN, LONGEST_TASK, app
 from pacs_tasks.connection import connect
 from pacs_tasks.dimse.upper_layer.association import Timeouts
 from pacs_tasks.errors import JobFailedError, JobNotReadyError, PacsTasksError
-from pacs_tasks.fleet.associations import Budget
+from pacs_tasks.fleet.associations import AssociationLeases
 from pacs_tasks.fleet.outages import Outages
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.request import Request
@@ -70,9 +70,9 @@ def ledger() -> Ledger:
 
 
 @cache
-def budget() -> Budget:
+def budget() -> AssociationLeases:
     """The association budget in this worker's Redis."""
-    return Budget(ledger().client)
+    return AssociationLeases(ledger().client)
 
 
 @cache

@@ -112,7 +112,7 @@ class Claim:
     task
         Steps back when the claim has gone to another worker, for example because this machine slept.
     ledger, scope, name
-        As for :meth:`pacs_tasks.ledger.claims.Claims.take`.
+        As for :meth:`pacs_tasks.ledger.claims.Claims.claim`.
     job_id
         The job whose cancel flag is watched.
 
@@ -128,7 +128,7 @@ class Claim:
         self.owner = f"{task.request.hostname} {os.getpid()} {threading.get_ident()} {task.request.id}"
         self.cancelled = self._lost = False
         self.seen = self._checked = time.monotonic()
-        held = self._ledger.claims.take(scope, name, self.owner)
+        held = self._ledger.claims.claim(scope, name, self.owner)
         if not held:
             self._step_back()
         self.deaths = held - 1
@@ -149,7 +149,7 @@ class Claim:
 
     def prolong(self) -> None:
         """Hold the claim for another lifetime; called by the heartbeat's thread."""
-        self._lost = self._lost or not self._ledger.claims.take(self._scope, self.name, self.owner)
+        self._lost = self._lost or not self._ledger.claims.claim(self._scope, self.name, self.owner)
 
     def check_deaths(self) -> None:
         """Raise :class:`JobFailedError` if every worker that begins this work dies."""

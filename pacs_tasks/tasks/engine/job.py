@@ -79,7 +79,7 @@ def answer(
         with claimed(task, ledger(), task.request.id, "job") as claim:
             claim.check_deaths()
             outcome = work(request, claim)
-            ledger().done(task.request.id, outcome)
+            ledger().finish(task.request.id, outcome)
     return outcome.summary()
 
 
@@ -112,7 +112,7 @@ def plan(
             claim.check_deaths()
             manifest = ledger().manifest
             write, promised = (
-                (manifest.replan, promise_again(request, claim))
+                (manifest.replace_tail, promise_again(request, claim))
                 if manifest.planned(job_id)
                 else (manifest.plan, promise(request, claim))
             )
@@ -138,7 +138,7 @@ def note_round_trip(request: Request, contexts: Sequence[Context], claim: Claim)
     A remote that is busy is no reason to stop: the parts wait for it.
     """
     with suppress(PeerBusyError), new_association(request, contexts, claim) as assoc:
-        ledger().note_round_trip(claim.job_id, assoc.wire.round_trip)
+        ledger().record_round_trip(claim.job_id, assoc.wire.round_trip)
 
 
 def lines_of_a_part(total: int, line_work: float) -> int:
@@ -173,9 +173,9 @@ def finish(task: Task, job_id: str, ranges: Callable[[str], list[Range]], part: 
     if not progress.state.finished:
         if progress.waiting_for:
             raise Ignore  # The probe enqueues the planner again when the remote is back.
-        if ledger().claims.live(job_id):
+        if ledger().claims.count(job_id):
             come_again(task, _FINISH_LATER)
-        if ledger().claims.replans(job_id) <= _MOST_REPLANS:
+        if ledger().claims.count_replan(job_id) <= _MOST_REPLANS:
             fan_out(task, job_id, ranges(job_id), part, finish=task)
         with (
             claimed(task, ledger(), job_id, "finish") as claim,
@@ -208,7 +208,7 @@ def _accepted(task: Task, payload: Mapping[str, Any] | None, request_type: type[
     job_id = task.request.id
     if payload is not None:
         try:
-            request = ledger().completed(build(request_type, payload))
+            request = ledger().complete(build(request_type, payload))
         except PacsTasksError:
             ledger().open(job_id, task.name, None)
             raise
@@ -256,9 +256,9 @@ def errors_recorded(task: Task) -> Iterator[None]:
     except BROKER_AWAY as error:
         go_back(error)
     except PacsTasksError as error:
-        ledger().failed(task.request.id, error, attempt)
+        ledger().fail(task.request.id, error, attempt)
         raise error.public() from None
     except Exception as error:  # noqa: BLE001 - a defect must end the job, or it would run for ever
         failure = unexpected(error)
-        ledger().failed(task.request.id, failure)
+        ledger().fail(task.request.id, failure)
         raise failure from None

@@ -22,7 +22,7 @@ from pacs_tasks.app import DEFAULT_REDIS_URL
 from pacs_tasks.connection import connect
 from pacs_tasks.dimse.upper_layer.association import StopCheck
 from pacs_tasks.errors import BrokerUnavailableError, JobCancelledError, PeerBusyError
-from pacs_tasks.fleet.associations import Budget, name_of
+from pacs_tasks.fleet.associations import AssociationLeases, name_of
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine.base import budget
 from pacs_tasks.tasks.engine.claim import heartbeat
@@ -56,7 +56,7 @@ class Lease:
         The remote refuses associations for now, and has accepted none since.
     """
 
-    def __init__(self, remote: RemoteAE, quick: Callable[[], Budget]) -> None:
+    def __init__(self, remote: RemoteAE, quick: Callable[[], AssociationLeases]) -> None:
         self.remote = name_of(remote)
         self.limit = settings().limit(remote)
         self.name = f"{platform.node()} {os.getpid()} {uuid.uuid4().hex}"
@@ -98,7 +98,7 @@ class Leases:
         that sends each command once.
     """
 
-    def __init__(self, patient: Callable[[], Budget], quick: Callable[[], Budget]) -> None:
+    def __init__(self, patient: Callable[[], AssociationLeases], quick: Callable[[], AssociationLeases]) -> None:
         self._patient, self._quick = patient, quick
         #: By remote, until when parts do not wait for it.
         self._in_vain: dict[str, float] = {}
@@ -147,7 +147,7 @@ class Leases:
         deadline, first = time.monotonic() + patience, True
         while True:
             left = deadline - time.monotonic()
-            answer = self._patient().ask(lease.remote, lease.name, lease.limit, wait=left > 0 or first)
+            answer = self._patient().request(lease.remote, lease.name, lease.limit, wait=left > 0 or first)
             if answer.granted:
                 return answer.refusing
             if first:
@@ -162,7 +162,7 @@ class Leases:
             if stop():
                 raise JobCancelledError(f"The job was cancelled while it waited for an association with {remote}.")
             if left > 0:
-                self._patient().await_turn(lease.name, max(min(_SLICE, left, answer.patience or _SLICE), 0.01))
+                self._patient().wait(lease.name, max(min(_SLICE, left, answer.patience or _SLICE), 0.01))
 
     def give_back(self, lease: Lease) -> None:
         """Give a lease back whose association has ended."""
@@ -172,16 +172,16 @@ class Leases:
     def accepted(self, lease: Lease) -> None:
         """Record that the remote accepted the association."""
         if lease.refusing:
-            _quickly(lambda: self._quick().accepted(lease.remote))
+            _quickly(lambda: self._quick().record_acceptance(lease.remote))
 
     def refused(self, lease: Lease) -> None:
         """Record that the remote refused the association for now; the place stays empty for a moment."""
         heartbeat().forget(lease)
-        _quickly(lambda: self._quick().refused(lease.remote, lease.name, lease.limit, _REST))
+        _quickly(lambda: self._quick().record_refusal(lease.remote, lease.name, lease.limit, _REST))
 
     def want(self, remote: str) -> None:
         """Ask all workers to release idle associations with a remote that may accept only one at a time."""
-        _quickly(lambda: self._quick().want(remote))
+        _quickly(lambda: self._quick().record_wanted(remote))
 
     def wanted(self, remote: str) -> bool:
         """Whether somebody waits for a lease of this remote; does not ask Redis each time."""
@@ -206,9 +206,9 @@ def _quickly(step: Callable[[], None]) -> None:
 
 
 @cache
-def _quick_budget() -> Budget:
+def _quick_budget() -> AssociationLeases:
     """The budget over a connection that sends each command once; :func:`budget` repeats them."""
-    return Budget(connect(settings().redis_url or DEFAULT_REDIS_URL, _QUICK))
+    return AssociationLeases(connect(settings().redis_url or DEFAULT_REDIS_URL, _QUICK))
 
 
 @cache

@@ -144,7 +144,7 @@ class Part(Generic[L]):
     def begin(self, index: int) -> None:
         """Note that work on a line begins, if a worker has died with this part: that finds the line it died of."""
         if self.claim.deaths:
-            ledger().claims.mark(self.job_id, self.claim.name, index)
+            ledger().claims.record_begun(self.job_id, self.claim.name, index)
 
     def quarantine(self) -> None:
         """Fail the line at which several workers have died, so that the others are done."""
@@ -388,7 +388,7 @@ def _worked(part: Part[L], work: Callable[[Part[L], R], bool]) -> bool:
         ended = given_up(part.job_id, error)
         if ended is None:
             raise
-        ledger().failed(part.job_id, ended.error, ended.attempt)
+        ledger().fail(part.job_id, ended.error, ended.attempt)
     except (AssociationError, *BROKER_AWAY, JobCancelledError, JobNotFoundError):
         raise
     except (PartCancelledError, PartParkedError, WorkerShutdownError, Retry):

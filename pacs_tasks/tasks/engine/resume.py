@@ -43,7 +43,7 @@ _PROBE_TIMEOUTS = Timeouts.of(5.0)
 @register("pacs_tasks.resume", ignore_result=True)
 def resume(_: Task, job_id: str, seen: str) -> None:
     """Enqueue the task of a job again if the job still stands still as ``seen``."""
-    if ledger().unfinished.stands_still(job_id, seen):
+    if ledger().standstills.persists(job_id, seen):
         logger.warning("job %s stands still; its task is enqueued again", job_id)
         _enqueue(app, ledger().progress(job_id).task, job_id)
 
@@ -56,9 +56,9 @@ def resume_stalled(celery: Celery, record: Ledger, patience: float = PATIENCE) -
     """Send ``pacs_tasks.resume`` for each job that has stood still for ``patience`` seconds."""
     if not record.client.exists(*QUEUES, UNACKED):
         patience = min(patience, PATIENCE_WHEN_IDLE)
-    for job_id in record.unfinished.jobs():
+    for job_id in record.standstills.unfinished_jobs():
         try:
-            seen = record.unfinished.standstill(job_id, patience)
+            seen = record.standstills.check(job_id, patience)
             queue = OPERATIONS[record.progress(job_id).task].queue
         except JobNotFoundError:
             continue
@@ -70,7 +70,7 @@ def probe_remotes(celery: Celery, record: Ledger, known: Outages) -> None:
     """Probe the remotes that are due; enqueue the jobs of those that are back, and fail those that waited too long."""
     for probe in known.due():
         if _answers(probe):
-            waiting = known.back(probe.name)
+            waiting = known.end(probe.name)
             logger.info("%s is back; %d jobs go on", probe.name, len(waiting))
             for job_id in waiting:
                 with suppress(JobNotFoundError):
@@ -78,7 +78,7 @@ def probe_remotes(celery: Celery, record: Ledger, known: Outages) -> None:
         else:
             for job_id in known.still_down(probe.name):
                 logger.warning("job %s gives up waiting for %s", job_id, probe.name)
-                record.failed(job_id, _given_up(str(probe.remote), job_id))
+                record.fail(job_id, _given_up(str(probe.remote), job_id))
 
 
 def _answers(probe: Probe) -> bool:

@@ -106,17 +106,17 @@ def pause_of_part(task: Task, job_id: str) -> float:
     The pause grows with the number of its returns, with the time for which the remote refuses associations, and with
     the number of parts that wait.
     """
-    ledger().unfinished.waits(job_id)
+    ledger().standstills.reset(job_id)
     refused = _refused_for(job_id, ledger().progress(job_id))
     soonest = _about(min(max(1.0, min(task.request.retries / 4, 5.0), refused / 2), _LONGEST_PAUSE))
-    return budget().come_back(_remote_of(job_id), task.request.id, soonest, one_of_many=True)
+    return budget().schedule_return(_remote_of(job_id), task.request.id, soonest, one_of_many=True)
 
 
 def pause_of_job(task: Task) -> float:
     """As :func:`pause_of_part`, for a job with a single answer or a planner, which waiting parts do not hold up."""
     job_id = task.request.id
-    ledger().unfinished.waits(job_id)
-    return budget().come_back(_remote_of(job_id), job_id, pause(task.request.retries))
+    ledger().standstills.reset(job_id)
+    return budget().schedule_return(_remote_of(job_id), job_id, pause(task.request.retries))
 
 
 def _refused_for(job_id: str, progress: Progress) -> float:
@@ -140,7 +140,7 @@ def park_if_down(job_id: str, request: TransferRequest) -> None:
     PartParkedError
         If it does.
     """
-    if outages().down(name_of(request.remote)):
+    if outages().is_down(name_of(request.remote)):
         _park(job_id, request)
 
 
@@ -153,7 +153,7 @@ def note_unreachable(job_id: str, request: TransferRequest, error: PeerUnreachab
         If it does.
     """
     remote = request.remote
-    if outages().failed(name_of(remote), local_ae(request), remote, error.message):
+    if outages().record_failure(name_of(remote), local_ae(request), remote, error.message):
         _park(job_id, request)
 
 

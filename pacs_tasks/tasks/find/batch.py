@@ -16,6 +16,7 @@ from pacs_tasks.dimse.find.c_find import Finding, context_of
 from pacs_tasks.dimse.upper_layer.association import Association
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.ledger.manifest import RowLine
+from pacs_tasks.ledger.matches import record_matches
 from pacs_tasks.outcome import Category, Doubt, FindOutcome, InstanceCategory, InstanceOutcome
 from pacs_tasks.request import FindBatchRequest, FindRequest
 from pacs_tasks.tasks.engine.base import JobTask, ledger, register
@@ -81,7 +82,7 @@ class _RowQueue(LineQueue[RowLine]):
                 self.part.check_end()
             if not self.try_later(index, found.status):
                 if found.category in _ANSWERED:
-                    ledger().matches.note(self.part.job_id, index, found.matches)
+                    record_matches(ledger(), self.part.job_id, index, found.matches)
                 outcome = _outcome_of(row.subject, self._batch, found)
                 self.part.record(index, outcome.model_copy(update={"begun": begun, "ended": time.time()}))
         self.unanswered.discard(index)

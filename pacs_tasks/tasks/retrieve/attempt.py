@@ -12,7 +12,7 @@ from pacs_tasks.dimse.retrieve import c_get
 from pacs_tasks.dimse.upper_layer.contexts import COMMON_STORAGE_CLASSES
 from pacs_tasks.errors import ContextRejectedError, PeerStalledError
 from pacs_tasks.fleet.receivers import Receiver
-from pacs_tasks.fleet.refusals import Way
+from pacs_tasks.fleet.refusals import Method
 from pacs_tasks.layout import Layout
 from pacs_tasks.ledger.manifest import CountedLine, RetrieveLine
 from pacs_tasks.ledger.outcomes import Instances
@@ -91,8 +91,8 @@ class Fetching:
         self._choice = Choice(request, self._classes)
         #: The receiver that C-MOVE was to deliver to.
         self._asked: Receiver | None = None
-        #: Ways by which something has come.
-        self._came: set[Way] = set()
+        #: Methods by which something has come.
+        self._came: set[Method] = set()
         #: How many more instances than were listed or counted have been noted.
         self._more = 0
 
@@ -101,7 +101,7 @@ class Fetching:
         if not any(isinstance(line, CountedLine) for line in self._part.left.values()):
             return set()
         mine = self._part.indices
-        sent = Instances(ledger(), self._part.job_id).sent()
+        sent = Instances(ledger(), self._part.job_id).transferred()
         return {outcome.sop_instance_uid for index, outcome in sent if index in mine}
 
     def ask(self, task: Task) -> Said:
@@ -132,10 +132,10 @@ class Fetching:
             raise self._choice.no_way(again=self._tries > 0)
         return said
 
-    def _by(self, way: Way, task: Task) -> Said:
+    def _by(self, way: Method, task: Task) -> Said:
         self._arrivals.before_recording = lambda: self._note(way)
         try:
-            said = self._moved(task) if way is Way.MOVE else self._fetched(self._get)
+            said = self._moved(task) if way is Method.MOVE else self._fetched(self._get)
         except ContextRejectedError as error:
             self._choice.refused(way, error)
             raise
@@ -208,14 +208,14 @@ class Fetching:
                 waiting += [each for each in (left[half:], left[:half]) if each]
         return said
 
-    def _note(self, way: Way) -> None:
+    def _note(self, way: Method) -> None:
         """Instances have come this way: have the outcome say so."""
         about = self._part.job_id, self._study_uid
         if way not in self._came:
             self._came.add(way)
             self._choice.works(way)
-            ledger().studies.note_way(*about, way, "; ".join(self._choice.remarks()))
-        ledger().studies.note_more(*about, self._arrivals.extra - self._more)
+            ledger().studies.record_method(*about, way, "; ".join(self._choice.remarks()))
+        ledger().studies.record_more(*about, self._arrivals.extra - self._more)
         self._more = self._arrivals.extra
 
     def worth_another_try(self, said: Said) -> bool:

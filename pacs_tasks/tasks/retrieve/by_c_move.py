@@ -21,8 +21,7 @@ from pacs_tasks.dimse.retrieve.delivery import Here
 from pacs_tasks.dimse.status import move_status
 from pacs_tasks.errors import BrokerUnavailableError
 from pacs_tasks.fleet import receivers
-from pacs_tasks.fleet.expectations import LIFETIME, Expected
-from pacs_tasks.fleet.receivers import Receiver
+from pacs_tasks.fleet.receivers import EXPECTED_FOR, ExpectedSeries, Receiver
 from pacs_tasks.ledger.manifest import RetrieveLine
 from pacs_tasks.outcome import MoveOutcome
 from pacs_tasks.request import MoveRequest, RetrieveRequest
@@ -231,7 +230,7 @@ class _Expectation:
 
     def __init__(self, claim: Claim, receiver: Receiver, study_uid: str, series_uid: str) -> None:
         self._claim = claim
-        self._expected = Expected(ledger().client)
+        self._expected = ExpectedSeries(ledger().client)
         self._what = (receiver.ae_title, study_uid, series_uid, claim.owner)
 
     @property
@@ -239,10 +238,10 @@ class _Expectation:
         return self._claim.seen
 
     def prolong(self) -> None:
-        self._expected.expect(*self._what, LIFETIME)
+        self._expected.expect(*self._what, EXPECTED_FOR)
 
     def forget(self) -> None:
-        self._expected.forget(*self._what)
+        self._expected.withdraw(*self._what)
 
 
 @contextmanager

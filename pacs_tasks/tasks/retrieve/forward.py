@@ -16,7 +16,7 @@ from celery import Task
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.dimse.retrieve import c_move
 from pacs_tasks.errors import AssociationError, JobCancelledError, PeerBusyError, PeerUnavailableError
-from pacs_tasks.fleet.refusals import Way
+from pacs_tasks.fleet.refusals import Method
 from pacs_tasks.ledger.manifest import CountedLine, RetrieveLine
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, MoveOutcome, Status, StatusCategory
 from pacs_tasks.request import MoveRequest, RetrieveRequest
@@ -168,7 +168,7 @@ class Forwarding:
                 self._record(self._look(), InstanceCategory.SUCCESS)
             raise
         if outcome.suboperations.completed + outcome.suboperations.warning:
-            ledger().studies.note_way(self._part.job_id, self._study_uid, Way.MOVE)
+            ledger().studies.record_method(self._part.job_id, self._study_uid, Method.MOVE)
         if not _is_unknown(outcome.status):
             return outcome
         meaning = (

@@ -15,11 +15,12 @@ from celery import Task
 from pacs_tasks.ae import LocalAE
 from pacs_tasks.dimse.commitment import n_action
 from pacs_tasks.dimse.commitment.data_sets import PUSH_MODEL_CONTEXT, new_transaction_uid
+from pacs_tasks.dimse.status import commitment_failure
 from pacs_tasks.dimse.upper_layer.association import Association, StopCheck
 from pacs_tasks.errors import AssociationRejectedError, JobCancelledError
 from pacs_tasks.fleet import receivers
 from pacs_tasks.fleet.receivers import Receiver
-from pacs_tasks.ledger.commitments import Commitments, take
+from pacs_tasks.ledger.commitments import Commitments, record_report
 from pacs_tasks.outcome import StatusCategory
 from pacs_tasks.outcome.verification import CommitmentReport, CommitmentState, CommitOutcome
 from pacs_tasks.request import CommitRequest
@@ -91,7 +92,7 @@ class _Committing:
             self._transactions.append(uid)
             said = n_action.ask(assoc, uid, list(references), self._take)
             if said.category not in {StatusCategory.SUCCESS, StatusCategory.WARNING}:
-                self._commitments.refuse(uid, f"{self._request.remote} does not take the request ({said})")
+                self._commitments.reject(uid, f"{self._request.remote} does not take the request ({said})")
         self._asked = self._told = time.monotonic()
 
     def _listen(self, assoc: Association) -> None:
@@ -113,13 +114,13 @@ class _Committing:
 
     def _pause(self) -> float:
         """Seconds to wait now; none when every transaction is answered, or none has been for too long."""
-        now, waiting = time.monotonic(), self._commitments.open(self._transactions)
+        now, waiting = time.monotonic(), self._commitments.unanswered(self._transactions)
         if waiting != self._open:
             self._open, self._told = waiting, now
         return min(_LOOK, max(self._patience - (now - self._told), 0.0)) if waiting else 0.0
 
     def _take(self, report: CommitmentReport) -> bool:
-        return take(ledger(), report)
+        return record_report(ledger(), report, commitment_failure)
 
 
 def _check(stop: StopCheck) -> None:

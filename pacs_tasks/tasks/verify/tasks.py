@@ -63,7 +63,7 @@ def _by_series(instances: Instances) -> list[_Series]:
     """What was sent, by series; of each instance no more than is needed to ask for it."""
     found: dict[tuple[str, str], _Series] = {}
     classes: dict[str, str] = {}
-    for index, outcome in instances.sent():
+    for index, outcome in instances.transferred():
         pair = outcome.study_uid, outcome.series_uid
         series = found.get(pair) or found.setdefault(pair, _Series(*pair))
         sop_class = classes.setdefault(outcome.sop_class_uid, outcome.sop_class_uid)

@@ -14,7 +14,7 @@ import redis
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.connection import connect
 from pacs_tasks.fleet import associations as budget_module
-from pacs_tasks.fleet.associations import Associations, Budget, name_of
+from pacs_tasks.fleet.associations import AssociationLeases, Associations, name_of
 from tests.support.waiting import wait_until
 
 REMOTE = "PACS at 127.0.0.1:104"
@@ -28,12 +28,12 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
-def budget(client: redis.Redis) -> Budget:
-    return Budget(client)
+def budget(client: redis.Redis) -> AssociationLeases:
+    return AssociationLeases(client)
 
 
-def granted(budget: Budget, lease: str, limit: int = 2, remote: str = REMOTE) -> bool:
-    return budget.ask(remote, lease, limit, wait=False).granted
+def granted(budget: AssociationLeases, lease: str, limit: int = 2, remote: str = REMOTE) -> bool:
+    return budget.request(remote, lease, limit, wait=False).granted
 
 
 def keys(client: redis.Redis) -> list[str]:
@@ -51,7 +51,7 @@ def run_out(client: redis.Redis, kind: str, lease: str, remote: str = REMOTE) ->
         client.hset(key, lease, f"1.0 {since} {limit}")
 
 
-def test_no_more_leases_than_allowed(budget: Budget, client: redis.Redis) -> None:
+def test_no_more_leases_than_allowed(budget: AssociationLeases, client: redis.Redis) -> None:
     """Each remote for itself; asked twice, a lease is granted once; nothing stays when all are given back."""
     assert [granted(budget, lease) for lease in ("a", "b", "a", "c")] == [True, True, True, False]
     assert granted(budget, "c", remote="OTHER at 127.0.0.1:104")
@@ -68,20 +68,20 @@ def test_no_more_leases_than_allowed(budget: Budget, client: redis.Redis) -> Non
     wait_until(lambda: not keys(client), 5, "nothing is left")
 
 
-def test_whoever_waits_longest_is_woken_first(budget: Budget) -> None:
+def test_whoever_waits_longest_is_woken_first(budget: AssociationLeases) -> None:
     """At once, and nobody who comes later is served before."""
     assert granted(budget, "a", 1)
     with ThreadPoolExecutor(3) as pool:
         turns: list[str] = []
 
         def wait(lease: str) -> float:
-            assert budget.await_turn(lease, 30)
+            assert budget.wait(lease, 30)
             turns.append(lease)
             return time.monotonic()
 
         waiting = []
         for lease in ("b", "c", "d"):
-            assert not budget.ask(REMOTE, lease, 1, wait=True).granted
+            assert not budget.request(REMOTE, lease, 1, wait=True).granted
             waiting.append(pool.submit(wait, lease))
         assert budget.in_use() == [Associations(remote=REMOTE, in_use=1, limit=1, waiting=3)]
         for holder, next_one in (("a", "b"), ("b", "c"), ("c", "d")):
@@ -90,47 +90,47 @@ def test_whoever_waits_longest_is_woken_first(budget: Budget) -> None:
             assert not granted(budget, "late", 1)
             # Who is not woken waits for half a minute.
             assert waiting[ord(next_one) - ord("b")].result(30) - freed < 10
-            assert budget.ask(REMOTE, next_one, 1, wait=True).granted
+            assert budget.request(REMOTE, next_one, 1, wait=True).granted
         assert turns == ["b", "c", "d"]
 
 
-def test_whoever_leaves_the_line_holds_up_nobody(budget: Budget) -> None:
+def test_whoever_leaves_the_line_holds_up_nobody(budget: AssociationLeases) -> None:
     """It may leave in good order, or die."""
     assert granted(budget, "a", 1)
     for lease in ("left", "b"):
-        assert not budget.ask(REMOTE, lease, 1, wait=True).granted
+        assert not budget.request(REMOTE, lease, 1, wait=True).granted
     budget.release(REMOTE, "left", 1)
     budget.release(REMOTE, "a", 1)
-    assert budget.ask(REMOTE, "b", 1, wait=True).granted
+    assert budget.request(REMOTE, "b", 1, wait=True).granted
 
 
 def test_a_dead_one_in_the_line_is_forgotten(
-    budget: Budget, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    budget: AssociationLeases, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One who waits asks again twice a second."""
     assert granted(budget, "a", 1)
-    assert not budget.ask(REMOTE, "dead", 1, wait=True).granted
+    assert not budget.request(REMOTE, "dead", 1, wait=True).granted
     assert budget.wanted(REMOTE)
     run_out(client, "waiting", "dead")
     budget.release(REMOTE, "a", 1)
     assert granted(budget, "b", 1)
     monkeypatch.setattr(budget_module, "_WAITER_LIFETIME", 0.3)
-    assert not budget.ask(REMOTE, "dead too", 1, wait=True).granted
+    assert not budget.request(REMOTE, "dead too", 1, wait=True).granted
     wait_until(lambda: not budget.wanted(REMOTE), 5, "the dead one is forgotten")
 
 
 def test_a_lease_runs_out_unless_it_is_renewed(
-    budget: Budget, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    budget: AssociationLeases, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That of a dead worker goes to the next; one that is in use all the same is taken again, above the limit."""
     assert granted(budget, "kept", 2)
     assert granted(budget, "dead", 2)
-    answer = budget.ask(REMOTE, "c", 2, wait=True)
+    answer = budget.request(REMOTE, "c", 2, wait=True)
     assert (answer.granted, 0 < answer.patience <= budget_module.LIFETIME) == (False, True)
     for lease in ("kept", "dead"):
         run_out(client, "held", lease)
     budget.renew(REMOTE, ["kept"], 2)
-    assert budget.ask(REMOTE, "c", 2, wait=True).granted
+    assert budget.request(REMOTE, "c", 2, wait=True).granted
     assert not granted(budget, "d", 2)
     assert granted(budget, "d", 3)
     budget.renew(REMOTE, ["kept", "dead", "c", "d"], 2)
@@ -141,18 +141,18 @@ def test_a_lease_runs_out_unless_it_is_renewed(
     wait_until(lambda: not keys(client), 10, "all have run out, and nothing is left")
 
 
-def test_many_at_once_never_have_more_than_allowed(redis_url: str, budget: Budget) -> None:
+def test_many_at_once_never_have_more_than_allowed(redis_url: str, budget: AssociationLeases) -> None:
     """Sixteen threads with connections of their own; what is granted is counted outside Redis."""
     lock, now, most = threading.Lock(), 0, 0
 
     def work(number: int) -> None:
         nonlocal now, most
         client = connect(redis_url, 5)
-        own = Budget(client)
+        own = AssociationLeases(client)
         for turn in range(20):
             lease = f"{number} {turn}"
-            while not own.ask(REMOTE, lease, 3, wait=True).granted:
-                own.await_turn(lease, 0.5)
+            while not own.request(REMOTE, lease, 3, wait=True).granted:
+                own.wait(lease, 0.5)
             with lock:
                 now += 1
                 most = max(most, now)
@@ -167,24 +167,24 @@ def test_many_at_once_never_have_more_than_allowed(redis_url: str, budget: Budge
     assert budget.in_use() == []
 
 
-def test_a_place_at_which_the_remote_refused_rests(budget: Budget) -> None:
+def test_a_place_at_which_the_remote_refused_rests(budget: AssociationLeases) -> None:
     """So a fleet does not storm a busy remote; who waits comes in when the rest is over."""
     assert granted(budget, "a", 1)
     begun = time.monotonic()
-    budget.refused(REMOTE, "a", 1, 5)
+    budget.record_refusal(REMOTE, "a", 1, 5)
     assert not granted(budget, "b", 1)
-    budget.refused(REMOTE, "a", 1, 0.3)
+    budget.record_refusal(REMOTE, "a", 1, 0.3)
     wait_until(lambda: granted(budget, "b", 1), 5, "the rest is over")
-    answer = budget.ask(REMOTE, "b", 1, wait=False)
+    answer = budget.request(REMOTE, "b", 1, wait=False)
     assert answer.refusing
     assert 0.2 < budget.refused_for(REMOTE, 0) < time.monotonic() - begun + 0.1
     assert budget.refused_for(REMOTE, time.time() + 60) == 0
-    budget.accepted(REMOTE)
+    budget.record_acceptance(REMOTE)
     assert budget.refused_for(REMOTE, 0) == 0
-    assert not budget.ask(REMOTE, "b", 1, wait=False).refusing
+    assert not budget.request(REMOTE, "b", 1, wait=False).refusing
 
 
-def test_somebody_who_came_in_vain_is_remembered_for_a_moment(budget: Budget) -> None:
+def test_somebody_who_came_in_vain_is_remembered_for_a_moment(budget: AssociationLeases) -> None:
     """An idle association should not stand in the way of the next who comes."""
     assert granted(budget, "a", 1)
     assert not budget.wanted(REMOTE)
@@ -192,26 +192,26 @@ def test_somebody_who_came_in_vain_is_remembered_for_a_moment(budget: Budget) ->
     wait_until(lambda: not budget.wanted(REMOTE), 5, "it is forgotten")
 
 
-def test_parts_come_back_one_after_the_other(budget: Budget) -> None:
+def test_parts_come_back_one_after_the_other(budget: AssociationLeases) -> None:
     """Few are soon back; many do not all come at once, and none stays away for long."""
     assert granted(budget, "a", 1)
     begun = time.monotonic()
-    seconds = [budget.come_back(REMOTE, str(number), 25.0, one_of_many=True) for number in range(1_000)]
+    seconds = [budget.schedule_return(REMOTE, str(number), 25.0, one_of_many=True) for number in range(1_000)]
     took = time.monotonic() - begun
     assert seconds[0] == pytest.approx(25.0, abs=0.01)
     # Each a twentieth of a second after the one before, which is less from now by what has gone by since.
     assert 25.15 - took < seconds[4] < 25.25
     assert 29 < seconds[-1] <= 30
     assert budget.in_use()[0].waiting == 1_000
-    assert budget.come_back("OTHER at 127.0.0.1:104", "a", 2.0, one_of_many=True) == pytest.approx(2.0, abs=0.1)
+    assert budget.schedule_return("OTHER at 127.0.0.1:104", "a", 2.0, one_of_many=True) == pytest.approx(2.0, abs=0.1)
 
 
-def test_a_single_answer_is_not_held_up_by_the_crowd(budget: Budget, client: redis.Redis) -> None:
+def test_a_single_answer_is_not_held_up_by_the_crowd(budget: AssociationLeases, client: redis.Redis) -> None:
     """It comes again when it wants to; who has come is not waited for any more."""
     assert granted(budget, "a", 1)
     for number in range(100):
-        budget.come_back(REMOTE, str(number), 0.1, one_of_many=True)
-    assert budget.come_back(REMOTE, "echo", 0.2) == pytest.approx(0.2, abs=0.01)
+        budget.schedule_return(REMOTE, str(number), 0.1, one_of_many=True)
+    assert budget.schedule_return(REMOTE, "echo", 0.2) == pytest.approx(0.2, abs=0.01)
 
     def all_have_come() -> bool:
         budget.renew(REMOTE, ["a"], 1)

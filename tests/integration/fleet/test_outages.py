@@ -23,7 +23,7 @@ def outages(ledger: Ledger) -> Outages:
 
 
 def fail(outages: Outages, times: int = MOST_FAILURES) -> bool:
-    return [outages.failed(NAME, LOCAL, REMOTE, "connection refused") for _ in range(times)][-1]
+    return [outages.record_failure(NAME, LOCAL, REMOTE, "connection refused") for _ in range(times)][-1]
 
 
 def running(ledger: Ledger, job_id: str) -> str:
@@ -40,13 +40,13 @@ def left(ledger: Ledger) -> set[str]:
 def test_failures_in_a_row_make_it_down(outages: Outages, ledger: Ledger) -> None:
     """Some failures with a success between them do not."""
     assert not fail(outages, MOST_FAILURES - 1)
-    outages.reached(NAME)
+    outages.forget_failures(NAME)
     assert not fail(outages, MOST_FAILURES - 1)
-    assert not outages.down(NAME)
+    assert not outages.is_down(NAME)
     assert fail(outages, 1)
-    assert outages.down(NAME)
-    outages.reached(NAME)
-    assert outages.down(NAME), "only a probe says that it is back: an old success may be late"
+    assert outages.is_down(NAME)
+    outages.forget_failures(NAME)
+    assert outages.is_down(NAME), "only a probe says that it is back: an old success may be late"
     assert left(ledger)
 
 
@@ -60,10 +60,8 @@ def test_a_job_waits_for_what_is_down_only(outages: Outages, ledger: Ledger) -> 
     seen = ledger.progress(job)
     assert (seen.state, seen.waiting_for, seen.waiting_reason) == (JobState.RUNNING, NAME, "connection refused")
     assert seen.waiting_since is not None
-    assert ledger.unfinished.standstill(job, 0) == ledger.unfinished.standstill(job, 0) == "", (
-        "who waits does not stand still"
-    )
-    assert outages.back(NAME) == [job]
+    assert ledger.standstills.check(job, 0) == ledger.standstills.check(job, 0) == "", "who waits does not stand still"
+    assert outages.end(NAME) == [job]
     assert not ledger.progress(job).waiting_for
     assert left(ledger) == set()
 
@@ -72,7 +70,7 @@ def test_one_asks_at_a_time_and_ever_more_rarely(outages: Outages, ledger: Ledge
     """Whoever was told to ask is the only one for as long as that takes."""
     fail(outages)
     outages.park(NAME, running(ledger, "job"), 60)
-    outages.ask_soon(NAME)
+    outages.probe_now(NAME)
     assert outages.due() == [(NAME, LOCAL, REMOTE)]
     assert outages.due() == []
     pauses = []
@@ -87,7 +85,7 @@ def test_nobody_asks_before_the_first_pause_is_over(outages: Outages, monkeypatc
     monkeypatch.setattr(outages_module, "_FIRST_PAUSE", 60.0)
     fail(outages)
     assert outages.due() == []
-    outages.ask_soon(NAME)
+    outages.probe_now(NAME)
     assert outages.due() == [(NAME, LOCAL, REMOTE)]
 
 
@@ -104,7 +102,7 @@ def test_who_has_waited_long_enough_gives_up(outages: Outages, ledger: Ledger) -
     assert ledger.progress("patient").waiting_for
     ledger.cancel("patient")
     assert outages.still_down(NAME) == []
-    assert not outages.down(NAME)
+    assert not outages.is_down(NAME)
     assert left(ledger) == set()
 
 
@@ -125,6 +123,6 @@ def test_everything_about_an_outage_expires(outages: Outages, ledger: Ledger) ->
     outages.park(NAME, running(ledger, "job"), 60)
     assert all(int(str(ledger.client.ttl(key))) > 0 for key in left(ledger))
     ledger.client.delete(f"pacs_tasks:outage:{NAME}")
-    outages.ask_soon(NAME)
+    outages.probe_now(NAME)
     assert outages.due() == []
-    assert not outages.down(NAME)
+    assert not outages.is_down(NAME)

@@ -71,7 +71,7 @@ def test_the_first_plan_stands(ledger: Ledger) -> None:
 def test_a_cancelled_job_ends_when_nobody_is_at_it(ledger: Ledger) -> None:
     """Not before: what a worker is sending will still arrive."""
     job = planned(ledger, 3)
-    assert ledger.claims.take(job, "0-1", "worker")
+    assert ledger.claims.claim(job, "0-1", "worker")
     assert ledger.cancel(job) is JobState.RUNNING
     assert ledger.record(job, 0, SENT).cancelled
     ledger.claims.release(job, "0-1", "worker")
@@ -98,28 +98,28 @@ def test_a_job_that_finished_stays_done_when_cancelled_too_late(ledger: Ledger) 
 
 def test_a_claim_is_one_owners_until_it_lets_go(ledger: Ledger) -> None:
     """Its owner may prolong it."""
-    assert ledger.claims.take("job", "0-9", "one")
-    assert not ledger.claims.take("job", "0-9", "two")
-    assert ledger.claims.take("job", "0-9", "one")
+    assert ledger.claims.claim("job", "0-9", "one")
+    assert not ledger.claims.claim("job", "0-9", "two")
+    assert ledger.claims.claim("job", "0-9", "one")
     ledger.claims.release("job", "0-9", "two")
-    assert ledger.claims.live("job") == 1
+    assert ledger.claims.count("job") == 1
     ledger.claims.release("job", "0-9", "one")
-    assert ledger.claims.take("job", "0-9", "two")
+    assert ledger.claims.claim("job", "0-9", "two")
 
 
 def test_who_claims_all_of_a_scope_is_alone_there(ledger: Ledger) -> None:
     """As with a study and its series. One's own claims are not in one's way."""
-    assert ledger.claims.take("study", "series 1", "one")
-    assert not ledger.claims.take("study", "", "two")
-    assert ledger.claims.take("study", "", "one")
-    assert not ledger.claims.take("study", "series 2", "two")
-    assert ledger.claims.take("another", "series 2", "two")
+    assert ledger.claims.claim("study", "series 1", "one")
+    assert not ledger.claims.claim("study", "", "two")
+    assert ledger.claims.claim("study", "", "one")
+    assert not ledger.claims.claim("study", "series 2", "two")
+    assert ledger.claims.claim("another", "series 2", "two")
     for name in ("", "series 1"):
         ledger.claims.release("study", name, "one")
-    assert ledger.claims.take("study", "", "two")
-    assert not ledger.claims.take("study", "series 1", "one")
+    assert ledger.claims.claim("study", "", "two")
+    assert not ledger.claims.claim("study", "series 1", "one")
     ledger.claims.release("study", "", "two")
-    assert ledger.claims.take("study", "series 1", "one")
+    assert ledger.claims.claim("study", "series 1", "one")
 
 
 def test_an_unknown_job_is_told(ledger: Ledger) -> None:
@@ -132,9 +132,9 @@ def test_an_unknown_job_is_told(ledger: Ledger) -> None:
 @pytest.mark.parametrize("name", ["", "../x", "job:manifest", "job:claims", "a\nb", "\udcff", "x" * 100_000])
 def test_an_id_of_strange_form_is_an_unknown_job(ledger: Ledger, name: str) -> None:
     """Whatever somebody types, with a sentence that can be read; nobody gets at a key that is no job."""
-    ledger.claims.take(planned(ledger, 2), "0-1", "worker")
+    ledger.claims.claim(planned(ledger, 2), "0-1", "worker")
     for look in (ledger.progress, ledger.request, ledger.cancel, ledger.reopen, ledger.outcome):
-        with pytest.raises(JobNotFoundError, match="there is no job") as raised:
+        with pytest.raises(JobNotFoundError, match="There is no job") as raised:
             look(name)
         assert len(str(raised.value)) < 200
 
@@ -149,7 +149,7 @@ def test_a_job_at_work_does_not_expire(ledger: Ledger) -> None:
     """It is kept for so long after its end, however long it takes."""
     job = planned(ledger, 2)
     ledger.client.expire(f"pacs_tasks:job:{job}", 5)
-    ledger.unfinished.standstill(job, 100)
+    ledger.standstills.check(job, 100)
     assert int(str(ledger.client.ttl(f"pacs_tasks:job:{job}"))) > 5
 
 
@@ -158,7 +158,7 @@ def test_a_failed_job_raises_its_error_again(ledger: Ledger) -> None:
     ledger.open("job", REQUEST.task, REQUEST)
     with pytest.raises(JobNotReadyError):
         ledger.outcome("job")
-    ledger.failed("job", PeerUnavailableError("cannot connect", "/private"))
+    ledger.fail("job", PeerUnavailableError("cannot connect", "/private"))
     with pytest.raises(PeerUnavailableError, match="/private: cannot connect"):
         ledger.outcome("job")
 
@@ -167,8 +167,8 @@ def test_an_answer_is_kept_whole(ledger: Ledger) -> None:
     """A job with one answer gives it back as it was, and the first one stands."""
     outcome = EchoOutcome(status=Status(code=0, category=StatusCategory.SUCCESS, meaning="success"), seconds=0.1)
     ledger.open("job", EchoRequest.task, EchoRequest())
-    ledger.done("job", outcome)
-    ledger.failed("job", PeerUnavailableError("too late"))
+    ledger.finish("job", outcome)
+    ledger.fail("job", PeerUnavailableError("too late"))
     assert ledger.outcome("job") == outcome
 
 
@@ -178,10 +178,10 @@ def test_jobs_are_listed_newest_first_and_forgotten_when_they_expire(redis_url: 
     ledger = Ledger(client, keep_jobs=60)
     for job_id in ("first", "second", "third"):
         ledger.open(job_id, FindRequest.task, FindRequest())
-    assert ledger.unfinished.jobs() == ["first", "second", "third"]
+    assert ledger.standstills.unfinished_jobs() == ["first", "second", "third"]
     client.delete("pacs_tasks:job:second")
     assert [each.job_id for each in ledger.jobs(10)] == ["third", "first"]
-    assert ledger.unfinished.jobs() == ["first", "third"]
+    assert ledger.standstills.unfinished_jobs() == ["first", "third"]
 
 
 def test_every_key_of_a_job_expires(ledger: Ledger) -> None:

@@ -84,7 +84,7 @@ def test_receipts_come_in_the_order_of_the_manifest(ledger: Ledger) -> None:
     lines = list(Instances(ledger, "job").in_order())
     assert [line.number for line in lines] == list(range(total))
     assert [line.outcome for line in lines] == [_outcome(number) if number % 7 else None for number in range(total)]
-    assert Instances(ledger, "job").receipts() + len(ledger.problems("job")) == len(order)
+    assert Instances(ledger, "job").receipt_count() + len(ledger.problems("job")) == len(order)
     receipts = list(receipts_of(ledger, "job"))
     assert [each.path for each in receipts] == [f"/data/{number}" for number in range(total)]
     assert receipts[0] == Receipt(path="/data/0", category="none")

@@ -81,7 +81,7 @@ def test_a_connection_that_is_lost_loses_no_outcome(ledger: Ledger, moment: int)
         recorder.flush()
     progress = ledger.progress("job")
     assert (progress.counters.success, progress.counters.bytes) == (TOTAL, TOTAL)
-    assert Instances(ledger, "job").receipts() == TOTAL
+    assert Instances(ledger, "job").receipt_count() == TOTAL
 
 
 def test_a_redis_that_forgot_its_scripts_is_told_them_again(ledger: Ledger) -> None:
@@ -96,7 +96,7 @@ def test_a_redis_that_forgot_its_scripts_is_told_them_again(ledger: Ledger) -> N
 
 def test_a_cancel_is_told_while_others_are_recorded(ledger: Ledger) -> None:
     """A few outcomes later at the latest."""
-    ledger.claims.take("job", "0-100", "worker")
+    ledger.claims.claim("job", "0-100", "worker")
     ledger.cancel("job")
     with Recorder(ledger, "job") as recorder:
         told = [recorder.record(index, sent(index)) for index in range(50)]
@@ -142,7 +142,7 @@ def test_a_process_that_is_told_to_end_while_redis_is_away_still_records(tmp_pat
         interrupter.join(10)
         stack.enter_context(redis_server(tmp_path, server.port, durable=True))
         assert recorder.flush().ended
-        assert ledger.progress("job").counters.success == Instances(ledger, "job").receipts() == TOTAL
+        assert ledger.progress("job").counters.success == Instances(ledger, "job").receipt_count() == TOTAL
 
 
 def _interrupt(recorder: Recorder) -> None:

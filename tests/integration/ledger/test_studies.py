@@ -7,7 +7,7 @@ import random
 
 from pacs_tasks.errors import JobFailedError
 from pacs_tasks.ledger.jobs import Ledger
-from pacs_tasks.ledger.keys import KEPT, key
+from pacs_tasks.ledger.keys import KEPT, job_key
 from pacs_tasks.ledger.manifest import InstanceLine, RetrieveLine, SelectionLine
 from pacs_tasks.ledger.studies import Study
 from pacs_tasks.outcome import Category, InstanceCategory, InstanceOutcome, Proof, StudyOutcome, TransferOutcome
@@ -51,9 +51,9 @@ def test_each_study_has_an_outcome_of_its_own(ledger: Ledger) -> None:
     record(ledger, 5, InstanceCategory.MISSING, "it did not come")
     record(ledger, 6, InstanceCategory.FAILED, "it could not be written")
     ledger.record("job", 7, InstanceOutcome.unanswered("row 4", JobFailedError("no such study")))
-    ledger.studies.note_way("job", "1.1", "C-MOVE")
-    ledger.studies.note_way("job", "1.1", "C-GET", "C-MOVE was no way: A801")
-    ledger.studies.note_way("job", "1.1", "C-GET", "another word")
+    ledger.studies.record_method("job", "1.1", "C-MOVE")
+    ledger.studies.record_method("job", "1.1", "C-GET", "C-MOVE was no way: A801")
+    ledger.studies.record_method("job", "1.1", "C-GET", "another word")
     outcome = ledger.outcome("job")
     assert isinstance(outcome, TransferOutcome)
     assert outcome.category is Category.PARTIAL
@@ -121,7 +121,7 @@ def test_studies_are_told_without_reading_their_receipts(ledger: Ledger) -> None
     with ledger.client.pipeline(transaction=False) as pipe:
         for name, indices in (("recorded", recorded), ("present", present)):
             for index in indices:
-                pipe.setbit(key("job", name), index, 1)
+                pipe.setbit(job_key("job", name), index, 1)
         pipe.execute()
     told = ledger.studies.outcomes("job")
     assert [(each.promised, each.received, each.present) for each in told] == [
@@ -138,12 +138,12 @@ def test_what_is_known_of_studies_expires_with_the_job(ledger: Ledger) -> None:
     """And is forgotten with it."""
     opened(ledger, instances("1.1", 2), [Study(study_uid="1.1", lines=((0, 2),))])
     record(ledger, 0, InstanceCategory.PRESENT)
-    ledger.studies.note_way("job", "1.1", "C-GET")
+    ledger.studies.record_method("job", "1.1", "C-GET")
     for part in ("studies", "ways", "present"):
         assert part in KEPT
-        assert 0 < ledger.client.ttl(key("job", part)) <= 60
+        assert 0 < ledger.client.ttl(job_key("job", part)) <= 60
     ledger.discard("job")
-    assert ledger.client.keys(key("job") + "*") == []
+    assert ledger.client.keys(job_key("job") + "*") == []
 
 
 def test_many_selections_are_kept_apart(ledger: Ledger) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pacs_tasks import Associations, PacsClient
-from pacs_tasks.fleet.associations import Budget, name_of
+from pacs_tasks.fleet.associations import AssociationLeases, name_of
 from pacs_tasks.testing import TestPACS
 from tests.support import workers
 from tests.support.command import Terminal
@@ -40,7 +40,7 @@ def test_status_shows_the_associations_of_a_job_and_of_all(
     (tmp_path / "pacs-tasks.toml").write_text(
         f'[remotes.archive]\nae_title = "TESTPACS"\nhost = "127.0.0.1"\nport = {pacs.port}\nmax_associations = 1\n'
     )
-    budget, name = Budget(client.ledger.client), name_of(pacs.remote)
+    budget, name = AssociationLeases(client.ledger.client), name_of(pacs.remote)
     with workers.worker(redis_url, tmp_path, concurrency=1), held(budget, name) as give_back:
         job_id = terminal.run("echo", "--remote", "archive", "--detach").stdout.strip()
         job = client.job(job_id)
@@ -63,7 +63,7 @@ def test_status_shows_the_associations_of_a_job_and_of_all(
 
 def test_flower_tells_prometheus(client: PacsClient, redis_url: str, tmp_path: Path) -> None:
     """At /metrics, beside its own."""
-    budget, port = Budget(client.ledger.client), free_port()
+    budget, port = AssociationLeases(client.ledger.client), free_port()
     variables = environment(
         PACS_TASKS_REDIS_URL=redis_url,
         PACS_TASKS_DATA_DIR=str(tmp_path),

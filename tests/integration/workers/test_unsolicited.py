@@ -17,8 +17,7 @@ from pynetdicom.presentation import build_context
 
 from pacs_tasks import Category, PacsClient, RetrieveMethod, RetrieveRequest
 from pacs_tasks.connection import connect
-from pacs_tasks.fleet.expectations import LIFETIME, Expected
-from pacs_tasks.fleet.receivers import MARKER
+from pacs_tasks.fleet.receivers import EXPECTED_FOR, MARKER, ExpectedSeries
 from pacs_tasks.testing import TestPACS
 from tests.support import workers
 from tests.support.callers import CT, EXPLICIT, GUARDED
@@ -76,10 +75,10 @@ def test_what_nobody_asked_for_has_a_place_of_its_own(redis_url: str, tmp_path: 
     with workers.receiver(redis_url, tmp_path, port) as process, connect(redis_url, 5) as client:
         with associated(port) as assoc:
             assert [pushed(assoc, number).Status for number in (1, 2)] == [0x0000] * 2
-            Expected(client).expect("PACS_TASKS", study_uid(), SERIES, "me", 60)
+            ExpectedSeries(client).expect("PACS_TASKS", study_uid(), SERIES, "me", 60)
             # A C-MOVE is asked about each time, whatever was said of the series a moment ago.
             assert pushed(assoc, 3, "WORKSTATION").Status == 0x0000
-            Expected(client).forget("PACS_TASKS", study_uid(), SERIES, "me")
+            ExpectedSeries(client).withdraw("PACS_TASKS", study_uid(), SERIES, "me")
         process.end(15)
         said = process.said()
     assert below(tmp_path, "unsolicited") == {
@@ -95,7 +94,7 @@ def test_a_stream_that_names_no_c_move_is_noticed_soon(redis_url: str, tmp_path:
     port = free_port()
     with workers.receiver(redis_url, tmp_path, port), connect(redis_url, 5) as client, associated(port) as assoc:
         assert pushed(assoc, 1).Status == 0x0000
-        Expected(client).expect("PACS_TASKS", study_uid(), SERIES, "me", 60)
+        ExpectedSeries(client).expect("PACS_TASKS", study_uid(), SERIES, "me", 60)
         began = time.monotonic()
         #: When those were sent that came too early.
         early = [began]
@@ -110,7 +109,7 @@ def test_a_stream_that_names_no_c_move_is_noticed_soon(redis_url: str, tmp_path:
 
         wait_until(arrives, 10, "what is expected to be known")
         assert early[-1] - began < 1
-        Expected(client).forget("PACS_TASKS", study_uid(), SERIES, "me")
+        ExpectedSeries(client).withdraw("PACS_TASKS", study_uid(), SERIES, "me")
         wait_until(lambda: pushed(assoc, 3).Status == 0 and uid(3) in below(tmp_path, "unsolicited"), 5, "the end")
 
 
@@ -151,7 +150,7 @@ def test_what_a_job_asks_for_comes(client: PacsClient, shared_redis_url: str, tm
         job.wait(30)
         assert job.outcome().category is Category.SUCCESS, job.outcome()
         held = {sop: each.data_set for sop, each in archive.instances.items()}
-        expected = Expected(redis_client)
+        expected = ExpectedSeries(redis_client)
         # The job ends with the last outcome, a moment before its part does.
         wait_until(lambda: not expected.is_expected("STRICT", study_uid(), SERIES), 10, "nothing to be expected")
     assert {path.stem: data_set(path) for path in (tmp_path / "out").rglob("*.dcm")} == held
@@ -188,7 +187,7 @@ def test_what_a_job_asks_for_is_expected_for_as_long_as_it_comes(
                 )
             )
             first = wait_until(until, 10, "it to be expected")
-            assert first - time.time() <= LIFETIME
+            assert first - time.time() <= EXPECTED_FOR
             wait_until(lambda: until() > first, 10, "it to be expected for longer")
         finally:
             os.kill(process.pid, signal.SIGCONT)
@@ -210,7 +209,7 @@ def test_without_redis_nothing_is_lost(tmp_path: Path, unsolicited: str) -> None
                 assert answer.ErrorComment == "its Redis does not say whether it was asked for; try again"
                 assert everything(tmp_path) == [MARKER]
             with redis_server(tmp_path, redis_port), connect(url, 5) as client:
-                Expected(client).expect("PACS_TASKS", study_uid(), SERIES, "me", 60)
+                ExpectedSeries(client).expect("PACS_TASKS", study_uid(), SERIES, "me", 60)
                 wait_until(lambda: pushed(assoc, 2).Status == 0 and below(tmp_path, "incoming"), 15, "Redis is found")
 
             def gone() -> bool:

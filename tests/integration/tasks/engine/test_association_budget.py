@@ -27,7 +27,7 @@ from pacs_tasks import (
     TransferOutcome,
 )
 from pacs_tasks.app import create
-from pacs_tasks.fleet.associations import LIFETIME, Associations, Budget, name_of
+from pacs_tasks.fleet.associations import LIFETIME, AssociationLeases, Associations, name_of
 from pacs_tasks.request import AnyRequest
 from pacs_tasks.settings import Settings
 from pacs_tasks.tasks.engine.resume import resume_stalled
@@ -49,8 +49,8 @@ def own(redis_url: str) -> Iterator[PacsClient]:
 
 
 @pytest.fixture
-def budget(own: PacsClient) -> Budget:
-    return Budget(own.ledger.client)
+def budget(own: PacsClient) -> AssociationLeases:
+    return AssociationLeases(own.ledger.client)
 
 
 def allowed(pacs: TestPACS | Directory, most: int) -> RemoteAE:
@@ -146,7 +146,7 @@ def every_request(remote: RemoteAE, directory: Path) -> list[AnyRequest]:
 
 def test_every_kind_of_association_counts(client: PacsClient, tmp_path: Path) -> None:
     """While another holds the only lease none is opened; when it is free, each job goes on."""
-    budget = Budget(client.ledger.client)
+    budget = AssociationLeases(client.ledger.client)
     with TestPACS(instances=write_series(tmp_path / "files", 2)) as pacs:
         remote = allowed(pacs, 1)
         for request in every_request(remote, tmp_path):
@@ -164,7 +164,7 @@ def test_every_kind_of_association_counts(client: PacsClient, tmp_path: Path) ->
 
 
 def test_the_lease_of_a_killed_worker_is_free_within_its_lifetime(
-    own: PacsClient, budget: Budget, redis_url: str, tmp_path: Path
+    own: PacsClient, budget: AssociationLeases, redis_url: str, tmp_path: Path
 ) -> None:
     """And not before: the peer may still have its association open."""
     write_series(tmp_path / "files", 1)
@@ -175,10 +175,10 @@ def test_the_lease_of_a_killed_worker_is_free_within_its_lifetime(
             wait_until(lambda: pacs.open_associations, 20, "the file is on its way")
             worker.kill()
         killed = time.monotonic()
-        answer = budget.ask(name_of(remote), "next", 1, wait=True)
+        answer = budget.request(name_of(remote), "next", 1, wait=True)
         assert not answer.granted
         assert LIFETIME / 2 < answer.patience <= LIFETIME
-        wait_until(lambda: budget.ask(name_of(remote), "next", 1, wait=True).granted, LIFETIME + 5, "the lease")
+        wait_until(lambda: budget.request(name_of(remote), "next", 1, wait=True).granted, LIFETIME + 5, "the lease")
         # It was renewed for the last time before the worker died, and is granted not before it has run out.
         assert time.monotonic() - killed > LIFETIME / 2
         budget.release(name_of(remote), "next", 1)
@@ -186,7 +186,7 @@ def test_the_lease_of_a_killed_worker_is_free_within_its_lifetime(
 
 
 def test_a_lease_that_redis_lost_is_taken_again(
-    own: PacsClient, budget: Budget, redis_url: str, pacs: TestPACS, tmp_path: Path
+    own: PacsClient, budget: AssociationLeases, redis_url: str, pacs: TestPACS, tmp_path: Path
 ) -> None:
     """What is being sent goes on."""
     write_series(tmp_path / "files", 40)
@@ -210,7 +210,7 @@ def test_a_lease_that_redis_lost_is_taken_again(
 def test_a_cancel_ends_the_wait_for_an_association(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
     """Whether a part stands in line or is back on the queue; nobody is left in the line."""
     write_series(tmp_path, 5)
-    budget, remote = Budget(client.ledger.client), allowed(pacs, 1)
+    budget, remote = AssociationLeases(client.ledger.client), allowed(pacs, 1)
     alone = Associations(remote=str(remote), in_use=1, limit=1, waiting=0)
     with held(budget, name_of(remote)):
         jobs = [
@@ -228,7 +228,7 @@ def test_a_cancel_ends_the_wait_for_an_association(client: PacsClient, pacs: Tes
 
 
 def test_a_job_that_waits_for_an_association_does_not_stand_still(
-    own: PacsClient, budget: Budget, redis_url: str, pacs: TestPACS, tmp_path: Path
+    own: PacsClient, budget: AssociationLeases, redis_url: str, pacs: TestPACS, tmp_path: Path
 ) -> None:
     """Its parts are on their way back; nobody hands them out a second time."""
     write_series(tmp_path / "files", 3)
@@ -242,7 +242,7 @@ def test_a_job_that_waits_for_an_association_does_not_stand_still(
         job = own.enqueue(request)
 
         def waited_often() -> bool:
-            if not own.ledger.claims.live(job.id):  # A worker looks every 20 s, and hardly ever meets a part.
+            if not own.ledger.claims.count(job.id):  # A worker looks every 20 s, and hardly ever meets a part.
                 resume_stalled(celery, own.ledger, 4.0)
             return worker.said().count("retry: Retry in") > 20
 
@@ -253,7 +253,7 @@ def test_a_job_that_waits_for_an_association_does_not_stand_still(
 
 
 def test_work_for_one_remote_does_not_wait_for_another(
-    own: PacsClient, budget: Budget, redis_url: str, pacs: TestPACS, tmp_path: Path
+    own: PacsClient, budget: AssociationLeases, redis_url: str, pacs: TestPACS, tmp_path: Path
 ) -> None:
     """However many parts wait for it, and although they came first."""
     write_series(tmp_path / "files", 60, rows=2)

@@ -25,7 +25,7 @@ from pacs_tasks import (
 )
 from pacs_tasks.app import create
 from pacs_tasks.client.job import publish
-from pacs_tasks.fleet.associations import Budget, name_of
+from pacs_tasks.fleet.associations import AssociationLeases, name_of
 from pacs_tasks.settings import Settings
 from pacs_tasks.testing import EVERY_INSTANCE, Faults, TestPACS
 from pacs_tasks.testing.faults import LOCAL_LIMIT_EXCEEDED
@@ -98,7 +98,7 @@ def test_a_busy_peer_does_not_hide_a_failure(client: PacsClient, pacs: TestPACS,
 
 def ages_go_by(client: PacsClient, pacs: TestPACS, job: Job) -> None:
     """The peer has refused since long ago, and the job has waited as long."""
-    budget, redis = Budget(client.ledger.client), client.ledger.client
+    budget, redis = AssociationLeases(client.ledger.client), client.ledger.client
     wait_until(lambda: budget.refused_for(name_of(pacs.remote), 0), 20, "the peer refuses")
     redis.set(f"pacs_tasks:associations:refusing:{name_of(pacs.remote)}", "1.0", keepttl=True)
     redis.hset(f"pacs_tasks:job:{job.id}", "started", "1.0")
@@ -128,7 +128,7 @@ def test_a_peer_that_refuses_for_ever_is_given_up(
         pacs.faults = Faults()
         job.resume()
     assert transferred(job).counters.success == len(pacs.instances) == 5
-    assert Budget(client.ledger.client).refused_for(name_of(pacs.remote), 0) == 0
+    assert AssociationLeases(client.ledger.client).refused_for(name_of(pacs.remote), 0) == 0
 
 
 def test_a_planner_that_comes_late_repeats_what_ended_the_job(

@@ -52,7 +52,7 @@ def test_sending_goes_on_with_another_worker(
         assert sent < FILES / 2
         assert job.progress().counters.success == sent
         wait_until(lambda: pacs.open_associations == 0, 5, "the peer to see the end of the associations")
-        assert own.ledger.claims.live(job.id) == 0
+        assert own.ledger.claims.count(job.id) == 0
         assert "Traceback" not in first.said()
     pacs.faults = Faults()
     with workers.worker(redis_url, tmp_path, "second"):

@@ -11,7 +11,7 @@ from pacs_tasks.ae import RemoteAE
 from pacs_tasks.connection import connect
 from pacs_tasks.errors import BrokerUnavailableError, JobCancelledError, PeerBusyError
 from pacs_tasks.fleet import associations as budget_module
-from pacs_tasks.fleet.associations import Budget, name_of
+from pacs_tasks.fleet.associations import AssociationLeases, name_of
 from pacs_tasks.tasks.engine import claim as claim_module
 from pacs_tasks.tasks.engine import leases as leases_module
 from pacs_tasks.tasks.engine.leases import Leases
@@ -23,14 +23,14 @@ LIFETIME = 1.5
 
 
 @pytest.fixture
-def budget(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Budget]:
+def budget(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[AssociationLeases]:
     """With a clock that runs ten times as fast, and twenty times for the heartbeat: a beat or two may come late."""
     monkeypatch.setattr(budget_module, "LIFETIME", LIFETIME)
     monkeypatch.setattr(claim_module, "_BEAT", 0.25)
     monkeypatch.setattr(claim_module, "_SILENCE", 2.0)
     monkeypatch.setattr(leases_module, "_PATIENCE", 0.3)
     client = connect(redis_url, 5)
-    yield Budget(client)
+    yield AssociationLeases(client)
     client.close()
 
 
@@ -38,11 +38,11 @@ def never() -> bool:
     return False
 
 
-def in_use(budget: Budget) -> int:
+def in_use(budget: AssociationLeases) -> int:
     return sum(each.in_use for each in budget.in_use())
 
 
-def test_a_lease_lives_as_long_as_its_holder_shows_life(budget: Budget) -> None:
+def test_a_lease_lives_as_long_as_its_holder_shows_life(budget: AssociationLeases) -> None:
     """One that hangs loses it; when it comes to life it has it again."""
     leases = Leases(lambda: budget, lambda: budget)
     lease = leases.lease(REMOTE, never, lambda _: None)
@@ -57,7 +57,7 @@ def test_a_lease_lives_as_long_as_its_holder_shows_life(budget: Budget) -> None:
     assert in_use(budget) == 0
 
 
-def test_an_idle_lease_needs_no_sign_of_life(budget: Budget, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idle_lease_needs_no_sign_of_life(budget: AssociationLeases, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever keeps the association ends it in time."""
     monkeypatch.setattr(claim_module, "_SILENCE", 0.1)
     leases = Leases(lambda: budget, lambda: budget)
@@ -69,7 +69,7 @@ def test_an_idle_lease_needs_no_sign_of_life(budget: Budget, monkeypatch: pytest
     leases.give_back(lease)
 
 
-def test_no_lease_in_time_is_told_and_leaves_nothing(budget: Budget) -> None:
+def test_no_lease_in_time_is_told_and_leaves_nothing(budget: AssociationLeases) -> None:
     """To the second part at once: work for other remotes comes first."""
     leases = Leases(lambda: budget, lambda: budget)
     held = leases.lease(REMOTE, never, lambda _: None)
@@ -85,7 +85,7 @@ def test_no_lease_in_time_is_told_and_leaves_nothing(budget: Budget) -> None:
     assert leases.lease(REMOTE, never, asked.append).limit == 1
 
 
-def test_what_the_process_lets_go_it_gets(budget: Budget) -> None:
+def test_what_the_process_lets_go_it_gets(budget: AssociationLeases) -> None:
     """An idle association with other contexts makes way for the one that is needed."""
     leases = Leases(lambda: budget, lambda: budget)
     idle = leases.lease(REMOTE, never, lambda _: None)
@@ -93,11 +93,11 @@ def test_what_the_process_lets_go_it_gets(budget: Budget) -> None:
     assert in_use(budget) == 1
 
 
-def test_nothing_waits_for_a_redis_that_is_away(budget: Budget) -> None:
+def test_nothing_waits_for_a_redis_that_is_away(budget: AssociationLeases) -> None:
     """What is in use goes on, and is given back as well as can be."""
 
-    def away() -> Budget:
-        return Budget(connect(f"redis://127.0.0.1:{free_port()}/0", 0.5))
+    def away() -> AssociationLeases:
+        return AssociationLeases(connect(f"redis://127.0.0.1:{free_port()}/0", 0.5))
 
     with pytest.raises(BrokerUnavailableError):
         away()

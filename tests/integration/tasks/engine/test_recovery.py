@@ -107,7 +107,7 @@ def test_parts_that_were_lost_are_taken_up(
         assert lose_messages(redis_url) > 10
         pacs.faults = Faults()
         wait_until(lambda: not own.ledger.client.hlen(UNACKED), 10, "what was not lost is done")
-        assert own.ledger.claims.live(job.id) == 0
+        assert own.ledger.claims.count(job.id) == 0
         resume_stalled(celery, own.ledger, 0)
         resume_stalled(celery, own.ledger, 0)
         outcome = transferred(job)
@@ -122,9 +122,9 @@ def test_a_job_that_waits_for_its_turn_is_left_alone(own: PacsClient, celery: Ce
         resume_stalled(celery, own.ledger, 0.001)
     assert int(str(own.ledger.client.llen(STORE_QUEUE))) < 15
     assert own.ledger.client.llen(MOVE_QUEUE) == 0
-    assert own.ledger.unfinished.stands_still(job.id, "queued 1 0 0")
+    assert own.ledger.standstills.persists(job.id, "queued 1 0 0")
     own.ledger.start(job.id, "worker")
-    assert not own.ledger.unfinished.stands_still(job.id, "queued 1 0 0")
+    assert not own.ledger.standstills.persists(job.id, "queued 1 0 0")
 
 
 def test_a_message_of_an_earlier_attempt_does_not_end_the_job(
@@ -145,7 +145,7 @@ def test_a_cancelled_job_whose_worker_died_ends(own: PacsClient, celery: Celery,
     """Also when nobody looks at it."""
     job = own.enqueue(StoreDirectoryRequest(directory=str(tmp_path)))
     own.ledger.start(job.id, "worker")
-    own.ledger.claims.take(job.id, "plan", "a worker that dies")
+    own.ledger.claims.claim(job.id, "plan", "a worker that dies")
     job.cancel()
     resume_stalled(celery, own.ledger)
     assert own.ledger.progress(job.id).state is JobState.RUNNING
@@ -162,9 +162,9 @@ def test_what_every_worker_dies_of_fails(own: PacsClient, redis_url: str, pacs: 
     claims = f"pacs_tasks:job:{job.id}:claims"
     own.ledger.client.hset(claims, "0-3", "1.0 the first")
     for name in ("the second", "the third"):
-        own.ledger.claims.take(job.id, "0-3", name)
+        own.ledger.claims.claim(job.id, "0-3", name)
         own.ledger.claims.suspect(job.id, "0-3")
-        own.ledger.claims.mark(job.id, "0-3", 1)
+        own.ledger.claims.record_begun(job.id, "0-3", 1)
         own.ledger.client.hset(claims, "0-3", f"1.0 {name}")
     with workers.worker(redis_url, tmp_path, concurrency=1):
         outcome = transferred(job)
@@ -202,7 +202,7 @@ def test_parts_of_which_no_word_comes_fail_in_the_end(own: PacsClient, redis_url
     own.ledger.start(job.id, "worker")
     own.ledger.manifest.plan(job.id, [FileLine("/data/a", 1), FileLine("/data/b", 1)], "worker")
     for _ in range(3):
-        own.ledger.claims.replans(job.id)
+        own.ledger.claims.count_replan(job.id)
     with create(redis_url, Settings()) as app:
         app.send_task("pacs_tasks.store_finish", args=[job.id], task_id=job.id)
     with workers.worker(redis_url, tmp_path, concurrency=1):

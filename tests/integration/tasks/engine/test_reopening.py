@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pacs_tasks.errors import InvalidRequestError, JobCancelledError, PeerBusyError
-from pacs_tasks.ledger import scripts
 from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.ledger.scripts import source
 from pacs_tasks.outcome.progress import JobState
 from pacs_tasks.request import EchoRequest
 from tests.support.recording import FAILED, SENT, planned
@@ -42,27 +42,27 @@ def test_a_late_word_of_a_cancelled_task_does_not_end_the_next_attempt(ledger: L
     """Its claim was the last, so the job had ended when the claim was released, and somebody retried it at once."""
     ledger.open("job", EchoRequest.task, EchoRequest())
     ledger.start("job", "worker")
-    assert ledger.claims.take("job", "job", "worker 1")
+    assert ledger.claims.claim("job", "job", "worker 1")
     ledger.cancel("job")
     ledger.claims.release("job", "job", "worker 1")
     assert ledger.settle("job")
     ledger.reopen("job")
-    ledger.failed("job", JobCancelledError("cancelled while waiting"))
+    ledger.fail("job", JobCancelledError("cancelled while waiting"))
     assert ledger.progress("job").state is JobState.QUEUED
     ledger.cancel("job")
-    ledger.failed("job", JobCancelledError("cancelled while waiting"))
+    ledger.fail("job", JobCancelledError("cancelled while waiting"))
     assert ledger.progress("job").state is JobState.CANCELLED
 
 
 def test_a_late_error_of_an_earlier_attempt_does_not_end_the_next(ledger: Ledger) -> None:
     """Of two parts that give the same peer up, the second may tell when the job has been resumed."""
     job = planned(ledger, 2)
-    ledger.failed(job, PeerBusyError("busy"), attempt=1)
+    ledger.fail(job, PeerBusyError("busy"), attempt=1)
     assert ledger.progress(job).state is JobState.FAILED
     ledger.reopen(job, failed_too=False)
-    ledger.failed(job, PeerBusyError("busy"), attempt=1)
+    ledger.fail(job, PeerBusyError("busy"), attempt=1)
     assert ledger.progress(job).state is JobState.QUEUED
-    ledger.failed(job, PeerBusyError("busy"), attempt=2)
+    ledger.fail(job, PeerBusyError("busy"), attempt=2)
     assert ledger.progress(job).state is JobState.FAILED
 
 
@@ -86,7 +86,7 @@ def test_a_retry_that_comes_late_drops_nothing_that_was_sent(ledger: Ledger) -> 
     assert told.count(True) == 1
     ledger.record(job, 1, SENT)
     keys = [f"pacs_tasks:job:{job}{part}" for part in ("", ":claims", ":outcomes")]
-    ledger.client.eval(scripts.DROP, 3, *keys, "1")
+    ledger.client.eval(source("ledger", "drop"), 3, *keys, "1")
     assert ledger.recorded(job, 0, 100) == {0, 1}
     assert ledger.progress(job).counters.success == 2
 

@@ -78,7 +78,7 @@ def test_a_send_waits_and_goes_on(client: PacsClient, port: int, tmp_path: Path)
     assert f"127.0.0.1:{port}" in seen.waiting_for
     assert "refused" in seen.waiting_reason
     assert seen.counters.failed == 0
-    wait_until(lambda: client.ledger.claims.live(job.id) == 0, 10, "no worker is held up by it")
+    wait_until(lambda: client.ledger.claims.count(job.id) == 0, 10, "no worker is held up by it")
     with TestPACS(port=port) as pacs:
         outcome = outcome_of(job)
     assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, FILES)
@@ -128,7 +128,7 @@ def test_a_job_that_waits_can_be_cancelled(client: PacsClient, port: int, tmp_pa
     """At once: nobody is at it."""
     job, _ = begun(client, port, tmp_path / "files")
     wait_until(lambda: job.progress().waiting_for, 30, "the job to wait")
-    wait_until(lambda: client.ledger.claims.live(job.id) == 0, 10, "nobody is at it")
+    wait_until(lambda: client.ledger.claims.count(job.id) == 0, 10, "nobody is at it")
     job.cancel()
     assert job.wait(5).state is JobState.CANCELLED
     assert not job.progress().waiting_for

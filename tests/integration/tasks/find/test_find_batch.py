@@ -24,7 +24,7 @@ from pacs_tasks import (
     TransferOutcome,
 )
 from pacs_tasks.connection import connect
-from pacs_tasks.ledger.keys import PARTS, key
+from pacs_tasks.ledger.keys import PARTS, job_key
 from pacs_tasks.testing import Faults, TestPACS
 from tests.integration.tasks.engine.test_services import everything_but_the_ledger
 from tests.support import workers
@@ -287,9 +287,9 @@ def test_nothing_that_was_asked_or_found_leaves_the_ledger(redis_url: str, archi
         assert CHINESE_NAME not in text
         assert study_uid() not in text
     redis = connect(redis_url, 5)
-    kept = [part for part in ("", *PARTS) if redis.exists(key(job.id, part))]
+    kept = [part for part in ("", *PARTS) if redis.exists(job_key(job.id, part))]
     assert {"", "bulk", "manifest", "matches"} <= set(kept)
-    assert all(int(str(redis.ttl(key(job.id, part)))) > 0 for part in kept)
+    assert all(int(str(redis.ttl(job_key(job.id, part)))) > 0 for part in kept)
     redis.close()
 
 

@@ -119,7 +119,7 @@ def test_more_than_were_counted_are_kept_and_noted(
     archive.faults = Faults(no_image_level=COUNTS)
     outcome = ended(job)
     assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, NUMBER)
-    assert "more instances came than the peer had listed or counted (1)" in outcome.studies[0].reason
+    assert "more instances came than the remote had listed or counted (1)" in outcome.studies[0].reason
     assert on_disk(tmp_path / "out") == held(archive)
 
 

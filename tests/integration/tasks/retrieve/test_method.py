@@ -11,7 +11,7 @@ import pytest
 from pacs_tasks import Category, PacsClient, RetrieveMethod, RetrieveRequest, TransferOutcome
 from pacs_tasks.connection import connect
 from pacs_tasks.fleet.associations import name_of
-from pacs_tasks.fleet.refusals import LIFETIME, Way, Ways, get_of, move_to
+from pacs_tasks.fleet.refusals import LIFETIME, Method, Refusals, get_of, move_to
 from pacs_tasks.settings import load
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support import ports, workers
@@ -57,9 +57,9 @@ def retrieve(client: PacsClient, archive: TestPACS, receiver: tuple[str, int], t
 
 
 @pytest.fixture
-def ways(client: PacsClient, archive: TestPACS) -> Ways:
+def ways(client: PacsClient, archive: TestPACS) -> Refusals:
     """What is known of the archive."""
-    return Ways(client.ledger.client, name_of(archive.remote), load().ae_title)
+    return Refusals(client.ledger.client, name_of(archive.remote), load().ae_title)
 
 
 def asked(archive: TestPACS) -> int:
@@ -67,13 +67,13 @@ def asked(archive: TestPACS) -> int:
     return sum("SpecificCharacterSet" not in each for each in archive.identifiers)
 
 
-def test_an_unknown_receiver_is_asked_for_once(retrieve: Retrieve, archive: TestPACS, ways: Ways) -> None:
+def test_an_unknown_receiver_is_asked_for_once(retrieve: Retrieve, archive: TestPACS, ways: Refusals) -> None:
     """The next part, of whatever job, goes by C-GET at once; the outcome says which way, and why."""
     archive.destinations = {}
     first = retrieve("one")
     assert (first.category, first.studies[0].ways) == (Category.SUCCESS, ("C-GET",))
     assert "does not know the move destination WAYS (A801)" in first.studies[0].reason
-    assert list(ways.refused()) == [move_to("WAYS")]
+    assert list(ways.reasons()) == [move_to("WAYS")]
     assert asked(archive) == 2
     second = retrieve("two")
     assert (second.category, second.studies[0].ways) == (Category.SUCCESS, ("C-GET",))
@@ -82,7 +82,7 @@ def test_an_unknown_receiver_is_asked_for_once(retrieve: Retrieve, archive: Test
 
 
 def test_a_way_that_works_again_is_not_refused_any_more(
-    retrieve: Retrieve, archive: TestPACS, receiver: tuple[str, int], ways: Ways
+    retrieve: Retrieve, archive: TestPACS, receiver: tuple[str, int], ways: Refusals
 ) -> None:
     """Whoever finds out: here somebody who asked for it by name."""
     archive.destinations = {}
@@ -90,19 +90,19 @@ def test_a_way_that_works_again_is_not_refused_any_more(
     archive.destinations = {receiver[0]: ("127.0.0.1", receiver[1])}
     assert retrieve("two").studies[0].ways == ("C-GET",)
     assert retrieve("three", method=RetrieveMethod.MOVE)
-    assert not ways.refused()
+    assert not ways.reasons()
     assert retrieve("four").studies[0].ways == ("C-MOVE",)
 
 
 @pytest.mark.parametrize("refused", [C_GET, CT])
 def test_what_is_missing_comes_by_c_move_where_c_get_is_refused(
-    retrieve: Retrieve, archive: TestPACS, ways: Ways, refused: str
+    retrieve: Retrieve, archive: TestPACS, ways: Refusals, refused: str
 ) -> None:
     """As a service, or for the class of the instances."""
     archive.faults = Faults(drop_every=2, refused_sop_classes=[refused])
     outcome = retrieve("out")
     assert (outcome.category, outcome.studies[0].ways) == (Category.SUCCESS, ("C-MOVE",))
-    assert list(ways.refused()) == [Way.GET.value if refused == C_GET else get_of(CT)]
+    assert list(ways.reasons()) == [Method.GET.value if refused == C_GET else get_of(CT)]
 
 
 def test_what_is_missing_comes_by_c_get_first(retrieve: Retrieve, archive: TestPACS) -> None:
@@ -134,12 +134,12 @@ def test_without_any_way_both_reasons_are_told(retrieve: Retrieve, archive: Test
     assert retrieve("three").category is Category.SUCCESS
 
 
-def test_no_receiver_is_not_remembered(retrieve: Retrieve, archive: TestPACS, ways: Ways) -> None:
+def test_no_receiver_is_not_remembered(retrieve: Retrieve, archive: TestPACS, ways: Refusals) -> None:
     """It is cheap to see."""
     outcome = retrieve("one", move_aet="NOBODY")
     assert (outcome.category, outcome.studies[0].ways) == (Category.SUCCESS, ("C-GET",))
     assert "no receiver NOBODY is running" in outcome.studies[0].reason
-    assert not ways.refused()
+    assert not ways.reasons()
     archive.faults = Faults(refused_sop_classes=[C_GET])
     lost = retrieve("two", move_aet="NOBODY")
     assert {"no receiver NOBODY is running" in each.reason for each in lost.problems} == {True}
@@ -151,15 +151,15 @@ def test_a_refusal_is_forgotten_after_an_hour(redis_url: str) -> None:
     with ExitStack() as stack:
         client = connect(redis_url, 5)
         stack.callback(client.close)
-        ways = Ways(client, "ARCHIVE at 10.0.0.1:104", "ME")
-        ways.note([Way.MOVE.value, get_of(CT)], "it does not; not at all")
-        assert ways.refused() == {"C-MOVE": "it does not; not at all", get_of(CT): "it does not; not at all"}
-        assert not Ways(client, "ARCHIVE at 10.0.0.1:104", "YOU").refused()
+        ways = Refusals(client, "ARCHIVE at 10.0.0.1:104", "ME")
+        ways.record([Method.MOVE.value, get_of(CT)], "it does not; not at all")
+        assert ways.reasons() == {"C-MOVE": "it does not; not at all", get_of(CT): "it does not; not at all"}
+        assert not Refusals(client, "ARCHIVE at 10.0.0.1:104", "YOU").reasons()
         ((name, lifetime),) = [(each, client.ttl(each)) for each in client.scan_iter("pacs_tasks:ways:*")]
         assert 0 < lifetime <= LIFETIME
         noted, _, why = str(client.hget(name, "C-MOVE")).partition(" ")
         client.hset(name, "C-MOVE", f"{int(noted) - LIFETIME} {why}")
-        assert list(ways.refused()) == [get_of(CT)]
-        ways.works([get_of(CT)])
-        wait_until(lambda: not ways.refused())
+        assert list(ways.reasons()) == [get_of(CT)]
+        ways.forget([get_of(CT)])
+        wait_until(lambda: not ways.reasons())
         assert not list(client.scan_iter("pacs_tasks:ways:*"))

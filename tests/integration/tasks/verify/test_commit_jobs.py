@@ -23,9 +23,9 @@ from pacs_tasks import (
     StoreDirectoryRequest,
 )
 from pacs_tasks.cli.output.exit_codes import ExitCode, of_outcome
+from pacs_tasks.dimse.status import commitment_failure
 from pacs_tasks.errors import BrokerUnavailableError
-from pacs_tasks.ledger import commitments
-from pacs_tasks.ledger.commitments import Commitments
+from pacs_tasks.ledger.commitments import Commitments, record_report
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.outcome.verification import CommitmentReport
 from pacs_tasks.request import AnyRequest
@@ -272,9 +272,13 @@ def test_two_reports_may_share_a_transaction(client: PacsClient, tmp_path: Path)
     record = Commitments(client.ledger, job.id)
     (group,) = record.groups(500)
     record.begin("2.25.4", group.transaction("ARCHIVE"))
-    assert record.take(CommitmentReport("2.25.4", frozenset(known[:2]), {known[2]: 0x0110}))
+    assert record.record_report(
+        CommitmentReport("2.25.4", frozenset(known[:2]), {known[2]: 0x0110}), commitment_failure
+    )
     assert record.totals(["2.25.4"])[0][CommitmentState.FAILED] == COUNT - 2
-    assert record.take(CommitmentReport("2.25.4", frozenset(known[2:]), {known[0]: 0x0110}))
+    assert record.record_report(
+        CommitmentReport("2.25.4", frozenset(known[2:]), {known[0]: 0x0110}), commitment_failure
+    )
     assert states(job) == ["committed"] * 2 + ["failed"] + ["committed"] * (COUNT - 3)
 
 
@@ -303,8 +307,8 @@ def test_a_report_about_a_job_that_has_expired_is_refused(client: PacsClient, tm
     (group,) = record.groups(500)
     record.begin("2.25.5", group.transaction("ARCHIVE"))
     client.ledger.discard(job.id)
-    assert not commitments.take(client.ledger, CommitmentReport("2.25.5", frozenset(), {}))
-    assert not commitments.take(client.ledger, CommitmentReport("2.25.6", frozenset(), {}))
+    assert not record_report(client.ledger, CommitmentReport("2.25.5", frozenset(), {}), commitment_failure)
+    assert not record_report(client.ledger, CommitmentReport("2.25.6", frozenset(), {}), commitment_failure)
 
 
 def test_a_receiver_without_its_redis_cannot_take_a_report() -> None:

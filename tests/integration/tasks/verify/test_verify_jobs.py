@@ -263,7 +263,7 @@ def test_a_service_names_the_job_alone(
         assert client.job(result.id).request().remote == pacs.remote
         result.forget()
         unknown = app.send_task("pacs_tasks.verify", kwargs={"request": {"job_id": "nothing"}}, queue=FIND_QUEUE)
-        with pytest.raises(Exception, match="there is no job"):
+        with pytest.raises(Exception, match="There is no job"):
             unknown.get(timeout=30)
         assert client.job(unknown.id).state is JobState.FAILED
         unknown.forget()

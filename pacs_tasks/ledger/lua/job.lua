@@ -1,0 +1,44 @@
+-- Functions about a job (a hash: state, request, counters). Included by other scripts.
+-- include ledger/marks
+
+local function stamp()
+  return string.format('%.6f', now)
+end
+
+local function counter(job, name)
+  return tonumber(redis.call('HGET', job, name) or '0')
+end
+
+-- Expired claims stay in the hash: the owner that takes one over sees that the previous owner died.
+local function live_claims(claims)
+  local live = 0
+  for _, text in ipairs(redis.call('HVALS', claims)) do
+    local _, holds = read_mark(text)
+    if holds then
+      live = live + 1
+    end
+  end
+  return live
+end
+
+local function unfinished(job)
+  local state = redis.call('HGET', job, 'state')
+  return state == 'queued' or state == 'running'
+end
+
+-- Ends the job if nothing is left to do. Returns 1 if this call ended it.
+local function settle(job, claims)
+  if not unfinished(job) then
+    return 0
+  end
+  if redis.call('HGET', job, 'planned') == '1' and counter(job, 'recorded') >= counter(job, 'total') then
+    redis.call('HSET', job, 'state', 'done', 'finished', stamp())
+    return 1
+  end
+  if redis.call('HGET', job, 'cancel') == '1' and live_claims(claims) == 0 then
+    redis.call('HSET', job, 'state', 'cancelled', 'finished', stamp())
+    redis.call('HDEL', job, 'waiting', 'waiting_since', 'waiting_reason')
+    return 1
+  end
+  return 0
+end

@@ -1,0 +1,17 @@
+-- Begins the record of a job. Returns 1 if the job is new.
+-- KEYS: job (hash), jobs (sorted set: id by creation time), bulk (string: the large field of the request)
+-- ARGV: job id, task, request, bulk or '', seconds to keep the bulk
+-- include ledger/job
+
+local job, jobs, bulk_key = KEYS[1], KEYS[2], KEYS[3]
+local id, task, request, bulk, keep = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+
+if redis.call('EXISTS', job) == 1 then
+  return 0
+end
+redis.call('HSET', job, 'task', task, 'request', request, 'state', 'queued', 'created', stamp(), 'attempt', 1)
+redis.call('ZADD', jobs, stamp(), id)
+if bulk ~= '' then
+  redis.call('SET', bulk_key, bulk, 'EX', keep)
+end
+return 1

@@ -1,0 +1,17 @@
+-- Returns the ids of the jobs that are queued or running, and forgets those that have expired.
+-- KEYS: jobs (sorted set: id by creation time)
+-- ARGV: prefix of the key of a job
+-- include ledger/job
+
+local jobs = KEYS[1]
+local prefix = ARGV[1]
+
+local found = {}
+for _, id in ipairs(redis.call('ZRANGE', jobs, 0, -1)) do
+  if redis.call('EXISTS', prefix .. id) == 0 then
+    redis.call('ZREM', jobs, id)
+  elseif unfinished(prefix .. id) then
+    found[#found + 1] = id
+  end
+end
+return found
