@@ -11,7 +11,7 @@ From Python::
     transfer = DicomPacsTransfer(pacs_ip="192.168.1.100", pacs_port=11112, ae_title="MY_APP", pacs_ae_title="PACS")
     transfer.send_dicom_file("image1.dcm")
 
-It logs to the logger ``dicom_pacs_transfer`` (counts, statuses and job ids; no path and no patient's data).
+It logs counts, statuses and job ids to the logger ``dicom_pacs_transfer``, and never a path or patient data.
 """
 
 from __future__ import annotations
@@ -22,68 +22,54 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from pydicom.dataset import Dataset
-from pydicom.multival import MultiValue
-
-from pacs_tasks import (
-    TLS,
-    AssociationError,
-    FindOutcome,
-    FindRequest,
-    JobFailedError,
-    PacsClient,
-    RetrieveRequest,
-    StoreDirectoryRequest,
-    StoreRequest,
-    TransferOutcome,
-    UnreadableInputError,
-)
-from pacs_tasks.ae import DEFAULT_CALLED_AET, DEFAULT_CALLING_AET, DEFAULT_PORT
 from pacs_tasks.cli.invocation import Program
-from pacs_tasks.cli.output.matches import COLUMNS
 from pacs_tasks.cli.program import main as run_command
-from pacs_tasks.cli.running import log_outcome
-from pacs_tasks.outcome import Category, Outcome
-from pacs_tasks.request import AnyRequest, Level, Request, build
-from pacs_tasks.settings import load
+from pacs_tasks.errors import AssociationError, JobFailedError, UnreadableInputError
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+    from pacs_tasks import TLS
+    from pacs_tasks.outcome import FindOutcome, Outcome, TransferOutcome
+    from pacs_tasks.request import AnyRequest
 
 __all__ = ["DicomPacsTransfer", "main"]
 
 logger = logging.getLogger("dicom_pacs_transfer")
 
-R = TypeVar("R", bound=Request)
+R = TypeVar("R", bound="AnyRequest")
 
 
 class DicomPacsTransfer:
     """Transfers between this machine and one PACS.
 
-    Each call is a job that workers do: those of the Redis that ``PACS_TASKS_REDIS_URL`` names, else one of its own on
-    this machine. The attributes of the same names may be changed between calls.
+    Each call is a job. The workers of the Redis that ``PACS_TASKS_REDIS_URL`` names do it, or else a private worker on
+    this machine. The attributes have the names of the parameters and may be changed between calls.
 
     Parameters
     ----------
     pacs_ip
         Host name or address of the PACS.
     pacs_port
-        Its port.
+        Port of the PACS.
     ae_title
-        Our AE title: who calls.
+        AE title of this machine (calling AE title).
     pacs_ae_title
-        The AE title of the PACS: who is called.
+        AE title of the PACS (called AE title).
     timeout
-        Seconds that the PACS may stay silent.
+        Longest silence of the PACS in seconds.
     tls
-        Certificates for TLS with the PACS; left out, the connection is not encrypted.
+        Certificates for TLS with the PACS. Without it, the connection is not encrypted.
     """
 
     def __init__(
         self,
         pacs_ip: str = "127.0.0.1",
-        pacs_port: int = DEFAULT_PORT,
-        ae_title: str = DEFAULT_CALLING_AET,
-        pacs_ae_title: str = DEFAULT_CALLED_AET,
+        pacs_port: int = 11112,
+        ae_title: str = "PYNETDICOM",
+        pacs_ae_title: str = "PACS",
         timeout: float = 30,
         *,
         tls: TLS | None = None,
@@ -96,31 +82,37 @@ class DicomPacsTransfer:
         self.tls = tls
 
     def send_dicom_file(self, path: str | os.PathLike[str]) -> bool:
-        """Send one file, and say whether the PACS has taken it.
+        """Send one file, and return whether the PACS has stored it.
 
-        False, with an error in the log, if the PACS refused it or could not be reached, or if the file is no DICOM or
-        cannot be read.
+        It returns False and logs an error if the PACS refuses the file or cannot be reached, or if the file is not
+        DICOM or cannot be read.
 
         Raises
         ------
         PacsTasksError
-            If nobody knows whether it was sent: the Redis or the workers were lost; and if an attribute is wrong.
+            If it is not known whether the file was sent, since the Redis or the workers were lost; or if an attribute
+            is wrong.
         """
+        from pacs_tasks.request import StoreRequest
+
         try:
-            return bool(self._transfer(self._request(StoreRequest, path=_absolute(path))))
+            return bool(self._run(self._request(StoreRequest, path=_absolute(path))))
         except (AssociationError, UnreadableInputError) as error:
-            logger.error("nothing was sent: %s", error.message)  # noqa: TRY400 - a traceback would show the path
+            # A traceback would show the path.
+            logger.log(logging.ERROR, "The file was not sent. %s", error.message)
             return False
 
     def send_directory(self, path: str | os.PathLike[str]) -> TransferOutcome:
-        """Send every DICOM file below a directory; the outcome is true only if the PACS has taken all of them.
+        """Send every DICOM file below a directory. The outcome is true only if the PACS has stored all of them.
 
         Raises
         ------
         PacsTasksError
             If there is no outcome, such as for a directory that cannot be read.
         """
-        return self._transfer(self._request(StoreDirectoryRequest, directory=_absolute(path)))
+        from pacs_tasks.request import StoreDirectoryRequest
+
+        return cast("TransferOutcome", self._run(self._request(StoreDirectoryRequest, directory=_absolute(path))))
 
     def query_pacs(self, query: Mapping[str, Any] | Dataset) -> list[Dataset]:
         """Query the PACS, and return its matches.
@@ -128,42 +120,51 @@ class DicomPacsTransfer:
         Parameters
         ----------
         query
-            Keywords of the DICOM data dictionary and the values to match; None or ``""`` asks for the attribute in
-            return. ``QueryRetrieveLevel`` is PATIENT, STUDY (if left out), SERIES or IMAGE. What people usually need
-            at that level is asked for too. A data set with these elements serves as well.
+            Keywords of the DICOM data dictionary with the values to match, or a data set. None or ``""`` requests the
+            attribute. ``QueryRetrieveLevel`` is PATIENT, STUDY (the default), SERIES or IMAGE. The usual attributes of
+            the level are always requested.
 
         Raises
         ------
         PacsTasksError
-            If the PACS gave no answer or answered with a failure: an empty list would claim that it has no match.
+            If the PACS gives no answer or a failure, since an empty list would claim that there are no matches.
         """
+        from pydicom.dataset import Dataset
+
+        from pacs_tasks.cli.output.matches import COLUMNS
+        from pacs_tasks.request import FindRequest, Level
+
         if isinstance(query, Dataset):
             query = {each.keyword or f"{each.tag:08X}": each.value for each in query}
         keys = {keyword: _text(value) for keyword, value in query.items()}
         level = (keys.pop("QueryRetrieveLevel", "") or Level.STUDY).upper()
         columns = COLUMNS[Level(level)] if level in set(Level) else ()
         request = self._request(FindRequest, level=level, keys={**dict.fromkeys(columns, ""), **keys})
-        outcome = self._run(request)
-        assert isinstance(outcome, FindOutcome)  # noqa: S101 - a find job has no other
-        if outcome.category is not Category.SUCCESS and outcome.category is not Category.WARNING:
+        outcome = cast("FindOutcome", self._run(request))
+        if outcome.category not in {"success", "warning"}:
             raise JobFailedError(
                 f"{request.remote} answered the query with {outcome.status.code:04X}: {outcome.status.meaning}"
             )
         return [Dataset.from_json(match) for match in outcome.matches]
 
     def retrieve_study(self, study_uid: str, output_dir: str | os.PathLike[str]) -> TransferOutcome:
-        """Bring a study to ``output_dir``; the outcome is true only if all that the PACS lists has arrived.
+        """Retrieve a study to ``output_dir/<study>/<series>/<instance>.dcm``.
 
-        Files lie at ``output_dir/<study>/<series>/<instance>.dcm``.
+        The outcome is true only if everything has arrived that the PACS lists.
 
         Raises
         ------
         PacsTasksError
             If there is no outcome.
         """
-        return self._transfer(self._request(RetrieveRequest, study_uid=study_uid, output_dir=_absolute(output_dir)))
+        from pacs_tasks.request import RetrieveRequest
+
+        request = self._request(RetrieveRequest, study_uid=study_uid, output_dir=_absolute(output_dir))
+        return cast("TransferOutcome", self._run(request))
 
     def _request(self, request_type: type[R], **fields: Any) -> R:
+        from pacs_tasks.request import build
+
         address = {
             "remote": {
                 "host": self.pacs_ip,
@@ -176,12 +177,11 @@ class DicomPacsTransfer:
         }
         return build(request_type, {**address, **fields})
 
-    def _transfer(self, request: AnyRequest) -> TransferOutcome:
-        outcome = self._run(request)
-        assert isinstance(outcome, TransferOutcome)  # noqa: S101 - these jobs have no other
-        return outcome
-
     def _run(self, request: AnyRequest) -> Outcome:
+        from pacs_tasks.cli.running import log_outcome
+        from pacs_tasks.client import PacsClient
+        from pacs_tasks.settings import load
+
         with PacsClient(config=load()) as client:
             job = client.enqueue(request)
             try:
@@ -195,18 +195,20 @@ class DicomPacsTransfer:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code; see ``pacs-tasks --help``."""
+    """Run a command line and return its exit code; see ``pacs-tasks --help``."""
     program = Program("dicom_pacs_transfer.py", log_file="dicom_transfer.log", log_to_console=True)
     return run_command(argv, program)
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:
-    """A worker has another current directory."""
-    return os.path.abspath(Path(path).expanduser())  # noqa: PTH100 - Path.absolute() leaves `..` in
+    """Make a path absolute, since a worker has another current directory."""
+    return os.path.normpath(Path(path).expanduser().absolute())
 
 
 def _text(value: Any) -> str:
-    """Several values are separated by a backslash (PS3.5 section 6.4); a day is YYYYMMDD (VR DA, section 6.2)."""
+    """Write a value as DICOM does: YYYYMMDD for a day, backslashes between values (PS3.5 sections 6.2 and 6.4)."""
+    from pydicom.multival import MultiValue
+
     if value is None:
         return ""
     if isinstance(value, date) and not isinstance(value, datetime):

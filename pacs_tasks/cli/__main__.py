@@ -1,13 +1,8 @@
-"""``pacs-tasks``, and ``python -m pacs_tasks.cli``, which is the same."""
+"""The entry point of ``pacs-tasks`` and of ``python -m pacs_tasks.cli``."""
 
-import gc
 import sys
 
-# What a command reads in at its start is no garbage. To look for some in it, then and at the end, takes a tenth of a
-# second, which is a quarter of what a short command takes; `commands.command` goes on to look.
-gc.disable()
-
-from pacs_tasks.cli.program import main  # noqa: E402 - the line above is about this one
+from pacs_tasks.cli.program import main
 
 
 def run() -> None:

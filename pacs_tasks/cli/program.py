@@ -1,42 +1,54 @@
-"""The program: parse, run one command, and turn whatever happens into words and an exit code."""
+"""The program: it parses the command line, runs one command, and turns every end into words and an exit code."""
 
 from __future__ import annotations
 
 import logging
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import click
 
+from pacs_tasks.cli.commands.jobs import cancel, jobs, resume, retry, status, wait
+from pacs_tasks.cli.commands.processes import demo, flower, receiver, up, worker
+from pacs_tasks.cli.commands.query import query
+from pacs_tasks.cli.commands.retrieve import retrieve
 from pacs_tasks.cli.commands.shared import CommandGroup
+from pacs_tasks.cli.commands.transfer import echo, send_dir, send_file
+from pacs_tasks.cli.commands.verify import report, verify
 from pacs_tasks.cli.invocation import Invocation, Program
 from pacs_tasks.cli.output import advice
 from pacs_tasks.cli.output.exit_codes import ExitCode, of_error
-from pacs_tasks.cli.output.logs import SAID, place_of, stack_of
-from pacs_tasks.cli.output.terminal import open_streams, readable
+from pacs_tasks.cli.output.logs import SHOWN, place_of, stack_of
+from pacs_tasks.cli.output.terminal import open_streams
+from pacs_tasks.cli.output.text import readable
 from pacs_tasks.errors import PacsTasksError
 
 logger = logging.getLogger("pacs_tasks.cli")
 
 _EPILOG = """\b
-Exit codes: 0 all done, warnings included; 1 failed; 2 wrong usage or
-unreadable input; 3 partial; 4 PACS unreachable or association refused;
+Exit codes: 0 everything done, perhaps with warnings; 1 failed; 2 wrong usage
+or unreadable input; 3 partial; 4 PACS unreachable or association refused;
 5 cancelled; 6 not finished in time; 7 no such job.
-stdout carries data, stderr carries talk."""
+Results go to stdout; progress, remarks and errors go to stderr."""
 
 
 @click.group(cls=CommandGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(version("pacs-tasks"), prog_name="pacs-tasks")
+@click.version_option(package_name="pacs-tasks", prog_name="pacs-tasks")
 def commands() -> None:
-    """Transfer DICOM files to and from a PACS, as jobs that workers do."""
+    """Transfer DICOM files to and from a PACS. Each transfer is a job that workers do."""
+
+
+for _command in (echo, send_file, send_dir, query, retrieve, jobs, status, wait, cancel, retry, resume, verify, report):
+    commands.add_command(_command)
+for _command in (worker, receiver, flower, up, demo):
+    commands.add_command(_command)
 
 
 def main(argv: Sequence[str] | None = None, program: Program | None = None) -> int:
-    """Run one command line, by default that of this process, and return its exit code.
+    """Run a command line, by default that of this process, and return its exit code.
 
-    Nothing raises: what went wrong is one sentence on stderr (and, with ``--json``, a document on stdout).
+    It raises nothing. An error becomes a sentence on stderr, and with ``--json`` a document on stdout.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     program = program or Program()
@@ -44,92 +56,91 @@ def main(argv: Sequence[str] | None = None, program: Program | None = None) -> i
     invocation = Invocation(program, arguments)
     try:
         _check_text(arguments)
-        return int(
-            commands.main(args=arguments, prog_name=program.name, standalone_mode=False, obj=invocation)
-            or ExitCode.DONE
-        )
+        code = commands.main(args=arguments, prog_name=program.name, standalone_mode=False, obj=invocation)
+        return int(code or ExitCode.DONE)
     except click.ClickException as error:
-        return _wrong_usage(invocation, error)
+        return _report_usage(invocation, error)
     except PacsTasksError as error:
-        return _ended_by(invocation, error)
+        return _report_error(invocation, error)
     except (click.Abort, KeyboardInterrupt):
-        return _interrupted(invocation)
+        return _report_interrupt(invocation)
     except Exception as error:  # noqa: BLE001 - nobody who transfers files should have to read a traceback
-        return _unexpected(invocation, error)
+        return _report_defect(invocation, error)
     finally:
         invocation.close()
 
 
 def _check_text(arguments: Sequence[str]) -> None:
-    """Bytes that the locale cannot read reach us as lone surrogates, which no request can hold."""
+    """Refuse bytes that the locale cannot decode: they arrive as lone surrogates, which no request can hold."""
     for argument in arguments:
         if readable(argument) != argument:
             raise click.UsageError(
-                f"{readable(argument)!r} has bytes that are no {sys.getfilesystemencoding()} text; set LANG to what "
-                "this terminal writes, or name the directory above a file of such a name"
+                f"{readable(argument)!r} has bytes that are not {sys.getfilesystemencoding()} text. Set LANG to the "
+                "encoding of this terminal, or name the directory above a file with such a name."
             )
 
 
-def _wrong_usage(invocation: Invocation, error: click.ClickException) -> int:
+def _report_usage(invocation: Invocation, error: click.ClickException) -> int:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.format_message(), err=True)
         return ExitCode.USAGE
-    sentence = error.format_message()
-    invocation.terminal.complain(sentence)
+    message = error.format_message()
+    invocation.terminal.complain(message)
     context = getattr(error, "ctx", None)
     if context is not None:
-        invocation.terminal.say(f"`{context.command_path} --help` shows every option, with an example.")
-    return _answer(invocation, "UsageError", sentence, ExitCode.USAGE)
+        invocation.terminal.say(f"Run `{context.command_path} --help` for all options and an example.")
+    return _end(invocation, "UsageError", message, ExitCode.USAGE)
 
 
-def _ended_by(invocation: Invocation, error: PacsTasksError) -> int:
-    code = of_error(error)
+def _report_error(invocation: Invocation, error: PacsTasksError) -> int:
     invocation.terminal.complain(str(error))
-    check = advice.for_error(error, invocation.task)
-    if check:
-        invocation.terminal.say(f"What next: {check}.")
+    what_next = advice.for_error(error, invocation.task)
+    if what_next:
+        invocation.terminal.say(what_next)
     about = "" if invocation.job_id in error.message else f"job {invocation.job_id}: "
-    logger.error("%s%s", about, error.message, extra=SAID)
-    return _answer(invocation, type(error).__name__, error.message, code, subject=error.subject, check=check)
+    logger.error("%s%s", about, error.message, extra=SHOWN)
+    return _end(
+        invocation, type(error).__name__, error.message, of_error(error), subject=error.subject, what_next=what_next
+    )
 
 
-def _interrupted(invocation: Invocation) -> int:
-    """Ctrl-C before there was a job, or a second one while the first was being obeyed."""
+def _report_interrupt(invocation: Invocation) -> int:
+    """Report Ctrl-C before there is a job, or a second one while the first is being obeyed."""
     job_id = invocation.job_id
-    sentence = (
-        f"left without waiting for the end of job {job_id}; `pacs-tasks status {job_id}` shows it"
+    message = (
+        f"Left before the end of job {job_id}. Run `pacs-tasks status {job_id}` to see how it ends."
         if job_id
-        else "cancelled before anything was begun"
+        else "Cancelled before anything was begun."
     )
-    invocation.terminal.complain(sentence)
-    logger.error("%s", sentence, extra=SAID)
-    return _answer(invocation, "JobCancelledError", sentence, ExitCode.CANCELLED)
+    invocation.terminal.complain(message)
+    logger.error("%s", message, extra=SHOWN)
+    return _end(invocation, "JobCancelledError", message, ExitCode.CANCELLED)
 
 
-def _unexpected(invocation: Invocation, error: Exception) -> int:
-    """A mistake of this program. The log has the way to it; values are left out, since they may be patient data."""
-    logger.error("unexpected %s", place_of(error), extra=SAID)
-    logger.debug("the way there: %s", stack_of(error), extra=SAID)
-    where = (
-        f"{Path(invocation.log_file).absolute()} has more"
+def _report_defect(invocation: Invocation, error: Exception) -> int:
+    """Report a defect of this program. The log gets the stack without values, since they may be patient data."""
+    logger.error("unexpected %s", place_of(error), extra=SHOWN)
+    logger.debug("stack of the unexpected error: %s", stack_of(error), extra=SHOWN)
+    details = (
+        f"See {Path(invocation.log_file).absolute()} for details."
         if invocation.log_file
-        else "repeat the command with `--log-level DEBUG --log-file FILE`, then FILE has more"
+        else "Run the command again with `--log-level DEBUG --log-file FILE`, and see FILE for details."
     )
-    sentence = f"an unexpected error ended this command ({place_of(error)}); {where}"
-    invocation.terminal.complain(sentence)
-    return _answer(invocation, type(error).__name__, sentence, ExitCode.FAILED)
+    message = f"An unexpected error ended this command ({place_of(error)}). {details}"
+    invocation.terminal.complain(message)
+    return _end(invocation, type(error).__name__, message, ExitCode.FAILED)
 
 
-def _answer(
-    invocation: Invocation, kind: str, message: str, code: ExitCode, *, subject: str = "", check: str = ""
+def _end(
+    invocation: Invocation, kind: str, message: str, code: ExitCode, *, subject: str = "", what_next: str = ""
 ) -> ExitCode:
-    """Give the JSON document of an error, where JSON was asked for."""
+    """Print the JSON document of an error if there should be one, and return the exit code."""
     if invocation.terminal.json:
         document: dict[str, object] = {"error": {"type": kind, "message": message, "subject": subject}}
         if invocation.job_id:
             document["job_id"] = invocation.job_id
         try:
-            invocation.terminal.document({**document, "advice": check, "exit_code": code})
+            invocation.terminal.document({**document, "advice": what_next, "exit_code": code})
         except PacsTasksError as error:
             invocation.terminal.complain(str(error))
     return code

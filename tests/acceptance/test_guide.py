@@ -202,7 +202,7 @@ def test_8_3_query_finds_nothing(desk: Terminal, pacs: TestPACS) -> None:
     """No failure, and the advice is to check the criteria and to try wider ones."""
     result = typed(desk, pacs, "python dicom_pacs_transfer.py query --patient-id NOBODY --port 11112")
     assert result.code == 0
-    assert "check the query" in result.stderr
+    assert "Check the query" in result.stderr
     assert "wider criteria" in result.stderr
 
 
@@ -211,7 +211,7 @@ def test_8_4_retrieving_an_unknown_study(desk: Terminal, pacs: TestPACS) -> None
     line = "python dicom_pacs_transfer.py retrieve --study-uid 1.2.3 --output-dir out --port 11112"
     result = typed(desk, pacs, line)
     assert result.code == 1
-    for word in ("check the Study Instance UID", "may be written", "space left"):
+    for word in ("Check the Study Instance UID", "is writable", "space left"):
         assert word in result.stderr, str(result)
 
 

@@ -230,7 +230,7 @@ RULES: Mapping[str, Rule] = {
     'pacs-tasks verify "$job"': about_a_job(),
     'pacs-tasks verify "$job" --commit': commits,
     'pacs-tasks report "$job" --format csv --output receipts.csv': about_a_job("9 receipts in receipts.csv"),
-    "pacs-tasks up": stays("Ready. Ctrl-C ends it.", fleet=False),
+    "pacs-tasks up": stays("Ready. Press Ctrl-C to stop.", fleet=False),
     "pacs-tasks echo --json": prints('"job_id"', '"task"', '"category"', '"seconds"', '"advice"', '"exit_code": 0'),
     "pacs-tasks echo --timeout 5": prints("success"),
     "pacs-tasks worker": stays(" ready.", works=True),

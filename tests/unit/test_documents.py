@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pacs_tasks.cli.commands.shared import COMMANDS
 from pacs_tasks.cli.output.exit_codes import ExitCode
+from pacs_tasks.cli.program import commands
 from pacs_tasks.operations import OPERATIONS, QUEUES
 from pacs_tasks.request import Request
 from pacs_tasks.request.template import FIELDS
@@ -67,7 +67,7 @@ def test_every_field_of_a_layout_is_told(readme: Path) -> None:
 def test_every_command_is_told(readme: Path) -> None:
     """By its name, in backquotes or in a block."""
     text = readme.read_text("utf-8")
-    assert [name for name in COMMANDS if f"`{name}`" not in text and f"pacs-tasks {name}" not in text] == []
+    assert [name for name in commands.commands if f"`{name}`" not in text and f"pacs-tasks {name}" not in text] == []
 
 
 def test_both_readmes_have_the_same_blocks() -> None:

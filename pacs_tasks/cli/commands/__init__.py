@@ -1,1 +1,1 @@
-"""The commands, one file for each group, and how each is made."""
+"""The commands: their options, help and examples, and the request that each makes of them."""

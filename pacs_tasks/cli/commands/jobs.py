@@ -1,80 +1,91 @@
-"""The commands about the work on the queue. Any machine that reaches the Redis may give them."""
+"""The commands about jobs. Any machine that reaches the Redis can run them."""
 
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 import click
 
 from pacs_tasks.cli.commands.shared import command
 from pacs_tasks.cli.input.values import Seconds, WholeNumber
 from pacs_tasks.cli.invocation import Invocation
-from pacs_tasks.cli.output.exit_codes import ExitCode, of_error, of_outcome
-from pacs_tasks.cli.output.job_tables import association_table, job_document, job_facts, job_table, state_of
-from pacs_tasks.cli.output.progress import view
-from pacs_tasks.cli.output.render import outcome_document, show_outcome, words_of
-from pacs_tasks.cli.running import announce, follow, report, watch
-from pacs_tasks.client import PacsClient
-from pacs_tasks.client.job import Job
-from pacs_tasks.errors import JobError, JobNotFoundError, JobNotReadyError, PacsTasksError
-from pacs_tasks.outcome.progress import Progress
+from pacs_tasks.cli.output.exit_codes import ExitCode, of_error
+from pacs_tasks.errors import JobNotFoundError, JobNotReadyError, PacsTasksError
+
+if TYPE_CHECKING:
+    from pacs_tasks.client import PacsClient
+    from pacs_tasks.client.job import Job
+    from pacs_tasks.outcome.progress import Progress
 
 logger = logging.getLogger("pacs_tasks.cli")
 
-#: Seconds that `cancel` waits for the job's end.
+#: Seconds that `cancel` waits for the end of the job.
 CANCEL_PATIENCE = 10.0
 
 
 @command("jobs", "pacs-tasks jobs")
-@click.option("--limit", type=WholeNumber(min=1), default=50, show_default=True, metavar="N", help="At most so many.")
+@click.option("--limit", type=WholeNumber(min=1), default=50, show_default=True, metavar="N", help="List this many.")
 def jobs(invocation: Invocation, limit: int) -> int:
-    """List the jobs, the newest first."""
+    """List the jobs, newest first."""
+    from pacs_tasks.cli.output.jobs import job_document, job_table
+    from pacs_tasks.client import PacsClient
+
     with PacsClient(config=invocation.settings) as client:
         found = client.jobs(limit)
     if invocation.terminal.json:
         invocation.terminal.document({"jobs": [job_document(each) for each in found], "exit_code": ExitCode.DONE})
     elif found:
-        invocation.terminal.show(job_table(found))
+        invocation.terminal.table(job_table(found))
     else:
-        invocation.terminal.say("There is no job.")
+        invocation.terminal.say("There are no jobs.")
     return ExitCode.DONE
 
 
 @command("status", "pacs-tasks status 1f3870be274f6c49b3e31a0c6728957f", "pacs-tasks status")
 @click.argument("job_id", metavar="[ID]", required=False)
 def status(invocation: Invocation, job_id: str | None) -> int:
-    """Show how a job is getting on, or what became of it. Without an id: the associations in use with each PACS."""
+    """Show the progress or the outcome of a job. Without an id, show the associations in use with each PACS."""
+    from pacs_tasks.client import PacsClient
+
     with PacsClient(config=invocation.settings) as client:
         if job_id is None:
-            return _associations(invocation, client)
-        job = _find(invocation, client, job_id)
-        progress = job.progress()
-        terminal = invocation.terminal
-        # Where another version wrote the request, the peer is not known.
-        associations = job.associations() if progress.remote and not progress.state.finished else None
-        if terminal.json:
-            shared = None if associations is None else associations.model_dump(mode="json")
-            document = {"job": job_document(progress), "associations": shared, **_ending(job, progress)}
-            terminal.document({**document, "exit_code": ExitCode.DONE})
-            return ExitCode.DONE
-        try:
-            outcome = job.outcome() if progress.state.finished else None
-        except PacsTasksError:
-            # It stands among the facts of the job.
-            outcome = None
-        terminal.show(job_facts(progress, counts=outcome is None, associations=associations))
-        if outcome is not None:
-            show_outcome(terminal, job.request(), outcome)
+            return _show_associations(invocation, client)
+        return _show_job(invocation, find_job(invocation, client, job_id))
+
+
+def _show_job(invocation: Invocation, job: Job) -> int:
+    from pacs_tasks.cli.output.jobs import job_document, job_facts
+    from pacs_tasks.cli.output.outcomes import view_of
+
+    progress, terminal = job.progress(), invocation.terminal
+    # The remote is not known if another version wrote the request.
+    associations = job.associations() if progress.remote and not progress.state.finished else None
+    if terminal.json:
+        shared = None if associations is None else associations.model_dump(mode="json")
+        document = {"job": job_document(progress), "associations": shared, **_end_document(job, progress)}
+        terminal.document({**document, "exit_code": ExitCode.DONE})
+        return ExitCode.DONE
+    try:
+        outcome = job.outcome() if progress.state.finished else None
+    except PacsTasksError:
+        # The facts of the job show the error.
+        outcome = None
+    terminal.facts(job_facts(progress, counts=outcome is None, associations=associations))
+    if outcome is not None:
+        view_of(progress.task, outcome, job.request(), job).summarise(terminal)
     return ExitCode.DONE
 
 
-def _associations(invocation: Invocation, client: PacsClient) -> int:
+def _show_associations(invocation: Invocation, client: PacsClient) -> int:
+    from pacs_tasks.cli.output.jobs import association_table
+
     found, terminal = client.associations(), invocation.terminal
     if terminal.json:
         shared = [each.model_dump(mode="json") for each in found]
         terminal.document({"associations": shared, "exit_code": ExitCode.DONE})
     elif found:
-        terminal.show(association_table(found))
+        terminal.table(association_table(found))
     else:
         terminal.say("No association is open.")
     return ExitCode.DONE
@@ -88,21 +99,26 @@ def _associations(invocation: Invocation, client: PacsClient) -> int:
     type=Seconds(min=0),
     metavar="SECONDS",
     show_default="as long as it takes",
-    help="Stop waiting after so long, with exit code 6; the job goes on.",
+    help="Stop waiting after this time, with exit code 6. The job continues.",
 )
 def wait(invocation: Invocation, job_id: str, patience: float | None) -> int:
-    """Wait for a job's end, and show what became of it. Ctrl-C ends the waiting, not the job."""
+    """Wait for the end of a job, and show its outcome. Ctrl-C stops the waiting, not the job."""
+    from pacs_tasks.cli.output.progress import view
+    from pacs_tasks.cli.output.view import command_of
+    from pacs_tasks.cli.running import report, watch
+    from pacs_tasks.client import PacsClient
+
     with PacsClient(config=invocation.settings) as client:
-        job = _find(invocation, client, job_id)
+        job = find_job(invocation, client, job_id)
         request = job.request()
-        with view(invocation.terminal, words_of(request.task).command) as shown:
+        with view(invocation.terminal, command_of(request.task)) as shown:
             try:
                 logger.debug("waiting for job %s", job_id)
                 last = job.wait(timeout=patience, on_progress=watch(invocation.settings, shown.update))
             except KeyboardInterrupt:
                 raise JobNotReadyError(
-                    f"job {job_id} goes on; `pacs-tasks wait {job_id}` waits again, "
-                    f"`pacs-tasks cancel {job_id}` ends it"
+                    f"Job {job_id} continues. Run `pacs-tasks wait {job_id}` to wait again, or "
+                    f"`pacs-tasks cancel {job_id}` to end it."
                 ) from None
         return report(invocation, job, request, last)
 
@@ -110,54 +126,64 @@ def wait(invocation: Invocation, job_id: str, patience: float | None) -> int:
 @command("cancel", "pacs-tasks cancel 1f3870be274f6c49b3e31a0c6728957f")
 @click.argument("job_id", metavar="ID")
 def cancel(invocation: Invocation, job_id: str) -> int:
-    """Ask a job to end, and wait a little for it. What was sent stays sent."""
+    """Cancel a job, and wait a few seconds for its end. Files that were sent stay sent."""
+    from pacs_tasks.cli.output.jobs import job_document, job_facts, state_of
+    from pacs_tasks.client import PacsClient
+
+    terminal = invocation.terminal
     with PacsClient(config=invocation.settings) as client:
-        job = _find(invocation, client, job_id)
+        job = find_job(invocation, client, job_id)
         before = job.progress()
         progress = before if before.state.finished else _cancel(job, detach=invocation.detach)
-        logger.info("job %s: asked to end; it is %s", job_id, state_of(progress))
-        if invocation.terminal.json:
-            document = {"job": job_document(progress), **_ending(job, progress), "exit_code": ExitCode.DONE}
-            invocation.terminal.document(document)
+        logger.info("job %s: cancel requested, state %s", job_id, state_of(progress))
+        if terminal.json:
+            document = {"job": job_document(progress), **_end_document(job, progress), "exit_code": ExitCode.DONE}
+            terminal.document(document)
             return ExitCode.DONE
-        invocation.terminal.show(job_facts(progress))
+        terminal.facts(job_facts(progress))
         if before.state.finished:
-            invocation.terminal.say("It had ended before; nothing was cancelled.")
+            terminal.say("The job had ended before, so nothing was cancelled.")
         elif progress.state.finished:
-            invocation.terminal.say(f"`pacs-tasks retry {job_id}` goes on with the rest.")
+            terminal.say(f"Run `pacs-tasks retry {job_id}` to continue with the rest.")
     return ExitCode.DONE
 
 
 @command("retry", "pacs-tasks retry 1f3870be274f6c49b3e31a0c6728957f")
 @click.argument("job_id", metavar="ID")
 def retry(invocation: Invocation, job_id: str) -> int:
-    """Go on with what failed, is missing or was never begun, and with nothing else."""
+    """Continue a job with what failed, is missing or was never begun, and with nothing else."""
+    from pacs_tasks.client import PacsClient
+
     with PacsClient(config=invocation.settings) as client:
-        job = _find(invocation, client, job_id).retry()
+        job = find_job(invocation, client, job_id).retry()
         logger.info("job %s: enqueued again for the rest", job_id)
-        if invocation.detach:
-            return announce(invocation, job)
-        return follow(invocation, job, job.request())
+        return _follow(invocation, job)
 
 
 @command("resume", "pacs-tasks resume 1f3870be274f6c49b3e31a0c6728957f")
 @click.argument("job_id", metavar="ID")
 def resume(invocation: Invocation, job_id: str) -> int:
-    """Go on with what has no outcome yet: after a cancel, or after waiting for a PACS in vain."""
+    """Continue a job with what has no outcome yet, such as after a cancel or after a PACS was down for too long."""
+    from pacs_tasks.client import PacsClient
+
     with PacsClient(config=invocation.settings) as client:
-        job = _find(invocation, client, job_id).resume()
+        job = find_job(invocation, client, job_id).resume()
         logger.info("job %s: enqueued again for what has no outcome", job_id)
-        if invocation.detach:
-            return announce(invocation, job)
-        return follow(invocation, job, job.request())
+        return _follow(invocation, job)
 
 
-def _find(invocation: Invocation, client: PacsClient, job_id: str) -> Job:
-    """The job, or :class:`JobNotFoundError`."""
+def find_job(invocation: Invocation, client: PacsClient, job_id: str) -> Job:
+    """Find a job; raises :class:`JobNotFoundError`."""
     invocation.job_id = job_id
     job = client.job(job_id)
     invocation.task = job.progress().task
     return job
+
+
+def _follow(invocation: Invocation, job: Job) -> int:
+    from pacs_tasks.cli.running import announce, follow
+
+    return announce(invocation, job) if invocation.detach else follow(invocation, job, job.request())
 
 
 def _cancel(job: Job, *, detach: bool) -> Progress:
@@ -168,22 +194,24 @@ def _cancel(job: Job, *, detach: bool) -> Progress:
         return job.wait(timeout=CANCEL_PATIENCE)
     except JobNotReadyError:
         raise JobNotReadyError(
-            f"job {job.id} was asked to end and has not done so within {CANCEL_PATIENCE:g} s; "
-            f"`pacs-tasks status {job.id}` shows when it has"
+            f"Job {job.id} was cancelled and has not ended within {CANCEL_PATIENCE:g} s. "
+            f"Run `pacs-tasks status {job.id}` to see when it has."
         ) from None
 
 
-def _ending(job: Job, progress: Progress) -> dict[str, object]:
-    """What the JSON document of a job says about its end: the outcome or the error, once there is one."""
+def _end_document(job: Job, progress: Progress) -> dict[str, object]:
+    """The outcome or the error of a job that has ended, as a part of a JSON document."""
+    from pacs_tasks.cli.output.outcomes import view_of
+
     if not progress.state.finished:
         return {}
     try:
-        outcome = job.outcome()
+        view = view_of(progress.task, job.outcome())
     except JobNotFoundError:
         raise
-    except (PacsTasksError, JobError) as error:
+    except PacsTasksError as error:
         return {
             "error": {"type": type(error).__name__, "message": error.message, "subject": error.subject},
             "outcome_exit_code": of_error(error),
         }
-    return {"outcome": outcome_document(outcome), "outcome_exit_code": of_outcome(outcome)}
+    return {"outcome": view.document(), "outcome_exit_code": view.exit_code}

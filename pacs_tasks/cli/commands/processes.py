@@ -1,47 +1,56 @@
-"""The commands that run processes: they stay until Ctrl-C or SIGTERM; the demo ends by itself."""
+"""The commands that run processes until Ctrl-C or SIGTERM, and the demo."""
 
 from __future__ import annotations
 
-from pacs_tasks.cli.commands.shared import command, later
+from pacs_tasks.cli.commands.shared import command
 from pacs_tasks.cli.invocation import Invocation
 from pacs_tasks.cli.output.exit_codes import ExitCode
-from pacs_tasks.cli.stack.processes import run_flower, run_receiver, run_up, run_worker
 
 
 @command("worker", "PACS_TASKS_REDIS_URL=redis://192.168.1.10:6379/0 pacs-tasks worker")
 def worker(invocation: Invocation) -> int:
-    """Serve the queues of PACS_TASKS_REDIS_URL on this machine."""
+    """Run a worker that serves the queues of PACS_TASKS_REDIS_URL."""
+    from pacs_tasks.cli.stack.services import run_worker
+
     return run_worker(invocation.settings)
 
 
 @command("receiver", "PACS_TASKS_RECEIVER_AE_TITLE=MY_RECEIVER pacs-tasks receiver")
 def receiver(invocation: Invocation) -> int:
-    """Receive what C-MOVE delivers (a Storage SCP)."""
+    """Run a receiver for what C-MOVE delivers (a Storage SCP)."""
+    from pacs_tasks.cli.stack.services import run_receiver
+
     return run_receiver(invocation.settings)
 
 
 @command("flower", "PACS_TASKS_FLOWER_BASIC_AUTH=name:password pacs-tasks flower")
 def flower(invocation: Invocation) -> int:
-    """Show workers and tasks in a browser."""
+    """Run Flower, which shows workers and tasks in a browser."""
+    from pacs_tasks.cli.stack.services import run_flower
+
     return run_flower(invocation.settings)
 
 
 @command("up", "pacs-tasks up")
 def up(invocation: Invocation) -> int:
-    """Run the whole stack on this machine: server, worker, receiver, Flower. Ctrl-C ends it."""
-    return _ended(invocation, run_up(invocation.settings))
+    """Run the whole stack on this machine until Ctrl-C: server, worker, receiver and Flower."""
+    from pacs_tasks.cli.stack.services import run_up
+
+    return _end(invocation, run_up(invocation.settings))
 
 
 @command("demo", "pacs-tasks demo")
 def demo(invocation: Invocation) -> int:
-    """Start everything, send, query, retrieve by C-MOVE and C-GET, compare, and end everything."""
+    """Start everything, send, query, retrieve by C-MOVE and C-GET, compare, and stop everything."""
+    from pacs_tasks.cli.stack.demo import run_demo
+
     terminal = invocation.terminal
-    complete = later("stack.demo", "run_demo")(invocation.settings, terminal.say if terminal.json else terminal.line)
-    return _ended(invocation, ExitCode.DONE if complete else ExitCode.FAILED)
+    complete = run_demo(invocation.settings, terminal.say if terminal.json else terminal.line)
+    return _end(invocation, ExitCode.DONE if complete else ExitCode.FAILED)
 
 
-def _ended(invocation: Invocation, code: int) -> int:
-    """The exit code, and the JSON document where one was asked for: all else goes to stderr then."""
+def _end(invocation: Invocation, code: int) -> int:
+    """Print the JSON document if there should be one, and return the exit code."""
     if invocation.terminal.json:
         invocation.terminal.document({"exit_code": code})
     return code

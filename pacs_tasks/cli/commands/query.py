@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import click
-from pydicom.datadict import keyword_dict
 
-from pacs_tasks.cli.commands.options import transfer_options
-from pacs_tasks.cli.commands.shared import command
-from pacs_tasks.cli.input.batch_query import batch_request
-from pacs_tasks.cli.input.values import CHARSET, Key, StudyDate, UIDList, WholeNumber
+from pacs_tasks.cli.commands.shared import command, transfer_options
+from pacs_tasks.cli.input.values import CHARSET, Key, StudyDate, UIDs, WholeNumber
 from pacs_tasks.cli.invocation import Invocation
-from pacs_tasks.cli.output.matches import default_columns
-from pacs_tasks.cli.running import run
 from pacs_tasks.errors import InvalidRequestError
-from pacs_tasks.request import FindRequest, Level, QueryModel, build
-from pacs_tasks.request.worklist import place_of
 
 
 @command(
@@ -29,65 +21,64 @@ from pacs_tasks.request.worklist import place_of
     "pacs-tasks query --study-date 20230101- --split-dates --json",
     "pacs-tasks query --worklist --study-date 20240115 --modality CT",
 )
-@click.option("--patient-id", metavar="ID", help="Patient ID; * and ? stand for any characters.")
-@click.option(
-    "--patient-name", metavar="NAME", help="Patient's name, as FAMILY^GIVEN; * and ? stand for any characters."
-)
+@click.option("--patient-id", metavar="ID", help="Match this Patient ID. * and ? match any characters.")
+@click.option("--patient-name", metavar="NAME", help="Match this name, as FAMILY^GIVEN. * and ? match any characters.")
 @click.option(
     "--study-date",
     type=StudyDate(),
-    help="A day or a range; either end of it may be left open. In a worklist, when the examination is scheduled.",
+    help="Match a day or a range of days, which may be open at either end. In a worklist, this is the scheduled date.",
 )
-@click.option("--accession-number", metavar="NUMBER", help="Accession number.")
+@click.option("--accession-number", metavar="NUMBER", help="Match this accession number.")
 @click.option(
-    "--modality", metavar="MODALITY", help="Modality, such as CT: of the series, or of any series of a study."
+    "--modality", metavar="MODALITY", help="Match this modality, such as CT, of a series or of any series of a study."
 )
 @click.option(
     "--study-uid",
     "study_uids",
-    type=UIDList(),
+    type=UIDs(),
     multiple=True,
     metavar="UID",
-    help="Study Instance UID; may be repeated.",
+    help="Match this Study Instance UID. Repeat the option for several.",
 )
 @click.option(
     "--level",
-    type=click.Choice([str(each) for each in Level], case_sensitive=False),
-    default=str(Level.STUDY),
+    type=click.Choice(["PATIENT", "STUDY", "SERIES", "IMAGE"], case_sensitive=False),
+    default="STUDY",
     metavar="PATIENT|STUDY|SERIES|IMAGE",
     show_default=True,
-    help="What a match is.",
+    help="Query at this level.",
 )
 @click.option(
     "--root",
-    type=click.Choice([str(QueryModel.PATIENT_ROOT), str(QueryModel.STUDY_ROOT)], case_sensitive=False),
+    type=click.Choice(["patient", "study"], case_sensitive=False),
     show_default="patient at PATIENT level, else study",
-    help="The information model of the query, for a PACS that has only one.",
+    help="Use this information model, for a PACS that has only one.",
 )
-@click.option("--worklist", is_flag=True, help="Ask for scheduled procedure steps (Modality Worklist).")
+@click.option("--worklist", is_flag=True, help="Query scheduled procedure steps (Modality Worklist).")
 @click.option(
     "-k",
     "keys",
     type=Key(),
     multiple=True,
-    help="Ask for another attribute, or match it too; SEQUENCE.KEYWORD is one within a sequence. May be repeated.",
+    help="Request another attribute, or match it too. Write SEQUENCE.KEYWORD for one within a sequence. Repeat the "
+    "option for several.",
 )
 @click.option(
     "--charset",
     type=CHARSET,
     metavar="TERM",
-    help="Specific character set of what is asked, such as GB18030, and of matches that name none.",
+    help="Use this specific character set, such as GB18030, in the query, and for matches that name none.",
 )
-@click.option("--limit", type=WholeNumber(min=1), metavar="N", help="Stop the PACS after so many matches.")
+@click.option("--limit", type=WholeNumber(min=1), metavar="N", help="Stop the PACS after this many matches.")
 @click.option(
     "--split-dates",
     is_flag=True,
-    help="Where the PACS cuts its answer off, ask for halves of the range of dates, then of times.",
+    help="If the PACS cuts its answer off, query halves of the range of dates, then of times.",
 )
 @click.option(
     "--batch",
     metavar="FILE",
-    help="Ask for each row of this CSV file, whose first line names keys; an empty cell asks for anything.",
+    help="Query once for each row of this CSV file. Its first line names the keys; an empty cell matches anything.",
 )
 @click.option(
     "--format",
@@ -95,11 +86,28 @@ from pacs_tasks.request.worklist import place_of
     type=click.Choice(["table", "json", "jsonl", "csv"], case_sensitive=False),
     default="table",
     show_default=True,
-    help="How matches are printed; json is the same as --json, jsonl is an object a line.",
+    help="Print matches in this format. json is the same as --json; jsonl is one object a line.",
 )
 @transfer_options
-def query(
-    invocation: Invocation,
+def query(invocation: Invocation, *, output_format: str, batch: str | None, **options: Any) -> int:
+    """Find patients, studies, series, instances or scheduled procedures in the PACS (C-FIND)."""
+    from pacs_tasks.cli.input.keys import batch_request
+    from pacs_tasks.cli.running import run
+    from pacs_tasks.request import FindRequest, build
+
+    terminal = invocation.terminal
+    terminal.json = terminal.json or output_format == "json"
+    terminal.csv = output_format == "csv" and not terminal.json
+    terminal.jsonl = output_format == "jsonl" and not terminal.json
+    fields = _fields(**options)
+    if batch is not None:
+        return run(invocation, batch_request(batch, {**invocation.transfer(), **fields}))
+    if invocation.typed("give_up_after"):
+        raise InvalidRequestError("--give-up-after belongs to --batch: a single query does not wait. Leave it out.")
+    return run(invocation, build(FindRequest, {**invocation.address(), **fields}))
+
+
+def _fields(
     *,
     level: str,
     root: str | None,
@@ -108,75 +116,26 @@ def query(
     charset: str | None,
     limit: int | None,
     split_dates: bool,
-    batch: str | None,
-    output_format: str,
-    **wanted: Any,
-) -> int:
-    """Ask the PACS what it has (C-FIND)."""
-    terminal = invocation.terminal
-    terminal.json = terminal.json or output_format == "json"
-    terminal.csv = output_format == "csv" and not terminal.json
-    terminal.jsonl = output_format == "jsonl" and not terminal.json
+    **values: Any,
+) -> dict[str, Any]:
+    """The fields of a query, of which ``values`` are the options for single keys."""
+    from pacs_tasks.cli.input.keys import criteria, known
+    from pacs_tasks.cli.output.matches import default_columns
+    from pacs_tasks.request import Level, QueryModel
+
     if worklist and root:
-        raise InvalidRequestError("a worklist belongs to neither root; leave --root or --worklist out")
+        raise InvalidRequestError("A worklist belongs to neither root. Leave out --root or --worklist.")
     model = QueryModel.WORKLIST if worklist else QueryModel(root) if root else None
     at = Level(level)
-    fields = {
+    return {
         "level": at,
         "query_model": model,
         "keys": {
             **dict.fromkeys(default_columns(at, model), ""),
-            **{keyword: value for keyword, value in _criteria(at, model, **wanted).items() if value},
-            **{_known(keyword): value for keyword, value in keys},
+            **criteria(at, model, **values),
+            **{known(keyword): value for keyword, value in keys},
         },
         "charset": charset,
         "limit": limit,
         "split_dates": split_dates,
     }
-    if batch is not None:
-        return run(invocation, batch_request(batch, {**invocation.transfer(), **fields}))
-    if invocation.typed("give_up_after"):
-        raise InvalidRequestError("a single query waits for no PACS that is down; --give-up-after is for --batch")
-    return run(invocation, build(FindRequest, {**invocation.address(), **fields}))
-
-
-def _criteria(
-    level: Level,
-    model: QueryModel | None,
-    *,
-    patient_id: str | None,
-    patient_name: str | None,
-    study_date: str | None,
-    accession_number: str | None,
-    modality: str | None,
-    study_uids: tuple[str, ...],
-) -> dict[str, str | None]:
-    """The keys that have an option of their own."""
-    worklist = model is QueryModel.WORKLIST
-    # A study has the modalities of all of its series (PS3.4 section C.3.4).
-    of_many = level in {Level.PATIENT, Level.STUDY} and not worklist
-    return {
-        "PatientID": patient_id,
-        "PatientName": patient_name,
-        place_of("ScheduledProcedureStepStartDate") if worklist else "StudyDate": study_date,
-        "AccessionNumber": accession_number,
-        place_of("Modality") if worklist else "ModalitiesInStudy" if of_many else "Modality": modality,
-        "StudyInstanceUID": "\\".join(study_uids),
-    }
-
-
-def _known(keyword: str) -> str:
-    """``keyword`` if it is one, or a tag as ``ggggeeee``, or several of these that are joined by dots.
-
-    Raises
-    ------
-    InvalidRequestError
-        If the data dictionary has none of this name; the message offers the nearest ones.
-    """
-    for part in keyword.split("."):
-        if part in keyword_dict or (len(part) == 8 and all(each in "0123456789abcdefABCDEF" for each in part)):
-            continue
-        near = difflib.get_close_matches(part, keyword_dict, n=2)
-        offer = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise InvalidRequestError(f"-k {part} is no keyword of the DICOM data dictionary{offer}")
-    return keyword

@@ -3,46 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
 
 import click
-from pydantic import AfterValidator
 
-from pacs_tasks.cli.commands.options import transfer_options
-from pacs_tasks.cli.commands.shared import command
-from pacs_tasks.cli.input import batch_file
-from pacs_tasks.cli.input.batch_file import Row
-from pacs_tasks.cli.input.paths import absolute, local_output
-from pacs_tasks.cli.input.values import UID_TEXT, Checked
+from pacs_tasks.cli.commands.shared import command, transfer_options
+from pacs_tasks.cli.input.values import ACCESSION_NUMBER, LAYOUT, UID, UIDs, absolute, local_output
 from pacs_tasks.cli.invocation import Invocation
-from pacs_tasks.cli.output.terminal import readable
-from pacs_tasks.cli.running import run
-from pacs_tasks.errors import InvalidRequestError
-from pacs_tasks.request import AccessionNumber, RetrieveMethod, RetrieveRequest, Selection, build
-from pacs_tasks.request.template import check
 
-#: Columns of a batch file, and the fields of a selection that they give.
-_COLUMNS: Mapping[str, str] = {
+#: The columns of a batch file, and the fields of a selection that they fill.
+COLUMNS: Mapping[str, str] = {
     "StudyInstanceUID": "study_uid",
     "SeriesInstanceUID": "series_uid",
     "SOPInstanceUID": "sop_instance_uids",
     "AccessionNumber": "accession_number",
 }
-_ACCESSION_NUMBER = Checked("accession number", AccessionNumber)
-_LAYOUT = Checked("layout", Annotated[str, AfterValidator(check)])
-
-
-class UIDs(click.ParamType[tuple[str, ...]]):
-    """One UID, or several between backslashes, as DICOM writes them (PS3.5 section 6.4)."""
-
-    name = "UID"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        return (
-            value
-            if isinstance(value, tuple)
-            else tuple(UID_TEXT.convert(each, param, ctx) for each in str(value).split("\\"))
-        )
 
 
 @command(
@@ -50,75 +24,75 @@ class UIDs(click.ParamType[tuple[str, ...]]):
     "pacs-tasks retrieve --study-uid 1.2.3.4.5.6.7.8.9.10 --output-dir downloaded_dicoms --ip 192.168.1.100",
     "pacs-tasks retrieve --batch studies.csv --output-dir downloaded_dicoms",
 )
-@click.option("--study-uid", type=UID_TEXT, metavar="UID", help="Study Instance UID of the study.")
-@click.option("--output-dir", metavar="DIR", help="Where the files go: DIR/STUDY/SERIES/INSTANCE.dcm.")
+@click.option("--study-uid", type=UID, metavar="UID", help="Retrieve the study with this Study Instance UID.")
+@click.option("--output-dir", metavar="DIR", help="Write the files to DIR/STUDY/SERIES/INSTANCE.dcm.")
 @click.option(
     "--to-remote",
     metavar="NAME",
-    help="Instead, have the PACS send all of it to this peer of pacs-tasks.toml, and ask that what it holds (C-MOVE).",
+    help="Have the PACS send everything to this PACS of pacs-tasks.toml instead (C-MOVE), and verify that it arrived.",
 )
-@click.option("--series-uid", type=UID_TEXT, metavar="UID", help="Only this series of it.")
+@click.option("--series-uid", type=UID, metavar="UID", help="Retrieve only this series of the study.")
 @click.option(
     "--sop-instance-uid",
     "sop_instance_uids",
     type=UIDs(),
     multiple=True,
     metavar="UID",
-    help="Only this instance of it, whatever its series; may be repeated, or be several between backslashes.",
+    help="Retrieve only this instance of the study, in any series. Repeat the option for several, or write backslashes "
+    "between them.",
 )
 @click.option(
     "--accession-number",
-    type=_ACCESSION_NUMBER,
+    type=ACCESSION_NUMBER,
     metavar="NUMBER",
-    help="All studies of this accession number; with --study-uid only that one of them.",
+    help="Retrieve all studies with this accession number, or only --study-uid of them.",
 )
 @click.option(
     "--batch",
     metavar="FILE",
-    help=f"Many at once: a CSV file with any of the columns {', '.join(_COLUMNS)}; one row for each that is wanted.",
+    help=f"Retrieve what each row of this CSV file names. Its columns can be {', '.join(COLUMNS)}.",
 )
 @click.option(
     "--method",
-    type=click.Choice([str(each) for each in RetrieveMethod], case_sensitive=False),
-    default=str(RetrieveMethod.AUTO),
+    type=click.Choice(["auto", "move", "get"], case_sensitive=False),
+    default="auto",
     show_default=True,
-    help="C-MOVE to a receiver, C-GET, or C-MOVE where a receiver runs that the PACS knows.",
+    help="Use C-MOVE to a receiver, use C-GET, or use C-MOVE if a receiver is running that the PACS knows.",
 )
 @click.option(
     "--layout",
-    type=_LAYOUT,
+    type=LAYOUT,
     metavar="TEMPLATE",
-    help="How files are called in the output directory, such as {PatientID}/{StudyDate}/{InstanceNumber:05}.",
+    help="Name the files in the output directory by their attributes, such as "
+    "{PatientID}/{StudyDate}/{InstanceNumber:05}.",
 )
-@click.option("--overwrite", is_flag=True, help="Fetch also what is there already, whole.")
+@click.option("--overwrite", is_flag=True, help="Re-fetch files that are already complete.")
 @transfer_options
 def retrieve(
     invocation: Invocation,
     *,
-    study_uid: str | None,
     output_dir: str | None,
     to_remote: str | None,
-    series_uid: str | None,
-    sop_instance_uids: tuple[tuple[str, ...], ...],
-    accession_number: str | None,
     batch: str | None,
-    method: str,
     layout: str | None,
-    overwrite: bool,
+    sop_instance_uids: tuple[tuple[str, ...], ...],
+    **options: object,
 ) -> int:
-    """Bring studies to a directory, or to another PACS, and compare what arrived with what the PACS lists."""
-    named: dict[str, object] = {
-        "study_uid": study_uid,
-        "series_uid": series_uid,
+    """Retrieve studies to a directory or to another PACS, and compare what arrived with what the PACS lists."""
+    from pacs_tasks.cli.input.batch_file import selections
+    from pacs_tasks.cli.running import run
+    from pacs_tasks.request import RetrieveRequest, build
+
+    fields = {
+        **options,
         "sop_instance_uids": tuple(uid for each in sop_instance_uids for uid in each),
-        "accession_number": accession_number,
+        "layout": layout or "",
     }
-    _check(named, batch)
+    _check(fields, batch)
     if (output_dir is None) == (to_remote is None):
-        raise click.UsageError("name where it goes: with --output-dir, or with --to-remote")
+        raise click.UsageError("There is no single destination. Name it with --output-dir or --to-remote.")
     if batch is not None:
-        named = {"selections": selections(batch)}
-    fields = {**named, "method": method, "layout": layout or "", "overwrite": overwrite}
+        fields["selections"] = selections(batch, COLUMNS)
     if to_remote is not None:
         fields["to"] = invocation.settings.remote(to_remote)
     if output_dir is not None:
@@ -126,31 +100,10 @@ def retrieve(
     return run(invocation, build(RetrieveRequest, {**invocation.transfer(), **fields}))
 
 
-def _check(named: Mapping[str, object], batch: str | None) -> None:
-    if batch is not None:
-        if any(named.values()):
-            raise click.UsageError("--batch names all that is wanted: leave the other UIDs and numbers out")
-        return
-    if not named["study_uid"] and not named["accession_number"]:
-        raise click.UsageError("name what to retrieve with --study-uid, --accession-number or --batch")
-
-
-def selections(path: str) -> tuple[Selection, ...]:
-    """What the rows of a batch file ask for.
-
-    Raises
-    ------
-    InvalidRequestError
-        If the file, or a row of it, cannot be what is meant; the message says which line.
-    """
-    return tuple(_selection(row, readable(path)) for row in batch_file.read(path, _COLUMNS))
-
-
-def _selection(row: Row, path: str) -> Selection:
-    fields: dict[str, Any] = {_COLUMNS[name]: cell for name, cell in row.values.items()}
-    if "sop_instance_uids" in fields:
-        fields["sop_instance_uids"] = fields["sop_instance_uids"].split("\\")
-    try:
-        return build(Selection, {**fields, "row": row.number})
-    except InvalidRequestError as error:
-        raise InvalidRequestError(f"line {row.number}: {error.message}", path) from None
+def _check(fields: Mapping[str, object], batch: str | None) -> None:
+    if batch is not None and any(fields[name] for name in COLUMNS.values()):
+        raise click.UsageError("--batch names everything to retrieve. Leave out the other UIDs and numbers.")
+    if batch is None and not fields["study_uid"] and not fields["accession_number"]:
+        raise click.UsageError(
+            "Nothing to retrieve is named. Name a study with --study-uid or --accession-number, or many with --batch."
+        )

@@ -1,1 +1,1 @@
-"""From what people type, and from their files, to values."""
+"""What people type, as checked values: options, paths and CSV files."""

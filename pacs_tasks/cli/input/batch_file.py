@@ -1,6 +1,6 @@
-"""Rows of a CSV file as people export it from a spreadsheet: what shall be queried, or retrieved, one row each.
+"""Rows of a CSV file that people export from a spreadsheet, and what each row selects for a retrieve.
 
-Messages name lines and counts; the path, and what stands in a cell, may be private and go to the subject.
+Messages name lines and counts only: the path and the cells may be private, so they go to the subject.
 """
 
 from __future__ import annotations
@@ -12,22 +12,24 @@ import io
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pacs_tasks.cli.output.terminal import plain, readable
+from pacs_tasks.cli.output.text import counted, plain, readable
 from pacs_tasks.errors import InvalidRequestError, UnreadableInputError
+from pacs_tasks.request import Selection, build
 
-#: Rows that one job takes.
+#: The most rows of one job.
 MOST_ROWS = 100_000
-#: Bytes that a file may have: so many rows of 600 bytes each.
+#: The most bytes of a file: that many rows of 600 bytes each.
 MOST_BYTES = 60_000_000
-#: What a spreadsheet puts between two cells, by language and by format.
+#: Separators that spreadsheets write, depending on the language and the format.
 _DELIMITERS = ",;\t"
 _LONGEST_SHOWN = 64
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row. ``number`` is its line in the file, the first being 1; ``values`` are its cells that are not empty."""
+    """One row. ``number`` is its line in the file, from 1; ``values`` are the cells that are not empty."""
 
     number: int
     values: Mapping[str, str]
@@ -36,40 +38,40 @@ class Row:
 def read(path: str, known: Collection[str]) -> list[Row]:
     """Read a file whose first line names its columns.
 
-    The text is UTF-8, or UTF-16 with its mark, else GB18030; cells are separated by commas, semicolons or tabs. Names
-    of columns may be written in small or capital letters. Lines without any value are left out.
+    The text is UTF-8, UTF-16 with a byte order mark, or GB18030. Commas, semicolons or tabs separate the cells. Names
+    of columns are not case-sensitive. Lines without any value are left out.
 
     Parameters
     ----------
     known
-        The names that a column may have; what it contains without listing it is taken as it stands.
+        The names that a column may have. A name that it contains without listing it is used as it stands.
 
     Raises
     ------
     UnreadableInputError
-        If it cannot be read, is no text, or is too large.
+        If the file cannot be read, is not text, or is too large.
     InvalidRequestError
-        If it has no rows or too many of them, a column that is not known or stands there twice, or a broken row.
+        If the file has no rows or too many, an unknown or repeated column, or a broken row.
     """
     shown = readable(path)
     lines = _lines(_text(path, shown), shown)
     _, header = next(lines, (0, []))
     if not header:
-        raise InvalidRequestError("this file is empty; its first line names the columns, such as PatientID", shown)
+        raise InvalidRequestError("This file is empty. Name the columns in its first line, such as PatientID.", shown)
     columns = _columns(header, known, shown)
     rows: list[Row] = []
     for number, cells in lines:
         if len(cells) > len(columns):
             raise InvalidRequestError(
-                f"line {number} has {len(cells)} cells where the first line names {_count(len(columns), 'column')}; "
-                "put a value that holds the separator in quotation marks",
+                f"Line {number} has {len(cells)} cells, but the first line names {counted(len(columns), 'column')}. "
+                "Put a value that holds the separator in quotation marks.",
                 shown,
             )
         if len(rows) == MOST_ROWS:
-            raise InvalidRequestError(f"this file has more than {MOST_ROWS} rows; split it", shown)
+            raise InvalidRequestError(f"This file has more than {MOST_ROWS} rows. Split it.", shown)
         rows.append(Row(number, {name: cell for name, cell in zip(columns, cells, strict=False) if cell}))
     if not rows:
-        raise InvalidRequestError("this file has no row below the names of its columns; add one", shown)
+        raise InvalidRequestError("This file has no row below the names of its columns. Add one.", shown)
     return rows
 
 
@@ -78,12 +80,12 @@ def _text(path: str, shown: str) -> str:
         with Path(path).expanduser().open("rb") as file:
             content = file.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "no file can be called so"
+        why = error.strerror if isinstance(error, OSError) else "not a possible name of a file"
         raise UnreadableInputError(
-            f"this file cannot be read ({why}); check the path and its permissions", shown
+            f"This file cannot be read ({why}). Check the path and its permissions.", shown
         ) from None
     if len(content) > MOST_BYTES:
-        raise UnreadableInputError(f"this file has more than {MOST_BYTES // 1_000_000} MB; split it", shown)
+        raise UnreadableInputError(f"This file has more than {MOST_BYTES // 1_000_000} MB. Split it.", shown)
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     for encoding in ("utf-16",) if wide else ("utf-8-sig", "gb18030"):
         try:
@@ -92,11 +94,11 @@ def _text(path: str, shown: str) -> str:
             continue
         if "\0" not in text:
             return text
-    raise UnreadableInputError("this file is no text; save it as CSV, which Excel calls CSV UTF-8", shown)
+    raise UnreadableInputError("This file is not text. Save it as CSV, which Excel calls CSV UTF-8.", shown)
 
 
 def _lines(text: str, shown: str) -> Iterator[tuple[int, list[str]]]:
-    """The number and the cells of each line that has a value, without the empty cells at its end."""
+    """The number and the cells of each line with a value, without the empty cells at its end."""
     source = io.StringIO(text, newline="")
     first = next((line for line in source if line.strip(f"{_DELIMITERS} \r\n")), "")
     source.seek(0)
@@ -109,43 +111,69 @@ def _lines(text: str, shown: str) -> Iterator[tuple[int, list[str]]]:
             return
         except csv.Error as error:
             raise InvalidRequestError(
-                f"line {number} is no row of a CSV file ({error}); look for a quotation mark that is not closed", shown
+                f"Line {number} is not a row of a CSV file ({error}). Look for a quotation mark that is not closed.",
+                shown,
             ) from None
         while cells and not cells[-1]:
             cells.pop()
         for column, cell in enumerate(cells, 1):
             if not cell.isprintable() and plain(cell) != cell:
                 raise InvalidRequestError(
-                    f"line {number} has a line break or another control character in cell {column}; take it out", shown
+                    f"Line {number} has a line break or another control character in cell {column}. Remove it.",
+                    shown,
                 )
         if cells:
             yield number, cells
 
 
 def _columns(header: list[str], known: Collection[str], shown: str) -> list[str]:
-    """The names of the columns as they are known."""
+    """The known names of the columns."""
     names = {name.lower(): name for name in known}
     columns: list[str] = []
     for number, cell in enumerate(header, 1):
         name = names.get(cell.lower(), cell if cell in known else "")
         what = f"{shown}, column {cell[:_LONGEST_SHOWN]!r}" if cell else shown
         if not cell:
-            raise InvalidRequestError(f"column {number} has no name in the first line; name it or take it out", shown)
+            raise InvalidRequestError(f"Column {number} has no name in the first line. Name or remove it.", shown)
         if not name:
-            raise InvalidRequestError(f"this name of column {number} is not known{_offer(cell, names)}", what)
+            raise InvalidRequestError(f"The name of column {number} is not known. {_suggestion(cell, names)}", what)
         if name in columns:
-            raise InvalidRequestError(f"column {number} has the name of column {columns.index(name) + 1}", what)
+            raise InvalidRequestError(
+                f"Column {number} has the name of column {columns.index(name) + 1}. Remove one of them.", what
+            )
         columns.append(name)
     return columns
 
 
-def _offer(cell: str, names: Mapping[str, str]) -> str:
+def _suggestion(cell: str, names: Mapping[str, str]) -> str:
     near = [names[each] for each in difflib.get_close_matches(cell.lower(), names, n=2)]
     if near:
-        return f"; did you mean {' or '.join(near)}?"
+        return f"Did you mean {' or '.join(near)}?"
     few = sorted(names.values()) if len(names) < 10 else ["PatientID", "StudyDate"]
-    return f"; the first line names columns such as {', '.join(few)}"
+    return f"Name columns in the first line, such as {', '.join(few)}."
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def selections(path: str, columns: Mapping[str, str]) -> tuple[Selection, ...]:
+    """What the rows of a file select.
+
+    Parameters
+    ----------
+    columns
+        The names of columns, with the fields of a selection that they fill.
+
+    Raises
+    ------
+    InvalidRequestError
+        If the file or a row of it is not valid; the message names the line.
+    """
+    return tuple(_selection(row, columns, readable(path)) for row in read(path, columns))
+
+
+def _selection(row: Row, columns: Mapping[str, str], path: str) -> Selection:
+    fields: dict[str, Any] = {columns[name]: cell for name, cell in row.values.items()}
+    if "sop_instance_uids" in fields:
+        fields["sop_instance_uids"] = fields["sop_instance_uids"].split("\\")
+    try:
+        return build(Selection, {**fields, "row": row.number})
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"Line {row.number} is not valid. {error.message}", path) from None

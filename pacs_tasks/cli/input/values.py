@@ -1,39 +1,48 @@
-"""From text to values: what can be wrong with what is typed, in people's words."""
+"""The types of options and arguments, and checked paths.
+
+Declaring an option must not import pydantic, so a type imports its rule when it checks a value.
+"""
 
 from __future__ import annotations
 
 import datetime
-from typing import Any
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
 
 import click
-from pydantic import TypeAdapter, ValidationError
 
-from pacs_tasks.ae import AETitle, Charset, FileName, Host, ServerName
-from pacs_tasks.request import UID
+from pacs_tasks.cli.output.text import readable
+from pacs_tasks.errors import UnreadableInputError
 
 
 class Checked(click.ParamType[str]):
-    """Text that the package's own rules check, so that a wrong one is a wrong usage."""
+    """Text that a rule of the requests or settings checks, so that a wrong value is wrong usage."""
 
-    def __init__(self, name: str, rule: Any) -> None:
+    def __init__(self, name: str, rule: Callable[[], Any]) -> None:
         self.name = name
-        self._rule: TypeAdapter[str] = TypeAdapter(rule)
+        self._rule = rule
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if param is not None and value == param.default:
+            return str(value)
+        from pydantic import TypeAdapter, ValidationError
+
         try:
-            return self._rule.validate_python(value)
+            return str(TypeAdapter(self._rule()).validate_python(value))
         except ValidationError as error:
             self.fail(error.errors()[0]["msg"].removeprefix("Value error, "), param, ctx)
 
 
 class WholeNumber(click.IntRange):
-    """A number in a range, called so in messages."""
+    """A whole number in a range."""
 
     name = "whole number"
 
 
 class Seconds(click.FloatRange):
-    """A time in a range, called so in messages."""
+    """A number of seconds in a range."""
 
     name = "number of seconds"
 
@@ -49,24 +58,25 @@ class StudyDate(click.ParamType[str]):
         first, last = first.strip(), last.strip()
         if not first and not last:
             self.fail(
-                "give one day (20230131), a range (20230101-20231231) or an open one (20230101- or -20231231)",
+                "There is no date. Write a day (20230131), a range (20230101-20231231) or an open range (20230101- or "
+                "-20231231).",
                 param,
                 ctx,
             )
         days = [self._day(each, param, ctx) for each in (first, last) if each]
         if days != sorted(days):
-            self.fail(f"the range ends ({last}) before it begins ({first})", param, ctx)
+            self.fail(f"The range ends ({last}) before it begins ({first}). Swap the dates.", param, ctx)
         return f"{first}{dash}{last}"
 
     def _day(self, text: str, param: click.Parameter | None, ctx: click.Context | None) -> datetime.date:
         """VR DA: eight digits (PS3.5 section 6.2)."""
-        day = _day_of_the_calendar(text)
+        day = _calendar_day(text)
         if day is None:
-            self.fail(f"{text!r} is no day of the calendar; write YYYYMMDD, such as 20230131", param, ctx)
+            self.fail(f"{text!r} is not a day of the calendar. Write YYYYMMDD, such as 20230131.", param, ctx)
         return day
 
 
-def _day_of_the_calendar(text: str) -> datetime.date | None:
+def _calendar_day(text: str) -> datetime.date | None:
     if len(text) != 8 or not text.isascii() or not text.isdigit():
         return None
     try:
@@ -76,7 +86,7 @@ def _day_of_the_calendar(text: str) -> datetime.date | None:
 
 
 class Key(click.ParamType[tuple[str, str]]):
-    """``KEYWORD`` asks for an attribute in return, ``KEYWORD=VALUE`` matches it as well."""
+    """``KEYWORD`` requests an attribute, ``KEYWORD=VALUE`` matches it too."""
 
     name = "KEYWORD[=VALUE]"
 
@@ -87,26 +97,117 @@ class Key(click.ParamType[tuple[str, str]]):
         keyword = keyword.strip()
         if not keyword.isascii() or not all(part.isalnum() for part in keyword.split(".")):
             self.fail(
-                f"{keyword!r} is no keyword of the DICOM data dictionary; write one such as StudyDescription "
-                "or StudyDescription=CHEST*, or SEQUENCE.KEYWORD for one within a sequence",
+                f"{keyword!r} is not a keyword of the DICOM data dictionary. Write a keyword such as StudyDescription "
+                "or StudyDescription=CHEST*, or SEQUENCE.KEYWORD for an attribute within a sequence.",
                 param,
                 ctx,
             )
         return keyword, wanted
 
 
-class UIDList(click.ParamType[str]):
-    """A UID, or several with a backslash between them (list of UID matching, PS3.4 section C.2.2.2.2)."""
+class UIDs(click.ParamType[tuple[str, ...]]):
+    """One UID, or several with backslashes between them (PS3.5 section 6.4)."""
 
     name = "UID"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        return "\\".join(UID_TEXT.convert(each, param, ctx) for each in str(value).split("\\"))
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        return tuple(UID.convert(each, param, ctx) for each in str(value).split("\\"))
 
 
-AE_TITLE = Checked("AE title", AETitle)
-HOST = Checked("host", Host)
-FILE_NAME = Checked("file", FileName)
-SERVER_NAME = Checked("host", ServerName)
-UID_TEXT = Checked("UID", UID)
-CHARSET = Checked("character set", Charset)
+def _ae() -> Any:
+    from pacs_tasks import ae
+
+    return ae
+
+
+def _request() -> Any:
+    from pacs_tasks import request
+
+    return request
+
+
+def _layout() -> Any:
+    from pydantic import AfterValidator
+
+    from pacs_tasks.request.template import check
+
+    return Annotated[str, AfterValidator(check)]
+
+
+AE_TITLE = Checked("AE title", lambda: _ae().AETitle)
+HOST = Checked("host", lambda: _ae().Host)
+FILE_NAME = Checked("file", lambda: _ae().FileName)
+SERVER_NAME = Checked("host", lambda: _ae().ServerName)
+CHARSET = Checked("character set", lambda: _ae().Charset)
+UID = Checked("UID", lambda: _request().UID)
+ACCESSION_NUMBER = Checked("accession number", lambda: _request().AccessionNumber)
+LAYOUT = Checked("layout", _layout)
+
+
+def absolute(path: str) -> str:
+    """Make a path absolute, since a worker has another current directory.
+
+    Raises
+    ------
+    UnreadableInputError
+        If the path is not Unicode, so that no request can hold it.
+    """
+    found = os.path.normpath(Path(path).expanduser().absolute())
+    if readable(found) != found:
+        raise UnreadableInputError(
+            "This path has bytes that are not UTF-8. Name a directory above it.", readable(found)
+        )
+    return found
+
+
+def local_directory(path: str) -> str:
+    """Check that a directory exists on this machine, and make it absolute.
+
+    Raises
+    ------
+    UnreadableInputError
+        If there is no such directory.
+    """
+    found = Path(absolute(path))
+    if not found.exists():
+        raise UnreadableInputError("There is no such directory. Check the path.", str(found))
+    if not found.is_dir():
+        raise UnreadableInputError("This is a file, not a directory. Use send-file for one file.", str(found))
+    return str(found)
+
+
+def local_file(path: str) -> str:
+    """Check that a file exists on this machine, and make its path absolute.
+
+    Raises
+    ------
+    UnreadableInputError
+        If there is no such file.
+    """
+    found = Path(absolute(path))
+    if not found.exists():
+        raise UnreadableInputError("There is no such file. Check the path.", str(found))
+    if found.is_dir():
+        raise UnreadableInputError("This is a directory, not a file. Use send-dir for all of its files.", str(found))
+    return str(found)
+
+
+def local_output(path: str) -> str:
+    """Check that a directory of this machine exists or can be made, and make it absolute.
+
+    Raises
+    ------
+    UnreadableInputError
+        If a file is in its place, or it is not writable.
+    """
+    found = Path(absolute(path))
+    nearest = next(parent for parent in (found, *found.parents) if parent.exists())
+    if not nearest.is_dir():
+        raise UnreadableInputError("This is a file, not a directory. Name another --output-dir.", str(nearest))
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UnreadableInputError(
+            "This directory is not writable. Change its permissions, or name another --output-dir.", str(nearest)
+        )
+    return str(found)

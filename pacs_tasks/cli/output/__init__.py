@@ -1,1 +1,1 @@
-"""From outcomes to tables, documents, advice and exit codes."""
+"""What a person or a program reads of a command: sentences, tables, JSON documents, exit codes and logs."""

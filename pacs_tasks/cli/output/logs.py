@@ -1,49 +1,42 @@
-"""The log of a command: time, level, message; never a path, a patient's name or a patient's id.
-
-A record that the terminal shows as a sentence of its own carries ``extra=SAID``: the log file has it too, the console
-does not show it twice.
-"""
+"""The log of a command. It never holds a path, a patient's name or a patient's id."""
 
 from __future__ import annotations
 
 import logging
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
-
-from rich.console import Console
-from rich.text import Text
 
 from pacs_tasks.errors import ConfigurationError
 
 FORMAT = "%(asctime)s - %(levelname)s - %(message)s"
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-SAID = {"said": True}
+#: ``extra`` of a record that the terminal shows as a sentence too. The console does not show it twice.
+SHOWN = {"shown": True}
 
-#: Whose records are kept. Libraries are left out: their debug records quote data sets and messages.
+#: The loggers whose records are kept. Debug records of libraries are not: they quote data sets and messages.
 _LOGGERS = ("pacs_tasks", "dicom_pacs_transfer")
 for _name in _LOGGERS:
-    # Without it, Python writes a record that nobody asked for to stderr.
+    # Python writes records of a logger without any handler to stderr.
     logging.getLogger(_name).addHandler(logging.NullHandler())
 
 
 class _ConsoleLog(logging.Handler):
-    """Writes through the console that also draws the progress bar, so that neither breaks the other."""
+    """Writes records to stderr as the terminal writes its sentences, so that a progress bar stays whole."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, write: Callable[[str], None]) -> None:
         super().__init__()
-        self._console = console
+        self._write = write
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not getattr(record, "said", False)
+        return not getattr(record, "shown", False)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(Text(self.format(record)))
+        self._write(self.format(record))
 
 
 class CommandLog:
-    """Where the records of one command go, until :meth:`close`."""
+    """Sends the records of one command to its outputs, until :meth:`close`."""
 
     def __init__(self, level: str) -> None:
         self._level = level
@@ -52,8 +45,9 @@ class CommandLog:
         for name in _LOGGERS:
             logging.getLogger(name).setLevel(level)
 
-    def to_console(self, console: Console) -> None:
-        self._add(_ConsoleLog(console))
+    def to_console(self, write: Callable[[str], None]) -> None:
+        """Give each record to ``write``."""
+        self._add(_ConsoleLog(write))
 
     def to_file(self, path: str) -> None:
         """Append to ``path``.
@@ -67,7 +61,7 @@ class CommandLog:
             self._add(logging.FileHandler(Path(path).absolute(), encoding="utf-8", errors="backslashreplace"))
         except OSError as error:
             raise ConfigurationError(
-                f"the log file cannot be written ({error.strerror}); name another one with --log-file", path
+                f"The log file cannot be written ({error.strerror}). Name another one with --log-file.", path
             ) from None
 
     def close(self) -> None:
@@ -79,14 +73,6 @@ class CommandLog:
         for name, level in self._levels.items():
             logging.getLogger(name).setLevel(level)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _add(self, output: logging.Handler) -> None:
         output.setLevel(self._level)
         output.setFormatter(logging.Formatter(FORMAT))
@@ -96,10 +82,10 @@ class CommandLog:
 
 
 def stack_of(error: BaseException) -> str:
-    """Where an unexpected error came from: its classes, files, lines and code, without any value.
+    """The classes, files, lines and code of an unexpected error, without any value.
 
-    The message of a foreign exception may quote a path or an element of a data set, so it is left out: the log of a
-    failure can then be passed on to whoever mends it.
+    The message of a foreign exception may quote a path or an element of a data set. Without it, users can send us the
+    log of a failure.
     """
     chain: list[str] = []
     seen: BaseException | None = error
@@ -111,7 +97,7 @@ def stack_of(error: BaseException) -> str:
 
 
 def place_of(error: BaseException) -> str:
-    """Class, file and line of an unexpected error in one word or two."""
+    """The class, file and line of an unexpected error."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}{where}"

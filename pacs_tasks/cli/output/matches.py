@@ -1,4 +1,4 @@
-"""Matches of a query as a table or as CSV. They are DICOM JSON objects (PS3.18 annex F)."""
+"""The matches of a query as a table or as CSV. A match is a DICOM JSON object (PS3.18 annex F)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydicom.datadict import dictionary_description, dictionary_has_tag, tag_for_keyword
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from rich.text import Text
 
-from pacs_tasks.cli.output.terminal import Terminal, plain
+from pacs_tasks.cli.output.text import Table, plain
 from pacs_tasks.request import Level, QueryModel
 from pacs_tasks.request.worklist import place_of
 
-#: What is asked of the peer in return and shown, by level (PS3.4 section C.6).
+#: The attributes that a query requests and shows, by level (PS3.4 section C.6).
 COLUMNS: Mapping[Level, tuple[str, ...]] = {
     Level.PATIENT: ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "NumberOfPatientRelatedStudies"),
     Level.STUDY: (
@@ -40,7 +37,7 @@ COLUMNS: Mapping[Level, tuple[str, ...]] = {
     Level.IMAGE: ("InstanceNumber", "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"),
 }
 
-#: The same of a worklist.
+#: The attributes that a worklist query requests and shows.
 WORKLIST_COLUMNS = tuple(
     place_of(keyword)
     for keyword in (
@@ -70,46 +67,38 @@ _HEADINGS = {
 
 
 def default_columns(level: Level, model: QueryModel | None = None) -> tuple[str, ...]:
-    """The keywords that are shown unasked; those joined by a dot stand in the item of a sequence."""
+    """The keywords that a query always shows. A dot leads into the items of a sequence."""
     return WORKLIST_COLUMNS if model is QueryModel.WORKLIST else COLUMNS[level]
 
 
 def columns_of(level: Level, keys: Iterable[str], model: QueryModel | None = None) -> tuple[str, ...]:
-    """The keywords that are shown: those of the level, then those that were asked for beside them."""
-    asked = (place_of(key) if model is QueryModel.WORKLIST else key for key in keys)
-    return tuple(dict.fromkeys((*default_columns(level, model), *asked)))
+    """The keywords that a query shows: those of its level, then its other keys."""
+    others = (place_of(key) if model is QueryModel.WORKLIST else key for key in keys)
+    return tuple(dict.fromkeys((*default_columns(level, model), *others)))
 
 
-def show_matches(
-    terminal: Terminal,
-    matches: Sequence[Mapping[str, Any]],
-    level: Level,
-    keys: Iterable[str] = (),
-    model: QueryModel | None = None,
-) -> None:
-    """Put matches on stdout as a table."""
+def match_table(
+    matches: Iterable[Mapping[str, Any]], level: Level, keys: Iterable[str] = (), model: QueryModel | None = None
+) -> Table:
+    """A table with one row for each match."""
     columns = columns_of(level, keys, model)
     table = new_match_table(columns)
     for match in matches:
-        table.add_row(*(Text(plain(text_of(match, column))) for column in columns))
-    terminal.show(table)
-
-
-def new_match_table(columns: Iterable[str], before: Iterable[str] = ()) -> Table:
-    """A table for these keywords, behind other columns."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading in before:
-        table.add_column(heading)
-    for column in columns:
-        # People copy an id into the next command, so it stays in one piece.
-        table.add_column(_heading(column), overflow="fold", no_wrap=column.endswith(("ID", "Number")))
+        table.add(*(plain(text_of(match, column)) for column in columns))
     return table
+
+
+def new_match_table(columns: Sequence[str], before: Sequence[str] = ()) -> Table:
+    """An empty table for these keywords, with other columns before them."""
+    keywords = (*before, *columns)
+    whole = [number for number, each in enumerate(keywords) if each in columns and each.endswith(("ID", "Number"))]
+    return Table(*before, *map(_heading, columns), whole=whole)
 
 
 def csv_of(
     matches: Sequence[Mapping[str, Any]], level: Level, keys: Iterable[str] = (), model: QueryModel | None = None
 ) -> str:
-    """Matches as CSV (RFC 4180): a line of keywords, then one line per match; several values stand as in DICOM."""
+    """Matches as CSV (RFC 4180): a line of keywords, then one line for each match."""
     columns = columns_of(level, keys, model)
     text = io.StringIO()
     writer = csv.writer(text)
@@ -119,10 +108,10 @@ def csv_of(
 
 
 def text_of(match: Mapping[str, Any], key: str) -> str:
-    """The value of an attribute in one text, its values separated by a backslash (PS3.5 section 6.4).
+    """The values of an attribute, separated by backslashes (PS3.5 section 6.4).
 
-    Of an attribute within a sequence, such as ``RequestAttributesSequence.ScheduledProcedureStepID``, the values of
-    all items.
+    A key within a sequence, such as ``RequestAttributesSequence.ScheduledProcedureStepID``, has the values of all
+    items.
     """
     items: list[Any] = [match]
     for keyword in key.split("."):
@@ -138,7 +127,7 @@ def _values(element: Any) -> list[Any]:
 
 
 def _value(value: Any) -> str:
-    """A person's name has up to three groups: alphabetic, ideographic, phonetic (PS3.18 section F.2.2)."""
+    """A person name has up to three groups: alphabetic, ideographic and phonetic (PS3.18 section F.2.2)."""
     if isinstance(value, Mapping):
         groups = [str(value.get(group) or "") for group in ("Alphabetic", "Ideographic", "Phonetic")]
         return "=".join(groups).rstrip("=")
@@ -154,7 +143,7 @@ def _heading(key: str) -> str:
 
 
 def _tag(keyword: str) -> int | None:
-    """The tag of a keyword, or of ``ggggeeee`` written out."""
+    """The tag of a keyword or of ``ggggeeee``."""
     tag = tag_for_keyword(keyword)
     if tag is None and len(keyword) == 8:
         try:

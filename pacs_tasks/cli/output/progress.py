@@ -1,144 +1,63 @@
-"""How a job is getting on, on stderr: a bar that moves where somebody looks, plain lines where a file listens."""
+"""The progress of a job on stderr: a bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
 from types import TracebackType
-from typing import Protocol, Self
-
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as Bar
+from typing import TYPE_CHECKING, Self
 
 from pacs_tasks.cli.output.terminal import Terminal
+from pacs_tasks.cli.output.text import size
 from pacs_tasks.outcome import Counters
 from pacs_tasks.outcome.progress import JobState, Progress
 
-#: Seconds between two plain lines.
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+#: Seconds between two lines.
 PACE = 5.0
-#: Seconds over which the speed is taken.
+#: Seconds that the speed is an average of.
 _WINDOW = 10.0
-#: Columns of a terminal that has room for a bar, and for the time that has passed as well.
+#: Seconds before the bar appears. Most queries are done by then, and need not import rich.
+_BAR_DELAY = 0.3
+#: Columns of a terminal that has room for a bar, and for the elapsed time too.
 _ROOM_FOR_A_BAR = 80
 _ROOM_FOR_ALL = 100
-#: Seconds after which a job that nobody has taken is worth a word.
-_LONELY = 10.0
-
-
-class View(Protocol):
-    """Shows looks at a job while it is a context."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-    def update(self, progress: Progress) -> None: ...
+#: Seconds after which the progress mentions that no worker has taken the job.
+_NO_WORKER = 10.0
 
 
 class Speed:
     """Bytes per second over the last seconds."""
 
     def __init__(self) -> None:
-        self._looks: deque[tuple[float, int]] = deque()
+        self._samples: deque[tuple[float, int]] = deque()
 
     def update(self, now: float, done: int) -> float:
-        """The speed now that ``done`` bytes are through; ``now`` in seconds."""
-        self._looks.append((now, done))
-        while len(self._looks) > 2 and now - self._looks[0][0] > _WINDOW:
-            self._looks.popleft()
-        then, before = self._looks[0]
+        """The speed at the time ``now`` in seconds, when ``done`` bytes are transferred."""
+        self._samples.append((now, done))
+        while len(self._samples) > 2 and now - self._samples[0][0] > _WINDOW:
+            self._samples.popleft()
+        then, before = self._samples[0]
         return (done - before) / (now - then) if now > then else 0.0
 
 
-def size(count: float) -> str:
-    """Bytes as people read them, in powers of 1000 as disks and networks count."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people read them: "0.04 s", "12.3 s"."""
-    return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
-
-
 def remarks(counters: Counters) -> str:
-    """What is not plain success, in a few words."""
+    """The counts of everything that is not a plain success."""
     named = {
         "warnings": counters.warning,
         "failed": counters.failed,
         "missing": counters.missing,
         "already there": counters.present,
-        "no DICOM": counters.skipped,
+        "not DICOM": counters.skipped,
     }
     return ", ".join(f"{count} {name}" for name, count in named.items() if count)
 
 
-class LiveView:
-    """The bar: files, bytes per second, warnings, failures, time left."""
-
-    def __init__(self, terminal: Terminal, title: str) -> None:
-        width = terminal.talk.width
-        self._bar = Bar(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            # What a narrow terminal has no room for goes first where figures would be cut short.
-            *([BarColumn()] if width >= _ROOM_FOR_A_BAR else []),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[speed]}"),
-            TextColumn("{task.fields[remarks]}", style="yellow"),
-            *([TimeElapsedColumn()] if width >= _ROOM_FOR_ALL else []),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=terminal.talk,
-            transient=True,
-        )
-        self._title = title
-        self._task = self._bar.add_task(f"{title}: waiting", total=None, speed="", remarks="")
-        self._speed = Speed()
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
-
-    def update(self, progress: Progress) -> None:
-        counters = progress.counters
-        speed = self._speed.update(time.monotonic(), counters.bytes)
-        self._bar.update(
-            self._task,
-            description=f"{self._title}: {_state(progress)}",
-            total=counters.total or None,
-            completed=counters.recorded,
-            speed=f"{size(speed)}/s" if counters.bytes else "",
-            remarks=remarks(counters),
-        )
-
-
-class PlainView:
-    """A line now and then, at a pace that does not fill a log."""
-
-    def __init__(self, terminal: Terminal, title: str) -> None:
-        self._terminal = terminal
-        self._title = title
-        self._begun = self._last_line = time.monotonic()
-        self._last_text = ""
-        self._speed = Speed()
+class View:
+    """Shows the progress of a job while it is a context. This one shows nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -147,6 +66,76 @@ class PlainView:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         pass
+
+    def update(self, progress: Progress) -> None:
+        """Show the progress, if it is time to."""
+
+
+class LiveView(View):
+    """A bar with files, speed, warnings, failures and the time left."""
+
+    def __init__(self, title: str, console: Console | None = None, delay: float = _BAR_DELAY) -> None:
+        self._title = title
+        self._console = console
+        self._begin = time.monotonic() + delay
+        self._bar: Bar | None = None
+        self._speed = Speed()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, progress: Progress) -> None:
+        now, counters = time.monotonic(), progress.counters
+        speed = self._speed.update(now, counters.bytes)
+        if self._bar is None:
+            if now < self._begin:
+                return
+            self._bar = _new_bar(self._console)
+            self._bar.add_task("", total=None, speed="", remarks="")
+            self._bar.start()
+        self._bar.update(
+            self._bar.task_ids[0],
+            description=f"{self._title}: {_state(progress)}",
+            total=counters.total or None,
+            completed=counters.recorded,
+            speed=f"{size(speed)}/s" if counters.bytes else "",
+            remarks=remarks(counters),
+        )
+
+
+def _new_bar(console: Console | None) -> Bar:
+    from rich import progress
+    from rich.console import Console
+
+    console = console or Console(stderr=True, highlight=False, emoji=False)
+    return progress.Progress(
+        progress.SpinnerColumn(),
+        progress.TextColumn("{task.description}"),
+        # On a narrow terminal the bar and the time give way to the figures.
+        *([progress.BarColumn()] if console.width >= _ROOM_FOR_A_BAR else []),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[speed]}"),
+        progress.TextColumn("{task.fields[remarks]}", style="yellow"),
+        *([progress.TimeElapsedColumn()] if console.width >= _ROOM_FOR_ALL else []),
+        progress.TextColumn("left"),
+        progress.TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+class PlainView(View):
+    """A line now and then, at a pace that does not fill a log."""
+
+    def __init__(self, terminal: Terminal, title: str) -> None:
+        self._terminal = terminal
+        self._title = title
+        self._begun = self._last_line = time.monotonic()
+        self._last_text = ""
+        self._speed = Speed()
 
     def update(self, progress: Progress) -> None:
         now, counters = time.monotonic(), progress.counters
@@ -158,7 +147,7 @@ class PlainView:
             parts.append(f"{counters.recorded} of {counters.total}")
             parts += [f"{size(speed)}/s"] if counters.bytes else []
             parts += [each for each in (remarks(counters), _time_left(counters, now - self._begun)) if each]
-        elif progress.state is JobState.QUEUED and now - self._begun > _LONELY:
+        elif progress.state is JobState.QUEUED and now - self._begun > _NO_WORKER:
             parts.append("no worker has taken it yet")
         self._last_line = now
         text = ", ".join(parts)
@@ -167,18 +156,11 @@ class PlainView:
             self._last_text = text
 
 
-class NoView(PlainView):
-    """Nothing at all."""
-
-    def update(self, progress: Progress) -> None:
-        pass
-
-
 def view(terminal: Terminal, title: str) -> View:
-    """The view that fits where stderr goes."""
+    """The view for where stderr goes."""
     if terminal.quiet:
-        return NoView(terminal, title)
-    return LiveView(terminal, title) if terminal.live else PlainView(terminal, title)
+        return View()
+    return LiveView(title) if terminal.live else PlainView(terminal, title)
 
 
 def _state(progress: Progress) -> str:

@@ -1,119 +1,97 @@
-"""Where a command's words go: stdout is data, stderr is talk."""
+"""The streams of a command: results go to stdout, everything else goes to stderr."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console, RenderableType
-from rich.measure import Measurement
-from rich.table import Table
-from rich.text import Text
-
+from pacs_tasks.cli.output.text import Fact, Table, draw, draw_facts, in_style, plain
 from pacs_tasks.errors import PacsTasksError
-
-#: A pipe has no width: a row stays one line, so that ``grep`` finds all of it. No path is so long.
-_UNLIMITED = 100_000
-
-
-def plain(text: str) -> str:
-    """``text`` without control characters: a peer's words must not steer the terminal that shows them."""
-    return "".join(" " if unicodedata.category(character) == "Cc" else character for character in text)
-
-
-def readable(text: str) -> str:
-    """``text`` with a question mark for each byte that was no character when we got it."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def open_streams() -> None:
-    """Give a command that was started with a closed stdout or stderr one to write to, so that only its words are lost.
+    """Replace a stdout or stderr that the caller has closed by the null device.
 
-    A file that it opens later would take the free descriptor, and get them.
+    A file that the command opens later would otherwise get the free descriptor, and the output with it.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - open to the end
-
-
-class _Talk(Console):
-    """Stderr. Nobody reading it any more is no reason to end a command."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        _discard(sys.stderr.fileno())
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
 
 
 class Terminal:
     """The two streams of a command.
 
-    ``json`` says that stdout carries exactly one JSON document; ``quiet`` says that stderr carries errors only.
+    Parameters
+    ----------
+    json
+        Stdout gets exactly one JSON document.
+    quiet
+        Stderr gets errors only.
     """
 
     def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
         self.json = json
         self.quiet = quiet
-        #: Whether matches of a query go out as CSV, or as JSON lines.
+        #: Whether the matches of a query are written as CSV, or as JSON lines.
         self.csv = self.jsonl = False
-        self._unlimited = Console(file=sys.stdout, highlight=False, width=_UNLIMITED, emoji=False)
-        self._out = Console(file=sys.stdout, highlight=False, emoji=False) if sys.stdout.isatty() else self._unlimited
-        self.talk = _Talk(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+        self._nobody_reads = False
 
     @property
     def live(self) -> bool:
-        """Whether somebody looks at stderr, so that a bar may move there."""
-        return self.talk.is_terminal and not self.talk.is_dumb_terminal and not self.quiet
+        """Whether a person sees stderr, so that a progress bar may move there."""
+        return not self.quiet and sys.stderr.isatty() and os.environ.get("TERM", "") not in {"dumb", "unknown"}
 
     def say(self, sentence: str) -> None:
-        """Talk, unless it shall be quiet."""
+        """Write a sentence to stderr, unless the command is quiet."""
         if not self.quiet:
-            self._talk(sentence)
+            self.log(plain(sentence))
 
     def complain(self, sentence: str) -> None:
-        """Say what went wrong, which even a quiet command does."""
-        self._talk(f"Error: {sentence}", style="red")
+        """Write an error to stderr, also from a quiet command."""
+        self.log(in_style(f"Error: {plain(sentence)}", "red", sys.stderr))
 
-    def show(self, table: RenderableType) -> None:
-        """Put a table on stdout."""
-        console = self._out if self._fits(table) else self._unlimited
-        # Rich touches stdout at the end of a capture, if only with nothing.
-        with _to_stdout(), console.capture() as capture:
-            console.print(table)
-        # Tables are padded to their width; at the end of a line nobody needs that.
-        self.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
+    def log(self, text: str) -> None:
+        """Write text to stderr as it stands. A command continues when nobody reads its stderr any more."""
+        if self._nobody_reads:
+            return
+        try:
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
+        except OSError:
+            self._nobody_reads = True
+            _discard(sys.stderr.fileno())
 
-    def _fits(self, table: RenderableType) -> bool:
-        """Whether the ids in a table have room in one piece.
+    def facts(self, facts: Iterable[Fact]) -> None:
+        """Write named values to stdout."""
+        self.write(draw_facts(facts))
 
-        Where they have not, each row is one line, which the terminal breaks: whoever selects the id gets all of it.
-        """
-        if not isinstance(table, Table) or not any(column.no_wrap for column in table.columns):
-            return True
-        return Measurement.get(self._unlimited, self._unlimited.options, table).minimum <= self._out.width
+    def table(self, table: Table) -> None:
+        """Write a table to stdout."""
+        self.write(draw(table))
 
-    def line(self, text: str) -> None:
-        """Put one line on stdout."""
-        self.write(f"{text}\n")
+    def line(self, text: str, style: str = "") -> None:
+        """Write one line to stdout."""
+        self.write(f"{in_style(text, style, sys.stdout)}\n")
 
     def document(self, content: Mapping[str, Any]) -> None:
-        """Put the JSON document on stdout."""
-        # A path may hold bytes that are no UTF-8; written as an escape, the document stays valid JSON.
+        """Write the JSON document to stdout."""
+        # A path may hold bytes that are not UTF-8. Written as escapes, they leave the document valid.
         self.write(json.dumps(content, ensure_ascii=False, indent=2) + "\n", errors="backslashreplace")
 
     def write(self, text: str, errors: str = "surrogateescape") -> None:
-        """Write data to stdout, in UTF-8 where it goes to a file or a pipe whatever the locale says.
+        """Write results to stdout, in UTF-8 where it is a file or a pipe, whatever the locale is.
 
-        A reader that left (``| head``) is no failure: the exit code goes on telling about the job.
+        A reader that closes the pipe (``| head``) does not change the exit code.
 
         Raises
         ------
         PacsTasksError
-            If it cannot be written, as on a full disk.
+            If stdout cannot be written, as on a full disk.
         """
         with _to_stdout():
             if sys.stdout.isatty() or not hasattr(sys.stdout, "buffer"):
@@ -124,9 +102,6 @@ class Terminal:
                 sys.stdout.buffer.write(text.encode("utf-8", errors))
             sys.stdout.flush()
 
-    def _talk(self, sentence: str, style: str = "") -> None:
-        self.talk.print(Text(plain(sentence), style=style))
-
 
 @contextmanager
 def _to_stdout() -> Iterator[None]:
@@ -136,12 +111,12 @@ def _to_stdout() -> Iterator[None]:
         _discard(sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
             raise PacsTasksError(
-                f"the answer cannot be written to stdout ({error.strerror}); make room, or let it go elsewhere"
+                f"The result cannot be written to stdout ({error.strerror}). Free some space, or redirect the output."
             ) from None
 
 
 def _discard(descriptor: int) -> None:
-    """Let all that is still written there vanish, also what Python flushes at its end."""
+    """Discard everything that is still written there, also by Python at its end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)

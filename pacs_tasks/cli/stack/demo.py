@@ -1,6 +1,6 @@
-"""What the command ``demo`` does: everything once, against a PACS of its own, and nothing is left running.
+"""The demo: every operation once, against a PACS of its own, and nothing is left running.
 
-It plays the PACS too, so it loads pynetdicom, which no other command does: it is read when the demo runs.
+The demo plays the PACS with pynetdicom, which no other command imports.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from pathlib import Path
 
 from pacs_tasks import embedded
 from pacs_tasks.ae import RemoteAE
-from pacs_tasks.cli.output.progress import size
-from pacs_tasks.cli.stack.processes import LOGIN, START_LIMIT
-from pacs_tasks.cli.stack.stack import Stack, check_port, is_listening
+from pacs_tasks.cli.output.text import size
+from pacs_tasks.cli.stack.processes import Stack, check_port, is_listening
+from pacs_tasks.cli.stack.services import LOGIN, START_LIMIT
 from pacs_tasks.client import PacsClient
 from pacs_tasks.connection import connect
 from pacs_tasks.dimse.files import part10
@@ -38,17 +38,25 @@ _CT_INSTANCES = 200
 _AE_TITLE = "DEMO_PACS"
 #: Seconds that one job of the demo may take.
 _PATIENCE = 120.0
-#: SOP Instance UID -> transfer syntax and data set, as they stand in the file.
+#: SOP Instance UID -> transfer syntax and encoded data set.
 Instances = dict[str, tuple[str, bytes]]
 
 
 def run_demo(settings: Settings, say: Callable[[str], None]) -> bool:
-    """Start everything, send, query, retrieve by C-MOVE and C-GET, compare, and end everything; say what was done.
+    """Start everything, send, query, retrieve by C-MOVE and C-GET, compare, and stop everything.
 
-    Returns whether everything that was sent came back, byte for byte.
+    Parameters
+    ----------
+    say
+        Gets a sentence about each step.
+
+    Returns
+    -------
+    bool
+        Whether everything that was sent came back, byte for byte.
     """
     begun = time.monotonic()
-    # pydicom remarks on files that it ships because they break rules.
+    # pydicom warns about some of the files that it ships.
     warnings.filterwarnings("ignore", module=r"pydicom\.")
     with tempfile.TemporaryDirectory(prefix="pacs-tasks-demo-") as name:
         root = Path(name)
@@ -58,19 +66,19 @@ def run_demo(settings: Settings, say: Callable[[str], None]) -> bool:
                 "data_dir": root / "data",
                 "receiver_dir": None,
                 "receiver_host": "127.0.0.1",
-                "receiver_port": check_port("the receiver", "PACS_TASKS_RECEIVER_PORT", "127.0.0.1", 0),
+                "receiver_port": check_port("The receiver", "PACS_TASKS_RECEIVER_PORT", "127.0.0.1", 0),
                 "flower_port": check_port("Flower", "PACS_TASKS_FLOWER_PORT", "127.0.0.1", 0),
             }
         )
         with _everything(settings, say) as (client, pacs):
             complete = _round_trip(client, pacs, root, say)
-    say(f"Everything has been ended and removed, after {time.monotonic() - begun:.1f} s in all.")
+    say(f"Everything was stopped and removed after {time.monotonic() - begun:.1f} s.")
     return complete
 
 
 @contextmanager
 def _everything(settings: Settings, say: Callable[[str], None]) -> Iterator[tuple[PacsClient, TestPACS]]:
-    """Server, worker, receiver, Flower and PACS, for the block."""
+    """Run the server, worker, receiver, Flower and PACS for the block."""
     login = f"demo:{secrets.token_urlsafe(12)}"
     with ExitStack() as stack:
         stack.callback(embedded.stop, settings)
@@ -89,12 +97,12 @@ def _everything(settings: Settings, say: Callable[[str], None]) -> Iterator[tupl
 
         dead = processes.wait(START_LIMIT, lambda: ready() or bool(embedded.failure(settings)))
         if dead is not None:
-            raise ConfigurationError(f"{dead.name} ended at once: {' / '.join(dead.tail)}")
-        if processes.told_to_end:
+            raise ConfigurationError(f"The {dead.name} ended while it started. Its last lines: {' / '.join(dead.tail)}")
+        if processes.is_stopping:
             raise KeyboardInterrupt
         if embedded.failure(settings) or not ready():
-            why = embedded.failure(settings) or f"not everything answers within {START_LIMIT:.0f} s"
-            raise ConfigurationError(f"the demo cannot begin: {why}")
+            why = embedded.failure(settings) or f"Not everything answers within {START_LIMIT:.0f} s."
+            raise ConfigurationError(f"The demo cannot start. {why}")
         say(f"Running: a private Valkey, a worker, a receiver ({settings.receiver_ae_title}, port "
             f"{settings.receiver_port}), Flower (http://127.0.0.1:{settings.flower_port}), "
             f"a PACS ({pacs.ae_title}, port {pacs.port}).")  # fmt: skip
@@ -103,7 +111,7 @@ def _everything(settings: Settings, say: Callable[[str], None]) -> Iterator[tupl
 
 
 def _workers_in_flower(settings: Settings, login: str) -> list[str]:
-    """The workers that Flower knows; none while it does not answer."""
+    """The workers that Flower lists; none while it does not answer."""
     if not is_listening("127.0.0.1", settings.flower_port):
         return []
     connection = http.client.HTTPConnection("127.0.0.1", settings.flower_port, timeout=5)
@@ -130,7 +138,7 @@ def _round_trip(client: PacsClient, pacs: TestPACS, root: Path, say: Callable[[s
         f"{len({syntax for syntax, _ in expected.values()})} transfer syntaxes, {size(total)}.")  # fmt: skip
 
     sent = _transfer(client, StoreDirectoryRequest(remote=pacs.remote, directory=str(files)))
-    say(f"Sent:  {sent.counters.done} of {sent.counters.total} by a chord of parts in {sent.seconds:.2f} s, "
+    say(f"Sent:  {sent.counters.done} of {sent.counters.total} as a chord of parts in {sent.seconds:.2f} s, "
         f"{size(sent.counters.bytes / max(sent.seconds, 1e-3))}/s.")  # fmt: skip
     complete = bool(sent)
 
@@ -138,7 +146,7 @@ def _round_trip(client: PacsClient, pacs: TestPACS, root: Path, say: Callable[[s
     found = _ended(client, FindRequest(remote=remote, keys={"PatientName": CHINESE_NAME}))
     everything = _ended(client, FindRequest(remote=remote))
     if not isinstance(found, FindOutcome) or not isinstance(everything, FindOutcome):
-        raise JobFailedError("a query has no matches")
+        raise JobFailedError("A query of the demo has no outcome. Run the demo again.")
     studies = sorted({match["0020000D"]["Value"][0] for match in everything.matches})
     say(f"Found: {len(found.matches)} study of {CHINESE_NAME}, {len(studies)} studies in all, "
         f"in {found.seconds + everything.seconds:.2f} s.")  # fmt: skip
@@ -156,7 +164,7 @@ def _round_trip(client: PacsClient, pacs: TestPACS, root: Path, say: Callable[[s
         same = sum(arrived.get(uid) == instance for uid, instance in expected.items())
         complete &= same == len(expected) == len(arrived)
         say(f"C-{method.upper()}: {len(arrived)} instances of {len(studies)} studies in {seconds:.2f} s; "
-            f"{same} of {len(expected)} data sets are the same, byte for byte.")  # fmt: skip
+            f"{same} of {len(expected)} data sets are identical, byte for byte.")  # fmt: skip
     return complete
 
 
@@ -170,7 +178,7 @@ def _all_complete(client: PacsClient, requests: list[RetrieveRequest]) -> bool:
 def _transfer(client: PacsClient, request: AnyRequest) -> TransferOutcome:
     outcome = _ended(client, request)
     if not isinstance(outcome, TransferOutcome):
-        raise JobFailedError(f"{request.task} gave a {type(outcome).__name__}")
+        raise JobFailedError(f"{request.task} returned a {type(outcome).__name__}. Run the demo again.")
     return outcome
 
 
@@ -181,12 +189,12 @@ def _ended(client: PacsClient, request: AnyRequest) -> Outcome:
 
 
 def _instances(directory: Path) -> Instances:
-    """The instances in the files below ``directory``."""
+    """The instances below ``directory``."""
     found: Instances = {}
     for path in directory.rglob("*"):
         if path.is_file():
             instance = part10.read_instance(str(path))
             data_set = path.read_bytes()[instance.data_offset :]
-            # A deflated data set of odd length travels with one null byte more (PS3.5 section A.5).
+            # A deflated data set of odd length is sent with a null byte appended (PS3.5 section A.5).
             found[instance.sop_instance_uid] = (instance.transfer_syntax_uid, data_set + b"\0" * (len(data_set) % 2))
     return found

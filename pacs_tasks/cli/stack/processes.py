@@ -1,168 +1,201 @@
-"""What the commands ``worker``, ``receiver``, ``flower`` and ``up`` do. Each returns its exit code."""
+"""Child processes that a command runs in the foreground, and ports for them."""
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import os
-import secrets
+import signal
+import socket
+import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from types import FrameType, TracebackType
+from typing import IO, Any, Self
 
 import click
 
-from pacs_tasks import embedded
-from pacs_tasks.cli.stack.stack import Stack, address_to_call, check_port, is_listening
-from pacs_tasks.connection import connect
-from pacs_tasks.embedded.launch import command, environment
-from pacs_tasks.embedded.places import Places
+from pacs_tasks.embedded.launch import command
 from pacs_tasks.errors import ConfigurationError
-from pacs_tasks.fleet.receivers import running
-from pacs_tasks.settings import Settings
 
-#: Seconds in which the receiver and Flower should answer.
-START_LIMIT = 60.0
-LOGIN = "PACS_TASKS_FLOWER_BASIC_AUTH"
-
-
-def run_worker(settings: Settings, extra_args: Sequence[str] = ()) -> int:
-    """Run a Celery worker; ``extra_args`` are Celery's own options, such as ``--pool threads``."""
-    return _run("celery", [*_worker_arguments(settings), *extra_args], settings)
+#: Seconds between two checks of the children.
+_INTERVAL = 0.2
+#: Last lines of a child, which show why it died.
+_TAIL = 8
 
 
-def run_receiver(settings: Settings) -> int:
-    """Run the receiver."""
-    return _run("workers.receiver", [], settings)
+class Child:
+    """One process. It has its own process group, so that Ctrl-C reaches this process only, which ends all in order."""
+
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        prefix: bool,
+        quiet: bool,
+    ) -> None:
+        self.name = name
+        self._quiet = quiet
+        self.tail: deque[str] = deque(maxlen=_TAIL)
+        output = subprocess.PIPE if prefix else None
+        self.process = subprocess.Popen(
+            command("pacs_tasks.embedded.lifeline", module, *arguments),
+            # The lifeline: the child ends when this process does, even after kill -9.
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT if prefix else None,
+            env=dict(environment),
+            process_group=0 if sys.platform != "win32" else None,
+        )
+        self._reader = threading.Thread(target=self._show, args=(self.process.stdout,), daemon=True)
+        if prefix:
+            self._reader.start()
+
+    def _show(self, pipe: IO[bytes]) -> None:
+        for raw in pipe:
+            line = raw.decode(errors="replace").rstrip()
+            self.tail.append(line)
+            if not self._quiet:
+                click.echo(f"{self.name:<8} | {line}", err=True)
+
+    def end(self, limit: float, hurry: Callable[[], bool]) -> None:
+        """Send SIGTERM, and SIGKILL after ``limit`` seconds or when in a hurry. Then kill the rest of the group."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        deadline = time.monotonic() + limit
+        while self.process.poll() is None and time.monotonic() < deadline and not hurry():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(_INTERVAL)
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(5)
+        if sys.platform != "win32":
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        self.close()
+
+    def close(self) -> None:
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        if self.process.stdout is not None:
+            self._reader.join(5)
+            self.process.stdout.close()
 
 
-def run_flower(settings: Settings) -> int:
-    """Run Flower, which needs a login.
+class Stack:
+    """Children that end in the order in which they were started: on Ctrl-C, SIGTERM, or when one of them dies.
+
+    A second Ctrl-C kills them.
+    """
+
+    def __init__(self) -> None:
+        self.children: list[Child] = []
+        self._signals = 0
+        self._signalled = threading.Event()
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._signals += 1
+        self._signalled.set()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether Ctrl-C or SIGTERM has come."""
+        return self._signals > 0
+
+    def start(
+        self,
+        name: str,
+        module: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        prefix: bool = True,
+        quiet: bool = False,
+    ) -> Child:
+        """Start ``python -m module``.
+
+        Parameters
+        ----------
+        prefix
+            Show its lines after its name, and keep the last ones. Otherwise it writes to the terminal itself.
+        quiet
+            Keep the last lines and show none.
+        """
+        child = Child(name, module, arguments, environment, prefix=prefix, quiet=quiet)
+        self.children.append(child)
+        return child
+
+    def wait(self, seconds: float | None = None, until: Callable[[], bool] = lambda: False) -> Child | None:
+        """Wait for a signal, the death of a child, which is returned, ``until`` to hold, or ``seconds`` to pass."""
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while deadline is None or time.monotonic() < deadline:
+            dead = next((child for child in self.children if child.process.poll() is not None), None)
+            if dead is not None or self.is_stopping or until():
+                return dead
+            self._signalled.wait(_INTERVAL)
+        return None
+
+    def end(self, limit: float = 20.0) -> None:
+        """End the children, each within ``limit`` seconds."""
+        for child in self.children:
+            child.end(limit, lambda: self._signals > 1)
+        self.children.clear()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.end()
+        for number, before in self._before.items():
+            signal.signal(number, before)
+
+
+def check_port(what: str, variable: str, host: str, port: int) -> int:
+    """Check that a port is free, and return it; for 0, return a free port.
 
     Raises
     ------
     ConfigurationError
-        If none is set, or its port is taken.
+        If ``port`` is in use or ``host`` is not an address of this machine.
     """
-    if not settings.flower_basic_auth:
-        raise ConfigurationError(f"Flower does not start without a login; set {LOGIN} to user:password")
-    if settings.flower_port:
-        check_port("Flower", "PACS_TASKS_FLOWER_PORT", settings.flower_address, settings.flower_port)
-    return _run("workers.flowerconfig", [], settings, {LOGIN: settings.flower_basic_auth})
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        if sys.platform != "win32":
+            # A connection that has just ended does not count. On Windows the option would allow sharing a port.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigurationError(
+                f"{what} cannot listen on {host}:{port} ({error.strerror}). "
+                f"Stop the program that uses this port, or set {variable} to another port."
+            ) from None
+        return int(probe.getsockname()[1])
 
 
-def run_up(settings: Settings) -> int:
-    """Run the whole stack until Ctrl-C or SIGTERM.
-
-    Raises
-    ------
-    ConfigurationError
-        If a port is taken, or there is no server to use.
-    """
-    receiver_port = check_port(
-        "the receiver", "PACS_TASKS_RECEIVER_PORT", settings.receiver_host, settings.receiver_port
-    )
-    flower_port = check_port("Flower", "PACS_TASKS_FLOWER_PORT", settings.flower_address, settings.flower_port)
-    login = settings.flower_basic_auth or f"pacs:{secrets.token_urlsafe(12)}"
-    settings = settings.model_copy(update={"receiver_port": receiver_port, "flower_port": flower_port})
+def is_listening(host: str, port: int) -> bool:
+    """Whether something accepts connections on this port."""
     try:
-        with _server(settings) as url, Stack() as stack:
-            return _keep_up(stack, settings, url, login)
-    finally:
-        if settings.redis_url is None and not embedded.stop(settings, spare_attached=True):
-            click.echo("Another command still uses the private server; it ends after that.", err=True)
+        socket.create_connection((address_to_call(host), port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
-def _keep_up(stack: Stack, settings: Settings, url: str, login: str) -> int:
-    variables = environment(settings, url)
-    # Ended in this order: the worker may need the receiver until its last task is done.
-    stack.start("flower", "workers.flowerconfig", [], {**variables, LOGIN: login})
-    if settings.redis_url is not None:
-        arguments = [*_worker_arguments(settings), "--hostname", f"up-{os.getpid()}@%h"]
-        stack.start("worker", "celery", arguments, variables)
-    stack.start("receiver", "workers.receiver", [], variables)
-
-    def broken() -> bool:
-        return settings.redis_url is None and bool(embedded.failure(settings))
-
-    def ready() -> bool:
-        return is_listening(settings.flower_address, settings.flower_port) and _announced(settings, url)
-
-    dead = stack.wait(START_LIMIT, lambda: broken() or ready())
-    if dead is None and not broken() and not stack.told_to_end:
-        if not ready():
-            click.echo(f"The receiver and Flower do not answer within {START_LIMIT:.0f} s; see above.", err=True)
-            return 1
-        _introduce(settings, login)
-        dead = stack.wait(until=broken)
-    if dead is not None:
-        why = "\n".join(f"    {line}" for line in dead.tail)
-        click.echo(f"{dead.name} ended with {dead.process.returncode}; its last lines:\n{why}", err=True)
-        return 1
-    if broken():
-        click.echo(embedded.failure(settings), err=True)
-        return 1
-    click.echo("Ending ...", err=True)
-    return 0
-
-
-def _introduce(settings: Settings, login: str) -> None:
-    user, _, password = login.partition(":")
-    shown = f", user {user}, password {password}" if not settings.flower_basic_auth else ""
-    how = ", TLS" if settings.receiver_tls else ""
-    lines = [
-        "Ready. Ctrl-C ends it.",
-        f"  Flower:   http://{address_to_call(settings.flower_address)}:{settings.flower_port}{shown}",
-        f"  Receiver: AE title {settings.receiver_ae_title}, port {settings.receiver_port}{how} (tell your PACS)",
-        f"  Instances arrive in {settings.received}",
-    ]
-    if settings.redis_url is None:
-        lines.append(f"  Logs of the private server and its worker: {Places.of(settings).log('worker').parent}")
-    click.echo("\n".join(lines), err=True)
-
-
-def _announced(settings: Settings, url: str) -> bool:
-    """Whether the receiver has said in Redis that it runs; a connection to try it out would stand in its log."""
-    client = connect(url, settings.redis_timeout)
+def address_to_call(host: str) -> str:
+    """The address that connects from this machine to a socket that listens on ``host``."""
     try:
-        return any(each.port == settings.receiver_port for each in running(client))
-    finally:
-        client.close()
-
-
-@contextmanager
-def _server(settings: Settings) -> Iterator[str]:
-    """The Redis of the fleet, once it answers, or the private one."""
-    if settings.redis_url is None:
-        with embedded.attach(settings) as url:
-            yield url
-    else:
-        connect(settings.redis_url, settings.redis_timeout).close()
-        yield settings.redis_url
-
-
-def _run(module: str, arguments: Sequence[str], settings: Settings, more: Mapping[str, str] | None = None) -> int:
-    """Run one process in the foreground, with our terminal.
-
-    With a fleet's Redis this process becomes it, where the system can do that: nothing stands between it and whoever
-    sends it signals. With the private server we stay, since we hold on to that.
-    """
-    if settings.redis_url is not None and sys.platform != "win32":
-        variables = {**environment(settings, settings.redis_url), **(more or {})}
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.execve(sys.executable, command(module, *arguments), variables)  # noqa: S606 - it is ours
-    with ExitStack() as entered:
-        url = settings.redis_url or entered.enter_context(embedded.attach(settings))
-        stack = entered.enter_context(Stack())
-        variables = {**environment(settings, url), **(more or {})}
-        child = stack.start(module, module, arguments, variables, prefix=False)
-        stack.wait()
-        told = stack.told_to_end
-        stack.end()
-        return 0 if told else child.process.returncode
-
-
-def _worker_arguments(settings: Settings) -> list[str]:
-    arguments = ["-A", "workers.dimse", "worker", "--loglevel", "INFO"]
-    if settings.concurrency is not None:
-        arguments += ["--concurrency", str(settings.concurrency)]
-    return arguments
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    return {4: "127.0.0.1", 6: "::1"}[address.version] if address.is_unspecified else host

@@ -61,7 +61,7 @@ def test_what_is_missing_here_is_told_before_anything_is_started(alone: Terminal
     for arguments in (("send-dir", "--dir", "none"), ("send-file", "--file", "none")):
         result = alone.run(*arguments)
         assert result.code == 2, result
-        assert "there is no such" in result.stderr
+        assert "There is no such" in result.stderr
     assert not alone.data_dir.exists()
 
 

@@ -129,8 +129,8 @@ def test_no_row_answered_and_nobody_there_differ(terminal: Terminal, archive: Te
     archive.faults = Faults(find_status=0x0122)
     refused = asked(terminal, archive, file)
     assert refused.code == 1, refused
-    assert "do what the reasons say" in refused.stderr
-    assert ["What", "Row"] in [line.split()[:2] for line in refused.stdout.splitlines()]
+    assert "Follow the reasons above" in refused.stderr
+    assert ["Result", "Row"] in [line.split()[:2] for line in refused.stdout.splitlines()]
     away = terminal.run("query", "--batch", file, "--ip", "127.0.0.1", "--port", free_port())
     assert away.code == 4, away
 
@@ -152,11 +152,11 @@ def test_ctrl_c_keeps_what_was_answered(terminal: Terminal, archive: TestPACS, f
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("PatientNam\nX\n", "did you mean PatientName"),
+        ("PatientNam\nX\n", "Did you mean PatientName"),
         ("PatientID\n", "no row below"),
-        ("PatientID,StudyDate\nP1,2023-01-31\n", "line 2 has no day or range of days as StudyDate"),
-        ("PatientID\nP1,P2\n", "line 2 has 2 cells"),
-        ("PatientID,00100020\nP1,P2\n", "two columns are one attribute"),
+        ("PatientID,StudyDate\nP1,2023-01-31\n", "StudyDate in line 2 is not a day or a range of days"),
+        ("PatientID\nP1,P2\n", "Line 2 has 2 cells"),
+        ("PatientID,00100020\nP1,P2\n", "Two columns are one attribute"),
     ],
 )
 def test_a_wrong_file_is_told_before_anything_is_asked(
@@ -200,7 +200,7 @@ def test_a_plain_query_waits_for_nobody(terminal: Terminal, archive: TestPACS) -
     """Exit code 2 for an option that would mean nothing."""
     result = terminal.run("query", *peer(archive), "--give-up-after", "5")
     assert (result.code, archive.associations) == (2, 0), result
-    assert "--give-up-after is for --batch" in result.stderr
+    assert "--give-up-after belongs to --batch" in result.stderr
 
 
 def test_a_plain_query_has_json_lines_too(terminal: Terminal, archive: TestPACS) -> None:

@@ -71,7 +71,7 @@ def test_keys_that_the_pacs_refuses_are_told(terminal: Terminal) -> None:
         result = terminal.run("query", *peer(pacs))
         assert result.code == 0, result
         assert "P1" in result.stdout
-        assert "The PACS refused some keys, and was asked without" in talk(result)
+        assert "The PACS refused some keys, so the query left out" in talk(result)
         assert "StudyDescription" in talk(result)
         assert "StudyDescription" in terminal.run("query", "--json", *peer(pacs)).json["keys_left_out"]
 

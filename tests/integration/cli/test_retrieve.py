@@ -95,11 +95,11 @@ def test_a_batch_of_which_all_comes_is_done(terminal: Terminal, archive: TestPAC
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("StudyInstanceUID\n1.2\nno UID\n", "line 3: Selection is not valid (study_uid"),
-        ("SeriesInstanceUID\n1.2\n", "line 2: Selection is not valid"),
-        ("AccessionNumber\nA*\n", "line 2: Selection is not valid (accession_number"),
+        ("StudyInstanceUID\n1.2\nno UID\n", "Line 3 is not valid. Selection is not valid (study_uid"),
+        ("SeriesInstanceUID\n1.2\n", "Line 2 is not valid. Selection is not valid"),
+        ("AccessionNumber\nA*\n", "Line 2 is not valid. Selection is not valid (accession_number"),
         ("PatientID\n1\n", "not known"),
-        ("", "empty"),
+        ("", "is empty"),
     ],
 )
 def test_a_batch_that_cannot_be_meant_is_wrong_usage(
@@ -116,9 +116,9 @@ def test_a_batch_that_cannot_be_meant_is_wrong_usage(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((), "name what to retrieve"),
-        (("--series-uid", "1.2"), "name what to retrieve"),
-        (("--batch", "studies.csv", "--study-uid", "1.2"), "leave the other UIDs and numbers out"),
+        ((), "Nothing to retrieve is named"),
+        (("--series-uid", "1.2"), "Nothing to retrieve is named"),
+        (("--batch", "studies.csv", "--study-uid", "1.2"), "Leave out the other UIDs and numbers"),
         (("--batch", "nothing.csv"), "cannot be read"),
         (("--accession-number", "A?"), "none of them a backslash"),
         (("--study-uid", "1.2", "--sop-instance-uid", "1.2\\x"), "digits and single dots"),

@@ -141,7 +141,7 @@ def test_an_unreachable_or_refusing_pacs_is_exit_code_4(terminal: Terminal, pacs
     for arguments in asked[:1]:
         unreachable = terminal.run(*arguments, "--port", free_port())
         assert unreachable.code == 4, unreachable
-        assert "check the address and port" in talk(unreachable)
+        assert "Check the address and port" in talk(unreachable)
 
 
 def test_a_query_prints_matches_as_table_csv_and_json(terminal: Terminal, pacs: TestPACS, tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_up_says_which_child_died(alone: Terminal, ports: tuple[int, int], redis
         children = _children(process)
         os.kill(children["workers.receiver"], signal.SIGKILL)
         assert process.popen.wait(60) == 1
-        assert "receiver ended with -9; its last lines:" in process.said()
+        assert "The receiver ended with -9. Its last lines:" in process.said()
     assert _nothing_left(alone, ports)
     assert not any(map(_running, children.values()))
 

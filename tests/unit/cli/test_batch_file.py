@@ -76,21 +76,21 @@ def test_what_is_known_without_being_listed_is_taken_as_it_stands(path: Path) ->
 
 
 def broken_files() -> Iterator[tuple[str, bytes, str]]:
-    yield "empty", b"", r"file is empty; its first line names the columns"
+    yield "empty", b"", r"file is empty\. Name the columns in its first line"
     yield "mark alone", codecs.BOM_UTF8, r"file is empty"
     yield "blank lines", b"\n ,\r\n", r"file is empty"
     yield "no rows", b"PatientID\n\n", r"no row below the names"
-    yield "near miss", b"PatientID,PatientNam\nP1,X\n", r"column 2 is not known; did you mean PatientName or "
-    yield "nothing near", b"Geburtstag\nX\n", r"column 1 is not known; the first line names columns such as "
-    yield "no header", b"P1,20230101\nP2,20230102\n", r"column 1 is not known; the first line names columns"
-    yield "twice", b"PatientID,StudyDate,patientid\nP1,,\n", r"column 3 has the name of column 1"
-    yield "nameless", b"PatientID,,StudyDate\nP1,,\n", r"column 2 has no name"
-    yield "too many cells", b"PatientID\n\nP1\nP2,20230101\n", r"line 4 has 2 cells where the first line names 1 column"
-    yield "open quotation", b'PatientID\nP1\n"P2\nP3\n', r"line 3 is no row of a CSV file .* quotation mark"
-    yield "odd quotation", b'PatientID,StudyDate\n"P1"x,\n', r"line 2 is no row of a CSV file"
-    yield "line break", b'PatientID,StudyDate\n,"2023\n0101"\n', r"line 2 has a line break .* in cell 2"
-    yield "spreadsheet", b"PK\3\4\0\0\0\0\x08\0", r"no text; save it as CSV"
-    yield "neither", b"PatientID\n\xff\xff\xff\n", r"no text; save it as CSV"
+    yield "near miss", b"PatientID,PatientNam\nP1,X\n", r"column 2 is not known. Did you mean PatientName or "
+    yield "nothing near", b"Geburtstag\nX\n", r"column 1 is not known. Name columns in the first line, such as "
+    yield "no header", b"P1,20230101\nP2,20230102\n", r"column 1 is not known. Name columns in the first line"
+    yield "twice", b"PatientID,StudyDate,patientid\nP1,,\n", r"Column 3 has the name of column 1"
+    yield "nameless", b"PatientID,,StudyDate\nP1,,\n", r"Column 2 has no name"
+    yield "too many cells", b"PatientID\n\nP1\nP2,20230101\n", r"Line 4 has 2 cells, but the first line names 1 column"
+    yield "open quotation", b'PatientID\nP1\n"P2\nP3\n', r"Line 3 is not a row of a CSV file .* quotation mark"
+    yield "odd quotation", b'PatientID,StudyDate\n"P1"x,\n', r"Line 2 is not a row of a CSV file"
+    yield "line break", b'PatientID,StudyDate\n,"2023\n0101"\n', r"Line 2 has a line break .* in cell 2"
+    yield "spreadsheet", b"PK\3\4\0\0\0\0\x08\0", r"not text. Save it as CSV"
+    yield "neither", b"PatientID\n\xff\xff\xff\n", r"not text. Save it as CSV"
 
 
 @pytest.mark.parametrize(("content", "told"), [each[1:] for each in broken_files()], ids=[e[0] for e in broken_files()])
@@ -118,14 +118,14 @@ def unreadable(path: str) -> PacsTasksError:
 
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
-    assert unreadable(str(tmp_path / "none.csv")).message.startswith("this file cannot be read (No such file")
-    assert unreadable(str(tmp_path)).message.startswith("this file cannot be read (Is a directory")
-    assert unreadable("a\0b").message.startswith("this file cannot be read (no file can be called so")
+    assert unreadable(str(tmp_path / "none.csv")).message.startswith("This file cannot be read (No such file")
+    assert unreadable(str(tmp_path)).message.startswith("This file cannot be read (Is a directory")
+    assert unreadable("a\0b").message.startswith("This file cannot be read (not a possible name")
 
 
 def test_a_file_without_an_end_is_too_large() -> None:
     """It is not read to its end."""
-    assert "MB; split it" in unreadable("/dev/zero").message
+    assert "MB. Split it" in unreadable("/dev/zero").message
 
 
 def test_a_job_has_a_limit_of_rows(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,5 +133,5 @@ def test_a_job_has_a_limit_of_rows(path: Path, monkeypatch: pytest.MonkeyPatch) 
     path.write_text("PatientID\n1\n2\n\n3\n")
     assert len(read(str(path), FEW)) == 3
     path.write_text("PatientID\n1\n2\n\n3\n4\n")
-    with pytest.raises(InvalidRequestError, match="more than 3 rows; split it"):
+    with pytest.raises(InvalidRequestError, match=r"more than 3 rows\. Split it"):
         read(str(path), FEW)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from pacs_tasks import errors
-from pacs_tasks.cli.output.exit_codes import ExitCode, of_error, of_outcome
+from pacs_tasks.cli.output.exit_codes import ExitCode, of_error
+from pacs_tasks.cli.output.outcomes import view_of
+from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.outcome import (
     Counters,
     EchoOutcome,
@@ -106,4 +108,5 @@ def _pair(*, accepted: bool) -> ProposedPair:
 )
 def test_each_outcome_has_a_code(outcome: Outcome, code: ExitCode) -> None:
     """Partial, refused, unreachable, unreadable and cancelled are told apart."""
-    assert of_outcome(outcome) is code
+    task = next(each.task for each in OPERATIONS.values() if each.outcome is type(outcome))
+    assert view_of(task, outcome).exit_code is code

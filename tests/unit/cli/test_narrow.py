@@ -12,7 +12,6 @@ import pytest
 from rich.console import Console
 
 from pacs_tasks.cli.output.progress import LiveView
-from pacs_tasks.cli.output.terminal import Terminal
 from pacs_tasks.outcome import Counters
 from pacs_tasks.outcome.progress import JobState, Progress
 from tests.support.processes import ROOT, environment
@@ -20,16 +19,16 @@ from tests.support.processes import ROOT, environment
 JOB_ID = "1f3870be274f6c49b3e31a0c6728957f"
 STUDY_UID = "1.2.826.0.1.3680043.8.498.12345678901234567890123456789012345678"
 _JOBS = (
-    "from pacs_tasks.cli.output.job_tables import job_table\n"
+    "from pacs_tasks.cli.output.jobs import job_table\n"
     "from pacs_tasks.outcome.progress import Progress, JobState\n"
     "job = Progress(job_id={id!r}, task='pacs_tasks.echo', state=JobState.DONE, created=0, remote='A at 10.0.0.1:1')\n"
-    "terminal.show(job_table([job] * 3))\n"
+    "terminal.table(job_table([job] * 3))\n"
 )
 _MATCHES = (
-    "from pacs_tasks.cli.output.matches import show_matches\n"
+    "from pacs_tasks.cli.output.matches import match_table\n"
     "from pacs_tasks.request import Level\n"
     "match = {{'0020000D': {{'vr': 'UI', 'Value': [{id!r}]}}, '00081030': {{'vr': 'LO', 'Value': ['a long text']}}}}\n"
-    "show_matches(terminal, [match] * 3, Level.STUDY)\n"
+    "terminal.table(match_table([match] * 3, Level.STUDY))\n"
 )
 
 
@@ -58,11 +57,10 @@ def test_an_id_stays_in_one_piece(program: str, wanted: str, columns: int) -> No
 @pytest.mark.parametrize("columns", [60, 80, 120])
 def test_the_figures_of_the_progress_are_not_cut_short(columns: int) -> None:
     """The bar gives way to them."""
-    terminal = Terminal()
     screen = io.StringIO()
-    terminal.talk = Console(file=screen, force_terminal=True, width=columns)  # type: ignore[assignment]
+    console = Console(file=screen, force_terminal=True, width=columns)
     counters = Counters(total=1500, success=1027, bytes=10_000_000)
-    with LiveView(terminal, "send-dir") as view:
+    with LiveView("send-dir", console, delay=0) as view:
         view.update(Progress(job_id="j", task="x", state=JobState.RUNNING, counters=counters, created=0))
     assert "1027/1500" in screen.getvalue()
     assert "…" not in screen.getvalue()

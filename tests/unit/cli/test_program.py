@@ -77,7 +77,7 @@ def test_an_unexpected_error_is_one_sentence_without_values(
     assert main([broken, "--log-level", "DEBUG", "--log-file", "own.log"], TRANSFER) == 1
     said = capsys.readouterr()
     assert said.out == ""
-    assert "own.log has more" in said.err.replace("\n", "")
+    assert "own.log for details" in said.err.replace("\n", "")
     assert "Traceback" not in said.err
     log = (nothing_configured / "own.log").read_text()
     assert "ValueError" in log
@@ -120,7 +120,7 @@ def test_a_directory_that_is_read_only_costs_the_default_log_alone(
     """A directory of the log's name stands in for it, since administrators may write everywhere."""
     (nothing_configured / "dicom_transfer.log").mkdir()
     assert main(["echo"], TRANSFER) == 1
-    assert "Going on without a log file" in capsys.readouterr().err
+    assert "Continuing without a log file" in capsys.readouterr().err
     assert main(["echo", "--log-file", "dicom_transfer.log"], TRANSFER) == 2
 
 
@@ -142,7 +142,7 @@ def test_ctrl_c_before_there_is_a_job_is_exit_code_5(
 
     monkeypatch.setattr(type(commands), "get_command", lambda self, ctx, name: interrupted)
     assert main(["interrupted"]) == 5
-    assert "cancelled before anything was begun" in capsys.readouterr().err
+    assert "Cancelled before anything was begun" in capsys.readouterr().err
 
 
 def test_a_reader_that_leaves_does_not_change_the_exit_code() -> None:
@@ -207,7 +207,7 @@ def test_bytes_that_are_no_text_are_told(argv: list[str], capsys: pytest.Capture
     """Such as a name in GBK where the locale says UTF-8."""
     assert main([*argv, "--json"]) == 2
     said = capsys.readouterr()
-    assert "set LANG" in json.loads(said.out)["error"]["message"]
+    assert "Set LANG" in json.loads(said.out)["error"]["message"]
     assert "unexpected" not in said.err
 
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from rich.cells import cell_len
 
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.cli.output import advice
-from pacs_tasks.cli.output.job_tables import job_facts, job_table
+from pacs_tasks.cli.output.jobs import job_facts, job_table
 from pacs_tasks.cli.output.matches import csv_of, text_of
-from pacs_tasks.cli.output.progress import PlainView, Speed, remarks, size
-from pacs_tasks.cli.output.render import LISTED, outcome_document, show_outcome, show_problems
-from pacs_tasks.cli.output.terminal import Terminal, plain
+from pacs_tasks.cli.output.outcomes import view_of
+from pacs_tasks.cli.output.progress import PlainView, Speed, remarks
+from pacs_tasks.cli.output.terminal import Terminal
+from pacs_tasks.cli.output.text import plain, size
+from pacs_tasks.cli.output.view import LISTED, problem_table
+from pacs_tasks.client.job import Job
 from pacs_tasks.errors import JobFailedError, PeerUnavailableError
 from pacs_tasks.outcome import (
     Counters,
@@ -23,6 +29,7 @@ from pacs_tasks.outcome import (
     FindOutcome,
     InstanceCategory,
     InstanceOutcome,
+    Outcome,
     PreflightOutcome,
     Status,
     StatusCategory,
@@ -31,10 +38,12 @@ from pacs_tasks.outcome import (
 from pacs_tasks.outcome.progress import JobState, Progress
 from pacs_tasks.outcome.verification import CommitOutcome, VerifyOutcome
 from pacs_tasks.request import (
+    AnyRequest,
     CommitRequest,
     EchoRequest,
     FindRequest,
     Level,
+    PreflightRequest,
     RetrieveRequest,
     StoreDirectoryRequest,
     VerifyRequest,
@@ -50,6 +59,21 @@ MATCHES = (
     },
     {"00100010": {"vr": "PN"}, "00100020": {"vr": "LO", "Value": ["P2", None]}},
 )
+
+
+def show_outcome(terminal: Terminal, request: AnyRequest, outcome: Outcome) -> None:
+    view_of(request.task, outcome, request).show(terminal)
+
+
+def show_problems(problems: Iterable[InstanceOutcome]) -> None:
+    table = problem_table(problems, "File or instance")
+    assert table is not None
+    Terminal().table(table)
+
+
+def advised(request: AnyRequest, outcome: Outcome) -> str:
+    """The advice about an outcome of the job j7."""
+    return view_of(request.task, outcome, request, cast("Job", SimpleNamespace(id="j7"))).advice
 
 
 def _problem(number: int, category: InstanceCategory, reason: str) -> InstanceOutcome:
@@ -105,14 +129,14 @@ def test_no_match_says_what_to_check(capsys: pytest.CaptureFixture[str]) -> None
     said = capsys.readouterr()
     assert said.out == ""
     assert "No match" in said.err
-    assert "wider criteria" in advice.for_outcome("pacs_tasks.find", outcome, "j")
+    assert "wider criteria" in advised(FindRequest(), outcome)
 
 
 def test_problems_are_listed_by_reason_and_not_without_end(capsys: pytest.CaptureFixture[str]) -> None:
     """Each reason with its count and a share of the names; failures before remarks."""
     problems = [_problem(number, InstanceCategory.SKIPPED, "no DICOM") for number in range(300)]
     problems += [_problem(number, InstanceCategory.FAILED, "A900: no") for number in range(300, 400)]
-    show_problems(Terminal(), problems)
+    show_problems(problems)
     said = capsys.readouterr().out
     assert said.index("100 failed") < said.index("300 skipped")
     assert said.count(".dcm") == LISTED
@@ -121,7 +145,7 @@ def test_problems_are_listed_by_reason_and_not_without_end(capsys: pytest.Captur
 
 def test_many_reasons_are_not_listed_without_end_either(capsys: pytest.CaptureFixture[str]) -> None:
     """A PACS may give one of its own for each instance."""
-    show_problems(Terminal(), [_problem(number, InstanceCategory.FAILED, f"reason {number}") for number in range(50)])
+    show_problems([_problem(number, InstanceCategory.FAILED, f"reason {number}") for number in range(50)])
     said = capsys.readouterr().out
     assert said.count("reason ") == LISTED
     assert "... and 30 more reasons" in said
@@ -136,7 +160,7 @@ def test_a_transfer_shows_every_count(capsys: pytest.CaptureFixture[str]) -> Non
     show_outcome(Terminal(), request, outcome)
     said = " ".join(capsys.readouterr().out.split())
     assert (
-        "Result partial Peer ARCHIVE at 127.0.0.1:11112 Total 10 Sent 5 with a warning 1 Failed 2 No DICOM 1 "
+        "Result partial Remote ARCHIVE at 127.0.0.1:11112 Total 10 Sent 5 with a warning 1 Failed 2 Not DICOM 1 "
         "Not begun 2 Size 5.0 MB sent Time 2.0 s, 2.5 MB/s"
     ) in said
 
@@ -156,7 +180,7 @@ def test_a_document_is_valid_json_with_hexadecimal_statuses(capsysbinary: pytest
     status = Status(code=0xA900, category=StatusCategory.PERMANENT, meaning="no")
     problem = InstanceOutcome(subject="/data/\udcff.dcm", category=InstanceCategory.FAILED, status=status)
     outcome = TransferOutcome(counters=Counters(total=1, failed=1), problems=(problem,))
-    Terminal(json=True).document(outcome_document(outcome))
+    Terminal(json=True).document(view_of("pacs_tasks.store_file", outcome).document())
     document = json.loads(capsysbinary.readouterr().out.decode("utf-8"))
     assert document["problems"][0]["status"]["code"] == "A900"
     assert document["problems"][0]["subject"] == "/data/?.dcm"
@@ -181,8 +205,8 @@ def test_jobs_are_a_table_and_one_job_is_a_list_of_facts(capsys: pytest.CaptureF
         attempt=2,
     )
     terminal = Terminal()
-    terminal.show(job_table([job]))
-    terminal.show(job_facts(job))
+    terminal.table(job_table([job]))
+    terminal.facts(job_facts(job))
     said = " ".join(capsys.readouterr().out.split())
     assert "abc send-dir running (cancelling) 3 of 10 1" in said
     assert "Attempt 2 Progress 4 of 10 Sent 3 Failed 1" in said
@@ -229,40 +253,39 @@ def test_plain_progress_keeps_its_pace(capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.parametrize(
-    ("advised", "words"),
+    ("text", "words"),
     [
         (advice.for_error(PeerUnavailableError("x"), "pacs_tasks.echo"), ("--ip, --port", "running", "firewall")),
         (
-            advice.for_outcome(
-                "pacs_tasks.store_directory", TransferOutcome(counters=Counters(total=2, success=1, failed=1)), "j7"
+            advised(
+                StoreDirectoryRequest(directory="/data"),
+                TransferOutcome(counters=Counters(total=2, success=1, failed=1)),
             ),
             ("valid DICOM", "space", "retry j7"),
         ),
         (
-            advice.for_outcome(
-                "pacs_tasks.retrieve", TransferOutcome(counters=Counters(total=1, missing=1)), "j7", forwarded=True
+            advised(
+                RetrieveRequest(study_uid="1.2", to=RemoteAE(ae_title="OTHER")),
+                TransferOutcome(counters=Counters(total=1, missing=1)),
             ),
-            ("destination's AE title", "configured", "retry j7"),
+            ("destination's AE title", "Configure", "retry j7"),
         ),
-        (advice.for_outcome("pacs_tasks.preflight", PreflightOutcome(total=0, bytes=0), "j7"), ("path", "content")),
-        (advice.for_outcome("pacs_tasks.find", FindOutcome(status=DONE), "j7"), ("query", "wider")),
-        (advice.for_outcome("pacs_tasks.verify", VerifyOutcome(held=1, missing=1), "j7"), ("missing again", "took it")),
-        (advice.for_outcome("pacs_tasks.verify", VerifyOutcome(held=1, unknown=1), "j7"), ("reasons", "--commit")),
-        (advice.for_outcome("pacs_tasks.commit", CommitOutcome(failed=1), "j7"), ("reasons", "keep them")),
+        (advised(PreflightRequest(directory="/data"), PreflightOutcome(total=0, bytes=0)), ("path", "content")),
+        (advised(FindRequest(), FindOutcome(status=DONE)), ("query", "wider")),
+        (advised(VerifyRequest(job_id="j"), VerifyOutcome(held=1, missing=1)), ("missing instances again", "stored")),
+        (advised(VerifyRequest(job_id="j"), VerifyOutcome(held=1, unknown=1)), ("reasons", "verify j --commit")),
+        (advised(CommitRequest(job_id="j"), CommitOutcome(failed=1)), ("reasons", "Keep the failed instances")),
         (
-            advice.for_outcome("pacs_tasks.commit", CommitOutcome(pending=1, receiver="US at here:104"), "j7"),
-            ("US at here:104", "pacs-tasks report"),
+            advised(CommitRequest(job_id="j"), CommitOutcome(pending=1, receiver="US at here:104")),
+            ("US at here:104", "pacs-tasks report j"),
         ),
-        (
-            advice.for_outcome("pacs_tasks.commit", CommitOutcome(pending=1), "j7"),
-            ("pacs-tasks receiver", "AE title"),
-        ),
-        (advice.for_error(JobFailedError("x"), "pacs_tasks.retrieve"), ("Study Instance UID", "written", "space")),
+        (advised(CommitRequest(job_id="j"), CommitOutcome(pending=1)), ("pacs-tasks receiver", "AE title")),
+        (advice.for_error(JobFailedError("x"), "pacs_tasks.retrieve"), ("Study Instance UID", "writable", "space")),
     ],
 )
-def test_each_problem_case_of_the_guide_says_what_to_check(advised: str, words: tuple[str, ...]) -> None:
+def test_each_problem_case_of_the_guide_says_what_to_check(text: str, words: tuple[str, ...]) -> None:
     """Connection, sending, no match, retrieving."""
-    assert all(word in advised for word in words)
+    assert all(word in text for word in words)
 
 
 def test_what_the_pacs_lacks_is_listed_by_name(capsys: pytest.CaptureFixture[str]) -> None:
@@ -282,5 +305,5 @@ def test_a_commitment_says_who_could_have_reported(capsys: pytest.CaptureFixture
     """And how many instances are still open."""
     show_outcome(Terminal(), CommitRequest(job_id="j"), CommitOutcome(committed=1, pending=2))
     said = capsys.readouterr().out
-    assert "Not yet    2" in said
+    assert "Pending    2" in said
     assert "Receiver   none is running" in said

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from pacs_tasks.ae import RemoteAE
-from pacs_tasks.cli.output.render import outcome_document, show_outcome
-from pacs_tasks.cli.output.study_tables import LISTED
+from pacs_tasks.cli.output.outcomes import view_of
 from pacs_tasks.cli.output.terminal import Terminal
+from pacs_tasks.cli.output.view import LISTED
 from pacs_tasks.outcome import Category, Counters, Proof, StudyOutcome, TransferOutcome
 from pacs_tasks.request import RetrieveRequest, Selection
 
@@ -16,7 +16,8 @@ REQUEST = RetrieveRequest(remote=RemoteAE(), selections=(Selection(study_uid="1.
 
 def shown(capsys: pytest.CaptureFixture[str], *studies: StudyOutcome) -> str:
     """What a retrieve with these studies prints, its spaces and line ends made one."""
-    show_outcome(Terminal(), REQUEST, TransferOutcome(counters=Counters(total=1, success=1), studies=studies))
+    outcome = TransferOutcome(counters=Counters(total=1, success=1), studies=studies)
+    view_of(REQUEST.task, outcome, REQUEST).show(Terminal())
     return " ".join(capsys.readouterr().out.split())
 
 
@@ -46,13 +47,13 @@ def test_a_long_table_names_twenty(capsys: pytest.CaptureFixture[str]) -> None:
     assert "... and 5 more, 5 of them complete (--json lists all)" in text
     assert f"1.2.{LISTED - 1} " in text
     assert f"1.2.{LISTED} " not in text
-    document = outcome_document(TransferOutcome(counters=Counters(), studies=tuple(studies)))
+    document = view_of(REQUEST.task, TransferOutcome(counters=Counters(), studies=tuple(studies))).document()
     assert len(document["studies"]) == LISTED + 5
 
 
 def test_what_is_true_of_several_studies_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
     """Else a batch without a receiver would say a thousand times that there is none."""
-    remark = {"reason": "C-MOVE was no way: no receiver is running"}
+    remark = {"reason": "C-MOVE is not possible: no receiver is running"}
     text = shown(capsys, *(whole(number).model_copy(update=remark) for number in (1, 2, 3)))
     assert text.count("no receiver is running") == 1
     assert text.count("(as above)") == 2
@@ -62,7 +63,7 @@ def test_one_study_is_told_among_the_facts(capsys: pytest.CaptureFixture[str]) -
     """Which way it came, and what its promise is worth where that is less than a list of names."""
     plain = whole(1).model_copy(update={"ways": ("C-MOVE",)})
     text = shown(capsys, plain)
-    assert "Way C-MOVE" in text
+    assert "Method C-MOVE" in text
     assert "Promised" not in text
-    counted = plain.model_copy(update={"proof": Proof.COUNTS, "reason": "the peer cannot list"})
-    assert "Promised 5 (counted) Way C-MOVE Remark the peer cannot list" in shown(capsys, counted)
+    counted = plain.model_copy(update={"proof": Proof.COUNTS, "reason": "the remote cannot list"})
+    assert "Promised 5 (counted) Method C-MOVE Remark the remote cannot list" in shown(capsys, counted)

@@ -9,8 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from pacs_tasks.cli.input.paths import absolute, local_directory, local_file, local_output
-from pacs_tasks.cli.input.values import Key, StudyDate
+from pacs_tasks.cli.input.values import Key, StudyDate, absolute, local_directory, local_file, local_output
 from pacs_tasks.cli.program import main
 from pacs_tasks.errors import UnreadableInputError
 
@@ -56,7 +55,7 @@ def test_a_key_asks_or_matches() -> None:
     """The value may hold an equals sign, as a name in ideographs does."""
     assert Key().convert("StudyDescription", None, None) == ("StudyDescription", "")
     assert Key().convert("PatientName=Zhang^San=张^三", None, None) == ("PatientName", "Zhang^San=张^三")
-    with pytest.raises(click.BadParameter, match="no keyword"):
+    with pytest.raises(click.BadParameter, match="not a keyword"):
         Key().convert("Study Description=x", None, None)
 
 
@@ -101,20 +100,20 @@ def test_wrong_usage_is_one_sentence_and_exit_code_2(argv: list[str], capsys: py
 def test_a_keyword_with_a_typing_error_gets_an_offer(capsys: pytest.CaptureFixture[str]) -> None:
     """The nearest keywords of the data dictionary."""
     assert main(["query", "-k", "PatientNmae"]) == 2
-    assert "did you mean PatientName" in capsys.readouterr().err
+    assert "Did you mean PatientName" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
         (["--level", "PATIENT", "--root", "study"], "Study Root model has no PATIENT level"),
-        (["--worklist", "--root", "study"], "a worklist belongs to neither root"),
+        (["--worklist", "--root", "study"], "A worklist belongs to neither root"),
         (["--worklist", "--level", "SERIES"], "a worklist has no levels"),
         (["--level", "PATIENT", "--split-dates"], "no study date to split by"),
         (["--charset", "LATIN"], "no specific character set of DICOM"),
         (["--study-uid", "1.2\\x"], "a UID has at most 64 characters"),
-        (["-k", "RequestAttributesSequence.Nonsense=1"], "Nonsense is no keyword"),
-        (["-k", "PatientName.=1"], "is no keyword of the DICOM data dictionary"),
+        (["-k", "RequestAttributesSequence.Nonsense=1"], "Nonsense is not a keyword"),
+        (["-k", "PatientName.=1"], "is not a keyword of the DICOM data dictionary"),
     ],
 )
 def test_what_no_query_can_ask_is_told(argv: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:

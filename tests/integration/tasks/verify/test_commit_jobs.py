@@ -22,7 +22,8 @@ from pacs_tasks import (
     RemoteAE,
     StoreDirectoryRequest,
 )
-from pacs_tasks.cli.output.exit_codes import ExitCode, of_outcome
+from pacs_tasks.cli.output.exit_codes import ExitCode
+from pacs_tasks.cli.output.outcomes import view_of
 from pacs_tasks.dimse.status import commitment_failure
 from pacs_tasks.errors import BrokerUnavailableError
 from pacs_tasks.ledger.commitments import Commitments, record_report
@@ -106,7 +107,7 @@ def test_the_receiver_takes_the_report(
     job = sent(client, archive.remote, tmp_path)
     outcome = committed(client, job)
     assert (outcome.committed, outcome.failed, outcome.pending) == (COUNT, 0, 0)
-    assert (outcome.category, of_outcome(outcome)) == (Category.SUCCESS, ExitCode.DONE)
+    assert (outcome.category, view_of(CommitRequest.task, outcome).exit_code) == (Category.SUCCESS, ExitCode.DONE)
     assert outcome.receiver.startswith("PACS_TASKS at 127.0.0.1:")
     assert archive.calling_aets[-1] == "PACS_TASKS"
     assert [set(each) for each in archive.transactions] == [set(archive.instances)]
@@ -138,7 +139,7 @@ def test_what_is_not_held_has_failed_by_name_and_with_its_reason(client: PacsCli
         pacs.faults = Faults(report=Report.SAME_ASSOCIATION, uncommitted={busy: 0x0213}, unreported=[forgotten])
         outcome = committed(client, job)
     assert (outcome.committed, outcome.failed, outcome.pending) == (COUNT - 3, 3, 0)
-    assert of_outcome(outcome) is ExitCode.PARTIAL
+    assert view_of(CommitRequest.task, outcome).exit_code is ExitCode.PARTIAL
     found = {each.sop_instance_uid: each for each in outcome.problems}
     assert found[lost].subject == str(tmp_path / "files" / "000001.dcm")
     assert "0112" in str(found[lost].status)
@@ -154,7 +155,7 @@ def test_a_refused_request_is_a_failure_of_each_instance(client: PacsClient, tmp
         job = sent(client, pacs.remote, tmp_path)
         outcome = committed(client, job)
     assert (outcome.committed, outcome.failed) == (0, COUNT)
-    assert of_outcome(outcome) is ExitCode.FAILED
+    assert view_of(CommitRequest.task, outcome).exit_code is ExitCode.FAILED
     assert f"{status:04X}" in outcome.problems[0].reason
 
 
@@ -164,7 +165,7 @@ def test_without_a_report_it_is_not_yet(client: PacsClient, tmp_path: Path) -> N
         job = sent(client, pacs.remote, tmp_path)
         outcome = committed(client, job, patience=0.5)
     assert (outcome.committed, outcome.failed, outcome.pending) == (0, 0, COUNT)
-    assert of_outcome(outcome) is ExitCode.NOT_FINISHED
+    assert view_of(CommitRequest.task, outcome).exit_code is ExitCode.NOT_FINISHED
     assert states(job) == ["pending"] * COUNT
 
 

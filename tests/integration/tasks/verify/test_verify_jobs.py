@@ -26,7 +26,8 @@ from pacs_tasks import (
     VerifyOutcome,
     VerifyRequest,
 )
-from pacs_tasks.cli.output.exit_codes import ExitCode, of_outcome
+from pacs_tasks.cli.output.exit_codes import ExitCode
+from pacs_tasks.cli.output.outcomes import view_of
 from pacs_tasks.operations import FIND_QUEUE
 from pacs_tasks.request import AnyRequest
 from pacs_tasks.testing import EVERY_INSTANCE, Faults, Silence, TestPACS
@@ -67,7 +68,7 @@ def test_one_query_for_each_series_finds_everything(client: PacsClient, pacs: Te
     job_id = sent(client, pacs.remote, tmp_path)
     outcome = verified(client, job_id)
     assert (outcome.held, outcome.missing, outcome.unknown) == (15, 0, 0)
-    assert (outcome.category, of_outcome(outcome)) == (Category.SUCCESS, ExitCode.DONE)
+    assert (outcome.category, view_of(VerifyRequest.task, outcome).exit_code) == (Category.SUCCESS, ExitCode.DONE)
     assert outcome.queries == len(pacs.identifiers) == 3
     for keys in pacs.identifiers:
         assert keys.QueryRetrieveLevel == "IMAGE"
@@ -90,7 +91,7 @@ def test_what_the_pacs_lost_is_missing_by_name(client: PacsClient, pacs: TestPAC
     assert [each.subject for each in outcome.problems] == [str(paths[2]), str(paths[7])]
     assert [each.sop_instance_uid for each in outcome.problems] == sorted(lost)
     assert {each.category for each in outcome.problems} == {InstanceCategory.MISSING}
-    assert of_outcome(outcome) is ExitCode.PARTIAL
+    assert view_of(VerifyRequest.task, outcome).exit_code is ExitCode.PARTIAL
     told = str(outcome.summary())
     assert lost[0] not in told
     assert str(tmp_path) not in told
@@ -103,7 +104,7 @@ def test_nothing_held_is_a_failure(client: PacsClient, pacs: TestPACS, tmp_path:
     pacs.lose(*uids(pacs))
     outcome = verified(client, job_id)
     assert (outcome.held, outcome.missing, outcome.unknown) == (0, MANY, 0)
-    assert of_outcome(outcome) is ExitCode.FAILED
+    assert view_of(VerifyRequest.task, outcome).exit_code is ExitCode.FAILED
     assert outcome.queries < MANY
 
 
@@ -147,7 +148,7 @@ def test_a_pacs_that_cannot_answer_at_this_level_is_unknown(
     outcome = verified(client, job_id)
     assert (outcome.held, outcome.missing, outcome.unknown) == (0, 0, 40)
     assert f"{status:04X}" in outcome.problems[0].reason
-    assert of_outcome(outcome) is ExitCode.FAILED
+    assert view_of(VerifyRequest.task, outcome).exit_code is ExitCode.FAILED
     assert outcome.queries <= 3
 
 

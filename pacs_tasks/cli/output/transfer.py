@@ -1,0 +1,226 @@
+"""The outcomes of sending and retrieving, and of a dry run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from pacs_tasks.cli.output import advice
+from pacs_tasks.cli.output.exit_codes import ExitCode
+from pacs_tasks.cli.output.text import STYLES, Cell, Fact, Table, counted, duration, plain, size
+from pacs_tasks.cli.output.view import LISTED, R, View, count_facts, done_of, positive
+from pacs_tasks.errors import InvalidRequestError, from_record
+from pacs_tasks.outcome import (
+    Category,
+    InstanceCategory,
+    InstanceOutcome,
+    PreflightOutcome,
+    Proof,
+    StudyOutcome,
+    TransferOutcome,
+)
+from pacs_tasks.request import PreflightRequest, RetrieveRequest, StoreDirectoryRequest, StoreRequest
+
+#: Rows of a batch file that the line of one study names.
+_ROWS = 5
+_ORDER = (Category.FAILED, Category.PARTIAL, Category.CANCELLED, Category.WARNING, Category.SUCCESS)
+_COMPLETE = frozenset({Category.SUCCESS, Category.WARNING})
+
+
+class TransferView(View[R, TransferOutcome]):
+    """What became of each item of a job that has many."""
+
+    @property
+    def exit_code(self) -> ExitCode:
+        outcome = self.outcome
+        if outcome.category is not Category.FAILED:
+            return super().exit_code
+        if outcome.unreachable:
+            return ExitCode.UNREACHABLE
+        return ExitCode.USAGE if outcome.nothing_found or self._input_is_unreadable() else ExitCode.FAILED
+
+    def _input_is_unreadable(self) -> bool:
+        """Whether nothing was done because none of the files could be read."""
+        failed = [each for each in self.outcome.problems if each.category is not InstanceCategory.SKIPPED]
+        return bool(failed) and all(
+            bool(each.error) and isinstance(from_record(each.error, ""), InvalidRequestError) for each in failed
+        )
+
+    @property
+    def advice(self) -> str:
+        if self.outcome:
+            return ""
+        retry = f"un `pacs-tasks retry {self.job.id}`, which continues with the rest only."
+        if self.outcome.cancelled:
+            return f"R{retry}"
+        return self.check() if self.outcome.nothing_found else f"{self.check()} Then r{retry}"
+
+    def check(self) -> str:
+        """What to check before the job is retried."""
+        if self.outcome.unreachable:
+            return advice.CONNECTION
+        problems = self.outcome.problems
+        if problems and all(each.error == "ConfigurationError" for each in problems):
+            return advice.REASONS
+        return self.check_remote()
+
+    def check_remote(self) -> str:
+        """What to check where the remote answered and refused."""
+        return advice.REASONS
+
+    @property
+    def done(self) -> str:
+        """What was done with an item that succeeded."""
+        return done_of(self.request.task)
+
+    def facts(self) -> Iterable[Fact]:
+        outcome, counters = self.outcome, self.outcome.counters
+        speed = f", {size(counters.bytes / outcome.seconds)}/s" if outcome.seconds and counters.bytes else ""
+        return (
+            self.result(),
+            Fact("Remote", str(self.request.remote)),
+            *self.destination(),
+            Fact("Total", str(counters.total)),
+            *count_facts(self.done, counters.model_dump()),
+            Fact("Not begun", positive(counters.total - counters.recorded), "yellow"),
+            Fact("Size", f"{size(counters.bytes)} {self.done}" if counters.bytes else ""),
+            *(_study_facts(outcome.studies[0]) if len(outcome.studies) == 1 else ()),
+            Fact("Time", f"{duration(outcome.seconds)}{speed}"),
+        )
+
+    def destination(self) -> Iterable[Fact]:
+        """Where the instances go, if that is another remote."""
+        return ()
+
+    def tables(self) -> Iterable[Table]:
+        studies = self.outcome.studies
+        return (study_table(studies),) if len(studies) > 1 else ()
+
+    def problems(self) -> Iterable[InstanceOutcome]:
+        return self.outcome.problems
+
+
+class SendView(TransferView[StoreRequest | StoreDirectoryRequest]):
+    """What became of each file that was to be sent."""
+
+    def check_remote(self) -> str:
+        return advice.NOT_DICOM if self.outcome.nothing_found else advice.SENDING
+
+
+class RetrieveView(TransferView[RetrieveRequest]):
+    """What became of each instance that was to be retrieved, to a directory or to another remote."""
+
+    def check(self) -> str:
+        forwarded = self.request.to is not None and not self.outcome.unreachable
+        return advice.FORWARDING if forwarded else super().check()
+
+    def check_remote(self) -> str:
+        return advice.RETRIEVING
+
+    @property
+    def done(self) -> str:
+        return super().done if self.request.to is None else "sent"
+
+    def destination(self) -> Iterable[Fact]:
+        return (Fact("Destination", str(self.request.to or "")),)
+
+
+def _study_facts(study: StudyOutcome) -> Iterable[Fact]:
+    """By which method the only study came, and what its promise is worth if the remote did not list its instances."""
+    weak = study.proof is not Proof.INSTANCES
+    return (
+        Fact("Promised", promised(study).replace("\n", " ") if weak and study.promised else "", "yellow"),
+        Fact("Method", ", ".join(study.ways)),
+        # The problems explain what is missing.
+        Fact("Remark", study.reason if study.category in _COMPLETE or weak else "", "yellow"),
+    )
+
+
+def promised(study: StudyOutcome) -> str:
+    """The number of instances, and how it is known if the remote did not list them."""
+    if study.proof is Proof.COUNTS:
+        return f"{study.promised}\n(counted)"
+    if study.proof is Proof.NONE and study.promised:
+        return f"{study.promised}\n(unlisted)"
+    return str(study.promised)
+
+
+_STUDY_COLUMNS: tuple[tuple[str, Callable[[StudyOutcome], str]], ...] = (
+    ("Promised", promised),
+    ("Received", lambda each: str(each.received)),
+    ("Already there", lambda each: positive(each.present)),
+    ("Missing", lambda each: positive(each.missing + each.failed)),
+    ("Method", lambda each: "\n".join(each.ways)),
+)
+
+
+def study_table(studies: Sequence[StudyOutcome]) -> Table:
+    """One row for each study, those with problems first.
+
+    Terminals are narrow, so empty columns are left out and a reason stands below its study.
+    """
+    ordered = sorted(studies, key=lambda each: _ORDER.index(each.category))
+    columns = [(name, cell) for name, cell in _STUDY_COLUMNS if any(cell(each) for each in ordered[:LISTED])]
+    table = Table("Study", "Result", *(name for name, _ in columns), whole=range(1, len(columns) + 2))
+    shown: set[str] = set()
+    for each in ordered[:LISTED]:
+        reason = "(as above)" if each.reason in shown else plain(each.reason)
+        name = f"{plain(_name_of(each))}\n{reason}" if each.reason else plain(_name_of(each))
+        shown.add(each.reason)
+        table.add(name, Cell(str(each.category), STYLES[each.category]), *(cell(each) for _, cell in columns))
+    if more := ordered[LISTED:]:
+        complete = sum(each.category in _COMPLETE for each in more)
+        table.add(f"... and {len(more)} more, {complete} of them complete (--json lists all)")
+    return table
+
+
+def _name_of(study: StudyOutcome) -> str:
+    rows = ", ".join(map(str, study.rows[:_ROWS])) + (", ..." if len(study.rows) > _ROWS else "")
+    shown = f"row {rows}" if rows else ""
+    if study.study_uid and shown:
+        return f"{study.study_uid} ({shown})"
+    return study.study_uid or shown or "none found"
+
+
+class PreflightView(View[PreflightRequest, PreflightOutcome]):
+    """What the remote would accept of a directory."""
+
+    @property
+    def exit_code(self) -> ExitCode:
+        return super().exit_code if self.outcome.pairs else ExitCode.USAGE
+
+    @property
+    def advice(self) -> str:
+        if self.outcome.category is Category.SUCCESS:
+            return ""
+        return advice.NOT_ACCEPTED if self.outcome.pairs else advice.NOT_DICOM
+
+    def facts(self) -> Iterable[Fact]:
+        outcome = self.outcome
+        return (
+            self.result(),
+            Fact("Remote", str(self.request.remote)),
+            Fact("Files", f"{outcome.total} ({size(outcome.bytes)})"),
+            Fact("DICOM instances", str(sum(pair.count for pair in outcome.pairs))),
+            Fact("Accepted", str(sum(pair.count for pair in outcome.pairs if pair.accepted)), "green"),
+            Fact("Not DICOM", positive(len(outcome.skipped)), "yellow"),
+            Fact("Unreadable", positive(len(outcome.unreadable)), "red"),
+            Fact("Contexts", f"{outcome.contexts} in {counted(outcome.associations, 'association')}"),
+        )
+
+    def tables(self) -> Iterable[Table]:
+        table = Table("SOP class", "Transfer syntax", "Files", "Size", "Accepted")
+        for pair in self.outcome.pairs:
+            table.add(
+                pair.sop_class_name or pair.sop_class_uid,
+                pair.transfer_syntax_name or pair.transfer_syntax_uid,
+                str(pair.count),
+                size(pair.bytes),
+                Cell("yes", "green") if pair.accepted else Cell("no", "red"),
+            )
+        return (table,) if table.rows else ()
+
+    def problems(self) -> Iterable[InstanceOutcome]:
+        return (*self.outcome.unreadable, *self.outcome.skipped)
+
+    def remarks(self) -> Iterable[str]:
+        return ("Nothing was sent.",)

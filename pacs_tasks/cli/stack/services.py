@@ -1,0 +1,170 @@
+"""The services of the commands ``worker``, ``receiver``, ``flower`` and ``up``. Each function returns an exit code."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+import click
+
+from pacs_tasks import embedded
+from pacs_tasks.cli.stack.processes import Stack, address_to_call, check_port, is_listening
+from pacs_tasks.connection import connect
+from pacs_tasks.embedded.launch import command, environment
+from pacs_tasks.embedded.places import Places
+from pacs_tasks.errors import ConfigurationError
+from pacs_tasks.fleet.receivers import running
+from pacs_tasks.settings import Settings
+
+#: Seconds that the receiver and Flower have to answer.
+START_LIMIT = 60.0
+LOGIN = "PACS_TASKS_FLOWER_BASIC_AUTH"
+
+
+def run_worker(settings: Settings, extra_args: Sequence[str] = ()) -> int:
+    """Run a Celery worker. ``extra_args`` are options of Celery, such as ``--pool threads``."""
+    return _run("celery", [*_worker_arguments(settings), *extra_args], settings)
+
+
+def run_receiver(settings: Settings) -> int:
+    """Run the receiver."""
+    return _run("workers.receiver", [], settings)
+
+
+def run_flower(settings: Settings) -> int:
+    """Run Flower, which needs a login.
+
+    Raises
+    ------
+    ConfigurationError
+        If no login is set, or the port is in use.
+    """
+    if not settings.flower_basic_auth:
+        raise ConfigurationError(f"Flower does not start without a login. Set {LOGIN} to user:password.")
+    if settings.flower_port:
+        check_port("Flower", "PACS_TASKS_FLOWER_PORT", settings.flower_address, settings.flower_port)
+    return _run("workers.flowerconfig", [], settings, {LOGIN: settings.flower_basic_auth})
+
+
+def run_up(settings: Settings) -> int:
+    """Run the whole stack until Ctrl-C or SIGTERM.
+
+    Raises
+    ------
+    ConfigurationError
+        If a port is in use, or no Redis can be used.
+    """
+    receiver_port = check_port(
+        "The receiver", "PACS_TASKS_RECEIVER_PORT", settings.receiver_host, settings.receiver_port
+    )
+    flower_port = check_port("Flower", "PACS_TASKS_FLOWER_PORT", settings.flower_address, settings.flower_port)
+    login = settings.flower_basic_auth or f"pacs:{secrets.token_urlsafe(12)}"
+    settings = settings.model_copy(update={"receiver_port": receiver_port, "flower_port": flower_port})
+    try:
+        with _server(settings) as url, Stack() as stack:
+            return _keep_up(stack, settings, url, login)
+    finally:
+        if settings.redis_url is None and not embedded.stop(settings, spare_attached=True):
+            click.echo("Another command still uses the private server. The server ends after that command.", err=True)
+
+
+def _keep_up(stack: Stack, settings: Settings, url: str, login: str) -> int:
+    variables = environment(settings, url)
+    # They end in this order: the worker may need the receiver until its last task is done.
+    stack.start("flower", "workers.flowerconfig", [], {**variables, LOGIN: login})
+    if settings.redis_url is not None:
+        arguments = [*_worker_arguments(settings), "--hostname", f"up-{os.getpid()}@%h"]
+        stack.start("worker", "celery", arguments, variables)
+    stack.start("receiver", "workers.receiver", [], variables)
+
+    def broken() -> bool:
+        return settings.redis_url is None and bool(embedded.failure(settings))
+
+    def ready() -> bool:
+        return is_listening(settings.flower_address, settings.flower_port) and _announced(settings, url)
+
+    dead = stack.wait(START_LIMIT, lambda: broken() or ready())
+    if dead is None and not broken() and not stack.is_stopping:
+        if not ready():
+            click.echo(
+                f"The receiver and Flower do not answer within {START_LIMIT:.0f} s. See their output above.", err=True
+            )
+            return 1
+        _introduce(settings, login)
+        dead = stack.wait(until=broken)
+    if dead is not None:
+        why = "\n".join(f"    {line}" for line in dead.tail)
+        click.echo(f"The {dead.name} ended with {dead.process.returncode}. Its last lines:\n{why}", err=True)
+        return 1
+    if broken():
+        click.echo(embedded.failure(settings), err=True)
+        return 1
+    click.echo("Stopping ...", err=True)
+    return 0
+
+
+def _introduce(settings: Settings, login: str) -> None:
+    user, _, password = login.partition(":")
+    shown = f", user {user}, password {password}" if not settings.flower_basic_auth else ""
+    how = ", TLS" if settings.receiver_tls else ""
+    lines = [
+        "Ready. Press Ctrl-C to stop.",
+        f"  Flower:   http://{address_to_call(settings.flower_address)}:{settings.flower_port}{shown}",
+        f"  Receiver: AE title {settings.receiver_ae_title}, port {settings.receiver_port}{how} (configure your PACS)",
+        f"  Received: {settings.received}",
+    ]
+    if settings.redis_url is None:
+        lines.append(f"  Logs of the private server and its worker: {Places.of(settings).log('worker').parent}")
+    click.echo("\n".join(lines), err=True)
+
+
+def _announced(settings: Settings, url: str) -> bool:
+    """Whether the receiver is announced in Redis. A test connection would show in its log."""
+    client = connect(url, settings.redis_timeout)
+    try:
+        return any(each.port == settings.receiver_port for each in running(client))
+    finally:
+        client.close()
+
+
+@contextmanager
+def _server(settings: Settings) -> Iterator[str]:
+    """The URL of the Redis of the fleet, once it answers, or of the private server."""
+    if settings.redis_url is None:
+        with embedded.attach(settings) as url:
+            yield url
+    else:
+        connect(settings.redis_url, settings.redis_timeout).close()
+        yield settings.redis_url
+
+
+def _run(module: str, arguments: Sequence[str], settings: Settings, more: Mapping[str, str] | None = None) -> int:
+    """Run one process in the foreground, on the terminal of this one.
+
+    With the Redis of a fleet, this process becomes that process where the system supports it, so that it gets all
+    signals directly. With the private server this process stays, since the server ends when no process uses it.
+    """
+    if settings.redis_url is not None and sys.platform != "win32":
+        variables = {**environment(settings, settings.redis_url), **(more or {})}
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execve(sys.executable, command(module, *arguments), variables)  # noqa: S606 - it is ours
+    with ExitStack() as entered:
+        url = settings.redis_url or entered.enter_context(embedded.attach(settings))
+        stack = entered.enter_context(Stack())
+        variables = {**environment(settings, url), **(more or {})}
+        child = stack.start(module, module, arguments, variables, prefix=False)
+        stack.wait()
+        stopped = stack.is_stopping
+        stack.end()
+        return 0 if stopped else child.process.returncode
+
+
+def _worker_arguments(settings: Settings) -> list[str]:
+    arguments = ["-A", "workers.dimse", "worker", "--loglevel", "INFO"]
+    if settings.concurrency is not None:
+        arguments += ["--concurrency", str(settings.concurrency)]
+    return arguments
