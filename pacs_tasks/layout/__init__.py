@@ -1,8 +1,8 @@
-"""Where a retrieved instance goes below its output directory, and how it gets there without harm to another file.
+"""Where retrieved instances go below the output directory.
 
-The values of a template come from data sets that anybody may have written, so each becomes a name that is harmless
-(:mod:`pacs_tasks.layout.names`); no link inside the output directory is followed; and a file that is there already is
-replaced only by the same SOP instance.
+The values of a template come from data sets that anybody may have written. So each value becomes a harmless name
+(:mod:`pacs_tasks.layout.names`), links that lead out of the output directory are not followed, and an existing file is
+replaced only by the same SOP instance. Other rooms import :class:`Layout`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Putting a whole file where the layout says."""
+"""Move a complete file to its place in the layout."""
 
 from __future__ import annotations
 
@@ -12,25 +12,34 @@ from pacs_tasks.ae import DEFAULT_CHARSET
 from pacs_tasks.dimse.files import part10, storage
 from pacs_tasks.errors import InvalidRequestError, NotDicomError, UnreadableInputError
 from pacs_tasks.layout import names
-from pacs_tasks.layout.head import values_of
 from pacs_tasks.request.template import DEFAULT, Field, parse
 
 _ENDING = ".dcm"
-#: Names that are tried for one instance: that of the layout, with its UID, and with its UID and a number.
+#: Names to try for one instance: the one of the layout, with its UID, and with its UID and a number.
 _MOST_NAMES = 20
-#: A file system without hard links says one of these.
+#: Errors of a file system without hard links.
 _NO_LINKS = frozenset((errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK))
 
 
 class Layout:
-    """How files are called below an output directory.
+    """The names of files below an output directory.
 
     Parameters
     ----------
     template
-        Fields and names (see :mod:`pacs_tasks.request.template`); empty: the UIDs of study, series and instance.
+        Fields and text (see :mod:`pacs_tasks.request.template`); empty: the UIDs of study, series and instance.
     charset
-        In which text is read where a data set names no character set of its own.
+        The character set of data sets that do not name one.
+
+    Attributes
+    ----------
+    depth
+        The number of directories from a file up to the output directory, inclusive.
+
+    Raises
+    ------
+    InvalidRequestError
+        If the template is not valid.
     """
 
     def __init__(self, template: str = "", charset: str = DEFAULT_CHARSET) -> None:
@@ -39,15 +48,14 @@ class Layout:
         except ValueError as error:
             raise InvalidRequestError(f"{error}") from None
         self.is_default = self._components == parse(DEFAULT)
+        self.depth = len(self._components)
         self._charset = charset
         self._fields = {each for component in self._components for each in component if isinstance(each, Field)}
-        #: How many directories a file has up to the output directory, that one included.
-        self.depth = len(self._components)
-        #: Directories that were seen to lie in the output directory.
+        #: Directories that are known to lie in the output directory.
         self._inside: set[Path] = set()
 
     def place(self, directory: Path, temporary: Path, study_uid: str, series_uid: str, sop_instance_uid: str) -> Path:
-        """Move a whole file to its place, which no other instance has; it replaces an older file of the same one.
+        """Move a complete file to its place. It replaces only an older file of the same SOP instance.
 
         Parameters
         ----------
@@ -58,15 +66,15 @@ class Layout:
 
         Returns
         -------
-        Where it is now. The same instance comes to the same place each time; where that holds anything else, the SOP
-        Instance UID is added to the name.
+        The new path. The same instance always gets the same path; if another file is there, the SOP Instance UID is
+        added to the name.
 
         Raises
         ------
         InvalidRequestError
-            If one of the UIDs is none, or a link in the output directory leads away.
+            If one of the UIDs is not a UID, or a link leads out of the output directory.
         OSError
-            If it cannot be written.
+            If the file cannot be written.
         """
         uids = study_uid, series_uid, sop_instance_uid
         try:
@@ -76,7 +84,7 @@ class Layout:
                 raise
         near = directory / f".{secrets.token_hex(12)}.part"
         try:
-            # With its permissions: whoever may read it there may read it here.
+            # shutil.copy keeps the permissions, so that the same people may read the file.
             shutil.copy(temporary, near)
             placed = self._place(directory, near, *uids)
         finally:
@@ -85,10 +93,10 @@ class Layout:
         return placed
 
     def _place(self, directory: Path, temporary: Path, study_uid: str, series_uid: str, sop_instance_uid: str) -> Path:
-        # A peer must not choose where a file goes, whatever the template makes of it.
+        # This checks the UIDs, whatever the template: a remote must not choose where a file goes.
         by_uids = storage.instance_path(directory, study_uid, series_uid, sop_instance_uid)
         if self.is_default:
-            # This name belongs to this instance alone.
+            # No other instance can have this name.
             self._prepare(directory, by_uids.parent)
             temporary.replace(by_uids)
             return by_uids
@@ -96,20 +104,20 @@ class Layout:
         parent = directory.joinpath(*(names.component(name) for name in parents))
         self._prepare(directory, parent)
         plain, *longer = (parent / names.component(stem, ending) for ending in _endings(sop_instance_uid))
-        # Where it went when its place was taken, there it stays, also when that is free by now.
-        if holds(longer[0], sop_instance_uid):
+        # An instance that got a longer name keeps it, even if the plain one is free by now.
+        if _holds(longer[0], sop_instance_uid):
             return temporary.replace(longer[0])
         for target in (plain, *longer):
             if _claim(temporary, target):
                 return target
-            if holds(target, sop_instance_uid):
+            if _holds(target, sop_instance_uid):
                 return temporary.replace(target)
-        raise FileExistsError(errno.EEXIST, "all names for an instance are taken by other files")
+        raise FileExistsError(errno.EEXIST, "other files have all names for the instance")
 
     def _names(self, temporary: Path, study_uid: str, series_uid: str, sop_instance_uid: str) -> list[str]:
         known = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": series_uid, "SOPInstanceUID": sop_instance_uid}
-        read = values_of(str(temporary), {field.keyword for field in self._fields} - known.keys(), self._charset)
-        values = {**read, **known}
+        wanted = {field.keyword for field in self._fields} - known.keys()
+        values = {**names.values_of(str(temporary), wanted, self._charset), **known}
         return [
             "".join(
                 names.of_value(values.get(piece.keyword, ""), piece.keyword, piece.width)
@@ -121,28 +129,28 @@ class Layout:
         ]
 
     def _prepare(self, directory: Path, parent: Path) -> None:
-        """Make a directory below ``directory``, unless a link leads out on the way to it.
+        """Create a directory below ``directory``, unless a link on the path leads out of it.
 
-        Seen once, it is not looked at again: whoever can change it meanwhile may write there anyway.
+        A directory is checked once: whoever can change it later may write there anyway.
         """
         if parent in self._inside and parent.is_dir():
             return
         current = directory
         for name in parent.relative_to(directory).parts:
             current /= name
-            # Not the output directory itself: one that was taken away is not to be filled in secret.
+            # The output directory itself is not created again: someone may have moved it away on purpose.
             current.mkdir(exist_ok=True)
             if current.is_symlink() and not current.resolve().is_relative_to(directory.resolve()):
                 raise InvalidRequestError(
-                    "a link inside the output directory leads out of it, and nothing is written through it; "
-                    "remove the link",
+                    "A link inside the output directory leads out of it, so nothing is written through it. Remove the "
+                    "link.",
                     str(current),
                 )
         self._inside.add(parent)
 
 
-def holds(path: Path, sop_instance_uid: str) -> bool:
-    """Whether a file is this SOP instance, as far as its head says; it may be cut off behind that."""
+def _holds(path: Path, sop_instance_uid: str) -> bool:
+    """Whether a file is this SOP instance by its head; the rest of it may be missing."""
     if not path.is_file():
         return False
     try:
@@ -157,7 +165,7 @@ def _endings(sop_instance_uid: str) -> list[str]:
 
 
 def _claim(temporary: Path, target: Path) -> bool:
-    """Give a file a name that nothing has; false if something has it. Of two who want it at once one gets it."""
+    """Give a file a free name; False if another file has it. Of two processes that want it at once, one gets it."""
     try:
         os.link(temporary, target)
     except FileExistsError:
@@ -171,7 +179,7 @@ def _claim(temporary: Path, target: Path) -> bool:
 
 
 def _claim_without_links(temporary: Path, target: Path) -> bool:
-    """The same by an empty file, which nobody takes for an instance."""
+    """The same with an empty file, which nobody mistakes for an instance."""
     try:
         os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
     except FileExistsError:

@@ -123,7 +123,8 @@ def close(assoc: Association) -> None:
         with suppress(OSError):
             found.shutdown(socket.SHUT_RDWR)
     # One that still waits for the association request would wait until its time-out: this stands for it.
-    assoc.dul.to_user_queue.put(None)
+    queue: Any = assoc.dul.to_user_queue
+    queue.put(None)
 
 
 def let_go(assoc: Association) -> None:

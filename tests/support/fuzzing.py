@@ -16,7 +16,8 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
-from pacs_tasks.dimse.commitment.data_sets import PUSH_MODEL
+from pynetdicom.sop_class import StorageCommitmentPushModel
+
 from pacs_tasks.dimse.upper_layer import command
 from tests.support import messages
 from tests.support.messages import COMMAND, DATA
@@ -72,7 +73,7 @@ def fragmented(command_set: bytes, data_set: bytes, context_id: int, size: int) 
 def report(message_id: int) -> bytes:
     """An N-EVENT-REPORT request about storage commitment."""
     elements: dict[int, int | str] = {
-        command.AFFECTED_SOP_CLASS_UID: PUSH_MODEL,
+        command.AFFECTED_SOP_CLASS_UID: StorageCommitmentPushModel,
         command.COMMAND_FIELD: command.N_EVENT_REPORT_RQ,
         command.MESSAGE_ID: message_id,
         command.AFFECTED_SOP_INSTANCE_UID: "1.2.840.10008.1.20.1.1",

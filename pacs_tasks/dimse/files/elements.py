@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import struct
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
@@ -16,8 +16,10 @@ EXPLICIT_VR_BIG_ENDIAN = "1.2.840.10008.1.2.2"
 _GE_PRIVATE = "1.2.840.113619.5.2"
 _NOT_EXPLICIT_LITTLE = frozenset((IMPLICIT_VR_LITTLE_ENDIAN, _GE_PRIVATE, EXPLICIT_VR_BIG_ENDIAN))
 
+SPECIFIC_CHARACTER_SET = 0x0008_0005
 SOP_CLASS_UID = 0x0008_0016
 SOP_INSTANCE_UID = 0x0008_0018
+QUERY_RETRIEVE_LEVEL = 0x0008_0052
 STUDY_INSTANCE_UID = 0x0020_000D
 SERIES_INSTANCE_UID = 0x0020_000E
 PIXEL_DATA = 0x7FE0_0010
@@ -302,3 +304,20 @@ def inflate(data: Data, position: int) -> bytes:
         return zlib.decompressobj(-zlib.MAX_WBITS).decompress(beginning, _LONGEST_INFLATED)
     except zlib.error:
         raise MalformedError("it cannot be inflated") from None
+
+
+def encode_implicit(elements: Mapping[int, str | bytes]) -> bytes:
+    """Encode elements in Implicit VR Little Endian, in ascending order of their tags (PS3.5 section 7.1).
+
+    Parameters
+    ----------
+    elements
+        Values by tag. A string holds one or several UIDs and is padded with a zero byte, bytes are padded with a
+        space (PS3.5 section 6.2).
+    """
+    parts = []
+    for tag, value in sorted(elements.items()):
+        encoded, padding = (value.encode("ascii", "replace"), b"\0") if isinstance(value, str) else (value, b" ")
+        encoded += padding * (len(encoded) % 2)
+        parts.append(struct.pack("<HHL", tag >> 16, tag & 0xFFFF, len(encoded)) + encoded)
+    return b"".join(parts)

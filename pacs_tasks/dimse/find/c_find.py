@@ -1,102 +1,130 @@
-"""C-FIND: query (PS3.4 sections C.4.1 and K.4.1, PS3.7 section 9.1.2)."""
+"""C-FIND: query a remote (PS3.4 sections C.4.1 and K.4.1, PS3.7 section 9.1.2)."""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 
-from pacs_tasks.ae import LocalAE
+from pynetdicom.sop_class import (
+    ModalityWorklistInformationFind,
+    PatientRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelFind,
+)
+
+from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse import status
 from pacs_tasks.dimse.cancellation import Cancellation
-from pacs_tasks.dimse.find import identifier, query, query_keys
-from pacs_tasks.dimse.find.found import Found, Identity
-from pacs_tasks.dimse.find.match import decode_match
-from pacs_tasks.dimse.find.query_keys import Path
+from pacs_tasks.dimse.files.elements import (
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    QUERY_RETRIEVE_LEVEL,
+    SERIES_INSTANCE_UID,
+    SOP_INSTANCE_UID,
+    STUDY_INSTANCE_UID,
+    MalformedError,
+    encode_implicit,
+    read_uids,
+)
+from pacs_tasks.dimse.find import identifier
+from pacs_tasks.dimse.find.identifier import Path
+from pacs_tasks.dimse.find.match import Identity, Matches, decode_match
 from pacs_tasks.dimse.find.splitting import Answer, Splitting
 from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer.association import Association, StopCheck, Timeouts
 from pacs_tasks.dimse.upper_layer.negotiation import Context
-from pacs_tasks.errors import JobCancelledError, PeerUnavailableError
+from pacs_tasks.errors import ContextRejectedError, JobCancelledError, PeerUnavailableError
 from pacs_tasks.outcome import Doubt, FindOutcome, Status, StatusCategory
 from pacs_tasks.outcome.find import is_round
-from pacs_tasks.request import FindRequest, Query
+from pacs_tasks.request import FindRequest, Query, QueryModel
+
+log = logging.getLogger(__name__)
+
+_SOP_CLASSES: Mapping[QueryModel, str] = {
+    QueryModel.PATIENT_ROOT: PatientRootQueryRetrieveInformationModelFind,
+    QueryModel.STUDY_ROOT: StudyRootQueryRetrieveInformationModelFind,
+    QueryModel.WORKLIST: ModalityWorklistInformationFind,
+}
+#: For :func:`list_instances`. Every remote supports the default transfer syntax (PS3.5 section 10.1), and only it
+#: holds a UI value above 64 KiB.
+INSTANCES_CONTEXT = Context(StudyRootQueryRetrieveInformationModelFind, (IMPLICIT_VR_LITTLE_ENDIAN,))
 
 _CANCELLED = 0xFE00
-#: What a peer says that does not like a key: no such attribute, invalid attribute value, processing failure.
+#: No such attribute, invalid attribute value, processing failure: remotes refuse a key with one of these.
 _ABOUT_KEYS = frozenset({0x0105, 0x0106, 0x0110})
 
 
 def find(request: FindRequest, local: LocalAE, timeouts: Timeouts, stop: StopCheck | None = None) -> FindOutcome:
-    """Query the peer, to its final status or until ``request.limit`` matches have come.
+    """Query the remote until its final status, or until there are ``request.limit`` matches.
 
     Raises
     ------
     PeerUnavailableError, AssociationRejectedError
         As :meth:`Association.open`, and when the association is lost before the final status.
     ContextRejectedError
-        If the peer does not offer the query model.
+        If the remote does not offer the query model.
     InvalidRequestError
-        If a key is unknown or cannot be written in the peer's character set.
+        If a key is unknown or cannot be encoded in the character set of the remote.
     JobCancelledError
-        If ``stop`` said so and the peer did not answer C-CANCEL; where it did, the outcome holds what came.
+        If ``stop`` returned True and the remote ignored C-CANCEL. If it heeded C-CANCEL, the outcome holds the matches
+        so far.
     """
-    started, finding = time.monotonic(), Finding(request)
+    started, operation = time.monotonic(), FindOperation(request)
     with Association.open(local, request.remote, [context_of(request)], timeouts, stop) as assoc:
-        outcome = finding.on(assoc)
+        outcome = operation.run(assoc)
     return outcome.model_copy(update={"seconds": time.monotonic() - started})
 
 
 def context_of(request: Query) -> Context:
-    """The presentation context that a query needs."""
-    return query.find_context(query.FIND[request.model])
+    """Return the presentation context of a query. Only Explicit VR shows the VR of a private attribute."""
+    return Context(_SOP_CLASSES[request.model], (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN))
 
 
-def ask(assoc: Association, request: FindRequest) -> FindOutcome:
-    """As :func:`find`, over an association that is open already.
+def find_over(assoc: Association, request: FindRequest) -> FindOutcome:
+    """Query as :func:`find` over an association that is open already.
 
-    It is open for another query afterwards, also where a key was wrong; but not where another error passed, nor where
-    the peer ignored that enough had come.
+    The association can carry another query afterwards, also after a failure status. It cannot after an exception, or
+    if the remote ignored C-CANCEL.
     """
-    return Finding(request).on(assoc)
+    return FindOperation(request).run(assoc)
 
 
-class Finding:
-    """One query, on an association that somebody else opens with :func:`context_of` and keeps for further ones.
+class FindOperation:
+    """One query, over an association that the caller opens with :func:`context_of`.
 
-    Where the association is lost while the query is split, :meth:`on` goes on with what is left over another one.
+    If the association is lost while the query is being split, :meth:`run` continues over another one.
 
     Attributes
     ----------
     queries
-        How many C-FIND requests have been answered so far.
+        The number of C-FIND requests that have been answered.
 
     Raises
     ------
     InvalidRequestError
-        If a key is unknown or cannot be written in the peer's character set: that costs no association.
+        If a key is unknown or cannot be encoded in the character set of the remote, before any association.
     """
 
     def __init__(self, request: FindRequest) -> None:
         self._request = request
-        self._sop_class = query.FIND[request.model]
-        self._keys = query_keys.keys_of(request)
+        self._keys = identifier.keys_of(request)
         self._left_out: tuple[str, ...] = ()
         for syntax in context_of(request).transfer_syntaxes:
             identifier.encode_find(request, syntax, self._keys)
-        self._found = Found(query_keys.unique_keys(request), request.limit)
-        self._splitting = Splitting(self._keys, query_keys.dates_of(request.model)) if request.split_dates else None
+        self._found = Matches(identifier.unique_keys(request), request.limit)
+        self._splitting = Splitting(self._keys, identifier.dates_of(request.model)) if request.split_dates else None
         self.queries = 0
 
-    def on(self, assoc: Association) -> FindOutcome:
-        """Ask over this association; the errors are those of :func:`find`."""
+    def run(self, assoc: Association) -> FindOutcome:
+        """Query over this association. The errors are those of :func:`find`."""
         started = time.monotonic()
         splitting, found = self._splitting, self._found
-        final = (
-            self._ask(assoc, {}).status
-            if splitting is None
-            else splitting.run(lambda keys: self._ask_on(assoc, keys), found)
-        )
-        doubts = self._doubts(final) if splitting is None else splitting.doubts
+        if splitting is None:
+            final = self._query(assoc, {}).status
+            doubts = self._doubts(final)
+        else:
+            final = splitting.run(lambda keys: self._query_unless_stopped(assoc, keys), found)
+            doubts = splitting.doubts
         return FindOutcome(
             status=final,
             matches=tuple(found.matches),
@@ -110,81 +138,164 @@ class Finding:
         )
 
     def _doubts(self, final: Status) -> tuple[Doubt, ...]:
-        """Why the answer to a single request may not be all."""
+        """Why the answer to a single request may be incomplete."""
         count = len(self._found.matches)
         if status.is_failure(final):
             return (Doubt.STATUS,) if count else ()
         return (Doubt.ROUND,) if final.category is not StatusCategory.CANCEL and is_round(count) else ()
 
-    def _ask_on(self, assoc: Association, changed: Mapping[Path, str]) -> Answer:
-        """Ask, unless it was cancelled: a quick peer leaves no moment within a request to notice that."""
+    def _query_unless_stopped(self, assoc: Association, changed: Mapping[Path, str]) -> Answer:
+        """Check for cancellation between requests: a fast remote answers before a request itself checks it."""
         if self.queries and assoc.stop is not None and assoc.stop():
             return Answer(status.find_status(_CANCELLED), [])
-        return self._ask(assoc, changed)
+        return self._query(assoc, changed)
 
-    def _ask(self, assoc: Association, changed: Mapping[Path, str]) -> Answer:
-        """Ask once, with some keys changed; once more without optional keys where the peer refuses them.
+    def _query(self, assoc: Association, changed: Mapping[Path, str]) -> Answer:
+        """Query with some keys changed; query again without the optional keys if the remote refuses them.
 
-        DCMTK's ``dcmqrscp --check-find`` answers so to keys of other levels, for one.
+        ``dcmqrscp --check-find`` of DCMTK refuses keys of other levels, for example.
         """
-        answer = self._ask_once(assoc, {**self._keys, **changed})
+        answer = self._query_once(assoc, {**self._keys, **changed})
         if answer.identities or self._left_out or not _may_be_about_keys(answer.status):
             return answer
-        fewer = query_keys.required_of(self._request, self._keys)
+        fewer = identifier.required_of(self._request, self._keys)
         refused = [path for path in self._keys if path not in fewer]
-        again = self._ask_once(assoc, {**fewer, **changed}) if refused else answer
+        again = self._query_once(assoc, {**fewer, **changed}) if refused else answer
         if not again.identities and _may_be_about_keys(again.status):
             return answer
-        self._keys, self._left_out = fewer, tuple(map(query_keys.name_of, refused))
+        self._keys, self._left_out = fewer, tuple(map(identifier.name_of, refused))
         return again
 
-    def _ask_once(self, assoc: Association, keys: Mapping[Path, str]) -> Answer:
+    def _query_once(self, assoc: Association, keys: Mapping[Path, str]) -> Answer:
         identities: list[Identity] = []
         try:
-            final = self._exchange(assoc, keys, identities)
+            final = self._send(assoc, keys, identities)
         except (PeerUnavailableError, JobCancelledError):
             if not self._found.limit_hit:
                 raise
-            # It ignores C-CANCEL, or hangs up at it; all that was asked for is here.
+            # The remote ignores C-CANCEL or ends the association at it, but all wanted matches are here.
             final = status.find_status(_CANCELLED)
         self.queries += 1
         return Answer(final, identities)
 
-    def _exchange(self, assoc: Association, keys: Mapping[Path, str], identities: list[Identity]) -> Status:
-        context_id, syntax = query.accepted_context(assoc, self._sop_class)
-        asked = identifier.encode_find(self._request, syntax, keys)
-        with assoc.exchange() as message_id, Cancellation(assoc, context_id, message_id) as cancellation:
-            assoc.send(
-                context_id,
-                command.encode(
-                    {
-                        command.AFFECTED_SOP_CLASS_UID: self._sop_class,
-                        command.COMMAND_FIELD: command.C_FIND_RQ,
-                        command.MESSAGE_ID: message_id,
-                        command.PRIORITY: command.MEDIUM,
-                    },
-                    data_set=True,
-                ),
-                asked,
-            )
-            while True:
-                answer, code = assoc.receive_response(context_id, message_id, command.C_FIND_RQ)
-                content = assoc.receive_data(context_id, "the rest of a match") if answer.has_data_set else b""
-                said = status.find_status(code, answer.text(command.ERROR_COMMENT))
-                if said.category is not StatusCategory.PENDING:
-                    return said
-                self._take(content, syntax, cancellation, identities)
+    def _send(self, assoc: Association, keys: Mapping[Path, str], identities: list[Identity]) -> Status:
+        sop_class = _SOP_CLASSES[self._request.model]
+        context = assoc.context_of(sop_class)
+        if context is None:
+            raise _not_offered(assoc.remote, self._request.model)
+        context_id, syntax = context
+        encoded = identifier.encode_find(self._request, syntax, keys)
+        charset = identifier.charset_of(self._request)
 
-    def _take(self, content: bytes, syntax: str, cancellation: Cancellation, identities: list[Identity]) -> None:
-        if self._found.limit_hit:
-            return
-        match = decode_match(content, syntax, identifier.charset_of(self._request))
-        identity = self._found.add(match, once=self._splitting is not None)
-        if identity is None:
-            cancellation.ask()
-        else:
-            identities.append(identity)
+        def collect(content: bytes) -> None:
+            if self._found.limit_hit:
+                return
+            match = decode_match(content, syntax, charset)
+            identity = self._found.add(match, once=self._splitting is not None)
+            if identity is None:
+                cancellation.cancel()
+            else:
+                identities.append(identity)
+
+        with assoc.exchange() as message_id, Cancellation(assoc, context_id, message_id) as cancellation:
+            return _exchange(assoc, sop_class, context_id, message_id, encoded, on_match=collect)
 
 
 def _may_be_about_keys(final: Status) -> bool:
     return final.code in _ABOUT_KEYS or final.code & 0xFF00 == 0xA900 or final.code & 0xF000 == 0xC000
+
+
+def _not_offered(remote: RemoteAE, model: QueryModel) -> ContextRejectedError:
+    if model is QueryModel.PATIENT_ROOT:
+        return ContextRejectedError(
+            f"{remote} does not offer C-FIND in the Patient Root model. Query at STUDY level in the Study Root model, "
+            "or ask its administrator to allow Patient Root."
+        )
+    if model is QueryModel.WORKLIST:
+        return ContextRejectedError(
+            f"{remote} does not offer a modality worklist. Query the system that keeps the worklist, often the RIS, or "
+            "ask its administrator to allow it."
+        )
+    return ContextRejectedError(
+        f"{remote} does not offer C-FIND in the Study Root model. Query at PATIENT level, which uses the Patient Root "
+        "model (at other levels: --root patient, or query_model 'patient'), or ask its administrator to allow Study "
+        "Root."
+    )
+
+
+def _exchange(
+    assoc: Association,
+    sop_class_uid: str,
+    context_id: int,
+    message_id: int,
+    encoded: bytes,
+    *,
+    on_match: Callable[[bytes], None],
+) -> Status:
+    """Send one C-FIND request, pass on each match, and return the final status."""
+    elements: dict[int, int | str] = {
+        command.AFFECTED_SOP_CLASS_UID: sop_class_uid,
+        command.COMMAND_FIELD: command.C_FIND_RQ,
+        command.MESSAGE_ID: message_id,
+        command.PRIORITY: command.MEDIUM,
+    }
+    assoc.send(context_id, command.encode(elements, data_set=True), encoded)
+    while True:
+        response, code = assoc.receive_response(context_id, message_id, command.C_FIND_RQ)
+        content = assoc.receive_data(context_id, "the rest of a match") if response.has_data_set else b""
+        found = status.find_status(code, response.text(command.ERROR_COMMENT))
+        if found.category is not StatusCategory.PENDING:
+            return found
+        on_match(content)
+
+
+def list_instances(
+    assoc: Association, study_uid: str, series_uid: str, wanted: Collection[str], *, by_uid: bool
+) -> tuple[Status, set[str]]:
+    """Query which of the ``wanted`` SOP Instance UIDs the remote lists in a series.
+
+    The UIDs are the only keys: a remote answers these from its index, but may read each file for other keys.
+
+    Parameters
+    ----------
+    study_uid, series_uid
+        Hierarchical search needs both (PS3.4 section C.4.1.2.1). Some remotes also accept empty ones.
+    by_uid
+        Query a list of the wanted UIDs (PS3.4 section C.2.2.2.2) instead of the whole series.
+
+    Returns
+    -------
+    The final status, and the wanted UIDs that the remote listed.
+
+    Raises
+    ------
+    PeerUnavailableError
+        If the association is lost before the final status.
+    ContextRejectedError
+        If the remote does not offer the query.
+    """
+    sop_class = StudyRootQueryRetrieveInformationModelFind
+    context = assoc.context_of(sop_class)
+    if context is None:
+        raise _not_offered(assoc.remote, QueryModel.STUDY_ROOT)
+    found: set[str] = set()
+
+    def collect(content: bytes) -> None:
+        try:
+            uids = read_uids(content, IMPLICIT_VR_LITTLE_ENDIAN, (SOP_INSTANCE_UID,))
+        except MalformedError:
+            log.warning("A match could not be read and does not count")
+            return
+        # The remote may list more than the wanted instances.
+        found.update({uids.get(SOP_INSTANCE_UID, "")}.intersection(wanted))
+
+    encoded = encode_implicit(
+        {
+            SOP_INSTANCE_UID: "\\".join(sorted(wanted)) if by_uid else "",
+            QUERY_RETRIEVE_LEVEL: b"IMAGE",
+            STUDY_INSTANCE_UID: study_uid,
+            SERIES_INSTANCE_UID: series_uid,
+        }
+    )
+    with assoc.exchange() as message_id:
+        return _exchange(assoc, sop_class, context[0], message_id, encoded, on_match=collect), found

@@ -1,8 +1,10 @@
-"""Matches of a query on their way in, as DICOM JSON objects (PS3.18 annex F)."""
+"""The matches of a query, as DICOM JSON objects (PS3.18 annex F)."""
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -11,35 +13,88 @@ from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.sequence import Sequence as Items
 
-from pacs_tasks.dimse.files.elements import IMPLICIT_VR_LITTLE_ENDIAN
-from pacs_tasks.dimse.find.query_keys import SPECIFIC_CHARACTER_SET
-from pacs_tasks.dimse.find.silence import quiet
+from pacs_tasks.dimse.files.elements import IMPLICIT_VR_LITTLE_ENDIAN, SPECIFIC_CHARACTER_SET
+from pacs_tasks.dimse.find.identifier import Path, attempt, quiet
 
 log = logging.getLogger(__name__)
+
+#: The values that identify a match.
+Identity = tuple[str, ...]
 
 #: The escape sequence of ISO 2022 IR 58 (PS3.3 table C.12-4).
 _CHINESE = b"\x1b$)A"
 
 
+class Matches:
+    """The matches of a query, which may come from several requests.
+
+    Parameters
+    ----------
+    unique
+        The keys that identify a match.
+    limit
+        The largest number of matches to keep; None keeps all.
+
+    Attributes
+    ----------
+    limit_hit
+        Whether the remote sent more than ``limit`` matches.
+    """
+
+    def __init__(self, unique: Sequence[Path], limit: int | None) -> None:
+        self._unique, self._limit = unique, limit
+        self._known: set[Identity] = set()
+        self.matches: list[dict[str, Any]] = []
+        self.limit_hit = False
+
+    def add(self, match: dict[str, Any], *, once: bool) -> Identity | None:
+        """Add a match and return its identity, or None if it is one more than the limit.
+
+        With ``once``, a match that is known already is not added again.
+        """
+        identity = self._identity(match)
+        if once and identity in self._known:
+            return identity
+        if self._limit is not None and len(self.matches) >= self._limit:
+            self.limit_hit = True
+            return None
+        self._known.add(identity)
+        self.matches.append(match)
+        return identity
+
+    def _identity(self, match: Mapping[str, Any]) -> Identity:
+        """The values of the unique keys. If the last of them is missing, the whole match."""
+        values = tuple(text_at(match, path) for path in self._unique)
+        return values if values[-1] else ("", json.dumps(match, sort_keys=True))
+
+
+def text_at(match: Mapping[str, Any], path: Path) -> str:
+    """Return the values at a path of a match as one text; of each sequence it reads the first item."""
+    for tag in path[:-1]:
+        items = match.get(f"{tag:08X}", {}).get("Value") or [{}]
+        match = items[0] if isinstance(items[0], Mapping) else {}
+    values = match.get(f"{path[-1]:08X}", {}).get("Value") or ()
+    return "\\".join(str(value) for value in values)
+
+
 def decode_match(content: bytes, transfer_syntax_uid: str, charset: str) -> dict[str, Any]:
-    """Give a match as a DICOM JSON object (PS3.18 annex F).
+    """Decode a match to a DICOM JSON object (PS3.18 annex F).
 
     Parameters
     ----------
     charset
-        In which text is read when the match itself names none.
+        The character set of matches that do not name one.
 
     Returns
     -------
-    Each element that can be read. A value that breaks its VR is kept as text, and the log says which tag it has.
+    Each element that can be read. A value that breaks its VR is kept as text, and its tag is logged.
     """
     implicit = transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN
     with quiet():
         fallback = convert_encodings(charset.split("\\"))
-        try:
-            match = read_dataset(BytesIO(content), implicit, True, parent_encoding=fallback)
-        except Exception:  # noqa: BLE001 - pydicom raises many things for a malformed data set; a query outlives them
-            log.warning("a match could not be read and is shown empty")
+        match = attempt(lambda: read_dataset(BytesIO(content), implicit, True, parent_encoding=fallback))
+        if match is None:
+            log.warning("A match could not be read and is shown empty")
             return {}
         if not _charset_of(match):
             match.set_original_encoding(implicit, True, fallback)
@@ -48,10 +103,9 @@ def decode_match(content: bytes, transfer_syntax_uid: str, charset: str) -> dict
 
 
 def _charset_of(match: Dataset) -> str:
-    try:
-        return str(match[SPECIFIC_CHARACTER_SET].value or "").strip() if SPECIFIC_CHARACTER_SET in match else ""
-    except Exception:  # noqa: BLE001 - as above
+    if SPECIFIC_CHARACTER_SET not in match:
         return ""
+    return attempt(lambda: str(match[SPECIFIC_CHARACTER_SET].value or "").strip()) or ""
 
 
 def _elements(match: Dataset, encodings: list[str]) -> dict[str, Any]:
@@ -59,29 +113,23 @@ def _elements(match: Dataset, encodings: list[str]) -> dict[str, Any]:
 
 
 def _json(match: Dataset, tag: Any, encodings: list[str]) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = match[tag].to_json_dict(None, 1 << 30)
-    except Exception:  # noqa: BLE001 - as above
-        log.warning("a match has a malformed value of %08X; it is shown as text", tag)
-    else:
+    found: dict[str, Any] | None = attempt(lambda: match[tag].to_json_dict(None, 1 << 30))
+    if found is not None:
         return found
-    try:
-        raw = match.get_item(tag)
-    except Exception:  # noqa: BLE001 - as above
-        # Not even its bytes are there.
-        return {"vr": "UN"}
+    log.warning("A match has a malformed value of %08X, which is shown as text", tag)
+    raw = attempt(lambda: match.get_item(tag))
     value = getattr(raw, "value", None)
     if isinstance(value, Items):
-        # Only what is malformed in a sequence is shown as text.
+        # Of a sequence, only its malformed elements are shown as text.
         return {"vr": "SQ", "Value": [_elements(item, encodings) for item in value]}
     text = value.decode(encodings[0], "replace") if isinstance(value, bytes) else str(value or "")
     text = text.strip("\0 ")
-    vr = getattr(raw, "VR", None) or "UN"
-    return {"vr": str(vr), "Value": text.split("\\")} if text else {"vr": str(vr)}
+    vr = str(getattr(raw, "VR", None) or "UN")
+    return {"vr": vr, "Value": text.split("\\")} if text else {"vr": vr}
 
 
 def _without_escapes(shown: Any) -> Any:
-    """Leave out escape sequences of ISO 2022 IR 58: pydicom decodes what follows them and keeps them in the text."""
+    """Remove the escape sequences of ISO 2022 IR 58: pydicom decodes the text after them but leaves them in it."""
     if isinstance(shown, str):
         return shown.replace(_CHINESE.decode("ascii"), "")
     if isinstance(shown, list):

@@ -1,50 +1,188 @@
-"""Asking for halves of a range of dates where a peer cuts its answer off.
+"""Divide a query by date where the remote truncates its answer.
 
-There is no standard way for a peer to say that it gave only some of its matches. Some say A700 with them or instead of
-them (dcm4chee refuses the whole query: https://github.com/dcm4che/dcm4chee-arc-light/issues/828), most say success. So
-an answer is asked for again in halves when it ends with A7xx, and when its size looks like a limit. The first answer is
-always looked at in this way once it is not small: its halves together show whether it was whole.
+The Standard gives a remote no means to say that it returned only some of its matches. Some end with A700, with matches
+or without (dcm4chee refuses the whole query: https://github.com/dcm4che/dcm4chee-arc-light/issues/828); most end with
+success. So a range is queried again in halves when its answer ends with A7xx, and when the number of matches looks
+like a limit. The first answer is always checked in this way unless it is small: its halves show whether it was whole.
 
-A range that is open stays open at its ends, so that no date is too old for it, and that peers which sort an empty date
-before all others (Orthanc) give those too. DCMTK's dcmqrscp lists studies without a date in no range.
+A range without a first or last day keeps its open end when it is divided, so that no date lies outside it, and so that
+a remote that sorts empty dates before all others (Orthanc) returns those too. DCMTK's dcmqrscp returns studies without
+a date in no range.
 """
 
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeVar
 
-from pacs_tasks.dimse.find.found import Found, Identity, text_at
-from pacs_tasks.dimse.find.query_keys import Path, name_of
-from pacs_tasks.dimse.find.spans import Span, span_of
-from pacs_tasks.dimse.status import is_failure
-from pacs_tasks.errors import PeerUnavailableError
+from pacs_tasks.dimse.find.identifier import Path, name_of
+from pacs_tasks.dimse.find.match import Identity, Matches, text_at
+from pacs_tasks.dimse.status import find_status, is_failure
+from pacs_tasks.errors import InvalidRequestError, PeerUnavailableError
 from pacs_tasks.outcome import Doubt, SplitRange, Status, StatusCategory
 from pacs_tasks.outcome.find import FEWEST_SUSPICIOUS, is_round
 
-#: C-FIND requests of one query. Half a million studies of a peer that gives 500 at once take some 3,000.
+#: The first day of a range without one, for halving only; the first half stays open, so nothing older is lost.
+EARLIEST = datetime.date(1900, 1, 1)
+_LAST_SECOND = 86_399
+_DAY = datetime.timedelta(days=1)
+
+#: C-FIND requests of one query. Half a million studies of a remote that returns 500 at once take some 3,000.
 MOST_QUERIES = 5_000
-#: The halves that lead from all days to one second are fewer: a peer that refuses so many in a row refuses all.
+#: Fewer halves lead from all days to one second: a remote that refuses so many in a row refuses all.
 _MOST_REFUSALS = 80
-#: Ranges that a sentence names.
+#: Ranges that a remark names.
 _NAMED = 3
-#: Matches a value of zero length, where a peer knows that (Empty Value Matching, PS3.4 section C.2.2.2).
+#: Matches empty values, if the remote supports it (Empty Value Matching, PS3.4 section C.2.2.2).
 _EMPTY = '""'
+
+_T = TypeVar("_T", datetime.date, int)
+
+
+# Ranges (PS3.4 section C.2.2.2.5)
+
+
+@dataclass(frozen=True)
+class Span:
+    """The days ``first`` to ``last``; on a single day also the seconds ``start`` to ``end``. All are inclusive.
+
+    None leaves an end open. ``whole`` includes the fractions of the last second.
+    """
+
+    first: datetime.date | None = None
+    last: datetime.date | None = None
+    start: int | None = None
+    end: int | None = None
+    whole: bool = False
+
+    @property
+    def date(self) -> str:
+        """The value of the date key."""
+        if self.first is not None and self.first == self.last:
+            return _day(self.first)
+        return f"{_day(self.first)}-{_day(self.last)}" if self.first or self.last else ""
+
+    @property
+    def time(self) -> str:
+        """The value of the time key.
+
+        Some remotes compare times as text: the later half starts with as few digits as possible, so that it includes
+        "12", and the earlier half ends with the fractions of its last second.
+        """
+        if self.start is None and self.end is None:
+            return ""
+        fractions = ".999999" if self.whole else ""
+        return f"{_short(self.start)}-{'' if self.end is None else _clock(self.end) + fractions}"
+
+    def halves(self, today: datetime.date) -> tuple[Span, Span] | None:
+        """Return the two halves, or None if the range cannot be divided further."""
+        if self.first is not None and self.first == self.last:
+            return self._halves_of_the_day()
+        tomorrow = today + _DAY
+        late = self.last or (datetime.date.max if self.first and self.first > today else tomorrow)
+        early = self.first or (EARLIEST if late > EARLIEST else datetime.date.min)
+        if early >= late:
+            return None
+        middle = early + (late - early) // 2
+        return replace(self, last=middle), replace(self, first=middle + _DAY)
+
+    def _halves_of_the_day(self) -> tuple[Span, Span] | None:
+        start, end = self.start or 0, _LAST_SECOND if self.end is None else self.end
+        if start >= end:
+            return None
+        middle = (start + end) // 2
+        return replace(self, end=middle, whole=True), replace(self, start=middle + 1)
+
+    def apart_from(self, other: Span) -> bool:
+        """Whether the two ranges have no moment in common."""
+        if _before(self.last, other.first) or _before(other.last, self.first):
+            return True
+        return self.first == other.first and (_before(self.end, other.start) or _before(other.end, self.start))
+
+
+def _before(one: _T | None, other: _T | None) -> bool:
+    return one is not None and other is not None and one < other
+
+
+def _day(day: datetime.date | None) -> str:
+    return "" if day is None else day.isoformat().replace("-", "")
+
+
+def _clock(second: int) -> str:
+    return f"{second // 3600:02}{second // 60 % 60:02}{second % 60:02}"
+
+
+def _short(second: int | None) -> str:
+    if second is None:
+        return ""
+    text = _clock(second)
+    while len(text) > 2 and text.endswith("00"):
+        text = text[:-2]
+    return text
+
+
+def span_of(date: str, time: str) -> Span:
+    """Return the range of a query.
+
+    Raises
+    ------
+    InvalidRequestError
+        If the date and time are not a range that can be divided.
+    """
+    first, dash, last = date.strip().partition("-")
+    try:
+        begin, finish = (_parsed_day(text.strip()) for text in (first, last))
+    except ValueError:
+        raise InvalidRequestError(
+            "Only a day or a range of days can be split. Write the date as 20230131, 20230101-20231231, 20230101- or "
+            "-20231231."
+        ) from None
+    span = Span(begin, finish if dash else begin)
+    if not time.strip():
+        return span
+    start, end = _seconds_of(time.strip())
+    return replace(span, start=start, end=end)
+
+
+def _parsed_day(text: str) -> datetime.date | None:
+    if text and not re.fullmatch(r"[0-9]{8}", text):
+        raise ValueError(text)
+    return datetime.date(int(text[:4]), int(text[4:6]), int(text[6:])) if text else None
+
+
+def _seconds_of(time: str) -> tuple[int | None, int | None]:
+    """The time of the request, which the halves of a day keep within."""
+    found = re.fullmatch(r"([0-9]{6})?-([0-9]{6})?", time)
+    if found is None:
+        raise InvalidRequestError(
+            "A range of days can be split together with a time only if the time is a range of whole seconds. Write it "
+            "as 080000-115959, or leave it out."
+        )
+    start, end = (
+        None if text is None else int(text[:2]) * 3600 + int(text[2:4]) * 60 + int(text[4:]) for text in found.groups()
+    )
+    return start, end
+
+
+# Queries
 
 
 class Answer(NamedTuple):
-    """The final status of one request, and what its matches were, those included that had come before."""
+    """The final status of one request and the identities of all its matches, known ones included."""
 
     status: Status
     identities: list[Identity]
 
 
-Ask = Callable[[Mapping[Path, str]], Answer]
+#: Sends one C-FIND request in which some keys have other values.
+SendQuery = Callable[[Mapping[Path, str]], Answer]
 
 
 class Splitting:
-    """The requests that one query takes; :meth:`run` goes on where it was when the association was lost.
+    """The requests of one query. :meth:`run` can be called again after the association was lost, and continues.
 
     Attributes
     ----------
@@ -54,36 +192,36 @@ class Splitting:
     Raises
     ------
     InvalidRequestError
-        If the query asks for dates that are no range.
+        If the dates of the query are not a range.
     """
 
     def __init__(self, keys: Mapping[Path, str], dates: tuple[Path, Path]) -> None:
         self._date, self._time = dates
-        self._asked_time = keys.get(self._time, "")
-        self._whole = span_of(keys.get(self._date, ""), self._asked_time)
-        #: Ranges to ask for, the next one last; and those whose answers were cut off. Both halves are asked for before
-        #: either is split: a peer that does not look at dates is known by that.
-        self._waiting, self._cut_off = [self._whole], list[Span]()
+        self._time_key = keys.get(self._time, "")
+        self._whole = span_of(keys.get(self._date, ""), self._time_key)
+        #: Ranges to query, the next one last, and ranges whose answers were truncated. Both halves are queried before
+        #: either is split: this exposes a remote that ignores dates.
+        self._waiting, self._truncated = [self._whole], list[Span]()
         self._tries_for_undated = 0
-        #: By match, the ranges that it came for.
+        #: By match, the ranges that returned it.
         self._spans: dict[Identity, list[Span]] = {}
-        #: The matches of answers that were complete, or that could not be split.
+        #: The matches of answers that were complete or could not be split.
         self._settled: set[Identity] = set()
         self._largest = self._answered = self._refusals = self._first_count = 0
         self._unsplit: list[tuple[Span, int]] = []
         self._failed: list[tuple[Span, Status]] = []
-        self._final: Status | None = None
+        self._final = find_status(0xFF00)
         self.doubts: tuple[Doubt, ...] = ()
         self.remarks: tuple[str, ...] = ()
         self.split: tuple[SplitRange, ...] = ()
 
-    def run(self, ask: Ask, found: Found) -> Status:
-        """Ask for the whole range, and for halves as often as it takes; give the final status."""
-        while (self._waiting or self._cut_off) and self._answered < MOST_QUERIES and self._refusals < _MOST_REFUSALS:
+    def run(self, send: SendQuery, found: Matches) -> Status:
+        """Query the whole range, then halves as often as needed, and return the final status."""
+        while (self._waiting or self._truncated) and self._answered < MOST_QUERIES and self._refusals < _MOST_REFUSALS:
             if not self._waiting:
-                self._waiting += reversed(self._cut_off.pop().halves(_today()) or ())
+                self._waiting += reversed(self._truncated.pop().halves(_today()) or ())
             span = self._waiting[-1]
-            answer = ask(self._keys(span))
+            answer = send(self._keys(span))
             self._waiting.pop()
             self._answered += 1
             self._final = answer.status
@@ -91,16 +229,15 @@ class Splitting:
                 return answer.status
             self._judge(span, answer)
         if self.split and not self._whole.date and not self._failed:
-            self._ask_for_undated(ask)
+            self._query_undated(send)
         self._conclude(found)
-        assert self._final is not None  # noqa: S101 - the whole range has been asked for
         return self._failed[0][1] if self._failed else self._final
 
-    def _ask_for_undated(self, ask: Ask) -> None:
-        """Ask for what has no date, which not every peer expects: one that hangs up at it twice is not asked again."""
+    def _query_undated(self, send: SendQuery) -> None:
+        """Query matches without a date. A remote that ends the association twice at this is not queried again."""
         self._tries_for_undated += 1
         try:
-            answer = ask({self._date: _EMPTY})
+            answer = send({self._date: _EMPTY})
         except PeerUnavailableError:
             if self._tries_for_undated > 1:
                 return
@@ -111,74 +248,84 @@ class Splitting:
             self._settled.update(answer.identities)
 
     def _keys(self, span: Span) -> dict[Path, str]:
-        """What the query for this range has instead; for the whole of it, the request's own words stand."""
+        """The keys that differ for this range; the whole range keeps the values of the request."""
         if span is self._whole:
             return {}
-        return {self._date: span.date, self._time: span.time or self._asked_time}
+        return {self._date: span.date, self._time: span.time or self._time_key}
 
     def _judge(self, span: Span, answer: Answer) -> None:
+        """Decide whether a range has to be split, and record its matches."""
         count, refused = len(answer.identities), is_failure(answer.status)
         if span is self._whole:
             self._first_count = count
         self._refusals = self._refusals + 1 if refused and not count else 0
-        cut_off = self._looks_cut_off(span, answer)
-        # What comes for two ranges that have nothing in common was not looked for by date at all.
-        narrowed = not any(
+        truncated = self._looks_truncated(span, answer)
+        # The remote ignored the dates if a match also came for a range that has nothing in common with this one.
+        heeded = not any(
             other.apart_from(span) for identity in answer.identities for other in self._spans.get(identity, ())
         )
         for identity in answer.identities:
             self._spans.setdefault(identity, []).append(span)
         self._largest = max(self._largest, count)
-        if cut_off and narrowed and span.halves(_today()):
-            self._cut_off.append(span)
+        if truncated and heeded and span.halves(_today()):
+            self._truncated.append(span)
             self.split = (*self.split, SplitRange(date=span.date, time=span.time, matches=count))
             return
         self._settled.update(answer.identities)
         if refused:
             self._failed.append((span, answer.status))
-        elif cut_off:
+        elif truncated:
             self._unsplit.append((span, count))
 
-    def _looks_cut_off(self, span: Span, answer: Answer) -> bool:
+    def _looks_truncated(self, span: Span, answer: Answer) -> bool:
         count = len(answer.identities)
         if is_failure(answer.status):
             return count > 0 or answer.status.category is StatusCategory.TRANSIENT
         if count < FEWEST_SUSPICIOUS:
             return False
-        # A peer that has given more at once does not end at less.
+        # A remote that has returned more at once does not stop at less.
         return span is self._whole or (count >= self._largest and (is_round(count) or count == self._largest))
 
-    def _conclude(self, found: Found) -> None:
-        """Say what may be missing."""
-        said: list[tuple[Doubt | None, str]] = []
-        total = len(found.matches)
+    def _conclude(self, found: Matches) -> None:
+        """Set doubts and remarks: which matches may be missing."""
+        remarks = [*self._gaps(len(found.matches)), *self._undated(found)]
+        # The final status is enough where there is no match.
+        self.doubts = tuple(doubt for doubt, _ in remarks if doubt) if found.matches else ()
+        self.remarks = tuple(remark for _, remark in remarks)
+
+    def _left(self) -> int:
+        return len(self._waiting) + len(self._truncated)
+
+    def _gaps(self, total: int) -> list[tuple[Doubt, str]]:
+        """The ranges that were refused, not queried, or not split far enough."""
+        remarks = []
         if self._failed:
             spans = _named([span for span, _ in self._failed])
-            said.append((Doubt.STATUS, f"the PACS did not answer for {spans}"))
-        left = len(self._waiting) + len(self._cut_off)
-        if left:
-            said.append((Doubt.QUERIES, f"{self._answered} queries were asked, and {left} ranges are left"))
-        # As many as the first answer had, which was not all: that is the peer's limit.
+            remarks.append((Doubt.STATUS, f"the PACS did not answer for {spans}"))
+        if self._left():
+            remarks.append((Doubt.QUERIES, f"{self._answered} queries were sent, and {self._left()} ranges are left"))
+        # A first answer that was not whole shows the limit of the remote.
         limits = {self._first_count} if total > self._first_count else set()
         unsplit = [span for span, count in self._unsplit if is_round(count) or count in limits]
         if unsplit:
-            said.append((Doubt.UNSPLIT, f"the PACS may have more for {_named(unsplit)}, which cannot be split further"))
-        lost = self._spans.keys() - self._settled
-        if lost and not self._failed and not left:
-            said.append((
-                Doubt.UNDATED,
-                f"{len(lost)} of the matches came for no range of dates or times, only without: the PACS may have more "
-                f"without {name_of(self._date[-1:])} or {name_of(self._time[-1:])}",
-            ))  # fmt: skip
-        elif self.split and not self._whole.date and not self._any_undated(found):
-            said.append((None, f"what has no {name_of(self._date[-1:])} may be in no range and would not be listed"))
-        # Without any match there is nothing to be doubted: the final status says it all.
-        self.doubts = tuple(doubt for doubt, _ in said if doubt) if total else ()
-        self.remarks = tuple(sentence for _, sentence in said)
+            remarks.append(
+                (Doubt.UNSPLIT, f"the PACS may have more for {_named(unsplit)}, which cannot be split further")
+            )
+        return remarks
 
-    def _any_undated(self, found: Found) -> bool:
-        """Whether what has no date came all the same, and in a complete answer."""
-        return any(not text_at(match, self._date) for match in found.matches)
+    def _undated(self, found: Matches) -> list[tuple[Doubt | None, str]]:
+        """Whether matches without a date or time may be missing."""
+        date, time = name_of(self._date[-1:]), name_of(self._time[-1:])
+        lost = self._spans.keys() - self._settled
+        if lost and not self._failed and not self._left():
+            remark = (
+                f"the PACS returned {len(lost)} of the matches for no range of dates or times, only without one, and "
+                f"may have more without {date} or {time}"
+            )
+            return [(Doubt.UNDATED, remark)]
+        if self.split and not self._whole.date and all(text_at(match, self._date) for match in found.matches):
+            return [(None, f"the PACS may hold matches without {date}, which belong to no range and are not listed")]
+        return []
 
 
 def _today() -> datetime.date:

@@ -1,64 +1,69 @@
-"""C-GET: fetch instances over the association that asks for them (PS3.4 section C.4.3, PS3.7 section 9.1.3)."""
+"""C-GET: the remote sends instances over the association of the request (PS3.4 section C.4.3, PS3.7 section 9.1.3)."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from pathlib import Path
+
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet
 
 from pacs_tasks.ae import LocalAE
 from pacs_tasks.dimse import status
-from pacs_tasks.dimse.find import query
-from pacs_tasks.dimse.retrieve import suboperations as retrieval
-from pacs_tasks.dimse.retrieve.delivery import AllHereError, Delivery, Look, unfinished
+from pacs_tasks.dimse.files.elements import IMPLICIT_VR_LITTLE_ENDIAN
+from pacs_tasks.dimse.retrieve.delivery import CheckArrived, retrieve
 from pacs_tasks.dimse.scp.c_store import Origin, Place, receive
 from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer.association import Association, StopCheck, Timeouts
 from pacs_tasks.dimse.upper_layer.command import Command
 from pacs_tasks.dimse.upper_layer.contexts import contexts_to_receive
-from pacs_tasks.errors import InvalidRequestError, NotSendingError
-from pacs_tasks.outcome import GetOutcome, InstanceCategory, InstanceOutcome, StatusCategory, Suboperations
+from pacs_tasks.dimse.upper_layer.negotiation import Context
+from pacs_tasks.errors import ContextRejectedError, InvalidRequestError, NotSendingError
+from pacs_tasks.outcome import GetOutcome, InstanceCategory, InstanceOutcome
 from pacs_tasks.request import GetRequest
 
+#: Every remote supports the default transfer syntax (PS3.5 section 10.1), and only it holds a UI value above 64 KiB.
+_CONTEXT = Context(StudyRootQueryRetrieveInformationModelGet, (IMPLICIT_VR_LITTLE_ENDIAN,))
 
-def get(  # noqa: PLR0917 - what it needs, then what few callers give
+
+def get(
     request: GetRequest,
     local: LocalAE,
     timeouts: Timeouts,
     stop: StopCheck | None = None,
     sop_class_uids: Collection[str] = (),
+    *,
     on_instance: Callable[[InstanceOutcome], None] | None = None,
-    look: Look | None = None,
+    check_arrived: CheckArrived | None = None,
     place: Place | None = None,
 ) -> GetOutcome:
-    """Fetch into ``request.output_dir``.
+    """Retrieve instances into ``request.output_dir``.
 
     Parameters
     ----------
     sop_class_uids
-        What the peer listed: exactly these are proposed. Empty: the common storage classes.
+        The SOP classes that the remote listed: exactly these are proposed. Empty proposes the common storage classes.
     on_instance
-        Called with each instance that came: whole on disk, or FAILED with the reason why it was not kept.
-    look
-        Tells what of the promise is here. Once that is all, the final response is not waited for long.
+        Called with each instance: complete on disk, or FAILED with the reason.
+    check_arrived
+        Reports which promised instances have arrived; see :func:`retrieve`.
     place
-        Puts each instance in its place; left out, it is called after its UIDs.
+        Moves each instance to its place; if omitted, the file is named by its UIDs.
 
     Raises
     ------
     PeerUnavailableError, AssociationRejectedError
         As :meth:`Association.open`, and when the association is lost before the final status.
     PeerStalledError
-        As :class:`Delivery`.
+        As :func:`retrieve`.
     ContextRejectedError
-        If the peer offers no C-GET.
+        If the remote does not offer C-GET.
     NotSendingError
-        If it will not send any of the classes to us.
+        If it accepts none of the SOP classes in the SCP role.
     InvalidRequestError
-        If the output directory cannot be made.
+        If the output directory cannot be created.
     JobCancelledError
-        If ``stop`` said so and the peer did not answer C-CANCEL; where it did, the outcome says so.
+        If ``stop`` returned True and the remote ignored C-CANCEL. If it heeded C-CANCEL, the outcome says so.
     """
     started = time.monotonic()
     directory = Path(request.output_dir)
@@ -66,85 +71,48 @@ def get(  # noqa: PLR0917 - what it needs, then what few callers give
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InvalidRequestError(
-            f"the output directory cannot be made ({error.strerror}); name one that may be written", str(directory)
+            f"The output directory cannot be created ({error.strerror}). Name one that the worker can write to.",
+            str(directory),
         ) from None
-    contexts = [query.retrieve_context(query.STUDY_ROOT_GET), *contexts_to_receive(sop_class_uids)]
     origin = Origin(directory, request.remote.ae_title, str(request.remote), place)
-    with Association.open(local, request.remote, contexts, timeouts, stop) as assoc:
-        return _Getting(request, assoc, origin, on_instance).run(started, look)
+    received: dict[str, InstanceOutcome] = {}
+    with Association.open(
+        local, request.remote, [_CONTEXT, *contexts_to_receive(sop_class_uids)], timeouts, stop
+    ) as assoc:
 
+        def on_store(context_id: int, message: Command) -> None:
+            outcome = receive(assoc.stream, context_id, message, assoc.contexts_by_id[context_id], origin)
+            if outcome.category is InstanceCategory.SUCCESS:
+                received[outcome.sop_instance_uid] = outcome
+            if on_instance is not None:
+                on_instance(outcome)
 
-class _Getting:
-    """One C-GET."""
-
-    def __init__(
-        self,
-        request: GetRequest,
-        assoc: Association,
-        origin: Origin,
-        on_instance: Callable[[InstanceOutcome], None] | None,
-    ) -> None:
-        self._request = request
-        self._assoc = assoc
-        self._on_instance = on_instance
-        self._origin = origin
-        self._received: dict[str, InstanceOutcome] = {}
-
-    def run(self, started: float, look: Look | None) -> GetOutcome:
-        assoc = self._assoc
-        context_id, _ = query.accepted_context(assoc, query.STUDY_ROOT_GET)
-        if len(assoc.accepted_contexts) == 1:
-            raise NotSendingError(
-                f"{assoc.remote} offers C-GET but will not send any of the SOP classes to us; "
-                "retrieve by C-MOVE (--method move), or ask its administrator to allow them"
-            )
-        said, counts = unfinished(assoc.remote), Suboperations()
-        failed: tuple[str, ...] = ()
-        with (
-            suppress(AllHereError),
-            assoc.exchange() as message_id,
-            Delivery(assoc, context_id, message_id, look) as delivery,
-        ):
-            assoc.send(context_id, _request(message_id), retrieval.encode_identifier(self._request))
-            while True:
-                found_id, message = assoc.receive_command("the next instance or the C-GET response")
-                if message.field == command.C_STORE_RQ:
-                    self._receive(found_id, message, delivery)
-                    continue
-                code = assoc.check_response(found_id == context_id, message, message_id, command.C_GET_RQ)
-                content = assoc.receive_data(context_id, "the rest of its answer") if message.has_data_set else b""
-                counts = retrieval.suboperations(message)
-                answer = status.get_status(code, message.text(command.ERROR_COMMENT))
-                if answer.category is not StatusCategory.PENDING:
-                    said, failed = answer, retrieval.failed_uids(content)
-                    break
-                delivery.counted(counts)
-        return GetOutcome(
-            status=said,
-            suboperations=counts,
-            failed_sop_instance_uids=failed,
-            seconds=time.monotonic() - started,
-            instances=tuple(self._received.values()),
-        )
-
-    def _receive(self, context_id: int, message: Command, delivery: Delivery) -> None:
-        pair = self._assoc.contexts_by_id[context_id]
-        delivery.receiving = True
-        outcome = receive(self._assoc.stream, context_id, message, pair, self._origin)
-        delivery.received()
-        if outcome.category is InstanceCategory.SUCCESS:
-            self._received[outcome.sop_instance_uid] = outcome
-        if self._on_instance is not None:
-            self._on_instance(outcome)
-
-
-def _request(message_id: int) -> bytes:
-    return command.encode(
-        {
-            command.AFFECTED_SOP_CLASS_UID: query.STUDY_ROOT_GET,
+        elements: dict[int, int | str] = {
+            command.AFFECTED_SOP_CLASS_UID: StudyRootQueryRetrieveInformationModelGet,
             command.COMMAND_FIELD: command.C_GET_RQ,
-            command.MESSAGE_ID: message_id,
-            command.PRIORITY: command.MEDIUM,
-        },
-        data_set=True,
-    )
+        }
+        final = retrieve(
+            assoc,
+            _accepted_context(assoc),
+            request,
+            elements,
+            status.get_status,
+            check_arrived=check_arrived,
+            on_store=on_store,
+        )
+    return GetOutcome(**final._asdict(), seconds=time.monotonic() - started, instances=tuple(received.values()))
+
+
+def _accepted_context(assoc: Association) -> int:
+    context = assoc.context_of(StudyRootQueryRetrieveInformationModelGet)
+    if context is None:
+        raise ContextRejectedError(
+            f"{assoc.remote} does not offer C-GET in the Study Root model. Retrieve by C-MOVE (--method move), or ask "
+            "its administrator to allow C-GET."
+        )
+    if len(assoc.accepted_contexts) == 1:
+        raise NotSendingError(
+            f"{assoc.remote} offers C-GET but will not send any of the SOP classes. Retrieve by C-MOVE (--method "
+            "move), or ask its administrator to allow C-GET for these SOP classes."
+        )
+    return context[0]

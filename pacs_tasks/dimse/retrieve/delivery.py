@@ -1,99 +1,204 @@
-"""The course of a C-MOVE or C-GET: cancelled, stuck, or complete before the peer says so."""
+"""The course of a C-MOVE or C-GET: its sub-operations until the final response, cancellation, stall or completion."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from pacs_tasks.dimse.cancellation import Cancellation
+from pacs_tasks.dimse.files.elements import (
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    QUERY_RETRIEVE_LEVEL,
+    SERIES_INSTANCE_UID,
+    SOP_INSTANCE_UID,
+    STUDY_INSTANCE_UID,
+    MalformedError,
+    encode_implicit,
+    read_uids,
+)
+from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer.association import Association
+from pacs_tasks.dimse.upper_layer.command import Command
 from pacs_tasks.errors import PeerStalledError
 from pacs_tasks.outcome import Status, StatusCategory, Suboperations
+from pacs_tasks.request import GetRequest, Level, MoveRequest
 
-#: Seconds that the final response may take after the last instance of all that was promised: nothing hangs on it.
+#: Seconds that the final response may take after the last promised instance: nothing depends on it.
 FINAL_RESPONSE_LIMIT = 5.0
+_FAILED_SOP_INSTANCE_UID_LIST = 0x0008_0058
 
 
-class Here(NamedTuple):
-    """What has come so far: how many instances, promised or not, and whether that is all that was promised."""
+class Arrived(NamedTuple):
+    """How many instances have arrived, promised or not, and whether all promised ones have."""
 
     number: int
     complete: bool
 
 
-#: Tells what has come. It is called about four times a second, and may raise.
-Look = Callable[[], Here]
+#: Reports what has arrived. It is called about four times a second, and may raise.
+CheckArrived = Callable[[], Arrived]
 
 
-class AllHereError(Exception):
-    """All that was promised is here, and the final response does not come."""
+class FinalResponse(NamedTuple):
+    """The final response: status, counts, and the Failed SOP Instance UID List."""
+
+    status: Status
+    suboperations: Suboperations
+    failed_sop_instance_uids: tuple[str, ...] = ()
 
 
-class Delivery(Cancellation):
-    """Watches one C-MOVE or C-GET, as :class:`Cancellation`, and how it gets on.
+class _AllArrivedError(Exception):
+    """All promised instances are here, and the final response is late."""
 
-    Raises
-    ------
-    PeerStalledError
-        From reading, when neither an instance nor other counts have come for ``timeouts.progress`` seconds: pending
-        responses alone keep the peer from being silent, for ever if it likes.
-    AllHereError
-        From reading, when the final response is late and nothing hangs on it.
 
-    Attributes
-    ----------
-    receiving
-        An instance is on its way on this very association; it may take its time.
-    """
+class _Delivery(Cancellation):
+    """Watches one C-MOVE or C-GET for cancellation, for a stall, and for completion."""
 
-    def __init__(self, assoc: Association, context_id: int, message_id: int, look: Look | None = None) -> None:
+    def __init__(self, assoc: Association, context_id: int, message_id: int, check: CheckArrived | None) -> None:
         super().__init__(assoc, context_id, message_id)
-        self._tell = look
-        self._here = Here(0, complete=False) if look is None else look()
-        #: How many had come before this request.
-        self._had = self._here.number
+        self._check_arrived = check
+        self._arrived = Arrived(0, complete=False) if check is None else check()
+        self._before_request = self._arrived.number
         self._counts: Suboperations | None = None
         self._since = time.monotonic()
+        #: An instance is on its way over this association, and may take its time.
         self.receiving = False
 
-    def counted(self, counts: Suboperations) -> None:
-        """A pending response has come, with these counts."""
+    def count(self, counts: Suboperations) -> None:
+        """Record the counts of a pending response."""
         if counts != self._counts:
             self._counts, self._since = counts, time.monotonic()
 
     def received(self) -> None:
-        """What was on its way has come."""
+        """Record that an instance has arrived over this association."""
         self.receiving, self._since = False, time.monotonic()
 
-    def _look(self) -> None:
-        super()._look()
-        if self._tell is not None:
-            here = self._tell()
-            if here != self._here:
-                self._here, self._since = here, time.monotonic()
+    def _check(self) -> None:
+        super()._check()
+        if self._check_arrived is not None:
+            arrived = self._check_arrived()
+            if arrived != self._arrived:
+                self._arrived, self._since = arrived, time.monotonic()
                 self._assoc.wire.note_activity()
-        if not self.receiving and not self.asked:
+        if not self.receiving and not self.cancelled:
             self._judge(time.monotonic() - self._since)
 
     def _more_to_come(self) -> bool:
-        """Whether the peer counts more than has come: it may have promised less than it sends."""
+        """Whether the remote counts more than has arrived: it may send more than it promised."""
         counts = self._counts
-        return counts is not None and counts.total - counts.failed > self._here.number - self._had
+        if counts is None:
+            return False
+        return counts.total - counts.failed > self._arrived.number - self._before_request
 
     def _judge(self, seconds: float) -> None:
+        """End the wait if nothing has changed for too long."""
         limit = self._assoc.timeouts.progress
-        if self._here.complete and seconds > (limit if self._more_to_come() else FINAL_RESPONSE_LIMIT):
-            raise AllHereError
+        if self._arrived.complete and seconds > (limit if self._more_to_come() else FINAL_RESPONSE_LIMIT):
+            raise _AllArrivedError
         if seconds > limit:
             self._assoc.abort()
             raise PeerStalledError(
-                f"{self._assoc.remote} is not silent, but for {limit:g} s neither an instance came nor did its counts "
-                "change; its log tells more, and PACS_TASKS_PROGRESS_TIMEOUT allows it more"
+                f"{self._assoc.remote} stalled: for {limit:g} s no instance arrived and its counts did not change, "
+                "although it responds. Check its log, or raise PACS_TASKS_PROGRESS_TIMEOUT."
             )
 
 
-def unfinished(remote: object) -> Status:
-    """The status of what is complete without the peer's last word."""
-    meaning = f"all that was promised is here; {remote} did not send its final response"
+def retrieve(
+    assoc: Association,
+    context_id: int,
+    request: MoveRequest | GetRequest,
+    elements: Mapping[int, int | str],
+    status_of: Callable[[int, str], Status],
+    *,
+    check_arrived: CheckArrived | None,
+    on_store: Callable[[int, Command], None] | None = None,
+    on_counts: Callable[[Suboperations], None] | None = None,
+) -> FinalResponse:
+    """Send a C-MOVE or C-GET request and follow it to its end.
+
+    Parameters
+    ----------
+    elements
+        The command set without message id and priority.
+    status_of
+        Returns the status for a code and an error comment.
+    check_arrived
+        Reports what has arrived. While more arrives, the remote is not silent. Once all is here, the final response is
+        not awaited for long: without it, the status is pending.
+    on_store
+        Called with the presentation context id and the command set of each C-STORE request (C-GET).
+    on_counts
+        Called with the counts of each pending response.
+
+    Raises
+    ------
+    PeerStalledError
+        When no instance has arrived and no count has changed for ``timeouts.progress`` seconds. Pending responses
+        alone would keep the association alive for ever.
+    """
+    awaited = "the C-MOVE response" if on_store is None else "the next instance or the C-GET response"
+    final = FinalResponse(_unfinished(assoc.remote), Suboperations())
+    with (
+        suppress(_AllArrivedError),
+        assoc.exchange() as message_id,
+        _Delivery(assoc, context_id, message_id, check_arrived) as delivery,
+    ):
+        numbered = {**elements, command.MESSAGE_ID: message_id, command.PRIORITY: command.MEDIUM}
+        assoc.send(context_id, command.encode(numbered, data_set=True), encode_identifier(request))
+        while True:
+            found_id, message = assoc.receive_command(awaited)
+            if on_store is not None and message.field == command.C_STORE_RQ:
+                delivery.receiving = True
+                on_store(found_id, message)
+                delivery.received()
+                continue
+            field = int(elements[command.COMMAND_FIELD])
+            code = assoc.check_response(found_id == context_id, message, message_id, field)
+            content = assoc.receive_data(context_id, "the rest of its response") if message.has_data_set else b""
+            found = status_of(code, message.text(command.ERROR_COMMENT))
+            final = final._replace(suboperations=suboperations(message))
+            if found.category is not StatusCategory.PENDING:
+                return final._replace(status=found, failed_sop_instance_uids=failed_uids(content))
+            delivery.count(final.suboperations)
+            if on_counts is not None:
+                on_counts(final.suboperations)
+    return final
+
+
+def _unfinished(remote: object) -> Status:
+    """The status of a complete delivery without a final response."""
+    meaning = f"all promised instances have arrived; {remote} did not send its final response"
     return Status(code=0xFF00, category=StatusCategory.PENDING, meaning=meaning)
+
+
+def encode_identifier(request: MoveRequest | GetRequest) -> bytes:
+    """Encode the level and its unique keys in Implicit VR Little Endian (PS3.4 section C.4.2.1.4)."""
+    level = Level.STUDY
+    values: dict[int, str | bytes] = {STUDY_INSTANCE_UID: request.study_uid}
+    if request.series_uid:
+        level, values[SERIES_INSTANCE_UID] = Level.SERIES, request.series_uid
+    if request.sop_instance_uids:
+        level, values[SOP_INSTANCE_UID] = Level.IMAGE, "\\".join(request.sop_instance_uids)
+    return encode_implicit({**values, QUERY_RETRIEVE_LEVEL: level.encode()})
+
+
+def suboperations(response: Command) -> Suboperations:
+    """Return the counts of a response; a missing count is 0 (PS3.7 section 9.1.4.1)."""
+    return Suboperations(
+        remaining=response.number(command.REMAINING) or 0,
+        completed=response.number(command.COMPLETED) or 0,
+        failed=response.number(command.FAILED) or 0,
+        warning=response.number(command.WARNING) or 0,
+    )
+
+
+def failed_uids(content: bytes) -> tuple[str, ...]:
+    """Return the Failed SOP Instance UID List (PS3.4 section C.4.2.1.4.2); a malformed one reads as empty."""
+    try:
+        found = read_uids(content, IMPLICIT_VR_LITTLE_ENDIAN, (_FAILED_SOP_INSTANCE_UID_LIST,))
+    except MalformedError:
+        return ()
+    listed = found.get(_FAILED_SOP_INSTANCE_UID_LIST, "").split("\\")
+    return tuple(uid.strip("\0 ") for uid in listed if uid.strip("\0 "))

@@ -6,9 +6,10 @@ from functools import lru_cache
 
 from pydicom.config import IGNORE
 from pydicom.uid import UID
+from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from pacs_tasks.dimse.c_echo import VERIFICATION
-from pacs_tasks.dimse.commitment.data_sets import PUSH_MODEL, REPORT_SYNTAXES
+from pacs_tasks.dimse.commitment import REPORT_SYNTAXES
 from pacs_tasks.dimse.files.elements import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from pacs_tasks.dimse.upper_layer import pdu as acse
 
@@ -28,9 +29,11 @@ def negotiate(request: acse.AssociateRequest, *, reports: bool = False) -> acse.
         Also let the peer report as the SCP of storage commitment, that is, with the roles reversed (PS3.7
         section D.3.3.4). One that does not say which role it wants is believed to know what it does.
     """
-    _, is_scp = request.roles.get(PUSH_MODEL, (False, True))
+    _, is_scp = request.roles.get(StorageCommitmentPushModel, (False, True))
     reports = reports and is_scp
-    roles = {PUSH_MODEL: (False, True)} if reports and PUSH_MODEL in request.roles else {}
+    roles = (
+        {StorageCommitmentPushModel: (False, True)} if reports and StorageCommitmentPushModel in request.roles else {}
+    )
     results = {cx.context_id: _answer(cx, reports) for cx in request.contexts}
     return acse.AssociateAccept(results, roles=roles, operations=_operations(request.operations))
 
@@ -48,7 +51,7 @@ def _answer(cx: acse.ProposedContext, reports: bool) -> tuple[int, str]:
     syntaxes = tuple(each for each in cx.transfer_syntaxes if len(each) <= _LONGEST_UID)
     if not syntaxes:
         return acse.TRANSFER_SYNTAXES_NOT_SUPPORTED, IMPLICIT_VR_LITTLE_ENDIAN
-    if reports and cx.abstract_syntax == PUSH_MODEL:
+    if reports and cx.abstract_syntax == StorageCommitmentPushModel:
         syntax = next((each for each in REPORT_SYNTAXES if each in syntaxes), "")
         return (acse.ACCEPTED, syntax) if syntax else (acse.TRANSFER_SYNTAXES_NOT_SUPPORTED, syntaxes[0])
     known = cx.abstract_syntax == VERIFICATION

@@ -16,8 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from pacs_tasks.ae import TLS, LocalAE
-from pacs_tasks.dimse.commitment import n_event_report
-from pacs_tasks.dimse.commitment.n_event_report import TakeReport
+from pacs_tasks.dimse.commitment import OnReport, answer_report
 from pacs_tasks.dimse.scp.acceptance import negotiate
 from pacs_tasks.dimse.scp.c_store import Origin, Place, receive
 from pacs_tasks.dimse.upper_layer import command
@@ -89,7 +88,7 @@ class StorageSCP:
         on_instance: Callable[[InstanceOutcome], None] | None = None,
         max_associations: int = MAX_ASSOCIATIONS,
         listener: socket.socket | None = None,
-        on_report: TakeReport | None = None,
+        on_report: OnReport | None = None,
         tls: TLS | None = None,
         place: Place | None = None,
     ) -> None:
@@ -249,7 +248,7 @@ class _Conversation:
                 if self._scp.on_instance is not None:
                     self._scp.on_instance(outcome)
             elif request.field == command.N_EVENT_REPORT_RQ and self._scp.on_report is not None:
-                n_event_report.serve(stream, context_id, request, self._contexts[context_id], self._scp.on_report)
+                answer_report(stream, context_id, request, self._contexts[context_id], self._scp.on_report)
             else:
                 self._answer(stream, context_id, request)
             self.wire.limit_operation()

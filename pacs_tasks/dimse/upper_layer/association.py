@@ -169,6 +169,11 @@ class Association:
         """Whether every (SOP class, transfer syntax) was proposed on this association, accepted or refused."""
         return self._proposed.issuperset(pairs)
 
+    def context_of(self, sop_class_uid: str) -> tuple[int, str] | None:
+        """Return the id and the transfer syntax of the first accepted presentation context of a SOP class."""
+        pairs = self.accepted_contexts.items()
+        return next(((number, syntax) for (sop_class, syntax), number in pairs if sop_class == sop_class_uid), None)
+
     def reusable(self) -> bool:
         """Whether another message may go over it: open, none half done, and the peer has not spoken since."""
         return not self._busy and not self.stream.has_input(0)

@@ -160,7 +160,7 @@ class QuerySession:
         def ask(assoc: Association) -> FindOutcome:
             nonlocal begun
             begun = time.monotonic()
-            return c_find.ask(assoc, query)
+            return c_find.find_over(assoc, query)
 
         def lost(loss: Loss) -> None:
             nonlocal losses

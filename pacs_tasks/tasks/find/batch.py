@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from celery import Task
 
-from pacs_tasks.dimse.find.c_find import Finding, context_of
+from pacs_tasks.dimse.find.c_find import FindOperation, context_of
 from pacs_tasks.dimse.upper_layer.association import Association
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.ledger.manifest import RowLine
@@ -64,7 +64,7 @@ class _RowQueue(LineQueue[RowLine]):
         super().__init__(part, request, [context_of(request)], part.must_end, part.left)
         self._batch = request
         #: The row in front and its query: one that is split goes on where it was.
-        self._finding: tuple[int, Finding] | None = None
+        self._finding: tuple[int, FindOperation] | None = None
 
     def step(self, assoc: Association) -> None:
         """Query for the first row. Its matches are in the ledger before its outcome."""
@@ -90,11 +90,11 @@ class _RowQueue(LineQueue[RowLine]):
 
     def _query(self, index: int, keys: Mapping[str, str], assoc: Association) -> FindOutcome:
         if self._finding is None or self._finding[0] != index:
-            self._finding = index, Finding(_request_of(self._batch, keys))
+            self._finding = index, FindOperation(_request_of(self._batch, keys))
         finding = self._finding[1]
         before = finding.queries
         try:
-            return finding.on(assoc)
+            return finding.run(assoc)
         finally:
             self.answered = finding.queries > before
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from celery import Task
 
-from pacs_tasks.dimse.find.c_find import Finding, context_of
+from pacs_tasks.dimse.find.c_find import FindOperation, context_of
 from pacs_tasks.outcome import FindOutcome
 from pacs_tasks.request import FindRequest
 from pacs_tasks.tasks.engine.associations import new_association
@@ -18,7 +18,7 @@ from pacs_tasks.tasks.engine.session import Loss, Session
 
 
 def _work(request: FindRequest, claim: Claim) -> FindOutcome:
-    started, finding = time.monotonic(), Finding(request)
+    started, finding = time.monotonic(), FindOperation(request)
     answered = 0
 
     def lost(loss: Loss) -> None:
@@ -29,7 +29,7 @@ def _work(request: FindRequest, claim: Claim) -> FindOutcome:
         answered = finding.queries
 
     with Session(lambda: new_association(request, [context_of(request)], claim)) as session:
-        while (outcome := session.attempt(finding.on, lost)) is None:
+        while (outcome := session.attempt(finding.run, lost)) is None:
             pass
     return outcome.model_copy(update={"seconds": time.monotonic() - started})
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pacs_tasks.dimse.files import part10, storage
-from pacs_tasks.dimse.retrieve.delivery import Here
+from pacs_tasks.dimse.retrieve.delivery import Arrived
 from pacs_tasks.dimse.scp.c_store import OUT_OF_RESOURCES, Arrival, Placed, Refusal
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.layout import Layout
@@ -72,9 +72,9 @@ class Arrivals:
         """Whether everything that was promised is here."""
         return self._part.left.keys() <= self._whole.keys()
 
-    def here(self) -> Here:
+    def here(self) -> Arrived:
         more = self.extra if self.counted else len(self._unlisted)
-        return Here(self.number + more, self.complete)
+        return Arrived(self.number + more, self.complete)
 
     def wants(self, sop_instance_uid: str) -> bool:
         """Whether an instance is promised and not here yet; any new one may be, where they are only counted."""

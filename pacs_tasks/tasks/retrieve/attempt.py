@@ -175,7 +175,7 @@ class Fetching:
                     stop,
                     self._classes,
                     on_instance=arrivals.take,
-                    look=arrivals.here,
+                    check_arrived=arrivals.here,
                     place=arrivals.place,
                 )
         finally:

@@ -17,7 +17,7 @@ from celery import Task
 
 from pacs_tasks.dimse.files import storage
 from pacs_tasks.dimse.retrieve import c_move
-from pacs_tasks.dimse.retrieve.delivery import Here
+from pacs_tasks.dimse.retrieve.delivery import Arrived
 from pacs_tasks.dimse.status import move_status
 from pacs_tasks.errors import BrokerUnavailableError
 from pacs_tasks.fleet import receivers
@@ -135,7 +135,7 @@ class Moving:
                 claim()
                 return self._part.must_end()
 
-            def look() -> Here:
+            def look() -> Arrived:
                 self._take()
                 return self._arrivals.here()
 
@@ -144,7 +144,7 @@ class Moving:
                 return MoveOutcome(status=move_status(0x0000))
             try:
                 with leased(request.remote, stop, one_of_many=True) as watched:
-                    outcome = c_move.move(asked, local_ae(request), timeouts(request), watched, look=look)
+                    outcome = c_move.move(asked, local_ae(request), timeouts(request), watched, check_arrived=look)
                 self._await_stragglers(outcome)
             finally:
                 self._take()

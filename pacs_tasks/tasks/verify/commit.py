@@ -13,8 +13,7 @@ from typing import Any
 from celery import Task
 
 from pacs_tasks.ae import LocalAE
-from pacs_tasks.dimse.commitment import n_action
-from pacs_tasks.dimse.commitment.data_sets import PUSH_MODEL_CONTEXT, new_transaction_uid
+from pacs_tasks.dimse.commitment import PUSH_MODEL_CONTEXT, await_report, new_transaction_uid, request_commitment
 from pacs_tasks.dimse.status import commitment_failure
 from pacs_tasks.dimse.upper_layer.association import Association, StopCheck
 from pacs_tasks.errors import AssociationRejectedError, JobCancelledError
@@ -90,7 +89,7 @@ class _Committing:
             references = dict.fromkeys((each.sop_class_uid, each.sop_instance_uid) for _, each in group.members)
             self._commitments.begin(uid, group.transaction(str(self._request.remote)))
             self._transactions.append(uid)
-            said = n_action.ask(assoc, uid, list(references), self._take)
+            said = request_commitment(assoc, uid, list(references), self._take)
             if said.category not in {StatusCategory.SUCCESS, StatusCategory.WARNING}:
                 self._commitments.reject(uid, f"{self._request.remote} does not take the request ({said})")
         self._asked = self._told = time.monotonic()
@@ -102,7 +101,7 @@ class _Committing:
                 return
             # It is our lease of the association that is renewed by asking.
             _check(assoc.stop or self._claim)
-            if not n_action.listen(assoc, pause, self._take):
+            if not await_report(assoc, pause, self._take):
                 return
 
     def _await_receiver(self) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from pydantic import TypeAdapter, ValidationError
 
 from pacs_tasks.ae import RemoteAE
-from pacs_tasks.dimse.find import holdings
+from pacs_tasks.dimse.find.c_find import INSTANCES_CONTEXT, list_instances
 from pacs_tasks.dimse.upper_layer.association import Association, StopCheck
 from pacs_tasks.errors import ContextRejectedError, JobCancelledError
 from pacs_tasks.outcome import Status, StatusCategory
@@ -82,7 +82,7 @@ class Inquiry:
 
     def __init__(self, request: Request, remote: RemoteAE, stop: StopCheck) -> None:
         asked = request.model_copy(update={"remote": remote})
-        self._session = Session(lambda: kept_association(asked, [holdings.CONTEXT], stop))
+        self._session = Session(lambda: kept_association(asked, [INSTANCES_CONTEXT], stop))
         self._remote, self._stop = remote, stop
         self.queries = 0
 
@@ -164,7 +164,7 @@ class Inquiry:
 
     def _ask(self, assoc: Association, series: Series, uids: Collection[str], *, by_name: bool) -> Status:
         self.queries += 1
-        said, self._listed = holdings.held(assoc, series.study_uid, series.series_uid, set(uids), by_name=by_name)
+        said, self._listed = list_instances(assoc, series.study_uid, series.series_uid, set(uids), by_uid=by_name)
         series.held |= self._listed
         return said
 

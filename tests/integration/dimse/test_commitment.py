@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from pydicom.uid import CTImageStorage
+from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.c_store import store
-from pacs_tasks.dimse.commitment import data_sets as commitment
-from pacs_tasks.dimse.commitment import n_action
+from pacs_tasks.dimse.commitment import PUSH_MODEL_CONTEXT, await_report, encode_request, request_commitment
 from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.scp.storage_scp import StorageSCP
 from pacs_tasks.dimse.upper_layer import command, contexts
@@ -63,18 +63,18 @@ def receiver(tmp_path: Path, taken: Taken) -> Iterator[StorageSCP]:
 
 
 def _open(remote: RemoteAE) -> Association:
-    return Association.open(RECEIVER, remote, [commitment.PUSH_MODEL_CONTEXT], PATIENT)
+    return Association.open(RECEIVER, remote, [PUSH_MODEL_CONTEXT], PATIENT)
 
 
 def _listen(assoc: Association, taken: Taken, count: int = 1) -> None:
-    wait_until(lambda: not n_action.listen(assoc, 0.1, taken) or len(taken.reports) >= count, 10, "a report")
+    wait_until(lambda: not await_report(assoc, 0.1, taken) or len(taken.reports) >= count, 10, "a report")
 
 
 def test_a_report_on_the_same_association_is_taken(taken: Taken) -> None:
     """What the PACS holds is committed, what it does not hold has failed, and our answer is success."""
     with TestPACS(instances=series(2), faults=Faults(report=Report.SAME_ASSOCIATION)) as pacs:
         with _open(pacs.remote) as assoc:
-            said = n_action.ask(assoc, TRANSACTION, _references(3), taken)
+            said = request_commitment(assoc, TRANSACTION, _references(3), taken)
             assert said.category is StatusCategory.SUCCESS
             _listen(assoc, taken)
             wait_until(lambda: pacs.report_statuses, 5, "our answer")
@@ -93,7 +93,7 @@ def test_reports_between_our_requests_are_taken() -> None:
         _open(pacs.remote) as assoc,
     ):
         for transaction in transactions:
-            assert n_action.ask(assoc, transaction, _references(3), taken).category is StatusCategory.SUCCESS
+            assert request_commitment(assoc, transaction, _references(3), taken).category is StatusCategory.SUCCESS
         _listen(assoc, taken, 5)
         assert [each.transaction_uid for each in taken.reports] == transactions
         wait_until(lambda: pacs.report_statuses == [0x0000] * 5, 5, "our answers")
@@ -104,7 +104,7 @@ def test_a_report_on_another_association_comes_to_the_receiver(receiver: Storage
     destinations = {"RECEIVER": ("127.0.0.1", receiver.port)}
     with TestPACS(instances=series(2), destinations=destinations) as pacs:
         with _open(pacs.remote) as assoc:
-            n_action.ask(assoc, TRANSACTION, _references(2), taken)
+            request_commitment(assoc, TRANSACTION, _references(2), taken)
         wait_until(lambda: pacs.report_statuses, 10, "our answer")
         assert pacs.report_statuses == [0x0000]
     assert taken.reports == [CommitmentReport(TRANSACTION, frozenset(uid for _, uid in _references(2)), {})]
@@ -115,7 +115,7 @@ def test_a_report_about_a_foreign_transaction_is_refused(receiver: StorageSCP, t
     faults = Faults(report_transaction_uid="1.2.3")
     with TestPACS(destinations={"RECEIVER": ("127.0.0.1", receiver.port)}, faults=faults) as pacs:
         with _open(pacs.remote) as assoc:
-            n_action.ask(assoc, TRANSACTION, _references(1), taken)
+            request_commitment(assoc, TRANSACTION, _references(1), taken)
         wait_until(lambda: pacs.report_statuses, 10, "our answer")
         assert pacs.report_statuses == [0x0115]
 
@@ -131,7 +131,7 @@ def test_a_report_that_cannot_be_kept_is_refused(tmp_path: Path) -> None:
         TestPACS(destinations={"RECEIVER": ("127.0.0.1", receiver.port)}) as pacs,
     ):
         with _open(pacs.remote) as assoc:
-            n_action.ask(assoc, TRANSACTION, _references(1), Taken())
+            request_commitment(assoc, TRANSACTION, _references(1), Taken())
         wait_until(lambda: pacs.report_statuses, 10, "our answer")
         assert pacs.report_statuses == [0x0110]
 
@@ -140,22 +140,22 @@ def test_a_receiver_without_anybody_to_take_reports_refuses_their_context(tmp_pa
     """The PACS gets no context to report in."""
     with StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path) as receiver:
         remote = RemoteAE(ae_title="RECEIVER", port=receiver.port)
-        with Association.open(RECEIVER, remote, [commitment.PUSH_MODEL_CONTEXT], PATIENT) as assoc:
+        with Association.open(RECEIVER, remote, [PUSH_MODEL_CONTEXT], PATIENT) as assoc:
             assert not assoc.accepted_contexts
 
 
 def test_a_request_to_the_receiver_is_refused(receiver: StorageSCP) -> None:
     """It is no SCP of storage commitment: N-ACTION is an operation that it does not recognise."""
     with _open(RemoteAE(ae_title="RECEIVER", port=receiver.port)) as assoc:
-        assert n_action.ask(assoc, TRANSACTION, _references(1), Taken()).code == 0x0211
+        assert request_commitment(assoc, TRANSACTION, _references(1), Taken()).code == 0x0211
 
 
 def test_a_refused_request_is_a_status(taken: Taken) -> None:
     """A PACS that cannot see to it says so, and reports nothing."""
     with TestPACS(faults=Faults(action_status=0x0213)) as pacs, _open(pacs.remote) as assoc:
-        said = n_action.ask(assoc, TRANSACTION, _references(1), taken)
+        said = request_commitment(assoc, TRANSACTION, _references(1), taken)
         assert (said.code, said.category) == (0x0213, StatusCategory.TRANSIENT)
-        assert n_action.listen(assoc, 0.3, taken)
+        assert await_report(assoc, 0.3, taken)
     assert taken.reports == []
 
 
@@ -164,7 +164,7 @@ def test_reasons_of_failure_come_as_the_peer_gives_them(taken: Taken) -> None:
     uids = [uid for _, uid in _references(3)]
     faults = Faults(report=Report.SAME_ASSOCIATION, uncommitted={uids[0]: 0x0213, EVERY_INSTANCE: 0x0110})
     with TestPACS(instances=series(3), faults=faults) as pacs, _open(pacs.remote) as assoc:
-        n_action.ask(assoc, TRANSACTION, _references(3), taken)
+        request_commitment(assoc, TRANSACTION, _references(3), taken)
         _listen(assoc, taken)
     [report] = taken.reports
     assert report.committed == frozenset()
@@ -174,7 +174,7 @@ def test_reasons_of_failure_come_as_the_peer_gives_them(taken: Taken) -> None:
 def test_a_peer_without_the_service_is_told_apart(storescp: peers.Directory) -> None:
     """The message says what to do instead."""
     with _open(storescp.remote) as assoc, pytest.raises(ContextRejectedError, match="storage commitment"):
-        n_action.ask(assoc, TRANSACTION, _references(1), Taken())
+        request_commitment(assoc, TRANSACTION, _references(1), Taken())
 
 
 def test_an_association_that_ends_while_we_listen_is_no_failure(taken: Taken) -> None:
@@ -199,10 +199,10 @@ def test_an_association_that_ends_while_we_listen_is_no_failure(taken: Taken) ->
 
     with scripted.peer(script) as remote:
         assoc = _open(remote)
-        assert n_action.ask(assoc, TRANSACTION, [(CTImageStorage, "1.2")], taken).code == 0
-        assert n_action.listen(assoc, 0.1, taken)
+        assert request_commitment(assoc, TRANSACTION, [(CTImageStorage, "1.2")], taken).code == 0
+        assert await_report(assoc, 0.1, taken)
         ended.set()
-        wait_until(lambda: not n_action.listen(assoc, 0.1, taken), 10, "the end")
+        wait_until(lambda: not await_report(assoc, 0.1, taken), 10, "the end")
         assert assoc.wire.closed
 
 
@@ -215,9 +215,9 @@ def test_silence_instead_of_an_answer_is_an_error(taken: Taken) -> None:
 
     with scripted.peer(script) as remote:
         limits = Timeouts(connect=5, acse=5, dimse=0.5)
-        assoc = Association.open(RECEIVER, remote, [commitment.PUSH_MODEL_CONTEXT], limits)
+        assoc = Association.open(RECEIVER, remote, [PUSH_MODEL_CONTEXT], limits)
         with pytest.raises(PeerUnavailableError, match="N-ACTION response"):
-            n_action.ask(assoc, TRANSACTION, [(CTImageStorage, "1.2")], taken)
+            request_commitment(assoc, TRANSACTION, [(CTImageStorage, "1.2")], taken)
 
 
 @pytest.mark.orthanc
@@ -231,7 +231,7 @@ def test_orthanc_commits_what_it_holds(tmp_path: Path, receiver: StorageSCP, tak
             with Association.open(RECEIVER, orthanc.remote, proposed, PATIENT) as assoc:
                 assert {str(store(assoc, each).category) for each in batch} == {"success"}
         with _open(orthanc.remote) as assoc:
-            assert n_action.ask(assoc, TRANSACTION, references, taken).category is StatusCategory.SUCCESS
+            assert request_commitment(assoc, TRANSACTION, references, taken).category is StatusCategory.SUCCESS
         wait_until(lambda: taken.reports, 20, "the report of Orthanc")
     uids = [uid for _, uid in references]
     assert taken.reports == [CommitmentReport(TRANSACTION, frozenset(uids[:4]), {uids[4]: 0x0112})]
@@ -242,8 +242,8 @@ def test_a_report_comes_over_tls_as_well(tmp_path: Path, taken: Taken) -> None:
     identity = Authority(tmp_path).identity()
     faults = Faults(report=Report.SAME_ASSOCIATION, delay=0.3)
     with TestPACS(instances=series(2), faults=faults, tls=identity.shown) as pacs, _open(pacs.remote) as assoc:
-        assert n_action.listen(assoc, 0.2, taken)
-        assert n_action.ask(assoc, TRANSACTION, _references(2), taken).category is StatusCategory.SUCCESS
+        assert await_report(assoc, 0.2, taken)
+        assert request_commitment(assoc, TRANSACTION, _references(2), taken).category is StatusCategory.SUCCESS
         _listen(assoc, taken)
         wait_until(lambda: pacs.report_statuses == [0x0000], 5, "our answer")
     assert len(taken.reports[0].committed) == 2
@@ -252,10 +252,10 @@ def test_a_report_comes_over_tls_as_well(tmp_path: Path, taken: Taken) -> None:
 def _reported(receiver: StorageSCP, fields: dict[int, int | str], content: bytes | None, answers: int = 1) -> list[int]:
     """The statuses of a report that is sent as it is, so often, over one association."""
     remote = RemoteAE(ae_title="RECEIVER", port=receiver.port)
-    context = Context(commitment.PUSH_MODEL, commitment.PUSH_MODEL_CONTEXT.transfer_syntaxes, scp_role=True)
+    context = Context(StorageCommitmentPushModel, PUSH_MODEL_CONTEXT.transfer_syntaxes, scp_role=True)
     statuses = []
     with Association.open(LocalAE(ae_title="ARCHIVE"), remote, [context], PATIENT) as assoc:
-        assert commitment.PUSH_MODEL in assoc.roles
+        assert StorageCommitmentPushModel in assoc.roles
         for _ in range(answers):
             with assoc.exchange() as message_id:
                 known = {command.COMMAND_FIELD: command.N_EVENT_REPORT_RQ, command.MESSAGE_ID: message_id, **fields}
@@ -268,8 +268,8 @@ def _reported(receiver: StorageSCP, fields: dict[int, int | str], content: bytes
 
 
 REPORT: dict[int, int | str] = {
-    command.AFFECTED_SOP_CLASS_UID: commitment.PUSH_MODEL,
-    command.AFFECTED_SOP_INSTANCE_UID: commitment.PUSH_MODEL_INSTANCE,
+    command.AFFECTED_SOP_CLASS_UID: StorageCommitmentPushModel,
+    command.AFFECTED_SOP_INSTANCE_UID: StorageCommitmentPushModelInstance,
     command.EVENT_TYPE_ID: 1,
 }
 
@@ -277,12 +277,12 @@ REPORT: dict[int, int | str] = {
 @pytest.mark.parametrize(
     ("fields", "content", "status"),
     [
-        (REPORT, commitment.encode_request(TRANSACTION, [(CTImageStorage, "1.2")]), 0x0000),
+        (REPORT, encode_request(TRANSACTION, [(CTImageStorage, "1.2")]), 0x0000),
         (REPORT, b"\xff" * 64, 0x0110),
-        (REPORT, commitment.encode_request(TRANSACTION, [(CTImageStorage, "1.2")])[:-3], 0x0110),
+        (REPORT, encode_request(TRANSACTION, [(CTImageStorage, "1.2")])[:-3], 0x0110),
         (REPORT, None, 0x0110),
-        ({**REPORT, command.EVENT_TYPE_ID: 7}, commitment.encode_request(TRANSACTION, []), 0x0113),
-        ({command.AFFECTED_SOP_CLASS_UID: commitment.PUSH_MODEL}, None, 0x0113),
+        ({**REPORT, command.EVENT_TYPE_ID: 7}, encode_request(TRANSACTION, []), 0x0113),
+        ({command.AFFECTED_SOP_CLASS_UID: StorageCommitmentPushModel}, None, 0x0113),
     ],
     ids=["whole", "garbage", "cut off", "empty", "another event", "no event"],
 )

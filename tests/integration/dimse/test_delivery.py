@@ -13,7 +13,7 @@ import pytest
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.retrieve.c_get import get
 from pacs_tasks.dimse.retrieve.c_move import move
-from pacs_tasks.dimse.retrieve.delivery import FINAL_RESPONSE_LIMIT, Here
+from pacs_tasks.dimse.retrieve.delivery import FINAL_RESPONSE_LIMIT, Arrived
 from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer.association import StopCheck, Timeouts
 from pacs_tasks.errors import JobCancelledError, PeerStalledError
@@ -86,7 +86,7 @@ def test_what_is_all_here_needs_no_final_response(tmp_path: Path) -> None:
             Timeouts.of(30),
             sop_class_uids=[CT],
             on_instance=came.append,
-            look=lambda: Here(len(came), len(came) == NUMBER),
+            check_arrived=lambda: Arrived(len(came), len(came) == NUMBER),
         )
         assert FINAL_RESPONSE_LIMIT <= time.monotonic() - begun < FINAL_RESPONSE_LIMIT + 5
     assert len(outcome.instances) == NUMBER
@@ -108,13 +108,13 @@ def test_what_arrives_elsewhere_is_a_sign_of_life() -> None:
         sock.sendall(move_response(context_id, 0x0000, completed=9))
         scripted.let_go(sock)
 
-    def look() -> Here:
-        return Here(int((time.monotonic() - begun[0]) * 10) if begun else 0, complete=False)
+    def look() -> Arrived:
+        return Arrived(int((time.monotonic() - begun[0]) * 10) if begun else 0, complete=False)
 
     with scripted.peer(script) as remote:
         request = MoveRequest(remote=remote, move_aet="ME", study_uid=study_uid())
         limits = Timeouts(connect=20, acse=20, dimse=0.9)
-        assert move(request, LOCAL, limits, look=look).suboperations.completed == 9
+        assert move(request, LOCAL, limits, check_arrived=look).suboperations.completed == 9
 
 
 def test_what_the_peer_counts_beyond_the_promise_is_waited_for() -> None:
@@ -132,12 +132,12 @@ def test_what_the_peer_counts_beyond_the_promise_is_waited_for() -> None:
         sock.sendall(move_response(context_id, 0x0000, completed=NUMBER + 1))
         scripted.let_go(sock)
 
-    def look() -> Here:
-        return Here(NUMBER if begun else 0, complete=bool(begun))
+    def look() -> Arrived:
+        return Arrived(NUMBER if begun else 0, complete=bool(begun))
 
     with scripted.peer(script) as remote:
         outcome = move(
-            MoveRequest(remote=remote, move_aet="ME", study_uid=study_uid()), LOCAL, Timeouts.of(30), look=look
+            MoveRequest(remote=remote, move_aet="ME", study_uid=study_uid()), LOCAL, Timeouts.of(30), check_arrived=look
         )
     assert (outcome.status.category, outcome.suboperations.completed) == (StatusCategory.SUCCESS, NUMBER + 1)
 

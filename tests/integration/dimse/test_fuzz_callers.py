@@ -20,8 +20,7 @@ import pytest
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.c_echo import echo
 from pacs_tasks.dimse.c_store import store_all
-from pacs_tasks.dimse.commitment import n_action
-from pacs_tasks.dimse.commitment.data_sets import PUSH_MODEL_CONTEXT
+from pacs_tasks.dimse.commitment import PUSH_MODEL_CONTEXT, await_report, request_commitment
 from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.files.part10 import StoredInstance
 from pacs_tasks.dimse.find.c_find import find
@@ -178,8 +177,8 @@ def _get_call(directory: Path) -> _Call:
 def _commitment_call() -> _Call:
     def run(remote: RemoteAE) -> int:
         with Association.open(LOCAL, remote, [PUSH_MODEL_CONTEXT], TIMEOUTS) as assoc:
-            said = n_action.ask(assoc, "1.2.3", [("1.2", "1.3")], lambda _: True)
-            while n_action.listen(assoc, 0.5, lambda _: True):
+            said = request_commitment(assoc, "1.2.3", [("1.2", "1.3")], lambda _: True)
+            while await_report(assoc, 0.5, lambda _: True):
                 continue
         return said.code
 

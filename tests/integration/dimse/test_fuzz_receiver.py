@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.c_echo import echo
-from pacs_tasks.dimse.commitment.data_sets import PUSH_MODEL
 from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer import pdu as acse
 from pacs_tasks.dimse.upper_layer.association import Timeouts
@@ -60,7 +60,7 @@ def _calls() -> list[list[bytes]]:
         [*of_every_syntax, messages.RELEASE],
         [_request_with_roles(), *others, *others, messages.RELEASE],
         [
-            messages.association_request(16_384, (PUSH_MODEL, IMPLICIT)),
+            messages.association_request(16_384, (StorageCommitmentPushModel, IMPLICIT)),
             fuzzing.report(1),
             fuzzing.report(2),
             messages.RELEASE,
@@ -70,7 +70,7 @@ def _calls() -> list[list[bytes]]:
 
 def _request_with_roles() -> bytes:
     proposed = tuple(acse.ProposedContext(2 * n + 1, CT, (EXPLICIT, IMPLICIT)) for n in range(5))
-    roles = {CT: (True, True), PUSH_MODEL: (False, True)}
+    roles = {CT: (True, True), StorageCommitmentPushModel: (False, True)}
     return acse.encode_request(acse.AssociateRequest("RECEIVER", "CALLER", proposed, 4_096, roles, (5, 5)))
 
 

@@ -11,9 +11,9 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence
+from pynetdicom.sop_class import StorageCommitmentPushModel
 
-from pacs_tasks.dimse import status
-from pacs_tasks.dimse.commitment import data_sets as commitment
+from pacs_tasks.dimse import commitment, status
 from pacs_tasks.dimse.scp.acceptance import negotiate
 from pacs_tasks.dimse.upper_layer import pdu as acse
 from pacs_tasks.outcome import StatusCategory
@@ -84,7 +84,7 @@ def test_a_report_without_a_transaction_is_none() -> None:
     """It could be about anything."""
     report = _report()
     del report.TransactionUID
-    with pytest.raises(ValueError, match="no transaction"):
+    with pytest.raises(ValueError, match="does not name a transaction"):
         commitment.decode_report(_encoded(report, IMPLICIT), IMPLICIT)
 
 
@@ -128,11 +128,11 @@ def test_failure_reasons_are_told_in_words(code: int, category: StatusCategory, 
 @pytest.mark.parametrize(
     ("roles", "reports", "accepted", "answered"),
     [
-        ({commitment.PUSH_MODEL: (False, True)}, True, True, {commitment.PUSH_MODEL: (False, True)}),
-        ({commitment.PUSH_MODEL: (True, True)}, True, True, {commitment.PUSH_MODEL: (False, True)}),
+        ({StorageCommitmentPushModel: (False, True)}, True, True, {StorageCommitmentPushModel: (False, True)}),
+        ({StorageCommitmentPushModel: (True, True)}, True, True, {StorageCommitmentPushModel: (False, True)}),
         ({}, True, True, {}),
-        ({commitment.PUSH_MODEL: (True, False)}, True, False, {}),
-        ({commitment.PUSH_MODEL: (False, True)}, False, False, {}),
+        ({StorageCommitmentPushModel: (True, False)}, True, False, {}),
+        ({StorageCommitmentPushModel: (False, True)}, False, False, {}),
     ],
     ids=["scp", "both", "unsaid", "scu", "not served"],
 )
@@ -140,7 +140,7 @@ def test_a_peer_may_be_the_scp_of_storage_commitment(
     roles: dict[str, tuple[bool, bool]], reports: bool, accepted: bool, answered: dict[str, tuple[bool, bool]]
 ) -> None:
     """The roles are reversed when it reports (PS3.7 section D.3.3.4); who wants us to be the SCP is refused."""
-    cx = acse.ProposedContext(1, commitment.PUSH_MODEL, (JPEG, IMPLICIT, EXPLICIT))
+    cx = acse.ProposedContext(1, StorageCommitmentPushModel, (JPEG, IMPLICIT, EXPLICIT))
     answer = negotiate(acse.AssociateRequest("US", "PEER", (cx,), roles=roles), reports=reports)
     assert answer.results[1] == ((acse.ACCEPTED, EXPLICIT) if accepted else (acse.ABSTRACT_SYNTAX_NOT_SUPPORTED, JPEG))
     assert answer.roles == answered
@@ -148,6 +148,6 @@ def test_a_peer_may_be_the_scp_of_storage_commitment(
 
 def test_a_report_in_a_syntax_that_nobody_reads_is_refused() -> None:
     """Only uncompressed little endian is accepted for it."""
-    cx = acse.ProposedContext(1, commitment.PUSH_MODEL, (JPEG,))
+    cx = acse.ProposedContext(1, StorageCommitmentPushModel, (JPEG,))
     answer = negotiate(acse.AssociateRequest("US", "PEER", (cx,)), reports=True)
     assert answer.results[1][0] == acse.TRANSFER_SYNTAXES_NOT_SUPPORTED

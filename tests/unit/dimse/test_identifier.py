@@ -11,10 +11,9 @@ from pynetdicom.dsutils import decode, encode
 
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.dimse.files.elements import MalformedError
-from pacs_tasks.dimse.find.identifier import encode_find
+from pacs_tasks.dimse.find.identifier import RETURN_KEYS, encode_find
 from pacs_tasks.dimse.find.match import decode_match
-from pacs_tasks.dimse.find.query_keys import RETURN_KEYS
-from pacs_tasks.dimse.retrieve.suboperations import encode_identifier, failed_uids
+from pacs_tasks.dimse.retrieve.delivery import encode_identifier, failed_uids
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.request import FindRequest, Level, MoveRequest, QueryModel
 from tests.support import dicom_files

@@ -6,7 +6,7 @@ import datetime
 
 import pytest
 
-from pacs_tasks.dimse.find.spans import Span, span_of
+from pacs_tasks.dimse.find.splitting import Span, span_of
 from pacs_tasks.errors import InvalidRequestError
 
 TODAY = datetime.date(2024, 6, 1)

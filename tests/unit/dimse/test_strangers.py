@@ -31,7 +31,7 @@ from pacs_tasks.dimse.files.elements import (
 )
 from pacs_tasks.dimse.files.storage import IncomingFile, OtherInstanceError
 from pacs_tasks.dimse.find.match import decode_match
-from pacs_tasks.dimse.retrieve import suboperations as retrieval
+from pacs_tasks.dimse.retrieve import delivery
 from pacs_tasks.dimse.scp.acceptance import negotiate
 from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer import pdu as acse
@@ -96,7 +96,7 @@ def _decode_command(content: bytes) -> None:
     said = status.store_status(found.number(command.STATUS) or 0, found.text(command.ERROR_COMMENT))
     assert said.model_dump_json()
     assert command.encode({command.AFFECTED_SOP_INSTANCE_UID: found.text(command.AFFECTED_SOP_INSTANCE_UID)}, False)
-    retrieval.suboperations(found)
+    delivery.suboperations(found)
 
 
 _REQUEST = acse.AssociateRequest(

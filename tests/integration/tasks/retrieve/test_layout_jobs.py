@@ -125,7 +125,7 @@ def test_a_link_that_leads_out_fails_what_would_go_through_it(
     (tmp_path / "out/1").symlink_to(tmp_path / "elsewhere")
     outcome = _retrieved(client, archive, tmp_path / "out", layout="{SeriesNumber}/{InstanceNumber}")
     assert (outcome.category, outcome.counters.success, outcome.counters.failed) == (Category.PARTIAL, 3, 5)
-    assert all("a link inside the output directory leads out of it" in each.reason for each in outcome.problems)
+    assert all("A link inside the output directory leads out of it" in each.reason for each in outcome.problems)
     assert not list((tmp_path / "elsewhere").iterdir())
 
 

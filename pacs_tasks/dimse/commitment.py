@@ -1,0 +1,270 @@
+"""Storage commitment (PS3.4 annex J): N-ACTION requests it, the remote answers with N-EVENT-REPORT.
+
+The report arrives on the association of the request, or on one that the remote opens to our receiver.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+
+from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+
+from pacs_tasks.dimse import status
+from pacs_tasks.dimse.files.elements import (
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    Data,
+    Element,
+    Encoding,
+    MalformedError,
+    encode_implicit,
+    items,
+    walk,
+)
+from pacs_tasks.dimse.upper_layer import command
+from pacs_tasks.dimse.upper_layer.association import Association
+from pacs_tasks.dimse.upper_layer.command import Command
+from pacs_tasks.dimse.upper_layer.negotiation import Context
+from pacs_tasks.dimse.upper_layer.stream import MessageStream
+from pacs_tasks.errors import ContextRejectedError, PacsTasksError, PeerUnavailableError
+from pacs_tasks.outcome import Status
+from pacs_tasks.outcome.verification import CommitmentReport
+
+log = logging.getLogger(__name__)
+
+#: Called with each report; returns False if the transaction is unknown here. It may raise a PacsTasksError if it
+#: cannot record the report.
+OnReport = Callable[[CommitmentReport], bool]
+
+#: Transfer syntaxes in which a report is read.
+REPORT_SYNTAXES = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
+#: Every remote supports the default transfer syntax (PS3.5 section 10.1).
+PUSH_MODEL_CONTEXT = Context(StorageCommitmentPushModel, (IMPLICIT_VR_LITTLE_ENDIAN,))
+
+#: Action Type ID "Request Storage Commitment" (PS3.4 table J.3-1).
+_REQUEST_STORAGE_COMMITMENT = 1
+#: Event Type IDs "Successful" and "Failures Exist" (PS3.4 table J.3-2).
+_EVENT_TYPES = frozenset({1, 2})
+
+# Statuses of an N-EVENT-REPORT response (PS3.7 section 10.1.1.1.8).
+_SUCCESS = 0x0000
+_PROCESSING_FAILURE = 0x0110
+_NO_SUCH_EVENT_TYPE = 0x0113
+_INVALID_ARGUMENT_VALUE = 0x0115
+_SOP_CLASS_NOT_SUPPORTED = 0x0122
+
+_REFERENCED_SOP_CLASS_UID = 0x0008_1150
+_REFERENCED_SOP_INSTANCE_UID = 0x0008_1155
+_TRANSACTION_UID = 0x0008_1195
+_FAILURE_REASON = 0x0008_1197
+_FAILED_SOP_SEQUENCE = 0x0008_1198
+_REFERENCED_SOP_SEQUENCE = 0x0008_1199
+_ITEM = 0xFFFE_E000
+_LONGEST_UID = 64
+
+
+# The request (N-ACTION)
+
+
+def new_transaction_uid() -> str:
+    """Return a UID that nobody can guess, so that a stranger cannot report for the remote (PS3.5 section B.2)."""
+    return f"2.25.{secrets.randbits(128)}"
+
+
+def request_commitment(
+    assoc: Association, transaction_uid: str, references: Sequence[tuple[str, str]], on_report: OnReport
+) -> Status:
+    """Request commitment. The status says whether the remote accepts the request; its report comes later.
+
+    Parameters
+    ----------
+    references
+        SOP class UID and SOP Instance UID of each instance.
+    on_report
+        Called with reports about earlier requests that arrive before the response.
+
+    Raises
+    ------
+    PeerUnavailableError
+        If the association is lost before the response.
+    ContextRejectedError
+        If the remote does not offer storage commitment.
+    """
+    context = assoc.context_of(StorageCommitmentPushModel)
+    if context is None:
+        raise ContextRejectedError(
+            f"{assoc.remote} does not offer storage commitment to {assoc.local.ae_title}. Verify without it, by a "
+            "query, or ask its administrator to allow storage commitment."
+        )
+    context_id, _ = context
+    with assoc.exchange() as message_id:
+        elements: dict[int, int | str] = {
+            command.REQUESTED_SOP_CLASS_UID: StorageCommitmentPushModel,
+            command.COMMAND_FIELD: command.N_ACTION_RQ,
+            command.MESSAGE_ID: message_id,
+            command.REQUESTED_SOP_INSTANCE_UID: StorageCommitmentPushModelInstance,
+            command.ACTION_TYPE_ID: _REQUEST_STORAGE_COMMITMENT,
+        }
+        information = encode_request(transaction_uid, references)
+        assoc.send(context_id, command.encode(elements, data_set=True), information)
+        while True:
+            found_id, message = assoc.receive_command("the N-ACTION response")
+            if message.field != command.N_EVENT_REPORT_RQ:
+                break
+            answer_report(assoc.stream, found_id, message, assoc.contexts_by_id[found_id], on_report)
+        code = assoc.check_response(found_id == context_id, message, message_id, command.N_ACTION_RQ)
+        if message.has_data_set:
+            assoc.receive_data(context_id, "the rest of the N-ACTION response")
+    return status.action_status(code, message.text(command.ERROR_COMMENT))
+
+
+def encode_request(transaction_uid: str, references: Sequence[tuple[str, str]]) -> bytes:
+    """Encode the Action Information of a request in Implicit VR Little Endian (PS3.4 section J.3.2.1.1).
+
+    Parameters
+    ----------
+    references
+        SOP class UID and SOP Instance UID of each instance.
+    """
+    sequence = b"".join(
+        encode_implicit({
+            _ITEM: encode_implicit({
+                _REFERENCED_SOP_CLASS_UID: sop_class_uid,
+                _REFERENCED_SOP_INSTANCE_UID: sop_instance_uid,
+            })
+        })
+        for sop_class_uid, sop_instance_uid in references
+    )  # fmt: skip
+    return encode_implicit({_TRANSACTION_UID: transaction_uid, _REFERENCED_SOP_SEQUENCE: sequence})
+
+
+# The report (N-EVENT-REPORT)
+
+
+def await_report(assoc: Association, seconds: float, on_report: OnReport) -> bool:
+    """Wait up to ``seconds`` for a report on the association and answer it.
+
+    Returns
+    -------
+    False once the association has ended. This is not a failure: the remote may report on another association.
+    """
+    if assoc.wire.closed:
+        return False
+    if not assoc.stream.has_input(seconds):
+        return True
+    try:
+        with assoc.exchange():
+            message = assoc.stream.receive_command("a report")
+            if message is None:
+                return False
+            context_id, report = message
+            if report.field != command.N_EVENT_REPORT_RQ:
+                raise assoc.no_response("sent another message instead of a storage commitment report. Check its log.")
+            answer_report(assoc.stream, context_id, report, assoc.contexts_by_id[context_id], on_report)
+    except PeerUnavailableError as error:
+        log.info("The association carries no more reports: %s", error.message)
+        return False
+    return True
+
+
+def answer_report(
+    stream: MessageStream, context_id: int, request: Command, pair: tuple[str, str], on_report: OnReport
+) -> None:
+    """Read a report, pass it on and respond to it: with success only once ``on_report`` has accepted it.
+
+    Parameters
+    ----------
+    pair
+        SOP class and transfer syntax of the presentation context.
+
+    Raises
+    ------
+    PeerUnavailableError
+        If the association is lost.
+    """
+    content = stream.receive_identifier(context_id, "the rest of a report") if request.has_data_set else b""
+    elements: dict[int, int | str] = {
+        command.AFFECTED_SOP_CLASS_UID: request.text(command.AFFECTED_SOP_CLASS_UID),
+        command.COMMAND_FIELD: command.N_EVENT_REPORT_RQ | command.RESPONSE,
+        command.MESSAGE_ID_RESPONDED_TO: request.number(command.MESSAGE_ID) or 0,
+        command.STATUS: _process(stream.wire.peer, request, content, pair, on_report),
+        command.AFFECTED_SOP_INSTANCE_UID: request.text(command.AFFECTED_SOP_INSTANCE_UID),
+        command.EVENT_TYPE_ID: request.number(command.EVENT_TYPE_ID) or 0,
+    }
+    stream.send(context_id, command.encode(elements, data_set=False))
+
+
+def _process(remote: object, request: Command, content: bytes, pair: tuple[str, str], on_report: OnReport) -> int:
+    """Return the status of the response."""
+    if pair[0] != StorageCommitmentPushModel:
+        log.warning("%s sent an event report on a presentation context of another service", remote)
+        return _SOP_CLASS_NOT_SUPPORTED
+    if request.number(command.EVENT_TYPE_ID) not in _EVENT_TYPES:
+        log.warning("%s sent an event type that storage commitment does not define", remote)
+        return _NO_SUCH_EVENT_TYPE
+    try:
+        report = decode_report(content, pair[1])
+        known = on_report(report)
+    except ValueError as error:
+        log.warning("%s sent a malformed storage commitment report: %s", remote, error)
+        return _PROCESSING_FAILURE
+    except PacsTasksError as error:
+        # A failure status asks the remote to report again later.
+        log.warning("A storage commitment report from %s could not be recorded: %s", remote, error.message)
+        return _PROCESSING_FAILURE
+    if not known:
+        log.warning("%s reported about a transaction that is unknown or has expired", remote)
+        return _INVALID_ARGUMENT_VALUE
+    log.info("%s reported: %d instances committed, %d failed", remote, len(report.committed), len(report.failed))
+    return _SUCCESS
+
+
+def decode_report(content: bytes, transfer_syntax_uid: str) -> CommitmentReport:
+    """Decode the Event Information of a report (PS3.4 section J.3.3.1.1).
+
+    An instance in both lists counts as failed. An item without a readable UID is ignored.
+
+    Raises
+    ------
+    ValueError
+        If the report is malformed or does not name a transaction.
+    """
+    encoding = Encoding.of(transfer_syntax_uid)
+    transaction_uid = ""
+    committed: set[str] = set()
+    failed: dict[str, int] = {}
+    for element in walk(content, encoding):
+        if element.tag == _TRANSACTION_UID:
+            transaction_uid = _uid(content, element)
+        elif element.tag == _REFERENCED_SOP_SEQUENCE:
+            committed.update(uid for uid, _ in _references(content, encoding, element))
+        elif element.tag == _FAILED_SOP_SEQUENCE:
+            failed.update(_references(content, encoding, element))
+    if not transaction_uid:
+        raise MalformedError("it does not name a transaction")
+    return CommitmentReport(transaction_uid, frozenset(committed - failed.keys()), failed)
+
+
+def _references(content: Data, encoding: Encoding, sequence: Element) -> list[tuple[str, int]]:
+    """The SOP Instance UID and the Failure Reason of each item; "processing failure" where there is no reason."""
+    found = []
+    for item in items(content, encoding, sequence):
+        uid, reason = "", _PROCESSING_FAILURE
+        for element in walk(item, encoding):
+            if element.tag == _REFERENCED_SOP_INSTANCE_UID:
+                uid = _uid(item, element)
+            elif element.tag == _FAILURE_REASON and element.length == 2:
+                value = item[element.position : element.position + 2]
+                reason = int.from_bytes(value, "big" if encoding.big else "little")
+        if uid:
+            found.append((uid, reason))
+    return found
+
+
+def _uid(data: Data, element: Element) -> str:
+    """The UID of an element; empty if it cannot be a UID."""
+    if element.length is None or element.length > _LONGEST_UID:
+        return ""
+    return bytes(data[element.position : element.position + element.length]).decode("ascii", "replace").strip("\0 ")
