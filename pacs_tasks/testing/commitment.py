@@ -1,4 +1,4 @@
-"""Storage commitment as a peer does it (PS3.4 annex J): what it reports, and on which association."""
+"""Storage commitment of a :class:`~pacs_tasks.testing.TestPACS` (PS3.4 annex J)."""
 
 from __future__ import annotations
 
@@ -14,34 +14,33 @@ from pynetdicom.dimse_primitives import N_ACTION, N_EVENT_REPORT
 from pynetdicom.dsutils import decode, encode
 from pynetdicom.pdu_primitives import A_RELEASE
 from pynetdicom.presentation import PresentationContext
+from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
 from pacs_tasks.testing.faults import EVERY_INSTANCE, Faults
 from pacs_tasks.testing.instances import StoredBytes
 
-PUSH_MODEL: Final = "1.2.840.10008.1.20.1"
-_PUSH_MODEL_INSTANCE: Final = "1.2.840.10008.1.20.1.1"
 #: Event Type ID (PS3.4 table J.3-2).
 _ALL_COMMITTED: Final = 1
 _SOME_FAILED: Final = 2
 # Failure Reason (PS3.3 section C.14.1.1).
 _NO_SUCH_INSTANCE: Final = 0x0112
 _CLASS_CONFLICT: Final = 0x0119
-#: Seconds to wait for the answer to a report.
+#: Seconds to wait for the response to a report.
 _PATIENCE: Final = 30.0
 
 
 def information_of(request: N_ACTION, syntax: UID) -> Dataset:
-    """The Action Information of a request: Transaction UID and Referenced SOP Sequence."""
+    """Decode the Action Information of a request: Transaction UID and Referenced SOP Sequence."""
     encoded = request.ActionInformation or BytesIO()
     return decode(encoded, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated)
 
 
-def named_in(information: Dataset) -> tuple[str, ...]:
-    """The SOP Instance UIDs that a request names."""
+def uids_of(information: Dataset) -> tuple[str, ...]:
+    """Return the SOP Instance UIDs of a request."""
     return tuple(str(item.ReferencedSOPInstanceUID) for item in information.ReferencedSOPSequence)
 
 
-def answer(assoc: Association, request: N_ACTION, context: PresentationContext, status: int) -> None:
+def respond(assoc: Association, request: N_ACTION, context: PresentationContext, status: int) -> None:
     """Send the N-ACTION response (PS3.7 section 10.3.5.2)."""
     response = N_ACTION()
     response.MessageIDBeingRespondedTo = request.MessageID
@@ -52,8 +51,8 @@ def answer(assoc: Association, request: N_ACTION, context: PresentationContext, 
     assoc.dimse.send_msg(response, context.context_id or 0)
 
 
-def report_about(information: Dataset, held: Mapping[str, StoredBytes], faults: Faults) -> Dataset:
-    """What is reported: committed is what is held, in its class, unless the faults say otherwise."""
+def report_on(information: Dataset, held: Mapping[str, StoredBytes], faults: Faults) -> Dataset:
+    """Return a report: an instance that is held in its class is committed, unless the faults demand otherwise."""
     report = Dataset()
     report.TransactionUID = faults.report_transaction_uid or information.TransactionUID
     committed, failed = [], []
@@ -61,14 +60,14 @@ def report_about(information: Dataset, held: Mapping[str, StoredBytes], faults: 
         uid = str(item.ReferencedSOPInstanceUID)
         if uid in faults.unreported:
             continue
-        reason = _why_not(uid, str(item.ReferencedSOPClassUID), held, faults)
-        about = Dataset()
-        about.ReferencedSOPClassUID, about.ReferencedSOPInstanceUID = item.ReferencedSOPClassUID, uid
+        reason = _failure_reason(uid, str(item.ReferencedSOPClassUID), held, faults)
+        reference = Dataset()
+        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = item.ReferencedSOPClassUID, uid
         if reason is None:
-            committed.append(about)
+            committed.append(reference)
         else:
-            about.FailureReason = reason
-            failed.append(about)
+            reference.FailureReason = reason
+            failed.append(reference)
     if committed:
         report.ReferencedSOPSequence = committed
     if failed:
@@ -76,10 +75,10 @@ def report_about(information: Dataset, held: Mapping[str, StoredBytes], faults: 
     return report
 
 
-def _why_not(uid: str, sop_class_uid: str, held: Mapping[str, StoredBytes], faults: Faults) -> int | None:
-    told = faults.uncommitted.get(uid, faults.uncommitted.get(EVERY_INSTANCE))
-    if told is not None or uid not in held:
-        return _NO_SUCH_INSTANCE if told is None else told
+def _failure_reason(uid: str, sop_class_uid: str, held: Mapping[str, StoredBytes], faults: Faults) -> int | None:
+    reason = faults.uncommitted.get(uid, faults.uncommitted.get(EVERY_INSTANCE))
+    if reason is not None or uid not in held:
+        return _NO_SUCH_INSTANCE if reason is None else reason
     return None if held[uid].sop_class_uid == sop_class_uid else _CLASS_CONFLICT
 
 
@@ -91,17 +90,17 @@ def send(
     Parameters
     ----------
     pause
-        Waits a little, and tells whether to go on.
+        Waits briefly; returns False once the PACS stops or the remote is gone.
 
     Returns
     -------
-    The status of the answer, None where there is none, and what else came before it: context id and message.
+    The status of the response, None if there was none, and the messages that came before it with their context ids.
     """
     syntax = context.transfer_syntax[0]
     message = N_EVENT_REPORT()
     message.MessageID = 1
-    message.AffectedSOPClassUID = UID(PUSH_MODEL)
-    message.AffectedSOPInstanceUID = UID(_PUSH_MODEL_INSTANCE)
+    message.AffectedSOPClassUID = UID(StorageCommitmentPushModel)
+    message.AffectedSOPInstanceUID = StorageCommitmentPushModelInstance
     message.EventTypeID = _SOME_FAILED if "FailedSOPSequence" in report else _ALL_COMMITTED
     encoded = encode(report, syntax.is_implicit_VR, syntax.is_little_endian, syntax.is_deflated)
     message.EventInformation = BytesIO(encoded or b"")

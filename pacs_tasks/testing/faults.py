@@ -213,9 +213,13 @@ class Faults:
             return CALLED_AET_NOT_RECOGNISED
         return None
 
-    def holds_back(self, done: int) -> bool:
-        """Whether the instance that follows on so many is held back."""
+    def holds_instance(self, done: int) -> bool:
+        """Whether to hold the next instance back after so many."""
         return self.hold_instances_after is not None and done >= self.hold_instances_after
+
+    def holds_request(self, number: int) -> bool:
+        """Whether to hold the ``number``-th request back, counted from 1."""
+        return self.hold_requests_after is not None and number > self.hold_requests_after
 
     def answer_to_store(self, sop_instance_uid: str, times: int) -> int:
         """The status for an instance that has been offered ``times`` times before (PS3.4 section B.2.3)."""

@@ -12,46 +12,45 @@ from typing import Self
 
 from pydicom import Dataset
 from pynetdicom.presentation import build_context
+from pynetdicom.sop_class import Verification
 
 from pacs_tasks.ae import TLS, RemoteAE
-from pacs_tasks.testing.admission import SLICE
-from pacs_tasks.testing.connections import Caller, Listener, close, context_of, let_go
+from pacs_tasks.testing.association import SLICE, Caller, Listener, close, disconnect, tls_context
 from pacs_tasks.testing.faults import Faults
 from pacs_tasks.testing.instances import StoredBytes
 from pacs_tasks.testing.services import Services
 
-_VERIFICATION = "1.2.840.10008.1.1"
-
 
 class TestPACS(Services):
-    """A PACS that keeps what it is sent, answers queries and delivers, exactly to the byte.
+    """A PACS that keeps received instances, responds to queries and delivers, exactly to the byte.
 
-    C-ECHO; C-STORE of every storage class, private ones too, in every transfer syntax proposed; C-FIND in Patient Root
-    and Study Root at every level; C-MOVE to known destinations; C-GET;
-    storage commitment, on which it reports to known destinations.
+    It supports C-ECHO; C-STORE of every storage class, private ones included, in every transfer syntax; C-FIND in
+    Patient Root and Study Root at every level; C-MOVE to known destinations; C-GET; and storage commitment, about which
+    it reports to known destinations.
 
     Parameters
     ----------
     ae_title
         Its AE title.
     directory
-        Where to keep instances, as DICOM files; None keeps them in memory.
+        The directory for instances, as DICOM files; None keeps them in memory.
     instances
-        What it holds from the start: paths of DICOM files, which stay where they are, or pydicom data sets.
+        The instances that it holds from the start: paths of DICOM files, which stay where they are, or pydicom data
+        sets.
     destinations
-        Host and port of each AE that C-MOVE may deliver to; the attribute of this name may be changed at any time.
+        Host and port of each AE to which C-MOVE may deliver; the attribute may be changed at any time.
     faults
-        What it does wrong; the attribute of this name may be replaced at any time.
+        What goes wrong; the attribute may be replaced at any time.
     host, port
-        Where to listen; port 0 takes a free one.
+        The address to listen on; port 0 chooses a free port.
     tls
-        Its certificate and key: it takes nothing but TLS then. With ``ca_file`` callers need a certificate that these
-        authorities have signed. It delivers unencrypted all the same (C-MOVE).
+        Its certificate and key; it then accepts only TLS. With ``ca_file``, callers need a certificate that these
+        authorities have signed. C-MOVE still delivers without TLS.
 
     Attributes
     ----------
     stores
-        SOP Instance UIDs of all C-STORE requests that came whole, in order, whatever was answered.
+        SOP Instance UIDs of all complete C-STORE requests, in order, whatever the response.
     calling_aets
         AE titles of all association requests, in order.
     identifiers
@@ -59,23 +58,23 @@ class TestPACS(Services):
     transactions
         SOP Instance UIDs of each request for storage commitment, in order.
     report_statuses
-        What each of its reports about them was answered, in order; None where there was no answer.
+        The status of the response to each of its reports, in order; None where there was no response.
     associations
-        How many associations have been accepted so far.
+        The number of associations that it has accepted.
     most_associations
-        How many of them were open at once at most.
+        The largest number of associations that were open at once.
 
     Examples
     --------
     >>> from pynetdicom import AE
     >>> with TestPACS(ae_title="ARCHIVE") as pacs:
-    ...     assoc = AE().associate(pacs.host, pacs.port, [build_context("1.2.840.10008.1.1")])
+    ...     assoc = AE().associate(pacs.host, pacs.port, [build_context(Verification)])
     ...     assoc.send_c_echo().Status
     ...     assoc.release()
     0
     """
 
-    __test__ = False  # pytest must not take it for a test
+    __test__ = False  # So that pytest does not collect it.
 
     def __init__(
         self,
@@ -96,39 +95,39 @@ class TestPACS(Services):
         self._running: tuple[Listener, threading.Thread] | None = None
 
     def hold(self, *instances: str | PathLike[str] | Dataset) -> None:
-        """Hold these as well, as if they had just been sent from elsewhere."""
+        """Hold these instances as well, as if they had just been received."""
         self._hold(map(_stored, instances))
 
     @property
     def port(self) -> int:
         """The port it listens on."""
         if self._running is None:
-            raise RuntimeError("the TestPACS has not been started: use it in a with statement")
+            raise RuntimeError("The TestPACS has not been started. Use it in a with statement.")
         return int(self._running[0].server_address[1])
 
     @property
     def remote(self) -> RemoteAE:
-        """The peer to call; over TLS it is known by its own certificate, which must be for ``host``."""
+        """Its address as a remote; over TLS, its own certificate identifies it and must be valid for ``host``."""
         tls = None if self._tls is None else TLS(ca_file=self._tls.certificate_file)
         return RemoteAE(ae_title=self.ae_title, host=self.host, port=self.port, tls=tls)
 
     @property
     def open_associations(self) -> int:
-        """How many associations are open now."""
+        """The number of associations that are open now."""
         if self._running is None:
             return 0
         return sum(assoc.is_established for assoc in self._running[0].active_associations)
 
     def start(self) -> None:
-        """Listen; it answers when this returns."""
+        """Start to listen; it accepts associations when this returns."""
         self._stopping.clear()
         ae = Caller(ae_title=self.ae_title)
         ae.maximum_associations = 10_000
         ae.maximum_pdu_size = self.faults.max_pdu_size
         ae.connection_timeout = 10
-        # Negotiation replaces these with what each caller proposes; pynetdicom wants at least one to listen at all.
-        contexts = [build_context(_VERIFICATION)]
-        context = None if self._tls is None else context_of(self._tls)
+        # pynetdicom requires one context to listen; each negotiation replaces it.
+        contexts = [build_context(Verification)]
+        context = None if self._tls is None else tls_context(self._tls)
         address = (self.host, self._wanted_port)
         listener = Listener(ae, address, self.ae_title, contexts, context, evt_handlers=self._handlers)
         thread = threading.Thread(
@@ -153,16 +152,24 @@ class TestPACS(Services):
         listener.shutdown()
         with self._lock:
             known, self._known = list(self._known), set()
-            reporting, self._reporting = list(self._reporting), set()
         for assoc in known:
-            close(assoc)
-        for each in (thread, *known, *(assoc.dul for assoc in known), *reporting):
+            disconnect(assoc)
+        try:
+            self._join([thread, *known, *(assoc.dul for assoc in known)], deadline)
+            # Only the threads above start these.
+            with self._lock:
+                reporting, self._reporting = list(self._reporting), set()
+            self._join(reporting, deadline)
+        finally:
+            for assoc in known:
+                close(assoc)
+
+    def _join(self, threads: Iterable[threading.Thread], deadline: float) -> None:
+        for each in threads:
             if each.ident is not None:
                 each.join(max(0.0, deadline - time.monotonic()))
             if each.is_alive():
-                raise TimeoutError(f"a thread of {self.ae_title} has not ended within {timeout} s: {each.name}")
-        for assoc in known:
-            let_go(assoc)
+                raise TimeoutError(f"A thread of {self.ae_title} has not ended in time: {each.name}")
 
     def __enter__(self) -> Self:
         self.start()

@@ -1,4 +1,4 @@
-"""What a :class:`~pacs_tasks.testing.TestPACS` does with the requests that reach it."""
+"""The services of a :class:`~pacs_tasks.testing.TestPACS`, and its records."""
 
 from __future__ import annotations
 
@@ -22,25 +22,24 @@ from pynetdicom.dsutils import decode
 from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.service_class import StorageServiceClass
+from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from pacs_tasks.testing import commitment
-from pacs_tasks.testing import find as finding
-from pacs_tasks.testing.admission import SLICE, Reception
-from pacs_tasks.testing.connections import acknowledge_at_once, send_at_once
+from pacs_tasks.testing.association import SLICE, Reception, acknowledge_at_once, association_to
 from pacs_tasks.testing.faults import Faults, Report, Silence
+from pacs_tasks.testing.find import responses
 from pacs_tasks.testing.instances import StoredBytes
-from pacs_tasks.testing.retrieve import Retrieving
-from pacs_tasks.testing.suboperations import Retrieval, association_to
+from pacs_tasks.testing.retrieve import Retrieval, Retrieving
 
 #: A-RELEASE-RQ and A-ABORT.
 _LAST_PDUS: Final = frozenset({0x05, 0x07})
-#: P-DATA-TF, and where the message control header of its first PDV stands (PS3.8 section 9.3.5).
+#: P-DATA-TF, and the position of the message control header of its first PDV (PS3.8 section 9.3.5).
 _P_DATA: Final = 0x04
 _CONTROL: Final = 11
 
 
 class Services(Reception):
-    """The records of a PACS and the services that change and show them; the base of TestPACS."""
+    """The records of a PACS, and the services that change and return them; the base of TestPACS."""
 
     def __init__(
         self,
@@ -66,7 +65,7 @@ class Services(Reception):
 
     @property
     def instances(self) -> Mapping[str, StoredBytes]:
-        """What it holds now, by SOP Instance UID."""
+        """The instances that it holds now, by SOP Instance UID."""
         with self._lock:
             return MappingProxyType(dict(self._held))
 
@@ -76,7 +75,7 @@ class Services(Reception):
             self._held.update(added)
 
     def lose(self, *sop_instance_uids: str) -> None:
-        """Hold these no more, as an archive whose disk has failed."""
+        """Drop these instances, as an archive whose disk has failed."""
         with self._lock:
             for uid in sop_instance_uids:
                 self._held.pop(uid, None)
@@ -96,13 +95,13 @@ class Services(Reception):
 
     def _on_connection(self, event: Event) -> None:
         super()._on_connection(event)
-        # A private SOP class has no service in pynetdicom, and retrieval is ours: see `_serve`.
+        # pynetdicom has no service for private SOP classes, and retrieval is our own: see `_serve`.
         vars(event.assoc)["_serve_request"] = partial(self._serve, event.assoc)
 
     def _on_pdu(self, event: Event) -> None:
-        """The first byte is the type of the PDU (PS3.8 section 9.3.1).
+        """Watch for the end of the association; the first byte is the type of the PDU (PS3.8 section 9.3.1).
 
-        An association has ended when the caller says so: it may open the next one as soon as we agree.
+        The caller ends the association with its request to release: it may open the next one as soon as we agree.
         """
         acknowledge_at_once(event)
         if event.data[0] in _LAST_PDUS:
@@ -112,9 +111,9 @@ class Services(Reception):
             event.assoc.abort(block=False)
 
     def _is_to_end_within(self, pdu: bytes) -> bool:
-        """Whether this part of a data set is the last thing that its association should bring."""
+        """Whether the association is to end at this part of a data set."""
         wanted = self.faults.abort_within_store
-        # Of the message control header of the first PDV: no command, and not the last fragment (PS3.8 section E.2).
+        # The message control header says: not a command, and not the last fragment (PS3.8 section E.2).
         if wanted is None or pdu[_CONTROL] & 3:
             return False
         with self._lock:
@@ -124,10 +123,12 @@ class Services(Reception):
         return True
 
     def _serve(self, assoc: Association, message: Any, context_id: int) -> None:
-        """Serve one request, in the thread of its association."""
+        """Serve one request in the thread of its association."""
         context = assoc._accepted_cx.get(context_id)
-        if not self._has_turn(assoc, next(self._numbers)) or self.faults.silence is Silence.ASSOCIATED:
-            self._say_nothing(assoc)
+        number = next(self._numbers)
+        in_time = self._wait_while(assoc, lambda faults: faults.holds_request(number))
+        if not in_time or self.faults.silence is Silence.ASSOCIATED:
+            self._stay_silent(assoc)
         elif isinstance(message, C_STORE) and message.is_valid_request and context is not None:
             StorageServiceClass(assoc).SCP(message, context)
         elif isinstance(message, C_MOVE | C_GET) and message.is_valid_request and context is not None:
@@ -146,7 +147,7 @@ class Services(Reception):
     def _on_store(self, event: Event) -> int:
         faults, request = self.faults, event.request
         if not isinstance(request, C_STORE) or faults.silence is Silence.STORE:
-            self._say_nothing(event.assoc)
+            self._stay_silent(event.assoc)
             return 0x0000
         uid = str(request.AffectedSOPInstanceUID)
         with self._lock:
@@ -161,8 +162,7 @@ class Services(Reception):
         status = faults.answer_to_store(uid, times)
         if status == 0x0000 or status >> 12 == 0xB:
             self._keep(event, request, uid)
-        while self._holds_back(number - 1) and self._pause(event.assoc, SLICE):
-            continue
+        self._wait_while(event.assoc, lambda faults: faults.holds_instance(number - 1))
         self._delay(event.assoc)
         return status
 
@@ -177,21 +177,22 @@ class Services(Reception):
             self._held[uid] = instance
 
     def _on_find(self, event: Event) -> Iterator[tuple[int, Dataset | None]]:
-        # Before it is seen to have come: whoever sees that may replace them for the next one.
+        # Read before the request is recorded: a test that sees the record may replace the faults for the next one.
         faults, request = self.faults, event.request
-        assert isinstance(request, C_FIND)  # noqa: S101 - pynetdicom sends no other here
+        if not isinstance(request, C_FIND):
+            return
         keys = self._identifier(request, UID(event.context.transfer_syntax))
         if any(keyword in keys for keyword in faults.abort_at_keys):
             event.assoc.abort()
             return
         model = str(request.AffectedSOPClassUID)
-        for status, match in finding.responses(self.instances.values(), keys, model, faults, self.ae_title):
+        for status, match in responses(self.instances.values(), keys, model, faults, self.ae_title):
             if event.is_cancelled and not faults.ignore_cancel:
                 yield 0xFE00, None
                 return
             if not self._delay(event.assoc):
-                # To end here would be to say success.
-                self._say_nothing(event.assoc)
+                # Returning here would send success.
+                self._stay_silent(event.assoc)
                 return
             yield status, match
 
@@ -205,7 +206,7 @@ class Services(Reception):
     def _retrieve(self, assoc: Association, request: C_MOVE | C_GET, context: PresentationContext) -> None:
         faults = self.faults
         keys = self._identifier(request, context.transfer_syntax[0])
-        retrieval = Retrieval(assoc, request, context, faults, self._pause, self._holds_back)
+        retrieval = Retrieval(assoc, request, context, faults, self._pause, self._wait_while)
         assoc.dimse.cancel_req.clear()
         if retrieval.await_turn():
             self._retrieving.serve(retrieval, keys, self.instances, dict(self.destinations))
@@ -215,18 +216,18 @@ class Services(Reception):
         faults = self.faults
         information = commitment.information_of(request, context.transfer_syntax[0])
         with self._lock:
-            self.transactions.append(commitment.named_in(information))
+            self.transactions.append(commitment.uids_of(information))
         if not self._delay(assoc):
             return
-        commitment.answer(assoc, request, context, faults.action_status or 0x0000)
+        commitment.respond(assoc, request, context, faults.action_status or 0x0000)
         address = self.destinations.get(assoc.requestor.ae_title.strip())
         if faults.action_status or faults.report is Report.NEVER:
             return
-        report = commitment.report_about(information, self.instances, faults)
+        report = commitment.report_on(information, self.instances, faults)
         if faults.report is Report.SAME_ASSOCIATION:
             self._report(assoc, context, report)
         elif address is not None:
-            thread = threading.Thread(target=self._report_to, args=(assoc, address, report), daemon=True)
+            thread = threading.Thread(target=self._report_elsewhere, args=(assoc, address, report), daemon=True)
             with self._lock:
                 self._reporting.add(thread)
             thread.start()
@@ -239,14 +240,13 @@ class Services(Reception):
             for context_id, message in others:
                 self._serve(assoc, message, context_id)
 
-    def _report_to(self, asked: Association, address: tuple[str, int], report: Dataset) -> None:
+    def _report_elsewhere(self, requested: Association, address: tuple[str, int], report: Dataset) -> None:
         """Report on an association of our own, in the role of the SCP (PS3.4 section J.3.3)."""
         while self.faults.report is Report.HELD_BACK:
             if self._stopping.wait(SLICE):
                 return
-        contexts = [build_context(commitment.PUSH_MODEL)]
-        handlers: list[EventHandlerType] = [(evt.EVT_CONN_OPEN, send_at_once)]
-        title = asked.requestor.ae_title.strip()
-        with association_to(asked.ae, address, title, contexts, handlers, scp_role=commitment.PUSH_MODEL) as assoc:
+        model = StorageCommitmentPushModel
+        title = requested.requestor.ae_title.strip()
+        with association_to(requested.ae, address, title, [build_context(model)], scp_role=model) as assoc:
             for context in assoc.accepted_contexts:
                 self._report(assoc, context, report)

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from io import BytesIO
 
 from pydicom import Dataset
-from pynetdicom import AE, evt
+from pynetdicom import evt
 from pynetdicom.association import Association
 from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import build_context
 
 from pacs_tasks.testing import TestPACS
-from pacs_tasks.testing.connections import send_at_once
+from pacs_tasks.testing.association import Caller, close, send_at_once
 from tests.support import dicom_files
 
 VERIFICATION = "1.2.840.10008.1.1"
@@ -72,7 +72,7 @@ def associated(
     pacs: TestPACS, *contexts: tuple[str, list[str] | str | None], called_aet: str = "", **options: object
 ) -> Iterator[Association]:
     """An association of pynetdicom's to the PACS; it may not be established."""
-    ae = AE("CALLER")
+    ae = Caller("CALLER")
     ae.acse_timeout = ae.dimse_timeout = 5
     wanted = [build_context(abstract, syntax) for abstract, syntax in contexts or ((VERIFICATION, None),)]
     handlers = [*GUARDED, *options.pop("evt_handlers", [])]  # type: ignore[misc]
@@ -89,6 +89,8 @@ def associated(
     finally:
         if assoc.is_established:
             assoc.release()
+        assoc.kill()
+        close(assoc)
 
 
 def find(pacs: TestPACS, keys: dict[str, str], level: str = "STUDY", model: str = STUDY_FIND) -> list[Dataset]:

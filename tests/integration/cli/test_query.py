@@ -108,7 +108,7 @@ def test_a_date_that_cannot_be_split_is_one_sentence(terminal: Terminal, pacs: T
     """Exit code 2, before any association."""
     result = terminal.run("query", "-k", "StudyDate=2023*", "--split-dates", *peer(pacs))
     assert result.code == 2, result
-    assert "only a day or a range of days can be split" in talk(result)
+    assert "Only a day or a range of days can be split" in talk(result)
     assert not pacs.associations
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
-from pynetdicom import AE, _config
+from pynetdicom import _config
 
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.c_store import store
@@ -31,6 +31,7 @@ from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 from pacs_tasks.request import GetRequest, MoveRequest
 from pacs_tasks.testing import StoredBytes, TestPACS
+from pacs_tasks.testing.association import Caller
 from tests.support import callers, dicom_files, peculiar, peers
 from tests.support.processes import environment
 from tests.support.tap import tapped
@@ -185,7 +186,7 @@ def _has_meta(instance: StoredInstance) -> bool:
 
 def _send_by_pynetdicom(port: int, instances: list[StoredInstance]) -> list[int]:
     pairs = list(dict.fromkeys((each.sop_class_uid, each.transfer_syntax_uid) for each in instances))
-    ae = AE("MODALITY")
+    ae = Caller("MODALITY")
     for pair in pairs:
         ae.add_requested_context(*pair)
     if not pairs:

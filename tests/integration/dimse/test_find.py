@@ -217,7 +217,7 @@ def test_wrong_keys_cost_no_association(pacs: TestPACS) -> None:
 def test_a_model_that_is_not_offered_names_the_other_one(pacs: TestPACS) -> None:
     """Refusing Study Root is permanent, and the message says what to ask instead."""
     pacs.faults = Faults(refused_sop_classes=["1.2.840.10008.5.1.4.1.2.2.1"])
-    with pytest.raises(ContextRejectedError, match=r"ask at PATIENT level.*query_model 'patient'"):
+    with pytest.raises(ContextRejectedError, match=r"Query at PATIENT level.*query_model 'patient'"):
         find(FindRequest(remote=pacs.remote), LOCAL, PATIENT)
     asked = FindRequest(remote=pacs.remote, query_model=QueryModel.PATIENT_ROOT)
     assert find(asked, LOCAL, PATIENT).category is Category.SUCCESS

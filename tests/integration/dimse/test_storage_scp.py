@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom import AE
 from pynetdicom.pdu_primitives import (
     AsynchronousOperationsWindowNegotiation,
     SOPClassExtendedNegotiation,
@@ -29,6 +28,7 @@ from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
 from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.errors import PeerBusyError, PeerUnavailableError
 from pacs_tasks.outcome import Category, InstanceCategory, InstanceOutcome
+from pacs_tasks.testing.association import Caller
 from tests.support import callers, dicom_files, disk, scripted
 from tests.support.waiting import wait_until
 
@@ -75,7 +75,7 @@ def _send(scp: StorageSCP, files: list[Path]) -> list[InstanceOutcome]:
 def test_pynetdicom_echoes_and_stores(scp: StorageSCP, told: list[InstanceOutcome], tmp_path: Path) -> None:
     """pynetdicom's caller is answered; the file has its data set and says who sent it."""
     ds = dicom_files.instance(rows=256)
-    ae = AE("MODALITY")
+    ae = Caller("MODALITY")
     ae.add_requested_context(VERIFICATION)
     ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
     assoc = ae.associate("127.0.0.1", scp.port, evt_handlers=callers.GUARDED)
@@ -259,7 +259,7 @@ def test_unknown_items_of_a_negotiation_are_left_unanswered(tmp_path: Path) -> N
     identity = UserIdentityNegotiation()
     identity.user_identity_type, identity.primary_field, identity.positive_response_requested = 1, b"someone", True
     path = dicom_files.write(dicom_files.instance(), tmp_path / "a.dcm")
-    ae = AE("A_TITLE_OF_16_CH")
+    ae = Caller("A_TITLE_OF_16_CH")
     ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
     with StorageSCP(LOCAL, "127.0.0.1", 0, tmp_path / "received") as scp:
         assoc = ae.associate(

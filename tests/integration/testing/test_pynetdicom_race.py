@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pynetdicom import AE, evt
+from pynetdicom import evt
 from pynetdicom.events import Event, EventHandlerType
 
 from pacs_tasks.ae import LocalAE
@@ -22,6 +22,7 @@ from pacs_tasks.dimse.upper_layer.association import Timeouts
 from pacs_tasks.outcome import Category
 from pacs_tasks.request import MoveRequest
 from pacs_tasks.testing import TestPACS
+from pacs_tasks.testing.association import Caller
 from tests.support import callers, dicom_files
 
 RECEIVER = LocalAE(ae_title="RECEIVER")
@@ -92,7 +93,7 @@ def test_callers_of_these_tests_read_their_answers(pacs: TestPACS, guarded: bool
         (evt.EVT_ESTABLISHED, late.install),
         (evt.EVT_DIMSE_RECV, late.answered),
     ]
-    ae = AE("CALLER")
+    ae = Caller("CALLER")
     ae.dimse_timeout = 1
     ae.add_requested_context(callers.VERIFICATION)
     assoc = ae.associate(pacs.host, pacs.port, evt_handlers=handlers)

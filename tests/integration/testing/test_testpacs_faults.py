@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 import time
 
 import pytest
 from pydicom import Dataset
-from pynetdicom import AE, evt
+from pynetdicom import evt
 from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.presentation import build_context
 
 from pacs_tasks.testing import EVERY_INSTANCE, Faults, Silence, TestPACS
+from pacs_tasks.testing.association import Caller
 from pacs_tasks.testing.faults import NO_REASON
 from tests.support import dicom_files
 from tests.support.callers import (
@@ -154,7 +156,7 @@ def test_that_contexts_are_refused(pacs: TestPACS) -> None:
 def test_that_silence_ends_with_the_caller(pacs: TestPACS, silence: Silence) -> None:
     """A silent PACS keeps the connection open, notices that the caller leaves, and stops at once when told."""
     pacs.faults = Faults(silence=silence)
-    ae = AE("CALLER")
+    ae = Caller("CALLER")
     # What is answered has time to be.
     ae.acse_timeout = 0.5 if silence is Silence.CONNECTED else 10
     ae.dimse_timeout = 0.5
@@ -172,7 +174,7 @@ def test_that_a_silent_pacs_stops_while_callers_wait() -> None:
     """Callers that still wait do not keep it from ending: one without a request, one in mid-air."""
     pacs = TestPACS(faults=Faults(silence=Silence.ASSOCIATED))
     with pacs, socket.create_connection((pacs.host, pacs.port), timeout=5) as idle:
-        ae = AE("CALLER")
+        ae = Caller("CALLER")
         ae.dimse_timeout = 20
         asked = threading.Event()
         handlers: list[EventHandlerType] = [(evt.EVT_DIMSE_SENT, lambda _: asked.set())]
@@ -258,3 +260,27 @@ def test_that_who_has_an_association_finds_it_counted(pacs: TestPACS) -> None:
     with associated(pacs, evt_handlers=[(evt.EVT_ACCEPTED, heard)]):
         assert accept.wait(5)
     assert counted == [1]
+
+
+def test_that_a_reset_connection_leaves_no_socket_open() -> None:
+    """pynetdicom's own callers leave it open, and its warning turns up in whatever test runs when it is collected."""
+    opened: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        resetting = threading.Thread(target=_reset_one, args=(server,))
+        resetting.start()
+        handlers: list[EventHandlerType] = [
+            (evt.EVT_CONN_OPEN, lambda event: opened.append(event.assoc.dul.socket.socket))
+        ]
+        assoc = Caller("CALLER").associate(*server.getsockname(), [build_context(VERIFICATION)], evt_handlers=handlers)
+        resetting.join(10)
+    assoc.dul.join(10)
+    assert [each.fileno() for each in opened] == [-1]
+    assert not assoc.is_established
+
+
+def _reset_one(server: socket.socket) -> None:
+    """Accept one connection, and reset it once the association request arrives."""
+    connection, _ = server.accept()
+    with connection:
+        connection.recv(1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from pydicom import Dataset, dcmread
-from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
@@ -19,6 +18,7 @@ from pacs_tasks import Category, PacsClient, RetrieveMethod, RetrieveRequest
 from pacs_tasks.connection import connect
 from pacs_tasks.fleet.receivers import EXPECTED_FOR, MARKER, ExpectedSeries
 from pacs_tasks.testing import TestPACS
+from pacs_tasks.testing.association import Caller
 from tests.support import workers
 from tests.support.callers import CT, EXPLICIT, GUARDED
 from tests.support.dicom_files import UID_ROOT, data_set, instance, study_uid, write, write_series
@@ -33,7 +33,7 @@ _REFUSE = {"PACS_TASKS_UNSOLICITED": "refuse"}
 @contextmanager
 def associated(port: int) -> Iterator[Association]:
     """pynetdicom calls the receiver."""
-    ae = AE("MODALITY")
+    ae = Caller("MODALITY")
     ae.acse_timeout = ae.dimse_timeout = 15
     assoc = ae.associate("127.0.0.1", port, [build_context(CT, EXPLICIT)], "PACS_TASKS", evt_handlers=GUARDED)
     assert assoc.is_established

@@ -73,7 +73,7 @@ def test_a_name_that_is_not_ascii_is_written_in_the_remotes_charset(charset: str
 def test_a_name_that_would_not_be_read_back_is_refused(charset: str) -> None:
     """A charset that lacks the characters, or that cannot be written, is refused without repeating the name."""
     request = FindRequest(remote=RemoteAE(charset=charset), keys={"PatientName": dicom_files.CHINESE_NAME})
-    with pytest.raises(InvalidRequestError, match="set the charset") as caught:
+    with pytest.raises(InvalidRequestError, match="Set the charset") as caught:
         encode_find(request, ExplicitVRLittleEndian)
     assert dicom_files.CHINESE_NAME not in str(caught.value)
 

@@ -71,5 +71,5 @@ def test_ranges_are_apart_or_not(one: Span, other: Span, apart: bool) -> None:
 @pytest.mark.parametrize(("date", "time"), [("2024", ""), ("20240230", ""), ("20240101-", "08*"), ("20240101", "0800")])
 def test_what_is_no_range_is_refused(date: str, time: str) -> None:
     """In one sentence that does not repeat it."""
-    with pytest.raises(InvalidRequestError, match="write"):
+    with pytest.raises(InvalidRequestError, match="Write"):
         span_of(date, time)

@@ -159,7 +159,7 @@ def test_a_pacs_that_ignores_the_dates_is_not_asked_for_ever() -> None:
 @pytest.mark.parametrize("date", ["2023*", "2023", "20230101-20230201-20230301", "20230231"])
 def test_a_date_that_is_no_range_cannot_be_split(pacs: TestPACS, date: str) -> None:
     """One sentence, and no association."""
-    with pytest.raises(InvalidRequestError, match="only a day or a range"):
+    with pytest.raises(InvalidRequestError, match="Only a day or a range"):
         find(FindRequest(remote=pacs.remote, keys={"StudyDate": date}, split_dates=True), LOCAL, PATIENT)
     assert not pacs.associations
 
