@@ -1,7 +1,7 @@
-"""A real PACS for tests: on a free port, with faults on demand.
+"""A real PACS for tests, on a free port and with faults on demand.
 
-It is built on pynetdicom's application entity and shares no network code with :mod:`pacs_tasks.dimse`, so the two check
-each other. Other projects are welcome to use it; as a pytest fixture::
+It is built on the application entity of pynetdicom and shares no network code with :mod:`pacs_tasks.dimse`, so that
+each checks the other. Other projects may use it too, for example as a pytest fixture::
 
     from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ each other. Other projects are welcome to use it; as a pytest fixture::
         with TestPACS(ae_title="ARCHIVE") as pacs:
             yield pacs
 
-    def test_that_a_busy_archive_is_asked_again(pacs: TestPACS) -> None:
+    def test_that_a_busy_archive_gets_another_request(pacs: TestPACS) -> None:
         pacs.faults = Faults(busy_associations=2)
         send_everything_to("127.0.0.1", pacs.port)
         assert len(pacs.instances) == 10

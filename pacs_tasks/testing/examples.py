@@ -1,4 +1,4 @@
-"""Real files and a generated series to try things out with. Nobody was ever such a patient."""
+"""Example files, and a generated series of a fictitious patient."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassU
 
 
 def shipped_instances() -> list[Path]:
-    """One file per instance of those in pydicom's package that have all four UIDs, so that any PACS can file them.
+    """Return one file for each instance in the package of pydicom that has all four UIDs, so that any PACS stores it.
 
-    They are of several classes and transfer syntaxes. Nothing is downloaded.
+    They have various SOP classes and transfer syntaxes. Nothing is downloaded.
     """
     found: dict[str, Path] = {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Some are there because they break rules.
+        warnings.simplefilter("ignore")  # Some of them break the Standard on purpose.
         for path in sorted((Path(pydicom.__file__).parent / "data").rglob("*")):
             if path.is_file() and path.suffix not in {".py", ".pyc"}:
                 uid = _sop_instance_uid(path)
@@ -45,11 +45,11 @@ def _sop_instance_uid(path: Path) -> str:
 def write_ct_series(directory: Path, count: int, rows: int = 512, patient_name: str = CHINESE_NAME) -> list[Path]:
     """Write a CT series of ``count`` instances of ``rows`` times ``rows`` pixels of 16 bits.
 
-    The patient's name is encoded in GB18030, as most Chinese devices do.
+    The patient name is encoded in GB18030, as by most Chinese devices.
     """
     directory.mkdir(parents=True, exist_ok=True)
     study, series = generate_uid(), generate_uid()
-    pixels = random.Random(count).randbytes(rows * rows * 2)  # noqa: S311 - noise, no secret
+    pixels = random.Random(count).randbytes(rows * rows * 2)  # noqa: S311 - noise, not a secret
     return [
         _write_ct(directory / f"CT{number:05d}", number, pixels, rows, (study, series, patient_name))
         for number in range(1, count + 1)

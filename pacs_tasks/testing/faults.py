@@ -1,4 +1,4 @@
-"""What a :class:`~pacs_tasks.testing.TestPACS` does wrong, on demand."""
+"""Faults of a :class:`~pacs_tasks.testing.TestPACS`, on demand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-#: Stands for any SOP Instance UID in :attr:`Faults.store_status`.
+#: Any SOP Instance UID, in :attr:`Faults.store_status` and :attr:`Faults.uncommitted`.
 EVERY_INSTANCE: Final = "*"
 
 
@@ -33,124 +33,125 @@ LOCAL_LIMIT_EXCEEDED: Final = Rejection(2, 3, 2)
 
 
 class Silence(StrEnum):
-    """From when on the PACS keeps the connection open and says nothing more."""
+    """The point from which the PACS keeps the connection open and stays silent."""
 
-    #: The TCP connection is accepted, the association request gets no answer.
+    #: It accepts the TCP connection, but does not answer the association request.
     CONNECTED = "connected"
-    #: The association is accepted, no request on it gets an answer.
+    #: It accepts the association, but does not respond to any request on it.
     ASSOCIATED = "associated"
-    #: Everything is answered but C-STORE.
+    #: It responds to everything but C-STORE.
     STORE = "store"
 
 
 class Report(StrEnum):
     """Where the PACS reports about storage commitment."""
 
-    #: On an association that it opens to the caller, if that is one of its destinations; else not at all.
+    #: On an association that it opens to the caller, if the caller is one of its destinations; otherwise it does not.
     ELSEWHERE = "elsewhere"
-    #: On the association that asked.
+    #: On the association of the request.
     SAME_ASSOCIATION = "same association"
-    #: Elsewhere too, but not before the faults are replaced by others.
+    #: Elsewhere, but only after the faults have been replaced.
     HELD_BACK = "held back"
     NEVER = "never"
 
 
 @dataclass(frozen=True)
 class Faults:
-    """What goes wrong; each is off by default. Assign another to :attr:`TestPACS.faults` at any time.
+    """What goes wrong; each fault is off by default. :attr:`TestPACS.faults` may be replaced at any time.
 
     Parameters
     ----------
     rejection
-        Refuse every association so.
+        Reject every association with this.
     busy_associations
-        Refuse the first so many associations as "local limit exceeded", which is transient.
+        Reject the first so many associations as "local limit exceeded", which is transient.
     association_limit
-        Refuse an association as "local limit exceeded" while so many are open.
+        Reject an association as "local limit exceeded" while so many are open.
     calling_aets
         Accept only these calling AE titles; empty accepts all.
     require_called_aet
-        Accept only callers that use the right AE title for this PACS.
+        Accept only callers that use the AE title of this PACS.
     refused_sop_classes, refused_transfer_syntaxes
         Refuse presentation contexts for these.
     silence
-        From when on nothing is answered.
+        The point from which it stays silent.
     abort_at_store
         Abort the association at the n-th C-STORE request since the start, counted from 1.
     abort_within_store
-        Abort the association in the middle of the data set that would be the n-th to come whole, once. The data set
-        must be longer than a PDU: see ``max_pdu_size``.
+        Abort the association once, in the middle of the data set that would be the n-th complete one. The data set must
+        be longer than a PDU: see ``max_pdu_size``.
     store_status
-        Answer C-STORE for this SOP Instance UID (or :data:`EVERY_INSTANCE`) with this status. An instance is kept when
-        the status is success or a warning (Bxxx).
+        Respond to C-STORE for this SOP Instance UID (or :data:`EVERY_INSTANCE`) with this status. An instance is kept
+        if the status is success or a warning (Bxxx).
     store_status_times
-        Answer an instance so at most so many times, then succeed; None means always.
+        Respond so to an instance at most so many times, then with success; None means always.
     find_status, retrieve_status
-        Answer each C-FIND, or each C-MOVE and C-GET, with this final status at once.
+        Respond to each C-FIND, or to each C-MOVE and C-GET, with this final status at once.
     find_statuses
-        Answer a C-FIND for this Patient ID with this final status at once.
+        Respond to a C-FIND for this Patient ID with this final status at once.
     abort_after_find
         Abort each association after the final status of its first C-FIND.
     abort_at_keys
         Abort the association at each C-FIND that has one of these keywords.
     most_matches
-        Answer each C-FIND with so many matches at most, and with success all the same, as some PACS do.
+        Return at most so many matches to each C-FIND, and end with success all the same, as some PACS do.
     most_matches_status, all_or_nothing
-        End an answer that was cut off so with this status; give nothing of it but that.
+        End a truncated answer with this status; return only the status.
     unknown_keys
-        Answer each C-FIND that has one of these keywords with A900.
+        Respond to each C-FIND that has one of these keywords with A900.
     ignored_keys
         Match as if these keywords had no value.
     refused_uid_lists
-        Find nothing where a key is a list of UIDs (PS3.4 section C.2.2.2.2).
+        Return no matches if a key is a list of UIDs (PS3.4 section C.2.2.2.2).
     no_image_level
-        Answer each C-FIND at IMAGE level with this status at once.
+        Respond to each C-FIND at IMAGE level with this status at once.
     no_counts
-        Leave the numbers of related studies, series and instances out of matches (PS3.4 section C.3.4).
+        Omit the numbers of related studies, series and instances from matches (PS3.4 section C.3.4).
     lost
-        In C-MOVE and C-GET do not send these SOP Instance UIDs, and count them as completed all the same.
+        In C-MOVE and C-GET, do not send these SOP Instance UIDs, but count them as completed.
     unsent
-        In C-MOVE and C-GET do not send these SOP Instance UIDs, and report them as failed.
+        In C-MOVE and C-GET, do not send these SOP Instance UIDs, and report them as failed.
     drop_every
-        In C-MOVE and C-GET do not send every n-th instance when it is first asked for, and count it as completed all
-        the same. Instances are counted as they are first asked for, over all requests.
+        In C-MOVE and C-GET, do not send every n-th instance when it is first requested, but count it as completed.
+        Instances are counted in the order of their first request, over all requests.
     zero_suboperations
-        Answer the first so many C-MOVE and C-GET with success at once: 0 of 0 sub-operations, nothing sent.
+        Respond to the first so many C-MOVE and C-GET with success at once: 0 of 0 sub-operations, nothing sent.
     first_uid_only
-        In C-MOVE and C-GET take a list of SOP Instance UIDs for its first.
+        In C-MOVE and C-GET, use only the first of a list of SOP Instance UIDs.
     pending_for_ever
-        In C-MOVE and C-GET send nothing but pending responses, ten a second, without an end.
+        In C-MOVE and C-GET, send nothing but pending responses, ten a second, without end.
     never_finish
-        In C-MOVE and C-GET send every instance, then nothing: the final response never comes.
+        In C-MOVE and C-GET, send every instance but never the final response.
     ignore_cancel
-        Go on in spite of C-CANCEL.
+        Ignore C-CANCEL.
     hold_instances_after
-        Answer so many C-STORE since the start, and send so many instances of each C-MOVE and C-GET; hold the next ones
-        back until the faults are replaced by others.
+        Respond to so many C-STORE since the start, and send so many instances of each C-MOVE and C-GET; hold the next
+        ones back until the faults are replaced.
     action_status
-        Answer each request for storage commitment (N-ACTION) with this status, and report nothing.
+        Respond to each request for storage commitment (N-ACTION) with this status, and report nothing.
     report
         Where it reports about storage commitment.
     report_times
-        How often it reports the same.
+        How many times it sends the same report.
     report_transaction_uid
-        Report about this transaction instead of the one that was asked for.
+        Report about this transaction instead of the requested one.
     uncommitted
-        Report for this SOP Instance UID (or :data:`EVERY_INSTANCE`) this Failure Reason; what is not held fails anyway.
+        Report this Failure Reason for this SOP Instance UID (or :data:`EVERY_INSTANCE`). An instance that is not held
+        fails anyway.
     unreported
-        Leave these SOP Instance UIDs out of reports.
+        Omit these SOP Instance UIDs from reports.
     omit_charset
-        Leave Specific Character Set, (0008,0005), out of matches, whatever their text is encoded in.
+        Omit Specific Character Set, (0008,0005), from matches, however their text is encoded.
     delay
         Seconds to wait before each response.
     hold_requests_after
-        Serve so many requests since the start, the sub-operations of C-MOVE and C-GET not counted; hold the later ones
-        until the faults are replaced by others.
+        Serve so many requests since the start, not counting the sub-operations of C-MOVE and C-GET; hold the later ones
+        until the faults are replaced.
     max_pdu_size
-        Bytes of the largest PDU to be received; 0 is unlimited (PS3.8 section D.1).
+        The largest PDU to receive, in bytes; 0 is unlimited (PS3.8 section D.1).
     operations
-        How many requests a caller that asks for it may have under way at once (PS3.7 section D.3.3.3); 1, as with most
-        PACS, does not answer the question.
+        How many requests a caller may have outstanding at once, if it asks for it (PS3.7 section D.3.3.3). With 1, as
+        in most PACS, the proposal is not answered.
     """
 
     rejection: Rejection | None = None
@@ -200,7 +201,7 @@ class Faults:
     operations: int = 1
 
     def rejects(self, number: int, open_now: int, calling_aet: str, called_aet: str, ae_title: str) -> Rejection | None:
-        """How the ``number``-th association request, counted from 1, is refused, if it is."""
+        """Return how to reject the ``number``-th association request, counted from 1; None accepts it."""
         if self.rejection is not None:
             return self.rejection
         if number <= self.busy_associations or (
@@ -222,7 +223,7 @@ class Faults:
         return self.hold_requests_after is not None and number > self.hold_requests_after
 
     def answer_to_store(self, sop_instance_uid: str, times: int) -> int:
-        """The status for an instance that has been offered ``times`` times before (PS3.4 section B.2.3)."""
+        """Return the status for an instance that was received ``times`` times before (PS3.4 section B.2.3)."""
         if self.store_status_times is not None and times >= self.store_status_times:
             return 0x0000
         return self.store_status.get(sop_instance_uid, self.store_status.get(EVERY_INSTANCE, 0x0000))

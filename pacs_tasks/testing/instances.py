@@ -1,4 +1,4 @@
-"""The instances that a :class:`~pacs_tasks.testing.TestPACS` holds: their bytes as they came."""
+"""The instances of a :class:`~pacs_tasks.testing.TestPACS`, byte for byte as received."""
 
 from __future__ import annotations
 
@@ -13,26 +13,25 @@ from secrets import token_hex
 
 from pydicom import Dataset, dcmwrite
 from pydicom.filereader import read_dataset
-from pydicom.tag import BaseTag
 from pydicom.uid import UID
 from pynetdicom.dsutils import split_dataset
 
-#: The header ends where the pixel data begin (PS3.3 section C.7.6.3).
+#: The header ends at the pixel data (PS3.3 section C.7.6.3).
 _FIRST_BULK_TAG = 0x7FE00000
 
 
 @dataclass(frozen=True)
 class StoredBytes:
-    """One instance, its data set encoded as it came over the wire or as it stood in its file.
+    """One instance, with its data set as received or as stored in its file.
 
     Parameters
     ----------
     sop_class_uid, sop_instance_uid, transfer_syntax_uid
-        As the C-STORE request or the file meta information names them.
+        As in the C-STORE request or the file meta information.
     path
-        The file that holds the instance, None when it is held in memory.
+        The file of the instance; None if it is held in memory.
     offset
-        Bytes of that file before the data set.
+        Bytes of the file before the data set.
     """
 
     sop_class_uid: str
@@ -53,7 +52,7 @@ class StoredBytes:
 
     @cached_property
     def header(self) -> Dataset:
-        """The attributes before the pixel data, not decoded yet; empty where the data set cannot be read."""
+        """The attributes before the pixel data, not decoded yet; empty if the data set cannot be read."""
         syntax = UID(self.transfer_syntax_uid)
         known = syntax.is_transfer_syntax and not syntax.is_private
         try:
@@ -64,14 +63,14 @@ class StoredBytes:
                 BytesIO(encoded),
                 known and syntax.is_implicit_VR,
                 not known or syntax.is_little_endian,
-                stop_when=_is_bulk,
+                stop_when=lambda tag, _vr, _length: tag >= _FIRST_BULK_TAG,
             )
-        except Exception:  # noqa: BLE001 - a PACS keeps what it cannot index, and pydicom raises almost anything
+        except Exception:  # noqa: BLE001 - pydicom raises almost any exception
             return Dataset()
 
     @classmethod
     def from_file(cls, path: Path) -> StoredBytes:
-        """An instance that stays in its DICOM file.
+        """Return an instance that stays in its DICOM file.
 
         Raises
         ------
@@ -93,11 +92,11 @@ class StoredBytes:
 
     @classmethod
     def from_dataset(cls, ds: Dataset) -> StoredBytes:
-        """An instance that is encoded from a pydicom data set with ``file_meta.TransferSyntaxUID``."""
+        """Encode a pydicom data set, in the transfer syntax of its ``file_meta``."""
         buffer = BytesIO()
         dcmwrite(buffer, ds, enforce_file_format=True)
         encoded = buffer.getvalue()
-        # Preamble, prefix, then (0002,0000) UL: the length of what follows of group 0002 (PS3.10 section 7.1).
+        # Preamble, prefix, then (0002,0000) UL: the length of the rest of group 0002 (PS3.10 section 7.1).
         offset = 144 + int.from_bytes(encoded[140:144], "little")
         return cls(
             str(ds.SOPClassUID), str(ds.SOPInstanceUID), str(ds.file_meta.TransferSyntaxUID), _held=encoded[offset:]
@@ -107,21 +106,17 @@ class StoredBytes:
     def from_wire(
         cls, sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, data_set: bytes
     ) -> StoredBytes:
-        """An instance as a C-STORE request brought it."""
+        """Return an instance as received by C-STORE."""
         return cls(sop_class_uid, sop_instance_uid, transfer_syntax_uid, _held=data_set)
 
     def written(self, directory: Path, meta: bytes) -> StoredBytes:
-        """The same instance, now in a file below ``directory`` after ``meta``: preamble, prefix and group 0002."""
+        """Write the instance to a file below ``directory``, after ``meta``: preamble, prefix and group 0002."""
         name = self.sop_instance_uid
         if not re.fullmatch(r"[0-9.]{1,64}", name):
             name = sha256(name.encode()).hexdigest()
         path = directory / f"{name}.dcm"
-        # Two callers may send the same instance at once.
+        # Two callers may send the same instance at the same time.
         unfinished = path.with_suffix(f".{token_hex(8)}.part")
         unfinished.write_bytes(meta + self._held)
         unfinished.replace(path)
         return StoredBytes(self.sop_class_uid, self.sop_instance_uid, self.transfer_syntax_uid, path, len(meta))
-
-
-def _is_bulk(tag: BaseTag, vr: str | None, length: int) -> bool:  # noqa: ARG001 - pydicom gives all three
-    return bool(tag >= _FIRST_BULK_TAG)

@@ -271,7 +271,8 @@ def test_that_a_reset_connection_leaves_no_socket_open() -> None:
         handlers: list[EventHandlerType] = [
             (evt.EVT_CONN_OPEN, lambda event: opened.append(event.assoc.dul.socket.socket))
         ]
-        assoc = Caller("CALLER").associate(*server.getsockname(), [build_context(VERIFICATION)], evt_handlers=handlers)
+        port = int(server.getsockname()[1])
+        assoc = Caller("CALLER").associate("127.0.0.1", port, [build_context(VERIFICATION)], evt_handlers=handlers)
         resetting.join(10)
     assoc.dul.join(10)
     assert [each.fileno() for each in opened] == [-1]
