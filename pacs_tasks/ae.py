@@ -115,7 +115,7 @@ class TLS(BaseModel):
         The name in its certificate, where that is not the host that is called.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     ca_file: FileName | None = None
     certificate_file: FileName | None = None
@@ -137,7 +137,7 @@ def _switch(value: Any) -> Any:
 class LocalAE(BaseModel):
     """Who calls: us."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     ae_title: AETitle = DEFAULT_CALLING_AET
 
@@ -151,7 +151,7 @@ class RemoteAE(BaseModel):
     settings say. ``tls`` left out, the connection is not encrypted.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     ae_title: AETitle = DEFAULT_CALLED_AET
     host: Host = "127.0.0.1"

@@ -30,10 +30,6 @@ LONGEST_TASK = 6 * 3600
 #: Seconds that the broker may take for one answer; longer than a worker's wait for the next message, which is 1 s.
 SILENCE = 15.0
 
-#: Shown instead of arguments in events, Flower and logs: they may hold paths and patient data.
-HIDDEN = "(hidden)"
-
-
 #: Celery's settings that no deployment changes, each with its reason.
 _FIXED: dict[str, Any] = {
     # A task that dies with its worker goes to another one; the ledger knows which files are done.
@@ -106,8 +102,9 @@ def configuration(config: Settings, redis_url: str | None = None) -> dict[str, A
     """
     url = redis_url or config.redis_url or DEFAULT_REDIS_URL
     if url.startswith("unix://"):
-        # What redis-py calls unix://, kombu and Celery's backend call so.
+        # The same address as kombu and Celery's backend write it; redis-py has other names for scheme and database.
         url = f"redis+socket://{url.removeprefix('unix://')}"
+        url = url.replace("?db=", "?virtual_host=").replace("&db=", "&virtual_host=")
     return {
         "broker_url": url,
         "result_backend": url,

@@ -42,6 +42,9 @@ FIND_QUEUE = "pacs_tasks.find"
 MOVE_QUEUE = "pacs_tasks.move"
 QUEUES = (STORE_QUEUE, FIND_QUEUE, MOVE_QUEUE)
 
+#: Shown instead of arguments in events, Flower and logs: they may hold paths and patient data.
+HIDDEN = "(hidden)"
+
 
 @dataclass(frozen=True, slots=True)
 class Operation:

@@ -16,6 +16,7 @@ The file is the first found of ``$PACS_TASKS_CONFIG``, ``pacs-tasks.toml`` in th
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from enum import StrEnum
@@ -24,14 +25,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import platformdirs
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
-from pydantic_settings import (
-    BaseSettings,
-    InitSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
 
 from pacs_tasks.ae import (
     DEFAULT_CALLED_AET,
@@ -62,12 +57,6 @@ def config_file() -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _in_file() -> dict[str, Any]:
-    """What the settings file says. Editors on Windows put a mark before UTF-8, which TOML does not know."""
-    file = config_file()
-    return {} if file is None else tomllib.loads(file.read_text("utf-8-sig"))
-
-
 class Unsolicited(StrEnum):
     """What the receiver does with an instance that no job expects."""
 
@@ -75,10 +64,10 @@ class Unsolicited(StrEnum):
     REFUSE = "refuse"
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Every setting, with its default. Times are in seconds, sizes in bytes."""
 
-    model_config = SettingsConfigDict(env_prefix="PACS_TASKS_", extra="forbid", frozen=True, env_ignore_empty=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     # Who calls whom, as the command line's options of the same names.
     ip: Host = "127.0.0.1"
@@ -223,17 +212,34 @@ class Settings(BaseSettings):
                 f"add a [remotes.{name}] table there"
             ) from None
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings gives it by name
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings gives it by name
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What is given in code, then the environment, then the file."""
-        return init_settings, env_settings, InitSettingsSource(settings_cls, _in_file())
+
+def _in_file() -> dict[str, Any]:
+    """What the settings file says. Editors on Windows put a mark before UTF-8, which TOML does not know."""
+    file = config_file()
+    return {} if file is None else tomllib.loads(file.read_text("utf-8-sig"))
+
+
+def _in_environment() -> dict[str, Any]:
+    """The settings in the environment. An empty variable counts as unset."""
+    given = {name.lower(): value for name, value in os.environ.items() if value}
+    found: dict[str, Any] = {
+        name: given[f"pacs_tasks_{name}"] for name in Settings.model_fields if f"pacs_tasks_{name}" in given
+    }
+    if "remotes" in found:
+        try:
+            found["remotes"] = json.loads(found["remotes"])
+        except json.JSONDecodeError as error:
+            raise ConfigurationError(f"PACS_TASKS_REMOTES is not valid JSON ({error}); correct it") from None
+    return found
+
+
+def _merged(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
+    """Both, where ``high`` goes before ``low`` in each table, down to a single field of a remote."""
+    found = low | high
+    for name in low.keys() & high.keys():
+        if isinstance(low[name], dict) and isinstance(high[name], dict):
+            found[name] = _merged(low[name], high[name])
+    return found
 
 
 def load(**overrides: Any) -> Settings:
@@ -245,7 +251,7 @@ def load(**overrides: Any) -> Settings:
         With one sentence that names each wrong setting.
     """
     try:
-        return Settings(**overrides)
+        return Settings.model_validate(_merged(_merged(_in_file(), _in_environment()), overrides))
     except ValidationError as error:
         wrong = "; ".join(_what_is_wrong(each) for each in error.errors(include_url=False, include_input=False))
         raise ConfigurationError(

@@ -10,13 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Self
 
-from celery import Celery
-from kombu.exceptions import OperationalError
-from redis import OutOfMemoryError
-
-from pacs_tasks.app import HIDDEN
-from pacs_tasks.connection import full
-from pacs_tasks.errors import BrokerUnavailableError, JobNotReadyError
+from pacs_tasks.client.broker import Broker
+from pacs_tasks.errors import JobNotReadyError
 from pacs_tasks.fleet.associations import AssociationLeases, Associations, name_of
 from pacs_tasks.fleet.outages import Outages
 from pacs_tasks.ledger.jobs import Ledger
@@ -43,10 +38,10 @@ class Job:
     ``id`` is also the id of its Celery task.
     """
 
-    def __init__(self, job_id: str, ledger: Ledger, app: Celery) -> None:
+    def __init__(self, job_id: str, ledger: Ledger, broker: Broker) -> None:
         self.id = job_id
         self._ledger = ledger
-        self._app = app
+        self._broker = broker
 
     def __repr__(self) -> str:
         return f"<Job {self.id}>"
@@ -108,7 +103,7 @@ class Job:
 
     def _check_worker(self) -> None:
         """Raise :class:`JobNotReadyError` if no worker is at this job and none answers."""
-        if self._ledger.claims.count(self.id) or self._app.control.ping(timeout=_LISTEN):
+        if self._ledger.claims.count(self.id) or self._broker.has_worker(_LISTEN):
             return
         raise JobNotReadyError(
             f"job {self.id} stands still: no worker serves this Redis; start one with `pacs-tasks worker`, "
@@ -189,9 +184,8 @@ class Job:
         return self._publish_again()
 
     def _publish_again(self) -> Self:
-        # Celery keeps the first success of an id for good: forget it, so that the new one can be stored.
-        self._app.backend.forget(self.id)
-        publish(self._app, self._ledger.progress(self.id).task, self.id)
+        self._broker.forget(self.id)
+        self._broker.publish(self._ledger.progress(self.id).task, self.id)
         return self
 
     def associations(self) -> Associations | None:
@@ -202,21 +196,3 @@ class Job:
     @property
     def state(self) -> JobState:
         return self.progress().state
-
-
-def publish(app: Celery, task: str, job_id: str) -> None:
-    """Put the task of a job that the ledger knows on its queue.
-
-    Raises
-    ------
-    BrokerUnavailableError
-        If the broker does not take it.
-    """
-    try:
-        app.send_task(task, task_id=job_id, argsrepr=HIDDEN, kwargsrepr=HIDDEN)
-    except OutOfMemoryError:
-        raise BrokerUnavailableError(full(app.connection().as_uri())) from None
-    except OperationalError as error:
-        raise BrokerUnavailableError(
-            f"the broker does not take the job ({error}); check PACS_TASKS_REDIS_URL and that the server is running"
-        ) from None

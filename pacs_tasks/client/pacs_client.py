@@ -18,8 +18,8 @@ from contextlib import ExitStack
 from typing import Self
 
 from pacs_tasks import embedded
-from pacs_tasks.app import create
-from pacs_tasks.client.job import Job, publish
+from pacs_tasks.client.broker import Broker
+from pacs_tasks.client.job import Job
 from pacs_tasks.connection import connect
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.fleet.associations import AssociationLeases, Associations
@@ -60,8 +60,7 @@ class PacsClient:
             redis = connect(url, self._settings.redis_timeout)
             stack.callback(redis.close)
             self.ledger = Ledger(redis, self._settings.keep_jobs)
-            self._app = create(url, self._settings)
-            stack.callback(self._app.close)
+            self._broker = Broker(redis, url, self._settings)
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -95,7 +94,7 @@ class PacsClient:
             If the request is about another job, and there is none of that id.
         """
         request = self.ledger.complete(request)
-        job = Job(_job_id(idempotency_key), self.ledger, self._app)
+        job = Job(_job_id(idempotency_key), self.ledger, self._broker)
         if not self.ledger.open(job.id, request.task, request):
             if job.request() != request:
                 raise InvalidRequestError(
@@ -103,7 +102,7 @@ class PacsClient:
                 )
             return job
         try:
-            publish(self._app, request.task, job.id)
+            self._broker.publish(request.task, job.id)
         except BaseException:
             self.ledger.discard(job.id)
             raise
@@ -118,7 +117,7 @@ class PacsClient:
             If there is none, or its record has expired.
         """
         self.ledger.progress(job_id)
-        return Job(job_id, self.ledger, self._app)
+        return Job(job_id, self.ledger, self._broker)
 
     def associations(self) -> list[Associations]:
         """Every remote with which the fleet has associations open, or waits for one."""

@@ -32,7 +32,7 @@ LOG_LIMIT = 10 * 1024 * 1024
 class State(BaseModel):
     """What the supervisor tells."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     #: Kept over restarts, so that a command that waits finds the server again at the same place.
     url: str = ""

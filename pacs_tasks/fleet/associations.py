@@ -33,7 +33,7 @@ _PREFIX = "pacs_tasks:associations"
 class Associations(BaseModel):
     """How many associations with a remote are in use, how many may be, and how many tasks wait for one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     remote: str
     in_use: int

@@ -33,7 +33,7 @@ class Receiver(BaseModel):
     With ``tls`` it accepts only TLS connections.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     ae_title: AETitle
     host: str

@@ -30,7 +30,7 @@ _FINISHED = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 class Progress(BaseModel):
     """A look at a job. Times are Unix seconds; ``seconds`` is how long it has been worked on."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     job_id: str
     task: str

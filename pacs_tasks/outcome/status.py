@@ -36,7 +36,7 @@ class Category(StrEnum):
 class Value(BaseModel):
     """Frozen, and nothing that it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Status(Value):

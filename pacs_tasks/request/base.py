@@ -17,7 +17,7 @@ BULK_APART: Mapping[str, bool] = MappingProxyType({"bulk_apart": True})
 class Request(BaseModel):
     """What every job asks."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, hide_input_in_errors=True)
 
     #: The public task that serves this request.
     task: ClassVar[str]

@@ -58,7 +58,7 @@ class FindRequest(Query):
 class FindRow(BaseModel):
     """One query of many: ``keys`` as for a :class:`FindRequest`. ``number`` is what the caller calls it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, hide_input_in_errors=True)
 
     number: int = Field(ge=0)
     keys: Keys

@@ -67,7 +67,7 @@ class _Selected(BaseModel):
 class Selection(_Selected):
     """One row of a batch. ``row`` is its number in the file that it came from."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, hide_input_in_errors=True)
 
     row: int | None = Field(default=None, ge=1)
 

@@ -13,13 +13,14 @@ from celery.exceptions import Ignore, SoftTimeLimitExceeded
 from celery.worker.request import Request as CeleryRequest
 
 from pacs_tasks.ae import LocalAE
-from pacs_tasks.app import DEFAULT_REDIS_URL, HIDDEN, LONGEST_TASK, app
+from pacs_tasks.app import DEFAULT_REDIS_URL, LONGEST_TASK, app
 from pacs_tasks.connection import connect
 from pacs_tasks.dimse.upper_layer.association import Timeouts
 from pacs_tasks.errors import JobFailedError, JobNotReadyError, PacsTasksError
 from pacs_tasks.fleet.associations import AssociationLeases
 from pacs_tasks.fleet.outages import Outages
 from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.operations import HIDDEN
 from pacs_tasks.request import Request
 from pacs_tasks.settings import settings
 

@@ -18,13 +18,13 @@ from contextlib import suppress
 
 from celery import Celery, Task
 
-from pacs_tasks.app import HIDDEN, UNACKED, VISIBILITY_TIMEOUT, app
+from pacs_tasks.app import UNACKED, VISIBILITY_TIMEOUT, app
 from pacs_tasks.dimse import c_echo
 from pacs_tasks.dimse.upper_layer.association import Timeouts
 from pacs_tasks.errors import JobNotFoundError, PacsTasksError, PeerBusyError, PeerUnavailableError
 from pacs_tasks.fleet.outages import Outages, Probe
 from pacs_tasks.ledger.jobs import Ledger
-from pacs_tasks.operations import OPERATIONS, QUEUES
+from pacs_tasks.operations import HIDDEN, OPERATIONS, QUEUES
 from pacs_tasks.tasks.engine.base import ledger, outages, register
 
 logger = logging.getLogger(__name__)

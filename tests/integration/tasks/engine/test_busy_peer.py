@@ -24,7 +24,6 @@ from pacs_tasks import (
     TransferOutcome,
 )
 from pacs_tasks.app import create
-from pacs_tasks.client.job import publish
 from pacs_tasks.fleet.associations import AssociationLeases, name_of
 from pacs_tasks.settings import Settings
 from pacs_tasks.testing import EVERY_INSTANCE, Faults, TestPACS
@@ -142,7 +141,7 @@ def test_a_planner_that_comes_late_repeats_what_ended_the_job(
     with create(client.redis_url, Settings(redis_url=client.redis_url)) as app:
         app.backend.forget(job.id)
         client.ledger.client.delete(f"pacs_tasks:associations:refusing:{name_of(pacs.remote)}")
-        publish(app, job.progress().task, job.id)
+        app.send_task(job.progress().task, task_id=job.id)
         wait_until(lambda: app.backend.get_task_meta(job.id, cache=False)["status"] in {"RETRY", "FAILURE"}, 20)
         assert app.backend.get_task_meta(job.id, cache=False)["status"] == "FAILURE"
 

@@ -1,8 +1,7 @@
-"""The names of the package and their types; ``__init__.py`` imports each when it is first used."""
+"""The public names of the package: ``from pacs_tasks import ...`` finds these."""
 
 from pacs_tasks.ae import TLS, LocalAE, RemoteAE
-from pacs_tasks.client import PacsClient
-from pacs_tasks.client.job import Job
+from pacs_tasks.client import Job, PacsClient
 from pacs_tasks.errors import (
     AssociationError,
     AssociationRejectedError,
@@ -28,6 +27,9 @@ from pacs_tasks.ledger.matches import RowAnswer
 from pacs_tasks.ledger.receipts import Receipt
 from pacs_tasks.outcome import (
     Category,
+    Commitment,
+    CommitmentState,
+    CommitOutcome,
     Counters,
     Doubt,
     EchoOutcome,
@@ -43,9 +45,9 @@ from pacs_tasks.outcome import (
     StudyOutcome,
     Suboperations,
     TransferOutcome,
+    VerifyOutcome,
 )
 from pacs_tasks.outcome.progress import JobState, Progress
-from pacs_tasks.outcome.verification import Commitment, CommitmentState, CommitOutcome, VerifyOutcome
 from pacs_tasks.request import (
     CommitRequest,
     EchoRequest,
