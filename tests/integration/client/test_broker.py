@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -36,7 +36,7 @@ def _kinds(value: Any) -> Any:
 def _sent(redis_url: str, publish: Any, queue: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
     """What arrives on the queue, on which channel the event goes, and the event."""
     client = connect(redis_url, 5)
-    listener = client.pubsub()
+    listener = cast(Any, client).pubsub()
     listener.psubscribe("*")
     while listener.get_message(timeout=5) is None:
         pass
