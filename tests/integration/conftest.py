@@ -6,6 +6,7 @@ import gc
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -13,6 +14,9 @@ from pacs_tasks import PacsClient, embedded
 from pacs_tasks.connection import connect
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.settings import Settings, load
+from pacs_tasks.testing import TestPACS
+from tests.support import ports, workers
+from tests.support.dicom_files import write_many
 from tests.support.processes import Process
 from tests.support.waiting import wait_until
 
@@ -41,6 +45,34 @@ def ledger(redis_url: str) -> Iterator[Ledger]:
     connection = connect(redis_url, 5)
     yield Ledger(connection, keep_jobs=60)
     connection.close()
+
+
+class Receiver(NamedTuple):
+    """A running receiver; ``incoming`` is where it keeps what jobs expect."""
+
+    ae_title: str
+    port: int
+    incoming: Path
+
+
+@pytest.fixture(scope="module")
+def receiver(shared_redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
+    """A receiver that shares its storage with the shared worker; an ``archive`` of the same test knows it."""
+    port, directory = ports.free_port(), tmp_path_factory.mktemp("receiver")
+    with workers.receiver(shared_redis_url, directory, port, "RECEIVER"):
+        yield Receiver("RECEIVER", port, directory / "data/received/incoming")
+
+
+@pytest.fixture
+def archive(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TestPACS]:
+    """A PACS that holds the (study, series, number of instances) of the mark ``holds``; more arguments are its own."""
+    mark = request.node.get_closest_marker("holds")
+    options = dict(mark.kwargs)
+    if "receiver" in request.fixturenames:
+        known: Receiver = request.getfixturevalue("receiver")
+        options["destinations"] = {known.ae_title: ("127.0.0.1", known.port)}
+    with TestPACS(instances=write_many(tmp_path / "held", *mark.args), **options) as running:
+        yield running
 
 
 def _sockets() -> set[str]:

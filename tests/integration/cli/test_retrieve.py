@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support.command import Result, Terminal
-from tests.support.dicom_files import study_uid, write_many
+from tests.support.dicom_files import study_uid
 
 #: Instances in each of the studies 1 to 3.
 SIZES = (3, 2, 2)
+pytestmark = pytest.mark.holds(*((study, 1, count) for study, count in enumerate(SIZES, 1)))
 
 
 def uid(study: int, number: int) -> str:
     return f"{study_uid(study)}.1.{1_000_000 + number}"
-
-
-@pytest.fixture
-def archive(tmp_path: Path) -> Iterator[TestPACS]:
-    """A PACS with three studies."""
-    sizes = [(study, 1, count) for study, count in enumerate(SIZES, 1)]
-    with TestPACS(instances=write_many(tmp_path / "held", *sizes)) as running:
-        yield running
 
 
 def retrieve(terminal: Terminal, archive: TestPACS, *arguments: object) -> Result:

@@ -12,17 +12,12 @@ import pytest
 from pacs_tasks import Category, PacsClient, RetrieveMethod, RetrieveRequest, TransferOutcome
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support import ports, workers
-from tests.support.dicom_files import study_uid, write_series
+from tests.support.dicom_files import study_uid
+
+pytestmark = pytest.mark.holds((1, 1, 5))
 
 #: Another file system than that of temporary files.
 _OTHER = Path("/dev/shm")
-
-
-@pytest.fixture
-def archive(tmp_path: Path) -> Iterator[TestPACS]:
-    """A PACS with a series of 5 instances."""
-    with TestPACS(instances=write_series(tmp_path / "held/1", 5)) as running:
-        yield running
 
 
 @pytest.fixture

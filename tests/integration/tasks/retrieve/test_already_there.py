@@ -24,6 +24,8 @@ from tests.support import workers
 from tests.support.dicom_files import UID_ROOT, data_set, study_uid, write_series
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.holds((1, 1, 5), (1, 2, 3))
+
 CT = "1.2.840.10008.5.1.4.1.1.2"
 BY_NUMBER = "{PatientID}/{SeriesNumber}/{InstanceNumber:03}"
 #: What a C-MOVE or C-GET names; a query asks for more.
@@ -87,14 +89,6 @@ def test_a_retry_leaves_what_was_there(ledger: Ledger) -> None:
     ledger.record("job", 1, _outcome(1, InstanceCategory.PRESENT))
     with pytest.raises(InvalidRequestError, match="nothing in it failed"):
         ledger.reopen("job")
-
-
-@pytest.fixture
-def archive(tmp_path: Path) -> Iterator[TestPACS]:
-    """A PACS with a study of two series, 5 and 3 instances."""
-    held = [*write_series(tmp_path / "held/1", 5), *write_series(tmp_path / "held/2", 3, series=2)]
-    with TestPACS(instances=held) as running:
-        yield running
 
 
 def _request(archive: TestPACS, directory: Path, layout: str = "", **options: object) -> RetrieveRequest:

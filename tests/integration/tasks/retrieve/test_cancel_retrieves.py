@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,28 +18,16 @@ from tests.support.waiting import wait_until
 NUMBER = 40
 #: So many the peer delivers while a test waits for some of them.
 HALF = NUMBER // 2
+pytestmark = [
+    # A series that takes a few seconds to come.
+    pytest.mark.holds((1, 1, NUMBER), faults=Faults(delay=0.05)),
+    pytest.mark.usefixtures("receiver"),
+]
 BOTH = pytest.mark.parametrize("method", [RetrieveMethod.MOVE, RetrieveMethod.GET])
 
 
-@pytest.fixture(scope="module")
-def receiver(shared_redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
-    """A receiver that shares its storage: its AE title and port."""
-    port = ports.free_port()
-    with workers.receiver(shared_redis_url, tmp_path_factory.mktemp("cancel"), port, "CANCEL"):
-        yield "CANCEL", port
-
-
-@pytest.fixture
-def archive(tmp_path: Path, receiver: tuple[str, int]) -> Iterator[TestPACS]:
-    """A PACS with a series that takes a few seconds to come."""
-    held = write_series(tmp_path / "held", NUMBER, rows=2)
-    destinations = {receiver[0]: ("127.0.0.1", receiver[1])}
-    with TestPACS(instances=held, destinations=destinations, faults=Faults(delay=0.05)) as running:
-        yield running
-
-
 def enqueued(client: PacsClient, archive: TestPACS, directory: Path, **options: object) -> Job:
-    fields = {"remote": archive.remote, "study_uid": study_uid(), "output_dir": str(directory), "move_aet": "CANCEL"}
+    fields = {"remote": archive.remote, "study_uid": study_uid(), "output_dir": str(directory), "move_aet": "RECEIVER"}
     return client.enqueue(RetrieveRequest.model_validate({**fields, **options}))
 
 
@@ -118,10 +105,10 @@ def test_a_worker_that_is_killed_loses_what_was_under_way(
     files, port, out = write_series(tmp_path / "held", NUMBER, rows=2), ports.free_port(), tmp_path / "out"
     (tmp_path / "receiver").mkdir()
     with ExitStack() as stack:
-        destinations = {"CANCEL": ("127.0.0.1", port)}
+        destinations = {"RECEIVER": ("127.0.0.1", port)}
         archive = stack.enter_context(TestPACS(instances=files, destinations=destinations))
         archive.faults = Faults(hold_instances_after=NUMBER - 10)
-        stack.enter_context(workers.receiver(redis_url, tmp_path / "receiver", port, "CANCEL"))
+        stack.enter_context(workers.receiver(redis_url, tmp_path / "receiver", port, "RECEIVER"))
         client = stack.enter_context(PacsClient(redis_url))
         worker = stack.enter_context(workers.worker(redis_url, tmp_path, concurrency=1))
         job = enqueued(client, archive, out, method=method)

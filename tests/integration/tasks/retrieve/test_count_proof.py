@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,40 +10,23 @@ from pacs_tasks import Category, InstanceCategory, PacsClient, RetrieveMethod, R
 from pacs_tasks.client import Job
 from pacs_tasks.outcome import Proof
 from pacs_tasks.testing import Faults, TestPACS
-from tests.support import ports, workers
-from tests.support.dicom_files import UID_ROOT, data_set, instance, study_uid, write_series
+from tests.integration.conftest import Receiver
+from tests.support.dicom_files import UID_ROOT, data_set, instance, study_uid
 from tests.support.waiting import wait_until
 
 SERIES = {1: 4, 2: 3}
 NUMBER = sum(SERIES.values())
 #: It cannot list instances.
 COUNTS = 0xA900
+pytestmark = [
+    pytest.mark.holds(*((1, series, count) for series, count in SERIES.items()), faults=Faults(no_image_level=COUNTS)),
+    pytest.mark.usefixtures("receiver"),
+]
 BOTH = pytest.mark.parametrize("method", [RetrieveMethod.MOVE, RetrieveMethod.GET])
 
 
-@pytest.fixture(scope="module")
-def receiver(shared_redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int, Path]]:
-    """A receiver that shares its storage: its AE title, its port, and what it has received for jobs."""
-    port, directory = ports.free_port(), tmp_path_factory.mktemp("counted")
-    with workers.receiver(shared_redis_url, directory, port, "COUNTED"):
-        yield "COUNTED", port, directory / "data/received/incoming"
-
-
-@pytest.fixture
-def archive(tmp_path: Path, receiver: tuple[str, int, Path]) -> Iterator[TestPACS]:
-    """A PACS with a study of two series, of which it lists no instance."""
-    held = [
-        path
-        for series, count in SERIES.items()
-        for path in write_series(tmp_path / f"held/{series}", count, series=series, rows=2)
-    ]
-    destinations = {receiver[0]: ("127.0.0.1", receiver[1])}
-    with TestPACS(instances=held, destinations=destinations, faults=Faults(no_image_level=COUNTS)) as running:
-        yield running
-
-
 def enqueued(client: PacsClient, archive: TestPACS, directory: Path, **options: object) -> Job:
-    fields = {"remote": archive.remote, "study_uid": study_uid(), "output_dir": str(directory), "move_aet": "COUNTED"}
+    fields = {"remote": archive.remote, "study_uid": study_uid(), "output_dir": str(directory), "move_aet": "RECEIVER"}
     return client.enqueue(RetrieveRequest.model_validate({**fields, **options}))
 
 
@@ -65,7 +47,7 @@ def held(archive: TestPACS) -> dict[str, bytes]:
 
 @BOTH
 def test_as_many_as_were_counted_are_all(
-    client: PacsClient, archive: TestPACS, tmp_path: Path, method: RetrieveMethod, receiver: tuple[str, int, Path]
+    client: PacsClient, archive: TestPACS, tmp_path: Path, method: RetrieveMethod, receiver: Receiver
 ) -> None:
     """Each is told by its UID, and nothing stays at the receiver."""
     job = enqueued(client, archive, tmp_path / "out", method=method)
@@ -74,19 +56,19 @@ def test_as_many_as_were_counted_are_all(
     assert (outcome.studies[0].proof, outcome.studies[0].promised) == (Proof.COUNTS, NUMBER)
     assert on_disk(tmp_path / "out") == held(archive)
     assert sorted(each.subject for each in job.instances()) == sorted(archive.instances)
-    assert not list(receiver[2].rglob("*.dcm"))
+    assert not list(receiver.incoming.rglob("*.dcm"))
 
 
 @BOTH
 def test_what_was_dropped_comes_with_the_whole_and_counts_once(
-    client: PacsClient, archive: TestPACS, tmp_path: Path, method: RetrieveMethod, receiver: tuple[str, int, Path]
+    client: PacsClient, archive: TestPACS, tmp_path: Path, method: RetrieveMethod, receiver: Receiver
 ) -> None:
     """Nobody knows what to ask for, so the series is asked for again; what had come takes no second line."""
     archive.faults = Faults(no_image_level=COUNTS, drop_every=3)
     outcome = ended(enqueued(client, archive, tmp_path / "out", method=method))
     assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, NUMBER)
     assert on_disk(tmp_path / "out") == held(archive)
-    assert not list(receiver[2].rglob("*.dcm"))
+    assert not list(receiver.incoming.rglob("*.dcm"))
 
 
 def test_fewer_than_were_counted_are_told_by_their_number(
@@ -125,7 +107,7 @@ def test_more_than_were_counted_are_kept_and_noted(
 
 @BOTH
 def test_a_study_of_which_only_the_total_is_known(
-    client: PacsClient, archive: TestPACS, tmp_path: Path, method: RetrieveMethod, receiver: tuple[str, int, Path]
+    client: PacsClient, archive: TestPACS, tmp_path: Path, method: RetrieveMethod, receiver: Receiver
 ) -> None:
     """It is asked for as a whole, and each series goes to its place."""
     archive.faults = Faults(most_matches=1, drop_every=3)
@@ -134,7 +116,7 @@ def test_a_study_of_which_only_the_total_is_known(
     assert (outcome.studies[0].proof, outcome.studies[0].promised) == (Proof.COUNTS, NUMBER)
     assert on_disk(tmp_path / "out") == held(archive)
     assert {path.parent.name for path in (tmp_path / "out").rglob("*.dcm")} == {f"{study_uid()}.1", f"{study_uid()}.2"}
-    assert not list(receiver[2].rglob("*.dcm"))
+    assert not list(receiver.incoming.rglob("*.dcm"))
     assert {each.get("SeriesInstanceUID") for each in archive.identifiers if "SpecificCharacterSet" not in each} == {
         None
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,18 +11,13 @@ from pydicom import Dataset
 from pacs_tasks import Category, Job, PacsClient, RetrieveMethod, RetrieveRequest
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support import workers
-from tests.support.dicom_files import UID_ROOT, data_set, study_uid, write_series
+from tests.support.dicom_files import UID_ROOT, data_set, study_uid
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.holds((1, 1, 5))
+
 GONE = [f"{UID_ROOT}.1.1.1000002", f"{UID_ROOT}.1.1.1000004"]
-
-
-@pytest.fixture
-def archive(tmp_path: Path) -> Iterator[TestPACS]:
-    """A PACS with a series of 5 instances."""
-    with TestPACS(instances=write_series(tmp_path / "held", 5)) as running:
-        yield running
 
 
 def retrieve(client: PacsClient, archive: TestPACS, output: Path, **options: object) -> Job:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,15 +16,9 @@ from tests.support import dicom_files, ports, workers
 from tests.support.command import Terminal
 from tests.support.dicom_files import data_set, study_uid, write_series
 
+pytestmark = pytest.mark.holds((1, 1, 5), (1, 2, 3))
+
 TEMPLATE = "{PatientName}/{StudyDate}_{Modality}/{SeriesNumber:02}-{InstanceNumber:04}"
-
-
-@pytest.fixture
-def archive(tmp_path: Path) -> Iterator[TestPACS]:
-    """A PACS with a study of two series, 5 and 3 instances."""
-    held = [*write_series(tmp_path / "held/1", 5), *write_series(tmp_path / "held/2", 3, series=2)]
-    with TestPACS(instances=held) as running:
-        yield running
 
 
 def _retrieved(client: PacsClient, archive: TestPACS, directory: Path, **options: object) -> TransferOutcome:

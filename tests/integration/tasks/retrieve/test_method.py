@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,40 +14,25 @@ from pacs_tasks.fleet.associations import name_of
 from pacs_tasks.fleet.refusals import LIFETIME, Method, Refusals, get_of, move_to
 from pacs_tasks.settings import load
 from pacs_tasks.testing import Faults, TestPACS
-from tests.support import ports, workers
-from tests.support.dicom_files import study_uid, write_series
+from tests.integration.conftest import Receiver
+from tests.support.dicom_files import study_uid
 from tests.support.waiting import wait_until
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 C_MOVE, C_GET = "1.2.840.10008.5.1.4.1.2.2.2", "1.2.840.10008.5.1.4.1.2.2.3"
 INSTANCES = 4
+pytestmark = pytest.mark.holds((1, 1, INSTANCES))
 
 Retrieve = Callable[..., TransferOutcome]
 
 
-@pytest.fixture(scope="module")
-def receiver(shared_redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
-    """A receiver with its storage shared: its AE title and port."""
-    port = ports.free_port()
-    with workers.receiver(shared_redis_url, tmp_path_factory.mktemp("ways"), port, "WAYS"):
-        yield "WAYS", port
-
-
 @pytest.fixture
-def archive(tmp_path: Path, receiver: tuple[str, int]) -> Iterator[TestPACS]:
-    """A PACS with one series, that knows the receiver."""
-    held = write_series(tmp_path / "held", INSTANCES, rows=2)
-    with TestPACS(instances=held, destinations={receiver[0]: ("127.0.0.1", receiver[1])}) as running:
-        yield running
-
-
-@pytest.fixture
-def retrieve(client: PacsClient, archive: TestPACS, receiver: tuple[str, int], tmp_path: Path) -> Retrieve:
+def retrieve(client: PacsClient, archive: TestPACS, receiver: Receiver, tmp_path: Path) -> Retrieve:
     """Retrieve the study into a directory of its own, and give the outcome."""
 
     def retrieved(name: str, **options: object) -> TransferOutcome:
         fields = {"remote": archive.remote, "study_uid": study_uid(), "output_dir": str(tmp_path / name)}
-        job = client.enqueue(RetrieveRequest.model_validate({**fields, "move_aet": receiver[0], **options}))
+        job = client.enqueue(RetrieveRequest.model_validate({**fields, "move_aet": receiver.ae_title, **options}))
         job.wait(40)
         outcome = job.outcome()
         assert isinstance(outcome, TransferOutcome)
@@ -72,8 +57,8 @@ def test_an_unknown_receiver_is_asked_for_once(retrieve: Retrieve, archive: Test
     archive.destinations = {}
     first = retrieve("one")
     assert (first.category, first.studies[0].ways) == (Category.SUCCESS, ("C-GET",))
-    assert "does not know the move destination WAYS (A801)" in first.studies[0].reason
-    assert list(ways.reasons()) == [move_to("WAYS")]
+    assert "does not know the move destination RECEIVER (A801)" in first.studies[0].reason
+    assert list(ways.reasons()) == [move_to("RECEIVER")]
     assert asked(archive) == 2
     second = retrieve("two")
     assert (second.category, second.studies[0].ways) == (Category.SUCCESS, ("C-GET",))
@@ -82,12 +67,12 @@ def test_an_unknown_receiver_is_asked_for_once(retrieve: Retrieve, archive: Test
 
 
 def test_a_way_that_works_again_is_not_refused_any_more(
-    retrieve: Retrieve, archive: TestPACS, receiver: tuple[str, int], ways: Refusals
+    retrieve: Retrieve, archive: TestPACS, receiver: Receiver, ways: Refusals
 ) -> None:
     """Whoever finds out: here somebody who asked for it by name."""
     archive.destinations = {}
     retrieve("one")
-    archive.destinations = {receiver[0]: ("127.0.0.1", receiver[1])}
+    archive.destinations = {receiver.ae_title: ("127.0.0.1", receiver.port)}
     assert retrieve("two").studies[0].ways == ("C-GET",)
     assert retrieve("three", method=RetrieveMethod.MOVE)
     assert not ways.reasons()
@@ -127,9 +112,9 @@ def test_without_any_way_both_reasons_are_told(retrieve: Retrieve, archive: Test
         outcome = retrieve(name)
         assert outcome.category is Category.FAILED
         (reason,) = {each.reason for each in outcome.problems}
-        assert "by C-MOVE, it does not know the move destination WAYS (A801)" in reason
+        assert "by C-MOVE, it does not know the move destination RECEIVER (A801)" in reason
         assert "by C-GET, it does not offer C-GET" in reason
-        assert "ask its administrator to add WAYS" in reason
+        assert "ask its administrator to add RECEIVER" in reason
     archive.faults = Faults()
     assert retrieve("three").category is Category.SUCCESS
 

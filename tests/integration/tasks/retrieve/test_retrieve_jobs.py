@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,27 +27,12 @@ from pacs_tasks import (
     UnreadableInputError,
 )
 from pacs_tasks.testing import Faults, TestPACS
-from tests.support import dicom_files, ports, workers
-from tests.support.dicom_files import CHINESE_NAME, UID_ROOT, data_set, study_uid, write_series
+from tests.integration.conftest import Receiver
+from tests.support import dicom_files
+from tests.support.dicom_files import CHINESE_NAME, UID_ROOT, data_set, study_uid
 from tests.support.waiting import wait_until
 
-
-@pytest.fixture
-def archive(tmp_path: Path) -> Iterator[TestPACS]:
-    """A PACS with a study of two series, 5 and 3 instances."""
-    held = [*write_series(tmp_path / "held/1", 5), *write_series(tmp_path / "held/2", 3, series=2)]
-    with TestPACS(instances=held) as running:
-        yield running
-
-
-@pytest.fixture
-def receiver(shared_redis_url: str, tmp_path: Path, archive: TestPACS) -> Iterator[str]:
-    """A receiver that the PACS knows; its AE title."""
-    port = ports.free_port()
-    (tmp_path / "receiver").mkdir()
-    with workers.receiver(shared_redis_url, tmp_path / "receiver", port, "RECEIVER"):
-        archive.destinations = {"RECEIVER": ("127.0.0.1", port)}
-        yield "RECEIVER"
+pytestmark = pytest.mark.holds((1, 1, 5), (1, 2, 3))
 
 
 def retrieved(client: PacsClient, archive: TestPACS, directory: Path, **options: object) -> TransferOutcome:
@@ -75,13 +59,13 @@ def assert_complete(archive: TestPACS, directory: Path) -> None:
 
 
 def test_c_move_brings_a_study_through_the_receiver(
-    client: PacsClient, archive: TestPACS, receiver: str, tmp_path: Path
+    client: PacsClient, archive: TestPACS, receiver: Receiver, tmp_path: Path
 ) -> None:
     """And leaves nothing behind in the receiver's storage."""
-    outcome = retrieved(client, archive, tmp_path / "out", method=RetrieveMethod.MOVE, move_aet=receiver)
+    outcome = retrieved(client, archive, tmp_path / "out", method=RetrieveMethod.MOVE, move_aet=receiver.ae_title)
     assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, 8), outcome
     assert_complete(archive, tmp_path / "out")
-    assert not list((tmp_path / "receiver").rglob("*.dcm"))
+    assert not list(receiver.incoming.rglob("*.dcm"))
 
 
 def test_c_get_brings_a_study_without_a_receiver(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
@@ -92,30 +76,30 @@ def test_c_get_brings_a_study_without_a_receiver(client: PacsClient, archive: Te
 
 
 def test_auto_takes_c_move_where_the_peer_knows_the_receiver(
-    client: PacsClient, archive: TestPACS, receiver: str, tmp_path: Path
+    client: PacsClient, archive: TestPACS, receiver: Receiver, tmp_path: Path
 ) -> None:
     """The peer was asked to move, and did."""
-    assert retrieved(client, archive, tmp_path / "out", move_aet=receiver)
+    assert retrieved(client, archive, tmp_path / "out", move_aet=receiver.ae_title)
     assert_complete(archive, tmp_path / "out")
     assert archive.calling_aets.count(archive.ae_title) == 0
-    assert not list((tmp_path / "receiver").rglob("*.dcm"))
+    assert not list(receiver.incoming.rglob("*.dcm"))
 
 
 def test_auto_falls_back_to_c_get_where_the_peer_does_not_know_the_receiver(
-    client: PacsClient, archive: TestPACS, receiver: str, tmp_path: Path
+    client: PacsClient, archive: TestPACS, receiver: Receiver, tmp_path: Path
 ) -> None:
     """A801: move destination unknown."""
     archive.destinations = {}
-    assert retrieved(client, archive, tmp_path / "out", move_aet=receiver)
+    assert retrieved(client, archive, tmp_path / "out", move_aet=receiver.ae_title)
     assert_complete(archive, tmp_path / "out")
 
 
 def test_c_move_alone_tells_what_is_wrong_with_the_destination(
-    client: PacsClient, archive: TestPACS, receiver: str, tmp_path: Path
+    client: PacsClient, archive: TestPACS, receiver: Receiver, tmp_path: Path
 ) -> None:
     """By name, for each instance, with what to ask the administrator for."""
     archive.destinations = {}
-    outcome = retrieved(client, archive, tmp_path / "out", method=RetrieveMethod.MOVE, move_aet=receiver)
+    outcome = retrieved(client, archive, tmp_path / "out", method=RetrieveMethod.MOVE, move_aet=receiver.ae_title)
     assert (outcome.category, outcome.counters.missing) == (Category.FAILED, 8)
     assert all("A801" in each.reason for each in outcome.problems)
 
@@ -139,12 +123,12 @@ def test_one_series_comes_alone(client: PacsClient, archive: TestPACS, tmp_path:
 @pytest.mark.parametrize("method", [RetrieveMethod.MOVE, RetrieveMethod.GET])
 @pytest.mark.parametrize("fault", ["lost", "unsent"])
 def test_what_did_not_arrive_is_told_by_name(
-    client: PacsClient, archive: TestPACS, receiver: str, tmp_path: Path, method: RetrieveMethod, fault: str
+    client: PacsClient, archive: TestPACS, receiver: Receiver, tmp_path: Path, method: RetrieveMethod, fault: str
 ) -> None:
     """Whether the peer admits it or claims success."""
     gone = [f"{UID_ROOT}.1.1.1000002", f"{UID_ROOT}.1.2.1000001"]
     archive.faults = Faults(lost=gone) if fault == "lost" else Faults(unsent=gone)
-    outcome = retrieved(client, archive, tmp_path / "out", method=method, move_aet=receiver)
+    outcome = retrieved(client, archive, tmp_path / "out", method=method, move_aet=receiver.ae_title)
     assert (outcome.category, bool(outcome), outcome.counters.success) == (Category.PARTIAL, False, 6)
     assert sorted(each.sop_instance_uid for each in outcome.problems) == sorted(gone)
     assert {each.category for each in outcome.problems} == {InstanceCategory.MISSING}
@@ -175,7 +159,7 @@ def test_a_retry_fetches_what_is_missing_and_nothing_else(
 
 
 def test_two_jobs_for_one_study_do_not_take_each_others_files(
-    client: PacsClient, archive: TestPACS, receiver: str, tmp_path: Path
+    client: PacsClient, archive: TestPACS, receiver: Receiver, tmp_path: Path
 ) -> None:
     """Both by C-MOVE through one receiver, at once."""
     jobs = [
@@ -185,7 +169,7 @@ def test_two_jobs_for_one_study_do_not_take_each_others_files(
                 study_uid=study_uid(),
                 output_dir=str(tmp_path / name),
                 method=RetrieveMethod.MOVE,
-                move_aet=receiver,
+                move_aet=receiver.ae_title,
             )
         )
         for name in ("one", "two")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,13 @@ from pacs_tasks.outcome import Proof
 from pacs_tasks.request import RetrieveMethod
 from pacs_tasks.testing import Faults, TestPACS
 from pacs_tasks.testing.faults import Silence
-from tests.support.dicom_files import study_uid, write_many, write_series
+from tests.support.dicom_files import study_uid, write_series
 
 #: Instances in each series of study 1; study 2 has one of two.
 SIZES = (4, 3)
 WHOLE = sum(SIZES)
 LIMIT = 60
+pytestmark = pytest.mark.holds(*((1, series, count) for series, count in enumerate(SIZES, 1)), (2, 1, 2))
 
 
 def series_uid(series: int) -> str:
@@ -28,14 +28,6 @@ def series_uid(series: int) -> str:
 
 def uid(series: int, number: int) -> str:
     return f"{series_uid(series)}.{1_000_000 + number}"
-
-
-@pytest.fixture
-def archive(tmp_path: Path) -> Iterator[TestPACS]:
-    """A PACS with two studies."""
-    sizes = [(1, series, count) for series, count in enumerate(SIZES, 1)]
-    with TestPACS(instances=write_many(tmp_path / "held", *sizes, (2, 1, 2))) as running:
-        yield running
 
 
 def enqueued(client: PacsClient, archive: TestPACS, directory: Path, **fields: object) -> Job:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -24,9 +24,12 @@ from pacs_tasks.errors import PeerUnreachableError
 from pacs_tasks.outcome import Proof
 from pacs_tasks.request import RetrieveMethod
 from pacs_tasks.testing import Faults, TestPACS
-from tests.support.dicom_files import data_set, study_uid, write_many, write_series
+from tests.support.dicom_files import data_set, study_uid, write_series
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
+
+#: Three studies: of 4 and 3, of 2, and of 2 instances.
+pytestmark = pytest.mark.holds((1, 1, 4), (1, 2, 3), (2, 1, 2), (3, 1, 2))
 
 LIMIT = 60
 
@@ -37,13 +40,6 @@ def series_uid(study: int, series: int) -> str:
 
 def uid(study: int, series: int, number: int) -> str:
     return f"{series_uid(study, series)}.{1_000_000 + number}"
-
-
-@pytest.fixture
-def archive(tmp_path: Path) -> Iterator[TestPACS]:
-    """A PACS with three studies: of 4 and 3, of 2, and of 2 instances."""
-    with TestPACS(instances=write_many(tmp_path / "held", (1, 1, 4), (1, 2, 3), (2, 1, 2), (3, 1, 2))) as running:
-        yield running
 
 
 def enqueued(client: PacsClient, archive: TestPACS, directory: Path, **fields: object) -> Job:
