@@ -19,20 +19,6 @@ if TYPE_CHECKING:
     from pacs_tasks.request import Request
     from pacs_tasks.settings import Settings
 
-#: Options that are settings too. The command line overrides ``PACS_TASKS_*`` and the settings file.
-_SETTINGS = (
-    "ip",
-    "port",
-    "ae_title",
-    "pacs_ae_title",
-    "timeout",
-    "tls",
-    "tls_ca",
-    "tls_cert",
-    "tls_key",
-    "tls_server_name",
-    "tls_no_hostname_check",
-)
 #: Fields of a remote, with the options that override them.
 _ADDRESS = {"host": "ip", "port": "port", "ae_title": "pacs_ae_title"}
 _TLS = {
@@ -41,6 +27,8 @@ _TLS = {
     "key_file": "tls_key",
     "server_name": "tls_server_name",
 }
+#: Options that are settings too. The command line overrides ``PACS_TASKS_*`` and the settings file.
+_SETTINGS = (*_ADDRESS.values(), *_TLS.values(), "ae_title", "timeout", "tls", "tls_no_hostname_check")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from pacs_tasks import embedded
 from pacs_tasks.cli.invocation import Invocation
@@ -42,11 +43,28 @@ def submit(invocation: Invocation, client: PacsClient, request: AnyRequest) -> i
     job = client.enqueue(request, invocation.option("key"))
     logger.info("%s to %s: job %s enqueued", command_of(request.task), request.remote, job.id)
     invocation.job_id, invocation.task = job.id, request.task
-    return announce(invocation, job) if invocation.detach else follow(invocation, job, request)
+    return begin(invocation, job, request)
 
 
-def announce(invocation: Invocation, job: Job) -> int:
-    """Print the id of a job and nothing else on stdout."""
+@contextmanager
+def open_job(invocation: Invocation, job_id: str) -> Iterator[Job]:
+    """Connect to the Redis and find a job; raises :class:`JobNotFoundError`."""
+    with PacsClient(config=invocation.settings) as client:
+        yield find_job(invocation, client, job_id)
+
+
+def find_job(invocation: Invocation, client: PacsClient, job_id: str) -> Job:
+    """Find a job; raises :class:`JobNotFoundError`."""
+    invocation.job_id = job_id
+    job = client.job(job_id)
+    invocation.task = job.progress().task
+    return job
+
+
+def begin(invocation: Invocation, job: Job, request: AnyRequest) -> int:
+    """Follow a job that was enqueued or, if detached, print its id and nothing else on stdout."""
+    if not invocation.detach:
+        return follow(invocation, job, request)
     if invocation.terminal.json:
         invocation.terminal.document({"job_id": job.id, "exit_code": ExitCode.DONE})
     else:

@@ -46,6 +46,7 @@ def jobs(invocation: Invocation, limit: int) -> int:
 @click.argument("job_id", metavar="[ID]", required=False)
 def status(invocation: Invocation, job_id: str | None) -> int:
     """Show the progress or the outcome of a job. Without an id, show the associations in use with each PACS."""
+    from pacs_tasks.cli.running import find_job
     from pacs_tasks.client import PacsClient
 
     with PacsClient(config=invocation.settings) as client:
@@ -105,11 +106,9 @@ def wait(invocation: Invocation, job_id: str, patience: float | None) -> int:
     """Wait for the end of a job, and show its outcome. Ctrl-C stops the waiting, not the job."""
     from pacs_tasks.cli.output.progress import view
     from pacs_tasks.cli.output.view import command_of
-    from pacs_tasks.cli.running import report, watch
-    from pacs_tasks.client import PacsClient
+    from pacs_tasks.cli.running import open_job, report, watch
 
-    with PacsClient(config=invocation.settings) as client:
-        job = find_job(invocation, client, job_id)
+    with open_job(invocation, job_id) as job:
         request = job.request()
         with view(invocation.terminal, command_of(request.task)) as shown:
             try:
@@ -128,11 +127,10 @@ def wait(invocation: Invocation, job_id: str, patience: float | None) -> int:
 def cancel(invocation: Invocation, job_id: str) -> int:
     """Cancel a job, and wait a few seconds for its end. Files that were sent stay sent."""
     from pacs_tasks.cli.output.jobs import job_document, job_facts, state_of
-    from pacs_tasks.client import PacsClient
+    from pacs_tasks.cli.running import open_job
 
     terminal = invocation.terminal
-    with PacsClient(config=invocation.settings) as client:
-        job = find_job(invocation, client, job_id)
+    with open_job(invocation, job_id) as job:
         before = job.progress()
         progress = before if before.state.finished else _cancel(job, detach=invocation.detach)
         logger.info("job %s: cancel requested, state %s", job_id, state_of(progress))
@@ -152,38 +150,24 @@ def cancel(invocation: Invocation, job_id: str) -> int:
 @click.argument("job_id", metavar="ID")
 def retry(invocation: Invocation, job_id: str) -> int:
     """Continue a job with what failed, is missing or was never begun, and with nothing else."""
-    from pacs_tasks.client import PacsClient
+    from pacs_tasks.cli.running import begin, open_job
 
-    with PacsClient(config=invocation.settings) as client:
-        job = find_job(invocation, client, job_id).retry()
+    with open_job(invocation, job_id) as job:
+        job.retry()
         logger.info("job %s: enqueued again for the rest", job_id)
-        return _follow(invocation, job)
+        return begin(invocation, job, job.request())
 
 
 @command("resume", "pacs-tasks resume 1f3870be274f6c49b3e31a0c6728957f")
 @click.argument("job_id", metavar="ID")
 def resume(invocation: Invocation, job_id: str) -> int:
     """Continue a job with what has no outcome yet, such as after a cancel or after a PACS was down for too long."""
-    from pacs_tasks.client import PacsClient
+    from pacs_tasks.cli.running import begin, open_job
 
-    with PacsClient(config=invocation.settings) as client:
-        job = find_job(invocation, client, job_id).resume()
+    with open_job(invocation, job_id) as job:
+        job.resume()
         logger.info("job %s: enqueued again for what has no outcome", job_id)
-        return _follow(invocation, job)
-
-
-def find_job(invocation: Invocation, client: PacsClient, job_id: str) -> Job:
-    """Find a job; raises :class:`JobNotFoundError`."""
-    invocation.job_id = job_id
-    job = client.job(job_id)
-    invocation.task = job.progress().task
-    return job
-
-
-def _follow(invocation: Invocation, job: Job) -> int:
-    from pacs_tasks.cli.running import announce, follow
-
-    return announce(invocation, job) if invocation.detach else follow(invocation, job, job.request())
+        return begin(invocation, job, job.request())
 
 
 def _cancel(job: Job, *, detach: bool) -> Progress:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from pacs_tasks.cli.commands.jobs import find_job
 from pacs_tasks.cli.commands.shared import command
 from pacs_tasks.cli.input.values import Seconds
 from pacs_tasks.cli.invocation import Invocation
@@ -37,7 +36,7 @@ def verify(invocation: Invocation, job_id: str, commit: bool, patience: float | 
 
     This is the PACS of the job, unless an option names another one.
     """
-    from pacs_tasks.cli.running import submit
+    from pacs_tasks.cli.running import find_job, submit
     from pacs_tasks.client import PacsClient
     from pacs_tasks.request import CommitRequest, VerifyRequest, build
 
@@ -63,14 +62,13 @@ def verify(invocation: Invocation, job_id: str, commit: bool, patience: float | 
 def report(invocation: Invocation, job_id: str, output_format: str, output: str | None) -> int:
     """Write a receipt for each file or instance of a job that sends or retrieves."""
     from pacs_tasks.cli.output.receipts import write_receipts
-    from pacs_tasks.client import PacsClient
+    from pacs_tasks.cli.running import open_job
 
     terminal = invocation.terminal
     if terminal.json and output is None:
         raise click.UsageError("Receipts are many lines, not one JSON document. Name a file for them with --output.")
-    with PacsClient(config=invocation.settings) as client:
-        receipts = find_job(invocation, client, job_id).receipts()
-        count = write_receipts(receipts, output_format, output, terminal)
+    with open_job(invocation, job_id) as job:
+        count = write_receipts(job.receipts(), output_format, output, terminal)
     if output is None:
         return ExitCode.DONE
     if terminal.json:

@@ -63,26 +63,24 @@ class StudyDate(click.ParamType[str]):
                 param,
                 ctx,
             )
-        days = [self._day(each, param, ctx) for each in (first, last) if each]
+        days = [each for each in (first, last) if each]
+        for day in days:
+            if not _is_day(day):
+                self.fail(f"{day!r} is not a day of the calendar. Write YYYYMMDD, such as 20230131.", param, ctx)
         if days != sorted(days):
             self.fail(f"The range ends ({last}) before it begins ({first}). Swap the dates.", param, ctx)
         return f"{first}{dash}{last}"
 
-    def _day(self, text: str, param: click.Parameter | None, ctx: click.Context | None) -> datetime.date:
-        """VR DA: eight digits (PS3.5 section 6.2)."""
-        day = _calendar_day(text)
-        if day is None:
-            self.fail(f"{text!r} is not a day of the calendar. Write YYYYMMDD, such as 20230131.", param, ctx)
-        return day
 
-
-def _calendar_day(text: str) -> datetime.date | None:
+def _is_day(text: str) -> bool:
+    """Whether text is a day of the calendar in eight digits (VR DA, PS3.5 section 6.2)."""
     if len(text) != 8 or not text.isascii() or not text.isdigit():
-        return None
+        return False
     try:
-        return datetime.date(int(text[:4]), int(text[4:6]), int(text[6:]))
+        datetime.date(int(text[:4]), int(text[4:6]), int(text[6:]))
     except ValueError:
-        return None
+        return False
+    return True
 
 
 class Key(click.ParamType[tuple[str, str]]):
@@ -163,13 +161,7 @@ def absolute(path: str) -> str:
 
 
 def local_directory(path: str) -> str:
-    """Check that a directory exists on this machine, and make it absolute.
-
-    Raises
-    ------
-    UnreadableInputError
-        If there is no such directory.
-    """
+    """Make an existing directory of this machine absolute; raises :class:`UnreadableInputError`."""
     found = Path(absolute(path))
     if not found.exists():
         raise UnreadableInputError("There is no such directory. Check the path.", str(found))
@@ -179,13 +171,7 @@ def local_directory(path: str) -> str:
 
 
 def local_file(path: str) -> str:
-    """Check that a file exists on this machine, and make its path absolute.
-
-    Raises
-    ------
-    UnreadableInputError
-        If there is no such file.
-    """
+    """Make the path of an existing file of this machine absolute; raises :class:`UnreadableInputError`."""
     found = Path(absolute(path))
     if not found.exists():
         raise UnreadableInputError("There is no such file. Check the path.", str(found))
@@ -195,13 +181,7 @@ def local_file(path: str) -> str:
 
 
 def local_output(path: str) -> str:
-    """Check that a directory of this machine exists or can be made, and make it absolute.
-
-    Raises
-    ------
-    UnreadableInputError
-        If a file is in its place, or it is not writable.
-    """
+    """Make a directory absolute that exists or can be made; raises :class:`UnreadableInputError`."""
     found = Path(absolute(path))
     nearest = next(parent for parent in (found, *found.parents) if parent.exists())
     if not nearest.is_dir():

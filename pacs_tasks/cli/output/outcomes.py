@@ -52,11 +52,9 @@ class SuboperationsView(View[MoveRequest | GetRequest, MoveOutcome]):
     def advice(self) -> str:
         return "" if self.outcome.category in {"success", "warning"} else advice.RETRIEVING
 
-    def facts(self) -> Iterable[Fact]:
+    def details(self) -> Iterable[Fact]:
         outcome, counts = self.outcome, self.outcome.suboperations
         return (
-            self.result(),
-            Fact("Remote", str(self.request.remote)),
             Fact("Status", str(outcome.status)),
             Fact("Completed", str(counts.completed), "green"),
             Fact("  with a warning", positive(counts.warning), "yellow"),

@@ -72,12 +72,10 @@ class TransferView(View[R, TransferOutcome]):
         """What was done with an item that succeeded."""
         return done_of(self.request.task)
 
-    def facts(self) -> Iterable[Fact]:
+    def details(self) -> Iterable[Fact]:
         outcome, counters = self.outcome, self.outcome.counters
         speed = f", {size(counters.bytes / outcome.seconds)}/s" if outcome.seconds and counters.bytes else ""
         return (
-            self.result(),
-            Fact("Remote", str(self.request.remote)),
             *self.destination(),
             Fact("Total", str(counters.total)),
             *count_facts(self.done, counters.model_dump()),
@@ -194,11 +192,9 @@ class PreflightView(View[PreflightRequest, PreflightOutcome]):
             return ""
         return advice.NOT_ACCEPTED if self.outcome.pairs else advice.NOT_DICOM
 
-    def facts(self) -> Iterable[Fact]:
+    def details(self) -> Iterable[Fact]:
         outcome = self.outcome
         return (
-            self.result(),
-            Fact("Remote", str(self.request.remote)),
             Fact("Files", f"{outcome.total} ({size(outcome.bytes)})"),
             Fact("DICOM instances", str(sum(pair.count for pair in outcome.pairs))),
             Fact("Accepted", str(sum(pair.count for pair in outcome.pairs if pair.accepted)), "green"),

@@ -26,11 +26,9 @@ class VerificationView(View[VerifyRequest, VerifyOutcome]):
             "--commit`."
         )
 
-    def facts(self) -> Iterable[Fact]:
+    def details(self) -> Iterable[Fact]:
         outcome = self.outcome
         return (
-            self.result(),
-            Fact("Remote", str(self.request.remote)),
             Fact("Sent", str(outcome.total)),
             Fact("Held", str(outcome.held), "green"),
             Fact("Missing", positive(outcome.missing), "red"),
@@ -63,11 +61,9 @@ class CommitmentView(View[CommitRequest, CommitOutcome]):
             f"`pacs-tasks report {self.request.job_id}` shows what the PACS reports later."
         )
 
-    def facts(self) -> Iterable[Fact]:
+    def details(self) -> Iterable[Fact]:
         outcome = self.outcome
         return (
-            self.result(),
-            Fact("Remote", str(self.request.remote)),
             Fact("Sent", str(outcome.total)),
             Fact("Committed", str(outcome.committed), "green"),
             Fact("Failed", positive(outcome.failed), "red"),

@@ -58,8 +58,15 @@ class View(Generic[R, T]):
         """What to do next; empty where everything is done."""
         return ""
 
-    def facts(self) -> Iterable[Fact]:
-        """The named values, such as counts."""
+    def facts(self) -> Iterator[Fact]:
+        """The category, the remote, and the values of :meth:`details`."""
+        category = self.outcome.category
+        yield Fact("Result", str(category), STYLES[category])
+        yield Fact("Remote", str(self.request.remote))
+        yield from self.details()
+
+    def details(self) -> Iterable[Fact]:
+        """Named values, such as counts."""
         return ()
 
     def tables(self) -> Iterable[Table]:
@@ -100,10 +107,6 @@ class View(Generic[R, T]):
     def item(self) -> str:
         """The heading of a column of items."""
         return OPERATIONS[self.request.task].item
-
-    def result(self) -> Fact:
-        """The category as a fact."""
-        return Fact("Result", str(self.outcome.category), STYLES[self.outcome.category])
 
 
 def command_of(task: str) -> str:

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import IO, Any, Self
 
 import click
@@ -153,9 +153,7 @@ class Stack:
             child.end(limit, lambda: self._signals > 1)
         self.children.clear()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.end()
         for number, before in self._before.items():
             signal.signal(number, before)
