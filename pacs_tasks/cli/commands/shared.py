@@ -33,23 +33,23 @@ def _note(ctx: click.Context, param: click.Parameter, value: Any) -> None:
 SHARED_OPTIONS: tuple[click.Parameter, ...] = (
     SharedOption(
         ["--ip"], type=HOST, default="127.0.0.1", show_default=True, envvar="PACS_TASKS_IP",
-        help="Host name or address of the PACS.",
+        help="Connect to the PACS at this host name or address.",
     ),
     SharedOption(
         ["--port"], type=WholeNumber(1, 65_535), default=11112, show_default=True,
-        envvar="PACS_TASKS_PORT", metavar="PORT", help="Port of the PACS.",
+        envvar="PACS_TASKS_PORT", metavar="PORT", help="Connect to this port of the PACS.",
     ),
     SharedOption(
         ["--ae-title"], type=AE_TITLE, default="PYNETDICOM", show_default=True,
-        envvar="PACS_TASKS_AE_TITLE", help="AE title of this machine (calling AE title).",
+        envvar="PACS_TASKS_AE_TITLE", help="Use this AE title for this machine (calling AE title).",
     ),
     SharedOption(
         ["--pacs-ae-title"], type=AE_TITLE, default="PACS", show_default=True,
-        envvar="PACS_TASKS_PACS_AE_TITLE", help="AE title of the PACS (called AE title).",
+        envvar="PACS_TASKS_PACS_AE_TITLE", help="Use this AE title for the PACS (called AE title).",
     ),
     SharedOption(
         ["--timeout"], type=Seconds(0, 86_400, min_open=True), default=30, show_default=True,
-        envvar="PACS_TASKS_TIMEOUT", metavar="SECONDS", help="Longest silence of the PACS.",
+        envvar="PACS_TASKS_TIMEOUT", metavar="SECONDS", help="Give up when the PACS is silent for this long.",
     ),
     SharedOption(
         ["--tls"], is_flag=True, default=False, envvar="PACS_TASKS_TLS",
@@ -90,7 +90,7 @@ SHARED_OPTIONS: tuple[click.Parameter, ...] = (
     ),
     SharedOption(
         ["--quiet"], is_flag=True, default=False, envvar="PACS_TASKS_QUIET",
-        help="Print errors only on stderr, without progress and remarks.",
+        help="Print only errors on stderr, without progress and remarks.",
     ),
     SharedOption(
         ["--log-level"], type=click.Choice(LEVELS, case_sensitive=False), default="INFO", show_default=True,
