@@ -150,8 +150,17 @@ def leased(remote: RemoteAE, stop: StopCheck, *, one_of_many: bool = False) -> I
         If no lease became free in a few seconds.
     """
     lease = leases().lease(remote, stop, _idle.let_go, one_of_many=one_of_many)
-    try:
+    with _reported(lease):
         yield lease.watched(stop)
+    leases().give_back(lease)
+
+
+@contextmanager
+def _reported(lease: Lease) -> Iterator[None]:
+    """Report whether the remote accepts the association of the block; a lease whose block fails is given back."""
+    try:
+        yield
+        outages().forget_failures(lease.remote)
     except PeerBusyError:
         leases().refused(lease)
         raise
@@ -159,8 +168,6 @@ def leased(remote: RemoteAE, stop: StopCheck, *, one_of_many: bool = False) -> I
         leases().give_back(lease)
         raise
     leases().accepted(lease)
-    leases().give_back(lease)
-    outages().forget_failures(lease.remote)
 
 
 @contextmanager
@@ -216,16 +223,8 @@ def _open(local: LocalAE, remote: RemoteAE, contexts: Sequence[Context], limits:
             leases().want(lease.remote)
         return watched()
 
-    try:
+    with _reported(lease):
         assoc = Association.open(local, remote, contexts, limits, check, window=settings().operations_window)
-    except PeerBusyError:
-        leases().refused(lease)
-        raise
-    except BaseException:
-        leases().give_back(lease)
-        raise
-    leases().accepted(lease)
-    outages().forget_failures(lease.remote)
     return _Kept(assoc, lease)
 
 

@@ -21,7 +21,7 @@ from celery import Task, chord
 from celery.exceptions import Ignore, Reject, Retry
 
 from pacs_tasks.dimse.upper_layer.negotiation import Context
-from pacs_tasks.errors import JobFailedError, PacsTasksError, PeerBusyError
+from pacs_tasks.errors import JobCancelledError, JobFailedError, PacsTasksError, PeerBusyError
 from pacs_tasks.ledger.manifest import Line
 from pacs_tasks.ledger.recorder import Recorder
 from pacs_tasks.ledger.studies import Study
@@ -30,8 +30,8 @@ from pacs_tasks.request import R, Request, build
 from pacs_tasks.tasks.engine.associations import new_association
 from pacs_tasks.tasks.engine.base import ledger, result_of, unexpected
 from pacs_tasks.tasks.engine.claim import Claim, claimed
-from pacs_tasks.tasks.engine.part import Part, PartCancelledError, store_summary
-from pacs_tasks.tasks.engine.retry import BROKER_AWAY, come_again, given_up, go_back, pause_of_job
+from pacs_tasks.tasks.engine.part import Part, store_summary
+from pacs_tasks.tasks.engine.retry import BROKER_AWAY, come_again, give_up, go_back, pause_of_job
 
 #: A part has so much work, in seconds, that the 5 ms of its task are a thirtieth of it.
 PART_WORK = 0.16
@@ -61,7 +61,7 @@ class Promise(NamedTuple):
 
 
 class RecordedError(Exception):
-    """A job has ended before, with ``error``: there is nothing to record, and no remote is busy now."""
+    """A job has ended with ``error``, which is recorded; a busy remote in it is no reason to come again."""
 
     def __init__(self, error: PacsTasksError) -> None:
         super().__init__(error.message)
@@ -180,7 +180,7 @@ def finish(task: Task, job_id: str, ranges: Callable[[str], list[Range]], part: 
         with (
             claimed(task, ledger(), job_id, "finish") as claim,
             Recorder(ledger(), job_id) as recorder,
-            suppress(PartCancelledError),
+            suppress(JobCancelledError),
         ):
             rest: Part[Line] = Part(task, recorder, claim, range(progress.counters.total))
             rest.fail_rest(_lost())
@@ -239,16 +239,14 @@ def errors_recorded(task: Task) -> Iterator[None]:
     A job for which there is no association now comes again, which does not count as a try. A plain Celery caller gets
     the same class of error from ``AsyncResult.get()``.
     """
-    attempt = 0
     try:
         try:
             yield
         except PeerBusyError as error:
-            ended = given_up(task.request.id, error)
+            ended = give_up(task.request.id, error)
             if ended is None:
                 come_again(task, pause_of_job(task), exc=error.public())
-            attempt = ended.attempt
-            raise ended.error from None
+            raise RecordedError(ended) from None
     except (Ignore, Retry, Reject):
         raise
     except RecordedError as recorded:
@@ -256,7 +254,7 @@ def errors_recorded(task: Task) -> Iterator[None]:
     except BROKER_AWAY as error:
         go_back(error)
     except PacsTasksError as error:
-        ledger().fail(task.request.id, error, attempt)
+        ledger().fail(task.request.id, error)
         raise error.public() from None
     except Exception as error:  # noqa: BLE001 - a defect must end the job, or it would run for ever
         failure = unexpected(error)

@@ -41,7 +41,7 @@ from pacs_tasks.tasks.engine.retry import (
     PartParkedError,
     WorkerShutdownError,
     come_again,
-    given_up,
+    give_up,
     go_back,
     note_unreachable,
     park_if_down,
@@ -63,10 +63,6 @@ L = TypeVar("L", bound=Line)
 T = TypeVar("T")
 
 
-class PartCancelledError(Exception):
-    """The ledger reported, as a part recorded an outcome, that the job was cancelled."""
-
-
 class Part(Generic[L]):
     """The running part of a job: the lines of its range without an outcome, and the way to record one.
 
@@ -76,8 +72,6 @@ class Part(Generic[L]):
         By its index in the manifest, each line without an outcome.
     last_try
         Whether what could be tried again later fails now.
-    cancelled
-        Whether the ledger has reported that the job was cancelled.
     """
 
     def __init__(self, task: Task, recorder: Recorder, claim: Claim, lines: range, tries: int = 0) -> None:
@@ -85,7 +79,7 @@ class Part(Generic[L]):
         #: Its lines in the manifest.
         self.indices = lines
         self.job_id = job_id = recorder.job_id
-        self.last_try, self.cancelled = tries >= settings().max_retries, False
+        self.last_try = tries >= settings().max_retries
         recorded = ledger().recorded(job_id, lines.start, lines.stop)
         self._attempts = ledger().claims.attempts(job_id, lines.start, lines.stop)
         found = cast(list[L], ledger().manifest.lines(job_id, lines.start, lines.stop))
@@ -102,7 +96,7 @@ class Part(Generic[L]):
 
         Raises
         ------
-        PartCancelledError
+        JobCancelledError
             If the job was cancelled; the outcome is recorded.
         """
         attempts = self._attempts[index - self.indices.start] + (outcome.begun > 0)
@@ -127,8 +121,8 @@ class Part(Generic[L]):
         if recorded.ended:
             store_summary(self._task, self.job_id)
         if recorded.cancelled:
-            self.cancelled = True
-            raise PartCancelledError
+            self.claim.cancelled = True
+            raise JobCancelledError
 
     def must_end(self) -> bool:
         """Whether to stop waiting for the remote: the job was cancelled, or the worker shuts down."""
@@ -136,7 +130,7 @@ class Part(Generic[L]):
 
     def check_end(self) -> None:
         """Raise :class:`JobCancelledError` or :class:`WorkerShutdownError` if the part must end."""
-        if self.cancelled or self.claim():
+        if self.claim():
             raise JobCancelledError
         if shutting_down():
             raise WorkerShutdownError
@@ -242,7 +236,7 @@ class LineQueue(ABC, Generic[T]):
         except JobCancelledError:
             self.part.check_end()
             raise
-        if self.part.cancelled:
+        if self.part.claim.cancelled:
             raise JobCancelledError
 
     def try_later(self, index: int, status: Status | None) -> bool:
@@ -372,10 +366,10 @@ def _tried(task: Task, job_id: str, lines: range, tries: int, work: Callable[[Pa
                 return False
             try:
                 return _worked(part, work)
-            except (PartCancelledError, PartParkedError, JobCancelledError):
+            except (PartParkedError, JobCancelledError):
                 return False
             finally:
-                with suppress(PartCancelledError):
+                with suppress(JobCancelledError):
                     part.flush()
     except PeerBusyError as error:
         come_again(task, pause_of_part(task, job_id), exc=error.public())
@@ -385,13 +379,11 @@ def _worked(part: Part[L], work: Callable[[Part[L], R], bool]) -> bool:
     try:
         return work(part, cast(R, ledger().request(part.job_id)))
     except PeerBusyError as error:
-        ended = given_up(part.job_id, error)
-        if ended is None:
+        if give_up(part.job_id, error) is None:
             raise
-        ledger().fail(part.job_id, ended.error, ended.attempt)
-    except (AssociationError, *BROKER_AWAY, JobCancelledError, JobNotFoundError):
+    except (AssociationError, JobCancelledError, JobNotFoundError, PartParkedError, WorkerShutdownError, Retry):
         raise
-    except (PartCancelledError, PartParkedError, WorkerShutdownError, Retry):
+    except BROKER_AWAY:
         raise
     except PacsTasksError as error:
         part.fail_rest(error)

@@ -2,7 +2,7 @@
 
 - The broker is away or full: :func:`go_back`.
 - The remote or the association budget has no association now: the task comes again (:func:`come_again`), which does
-  not count as a try, until the job's patience ends (:func:`given_up`).
+  not count as a try, until the job's patience ends (:func:`give_up`).
 - The remote is down: the job is parked, and its parts end without outcomes for what they have not begun. The probe in
   :mod:`.resume` enqueues the planner again when the remote is back.
 - The worker shuts down: a part ends after the file in progress, and the rest goes back to the queue. A warm shutdown
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import mmap
 import random
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from celery import Task
 from celery.exceptions import BackendError, Reject
@@ -74,17 +74,14 @@ def _about(seconds: float) -> float:
     return seconds * _random.uniform(0.5, 1.0)
 
 
-class GivenUp(NamedTuple):
-    """The error that ends a job, and the attempt that it ends."""
-
-    error: PeerBusyError
-    attempt: int
-
-
-def given_up(job_id: str, error: PeerBusyError) -> GivenUp | None:
-    """What ends a job whose remote has refused every association "for now" for too long; none if it waits on.
+def give_up(job_id: str, error: PeerBusyError) -> PeerBusyError | None:
+    """Fail a job whose remote has refused every association "for now" for too long.
 
     The time counts from the start of the job, and anew from each association that the remote accepts from the fleet.
+
+    Returns
+    -------
+    The error that ends the job, which is recorded; nothing if the job waits on.
     """
     request, limit = ledger().request(job_id), _LONGEST_REFUSAL
     if isinstance(request, TransferRequest):
@@ -97,7 +94,8 @@ def given_up(job_id: str, error: PeerBusyError) -> GivenUp | None:
         f"{request.remote} accepted no association for {seconds:.0f} s and the job gave up; its outcomes are kept. "
         f"Run `pacs-tasks resume {job_id}` to do the rest. Last answer: {error.message}"
     )
-    return GivenUp(final, progress.attempt)
+    ledger().fail(job_id, final, progress.attempt)
+    return final
 
 
 def pause_of_part(task: Task, job_id: str) -> float:

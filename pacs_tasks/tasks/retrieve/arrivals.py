@@ -12,11 +12,11 @@ from typing import Any
 from pacs_tasks.dimse.files import part10, storage
 from pacs_tasks.dimse.retrieve.delivery import Arrived
 from pacs_tasks.dimse.scp.c_store import OUT_OF_RESOURCES, Arrival, Placed, Refusal
-from pacs_tasks.errors import InvalidRequestError
+from pacs_tasks.errors import InvalidRequestError, JobCancelledError
 from pacs_tasks.layout import Layout
 from pacs_tasks.ledger.manifest import CountedLine, RetrieveLine
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
-from pacs_tasks.tasks.engine.part import Part, PartCancelledError
+from pacs_tasks.tasks.engine.part import Part
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ class Arrivals:
 
     def _record(self, index: int, outcome: InstanceOutcome) -> None:
         """Record what has come, also where the job was cancelled: whoever waits for the peer sees to that."""
-        with suppress(PartCancelledError):
+        with suppress(JobCancelledError):
             self._part.record(index, outcome)
 
 

@@ -26,7 +26,7 @@ from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine.base import JobTask, ledger, register
 from pacs_tasks.tasks.engine.claim import Claim
 from pacs_tasks.tasks.engine.job import Promise, Range, fan_out, finish, lines_of_a_part, note_round_trip, pending, plan
-from pacs_tasks.tasks.engine.part import LineQueue, Part, PartCancelledError, run_part, work_off
+from pacs_tasks.tasks.engine.part import LineQueue, Part, run_part, work_off
 from pacs_tasks.tasks.engine.paths import files_below, readable_directory, readable_file
 
 #: Up to so many files, each is a task of its own, as people who watch Flower expect.
@@ -128,13 +128,13 @@ class _FileQueue(LineQueue[StoredInstance]):
             del self.queue[index]
             if not self.try_later(index, outcome.status):
                 # After a cancel, the answers for the files in progress still count.
-                with suppress(PartCancelledError):
+                with suppress(JobCancelledError):
                     self.part.record(index, outcome)
 
     def _until_the_end(self) -> Iterator[StoredInstance]:
         """The files in order, until the job is cancelled or the worker shuts down."""
         for index, instance in list(self.queue.items()):
-            if self.part.cancelled or self.part.must_end():
+            if self.part.must_end():
                 return
             self.unanswered.add(index)
             self.part.begin(index)
