@@ -13,8 +13,9 @@ last outcome ends the job too, so a body that Redis loses or runs twice changes 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 from celery import Task, chord
@@ -28,9 +29,9 @@ from pacs_tasks.ledger.studies import Study
 from pacs_tasks.outcome import InstanceOutcome, Outcome
 from pacs_tasks.request import R, Request, build
 from pacs_tasks.tasks.engine.associations import new_association
-from pacs_tasks.tasks.engine.base import ledger, result_of, unexpected
+from pacs_tasks.tasks.engine.base import JobTask, ledger, register, result_of, unexpected
 from pacs_tasks.tasks.engine.claim import Claim, claimed
-from pacs_tasks.tasks.engine.part import Part, store_summary
+from pacs_tasks.tasks.engine.part import Part, run_part, store_summary
 from pacs_tasks.tasks.engine.retry import BROKER_AWAY, come_again, give_up, go_back, pause_of_job
 
 #: A part has so much work, in seconds, that the 5 ms of its task are a thirtieth of it.
@@ -154,19 +155,52 @@ def lines_of_a_part(total: int, line_work: float) -> int:
     return max(1, min(math.ceil(PART_WORK / line_work), total // FEWEST_PARTS), math.ceil(total / MOST_PARTS))
 
 
-def pending(job_id: str, ranges: Iterable[Range]) -> list[Range]:
+def _pending(job_id: str, ranges: list[Range]) -> list[Range]:
     """The ranges that contain a line without an outcome."""
-    ranges = list(ranges)
     recorded = ledger().recorded(job_id, 0, max((stop for _, stop in ranges), default=0))
     return [(start, stop) for start, stop in ranges if any(index not in recorded for index in range(start, stop))]
 
 
-def fan_out(task: Task, job_id: str, ranges: Sequence[Range], part: Task, finish: Task) -> None:
-    """Replace the running task by a chord over ``ranges``. The message of a part has the job's id and the range."""
-    task.replace(chord([part.si(job_id, start, stop) for start, stop in ranges], body=finish.si(job_id)))
+def register_chord(
+    request_type: type[R],
+    prefix: str,
+    promise: Callable[[R, Claim], Promise],
+    parts: Callable[[str], list[Range]],
+    work: Callable[[Part, R], bool],
+    *,
+    promise_again: Callable[[R, Claim], Promise | None] = lambda _, __: None,
+) -> None:
+    """Register the three tasks of a job with many outcomes: its planner, ``<prefix>_part`` and ``<prefix>_finish``.
+
+    Parameters
+    ----------
+    promise, promise_again
+        As for :func:`plan`.
+    parts
+        Called with the job's id; gives its parts, the same each time.
+    work
+        Works on a part; true if something should be tried again later.
+    """
+
+    def fan_out(task: Task, job_id: str) -> None:
+        # The message of a part has the job's id and the range, nothing private.
+        header = [part.si(job_id, start, stop) for start, stop in _pending(job_id, parts(job_id))]
+        task.replace(chord(header, body=finish.si(job_id)))
+
+    @register(request_type.task, base=JobTask)
+    def planner(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
+        return plan(self, request, request_type, promise, partial(fan_out, self), promise_again=promise_again)
+
+    @register(f"{prefix}_part", ignore_result=True)
+    def part(self: Task, job_id: str, start: int, stop: int, tries: int = 0) -> None:
+        run_part(self, job_id, range(start, stop), tries, work)
+
+    @register(f"{prefix}_finish")
+    def finish(self: Task, job_id: str) -> dict[str, Any]:
+        return _finished(self, job_id, partial(fan_out, self, job_id))
 
 
-def finish(task: Task, job_id: str, ranges: Callable[[str], list[Range]], part: Task) -> dict[str, Any]:
+def _finished(task: Task, job_id: str, fan_out: Callable[[], None]) -> dict[str, Any]:
     """Serve the body of a chord: return the job's summary, or plan lost parts again for what is left."""
     ledger().settle(job_id)
     progress = ledger().progress(job_id)
@@ -176,7 +210,7 @@ def finish(task: Task, job_id: str, ranges: Callable[[str], list[Range]], part: 
         if ledger().claims.count(job_id):
             come_again(task, _FINISH_LATER)
         if ledger().claims.count_replan(job_id) <= _MOST_REPLANS:
-            fan_out(task, job_id, ranges(job_id), part, finish=task)
+            fan_out()
         with (
             claimed(task, ledger(), job_id, "finish") as claim,
             Recorder(ledger(), job_id) as recorder,

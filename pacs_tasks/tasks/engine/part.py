@@ -68,15 +68,18 @@ class Part(Generic[L]):
 
     Attributes
     ----------
+    indices
+        Its lines in the manifest.
     left
         By its index in the manifest, each line without an outcome.
+    tries
+        How often the part was tried before.
     last_try
         Whether what could be tried again later fails now.
     """
 
     def __init__(self, task: Task, recorder: Recorder, claim: Claim, lines: range, tries: int = 0) -> None:
-        self._task, self._recorder, self.claim = task, recorder, claim
-        #: Its lines in the manifest.
+        self.task, self.tries, self._recorder, self.claim = task, tries, recorder, claim
         self.indices = lines
         self.job_id = job_id = recorder.job_id
         self.last_try = tries >= settings().max_retries
@@ -100,7 +103,7 @@ class Part(Generic[L]):
             If the job was cancelled; the outcome is recorded.
         """
         attempts = self._attempts[index - self.indices.start] + (outcome.begun > 0)
-        receipt = outcome.model_copy(update={"worker": self._task.request.hostname, "attempts": attempts})
+        receipt = outcome.model_copy(update={"worker": self.task.request.hostname, "attempts": attempts})
         self.left.pop(index, None)
         self._obey(self._recorder.record(index, receipt))
 
@@ -119,7 +122,7 @@ class Part(Generic[L]):
 
     def _obey(self, recorded: Recorded) -> None:
         if recorded.ended:
-            store_summary(self._task, self.job_id)
+            store_summary(self.task, self.job_id)
         if recorded.cancelled:
             self.claim.cancelled = True
             raise JobCancelledError

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, ClassVar
-
-from celery import Task
+from typing import ClassVar
 
 from pacs_tasks.dimse.find.c_find import FindOperation, context_of
 from pacs_tasks.dimse.upper_layer.association import Association
@@ -19,10 +17,10 @@ from pacs_tasks.ledger.manifest import RowLine
 from pacs_tasks.ledger.matches import record_matches
 from pacs_tasks.outcome import Category, Doubt, FindOutcome, InstanceCategory, InstanceOutcome
 from pacs_tasks.request import FindBatchRequest, FindRequest
-from pacs_tasks.tasks.engine.base import JobTask, ledger, register
+from pacs_tasks.tasks.engine.base import ledger
 from pacs_tasks.tasks.engine.claim import Claim
-from pacs_tasks.tasks.engine.job import Promise, Range, fan_out, finish, lines_of_a_part, note_round_trip, pending, plan
-from pacs_tasks.tasks.engine.part import LineQueue, Part, run_part, work_off
+from pacs_tasks.tasks.engine.job import Promise, Range, lines_of_a_part, note_round_trip, register_chord
+from pacs_tasks.tasks.engine.part import LineQueue, Part, work_off
 
 #: Seconds that a row takes at least: the answer of a fast PACS, and the decoding of its matches.
 ROW_WORK = 0.004
@@ -42,9 +40,8 @@ def cut(total: int, round_trip: float) -> list[Range]:
     return [(start, min(start + rows, total)) for start in range(0, total, rows)]
 
 
-def _ranges(job_id: str) -> list[Range]:
-    total = ledger().progress(job_id).counters.total
-    return pending(job_id, cut(total, ledger().round_trip(job_id)))
+def _parts(job_id: str) -> list[Range]:
+    return cut(ledger().progress(job_id).counters.total, ledger().round_trip(job_id))
 
 
 def _promise(request: FindBatchRequest, claim: Claim) -> Promise:
@@ -136,23 +133,4 @@ def _query_rows(part: Part[RowLine], request: FindBatchRequest) -> bool:
     return work_off(part, request, lambda: [_RowQueue(part, request)])
 
 
-@register(FindBatchRequest.task, base=JobTask)
-def find_batch(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Run many queries: become a chord of parts."""
-
-    def chord_of_parts(job_id: str) -> None:
-        fan_out(self, job_id, _ranges(job_id), find_batch_part, find_batch_finish)
-
-    return plan(self, request, FindBatchRequest, _promise, chord_of_parts)
-
-
-@register("pacs_tasks.find_batch_part", ignore_result=True)
-def find_batch_part(self: Task, job_id: str, start: int, stop: int, tries: int = 0) -> None:
-    """Run the queries ``start`` up to ``stop`` of a job's manifest; never raises for a query."""
-    run_part(self, job_id, range(start, stop), tries, _query_rows)
-
-
-@register("pacs_tasks.find_batch_finish")
-def find_batch_finish(self: Task, job_id: str) -> dict[str, Any]:
-    """The chord's body: return the summary of the job."""
-    return finish(self, job_id, _ranges, find_batch_part)
+register_chord(FindBatchRequest, "pacs_tasks.find_batch", _promise, _parts, _query_rows)

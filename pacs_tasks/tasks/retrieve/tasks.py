@@ -6,17 +6,15 @@ The planner asks the peer which instances there are: the promise. A part is a se
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
-
-from celery import Task
+from typing import cast
 
 from pacs_tasks.errors import AssociationError, PeerBusyError
 from pacs_tasks.ledger.manifest import CountedLine, RetrieveLine
 from pacs_tasks.request import RetrieveRequest
-from pacs_tasks.tasks.engine.base import JobTask, ledger, register
+from pacs_tasks.tasks.engine.base import ledger
 from pacs_tasks.tasks.engine.claim import Claim
-from pacs_tasks.tasks.engine.job import Promise, Range, fan_out, finish, pending, plan
-from pacs_tasks.tasks.engine.part import Part, run_part
+from pacs_tasks.tasks.engine.job import Promise, Range, register_chord
+from pacs_tasks.tasks.engine.part import Part
 from pacs_tasks.tasks.engine.paths import writable_directory
 from pacs_tasks.tasks.retrieve.part import fetch
 from pacs_tasks.tasks.retrieve.plan import promise, promise_again
@@ -44,9 +42,9 @@ def _series(line: RetrieveLine) -> tuple[str, str]:
     return line.study_uid, line.series_uid
 
 
-def _ranges(job_id: str) -> list[Range]:
+def _parts(job_id: str) -> list[Range]:
     manifest = ledger().manifest
-    return pending(job_id, cut(cast(list[RetrieveLine], manifest.lines(job_id, 0, manifest.resolved(job_id)))))
+    return cut(cast(list[RetrieveLine], manifest.lines(job_id, 0, manifest.resolved(job_id))))
 
 
 def _promise(request: RetrieveRequest, claim: Claim) -> Promise:
@@ -62,31 +60,17 @@ def _promise(request: RetrieveRequest, claim: Claim) -> Promise:
     return promise(request, claim)
 
 
-@register(RetrieveRequest.task, base=JobTask)
-def retrieve(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Retrieve studies: asks what there is and becomes a chord of parts."""
-
-    def chord_of_parts(job_id: str) -> None:
-        fan_out(self, job_id, _ranges(job_id), retrieve_part, retrieve_finish)
-
-    return plan(self, request, RetrieveRequest, _promise, chord_of_parts, promise_again=promise_again)
-
-
-@register("pacs_tasks.retrieve_part", ignore_result=True)
-def retrieve_part(self: Task, job_id: str, start: int, stop: int, tries: int = 0) -> None:
-    """Fetch the instances ``start`` up to ``stop`` of a job's manifest; never raises for an instance."""
-
-    def work(part: Part[RetrieveLine], request: RetrieveRequest) -> bool:
-        part.claim.check_deaths()
-        try:
-            return fetch(self, part, request, whole_series=_is_whole(job_id, start, stop), tries=tries)
-        except PeerBusyError:
-            raise
-        except AssociationError as error:
-            part.fail_rest(error)
-            return False
-
-    run_part(self, job_id, range(start, stop), tries, work)
+def _fetch(part: Part[RetrieveLine], request: RetrieveRequest) -> bool:
+    """Fetch the rest of a part; true if something should be tried again later."""
+    part.claim.check_deaths()
+    whole_series = _is_whole(part.job_id, part.indices.start, part.indices.stop)
+    try:
+        return fetch(part.task, part, request, whole_series=whole_series, tries=part.tries)
+    except PeerBusyError:
+        raise
+    except AssociationError as error:
+        part.fail_rest(error)
+        return False
 
 
 def _is_whole(job_id: str, start: int, stop: int) -> bool:
@@ -101,7 +85,4 @@ def _is_whole(job_id: str, start: int, stop: int) -> bool:
     return not before and not after and not ledger().studies.picked(job_id, first.study_uid)
 
 
-@register("pacs_tasks.retrieve_finish")
-def retrieve_finish(self: Task, job_id: str) -> dict[str, Any]:
-    """The chord's body: the summary of the job."""
-    return finish(self, job_id, _ranges, retrieve_part)
+register_chord(RetrieveRequest, "pacs_tasks.retrieve", _promise, _parts, _fetch, promise_again=promise_again)

@@ -25,7 +25,7 @@ from pacs_tasks.request import StoreDirectoryRequest, StoreRequest, TransferRequ
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine.base import JobTask, ledger, register
 from pacs_tasks.tasks.engine.claim import Claim
-from pacs_tasks.tasks.engine.job import Promise, Range, fan_out, finish, lines_of_a_part, note_round_trip, pending, plan
+from pacs_tasks.tasks.engine.job import Promise, Range, lines_of_a_part, note_round_trip, plan, register_chord
 from pacs_tasks.tasks.engine.part import LineQueue, Part, run_part, work_off
 from pacs_tasks.tasks.engine.paths import files_below, readable_directory, readable_file
 
@@ -66,12 +66,11 @@ def _files_of_a_part(lines: Sequence[FileLine], round_trip: float) -> int:
     return lines_of_a_part(total, max(file_work, round_trip))
 
 
-def _ranges(job_id: str) -> list[Range]:
-    """The parts of a job that have files without an outcome; the cut is the same each time."""
+def _parts(job_id: str) -> list[Range]:
     request = cast(StoreDirectoryRequest, ledger().request(job_id))
     lines = cast(list[FileLine], ledger().manifest.lines(job_id, 0, ledger().progress(job_id).counters.total))
     files_per_task = request.files_per_task or settings().files_per_task
-    return pending(job_id, cut(lines, files_per_task, ledger().round_trip(job_id)))
+    return cut(lines, files_per_task, ledger().round_trip(job_id))
 
 
 def _promise_file(request: StoreRequest, _: Claim) -> Promise:
@@ -167,23 +166,4 @@ def store_file(self: Task, request: dict[str, Any] | None = None, tries: int = 0
     return plan(self, request, StoreRequest, _promise_file, one_part)
 
 
-@register(StoreDirectoryRequest.task, base=JobTask)
-def store_directory(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Send a directory: list it and become a chord of parts."""
-
-    def chord_of_parts(job_id: str) -> None:
-        fan_out(self, job_id, _ranges(job_id), store_part, store_finish)
-
-    return plan(self, request, StoreDirectoryRequest, _promise_directory, chord_of_parts)
-
-
-@register("pacs_tasks.store_part", ignore_result=True)
-def store_part(self: Task, job_id: str, start: int, stop: int, tries: int = 0) -> None:
-    """Send the files ``start`` up to ``stop`` of a job's manifest; never raises for a file."""
-    run_part(self, job_id, range(start, stop), tries, _send)
-
-
-@register("pacs_tasks.store_finish")
-def store_finish(self: Task, job_id: str) -> dict[str, Any]:
-    """The chord's body: return the summary of the job."""
-    return finish(self, job_id, _ranges, store_part)
+register_chord(StoreDirectoryRequest, "pacs_tasks.store", _promise_directory, _parts, _send)
