@@ -31,7 +31,7 @@ from pacs_tasks.request import R, Request, build
 from pacs_tasks.tasks.engine.associations import new_association
 from pacs_tasks.tasks.engine.base import JobTask, ledger, register, result_of, unexpected
 from pacs_tasks.tasks.engine.claim import Claim, claimed
-from pacs_tasks.tasks.engine.part import Part, run_part, store_summary
+from pacs_tasks.tasks.engine.part import L, Part, run_part, store_summary
 from pacs_tasks.tasks.engine.retry import BROKER_AWAY, come_again, give_up, go_back, pause_of_job
 
 #: A part has so much work, in seconds, that the 5 ms of its task are a thirtieth of it.
@@ -166,7 +166,7 @@ def register_chord(
     prefix: str,
     promise: Callable[[R, Claim], Promise],
     parts: Callable[[str], list[Range]],
-    work: Callable[[Part, R], bool],
+    work: Callable[[Part[L], R], bool],
     *,
     promise_again: Callable[[R, Claim], Promise | None] = lambda _, __: None,
 ) -> None:

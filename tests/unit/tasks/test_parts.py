@@ -1,4 +1,4 @@
-"""How a directory is cut into parts: little beside its work for Celery, enough to share out, never too many."""
+"""How a directory is cut into parts: little cost beside the work, enough parts to share, never too many."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def files(count: int, size: int) -> list[FileLine]:
 
 
 def sizes(entries: list[FileLine], files_per_task: int | None = None, round_trip: float = 0.0) -> set[int]:
-    """How many files a part has; all parts together are the whole, in order."""
+    """How many files the parts have; all parts together are the whole, in order."""
     parts = cut(entries, files_per_task, round_trip)
     assert [index for start, stop in parts for index in range(start, stop)] == list(range(len(entries)))
     return {stop - start for start, stop in parts[:-1]} or {len(entries)}
@@ -30,32 +30,32 @@ def sizes(entries: list[FileLine], files_per_task: int | None = None, round_trip
 
 @pytest.mark.parametrize("count", [1, 2, 200])
 def test_a_small_directory_is_one_task_per_file(count: int) -> None:
-    """As people who look at Flower expect."""
+    """People who watch Flower expect that."""
     assert sizes(files(count, CT)) == {1}
 
 
 @pytest.mark.parametrize(("count", "size", "file_work"), [(10_000, SMALL, 0.0004), (5_000, CT, 0.0009)])
 def test_tasks_cost_less_than_a_tenth_of_the_work_of_a_large_job(count: int, size: int, file_work: float) -> None:
-    """On a quick line; what a file takes was measured on two cores."""
+    """On a fast line; the work of a file was measured on two cores."""
     assert min(sizes(files(count, size))) * file_work >= 10 * TASK
 
 
 @pytest.mark.parametrize("round_trip", [0.0, 0.0002, 0.02, 0.2])
 @pytest.mark.parametrize("count", [201, 500, 2_000])
 def test_there_is_enough_to_share_out(count: int, round_trip: float) -> None:
-    """Sixteen parts at least."""
+    """A large job has at least sixteen parts."""
     assert len(cut(files(count, CT), None, round_trip)) >= 16
 
 
 def test_on_a_slow_line_parts_are_small() -> None:
-    """Each file takes a round trip at least, and eight associations should be busy to the end."""
+    """Each file takes at least a round trip, and eight associations should be busy to the end."""
     assert sizes(files(500, CT), round_trip=0.02) == {8}
     assert sizes(files(500, CT), round_trip=0.2) == {1}
 
 
 @pytest.mark.parametrize("round_trip", [0.0, 0.2])
 def test_a_huge_directory_is_no_huge_chord(round_trip: float) -> None:
-    """However slow the line is."""
+    """The line may be as slow as it likes."""
     assert len(cut(files(100_000, SMALL), None, round_trip)) <= MOST_PARTS
 
 
@@ -65,14 +65,14 @@ def test_a_part_of_large_files_ends_at_its_bytes() -> None:
 
 
 def test_who_says_how_many_gets_so_many() -> None:
-    """On any line."""
+    """The line does not matter then."""
     assert sizes(files(500, CT), 63, 0.02) == {63}
 
 
 @pytest.mark.parametrize("round_trip", [0.0, 0.0002, 0.02, 0.2])
 @pytest.mark.parametrize("total", [1, 15, 16, 200, 3_000, 100_000])
 def test_rows_of_a_batch_are_shared_out(total: int, round_trip: float) -> None:
-    """In order and completely; never so many parts that the chord is large, nor a part that takes minutes."""
+    """In order and completely; neither so many parts that the chord is large, nor a part that takes minutes."""
     parts = find_batch.cut(total, round_trip)
     assert [index for start, stop in parts for index in range(start, stop)] == list(range(total))
     assert min(total, FEWEST_PARTS) <= len(parts) <= MOST_PARTS

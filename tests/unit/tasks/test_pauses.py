@@ -1,4 +1,4 @@
-"""How long a task stays away before its next try."""
+"""The pause of a task before its next try."""
 
 from __future__ import annotations
 

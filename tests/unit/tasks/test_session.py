@@ -1,4 +1,4 @@
-"""A session goes on over another association where one is lost, as long as its user wants it to."""
+"""A session goes on over another association where one is lost, as long as its user lets it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pacs_tasks.tasks.engine.session import Loss, Session
 
 
 class Remote:
-    """Opens associations, which are numbers here, and notes how each ended."""
+    """Opens associations, which are numbers here, and records how each ended."""
 
     def __init__(self) -> None:
         self.refusal: Exception | None = None
@@ -46,7 +46,7 @@ class Remote:
             return self._remote.reusable
 
     def attempt(self, *errors: Exception) -> int | None:
-        """Run a step that raises the first error, if there is one, and else gives the number of its association."""
+        """Run a step that raises the error, if there is one; else return the number of its association."""
 
         def step(assoc: Association) -> int:
             if errors:
@@ -65,7 +65,7 @@ def remote() -> Remote:
 
 
 def test_steps_share_an_association_until_it_is_lost(remote: Remote) -> None:
-    """The next step opens another one; the loss says whether anything was done over the lost one."""
+    """The next step opens another one; the loss shows whether a step had succeeded over the lost one."""
     with remote.session:
         assert [remote.attempt(), remote.attempt()] == [1, 1]
         assert remote.attempt(PeerUnavailableError("aborted")) is None
@@ -76,7 +76,7 @@ def test_steps_share_an_association_until_it_is_lost(remote: Remote) -> None:
 
 
 def test_an_association_that_cannot_be_opened_is_a_loss_too(remote: Remote) -> None:
-    """Unless the remote is busy: then the work comes again later."""
+    """A busy remote is an exception: the work comes again later."""
     remote.refusal = PeerUnavailableError("no route")
     assert remote.attempt() is None
     assert remote.losses == [(False, True)]
@@ -93,7 +93,7 @@ def test_an_association_that_the_remote_has_ended_is_replaced_without_a_loss(rem
 
 
 def test_an_invalid_request_costs_no_association_and_any_other_error_does(remote: Remote) -> None:
-    """Nothing was sent for the first."""
+    """The remote has not received anything of it."""
     assert remote.attempt() == 1
     with pytest.raises(InvalidRequestError):
         remote.attempt(InvalidRequestError("no such key"))

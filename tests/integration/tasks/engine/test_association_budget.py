@@ -1,4 +1,4 @@
-"""The association budget, as jobs see it: several workers, and never more associations than the PACS is to bear."""
+"""The association budget as jobs experience it: several workers never open more associations than a PACS may have."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LIMIT = 60
 
 @pytest.fixture
 def own(redis_url: str) -> Iterator[PacsClient]:
-    """A client of a Redis of its own, still without a worker."""
+    """A client of a Redis of its own, without a worker as yet."""
     with PacsClient(redis_url) as client:
         yield client
 
@@ -54,12 +54,12 @@ def budget(own: PacsClient) -> AssociationLeases:
 
 
 def allowed(pacs: TestPACS | Directory, most: int) -> RemoteAE:
-    """The PACS as a remote that bears so many associations."""
+    """The PACS as a remote with this limit of associations."""
     return pacs.remote.model_copy(update={"max_associations": most})
 
 
 def transferred(job: Job) -> TransferOutcome:
-    """The outcome of a job that ends in time."""
+    """The outcome of a job, once it has ended."""
     job.wait(LIMIT)
     outcome = job.outcome()
     assert isinstance(outcome, TransferOutcome)
@@ -67,7 +67,7 @@ def transferred(job: Job) -> TransferOutcome:
 
 
 def nothing_left(client: PacsClient) -> None:
-    """No key of the budget stays in Redis, and soon."""
+    """Whether Redis soon holds no key of the budget."""
 
     def keys() -> list[str]:
         return cast("list[str]", client.ledger.client.keys("pacs_tasks:associations*"))
@@ -79,7 +79,7 @@ def nothing_left(client: PacsClient) -> None:
 def test_a_fleet_opens_no_more_associations_than_allowed(
     own: PacsClient, redis_url: str, pacs: TestPACS, tmp_path: Path, pool: str, most: int
 ) -> None:
-    """Two workers of three tasks each, and several jobs to one PACS, which counts."""
+    """The PACS counts the associations of several jobs on two workers with three processes each."""
     write_series(tmp_path / "files", 60, rows=2)
     pacs.faults = Faults(delay=0.005)
     with ExitStack() as stack:
@@ -98,7 +98,7 @@ def test_a_fleet_opens_no_more_associations_than_allowed(
 def test_an_archive_that_bears_one_association_loses_nothing(
     own: PacsClient, redis_url: str, dcmqrscp: Directory, tmp_path: Path
 ) -> None:
-    """With two at once it answers Success to instances that it does not keep."""
+    """Over two associations at once it reports success for instances that it does not keep."""
     files = 90
     write_series(tmp_path / "files", files)
     with workers.worker(redis_url, tmp_path, concurrency=3):
@@ -110,7 +110,7 @@ def test_an_archive_that_bears_one_association_loses_nothing(
 def test_the_settings_bound_a_remote_that_says_nothing(
     own: PacsClient, redis_url: str, pacs: TestPACS, tmp_path: Path
 ) -> None:
-    """By a number for all, or by the name under which the worker knows it."""
+    """One number bounds all remotes, or the name that the worker has for this one."""
     write_series(tmp_path / "files", 40, rows=2)
     pacs.faults = Faults(delay=0.005)
     request = StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files"))
@@ -129,7 +129,7 @@ def test_the_settings_bound_a_remote_that_says_nothing(
 
 
 def every_request(remote: RemoteAE, directory: Path) -> list[AnyRequest]:
-    """One of each kind; the directory holds ``files/000001.dcm``, the remote a study."""
+    """One request of each kind; the directory holds ``files/000001.dcm``, the remote a study."""
     files, study = directory / "files", study_uid()
     return [
         EchoRequest(remote=remote),
@@ -145,7 +145,7 @@ def every_request(remote: RemoteAE, directory: Path) -> list[AnyRequest]:
 
 
 def test_every_kind_of_association_counts(client: PacsClient, tmp_path: Path) -> None:
-    """While another holds the only lease none is opened; when it is free, each job goes on."""
+    """No job opens an association while another holds the only lease; each goes on when it is free."""
     budget = AssociationLeases(client.ledger.client)
     with TestPACS(instances=write_series(tmp_path / "files", 2)) as pacs:
         remote = allowed(pacs, 1)
@@ -166,7 +166,7 @@ def test_every_kind_of_association_counts(client: PacsClient, tmp_path: Path) ->
 def test_the_lease_of_a_killed_worker_is_free_within_its_lifetime(
     own: PacsClient, budget: AssociationLeases, redis_url: str, tmp_path: Path
 ) -> None:
-    """And not before: the peer may still have its association open."""
+    """It is not free before: the remote may still have the association open."""
     write_series(tmp_path / "files", 1)
     with TestPACS(faults=Faults(silence=Silence.STORE)) as pacs:
         remote = allowed(pacs, 1)
@@ -188,7 +188,7 @@ def test_the_lease_of_a_killed_worker_is_free_within_its_lifetime(
 def test_a_lease_that_redis_lost_is_taken_again(
     own: PacsClient, budget: AssociationLeases, redis_url: str, pacs: TestPACS, tmp_path: Path
 ) -> None:
-    """What is being sent goes on."""
+    """The transfer in progress goes on."""
     write_series(tmp_path / "files", 40)
     pacs.faults = Faults(delay=0.2)
     request = StoreDirectoryRequest(remote=allowed(pacs, 1), directory=str(tmp_path / "files"), files_per_task=40)
@@ -208,7 +208,7 @@ def test_a_lease_that_redis_lost_is_taken_again(
 
 
 def test_a_cancel_ends_the_wait_for_an_association(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """Whether a part stands in line or is back on the queue; nobody is left in the line."""
+    """A cancel works while a part waits in line and while it is on the queue; no waiter stays in the line."""
     write_series(tmp_path, 5)
     budget, remote = AssociationLeases(client.ledger.client), allowed(pacs, 1)
     alone = Associations(remote=str(remote), in_use=1, limit=1, waiting=0)
@@ -230,7 +230,7 @@ def test_a_cancel_ends_the_wait_for_an_association(client: PacsClient, pacs: Tes
 def test_a_job_that_waits_for_an_association_does_not_stand_still(
     own: PacsClient, budget: AssociationLeases, redis_url: str, pacs: TestPACS, tmp_path: Path
 ) -> None:
-    """Its parts are on their way back; nobody hands them out a second time."""
+    """Its parts come again by themselves; no watch enqueues them a second time."""
     write_series(tmp_path / "files", 3)
     remote = allowed(pacs, 1)
     request = StoreDirectoryRequest(remote=remote, directory=str(tmp_path / "files"))
@@ -255,7 +255,7 @@ def test_a_job_that_waits_for_an_association_does_not_stand_still(
 def test_work_for_one_remote_does_not_wait_for_another(
     own: PacsClient, budget: AssociationLeases, redis_url: str, pacs: TestPACS, tmp_path: Path
 ) -> None:
-    """However many parts wait for it, and although they came first."""
+    """It overtakes any number of parts that wait for another remote."""
     write_series(tmp_path / "files", 60, rows=2)
     directory = str(tmp_path / "files")
     with TestPACS("OTHER") as other, workers.worker(redis_url, tmp_path, concurrency=2):

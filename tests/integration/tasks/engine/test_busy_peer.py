@@ -1,4 +1,4 @@
-"""A peer that refuses associations "for now" is waited for, however long; that costs no try."""
+"""Jobs wait for a remote that refuses associations "for now". The wait does not count as a try."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ LIMIT = 60
 
 @pytest.fixture
 def client(redis_url: str, tmp_path: Path) -> Iterator[PacsClient]:
-    """A client of a worker of three tasks that tries nothing again."""
+    """A client of a worker with three processes and no retries."""
     settings = {"PACS_TASKS_MAX_RETRIES": "0"}
     with workers.worker(redis_url, tmp_path, concurrency=3, **settings), PacsClient(redis_url) as running:
         yield running
 
 
 def transferred(job: Job) -> TransferOutcome:
-    """The outcome of a job that ends in time."""
+    """The outcome of a job, once it has ended."""
     job.wait(LIMIT)
     outcome = job.outcome()
     assert isinstance(outcome, TransferOutcome)
@@ -54,7 +54,7 @@ def transferred(job: Job) -> TransferOutcome:
 def test_a_peer_that_takes_fewer_associations_than_we_open_gets_everything(
     client: PacsClient, pacs: TestPACS, tmp_path: Path
 ) -> None:
-    """It refuses two of three all the time."""
+    """It refuses two of three associations all the time."""
     write_series(tmp_path / "files", 60, rows=2)
     pacs.faults = Faults(association_limit=1, delay=0.01)
     job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files")))
@@ -64,7 +64,7 @@ def test_a_peer_that_takes_fewer_associations_than_we_open_gets_everything(
 
 
 def test_every_request_waits_for_a_busy_peer(client: PacsClient, tmp_path: Path) -> None:
-    """Twice refused, each is done the third time."""
+    """Each request succeeds at the third association."""
     files = write_series(tmp_path / "files", 2)
     study = study_uid()
     with TestPACS(instances=files) as pacs:
@@ -88,7 +88,7 @@ def test_every_request_waits_for_a_busy_peer(client: PacsClient, tmp_path: Path)
 
 
 def test_a_busy_peer_does_not_hide_a_failure(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """Out of resources (A700) is a try, and there is but one here."""
+    """Out of resources (A700) counts as a try, and only one is allowed here."""
     write_series(tmp_path / "files", 4)
     pacs.faults = Faults(busy_associations=3, store_status={EVERY_INSTANCE: 0xA700})
     job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files"), files_per_task=4))
@@ -96,7 +96,7 @@ def test_a_busy_peer_does_not_hide_a_failure(client: PacsClient, pacs: TestPACS,
 
 
 def ages_go_by(client: PacsClient, pacs: TestPACS, job: Job) -> None:
-    """The peer has refused since long ago, and the job has waited as long."""
+    """Pretend that the remote has refused, and the job has waited, for a very long time."""
     budget, redis = AssociationLeases(client.ledger.client), client.ledger.client
     wait_until(lambda: budget.refused_for(name_of(pacs.remote), 0), 20, "the peer refuses")
     redis.set(f"pacs_tasks:associations:refusing:{name_of(pacs.remote)}", "1.0", keepttl=True)
@@ -107,7 +107,7 @@ def ages_go_by(client: PacsClient, pacs: TestPACS, job: Job) -> None:
 def test_a_peer_that_refuses_for_ever_is_given_up(
     client: PacsClient, pacs: TestPACS, tmp_path: Path, give_up_after: float | None
 ) -> None:
-    """After the time that the request gives, else the settings; what is left waits anew when the job is resumed."""
+    """The request or the settings give the time. A resumed job waits as long again for the rest."""
     write_series(tmp_path / "files", 5)
     pacs.faults = Faults(rejection=LOCAL_LIMIT_EXCEEDED)
     request = StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files"), give_up_after=give_up_after)
@@ -133,7 +133,7 @@ def test_a_peer_that_refuses_for_ever_is_given_up(
 def test_a_planner_that_comes_late_repeats_what_ended_the_job(
     client: PacsClient, pacs: TestPACS, tmp_path: Path
 ) -> None:
-    """The peer was busy then, and has served others since; but the job has ended, so it does not come again."""
+    """The remote has accepted others since, but the job has ended and does not come again."""
     write_series(tmp_path / "files", 2)
     pacs.faults = Faults(rejection=LOCAL_LIMIT_EXCEEDED)
     job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files"), give_up_after=0))
@@ -147,7 +147,7 @@ def test_a_planner_that_comes_late_repeats_what_ended_the_job(
 
 
 def test_a_single_answer_is_given_up_too(client: PacsClient, pacs: TestPACS) -> None:
-    """In the class of error that tells that the peer was busy."""
+    """The class of the error shows that the remote was busy."""
     pacs.faults = Faults(rejection=LOCAL_LIMIT_EXCEEDED)
     job = client.enqueue(EchoRequest(remote=pacs.remote))
     ages_go_by(client, pacs, job)

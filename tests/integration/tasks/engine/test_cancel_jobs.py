@@ -1,4 +1,4 @@
-"""Cancel at any moment and retry at once: what arrived is counted, nothing is sent twice, each job ends."""
+"""A job is cancelled and retried at once: answers received count, no file goes twice, and each job ends."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _retried(job: Job) -> bool:
 def test_a_cancel_and_two_retries_at_once_send_each_file_once(
     client: PacsClient, pacs: TestPACS, tmp_path: Path, moment: Moment, files_per_task: int
 ) -> None:
-    """Parts of the first attempt are still on the queue then; one retry is taken, the other is told."""
+    """Parts of the first attempt are still queued. One retry is accepted, the other refused."""
     write_series(tmp_path, FILES, rows=2)
     pacs.faults = Faults(delay=0.005, hold_instances_after=ANSWERED)
     request = StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path), files_per_task=files_per_task)
@@ -64,7 +64,7 @@ def test_a_cancel_and_two_retries_at_once_send_each_file_once(
 def test_a_part_that_waits_for_its_next_try_ends_with_a_cancel(
     client: PacsClient, pacs: TestPACS, tmp_path: Path
 ) -> None:
-    """Nobody is at it, so nothing is waited for."""
+    """No worker holds it, so the job ends at once."""
     write_series(tmp_path, 5)
     pacs.faults = Faults(store_status={EVERY_INSTANCE: 0xA700})
     job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path), files_per_task=5))
@@ -76,7 +76,7 @@ def test_a_part_that_waits_for_its_next_try_ends_with_a_cancel(
 
 
 def test_what_is_on_its_way_when_a_cancel_comes_is_counted(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """The peer has it and takes its time to say so; the retry does not send it again."""
+    """The remote has the file and answers late; the retry does not send it again."""
     write_series(tmp_path, 3)
     pacs.faults = Faults(hold_instances_after=0)
     job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path), files_per_task=3))
@@ -90,7 +90,7 @@ def test_what_is_on_its_way_when_a_cancel_comes_is_counted(client: PacsClient, p
 
 
 def test_a_cancel_does_not_wait_for_a_silent_peer(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """Whether it has the file is not known, so it is not counted."""
+    """The file does not count, because nobody knows whether the remote has it."""
     write_series(tmp_path, 3)
     pacs.faults = Faults(silence=Silence.STORE)
     job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path), files_per_task=3))

@@ -1,4 +1,4 @@
-"""A worker that is told to end: the file under way is finished, the rest is for another worker, nothing goes twice."""
+"""A worker that shuts down finishes the file in progress and leaves the rest to another worker; no file goes twice."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def finished(job: Job) -> TransferOutcome:
 def test_sending_goes_on_with_another_worker(
     own: PacsClient, redis_url: str, pacs: TestPACS, tmp_path: Path, pool: str
 ) -> None:
-    """A part of many files ends behind the one that is under way, not behind its last one."""
+    """A part ends after the file in progress, not after its last file."""
     write_series(tmp_path / "files", FILES, rows=2)
     pacs.faults = Faults(hold_instances_after=SOME)
     request = StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files"), files_per_task=FILES // 2)
@@ -63,7 +63,7 @@ def test_sending_goes_on_with_another_worker(
 
 
 def test_retrieving_goes_on_with_another_worker(own: PacsClient, redis_url: str, tmp_path: Path) -> None:
-    """What has arrived stays and counts; the rest is fetched later."""
+    """Instances that have arrived count; the other worker fetches the rest."""
     paths = write_series(tmp_path / "files", FILES, rows=2)
     with TestPACS(instances=paths, faults=Faults(hold_instances_after=SOME)) as pacs:
         out = tmp_path / "out"

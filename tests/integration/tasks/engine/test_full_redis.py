@@ -1,4 +1,4 @@
-"""A Redis that is full takes nothing more and forgets nothing: one sentence, and the work goes on when it has room."""
+"""A full Redis refuses new data and keeps the old: clients get one clear error, and jobs go on when it has room."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ FILES = 60
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A Redis of this test alone, since its limit is that of all its databases."""
+    """A Redis for this test alone: its limit applies to all its databases."""
     with redis_server(tmp_path) as running:
         yield running
 
 
 def limit_memory(server: RedisServer, limit: int) -> None:
-    """Let the server have so many bytes; 0 is no limit."""
+    """Limit the server to so many bytes; 0 is no limit."""
     client = connect(server.url(), 5)
     client.config_set("maxmemory", limit)
     client.close()
 
 
 def refused(server: RedisServer) -> bool:
-    """Whether somebody was refused a command since there is no room."""
+    """Whether the server has refused a command for lack of memory."""
     client = connect(server.url(), 5)
     try:
         return "errorstat_OOM" in client.info("errorstats")
@@ -42,7 +42,7 @@ def refused(server: RedisServer) -> bool:
 
 
 def test_who_enqueues_is_told(server: RedisServer) -> None:
-    """What is wrong, and what to do; nothing is enqueued."""
+    """The error names the cause and the remedy; nothing is enqueued."""
     with PacsClient(server.url()) as client:
         limit_memory(server, 1)
         with pytest.raises(BrokerUnavailableError, match=r"is full .* more memory"):
@@ -52,7 +52,7 @@ def test_who_enqueues_is_told(server: RedisServer) -> None:
 
 
 def test_a_job_outlasts_it(server: RedisServer, pacs: TestPACS, tmp_path: Path) -> None:
-    """Each file has one outcome in the end, and the worker is still there."""
+    """Each file has one outcome in the end, and the worker still runs."""
     write_series(tmp_path / "files", FILES, rows=2)
     pacs.faults = Faults(hold_instances_after=20)
     with PacsClient(server.url()) as client, workers.worker(server.url(), tmp_path) as worker:

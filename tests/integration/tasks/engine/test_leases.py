@@ -1,4 +1,4 @@
-"""The leases of one process: renewed while their holders live, never in the way where Redis is away."""
+"""The leases of one process: renewed while their holders live, and no hindrance while Redis is unavailable."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LIFETIME = 1.5
 
 @pytest.fixture
 def budget(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[AssociationLeases]:
-    """With a clock that runs ten times as fast, and twenty times for the heartbeat: a beat or two may come late."""
+    """A budget whose clock runs ten times as fast, the heartbeat twenty times: a beat or two may come late."""
     monkeypatch.setattr(budget_module, "LIFETIME", LIFETIME)
     monkeypatch.setattr(claim_module, "_BEAT", 0.25)
     monkeypatch.setattr(claim_module, "_SILENCE", 2.0)
@@ -43,7 +43,7 @@ def in_use(budget: AssociationLeases) -> int:
 
 
 def test_a_lease_lives_as_long_as_its_holder_shows_life(budget: AssociationLeases) -> None:
-    """One that hangs loses it; when it comes to life it has it again."""
+    """A holder that hangs loses its lease and has it again when it goes on."""
     leases = Leases(lambda: budget, lambda: budget)
     lease = leases.lease(REMOTE, never, lambda _: None)
     look = lease.watched(never)
@@ -58,7 +58,7 @@ def test_a_lease_lives_as_long_as_its_holder_shows_life(budget: AssociationLease
 
 
 def test_an_idle_lease_needs_no_sign_of_life(budget: AssociationLeases, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever keeps the association ends it in time."""
+    """The keeper of an idle association ends it in time."""
     monkeypatch.setattr(claim_module, "_SILENCE", 0.1)
     leases = Leases(lambda: budget, lambda: budget)
     lease = leases.lease(REMOTE, never, lambda _: None)
@@ -70,7 +70,7 @@ def test_an_idle_lease_needs_no_sign_of_life(budget: AssociationLeases, monkeypa
 
 
 def test_no_lease_in_time_is_told_and_leaves_nothing(budget: AssociationLeases) -> None:
-    """To the second part at once: work for other remotes comes first."""
+    """The second part fails at once: work for other remotes comes first."""
     leases = Leases(lambda: budget, lambda: budget)
     held = leases.lease(REMOTE, never, lambda _: None)
     asked: list[str] = []
@@ -86,7 +86,7 @@ def test_no_lease_in_time_is_told_and_leaves_nothing(budget: AssociationLeases) 
 
 
 def test_what_the_process_lets_go_it_gets(budget: AssociationLeases) -> None:
-    """An idle association with other contexts makes way for the one that is needed."""
+    """An idle association with other contexts makes room for the one needed."""
     leases = Leases(lambda: budget, lambda: budget)
     idle = leases.lease(REMOTE, never, lambda _: None)
     leases.lease(REMOTE, never, lambda _: leases.give_back(idle))
@@ -94,7 +94,7 @@ def test_what_the_process_lets_go_it_gets(budget: AssociationLeases) -> None:
 
 
 def test_nothing_waits_for_a_redis_that_is_away(budget: AssociationLeases) -> None:
-    """What is in use goes on, and is given back as well as can be."""
+    """The association in use goes on, and its lease expires by itself."""
 
     def away() -> AssociationLeases:
         return AssociationLeases(connect(f"redis://127.0.0.1:{free_port()}/0", 0.5))

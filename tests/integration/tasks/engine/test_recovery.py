@@ -1,4 +1,4 @@
-"""What is lost on the way is taken up again: messages, workers, a Redis. Every job ends, and ends once."""
+"""Lost messages, workers and Redis servers: every job still ends, exactly once."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LIMIT = 40
 
 
 def transferred(job: Job) -> TransferOutcome:
-    """The outcome of a job that ends in time."""
+    """The outcome of a job, once it has ended."""
     job.wait(LIMIT)
     outcome = job.outcome()
     assert isinstance(outcome, TransferOutcome)
@@ -44,7 +44,7 @@ def transferred(job: Job) -> TransferOutcome:
 
 
 def lose_messages(redis_url: str) -> int:
-    """Take every message off the queues, as a Redis does that dies while it hands them out."""
+    """Remove every message from the queues, as a Redis does that dies while it delivers them."""
     client = connect(redis_url, 5)
     lost = sum(int(str(client.llen(queue))) for queue in QUEUES)
     client.delete(*QUEUES)
@@ -69,7 +69,7 @@ def celery(redis_url: str) -> Iterator[Celery]:
 def test_a_job_whose_task_was_lost_is_taken_up(
     own: PacsClient, celery: Celery, redis_url: str, pacs: TestPACS, tmp_path: Path
 ) -> None:
-    """It was queued, and no queue has it."""
+    """The job is queued, but no queue has its message."""
     write_series(tmp_path / "files", 3)
     job = own.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files")))
     assert lose_messages(redis_url) == 1
@@ -82,7 +82,7 @@ def test_a_job_whose_task_was_lost_is_taken_up(
 def test_a_job_is_looked_into_soon_where_nothing_is_on_its_way(
     own: PacsClient, celery: Celery, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a worker has in hand comes back after a while; where no queue and no worker has anything, nothing will."""
+    """A message that a worker holds comes back; if no queue and no worker has one, none will."""
     monkeypatch.setattr("pacs_tasks.tasks.engine.resume.LOST", 0.0)
     own.enqueue(StoreDirectoryRequest(directory=str(tmp_path)))
     assert lose_messages(redis_url) == 1
@@ -98,7 +98,7 @@ def test_a_job_is_looked_into_soon_where_nothing_is_on_its_way(
 def test_parts_that_were_lost_are_taken_up(
     own: PacsClient, celery: Celery, redis_url: str, pacs: TestPACS, tmp_path: Path
 ) -> None:
-    """What was sent is not sent again."""
+    """No file goes twice."""
     write_series(tmp_path / "files", 30)
     pacs.faults = Faults(hold_instances_after=0)
     job = own.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files")))
@@ -116,7 +116,7 @@ def test_parts_that_were_lost_are_taken_up(
 
 
 def test_a_job_that_waits_for_its_turn_is_left_alone(own: PacsClient, celery: Celery, tmp_path: Path) -> None:
-    """However long the queue is, a job is looked into ever more rarely, and not handed out twice."""
+    """In a long queue a job is checked less and less often, and is never enqueued twice."""
     job = own.enqueue(StoreDirectoryRequest(directory=str(tmp_path)))
     for _ in range(2000):
         resume_stalled(celery, own.ledger, 0.001)
@@ -130,7 +130,7 @@ def test_a_job_that_waits_for_its_turn_is_left_alone(own: PacsClient, celery: Ce
 def test_a_message_of_an_earlier_attempt_does_not_end_the_job(
     own: PacsClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It finds the job cancelled, and before it has its result the job is reopened."""
+    """It finds the job cancelled; the job is reopened before it reads the result."""
     monkeypatch.setattr("pacs_tasks.tasks.engine.base.ledger", lambda: own.ledger)
     job = own.enqueue(StoreDirectoryRequest(directory=str(tmp_path)))
     job.cancel()
@@ -142,7 +142,7 @@ def test_a_message_of_an_earlier_attempt_does_not_end_the_job(
 
 
 def test_a_cancelled_job_whose_worker_died_ends(own: PacsClient, celery: Celery, tmp_path: Path) -> None:
-    """Also when nobody looks at it."""
+    """It ends even if no client reads its state."""
     job = own.enqueue(StoreDirectoryRequest(directory=str(tmp_path)))
     own.ledger.start(job.id, "worker")
     own.ledger.claims.claim(job.id, "plan", "a worker that dies")
@@ -155,7 +155,7 @@ def test_a_cancelled_job_whose_worker_died_ends(own: PacsClient, celery: Celery,
 
 
 def test_what_every_worker_dies_of_fails(own: PacsClient, redis_url: str, pacs: TestPACS, tmp_path: Path) -> None:
-    """Rather than kill one worker after the other for ever; the other files are sent."""
+    """The file fails before it kills one worker after the other; the other files are sent."""
     write_series(tmp_path / "files", 3)
     request = StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files"), files_per_task=3)
     job = own.enqueue(request)
@@ -178,7 +178,7 @@ def test_what_every_worker_dies_of_fails(own: PacsClient, redis_url: str, pacs: 
 def test_what_is_handed_out_twice_is_done_once(
     own: PacsClient, celery: Celery, redis_url: str, pacs: TestPACS, tmp_path: Path
 ) -> None:
-    """The planner, a part, and the end of the chord, before its time and under another id."""
+    """Redis delivers the planner, a part, and the chord's body twice; the body early and under another id."""
     write_series(tmp_path / "files", 40)
     pacs.faults = Faults(delay=0.01)
     request = StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files"), files_per_task=5)
@@ -195,7 +195,7 @@ def test_what_is_handed_out_twice_is_done_once(
 
 
 def test_parts_of_which_no_word_comes_fail_in_the_end(own: PacsClient, redis_url: str, tmp_path: Path) -> None:
-    """Planned again and again without any outcome: told by name, for a retry to take up."""
+    """After several plans without any outcome each file fails by name, so that a retry can send it."""
     write_series(tmp_path / "files", 2)
     job = own.enqueue(StoreDirectoryRequest(directory=str(tmp_path / "files")))
     lose_messages(redis_url)
@@ -212,7 +212,7 @@ def test_parts_of_which_no_word_comes_fail_in_the_end(own: PacsClient, redis_url
 
 
 def children(pid: int) -> list[int]:
-    """The worker's processes."""
+    """The processes of the worker."""
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
@@ -220,7 +220,7 @@ def children(pid: int) -> list[int]:
 def test_a_child_that_is_killed_takes_no_file_with_it(
     own: PacsClient, redis_url: str, pacs: TestPACS, tmp_path: Path
 ) -> None:
-    """Its part is gone on with as soon as its claim has run out."""
+    """Another process does its part as soon as its claim has expired."""
     write_series(tmp_path / "files", 30)
     pacs.faults = Faults(hold_instances_after=6)
     request = StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files"), files_per_task=30)
@@ -241,7 +241,7 @@ def test_a_child_that_is_killed_takes_no_file_with_it(
 def test_a_pool_of_threads_sends_each_file_once(
     own: PacsClient, redis_url: str, pacs: TestPACS, tmp_path: Path
 ) -> None:
-    """Also the part that is handed out twice to one process; and it lets go of its associations."""
+    """One process may receive a part twice; it also releases its associations."""
     write_series(tmp_path / "files", 40)
     pacs.faults = Faults(hold_instances_after=0)
     directory = str(tmp_path / "files")
@@ -261,14 +261,14 @@ def test_a_pool_of_threads_sends_each_file_once(
 
 
 def hand_out_again(client: redis.Redis) -> None:
-    """What Redis does with messages that nobody acknowledges in time."""
+    """Deliver all messages again, as Redis does with those that nobody acknowledges in time."""
     for held in cast("list[str]", client.hvals("pacs_tasks.unacked")):
         client.lpush(STORE_QUEUE, json.dumps(json.loads(held)[0]))
 
 
 @contextmanager
 def losing_answers(port: int, command: bytes, times: int) -> Iterator[int]:
-    """A way to a Redis that breaks when this command has reached it, before its answer comes back."""
+    """A proxy of a Redis that closes the connection after this command, before the reply."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.settimeout(0.2)
     stop, left = threading.Event(), [times]
@@ -310,7 +310,7 @@ def losing_answers(port: int, command: bytes, times: int) -> Iterator[int]:
 
 
 def test_a_manifest_is_whole_although_an_answer_of_redis_was_lost(redis_url: str) -> None:
-    """A step that is said twice is done once: otherwise files would be listed twice, and others never sent."""
+    """A repeated command takes effect once; otherwise some files would be listed twice and others never sent."""
     port, _, database = redis_url.rpartition(":")[2].partition("/")
     with losing_answers(int(port), b"/data/1500", 1) as near:
         ledger = Ledger(connect(f"redis://127.0.0.1:{near}/{database}", 5, 5))

@@ -1,4 +1,4 @@
-"""A Redis that goes away in the middle of a job: nothing is lost, and nothing is sent twice."""
+"""Redis is unavailable in the middle of a job: no file is lost, and none goes twice."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LIMIT = 60
 
 @pytest.fixture
 def own_url(tmp_path: Path) -> Iterator[str]:
-    """A Redis that no other test has."""
+    """The address of a Redis that no other test uses."""
     (tmp_path / "redis").mkdir()
     with redis_server(tmp_path / "redis") as running:
         yield running.url()
@@ -43,7 +43,7 @@ def own(own_url: str) -> Iterator[PacsClient]:
 
 @pytest.fixture
 def dead() -> Iterator[Celery]:
-    """An app whose Redis is not there."""
+    """An app without a Redis."""
     with create(f"redis://127.0.0.1:{free_port()}/0", Settings(redis_timeout=0.5)) as app:
         yield app
 
@@ -54,7 +54,7 @@ def directory_job(client: PacsClient, pacs: TestPACS, directory: Path, count: in
 
 
 def transferred(job: Job) -> TransferOutcome:
-    """The outcome of a job that ends in time."""
+    """The outcome of a job, once it has ended."""
     job.wait(LIMIT)
     outcome = job.outcome()
     assert isinstance(outcome, TransferOutcome)
@@ -89,7 +89,7 @@ def test_a_part_goes_on_while_its_broker_is_lost(pacs: TestPACS, tmp_path: Path,
 
 
 def test_a_planner_that_cannot_publish_goes_back(own: PacsClient, dead: Celery, tmp_path: Path) -> None:
-    """Its job stays as it is: no Redis to publish to is no failure of the job, and no defect."""
+    """Its job does not change: a lack of Redis is neither a failure of the job nor a defect."""
     job = own.enqueue(StoreDirectoryRequest(directory=str(tmp_path)))
     task = _running(dead, job.id)
     with pytest.raises(Reject) as ended, errors_recorded(task):
@@ -120,7 +120,7 @@ def _running(app: Celery, task_id: str) -> Task:
 def test_the_end_of_an_earlier_attempt_is_not_the_last_word(
     own: PacsClient, own_url: str, pacs: TestPACS, tmp_path: Path
 ) -> None:
-    """It comes late, after the job was retried; Celery alone would keep it for good."""
+    """It comes after the job was retried; Celery alone would keep that result for good."""
     with workers.worker(own_url, tmp_path, concurrency=1), create(own_url, Settings()) as app:
         pacs.faults = Faults(store_status={EVERY_INSTANCE: 0xA900})
         job = directory_job(own, pacs, tmp_path / "files", 3)
@@ -138,7 +138,7 @@ def test_the_end_of_an_earlier_attempt_is_not_the_last_word(
 def test_celery_has_the_summary_although_the_last_part_died_before_it_told(
     own: PacsClient, own_url: str, pacs: TestPACS, tmp_path: Path
 ) -> None:
-    """The ledger had ended the job; the part that is handed out again finds that Celery knows nothing."""
+    """The ledger had ended the job; the repeated part finds that Celery has no result."""
     with workers.worker(own_url, tmp_path, concurrency=1), create(own_url, Settings()) as app:
         job = directory_job(own, pacs, tmp_path / "files", 2)
         summary = transferred(job).summary()

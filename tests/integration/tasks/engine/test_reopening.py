@@ -1,4 +1,4 @@
-"""A job that ended is taken up again: what was sent stays sent, and no late word of before ends the new attempt."""
+"""An ended job is reopened: files that were sent stay sent, and no late report ends the new attempt."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.recording import FAILED, SENT, planned
 
 
 def test_reopening_keeps_what_was_sent(ledger: Ledger) -> None:
-    """A retry takes up what failed and what was never begun."""
+    """A retry covers the files that failed and those that were never begun."""
     job = planned(ledger, 3)
     ledger.record(job, 0, SENT)
     ledger.record(job, 1, FAILED)
@@ -28,7 +28,7 @@ def test_reopening_keeps_what_was_sent(ledger: Ledger) -> None:
 
 
 def test_reopening_thousands_of_failures_drops_all_of_them(ledger: Ledger) -> None:
-    """More than one step's worth."""
+    """They need more than one step."""
     job = planned(ledger, 2500)
     for index in range(2500):
         ledger.record(job, index, FAILED)
@@ -39,7 +39,7 @@ def test_reopening_thousands_of_failures_drops_all_of_them(ledger: Ledger) -> No
 
 
 def test_a_late_word_of_a_cancelled_task_does_not_end_the_next_attempt(ledger: Ledger) -> None:
-    """Its claim was the last, so the job had ended when the claim was released, and somebody retried it at once."""
+    """The release of the last claim ended the job, and a client retried it at once."""
     ledger.open("job", EchoRequest.task, EchoRequest())
     ledger.start("job", "worker")
     assert ledger.claims.claim("job", "job", "worker 1")
@@ -55,7 +55,7 @@ def test_a_late_word_of_a_cancelled_task_does_not_end_the_next_attempt(ledger: L
 
 
 def test_a_late_error_of_an_earlier_attempt_does_not_end_the_next(ledger: Ledger) -> None:
-    """Of two parts that give the same peer up, the second may tell when the job has been resumed."""
+    """Two parts give the remote up; the second may report that after the job was resumed."""
     job = planned(ledger, 2)
     ledger.fail(job, PeerBusyError("busy"), attempt=1)
     assert ledger.progress(job).state is JobState.FAILED
@@ -67,7 +67,7 @@ def test_a_late_error_of_an_earlier_attempt_does_not_end_the_next(ledger: Ledger
 
 
 def test_nothing_is_retried_that_runs_or_is_complete(ledger: Ledger) -> None:
-    """Each with the reason."""
+    """Each error names the reason."""
     job = planned(ledger, 1)
     with pytest.raises(InvalidRequestError, match="still running"):
         ledger.reopen(job)
@@ -77,7 +77,7 @@ def test_nothing_is_retried_that_runs_or_is_complete(ledger: Ledger) -> None:
 
 
 def test_a_retry_that_comes_late_drops_nothing_that_was_sent(ledger: Ledger) -> None:
-    """Two people retry at once: what the first one's retry has sent by then stays sent."""
+    """Two clients retry at once: the files that the first retry has sent stay sent."""
     job = planned(ledger, 2)
     ledger.record(job, 0, SENT)
     ledger.record(job, 1, FAILED)
@@ -100,7 +100,7 @@ def reopened(ledger: Ledger, job: str) -> bool:
 
 
 def test_attempts_are_counted_over_a_retry(ledger: Ledger) -> None:
-    """What failed after two sends and is retried has been sent twice before."""
+    """A file that failed after two attempts keeps both when it is retried."""
     job = planned(ledger, 2)
     ledger.claims.count_attempt(job, 0)
     assert ledger.claims.attempts(job, 0, 2) == [1, 0]

@@ -1,4 +1,4 @@
-"""Other services enqueue the same tasks, and what is private stays out of queue, results, events and logs."""
+"""Other services enqueue the same tasks, and private data stay out of queue, results, events and logs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SECRET = "Secret^Patient"
 
 @pytest.fixture
 def service(shared_redis_url: str, shared_worker: Process) -> Iterator[Celery]:
-    """A Celery app of somebody else, which knows no more than the address and the names of tasks and queues."""
+    """The Celery app of another service, which knows only the address and the names of tasks and queues."""
     assert shared_worker.running(), shared_worker.said()
     app = Celery("somebody-else", broker=shared_redis_url, backend=shared_redis_url, set_as_current=False)
     yield app
@@ -53,7 +53,7 @@ def called(service: Celery, task: str, request: dict[str, Any], queue: str) -> A
 
 
 def test_a_service_sends_a_directory(service: Celery, pacs: TestPACS, tmp_path: Path) -> None:
-    """`AsyncResult.get()` of the id that it knows yields the job's summary, through the chord."""
+    """`AsyncResult.get()` with the task's id yields the job's summary, through the chord."""
     write_series(tmp_path, 12)
     request = {"remote": pacs.remote.model_dump(), "directory": str(tmp_path)}
     summary = called(service, "pacs_tasks.store_directory", request, STORE_QUEUE)
@@ -61,7 +61,7 @@ def test_a_service_sends_a_directory(service: Celery, pacs: TestPACS, tmp_path: 
 
 
 def test_a_service_s_job_is_in_the_ledger_too(service: Celery, pacs: TestPACS, shared_redis_url: str) -> None:
-    """Its task id is the job's id: `status`, `wait` and `outcome` know it."""
+    """The task's id is the job's id: `status`, `wait` and `outcome` accept it."""
     request = {"remote": pacs.remote.model_dump()}
     result = service.send_task("pacs_tasks.echo", kwargs={"request": request}, queue=FIND_QUEUE)
     assert result.get(timeout=30)["status"] == "0000"
@@ -71,7 +71,7 @@ def test_a_service_s_job_is_in_the_ledger_too(service: Celery, pacs: TestPACS, s
 
 
 def test_a_wrong_request_is_refused_with_its_class_and_no_value(service: Celery, pacs: TestPACS) -> None:
-    """Before anything is opened."""
+    """No association is opened."""
     with pytest.raises(InvalidRequestError, match=r"remote\.port.*correct it and ask again") as raised:
         called(service, "pacs_tasks.find", {"remote": {"port": SECRET}}, FIND_QUEUE)
     assert SECRET not in str(raised.value)
@@ -87,7 +87,7 @@ def test_an_error_reaches_celery_without_its_path(service: Celery, pacs: TestPAC
 
 
 def everything_but_the_ledger(redis_url: str) -> str:
-    """All that Redis holds, as text, without the jobs' own records."""
+    """All contents of Redis as text, without the records of jobs."""
     client = connect(redis_url, 5)
     held = []
     for key in client.scan_iter():
@@ -108,7 +108,7 @@ def everything_but_the_ledger(redis_url: str) -> str:
 
 
 def test_neither_queue_nor_result_nor_log_holds_what_is_private(redis_url: str, pacs: TestPACS, tmp_path: Path) -> None:
-    """Paths, patients' names and ids are in the ledger alone."""
+    """Only the ledger has paths and the names and ids of patients."""
     directory = tmp_path / SECRET
     write_series(directory, 3, patient_name=SECRET, patient_id="ID-SECRET")
     with PacsClient(redis_url) as client:
@@ -144,7 +144,7 @@ def test_neither_queue_nor_result_nor_log_holds_what_is_private(redis_url: str, 
 def test_arguments_of_a_service_are_hidden_from_those_who_inspect(
     redis_url: str, pacs: TestPACS, tmp_path: Path
 ) -> None:
-    """Also where the service published them in the clear: Flower asks a worker what it is doing."""
+    """They are hidden even if the service published them in the clear: Flower inspects workers."""
     app = Celery("somebody-else", broker=redis_url, backend=redis_url, set_as_current=False)
     seen: list[dict[str, Any]] = []
     with (
@@ -171,7 +171,7 @@ def test_arguments_of_a_service_are_hidden_from_those_who_inspect(
 def test_waiting_where_no_worker_is_ends_with_a_sentence(
     redis_url: str, pacs: TestPACS, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The job stays on the queue for whoever starts one."""
+    """The job stays queued until a worker starts."""
     monkeypatch.setattr(job_module, "_STANDSTILL", 0.2)
     with PacsClient(redis_url) as client:
         job = client.enqueue(EchoRequest(remote=pacs.remote))

@@ -1,4 +1,4 @@
-"""A PACS that goes down in the middle: its jobs wait for it, burn no tries, and go on when it is back."""
+"""A PACS goes down in the middle: its jobs wait for it, use up no tries, and go on when it is back."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def directories(tmp_path: Path) -> None:
 
 
 def begun(client: PacsClient, port: int, directory: Path, **options: float) -> tuple[Job, list[str]]:
-    """A job whose peer goes down after a few files; and what that peer has been sent."""
+    """A job whose remote goes down after a few files, and the instances that this remote has received."""
     write_series(directory, FILES, rows=2)
     with TestPACS(port=port, faults=Faults(hold_instances_after=5)) as pacs:
         request = StoreDirectoryRequest(remote=pacs.remote, directory=str(directory), **options)
@@ -65,12 +65,12 @@ def outcome_of(job: Job, limit: float = RETURN) -> TransferOutcome:
 
 
 def nothing_left(client: PacsClient) -> bool:
-    """Whether no word of an outage is left in Redis."""
+    """Whether Redis holds no key of an outage."""
     return not list(client.ledger.client.scan_iter("pacs_tasks:outage*"))
 
 
 def test_a_send_waits_and_goes_on(client: PacsClient, port: int, tmp_path: Path) -> None:
-    """It says for whom it waits; whatever was sent is not sent again, and nothing has failed meanwhile."""
+    """The job names the remote that it waits for; no file goes twice, and none fails meanwhile."""
     job, before = begun(client, port, tmp_path / "files")
     wait_until(lambda: job.progress().waiting_for, 30, "the job to wait")
     seen = job.progress()
@@ -89,7 +89,7 @@ def test_a_send_waits_and_goes_on(client: PacsClient, port: int, tmp_path: Path)
 
 
 def test_a_retrieve_waits_and_goes_on(client: PacsClient, port: int, tmp_path: Path) -> None:
-    """The other direction is the same machine."""
+    """A retrieve waits in the same manner."""
     paths = write_series(tmp_path / "files", FILES, rows=2) + write_series(tmp_path / "more", 5, series=2, rows=2)
     with TestPACS(port=port, instances=paths, faults=Faults(hold_instances_after=3)) as pacs:
         request = RetrieveRequest(
@@ -109,7 +109,7 @@ def test_a_retrieve_waits_and_goes_on(client: PacsClient, port: int, tmp_path: P
 
 
 def test_who_gives_up_can_resume(client: PacsClient, port: int, tmp_path: Path) -> None:
-    """What was sent is kept, and the error says how to go on."""
+    """Files that were sent stay sent, and the error says how to go on."""
     job, _ = begun(client, port, tmp_path / "files", give_up_after=1)
     progress = job.wait(40)
     assert progress.state is JobState.FAILED
@@ -125,7 +125,7 @@ def test_who_gives_up_can_resume(client: PacsClient, port: int, tmp_path: Path) 
 
 
 def test_a_job_that_waits_can_be_cancelled(client: PacsClient, port: int, tmp_path: Path) -> None:
-    """At once: nobody is at it."""
+    """It ends at once, because no worker holds it."""
     job, _ = begun(client, port, tmp_path / "files")
     wait_until(lambda: job.progress().waiting_for, 30, "the job to wait")
     wait_until(lambda: client.ledger.claims.count(job.id) == 0, 10, "nobody is at it")
@@ -136,7 +136,7 @@ def test_a_job_that_waits_can_be_cancelled(client: PacsClient, port: int, tmp_pa
 
 
 def test_a_job_that_finds_its_peer_down_at_once_says_so(client: PacsClient, port: int, tmp_path: Path) -> None:
-    """Who types a wrong port should not wait an hour to be told."""
+    """Someone who types a wrong port must not wait an hour for the error."""
     with TestPACS() as pacs:
         remote = pacs.remote.model_copy(update={"port": port})
     write_series(tmp_path / "files", 3)
@@ -146,7 +146,7 @@ def test_a_job_that_finds_its_peer_down_at_once_says_so(client: PacsClient, port
 
 
 def test_work_for_another_peer_goes_on_meanwhile(client: PacsClient, port: int, tmp_path: Path) -> None:
-    """A job that waits holds no worker."""
+    """A job that waits occupies no worker."""
     job, _ = begun(client, port, tmp_path / "files")
     wait_until(lambda: job.progress().waiting_for, 30, "the job to wait")
     write_series(tmp_path / "others", 10)
@@ -158,7 +158,7 @@ def test_work_for_another_peer_goes_on_meanwhile(client: PacsClient, port: int, 
 
 
 def test_the_same_key_gives_the_same_job(client: PacsClient, tmp_path: Path) -> None:
-    """Asked twice, done once; another request under that key is refused."""
+    """A repeated request gives the same job; another request under that key is refused."""
     write_series(tmp_path / "files", 5)
     with TestPACS() as pacs:
         request = StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files"))

@@ -37,7 +37,7 @@ LIMIT = 40
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Iterator[TestPACS]:
-    """A PACS with 40 studies, one patient each."""
+    """A PACS with 40 studies of one patient each."""
     with TestPACS(instances=write_patients(tmp_path / "held", 40)) as running:
         yield running
 
@@ -53,7 +53,7 @@ def patients(count: int) -> list[str]:
 
 
 def answered(job: Job) -> TransferOutcome:
-    """The outcome of a job that ends in time."""
+    """The outcome of a job, once it has ended."""
     job.wait(LIMIT)
     outcome = job.outcome()
     assert isinstance(outcome, TransferOutcome)
@@ -61,17 +61,17 @@ def answered(job: Job) -> TransferOutcome:
 
 
 def found(job: Job) -> dict[int, list[str]]:
-    """Row to the Study Instance UIDs of its matches."""
+    """By row, the Study Instance UIDs of its matches."""
     return {each.row: [match["0020000D"]["Value"][0] for match in each.matches] for each in job.matches()}
 
 
 def asked(archive: TestPACS) -> Counter[str]:
-    """How often each patient was asked for."""
+    """How often the PACS received a query for each patient."""
     return Counter(str(each.PatientID) for each in archive.identifiers)
 
 
 def test_each_row_has_its_matches_in_the_order_of_the_request(client: PacsClient, archive: TestPACS) -> None:
-    """By its number; a row without a match is answered as well."""
+    """Matches name their row; a row without a match has an outcome as well."""
     job = client.enqueue(batch(archive, ["P3", "nobody", "P1", "P1*"], keys={"StudyDate": "20240115"}))
     outcome = answered(job)
     assert (outcome.category, outcome.counters.success, outcome.counters.total) == (Category.SUCCESS, 4, 4)
@@ -84,7 +84,7 @@ def test_each_row_has_its_matches_in_the_order_of_the_request(client: PacsClient
 
 
 def test_many_rows_share_few_associations(client: PacsClient, archive: TestPACS) -> None:
-    """A part has several rows, and goes on where the last one ended."""
+    """A part has several rows and uses the association of the part before."""
     job = client.enqueue(batch(archive, patients(40) * 5))
     assert answered(job).counters.success == 200
     assert found(job) == {row: [study_uid((row - 2) % 40 + 1)] for row in range(2, 202)}
@@ -93,7 +93,7 @@ def test_many_rows_share_few_associations(client: PacsClient, archive: TestPACS)
 
 
 def test_the_keys_of_a_row_go_before_those_of_all(client: PacsClient, archive: TestPACS) -> None:
-    """And an empty one asks for the attribute only."""
+    """An empty key of a row only requests the attribute."""
     rows = [FindRow(number=1, keys={"AccessionNumber": "A7"}), FindRow(number=2, keys={"PatientID": ""})]
     request = FindBatchRequest(remote=archive.remote, level=Level.STUDY, keys={"PatientID": "P7"}, rows=tuple(rows))
     job = client.enqueue(request)
@@ -102,7 +102,7 @@ def test_the_keys_of_a_row_go_before_those_of_all(client: PacsClient, archive: T
 
 
 def test_a_row_that_the_peer_refuses_fails_alone(client: PacsClient, archive: TestPACS) -> None:
-    """With its status; the others are answered, and a retry asks for that row alone."""
+    """It fails with its status; a retry covers this row alone."""
     archive.faults = Faults(find_statuses={"P2": 0x0122})
     job = client.enqueue(batch(archive, patients(5)))
     outcome = answered(job)
@@ -118,7 +118,7 @@ def test_a_row_that_the_peer_refuses_fails_alone(client: PacsClient, archive: Te
 
 
 def test_a_row_that_fails_for_now_is_asked_again(client: PacsClient, archive: TestPACS) -> None:
-    """A700, out of resources: within the tries that the worker's settings allow."""
+    """A700, out of resources, is retried as often as the worker's settings allow."""
     archive.faults = Faults(find_statuses={"P2": 0xA700})
     job = client.enqueue(batch(archive, patients(3)))
     wait_until(lambda: asked(archive)["P2"] >= 2, 20, "the second try")
@@ -130,7 +130,7 @@ def test_a_row_that_fails_for_now_is_asked_again(client: PacsClient, archive: Te
 
 
 def test_a_row_whose_key_cannot_be_written_fails_before_it_is_asked(client: PacsClient, archive: TestPACS) -> None:
-    """It costs the others nothing, and its reason repeats no value."""
+    """It does not disturb the others, and its reason repeats no value."""
     rows = (FindRow(number=2, keys={"SeriesNumber": "1"}), FindRow(number=3, keys={"Rows": "Secret"}))
     job = client.enqueue(FindBatchRequest(remote=archive.remote, rows=rows))
     outcome = answered(job)
@@ -142,7 +142,7 @@ def test_a_row_whose_key_cannot_be_written_fails_before_it_is_asked(client: Pacs
 
 
 def test_a_row_with_more_matches_than_the_limit_says_so(client: PacsClient, archive: TestPACS) -> None:
-    """It is answered with a warning; the next row goes over the same association."""
+    """It has a warning; the next row uses the same association."""
     job = client.enqueue(batch(archive, ["P1*", "P2"], limit=3))
     outcome = answered(job)
     assert (outcome.category, outcome.counters.warning, outcome.counters.success) == (Category.WARNING, 1, 1)
@@ -151,7 +151,7 @@ def test_a_row_with_more_matches_than_the_limit_says_so(client: PacsClient, arch
 
 
 def test_a_peer_that_ignores_the_end_of_a_row_answers_the_next_one(client: PacsClient, archive: TestPACS) -> None:
-    """Its association is given up, and another one opened."""
+    """The next row uses a new association."""
     # Eleven matches of P1*: the peer is at them for longer than its final status may take.
     archive.faults = Faults(ignore_cancel=True, delay=0.5)
     job = client.enqueue(batch(archive, ["P1*", "P2"], limit=1))
@@ -171,7 +171,7 @@ def test_an_answer_that_looks_cut_off_is_a_warning(client: PacsClient, tmp_path:
 
 
 def test_rows_that_a_cancel_left_are_asked_by_a_retry(client: PacsClient, archive: TestPACS) -> None:
-    """Those that were answered are kept, and no row is asked twice for nothing."""
+    """Rows with an outcome keep it, and the PACS receives no query twice."""
     archive.faults = Faults(hold_requests_after=10)
     job = client.enqueue(batch(archive, patients(40)))
     wait_until(lambda: job.progress().counters.success > 4, 20, "some rows are answered")
@@ -192,7 +192,7 @@ def test_rows_that_a_cancel_left_are_asked_by_a_retry(client: PacsClient, archiv
 
 
 def test_a_killed_worker_in_the_middle_costs_no_row(redis_url: str, archive: TestPACS, tmp_path: Path) -> None:
-    """Another goes on; every row is there once, and only what was under way is asked again."""
+    """Another worker goes on; only the rows in progress are queried again."""
     archive.faults = Faults(delay=0.1)
     with PacsClient(redis_url) as client:
         job = client.enqueue(batch(archive, patients(40)))
@@ -213,7 +213,7 @@ def test_a_killed_worker_in_the_middle_costs_no_row(redis_url: str, archive: Tes
 def test_a_peer_that_goes_away_and_comes_back_answers_every_row(
     client: PacsClient, archive: TestPACS, tmp_path: Path
 ) -> None:
-    """The rows that met the loss are asked again."""
+    """The rows that met the loss are queried again."""
     archive.faults = Faults(delay=0.05)
     job = client.enqueue(batch(archive, patients(40)))
     wait_until(lambda: job.progress().counters.success > 4, 20, "some rows are answered")
@@ -228,7 +228,7 @@ def test_a_peer_that_goes_away_and_comes_back_answers_every_row(
 def test_a_peer_that_ends_each_association_after_a_query_answers_every_row(
     client: PacsClient, archive: TestPACS, shared_worker: Process
 ) -> None:
-    """Nothing is tried twice for it, nor waited for."""
+    """No row needs a second try or a pause."""
     archive.faults = Faults(abort_after_find=True)
     before = len(shared_worker.said())
     job = client.enqueue(batch(archive, patients(40)))
@@ -242,7 +242,7 @@ def test_a_peer_that_ends_each_association_after_a_query_answers_every_row(
 
 @pytest.mark.parametrize("abort_after_find", [False, True])
 def test_every_row_is_split_by_its_own_dates(client: PacsClient, *, abort_after_find: bool) -> None:
-    """Where the peer cuts answers off, also over many associations; an answer that is whole now is no warning."""
+    """A complete answer is not a warning, even if the PACS cuts answers off and ends associations."""
     studies = [instance(study=number, patient_id=f"P{number % 2}", rows=1) for number in range(300)]
     for number, each in enumerate(studies):
         each.StudyDate = f"2024{number % 12 + 1:02}{number % 28 + 1:02}"
@@ -256,7 +256,7 @@ def test_every_row_is_split_by_its_own_dates(client: PacsClient, *, abort_after_
 
 
 def test_a_peer_that_is_not_there_is_told_at_once(client: PacsClient, archive: TestPACS) -> None:
-    """Before any part is planned."""
+    """The job fails before any part is planned."""
     request = batch(archive, patients(3))
     archive.stop()
     job = client.enqueue(request)
@@ -266,7 +266,7 @@ def test_a_peer_that_is_not_there_is_told_at_once(client: PacsClient, archive: T
 
 
 def test_nothing_that_was_asked_or_found_leaves_the_ledger(redis_url: str, archive: TestPACS, tmp_path: Path) -> None:
-    """Neither keys nor matches are in queue, Celery's results or the worker's log; all of the job's keys expire."""
+    """Queue, Celery's results and the worker's log have neither keys nor matches; all keys of the job expire."""
     archive.faults = Faults(find_statuses={"P2": 0x0122})
     with PacsClient(redis_url) as client:
         rows = tuple(FindRow(number=row, keys={"PatientID": f"P{row}", "PatientName": "*"}) for row in range(1, 21))
@@ -294,7 +294,7 @@ def test_nothing_that_was_asked_or_found_leaves_the_ledger(redis_url: str, archi
 
 
 def test_matches_of_a_job_without_rows_are_refused(client: PacsClient, archive: TestPACS) -> None:
-    """So are receipts of one with rows."""
+    """So are receipts of a job with rows."""
     job = client.enqueue(batch(archive, ["P1"]))
     assert answered(job)
     with pytest.raises(InvalidRequestError, match="no receipts"):
@@ -306,7 +306,7 @@ def test_matches_of_a_job_without_rows_are_refused(client: PacsClient, archive: 
 
 
 def test_the_request_of_a_job_is_whole_for_who_asks(client: PacsClient, archive: TestPACS) -> None:
-    """The same key with the same rows gives the same job, and with other rows none."""
+    """The same key with the same rows gives the same job; with other rows it is refused."""
     job = client.enqueue(batch(archive, ["P1", "P2"]), "key of this test")
     assert job.request() == batch(archive, ["P1", "P2"])
     assert client.enqueue(batch(archive, ["P1", "P2"]), "key of this test").id == job.id

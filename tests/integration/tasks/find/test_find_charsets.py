@@ -34,7 +34,7 @@ PATIENT = Timeouts.of(20)
 
 
 class Name(NamedTuple):
-    """A person's name in all of its component groups; ``key`` finds it by one of them."""
+    """A person's name in all its component groups; ``key`` matches it by one of them."""
 
     number: int
     charset: str
@@ -80,7 +80,7 @@ def _store(remote: RemoteAE, directory: Path) -> None:
     params=[pytest.param("orthanc", marks=pytest.mark.orthanc), pytest.param("dcmqrscp", marks=pytest.mark.dcmtk)],
 )
 def archive(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[peers.Peer]:
-    """An archive that holds one study of each name."""
+    """An archive with one study of each name."""
     directory = tmp_path_factory.mktemp(request.param)
     with ExitStack() as stack:
         started: peers.Peer = stack.enter_context(getattr(peers, request.param)(directory))
@@ -97,7 +97,7 @@ def _found(remote: RemoteAE, **fields: Any) -> list[dict[str, Any]]:
 @EVERY
 @pytest.mark.parametrize("level", [Level.PATIENT, Level.STUDY])
 def test_names_are_read_with_all_their_groups(archive: peers.Peer, name: Name, level: Level) -> None:
-    """Asked for by patient id, the name comes as it was stored, whatever charset the answer is in."""
+    """A query by patient id returns the name as it was stored, in whatever character set the archive answers."""
     [match] = _found(archive.remote, level=level, keys={"PatientID": f"P{name.number}"})
     assert match["00100010"]["Value"] == [name.groups]
 
@@ -105,7 +105,7 @@ def test_names_are_read_with_all_their_groups(archive: peers.Peer, name: Name, l
 @EVERY
 @pytest.mark.parametrize("by_remote", [True, False])
 def test_names_are_found_in_their_charset(archive: peers.Peer, name: Name, by_remote: bool) -> None:
-    """The whole name, and one group of it with wild cards, find their patient alone: the charset is set either way."""
+    """The whole name, or one group with wild cards, matches its patient alone in either form."""
     remote = archive.remote.model_copy(update={"charset": name.charset}) if by_remote else archive.remote
     for key in (name.value, name.key):
         [match] = _found(remote, charset=None if by_remote else name.charset, keys={"PatientName": key})
@@ -115,7 +115,7 @@ def test_names_are_found_in_their_charset(archive: peers.Peer, name: Name, by_re
 
 @EVERY
 def test_names_are_found_in_utf8(archive: peers.Peer, name: Name) -> None:
-    """What no charset is set for goes out in UTF-8, and finds what the archive can convert."""
+    """A query without a character set goes out in UTF-8 and matches the names that the archive can convert."""
     found = _found(archive.remote, keys={"PatientName": name.key})
     cannot = archive.ae_title == "DCMQRSCP" and "87" in name.charset
     assert [match["00100010"]["Value"] for match in found] == ([] if cannot else [[name.groups]])
@@ -123,7 +123,7 @@ def test_names_are_found_in_utf8(archive: peers.Peer, name: Name) -> None:
 
 @pytest.mark.orthanc
 def test_orthanc_drops_what_its_default_encoding_lacks(tmp_path: Path) -> None:
-    """With Latin 1 it finds by Chinese characters and answers without them: what it says is read as it stands."""
+    """With Latin 1 it matches Chinese characters and omits them from the answer."""
     with peers.orthanc(tmp_path, DefaultEncoding="Latin1") as orthanc:
         _store(orthanc.remote, tmp_path / "files")
         [chinese] = _found(orthanc.remote, keys={"PatientName": "*=王^小东*"})

@@ -1,4 +1,4 @@
-"""A peer that gives no more than so many matches: noticed, and asked in halves of the dates until all are there."""
+"""A PACS that limits the number of matches: the limit is noticed, and halves of the dates yield all matches."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def _uids(outcome: FindOutcome) -> list[str]:
 
 @pytest.fixture(scope="module")
 def capped() -> Iterator[TestPACS]:
-    """330 studies, three a day; it gives 100 of them at most and says success."""
+    """330 studies, three a day, in a PACS that returns at most 100 of them and reports success."""
     with TestPACS(instances=[_study(n, _day(n // 3)) for n in range(330)], faults=Faults(most_matches=100)) as pacs:
         yield pacs
 
 
 def test_a_round_number_of_matches_is_doubted(capped: TestPACS) -> None:
-    """100 matches with success are no failure, and the outcome says that there may be more."""
+    """100 matches with success are a success with the doubt that there may be more."""
     outcome = find(FindRequest(remote=capped.remote), LOCAL, PATIENT)
     assert (len(outcome.matches), outcome.category, outcome.limit_hit) == (100, Category.SUCCESS, False)
     assert outcome.doubts == (Doubt.ROUND,)
@@ -55,7 +55,7 @@ def test_a_round_number_of_matches_is_doubted(capped: TestPACS) -> None:
 
 
 def test_split_dates_finds_thousands_behind_a_cap_of_500() -> None:
-    """2,000 studies of a PACS that gives 500: every one comes once, over one association, and it is said how."""
+    """All of 2,000 studies come once, over one association, and the outcome shows the ranges."""
     studies = [_study(number, _day(number // 3)) for number in range(2_000)]
     with TestPACS(instances=studies, faults=Faults(most_matches=500)) as pacs:
         outcome = find(FindRequest(remote=pacs.remote, split_dates=True), LOCAL, PATIENT)
@@ -68,7 +68,7 @@ def test_split_dates_finds_thousands_behind_a_cap_of_500() -> None:
 
 @pytest.mark.parametrize("date", ["20230101-20241231", "20230101-", "-20241231"])
 def test_split_dates_takes_every_range(capped: TestPACS, date: str) -> None:
-    """Whatever end of the range is open, every study comes once."""
+    """Every study comes once, whichever end of the range is open."""
     outcome = find(FindRequest(remote=capped.remote, keys={"StudyDate": date}, split_dates=True), LOCAL, PATIENT)
     assert sorted(_uids(outcome)) == sorted(dicom_files.study_uid(number) for number in range(330))
     assert (outcome.category, outcome.doubts) == (Category.SUCCESS, ())
@@ -76,14 +76,14 @@ def test_split_dates_takes_every_range(capped: TestPACS, date: str) -> None:
 
 
 def test_a_limit_is_one_for_all_queries(capped: TestPACS) -> None:
-    """With more than the PACS gives at once asked for, exactly so many come, each once."""
+    """Exactly as many matches as requested come, each once, even if they exceed the limit of the PACS."""
     outcome = find(FindRequest(remote=capped.remote, limit=170, split_dates=True), LOCAL, PATIENT)
     assert len(set(_uids(outcome))) == len(outcome.matches) == 170
     assert (outcome.limit_hit, outcome.doubts, outcome.category) == (True, (Doubt.LIMIT,), Category.SUCCESS)
 
 
 def test_a_cancel_ends_the_splitting(capped: TestPACS) -> None:
-    """A query that is cancelled after its first answer ends as cancelled and keeps what came."""
+    """A query that is cancelled after its first answer ends as cancelled and keeps its matches."""
     seen = len(capped.identifiers)
     request = FindRequest(remote=capped.remote, split_dates=True)
     outcome = find(request, LOCAL, PATIENT, lambda: len(capped.identifiers) > seen + 1)
@@ -93,7 +93,7 @@ def test_a_cancel_ends_the_splitting(capped: TestPACS) -> None:
 
 
 def test_a_single_day_is_split_by_time() -> None:
-    """Too many on one day: their times tell them apart, whatever their precision; none is lost."""
+    """Times of any precision tell the studies of one day apart; none is lost."""
     times = ["", "07", "0730", "120000.5"] + [f"{8 + n // 60:02}{n % 60:02}{n % 7:02}" for n in range(246)]
     studies = [_study(number, "20240115", time) for number, time in enumerate(times)]
     with TestPACS(instances=studies, faults=Faults(most_matches=100)) as pacs:
@@ -106,7 +106,7 @@ def test_a_single_day_is_split_by_time() -> None:
 
 
 def test_what_cannot_be_split_is_partial_and_said() -> None:
-    """More in one second than the PACS gives at once: partial, with the range by name."""
+    """One second with too many studies makes the outcome partial and names the range."""
     studies = [_study(number, "20240115", "120000") for number in range(130)]
     # A narrow range, so that the moment is soon found.
     keys = {"StudyDate": "20240115-20240116", "StudyTime": "115959-120001"}
@@ -118,7 +118,7 @@ def test_what_cannot_be_split_is_partial_and_said() -> None:
 
 
 def test_studies_without_a_date_are_not_forgotten() -> None:
-    """Those that came without a range stay, and where there may be more of them the outcome is partial."""
+    """Studies that come without a range count; if there may be more of them, the outcome is partial."""
     undated = [_study(number, "") for number in range(5)]
     dated = [_study(number, _day(number)) for number in range(5, 205)]
     with TestPACS(instances=[*undated, *dated], faults=Faults(most_matches=150)) as pacs:
@@ -132,21 +132,21 @@ def test_studies_without_a_date_are_not_forgotten() -> None:
 
 
 def test_a_small_answer_is_asked_for_once(pacs: TestPACS) -> None:
-    """Nothing is split that cannot have been cut off."""
+    """An answer too small to have been cut off is not split."""
     with TestPACS(instances=[_study(number, _day(number)) for number in range(99)]) as small:
         outcome = find(FindRequest(remote=small.remote, split_dates=True), LOCAL, PATIENT)
     assert (outcome.queries, len(outcome.matches), outcome.category) == (1, 99, Category.SUCCESS)
 
 
 def test_a_limit_that_is_no_round_number_is_found_out() -> None:
-    """The first answer is always looked at in halves: together they have more than a limit of 133."""
+    """The first answer is always split: its halves together exceed a limit of 133."""
     with TestPACS(instances=[_study(n, _day(n)) for n in range(400)], faults=Faults(most_matches=133)) as pacs:
         outcome = find(FindRequest(remote=pacs.remote, split_dates=True), LOCAL, PATIENT)
     assert (len(set(_uids(outcome))), outcome.category) == (400, Category.SUCCESS)
 
 
 def test_a_pacs_that_ignores_the_dates_is_not_asked_for_ever() -> None:
-    """The same matches for both halves end the splitting after a few queries, with what came and partial."""
+    """Equal matches for both halves end the splitting after a few queries with a partial outcome."""
     with TestPACS(
         instances=[_study(n, _day(n)) for n in range(300)],
         faults=Faults(most_matches=150, ignored_keys=("StudyDate", "StudyTime")),
@@ -158,7 +158,7 @@ def test_a_pacs_that_ignores_the_dates_is_not_asked_for_ever() -> None:
 
 @pytest.mark.parametrize("date", ["2023*", "2023", "20230101-20230201-20230301", "20230231"])
 def test_a_date_that_is_no_range_cannot_be_split(pacs: TestPACS, date: str) -> None:
-    """One sentence, and no association."""
+    """The job fails with one sentence and without an association."""
     with pytest.raises(InvalidRequestError, match="Only a day or a range"):
         find(FindRequest(remote=pacs.remote, keys={"StudyDate": date}, split_dates=True), LOCAL, PATIENT)
     assert not pacs.associations
@@ -166,7 +166,7 @@ def test_a_date_that_is_no_range_cannot_be_split(pacs: TestPACS, date: str) -> N
 
 @pytest.mark.parametrize("refused", [True, False])
 def test_out_of_resources_is_a_cap_too(refused: bool) -> None:
-    """A700 after matches keeps them and is partial, instead of any it fails; both can be split."""
+    """A700 after matches is partial, before any match a failure; both can be split."""
     faults = Faults(most_matches=60, most_matches_status=0xA700, all_or_nothing=refused)
     with TestPACS(instances=[_study(n, _day(n)) for n in range(200)], faults=faults) as pacs:
         plain = find(FindRequest(remote=pacs.remote), LOCAL, PATIENT)
@@ -177,7 +177,7 @@ def test_out_of_resources_is_a_cap_too(refused: bool) -> None:
 
 
 def test_a_pacs_that_ends_the_association_after_each_query_is_asked_on(client: PacsClient) -> None:
-    """A job goes on where it was over the next association, and still has every match once."""
+    """The job goes on over the next association and has every match once."""
     faults = Faults(most_matches=100, abort_after_find=True)
     with TestPACS(instances=[_study(n, _day(n)) for n in range(150)], faults=faults) as pacs:
         job = client.enqueue(FindRequest(remote=pacs.remote, split_dates=True))
@@ -190,7 +190,7 @@ def test_a_pacs_that_ends_the_association_after_each_query_is_asked_on(client: P
 
 
 def test_a_pacs_that_refuses_everything_is_not_asked_for_ever() -> None:
-    """Out of resources whatever is asked: it fails after a bounded number of queries."""
+    """It fails after a bounded number of queries."""
     with TestPACS(faults=Faults(find_status=0xA700)) as pacs:
         outcome = find(FindRequest(remote=pacs.remote, split_dates=True), LOCAL, PATIENT)
     assert (outcome.category, outcome.status.code, outcome.doubts) == (Category.FAILED, 0xA700, ())

@@ -1,4 +1,4 @@
-"""Files and lists as the field has them: odd names, links, doubles, UIDs that are none. Each has its own outcome."""
+"""Files and lists from the field: odd names, links, duplicates, invalid UIDs. Each has its own outcome."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LIMIT = 20
 
 
 def transferred(job: Job, limit: float = LIMIT) -> TransferOutcome:
-    """The outcome of a job that ends in time."""
+    """The outcome of a job, once it has ended."""
     job.wait(limit)
     outcome = job.outcome()
     assert isinstance(outcome, TransferOutcome)
@@ -42,7 +42,7 @@ def sent(client: PacsClient, pacs: TestPACS, directory: Path) -> TransferOutcome
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode there")
 def test_a_name_that_is_no_unicode_is_sent_like_any_other(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """As files and as a directory; a question mark stands for what cannot be shown."""
+    """As a file and in a directory; a question mark replaces what cannot be displayed."""
     first, second = write_series(tmp_path, 2)
     first.rename(tmp_path / os.fsdecode(b"CT\xff\xfe.dcm"))
     below = tmp_path / os.fsdecode(b"s\xe9rie")
@@ -63,7 +63,7 @@ def test_files_of_one_instance_have_an_outcome_each(client: PacsClient, pacs: Te
 
 
 def test_links_and_pipes_hold_up_nothing(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """A link to a directory above, a link to itself, a pipe that nobody writes to."""
+    """A link to a directory above, a link to itself, and a pipe without a writer."""
     write_series(tmp_path / "a", 2)
     (tmp_path / "a" / "up").symlink_to(tmp_path)
     (tmp_path / "a" / "self").symlink_to(tmp_path / "a" / "self")
@@ -74,7 +74,7 @@ def test_links_and_pipes_hold_up_nothing(client: PacsClient, pacs: TestPACS, tmp
 
 
 def test_a_pipe_alone_is_told(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """Rather than waited for."""
+    """The job fails and does not wait for a writer."""
     os.mkfifo(tmp_path / "pipe")
     job = client.enqueue(StoreRequest(remote=pacs.remote, path=str(tmp_path / "pipe")))
     assert job.wait(LIMIT).state is JobState.FAILED
@@ -90,7 +90,7 @@ def retrieved(client: PacsClient, archive: TestPACS, directory: Path, limit: flo
 @pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # pydicom warns the PACS of what it does
 @pytest.mark.parametrize("keyword", ["SOPInstanceUID", "SeriesInstanceUID"])
 def test_a_list_with_what_is_no_uid_holds_up_nothing_else(client: PacsClient, tmp_path: Path, keyword: str) -> None:
-    """What a hostile peer calls an instance is told as failed, and no file is named after it."""
+    """An invalid UID from a hostile remote fails, and no file is named after it."""
     held = [instance(1), instance(2), instance(3, series=2)]
     held[2][keyword] = DataElement(keyword, "UI", "../../../evil", validation_mode=IGNORE)
     with TestPACS(instances=held) as archive:
@@ -102,7 +102,7 @@ def test_a_list_with_what_is_no_uid_holds_up_nothing_else(client: PacsClient, tm
 
 
 def test_a_series_of_more_than_a_slice_comes_whole(client: PacsClient, tmp_path: Path) -> None:
-    """Each slice is asked for by its UIDs."""
+    """Each slice is fetched by its UIDs."""
     held = write_series(tmp_path / "held", 1_203, rows=2)
     with TestPACS(instances=held) as archive:
         # An archive in Python takes some milliseconds for each.
@@ -115,7 +115,7 @@ def test_a_series_of_more_than_a_slice_comes_whole(client: PacsClient, tmp_path:
 
 
 def test_what_came_and_could_not_be_kept_says_why(client: PacsClient, tmp_path: Path) -> None:
-    """The peer did deliver: it is the output directory that has to be looked after."""
+    """The remote did deliver: the error points to the output directory."""
     paths = write_series(tmp_path / "held", 2)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / study_uid()).write_text("a file is in the way")

@@ -1,4 +1,4 @@
-"""Sending, as jobs: real Redis, real workers, a real PACS. Asserted is what the PACS holds and the ledger says."""
+"""Send jobs with a real Redis, real workers and a real PACS: the tests compare the PACS and the ledger."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.support.waiting import wait_until
 
 
 def sent(client: PacsClient, pacs: TestPACS, directory: Path, **options: int) -> TransferOutcome:
-    """Send a directory and give its outcome."""
+    """Send a directory and return its outcome."""
     job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(directory), **options))
     job.wait(90)
     outcome = job.outcome()
@@ -47,7 +47,7 @@ def even(encoded: bytes) -> bytes:
 
 
 def test_every_class_and_syntax_arrives_bit_exact(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """What the PACS holds is what the files hold, byte for byte, whatever they are called."""
+    """The PACS has the bytes of the files, whatever their names are."""
     files = {}
     for number, path in enumerate(sendable()):
         files[shutil.copy(path, tmp_path / f"no-ending-{number}")] = even(data_set(path))
@@ -59,7 +59,7 @@ def test_every_class_and_syntax_arrives_bit_exact(client: PacsClient, pacs: Test
 
 
 def test_what_is_no_dicom_is_reported_and_not_sent(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """A text file, a DICOMDIR, an empty file; a torn link is a failure with its reason."""
+    """A text file, a DICOMDIR, an empty file; a broken link fails with its reason."""
     write_series(tmp_path / "a" / "b", 2)
     dicom_files.write_text(tmp_path / "text.dcm")
     (tmp_path / "empty.dcm").touch()
@@ -74,7 +74,7 @@ def test_what_is_no_dicom_is_reported_and_not_sent(client: PacsClient, pacs: Tes
 
 
 def test_a_refused_class_fails_its_own_files_only(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """And each says which class."""
+    """Each failure names the class."""
     write_series(tmp_path / "ct", 3)
     write_series(tmp_path / "mr", 2, series=2, sop_class_uid=MRImageStorage)
     pacs.faults = Faults(refused_sop_classes=[MRImageStorage])
@@ -85,7 +85,7 @@ def test_a_refused_class_fails_its_own_files_only(client: PacsClient, pacs: Test
 
 
 def test_a_private_class_is_sent_like_any_other(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """No list of known classes stands in its way."""
+    """No list of known classes restricts a send."""
     write_series(tmp_path, 2, sop_class_uid=dicom_files.PRIVATE_SOP_CLASS)
     assert sent(client, pacs, tmp_path).category is Category.SUCCESS
     assert len(pacs.instances) == 2
@@ -102,7 +102,7 @@ def test_more_than_128_classes_go_over_several_associations(client: PacsClient, 
 
 
 def test_a_permanent_status_fails_one_file_at_once(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """The others go on, and it is offered once."""
+    """The other files go on, and this one is sent once."""
     write_series(tmp_path, 5)
     bad = f"{UID_ROOT}.1.1.1000003"
     pacs.faults = Faults(store_status={bad: 0xC000})
@@ -123,7 +123,7 @@ def test_a_warning_counts_as_sent_and_apart(client: PacsClient, pacs: TestPACS, 
 
 
 def test_out_of_resources_is_waited_for(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """A700 twice, then success: each file is recorded once."""
+    """A700 twice, then success: each file has one outcome."""
     write_series(tmp_path, 3)
     pacs.faults = Faults(store_status={EVERY_INSTANCE: 0xA700}, store_status_times=2)
     outcome = sent(client, pacs, tmp_path, files_per_task=3)
@@ -132,7 +132,7 @@ def test_out_of_resources_is_waited_for(client: PacsClient, pacs: TestPACS, tmp_
 
 
 def test_a_busy_peer_is_waited_for(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """ "Local limit exceeded" passes; nothing fails for it."""
+    """ "Local limit exceeded" passes, and no file fails."""
     write_series(tmp_path, 3)
     pacs.faults = Faults(busy_associations=3)
     assert sent(client, pacs, tmp_path).category is Category.SUCCESS
@@ -140,7 +140,7 @@ def test_a_busy_peer_is_waited_for(client: PacsClient, pacs: TestPACS, tmp_path:
 
 
 def test_a_lost_association_loses_no_file(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """The peer aborts in the middle; the rest goes over another association, and nothing is recorded twice."""
+    """The remote aborts in the middle; the rest goes over another association, and no outcome is recorded twice."""
     write_series(tmp_path, 30)
     pacs.faults = Faults(abort_at_store=12)
     outcome = sent(client, pacs, tmp_path, files_per_task=30)
@@ -149,7 +149,7 @@ def test_a_lost_association_loses_no_file(client: PacsClient, pacs: TestPACS, tm
 
 
 def test_a_file_that_silences_the_peer_fails_alone(client: PacsClient, tmp_path: Path) -> None:
-    """It is tried three times, with a pause, and then told."""
+    """It fails after three tries with pauses."""
     (poison,) = write_series(tmp_path / "files", 1)
     with TestPACS(faults=Faults(silence=Silence.STORE)) as pacs:
         job = client.enqueue(StoreRequest(remote=pacs.remote, path=str(poison), timeout=2))
@@ -161,7 +161,7 @@ def test_a_file_that_silences_the_peer_fails_alone(client: PacsClient, tmp_path:
 
 
 def test_associations_are_reused(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """One task per file, and yet hardly more associations than worker processes."""
+    """One task per file needs hardly more associations than there are worker processes."""
     write_series(tmp_path, 60)
     outcome = sent(client, pacs, tmp_path)
     assert outcome.counters.success == 60
@@ -170,7 +170,7 @@ def test_associations_are_reused(client: PacsClient, pacs: TestPACS, tmp_path: P
 
 
 def test_a_silent_peer_holds_no_worker_for_ever(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """It accepts the connection and says nothing: told within the time given."""
+    """It accepts the connection and sends nothing: the job fails within the timeout."""
     write_series(tmp_path, 2)
     pacs.faults = Faults(silence=Silence.CONNECTED)
     job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path), timeout=1))
@@ -180,7 +180,7 @@ def test_a_silent_peer_holds_no_worker_for_ever(client: PacsClient, pacs: TestPA
 
 
 def test_a_peer_that_is_not_there_is_told_before_anything_is_planned(client: PacsClient, tmp_path: Path) -> None:
-    """With what to check."""
+    """The error names what to check."""
     write_series(tmp_path, 2)
     remote = RemoteAE(port=ports.free_port())
     for request in (
@@ -194,7 +194,7 @@ def test_a_peer_that_is_not_there_is_told_before_anything_is_planned(client: Pac
 
 
 def test_a_wrong_ae_title_is_told(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """With the option to check."""
+    """The error names the option to check."""
     write_series(tmp_path, 1)
     pacs.faults = Faults(rejection=CALLED_AET_NOT_RECOGNISED)
     job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path)))
@@ -214,7 +214,7 @@ def test_a_wrong_ae_title_is_told(client: PacsClient, pacs: TestPACS, tmp_path: 
 def test_a_directory_that_the_worker_cannot_use_is_told(
     client: PacsClient, pacs: TestPACS, tmp_path: Path, name: str, error: type[Exception], said: str
 ) -> None:
-    """With its path and the worker that looked."""
+    """The error names the path and the worker."""
     (tmp_path / "empty").mkdir()
     dicom_files.write_text(tmp_path / "text.dcm")
     job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / name)))
@@ -226,7 +226,7 @@ def test_a_directory_that_the_worker_cannot_use_is_told(
 
 
 def test_one_file_is_sent_or_told(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """A file, a text file, none."""
+    """A DICOM file, a text file, and no file."""
     (path,) = write_series(tmp_path, 1)
     job = client.enqueue(StoreRequest(remote=pacs.remote, path=str(path)))
     job.wait(15)
@@ -241,7 +241,7 @@ def test_one_file_is_sent_or_told(client: PacsClient, pacs: TestPACS, tmp_path: 
 
 
 def test_a_cancelled_job_stops_and_a_retry_sends_the_rest(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """No file is sent twice for it."""
+    """No file goes twice."""
     write_series(tmp_path, 400, rows=2)
     pacs.faults = Faults(hold_instances_after=24)
     job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path)))
@@ -261,7 +261,7 @@ def test_a_cancelled_job_stops_and_a_retry_sends_the_rest(client: PacsClient, pa
 
 
 def test_a_retry_sends_what_failed_and_nothing_else(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """And a second one is refused, since nothing is left."""
+    """A second retry is refused, because nothing is left."""
     write_series(tmp_path, 20)
     bad = [f"{UID_ROOT}.1.1.{number}" for number in (1000004, 1000017)]
     pacs.faults = Faults(store_status=dict.fromkeys(bad, 0xC001))
@@ -278,7 +278,7 @@ def test_a_retry_sends_what_failed_and_nothing_else(client: PacsClient, pacs: Te
 
 
 def test_a_preflight_sends_nothing_and_tells_all(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """Counts, classes, syntaxes, what is no DICOM, what the peer accepts."""
+    """It reports counts, classes, syntaxes, files that are not DICOM, and the contexts that the remote accepts."""
     write_series(tmp_path / "ct", 3)
     write_series(tmp_path / "mr", 2, series=2, sop_class_uid=MRImageStorage)
     dicom_files.write_text(tmp_path / "text.dcm")
