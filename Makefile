@@ -7,8 +7,9 @@ BIN := .venv/bin
 # Each stamp is written last, so that a half-made environment is made again.
 PACKAGE := .venv/.package
 TOOLS := .venv/.tools
+SITE := .venv/.site
 
-.PHONY: demo up test test-all test-rest bench chaos check pins clean
+.PHONY: demo up test test-all test-rest bench chaos check docs pins clean
 
 .venv: $(TOOLS)
 
@@ -74,6 +75,17 @@ check: $(TOOLS)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Generate the reference from the code, and build the site in build/site. It works without a network.
+docs: $(SITE)
+	$(BIN)/python -m docs.generator
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
+	@echo "Open build/site/index.html"
+
+$(SITE): $(PACKAGE) docs/constraints.txt
+	@echo "Installing the packages that build the site (pinned in docs/constraints.txt) ..."
+	@$(INSTALL) -r docs/constraints.txt | $(call COUNT,docs/constraints.txt)
+	@touch $@
+
 # Renew the pins: the newest versions that pyproject.toml allows, for every platform, with the hashes of all their files.
 PIN := build/pins/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
        --no-header --no-annotate pyproject.toml -
@@ -82,6 +94,9 @@ pins:
 	build/pins/bin/python -m pip install --quiet --disable-pip-version-check uv
 	echo 'setuptools>=77' | $(PIN) --extra dev --output-file constraints.txt
 	echo 'setuptools>=77' | $(PIN) --constraints constraints.txt --output-file workers/constraints.txt
+	# The extra alone: what the checkout has is in constraints.txt.
+	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' \
+	  | $(PIN:pyproject.toml=) --constraints constraints.txt --output-file docs/constraints.txt
 
 clean:
 	rm -rf .venv build dist ./*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .grimp_cache

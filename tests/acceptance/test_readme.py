@@ -1,7 +1,7 @@
-"""Every block of the README that can be run is run, and prints what the README says that it prints.
+"""Every block of the documents that can be run is run, and prints what the documents say that it prints.
 
-A block is found by its last line. A new one without a rule here fails. Addresses and paths of the README stand for
-those of the test: see :meth:`Scene.real`.
+Blocks with the same text are run once. A block runs as it stands, unless it has a rule here, by its last line.
+Addresses and paths of the documents stand for those of the test: see :meth:`Scene.real`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pacs_tasks.testing import Faults, TestPACS
 from tests.benchmarks.machine import missing
 from tests.support import peers, worklists
 from tests.support.dicom_files import CHINESE_NAME, write_series
-from tests.support.documents import README, Block, blocks, shapes
+from tests.support.documents import ENGLISH, Block, distinct
 from tests.support.known_study import known_study
 from tests.support.ports import free_port
 from tests.support.processes import ROOT, Process
@@ -37,18 +37,33 @@ from tests.support.worklists import scheduled
 
 @pytest.fixture
 def scene(tmp_path: Path, shared_redis_url: str, shared_worker: Process, redis_process: RedisServer) -> Iterator[Scene]:
-    """A home directory with files, a PACS, a Redis with a worker."""
+    """A home directory with files, a PACS, a Redis with the worker that all tests share."""
     assert shared_worker.running(), shared_worker.said()
     with reading(tmp_path / "me", shared_redis_url, redis_process) as made:
         yield made
 
 
-def make(scene: Scene, block: Block) -> None:
-    """Make knows the targets; what `make demo` does is done, and `make test` is what runs this."""
-    plan = scene.run("bash", "-euc", block.text.replace("make ", "make -n "), cwd=ROOT)
-    assert "pacs-tasks demo" in plan
-    assert "-m pytest" in plan
+def make(*planned: str) -> Rule:
+    """Make knows the targets; other tests run what they run."""
+
+    def rule(scene: Scene, block: Block) -> None:
+        plan = scene.run("bash", "-euc", block.text.replace("make ", "make -n "), cwd=ROOT)
+        for text in planned:
+            assert text in plan, plan
+
+    return rule
+
+
+def demonstrates(scene: Scene, block: Block) -> None:
+    """The demo itself runs too, and prints what the page shows."""
+    make("pacs-tasks demo")(scene, block)
     says(scene, block, scene.run("pacs-tasks", "demo"))
+
+
+def installs_package(scene: Scene, block: Block) -> None:
+    """The checkout is a package that pip can install; its dependencies are there already."""
+    command = block.text.replace("pip install", "pip install --dry-run --no-deps --no-build-isolation")
+    assert "Would install pacs-tasks" in scene.run("bash", "-euc", command, cwd=ROOT)
 
 
 def measures(scene: Scene, block: Block) -> None:
@@ -94,11 +109,11 @@ def retrieves_many(scene: Scene, block: Block) -> None:
 
 
 def retrieves_by_name(scene: Scene, block: Block) -> None:
-    """The names are those that the README tells; asked again, nothing is fetched."""
+    """The names are those that the page shows; the second time, nothing is fetched."""
     scene.shell(block.text)
     found = sorted(str(path.relative_to(scene.home)) for path in scene.home.glob("by_name/**/*.dcm"))
     assert found == [f"by_name/张_三丰/20230601/001-000{number}.dcm" for number in (1, 2, 3)]
-    assert found[0] in README.read_text(encoding="utf-8")
+    assert found[0] in block.document.read_text("utf-8")
     assert "Already there  3" in scene.shell(block.text)
 
 
@@ -112,11 +127,10 @@ def forwards(scene: Scene, block: Block) -> None:
         assert second.instances.keys() == scene.pacs.instances.keys()
 
 
-def follows_a_job(scene: Scene, block: Block) -> None:
-    """The text that follows shows the last command of the block."""
-    said = scene.shell(block.text)
-    shown = next(each for each in blocks(README, "text") if "send-dir    done" in each.text)
-    assert shapes(scene.real(shown.text)) <= shapes(said), said
+def forwards_many(scene: Scene, block: Block) -> None:
+    """With the file that the page has made before."""
+    (scene.home / "studies.csv").write_text("StudyInstanceUID\n1.2.3.4.5.6.7.8.9.10\n", "utf-8")
+    forwards(scene, block)
 
 
 def cancels_and_retries(scene: Scene, block: Block) -> None:
@@ -201,15 +215,16 @@ def _compose(scene: Scene, exports: list[str], options: str) -> Mapping[str, Any
 
 
 RULES: Mapping[str, Rule] = {
-    "make test": make,
+    "make demo": demonstrates,
+    "make test": make("pacs-tasks demo", "-m pytest"),
     "make bench": measures,
+    "pip install .": installs_package,
     "pacs-tasks --help": installs,
     "pacs-tasks echo": alone(),
     "pacs-tasks echo --remote archive": prints("MY_PACS at 127.0.0.1"),
     "pacs-tasks echo --ip 192.168.1.100 --port 11112 --pacs-ae-title MY_PACS": prints("success"),
-    "pacs-tasks send-file --file image1.dcm": prints(),
     "pacs-tasks send-dir --dir dicom_files": prints(stored=SENT),
-    "pacs-tasks send-dir --dir dicom_files --dry-run": prints(),
+    "pacs-tasks send-dir --dir dicom_files --key nightly-2026-11-25": prints(stored=SENT),
     "pacs-tasks query --patient-id P12345": prints("P12345"),
     "pacs-tasks query --accession-number A1 --format json": prints("张^三丰", '"exit_code": 0'),
     'pacs-tasks query --patient-name "张*" --charset GB18030': prints("1 match", "张^三丰"),
@@ -225,7 +240,7 @@ RULES: Mapping[str, Rule] = {
         "--layout '{PatientName}/{StudyDate}/{SeriesNumber:03}-{InstanceNumber:04}'"
     ): retrieves_by_name,
     "pacs-tasks retrieve --study-uid 1.2.3.4.5.6.7.8.9.10 --to-remote second": forwards,
-    "pacs-tasks jobs": follows_a_job,
+    "pacs-tasks retrieve --batch studies.csv --to-remote second": forwards_many,
     'pacs-tasks retry "$job"': cancels_and_retries,
     'pacs-tasks verify "$job"': about_a_job(),
     'pacs-tasks verify "$job" --commit': commits,
@@ -249,9 +264,12 @@ RULES: Mapping[str, Rule] = {
     "docker-compose exec worker pacs-tasks send-dir --dir /files --ip 192.168.1.100 --port 11112 "
     "--pacs-ae-title MY_PACS": executes,
     # Python
-    'print("complete")': python("the PACS has taken it", "8 of 9", "no DICOM", "complete", stored=SENT),
+    'print("complete")': python("the PACS has accepted it", "8 of 9", "report.txt", "complete", stored=SENT),
+    'print(outcome.category, outcome.counters.done, "of", outcome.counters.total)': python(
+        "success 8 of 9", stored=SENT
+    ),
     "print(instance.category, instance.sop_instance_uid, instance.status)": python("success 8 of 9", stored=SENT),
-    'print(row, outcome.category if outcome else "not asked", len(matches), "matches")': python(
+    'print(row, outcome.category if outcome else "not queried", len(matches), "matches")': python(
         "1 success 1 matches", "2 success 0 matches"
     ),
     'print("no answer:", error.message)': python("0000: success"),
@@ -261,14 +279,15 @@ RULES: Mapping[str, Rule] = {
 }
 
 
-@pytest.mark.parametrize("block", blocks(README, "bash", "python"), ids=lambda block: f"line-{block.line}")
+BLOCKS = distinct(ENGLISH, "bash", "python")
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.place)
 def test_block_works_as_written(scene: Scene, block: Block) -> None:
-    """Each block does, on a real PACS, what the README says."""
-    assert block.key in RULES, f"README.md, line {block.line}: this block has no rule, so nothing shows that it works"
-    RULES[block.key](scene, block)
+    """Each block does, on a real PACS, what its page says."""
+    RULES.get(block.key, prints() if block.language == "bash" else python())(scene, block)
 
 
 def test_every_rule_has_its_block() -> None:
-    """A rule without a block would show something that nobody reads; a key twice would be one block only."""
-    keys = [block.key for block in blocks(README, "bash", "python")]
-    assert sorted(keys) == sorted(RULES)
+    """A rule without a block would show something that nobody reads."""
+    assert set(RULES) - {block.key for block in BLOCKS} == set()

@@ -23,9 +23,9 @@ Rule = Callable[[Scene, Block], None]
 
 
 def says(scene: Scene, block: Block, said: str) -> None:
-    """Hold what was printed against the text block that follows in the README."""
+    """Compare what was printed with the text block that follows."""
     missing = shapes(scene.real(block.prints)) - shapes(said)
-    assert not missing, f"the README shows {missing}, but it printed:\n{said}"
+    assert not missing, f"{block.place} shows {missing}, but it printed:\n{said}"
 
 
 def prints(*texts: str, stored: int = 0) -> Rule:

@@ -19,13 +19,13 @@ from tests.support.ports import free_port
 from tests.support.processes import environment
 from tests.support.redis_server import RedisServer
 
-#: What the directory of the README's examples holds.
+#: The instances in the directory of the examples.
 SENT = 8
 
 
 @dataclass
 class Scene:
-    """A machine on which the README is read: a home directory with files, a PACS, a Redis with a worker."""
+    """A machine on which someone reads: a home directory with files, a PACS, a Redis with a worker."""
 
     home: Path
     pacs: TestPACS
@@ -33,7 +33,7 @@ class Scene:
     redis_process: RedisServer
 
     def real(self, text: str) -> str:
-        """The README's text with the addresses and paths of this test."""
+        """A text of the documents with the addresses and paths of this test."""
         for told, instead in (
             ("/home/me", str(self.home)),
             ("192.168.1.100", "127.0.0.1"),
@@ -44,7 +44,7 @@ class Scene:
         return text
 
     def variables(self) -> dict[str, str]:
-        """An environment as after "Say once which PACS", with ports that are free."""
+        """An environment as after "Name your PACS", with free ports."""
         return environment(
             PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
             HOME=str(self.home),

@@ -1,114 +1,138 @@
-"""What the documents say about the code, compared with the code."""
+"""The statements of the documents about the code, compared with the code."""
 
 from __future__ import annotations
 
 import json
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
+from docs.generator.pages import FOLDER, pages
+from docs.generator.settings import defaults
 from pacs_tasks.cli.output.exit_codes import ExitCode
-from pacs_tasks.cli.program import commands
-from pacs_tasks.operations import OPERATIONS, QUEUES
-from pacs_tasks.request import Request
 from pacs_tasks.request.template import FIELDS
 from pacs_tasks.settings import Settings, load
-from tests.support.documents import README, README_ZH, Block, blocks, headings, links, table_rows
+from tests.support.documents import CHINESE, DOCS, ENGLISH, README, README_ZH, blocks, distinct, lost_links, table_rows
 from tests.support.processes import ROOT
 
-READMES = pytest.mark.parametrize("readme", [README, README_ZH], ids=lambda path: path.name)
-#: Settings whose default is made when they are read.
-MADE = {"data_dir", "remotes"}
+DOCUMENTS = (*ENGLISH, *CHINESE, DOCS / "contributing.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md")
+#: Defaults in words.
+IN_WORDS = {"PACS_TASKS_DATA_DIR"}
 
 
-@READMES
-def test_every_setting_is_in_the_table_with_its_default(readme: Path) -> None:
-    """A setting that is added, renamed or changed without its line in both READMEs fails here."""
-    rows = table_rows(readme, r"PACS_TASKS_\w+")
-    told = {variable: default for variable, default, *meaning in rows if len(meaning) == 1}
-    fields = Settings.model_fields
-    known = {f"PACS_TASKS_{name.upper()}": field.default for name, field in fields.items() if name not in MADE}
-    assert list(told) == [f"PACS_TASKS_{name.upper()}" for name in fields]
-    for variable, default in known.items():
-        wanted = "" if default is None else f"{default:g}" if isinstance(default, float) else str(default)
-        if isinstance(default, bool):
-            wanted = wanted.lower()
-        assert told[variable] == wanted, variable
+def test_generated_pages_are_up_to_date() -> None:
+    """Commands, settings, tasks, Python API and the error catalogue follow the code."""
+    stale = [name for name, text in pages().items() if (FOLDER / name).read_text("utf-8") != text]
+    assert not stale, (
+        f"{stale} in docs/reference differ from the code: run `python -m docs.generator`, then commit them"
+    )
 
 
-@READMES
-def test_every_exit_code_is_in_the_table(readme: Path) -> None:
-    assert [int(row[0]) for row in table_rows(readme, r"\d")] == list(ExitCode)
+def test_chinese_settings_page_has_every_setting_with_its_default() -> None:
+    told = {row[0]: row[1] for row in table_rows(DOCS / "zh" / "settings.md", r"PACS_TASKS_\w+")}
+    known = {f"PACS_TASKS_{name.upper()}": default.replace("`", "") for name, default in defaults().items()}
+    assert list(told) == list(known)
+    assert {name: value for name, value in told.items() if name not in IN_WORDS} == {
+        name: value for name, value in known.items() if name not in IN_WORDS
+    }
 
 
-@READMES
-def test_every_public_task_is_in_the_table_with_its_queue_and_fields(readme: Path) -> None:
-    """Other services enqueue by these names."""
-    shared = set(Request.model_fields)
-    told = {row[0]: (row[1], {each.strip() for each in row[2].split(",") if each.strip()})
-            for row in table_rows(readme, r"pacs_tasks\.\w+")}  # fmt: skip
-    assert told == {name: (each.queue, set(each.request.model_fields) - shared) for name, each in OPERATIONS.items()}
-    assert {queue for queue, _ in told.values()} == set(QUEUES)
+def test_generated_settings_page_explains_every_setting() -> None:
+    """A setting without a comment, and without an option, would stand there without a meaning."""
+    rows = table_rows(FOLDER / "settings.md", r"PACS_TASKS_\w+")
+    assert [name for name, _, *meaning in rows if not "".join(meaning).strip()] == []
 
 
-@READMES
-def test_every_field_of_a_layout_is_told(readme: Path) -> None:
-    """And none that there is not."""
-    text = readme.read_text(encoding="utf-8")
-    section = text[text.index("`--layout`\n") : text.index("`--to-remote`\n")]
-    paragraph = next(each for each in section.split("\n\n") if "`PatientBirthDate`" in each)
-    told = {each for each in re.findall(r"`(\w+)`", paragraph) if each[0].isupper()}
-    assert told == set(FIELDS)
+@pytest.mark.parametrize("page", [FOLDER / "exit-codes.md", DOCS / "zh" / "quickstart.md"], ids=str)
+def test_every_exit_code_is_in_the_table(page: Path) -> None:
+    assert [int(row[0]) for row in table_rows(page, r"\d")] == list(ExitCode)
 
 
-@READMES
-def test_every_command_is_told(readme: Path) -> None:
-    """By its name, in backquotes or in a block."""
-    text = readme.read_text("utf-8")
-    assert [name for name in commands.commands if f"`{name}`" not in text and f"pacs-tasks {name}" not in text] == []
+def test_every_field_of_a_layout_is_listed() -> None:
+    """And no field that does not exist."""
+    text = (DOCS / "howto" / "retrieve.md").read_text("utf-8")
+    paragraph = next(each for each in text.split("\n\n") if "`PatientBirthDate`" in each)
+    assert {each for each in re.findall(r"`(\w+)`", paragraph) if each[0].isupper()} == set(FIELDS)
 
 
 def test_both_readmes_have_the_same_blocks() -> None:
-    """Whoever reads Chinese types the same."""
-
-    def commands(readme: Path) -> list[tuple[str, str]]:
-        return [(each.language, each.text) for each in blocks(readme, "bash", "python", "toml", "json", "text")]
-
-    assert commands(README) == commands(README_ZH)
+    """A reader of Chinese types the same commands and sees the same output."""
+    languages = ("bash", "python", "toml", "json", "text")
+    found = [[(each.language, each.text) for each in blocks(readme, *languages)] for readme in (README, README_ZH)]
+    assert found[0] == found[1]
 
 
-@READMES
-def test_links_lead_somewhere(readme: Path) -> None:
-    """To a file of the checkout or to a heading of the same document."""
-    known = headings(readme)
-    lost = [
-        target
-        for target in links(readme)
-        if (target[1:] not in known if target.startswith("#") else not (ROOT / target).is_file())
-    ]
-    assert lost == []
+def test_blocks_of_chinese_pages_are_on_english_pages() -> None:
+    """So the tests that run the English blocks hold for the Chinese pages as well."""
+    languages = ("bash", "python", "toml", "json", "text")
+    known = {(each.language, each.text) for each in distinct(ENGLISH, *languages)}
+    assert [each.place for each in distinct(CHINESE, *languages) if (each.language, each.text) not in known] == []
 
 
-@pytest.mark.parametrize("block", blocks(README, "toml"), ids=lambda block: f"line {block.line}")
-def test_settings_file_is_valid(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    """To a file of the checkout, and to a heading that it has."""
+    assert lost_links(document) == []
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    """And no page is there twice."""
+    config = yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))
+    listed = sorted(_files(config["nav"]))
+    assert listed == sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
+
+
+def _files(nav: Any) -> Iterator[str]:
+    if isinstance(nav, str):
+        yield nav
+    else:
+        for each in nav.values() if isinstance(nav, dict) else nav:
+            yield from _files(each)
+
+
+def test_every_decision_is_in_the_index() -> None:
+    folder = DOCS / "architecture" / "decisions"
+    listed = re.findall(r"\]\(([\w-]+\.md)\)", (folder / "index.md").read_text("utf-8"))
+    assert sorted(listed) == sorted(path.name for path in folder.glob("*.md") if path.name != "index.md")
+
+
+@pytest.mark.parametrize(
+    ("document", "lines"),
+    [(README, 160), (README_ZH, 160), (DOCS / "architecture" / "overview.md", 150)],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_first_pages_are_short(document: Path, lines: int) -> None:
+    """A visitor reads them to the end."""
+    assert len(document.read_text("utf-8").splitlines()) <= lines
+
+
+def test_settings_file_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every name in it is a setting, and every value is accepted."""
     path = tmp_path / "pacs-tasks.toml"
-    path.write_text(block.text, "utf-8")
     monkeypatch.setenv("PACS_TASKS_CONFIG", str(path))
-    known = load()
-    assert set(tomllib.loads(block.text)) <= set(Settings.model_fields)
-    assert known.remote("archive").charset == "GB18030"
+    shown = distinct(ENGLISH, "toml")
+    assert shown
+    for block in shown:
+        path.write_text(block.text, "utf-8")
+        known = load()
+        assert set(tomllib.loads(block.text)) <= set(Settings.model_fields)
+        assert known.remote("archive").charset == "GB18030"
 
 
-@pytest.mark.parametrize("block", blocks(README, "json"), ids=lambda block: f"line {block.line}")
-def test_json_is_json(block: Block) -> None:
-    assert json.loads(block.text)
+def test_json_is_json() -> None:
+    shown = distinct(ENGLISH, "json")
+    assert shown
+    for block in shown:
+        assert json.loads(block.text), block.place
 
 
 def test_no_other_language_is_used() -> None:
     """A block in a language that no test knows would be a claim that nothing checks."""
-    known = {"bash", "python", "toml", "json", "text"}
-    text = README.read_text("utf-8")
-    assert len(blocks(README, *known)) == text.count("\n```") // 2
+    for document in (*ENGLISH, *CHINESE):
+        known = {"bash", "python", "toml", "json", "text"}
+        assert len(blocks(document, *known)) == document.read_text("utf-8").count("\n```") // 2, document
