@@ -192,7 +192,7 @@ def _in_order(kind: type[PacsTasksError]) -> Iterator[type[PacsTasksError]]:
 
 def _rows(messages: set[str]) -> str:
     rows = [tuple(_shown(part) for part in _parts(each)) for each in messages]
-    return table(["What happened", "What to do"], sorted(set(rows), key=lambda row: row[0].lower()))
+    return table(["What happened", "What to do"], sorted(set(rows), key=lambda row: [each.lower() for each in row]))
 
 
 def _parts(text: str) -> tuple[str, str]:

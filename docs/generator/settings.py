@@ -64,6 +64,18 @@ _END = """
 #: Defaults that depend on the machine, and the setting that is a table of the file.
 _SHOWN: Mapping[str, str] = {"data_dir": "the user's data directory", "remotes": ""}
 
+#: Settings whose names say enough in the code, where they have no comment.
+_MEANINGS: Mapping[str, str] = {
+    "remotes": "The remotes by name. Write them as `[remotes.NAME]` tables in the file.",
+    "receiver_ae_title": "The AE title of the receiver.",
+    "receiver_host": "The address at which the receiver listens.",
+    "receiver_port": "The port of the receiver.",
+    "receiver_tls_key": "The private key of the receiver's certificate, if it is in another file.",
+    "receiver_tls_ca": "Authorities. The receiver then accepts only callers with a certificate that one of them signed.",
+    "flower_address": "The address at which Flower listens.",
+    "flower_port": "The port of Flower.",
+}
+
 
 def page(root: Path) -> str:
     """The table of all settings, in the order of the model."""
@@ -72,7 +84,7 @@ def page(root: Path) -> str:
     rows = []
     for name, default in defaults().items():
         option, text = options.get(name, ("", ""))
-        meaning = prose(comments[name]) if comments.get(name) else escaped(text)
+        meaning = prose(comments[name]) if comments.get(name) else escaped(text) or _MEANINGS.get(name, "")
         rows.append((code(f"PACS_TASKS_{name.upper()}"), default, f"{meaning} {f'({code(option)})' if option else ''}"))
     return _INTRODUCTION + table(["Variable", "Default", "Meaning"], rows) + _END
 

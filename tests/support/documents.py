@@ -52,7 +52,7 @@ def blocks(document: Path, *languages: str) -> list[Block]:
         Block(document, each.group(1), each.group(2), text.count("\n", 0, each.start(2)) + 1)
         for each in _FENCE.finditer(text)
     ]
-    following = [*found[1:], Block(document, "", "", 0)]
+    following = [*found, Block(document, "", "", 0)][1:]
     return [
         replace(each, prints=after.text if after.language == "text" else "")
         for each, after in zip(found, following, strict=True)
