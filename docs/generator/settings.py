@@ -71,7 +71,7 @@ _MEANINGS: Mapping[str, str] = {
     "receiver_host": "The address at which the receiver listens.",
     "receiver_port": "The port of the receiver.",
     "receiver_tls_key": "The private key of the receiver's certificate, if it is in another file.",
-    "receiver_tls_ca": "Authorities. The receiver then accepts only callers with a certificate that one of them signed.",
+    "receiver_tls_ca": "The authorities. The receiver accepts only callers with a certificate that one of them signed.",
     "flower_address": "The address at which Flower listens.",
     "flower_port": "The port of Flower.",
 }
