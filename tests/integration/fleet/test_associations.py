@@ -1,4 +1,4 @@
-"""The association budget, on a real Redis: never more leases than allowed, and none that outlives its holder."""
+"""Leases of associations on a real Redis: never more than allowed, and none outlives its holder."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def granted(budget: AssociationLeases, lease: str, limit: int = 2, remote: str =
 
 
 def keys(client: redis.Redis) -> list[str]:
-    """What is left in Redis."""
+    """Every key in Redis."""
     return cast("list[str]", client.keys("*"))
 
 
 def run_out(client: redis.Redis, kind: str, lease: str, remote: str = REMOTE) -> None:
-    """Have the time go by that somebody has who gives no more sign of life: a lease, or a place in the line."""
+    """Let a lease, or a place in the queue, expire."""
     key = f"pacs_tasks:associations:{kind}:{remote}"
     if kind == "held":
         assert client.zadd(key, {lease: 1.0}, xx=True, ch=True) == 1
@@ -52,7 +52,7 @@ def run_out(client: redis.Redis, kind: str, lease: str, remote: str = REMOTE) ->
 
 
 def test_no_more_leases_than_allowed(budget: AssociationLeases, client: redis.Redis) -> None:
-    """Each remote for itself; asked twice, a lease is granted once; nothing stays when all are given back."""
+    """Each remote has its own. A lease requested twice is granted once. Nothing stays once all are released."""
     assert [granted(budget, lease) for lease in ("a", "b", "a", "c")] == [True, True, True, False]
     assert granted(budget, "c", remote="OTHER at 127.0.0.1:104")
     assert budget.in_use() == [
@@ -65,11 +65,11 @@ def test_no_more_leases_than_allowed(budget: AssociationLeases, client: redis.Re
         budget.release(REMOTE, lease, 2)
     budget.release("OTHER at 127.0.0.1:104", "c", 2)
     assert budget.in_use() == []
-    wait_until(lambda: not keys(client), 5, "nothing is left")
+    wait_until(lambda: not keys(client), 5, "Redis to be empty")
 
 
 def test_whoever_waits_longest_is_woken_first(budget: AssociationLeases) -> None:
-    """At once, and nobody who comes later is served before."""
+    """It is woken at once, before anybody who came later."""
     assert granted(budget, "a", 1)
     with ThreadPoolExecutor(3) as pool:
         turns: list[str] = []
@@ -88,14 +88,14 @@ def test_whoever_waits_longest_is_woken_first(budget: AssociationLeases) -> None
             freed = time.monotonic()
             budget.release(REMOTE, holder, 1)
             assert not granted(budget, "late", 1)
-            # Who is not woken waits for half a minute.
+            # Without a wake-up call the wait takes half a minute.
             assert waiting[ord(next_one) - ord("b")].result(30) - freed < 10
             assert budget.request(REMOTE, next_one, 1, wait=True).granted
         assert turns == ["b", "c", "d"]
 
 
-def test_whoever_leaves_the_line_holds_up_nobody(budget: AssociationLeases) -> None:
-    """It may leave in good order, or die."""
+def test_whoever_leaves_the_queue_holds_up_nobody(budget: AssociationLeases) -> None:
+    """The lease goes to the next in the queue."""
     assert granted(budget, "a", 1)
     for lease in ("left", "b"):
         assert not budget.request(REMOTE, lease, 1, wait=True).granted
@@ -104,10 +104,10 @@ def test_whoever_leaves_the_line_holds_up_nobody(budget: AssociationLeases) -> N
     assert budget.request(REMOTE, "b", 1, wait=True).granted
 
 
-def test_a_dead_one_in_the_line_is_forgotten(
+def test_a_dead_waiter_is_forgotten(
     budget: AssociationLeases, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One who waits asks again twice a second."""
+    """A waiting task requests its lease twice a second."""
     assert granted(budget, "a", 1)
     assert not budget.request(REMOTE, "dead", 1, wait=True).granted
     assert budget.wanted(REMOTE)
@@ -116,13 +116,13 @@ def test_a_dead_one_in_the_line_is_forgotten(
     assert granted(budget, "b", 1)
     monkeypatch.setattr(budget_module, "_WAITER_LIFETIME", 0.3)
     assert not budget.request(REMOTE, "dead too", 1, wait=True).granted
-    wait_until(lambda: not budget.wanted(REMOTE), 5, "the dead one is forgotten")
+    wait_until(lambda: not budget.wanted(REMOTE), 5, "the dead waiter to be forgotten")
 
 
-def test_a_lease_runs_out_unless_it_is_renewed(
+def test_a_lease_expires_unless_it_is_renewed(
     budget: AssociationLeases, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That of a dead worker goes to the next; one that is in use all the same is taken again, above the limit."""
+    """The lease of a dead worker goes to the next. One still in use is renewed, above the limit if need be."""
     assert granted(budget, "kept", 2)
     assert granted(budget, "dead", 2)
     answer = budget.request(REMOTE, "c", 2, wait=True)
@@ -138,11 +138,11 @@ def test_a_lease_runs_out_unless_it_is_renewed(
     assert not granted(budget, "e", 4)
     monkeypatch.setattr(budget_module, "LIFETIME", 0.5)
     budget.renew(REMOTE, ["kept", "dead", "c", "d"], 2)
-    wait_until(lambda: not keys(client), 10, "all have run out, and nothing is left")
+    wait_until(lambda: not keys(client), 10, "every lease to expire")
 
 
 def test_many_at_once_never_have_more_than_allowed(redis_url: str, budget: AssociationLeases) -> None:
-    """Sixteen threads with connections of their own; what is granted is counted outside Redis."""
+    """Sixteen threads have connections of their own; the test counts the leases outside Redis."""
     lock, now, most = threading.Lock(), 0, 0
 
     def work(number: int) -> None:
@@ -167,14 +167,14 @@ def test_many_at_once_never_have_more_than_allowed(redis_url: str, budget: Assoc
     assert budget.in_use() == []
 
 
-def test_a_place_at_which_the_remote_refused_rests(budget: AssociationLeases) -> None:
-    """So a fleet does not storm a busy remote; who waits comes in when the rest is over."""
+def test_a_lease_rests_after_a_refusal(budget: AssociationLeases) -> None:
+    """A fleet must not storm a busy remote. A waiting task gets the lease once the rest is over."""
     assert granted(budget, "a", 1)
     begun = time.monotonic()
     budget.record_refusal(REMOTE, "a", 1, 5)
     assert not granted(budget, "b", 1)
     budget.record_refusal(REMOTE, "a", 1, 0.3)
-    wait_until(lambda: granted(budget, "b", 1), 5, "the rest is over")
+    wait_until(lambda: granted(budget, "b", 1), 5, "the end of the rest")
     answer = budget.request(REMOTE, "b", 1, wait=False)
     assert answer.refusing
     assert 0.2 < budget.refused_for(REMOTE, 0) < time.monotonic() - begun + 0.1
@@ -184,46 +184,46 @@ def test_a_place_at_which_the_remote_refused_rests(budget: AssociationLeases) ->
     assert not budget.request(REMOTE, "b", 1, wait=False).refusing
 
 
-def test_somebody_who_came_in_vain_is_remembered_for_a_moment(budget: AssociationLeases) -> None:
-    """An idle association should not stand in the way of the next who comes."""
+def test_an_unmet_request_is_remembered_for_a_moment(budget: AssociationLeases) -> None:
+    """So an idle association is released for it."""
     assert granted(budget, "a", 1)
     assert not budget.wanted(REMOTE)
-    wait_until(lambda: not granted(budget, "b", 1) and budget.wanted(REMOTE), 5, "it is remembered")
-    wait_until(lambda: not budget.wanted(REMOTE), 5, "it is forgotten")
+    wait_until(lambda: not granted(budget, "b", 1) and budget.wanted(REMOTE), 5, "the request to be remembered")
+    wait_until(lambda: not budget.wanted(REMOTE), 5, "the request to be forgotten")
 
 
-def test_parts_come_back_one_after_the_other(budget: AssociationLeases) -> None:
-    """Few are soon back; many do not all come at once, and none stays away for long."""
+def test_parts_return_one_after_the_other(budget: AssociationLeases) -> None:
+    """A few return soon, many do not return at once, and none stays away for long."""
     assert granted(budget, "a", 1)
     begun = time.monotonic()
     seconds = [budget.schedule_return(REMOTE, str(number), 25.0, one_of_many=True) for number in range(1_000)]
     took = time.monotonic() - begun
     assert seconds[0] == pytest.approx(25.0, abs=0.01)
-    # Each a twentieth of a second after the one before, which is less from now by what has gone by since.
+    # Each returns a twentieth of a second after the one before.
     assert 25.15 - took < seconds[4] < 25.25
     assert 29 < seconds[-1] <= 30
     assert budget.in_use()[0].waiting == 1_000
     assert budget.schedule_return("OTHER at 127.0.0.1:104", "a", 2.0, one_of_many=True) == pytest.approx(2.0, abs=0.1)
 
 
-def test_a_single_answer_is_not_held_up_by_the_crowd(budget: AssociationLeases, client: redis.Redis) -> None:
-    """It comes again when it wants to; who has come is not waited for any more."""
+def test_many_parts_do_not_delay_a_single_job(budget: AssociationLeases, client: redis.Redis) -> None:
+    """It returns when it wants to, and a part that has returned does not count as waiting."""
     assert granted(budget, "a", 1)
     for number in range(100):
         budget.schedule_return(REMOTE, str(number), 0.1, one_of_many=True)
     assert budget.schedule_return(REMOTE, "echo", 0.2) == pytest.approx(0.2, abs=0.01)
 
-    def all_have_come() -> bool:
+    def all_returned() -> bool:
         budget.renew(REMOTE, ["a"], 1)
         return not budget.in_use()[0].waiting
 
-    wait_until(all_have_come, 20, "all have come")
+    wait_until(all_returned, 20, "every part to return")
     budget.release(REMOTE, "a", 1)
-    wait_until(lambda: not keys(client), 5, "nothing is left")
+    wait_until(lambda: not keys(client), 5, "Redis to be empty")
 
 
-def test_a_remote_is_who_is_called_and_where() -> None:
-    """A host name is the same in capitals; another AE title at the same address is another remote."""
+def test_a_remote_is_an_ae_title_at_an_address() -> None:
+    """Host names ignore case. Another AE title at the same address is another remote."""
     one = RemoteAE(ae_title="ONE", host="PACS.example")
     assert name_of(one) == name_of(RemoteAE(ae_title="ONE", host="pacs.EXAMPLE", max_associations=1))
     assert name_of(one) != name_of(RemoteAE(ae_title="TWO", host="PACS.example"))

@@ -1,4 +1,4 @@
-"""What jobs expect at a receiver: known to it, by study or series, until they no longer expect it."""
+"""The studies and series that jobs expect at a receiver."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def expected(client: redis.Redis) -> ExpectedSeries:
 
 
 def test_a_series_is_expected_at_one_receiver(expected: ExpectedSeries) -> None:
-    """Not its study, not another series, nor one whose UID begins in the same way, and not elsewhere."""
+    """Not its study, not a series with a similar UID, and not at another receiver."""
     expected.expect("READING ROOM_1", STUDY, SERIES, "me", 60)
     assert expected.is_expected("READING ROOM_1", STUDY, SERIES)
     for study, series in ((STUDY, ""), (STUDY, f"{SERIES}.5"), (STUDY, SERIES[:-1]), ("1.2", SERIES), ("", "")):
@@ -36,15 +36,15 @@ def test_a_series_is_expected_at_one_receiver(expected: ExpectedSeries) -> None:
 
 
 def test_a_study_is_expected_with_all_its_series(expected: ExpectedSeries) -> None:
-    """Also with what names no series; another study is not."""
+    """Instances without a series belong to it; another study does not."""
     expected.expect("R", STUDY, "", "me", 60)
     assert expected.is_expected("R", STUDY, SERIES)
     assert expected.is_expected("R", STUDY, "")
     assert not expected.is_expected("R", f"{STUDY}.4", SERIES)
 
 
-def test_who_forgets_forgets_for_himself(expected: ExpectedSeries) -> None:
-    """Others expect the same series, or its whole study, until they forget it themselves."""
+def test_an_owner_withdraws_only_its_own_expectation(expected: ExpectedSeries) -> None:
+    """Others still expect the same series, or its whole study."""
     expected.expect("R", STUDY, SERIES, "me", 60)
     expected.expect("R", STUDY, SERIES, "you", 60)
     expected.expect("R", STUDY, "", "they", 60)
@@ -55,21 +55,21 @@ def test_who_forgets_forgets_for_himself(expected: ExpectedSeries) -> None:
     assert not expected.is_expected("R", STUDY, SERIES)
 
 
-def test_it_runs_out(expected: ExpectedSeries, client: redis.Redis) -> None:
-    """Each by itself: what is expected for longer stays, and in the end nothing is left in Redis."""
+def test_an_expectation_expires(expected: ExpectedSeries, client: redis.Redis) -> None:
+    """Each expires by itself, and in the end Redis is empty."""
     expected.expect("R", STUDY, SERIES, "dead", 0.2)
     expected.expect("R", STUDY, f"{SERIES}.5", "alive", 60)
-    wait_until(lambda: not expected.is_expected("R", STUDY, SERIES), 5, "the first to run out")
+    wait_until(lambda: not expected.is_expected("R", STUDY, SERIES), 5, "the first to expire")
     assert expected.is_expected("R", STUDY, f"{SERIES}.5")
     expected.expect("R", STUDY, f"{SERIES}.5", "alive", 0.2)
     wait_until(lambda: not cast("list[str]", client.keys("*")), 10, "Redis to be empty")
 
 
-def test_it_is_prolonged(expected: ExpectedSeries, client: redis.Redis) -> None:
-    """Who expects it once more expects it for longer, and leaves no second trace; what has run out leaves none."""
+def test_an_expectation_is_renewed(expected: ExpectedSeries, client: redis.Redis) -> None:
+    """A renewed expectation is kept once and for longer; an expired one leaves no trace."""
     expected.expect("R", STUDY, SERIES, "me", 0.1)
     expected.expect("R", STUDY, f"{SERIES}.5", "dead", 0.1)
-    wait_until(lambda: not expected.is_expected("R", STUDY, f"{SERIES}.5"), 5, "both to run out")
+    wait_until(lambda: not expected.is_expected("R", STUDY, f"{SERIES}.5"), 5, "both to expire")
     expected.expect("R", STUDY, SERIES, "me", 60)
     assert expected.is_expected("R", STUDY, SERIES)
     (name,) = cast("list[str]", client.keys("*"))

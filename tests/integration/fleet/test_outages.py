@@ -33,12 +33,12 @@ def running(ledger: Ledger, job_id: str) -> str:
 
 
 def left(ledger: Ledger) -> set[str]:
-    """The keys about outages."""
+    """The keys of outages."""
     return set(map(str, ledger.client.scan_iter("pacs_tasks:outage*")))
 
 
 def test_failures_in_a_row_make_it_down(outages: Outages, ledger: Ledger) -> None:
-    """Some failures with a success between them do not."""
+    """A success between them starts the count again."""
     assert not fail(outages, MOST_FAILURES - 1)
     outages.forget_failures(NAME)
     assert not fail(outages, MOST_FAILURES - 1)
@@ -46,12 +46,12 @@ def test_failures_in_a_row_make_it_down(outages: Outages, ledger: Ledger) -> Non
     assert fail(outages, 1)
     assert outages.is_down(NAME)
     outages.forget_failures(NAME)
-    assert outages.is_down(NAME), "only a probe says that it is back: an old success may be late"
+    assert outages.is_down(NAME), "only a probe ends an outage: an old success may come late"
     assert left(ledger)
 
 
-def test_a_job_waits_for_what_is_down_only(outages: Outages, ledger: Ledger) -> None:
-    """And says for whom, since when and why."""
+def test_a_job_waits_only_for_a_remote_that_is_down(outages: Outages, ledger: Ledger) -> None:
+    """Its progress reports the remote, since when it is down, and why."""
     job = running(ledger, "job")
     assert not outages.park(NAME, job, 60)
     assert not ledger.progress(job).waiting_for
@@ -60,14 +60,16 @@ def test_a_job_waits_for_what_is_down_only(outages: Outages, ledger: Ledger) -> 
     seen = ledger.progress(job)
     assert (seen.state, seen.waiting_for, seen.waiting_reason) == (JobState.RUNNING, NAME, "connection refused")
     assert seen.waiting_since is not None
-    assert ledger.standstills.check(job, 0) == ledger.standstills.check(job, 0) == "", "who waits does not stand still"
+    assert ledger.standstills.check(job, 0) == ledger.standstills.check(job, 0) == "", (
+        "a job that waits does not stand still"
+    )
     assert outages.end(NAME) == [job]
     assert not ledger.progress(job).waiting_for
     assert left(ledger) == set()
 
 
-def test_one_asks_at_a_time_and_ever_more_rarely(outages: Outages, ledger: Ledger) -> None:
-    """Whoever was told to ask is the only one for as long as that takes."""
+def test_one_worker_probes_at_a_time_and_ever_more_rarely(outages: Outages, ledger: Ledger) -> None:
+    """The worker that is given a probe is the only one until its time is up."""
     fail(outages)
     outages.park(NAME, running(ledger, "job"), 60)
     outages.probe_now(NAME)
@@ -80,8 +82,8 @@ def test_one_asks_at_a_time_and_ever_more_rarely(outages: Outages, ledger: Ledge
     assert pauses == [2, 4, 8, 8, 8, 8]
 
 
-def test_nobody_asks_before_the_first_pause_is_over(outages: Outages, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What could not be had a moment ago is not there yet."""
+def test_the_first_probe_comes_after_a_pause(outages: Outages, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A remote that failed a moment ago is not back yet."""
     monkeypatch.setattr(outages_module, "_FIRST_PAUSE", 60.0)
     fail(outages)
     assert outages.due() == []
@@ -89,15 +91,15 @@ def test_nobody_asks_before_the_first_pause_is_over(outages: Outages, monkeypatc
     assert outages.due() == [(NAME, LOCAL, REMOTE)]
 
 
-def test_who_has_waited_long_enough_gives_up(outages: Outages, ledger: Ledger) -> None:
-    """The others wait on; when nobody waits any more, the outage is forgotten."""
+def test_a_job_gives_up_when_its_patience_ends(outages: Outages, ledger: Ledger) -> None:
+    """Others still wait; once no job waits, the outage is forgotten."""
     fail(outages)
     outages.park(NAME, running(ledger, "hasty"), 0)
     outages.park(NAME, running(ledger, "patient"), 60)
     outages.park(NAME, running(ledger, "cancelled"), 60)
     ledger.cancel("cancelled")
     assert ledger.progress("cancelled").state is JobState.CANCELLED
-    wait_until(lambda: outages.still_down(NAME) == ["hasty"], 5, "the hasty one to give up")
+    wait_until(lambda: outages.still_down(NAME) == ["hasty"], 5, "the hasty job to give up")
     assert not ledger.progress("hasty").waiting_for
     assert ledger.progress("patient").waiting_for
     ledger.cancel("patient")
@@ -106,17 +108,17 @@ def test_who_has_waited_long_enough_gives_up(outages: Outages, ledger: Ledger) -
     assert left(ledger) == set()
 
 
-def test_a_job_that_comes_again_keeps_its_patience(outages: Outages, ledger: Ledger) -> None:
-    """Each of its parts that finds the peer down parks it anew."""
+def test_a_job_that_is_parked_again_keeps_its_patience(outages: Outages, ledger: Ledger) -> None:
+    """Each of its parts that finds the remote down parks it again."""
     fail(outages)
     job = running(ledger, "job")
     outages.park(NAME, job, 0)
     outages.park(NAME, job, 60)
-    wait_until(lambda: outages.still_down(NAME) == [job], 5, "its first word to count")
+    wait_until(lambda: outages.still_down(NAME) == [job], 5, "its first patience to count")
 
 
 def test_everything_about_an_outage_expires(outages: Outages, ledger: Ledger) -> None:
-    """Also if no worker ever looks at it again."""
+    """Even if no worker ever probes the remote again."""
     fail(outages, 1)
     assert all(int(str(ledger.client.ttl(key))) > 0 for key in left(ledger))
     fail(outages)

@@ -1,4 +1,4 @@
-"""The ledger, on a real Redis: each outcome once, each job ended once."""
+"""The ledger on a real Redis: each outcome counts once, each job ends once."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from pacs_tasks.outcome.progress import JobState
 from pacs_tasks.request import EchoRequest, FindRequest
 from tests.support.recording import FAILED, REQUEST, SENT, planned
 
-#: The job, its manifest, what has an outcome, and its receipts.
+#: The keys of a job: the job itself, its manifest, its bitmap of outcomes, and its receipts.
 EVERY_KEY = 4
 
 
 def test_a_job_opens_once(ledger: Ledger) -> None:
-    """A redelivered task must not begin its job anew."""
+    """A redelivered task must not start its job again."""
     assert ledger.open("job", REQUEST.task, REQUEST)
     assert not ledger.open("job", EchoRequest.task, EchoRequest())
     assert ledger.request("job") == REQUEST
@@ -42,7 +42,7 @@ def test_a_job_opens_once(ledger: Ledger) -> None:
 
 
 def test_an_outcome_counts_once(ledger: Ledger) -> None:
-    """The same file recorded twice is one file, and the first word stands."""
+    """A file recorded twice is one file, and the first outcome counts."""
     job = planned(ledger, 2)
     assert ledger.record(job, 0, SENT).new
     assert not ledger.record(job, 0, FAILED).new
@@ -50,7 +50,7 @@ def test_an_outcome_counts_once(ledger: Ledger) -> None:
     assert (counters.success, counters.failed, counters.bytes) == (1, 0, 10)
 
 
-def test_workers_that_record_at_once_count_right_and_end_the_job_once(ledger: Ledger) -> None:
+def test_workers_that_record_at_the_same_time_count_right_and_end_the_job_once(ledger: Ledger) -> None:
     """Sixteen threads record each of 300 files twice."""
     job = planned(ledger, 300)
     with ThreadPoolExecutor(16) as pool:
@@ -61,15 +61,15 @@ def test_workers_that_record_at_once_count_right_and_end_the_job_once(ledger: Le
     assert ledger.progress(job).counters.success == 300
 
 
-def test_the_first_plan_stands(ledger: Ledger) -> None:
-    """A planner that is handed out twice must not change the manifest under the parts."""
+def test_the_first_manifest_is_kept(ledger: Ledger) -> None:
+    """A redelivered planner must not change the manifest of running parts."""
     job = planned(ledger, 2)
     assert ledger.manifest.plan(job, [FileLine("/other", 1)] * 5, "second worker") == 2
     assert ledger.manifest.lines(job, 0, 9) == [FileLine("/data/0", 10), FileLine("/data/1", 10)]
 
 
-def test_a_cancelled_job_ends_when_nobody_is_at_it(ledger: Ledger) -> None:
-    """Not before: what a worker is sending will still arrive."""
+def test_a_cancelled_job_ends_when_nobody_works_on_it(ledger: Ledger) -> None:
+    """Not before: the file that a worker is sending still arrives."""
     job = planned(ledger, 3)
     assert ledger.claims.claim(job, "0-1", "worker")
     assert ledger.cancel(job) is JobState.RUNNING
@@ -83,21 +83,21 @@ def test_a_cancelled_job_ends_when_nobody_is_at_it(ledger: Ledger) -> None:
 
 
 def test_a_queued_job_is_cancelled_at_once(ledger: Ledger) -> None:
-    """No worker has it."""
+    """No worker works on it."""
     ledger.open("job", REQUEST.task, REQUEST)
     assert ledger.cancel("job") is JobState.CANCELLED
     assert ledger.start("job", "worker") is JobState.CANCELLED
 
 
 def test_a_job_that_finished_stays_done_when_cancelled_too_late(ledger: Ledger) -> None:
-    """Nothing is claimed that did not happen: everything was sent."""
+    """Everything was sent."""
     job = planned(ledger, 1)
     ledger.record(job, 0, SENT)
     assert ledger.cancel(job) is JobState.DONE
 
 
-def test_a_claim_is_one_owners_until_it_lets_go(ledger: Ledger) -> None:
-    """Its owner may prolong it."""
+def test_a_claim_belongs_to_one_owner_until_it_is_released(ledger: Ledger) -> None:
+    """Its owner may renew it."""
     assert ledger.claims.claim("job", "0-9", "one")
     assert not ledger.claims.claim("job", "0-9", "two")
     assert ledger.claims.claim("job", "0-9", "one")
@@ -107,8 +107,8 @@ def test_a_claim_is_one_owners_until_it_lets_go(ledger: Ledger) -> None:
     assert ledger.claims.claim("job", "0-9", "two")
 
 
-def test_who_claims_all_of_a_scope_is_alone_there(ledger: Ledger) -> None:
-    """As with a study and its series. One's own claims are not in one's way."""
+def test_the_owner_of_a_whole_scope_is_alone_there(ledger: Ledger) -> None:
+    """As for a study and its series. The owner's other claims do not conflict."""
     assert ledger.claims.claim("study", "series 1", "one")
     assert not ledger.claims.claim("study", "", "two")
     assert ledger.claims.claim("study", "", "one")
@@ -122,8 +122,8 @@ def test_who_claims_all_of_a_scope_is_alone_there(ledger: Ledger) -> None:
     assert ledger.claims.claim("study", "series 1", "one")
 
 
-def test_an_unknown_job_is_told(ledger: Ledger) -> None:
-    """Celery would call it pending for ever."""
+def test_an_unknown_job_is_an_error(ledger: Ledger) -> None:
+    """Celery would report it as pending for ever."""
     for look in (ledger.progress, ledger.request, ledger.cancel, ledger.reopen, ledger.outcome):
         with pytest.raises(JobNotFoundError, match="no job 'nothing'"):
             look("nothing")
@@ -131,7 +131,7 @@ def test_an_unknown_job_is_told(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("name", ["", "../x", "job:manifest", "job:claims", "a\nb", "\udcff", "x" * 100_000])
 def test_an_id_of_strange_form_is_an_unknown_job(ledger: Ledger, name: str) -> None:
-    """Whatever somebody types, with a sentence that can be read; nobody gets at a key that is no job."""
+    """Whatever a user types, the message is short, and no id reads a key that is not a job."""
     ledger.claims.claim(planned(ledger, 2), "0-1", "worker")
     for look in (ledger.progress, ledger.request, ledger.cancel, ledger.reopen, ledger.outcome):
         with pytest.raises(JobNotFoundError, match="There is no job") as raised:
@@ -139,14 +139,14 @@ def test_an_id_of_strange_form_is_an_unknown_job(ledger: Ledger, name: str) -> N
         assert len(str(raised.value)) < 200
 
 
-def test_what_is_recorded_for_an_expired_job_leaves_nothing_behind(ledger: Ledger) -> None:
-    """And its part is told to stop."""
+def test_an_outcome_for_an_expired_job_leaves_nothing_behind(ledger: Ledger) -> None:
+    """The reply stops its part."""
     assert ledger.record("gone", 0, SENT).cancelled
     assert not list(ledger.client.scan_iter("*gone*"))
 
 
-def test_a_job_at_work_does_not_expire(ledger: Ledger) -> None:
-    """It is kept for so long after its end, however long it takes."""
+def test_a_running_job_does_not_expire(ledger: Ledger) -> None:
+    """Its time to live counts from its end, however long it runs."""
     job = planned(ledger, 2)
     ledger.client.expire(f"pacs_tasks:job:{job}", 5)
     ledger.standstills.check(job, 100)
@@ -154,7 +154,7 @@ def test_a_job_at_work_does_not_expire(ledger: Ledger) -> None:
 
 
 def test_a_failed_job_raises_its_error_again(ledger: Ledger) -> None:
-    """With its class, its sentence and what it is about."""
+    """With its class, message and subject."""
     ledger.open("job", REQUEST.task, REQUEST)
     with pytest.raises(JobNotReadyError):
         ledger.outcome("job")
@@ -163,8 +163,8 @@ def test_a_failed_job_raises_its_error_again(ledger: Ledger) -> None:
         ledger.outcome("job")
 
 
-def test_an_answer_is_kept_whole(ledger: Ledger) -> None:
-    """A job with one answer gives it back as it was, and the first one stands."""
+def test_a_single_outcome_is_kept_whole(ledger: Ledger) -> None:
+    """It is read as it was recorded, and the first one counts."""
     outcome = EchoOutcome(status=Status(code=0, category=StatusCategory.SUCCESS, meaning="success"), seconds=0.1)
     ledger.open("job", EchoRequest.task, EchoRequest())
     ledger.finish("job", outcome)
@@ -173,7 +173,7 @@ def test_an_answer_is_kept_whole(ledger: Ledger) -> None:
 
 
 def test_jobs_are_listed_newest_first_and_forgotten_when_they_expire(redis_url: str) -> None:
-    """The index holds no job that is gone."""
+    """The index lists no expired job."""
     client = connect(redis_url, 5)
     ledger = Ledger(client, keep_jobs=60)
     for job_id in ("first", "second", "third"):
@@ -194,7 +194,7 @@ def test_every_key_of_a_job_expires(ledger: Ledger) -> None:
 
 
 def test_an_outcome_is_read_as_it_was_recorded(ledger: Ledger) -> None:
-    """Whether it is kept short or whole."""
+    """Whether it was written short or whole."""
     plain = Status(code=0, category=StatusCategory.SUCCESS, meaning="success")
     sent = InstanceOutcome(
         subject="/data/0",

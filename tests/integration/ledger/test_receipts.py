@@ -1,4 +1,4 @@
-"""Receipts: one for each line of a job's manifest, in its order, whatever the order in which things happened."""
+"""Receipts: one for each line of a manifest, in its order, whatever came first."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ PLAIN = Status(code=0, category=StatusCategory.SUCCESS, meaning="success")
 
 @pytest.fixture
 def ledger(redis_url: str) -> Iterator[Ledger]:
-    """A ledger of this test's own."""
+    """A ledger for one test."""
     client = connect(redis_url, 3)
     yield Ledger(client)
     client.close()
 
 
 def _outcome(number: int) -> InstanceOutcome:
-    """Of every kind, and of five series."""
+    """Outcomes of every kind, and of five series."""
     kind = [InstanceCategory.SUCCESS, InstanceCategory.SUCCESS, InstanceCategory.WARNING, InstanceCategory.FAILED][
         number % 4
     ]
@@ -73,7 +73,7 @@ def _outcome(number: int) -> InstanceOutcome:
 
 
 def test_receipts_come_in_the_order_of_the_manifest(ledger: Ledger) -> None:
-    """Whatever was recorded first; what has no outcome has a receipt that says so, and nothing is lost on the way."""
+    """Whatever was recorded first. A line without an outcome has a receipt that shows it."""
     total = 2_500
     ledger.open("job", StoreDirectoryRequest.task, StoreDirectoryRequest(directory="/data"))
     ledger.manifest.plan("job", (FileLine(f"/data/{number}", number) for number in range(total)), "a")
@@ -94,7 +94,7 @@ def test_receipts_come_in_the_order_of_the_manifest(ledger: Ledger) -> None:
 
 
 def test_studies_and_series_are_kept_once(ledger: Ledger) -> None:
-    """However many instances belong to them."""
+    """However many instances they have."""
     ledger.open("job", StoreDirectoryRequest.task, StoreDirectoryRequest(directory="/data"))
     ledger.manifest.plan("job", (FileLine(f"/data/{number}", number) for number in range(200)), "a")
     for number in range(200):
@@ -104,8 +104,8 @@ def test_studies_and_series_are_kept_once(ledger: Ledger) -> None:
     assert "1.4.3" not in str(texts)
 
 
-def test_a_receipt_says_what_was_sent(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """The digest is that of the bytes that the PACS holds; the times have a zone and their order."""
+def test_a_receipt_shows_what_was_sent(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
+    """The digest is that of the bytes that the PACS holds; the times have a zone and are in order."""
     paths = write_series(tmp_path, 5)
     write_text(tmp_path / "report.txt")
     pacs.faults = Faults(store_status={"2.25.314159265358979.1.1.1000002": 0xA700}, store_status_times=1)
@@ -129,7 +129,7 @@ def test_a_receipt_says_what_was_sent(client: PacsClient, pacs: TestPACS, tmp_pa
 
 
 def test_a_retrieve_has_receipts_too(client: PacsClient, tmp_path: Path) -> None:
-    """Where each instance lies, or that it is missing."""
+    """The path of each instance, or that it is missing."""
     with TestPACS(instances=series(4)) as pacs:
         lost = sorted(pacs.instances)[2]
         pacs.faults = Faults(lost=[lost])
@@ -148,8 +148,8 @@ def test_a_retrieve_has_receipts_too(client: PacsClient, tmp_path: Path) -> None
         assert receipt.sop_class_uid == "1.2.840.10008.5.1.4.1.1.2"
 
 
-def test_other_jobs_have_none(client: PacsClient, pacs: TestPACS) -> None:
-    """A job without instances, and no job at all."""
+def test_other_jobs_have_no_receipts(client: PacsClient, pacs: TestPACS) -> None:
+    """Neither a job without instances nor an unknown job."""
     job = client.enqueue(EchoRequest(remote=pacs.remote))
     job.wait(30)
     with pytest.raises(InvalidRequestError, match="has no receipts"):
@@ -159,8 +159,8 @@ def test_other_jobs_have_none(client: PacsClient, pacs: TestPACS) -> None:
 
 
 @pytest.fixture
-def told(terminal: Terminal, client: PacsClient, pacs: TestPACS, tmp_path: Path) -> str:
-    """The id of a job with three successes, a failure and an odd name; commitment was reported for some of it."""
+def reported(terminal: Terminal, client: PacsClient, pacs: TestPACS, tmp_path: Path) -> str:
+    """The id of a job with three successes, a failure and an odd file name."""
     assert terminal.directory.is_dir()
     paths = write_series(tmp_path / "files", 4)
     odd = paths[0].with_name('=1+1,"x"\n.dcm')
@@ -171,66 +171,68 @@ def told(terminal: Terminal, client: PacsClient, pacs: TestPACS, tmp_path: Path)
     return job.id
 
 
-def test_csv_is_read_back_as_it_was_told(terminal: Terminal, told: str, client: PacsClient, tmp_path: Path) -> None:
-    """Names with commas, quotes and line ends are quoted (RFC 4180); a spreadsheet's own reader finds every column."""
-    result = terminal.run("report", told, "--format", "csv", "--output", tmp_path / "receipts.csv")
+def test_csv_is_read_back_as_it_was_written(
+    terminal: Terminal, reported: str, client: PacsClient, tmp_path: Path
+) -> None:
+    """Names with commas, quotes and line ends are quoted (RFC 4180)."""
+    result = terminal.run("report", reported, "--format", "csv", "--output", tmp_path / "receipts.csv")
     assert (result.code, result.stdout) == (0, "")
     assert "4 receipts" in result.stderr
     content = (tmp_path / "receipts.csv").read_bytes()
     assert content.count(b"\r\n") == 5
     with (tmp_path / "receipts.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    expected = [each.model_dump() for each in client.job(told).receipts()]
+    expected = [each.model_dump() for each in client.job(reported).receipts()]
     assert rows == [{name: str(value) for name, value in each.items()} for each in expected]
     assert [row["status"] for row in rows] == ["0000", "C123", "0000", "0000"]
     assert rows[-1]["path"].endswith('=1+1,"x"\n.dcm')
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")] == []
 
 
-def test_json_lines_are_the_default(terminal: Terminal, told: str, client: PacsClient) -> None:
-    """Each line is an object with every column, on stdout alone."""
-    result = terminal.run("report", told)
+def test_json_lines_are_the_default(terminal: Terminal, reported: str, client: PacsClient) -> None:
+    """Each line is an object with every column; nothing goes to stderr."""
+    result = terminal.run("report", reported)
     assert (result.code, result.stderr) == (0, "")
     receipts = [Receipt(**json.loads(line)) for line in result.stdout.splitlines()]
-    assert receipts == list(client.job(told).receipts())
+    assert receipts == list(client.job(reported).receipts())
 
 
-def test_the_report_names_its_file_in_json(terminal: Terminal, told: str, tmp_path: Path) -> None:
-    """One document; without a file it would be many, which is refused."""
-    result = terminal.run("report", told, "--json", "--output", tmp_path / "x.jsonl")
-    assert result.json == {"job_id": told, "receipts": 4, "output": str(tmp_path / "x.jsonl"), "exit_code": 0}
+def test_the_report_names_its_file_in_json(terminal: Terminal, reported: str, tmp_path: Path) -> None:
+    """Without a file there would be many JSON documents on stdout: that is an error."""
+    result = terminal.run("report", reported, "--json", "--output", tmp_path / "x.jsonl")
+    assert result.json == {"job_id": reported, "receipts": 4, "output": str(tmp_path / "x.jsonl"), "exit_code": 0}
     assert len((tmp_path / "x.jsonl").read_text().splitlines()) == 4
-    result = terminal.run("report", told, "--json")
+    result = terminal.run("report", reported, "--json")
     assert result.code == result.json["exit_code"] == 2
 
 
-def test_a_report_that_cannot_be_written_leaves_nothing(terminal: Terminal, told: str, tmp_path: Path) -> None:
-    """A directory that is not there, one that is in the way, and a job that nobody knows."""
+def test_a_report_that_cannot_be_written_leaves_nothing(terminal: Terminal, reported: str, tmp_path: Path) -> None:
+    """A missing directory, a directory instead of a file, and an unknown job."""
     for output in (tmp_path / "nowhere" / "x.csv", tmp_path):
-        result = terminal.run("report", told, "--output", output)
+        result = terminal.run("report", reported, "--output", output)
         assert result.code == 1
         assert "cannot be written" in result.stderr
     assert terminal.run("report", "nothing", "--output", tmp_path / "x.csv").code == 7
     assert not (tmp_path / "x.csv").exists()
 
 
-def test_a_report_goes_into_a_pipe(terminal: Terminal, told: str, tmp_path: Path) -> None:
-    """What is no file is written to as it is."""
+def test_a_report_goes_into_a_pipe(terminal: Terminal, reported: str, tmp_path: Path) -> None:
+    """A pipe is not replaced by a file."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     came: list[str] = []
     reading = threading.Thread(target=lambda: came.append(pipe.read_text()))
     reading.start()
-    assert terminal.run("report", told, "--output", pipe).code == 0
+    assert terminal.run("report", reported, "--output", pipe).code == 0
     reading.join(10)
     assert len(came[0].splitlines()) == 4
     assert pipe.is_fifo()
 
 
-def test_a_job_on_its_way_has_receipts_for_what_is_done(
+def test_a_running_job_has_receipts_for_finished_files(
     client: PacsClient, terminal: Terminal, pacs: TestPACS, tmp_path: Path
 ) -> None:
-    """The others are told as not begun."""
+    """The others have none yet."""
     write_series(tmp_path / "files", 30)
     pacs.faults = Faults(hold_instances_after=5)
     job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files")))
@@ -243,39 +245,39 @@ def test_a_job_on_its_way_has_receipts_for_what_is_done(
     job.wait(30)
 
 
-def test_the_verify_command_asks_the_pacs_of_the_job(
-    terminal: Terminal, told: str, client: PacsClient, pacs: TestPACS, tmp_path: Path
+def test_the_verify_command_queries_the_pacs_of_the_job(
+    terminal: Terminal, reported: str, client: PacsClient, pacs: TestPACS, tmp_path: Path
 ) -> None:
-    """Without any option; with one it is another, and an environment that names another changes nothing."""
+    """Options name another PACS; the environment does not."""
     elsewhere = Terminal(terminal.directory, terminal.redis_url, (("PACS_TASKS_PORT", "1"),))
-    result = elsewhere.run("verify", told)
+    result = elsewhere.run("verify", reported)
     assert result.code == 0, str(result)
     assert "Held    3" in result.stdout
     pacs.lose(sorted(pacs.instances)[0])
-    result = terminal.run("verify", told, "--json")
+    result = terminal.run("verify", reported, "--json")
     assert (result.code, result.json["held"], result.json["missing"]) == (3, 2, 1)
     assert result.json["problems"][0]["subject"].startswith(str(tmp_path))
-    assert terminal.run("verify", told, "--port", 1).code == 4
+    assert terminal.run("verify", reported, "--port", 1).code == 4
     assert terminal.run("verify", "nothing").code == 7
     with TestPACS("MIRROR") as mirror:
-        result = terminal.run("verify", told, "--port", mirror.port, "--pacs-ae-title", "MIRROR")
+        result = terminal.run("verify", reported, "--port", mirror.port, "--pacs-ae-title", "MIRROR")
         assert result.code == 1
         assert "Missing  3" in result.stdout
         assert mirror.identifiers
-    job_id = terminal.run("verify", told, "--detach").stdout.strip()
+    job_id = terminal.run("verify", reported, "--detach").stdout.strip()
     assert terminal.run("wait", job_id).code == 3
     assert client.job(job_id).request().task == "pacs_tasks.verify"
 
 
-def test_the_verify_command_asks_for_commitment(terminal: Terminal, told: str, pacs: TestPACS) -> None:
-    """0 when the PACS answers for all, 6 when it has not reported; both say who could have."""
-    result = terminal.run("verify", told, "--commit")
+def test_the_verify_command_requests_commitment(terminal: Terminal, reported: str, pacs: TestPACS) -> None:
+    """Exit code 0 if the PACS commits to all instances, 6 if it has not reported yet."""
+    result = terminal.run("verify", reported, "--commit")
     assert result.code == 0, str(result)
     assert "Committed  3" in result.stdout
     pacs.faults = Faults(report=Report.NEVER)
-    result = terminal.run("verify", told, "--commit", "--commit-timeout", "0.2")
+    result = terminal.run("verify", reported, "--commit", "--commit-timeout", "0.2")
     assert result.code == 6, str(result)
     assert "Not yet    3" in result.stdout
     assert "pacs-tasks receiver" in result.stderr or "knows the receiver" in result.stderr
-    lines = [json.loads(line) for line in terminal.run("report", told).stdout.splitlines()]
+    lines = [json.loads(line) for line in terminal.run("report", reported).stdout.splitlines()]
     assert [each["commitment"] for each in lines] == ["committed", "", "committed", "committed"]

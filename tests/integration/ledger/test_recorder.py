@@ -1,4 +1,4 @@
-"""Outcomes on their way to the ledger, on a real Redis: each gets there once, whatever happens to the connection."""
+"""The recorder on a real Redis: each outcome arrives once, whatever happens to the connection."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def ledger(redis_url: str) -> Iterator[Ledger]:
 
 
 def opened(stack: ExitStack, redis_url: str, patience: int) -> Ledger:
-    """A ledger with a job that has begun."""
+    """A ledger with a running job."""
     client = connect(redis_url, 5, patience)
     stack.callback(client.close)
     found = Ledger(client, keep_jobs=60)
@@ -48,21 +48,21 @@ def sent(index: int) -> InstanceOutcome:
 
 
 def kill_connections(ledger: Ledger) -> None:
-    """End every connection to this Redis but the one that says so."""
+    """Close every connection to this Redis but our own."""
     ledger.client.client_kill_filter(_type="normal", skipme=True)
 
 
-def test_a_redis_that_has_just_started_has_each_outcome_at_once(ledger: Ledger) -> None:
-    """It has learnt no script yet; a worker that was killed then would have told it nothing."""
+def test_a_redis_that_has_just_started_receives_each_outcome_at_once(ledger: Ledger) -> None:
+    """It does not know the script yet; a worker that is killed then must not lose the outcome."""
     ledger.client.script_flush()
     with Recorder(ledger, "job") as recorder:
         recorder.record(0, sent(0))
-        wait_until(lambda: ledger.recorded("job", 0, TOTAL) == {0}, 5, "the outcome, which nobody waits for")
+        wait_until(lambda: ledger.recorded("job", 0, TOTAL) == {0}, 5, "the outcome")
         recorder.flush()
 
 
 def test_the_last_outcome_ends_the_job(ledger: Ledger) -> None:
-    """Whoever recorded it is told, once the replies are read."""
+    """The replies report that, once they are read."""
     with Recorder(ledger, "job") as recorder:
         told = [recorder.record(index, sent(index)) for index in range(TOTAL)]
         told.append(recorder.flush())
@@ -72,7 +72,7 @@ def test_the_last_outcome_ends_the_job(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("moment", [0, 1, 50, TOTAL - 1])
 def test_a_connection_that_is_lost_loses_no_outcome(ledger: Ledger, moment: int) -> None:
-    """What had no reply is recorded again, and counts once."""
+    """An outcome without a reply is recorded again, and counts once."""
     with Recorder(ledger, "job") as recorder:
         for index in range(TOTAL):
             recorder.record(index, sent(index))
@@ -84,7 +84,7 @@ def test_a_connection_that_is_lost_loses_no_outcome(ledger: Ledger, moment: int)
     assert Instances(ledger, "job").receipt_count() == TOTAL
 
 
-def test_a_redis_that_forgot_its_scripts_is_told_them_again(ledger: Ledger) -> None:
+def test_a_redis_that_forgot_its_scripts_receives_them_again(ledger: Ledger) -> None:
     """As after a restart."""
     ledger.client.script_flush()
     with Recorder(ledger, "job") as recorder:
@@ -94,7 +94,7 @@ def test_a_redis_that_forgot_its_scripts_is_told_them_again(ledger: Ledger) -> N
     assert ledger.progress("job").counters.success == TOTAL
 
 
-def test_a_cancel_is_told_while_others_are_recorded(ledger: Ledger) -> None:
+def test_a_cancel_is_reported_while_outcomes_are_recorded(ledger: Ledger) -> None:
     """A few outcomes later at the latest."""
     ledger.claims.claim("job", "0-100", "worker")
     ledger.cancel("job")
@@ -103,8 +103,8 @@ def test_a_cancel_is_told_while_others_are_recorded(ledger: Ledger) -> None:
         assert any(each.cancelled for each in told)
 
 
-def test_replies_that_nobody_read_are_nobody_elses(ledger: Ledger) -> None:
-    """A part that ends early leaves a connection that the next one may have."""
+def test_unread_replies_reach_nobody_else(ledger: Ledger) -> None:
+    """A part that ends early returns its connection to the pool."""
     with Recorder(ledger, "job") as recorder:
         for index in range(20):
             recorder.record(index, sent(index))
@@ -113,15 +113,15 @@ def test_replies_that_nobody_read_are_nobody_elses(ledger: Ledger) -> None:
         assert recorder.flush() == (True, False, False)
 
 
-class _ToldToEndError(BaseException):
-    """What a worker's process meets that is told to end."""
+class _TerminatedError(BaseException):
+    """Raised in a worker process that receives the signal to end."""
 
 
-def test_a_process_that_is_told_to_end_while_redis_is_away_still_records(tmp_path: Path) -> None:
-    """It is interrupted in the middle of recording again, and its last act gets there once Redis is back."""
+def test_a_process_that_ends_while_redis_is_unavailable_still_records(tmp_path: Path) -> None:
+    """The signal interrupts it as it records again; its last outcome arrives once Redis is back."""
 
     def end(*_: object) -> None:
-        raise _ToldToEndError
+        raise _TerminatedError
 
     before = signal.signal(signal.SIGUSR1, end)
     with ExitStack() as stack:
@@ -137,7 +137,7 @@ def test_a_process_that_is_told_to_end_while_redis_is_away_still_records(tmp_pat
         server.process.kill()
         interrupter = threading.Thread(target=_interrupt, args=(recorder,))
         interrupter.start()
-        with pytest.raises(_ToldToEndError):
+        with pytest.raises(_TerminatedError):
             recorder.flush()
         interrupter.join(10)
         stack.enter_context(redis_server(tmp_path, server.port, durable=True))

@@ -1,4 +1,4 @@
-"""Records that another version wrote."""
+"""Records of another version."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pacs_tasks.ledger.keys import checked_job_key
 
 @pytest.mark.parametrize("change", ["task", "request"])
 def test_a_request_of_another_version_hides_no_job(change: str, redis_url: str) -> None:
-    """The list goes on, and whoever asks for that job's request is told."""
+    """The list is complete; only the request of that job cannot be read."""
     with PacsClient(redis_url) as client:
         odd, known = client.enqueue(EchoRequest()), client.enqueue(EchoRequest())
         request = json.dumps({**json.loads(EchoRequest().model_dump_json()), "remote": {"charset": "of tomorrow"}})

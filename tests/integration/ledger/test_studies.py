@@ -1,4 +1,4 @@
-"""What became of each study of a retrieve, told from its lines of the manifest."""
+"""The outcome of each study of a retrieve, from its lines in the manifest."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def instances(study_uid: str, count: int) -> list[RetrieveLine]:
 
 
 def opened(ledger: Ledger, lines: list[RetrieveLine], studies: list[Study], tail: int = 0) -> None:
-    """A job that is planned."""
+    """Open a job and write its manifest."""
     ledger.open("job", REQUEST.task, REQUEST)
     ledger.start("job", "worker")
     assert ledger.manifest.plan("job", lines, "worker", studies, tail) == len(lines)
@@ -36,7 +36,7 @@ def record(ledger: Ledger, index: int, category: InstanceCategory, reason: str =
 
 
 def test_each_study_has_an_outcome_of_its_own(ledger: Ledger) -> None:
-    """One is whole, one is not, and one was not found; the job is partial."""
+    """One is complete, one is not, and one was not found; the job is partial."""
     studies = [
         Study(study_uid="1.1", lines=((0, 3),), proof=Proof.INSTANCES, rows=(2, 5)),
         Study(study_uid="1.2", lines=((3, 7),), proof=Proof.COUNTS, rows=(3,)),
@@ -84,8 +84,8 @@ def test_each_study_has_an_outcome_of_its_own(ledger: Ledger) -> None:
     )
 
 
-def test_what_is_not_there_of_a_study_makes_it_partial(ledger: Ledger) -> None:
-    """All that the peer promised came, and it lists less than was asked for."""
+def test_an_unlisted_instance_makes_its_study_partial(ledger: Ledger) -> None:
+    """All promised instances came, but the remote lists fewer than were requested."""
     study = Study(study_uid="1.1", lines=((0, 2),), tail=((2, 3),), proof=Proof.INSTANCES, picked=True)
     opened(ledger, [*instances("1.1", 2), InstanceLine("1.1.9", "", "", "1.1")], [study], tail=1)
     record(ledger, 0, InstanceCategory.SUCCESS)
@@ -97,8 +97,8 @@ def test_what_is_not_there_of_a_study_makes_it_partial(ledger: Ledger) -> None:
     assert not ledger.studies.picked("job", "1.2")
 
 
-def test_a_cancelled_study_says_so(ledger: Ledger) -> None:
-    """What came before stays and counts."""
+def test_a_cancelled_study_is_reported_as_such(ledger: Ledger) -> None:
+    """Instances that came before the cancel count."""
     opened(ledger, [*instances("1.1", 2), *instances("1.2", 2)],
            [Study(study_uid="1.1", lines=((0, 2),)), Study(study_uid="1.2", lines=((2, 4),))])  # fmt: skip
     for index in range(3):
@@ -108,8 +108,8 @@ def test_a_cancelled_study_says_so(ledger: Ledger) -> None:
     assert told == [(Category.SUCCESS, 2), (Category.CANCELLED, 1)]
 
 
-def test_studies_are_told_without_reading_their_receipts(ledger: Ledger) -> None:
-    """A thousand studies of any length are counted right although there is no receipt at all."""
+def test_studies_are_counted_without_reading_their_receipts(ledger: Ledger) -> None:
+    """A thousand studies of any length are counted right without any receipt."""
     seeded, ends = random.Random(5), [0]
     for _ in range(1_000):
         ends.append(ends[-1] + seeded.randint(1, 200))
@@ -134,8 +134,8 @@ def test_studies_are_told_without_reading_their_receipts(ledger: Ledger) -> None
     ]
 
 
-def test_what_is_known_of_studies_expires_with_the_job(ledger: Ledger) -> None:
-    """And is forgotten with it."""
+def test_studies_expire_with_the_job(ledger: Ledger) -> None:
+    """They are discarded with it, too."""
     opened(ledger, instances("1.1", 2), [Study(study_uid="1.1", lines=((0, 2),))])
     record(ledger, 0, InstanceCategory.PRESENT)
     ledger.studies.record_method("job", "1.1", "C-GET")
@@ -147,7 +147,7 @@ def test_what_is_known_of_studies_expires_with_the_job(ledger: Ledger) -> None:
 
 
 def test_many_selections_are_kept_apart(ledger: Ledger) -> None:
-    """Who looks at the job, or works on a part of it, does not read a hundred thousand rows each time."""
+    """Reading the progress of a job, or working on a part, must not read a hundred thousand rows."""
     ledger.open("job", REQUEST.task, REQUEST)
     assert ledger.request("job") == REQUEST.model_copy(update={"selections": ()})
     assert ledger.request("job", bulk=True) == REQUEST
