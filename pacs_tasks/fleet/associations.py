@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.ledger.scripts import Scripts
+from pacs_tasks.ledger.structures import server_time
 
 #: Seconds after the last renewal at which a lease expires.
 LIFETIME = 15.0
@@ -106,7 +107,7 @@ class AssociationLeases:
             Unix seconds; earlier refusals do not count.
         """
         refusing = cast("str | None", self._redis.get(_key("refusing", remote)))
-        return max(0.0, self._now() - max(float(refusing), since)) if refusing else 0.0
+        return max(0.0, server_time(self._redis) - max(float(refusing), since)) if refusing else 0.0
 
     def record_wanted(self, remote: str) -> None:
         """Record that a task waits for the remote itself, which may have to end another association first."""
@@ -128,7 +129,7 @@ class AssociationLeases:
 
     def in_use(self) -> list[Associations]:
         """Read, by name, every remote with which an association is open or waited for."""
-        now = f"{self._now():.3f}"
+        now = f"{server_time(self._redis):.3f}"
         found = []
         for remote, limit in cast("list[tuple[str, float]]", self._redis.zrange(_PREFIX, 0, -1, withscores=True)):
             in_use = self._redis.zcount(_key("held", remote), f"({now}", "+inf")
@@ -142,10 +143,6 @@ class AssociationLeases:
         keys = [_key("held", remote), _key("waiting", remote), _PREFIX, _key("refusing", remote)]
         keys.append(_key("wanted", remote))
         return self._scripts.run(script, keys, [remote, limit, LIFETIME, _key("wake", ""), *arguments])
-
-    def _now(self) -> float:
-        seconds, microseconds = self._redis.time()
-        return seconds + microseconds / 1_000_000
 
 
 def _key(kind: str, name: str) -> str:

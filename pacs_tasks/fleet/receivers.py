@@ -1,4 +1,4 @@
-"""Receivers: each announces itself in Redis, shows a worker that they share storage, and is told what jobs expect.
+"""Receivers: each announces itself in Redis, shows a worker that they share storage, and learns what jobs expect.
 
 A receiver writes a random token to the file :data:`MARKER` in its directory and announces the same token. A worker
 that reads the token there shares the storage, so it can check what a C-MOVE to that receiver delivers.
@@ -82,8 +82,7 @@ def running(client: redis.Redis) -> list[Receiver]:
 class ExpectedSeries:
     """The studies and series that jobs expect at the receivers of one Redis; any other instance is unsolicited.
 
-    Each has an owner, so that one who no longer expects a series leaves it to others who do, and an expiry, so that
-    those of a dead worker end.
+    Each has an owner, so that one owner withdraws only its own, and an expiry, so that those of a dead worker end.
     """
 
     def __init__(self, client: redis.Redis) -> None:

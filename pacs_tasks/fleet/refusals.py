@@ -11,7 +11,7 @@ from enum import StrEnum
 
 import redis
 
-from pacs_tasks.ledger.marks import Marks
+from pacs_tasks.ledger.structures import Marks
 
 _PREFIX = "pacs_tasks:ways:"
 #: Seconds to remember a refusal.
@@ -45,7 +45,7 @@ class Refusals:
         self._marks = Marks(client, f"{_PREFIX}{remote} for {calling_aet}")
 
     def reasons(self) -> Mapping[str, str]:
-        """Read what was refused within the last hour, with the reason."""
+        """Read the refusals of the last hour, with the reason for each."""
         return self._marks.live()
 
     def record(self, refused: Collection[str], reason: str) -> None:

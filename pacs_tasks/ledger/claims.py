@@ -1,4 +1,4 @@
-"""Claims: which worker works on which part of a job, what was lost with it, and which jobs nobody works on."""
+"""Claims: which worker works on which part of a job, which attempts were lost, and which jobs stand still."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import cast
 import redis
 
 from pacs_tasks.ledger.keys import JOBS, job_key, touch
-from pacs_tasks.ledger.marks import Marks
 from pacs_tasks.ledger.scripts import Scripts
+from pacs_tasks.ledger.structures import Marks
 
 #: Seconds after the last renewal at which a claim expires.
 CLAIM_LIFETIME = 15.0
@@ -31,11 +31,11 @@ class Claims:
         0 if another owner holds it, else 1 + the number of owners that died with it in this attempt.
         """
         keys = [job_key(scope, "claims"), job_key(scope, "losses")]
-        return int(self._run("claim", keys, [name, owner, CLAIM_LIFETIME]))
+        return int(self._run("claims/claim", keys, [name, owner, CLAIM_LIFETIME]))
 
     def release(self, scope: str, name: str, owner: str) -> None:
         """Release a claim if the owner still has it."""
-        self._run("release", [job_key(scope, "claims")], [name, owner])
+        self._run("claims/release", [job_key(scope, "claims")], [name, owner])
 
     def count(self, scope: str) -> int:
         """Count the claims that are held now. Expired ones stay: the next owner sees that the last one died."""
@@ -47,7 +47,7 @@ class Claims:
 
     def suspect(self, job_id: str, name: str) -> tuple[int, int] | None:
         """Count a death at the line that the last owner of a claim had begun; return the line and its deaths."""
-        found = self._run("suspect", [job_key(job_id, "losses")], [name])
+        found = self._run("claims/suspect", [job_key(job_id, "losses")], [name])
         return (int(found[0]), int(found[1])) if found else None
 
     def count_loss(self, job_id: str, index: int) -> int:
@@ -66,7 +66,7 @@ class Claims:
 
     def count_replan(self, job_id: str) -> int:
         """Count that lost parts are planned again; return how often that happened since the last outcome."""
-        return int(self._run("count_replan", [job_key(job_id)]))
+        return int(self._run("jobs/count_replan", [job_key(job_id)]))
 
     def _increment(self, counts: str, index: int) -> int:
         count = int(self._redis.hincrby(counts, str(index), 1))
@@ -83,7 +83,7 @@ class Standstills:
 
     def unfinished_jobs(self) -> list[str]:
         """Read the ids of the jobs that are queued or running."""
-        return cast("list[str]", self._run("unfinished", [JOBS], [job_key("")]))
+        return cast("list[str]", self._run("jobs/unfinished", [JOBS], [job_key("")]))
 
     def check(self, job_id: str, patience: float) -> str:
         """Check an unfinished job, which keeps it from expiring.
@@ -93,7 +93,7 @@ class Standstills:
         ends here.
         """
         touch(self._redis, job_id, self._keep)
-        return str(self._run("standstill", [job_key(job_id), job_key(job_id, "claims")], [patience]))
+        return str(self._run("jobs/standstill", [job_key(job_id), job_key(job_id, "claims")], [patience]))
 
     def reset(self, job_id: str) -> None:
         """Begin to count anew: the job waits for its remote."""
@@ -101,4 +101,4 @@ class Standstills:
 
     def persists(self, job_id: str, seen: str) -> bool:
         """Return whether a job has not changed since :meth:`check` returned ``seen``."""
-        return seen == str(self._run("seen", [job_key(job_id), job_key(job_id, "claims")]))
+        return seen == str(self._run("jobs/standstill", [job_key(job_id), job_key(job_id, "claims")], [""]))

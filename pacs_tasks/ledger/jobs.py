@@ -20,7 +20,6 @@ from pacs_tasks.errors import (
     from_record,
 )
 from pacs_tasks.ledger import encoding
-from pacs_tasks.ledger.bitmap import Bitmap
 from pacs_tasks.ledger.claims import Claims, Standstills
 from pacs_tasks.ledger.keys import (
     JOBS,
@@ -36,6 +35,7 @@ from pacs_tasks.ledger.keys import (
 )
 from pacs_tasks.ledger.manifest import Manifest
 from pacs_tasks.ledger.scripts import Scripts
+from pacs_tasks.ledger.structures import Bitmap
 from pacs_tasks.ledger.studies import Studies
 from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.outcome import Category, InstanceCategory, InstanceOutcome, Outcome, TransferOutcome
@@ -57,6 +57,8 @@ class Recorded(NamedTuple):
 
 class Ledger:
     """All jobs of one Redis.
+
+    Its methods raise :class:`JobNotFoundError` if a user asks for a job that does not exist.
 
     Parameters
     ----------
@@ -89,7 +91,7 @@ class Ledger:
         """Begin the record of a job; false if it exists. The request is ``None`` if it could not be read."""
         text, bulk = dump_request(request)
         keys = [job_key(job_id), JOBS, job_key(job_id, "bulk")]
-        opened = bool(self._run("open", keys, [job_id, task, text, bulk, self._keep]))
+        opened = bool(self._run("jobs/open", keys, [job_id, task, text, bulk, self._keep]))
         self.touch(job_id)
         return opened
 
@@ -103,8 +105,6 @@ class Ledger:
 
         Raises
         ------
-        JobNotFoundError
-            If no job has this id.
         InvalidRequestError
             If the request cannot be read.
         """
@@ -119,18 +119,12 @@ class Ledger:
         return load_request(job_id, task, text, cast("str | None", large))
 
     def complete(self, request: R) -> R:
-        """Complete a request about another job: it goes to the remote of that job unless it names one.
-
-        Raises
-        ------
-        JobNotFoundError
-            If the other job does not exist.
-        """
+        """Complete a request about another job: it goes to the remote of that job unless it names one."""
         return request.about(self.request(request.job_id)) if isinstance(request, JobRequest) else request
 
     def start(self, job_id: str, worker: str) -> JobState:
         """Start a queued job; return the state of the job."""
-        return JobState(self._run("start", [job_key(job_id), job_key(job_id, "claims")], [worker]))
+        return JobState(self._run("jobs/start", [job_key(job_id), job_key(job_id, "claims")], [worker]))
 
     def record_round_trip(self, job_id: str, seconds: float) -> None:
         """Record the round trip to the remote. Later values are ignored: the parts of a job are cut by the first."""
@@ -147,7 +141,7 @@ class Ledger:
     def record(self, job_id: str, index: int, outcome: InstanceOutcome) -> Recorded:
         """Record an outcome; a second outcome for the same index changes nothing."""
         keys, arguments = self.record_command(job_id, index, outcome)
-        return self.read_recorded(job_id, self._run("record", keys, arguments))
+        return self.read_recorded(job_id, self._run("jobs/record", keys, arguments))
 
     def record_command(self, job_id: str, index: int, outcome: InstanceOutcome) -> tuple[list[str], list[str | int]]:
         """Give the keys and arguments of the script ``record``."""
@@ -174,7 +168,7 @@ class Ledger:
 
     def settle(self, job_id: str) -> bool:
         """End the job if nothing is left to do; true if this call ended it."""
-        return bool(self._run("settle", [job_key(job_id), job_key(job_id, "claims")]))
+        return bool(self._run("jobs/settle", [job_key(job_id), job_key(job_id, "claims")]))
 
     def finish(self, job_id: str, outcome: Outcome) -> None:
         """End a job that has one outcome rather than one per instance."""
@@ -193,25 +187,19 @@ class Ledger:
         self._end(job_id, state, fields, only_cancelled=cancelled, attempt=attempt)
 
     def cancel(self, job_id: str) -> JobState:
-        """Request that the job be cancelled; it is once no worker works on it any more.
-
-        Raises
-        ------
-        JobNotFoundError
-            If no job has this id.
-        """
-        state = self._run("cancel", [checked_job_key(job_id), job_key(job_id, "claims")])
+        """Request that the job be cancelled; it is once no worker works on it any more."""
+        state = self._run("jobs/cancel", [checked_job_key(job_id), job_key(job_id, "claims")])
         if state is None:
             raise not_found(job_id)
         return JobState(state)
 
     def reopen(self, job_id: str, *, failed_too: bool = True) -> int:
-        """Queue a finished job again, for what was not begun and what failed; return how many lines failed.
+        """Queue a finished job again, for the lines that were not begun or failed; return how many failed.
 
         Raises
         ------
-        JobNotFoundError, InvalidRequestError
-            If the job does not exist, is still running, or has nothing left to do.
+        InvalidRequestError
+            If the job is still running, or has nothing left to do.
         """
         progress = self.progress(job_id)
         if not progress.state.finished:
@@ -219,24 +207,23 @@ class Ledger:
         failed = [index for index, outcome in self.problems(job_id) if failed_too and outcome.category in _RETRIED]
         complete = progress.state is JobState.DONE and progress.counters.recorded == progress.counters.total
         if complete and not failed and OPERATIONS[progress.task].outcome is TransferOutcome:
-            why = "retry: nothing in it failed" if failed_too else "resume: everything in it has an outcome"
-            raise InvalidRequestError(f"Job {job_id} has nothing to {why}.")
+            if failed_too:
+                raise InvalidRequestError(
+                    f"Job {job_id} has nothing to retry: nothing in it failed. Enqueue a new job to do it again."
+                )
+            raise InvalidRequestError(
+                f"Job {job_id} has nothing to resume: everything in it has an outcome. Retry it to repeat what failed."
+            )
         keys = [job_key(job_id, part) for part in ("", "recorded", "problems", "attempts", "matches")]
         for start in range(0, len(failed), _CHUNK):
-            self._run("drop", keys, failed[start : start + _CHUNK])
+            self._run("jobs/drop", keys, failed[start : start + _CHUNK])
         self._redis.delete(job_key(job_id, "losses"))
-        if not self._run("reopen", [job_key(job_id)]):
+        if not self._run("jobs/reopen", [job_key(job_id)]):
             raise InvalidRequestError(f"Somebody else reopened job {job_id} just now. Wait for its end.")
         return len(failed)
 
     def progress(self, job_id: str) -> Progress:
-        """Read the progress of a job, with one command.
-
-        Raises
-        ------
-        JobNotFoundError
-            If no job has this id.
-        """
+        """Read the progress of a job, with one command."""
         values = cast("list[str | None]", self._redis.hmget(checked_job_key(job_id), list(PROGRESS_FIELDS)))
         return progress_of(job_id, dict(zip(PROGRESS_FIELDS, values, strict=True)))
 
@@ -282,7 +269,7 @@ class Ledger:
         if progress.state is JobState.FAILED:
             raise self.error(job_id)
         if OPERATIONS[progress.task].outcome is not TransferOutcome:
-            raise JobCancelledError(f"Job {job_id} was cancelled before the remote had answered.")
+            raise JobCancelledError(f"Job {job_id} was cancelled before the remote had answered. Retry it.")
         return TransferOutcome(
             counters=progress.counters,
             seconds=progress.seconds,
@@ -305,5 +292,5 @@ class Ledger:
         self, job_id: str, state: JobState, fields: dict[str, str], *, only_cancelled: bool = False, attempt: int = 0
     ) -> None:
         arguments = [state.value, int(only_cancelled), attempt, *(part for pair in fields.items() for part in pair)]
-        self._run("end", [job_key(job_id)], arguments)
+        self._run("jobs/end", [job_key(job_id)], arguments)
         self.touch(job_id)

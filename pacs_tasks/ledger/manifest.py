@@ -151,7 +151,7 @@ class Manifest:
         new_lines, total = self._write_lines(job_id, lines, attempt_key)
         new_studies = self._write_studies(job_id, studies, attempt_key)
         keys = [job_key(job_id), job_key(job_id, "manifest"), new_lines, job_key(job_id, "studies"), new_studies]
-        self._run("plan", keys, [total, total - tail])
+        self._run("manifest/plan", keys, [total, total - tail])
         return self.total(job_id)
 
     def replace_tail(
@@ -167,7 +167,7 @@ class Manifest:
         parts = ("manifest", "studies", "recorded", "problems")
         keys = [job_key(job_id), new_lines, new_studies, *(job_key(job_id, part) for part in parts)]
         total = start + count
-        self._run("replace_tail", keys, [start, before, total, total - tail, uuid.uuid4().hex, self._keep])
+        self._run("manifest/replace_tail", keys, [start, before, total, total - tail, uuid.uuid4().hex, self._keep])
         return self.total(job_id)
 
     def lines(self, job_id: str, start: int, stop: int) -> list[Line]:
@@ -192,7 +192,7 @@ class Manifest:
         self._redis.delete(new)
         total, texts = 0, map(encode, lines)
         while chunk := list(islice(texts, _CHUNK)):
-            self._run("append", [new], [total, self._keep, *chunk])
+            self._run("manifest/append", [new], [total, self._keep, *chunk])
             total += len(chunk)
         return new, total
 

@@ -1,4 +1,4 @@
-"""Reads the outcomes of a job piece by piece: 100,000 need no more memory than 1,000."""
+"""The outcomes of a job, read piece by piece: 100,000 need no more memory than 1,000."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Receipts: what was sent or received of a job, when, by which worker, and what the remote answered."""
+"""Receipts: the instances that a job sent or received, with times, worker, status and storage commitment."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _receipts(ledger: Ledger, job_id: str) -> Iterator[Receipt]:
 
 
 def _received(line: RetrieveLine, outcome: InstanceOutcome | None) -> Receipt:
-    """Make the receipt of an instance; the outcome completes what the remote did not list."""
+    """Make the receipt of an instance; the outcome completes the fields that the remote did not list."""
     if outcome is None:
         return Receipt(
             sop_class_uid=line.sop_class_uid,

@@ -1,4 +1,4 @@
-"""Records outcomes without waiting: each is sent to Redis at once, and its reply is read while later files are sent.
+"""The recorder of outcomes: it sends each to Redis at once and reads the replies later, while further files are sent.
 
 Waiting for each reply took a third of the time of a part of small files. A reply only reports whether the job was
 cancelled or has ended, which may be noticed a few files later.
@@ -25,18 +25,18 @@ _NOTHING = Recorded(new=False, cancelled=False, ended=False)
 class Recorder:
     """Records the outcomes of one part over a connection of its own; a context manager.
 
-    If that connection fails, :meth:`Ledger.record` records what has no reply once more: it waits for Redis, and counts
-    nothing twice.
+    If that connection fails, :meth:`Ledger.record` records the outcomes without a reply again: it waits for Redis and
+    counts nothing twice.
     """
 
     def __init__(self, ledger: Ledger, job_id: str) -> None:
         self._ledger, self.job_id = ledger, job_id
         # A Redis that has just started does not know the script, and that reply would be read much later.
-        self._sha = str(ledger.client.script_load(source("ledger", "record")))
+        self._sha = str(ledger.client.script_load(source("ledger", "jobs/record")))
         self._pool = ledger.client.connection_pool
         self._connection: Any = self._pool.get_connection()
         self._unread: deque[tuple[int, InstanceOutcome]] = deque()
-        #: No reply comes for what is unread: its connection has failed.
+        #: The connection has failed, so no reply comes for the unread outcomes.
         self._lost = False
 
     def record(self, index: int, outcome: InstanceOutcome) -> Recorded:

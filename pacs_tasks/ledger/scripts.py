@@ -16,7 +16,7 @@ import redis
 
 #: importlib.resources would add 10 ms to the start of each command.
 _PACKAGE = Path(__file__).parents[1]
-_INCLUDE = re.compile(r"^-- include (\w+)/(\w+)$", re.MULTILINE)
+_INCLUDE = re.compile(r"^-- include (\w+)/([\w/]+)$", re.MULTILINE)
 
 
 @cache

@@ -13,8 +13,8 @@ from typing import NamedTuple, cast
 
 import redis
 
-from pacs_tasks.ledger.bitmap import Bitmap
 from pacs_tasks.ledger.keys import job_key
+from pacs_tasks.ledger.structures import Bitmap
 from pacs_tasks.outcome import Category, InstanceCategory, Proof, StudyOutcome
 from pacs_tasks.outcome.progress import JobState
 from pacs_tasks.outcome.status import Value

@@ -1,13 +1,13 @@
 -- Included by the scripts about leases of associations, whose first keys and arguments these are.
 -- KEYS: held (sorted set: lease by expiry), waiting (hash: lease to a mark `since limit`), index (sorted set: remote by
 --   limit), refusing (string: since when), wanted (string)
--- ARGV: remote, limit, lifetime of a lease in seconds, prefix of the lists that wake those who wait, lease
+-- ARGV: remote, limit, lifetime of a lease in seconds, prefix of the lists that wake waiting tasks, lease
 -- include ledger/marks
 
 local held, waiting, index, refusing, wanted = unpack(KEYS)
 local remote, limit, lifetime, wake, lease = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5]
 
--- Returns those who wait, the longest first.
+-- Returns the leases that tasks wait for, the longest wait first.
 local function queue()
   local found, entries = {}, redis.call('HGETALL', waiting)
   for i = 1, #entries, 2 do
@@ -23,7 +23,7 @@ local function queue()
   return found
 end
 
--- Grants free leases to those who wait. A dead one is granted a lease as well, which then expires.
+-- Grants free leases to waiting tasks. The lease of a dead task expires.
 local function hand_over()
   redis.call('ZREMRANGEBYSCORE', held, '-inf', now)
   for _, first in ipairs(queue()) do

@@ -1,7 +1,7 @@
 -- Requests a lease. Returns whether it is granted, seconds until the next lease expires, and whether the remote refuses
 -- associations.
--- ARGV also: '1' to wait if no lease is free, seconds after which one who waits counts as dead, seconds for which an
---   unmet request is remembered
+-- ARGV also: '1' to wait if no lease is free, seconds after which a waiting task counts as dead, seconds to remember an
+--   unmet request
 -- include fleet/leases
 
 local wait, patience, remembered = ARGV[6] == '1', tonumber(ARGV[7]), ARGV[8]

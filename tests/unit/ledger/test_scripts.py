@@ -1,33 +1,43 @@
-"""The Lua scripts: each file is used, describes itself, and becomes whole when it is read."""
+"""The Lua scripts: each file is used, describes itself, and is read with what it includes."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from pacs_tasks.ledger.scripts import source
 from tests.support.processes import ROOT
 
-FILES = sorted((ROOT / "pacs_tasks").glob("*/lua/*.lua"))
-_RUN = re.compile(r"""(?:\bself\._(?:scripts\.)?run|Scripts\(.*?\)\.run)\(\s*"(\w+)""")
+PACKAGE = ROOT / "pacs_tasks"
+_RUN = re.compile(r"""(?:\b_run|_scripts\.run|\)\.run)\(\s*"([\w/]+)""")
+_INCLUDE = re.compile(r"^-- include (\w+)/([\w/]+)$", re.MULTILINE)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_script_is_read_with_what_it_includes(path: object) -> None:
+def _named(path: Path) -> tuple[str, str]:
+    """Room and name of a script."""
+    room, _, *folders = path.relative_to(PACKAGE).with_suffix("").parts
+    return room, "/".join(folders)
+
+
+FILES = {_named(path): path for path in sorted(PACKAGE.glob("*/lua/**/*.lua"))}
+
+
+@pytest.mark.parametrize("script", FILES, ids="/".join)
+def test_a_script_is_read_with_what_it_includes(script: tuple[str, str]) -> None:
     """No include is left, and the first line is a comment."""
-    room, name = re.search(r"(\w+)/lua/(\w+)\.lua$", str(path)).groups()  # type: ignore[union-attr]
-    text = source(room, name)
+    text = source(*script)
     assert text.startswith("-- ")
     assert "-- include" not in text
 
 
 def test_each_script_is_run_or_included() -> None:
-    """And each that is run or included exists: reading it would fail otherwise."""
+    """And each script that is run or included exists."""
     used = set()
     for room in ("ledger", "fleet"):
-        for path in (ROOT / "pacs_tasks" / room).glob("*.py"):
+        for path in (PACKAGE / room).glob("*.py"):
             used |= {(room, name) for name in _RUN.findall(path.read_text())}
-    for path in FILES:
-        used |= set(re.findall(r"^-- include (\w+)/(\w+)$", path.read_text(), re.MULTILINE))
-    assert used == {(path.parts[-3], path.stem) for path in FILES}
+    for path in FILES.values():
+        used |= set(_INCLUDE.findall(path.read_text()))
+    assert used == FILES.keys()

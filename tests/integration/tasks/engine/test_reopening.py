@@ -86,7 +86,7 @@ def test_a_retry_that_comes_late_drops_nothing_that_was_sent(ledger: Ledger) -> 
     assert told.count(True) == 1
     ledger.record(job, 1, SENT)
     keys = [f"pacs_tasks:job:{job}{part}" for part in ("", ":claims", ":outcomes")]
-    ledger.client.eval(source("ledger", "drop"), 3, *keys, "1")
+    ledger.client.eval(source("ledger", "jobs/drop"), 3, *keys, "1")
     assert ledger.recorded(job, 0, 100) == {0, 1}
     assert ledger.progress(job).counters.success == 2
 
