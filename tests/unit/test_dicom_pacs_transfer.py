@@ -1,4 +1,4 @@
-"""The class that existing users know, as far as it needs nothing running."""
+"""The class that existing users know, without any service."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_wrong_attribute_is_refused_before_anything_is_opened(tmp_path: Path) 
 
 
 def test_nothing_is_claimed_without_a_redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither that a file was not sent nor that there is no match."""
+    """It claims neither that a file was not sent nor that there is no match."""
     url = f"redis://127.0.0.1:{free_port()}/0"
     monkeypatch.setenv("PACS_TASKS_REDIS_URL", url)
     with pytest.raises(BrokerUnavailableError):
@@ -63,7 +63,7 @@ def test_nothing_is_claimed_without_a_redis(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_importing_it_configures_no_logging() -> None:
-    """That belongs to the program that imports it; a program of its own, since other tests do configure it."""
+    """The importing program configures it. This test runs a new process, since other tests configure logging."""
     assert dicom_pacs_transfer.logger is logging.getLogger("dicom_pacs_transfer")
     program = (
         "import logging, dicom_pacs_transfer as module; "

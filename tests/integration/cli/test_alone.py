@@ -1,4 +1,4 @@
-"""One machine on which nothing is configured, and a terminal that somebody looks at."""
+"""One machine without any configuration, and an interactive terminal."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def alone(tmp_path: Path) -> Iterator[Terminal]:
 
 
 def test_every_command_of_the_guide_works_as_written(alone: Terminal) -> None:
-    """And leaves jobs that can be read afterwards."""
+    """Its jobs can be listed afterwards."""
     write_series(alone.directory / "dicom_files", 2)
     with TestPACS(ae_title="PACS") as pacs:
         for line in GUIDE.format(port=pacs.port).strip().splitlines():
@@ -57,7 +57,7 @@ def test_every_command_of_the_guide_works_as_written(alone: Terminal) -> None:
 
 
 def test_what_is_missing_here_is_told_before_anything_is_started(alone: Terminal) -> None:
-    """Worker and caller are the same machine, so the caller knows."""
+    """The worker runs on the same machine, so the command can check."""
     for arguments in (("send-dir", "--dir", "none"), ("send-file", "--file", "none")):
         result = alone.run(*arguments)
         assert result.code == 2, result
@@ -66,7 +66,7 @@ def test_what_is_missing_here_is_told_before_anything_is_started(alone: Terminal
 
 
 def test_the_id_of_a_large_job_is_there_at_once(redis_url: str, pacs: TestPACS, tmp_path: Path) -> None:
-    """Nobody waits for ten thousand files to be listed; cancelling ends it long before they are sent."""
+    """The command does not wait for ten thousand files to be listed, and a cancel ends the job early."""
     write_series(tmp_path / "many", 10_000)
     terminal = Terminal(tmp_path, redis_url)
     peer = ("--port", pacs.port, "--pacs-ae-title", pacs.ae_title)
@@ -92,7 +92,7 @@ def test_a_bar_moves_where_somebody_looks(terminal: Terminal, tmp_path: Path) ->
         arguments += ["--pacs-ae-title", pacs.ae_title]
 
         def look(shown: str) -> None:
-            """The peer goes on when the bar is there, and comes to an end when all of it has been seen."""
+            """The remote continues when the bar is shown, and finishes when the test has seen all of it."""
             if "send-dir: running" in shown:
                 pacs.faults = Faults(delay=0.05, hold_instances_after=30)
             if "kB/s" in shown and "left" in shown:
@@ -107,7 +107,7 @@ def test_a_bar_moves_where_somebody_looks(terminal: Terminal, tmp_path: Path) ->
 
 
 def _on_a_terminal(command: list[str], terminal: Terminal, look: Callable[[str], None]) -> str:
-    """Run a command on a pseudo-terminal and give all that it showed; ``look`` is told it whenever there is more."""
+    """Run a command on a pseudo-terminal and return its output. ``look`` gets the output so far whenever it grows."""
     ours, theirs = os.openpty()
     env = {**terminal.environment(), "TERM": "xterm-256color", "COLUMNS": "140", "LINES": "40"}
     with subprocess.Popen(

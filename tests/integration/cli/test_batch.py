@@ -22,14 +22,14 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Iterator[TestPACS]:
-    """A PACS with 12 studies, one patient each; the name is in GB18030."""
+    """A PACS with 12 studies of one patient each, with names in GB18030."""
     with TestPACS(instances=write_patients(tmp_path / "held", 12)) as running:
         yield running
 
 
 @pytest.fixture
 def file(terminal: Terminal) -> Path:
-    """What Excel writes in Chinese: two matches, a name that nobody has, one row that the test may have fail."""
+    """A file of a Chinese Excel: two matches, an unknown name, and a row that a test can let fail."""
     path = terminal.directory / "病人.csv"
     path.write_bytes(
         f"patientid;PatientName;studydate\r\nP1;{CHINESE_NAME};\r\nP2;王*;\r\n;;\r\nP3;;\r\n".encode("gb18030")
@@ -54,7 +54,7 @@ def uid_of(match: Any) -> str:
 
 
 def test_a_table_names_the_row_of_each_match(terminal: Terminal, archive: TestPACS, file: Path) -> None:
-    """The line of the file; what has no match is counted, and exit code 0 says that every row was answered."""
+    """The row is the line of the file. Rows without a match are counted. Exit code 0: every row was answered."""
     result = asked(terminal, archive, file)
     assert result.code == 0, result
     rows = [line.split() for line in result.stdout.splitlines() if UID_ROOT in line]
@@ -66,7 +66,7 @@ def test_a_table_names_the_row_of_each_match(terminal: Terminal, archive: TestPA
 
 
 def test_csv_begins_with_the_row(terminal: Terminal, archive: TestPACS, file: Path) -> None:
-    """Then the keywords; rows that failed are told on stderr, and exit code 3 tells of them too."""
+    """Then come the keywords. Failed rows are reported on stderr and by exit code 3."""
     archive.faults = Faults(find_statuses={"P3": 0x0122})
     result = asked(terminal, archive, file, "--format", "csv", "-k", "PatientSex")
     assert result.code == 3, result
@@ -80,7 +80,7 @@ def test_csv_begins_with_the_row(terminal: Terminal, archive: TestPACS, file: Pa
 
 
 def test_json_lines_tell_each_row(terminal: Terminal, archive: TestPACS, file: Path) -> None:
-    """An object for each match, and one for each row without a match or without an answer; nothing else on stdout."""
+    """One object for each match, and one for each row without a match or an answer; nothing else is on stdout."""
     archive.faults = Faults(find_statuses={"P3": 0x0122})
     found = lines(asked(terminal, archive, file, "--format", "jsonl", "--quiet"))
     assert [(each["row"], each["category"]) for each in found] == [(2, "success"), (3, "success"), (5, "failed")]
@@ -92,7 +92,7 @@ def test_json_lines_tell_each_row(terminal: Terminal, archive: TestPACS, file: P
 
 
 def test_json_is_one_document(terminal: Terminal, archive: TestPACS, file: Path) -> None:
-    """With the counts, and each row with its matches; a retry of the job asks for the failed row alone."""
+    """With the counts and the matches of each row. A retry of the job queries the failed row only."""
     archive.faults = Faults(find_statuses={"P3": 0x0122})
     result = asked(terminal, archive, file, "--json")
     document = result.json
@@ -136,7 +136,7 @@ def test_no_row_answered_and_nobody_there_differ(terminal: Terminal, archive: Te
 
 
 def test_ctrl_c_keeps_what_was_answered(terminal: Terminal, archive: TestPACS, file: Path) -> None:
-    """Exit code 5; rows that were not asked are told apart."""
+    """Exit code 5. Rows that were not queried have their own category."""
     file.write_text("PatientID\n" + "P1\n" * 100)
     archive.faults = Faults(delay=0.1)
     with terminal.starts("query", "--batch", file, *peer(archive), "--format", "jsonl") as popen:
@@ -171,7 +171,7 @@ def test_a_wrong_file_is_told_before_anything_is_asked(
 
 
 def test_tags_and_dates_may_be_columns(terminal: Terminal, archive: TestPACS, file: Path) -> None:
-    """As `-k` takes them; ranges are as the Standard writes them."""
+    """As in `-k`. Ranges have the format of the Standard."""
     file.write_text("00100020,StudyDate\nP1,20240101-20240131\nP2,-20240101\n")
     result = asked(terminal, archive, file, "--json")
     assert [len(each["matches"]) for each in result.json["rows"]] == [1, 0], result
@@ -186,7 +186,7 @@ def test_a_batch_can_wait_elsewhere(terminal: Terminal, archive: TestPACS, file:
 
 
 def test_a_charset_is_that_of_every_row(terminal: Terminal, archive: TestPACS, file: Path) -> None:
-    """Names go out in it, whatever the file is written in; a name that it lacks fails its row alone."""
+    """Names are sent in it, whatever the encoding of the file is. A name that it lacks fails its row only."""
     document = asked(terminal, archive, file, "--charset", "GB18030", "--json").json
     assert [len(each["matches"]) for each in document["rows"]] == [1, 0, 1]
     assert {str(each.SpecificCharacterSet) for each in archive.identifiers if each.PatientName} == {"GB18030"}
@@ -197,7 +197,7 @@ def test_a_charset_is_that_of_every_row(terminal: Terminal, archive: TestPACS, f
 
 
 def test_a_plain_query_waits_for_nobody(terminal: Terminal, archive: TestPACS) -> None:
-    """Exit code 2 for an option that would mean nothing."""
+    """Exit code 2 for an option without effect."""
     result = terminal.run("query", *peer(archive), "--give-up-after", "5")
     assert (result.code, archive.associations) == (2, 0), result
     assert "--give-up-after belongs to --batch" in result.stderr

@@ -23,7 +23,7 @@ from tests.support.processes import Process
 def transfer(
     shared_redis_url: str, shared_worker: Process, pacs: TestPACS, monkeypatch: pytest.MonkeyPatch
 ) -> DicomPacsTransfer:
-    """An object for the empty PACS."""
+    """A transfer object for the empty PACS."""
     assert shared_worker.running(), shared_worker.said()
     monkeypatch.setenv("PACS_TASKS_REDIS_URL", shared_redis_url)
     return DicomPacsTransfer(pacs_ip=pacs.host, pacs_port=pacs.port, ae_title="MY_APP", pacs_ae_title=pacs.ae_title)
@@ -32,7 +32,7 @@ def transfer(
 def test_a_file_is_sent_or_not(
     transfer: DicomPacsTransfer, pacs: TestPACS, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """True only if the PACS has taken it; each False has a line in the log, without the path."""
+    """True only if the PACS has stored it. Each False has a line in the log, without the path."""
     file = write_series(tmp_path, 1)[0]
     caplog.set_level(logging.INFO, "dicom_pacs_transfer")
     assert transfer.send_dicom_file(str(file)) is True
@@ -49,7 +49,7 @@ def test_a_file_is_sent_or_not(
 
 
 def test_everything_goes_over_tls_where_that_is_asked_for(transfer: DicomPacsTransfer, tmp_path: Path) -> None:
-    """Sending, asking and fetching; a PACS that is not trusted gets nothing."""
+    """Send, query and retrieve. A PACS that is not trusted gets nothing."""
     authority = Authority(tmp_path)
     files = write_series(tmp_path / "files", 2)
     with TestPACS(transfer.pacs_ae_title, tls=authority.identity().shown) as pacs:
@@ -64,7 +64,7 @@ def test_everything_goes_over_tls_where_that_is_asked_for(transfer: DicomPacsTra
 
 
 def test_a_directory_gives_its_outcome(transfer: DicomPacsTransfer, pacs: TestPACS, tmp_path: Path) -> None:
-    """True when all of it is sent; a directory that is not there has no outcome."""
+    """True when everything is sent. A missing directory has no outcome."""
     write_series(tmp_path / "files", 3)
     outcome = transfer.send_directory(tmp_path / "files")
     assert outcome
@@ -75,7 +75,7 @@ def test_a_directory_gives_its_outcome(transfer: DicomPacsTransfer, pacs: TestPA
 
 
 def test_a_query_gives_data_sets(transfer: DicomPacsTransfer, tmp_path: Path) -> None:
-    """With what one needs to retrieve them, whatever was asked; values may be of any kind."""
+    """With the attributes to retrieve them, whatever the query requests. Values may be of any type."""
     with TestPACS(instances=write_series(tmp_path, 2)) as filled:
         transfer.pacs_port = filled.port
         (match,) = transfer.query_pacs({"QueryRetrieveLevel": "STUDY", "PatientID": "P12345", "StudyTime": None})
@@ -102,7 +102,7 @@ def test_values_of_a_query_may_be_what_python_has_for_them(transfer: DicomPacsTr
 
 
 def test_a_query_without_an_answer_claims_nothing(transfer: DicomPacsTransfer, pacs: TestPACS) -> None:
-    """An empty list would say that there is no match."""
+    """An empty list would claim that there is no match."""
     pacs.faults = Faults(find_status=0xC001)
     with pytest.raises(JobFailedError, match="C001"):
         transfer.query_pacs({"PatientID": "P1"})
@@ -112,7 +112,7 @@ def test_a_query_without_an_answer_claims_nothing(transfer: DicomPacsTransfer, p
 
 
 def test_a_study_is_true_only_when_complete(transfer: DicomPacsTransfer, tmp_path: Path) -> None:
-    """Partial is a state of its own, and says what is missing."""
+    """Partial is a category of its own, and the problems list what is missing."""
     files = write_series(tmp_path / "files", 3)
     with TestPACS(instances=files) as filled:
         transfer.pacs_port = filled.port

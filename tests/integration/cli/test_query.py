@@ -1,4 +1,4 @@
-"""``pacs-tasks query`` for real: what it prints, what it says of an answer that may not be whole, its exit codes."""
+"""``pacs-tasks query`` as a process: its output, its advice about incomplete answers, and its exit codes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def talk(result: Result) -> str:
 
 
 def _studies(count: int) -> list[Dataset]:
-    """So many studies, one a day."""
+    """This many studies, one for each day."""
     found: list[Dataset] = []
     for number in range(count):
         ds = dicom_files.instance(study=number, patient_id=f"P{number}", patient_name="A^B", charset="", rows=1)
@@ -35,7 +35,7 @@ def _studies(count: int) -> list[Dataset]:
 
 
 def test_a_capped_answer_is_told_and_split(terminal: Terminal) -> None:
-    """A round number gets advice on stderr and in JSON; --split-dates finds the rest and says what it did."""
+    """A round number gets advice on stderr and in JSON. --split-dates finds the rest and reports the split."""
     with TestPACS(instances=_studies(240), faults=Faults(most_matches=100)) as pacs:
         capped = terminal.run("query", "--json", *peer(pacs))
         assert (capped.code, len(capped.json["matches"]), capped.json["doubts"]) == (0, 100, ["round"])
@@ -50,7 +50,7 @@ def test_a_capped_answer_is_told_and_split(terminal: Terminal) -> None:
 
 
 def test_an_answer_that_ends_with_a_failure_is_partial(terminal: Terminal) -> None:
-    """Exit code 3, the matches are shown, and the status and what to do are said."""
+    """Exit code 3. The matches, the status and the next step are shown."""
     faults = Faults(most_matches=3, most_matches_status=0xA700)
     with TestPACS(instances=_studies(5), faults=faults) as pacs:
         cut_off = terminal.run("query", *peer(pacs))
@@ -93,7 +93,7 @@ def test_the_root_the_charset_and_lists_of_uids_reach_the_pacs(terminal: Termina
 
 
 def test_a_dotted_key_has_a_column_of_its_own(terminal: Terminal) -> None:
-    """What stands in a sequence is shown beside the rest; the sequence went out with one item."""
+    """An attribute in a sequence is shown beside the others. The sequence was sent with one item."""
     [study] = _studies(1)
     with TestPACS(instances=[study]) as pacs:
         key = "RequestAttributesSequence.ScheduledProcedureStepID"

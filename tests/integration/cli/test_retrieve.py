@@ -1,4 +1,4 @@
-"""``retrieve`` as people type it: by study, instance, accession number, and many of these from a file."""
+"""``retrieve`` as a process: by study, instance and accession number, and in a batch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def table_of(result: Result) -> str:
 
 
 def test_instances_and_accession_numbers(terminal: Terminal, archive: TestPACS) -> None:
-    """Instances one by one or between backslashes; all studies of a number."""
+    """Instances one by one or with backslashes; all studies of an accession number."""
     named = ("--sop-instance-uid", f"{uid(1, 1)}\\{uid(1, 2)}", "--sop-instance-uid", uid(1, 3))
     result = retrieve(terminal, archive, "--study-uid", study_uid(1), *named, "--json")
     assert result.code == 0, result
@@ -46,7 +46,7 @@ def test_instances_and_accession_numbers(terminal: Terminal, archive: TestPACS) 
 
 
 def test_a_batch_shows_what_became_of_each_study(terminal: Terminal, archive: TestPACS) -> None:
-    """Problems first; exit code 3 where some of it was not found, and the same from ``status``."""
+    """Problems stand first. Exit code 3 if something was not found, and the same from ``status``."""
     rows = ["studyinstanceuid;AccessionNumber;SOPInstanceUID", f"{study_uid(1)};;{uid(1, 1)}\\{uid(1, 2)}", ";A2;",
             ";NOBODY;"]  # fmt: skip
     (terminal.directory / "studies.csv").write_text("\n".join(rows), "utf-8-sig")
@@ -72,7 +72,7 @@ def test_a_batch_shows_what_became_of_each_study(terminal: Terminal, archive: Te
 
 
 def test_a_batch_of_which_all_comes_is_done(terminal: Terminal, archive: TestPACS) -> None:
-    """Rows that say the same are one study."""
+    """Identical rows are one study."""
     (terminal.directory / "studies.csv").write_text(
         "StudyInstanceUID,SeriesInstanceUID\n" + f"{study_uid(3)},{study_uid(3)}.1\n" * 2 + f"{study_uid(2)},\n"
     )
@@ -95,7 +95,7 @@ def test_a_batch_of_which_all_comes_is_done(terminal: Terminal, archive: TestPAC
 def test_a_batch_that_cannot_be_meant_is_wrong_usage(
     terminal: Terminal, archive: TestPACS, content: str, sentence: str
 ) -> None:
-    """Exit code 2, one sentence, which names the line; nobody is asked."""
+    """Exit code 2 and one sentence, which names the line. No association is opened."""
     (terminal.directory / "studies.csv").write_text(content)
     result = retrieve(terminal, archive, "--batch", "studies.csv")
     assert result.code == 2, result

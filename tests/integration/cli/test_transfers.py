@@ -1,4 +1,4 @@
-"""Every exit code for real: commands as processes, a real Redis, a real worker, a real PACS."""
+"""Every exit code of commands as processes, with a real Redis, worker and PACS."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def talk(result: Result) -> str:
 
 
 def test_echo_answers_under_both_names(terminal: Terminal, pacs: TestPACS) -> None:
-    """Exit code 0, and who was asked."""
+    """Exit code 0, and the address of the PACS."""
     for entry in (terminal.entry, PACS_TASKS):
         result = replace(terminal, entry=entry).run("echo", *peer(pacs))
         assert result.code == 0, result
@@ -42,7 +42,7 @@ def test_echo_answers_under_both_names(terminal: Terminal, pacs: TestPACS) -> No
 def test_sending_a_directory_tells_what_was_sent_and_what_was_not(
     terminal: Terminal, pacs: TestPACS, tmp_path: Path
 ) -> None:
-    """What is no DICOM is listed and no failure."""
+    """Files that are not DICOM are listed and do not count as failures."""
     files = write_series(tmp_path / "files", 3)
     dicom_files.write_text(tmp_path / "files" / "text.dcm")
     result = terminal.run("send-dir", "--dir", tmp_path / "files", *peer(pacs))
@@ -55,7 +55,7 @@ def test_sending_a_directory_tells_what_was_sent_and_what_was_not(
 
 
 def test_a_relative_path_is_that_of_the_caller(terminal: Terminal, pacs: TestPACS) -> None:
-    """Not that of the worker, which runs elsewhere."""
+    """It is not relative to the worker, which runs elsewhere."""
     write_series(terminal.directory / "here", 1)
     assert terminal.run("send-file", "--file", "here/000001.dcm", *peer(pacs)).code == 0
     assert terminal.run("send-dir", "--dir", "here", *peer(pacs)).code == 0
@@ -74,7 +74,7 @@ def test_a_dry_run_sends_nothing(terminal: Terminal, pacs: TestPACS, tmp_path: P
 
 
 def test_a_refusal_of_some_is_partial_and_of_all_a_failure(terminal: Terminal, pacs: TestPACS, tmp_path: Path) -> None:
-    """Exit codes 3 and 1; the advice names the job to retry, and that sends the rest alone."""
+    """Exit codes 3 and 1. The advice names the job to retry, and a retry sends only the rest."""
     write_series(tmp_path / "files", 3)
     refused = f"{study_uid()}.1.1000002"
     pacs.faults = Faults(store_status={refused: 0xA900})
@@ -125,7 +125,7 @@ def test_input_that_cannot_be_read_is_exit_code_2(terminal: Terminal, pacs: Test
 
 
 def test_an_unreachable_or_refusing_pacs_is_exit_code_4(terminal: Terminal, pacs: TestPACS, tmp_path: Path) -> None:
-    """One sentence that says what to check, whatever was asked of it."""
+    """One sentence with advice, whatever the operation is."""
     write_series(tmp_path / "files", 1)
     asked: tuple[tuple[object, ...], ...] = (
         ("echo",),
@@ -145,7 +145,7 @@ def test_an_unreachable_or_refusing_pacs_is_exit_code_4(terminal: Terminal, pacs
 
 
 def test_a_query_prints_matches_as_table_csv_and_json(terminal: Terminal, pacs: TestPACS, tmp_path: Path) -> None:
-    """Chinese names stay what they are."""
+    """Chinese names are not changed."""
     files = write_series(tmp_path / "files", 2)
     with TestPACS(instances=files) as filled:
         table = terminal.run("query", "--patient-name", CHINESE_NAME, *peer(filled))
@@ -201,7 +201,7 @@ def slow(tmp_path: Path) -> Path:
 
 
 def test_ctrl_c_cancels_the_job_and_retry_sends_the_rest(terminal: Terminal, pacs: TestPACS, slow: Path) -> None:
-    """Exit code 5; nothing goes twice."""
+    """Exit code 5. Nothing is sent twice."""
     pacs.faults = Faults(delay=0.05)
     begun = time.monotonic()
     with terminal.starts("send-dir", "--dir", slow, "--json", *peer(pacs)) as popen:
@@ -219,7 +219,7 @@ def test_ctrl_c_cancels_the_job_and_retry_sends_the_rest(terminal: Terminal, pac
 
 
 def test_a_detached_job_is_followed_from_anywhere(terminal: Terminal, pacs: TestPACS, slow: Path) -> None:
-    """Its id alone on stdout; status, wait for a while, cancel, and the code of a wait after that."""
+    """Only its id is on stdout. It can be shown, waited for and cancelled; a wait after that has exit code 5."""
     # It would never be done: what follows may take its time.
     pacs.faults = Faults(delay=0.05, hold_instances_after=200)
     detached = terminal.run("send-dir", "--dir", slow, "--detach", *peer(pacs))
@@ -271,7 +271,7 @@ def test_no_such_job_is_exit_code_7(terminal: Terminal) -> None:
 
 
 def test_quiet_says_nothing(terminal: Terminal, pacs: TestPACS, tmp_path: Path) -> None:
-    """When all is done."""
+    """When everything is done."""
     shutil.copy(write_series(tmp_path, 1)[0], tmp_path / "one")
     result = terminal.run("--quiet", "send-file", "--file", tmp_path / "one", "--json", *peer(pacs))
     assert (result.code, result.stderr) == (0, "")

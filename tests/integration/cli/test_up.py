@@ -1,4 +1,4 @@
-"""The commands that are processes: up, worker, receiver, flower."""
+"""The commands that run processes: up, worker, receiver, flower."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.ports import answers, free_port
 from tests.support.processes import Process, started
 from tests.support.waiting import wait_until
 
-#: Seconds in which the whole stack is there on a machine that has other things to do too.
+#: Seconds in which the whole stack is ready on a busy machine.
 START = 60.0
 
 
@@ -41,7 +41,7 @@ def ports() -> tuple[int, int]:
 
 @pytest.fixture
 def alone(tmp_path: Path, ports: tuple[int, int]) -> Terminal:
-    """A machine on which nothing is configured but what two tests at once would fight over."""
+    """A machine without configuration, except for the ports that two tests would compete for."""
     settings = {
         "PACS_TASKS_RECEIVER_HOST": "127.0.0.1",
         "PACS_TASKS_RECEIVER_PORT": str(ports[0]),
@@ -68,7 +68,7 @@ def _up(terminal: Terminal, *command: str, says: str = "Ready.") -> Iterator[Pro
 
 
 def _children(process: Process) -> dict[str, int]:
-    """The pids of the children by what they run."""
+    """The pids of the children by their module."""
     said = subprocess.run(
         ["ps", "-e", "-ww", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True, timeout=10
     ).stdout
@@ -105,7 +105,7 @@ def _nothing_left(terminal: Terminal, ports: tuple[int, int]) -> bool:
 
 
 def test_up_is_the_whole_stack_until_ctrl_c(alone: Terminal, ports: tuple[int, int]) -> None:
-    """With nothing configured the receiver answers, Flower wants the login that was printed, and Ctrl-C ends all."""
+    """Without configuration, the receiver answers, Flower requires the printed login, and Ctrl-C ends everything."""
     with _up(alone) as process:
         said = process.said()
         outcome = echo(LocalAE(), RemoteAE(ae_title="PACS_TASKS", port=ports[0]), Timeouts.of(10))
@@ -136,7 +136,7 @@ def test_up_serves_a_fleet(alone: Terminal, ports: tuple[int, int], redis_url: s
 
 
 def test_up_says_which_child_died(alone: Terminal, ports: tuple[int, int], redis_url: str) -> None:
-    """If one child dies the others are ended, and exit code and message tell."""
+    """If one child dies, the others end, and exit code and message report it."""
     with _up(replace(alone, redis_url=redis_url)) as process:
         children = _children(process)
         os.kill(children["workers.receiver"], signal.SIGKILL)
@@ -174,7 +174,7 @@ def test_up_tells_of_a_worker_that_cannot_start(alone: Terminal, ports: tuple[in
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_taken_port_is_one_sentence(alone: Terminal, ports: tuple[int, int], which: int) -> None:
-    """A port that another program has is named, with the variable that changes it."""
+    """A port in use is named, with the variable that changes it."""
     with socket.create_server(("127.0.0.1", ports[which])):
         result = alone.run("up", timeout=30)
     assert result.code == 2
@@ -184,7 +184,7 @@ def test_taken_port_is_one_sentence(alone: Terminal, ports: tuple[int, int], whi
 
 
 def test_silent_redis_is_one_sentence(alone: Terminal, redis_url: str) -> None:
-    """A Redis that does not answer is told within 5 s of the start of a command, whatever that takes here."""
+    """It is reported within 5 s after the start of the command."""
     start = replace(alone, redis_url=redis_url).run("jobs").seconds
     result = replace(alone, redis_url=f"redis://127.0.0.1:{free_port()}/0").run("up", timeout=30)
     assert result.code == 1
@@ -193,7 +193,7 @@ def test_silent_redis_is_one_sentence(alone: Terminal, redis_url: str) -> None:
 
 
 def test_flower_wants_a_login(alone: Terminal) -> None:
-    """Flower does not start for everybody."""
+    """Flower does not start without one."""
     result = alone.run("flower", timeout=30)
     assert result.code == 2
     assert "PACS_TASKS_FLOWER_BASIC_AUTH" in result.stderr
@@ -220,7 +220,7 @@ sys.meta_path.insert(0, Watch())
 
 
 def test_flower_that_is_told_to_end_while_it_starts_ends_well(alone: Terminal, redis_url: str) -> None:
-    """With 0 and without a traceback, wherever in its start that happens."""
+    """With 0 and without a traceback, at any point of its start."""
     (alone.directory / "sitecustomize.py").write_text(_TOLD_TO_END)
     more = (("PYTHONPATH", str(alone.directory)), ("PACS_TASKS_FLOWER_BASIC_AUTH", "user:password"))
     terminal = replace(alone, redis_url=redis_url, settings=(*alone.settings, *more))
@@ -232,7 +232,7 @@ def test_flower_that_is_told_to_end_while_it_starts_ends_well(alone: Terminal, r
 @pytest.mark.parametrize("fleet", [True, False])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_worker_ends_when_told(alone: Terminal, redis_url: str, number: signal.Signals, fleet: bool) -> None:
-    """A worker in the foreground serves the fleet, or the private server, and ends when it is told to."""
+    """A worker in the foreground serves the fleet or the private server, and ends on a signal."""
     terminal = replace(alone, redis_url=redis_url if fleet else None)
     with _up(terminal, "worker", says=" ready.") as process:
         process.popen.send_signal(number)
@@ -245,7 +245,7 @@ def test_worker_ends_when_told(alone: Terminal, redis_url: str, number: signal.S
 
 @pytest.mark.parametrize("fleet", [True, False])
 def test_receiver_ends_when_told(alone: Terminal, redis_url: str, ports: tuple[int, int], fleet: bool) -> None:
-    """A receiver in the foreground says what to tell the PACS, answers, and ends with 0."""
+    """A receiver in the foreground prints what to configure in the PACS, answers, and ends with 0."""
     terminal = replace(alone, redis_url=redis_url if fleet else None)
     with _up(terminal, "receiver", says="tell your PACS") as process:
         assert f"AE title PACS_TASKS, host 127.0.0.1, port {ports[0]}" in process.said()

@@ -23,7 +23,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_each_row_has_its_line_and_the_cells_that_are_not_empty(path: Path) -> None:
-    """The names of columns are written as the data dictionary has them; empty lines are left out."""
+    """Columns have the names of the data dictionary, and empty lines are left out."""
     path.write_text("patientid, StudyDate ,MODALITY\nP1,20230101,\n\n,,\n P2 ,,CT,,\n")
     assert read(str(path), keyword_dict) == [
         Row(2, {"PatientID": "P1", "StudyDate": "20230101"}),
@@ -35,7 +35,7 @@ def test_each_row_has_its_line_and_the_cells_that_are_not_empty(path: Path) -> N
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
 @pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
 def test_what_spreadsheets_write_is_read(path: Path, encoding: str, separator: str, ending: str) -> None:
-    """In every encoding, with every separator and every end of a line that they use."""
+    """In every encoding, with every separator and line ending that they use."""
     lines = ["PatientID", "P1"], ["PatientName", NAME]
     text = ending.join(separator.join(cells) for cells in zip(*lines, strict=True)) + ending
     path.write_bytes(text.encode(encoding))
@@ -54,7 +54,7 @@ def test_a_single_column_needs_no_separator(path: Path) -> None:
 
 
 def test_a_file_that_can_be_read_once_is_read(path: Path, tmp_path: Path) -> None:
-    """As the shell's `<(...)` gives it: its size is not known before."""
+    """Such as the shell's `<(...)`, whose size is not known in advance."""
     path.write_text("PatientID\nP1\n")
     with path.open("rb") as file:
         assert read(f"/dev/fd/{file.fileno()}", FEW) == [Row(2, {"PatientID": "P1"})]
@@ -70,7 +70,7 @@ class Attributes(tuple[str, ...]):
 
 
 def test_what_is_known_without_being_listed_is_taken_as_it_stands(path: Path) -> None:
-    """As tags are."""
+    """Such as tags."""
     path.write_text("00100010,patientid\nX,P1\n")
     assert read(str(path), Attributes(FEW)) == [Row(2, {"00100010": "X", "PatientID": "P1"})]
 
@@ -95,7 +95,7 @@ def broken_files() -> Iterator[tuple[str, bytes, str]]:
 
 @pytest.mark.parametrize(("content", "told"), [each[1:] for each in broken_files()], ids=[e[0] for e in broken_files()])
 def test_a_broken_file_is_refused_in_one_sentence(path: Path, content: bytes, told: str) -> None:
-    """It says where; the path, and what stands in a cell, are no part of the message, which goes to logs."""
+    """The message names the line. It goes to logs, so it holds neither the path nor the content of a cell."""
     path.write_bytes(content)
     with pytest.raises(InvalidRequestError, match=told) as raised:
         read(str(path), keyword_dict)

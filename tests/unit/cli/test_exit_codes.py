@@ -1,4 +1,4 @@
-"""Which exit code says what."""
+"""The exit code of each error and each outcome."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ REFUSED = Status(code=0xA900, category=StatusCategory.PERMANENT, meaning="refuse
     ],
 )
 def test_each_error_has_a_code(error: type[errors.PacsTasksError], code: int) -> None:
-    """Those that are not named here have their parent's."""
+    """A class that is not listed has the code of its base."""
     assert of_error(error("what happened")) == code
 
 
@@ -107,6 +107,6 @@ def _pair(*, accepted: bool) -> ProposedPair:
     ],
 )
 def test_each_outcome_has_a_code(outcome: Outcome, code: ExitCode) -> None:
-    """Partial, refused, unreachable, unreadable and cancelled are told apart."""
+    """Partial, refused, unreachable, unreadable and cancelled have different codes."""
     task = next(each.task for each in OPERATIONS.values() if each.outcome is type(outcome))
     assert view_of(task, outcome).exit_code is code

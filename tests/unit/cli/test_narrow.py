@@ -1,4 +1,4 @@
-"""What people see on a narrow terminal."""
+"""Output on a narrow terminal."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _MATCHES = (
 
 
 def shown(program: str, columns: int) -> str:
-    """What a program writes to a terminal of so many columns."""
+    """The output of a program on a terminal with this many columns."""
     fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
     ours, theirs = os.openpty()
     try:
@@ -50,7 +50,7 @@ def shown(program: str, columns: int) -> str:
 @pytest.mark.parametrize("columns", [40, 80, 200])
 @pytest.mark.parametrize(("program", "wanted"), [(_JOBS, JOB_ID), (_MATCHES, STUDY_UID)])
 def test_an_id_stays_in_one_piece(program: str, wanted: str, columns: int) -> None:
-    """Whoever selects it, for the next command, gets all of it."""
+    """A person can select all of it for the next command."""
     assert shown(program.format(id=wanted), columns).count(wanted) == 3
 
 

@@ -1,4 +1,4 @@
-"""What people type: every command and option with its spelling, default and environment twin."""
+"""Every command and option with its spelling, default and environment variable."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ GIVEN_IN = click.Context(commands)
 
 @pytest.fixture(autouse=True)
 def nothing_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No file and no variable of the developer's own is read."""
+    """No settings file and no variable of the developer is read."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     return tmp_path
@@ -105,7 +105,7 @@ def _command(name: str) -> click.Command:
 
 
 def _parsed(*argv: str) -> Invocation:
-    """What a command line says, without running its command."""
+    """Parse a command line without running its command."""
     invocation = Invocation(Program(), argv)
     with commands.make_context("pacs-tasks", list(argv), obj=invocation) as group:
         name, command, rest = commands.resolve_command(group, [*group._protected_args, *group.args])
@@ -129,7 +129,7 @@ def test_each_command_has_its_options_with_their_defaults(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*OWN, ""])
 def test_each_command_and_the_program_itself_take_the_shared_options(name: str) -> None:
-    """With their defaults and environment twins; the empty name is the program."""
+    """With their defaults and environment variables. The empty name is the program."""
     params = (_command(name) if name else commands).params
     shared = {
         param.opts[0]: (param.to_info_dict()["default"], param.envvar)
@@ -176,7 +176,7 @@ def test_the_command_line_wins_over_the_environment(monkeypatch: pytest.MonkeyPa
 def test_a_remote_has_a_name_and_what_is_typed_beside_it_overrides_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The environment does not: it says what holds where nothing is named."""
+    """The environment does not: it holds where no remote is named."""
     (tmp_path / "pacs-tasks.toml").write_text(
         '[remotes.archive]\nae_title = "ARCHIVE"\nhost = "10.0.0.1"\nport = 104\ncharset = "GB18030"\n'
     )
@@ -192,7 +192,7 @@ def test_a_remote_has_a_name_and_what_is_typed_beside_it_overrides_it(
 def test_a_request_about_a_job_is_like_that_job_but_for_what_is_typed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The environment says what holds where nothing is known; here all is."""
+    """The environment holds where nothing is known; here everything is."""
     (tmp_path / "pacs-tasks.toml").write_text('[remotes.archive]\nhost = "10.0.0.1"\nport = 104\n')
     monkeypatch.setenv("PACS_TASKS_IP", "10.9.9.9")
     monkeypatch.setenv("PACS_TASKS_AE_TITLE", "OTHER")
@@ -215,7 +215,7 @@ def test_a_request_about_a_job_is_like_that_job_but_for_what_is_typed(
 
 
 def test_who_calls_is_part_of_every_request() -> None:
-    """So that a worker needs no setting about it."""
+    """So a worker needs no settings for it."""
     assert _parsed("echo", "--ae-title", "MY_APP", "--timeout", "2.5").address() == {
         "remote": RemoteAE(),
         "local": LocalAE(ae_title="MY_APP"),
@@ -224,7 +224,7 @@ def test_who_calls_is_part_of_every_request() -> None:
 
 
 def test_shell_completion_offers_commands_and_options() -> None:
-    """It parses half a line, for which nothing is to be noted."""
+    """It parses half a line without an invocation."""
     complete = ShellComplete(commands, {}, "pacs-tasks", "_PACS_TASKS_COMPLETE")
     assert {item.value for item in complete.get_completions([], "send")} == {"send-dir", "send-file"}
     assert "--pacs-ae-title" in {item.value for item in complete.get_completions(["--port", "104", "echo"], "--pacs")}

@@ -1,4 +1,4 @@
-"""How a command ends when things go wrong, and what its log may hold."""
+"""How a command ends after an error, and what its log contains."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TRANSFER = Program("dicom_pacs_transfer.py", log_file="dicom_transfer.log", log_
 
 @pytest.fixture(autouse=True)
 def nothing_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No file of the developer's own is read, and the Redis is one that nobody runs."""
+    """No settings file of the developer is read, and the Redis is not running."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("PACS_TASKS_REDIS_URL", f"redis://127.0.0.1:{free_port()}/0")
@@ -36,7 +36,7 @@ def nothing_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> str:
-    """A command with a mistake in it that quotes a patient's name."""
+    """A command with a defect that quotes a patient's name."""
 
     @command("broken")
     def broken(invocation: Invocation) -> int:
@@ -73,7 +73,7 @@ def test_json_is_one_document_for_errors_too(capsys: pytest.CaptureFixture[str])
 def test_an_unexpected_error_is_one_sentence_without_values(
     broken: str, nothing_configured: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The log has the way there, and not what was on it: a message of Python may quote a patient's name."""
+    """The log has the stack without values: a message of Python may quote a patient's name."""
     assert main([broken, "--log-level", "DEBUG", "--log-file", "own.log"], TRANSFER) == 1
     said = capsys.readouterr()
     assert said.out == ""
@@ -86,13 +86,13 @@ def test_an_unexpected_error_is_one_sentence_without_values(
 
 
 def test_without_a_log_file_the_sentence_says_how_to_get_one(broken: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The name that existing users know always has one."""
+    """The program that existing users know always has one."""
     assert main([broken]) == 1
     assert "--log-file FILE" in capsys.readouterr().err
 
 
 def test_a_stack_names_the_whole_chain_of_errors() -> None:
-    """Their classes and places, never their words."""
+    """With classes and places, never with messages."""
     try:
         try:
             _ = dict[str, str]()[SECRET]
@@ -117,7 +117,7 @@ def test_the_log_has_time_level_and_message(nothing_configured: Path, capsys: py
 def test_a_directory_that_is_read_only_costs_the_default_log_alone(
     nothing_configured: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A directory of the log's name stands in for it, since administrators may write everywhere."""
+    """A directory with the name of the log replaces it here, since root can write everywhere."""
     (nothing_configured / "dicom_transfer.log").mkdir()
     assert main(["echo"], TRANSFER) == 1
     assert "Continuing without a log file" in capsys.readouterr().err
@@ -134,7 +134,7 @@ def test_a_command_leaves_no_logging_behind() -> None:
 def test_ctrl_c_before_there_is_a_job_is_exit_code_5(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Click turns it into an abort, which is ours to answer."""
+    """Click turns it into an abort, which the program handles."""
 
     @command("interrupted")
     def interrupted(invocation: Invocation) -> int:
@@ -146,7 +146,7 @@ def test_ctrl_c_before_there_is_a_job_is_exit_code_5(
 
 
 def test_a_reader_that_leaves_does_not_change_the_exit_code() -> None:
-    """``pacs-tasks query ... | head`` is no failure of the query."""
+    """``pacs-tasks query ... | head`` is not a failure of the query."""
     script = (
         "from pacs_tasks.cli.output.terminal import Terminal\nt = Terminal()\n"
         "for _ in range(9999):\n    t.line('x' * 99)\n"
@@ -168,7 +168,7 @@ FULL = Path("/dev/full")
 
 @pytest.mark.skipif(not FULL.exists(), reason="only Linux has a device that is always full")
 def test_an_answer_that_cannot_be_written_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever form it has, one sentence says why, and the program's end has nothing left to write."""
+    """One sentence gives the reason in each format, and nothing is left to write at exit."""
     for json_wanted in (False, True):
         with FULL.open("w") as full:
             monkeypatch.setattr(sys, "stdout", full)
@@ -180,7 +180,7 @@ def test_an_answer_that_cannot_be_written_is_a_failure(monkeypatch: pytest.Monke
 
 @pytest.mark.skipif(not FULL.exists(), reason="only Linux has a device that is always full")
 def test_an_error_that_cannot_be_written_keeps_its_exit_code() -> None:
-    """It is on stderr all the same."""
+    """It still goes to stderr."""
     with FULL.open("w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "pacs_tasks.cli", "echo", "--nonsense", "--json"],
@@ -192,7 +192,7 @@ def test_an_error_that_cannot_be_written_keeps_its_exit_code() -> None:
 
 
 def test_a_closed_stdout_is_no_mistake_of_the_program() -> None:
-    """A program that started us may have no use for it; the exit code tells all the same."""
+    """The caller may not need it, and still gets the exit code."""
     command = [sys.executable, "-m", "pacs_tasks.cli", "echo", "--log-level"]
     done = subprocess.run(
         ["/bin/sh", "-c", '"$@" >&-', "sh", *command], env=environment(), cwd=ROOT, stderr=subprocess.PIPE, text=True,
@@ -204,7 +204,7 @@ def test_a_closed_stdout_is_no_mistake_of_the_program() -> None:
 
 @pytest.mark.parametrize("argv", [["query", "--patient-name", "\udcd5\udcc5*"], ["send-dir", "--dir", "s\udce9rie"]])
 def test_bytes_that_are_no_text_are_told(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Such as a name in GBK where the locale says UTF-8."""
+    """Such as a name in GBK where the locale is UTF-8."""
     assert main([*argv, "--json"]) == 2
     said = capsys.readouterr()
     assert "Set LANG" in json.loads(said.out)["error"]["message"]
@@ -222,14 +222,14 @@ def test_a_wrong_query_that_asked_for_json_gets_it(argv: list[str], capsys: pyte
 def test_a_wrong_option_is_answered_as_the_environment_asks(
     value: str, documents: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A variable that says no is no yes."""
+    """A variable that is false does not count as true."""
     monkeypatch.setenv("PACS_TASKS_JSON", value)
     assert main(["echo", "--nonsense"]) == 2
     assert capsys.readouterr().out.count('"exit_code"') == documents
 
 
 def test_the_asking_side_never_loads_pynetdicom() -> None:
-    """So that a command is quick and a fleet's callers stay light."""
+    """So commands start quickly and clients stay small."""
     script = (
         "import sys, click, dicom_pacs_transfer\nfrom pacs_tasks.cli.program import commands\n"
         "context = click.Context(commands)\n"

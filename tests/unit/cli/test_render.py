@@ -1,4 +1,4 @@
-"""What outcomes and progress look like."""
+"""The output of outcomes and progress."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def _problem(number: int, category: InstanceCategory, reason: str) -> InstanceOu
 
 
 def test_a_name_keeps_its_ideographs_in_the_table(capsys: pytest.CaptureFixture[str]) -> None:
-    """And the column is as wide as they are on a terminal: two cells each."""
+    """And the column is as wide as they are on a terminal: two cells for each."""
     terminal = Terminal(quiet=True)
     show_outcome(terminal, FindRequest(), FindOutcome(status=DONE, matches=MATCHES))
     lines = capsys.readouterr().out.splitlines()
@@ -99,7 +99,7 @@ def test_a_peer_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_csv_has_keywords_one_line_per_match_and_utf_8(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    """Several values stand as DICOM separates them."""
+    """Several values are separated by backslashes."""
     terminal = Terminal(quiet=True)
     terminal.csv = True
     request = FindRequest(keys={"BodyPartExamined": ""})
@@ -112,18 +112,18 @@ def test_csv_has_keywords_one_line_per_match_and_utf_8(capsysbinary: pytest.Capt
 
 
 def test_csv_without_a_match_has_its_heading() -> None:
-    """A program that reads it need not know."""
+    """So a program that reads it needs no special case."""
     assert csv_of((), Level.PATIENT).split(",")[:2] == ["PatientID", "PatientName"]
 
 
 def test_an_attribute_may_be_asked_for_by_its_tag() -> None:
-    """As eight hexadecimal digits; what is no attribute at all is empty."""
+    """As eight hexadecimal digits. An unknown attribute is empty."""
     assert text_of(MATCHES[0], "00100020") == "P1"
     assert text_of(MATCHES[0], "no tag") == ""
 
 
 def test_no_match_says_what_to_check(capsys: pytest.CaptureFixture[str]) -> None:
-    """On stderr: there is no data."""
+    """On stderr, since there is no result."""
     outcome = FindOutcome(status=DONE)
     show_outcome(Terminal(), FindRequest(), outcome)
     said = capsys.readouterr()
@@ -133,7 +133,7 @@ def test_no_match_says_what_to_check(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_problems_are_listed_by_reason_and_not_without_end(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each reason with its count and a share of the names; failures before remarks."""
+    """Each reason has its count and a share of the names. Failures stand before remarks."""
     problems = [_problem(number, InstanceCategory.SKIPPED, "no DICOM") for number in range(300)]
     problems += [_problem(number, InstanceCategory.FAILED, "A900: no") for number in range(300, 400)]
     show_problems(problems)
@@ -144,7 +144,7 @@ def test_problems_are_listed_by_reason_and_not_without_end(capsys: pytest.Captur
 
 
 def test_many_reasons_are_not_listed_without_end_either(capsys: pytest.CaptureFixture[str]) -> None:
-    """A PACS may give one of its own for each instance."""
+    """A PACS may give a different reason for each instance."""
     show_problems([_problem(number, InstanceCategory.FAILED, f"reason {number}") for number in range(50)])
     said = capsys.readouterr().out
     assert said.count("reason ") == LISTED
@@ -176,7 +176,7 @@ def test_a_transfer_shows_what_was_there_already(capsys: pytest.CaptureFixture[s
 
 
 def test_a_document_is_valid_json_with_hexadecimal_statuses(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    """Even if a path has bytes that are no UTF-8."""
+    """Even if a path has bytes that are not UTF-8."""
     status = Status(code=0xA900, category=StatusCategory.PERMANENT, meaning="no")
     problem = InstanceOutcome(subject="/data/\udcff.dcm", category=InstanceCategory.FAILED, status=status)
     outcome = TransferOutcome(counters=Counters(total=1, failed=1), problems=(problem,))
@@ -193,7 +193,7 @@ def test_an_echo_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_jobs_are_a_table_and_one_job_is_a_list_of_facts(capsys: pytest.CaptureFixture[str]) -> None:
-    """The state says when it is about to change."""
+    """The state shows that it is about to change."""
     counters = Counters(total=10, success=3, failed=1)
     job = Progress(
         job_id="abc",
@@ -213,7 +213,7 @@ def test_jobs_are_a_table_and_one_job_is_a_list_of_facts(capsys: pytest.CaptureF
 
 
 def test_quiet_leaves_errors_only(capsys: pytest.CaptureFixture[str]) -> None:
-    """Data goes to stdout all the same."""
+    """Results still go to stdout."""
     terminal = Terminal(quiet=True)
     terminal.say("talk")
     terminal.complain("it broke")
@@ -234,7 +234,7 @@ def test_sizes_read_well() -> None:
 
 
 def test_speed_is_that_of_the_last_seconds() -> None:
-    """What came before them no longer counts."""
+    """Earlier bytes no longer count."""
     speed = Speed()
     assert speed.update(0.0, 0) == 0.0
     assert speed.update(2.0, 200) == 100.0
@@ -243,7 +243,7 @@ def test_speed_is_that_of_the_last_seconds() -> None:
 
 
 def test_plain_progress_keeps_its_pace(capsys: pytest.CaptureFixture[str]) -> None:
-    """A log file gets no line for each of a thousand looks."""
+    """A log file does not get a line for each of a thousand updates."""
     view = PlainView(Terminal(), "send-dir")
     running = Progress(job_id="j", task="pacs_tasks.store_directory", state=JobState.RUNNING, created=0)
     with view:
@@ -289,7 +289,7 @@ def test_each_problem_case_of_the_guide_says_what_to_check(text: str, words: tup
 
 
 def test_what_the_pacs_lacks_is_listed_by_name(capsys: pytest.CaptureFixture[str]) -> None:
-    """With counts that leave out what there is none of."""
+    """Counts of zero are left out."""
     missing = _problem(1, InstanceCategory.MISSING, "it does not list it")
     outcome = VerifyOutcome(held=2, missing=1, problems=(missing,), queries=1)
     show_outcome(Terminal(), VerifyRequest(job_id="j"), outcome)
@@ -302,7 +302,7 @@ def test_what_the_pacs_lacks_is_listed_by_name(capsys: pytest.CaptureFixture[str
 
 
 def test_a_commitment_says_who_could_have_reported(capsys: pytest.CaptureFixture[str]) -> None:
-    """And how many instances are still open."""
+    """And how many instances are pending."""
     show_outcome(Terminal(), CommitRequest(job_id="j"), CommitOutcome(committed=1, pending=2))
     said = capsys.readouterr().out
     assert "Pending    2" in said

@@ -1,4 +1,4 @@
-"""Following a job that a command has begun."""
+"""Following a job of a command."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _Begun:
 
 
 def test_ctrl_c_cancels_a_job_of_which_nothing_is_shown_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker may have begun while this program still makes its bar."""
+    """A worker may have begun before there is a progress bar."""
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt

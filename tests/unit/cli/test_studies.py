@@ -1,4 +1,4 @@
-"""What became of each study, as a table."""
+"""The table of studies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REQUEST = RetrieveRequest(remote=RemoteAE(), selections=(Selection(study_uid="1.
 
 
 def shown(capsys: pytest.CaptureFixture[str], *studies: StudyOutcome) -> str:
-    """What a retrieve with these studies prints, its spaces and line ends made one."""
+    """The output of a retrieve with these studies, with single spaces."""
     outcome = TransferOutcome(counters=Counters(total=1, success=1), studies=studies)
     view_of(REQUEST.task, outcome, REQUEST).show(Terminal())
     return " ".join(capsys.readouterr().out.split())
@@ -28,7 +28,7 @@ def whole(number: int) -> StudyOutcome:
 
 
 def test_studies_with_problems_stand_first(capsys: pytest.CaptureFixture[str]) -> None:
-    """With what is wrong, the rows that asked for them, and by which proof they were promised."""
+    """With the reason, the rows that requested them, and how the promise is known."""
     counted = StudyOutcome(
         study_uid="1.3", category=Category.PARTIAL, promised=4, received=3, missing=1, proof=Proof.COUNTS,
         ways=("C-GET", "C-MOVE"), rows=tuple(range(2, 10)),
@@ -41,7 +41,7 @@ def test_studies_with_problems_stand_first(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_long_table_names_twenty(capsys: pytest.CaptureFixture[str]) -> None:
-    """And says how many more there are; JSON has all."""
+    """It shows how many more there are; JSON lists all."""
     studies = [whole(number) for number in range(LISTED + 5)]
     text = shown(capsys, *studies)
     assert "... and 5 more, 5 of them complete (--json lists all)" in text
@@ -52,7 +52,7 @@ def test_a_long_table_names_twenty(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_is_true_of_several_studies_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
-    """Else a batch without a receiver would say a thousand times that there is none."""
+    """Otherwise a batch without a receiver would report it a thousand times."""
     remark = {"reason": "C-MOVE is not possible: no receiver is running"}
     text = shown(capsys, *(whole(number).model_copy(update=remark) for number in (1, 2, 3)))
     assert text.count("no receiver is running") == 1
@@ -60,7 +60,7 @@ def test_what_is_true_of_several_studies_is_said_once(capsys: pytest.CaptureFixt
 
 
 def test_one_study_is_told_among_the_facts(capsys: pytest.CaptureFixture[str]) -> None:
-    """Which way it came, and what its promise is worth where that is less than a list of names."""
+    """With the method, and the worth of the promise if it is less than a list of instances."""
     plain = whole(1).model_copy(update={"ways": ("C-MOVE",)})
     text = shown(capsys, plain)
     assert "Method C-MOVE" in text

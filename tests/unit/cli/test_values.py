@@ -1,4 +1,4 @@
-"""What people type behind an option: taken as it is meant, or refused in one sentence."""
+"""Values of options: accepted as intended, or refused in one sentence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pacs_tasks.errors import UnreadableInputError
 
 @pytest.fixture(autouse=True)
 def nothing_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """No file and no variable of the developer's own is read."""
+    """No settings file and no variable of the developer is read."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     return tmp_path
@@ -46,13 +46,13 @@ def test_dates_are_a_day_a_range_or_open(text: str) -> None:
     ],
 )
 def test_what_is_no_date_is_refused(text: str) -> None:
-    """Before the PACS gets to see it."""
+    """Before anything is sent to the PACS."""
     with pytest.raises(click.BadParameter):
         StudyDate().convert(text, None, None)
 
 
 def test_a_key_asks_or_matches() -> None:
-    """The value may hold an equals sign, as a name in ideographs does."""
+    """The value may hold an equals sign, as a name with ideographs does."""
     assert Key().convert("StudyDescription", None, None) == ("StudyDescription", "")
     assert Key().convert("PatientName=Zhang^San=张^三", None, None) == ("PatientName", "Zhang^San=张^三")
     with pytest.raises(click.BadParameter, match="not a keyword"):
@@ -117,7 +117,7 @@ def test_a_keyword_with_a_typing_error_gets_an_offer(capsys: pytest.CaptureFixtu
     ],
 )
 def test_what_no_query_can_ask_is_told(argv: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """In one sentence, before anything is asked."""
+    """In one sentence, before anything is sent."""
     assert main(["query", *argv]) == 2
     assert told in " ".join(capsys.readouterr().err.split())
 
@@ -131,13 +131,13 @@ def test_what_no_query_can_ask_is_told(argv: list[str], told: str, capsys: pytes
     ],
 )
 def test_a_number_is_called_so_as_people_do(argv: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Nobody has to know what an integer range is."""
+    """Users need not know the term integer range."""
     assert main(argv) == 2
     assert told in capsys.readouterr().err
 
 
 def test_a_path_that_no_request_can_hold_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever stands in such a directory need not have typed its name."""
+    """The current directory may have such a name, although nobody typed it."""
     odd = tmp_path / os.fsdecode(b"s\xe9rie")
     try:
         odd.mkdir()
