@@ -12,7 +12,7 @@ from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelFind,
 )
 
-from pacs_tasks.ae import LocalAE, RemoteAE
+from pacs_tasks.ae import RemoteAE
 from pacs_tasks.dimse import status
 from pacs_tasks.dimse.cancellation import Cancellation
 from pacs_tasks.dimse.files.elements import (
@@ -31,7 +31,7 @@ from pacs_tasks.dimse.find.identifier import Path
 from pacs_tasks.dimse.find.match import Identity, Matches, decode_match
 from pacs_tasks.dimse.find.splitting import Answer, Splitting
 from pacs_tasks.dimse.upper_layer import command
-from pacs_tasks.dimse.upper_layer.association import Association, StopCheck, Timeouts
+from pacs_tasks.dimse.upper_layer.association import Association
 from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.errors import ContextRejectedError, JobCancelledError, PeerUnavailableError
 from pacs_tasks.outcome import Doubt, FindOutcome, Status, StatusCategory
@@ -54,45 +54,13 @@ _CANCELLED = 0xFE00
 _ABOUT_KEYS = frozenset({0x0105, 0x0106, 0x0110})
 
 
-def find(request: FindRequest, local: LocalAE, timeouts: Timeouts, stop: StopCheck | None = None) -> FindOutcome:
-    """Query the remote until its final status, or until there are ``request.limit`` matches.
-
-    Raises
-    ------
-    PeerUnavailableError, AssociationRejectedError
-        As :meth:`Association.open`, and when the association is lost before the final status.
-    ContextRejectedError
-        If the remote does not offer the query model.
-    InvalidRequestError
-        If a key is unknown or cannot be encoded in the character set of the remote.
-    JobCancelledError
-        If ``stop`` returned True and the remote ignored C-CANCEL. If it heeded C-CANCEL, the outcome holds the matches
-        so far.
-    """
-    started, operation = time.monotonic(), FindOperation(request)
-    with Association.open(local, request.remote, [context_of(request)], timeouts, stop) as assoc:
-        outcome = operation.run(assoc)
-    return outcome.model_copy(update={"seconds": time.monotonic() - started})
-
-
 def context_of(request: Query) -> Context:
     """Return the presentation context of a query. Only Explicit VR shows the VR of a private attribute."""
     return Context(_SOP_CLASSES[request.model], (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN))
 
 
-def find_over(assoc: Association, request: FindRequest) -> FindOutcome:
-    """Query as :func:`find` over an association that is open already.
-
-    The association can carry another query afterwards, also after a failure status. It cannot after an exception, or
-    if the remote ignored C-CANCEL.
-    """
-    return FindOperation(request).run(assoc)
-
-
 class FindOperation:
-    """One query, over an association that the caller opens with :func:`context_of`.
-
-    If the association is lost while the query is being split, :meth:`run` continues over another one.
+    """One query, over an association that the caller opens with :func:`context_of` and may keep for further ones.
 
     Attributes
     ----------
@@ -116,14 +84,29 @@ class FindOperation:
         self.queries = 0
 
     def run(self, assoc: Association) -> FindOutcome:
-        """Query over this association. The errors are those of :func:`find`."""
+        """Query until the final status, or until there are ``limit`` matches.
+
+        If the association is lost while the query is being split, another call continues over another association.
+        After a failure status, the association can carry another query; it cannot after an exception, or if the remote
+        ignored C-CANCEL.
+
+        Raises
+        ------
+        PeerUnavailableError
+            If the association is lost before the final status.
+        ContextRejectedError
+            If the remote does not offer the query model.
+        JobCancelledError
+            If ``assoc.stop`` returned True and the remote ignored C-CANCEL. If it heeded C-CANCEL, the outcome holds
+            the matches so far.
+        """
         started = time.monotonic()
         splitting, found = self._splitting, self._found
         if splitting is None:
             final = self._query(assoc, {}).status
             doubts = self._doubts(final)
         else:
-            final = splitting.run(lambda keys: self._query_unless_stopped(assoc, keys), found)
+            final = splitting.run(lambda keys: self._query(assoc, keys), found)
             doubts = splitting.doubts
         return FindOutcome(
             status=final,
@@ -144,17 +127,14 @@ class FindOperation:
             return (Doubt.STATUS,) if count else ()
         return (Doubt.ROUND,) if final.category is not StatusCategory.CANCEL and is_round(count) else ()
 
-    def _query_unless_stopped(self, assoc: Association, changed: Mapping[Path, str]) -> Answer:
-        """Check for cancellation between requests: a fast remote answers before a request itself checks it."""
-        if self.queries and assoc.stop is not None and assoc.stop():
-            return Answer(status.find_status(_CANCELLED), [])
-        return self._query(assoc, changed)
-
     def _query(self, assoc: Association, changed: Mapping[Path, str]) -> Answer:
         """Query with some keys changed; query again without the optional keys if the remote refuses them.
 
         ``dcmqrscp --check-find`` of DCMTK refuses keys of other levels, for example.
         """
+        # A fast remote answers before a request itself checks for cancellation.
+        if self.queries and assoc.stop is not None and assoc.stop():
+            return Answer(status.find_status(_CANCELLED), [])
         answer = self._query_once(assoc, {**self._keys, **changed})
         if answer.identities or self._left_out or not _may_be_about_keys(answer.status):
             return answer

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, NamedTuple, Self, TypeVar
 
-from pacs_tasks.dimse.find import c_find
+from pacs_tasks.dimse.find.c_find import FindOperation, context_of
 from pacs_tasks.dimse.upper_layer.association import Association
 from pacs_tasks.errors import (
     InvalidRequestError,
@@ -135,7 +135,7 @@ class QuerySession:
 
     def __init__(self, request: Request, claim: Claim) -> None:
         self._request, self._claim = request, claim
-        contexts = [c_find.context_of(FindRequest(remote=request.remote))]
+        contexts = [context_of(FindRequest(remote=request.remote))]
         self._session = Session(lambda: new_association(request, contexts, claim))
         self._unanswered, self._answered = 0, False
 
@@ -160,7 +160,7 @@ class QuerySession:
         def ask(assoc: Association) -> FindOutcome:
             nonlocal begun
             begun = time.monotonic()
-            return c_find.find_over(assoc, query)
+            return FindOperation(query).run(assoc)
 
         def lost(loss: Loss) -> None:
             nonlocal losses

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from pacs_tasks.dimse.find.c_find import find
 from pacs_tasks.dimse.scp.storage_scp import StorageSCP
 from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer.association import Timeouts
@@ -15,6 +14,7 @@ from pacs_tasks.errors import PeerUnavailableError
 from pacs_tasks.outcome import Category, InstanceCategory
 from pacs_tasks.request import FindRequest, Level
 from tests.support import dicom_files, messages, peculiar, scripted
+from tests.support.queries import find
 from tests.support.sending import LOCAL, send
 
 PATIENT = Timeouts.of(20)

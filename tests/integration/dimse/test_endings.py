@@ -13,7 +13,6 @@ from pacs_tasks.dimse.c_echo import VERIFICATION_CONTEXT
 from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.files.part10 import StoredInstance
-from pacs_tasks.dimse.find.c_find import find
 from pacs_tasks.dimse.retrieve.c_get import get
 from pacs_tasks.dimse.retrieve.c_move import move
 from pacs_tasks.dimse.upper_layer import command, contexts
@@ -23,6 +22,7 @@ from pacs_tasks.outcome import InstanceCategory
 from pacs_tasks.request import FindRequest, GetRequest, Level, MoveRequest
 from tests.support import dicom_files, endings, messages, peculiar, scripted
 from tests.support.messages import COMMAND, CT
+from tests.support.queries import find
 from tests.support.waiting import wait_until
 
 LOCAL = LocalAE(ae_title="CALLER")

@@ -12,7 +12,6 @@ import pytest
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.files import part10
-from pacs_tasks.dimse.find.c_find import find
 from pacs_tasks.dimse.upper_layer import command, contexts
 from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
 from pacs_tasks.errors import ContextRejectedError, InvalidRequestError, JobCancelledError, PeerUnavailableError
@@ -20,6 +19,7 @@ from pacs_tasks.outcome import Category, InstanceCategory
 from pacs_tasks.request import FindRequest, Level, QueryModel
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support import dicom_files, peers, scripted
+from tests.support.queries import find
 
 LOCAL = LocalAE(ae_title="CALLER")
 PATIENT = Timeouts.of(20)

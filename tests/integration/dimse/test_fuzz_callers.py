@@ -23,7 +23,6 @@ from pacs_tasks.dimse.c_store import store_all
 from pacs_tasks.dimse.commitment import PUSH_MODEL_CONTEXT, await_report, request_commitment
 from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.files.part10 import StoredInstance
-from pacs_tasks.dimse.find.c_find import find
 from pacs_tasks.dimse.retrieve.c_get import get
 from pacs_tasks.dimse.retrieve.c_move import move
 from pacs_tasks.dimse.upper_layer import command, contexts
@@ -34,6 +33,7 @@ from pacs_tasks.outcome import EchoOutcome, FindOutcome, GetOutcome, InstanceOut
 from pacs_tasks.request import FindRequest, GetRequest, Level, MoveRequest
 from tests.support import dicom_files, fuzzing, messages, mutation, peculiar, scripted
 from tests.support.messages import CT, IMPLICIT
+from tests.support.queries import find
 
 LOCAL = LocalAE(ae_title="CALLER")
 TIMEOUTS = Timeouts(connect=5, acse=5, dimse=1, operation=10)

@@ -14,7 +14,6 @@ import pytest
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.files.part10 import read_instance
-from pacs_tasks.dimse.find import c_find
 from pacs_tasks.dimse.scp.storage_scp import StorageSCP
 from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer import pdu as acse
@@ -24,6 +23,7 @@ from pacs_tasks.errors import PeerUnavailableError
 from pacs_tasks.request import FindRequest
 from tests.support import scripted
 from tests.support.dicom_files import instance, write
+from tests.support.queries import find
 from tests.support.waiting import wait_until
 
 LOCAL = LocalAE(ae_title="CALLER")
@@ -69,7 +69,7 @@ def test_matches_without_end_are_cut_off() -> None:
 
     with scripted.peer(script) as remote, ending_soon():
         with pytest.raises(PeerUnavailableError, match=r"did not finish .* within 0.6 s"):
-            c_find.find(FindRequest(remote=remote), LOCAL, LIMITS)
+            find(FindRequest(remote=remote), LOCAL, LIMITS)
         clock.set()
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from pacs_tasks.dimse.c_echo import echo
-from pacs_tasks.dimse.find.c_find import find
 from pacs_tasks.dimse.retrieve.c_get import get
 from pacs_tasks.dimse.retrieve.c_move import move
 from pacs_tasks.dimse.scp.storage_scp import StorageSCP
@@ -20,6 +19,7 @@ from pacs_tasks.outcome import Category, InstanceCategory
 from pacs_tasks.request import FindRequest, GetRequest, Level, MoveRequest
 from tests.support import dicom_files, messages, peculiar, scripted
 from tests.support.messages import COMMAND, CT, DATA, LAST
+from tests.support.queries import find
 from tests.support.sending import LOCAL, send
 
 PATIENT = Timeouts.of(20)

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from pacs_tasks.ae import LocalAE
-from pacs_tasks.dimse.find.c_find import find
 from pacs_tasks.dimse.upper_layer.association import Timeouts
 from pacs_tasks.errors import ContextRejectedError
 from pacs_tasks.outcome import Category, FindOutcome
 from pacs_tasks.request import FindRequest, QueryModel
 from pacs_tasks.testing import TestPACS
 from tests.support import dicom_files, peers, worklists
+from tests.support.queries import find
 from tests.support.worklists import scheduled
 
 pytestmark = pytest.mark.dcmtk

@@ -22,12 +22,12 @@ import pytest
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.files import part10
-from pacs_tasks.dimse.find.c_find import find
 from pacs_tasks.dimse.upper_layer import contexts
 from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
 from pacs_tasks.outcome import Category, InstanceCategory
 from pacs_tasks.request import FindRequest, Level
 from tests.support import dicom_files, peers
+from tests.support.queries import find
 
 LOCAL = LocalAE(ae_title="CALLER")
 PATIENT = Timeouts.of(20)

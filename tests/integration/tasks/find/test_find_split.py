@@ -10,13 +10,13 @@ from pydicom import Dataset
 
 from pacs_tasks.ae import LocalAE
 from pacs_tasks.client import PacsClient
-from pacs_tasks.dimse.find.c_find import find
 from pacs_tasks.dimse.upper_layer.association import Timeouts
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.outcome import Category, Doubt, FindOutcome
 from pacs_tasks.request import FindRequest
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support import dicom_files
+from tests.support.queries import find
 
 LOCAL = LocalAE(ae_title="CALLER")
 PATIENT = Timeouts.of(20)
