@@ -1,4 +1,4 @@
-"""Storage commitment: we ask TestPACS and Orthanc, and take their reports on either association."""
+"""Storage commitment with TestPACS and Orthanc, with reports on either association."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TRANSACTION = "2.25.1234567890"
 
 
 class Taken:
-    """The reports that came, for transactions that are known here."""
+    """Collects reports about known transactions."""
 
     def __init__(self, *known: str) -> None:
         self.known = set(known)
@@ -57,7 +57,7 @@ def taken() -> Taken:
 
 @pytest.fixture
 def receiver(tmp_path: Path, taken: Taken) -> Iterator[StorageSCP]:
-    """A receiver that takes reports."""
+    """A receiver that accepts reports."""
     with StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", on_report=taken) as running:
         yield running
 
@@ -71,7 +71,7 @@ def _listen(assoc: Association, taken: Taken, count: int = 1) -> None:
 
 
 def test_a_report_on_the_same_association_is_taken(taken: Taken) -> None:
-    """What the PACS holds is committed, what it does not hold has failed, and our answer is success."""
+    """Held instances are committed, others fail, and our response is success."""
     with TestPACS(instances=series(2), faults=Faults(report=Report.SAME_ASSOCIATION)) as pacs:
         with _open(pacs.remote) as assoc:
             said = request_commitment(assoc, TRANSACTION, _references(3), taken)
@@ -85,7 +85,7 @@ def test_a_report_on_the_same_association_is_taken(taken: Taken) -> None:
 
 
 def test_reports_between_our_requests_are_taken() -> None:
-    """A peer that reports while we go on asking is served in between, and every request is answered."""
+    """Reports that arrive between requests are answered, and every request gets its response."""
     transactions = [f"{TRANSACTION}.{number}" for number in range(5)]
     taken = Taken(*transactions)
     with (
@@ -100,7 +100,7 @@ def test_reports_between_our_requests_are_taken() -> None:
 
 
 def test_a_report_on_another_association_comes_to_the_receiver(receiver: StorageSCP, taken: Taken) -> None:
-    """The PACS calls back in the role of the SCP, and the receiver takes its report."""
+    """The PACS opens an association in the SCP role, and the receiver accepts its report."""
     destinations = {"RECEIVER": ("127.0.0.1", receiver.port)}
     with TestPACS(instances=series(2), destinations=destinations) as pacs:
         with _open(pacs.remote) as assoc:
@@ -111,7 +111,7 @@ def test_a_report_on_another_association_comes_to_the_receiver(receiver: Storage
 
 
 def test_a_report_about_a_foreign_transaction_is_refused(receiver: StorageSCP, taken: Taken) -> None:
-    """It answers 0115, invalid argument value, so that the peer does not believe it is known here."""
+    """It responds 0115, invalid argument value, so that the remote learns that the transaction is unknown."""
     faults = Faults(report_transaction_uid="1.2.3")
     with TestPACS(destinations={"RECEIVER": ("127.0.0.1", receiver.port)}, faults=faults) as pacs:
         with _open(pacs.remote) as assoc:
@@ -121,7 +121,7 @@ def test_a_report_about_a_foreign_transaction_is_refused(receiver: StorageSCP, t
 
 
 def test_a_report_that_cannot_be_kept_is_refused(tmp_path: Path) -> None:
-    """It answers 0110, processing failure: the peer should report again."""
+    """It responds 0110, processing failure: the remote should report again."""
 
     def without_a_broker(_: CommitmentReport) -> bool:
         raise BrokerUnavailableError("the Redis does not answer")
@@ -136,8 +136,8 @@ def test_a_report_that_cannot_be_kept_is_refused(tmp_path: Path) -> None:
         assert pacs.report_statuses == [0x0110]
 
 
-def test_a_receiver_without_anybody_to_take_reports_refuses_their_context(tmp_path: Path) -> None:
-    """The PACS gets no context to report in."""
+def test_a_receiver_without_reports_refuses_their_context(tmp_path: Path) -> None:
+    """The PACS gets no presentation context for reports."""
     with StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path) as receiver:
         remote = RemoteAE(ae_title="RECEIVER", port=receiver.port)
         with Association.open(RECEIVER, remote, [PUSH_MODEL_CONTEXT], PATIENT) as assoc:
@@ -145,13 +145,13 @@ def test_a_receiver_without_anybody_to_take_reports_refuses_their_context(tmp_pa
 
 
 def test_a_request_to_the_receiver_is_refused(receiver: StorageSCP) -> None:
-    """It is no SCP of storage commitment: N-ACTION is an operation that it does not recognise."""
+    """It is not an SCP of storage commitment and does not recognise N-ACTION."""
     with _open(RemoteAE(ae_title="RECEIVER", port=receiver.port)) as assoc:
         assert request_commitment(assoc, TRANSACTION, _references(1), Taken()).code == 0x0211
 
 
 def test_a_refused_request_is_a_status(taken: Taken) -> None:
-    """A PACS that cannot see to it says so, and reports nothing."""
+    """A PACS that refuses the request reports nothing."""
     with TestPACS(faults=Faults(action_status=0x0213)) as pacs, _open(pacs.remote) as assoc:
         said = request_commitment(assoc, TRANSACTION, _references(1), taken)
         assert (said.code, said.category) == (0x0213, StatusCategory.TRANSIENT)
@@ -160,7 +160,7 @@ def test_a_refused_request_is_a_status(taken: Taken) -> None:
 
 
 def test_reasons_of_failure_come_as_the_peer_gives_them(taken: Taken) -> None:
-    """One reason for one instance, another for all others."""
+    """Each instance keeps its own reason."""
     uids = [uid for _, uid in _references(3)]
     faults = Faults(report=Report.SAME_ASSOCIATION, uncommitted={uids[0]: 0x0213, EVERY_INSTANCE: 0x0110})
     with TestPACS(instances=series(3), faults=faults) as pacs, _open(pacs.remote) as assoc:
@@ -172,13 +172,13 @@ def test_reasons_of_failure_come_as_the_peer_gives_them(taken: Taken) -> None:
 
 
 def test_a_peer_without_the_service_is_told_apart(storescp: peers.Directory) -> None:
-    """The message says what to do instead."""
+    """The message names the alternative."""
     with _open(storescp.remote) as assoc, pytest.raises(ContextRejectedError, match="storage commitment"):
         request_commitment(assoc, TRANSACTION, _references(1), Taken())
 
 
 def test_an_association_that_ends_while_we_listen_is_no_failure(taken: Taken) -> None:
-    """The peer may still report on another one."""
+    """The remote may still report on another association."""
     ended = threading.Event()
 
     def script(sock: socket.socket) -> None:
@@ -207,7 +207,7 @@ def test_an_association_that_ends_while_we_listen_is_no_failure(taken: Taken) ->
 
 
 def test_silence_instead_of_an_answer_is_an_error(taken: Taken) -> None:
-    """The request ends in time, and what became of it is not known."""
+    """The request ends in time, with an unknown result."""
 
     def script(sock: socket.socket) -> None:
         scripted.accept_all(sock)
@@ -222,7 +222,7 @@ def test_silence_instead_of_an_answer_is_an_error(taken: Taken) -> None:
 
 @pytest.mark.orthanc
 def test_orthanc_commits_what_it_holds(tmp_path: Path, receiver: StorageSCP, taken: Taken) -> None:
-    """Orthanc reports to the receiver that its DicomModalities name; what it never got has failed."""
+    """Orthanc reports to the receiver in its DicomModalities; instances that it never received have failed."""
     files = dicom_files.write_series(tmp_path / "files", 5)
     instances = [part10.read_instance(str(path)) for path in files]
     references = [(each.sop_class_uid, each.sop_instance_uid) for each in instances]
@@ -238,7 +238,7 @@ def test_orthanc_commits_what_it_holds(tmp_path: Path, receiver: StorageSCP, tak
 
 
 def test_a_report_comes_over_tls_as_well(tmp_path: Path, taken: Taken) -> None:
-    """Listening does not mistake what TLS has to say for itself for a message."""
+    """Bytes of TLS itself are not mistaken for a message."""
     identity = Authority(tmp_path).identity()
     faults = Faults(report=Report.SAME_ASSOCIATION, delay=0.3)
     with TestPACS(instances=series(2), faults=faults, tls=identity.shown) as pacs, _open(pacs.remote) as assoc:
@@ -250,7 +250,7 @@ def test_a_report_comes_over_tls_as_well(tmp_path: Path, taken: Taken) -> None:
 
 
 def _reported(receiver: StorageSCP, fields: dict[int, int | str], content: bytes | None, answers: int = 1) -> list[int]:
-    """The statuses of a report that is sent as it is, so often, over one association."""
+    """Send a report several times over one association, and return the statuses of the responses."""
     remote = RemoteAE(ae_title="RECEIVER", port=receiver.port)
     context = Context(StorageCommitmentPushModel, PUSH_MODEL_CONTEXT.transfer_syntaxes, scp_role=True)
     statuses = []
@@ -286,9 +286,9 @@ REPORT: dict[int, int | str] = {
     ],
     ids=["whole", "garbage", "cut off", "empty", "another event", "no event"],
 )
-def test_what_is_no_report_is_refused_and_the_association_goes_on(
+def test_a_malformed_report_is_refused_and_the_association_continues(
     receiver: StorageSCP, taken: Taken, fields: dict[int, int | str], content: bytes | None, status: int
 ) -> None:
-    """Each with the status that says why, as often as it comes; nothing of it is taken."""
+    """Each gets the status for its fault, as often as it arrives, and none is accepted."""
     assert _reported(receiver, fields, content, answers=3) == [status] * 3
     assert len(taken.reports) == (3 if status == 0x0000 else 0)

@@ -1,4 +1,4 @@
-"""C-MOVE and C-GET of peers that never come to an end: no progress ends them, and so does having everything."""
+"""C-MOVE and C-GET that the remote never finishes: a stall ends them, and so does complete arrival."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.dicom_files import study_uid, write_series
 LOCAL = LocalAE(ae_title="ME")
 CT = "1.2.840.10008.5.1.4.1.1.2"
 NUMBER = 3
-#: Nobody is silent for so long here, and nothing gets on for a second.
+#: No remote here is silent for so long; progress stops for a second.
 LIMITS = Timeouts(connect=5, acse=5, dimse=5, operation=60, progress=1)
 
 
@@ -43,7 +43,7 @@ def by_move(remote: RemoteAE, _: Path, stop: StopCheck | None) -> MoveOutcome:
 
 
 def move_response(context_id: int, status: int, completed: int, remaining: int = 0) -> bytes:
-    """An answer to message 1 (PS3.7 section 9.3.4.2)."""
+    """A response to message 1 (PS3.7 section 9.3.4.2)."""
     elements: dict[int, int | str] = {
         command.COMMAND_FIELD: command.C_MOVE_RQ | command.RESPONSE,
         command.MESSAGE_ID_RESPONDED_TO: 1,
@@ -56,7 +56,7 @@ def move_response(context_id: int, status: int, completed: int, remaining: int =
 
 @pytest.mark.parametrize("ask", [by_get, by_move])
 def test_pending_for_ever_ends(ask: Ask, tmp_path: Path) -> None:
-    """The peer is never silent, and nothing comes: the error says which limit that was."""
+    """The remote is never silent, but nothing arrives: the error names the limit."""
     with (
         TestPACS(destinations={"ME": ("127.0.0.1", 1)}, faults=Faults(pending_for_ever=True)) as pacs,
         pytest.raises(PeerStalledError, match="PACS_TASKS_PROGRESS_TIMEOUT"),
@@ -65,7 +65,7 @@ def test_pending_for_ever_ends(ask: Ask, tmp_path: Path) -> None:
 
 
 def test_instances_are_progress(tmp_path: Path) -> None:
-    """However slowly they come."""
+    """Instances may arrive slowly."""
     held = write_series(tmp_path / "held", 3 * NUMBER)
     begun = time.monotonic()
     with TestPACS(instances=held, faults=Faults(delay=0.3)) as pacs:
@@ -75,8 +75,8 @@ def test_instances_are_progress(tmp_path: Path) -> None:
     assert time.monotonic() - begun > 2
 
 
-def test_what_is_all_here_needs_no_final_response(tmp_path: Path) -> None:
-    """The peer has a few seconds for it, then the association is aborted: what is on disk decides."""
+def test_a_complete_delivery_needs_no_final_response(tmp_path: Path) -> None:
+    """The remote has a few seconds to send it, then we abort: the instances on disk decide."""
     held, came = write_series(tmp_path / "held", NUMBER), list[InstanceOutcome]()
     with TestPACS(instances=held, faults=Faults(never_finish=True)) as pacs:
         begun = time.monotonic()
@@ -94,8 +94,8 @@ def test_what_is_all_here_needs_no_final_response(tmp_path: Path) -> None:
     assert "did not send its final response" in outcome.status.meaning
 
 
-def test_what_arrives_elsewhere_is_a_sign_of_life() -> None:
-    """A peer that sends no pending responses (PS3.4 section C.4.2.1.6 lets it) is not silent while it delivers."""
+def test_arrivals_elsewhere_are_progress() -> None:
+    """A remote without pending responses (PS3.4 section C.4.2.1.6 allows this) is not silent while it delivers."""
     begun: list[float] = []
 
     def script(sock: socket.socket) -> None:
@@ -117,8 +117,8 @@ def test_what_arrives_elsewhere_is_a_sign_of_life() -> None:
         assert move(request, LOCAL, limits, check_arrived=look).suboperations.completed == 9
 
 
-def test_what_the_peer_counts_beyond_the_promise_is_waited_for() -> None:
-    """It may have cut its list off; the last of what it sends may be large."""
+def test_instances_beyond_the_promise_are_awaited() -> None:
+    """The remote may have truncated its list, and its last instance may be large."""
     begun: list[float] = []
 
     def script(sock: socket.socket) -> None:
@@ -144,7 +144,7 @@ def test_what_the_peer_counts_beyond_the_promise_is_waited_for() -> None:
 
 @pytest.mark.parametrize("ask", [by_get, by_move])
 def test_a_peer_that_ignores_a_cancel_is_left(ask: Ask, tmp_path: Path) -> None:
-    """After the grace period, whatever it still says."""
+    """The association ends after the grace period, whatever the remote still sends."""
     faults = Faults(pending_for_ever=True, ignore_cancel=True)
     with TestPACS(destinations={"ME": ("127.0.0.1", 1)}, faults=faults) as pacs, pytest.raises(JobCancelledError):
         ask(pacs.remote, tmp_path, lambda: bool(pacs.identifiers))

@@ -1,4 +1,4 @@
-"""C-FIND against TestPACS, Orthanc, dcmqrscp and peers that misbehave."""
+"""C-FIND with TestPACS, Orthanc, dcmqrscp and misbehaving remotes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _values(match: dict[str, Any], tag: str) -> list[Any]:
 
 
 def _fill(remote: RemoteAE, directory: Path) -> None:
-    """Three studies of one instance, the first two in GB18030, the third in UTF-8."""
+    """Three studies of one instance each: two in GB18030, one in UTF-8."""
     files = []
     for study, charset in ((1, "GB18030"), (2, "GB18030"), (3, "ISO_IR 192")):
         ds = dicom_files.instance(study, study=study, patient_id=f"P{study}", charset=charset)
@@ -46,7 +46,7 @@ def _fill(remote: RemoteAE, directory: Path) -> None:
 
 
 def test_matches_are_dicom_json_with_the_names_as_they_are(pacs: TestPACS, tmp_path: Path) -> None:
-    """Chinese names come right from both charsets, with the columns of a table, although only the level was asked."""
+    """Chinese names are decoded from both character sets, and the default return keys are there."""
     _fill(pacs.remote, tmp_path)
     outcome = find(FindRequest(remote=pacs.remote), LOCAL, PATIENT)
     assert outcome.category is Category.SUCCESS
@@ -64,7 +64,7 @@ def test_matches_are_dicom_json_with_the_names_as_they_are(pacs: TestPACS, tmp_p
 
 @pytest.mark.parametrize("charset", ["GB18030", "ISO_IR 192"])
 def test_a_key_that_is_not_ascii_goes_in_the_remotes_charset(pacs: TestPACS, tmp_path: Path, charset: str) -> None:
-    """The key is written in the charset of the remote, which (0008,0005) names, and the peer finds by it."""
+    """The key is encoded in the character set of the remote, which (0008,0005) names, and the remote matches it."""
     _fill(pacs.remote, tmp_path)
     remote = pacs.remote.model_copy(update={"charset": charset})
     outcome = find(FindRequest(remote=remote, keys={"PatientName": "张*"}), LOCAL, PATIENT)
@@ -75,7 +75,7 @@ def test_a_key_that_is_not_ascii_goes_in_the_remotes_charset(pacs: TestPACS, tmp
 
 
 def test_a_match_without_charset_is_read_in_the_remotes(pacs: TestPACS, tmp_path: Path) -> None:
-    """Where a peer names no charset, the one that is set for it makes the names right."""
+    """If a match does not name its character set, the configured one decodes the names."""
     dicom_files.write(dicom_files.instance(charset="GB18030"), tmp_path / "a.dcm")
     with TestPACS(instances=[tmp_path / "a.dcm"], faults=Faults(omit_charset=True)) as careless:
         remote = careless.remote.model_copy(update={"charset": "GB18030"})
@@ -101,7 +101,7 @@ def test_a_match_without_charset_is_read_in_the_remotes(pacs: TestPACS, tmp_path
 def test_every_level_answers(
     pacs: TestPACS, tmp_path: Path, level: Level, keys: dict[str, str], tag: str, value: str
 ) -> None:
-    """Keys by keyword or by tag narrow the matches at each level."""
+    """Keys by keyword or tag narrow the matches at each level."""
     _fill(pacs.remote, tmp_path)
     [match] = find(FindRequest(remote=pacs.remote, level=level, keys=keys), LOCAL, PATIENT).matches
     assert _values(match, tag) == [value]
@@ -111,7 +111,7 @@ def test_every_level_answers(
 def test_every_level_of_both_roots_answers_with_counts(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """The unique key, and how many instances there are below it where the peer can count."""
+    """Matches have the unique key, and the number of instances if the remote counts them."""
     peer = request.getfixturevalue("pacs" if kind == "testpacs" else kind)
     _fill(peer.remote, tmp_path / "files")
     study = dicom_files.study_uid(2)
@@ -127,13 +127,13 @@ def test_every_level_of_both_roots_answers_with_counts(
             assert (outcome.category, outcome.keys_left_out) == (Category.SUCCESS, ())
             [match] = outcome.matches
             assert _values(match, unique)
-            # dcmqrscp keeps no counts: it gives none rather than a wrong one.
+            # dcmqrscp keeps no counts and returns none.
             assert count_of is None or _values(match, count_of) == ([] if kind == "dcmqrscp" else [1])
 
 
 @pytest.mark.dcmtk
 def test_a_pacs_that_refuses_keys_of_other_levels_is_asked_without_them(tmp_path: Path) -> None:
-    """dcmqrscp that checks keys refuses a patient id at SERIES level: the series come all the same, and it is said."""
+    """dcmqrscp --check-find refuses a Patient ID at SERIES level; the query succeeds without it and reports this."""
     with peers.dcmqrscp(tmp_path, "STRICT", peers.NOWHERE, "--check-find") as peer:
         _fill(peer.remote, tmp_path / "files")
         keys = {"StudyInstanceUID": dicom_files.study_uid(2)}
@@ -146,7 +146,7 @@ def test_a_pacs_that_refuses_keys_of_other_levels_is_asked_without_them(tmp_path
 
 
 def test_optional_keys_are_left_out_where_they_are_unknown(pacs: TestPACS, tmp_path: Path) -> None:
-    """What narrows the query is never left out: with that refused too, the first refusal is the answer."""
+    """Keys with a value are never left out: if the remote refuses those too, the first refusal stands."""
     _fill(pacs.remote, tmp_path)
     pacs.faults = Faults(unknown_keys=["NumberOfStudyRelatedInstances", "StudyDescription"])
     outcome = find(FindRequest(remote=pacs.remote, keys={"PatientID": "P2"}), LOCAL, PATIENT)
@@ -158,7 +158,7 @@ def test_optional_keys_are_left_out_where_they_are_unknown(pacs: TestPACS, tmp_p
 
 @pytest.mark.parametrize("kind", ["testpacs", *REAL])
 def test_lists_of_uids_wildcards_and_ranges_match(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """Each kind of matching of PS3.4 section C.2.2.2, alone and together."""
+    """The kinds of matching of PS3.4 section C.2.2.2, alone and combined."""
     peer = request.getfixturevalue("pacs" if kind == "testpacs" else kind)
     _fill(peer.remote, tmp_path / "files")
     for keys, found in (
@@ -173,7 +173,7 @@ def test_lists_of_uids_wildcards_and_ranges_match(kind: str, request: pytest.Fix
 
 
 def test_the_limit_stops_the_peer_and_says_so(pacs: TestPACS, tmp_path: Path) -> None:
-    """With as many matches as the limit it is not hit; with one more it is."""
+    """Exactly as many matches as the limit do not hit it; one more does."""
     _fill(pacs.remote, tmp_path)
     for limit, matches, hit in ((2, 2, True), (3, 3, False), (4, 3, False)):
         outcome = find(FindRequest(remote=pacs.remote, limit=limit), LOCAL, PATIENT)
@@ -185,7 +185,7 @@ def test_the_limit_stops_the_peer_and_says_so(pacs: TestPACS, tmp_path: Path) ->
     "kind", [pytest.param("orthanc", marks=pytest.mark.orthanc), pytest.param("dcmqrscp", marks=pytest.mark.dcmtk)]
 )
 def test_real_archives_answer(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    """Orthanc and DCMTK's archive find by id and by Chinese name, and stop at the limit."""
+    """Orthanc and DCMTK's archive match by id and by Chinese name, and stop at the limit."""
     peer: peers.Peer = request.getfixturevalue(kind)
     remote = peer.remote.model_copy(update={"charset": "GB18030"})
     _fill(remote, tmp_path / "files")
@@ -198,7 +198,7 @@ def test_real_archives_answer(kind: str, request: pytest.FixtureRequest, tmp_pat
 
 
 def test_wrong_keys_cost_no_association(pacs: TestPACS) -> None:
-    """Unknown keywords, values of the wrong kind and characters that the charset lacks are refused before anything."""
+    """Unknown keywords, wrong values and characters that the character set lacks are refused at once."""
     latin = pacs.remote.model_copy(update={"charset": "ISO_IR 100"})
     wrong = [
         (pacs.remote, {"PatientNmae": "x"}),
@@ -215,7 +215,7 @@ def test_wrong_keys_cost_no_association(pacs: TestPACS) -> None:
 
 
 def test_a_model_that_is_not_offered_names_the_other_one(pacs: TestPACS) -> None:
-    """Refusing Study Root is permanent, and the message says what to ask instead."""
+    """A refused Study Root model is a permanent error that names the other model."""
     pacs.faults = Faults(refused_sop_classes=["1.2.840.10008.5.1.4.1.2.2.1"])
     with pytest.raises(ContextRejectedError, match=r"Query at PATIENT level.*query_model 'patient'"):
         find(FindRequest(remote=pacs.remote), LOCAL, PATIENT)
@@ -225,7 +225,7 @@ def test_a_model_that_is_not_offered_names_the_other_one(pacs: TestPACS) -> None
 
 @pytest.mark.parametrize("code", [0xA700, 0xA900, 0xC001, 0x0122])
 def test_a_failure_is_an_answer(pacs: TestPACS, code: int) -> None:
-    """A failed query is an outcome with its status, never an empty success."""
+    """A failed query has an outcome with its status, never an empty success."""
     pacs.faults = Faults(find_status=code)
     outcome = find(FindRequest(remote=pacs.remote), LOCAL, PATIENT)
     assert (outcome.status.code, outcome.category, outcome.matches) == (code, Category.FAILED, ())
@@ -242,7 +242,7 @@ def _pending(context_id: int, match: bytes) -> bytes:
 
 
 def test_a_peer_that_ignores_cancel_still_gives_the_answer() -> None:
-    """Matches without end and C-CANCEL ignored: the association is aborted, and what was asked for stands."""
+    """The remote sends matches without end and ignores C-CANCEL: we abort and keep the wanted matches."""
 
     def script(sock: socket.socket) -> None:
         scripted.accept_all(sock)
@@ -257,7 +257,7 @@ def test_a_peer_that_ignores_cancel_still_gives_the_answer() -> None:
 
 
 def test_stop_cancels_then_aborts() -> None:
-    """A cancelled query sends C-CANCEL, waits a little for the final status, and aborts."""
+    """A cancelled query sends C-CANCEL, waits briefly for the final status, and aborts."""
     came: list[bytes] = []
 
     def script(sock: socket.socket) -> None:
@@ -273,7 +273,7 @@ def test_stop_cancels_then_aborts() -> None:
 
 
 def test_matches_that_break_the_rules_are_kept_as_far_as_they_can_be() -> None:
-    """A number that is none stays as text; a match that is cut off does not end the query."""
+    """A malformed number stays as text; a truncated match does not end the query."""
     bad = b"\x08\0\x20\0DA\x04\x00oops" + b"\x20\0\x08\x12IS\x06\0many! " + b"\x10\0\x20\0LO\x02\0P1"
 
     def script(sock: socket.socket) -> None:
@@ -298,7 +298,7 @@ def test_matches_that_break_the_rules_are_kept_as_far_as_they_can_be() -> None:
 
 
 def test_a_query_that_breaks_off_is_no_answer() -> None:
-    """Matches without a final status are an error: what came may be half of it."""
+    """Matches without a final status are an error: there may be more."""
 
     def script(sock: socket.socket) -> None:
         scripted.accept_all(sock)

@@ -76,7 +76,7 @@ def _move(remote: RemoteAE, move_aet: str = "RECEIVER") -> MoveRequest:
 
 
 def test_move_brings_a_study_to_our_receiver(files: list[Path], receiver: StorageSCP) -> None:
-    """All instances arrive to the byte, and pending counts are told on the way."""
+    """All instances arrive unchanged, and the counts of pending responses are reported."""
     told: list[Suboperations] = []
     with TestPACS(instances=files, destinations={"RECEIVER": ("127.0.0.1", receiver.port)}) as pacs:
         outcome = move(_move(pacs.remote), LOCAL, PATIENT, on_suboperations=told.append)
@@ -93,7 +93,7 @@ def test_move_brings_a_study_to_our_receiver(files: list[Path], receiver: Storag
     ],
 )
 def test_real_archives_move_and_get(archive: Archive, tmp_path: Path, files: list[Path], receiver: StorageSCP) -> None:
-    """Orthanc and DCMTK's archive deliver by C-MOVE to our receiver, and by C-GET to us, to the byte."""
+    """Orthanc and DCMTK's archive deliver unchanged instances by C-MOVE and by C-GET."""
     with archive(tmp_path, destinations={"RECEIVER": ("127.0.0.1", receiver.port)}) as peer:
         _fill(peer.remote, files)
         moved = move(_move(peer.remote), LOCAL, PATIENT)
@@ -111,7 +111,7 @@ def test_real_archives_move_and_get(archive: Archive, tmp_path: Path, files: lis
 
 
 def test_an_unknown_destination_is_an_answer_with_a_next_step(files: list[Path]) -> None:
-    """A801 is an outcome that names the AE title and what to do."""
+    """A801 is an outcome that names the AE title and the next step."""
     with TestPACS(instances=files) as pacs:
         outcome = move(_move(pacs.remote, "NOBODY"), LOCAL, PATIENT)
     assert (outcome.status.code, outcome.category) == (0xA801, Category.FAILED)
@@ -120,7 +120,7 @@ def test_an_unknown_destination_is_an_answer_with_a_next_step(files: list[Path])
 
 
 def test_get_writes_what_comes_and_tells_each(files: list[Path], tmp_path: Path) -> None:
-    """Each instance is told when it is whole; its file lies under study and series, from the peer that sent it."""
+    """Each complete instance is reported; its file lies below study and series."""
     told: list[InstanceOutcome] = []
     with TestPACS(instances=files) as pacs:
         outcome = get(_get(pacs.remote, tmp_path / "got"), LOCAL, PATIENT, sop_class_uids=[CT], on_instance=told.append)
@@ -134,7 +134,7 @@ def test_get_writes_what_comes_and_tells_each(files: list[Path], tmp_path: Path)
 
 
 def test_what_the_peer_could_not_send_is_told(files: list[Path], tmp_path: Path) -> None:
-    """Failed sub-operations are counted and named, and what came is kept."""
+    """Failed sub-operations are counted and listed, and the received instances are kept."""
     unsent = f"{SERIES}.1000002"
     with TestPACS(instances=files, faults=Faults(unsent=[unsent])) as pacs:
         outcome = get(_get(pacs.remote, tmp_path / "got"), LOCAL, PATIENT, sop_class_uids=[CT])
@@ -146,7 +146,7 @@ def test_what_the_peer_could_not_send_is_told(files: list[Path], tmp_path: Path)
 
 @disk.needs_limits
 def test_a_full_disk_refuses_the_instance_and_claims_nothing(files: list[Path], tmp_path: Path) -> None:
-    """What cannot be written is answered with A700, is not claimed, and leaves nothing behind."""
+    """An instance that cannot be written gets A700, is not reported as received, and leaves no file."""
     with TestPACS(instances=files) as pacs, disk.full_at(100_000):
         outcome = get(_get(pacs.remote, tmp_path / "got"), LOCAL, PATIENT, sop_class_uids=[CT])
     assert (outcome.instances, outcome.suboperations.failed) == ((), NUMBER)
@@ -155,7 +155,7 @@ def test_a_full_disk_refuses_the_instance_and_claims_nothing(files: list[Path], 
 
 
 def test_a_peer_without_get_is_told_apart(files: list[Path], tmp_path: Path) -> None:
-    """No C-GET at all, and C-GET without any class for us, are refusals that name the way round."""
+    """C-GET that is not offered, or not for any SOP class, is an error that names the other method."""
     for refused in (["1.2.840.10008.5.1.4.1.2.2.3"], [CT]):
         with TestPACS(instances=files, faults=Faults(refused_sop_classes=refused)) as pacs:
             with pytest.raises(ContextRejectedError, match="--method move"):
@@ -164,7 +164,7 @@ def test_a_peer_without_get_is_told_apart(files: list[Path], tmp_path: Path) -> 
 
 
 def test_an_output_directory_that_cannot_be_made_costs_no_association(pacs: TestPACS, tmp_path: Path) -> None:
-    """A file in the place of the directory is found before anything is opened."""
+    """A file in the place of the directory is an error before any association."""
     (tmp_path / "file").touch()
     with pytest.raises(InvalidRequestError, match="output directory"):
         get(_get(pacs.remote, tmp_path / "file"), LOCAL, PATIENT)
@@ -184,12 +184,12 @@ def _send_store(sock: socket.socket, context_id: int, uid: str, data_set: bytes,
 
 
 def _status(sock: socket.socket) -> int | None:
-    """The status of the next response that we send."""
+    """The status of our next response."""
     return command.decode(scripted.receive_pdu(sock)[1][6:]).number(command.STATUS)
 
 
 def test_hostile_instances_are_refused_and_stay_outside(files: list[Path], tmp_path: Path) -> None:
-    """A UID that leads out of the directory and a data set that is none are answered Cxxx; the rest goes on.
+    """A UID that leads out of the directory and a malformed data set get Cxxx; the retrieval continues.
 
     A data set of another instance than it is announced as is answered A900.
     """
@@ -230,7 +230,7 @@ def test_hostile_instances_are_refused_and_stay_outside(files: list[Path], tmp_p
 
 
 def test_an_instance_that_breaks_off_is_not_there(tmp_path: Path, files: list[Path]) -> None:
-    """When the association ends within an instance, neither the file nor a part of it stays."""
+    """If the association ends within an instance, no part of it stays on disk."""
 
     def script(sock: socket.socket) -> None:
         request = scripted.accept_all(sock)
@@ -246,7 +246,7 @@ def test_an_instance_that_breaks_off_is_not_there(tmp_path: Path, files: list[Pa
 
 
 def test_a_cancelled_retrieval_keeps_what_came(files: list[Path], tmp_path: Path) -> None:
-    """C-CANCEL goes out; a peer that answers it ends the retrieval with an outcome, one that does not with an error."""
+    """A remote that heeds C-CANCEL ends the retrieval with an outcome, one that ignores it with an error."""
     asked = count()
     with TestPACS(instances=files, faults=Faults(delay=0.4)) as pacs:
         outcome = get(_get(pacs.remote, tmp_path / "got"), LOCAL, PATIENT, lambda: next(asked) > 1, [CT])

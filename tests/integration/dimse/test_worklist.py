@@ -55,7 +55,7 @@ def _step(match: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_worklist_comes_with_what_people_need(worklist: peers.Directory) -> None:
-    """Without any key all steps come, each with its patient, its procedure and its step."""
+    """Without keys, all steps are returned, each with its patient and procedure."""
     outcome = _asked(worklist)
     assert _ids(outcome) == ["P1", "P2", "P3"]
     [match] = [each for each in outcome.matches if each["00100020"]["Value"] == ["P3"]]
@@ -85,13 +85,13 @@ def test_a_worklist_comes_with_what_people_need(worklist: peers.Directory) -> No
     ],
 )
 def test_keys_find_their_place(worklist: peers.Directory, keys: dict[str, str], found: list[str]) -> None:
-    """What describes a step is looked for within its sequence, however it was named; what does not, beside it."""
+    """Keys of a step go into its sequence, by keyword or tag; others stay outside."""
     assert _ids(_asked(worklist, **keys)) == found
 
 
 @pytest.mark.parametrize(("charset", "found"), [("GB18030", "P1"), ("ISO_IR 192", "P2")])
 def test_chinese_names_come_right_and_are_found(worklist: peers.Directory, charset: str, found: str) -> None:
-    """Each name is read in the charset of its file; wlmscpfs finds by the bytes that it holds."""
+    """Each name is decoded in the character set of its file; wlmscpfs matches the bytes that it holds."""
     names = [match["00100010"]["Value"][0]["Alphabetic"] for match in _asked(worklist).matches]
     assert sorted(names) == sorted(["SMITH^JOHN", dicom_files.CHINESE_NAME, dicom_files.CHINESE_NAME])
     assert _ids(_asked(worklist, charset, PatientName=dicom_files.CHINESE_NAME)) == [found]
@@ -99,7 +99,7 @@ def test_chinese_names_come_right_and_are_found(worklist: peers.Directory, chars
 
 
 def test_a_worklist_that_names_no_charset_is_read_in_the_one_of_the_query(tmp_path: Path) -> None:
-    """wlmscpfs as installed leaves (0008,0005) out of its answers."""
+    """wlmscpfs omits (0008,0005) from its matches by default."""
     with peers.wlmscpfs(tmp_path) as peer:
         worklists.fill(peer.directory, scheduled(1, dicom_files.CHINESE_NAME, "GB18030"))
         [match] = _asked(peer, "GB18030").matches
@@ -108,13 +108,13 @@ def test_a_worklist_that_names_no_charset_is_read_in_the_one_of_the_query(tmp_pa
 
 
 def test_a_pacs_without_a_worklist_says_so(pacs: TestPACS) -> None:
-    """It refuses the presentation context: one sentence with what to do."""
+    """It refuses the presentation context; the error says what to do."""
     with pytest.raises(ContextRejectedError, match="does not offer a modality worklist"):
         find(FindRequest(remote=pacs.remote, query_model=QueryModel.WORKLIST), LOCAL, PATIENT)
 
 
 def test_a_worklist_is_split_by_its_own_dates(tmp_path: Path) -> None:
-    """120 steps are asked for in halves of their scheduled dates, and each comes once."""
+    """120 steps are queried in halves of their scheduled dates, and each is returned once."""
     with peers.wlmscpfs(tmp_path, "WORKLIST", "-csk") as peer:
         worklists.fill(
             peer.directory, *(scheduled(number, date=f"202401{number % 28 + 1:02}") for number in range(120))

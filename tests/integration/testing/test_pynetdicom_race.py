@@ -1,4 +1,4 @@
-"""A race within pynetdicom 3.0.4, and that it reaches nothing here.
+"""A race in pynetdicom 3.0.4, which nothing here is exposed to.
 
 Each association of pynetdicom has a thread that takes messages. A caller of ``send_c_store`` and its like pauses that
 thread at a checkpoint first, by a flag that may be out of date; then the thread takes the answer, and the caller gets
@@ -30,7 +30,7 @@ NUMBER = 1_000
 
 
 def test_no_answer_to_testpacs_is_lost(tmp_path: Path) -> None:
-    """A thousand C-STORE sub-operations into a receiver that answers at once: TestPACS reads each answer itself."""
+    """TestPACS reads each response itself: none of a thousand is lost, although the receiver responds at once."""
     files = dicom_files.write_series(tmp_path / "files", NUMBER, rows=2)
     with (
         StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received") as scp,
@@ -44,7 +44,7 @@ def test_no_answer_to_testpacs_is_lost(tmp_path: Path) -> None:
 
 
 class _Late:
-    """Has the thread beside an association pass its checkpoint just before the caller closes it, and read first."""
+    """Makes the reactor thread pass its checkpoint just before the caller closes it, and read first."""
 
     def __init__(self) -> None:
         self._passed, self._answered, self._read = threading.Event(), threading.Event(), threading.Event()
@@ -60,7 +60,7 @@ class _Late:
 
         def late_get(block: bool = False) -> object:
             if block:
-                # The caller is slow; the answer has come.
+                # The caller is slow: the response has arrived already.
                 assert self._read.wait(10)
             found = get_msg(block=block)
             self._read.set()
@@ -70,7 +70,7 @@ class _Late:
         vars(assoc.dimse)["get_msg"] = late_get
 
     def answered(self, event: Event) -> None:
-        # It is called by the thread that reads the socket, before the answer is in the queue.
+        # The thread that reads the socket calls this before the response is in the queue.
         queue = event.assoc.dimse.msg_queue
         put = queue.put
 
@@ -86,7 +86,7 @@ class _Late:
 
 @pytest.mark.parametrize("guarded", [True, False])
 def test_callers_of_these_tests_read_their_answers(pacs: TestPACS, guarded: bool) -> None:
-    """With the guard an answer reaches its caller however the threads run; without it pynetdicom loses this one."""
+    """With the guard each response reaches its caller; without it, pynetdicom loses this one."""
     late = _Late()
     handlers: list[EventHandlerType] = [
         *(callers.GUARDED if guarded else []),

@@ -1,4 +1,4 @@
-"""TestPACS, driven by pynetdicom's own service users."""
+"""TestPACS, called by the service users of pynetdicom."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PUSH_MODEL_INSTANCE = "1.2.840.10008.1.20.1.1"
 
 
 def test_that_it_answers_echo_and_leaves_no_thread() -> None:
-    """C-ECHO is answered, and after the end no thread of the PACS is left."""
+    """It responds to C-ECHO, and no thread is left after it has stopped."""
     before = set(threading.enumerate())
     with TestPACS() as pacs, associated(pacs) as assoc:
         assert assoc.send_c_echo().Status == 0x0000
@@ -47,7 +47,7 @@ def test_that_it_answers_echo_and_leaves_no_thread() -> None:
 
 @pytest.mark.parametrize("in_directory", [False, True])
 def test_that_stored_bytes_stay_as_they_came(tmp_path: Path, in_directory: bool) -> None:
-    """Every instance that pydicom ships is kept to the byte, in memory or as a DICOM file."""
+    """It keeps every example instance of pydicom unchanged, in memory or as a DICOM file."""
     paths = dicom_files.sendable()
     with TestPACS(directory=tmp_path if in_directory else None) as pacs, TestPACS(instances=paths) as source:
         source.destinations["TESTPACS"] = (pacs.host, pacs.port)
@@ -67,7 +67,7 @@ def test_that_stored_bytes_stay_as_they_came(tmp_path: Path, in_directory: bool)
 
 
 def test_that_private_sop_classes_are_accepted(pacs: TestPACS) -> None:
-    """A SOP class that no list knows is negotiated and stored."""
+    """It accepts and stores an instance of an unknown SOP class."""
     ds = dicom_files.instance(sop_class_uid=dicom_files.PRIVATE_SOP_CLASS)
     with associated(pacs, (dicom_files.PRIVATE_SOP_CLASS, [EXPLICIT])) as assoc:
         assert assoc.send_c_store(ds).Status == 0x0000
@@ -90,7 +90,7 @@ def test_that_private_sop_classes_are_accepted(pacs: TestPACS) -> None:
     ids=str,
 )
 def test_that_queries_match_in_any_charset(charset: str, keys: dict[str, str]) -> None:
-    """Wild cards, ranges and lists match whatever charset the instance has, and the answer names its charset."""
+    """Wild cards, ranges and lists match in every character set, which the match names."""
     with TestPACS(instances=series(3, charset=charset)) as pacs:
         found = find(pacs, {"PatientName": "", "NumberOfStudyRelatedInstances": "", **keys})
     assert len(found) == 1
@@ -104,7 +104,7 @@ def test_that_queries_match_in_any_charset(charset: str, keys: dict[str, str]) -
     "keys", [{"PatientName": "李*"}, {"StudyDate": "20240116-"}, {"StudyDate": "-20240114"}, {"PatientID": "P1234"}]
 )
 def test_that_other_keys_do_not_match(keys: dict[str, str]) -> None:
-    """A key that differs finds nothing."""
+    """A key with another value matches nothing."""
     with TestPACS(instances=series(1)) as pacs:
         assert find(pacs, keys) == []
 
@@ -119,14 +119,14 @@ def test_that_other_keys_do_not_match(keys: dict[str, str]) -> None:
     ],
 )
 def test_that_every_level_is_answered(level: str, model: str, count: int) -> None:
-    """Each level gives one match for each entity of it."""
+    """Each level returns one match for each of its entities."""
     instances = [*series(2), *series(2, series=2), *series(2, study=2)]
     with TestPACS(instances=instances) as pacs:
         assert len(find(pacs, {}, level, model)) == count
 
 
 def test_that_a_wrong_level_is_refused(pacs: TestPACS) -> None:
-    """PATIENT is no level of Study Root: A900."""
+    """PATIENT is not a level of Study Root: A900."""
     keys = Dataset()
     keys.QueryRetrieveLevel = "PATIENT"
     with associated(pacs, (STUDY_FIND, None)) as assoc:
@@ -134,7 +134,7 @@ def test_that_a_wrong_level_is_refused(pacs: TestPACS) -> None:
 
 
 def test_that_cancel_ends_a_query() -> None:
-    """C-CANCEL is answered with FE00 before all matches have come."""
+    """C-CANCEL ends a query with FE00 before all matches have been sent."""
     instances = [dicom_files.instance(study=number, rows=2) for number in range(1, 401)]
     with (
         TestPACS(instances=instances, faults=Faults(delay=0.05)) as pacs,
@@ -152,7 +152,7 @@ def test_that_cancel_ends_a_query() -> None:
 
 
 def test_that_move_delivers_to_known_destinations_only(pacs: TestPACS) -> None:
-    """C-MOVE counts its sub-operations and delivers; an unknown destination is A801 and nothing moves."""
+    """C-MOVE counts its sub-operations and delivers; to an unknown destination it responds A801 and sends nothing."""
     with TestPACS("SOURCE", instances=series(5)) as source, associated(source, (STUDY_MOVE, None)) as assoc:
         assert [s.Status for s, _ in assoc.send_c_move(retrieve_keys(), "TESTPACS", STUDY_MOVE)] == [0xA801]
         assert pacs.stores == []
@@ -164,7 +164,7 @@ def test_that_move_delivers_to_known_destinations_only(pacs: TestPACS) -> None:
 
 
 def test_that_get_delivers_to_the_byte() -> None:
-    """C-GET sends each data set as it is held."""
+    """C-GET sends each data set unchanged."""
     instances = series(3)
     with TestPACS(instances=instances) as pacs:
         status, _, came = get(pacs, [build_role(CT, scp_role=True)])
@@ -173,7 +173,7 @@ def test_that_get_delivers_to_the_byte() -> None:
 
 
 def test_that_get_without_the_role_fails() -> None:
-    """Without SCP role selection nothing may be sent: A702, with all instances by name."""
+    """Without SCP role selection nothing may be sent: A702, with the UIDs of all instances."""
     with TestPACS(instances=series(2)) as pacs:
         status, identifier, came = get(pacs, [])
     assert (status.Status, status.NumberOfFailedSuboperations, came) == (0xA702, 2, [])
@@ -182,7 +182,7 @@ def test_that_get_without_the_role_fails() -> None:
 
 
 def _commitment_of(pacs: TestPACS, uids: list[str], **handlers: Any) -> int:
-    """pynetdicom asks for commitment; the status of the answer."""
+    """Request commitment with pynetdicom, and return the status of the response."""
     information = Dataset()
     information.TransactionUID = "2.25.7"
     information.ReferencedSOPSequence = [Dataset() for _ in uids]
@@ -204,7 +204,7 @@ def _noted(reports: list[Dataset]) -> Callable[[Event], tuple[int, None]]:
 
 
 def test_commitment_is_reported_to_a_known_destination() -> None:
-    """pynetdicom's own SCU takes the report of what is held and what is not, on an association of the PACS."""
+    """pynetdicom receives the report on an association that the PACS opens."""
     held = series(2)
     uids = [*(str(each.SOPInstanceUID) for each in held), "1.2.3"]
     reports: list[Dataset] = []
@@ -230,7 +230,7 @@ def test_commitment_is_reported_to_a_known_destination() -> None:
 
 
 def test_commitment_is_reported_where_the_faults_say() -> None:
-    """On the association that asked, to nobody, or not at all after a refusal."""
+    """On the same association, never, or not after a refused request."""
     held = series(1)
     uids = [str(held[0].SOPInstanceUID)]
     reports: list[Dataset] = []
@@ -247,8 +247,8 @@ def test_commitment_is_reported_where_the_faults_say() -> None:
         assert pacs.report_statuses == [0x0000]
 
 
-def test_what_it_loses_it_lists_no_more() -> None:
-    """And it may cap its answers, or know no lists of UIDs."""
+def test_that_lost_instances_are_not_listed() -> None:
+    """The faults can also truncate answers and refuse lists of UIDs."""
     with TestPACS(instances=series(5)) as pacs:
         uids = sorted(pacs.instances)
         keys = {"StudyInstanceUID": dicom_files.study_uid(), "SOPInstanceUID": ""}

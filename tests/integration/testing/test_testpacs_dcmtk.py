@@ -1,4 +1,4 @@
-"""TestPACS, driven by DCMTK's service users."""
+"""TestPACS, called by the programs of DCMTK."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.dcmtk
 
 
 def dcmtk(*command: object, code: int = 0) -> str:
-    """What a program of DCMTK says; it must end with ``code``."""
+    """Return the output of a DCMTK program, which must exit with ``code``."""
     done = subprocess.run(
         [str(part) for part in command],
         stdout=subprocess.PIPE,
@@ -39,7 +39,7 @@ def keys(level: str, study: int = 1) -> list[str]:
 
 
 def test_that_echoscu_is_answered(pacs: TestPACS) -> None:
-    """echoscu ends well, and badly where its calling AE title is refused."""
+    """echoscu succeeds, and fails if its calling AE title is rejected."""
     dcmtk("echoscu", *address(pacs))
     pacs.faults = Faults(calling_aets=["SOMEBODY"])
     assert "Calling AE Title Not Recognized" in dcmtk("echoscu", *address(pacs), code=1)
@@ -47,7 +47,7 @@ def test_that_echoscu_is_answered(pacs: TestPACS) -> None:
 
 @pytest.mark.parametrize("program", [["dcmsend"], ["storescu", "-xe"]], ids=["dcmsend", "storescu"])
 def test_that_senders_of_dcmtk_are_served(pacs: TestPACS, tmp_path: Path, program: list[str]) -> None:
-    """What dcmsend and storescu send is kept with its pixel data."""
+    """Instances from dcmsend and storescu are kept with their pixel data."""
     paths = dicom_files.write_series(tmp_path, 5)
     dcmtk(*program, *address(pacs), *paths)
     held = {dcmread(path).SOPInstanceUID: dcmread(path).PixelData for path in paths}
@@ -55,7 +55,7 @@ def test_that_senders_of_dcmtk_are_served(pacs: TestPACS, tmp_path: Path, progra
 
 
 def dcmread_bytes(pacs: TestPACS, uid: str) -> bytes:
-    """The pixel data that the PACS holds: the last element of a generated instance."""
+    """The pixel data of the held instances: the last element of a generated one."""
     size = 64 * 64 * 2
     return pacs.instances[uid].data_set[-size:]
 
@@ -70,7 +70,7 @@ def test_that_findscu_gets_every_match() -> None:
 
 
 def test_that_movescu_makes_it_deliver(storescp: peers.Directory) -> None:
-    """movescu moves a study to storescp to the byte; A801 where the destination is unknown."""
+    """movescu moves a study unchanged to storescp, and receives A801 for an unknown destination."""
     instances = dicom_files.sendable()[:1]
     with TestPACS(instances=instances) as pacs:
         (held,) = pacs.instances.values()
@@ -86,7 +86,7 @@ def test_that_movescu_makes_it_deliver(storescp: peers.Directory) -> None:
 
 
 def test_that_getscu_gets_every_instance(tmp_path: Path) -> None:
-    """getscu fetches a study to the byte."""
+    """getscu retrieves a study unchanged."""
     with TestPACS(instances=[dicom_files.instance(number) for number in range(1, 4)]) as pacs:
         dcmtk("getscu", "+B", "-od", tmp_path, *keys("STUDY"), *address(pacs))
         held = sorted(each.data_set for each in pacs.instances.values())

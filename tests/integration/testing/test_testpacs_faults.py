@@ -1,4 +1,4 @@
-"""The faults of TestPACS, seen by pynetdicom's own service users."""
+"""The faults of TestPACS, as pynetdicom sees them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.support.waiting import wait_until
 
 
 def test_that_it_loses_instances_when_told_to(pacs: TestPACS) -> None:
-    """Lost instances are counted as completed, unsent ones are reported; neither arrives."""
+    """Lost instances count as completed, unsent ones as failed; neither arrives."""
     instances = series(4)
     uids = [each.SOPInstanceUID for each in instances]
     faults = Faults(lost=[uids[0]], unsent=[uids[1]])
@@ -47,14 +47,14 @@ def test_that_it_loses_instances_when_told_to(pacs: TestPACS) -> None:
 
 
 def test_that_it_notices_a_destination_that_hangs_up(pacs: TestPACS) -> None:
-    """The instances that it could not send any more have failed, at once."""
+    """The remaining instances fail at once."""
     pacs.faults = Faults(abort_at_store=2)
     with TestPACS("SOURCE", instances=series(4), destinations={"TESTPACS": (pacs.host, pacs.port)}) as source:
         began = time.monotonic()
         with associated(source, (STUDY_MOVE, None)) as assoc:
             *_, (last, _) = assoc.send_c_move(retrieve_keys(), "TESTPACS", STUDY_MOVE)
     assert (last.Status, last.NumberOfCompletedSuboperations, last.NumberOfFailedSuboperations) == (0xB000, 1, 3)
-    # It would wait for 30 s for each of them.
+    # Waiting for a response would take 30 s for each of them.
     assert time.monotonic() - began < 15
 
 
@@ -71,7 +71,7 @@ def test_that_it_notices_a_destination_that_hangs_up(pacs: TestPACS) -> None:
     ids=str,
 )
 def test_that_associations_are_refused(pacs: TestPACS, faults: Faults, called_aet: str, accepted: bool) -> None:
-    """The faults decide who gets an association."""
+    """The faults decide which callers are rejected."""
     pacs.faults = faults
     with associated(pacs, called_aet=called_aet) as assoc:
         assert assoc.is_established is accepted
@@ -79,7 +79,7 @@ def test_that_associations_are_refused(pacs: TestPACS, faults: Faults, called_ae
 
 
 def test_that_the_answer_about_an_instance_is_held_back(pacs: TestPACS) -> None:
-    """It has come and is kept; the answer waits for other faults."""
+    """The instance is kept; the response waits until the faults are replaced."""
     pacs.faults = Faults(hold_instances_after=1)
     answers: list[int] = []
 
@@ -98,7 +98,7 @@ def test_that_the_answer_about_an_instance_is_held_back(pacs: TestPACS) -> None:
 
 
 def test_that_requests_are_held_until_other_faults_are_there(pacs: TestPACS) -> None:
-    """Those before are answered; the next one waits, and what is there by then decides about it."""
+    """Earlier requests are served; the next one waits, and the new faults apply to it."""
     pacs.faults = Faults(hold_requests_after=2)
     answers: list[int] = []
     with associated(pacs, CT_CONTEXT) as assoc:
@@ -113,7 +113,7 @@ def test_that_requests_are_held_until_other_faults_are_there(pacs: TestPACS) -> 
 
 
 def test_that_a_busy_pacs_accepts_later(pacs: TestPACS) -> None:
-    """The first two callers are told to come back, the third is served."""
+    """It rejects the first two callers for now, and accepts the third."""
     pacs.faults = Faults(busy_associations=2)
     results = []
     for _ in range(3):
@@ -123,7 +123,7 @@ def test_that_a_busy_pacs_accepts_later(pacs: TestPACS) -> None:
 
 
 def test_that_a_pacs_takes_so_many_associations_at_once(pacs: TestPACS) -> None:
-    """The third caller is told to come back, and served as soon as another has released or is gone."""
+    """It rejects the third caller for now, and accepts it once another has released or is gone."""
     pacs.faults = Faults(association_limit=2)
     with associated(pacs) as first, associated(pacs) as second:
         with associated(pacs) as third:
@@ -139,7 +139,7 @@ def test_that_a_pacs_takes_so_many_associations_at_once(pacs: TestPACS) -> None:
 
 
 def test_that_contexts_are_refused(pacs: TestPACS) -> None:
-    """Refused SOP classes and transfer syntaxes are no accepted contexts, the others are."""
+    """It refuses the contexts of these SOP classes and transfer syntaxes, and accepts the others."""
     implicit = "1.2.840.10008.1.2"
     pacs.faults = Faults(refused_sop_classes=["1.2.840.10008.5.1.4.1.1.4"], refused_transfer_syntaxes=[implicit])
     wanted: list[tuple[str, list[str] | str | None]] = [
@@ -154,10 +154,10 @@ def test_that_contexts_are_refused(pacs: TestPACS) -> None:
 
 @pytest.mark.parametrize("silence", list(Silence))
 def test_that_silence_ends_with_the_caller(pacs: TestPACS, silence: Silence) -> None:
-    """A silent PACS keeps the connection open, notices that the caller leaves, and stops at once when told."""
+    """A silent PACS keeps the connection open, notices that the caller leaves, and stops at once."""
     pacs.faults = Faults(silence=silence)
     ae = Caller("CALLER")
-    # What is answered has time to be.
+    # The answers that do come have enough time.
     ae.acse_timeout = 0.5 if silence is Silence.CONNECTED else 10
     ae.dimse_timeout = 0.5
     began = time.monotonic()
@@ -171,7 +171,7 @@ def test_that_silence_ends_with_the_caller(pacs: TestPACS, silence: Silence) -> 
 
 
 def test_that_a_silent_pacs_stops_while_callers_wait() -> None:
-    """Callers that still wait do not keep it from ending: one without a request, one in mid-air."""
+    """Waiting callers do not prevent it from stopping: one has sent no request, one waits for a response."""
     pacs = TestPACS(faults=Faults(silence=Silence.ASSOCIATED))
     with pacs, socket.create_connection((pacs.host, pacs.port), timeout=5) as idle:
         ae = Caller("CALLER")
@@ -193,7 +193,7 @@ def test_that_a_silent_pacs_stops_while_callers_wait() -> None:
 
 
 def test_that_it_aborts_at_the_nth_store(pacs: TestPACS) -> None:
-    """The association dies at the second C-STORE, and the second instance is not kept."""
+    """It aborts at the second C-STORE, and does not keep the second instance."""
     pacs.faults = Faults(abort_at_store=2)
     with associated(pacs, CT_CONTEXT) as assoc:
         assert assoc.send_c_store(dicom_files.instance(1)).Status == 0x0000
@@ -204,7 +204,7 @@ def test_that_it_aborts_at_the_nth_store(pacs: TestPACS) -> None:
 
 
 def test_that_statuses_are_answered_as_told(pacs: TestPACS) -> None:
-    """A status may go to one instance or to every one, always or the first times only; refused ones are not kept."""
+    """A status can apply to one instance or to all, always or only at first; refused instances are not kept."""
     first, second = dicom_files.instance(1), dicom_files.instance(2)
     pacs.faults = Faults(store_status={first.SOPInstanceUID: 0xB000, EVERY_INSTANCE: 0xA700}, store_status_times=1)
     with associated(pacs, CT_CONTEXT) as assoc:
@@ -217,7 +217,7 @@ def test_that_statuses_are_answered_as_told(pacs: TestPACS) -> None:
 
 
 def test_that_the_charset_can_be_left_out() -> None:
-    """A match without (0008,0005) still holds the bytes of the instance's charset."""
+    """A match without (0008,0005) keeps the bytes of its instance."""
     with TestPACS(instances=series(1), faults=Faults(omit_charset=True)) as pacs:
         (match,) = find(pacs, {"PatientName": ""})
     assert "SpecificCharacterSet" not in match
@@ -226,7 +226,7 @@ def test_that_the_charset_can_be_left_out() -> None:
 
 @pytest.mark.parametrize("size", [0, 4096, 131_072])
 def test_that_the_largest_pdu_is_announced(pacs: TestPACS, size: int) -> None:
-    """The PACS announces the size of PDU that the faults say; 0 is unlimited."""
+    """The PACS announces the PDU size of the faults; 0 is unlimited."""
     pacs.faults = Faults(max_pdu_size=size)
     with associated(pacs, CT_CONTEXT) as assoc:
         assert assoc.acceptor.maximum_length == size
@@ -234,7 +234,7 @@ def test_that_the_largest_pdu_is_announced(pacs: TestPACS, size: int) -> None:
 
 
 def test_that_it_aborts_within_a_data_set(pacs: TestPACS) -> None:
-    """The second instance comes in pieces, of which the PACS takes the first and no more; it is whole the next time."""
+    """It aborts at the first fragment of the second instance, and receives it completely the next time."""
     pacs.faults = Faults(abort_within_store=2, max_pdu_size=4096)
     first, second = series(2)
     with associated(pacs, CT_CONTEXT) as assoc:
@@ -249,7 +249,7 @@ def test_that_it_aborts_within_a_data_set(pacs: TestPACS) -> None:
 
 
 def test_that_who_has_an_association_finds_it_counted(pacs: TestPACS) -> None:
-    """However soon it looks: it is counted before the caller hears of it."""
+    """An association is counted before the caller learns of it."""
     accept = threading.Event()
     counted: list[int] = []
 
@@ -263,7 +263,7 @@ def test_that_who_has_an_association_finds_it_counted(pacs: TestPACS) -> None:
 
 
 def test_that_a_reset_connection_leaves_no_socket_open() -> None:
-    """pynetdicom's own callers leave it open, and its warning turns up in whatever test runs when it is collected."""
+    """pynetdicom's own AE leaves it open, and the ResourceWarning fails the test that runs when it is collected."""
     opened: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
         resetting = threading.Thread(target=_reset_one, args=(server,))

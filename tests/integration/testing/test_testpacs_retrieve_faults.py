@@ -1,4 +1,4 @@
-"""What TestPACS does wrong when it is asked what there is, and to deliver it; seen by pynetdicom and DCMTK."""
+"""The faults of TestPACS in C-FIND, C-MOVE and C-GET, as pynetdicom and DCMTK see them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.peers import dcmtk_environment
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
-#: The SOP Instance UIDs of what the archive holds, in order.
+#: The SOP Instance UIDs of the archive, in order.
 HELD = [f"{UID_ROOT}.1.1.{number}" for number in range(1, 8)]
 ROLES = [build_role(CT, scp_role=True)]
 PENDING, SUCCESS, CANCELLED, NOTHING_DONE = 0xFF00, 0x0000, 0xFE00, 0xA702
@@ -43,7 +43,7 @@ def archive(pacs: TestPACS) -> Iterator[TestPACS]:
 
 
 def moved(archive: TestPACS, pacs: TestPACS, *uids: str) -> tuple[Dataset, list[str]]:
-    """The final response to a C-MOVE of the study, or of these instances, and what it brought to the other PACS."""
+    """The final response to a C-MOVE of the study or of these instances, and the UIDs that the other PACS received."""
     before = len(pacs.stores)
     with associated(archive, (STUDY_MOVE, None)) as assoc:
         *_, (status, _) = assoc.send_c_move(instance_keys(*uids), pacs.ae_title, STUDY_MOVE)
@@ -65,7 +65,7 @@ def counts(status: Dataset) -> tuple[int, int, int]:
 
 
 def test_that_it_drops_every_nth_instance_once(archive: TestPACS, pacs: TestPACS) -> None:
-    """Each third instance is counted as completed and does not come; asked for again, by whatever way, it does."""
+    """Each third instance counts as completed but does not arrive; when requested again by either method, it does."""
     archive.faults = Faults(drop_every=3)
     status, came = moved(archive, pacs)
     assert (counts(status), came) == ((SUCCESS, 7, 0), [uid for uid in HELD if uid not in {HELD[2], HELD[5]}])
@@ -77,7 +77,7 @@ def test_that_it_drops_every_nth_instance_once(archive: TestPACS, pacs: TestPACS
 
 @pytest.mark.dcmtk
 def test_that_getscu_does_not_notice_what_is_dropped(archive: TestPACS, tmp_path: Path) -> None:
-    """Nor does it say so: it ends well with a file less, and has all of them the second time."""
+    """It succeeds with a file missing, and retrieves all of them the second time."""
     archive.faults = Faults(drop_every=5)
     command = ["getscu", "-S", "-k", "QueryRetrieveLevel=STUDY", "-k", f"StudyInstanceUID={study_uid()}"]
     command += ["-aec", archive.ae_title, archive.host, str(archive.port), "-od"]
@@ -88,7 +88,7 @@ def test_that_getscu_does_not_notice_what_is_dropped(archive: TestPACS, tmp_path
 
 
 def test_that_the_first_retrievals_are_successes_without_suboperations(archive: TestPACS, pacs: TestPACS) -> None:
-    """0 of 0 to the first C-MOVE and the first C-GET; the third brings everything."""
+    """The first C-MOVE and the first C-GET end with 0 of 0; the third request delivers everything."""
     archive.faults = Faults(zero_suboperations=2)
     assert moved(archive, pacs)[0].NumberOfCompletedSuboperations == 0
     status, _, data_sets = get(archive, ROLES)
@@ -98,7 +98,7 @@ def test_that_the_first_retrievals_are_successes_without_suboperations(archive: 
 
 
 def test_that_it_takes_a_list_of_uids_for_its_first(archive: TestPACS, pacs: TestPACS) -> None:
-    """Three are asked for, one is delivered, and the counts speak of one; a whole study comes whole."""
+    """Of three requested instances it delivers and counts one; a study is delivered completely."""
     archive.faults = Faults(first_uid_only=True)
     status, came = moved(archive, pacs, HELD[4], HELD[1], HELD[2])
     assert (counts(status), came) == ((SUCCESS, 1, 0), [HELD[4]])
@@ -107,7 +107,7 @@ def test_that_it_takes_a_list_of_uids_for_its_first(archive: TestPACS, pacs: Tes
 
 
 def test_that_instances_cannot_be_listed(archive: TestPACS) -> None:
-    """The query fails at IMAGE level and at no other."""
+    """A query fails at IMAGE level only."""
     archive.faults = Faults(no_image_level=0xC000)
     keys = retrieve_keys()
     keys.QueryRetrieveLevel, keys.SOPInstanceUID = "IMAGE", ""
@@ -118,7 +118,7 @@ def test_that_instances_cannot_be_listed(archive: TestPACS) -> None:
 
 
 def test_that_counts_are_left_out(archive: TestPACS) -> None:
-    """A match holds what else was asked for, and no number of anything."""
+    """A match has the other return keys, but no counts."""
     archive.faults = Faults(no_counts=True)
     wanted = {"StudyInstanceUID": study_uid(), "AccessionNumber": "", "NumberOfStudyRelatedInstances": ""}
     (match,) = find(archive, {**wanted, "NumberOfStudyRelatedSeries": ""})
@@ -128,7 +128,7 @@ def test_that_counts_are_left_out(archive: TestPACS) -> None:
 
 @pytest.mark.parametrize("heeds_cancel", [True, False])
 def test_that_the_final_response_never_comes(archive: TestPACS, pacs: TestPACS, heeds_cancel: bool) -> None:
-    """Everything is delivered; then there is silence until C-CANCEL, or in spite of it."""
+    """It delivers everything and then stays silent, until C-CANCEL or even after it."""
     archive.faults = Faults(never_finish=True, ignore_cancel=not heeds_cancel)
     with associated(archive, (STUDY_MOVE, None)) as assoc:
         responses = assoc.send_c_move(retrieve_keys(), pacs.ae_title, STUDY_MOVE, msg_id=7)
@@ -148,13 +148,13 @@ def test_that_the_final_response_never_comes(archive: TestPACS, pacs: TestPACS, 
 
 @pytest.mark.parametrize("heeds_cancel", [True, False])
 def test_that_pending_comes_for_ever(archive: TestPACS, pacs: TestPACS, heeds_cancel: bool) -> None:
-    """And nothing else, until C-CANCEL, or in spite of it."""
+    """It sends only pending responses, until C-CANCEL or even after it."""
     archive.faults = Faults(pending_for_ever=True, ignore_cancel=not heeds_cancel)
     with associated(archive, (STUDY_MOVE, None)) as assoc:
         responses = assoc.send_c_move(retrieve_keys(), pacs.ae_title, STUDY_MOVE, msg_id=7)
         statuses = [next(responses)[0] for _ in range(5)]
         assoc.send_c_cancel(7, query_model=STUDY_MOVE)
-        # What heeds it ends by itself, after those that were on their way.
+        # If it heeds C-CANCEL, it ends after the responses that were on their way.
         after = [status.Status for status, _ in islice(responses, 100 if heeds_cancel else 10)]
         assoc.abort()
     assert [each.Status for each in statuses] == [PENDING] * 5
@@ -166,7 +166,7 @@ def test_that_pending_comes_for_ever(archive: TestPACS, pacs: TestPACS, heeds_ca
 
 @pytest.mark.parametrize("cancelled", [True, False])
 def test_that_instances_are_held_back(archive: TestPACS, pacs: TestPACS, cancelled: bool) -> None:
-    """Those before arrive; the others wait for other faults, or a C-CANCEL ends it."""
+    """The first instances arrive; the others wait until the faults are replaced or C-CANCEL arrives."""
     archive.faults = Faults(hold_instances_after=3)
     with associated(archive, (STUDY_MOVE, None)) as assoc:
         answers = assoc.send_c_move(retrieve_keys(), pacs.ae_title, STUDY_MOVE, msg_id=7)
@@ -180,8 +180,8 @@ def test_that_instances_are_held_back(archive: TestPACS, pacs: TestPACS, cancell
     assert (last.Status, pacs.stores) == ((CANCELLED, HELD[:3]) if cancelled else (SUCCESS, HELD))
 
 
-def test_that_what_is_held_is_looked_at_when_the_first_instance_may_go(archive: TestPACS, pacs: TestPACS) -> None:
-    """What comes to the archive in the meantime is delivered as well."""
+def test_that_the_instances_are_selected_when_the_first_one_may_go(archive: TestPACS, pacs: TestPACS) -> None:
+    """Instances that reach the archive in the meantime are delivered as well."""
     archive.faults = Faults(hold_instances_after=0)
     with associated(archive, (STUDY_MOVE, None)) as assoc:
         answers = assoc.send_c_move(retrieve_keys(), pacs.ae_title, STUDY_MOVE)
@@ -193,7 +193,7 @@ def test_that_what_is_held_is_looked_at_when_the_first_instance_may_go(archive: 
 
 
 def test_that_a_destination_that_is_not_there_leaves_nothing_open(archive: TestPACS, pacs: TestPACS) -> None:
-    """Every instance has failed; a socket that nobody closed would be a warning, and so an error."""
+    """Every instance fails; an open socket would raise a ResourceWarning, which is an error here."""
     archive.destinations = {pacs.ae_title: ("127.0.0.1", free_port())}
     status, came = moved(archive, pacs)
     assert (counts(status), came) == ((NOTHING_DONE, 0, 7), [])

@@ -1,4 +1,4 @@
-"""The data sets of storage commitment, checked against pydicom's reading and writing of them."""
+"""The data sets of storage commitment, checked with pydicom."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _encoded(report: Dataset, syntax: str, *, undefined: bool = False) -> bytes:
 
 
 def test_pydicom_reads_what_we_ask_for() -> None:
-    """A transaction and, for each instance, its class and UID."""
+    """A request holds a transaction UID, and the class and UID of each instance."""
     references = [(CT, f"1.2.{number}") for number in range(1, 501)]
     found = read_dataset(BytesIO(commitment.encode_request("2.25.123", references)), True, True)
     assert found.TransactionUID == "2.25.123"
@@ -64,7 +64,7 @@ def test_pydicom_reads_what_we_ask_for() -> None:
 
 
 def test_transactions_are_valid_uids_that_differ() -> None:
-    """At most 64 characters, none like another (PS3.5 sections 9.1 and B.2)."""
+    """They have at most 64 characters (PS3.5 sections 9.1 and B.2)."""
     made = {commitment.new_transaction_uid() for _ in range(100)}
     assert len(made) == 100
     assert all(len(each) <= 64 and each.startswith("2.25.") and each[5:].isdigit() for each in made)
@@ -73,7 +73,7 @@ def test_transactions_are_valid_uids_that_differ() -> None:
 @pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT, BIG])
 @pytest.mark.parametrize("undefined", [False, True], ids=["defined", "undefined"])
 def test_we_read_what_pydicom_reports(syntax: str, undefined: bool) -> None:
-    """Both lists in each encoding; what stands in both has failed, and a failure without a reason is one."""
+    """Both lists are read in each encoding. An instance in both lists has failed, as has one without a reason."""
     found = commitment.decode_report(_encoded(_report(), syntax, undefined=undefined), syntax)
     assert found.transaction_uid == "2.25.77"
     assert found.committed == {"1.2.1"}
@@ -81,7 +81,7 @@ def test_we_read_what_pydicom_reports(syntax: str, undefined: bool) -> None:
 
 
 def test_a_report_without_a_transaction_is_none() -> None:
-    """It could be about anything."""
+    """Nobody knows what it is about."""
     report = _report()
     del report.TransactionUID
     with pytest.raises(ValueError, match="does not name a transaction"):
@@ -90,7 +90,7 @@ def test_a_report_without_a_transaction_is_none() -> None:
 
 @pytest.mark.parametrize("syntax", [IMPLICIT, EXPLICIT])
 def test_a_malformed_report_ends_in_one_error_and_claims_nothing(syntax: str) -> None:
-    """Every report that is cut off or changed in one byte reads, or raises ValueError; a part of it claims no more."""
+    """A truncated or changed report is decoded or raises ValueError; a part of it never commits more."""
     rng = random.Random(4)
     for undefined in (False, True):
         whole = _encoded(_report(), syntax, undefined=undefined)
@@ -119,7 +119,7 @@ def _committed(content: bytes, syntax: str) -> frozenset[str]:
     ],
 )
 def test_failure_reasons_are_told_in_words(code: int, category: StatusCategory, words: str) -> None:
-    """PS3.3 section C.14.1.1; what nobody has defined is a failure all the same."""
+    """The reasons of PS3.3 section C.14.1.1; unknown ones are failures too."""
     found = status.commitment_failure(code)
     assert (found.code, found.category) == (code, category)
     assert words in found.meaning
@@ -139,7 +139,7 @@ def test_failure_reasons_are_told_in_words(code: int, category: StatusCategory, 
 def test_a_peer_may_be_the_scp_of_storage_commitment(
     roles: dict[str, tuple[bool, bool]], reports: bool, accepted: bool, answered: dict[str, tuple[bool, bool]]
 ) -> None:
-    """The roles are reversed when it reports (PS3.7 section D.3.3.4); who wants us to be the SCP is refused."""
+    """A reporting remote reverses the roles (PS3.7 section D.3.3.4); one that wants us as SCP is refused."""
     cx = acse.ProposedContext(1, StorageCommitmentPushModel, (JPEG, IMPLICIT, EXPLICIT))
     answer = negotiate(acse.AssociateRequest("US", "PEER", (cx,), roles=roles), reports=reports)
     assert answer.results[1] == ((acse.ACCEPTED, EXPLICIT) if accepted else (acse.ABSTRACT_SYNTAX_NOT_SUPPORTED, JPEG))
@@ -147,7 +147,7 @@ def test_a_peer_may_be_the_scp_of_storage_commitment(
 
 
 def test_a_report_in_a_syntax_that_nobody_reads_is_refused() -> None:
-    """Only uncompressed little endian is accepted for it."""
+    """Reports are accepted only in uncompressed little endian."""
     cx = acse.ProposedContext(1, StorageCommitmentPushModel, (JPEG,))
     answer = negotiate(acse.AssociateRequest("US", "PEER", (cx,)), reports=True)
     assert answer.results[1][0] == acse.TRANSFER_SYNTAXES_NOT_SUPPORTED

@@ -1,4 +1,4 @@
-"""Keys on their way out, matches on their way in."""
+"""Identifiers of queries and retrievals, and the decoding of matches."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _encoded(request: FindRequest, syntax: str = ExplicitVRLittleEndian) -> Data
 @pytest.mark.parametrize("syntax", SYNTAXES)
 @pytest.mark.parametrize("level", list(Level))
 def test_every_level_asks_for_the_columns_of_its_table(level: Level, syntax: str) -> None:
-    """pynetdicom reads each identifier: the level, the charset asked for, and every return key empty."""
+    """pynetdicom reads each identifier: the level, the character set, and every return key, empty."""
     found = _encoded(FindRequest(level=level), syntax)
     assert found.QueryRetrieveLevel == level
     assert {element.keyword for element in found} == {"QueryRetrieveLevel", "SpecificCharacterSet", *RETURN_KEYS[level]}
@@ -36,7 +36,7 @@ def test_every_level_asks_for_the_columns_of_its_table(level: Level, syntax: str
 
 
 def test_keys_of_every_kind_are_written() -> None:
-    """Ranges, wildcards, lists of UIDs, numbers, private attributes and sequences arrive as they were asked."""
+    """Ranges, wild cards, lists of UIDs, numbers, private attributes and sequences are encoded unchanged."""
     keys = {
         "StudyDate": "20240101-20241231",
         "PatientName": "DOE^J*",
@@ -61,7 +61,7 @@ def test_keys_of_every_kind_are_written() -> None:
 
 @pytest.mark.parametrize("charset", ["GB18030", "GBK", "ISO_IR 192"])
 def test_a_name_that_is_not_ascii_is_written_in_the_remotes_charset(charset: str) -> None:
-    """The identifier names the charset, and pydicom reads the name back."""
+    """The identifier names the character set, and pydicom reads the name back."""
     request = FindRequest(remote=RemoteAE(charset=charset), keys={"PatientName": dicom_files.CHINESE_NAME})
     found = _encoded(request)
     named = found.SpecificCharacterSet
@@ -71,7 +71,7 @@ def test_a_name_that_is_not_ascii_is_written_in_the_remotes_charset(charset: str
 
 @pytest.mark.parametrize("charset", ["ISO_IR 100", "ISO_IR 6", "\\ISO 2022 IR 58"])
 def test_a_name_that_would_not_be_read_back_is_refused(charset: str) -> None:
-    """A charset that lacks the characters, or that cannot be written, is refused without repeating the name."""
+    """A character set that lacks the characters, or cannot be encoded, is refused without repeating the name."""
     request = FindRequest(remote=RemoteAE(charset=charset), keys={"PatientName": dicom_files.CHINESE_NAME})
     with pytest.raises(InvalidRequestError, match="Set the charset") as caught:
         encode_find(request, ExplicitVRLittleEndian)
@@ -80,7 +80,7 @@ def test_a_name_that_would_not_be_read_back_is_refused(charset: str) -> None:
 
 @pytest.mark.parametrize("charset", ["\\ISO 2022 IR 87", "\\ISO 2022 IR 149"])
 def test_names_with_escape_sequences_are_written(charset: str) -> None:
-    """Japanese and Korean names go out with their escape sequences and are read back."""
+    """Japanese and Korean names are encoded with their escape sequences and read back."""
     name = "山田^太郎" if "87" in charset else "김^희중"
     found = _encoded(FindRequest(remote=RemoteAE(charset=charset), keys={"PatientName": name}))
     assert str(found.PatientName) == name
@@ -98,7 +98,7 @@ def test_keys_that_make_no_sense_are_refused(keys: dict[str, str]) -> None:
 @pytest.mark.parametrize("syntax", SYNTAXES)
 @pytest.mark.parametrize(("named", "fallback"), [("GB18030", "ISO_IR 100"), ("", "GB18030"), (None, "GB18030")])
 def test_names_are_read_in_the_charset_that_applies(named: str | None, fallback: str, syntax: str) -> None:
-    """The match's own charset counts; where it is empty or missing, the one of the remote."""
+    """The character set of the match applies; if it is empty or missing, that of the remote."""
     match = Dataset()
     match.SpecificCharacterSet = "GB18030"
     match.PatientName = dicom_files.CHINESE_NAME
@@ -113,7 +113,7 @@ def test_names_are_read_in_the_charset_that_applies(named: str | None, fallback:
 
 
 def test_no_match_however_broken_raises() -> None:
-    """Every beginning of a match, and every match with one byte changed, gives what can be read of it."""
+    """A truncated match, or one with a changed byte, gives the elements that can be read."""
     content = b"\x08\0\x20\0DA\x08\x0020240115" + b"\x20\0\x08\x12IS\x02\x0012" + b"\x10\0\x10\0PN\x04\0A^B "
     for place in range(len(content)):
         for broken in (content[:place], content[:place] + b"\xff" + content[place + 1 :]):
@@ -121,7 +121,7 @@ def test_no_match_however_broken_raises() -> None:
 
 
 def test_a_retrieval_names_its_level_and_all_keys_above() -> None:
-    """Study, series or instances, however many: pynetdicom reads the level and the unique keys."""
+    """pynetdicom reads the level and the unique keys of studies, series and instances."""
     uids = tuple(f"1.2.3.{number}" for number in range(20_000))
     for series, instances, level in ((None, (), "STUDY"), ("1.2.3", (), "SERIES"), ("1.2.3", uids, "IMAGE")):
         request = MoveRequest(move_aet="X", study_uid="1.2", series_uid=series, sop_instance_uids=instances)
@@ -132,7 +132,7 @@ def test_a_retrieval_names_its_level_and_all_keys_above() -> None:
 
 
 def test_failed_instances_are_read_as_far_as_they_can_be() -> None:
-    """The list of failed instances, one, several or none, and garbage instead of it."""
+    """The list may hold no, one or several UIDs, or be malformed."""
     answer = Dataset()
     assert failed_uids(b"") == ()
     for uids in (["1.2.3"], ["1.2.3", "1.2.4"]):
@@ -146,7 +146,7 @@ def test_failed_instances_are_read_as_far_as_they_can_be() -> None:
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
 def test_a_dotted_key_is_in_the_one_item_of_its_sequence(syntax: str) -> None:
-    """Keys of one sequence share its item, also where the sequence itself is asked for; inner ones go deeper."""
+    """Keys of one sequence share its item, even if the sequence itself is a key; inner sequences nest."""
     keys = {
         "RequestAttributesSequence.ScheduledProcedureStepID": "X",
         "RequestAttributesSequence": "",
@@ -163,13 +163,13 @@ def test_a_dotted_key_is_in_the_one_item_of_its_sequence(syntax: str) -> None:
 
 @pytest.mark.parametrize("key", ["PatientName.PatientID", "RequestAttributesSequence.Nonsense", "00091001.PatientID"])
 def test_a_path_that_leads_nowhere_is_refused(key: str) -> None:
-    """Only sequences have items, and every part is a keyword or a tag."""
+    """Only sequences have items, and every part must be a keyword or a tag."""
     with pytest.raises(InvalidRequestError):
         encode_find(FindRequest(keys={key: "1"}), ExplicitVRLittleEndian)
 
 
 def test_a_worklist_has_no_level_and_one_step() -> None:
-    """What describes the step is in its item, by keyword or tag; (0008,0052) is not there (PS3.4 section K.6.1)."""
+    """The attributes of the step are in its item, by keyword or tag; there is no (0008,0052) (PS3.4 section K.6.1)."""
     keys = {"Modality": "CT", "00400001": "CT1", "PatientID": "P1"}
     found = _encoded(FindRequest(query_model=QueryModel.WORKLIST, keys=keys))
     [step] = found.ScheduledProcedureStepSequence
@@ -181,7 +181,7 @@ def test_a_worklist_has_no_level_and_one_step() -> None:
 
 
 def test_a_private_attribute_has_the_vr_that_its_creator_gives_it() -> None:
-    """Where the creator is among the keys and pydicom knows it; else it is text."""
+    """This needs a creator among the keys that pydicom knows; otherwise the value is text."""
     keys = {"00190010": "SIEMENS MR HEADER", "0019100C": "1000", "00191008": "IMAGE NUM 4", "00291008": "x"}
     found = _encoded(FindRequest(keys=keys))
     assert [found[tag].VR for tag in (0x0019100C, 0x00191008, 0x00291008)] == ["IS", "CS", "LO"]
@@ -200,7 +200,7 @@ def test_a_private_attribute_has_the_vr_that_its_creator_gives_it() -> None:
 def test_the_charset_of_the_query_goes_before_that_of_the_remote(
     keys: dict[str, str], charset: str | None, named: str
 ) -> None:
-    """(0008,0005) is always there; its value is what was asked for, or what a key needs, within sequences too."""
+    """(0008,0005) is always present; it has a value if the query names one or a key needs one."""
     found = _encoded(FindRequest(keys=keys, charset=charset))
     assert "SpecificCharacterSet" in found
     assert (found.SpecificCharacterSet or "") == named

@@ -25,14 +25,14 @@ TODAY = datetime.date(2024, 6, 1)
     ],
 )
 def test_halves_meet_and_keep_open_ends(date: str, first: str, second: str) -> None:
-    """The second begins on the day after the first; what is open stays open, so that nothing is too old or too new."""
+    """The second starts on the day after the first; open ends stay open, so that no date is too old or too new."""
     halves = span_of(date, "").halves(TODAY)
     assert halves is not None
     assert tuple(half.date for half in halves) == (first, second)
 
 
 def test_a_day_is_halved_by_its_time() -> None:
-    """Down to one second, which has no halves; fractions of a second are in the earlier half."""
+    """A day is halved down to one second; fractions of a second belong to the earlier half."""
     halves = span_of("20240115", "").halves(TODAY)
     assert halves is not None
     assert [(half.date, half.time) for half in halves] == [("20240115", "-115959.999999"), ("20240115", "12-")]
@@ -45,7 +45,7 @@ def test_a_day_is_halved_by_its_time() -> None:
 
 
 def test_a_time_that_was_asked_for_is_kept() -> None:
-    """Halves of a day stay within it, halves of more days have it whole."""
+    """Halves of a day stay within the time; halves of several days keep all of it."""
     days = span_of("20240101-20240102", "080000-100000").halves(TODAY)
     assert days is not None
     assert [half.time for half in days] == ["08-100000", "08-100000"]
@@ -64,12 +64,12 @@ def test_a_time_that_was_asked_for_is_kept() -> None:
     ],
 )
 def test_ranges_are_apart_or_not(one: Span, other: Span, apart: bool) -> None:
-    """Nothing can be in both, whichever is asked."""
+    """The relation is symmetric."""
     assert one.apart_from(other) is other.apart_from(one) is apart
 
 
 @pytest.mark.parametrize(("date", "time"), [("2024", ""), ("20240230", ""), ("20240101-", "08*"), ("20240101", "0800")])
 def test_what_is_no_range_is_refused(date: str, time: str) -> None:
-    """In one sentence that does not repeat it."""
+    """The message shows how to write the range."""
     with pytest.raises(InvalidRequestError, match="Write"):
         span_of(date, time)

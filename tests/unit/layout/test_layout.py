@@ -1,4 +1,4 @@
-"""Where retrieved files go: readable names, whatever a data set says; and never over another instance."""
+"""The places of retrieved files: readable names, whatever the data set holds, and never over another instance."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ def _place(layout: Layout, directory: Path, ds: Dataset) -> Path:
 
 
 def _files(directory: Path) -> dict[str, str]:
-    """Path below the directory to SOP Instance UID."""
+    """The SOP Instance UID of each path below the directory."""
     found = (path for path in directory.rglob("*") if path.is_file())
     return {str(path.relative_to(directory)): str(dcmread(path).SOPInstanceUID) for path in found}
 
 
 def test_without_a_template_files_are_called_after_their_uids(tmp_path: Path) -> None:
-    """And so where the template says just that."""
+    """A template with only the UIDs gives the same names."""
     ds = dicom_files.instance()
     expected = tmp_path / study_uid() / f"{study_uid()}.1" / f"{ds.SOPInstanceUID}.dcm"
     for template in ("", "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}.dcm"):
@@ -74,7 +74,7 @@ def test_without_a_template_files_are_called_after_their_uids(tmp_path: Path) ->
 
 @pytest.mark.parametrize("charset", ["GB18030", "ISO_IR 192"])
 def test_a_template_makes_readable_names(charset: str, tmp_path: Path) -> None:
-    """Text is decoded by its own charset, numbers have their width, and .dcm comes by itself."""
+    """Text is decoded in its own character set, numbers are padded, and .dcm is added."""
     ds = dicom_files.instance(7, charset=charset)
     template = "{PatientName}/{StudyDate}_{Modality}_{StudyDescription}/{SeriesNumber:03}-{InstanceNumber:05}"
     placed = _place(Layout(template), tmp_path, ds)
@@ -84,7 +84,7 @@ def test_a_template_makes_readable_names(charset: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian])
 def test_every_encoding_is_read(syntax: str, tmp_path: Path) -> None:
-    """Also a deflated one, and big endian."""
+    """A deflated data set and a big endian one included."""
     ds = dicom_files.instance(7, transfer_syntax_uid=syntax)
     if syntax == ExplicitVRBigEndian:
         ds.set_original_encoding(False, False)
@@ -93,7 +93,7 @@ def test_every_encoding_is_read(syntax: str, tmp_path: Path) -> None:
 
 
 def test_a_name_without_charset_is_read_in_that_of_the_remote(tmp_path: Path) -> None:
-    """Some PACS never name theirs."""
+    """Some PACS never name their character set."""
     ds = dicom_files.instance(charset="GB18030")
     path = _write(tmp_path, ds)
     path.write_bytes(path.read_bytes().replace(b"\x08\x00\x05\x00CS\x08\x00GB18030 ", b"", 1))
@@ -102,14 +102,14 @@ def test_a_name_without_charset_is_read_in_that_of_the_remote(tmp_path: Path) ->
 
 
 def test_the_first_group_of_a_name_is_taken(tmp_path: Path) -> None:
-    """A person's name may have a romanised, a written and a spoken form (PS3.5 section 6.2.1.2)."""
+    """A person's name may have an alphabetic, an ideographic and a phonetic form (PS3.5 section 6.2.1.2)."""
     ds = dicom_files.instance(patient_name="Zhang^San=张^三", charset="ISO_IR 192")
     assert _place(Layout("{PatientName}"), tmp_path, ds).name == "Zhang_San.dcm"
 
 
 @pytest.mark.parametrize("value", HOSTILE, ids=range(len(HOSTILE)))
 def test_a_hostile_value_never_leaves_the_directory(value: str, tmp_path: Path) -> None:
-    """It becomes a name that every system takes for a plain file, also Windows, and of 255 bytes at most."""
+    """It becomes the name of a plain file on every system, Windows included, of at most 255 bytes."""
     out = tmp_path / "out"
     out.mkdir()
     ds = dicom_files.instance(charset="ISO_IR 192")
@@ -129,7 +129,7 @@ def test_a_hostile_value_never_leaves_the_directory(value: str, tmp_path: Path) 
 
 
 def test_long_names_are_cut_between_characters_and_stay_apart() -> None:
-    """Two that begin alike do not become one."""
+    """Two names with the same beginning stay different."""
     texts = ["好" * 200 + end for end in "ab"]
     cut = [names.component(text, ".dcm") for text in texts]
     assert cut[0] != cut[1]
@@ -141,7 +141,7 @@ def test_long_names_are_cut_between_characters_and_stay_apart() -> None:
 
 
 def test_one_sign_becomes_one_sign() -> None:
-    """So what differs still differs, where it can."""
+    """So different values keep different names where possible."""
     told = [names.of_value(value, "PatientID") for value in ("a", "a b", "a/b", "Ä", "A\u0308", "")]
     assert told == ["a", "a b", "a_b", "Ä", "Ä", "no-PatientID"]
     assert [names.component(text) for text in ("..", "..a", "a..", "CON", "Con.x", "CONE")] == [
@@ -154,7 +154,7 @@ def test_one_sign_becomes_one_sign() -> None:
     [("7", 3, "007"), ("-7", 3, "-07"), ("1234", 3, "1234"), ("x7", 3, "x7"), ("", 3, "no-InstanceNumber")],
 )
 def test_widths_are_for_numbers(value: str, width: int, name: str) -> None:
-    """What is no number stays as it is."""
+    """Other values stay unchanged."""
     assert names.of_value(value, "InstanceNumber", width) == name
 
 
@@ -185,7 +185,7 @@ def test_widths_are_for_numbers(value: str, width: int, name: str) -> None:
     ],
 )
 def test_a_wrong_template_is_refused_where_it_enters(template: str, said: str) -> None:
-    """In one sentence."""
+    """The error names the mistake."""
     with pytest.raises(InvalidRequestError) as refused:
         build(RetrieveRequest, {"study_uid": "1.2", "output_dir": "/out", "layout": template})
     assert said in refused.value.message
@@ -193,7 +193,7 @@ def test_a_wrong_template_is_refused_where_it_enters(template: str, said: str) -
 
 
 def test_collisions_never_overwrite(tmp_path: Path) -> None:
-    """The second instance of a name has its UID added; each comes to its own place again, also a damaged one."""
+    """The second instance of a name gets its UID added; each always returns to its own place, damaged ones too."""
     layout = Layout("{PatientID}/all")
     placed = {number: _place(layout, tmp_path, dicom_files.instance(number)) for number in (1, 2, 3)}
     uids = {number: str(dicom_files.instance(number).SOPInstanceUID) for number in (1, 2, 3)}
@@ -207,12 +207,12 @@ def test_collisions_never_overwrite(tmp_path: Path) -> None:
         assert _place(layout, tmp_path, dicom_files.instance(number)) == placed[number]
     assert set(_files(tmp_path).values()) == set(uids.values())
     placed[1].unlink()
-    # Where it has a place, it keeps it.
+    # An instance keeps the place that it has.
     assert _place(layout, tmp_path, dicom_files.instance(2)) == placed[2]
     assert len(_files(tmp_path)) == 2
 
 
-def test_what_is_no_instance_is_not_overwritten_either(tmp_path: Path) -> None:
+def test_other_files_are_not_overwritten_either(tmp_path: Path) -> None:
     """A note, a directory, an empty file."""
     for name, content in (("1.dcm", "a note"), ("2.dcm", "")):
         (tmp_path / name).write_text(content)
@@ -226,7 +226,7 @@ def test_what_is_no_instance_is_not_overwritten_either(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("links", [True, False])
 def test_two_that_come_at_once_both_stay(links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of those who want one name, one gets it; also where the file system has no hard links."""
+    """Of several instances that want one name, one gets it, with and without hard links."""
     if not links:
 
         def refuse(*_: object) -> None:
@@ -249,7 +249,7 @@ def test_two_that_come_at_once_both_stay(links: bool, tmp_path: Path, monkeypatc
 
 
 def test_a_link_that_leads_out_is_not_followed(tmp_path: Path) -> None:
-    """Whatever made it; one that stays inside is."""
+    """A link that stays inside is followed."""
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     for directory in (out, elsewhere, out / "real"):
         directory.mkdir()
@@ -266,7 +266,7 @@ def test_a_link_that_leads_out_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_a_link_in_place_of_a_file_is_replaced_rather_than_followed(tmp_path: Path) -> None:
-    """What it points to stays as it is."""
+    """Its target stays unchanged."""
     out = tmp_path / "out"
     out.mkdir()
     elsewhere = dicom_files.write(dicom_files.instance(1, patient_id="other"), tmp_path / "kept.dcm")
@@ -277,8 +277,8 @@ def test_a_link_in_place_of_a_file_is_replaced_rather_than_followed(tmp_path: Pa
     assert elsewhere.read_bytes() == content
 
 
-def test_an_output_directory_that_was_taken_away_is_not_made_anew(tmp_path: Path) -> None:
-    """It would be filled in secret, below a mount point for instance."""
+def test_a_removed_output_directory_is_not_created_again(tmp_path: Path) -> None:
+    """Otherwise files could fill the directory below an unmounted mount point."""
     path = _write(tmp_path, dicom_files.instance())
     for template in ("", BY_NUMBER):
         with pytest.raises(FileNotFoundError):
@@ -287,8 +287,8 @@ def test_an_output_directory_that_was_taken_away_is_not_made_anew(tmp_path: Path
 
 
 @pytest.mark.parametrize("uid", ["../../x", "", "1.2/3"])
-def test_what_is_no_uid_places_nothing(uid: str, tmp_path: Path) -> None:
-    """Whatever the template makes of it."""
+def test_a_malformed_uid_is_refused(uid: str, tmp_path: Path) -> None:
+    """The template makes no difference."""
     path = _write(tmp_path, dicom_files.instance())
     with pytest.raises(InvalidRequestError):
         Layout("{InstanceNumber}").place(tmp_path, path, "1.2", "1.3", uid)
