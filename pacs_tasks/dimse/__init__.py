@@ -7,5 +7,8 @@
                       upper_layer                       associations and messages (PS3.8, PS3.7)
                          files                          files, without decoding their values (PS3.10)
 
-No thread stands between a caller and its socket: whoever waits for a response reads it.
+No thread stands between a caller and its socket: the caller itself receives the response.
+
+Statuses, SOP classes and the reasons of rejections come from pynetdicom, dictionaries and character sets from pydicom.
+The codec and the sockets are our own.
 """

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from io import FileIO
 from typing import Any
 
-from pacs_tasks.dimse.files import file_walk, part10
+from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.files.elements import IMPLICIT_VR_LITTLE_ENDIAN, SPECIFIC_CHARACTER_SET, encode_implicit
 from pacs_tasks.dimse.find.match import decode_match
 from pacs_tasks.errors import NotDicomError, UnreadableInputError
@@ -53,7 +53,7 @@ def values_of(path: str, keywords: Collection[str], charset: str) -> dict[str, s
     except (NotDicomError, UnreadableInputError):
         return {}
     with FileIO(path) as file:
-        found = file_walk.values(file, instance, {*wanted, SPECIFIC_CHARACTER_SET}, _LONGEST_VALUE)
+        found = part10.read_values(file, instance, {*wanted, SPECIFIC_CHARACTER_SET}, _LONGEST_VALUE)
     # Text is encoded alike in every transfer syntax, and matches have the same trouble with character sets.
     decoded = decode_match(encode_implicit(found), IMPLICIT_VR_LITTLE_ENDIAN, charset)
     return {keyword: _text(decoded.get(f"{tag:08X}", {})) for tag, keyword in wanted.items()}

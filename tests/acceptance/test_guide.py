@@ -184,7 +184,7 @@ def test_8_2_sending_fails_for_a_file_that_is_no_dicom(desk: Terminal, pacs: Tes
     write_text(desk.directory / "text.dcm")
     result = typed(desk, pacs, "python dicom_pacs_transfer.py send-file --file text.dcm --port 11112")
     assert result.code == 2
-    assert "no DICOM file" in result.stderr
+    assert "not a DICOM file" in result.stderr
     assert "valid DICOM" in result.stderr
 
 

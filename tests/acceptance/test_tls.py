@@ -110,10 +110,10 @@ def test_orthanc_takes_and_gives_over_tls(
 
         nameless = terminal.run("echo", *orthanc.options, "--tls-ca", trusted)
         assert nameless.code == 4, str(nameless)
-        assert "wants a certificate of ours" in nameless.stderr
+        assert "requires a client certificate" in nameless.stderr
         plain = terminal.run("echo", *orthanc.options)
         assert plain.code == 4, str(plain)
-        assert "it may expect TLS at this port (--tls)" in plain.stderr
+        assert "Check whether it expects TLS on this port (--tls)" in plain.stderr
 
 
 @pytest.mark.dcmtk
@@ -158,7 +158,7 @@ def test_what_goes_wrong_is_one_sentence_for_whom_asked(
         for command in (["echo"], ["send-file", "--file", file], ["send-dir", "--dir", tmp_path / "files"]):
             result = terminal.run(*command, *address, "--tls")
             assert result.code == 4, str(result)
-            assert "shows a certificate that nobody whom we trust has signed" in result.stdout + result.stderr
+            assert "has a certificate of an untrusted issuer" in result.stdout + result.stderr
         nowhere = tmp_path / "nowhere.pem"
         for command in (["echo"], ["query"], ["send-dir", "--dir", tmp_path / "files"]):
             result = terminal.run(*command, *address, "--tls-ca", nowhere)
@@ -186,7 +186,7 @@ def test_a_receiver_over_tls_is_announced_and_can_be_asked_whether_it_is_well(
     stranger = Authority(tmp_path, "stranger").identity("receiver")
     for shown, code, told in (
         (certificates.receiver, 0, "over TLS answers"),
-        (stranger, 1, "nobody whom we trust has signed"),
+        (stranger, 1, "a certificate of an untrusted issuer"),
     ):
         done = _python("workers.health", "receiver", **values, **_receiver_settings(shown))
         assert done.returncode == code

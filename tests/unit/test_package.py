@@ -23,7 +23,7 @@ NETWORK_FLOOR = "pacs_tasks.dimse.c_store, pacs_tasks.dimse.find.c_find, pacs_ta
     ],
 )
 def test_a_side_loads_nothing_of_the_other(modules: str, unloaded: set[str]) -> None:
-    """The asking side loads neither pynetdicom nor Celery, the network floor neither Celery nor Redis."""
+    """The asking side loads neither pynetdicom, pydicom nor Celery, the network floor neither Celery nor Redis."""
     program = f"import sys, {modules}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
     loaded = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
     assert not unloaded & set(loaded.stdout.split())

@@ -1,1 +1,1 @@
-"""DICOM files (PS3.10) as bytes: read, checked and written without decoding values."""
+"""DICOM files (PS3.10) as bytes: read, verified and written without decoding values."""

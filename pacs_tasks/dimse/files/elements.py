@@ -1,4 +1,4 @@
-"""The elements of an encoded data set, walked without decoding (PS3.5 section 7)."""
+"""Walk the elements of an encoded data set without decoding them (PS3.5 section 7)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1.99"
 EXPLICIT_VR_BIG_ENDIAN = "1.2.840.10008.1.2.2"
-#: GE's private one: its data set is Implicit VR Little Endian but for the pixel data.
+#: GE's private transfer syntax: Implicit VR Little Endian, except for the pixel data.
 _GE_PRIVATE = "1.2.840.113619.5.2"
 _NOT_EXPLICIT_LITTLE = frozenset((IMPLICIT_VR_LITTLE_ENDIAN, _GE_PRIVATE, EXPLICIT_VR_BIG_ENDIAN))
 
@@ -31,40 +31,40 @@ UNDEFINED = 0xFFFF_FFFF
 #: VRs with two reserved bytes and a length of four (PS3.5 section 7.1.2).
 _LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
-#: Sequences nest; none that a modality writes nests deeper.
+#: No modality nests sequences deeper than this.
 _DEEPEST = 64
-#: More headers than any honest data set has; to walk them takes a few seconds.
+#: More headers than any valid data set has. Walking them takes a few seconds.
 _MOST_HEADERS = 1 << 22
-#: Elements that are read in one go before it is asked whether the data set is an honest one.
+#: Elements that the quick readers read before `walk`, which counts headers, continues.
 _IN_ONE_GO = 1 << 12
-#: Room for every UID, and for a list of a hundred thousand of them.
+#: Longest value in bytes: enough for a list of 100,000 UIDs.
 _LONGEST_VALUE = 1 << 23
-#: Of a deflated data set: no more than holds the UIDs of any honest one, deflated or inflated.
+#: Longest beginning of a deflated data set that is read, both deflated and inflated, in bytes.
 _LONGEST_INFLATED = 1 << 20
 
 Data = bytes | bytearray | memoryview | mmap.mmap
 
 
 def plain(content: bytes) -> str:
-    """Text of a stranger without its padding; it reaches logs and terminals, so nothing in it may steer these."""
+    """Decode text from a remote without its padding, safe for logs and terminals: control characters become ``?``."""
     text = content.decode("ascii", "replace").strip("\0 ")
     return text if text.isprintable() else "".join(each if each.isprintable() else "?" for each in text)
 
 
 class MalformedError(ValueError):
-    """The data set cannot be walked further: it is cut off, or it is none."""
+    """The data set cannot be walked further: it is truncated or is not a data set."""
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How elements are written."""
+    """How the elements of a data set are encoded."""
 
     explicit: bool
     big: bool = False
 
     @classmethod
     def of(cls, transfer_syntax_uid: str) -> Encoding:
-        """All others, the compressed and the private ones, are Explicit VR Little Endian (PS3.5 section A.4)."""
+        """Give the encoding. All others, private ones too, are Explicit VR Little Endian (PS3.5 section A.4)."""
         if transfer_syntax_uid not in _NOT_EXPLICIT_LITTLE:
             return cls(explicit=True)
         big = transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN
@@ -78,15 +78,15 @@ _EXPLICIT_LENGTH = struct.Struct("<L").unpack_from
 
 @dataclass(frozen=True)
 class Element:
-    """One element of the outermost level. ``length`` is ``None`` where it is undefined."""
+    """An element of the outermost level. ``length`` is in bytes, or ``None`` if undefined."""
 
     tag: int
     position: int
     length: int | None
 
 
-class Walking:
-    """A data set whose headers are read where they stand."""
+class Walker:
+    """Reads the element headers of one data set."""
 
     def __init__(self, data: Data, encoding: Encoding) -> None:
         order = ">" if encoding.big else "<"
@@ -98,10 +98,10 @@ class Walking:
         self.left = _MOST_HEADERS
 
     def header(self, position: int, explicit: bool) -> tuple[int, int, int]:
-        """Give tag, length, and where the value begins."""
+        """Give the tag, the length and the position of the value."""
         data = self.data
         if position + 8 > self.size:
-            raise MalformedError("it is cut off")
+            raise MalformedError("it is truncated")
         self.left -= 1
         if self.left < 0:
             raise MalformedError("it has too many elements")
@@ -112,30 +112,30 @@ class Walking:
         vr = bytes(data[position + 4 : position + 6])
         if vr in _LONG_VRS:
             if position + 12 > self.size:
-                raise MalformedError("it is cut off")
+                raise MalformedError("it is truncated")
             return tag, self.long_at(data, position + 8)[0], position + 12
         if not (vr.isalpha() and vr.isupper()):
-            # Some writers put single elements as Implicit VR into an explicit data set; pydicom reads on as well.
+            # Some writers put Implicit VR elements into an explicit data set; pydicom accepts these too.
             return tag, self.long_at(data, position + 4)[0], position + 8
         return tag, self.short_at(data, position + 6)[0], position + 8
 
     def skip(self, position: int, explicit: bool, depth: int = 0) -> int:
-        """Give where a value of undefined length ends: behind its sequence delimiter (PS3.5 section 7.5).
+        """Give the position after the sequence delimiter of a value of undefined length (PS3.5 section 7.5).
 
-        What is UN and of undefined length is a sequence in Implicit VR (PS3.5 section 6.2.2).
+        A UN value of undefined length is a sequence in Implicit VR (PS3.5 section 6.2.2).
         """
         if depth > _DEEPEST:
-            raise MalformedError("its sequences nest too deep")
+            raise MalformedError("its sequences are nested too deeply")
         while True:
             tag, length, position = self.header(position, explicit=True)
             if tag == _SEQUENCE_END:
                 return position
             if tag != _ITEM:
-                raise MalformedError("a sequence holds what is no item")
+                raise MalformedError("a sequence contains something other than items")
             position = self.skip_item(position, explicit, depth) if length == UNDEFINED else position + length
 
     def skip_item(self, position: int, explicit: bool, depth: int) -> int:
-        """Give where an item of undefined length ends."""
+        """Give the position after the delimiter of an item of undefined length."""
         while True:
             tag, length, value = self.header(position, explicit)
             if tag == _ITEM_END:
@@ -146,63 +146,63 @@ class Walking:
                 position = value + length
 
     def unknown(self, position: int) -> bool:
-        """Whether the element in Explicit VR whose header is here is of VR UN."""
+        """Whether the Explicit VR element with its header at ``position`` has the VR UN."""
         return self.data[position + 4 : position + 6] == b"UN"
 
 
 def walk(data: Data, encoding: Encoding, position: int = 0) -> Iterator[Element]:
-    """Give the elements of the outermost level, in their order.
+    """Yield the elements of the outermost level in order.
 
     Raises
     ------
     MalformedError
-        Where the data set is cut off, or is none.
+        If the data set is truncated or is not a data set.
     """
-    walking = Walking(data, encoding)
-    while position < walking.size:
-        tag, length, value = walking.header(position, encoding.explicit)
+    walker = Walker(data, encoding)
+    while position < walker.size:
+        tag, length, value = walker.header(position, encoding.explicit)
         if length == UNDEFINED:
             yield Element(tag, value, None)
             if tag == PIXEL_DATA:
                 return
-            position = walking.skip(value, encoding.explicit and not walking.unknown(position))
+            position = walker.skip(value, encoding.explicit and not walker.unknown(position))
         else:
             yield Element(tag, value, length)
             position = value + length
-    if position > walking.size:
-        raise MalformedError("it is cut off")
+    if position > walker.size:
+        raise MalformedError("it is truncated")
 
 
 def items(data: Data, encoding: Encoding, sequence: Element) -> Iterator[memoryview]:
-    """Give the items of a sequence that :func:`walk` came upon: each is a data set (PS3.5 section 7.5).
+    """Yield the items of a sequence that :func:`walk` found; each is a data set (PS3.5 section 7.5).
 
     Raises
     ------
     MalformedError
-        Where an item is cut off, or something else stands there.
+        If an item is truncated, or the sequence contains something else.
     """
-    walking = Walking(data, encoding)
+    walker = Walker(data, encoding)
     whole, position = memoryview(data), sequence.position
-    end = walking.size if sequence.length is None else position + sequence.length
+    end = walker.size if sequence.length is None else position + sequence.length
     while position < end:
-        tag, length, value = walking.header(position, explicit=True)
+        tag, length, value = walker.header(position, explicit=True)
         if tag == _SEQUENCE_END:
             return
         if tag != _ITEM:
-            raise MalformedError("a sequence holds what is no item")
+            raise MalformedError("a sequence contains something other than items")
         if length == UNDEFINED:
-            position = walking.skip_item(value, encoding.explicit, 0)
-            # Its delimiter has eight bytes.
+            position = walker.skip_item(value, encoding.explicit, 0)
+            # The delimiter takes eight bytes.
             yield whole[value : position - 8]
         else:
             position = value + length
             yield whole[value:position]
-    if position > min(end, walking.size):
-        raise MalformedError("it is cut off")
+    if position > min(end, walker.size):
+        raise MalformedError("it is truncated")
 
 
 def read_uids(data: Data, transfer_syntax_uid: str, wanted: Collection[int], position: int = 0) -> dict[int, str]:
-    """Read UIDs of the outermost level, as far as there are any.
+    """Read UIDs from the outermost level. UIDs that the data set does not have are left out.
 
     Parameters
     ----------
@@ -214,7 +214,7 @@ def read_uids(data: Data, transfer_syntax_uid: str, wanted: Collection[int], pos
     Raises
     ------
     MalformedError
-        If the data end, or make no sense, before the last of ``wanted`` could have come.
+        If the data end, or stop making sense, before the place of the last wanted element.
     """
     if transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
         data, position = inflate(data, position), 0
@@ -223,22 +223,26 @@ def read_uids(data: Data, transfer_syntax_uid: str, wanted: Collection[int], pos
         position = _read_plain_explicit(data, wanted, position, found)
     elif transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN:
         position = _read_plain_implicit(data, wanted, position, found)
-    if len(found) == len(wanted):
-        return found
-    last = max(wanted)
-    for element in walk(data, Encoding.of(transfer_syntax_uid), position):
-        if element.tag > last:
-            return found
-        if element.tag in wanted and element.length is not None:
-            end = element.position + element.length
-            if end > len(data):
-                raise MalformedError("it is cut off")
-            if element.length > _LONGEST_VALUE:
-                raise MalformedError("what should be a UID is as long as a film")
-            found[element.tag] = _uid(data, element.position, end)
-            if len(found) == len(wanted):
-                return found
+    if len(found) < len(wanted):
+        _walk_uids(data, Encoding.of(transfer_syntax_uid), wanted, position, found)
     return found
+
+
+def _walk_uids(data: Data, encoding: Encoding, wanted: Collection[int], position: int, found: dict[int, str]) -> None:
+    last = max(wanted)
+    for element in walk(data, encoding, position):
+        if element.tag > last:
+            return
+        if element.tag not in wanted or element.length is None:
+            continue
+        end = element.position + element.length
+        if end > len(data):
+            raise MalformedError("it is truncated")
+        if element.length > _LONGEST_VALUE:
+            raise MalformedError("a UID is far too long")
+        found[element.tag] = _uid(data, element.position, end)
+        if len(found) == len(wanted):
+            return
 
 
 def _uid(data: Data, start: int, end: int) -> str:
@@ -246,11 +250,11 @@ def _uid(data: Data, start: int, end: int) -> str:
 
 
 def _read_plain_explicit(data: Data, wanted: Collection[int], position: int, found: dict[int, str]) -> int:
-    """Read what nearly every file has, Explicit VR Little Endian and defined lengths, four times as fast as `walk`.
+    """Read Explicit VR Little Endian with defined lengths, which nearly all files have, four times as fast as `walk`.
 
     Returns
     -------
-    The position where `walk` has to go on: all before it are whole, so it decides there what has been found.
+    The position where `walk` must continue. All elements before it are complete.
     """
     last, size = max(wanted), len(data)
     for _ in range(_IN_ONE_GO):
@@ -278,7 +282,7 @@ def _read_plain_explicit(data: Data, wanted: Collection[int], position: int, fou
 
 
 def _read_plain_implicit(data: Data, wanted: Collection[int], position: int, found: dict[int, str]) -> int:
-    """The same for Implicit VR Little Endian."""
+    """Do the same for Implicit VR Little Endian."""
     last, size = max(wanted), len(data)
     for _ in range(_IN_ONE_GO):
         if position + 8 > size or len(found) == len(wanted):
@@ -286,7 +290,7 @@ def _read_plain_implicit(data: Data, wanted: Collection[int], position: int, fou
         group, number, length = _IMPLICIT_HEADER(data, position)
         tag = group << 16 | number
         end = position + 8 + length
-        # An undefined length leads beyond any end.
+        # An undefined length always exceeds the end.
         if tag > last or end > size:
             break
         if tag in wanted:
@@ -298,7 +302,7 @@ def _read_plain_implicit(data: Data, wanted: Collection[int], position: int, fou
 
 
 def inflate(data: Data, position: int) -> bytes:
-    """The beginning of a deflated data set (PS3.5 section A.5)."""
+    """Inflate the beginning of a deflated data set (PS3.5 section A.5)."""
     beginning = bytes(data[position : position + _LONGEST_INFLATED])
     try:
         return zlib.decompressobj(-zlib.MAX_WBITS).decompress(beginning, _LONGEST_INFLATED)

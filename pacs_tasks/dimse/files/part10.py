@@ -1,38 +1,50 @@
-"""Reading a DICOM file without decoding its data set (PS3.10 section 7): what it is, and where its bytes begin."""
+"""Read a DICOM file without decoding its data set (PS3.10 section 7): its UIDs, its offset and its elements."""
 
 from __future__ import annotations
 
 import mmap
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from io import FileIO
 
 from pacs_tasks.dimse.files.elements import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
     PIXEL_DATA,
     SOP_CLASS_UID,
     SOP_INSTANCE_UID,
+    UNDEFINED,
+    Element,
     Encoding,
     MalformedError,
+    Walker,
+    inflate,
     read_uids,
     walk,
 )
 from pacs_tasks.errors import NotDicomError, UnreadableInputError
 
-#: Media Storage Directory Storage: the SOP class of a DICOMDIR.
+#: Written into our files (PS3.10 section 7.1) and association requests (PS3.7 section D.3.3.2); a UID made from a UUID.
+IMPLEMENTATION_CLASS_UID = "2.25.15771961509452007650856201842883446962"
+IMPLEMENTATION_VERSION_NAME = "PACS_TASKS_0"
+#: Media Storage Directory Storage, the SOP class of a DICOMDIR.
 _DICOMDIR = "1.2.840.10008.1.3.10"
-#: The file meta information of most files fits, and costs one read.
+#: Bytes of the first read, which covers the file meta information of most files.
 _FIRST_READ = 2048
-#: No file meta information is longer, private information included.
+#: Longest file meta information in bytes, private information included.
 _LONGEST_META = 1 << 20
 _PREAMBLE = 132
 _LONGEST_UID = 64
-#: A data set that names its SOP class begins with group 0008, little or big endian.
+#: A data set that names its SOP class begins with group 0008, in little or big endian.
 _FIRST_GROUPS = frozenset((b"\x08\x00", b"\x00\x08"))
 _LONG_VRS = frozenset((b"OB", b"OW", b"UN", b"SQ", b"UT", b"OF"))
+#: Bytes of one read while walking: the headers of most instances in front of their pixel data.
+_WINDOW = 1 << 13
+_HEADER = 12
 
 # Elements of group 0002 (PS3.10 table 7.1-1).
 _MEDIA_STORAGE_SOP_CLASS_UID = 0x0002
@@ -43,7 +55,7 @@ _META_UIDS = frozenset((_MEDIA_STORAGE_SOP_CLASS_UID, _MEDIA_STORAGE_SOP_INSTANC
 
 @dataclass(frozen=True)
 class StoredInstance:
-    """One instance in a file. ``size`` is that of the file; its data set begins at ``data_offset``; both in bytes."""
+    """One instance in a file of ``size`` bytes. Its data set begins at ``data_offset``."""
 
     path: str
     size: int
@@ -54,29 +66,33 @@ class StoredInstance:
 
 
 def read_instance(path: str) -> StoredInstance:
-    """Read what is needed to send a file.
+    """Read the properties that are needed to send a file.
 
-    It is recognised by its content: the preamble and ``DICM``, or, without these, a data set that names its SOP class
-    and instance. The data set is not validated: an instance that is cut off is for the peer to judge.
+    A file is recognised by its content: the preamble and ``DICM``, or else a data set that names its SOP class and
+    instance. The data set is not validated: the remote decides about a truncated instance.
 
-    The data set's own UIDs count, where it begins with them: programs that make files anonymous often leave the old
-    ones in the file meta information, and a PACS refuses an instance that is announced as another one.
+    UIDs at the beginning of the data set take precedence over the file meta information: anonymisers often leave the
+    old UIDs there, and a PACS refuses an instance announced under another UID.
 
     Raises
     ------
     NotDicomError
-        If it is no DICOM file, or a DICOMDIR.
+        If the file is not a DICOM file, or is a DICOMDIR.
     UnreadableInputError
-        If it is one and cannot be read or sent: no permission, cut off, without its UIDs.
+        If the file cannot be read or sent: permission denied, truncated, or without its UIDs.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
     except (OSError, ValueError) as error:
-        raise UnreadableInputError(f"the file cannot be opened ({_why(error)}); check it", path) from None
+        raise UnreadableInputError(
+            f"The file cannot be opened ({_why(error)}). Check its path and permissions.", path
+        ) from None
     try:
         return _checked(_read(path, descriptor))
     except (OSError, ValueError) as error:
-        raise UnreadableInputError(f"the file cannot be read ({_why(error)}); check it", path) from None
+        raise UnreadableInputError(
+            f"The file cannot be read ({_why(error)}). Check the disk, then try again.", path
+        ) from None
     finally:
         os.close(descriptor)
 
@@ -91,9 +107,9 @@ def _read(path: str, descriptor: int) -> StoredInstance:
     sop_instance = meta.get(_MEDIA_STORAGE_SOP_INSTANCE_UID, "")
     syntax = meta.get(_TRANSFER_SYNTAX_UID, "")
     if sop_class == _DICOMDIR:
-        raise NotDicomError("it is a DICOMDIR, an index of other files: nothing to send", path)
+        raise NotDicomError("The file is a DICOMDIR, an index of other files. Send the files that it lists.", path)
     if offset >= size:
-        raise UnreadableInputError("it ends behind its file meta information: there is no data set to send", path)
+        raise UnreadableInputError("The file has no data set to send. Export it again.", path)
     if not (sop_class and sop_instance and syntax):
         return _from_data_set(path, descriptor, offset, size, (sop_class, sop_instance, syntax))
     own = _own_uids(first, syntax, offset)
@@ -102,19 +118,19 @@ def _read(path: str, descriptor: int) -> StoredInstance:
 
 
 def _checked(instance: StoredInstance) -> StoredInstance:
-    """Refuse what would cost the other instances their association: DCMTK, and with it Orthanc, aborts at it."""
+    """Reject UIDs at which DCMTK, and therefore Orthanc, aborts the association for all other instances."""
     uids = (instance.sop_class_uid, instance.sop_instance_uid, instance.transfer_syntax_uid)
     if max(map(len, uids)) > _LONGEST_UID:
         raise UnreadableInputError(
-            f"it has a UID of more than {_LONGEST_UID} characters (PS3.5 section 9.1), which no PACS takes; "
-            "export it again",
+            f"The instance has a UID longer than {_LONGEST_UID} characters (PS3.5 section 9.1), which no PACS accepts. "
+            "Export it again.",
             instance.path,
         )
     return instance
 
 
 def _own_uids(first: bytes, syntax: str, offset: int) -> Mapping[int, str]:
-    """The SOP class and instance that the data set names, if these stand in what has been read already."""
+    """Give the SOP class and instance of the data set, as far as the first read shows them."""
     try:
         return read_uids(first, syntax, (SOP_CLASS_UID, SOP_INSTANCE_UID), offset)
     except MalformedError:
@@ -122,22 +138,24 @@ def _own_uids(first: bytes, syntax: str, offset: int) -> Mapping[int, str]:
 
 
 def _meta(path: str, descriptor: int, first: bytes, size: int) -> tuple[Mapping[int, str], int]:
-    """Give the UIDs of group 0002 and where it ends; its own length is often wrong or missing, so it is walked."""
+    """Give the UIDs of group 0002 and its end. Its group length is often wrong or missing, so it is walked."""
     data = first
     while True:
         try:
             return _walk_meta(data)
         except MalformedError:
             if len(data) >= min(size, _LONGEST_META):
-                raise UnreadableInputError("it is cut off within its file meta information", path) from None
+                raise UnreadableInputError(
+                    "The file is truncated in its file meta information. Export it again.", path
+                ) from None
             more = os.read(descriptor, 8 * len(data))
             if not more:
-                raise UnreadableInputError("it became shorter while it was read", path) from None
+                raise UnreadableInputError("The file became shorter while it was read. Try again.", path) from None
             data += more
 
 
 def _walk_meta(data: bytes) -> tuple[Mapping[int, str], int]:
-    """Group 0002 is Explicit VR Little Endian whatever follows it (PS3.10 section 7.1)."""
+    """Walk group 0002, which is always Explicit VR Little Endian (PS3.10 section 7.1)."""
     found: dict[int, str] = {}
     position = _PREAMBLE
     size = len(data)
@@ -148,11 +166,11 @@ def _walk_meta(data: bytes) -> tuple[Mapping[int, str], int]:
         position += 8
         if vr in _LONG_VRS:
             if position + 4 > size:
-                raise MalformedError("it is cut off")
+                raise MalformedError("it is truncated")
             (length,) = struct.unpack_from("<L", data, position)
             position += 4
         elif not vr.isalpha():
-            # Implicit VR, which the Standard forbids here; some writers do it.
+            # Some writers use Implicit VR, which the Standard forbids here.
             (length,) = struct.unpack_from("<L", data, position - 4)
         end = position + length
         if element in _META_UIDS and end <= size:
@@ -160,21 +178,23 @@ def _walk_meta(data: bytes) -> tuple[Mapping[int, str], int]:
         position = end
     if position == size and found:
         return found, position
-    raise MalformedError("it is cut off")
+    raise MalformedError("it is truncated")
 
 
 def _without_meta(path: str, descriptor: int, first: bytes, size: int) -> StoredInstance:
-    """Some writers leave out the preamble and the file meta information."""
+    """Read a file without preamble and file meta information, which some writers omit."""
     if first[:2] not in _FIRST_GROUPS or _guess(first) is None:
-        raise NotDicomError("it is no DICOM file: neither a DICM prefix nor a data set at its beginning", path)
+        raise NotDicomError(
+            "The file is not a DICOM file: it begins with neither a DICM prefix nor a data set. Leave it out.", path
+        )
     try:
         return _from_data_set(path, descriptor, 0, size, ("", "", ""))
     except UnreadableInputError as error:
-        raise NotDicomError(f"it is no DICOM file: no DICM prefix, and {error.message}", path) from None
+        raise NotDicomError(f"The file is not a DICOM file: it has no DICM prefix. {error.message}", path) from None
 
 
 def _from_data_set(path: str, descriptor: int, offset: int, size: int, known: tuple[str, str, str]) -> StoredInstance:
-    """Fill the gaps of the file meta information from the data set itself."""
+    """Complete the file meta information from the data set."""
     sop_class, sop_instance, syntax = known
     with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as data:
         try:
@@ -184,36 +204,126 @@ def _from_data_set(path: str, descriptor: int, offset: int, size: int, known: tu
                 sop_class = sop_class or found.get(SOP_CLASS_UID, "")
                 sop_instance = sop_instance or found.get(SOP_INSTANCE_UID, "")
         except MalformedError as error:
-            raise UnreadableInputError(f"its data set cannot be read: {error}", path) from None
+            raise UnreadableInputError(f"The data set cannot be read: {error}. Export the file again.", path) from None
     if not (sop_class and sop_instance):
-        raise UnreadableInputError("it names no SOP Class UID or no SOP Instance UID, so it cannot be sent", path)
+        raise UnreadableInputError("The SOP Class UID or SOP Instance UID is missing. Export the file again.", path)
     return StoredInstance(path, size, offset, sop_class, sop_instance, syntax)
 
 
 def _derive_syntax(path: str, data: mmap.mmap, offset: int) -> str:
-    """Give the uncompressed transfer syntax that the data set is written in."""
+    """Derive the uncompressed transfer syntax of the data set."""
     syntax = _guess(data[offset : offset + 8])
     if syntax is None:
-        raise UnreadableInputError("it does not name its transfer syntax, and its data set shows none", path)
+        raise UnreadableInputError("The file does not name its transfer syntax. Export it again.", path)
     for element in walk(data, Encoding.of(syntax), offset):
         if element.tag == PIXEL_DATA and element.length is None:
-            raise UnreadableInputError("its pixel data are compressed and it does not name its transfer syntax", path)
+            raise UnreadableInputError(
+                "The pixel data are compressed, and the file does not name its transfer syntax. Export it again.", path
+            )
         if element.tag >= PIXEL_DATA:
             break
     return syntax
 
 
 def _guess(head: bytes) -> str | None:
-    """Tell the encoding from the first element."""
+    """Derive the encoding from the first element."""
     if len(head) < 8:
         return None
     explicit = head[4:6].isalpha() and head[4:6].isupper()
     little, big = struct.unpack_from("<H", head)[0], struct.unpack_from(">H", head)[0]
     if explicit:
-        # The first group is a low one, so the order of bytes that makes it lower is the right one.
+        # The first group number is low, so the byte order that makes it lower is the right one.
         return EXPLICIT_VR_LITTLE_ENDIAN if little < big else EXPLICIT_VR_BIG_ENDIAN
     return IMPLICIT_VR_LITTLE_ENDIAN if little < big else None
 
 
 def _why(error: Exception) -> str:
     return getattr(error, "strerror", None) or type(error).__name__
+
+
+class _FileWalker(Walker):
+    """Walks an open file; ``data`` is the window that begins at ``_start``.
+
+    It does not use a memory map, because touching the map of a file that somebody truncates ends the process.
+    """
+
+    def __init__(self, file: FileIO, size: int, encoding: Encoding) -> None:
+        super().__init__(b"", encoding)
+        self._file, self._start, self._file_size = file, 0, size
+
+    def header(self, position: int, explicit: bool) -> tuple[int, int, int]:
+        self._load(position)
+        tag, length, value = super().header(position - self._start, explicit)
+        return tag, length, value + self._start
+
+    def unknown(self, position: int) -> bool:
+        self._load(position)
+        return super().unknown(position - self._start)
+
+    def _load(self, position: int) -> None:
+        """Have the bytes of one header in the window, or the rest of the file."""
+        if self._start <= position <= self._start + self.size - _HEADER:
+            return
+        if position > self._file_size:
+            raise MalformedError("it is truncated")
+        self._file.seek(position)
+        self.data = self._file.read(_WINDOW)
+        self._start, self.size = position, len(self.data)
+
+
+def walk_file(file: FileIO, instance: StoredInstance) -> Iterator[Element]:
+    """Yield the outermost elements of a data set that is not deflated, each after its end was found.
+
+    Only headers are read, never the values between them.
+
+    Raises
+    ------
+    MalformedError
+        If the lengths do not lead to exactly the end of the file, or tags do not ascend (PS3.5 section 7.1).
+    OSError
+        If the file can no longer be read.
+    """
+    encoding = Encoding.of(instance.transfer_syntax_uid)
+    walker = _FileWalker(file, instance.size, encoding)
+    position, last = instance.data_offset, -1
+    while position < instance.size:
+        tag, length, value = walker.header(position, encoding.explicit)
+        if tag <= last:
+            # Zeroes often stand in for data that were never written.
+            raise MalformedError("its elements are out of order")
+        last = tag
+        if length == UNDEFINED:
+            position = walker.skip(value, encoding.explicit and not walker.unknown(position))
+        else:
+            position = value + length
+        if position > instance.size:
+            raise MalformedError("it is truncated")
+        yield Element(tag, value, None if length == UNDEFINED else length)
+
+
+def read_values(file: FileIO, instance: StoredInstance, wanted: Collection[int], longest: int) -> dict[int, bytes]:
+    """Read values from the head of a data set, as far as it can be walked; at most ``longest`` bytes of each."""
+    deflated = instance.transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
+    found: dict[int, bytes] = {}
+    try:
+        content = _inflated_head(file, instance) if deflated else b""
+        elements = walk(content, Encoding.of(instance.transfer_syntax_uid)) if deflated else walk_file(file, instance)
+        for element in elements:
+            if element.tag > max(wanted):
+                break
+            if element.tag in wanted and element.length is not None:
+                length = min(element.length, longest)
+                if deflated:
+                    found[element.tag] = content[element.position : element.position + length]
+                else:
+                    file.seek(element.position)
+                    found[element.tag] = file.read(length)
+    except MalformedError:
+        # The values in front of the fault are valid all the same.
+        pass
+    return found
+
+
+def _inflated_head(file: FileIO, instance: StoredInstance) -> bytes:
+    file.seek(instance.data_offset)
+    return inflate(file.read(instance.size - instance.data_offset), 0)

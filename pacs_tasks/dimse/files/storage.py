@@ -1,4 +1,4 @@
-"""Instances on disk (PS3.10 section 7): written as they came, visible under their name only when whole."""
+"""Write instances to disk as they arrive (PS3.10 section 7), under their own names only when complete."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from pacs_tasks.dimse.files.elements import (
     MalformedError,
     read_uids,
 )
-from pacs_tasks.dimse.upper_layer.pdu import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from pacs_tasks.dimse.files.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.request import UID
 
-#: Where instances go that belong to no study or series, as colour palettes and hanging protocols do.
+#: Directories for instances without a study or series, such as colour palettes and hanging protocols.
 NO_STUDY = "no-study"
 NO_SERIES = "no-series"
-#: The UIDs stand in front of the pixel data, nearly always in the first few kilobytes.
+#: Bytes at the beginning of a data set that nearly always include the UIDs.
 _HEAD = 1 << 16
-#: Every data set of an instance has the first (PS3.3 section C.12.1), or it is none.
+#: Every instance has the first of these (PS3.3 section C.12.1).
 _WANTED = (SOP_INSTANCE_UID, STUDY_INSTANCE_UID, SERIES_INSTANCE_UID)
 _LONG_VRS = frozenset((b"OB", b"OW", b"UN"))
-#: How often an instance tries to have its name: whoever cleans up may remove the empty directory again that it made.
+#: Attempts to rename a file: a cleaner may remove the new, still empty directory in between.
 _MOST_TRIES = 100
 
 _uid = TypeAdapter(UID)
@@ -45,8 +45,8 @@ def instance_path(directory: Path, study_uid: str, series_uid: str, sop_instance
     Raises
     ------
     InvalidRequestError
-        If one of them is no UID: a peer must not choose where a file goes. A study or series without a UID has a
-        name of its own.
+        If one of them is not a UID: a remote must not choose where a file goes. An empty study or series UID is
+        replaced by a name of its own.
     """
     study = _checked(study_uid) if study_uid else NO_STUDY
     series = _checked(series_uid) if series_uid else NO_SERIES
@@ -57,29 +57,27 @@ def _checked(uid: str) -> str:
     try:
         return _uid.validate_python(uid)
     except ValidationError:
-        raise InvalidRequestError(
-            "what should be a UID is none (PS3.5 section 9.1), so no file is named after it"
-        ) from None
+        raise InvalidRequestError("A UID breaks the rules of PS3.5 section 9.1. Correct it, then try again.") from None
 
 
 class OtherInstanceError(ValueError):
-    """The data set names another SOP instance than the request: under either name it could replace the wrong file."""
+    """The data set names another SOP instance than the request; under either name it could replace the wrong file."""
 
 
 class IncomingFile:
-    """A file that grows under a hidden, unique name until :meth:`finish` gives it its own.
+    """A file that grows under a hidden, unique name until :meth:`finish` renames it.
 
     Parameters
     ----------
     directory
-        Which must exist; the instance goes below it.
+        An existing directory; the instance goes below it.
     calling_aet
-        Who sends it: Source Application Entity Title, (0002,0016).
+        The sender: Source Application Entity Title, (0002,0016).
 
     Raises
     ------
     OSError
-        From this and every method: the disk is full, or may not be written.
+        From this and every method: the disk is full or not writable.
     """
 
     def __init__(
@@ -95,7 +93,7 @@ class IncomingFile:
         self._sop_instance_uid = sop_instance_uid
         self._transfer_syntax_uid = transfer_syntax_uid
         self._head = bytearray()
-        #: Bytes of the file so far.
+        #: Bytes written so far.
         self.size = 0
         self._placed = False
         self._owners: tuple[str, str] | None = None
@@ -111,7 +109,7 @@ class IncomingFile:
         self._offset = self.size
 
     def write(self, chunk: memoryview) -> None:
-        """Add the next bytes of the data set."""
+        """Append bytes of the data set."""
         if len(self._head) < _HEAD:
             self._head += chunk[: _HEAD - len(self._head)]
         self._write(chunk)
@@ -127,39 +125,39 @@ class IncomingFile:
 
     @property
     def path(self) -> Path:
-        """Its temporary name, or its own once it has that."""
+        """The temporary path, or the final one after :meth:`finish`."""
         return self._path
 
     def belongs_to(self) -> tuple[str, str]:
-        """Close the file, and give the UIDs of its study and series; one that it does not name is empty.
+        """Close the file, and give the UIDs of its study and series, empty where missing.
 
         Raises
         ------
         MalformedError
-            If the data set cannot be read as far as its study and series, or names no SOP instance.
+            If the data set cannot be read up to its study and series, or names no SOP instance.
         OtherInstanceError
-            If it is another instance than it was announced as.
+            If the data set is of another instance than was announced.
         InvalidRequestError
-            If one of its UIDs is none.
+            If a UID is malformed.
         """
         if self._owners is None:
             self._close()
             uids = self._uids()
             study, series = uids.get(STUDY_INSTANCE_UID, ""), uids.get(SERIES_INSTANCE_UID, "")
-            # Whoever decides where it goes is told of UIDs alone.
+            # Checked here, because the caller may build a path from them.
             instance_path(self._directory, study, series, self._sop_instance_uid)
             if uids[SOP_INSTANCE_UID] != self._sop_instance_uid:
-                raise OtherInstanceError("the data set is of another SOP instance than it was announced as")
+                raise OtherInstanceError("the data set is of another SOP instance than announced")
             self._owners = study, series
         return self._owners
 
     def finish(self, target: Path | None = None) -> Path:
-        """Put the file in its place, over an older one of the same instance.
+        """Move the file to its final path, over an older file of the same instance.
 
         Parameters
         ----------
         target
-            Below the directory; left out, as :func:`instance_path` has it.
+            Path below the directory; the default is :func:`instance_path`.
 
         Raises
         ------
@@ -176,21 +174,21 @@ class IncomingFile:
             else:
                 self._path, self._placed = target, True
                 return target
-        raise FileNotFoundError(errno.ENOENT, "a directory disappears as often as it is made", str(target.parent))
+        raise FileNotFoundError(errno.ENOENT, "the directory disappears each time it is made", str(target.parent))
 
     def moved(self, target: Path) -> Path:
-        """Note that somebody else has put the file in its place, which this gives."""
+        """Record that the caller has moved the file to ``target``, and give that path."""
         self._path, self._placed = target, True
         return target
 
     def _make_way(self, target: Path) -> None:
-        """Make the directories between ours and the file's.
+        """Make the directories between the top directory and the file, but never the top directory itself.
 
-        Not our own: one that was taken away is not to be filled in secret.
+        If somebody removed that one, it must not reappear unnoticed.
         """
         with contextlib.suppress(FileNotFoundError):
             for parent in reversed(target.relative_to(self._directory).parents[:-1]):
-                # With exist_ok it would still raise where the directory is gone again when pathlib looks what it is.
+                # exist_ok would still raise where the directory is gone again before pathlib checks its type.
                 with contextlib.suppress(FileExistsError):
                     (self._directory / parent).mkdir()
 
@@ -210,7 +208,7 @@ class IncomingFile:
         return found
 
     def discard(self) -> None:
-        """Remove what there is, unless it has its place."""
+        """Remove the file, unless it has its final path."""
         if self._placed:
             return
         with contextlib.suppress(OSError):
@@ -225,7 +223,7 @@ class IncomingFile:
 
 
 def _meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, calling_aet: str) -> bytes:
-    """File Meta Information (PS3.10 section 7.1), always Explicit VR Little Endian."""
+    """Encode File Meta Information (PS3.10 section 7.1), always Explicit VR Little Endian."""
     body = b"".join(
         (
             _element(0x0001, b"OB", b"\0\1"),
@@ -253,18 +251,17 @@ def _element(element: int, vr: bytes, value: bytes) -> bytes:
 
 
 def sync(paths: Iterable[Path], depth: int = 3) -> None:
-    """Have files, and the directories that name them, survive a power cut.
+    """Sync files and the directories that list them to disk, so that they survive a power failure.
 
     Parameters
     ----------
     depth
-        How many directories: of an instance that is called after its UIDs, the series, the study, and where the study
-        is named.
+        Levels of directories above each file; by default the series, the study and the directory of studies.
 
     Raises
     ------
     OSError
-        If the system cannot promise it.
+        If the system cannot sync them.
     """
     directories: set[Path] = set()
     for path in paths:
@@ -274,7 +271,7 @@ def sync(paths: Iterable[Path], depth: int = 3) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory, with those above it, so that a power cut does not take it away again.
+    """Make a directory and its parents, and sync them to disk.
 
     Raises
     ------

@@ -1,17 +1,17 @@
-"""Is an instance on disk whole? Its lengths must lead to exactly the end of the file; no value is decoded.
+"""Check whether an instance on disk is complete. Its lengths must lead to exactly the end of the file.
 
-A file that was cut between two elements reads like a shorter one. So an image must have its pixel data, and an object
-of another kind what its class cannot be without; and where pixel data do not show the end, a file that fills whole
-blocks of a disk is taken for a copy that was cut off: at worst it is fetched again for nothing. Of what may stand
-behind all that, padding and private elements, nobody can tell whether it is there.
+A file that was truncated between two elements looks like a shorter one. So an image must have its pixel data, and any
+other object the last element that its class requires. Where neither shows the end, a file that fills whole disk blocks
+counts as a truncated copy: at worst it is fetched again needlessly. Missing padding and private elements behind these
+cannot be detected.
 """
 
 from __future__ import annotations
 
-import os
 import stat
 import zlib
 from io import FileIO
+from pathlib import Path
 
 import pydicom.uid
 
@@ -24,41 +24,40 @@ from pacs_tasks.dimse.files.elements import (
     STUDY_INSTANCE_UID,
     MalformedError,
 )
-from pacs_tasks.dimse.files.file_walk import elements
-from pacs_tasks.dimse.files.part10 import StoredInstance
+from pacs_tasks.dimse.files.part10 import StoredInstance, walk_file
 from pacs_tasks.errors import PacsTasksError
 
 _ROWS = 0x0028_0010
-#: Float, double float and other pixel data, and where they are to be had instead (PS3.3 sections C.7.6.3, C.7.6.24).
+#: Float, double float and other pixel data, and the URL that may replace them (PS3.3 sections C.7.6.3, C.7.6.24).
 _PIXELS = frozenset((0x7FE0_0008, 0x7FE0_0009, PIXEL_DATA, 0x0028_7FE0))
-#: What an instance of a class that begins like this cannot be without, and which stands at its end (PS3.3 annex A).
+#: SOP classes by the beginning of their UIDs, with a required element at the end of the instance (PS3.3 annex A).
 _AT_THE_END = (
     ("1.2.840.10008.5.1.4.1.1.4.2", 0x5600_0020),  # MR Spectroscopy: Spectroscopy Data
     ("1.2.840.10008.5.1.4.1.1.9.", 0x5400_0100),  # Waveforms: Waveform Sequence
     ("1.2.840.10008.5.1.4.1.1.88.", 0x0040_A730),  # Structured reports: Content Sequence
-    ("1.2.840.10008.5.1.4.1.1.104.", 0x0042_0012),  # Encapsulated documents: MIME Type, behind the document
+    ("1.2.840.10008.5.1.4.1.1.104.", 0x0042_0012),  # Encapsulated documents: MIME Type, after the document
     ("1.2.840.10008.5.1.4.1.1.481.2", PIXEL_DATA),  # RT Dose
     ("1.2.840.10008.5.1.4.1.1.481.3", 0x3006_0080),  # RT Structure Set: RT ROI Observations Sequence
     ("1.2.840.10008.5.1.4.1.1.30", PIXEL_DATA),  # Parametric Map
     ("1.2.840.10008.5.1.4.1.1.66.4", PIXEL_DATA),  # Segmentation
     ("1.2.840.10008.5.1.4.1.1.66.7", PIXEL_DATA),  # Label Map Segmentation
 )
-#: Copies are cut where a block of a disk ends.
+#: Copies are truncated at the end of a disk block.
 _BLOCK = 512
 _CHUNK = 1 << 18
 _LONGEST_UID = 64
-#: A byte makes a deflated data set even (PS3.5 section A.5); some writers leave the trailer of gzip there as well.
+#: A byte makes a deflated data set even (PS3.5 section A.5); some writers leave a gzip trailer as well.
 _TRAILER = 8 + 1
 
 
 def whole_instance(path: str, sop_instance_uid: str) -> StoredInstance | None:
-    """Give what lies at ``path`` if it is this instance and whole; nothing if it is anything else.
+    """Give the instance at ``path`` if it is this one and complete, and ``None`` if it is anything else.
 
-    It is never taken for whole when it is cut off within an element, or without its last one where that is known.
+    A file truncated within an element, or before a last element that is known, never counts as complete.
     """
     try:
-        # Neither a pipe nor a device, which could keep us waiting.
-        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - the path may hold bytes that are no Unicode
+        # A pipe or a device could block.
+        if not stat.S_ISREG(Path(path).stat().st_mode):
             return None
         instance = part10.read_instance(path)
         if instance.sop_instance_uid != sop_instance_uid:
@@ -76,7 +75,7 @@ def whole_instance(path: str, sop_instance_uid: str) -> StoredInstance | None:
 def _is_whole(file: FileIO, instance: StoredInstance) -> bool:
     tags: set[int] = set()
     try:
-        for element in elements(file, instance):
+        for element in walk_file(file, instance):
             tags.add(element.tag)
             if element.tag == SOP_INSTANCE_UID:
                 named = _uid_at(file, element.position, element.length)
@@ -88,7 +87,7 @@ def _is_whole(file: FileIO, instance: StoredInstance) -> bool:
 
 
 def _has_its_end(instance: StoredInstance, tags: set[int]) -> bool:
-    """Whether the elements are all of the instance, as far as its class tells."""
+    """Whether the last element that the class requires is there."""
     if tags & _PIXELS:
         return True
     if _ROWS in tags or _is_image(instance.sop_class_uid):
@@ -111,7 +110,7 @@ def _is_image(sop_class_uid: str) -> bool:
 
 
 def _deflated_is_whole(file: FileIO, instance: StoredInstance) -> bool:
-    """A deflated stream says itself where it ends (RFC 1951)."""
+    """Check for the end marker of the deflated stream (RFC 1951)."""
     inflating = zlib.decompressobj(-zlib.MAX_WBITS)
     file.seek(instance.data_offset)
     behind = 0

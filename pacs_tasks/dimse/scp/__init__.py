@@ -1,1 +1,1 @@
-"""The Storage SCP (PS3.4 annex B): instances that come in."""
+"""The Storage SCP (PS3.4 annex B): the receiver of instances and of reports on storage commitment."""

@@ -1,4 +1,4 @@
-"""One C-STORE request that comes in, to disk and answered: for C-GET and for the Storage SCP (PS3.4 section B.2.3)."""
+"""Receive one C-STORE request: write the instance to disk and respond (PS3.4 section B.2.3). C-GET uses it too."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _REST = "the rest of an instance"
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why an instance is not kept, as its sender is told."""
+    """The reason for which an instance is not kept, as sent to the remote."""
 
-    #: A status that is no success.
+    #: Any status but success.
     code: int
     #: At most 64 characters: Error Comment is of VR LO (PS3.7 section C.4.2).
     comment: str
@@ -42,35 +42,35 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Arrival:
-    """An instance that is whole on disk and has no place yet."""
+    """An instance that is complete on disk, under a temporary path."""
 
-    #: Empty, both of them, where it belongs to none.
+    #: Study and series UID are empty if it has none.
     study_uid: str
     series_uid: str
     sop_instance_uid: str
-    #: Its temporary name.
+    #: Its temporary path.
     path: Path
-    #: The sender says that a C-MOVE had it sent: Move Originator Application Entity Title, (0000,1030), which not every
-    #: peer gives (PS3.7 section 9.1.1.1.6).
+    #: Whether a C-MOVE caused the sending: the remote gave a Move Originator Application Entity Title, (0000,1030),
+    #: which is optional (PS3.7 section 9.1.1.1.6).
     moved: bool
 
 
 @dataclass(frozen=True)
 class Placed:
-    """An instance that has been moved to its place already."""
+    """An instance that the caller has already moved to its final path."""
 
     path: Path
 
 
-#: Gives the final path of an instance, below the directory, or moves it there, or says why it is not kept.
+#: Gives the final path of an instance below the directory, or moves it there itself, or refuses it.
 Place = Callable[[Arrival], Path | Placed | Refusal]
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where instances come from and go to; ``peer`` names the sender in logs.
+    """The sender of instances, which ``peer`` names in logs, and their destination.
 
-    Without ``place`` each goes to ``<directory>/<study>/<series>/<instance>.dcm``.
+    Without ``place`` each instance goes to ``<directory>/<study>/<series>/<instance>.dcm``.
     """
 
     directory: Path
@@ -82,9 +82,10 @@ class Origin:
 def receive(
     stream: MessageStream, context_id: int, request: Command, pair: tuple[str, str], origin: Origin
 ) -> InstanceOutcome:
-    """Read the data set of a C-STORE request to disk as it comes, and answer the request.
+    """Write the data set of a C-STORE request to disk as it arrives, and respond.
 
-    The peer reads success only when the file has its name; what cannot be written is read to its end and refused.
+    The response is success only once the file has its final path. An instance that cannot be written is received to its
+    end and refused.
 
     Parameters
     ----------
@@ -94,7 +95,7 @@ def receive(
     Raises
     ------
     PeerUnavailableError
-        If the association is lost; nothing is left behind.
+        If the association is lost. No file is left behind.
     """
     sop_class_uid = request.text(command.AFFECTED_SOP_CLASS_UID)
     sop_instance_uid = request.text(command.AFFECTED_SOP_INSTANCE_UID)
@@ -104,17 +105,17 @@ def receive(
         _drain(stream, context_id, request)
         refusal = Refusal(_SOP_CLASS_NOT_SUPPORTED, "not the SOP class of the presentation context")
     elif not request.has_data_set:
-        refusal = Refusal(_CANNOT_UNDERSTAND, "the request came without a data set")
+        refusal = Refusal(_CANNOT_UNDERSTAND, "the request has no data set")
     else:
         moved = bool(request.text(command.MOVE_ORIGINATOR_AE_TITLE))
         size, path, refusal = _to_disk(stream, context_id, origin, (sop_class_uid, sop_instance_uid, syntax), moved)
     stream.send(context_id, _response(request, refusal))
-    said = None
+    final = None
     if refusal is not None:
-        # What we take from nobody may come by the thousand, and is no fault; whoever decides so counts it.
+        # Unauthorised instances may arrive by the thousand, and `place` counts them.
         level = logging.DEBUG if refusal.code == NOT_AUTHORISED else logging.WARNING
-        log.log(level, "an instance from %s was refused (%04X): %s", origin.peer, refusal.code, refusal.comment)
-        said = status.store_status(refusal.code, refusal.comment)
+        log.log(level, "An instance from %s was refused (%04X): %s.", origin.peer, refusal.code, refusal.comment)
+        final = status.store_status(refusal.code, refusal.comment)
     return InstanceOutcome(
         subject=sop_instance_uid,
         category=InstanceCategory.FAILED if refusal else InstanceCategory.SUCCESS,
@@ -122,7 +123,7 @@ def receive(
         sop_instance_uid=sop_instance_uid,
         transfer_syntax_uid=syntax,
         path=path,
-        status=said,
+        status=final,
         reason=refusal.comment if refusal else "",
         size=size,
     )
@@ -131,7 +132,7 @@ def receive(
 def _to_disk(
     stream: MessageStream, context_id: int, origin: Origin, uids: tuple[str, str, str], moved: bool
 ) -> tuple[int, str, Refusal | None]:
-    """Give the size of the file and where it is, or why there is none."""
+    """Give the size and the path of the file, or the refusal."""
     refusal = None
     with contextlib.ExitStack() as stack:
         file = None
@@ -143,7 +144,7 @@ def _to_disk(
                 transfer_syntax_uid=uids[2],
                 calling_aet=origin.calling_aet,
             )
-            # After finish() there is nothing left to remove.
+            # It does nothing after the file has its final path.
             stack.callback(file.discard)
         except OSError as error:
             refusal = _unwritable(error)
@@ -161,7 +162,7 @@ def _to_disk(
 
 
 def _placed(file: IncomingFile, origin: Origin, sop_instance_uid: str, moved: bool) -> Path | Refusal:
-    """Put a whole file where it belongs: where that is, or why it is nowhere."""
+    """Move a complete file to its final path; give that path or the refusal."""
     try:
         study_uid, series_uid = file.belongs_to()
         place = (
@@ -173,7 +174,7 @@ def _placed(file: IncomingFile, origin: Origin, sop_instance_uid: str, moved: bo
     except OSError as error:
         return _unwritable(error)
     except MalformedError:
-        return Refusal(_CANNOT_UNDERSTAND, "the data set cannot be read, or names no SOP instance")
+        return Refusal(_CANNOT_UNDERSTAND, "the data set is unreadable or names no SOP instance")
     except OtherInstanceError:
         return Refusal(_DOES_NOT_MATCH, "the data set is of another SOP instance than the request")
     except InvalidRequestError:

@@ -1,6 +1,6 @@
-"""A Storage SCP (PS3.4 annex B): what C-MOVE delivers to, and where peers report about storage commitment.
+"""A Storage SCP (PS3.4 annex B): the destination of C-MOVE and of reports on storage commitment.
 
-One thread for each association, and no other.
+It uses one thread per association and one that accepts connections.
 """
 
 from __future__ import annotations
@@ -11,16 +11,21 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pydicom.config import IGNORE
+from pydicom.uid import UID, MediaStorageDirectoryStorage
+from pynetdicom.sop_class import StorageCommitmentPushModel
+
 from pacs_tasks.ae import TLS, LocalAE
-from pacs_tasks.dimse.commitment import OnReport, answer_report
-from pacs_tasks.dimse.scp.acceptance import negotiate
+from pacs_tasks.dimse.c_echo import VERIFICATION
+from pacs_tasks.dimse.commitment import REPORT_SYNTAXES, OnReport, answer_report
+from pacs_tasks.dimse.files.elements import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from pacs_tasks.dimse.scp.c_store import Origin, Place, receive
-from pacs_tasks.dimse.upper_layer import command
-from pacs_tasks.dimse.upper_layer import pdu as acse
+from pacs_tasks.dimse.upper_layer import command, pdu
 from pacs_tasks.dimse.upper_layer.association import Timeouts
 from pacs_tasks.dimse.upper_layer.command import Command
 from pacs_tasks.dimse.upper_layer.stream import MessageStream
@@ -31,60 +36,65 @@ from pacs_tasks.outcome import InstanceOutcome
 
 log = logging.getLogger(__name__)
 
-#: Peers keep associations open between studies; this long without a message is an end. An instance of many gigabytes
-#: takes its time on a slow line, but not for ever.
+#: Remotes keep associations open between studies, but not for longer than this without a message. An instance of many
+#: gigabytes takes long on a slow line, but not for ever.
 IDLE = Timeouts(connect=10, acse=30, dimse=300, operation=3600)
-#: A thread and a quarter of a megabyte each; far more than a PACS opens to one destination.
+#: Each takes a thread and a quarter of a megabyte. A PACS opens far fewer to one destination.
 MAX_ASSOCIATIONS = 64
-#: Connections beyond the associations: those that have not asked yet, and those that are being told to come back.
+#: Further connections: those without a request yet, and those that are being rejected for now.
 _WAITING = 64
 _BACKLOG = 128
-_UNRECOGNIZED_OPERATION = 0x0211
+_UNRECOGNISED_OPERATION = 0x0211
 #: A-ASSOCIATE-RJ: transient, by the presentation provider, local limit exceeded (PS3.8 section 9.3.4).
 _LOCAL_LIMIT_EXCEEDED = (2, 3, 2)
+#: Outstanding requests that a remote may have if it proposes an asynchronous operations window.
+MAX_OPERATIONS = 64
+_LONGEST_UID = 64
 
 
 class StorageSCP:
-    """Receives instances into a directory, and reports about storage commitment; answers C-ECHO; nothing else.
+    """Receive instances into a directory, and reports on storage commitment, and answer C-ECHO.
 
     Parameters
     ----------
     local
-        Our AE title, for logs: peers may call us by any.
+        Our AE title, for logs: remotes may call any.
     port
-        0 is any free one; :attr:`port` has the real one.
+        0 chooses a free one; see :attr:`port`.
     directory
-        Made if missing. Files go to ``<directory>/<study>/<series>/<instance>.dcm``, or where ``place`` says.
+        Made if missing. Files go to ``<directory>/<study>/<series>/<instance>.dcm`` unless ``place`` decides.
     timeouts
-        ``acse`` limits the wait for the association request, ``dimse`` the silence after it.
+        ``acse`` limits the wait for the association request, ``dimse`` silence after it.
     on_instance
-        Called in the association's thread for each instance, received or refused.
+        Called in the thread of the association for each instance, received or refused.
     max_associations
-        More than so many at once are asked to come back later.
+        Further associations are rejected for now.
     listener
-        A socket of :func:`listen`, which other processes may share; without it, one of our own.
+        A socket made by :func:`listen`, which other processes may share; the default is one of its own.
     on_report
-        Takes what a peer reports about storage commitment, in the association's thread; left out, none may.
+        Called in the thread of the association with a report on storage commitment; without it none are accepted.
     tls
-        Our certificate and key: nothing but TLS is taken then. With ``ca_file``, only callers with a certificate.
+        Our certificate and key. Only TLS is accepted then, and with ``ca_file`` only callers with a certificate.
     place
-        Called in the association's thread when an instance is whole: its path below ``directory``, or a refusal.
+        Called in the thread of the association for each complete instance; gives its path below ``directory`` or a
+        refusal.
 
     Raises
     ------
     UnreadableInputError
         If a file of ``tls`` cannot be used.
     OSError
-        If the port is taken, the address is not ours, or the directory cannot be made.
+        If the port is in use, the address is not ours, or the directory cannot be made.
     """
 
-    def __init__(  # noqa: PLR0917 - what it needs, then what few callers give
+    def __init__(
         self,
         local: LocalAE,
         host: str,
         port: int,
         directory: Path,
         timeouts: Timeouts = IDLE,
+        *,
         on_instance: Callable[[InstanceOutcome], None] | None = None,
         max_associations: int = MAX_ASSOCIATIONS,
         listener: socket.socket | None = None,
@@ -111,11 +121,11 @@ class StorageSCP:
         self._admitted: set[threading.Thread] = set()
 
     def start(self) -> None:
-        """Begin to accept associations."""
+        """Start accepting associations."""
         self._accepting.start()
 
     def stop(self, timeout: float = 10.0) -> None:
-        """End: idle associations at once, others when their message is done or ``timeout`` seconds are over."""
+        """Stop: idle associations at once, others after their message or ``timeout`` seconds."""
         self._until = time.monotonic() + timeout
         self._stopping.set()
         if self._accepting.is_alive():
@@ -138,7 +148,7 @@ class StorageSCP:
     def _accept(self) -> None:
         while not self._stopping.is_set():
             if len(self._serving) >= self.max_associations + _WAITING:
-                # Callers that never ask end by their time-out; until then the others wait in the system's queue.
+                # Callers that send no request time out; until then further ones wait in the queue of the system.
                 self._stopping.wait(SLICE)
                 continue
             try:
@@ -146,8 +156,8 @@ class StorageSCP:
             except TimeoutError:
                 continue
             except OSError as error:
-                # Too many open files, or a peer that has gone already: the next one may do better.
-                log.warning("a connection could not be accepted: %s", error.strerror)
+                # Too many open files, or the caller has already gone: the next one may succeed.
+                log.warning("A connection could not be accepted: %s.", error.strerror)
                 self._stopping.wait(SLICE)
                 continue
             thread = threading.Thread(target=self._serve, args=(sock, str(address[0])), name="storage-scp", daemon=True)
@@ -156,14 +166,14 @@ class StorageSCP:
             try:
                 thread.start()
             except RuntimeError:
-                log.warning("a connection could not be accepted: the system gives no more threads")
+                log.warning("A connection could not be accepted: the system has no more threads.")
                 sock.close()
                 with self._lock:
                     self._serving.discard(thread)
                 self._stopping.wait(SLICE)
 
     def admit(self) -> bool:
-        """Take a place for the association of this thread, if there is one."""
+        """Count the association of this thread; false if there are too many."""
         with self._lock:
             if len(self._admitted) >= self.max_associations:
                 return False
@@ -171,29 +181,29 @@ class StorageSCP:
             return True
 
     def _serve(self, sock: socket.socket, host: str) -> None:
-        conversation = _Conversation(self, sock, host)
+        assoc = _AcceptedAssociation(self, sock, host)
         try:
-            conversation.run()
+            assoc.run()
         except (PeerUnavailableError, TLSError) as error:
-            log.warning("association ended: %s", error.message)
+            log.warning("An association ended: %s", error.message)
         except JobCancelledError:
-            log.info("association with %s aborted: the receiver stops", host)
+            log.info("The association with %s was aborted because the receiver stops.", host)
         except Exception:
-            log.exception("association with %s aborted by a fault of the receiver", host)
+            log.exception("The association with %s was aborted by a fault of the receiver.", host)
         finally:
-            conversation.wire.abort()
+            assoc.wire.abort()
             with self._lock:
                 self._serving.discard(threading.current_thread())
                 self._admitted.discard(threading.current_thread())
 
     def check_running(self, busy: bool) -> None:
-        """End an association that waits, or one at work whose time is up, once the receiver stops."""
+        """Once the receiver stops, end an idle association, and a busy one when its time is up."""
         if self._stopping.is_set() and (not busy or time.monotonic() >= self._until):
-            raise JobCancelledError("the receiver stops")
+            raise JobCancelledError("The receiver stops.")
 
 
-class _Conversation:
-    """One accepted association."""
+class _AcceptedAssociation:
+    """The acceptor side of one association."""
 
     def __init__(self, scp: StorageSCP, sock: socket.socket, host: str) -> None:
         self._scp = scp
@@ -202,44 +212,41 @@ class _Conversation:
         self._contexts: dict[int, tuple[str, str]] = {}
         limit = scp.timeouts.acse
         self.wire = SecureWire(sock, host, limit, scp.context) if scp.context else Wire(sock, host, limit)
-        self.wire.advice = "the receiver aborts it"
-        self.wire.tls_advice = "set PACS_TASKS_RECEIVER_TLS_CERTIFICATE for a receiver that does"
+        self.wire.advice = "Check that it is not overloaded; the receiver aborts the association."
+        self.wire.tls_advice = "Set PACS_TASKS_RECEIVER_TLS_CERTIFICATE to accept it."
         self.wire.watch = lambda: scp.check_running(self._busy)
 
     def run(self) -> None:
-        """Serve until the peer releases."""
+        """Serve until the remote releases."""
         if isinstance(self.wire, SecureWire):
-            self.wire.shake_hands()
+            self.wire.handshake()
         kind, content = self.wire.receive_pdu("an association request")
         if kind != A_ASSOCIATE_RQ:
             raise self.wire.protocol_error(f"began with a PDU of type {kind}")
         try:
-            request = acse.decode_request(content)
+            request = pdu.decode_request(content)
         except ValueError as error:
             raise self.wire.protocol_error(f"sent a malformed association request ({error})") from None
         self.wire.peer = f"{request.calling_aet} at {self._host}"
         if not self._scp.admit():
-            log.warning("%s is asked to come back later: too many associations are open", self.wire.peer)
-            self.wire.send([acse.encode_reject(*_LOCAL_LIMIT_EXCEEDED)])
+            log.warning("%s was rejected for now: too many associations are open.", self.wire.peer)
+            self.wire.send([pdu.encode_reject(*_LOCAL_LIMIT_EXCEEDED)])
             self.wire.close()
             return
-        accept = negotiate(request, reports=self._scp.on_report is not None)
-        self.wire.send([acse.encode_accept(accept, request)])
+        accepted = accept(request, reports=self._scp.on_report is not None)
+        self.wire.send([pdu.encode_accept(accepted, request)])
         self._contexts = {
-            cx.context_id: (cx.abstract_syntax, accept.results[cx.context_id][1])
+            cx.context_id: (cx.abstract_syntax, accepted.results[cx.context_id][1])
             for cx in request.contexts
-            if accept.results[cx.context_id][0] == acse.ACCEPTED
+            if accepted.results[cx.context_id][0] == pdu.ACCEPTED
         }
-        log.debug("association from %s: %d contexts accepted", self.wire.peer, len(self._contexts))
+        log.debug("Association from %s: %d contexts accepted.", self.wire.peer, len(self._contexts))
         self.wire.limit = self._scp.timeouts.dimse
         self._serve_messages(MessageStream(self.wire, request.max_length, self._contexts), request.calling_aet)
 
     def _serve_messages(self, stream: MessageStream, calling_aet: str) -> None:
         origin = Origin(self._scp.directory, calling_aet, self.wire.peer, self._scp.place)
-        while True:
-            message = stream.receive_command("the next message")
-            if message is None:
-                return
+        while (message := stream.receive_command("the next message")) is not None:
             self._busy = True
             self.wire.limit_operation(self._scp.timeouts.operation)
             context_id, request = message
@@ -250,30 +257,83 @@ class _Conversation:
             elif request.field == command.N_EVENT_REPORT_RQ and self._scp.on_report is not None:
                 answer_report(stream, context_id, request, self._contexts[context_id], self._scp.on_report)
             else:
-                self._answer(stream, context_id, request)
+                _respond(stream, context_id, request)
             self.wire.limit_operation()
             self._busy = False
 
-    @staticmethod
-    def _answer(stream: MessageStream, context_id: int, request: Command) -> None:
-        """C-ECHO, and what a Storage SCP does not do."""
-        if request.field == command.C_CANCEL_RQ:
-            # It has no response of its own (PS3.7 section 9.3.2.3).
-            return
-        if request.field is None or request.field & command.RESPONSE:
-            # To answer an answer would have both talk for ever.
-            raise stream.wire.protocol_error("sent a message that is no request")
-        if request.has_data_set:
-            for _ in stream.receive_data(context_id, "the rest of a message"):
-                pass
-        code = 0x0000 if request.field == command.C_ECHO_RQ else _UNRECOGNIZED_OPERATION
-        elements: dict[int, int | str] = {
-            command.AFFECTED_SOP_CLASS_UID: request.text(command.AFFECTED_SOP_CLASS_UID),
-            command.COMMAND_FIELD: request.field | command.RESPONSE,
-            command.MESSAGE_ID_RESPONDED_TO: request.number(command.MESSAGE_ID) or 0,
-            command.STATUS: code,
-        }
-        stream.send(context_id, command.encode(elements, data_set=False))
+
+def _respond(stream: MessageStream, context_id: int, request: Command) -> None:
+    """Respond to C-ECHO, and to requests for services that a Storage SCP does not offer."""
+    if request.field == command.C_CANCEL_RQ:
+        # It has no response of its own (PS3.7 section 9.3.2.3).
+        return
+    if request.field is None or request.field & command.RESPONSE:
+        # A response to a response would have no end.
+        raise stream.wire.protocol_error("sent a message that is not a request")
+    if request.has_data_set:
+        for _ in stream.receive_data(context_id, "the rest of a message"):
+            pass
+    elements: dict[int, int | str] = {
+        command.AFFECTED_SOP_CLASS_UID: request.text(command.AFFECTED_SOP_CLASS_UID),
+        command.COMMAND_FIELD: request.field | command.RESPONSE,
+        command.MESSAGE_ID_RESPONDED_TO: request.number(command.MESSAGE_ID) or 0,
+        command.STATUS: 0x0000 if request.field == command.C_ECHO_RQ else _UNRECOGNISED_OPERATION,
+    }
+    stream.send(context_id, command.encode(elements, data_set=False))
+
+
+def accept(request: pdu.AssociateRequest, *, reports: bool = False) -> pdu.AssociateAccept:
+    """Accept Verification, and every storage class in any transfer syntax: bytes go to disk unchanged.
+
+    Parameters
+    ----------
+    reports
+        Also accept reports of the remote as the SCP of storage commitment, that is, with reversed roles (PS3.7 section
+        D.3.3.4). A remote that proposes no role is trusted to know its own.
+    """
+    _, is_scp = request.roles.get(StorageCommitmentPushModel, (False, True))
+    reports = reports and is_scp
+    roles = (
+        {StorageCommitmentPushModel: (False, True)} if reports and StorageCommitmentPushModel in request.roles else {}
+    )
+    results = {cx.context_id: _result(cx, reports) for cx in request.contexts}
+    operations = None
+    if request.operations is not None:
+        # Messages are served in order, so the remote may send further ones meanwhile.
+        operations = (min(request.operations[0] or MAX_OPERATIONS, MAX_OPERATIONS), 1)
+    return pdu.AssociateAccept(results, roles=roles, operations=operations)
+
+
+def _result(cx: pdu.ProposedContext, reports: bool) -> tuple[int, str]:
+    """Give result and transfer syntax of one presentation context (PS3.8 section 9.3.3.2)."""
+    # Anything longer is not a UID (PS3.5 section 9.1), and would stay in our tables and files.
+    syntaxes = tuple(each for each in cx.transfer_syntaxes if len(each) <= _LONGEST_UID)
+    if not syntaxes:
+        return pdu.TRANSFER_SYNTAXES_NOT_SUPPORTED, IMPLICIT_VR_LITTLE_ENDIAN
+    if reports and cx.abstract_syntax == StorageCommitmentPushModel:
+        syntax = next((each for each in REPORT_SYNTAXES if each in syntaxes), "")
+        return (pdu.ACCEPTED, syntax) if syntax else (pdu.TRANSFER_SYNTAXES_NOT_SUPPORTED, syntaxes[0])
+    if cx.abstract_syntax != VERIFICATION and not is_storage_class(cx.abstract_syntax):
+        return pdu.ABSTRACT_SYNTAX_NOT_SUPPORTED, syntaxes[0]
+    if syntaxes[0] == IMPLICIT_VR_LITTLE_ENDIAN and EXPLICIT_VR_LITTLE_ENDIAN in syntaxes:
+        # Implicit VR loses the VRs of private elements.
+        return pdu.ACCEPTED, EXPLICIT_VR_LITTLE_ENDIAN
+    return pdu.ACCEPTED, syntaxes[0]
+
+
+@lru_cache(maxsize=1024)
+def is_storage_class(uid: str) -> bool:
+    """Whether instances of a SOP class are stored: those that the Standard calls so, and all that it does not name.
+
+    Unknown classes are private, or newer than the dictionary. pynetdicom's storage service does not serve as a table
+    here: it lacks 38 storage classes of the dictionary, mostly retired ones that archives still send.
+    """
+    if not uid or len(uid) > _LONGEST_UID or uid == MediaStorageDirectoryStorage:
+        return False
+    known = UID(uid, IGNORE)
+    if known.name == uid:
+        return True
+    return known.type == "SOP Class" and "Storage" in known.name and "Storage Commitment" not in known.name
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -1,4 +1,4 @@
-"""An association with a peer (PS3.8): asked for, used by one caller at a time, released. No thread."""
+"""An association with a remote (PS3.8): requested, used by one caller at a time, released. It has no thread."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer.command import Command
 from pacs_tasks.dimse.upper_layer.connect import open_wire
-from pacs_tasks.dimse.upper_layer.negotiation import Agreement, Context, agree, propose
+from pacs_tasks.dimse.upper_layer.negotiation import Agreement, Context, negotiate, propose
 from pacs_tasks.dimse.upper_layer.stream import DataSet, MessageStream
 from pacs_tasks.dimse.upper_layer.wire import A_ABORT, A_RELEASE_RP, A_RELEASE_RQ, RELEASE_RP, RELEASE_RQ, Wire
 from pacs_tasks.errors import (
@@ -28,7 +28,7 @@ from pacs_tasks.errors import (
 
 log = logging.getLogger(__name__)
 
-#: Whether the one who asked has given up. It may ask Redis: it is called about four times a second, not more.
+#: Whether to stop waiting. It is called at most about four times a second, so it may query Redis.
 StopCheck = Callable[[], bool]
 
 _NAMES = {
@@ -39,16 +39,26 @@ _NAMES = {
     command.C_GET_RQ: "C-GET",
     command.N_ACTION_RQ: "N-ACTION",
 }
-#: Nothing hangs on the peer's agreement to a release.
+#: Seconds that a release may take: nothing depends on the response.
 _RELEASE_LIMIT = 5.0
 
 
 @dataclass(frozen=True)
 class Timeouts:
-    """How long a peer may stay silent, in seconds: to connect, to answer an association request, between two PDUs.
+    """Limits in seconds.
 
-    ``operation`` limits a whole operation from its request to its last response, however much is said meanwhile, and
-    ``progress`` how long a C-MOVE or C-GET may go on without an instance or other counts.
+    Attributes
+    ----------
+    connect
+        Until a TCP connection is open.
+    acse
+        Until an association request is answered.
+    dimse
+        Between two PDUs of the remote.
+    operation
+        From a request to its last response, however active the remote is.
+    progress
+        Without a new instance or changed counts during a C-MOVE or C-GET.
     """
 
     connect: float
@@ -59,25 +69,25 @@ class Timeouts:
 
     @classmethod
     def of(cls, seconds: float, operation: float = math.inf, progress: float = math.inf) -> Timeouts:
-        """The same limit for every silence."""
+        """Use one limit for ``connect``, ``acse`` and ``dimse``."""
         return cls(seconds, seconds, seconds, operation, progress)
 
 
 class Association:
-    """An open association; :meth:`open` makes one.
+    """An open association, made by :meth:`open`.
 
-    It is a context manager: it releases, or aborts where an exception passes.
+    It is a context manager that releases, or aborts after an exception.
 
     Attributes
     ----------
     accepted_contexts
         (abstract syntax, accepted transfer syntax) -> presentation context id.
     roles
-        SOP classes that the peer will send to us: it accepted our SCP role.
+        SOP classes for which the remote accepted our SCP role.
     window
-        How many requests may be under way at once.
+        How many requests may be outstanding at once.
     stop
-        Asked at least every half second while waiting; once it is true, :class:`JobCancelledError` ends the wait.
+        Called at least every half second while waiting. Once it is true, :class:`JobCancelledError` ends the wait.
     """
 
     def __init__(
@@ -96,7 +106,7 @@ class Association:
         self.wire = wire
         by_id = agreement.contexts
         self.contexts_by_id: Mapping[int, tuple[str, str]] = MappingProxyType(by_id)
-        # Of several contexts of one pair, the first.
+        # If several contexts have one pair, the first.
         self.accepted_contexts: Mapping[tuple[str, str], int] = MappingProxyType(
             {pair: next(number for number, other in by_id.items() if other == pair) for pair in by_id.values()}
         )
@@ -107,50 +117,51 @@ class Association:
         self._busy = False
         self._message_id = 0
         wire.limit = timeouts.dimse
-        wire.hint = ""
-        wire.watch = self._look
+        wire.hint = "Check its log."
+        wire.watch = self._check_stop
 
     @classmethod
-    def open(  # noqa: PLR0917 - what it needs, then what few callers give
+    def open(
         cls,
         local: LocalAE,
         remote: RemoteAE,
         contexts: Sequence[Context],
         timeouts: Timeouts,
         stop: StopCheck | None = None,
+        *,
         window: int = 1,
     ) -> Association:
-        """Connect and ask for an association (PS3.8 section 7.1).
+        """Connect and request an association (PS3.8 section 7.1).
 
         Parameters
         ----------
         window
-            How many requests we would like to have under way at once (PS3.7 section D.3.3.3). Most peers take one.
+            How many outstanding requests to propose (PS3.7 section D.3.3.3). Most remotes accept one.
 
         Raises
         ------
         PeerUnreachableError
-            Connection refused, no answer in time, abort: it may work later.
+            The connection was refused, no answer arrived in time, or the remote aborted. It may work later.
         PeerBusyError
-            A transient rejection: it may work soon.
+            A transient rejection. It may work soon.
         AssociationRejectedError
-            The peer refuses us for good; the message says which AE title to check.
+            A permanent rejection. The message names the AE title to check.
         TLSError
-            No secure connection with it comes about; the message says which certificate to look at.
+            The TLS handshake cannot succeed. The message names the certificate to check.
         JobCancelledError
-            If ``stop`` said so meanwhile.
+            ``stop`` returned true.
         """
         request = propose(local, remote, contexts, window)
 
-        def look() -> None:
+        def watch() -> None:
             if stop is not None and stop():
-                raise JobCancelledError(f"cancelled while waiting for {remote}")
+                raise JobCancelledError(f"Cancelled while waiting for {remote}.")
 
-        look()
+        watch()
         try:
-            wire = open_wire(remote, timeouts.connect, timeouts.acse, look)
+            wire = open_wire(remote, timeouts.connect, timeouts.acse, watch)
             try:
-                agreement = agree(wire, request, local, remote)
+                agreement = negotiate(wire, request, local, remote)
             except BaseException:
                 wire.abort()
                 raise
@@ -166,7 +177,7 @@ class Association:
         return assoc
 
     def covers(self, pairs: Collection[tuple[str, str]]) -> bool:
-        """Whether every (SOP class, transfer syntax) was proposed on this association, accepted or refused."""
+        """Whether each (SOP class, transfer syntax) was proposed on this association, accepted or not."""
         return self._proposed.issuperset(pairs)
 
     def context_of(self, sop_class_uid: str) -> tuple[int, str] | None:
@@ -175,11 +186,11 @@ class Association:
         return next(((number, syntax) for (sop_class, syntax), number in pairs if sop_class == sop_class_uid), None)
 
     def reusable(self) -> bool:
-        """Whether another message may go over it: open, none half done, and the peer has not spoken since."""
+        """Whether another message may be sent: it is open and idle, and the remote has sent nothing since."""
         return not self._busy and not self.stream.has_input(0)
 
     def release(self) -> None:
-        """Release (PS3.8 section 7.2) and close. All answers are in by now, so it never raises."""
+        """Release (PS3.8 section 7.2) and close. All responses have arrived by then, so it never raises."""
         if self.wire.closed:
             return
         if self._busy:
@@ -188,23 +199,23 @@ class Association:
         self.wire.limit = min(self.timeouts.acse, _RELEASE_LIMIT)
         self.wire.watch = None
         try:
-            self._agree_to_release()
+            self._exchange_release()
         except PacsTasksError as error:
             log.debug("release: %s", error.message)
         self.wire.close()
 
-    def _agree_to_release(self) -> None:
-        """Ask for it, unless the peer has asked meanwhile: it then expects our answer and no request."""
-        asked, deadline = False, time.monotonic() + self.wire.limit
+    def _exchange_release(self) -> None:
+        """Request the release, unless the remote has already done so and expects only our response."""
+        requested, deadline = False, time.monotonic() + self.wire.limit
         while time.monotonic() < deadline:
-            if not asked and not self.wire.has_input(0):
+            if not requested and not self.wire.has_input(0):
                 self.wire.send([RELEASE_RQ])
-                asked = True
-            kind, _ = self.wire.receive_pdu("its agreement to the release")
+                requested = True
+            kind, _ = self.wire.receive_pdu("the response to the release")
             if kind == A_RELEASE_RQ:
                 self.wire.send([RELEASE_RP])
-            # Where both have asked (PS3.8 section 7.2.2.7), the answer to ours is still to come.
-            if kind in {A_RELEASE_RP, A_ABORT} or (kind == A_RELEASE_RQ and not asked):
+            # If both sides requested it (PS3.8 section 7.2.2.7), the response to ours is still to come.
+            if kind in {A_RELEASE_RP, A_ABORT} or (kind == A_RELEASE_RQ and not requested):
                 return
 
     def abort(self) -> None:
@@ -222,19 +233,19 @@ class Association:
         else:
             self.abort()
 
-    # What the services use
+    # For the services
 
     @contextmanager
     def exchange(self) -> Iterator[int]:
-        """Give a message id (PS3.7 section E.1) to one request and its answers."""
+        """Give the message id (PS3.7 section E.1) for one request and its responses."""
         with self.busy():
             yield self.next_message_id()
 
     @contextmanager
     def busy(self) -> Iterator[None]:
-        """Requests are under way; whatever ends that early ends the association."""
+        """Mark requests as outstanding. An exception aborts the association."""
         if self.wire.closed:
-            raise PeerUnavailableError(f"the association with {self.remote} has ended; open another one")
+            raise PeerUnavailableError(f"The association with {self.remote} has ended. Open another one.")
         self._busy = True
         try:
             yield
@@ -245,54 +256,56 @@ class Association:
         self.wire.limit_operation()
 
     def next_message_id(self) -> int:
-        """Give an id to a request while the association is :meth:`busy`; the time of its operation begins."""
+        """Give the id of the next request and start the time limit of its operation. Needs :meth:`busy`."""
         self.wire.limit_operation(self.timeouts.operation)
         self._message_id = self._message_id % 0xFFFF + 1
         return self._message_id
 
-    def send(self, context_id: int, command_set: bytes, data_set: DataSet | None = None, tail: bytes = b"") -> None:
+    def send(self, context_id: int, command_set: bytes, data_set: DataSet | None = None) -> None:
         """Send a message; see :meth:`MessageStream.send`."""
-        self.stream.send(context_id, command_set, data_set, tail)
+        self.stream.send(context_id, command_set, data_set)
 
     def receive_command(self, awaited: str) -> tuple[int, Command]:
-        """Give the context id and the command set of the next message."""
+        """Receive the context id and the command set of the next message."""
         found = self.stream.receive_command(awaited)
         if found is None:
-            raise PeerUnavailableError(f"{self.remote} released the association before {awaited} came")
+            raise PeerUnavailableError(
+                f"{self.remote} released the association before {awaited} arrived. Check its log."
+            )
         return found
 
     def receive_response(self, context_id: int, message_id: int, request: int) -> tuple[Command, int]:
-        """Give the command set and the status of the response to the request of this message id.
+        """Receive the command set and the status of the response to a request.
 
         Raises
         ------
         PeerUnavailableError
-            If what comes is no response to it: a missing status is no answer, least of all success.
+            If another message arrives, or a response without a status, which is never success.
         """
         name = _NAMES[request]
         found_id, answer = self.receive_command(f"the {name} response")
         return answer, self.check_response(found_id == context_id, answer, message_id, request)
 
     def check_response(self, same_context: bool, answer: Command, message_id: int, request: int) -> int:
-        """Give the status of a response, having checked that it answers this message."""
+        """Check that a message is the response to this request, and give its status."""
         name = _NAMES[request]
         code = answer.number(command.STATUS)
         if not same_context or answer.field != request | command.RESPONSE:
-            raise self.no_response(f"sent another message where the {name} response was due; its log tells more")
+            raise self.no_response(f"sent another message instead of the {name} response. Check its log.")
         if answer.number(command.MESSAGE_ID_RESPONDED_TO) != message_id:
-            raise self.no_response(f"answered another message than our {name}; its log tells more")
+            raise self.no_response(f"sent the response to another message than our {name}. Check its log.")
         if code is None:
-            raise self.no_response(f"sent a {name} response without a status, which is no answer; its log tells more")
+            raise self.no_response(f"sent a {name} response without a status. Check its log.")
         return code
 
     def receive_data(self, context_id: int, awaited: str) -> bytes:
-        """Give the whole data set that follows, an identifier."""
+        """Receive the whole data set that follows, an identifier."""
         return self.stream.receive_identifier(context_id, awaited)
 
     def no_response(self, what: str) -> PeerUnavailableError:
-        """Abort since what the peer said answers nothing; give the error to raise."""
+        """Abort because a message is not the expected response; give the error to raise."""
         return self.wire.lost(what)
 
-    def _look(self) -> None:
+    def _check_stop(self) -> None:
         if self.stop is not None and self.stop():
-            raise JobCancelledError(f"cancelled while waiting for {self.remote}")
+            raise JobCancelledError(f"Cancelled while waiting for {self.remote}.")

@@ -51,37 +51,38 @@ _UIDS = frozenset(
 
 
 class Command:
-    """A command set that came. A missing or malformed element reads as missing."""
+    """A received command set. A malformed element counts as missing."""
 
     def __init__(self, elements: Mapping[int, bytes]) -> None:
         self._elements = elements
 
     def number(self, element: int) -> int | None:
-        """The value of a US element."""
+        """Give the value of a US element, or ``None`` if it is missing."""
         value = self._elements.get(element, b"")
         return int.from_bytes(value[:2], "little") if len(value) >= 2 else None
 
     def text(self, element: int) -> str:
-        """The value of a UI, AE or LO element."""
+        """Give the value of a UI, AE or LO element, empty if it is missing."""
         return plain(self._elements.get(element, b""))
 
     @property
     def field(self) -> int | None:
+        """Give the Command Field, (0000,0100)."""
         return self.number(COMMAND_FIELD)
 
     @property
     def has_data_set(self) -> bool:
-        """A data set follows unless the type says that there is none (PS3.7 section 9.3)."""
+        """Whether a data set follows (PS3.7 section 9.3)."""
         return self.number(DATA_SET_TYPE) not in {None, NO_DATA_SET}
 
 
 def encode(elements: dict[int, int | str], data_set: bool) -> bytes:
-    """Write a command set.
+    """Encode a command set.
 
     Parameters
     ----------
     elements
-        Group 0000 without the group length and the data set type; an empty string is left out.
+        Group 0000 without group length and data set type. Empty strings are omitted.
     data_set
         Whether a data set follows.
     """
@@ -100,7 +101,7 @@ def encode(elements: dict[int, int | str], data_set: bool) -> bytes:
 
 
 def decode(content: bytes | bytearray) -> Command:
-    """Read a command set. Elements of other groups than 0000 do not belong there and are left out.
+    """Decode a command set. Elements outside group 0000 do not belong there and are ignored.
 
     Raises
     ------
@@ -111,11 +112,11 @@ def decode(content: bytes | bytearray) -> Command:
     position = 0
     while position < len(content):
         if position + 8 > len(content):
-            raise ValueError("a command set is cut off")
+            raise ValueError("the command set is truncated")
         group, element, length = _ELEMENT.unpack_from(content, position)
         position += 8
         if position + length > len(content):
-            raise ValueError("a command set is malformed")
+            raise ValueError("the command set is malformed")
         if group == 0:
             elements[element] = bytes(content[position : position + length])
         position += length

@@ -1,4 +1,4 @@
-"""From an address to a wire: the TCP connection, and TLS on it where the peer wants that."""
+"""Open a wire to an address: a TCP connection, with TLS where the remote requires it."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from pacs_tasks.errors import PeerUnavailableError
 
 
 def open_wire(remote: RemoteAE, connect_limit: float, limit: float, watch: Watch) -> Wire:
-    """Connect to a peer, with a TLS handshake where ``remote.tls`` asks for one.
+    """Connect to a remote, with a TLS handshake if ``remote.tls`` is set.
 
     Parameters
     ----------
     connect_limit
         Seconds for the TCP connection.
     limit
-        Seconds for the handshake; it is the limit of the wire, too.
+        Seconds for the handshake, and the limit of the wire.
     watch
         Called every :data:`SLICE` seconds; it may raise to end the wait.
 
     Raises
     ------
     PeerUnavailableError
-        If it does not answer.
+        If the remote does not answer.
     TLSError
-        If no secure connection comes about with it.
+        If the TLS handshake cannot succeed.
     UnreadableInputError
         If a file of ``remote.tls`` cannot be used; nothing was opened.
     """
@@ -43,13 +43,13 @@ def open_wire(remote: RemoteAE, connect_limit: float, limit: float, watch: Watch
     if remote.tls is None or context is None:
         plain = Wire(sock, peer, limit)
         plain.round_trip = round_trip
-        plain.hint = "; it may expect TLS at this port (--tls)"
+        plain.hint = "Check whether it expects TLS on this port (--tls)."
         plain.watch = watch
         return plain
     wire = SecureWire(sock, peer, limit, context, remote.tls.server_name or remote.host)
     wire.watch, wire.round_trip = watch, round_trip
     try:
-        wire.shake_hands()
+        wire.handshake()
     except BaseException:
         wire.abort()
         raise
@@ -57,7 +57,7 @@ def open_wire(remote: RemoteAE, connect_limit: float, limit: float, watch: Watch
 
 
 def connect(host: str, port: int, peer: str, limit: float, watch: Watch) -> socket.socket:
-    """Connect to the first address of ``host`` that answers.
+    """Connect to the first address of ``host`` that accepts the connection.
 
     Parameters
     ----------
@@ -69,13 +69,13 @@ def connect(host: str, port: int, peer: str, limit: float, watch: Watch) -> sock
     Raises
     ------
     PeerUnavailableError
-        If none does.
+        If no address does.
     """
-    advice = "check the IP address and port, and that the PACS is running and lets this machine in"
+    advice = "Check the IP address and port, and that the PACS is running and reachable from this machine."
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        raise PeerUnavailableError(f"cannot connect to {peer}: no address is known for this host; {advice}") from None
+        raise PeerUnavailableError(f"Cannot connect to {peer}: the host name has no address. {advice}") from None
     deadline = time.monotonic() + limit
     problem = "no address"
     for number, (family, kind, protocol, _, address) in enumerate(addresses):
@@ -83,22 +83,22 @@ def connect(host: str, port: int, peer: str, limit: float, watch: Watch) -> sock
         try:
             sock = socket.socket(family, kind, protocol)
         except OSError as error:
-            problem = error.strerror or "the system refuses"
+            problem = error.strerror or "the system has no socket"
             continue
         try:
-            refusal = _connect_one(sock, address, share, watch)
+            failure = _connect_one(sock, address, share, watch)
         except BaseException:
             sock.close()
             raise
-        if refusal is None:
+        if failure is None:
             return sock
         sock.close()
-        problem = f"no answer within {limit:g} s" if refusal == errno.ETIMEDOUT else os.strerror(refusal)
-    raise PeerUnavailableError(f"cannot connect to {peer}: {problem}; {advice}")
+        problem = f"no answer within {limit:g} s" if failure == errno.ETIMEDOUT else os.strerror(failure)
+    raise PeerUnavailableError(f"Cannot connect to {peer}: {problem}. {advice}")
 
 
 def _connect_one(sock: socket.socket, address: tuple[object, ...], limit: float, watch: Watch) -> int | None:
-    """Connect without blocking; give the ``errno`` of a refusal."""
+    """Connect without blocking; give the ``errno`` of a failure."""
     sock.setblocking(False)
     code = sock.connect_ex(address)
     if code not in {0, errno.EINPROGRESS, errno.EWOULDBLOCK, getattr(errno, "WSAEWOULDBLOCK", 0)}:

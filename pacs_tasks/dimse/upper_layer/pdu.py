@@ -1,6 +1,7 @@
-"""A-ASSOCIATE-RQ, -AC and -RJ (PS3.8 section 9.3.2 to 9.3.4), written and read as plain values.
+"""Encode and decode A-ASSOCIATE-RQ, -AC and -RJ (PS3.8 section 9.3.2 to 9.3.4).
 
-UIDs pass as they are: a private or a malformed one must fail its own instance, not the association.
+pynetdicom's PDU classes take fifty times as long and reject AE titles that remotes really send (NUL-padded, blank, not
+ASCII). UIDs pass unchecked: a private or malformed one must fail its own instance, not the association.
 """
 
 from __future__ import annotations
@@ -10,14 +11,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pacs_tasks.dimse.files.elements import plain
+from pacs_tasks.dimse.files.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from pacs_tasks.dimse.upper_layer.wire import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ, MAX_RECEIVE_LENGTH
 
 #: The DICOM application context (PS3.7 section A.2.1).
 _APPLICATION_CONTEXT = b"1.2.840.10008.3.1.1.1"
-#: Who wrote this (PS3.7 section D.3.3.2): a UID made from a UUID (PS3.5 section B.2).
-IMPLEMENTATION_CLASS_UID = "2.25.15771961509452007650856201842883446962"
-IMPLEMENTATION_VERSION_NAME = "PACS_TASKS_0"
-
 # Result/Reason of a presentation context (PS3.8 table 9-18).
 ACCEPTED = 0
 USER_REJECTION = 1
@@ -38,13 +36,13 @@ _ITEM_ROLE_SELECTION = 0x54
 _ITEM_IMPLEMENTATION_VERSION_NAME = 0x55
 
 _HEADER = struct.Struct(">BxH")
-#: For a peer that does not say how much it takes at once, though it must (PS3.7 section D.3.3.1): what all take.
+#: Maximum length for a remote that omits the item, though it is mandatory (PS3.7 section D.3.3.1).
 _USUAL_LENGTH = 16_384
 
 
 @dataclass(frozen=True)
 class ProposedContext:
-    """A presentation context as it goes over the wire."""
+    """A presentation context of a request."""
 
     context_id: int
     abstract_syntax: str
@@ -53,10 +51,10 @@ class ProposedContext:
 
 @dataclass(frozen=True)
 class AssociateRequest:
-    """What a requestor proposes.
+    """The content of an A-ASSOCIATE-RQ.
 
-    ``roles`` maps a SOP class to (requestor is SCU, requestor is SCP). ``operations`` is how many the requestor would
-    (invoke, perform) at once, 0 without limit; without it, one (PS3.7 section D.3.3.3).
+    ``roles`` maps a SOP class to (requestor is SCU, requestor is SCP). ``operations`` is the asynchronous operations
+    window (invoked, performed), with 0 for no limit; ``None`` means one each (PS3.7 section D.3.3.3).
     """
 
     called_aet: str
@@ -69,7 +67,7 @@ class AssociateRequest:
 
 @dataclass(frozen=True)
 class AssociateAccept:
-    """What an acceptor answers. ``results`` maps a context id to (result, transfer syntax); the rest as proposed."""
+    """The content of an A-ASSOCIATE-AC. ``results`` maps a context id to (result, transfer syntax)."""
 
     results: Mapping[int, tuple[int, str]]
     max_length: int = MAX_RECEIVE_LENGTH
@@ -90,7 +88,7 @@ def _aet(title: str) -> bytes:
 
 
 def _head(called_aet: str, calling_aet: str) -> bytes:
-    """Protocol version 1, the two AE titles, and the application context."""
+    """Encode protocol version 1, the two AE titles and the application context."""
     return (
         struct.pack(">Hxx16s16s32x", 1, _aet(called_aet), _aet(calling_aet))
         + _item(_ITEM_APPLICATION_CONTEXT, _APPLICATION_CONTEXT)
@@ -113,7 +111,7 @@ def _user_information(proposal: AssociateRequest | AssociateAccept) -> bytes:
 
 
 def encode_request(request: AssociateRequest) -> bytes:
-    """Write an A-ASSOCIATE-RQ (PS3.8 section 9.3.2)."""
+    """Encode an A-ASSOCIATE-RQ (PS3.8 section 9.3.2)."""
     parts = [_head(request.called_aet, request.calling_aet)]
     for cx in request.contexts:
         syntaxes = [_item(_ITEM_TRANSFER_SYNTAX, uid.encode("ascii", "replace")) for uid in cx.transfer_syntaxes]
@@ -126,7 +124,7 @@ def encode_request(request: AssociateRequest) -> bytes:
 
 
 def encode_accept(accept: AssociateAccept, request: AssociateRequest) -> bytes:
-    """Write an A-ASSOCIATE-AC (PS3.8 section 9.3.3); the AE titles go back as they came."""
+    """Encode an A-ASSOCIATE-AC (PS3.8 section 9.3.3) with the AE titles of the request."""
     parts = [_head(request.called_aet, request.calling_aet)]
     for context_id, (result, syntax) in accept.results.items():
         content = struct.pack(">BxBx", context_id, result) + _item(
@@ -138,7 +136,7 @@ def encode_accept(accept: AssociateAccept, request: AssociateRequest) -> bytes:
 
 
 def encode_reject(result: int, source: int, reason: int) -> bytes:
-    """Write an A-ASSOCIATE-RJ (PS3.8 section 9.3.4)."""
+    """Encode an A-ASSOCIATE-RJ (PS3.8 section 9.3.4)."""
     return _pdu(A_ASSOCIATE_RJ, struct.pack(">xBBB", result, source, reason))
 
 
@@ -146,11 +144,11 @@ def _items(content: bytes) -> Iterator[tuple[int, bytes]]:
     position = 0
     while position < len(content):
         if position + 4 > len(content):
-            raise ValueError("an item is cut off")
+            raise ValueError("an item is truncated")
         kind, length = _HEADER.unpack_from(content, position)
         position += 4
         if position + length > len(content):
-            raise ValueError("an item is longer than what holds it")
+            raise ValueError("an item is longer than its container")
         yield kind, content[position : position + length]
         position += length
 
@@ -171,13 +169,13 @@ def _read_user_information(content: bytes) -> _UserInformation:
         elif kind == _ITEM_ROLE_SELECTION and len(value) >= 4:
             uid_length = struct.unpack_from(">H", value)[0]
             if uid_length + 4 > len(value):
-                raise ValueError("a role selection is cut off")
+                raise ValueError("a role selection is truncated")
             roles[plain(value[2 : 2 + uid_length])] = (bool(value[2 + uid_length]), bool(value[3 + uid_length]))
     return max_length, roles, operations
 
 
 def decode_request(content: memoryview) -> AssociateRequest:
-    """Read an A-ASSOCIATE-RQ.
+    """Decode an A-ASSOCIATE-RQ.
 
     Raises
     ------
@@ -185,7 +183,7 @@ def decode_request(content: memoryview) -> AssociateRequest:
         If it is malformed.
     """
     if len(content) < 68:
-        raise ValueError("an A-ASSOCIATE-RQ is cut off")
+        raise ValueError("an A-ASSOCIATE-RQ is truncated")
     contexts: list[ProposedContext] = []
     user: _UserInformation = (_USUAL_LENGTH, {}, None)
     for kind, value in _items(bytes(content[68:])):
@@ -208,7 +206,7 @@ def decode_request(content: memoryview) -> AssociateRequest:
 
 
 def decode_accept(content: memoryview) -> AssociateAccept:
-    """Read an A-ASSOCIATE-AC.
+    """Decode an A-ASSOCIATE-AC.
 
     Raises
     ------
@@ -216,12 +214,12 @@ def decode_accept(content: memoryview) -> AssociateAccept:
         If it is malformed.
     """
     if len(content) < 68:
-        raise ValueError("an A-ASSOCIATE-AC is cut off")
+        raise ValueError("an A-ASSOCIATE-AC is truncated")
     results: dict[int, tuple[int, str]] = {}
     user: _UserInformation = (_USUAL_LENGTH, {}, None)
     for kind, value in _items(bytes(content[68:])):
         if kind == _ITEM_CONTEXT_AC and len(value) >= 4:
-            # The transfer syntax means nothing, and may be missing, when the context is refused.
+            # If the context is rejected, the transfer syntax is meaningless and may be missing.
             syntax = (
                 "" if value[2] else next((plain(v) for k, v in _items(value[4:]) if k == _ITEM_TRANSFER_SYNTAX), "")
             )

@@ -76,11 +76,11 @@ def _answering(reply: Callable[[int], bytes]) -> scripted.Script:
     [
         (b"", "closed the connection"),
         (ABORT, "aborted the association instead of accepting it"),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "not the DICOM protocol"),
-        (b"\2\0\xff\xff\xff\xff" + b"x" * 100, "not the DICOM protocol"),
-        (b"\2\0\0\0\0\4abcd", "not the DICOM protocol"),
-        (b"\2\0\0\0\0\x64" + b"\xff" * 100, "not the DICOM protocol"),
-        (b"\4\0\0\0\0\4abcd", "not the DICOM protocol"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "breaks the DICOM protocol"),
+        (b"\2\0\xff\xff\xff\xff" + b"x" * 100, "breaks the DICOM protocol"),
+        (b"\2\0\0\0\0\4abcd", "breaks the DICOM protocol"),
+        (b"\2\0\0\0\0\x64" + b"\xff" * 100, "breaks the DICOM protocol"),
+        (b"\4\0\0\0\0\4abcd", "breaks the DICOM protocol"),
         (b"\2\0\0\0", "closed the connection"),
     ],
 )
@@ -100,7 +100,7 @@ def test_a_wrong_answer_to_the_association_request(first: bytes, says: str) -> N
     ("reply", "says"),
     [
         (lambda _: b"", "closed the connection"),
-        (lambda _: ABORT, "aborted the association .*DICOM layer: unrecognized PDU"),
+        (lambda _: ABORT, "aborted the association .*DICOM layer: Unrecognised PDU"),
         (lambda _: RELEASE, "released the association"),
         (lambda _: b"\4\0\0\0", "closed the connection"),
         (lambda _: b"\4\0\0\0\0\4\0\0\0\x50", "malformed P-DATA"),
@@ -114,9 +114,9 @@ def test_a_wrong_answer_to_the_association_request(first: bytes, says: str) -> N
         (lambda cx: _answer(cx, COMMAND_FIELD=command.C_ECHO_RQ | command.RESPONSE), "another message"),
         (lambda cx: _answer(cx + 2), "was not accepted"),
         (lambda cx: scripted.p_data(cx, 3, b""), "another message"),
-        (lambda cx: scripted.p_data(cx, 3, b"garbage"), "no message"),
-        (lambda cx: scripted.p_data(cx, 2, b"data"), "data set where a command"),
-        (lambda cx: scripted.p_data(cx, 1, b"x" * 60_000) * 3, "without end"),
+        (lambda cx: scripted.p_data(cx, 3, b"garbage"), "an invalid message"),
+        (lambda cx: scripted.p_data(cx, 2, b"data"), "data set instead of a command"),
+        (lambda cx: scripted.p_data(cx, 1, b"x" * 60_000) * 3, "endless"),
     ],
 )
 def test_what_is_no_answer_is_never_success(path: Path, reply: Callable[[int], bytes], says: str) -> None:
@@ -186,7 +186,7 @@ def test_silence_in_the_middle_of_a_pdu_ends_in_time(path: Path) -> None:
     [(proposed, _)] = contexts.contexts_for([instance])
     with scripted.peer(script) as remote:
         assoc = Association.open(LOCAL, remote, proposed, HASTY)
-        with pytest.raises(PeerUnavailableError, match="C-STORE response did not come within 1 s"):
+        with pytest.raises(PeerUnavailableError, match="C-STORE response did not arrive within 1 s"):
             store(assoc, instance)
         assert not assoc.reusable()
         with pytest.raises(PeerUnavailableError, match="has ended"):
@@ -226,7 +226,7 @@ def test_a_transfer_syntax_that_was_not_proposed_is_no_acceptance() -> None:
 def test_nobody_there() -> None:
     """A refused connection and an unknown host say what to check."""
     for remote in (RemoteAE(port=free_port()), RemoteAE(host="no-such-host.invalid")):
-        with pytest.raises(PeerUnavailableError, match="check the IP address and port") as caught:
+        with pytest.raises(PeerUnavailableError, match="Check the IP address and port") as caught:
             echo(LOCAL, remote, Timeouts.of(5))
         assert str(remote) in caught.value.message
 

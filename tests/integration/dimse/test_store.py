@@ -142,7 +142,7 @@ def test_an_odd_data_set_fails_alone(pacs: TestPACS, tmp_path: Path) -> None:
         (Rejection(1, 1, 3), "--ae-title"),
         (Rejection(1, 1, 1), "no reason given"),
         (Rejection(1, 1, 2), "application context"),
-        (Rejection(1, 2, 2), "version of the protocol"),
+        (Rejection(1, 2, 2), "protocol version not supported"),
     ],
 )
 def test_a_permanent_rejection_says_what_to_check(pacs: TestPACS, rejection: Rejection, says: str) -> None:

@@ -95,9 +95,9 @@ def test_a_certificate_that_is_not_believed(
     """Of an unknown authority, expired, not valid yet, for another host: each says what to do."""
     other = authority.identity("other", "pacs.example.org")
     for identity, trusting, told in (
-        (own, stranger.identity().trusted, "nobody whom we trust has signed.*--tls-ca"),
-        (own, TLS(), "nobody whom we trust has signed.*--tls-ca"),
-        (authority.expired(), own.trusted, "has expired.*must renew"),
+        (own, stranger.identity().trusted, "untrusted issuer.*--tls-ca"),
+        (own, TLS(), "untrusted issuer.*--tls-ca"),
+        (authority.expired(), own.trusted, "has expired.*renewed"),
         (authority.not_yet(), own.trusted, "not valid yet.*clocks"),
         (other, own.trusted, "another host.*--tls-server-name.*--tls-no-hostname-check"),
     ):
@@ -111,7 +111,7 @@ def test_a_certificate_for_another_name_can_be_taken(authority: Authority) -> No
         with scripted.peer(over_tls(other.called(), _answer)) as remote:
             _open(remote, other.trusted.model_copy(update=change))
     unchecked = TLS(check_hostname=False)
-    assert "nobody whom we trust" in _refused(other.called(), unchecked)
+    assert "untrusted issuer" in _refused(other.called(), unchecked)
 
 
 @VERSIONS
@@ -123,9 +123,9 @@ def test_a_peer_that_wants_a_certificate(
     with scripted.peer(over_tls(demanding, _answer)) as remote:
         _open(remote, authority.identity("caller").tls)
     unknown = stranger.identity("caller").tls.model_copy(update={"ca_file": str(authority.file)})
-    assert re.search("wants a certificate of ours.*--tls-cert.*--tls-key", _refused(demanding, own.trusted))
-    assert re.search("refuses our certificate: it does not know who signed it", _refused(demanding, unknown))
-    assert re.search("refuses our certificate: it has expired", _refused(demanding, authority.expired().tls))
+    assert re.search("requires a client certificate.*--tls-cert.*--tls-key", _refused(demanding, own.trusted))
+    assert re.search("refused our certificate: its issuer is unknown", _refused(demanding, unknown))
+    assert re.search("refused our certificate: it has expired", _refused(demanding, authority.expired().tls))
 
 
 def test_an_old_version_and_other_ciphers(own: Identity) -> None:
@@ -136,8 +136,8 @@ def test_an_old_version_and_other_ciphers(own: Identity) -> None:
         old.minimum_version, old.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
     old.set_ciphers("ALL:@SECLEVEL=0")
     odd.set_ciphers("AES128-SHA")
-    assert "no TLS that we speak, which is 1.2 or newer" in _refused(old, own.trusted)
-    assert "no cipher suite in common" in _refused(odd, own.trusted)
+    assert "does not support TLS 1.2 or newer" in _refused(old, own.trusted)
+    assert "shares no cipher suite" in _refused(odd, own.trusted)
 
 
 @pytest.mark.parametrize("first", [b"\7\0\0\0\0\4\0\0\2\1", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
@@ -149,20 +149,20 @@ def test_a_peer_without_tls(own: Identity, first: bytes) -> None:
         sock.sendall(first)
         scripted.wait_for_end(sock)
 
-    with scripted.peer(script) as remote, pytest.raises(TLSError, match="speaks no TLS at this port; take its port"):
+    with scripted.peer(script) as remote, pytest.raises(TLSError, match=r"does not use TLS on this port. Use its port"):
         _open(remote, own.trusted)
 
 
 def test_a_pacs_without_tls(own: Identity, pacs: TestPACS) -> None:
     """A real one takes our hello for a PDU: it hangs up, aborts, or waits for the rest, and we end in time."""
-    with pytest.raises((TLSError, PeerUnavailableError), match=r"speaks no TLS|speaks TLS at this port"):
+    with pytest.raises((TLSError, PeerUnavailableError), match=r"does not use TLS|uses TLS on this port"):
         _open(pacs.remote, own.trusted, HASTY)
 
 
 @pytest.mark.dcmtk
 def test_storescp_without_tls(own: Identity, storescp: peers.Directory) -> None:
     """DCMTK hangs up on our hello."""
-    with pytest.raises(PeerUnavailableError, match="check that it speaks TLS at this port"):
+    with pytest.raises(PeerUnavailableError, match="Check that it uses TLS on this port"):
         _open(storescp.remote, own.trusted)
 
 
@@ -170,7 +170,7 @@ def test_a_peer_that_hangs_up_in_the_handshake(own: Identity) -> None:
     """It may be overloaded, so that another try is worth it."""
     with (
         scripted.peer(lambda sock: sock.close()) as remote,
-        pytest.raises(PeerUnavailableError, match=r"in the TLS handshake .*check that it speaks TLS at this port"),
+        pytest.raises(PeerUnavailableError, match=r"in the TLS handshake .*Check that it uses TLS on this port"),
     ):
         _open(remote, own.trusted)
 
@@ -185,7 +185,7 @@ def test_a_peer_that_never_answers_the_handshake(own: Identity, begun: bytes) ->
 
     with scripted.peer(script) as remote:
         began = time.monotonic()
-        with pytest.raises(PeerUnavailableError, match="did not answer the TLS handshake within 1 s"):
+        with pytest.raises(PeerUnavailableError, match="did not complete the TLS handshake within 1 s"):
             _open(remote, own.trusted, HASTY)
         assert 1 <= time.monotonic() - began < 5
         asked = count()
@@ -197,8 +197,8 @@ def test_a_peer_that_never_answers_the_handshake(own: Identity, begun: bytes) ->
 @pytest.mark.parametrize(
     ("reply", "error", "told"),
     [
-        (b"\x15\3\3\0\2\2\x46", TLSError, "speaks TLS, and we did not; ask for it with --tls"),
-        (b"", PeerUnavailableError, r"it may expect TLS at this port \(--tls\)"),
+        (b"\x15\3\3\0\2\2\x46", TLSError, "uses TLS, but this connection does not. Enable it with --tls"),
+        (b"", PeerUnavailableError, r"it expects TLS on this port \(--tls\)"),
     ],
 )
 def test_calling_a_port_for_tls_without_it(reply: bytes, error: type[PacsTasksError], told: str) -> None:
@@ -216,7 +216,7 @@ def test_calling_a_real_port_for_tls_without_it(own: Identity) -> None:
     """OpenSSL hangs up without a word."""
     with (
         scripted.peer(over_tls(own.called(), _answer)) as remote,
-        pytest.raises(PeerUnavailableError, match="may expect TLS"),
+        pytest.raises(PeerUnavailableError, match="expects TLS"),
     ):
         _open(remote, None)
 
@@ -234,15 +234,15 @@ def test_files_that_cannot_be_used(authority: Authority, own: Identity, tmp_path
         return TLS(certificate_file=str(certificate), key_file=None if key is None else str(key))
 
     for tls, file, told in (
-        (TLS(ca_file=str(nowhere)), nowhere, "cannot read certificates to trust: there is no such file"),
-        (TLS(ca_file=str(tmp_path)), tmp_path, "no such file"),
-        (TLS(ca_file=str(pipe)), pipe, "no such file"),
-        (TLS(ca_file=str(own.key)), own.key, "holds no certificate to trust"),
+        (TLS(ca_file=str(nowhere)), nowhere, "cannot read the trusted certificates: the file does not exist"),
+        (TLS(ca_file=str(tmp_path)), tmp_path, "file does not exist"),
+        (TLS(ca_file=str(pipe)), pipe, "file does not exist"),
+        (TLS(ca_file=str(own.key)), own.key, "contains no certificate to trust"),
         (shown(nowhere, None), nowhere, "cannot read our certificate"),
         (shown(certificate, nowhere), nowhere, "cannot read the private key"),
-        (shown(certificate, None), certificate, "no certificate with its private key"),
-        (shown(own.key, own.key), own.key, "no certificate with its private key"),
-        (shown(certificate, other.key), other.key, "belongs to another certificate"),
+        (shown(certificate, None), certificate, "certificate and its private key cannot be loaded"),
+        (shown(own.key, own.key), own.key, "certificate and its private key cannot be loaded"),
+        (shown(certificate, other.key), other.key, "does not belong to the certificate"),
         (shown(certificate, locked), locked, "protected by a pass phrase"),
     ):
         with pytest.raises(UnreadableInputError, match=told) as caught:
@@ -255,7 +255,7 @@ def test_files_that_cannot_be_used(authority: Authority, own: Identity, tmp_path
 def test_testpacs_demands_certificates(authority: Authority, own: Identity) -> None:
     """With authorities it takes only callers whom they have signed; one that says nothing holds nobody up."""
     with TestPACS(tls=own.tls) as pacs, socket.create_connection((pacs.host, pacs.port)):
-        with pytest.raises(TLSError, match="wants a certificate of ours"):
+        with pytest.raises(TLSError, match="requires a client certificate"):
             echo(LOCAL, pacs.remote, PATIENT)
         caller = authority.identity("caller").tls
         outcome = echo(LOCAL, pacs.remote.model_copy(update={"tls": caller}), PATIENT)

@@ -145,14 +145,18 @@ def test_who_is_not_known_stays_out(
     trusting = {"ca_file": str(authority.file)}
     assert echo(LOCAL, _remote(strict, authority.identity("caller").tls), PATIENT).category is Category.SUCCESS
     for tls, told, logged in (
-        (own.trusted, "wants a certificate of ours", "127.0.0.1 shows no certificate, and this receiver demands one"),
+        (own.trusted, "requires a client certificate", "127.0.0.1 sent no certificate, which this receiver requires"),
         (
             stranger.tls.model_copy(update=trusting),
-            "refuses our certificate: it does not know who signed it",
-            "127.0.0.1 shows a certificate that nobody whom we trust has signed.*PACS_TASKS_RECEIVER_TLS_CA",
+            "refused our certificate: its issuer is unknown",
+            "127.0.0.1 has a certificate of an untrusted issuer.*PACS_TASKS_RECEIVER_TLS_CA",
         ),
-        (authority.expired().tls, "refuses our certificate: it has expired", "127.0.0.1 shows .* has expired"),
-        (None, "may expect TLS at this port", "127.0.0.1 speaks no TLS at this port; it must use TLS"),
+        (
+            authority.expired().tls,
+            "refused our certificate: it has expired",
+            "127.0.0.1 has a certificate that has expired",
+        ),
+        (None, "expects TLS on this port", "127.0.0.1 does not use TLS on this port. Have it use TLS"),
     ):
         caplog.clear()
         with caplog.at_level(logging.WARNING), pytest.raises((TLSError, PeerUnavailableError), match=told):
@@ -165,9 +169,9 @@ def test_who_is_not_known_stays_out(
 def test_a_caller_that_does_not_trust_us(scp: StorageSCP, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It hangs up with a reason, which the log has."""
     stranger = Authority(tmp_path, "stranger").identity("other")
-    with caplog.at_level(logging.WARNING), pytest.raises(TLSError, match="nobody whom we trust"):
+    with caplog.at_level(logging.WARNING), pytest.raises(TLSError, match="untrusted issuer"):
         echo(LOCAL, _remote(scp, stranger.trusted), PATIENT)
-    _wait_for_log(caplog, "refuses our certificate: it does not know who signed it")
+    _wait_for_log(caplog, "refused our certificate: its issuer is unknown")
 
 
 def test_a_caller_with_tls_at_a_port_without(own: Identity, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -175,10 +179,10 @@ def test_a_caller_with_tls_at_a_port_without(own: Identity, tmp_path: Path, capl
     with (
         StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received") as plain,
         caplog.at_level(logging.WARNING),
-        pytest.raises(TLSError, match="speaks no TLS at this port"),
+        pytest.raises(TLSError, match="does not use TLS on this port"),
     ):
         echo(LOCAL, _remote(plain, own.trusted), PATIENT)
-    _wait_for_log(caplog, "127.0.0.1 speaks TLS, and we did not; set PACS_TASKS_RECEIVER_TLS_CERTIFICATE")
+    _wait_for_log(caplog, "127.0.0.1 uses TLS, but this connection does not. Set PACS_TASKS_RECEIVER_TLS_CERTIFICATE")
 
 
 @pytest.mark.parametrize("begun", [b"", b"\x16\3\1\2\0\1", b"\x16\3\1\0\4abcd", b"GET / HTTP/1.1\r\n\r\n"])
@@ -223,5 +227,5 @@ def test_a_certificate_that_cannot_be_used_is_told_before_it_listens(tmp_path: P
     with pytest.raises(UnreadableInputError, match="cannot read our certificate") as caught:
         StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", tls=TLS(certificate_file=nowhere))
     assert caught.value.subject == nowhere
-    with pytest.raises(InvalidRequestError, match="shows a certificate; name its file"):
+    with pytest.raises(InvalidRequestError, match="needs a certificate for TLS"):
         StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", tls=own.trusted)

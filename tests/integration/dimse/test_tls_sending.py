@@ -108,7 +108,7 @@ def test_a_slow_peer_is_not_taken_for_a_silent_one(own: Identity) -> None:
         sock = socket.create_connection((remote.host, remote.port))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
         wire = SecureWire(sock, "the peer", 2.0, caller_context(own.trusted), remote.host)
-        wire.shake_hands()
+        wire.handshake()
         began = time.monotonic()
         wire.send([content])
         assert time.monotonic() - began > wire.limit

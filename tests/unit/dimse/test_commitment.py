@@ -13,8 +13,9 @@ from pydicom.filewriter import write_dataset
 from pydicom.sequence import Sequence
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
-from pacs_tasks.dimse import commitment, status
-from pacs_tasks.dimse.scp.acceptance import negotiate
+from pacs_tasks.dimse import commitment
+from pacs_tasks.dimse.scp.storage_scp import accept
+from pacs_tasks.dimse.status import commitment_failure
 from pacs_tasks.dimse.upper_layer import pdu as acse
 from pacs_tasks.outcome import StatusCategory
 
@@ -109,18 +110,18 @@ def _committed(content: bytes, syntax: str) -> frozenset[str]:
 @pytest.mark.parametrize(
     ("code", "category", "words"),
     [
-        (0x0110, StatusCategory.PERMANENT, "processing failure"),
+        (0x0110, StatusCategory.PERMANENT, "Processing Failure"),
         (0x0112, StatusCategory.PERMANENT, "does not hold it"),
-        (0x0119, StatusCategory.PERMANENT, "class and instance conflict"),
-        (0x0122, StatusCategory.PERMANENT, "SOP class not supported"),
-        (0x0131, StatusCategory.PERMANENT, "duplicate transaction"),
-        (0x0213, StatusCategory.TRANSIENT, "resource limitation"),
-        (0x4321, StatusCategory.PERMANENT, "the Standard does not define"),
+        (0x0119, StatusCategory.PERMANENT, "Class-Instance Conflict"),
+        (0x0122, StatusCategory.PERMANENT, "SOP Class Not Supported"),
+        (0x0131, StatusCategory.PERMANENT, "Duplicate transaction"),
+        (0x0213, StatusCategory.TRANSIENT, "Resource Limitation"),
+        (0x4321, StatusCategory.PERMANENT, "not defined by the Standard"),
     ],
 )
 def test_failure_reasons_are_told_in_words(code: int, category: StatusCategory, words: str) -> None:
     """The reasons of PS3.3 section C.14.1.1; unknown ones are failures too."""
-    found = status.commitment_failure(code)
+    found = commitment_failure(code)
     assert (found.code, found.category) == (code, category)
     assert words in found.meaning
 
@@ -141,7 +142,7 @@ def test_a_peer_may_be_the_scp_of_storage_commitment(
 ) -> None:
     """A reporting remote reverses the roles (PS3.7 section D.3.3.4); one that wants us as SCP is refused."""
     cx = acse.ProposedContext(1, StorageCommitmentPushModel, (JPEG, IMPLICIT, EXPLICIT))
-    answer = negotiate(acse.AssociateRequest("US", "PEER", (cx,), roles=roles), reports=reports)
+    answer = accept(acse.AssociateRequest("US", "PEER", (cx,), roles=roles), reports=reports)
     assert answer.results[1] == ((acse.ACCEPTED, EXPLICIT) if accepted else (acse.ABSTRACT_SYNTAX_NOT_SUPPORTED, JPEG))
     assert answer.roles == answered
 
@@ -149,5 +150,5 @@ def test_a_peer_may_be_the_scp_of_storage_commitment(
 def test_a_report_in_a_syntax_that_nobody_reads_is_refused() -> None:
     """Reports are accepted only in uncompressed little endian."""
     cx = acse.ProposedContext(1, StorageCommitmentPushModel, (JPEG,))
-    answer = negotiate(acse.AssociateRequest("US", "PEER", (cx,)), reports=True)
+    answer = accept(acse.AssociateRequest("US", "PEER", (cx,)), reports=True)
     assert answer.results[1][0] == acse.TRANSFER_SYNTAXES_NOT_SUPPORTED

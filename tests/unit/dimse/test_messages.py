@@ -14,6 +14,7 @@ from pynetdicom.dsutils import decode, encode
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 
+from pacs_tasks.dimse.files.part10 import IMPLEMENTATION_CLASS_UID
 from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer import pdu as acse
 
@@ -74,7 +75,7 @@ def test_pynetdicom_reads_our_association_request() -> None:
     primitive = pdu.to_primitive()
     assert (primitive.called_ae_title, primitive.calling_ae_title) == ("CALLED", "CALLING")
     assert primitive.maximum_length_received == 131_072
-    assert primitive.implementation_class_uid == acse.IMPLEMENTATION_CLASS_UID
+    assert primitive.implementation_class_uid == IMPLEMENTATION_CLASS_UID
     found = {
         cx.context_id: (cx.abstract_syntax, cx.transfer_syntax) for cx in primitive.presentation_context_definition_list
     }

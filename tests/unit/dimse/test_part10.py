@@ -106,10 +106,10 @@ def test_dicomdir_and_text_are_no_instances(tmp_path: Path) -> None:
     """A DICOMDIR, a text file called .dcm and an empty file each say why they are not sent."""
     with pytest.raises(NotDicomError, match="DICOMDIR"):
         read_instance(str(dicom_files.dicomdir()))
-    with pytest.raises(NotDicomError, match="no DICOM file"):
+    with pytest.raises(NotDicomError, match="not a DICOM file"):
         read_instance(str(dicom_files.write_text(tmp_path / "text.dcm")))
     (tmp_path / "empty.dcm").touch()
-    with pytest.raises(NotDicomError, match="no DICOM file"):
+    with pytest.raises(NotDicomError, match="not a DICOM file"):
         read_instance(str(tmp_path / "empty.dcm"))
 
 

@@ -19,7 +19,7 @@ from pydicom.uid import (
 
 from pacs_tasks.dimse.files.elements import SERIES_INSTANCE_UID, STUDY_INSTANCE_UID, MalformedError, read_uids
 from pacs_tasks.dimse.files.storage import IncomingFile, OtherInstanceError, instance_path, sync
-from pacs_tasks.dimse.scp.acceptance import is_storage_class
+from pacs_tasks.dimse.scp.storage_scp import is_storage_class
 from pacs_tasks.errors import InvalidRequestError
 from tests.support import dicom_files
 

@@ -32,7 +32,7 @@ from pacs_tasks.dimse.files.elements import (
 from pacs_tasks.dimse.files.storage import IncomingFile, OtherInstanceError
 from pacs_tasks.dimse.find.match import decode_match
 from pacs_tasks.dimse.retrieve import delivery
-from pacs_tasks.dimse.scp.acceptance import negotiate
+from pacs_tasks.dimse.scp.storage_scp import accept
 from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer import pdu as acse
 from pacs_tasks.errors import InvalidRequestError, UnreadableInputError
@@ -84,7 +84,7 @@ def chance(request: pytest.FixtureRequest) -> random.Random:
 
 def _decode_request(content: bytes) -> None:
     request = acse.decode_request(memoryview(content))
-    acse.encode_accept(negotiate(request), request)
+    acse.encode_accept(accept(request), request)
 
 
 def _decode_accept(content: bytes) -> None:

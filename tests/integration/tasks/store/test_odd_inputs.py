@@ -97,7 +97,7 @@ def test_a_list_with_what_is_no_uid_holds_up_nothing_else(client: PacsClient, tm
         outcome = retrieved(client, archive, tmp_path / "out")
     assert outcome.counters.success == 2, outcome
     assert [each.category for each in outcome.problems] == [InstanceCategory.FAILED]
-    assert "should be a UID is none" in outcome.problems[0].reason
+    assert "A UID breaks the rules" in outcome.problems[0].reason
     assert not [path for path in tmp_path.rglob("*") if "evil" in path.name]
 
 

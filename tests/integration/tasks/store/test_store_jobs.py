@@ -189,7 +189,7 @@ def test_a_peer_that_is_not_there_is_told_before_anything_is_planned(client: Pac
     ):
         job = client.enqueue(request)
         job.wait(15)
-        with pytest.raises(PeerUnavailableError, match="check the IP address and port"):
+        with pytest.raises(PeerUnavailableError, match="Check the IP address and port"):
             job.outcome()
 
 

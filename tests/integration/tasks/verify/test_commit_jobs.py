@@ -143,7 +143,7 @@ def test_what_is_not_held_has_failed_by_name_and_with_its_reason(client: PacsCli
     found = {each.sop_instance_uid: each for each in outcome.problems}
     assert found[lost].subject == str(tmp_path / "files" / "000001.dcm")
     assert "0112" in str(found[lost].status)
-    assert "resource limitation" in str(found[busy].status)
+    assert "Resource Limitation" in str(found[busy].status)
     assert "does not name" in found[forgotten].reason
     assert states(job) == ["failed"] * 3 + ["committed"] * (COUNT - 3)
 
