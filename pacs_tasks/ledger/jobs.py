@@ -112,7 +112,9 @@ class Ledger:
         if task is None or text is None:
             raise not_found(job_id)
         if not text:
-            raise InvalidRequestError("The request of this job was not valid when it was enqueued. Enqueue it again.")
+            raise InvalidRequestError(
+                "The request of this job was not valid when it was enqueued. Correct it and enqueue it again."
+            )
         operation = OPERATIONS.get(task)
         has_bulk = bulk and operation is not None and operation.request.bulk
         large = self._redis.get(job_key(job_id, "bulk")) if has_bulk else None
