@@ -17,9 +17,8 @@ from pacs_tasks.ledger.scripts import Scripts
 from pacs_tasks.ledger.studies import Study
 
 _CHUNK = 1_000
-#: The names in lines of a retrieve whose instance the remote did not list.
+#: The name of an instance that the remote only counted. That of a selection has a space, too; a UID has none.
 _COUNTED = re.compile(r"(\d+) of (\d+)")
-_SELECTION = re.compile(r"(?:selection|row) \d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +117,7 @@ def decode(text: str) -> Line:
         case [name, series_uid, sop_class_uid, study_uid]:
             if counted := _COUNTED.fullmatch(name):
                 return CountedLine(int(counted[1]), int(counted[2]), series_uid, study_uid)
-            if _SELECTION.fullmatch(name):
+            if " " in name:
                 return SelectionLine(name, study_uid)
             return InstanceLine(name, series_uid, sop_class_uid, study_uid)
     raise ValueError("This is not a line of a manifest.")
