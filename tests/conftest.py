@@ -35,9 +35,51 @@ def _missing(marker: str) -> str:
 
 _MARKERS = ("orthanc", "dcmtk")
 
+#: Files and folders whose tests are marked `thorough`, so that `make test` takes minutes. They repeat what shorter tests
+#: show with more peers, more files or more failures.
+_THOROUGH = (
+    "acceptance/test_batch_retrieve.py",
+    "acceptance/test_bench.py",
+    "acceptance/test_cancelled_retrieve.py",
+    "acceptance/test_capped_query.py",
+    "acceptance/test_chaos.py",
+    "acceptance/test_exact_bytes.py",
+    "acceptance/test_fleet.py",
+    "acceptance/test_many_files.py",
+    "acceptance/test_receiver_peers.py",
+    "acceptance/test_retrieve_selections.py",
+    "acceptance/test_tls.py",
+    "acceptance/test_to_remote.py",
+    "acceptance/test_trusted_retrieve.py",
+    "integration/dimse/test_crowds.py",
+    "integration/dimse/test_exact_receiving.py",
+    "integration/dimse/test_exact_sending.py",
+    "integration/dimse/test_fuzz_callers.py",
+    "integration/dimse/test_fuzz_receiver.py",
+    "integration/dimse/test_limits.py",
+    "integration/dimse/test_tls_sending.py",
+    "integration/embedded/test_embedded_healing.py",
+    "integration/tasks/engine",
+    "integration/tasks/find/test_find_charsets.py",
+    "integration/tasks/retrieve/test_cancel_retrieves.py",
+    "integration/tasks/retrieve/test_count_deaths.py",
+    "integration/tasks/retrieve/test_many_retrieves.py",
+    "integration/testing",
+    "integration/workers",
+)
+_TESTS = Path(__file__).parent
 
+
+def _is_thorough(path: Path) -> bool:
+    return any(path.is_relative_to(_TESTS / each) for each in _THOROUGH)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests against a peer that is not installed are skipped and say why."""
+    """Mark thorough tests, and skip tests against a peer that is not installed, with the reason."""
+    for item in items:
+        if _is_thorough(item.path):
+            item.add_marker("thorough")
     reasons = {marker: _missing(marker) for marker in _MARKERS}
     for item in items:
         for marker, reason in reasons.items():
