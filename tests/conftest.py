@@ -35,8 +35,8 @@ def _missing(marker: str) -> str:
 
 _MARKERS = ("orthanc", "dcmtk")
 
-#: Files and folders whose tests are marked `thorough`, so that `make test` takes minutes. They repeat what shorter tests
-#: show with more peers, more files or more failures.
+#: Files and folders whose tests are marked `thorough`, so that `make test` takes minutes. They repeat shorter tests
+#: with more peers, more files or more failures.
 _THOROUGH = (
     "acceptance/test_batch_retrieve.py",
     "acceptance/test_bench.py",
