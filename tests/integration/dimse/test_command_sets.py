@@ -1,4 +1,4 @@
-"""Messages with more, with less, or with nothing in them: what a peer may leave out, add, or pad as it likes."""
+"""Messages with additional, missing or empty parts, as far as remotes may vary them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DATA_SET = peculiar.data_set(b"1.2.3\0", peculiar.element(0x7FE0_0010, b"OW", by
 
 
 def _answering(answer: bytes) -> scripted.Script:
-    """Accept, read the first message, and answer it so."""
+    """Accept, read the first message and send this response."""
 
     def script(sock: socket.socket) -> None:
         scripted.accept_all(sock)
@@ -36,7 +36,7 @@ def _answering(answer: bytes) -> scripted.Script:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A small file."""
+    """Make a small file."""
     return dicom_files.write(dicom_files.instance(rows=8), tmp_path / "a.dcm")
 
 
@@ -55,7 +55,7 @@ OTHERS = {
 
 
 def _changed(whole: bytes, more: bytes, length: int | None) -> bytes:
-    """A command set with more elements, and with this group length; without one where it is None."""
+    """Add elements to a command set and set its group length; ``None`` removes that."""
     body = whole[12:] + more
     return body if length is None else messages.element(0, 0, length.to_bytes(4, "little")) + body
 
@@ -69,7 +69,7 @@ LENGTHS = (0, 1, 56, 0xFFFF_FFFF, None)
     ids=[*OTHERS.keys(), *(f"group length {length}" for length in LENGTHS)],
 )
 def test_command_sets_may_hold_more(more: bytes, length: int | None, path: Path, tmp_path: Path) -> None:
-    """Elements that we do not need, private ones too, and a group length that is wrong, change no answer."""
+    """Unneeded and private elements, and a wrong group length, do not change the response."""
     answer = _changed(messages.response(command.C_STORE_RQ, 0), more, length)
     with scripted.peer(_answering(messages.message(answer))) as remote:
         assert send(remote, path, PATIENT).category is InstanceCategory.SUCCESS
@@ -89,7 +89,7 @@ def test_command_sets_may_hold_more(more: bytes, length: int | None, path: Path,
 
 @pytest.mark.parametrize("uid", [b"1.2.3\0", b"1.2.3 ", b"1.2.3", b"1.2.3\0\0\0", b"1.2.33", b"1.2.33\0 "])
 def test_a_uid_may_be_padded_in_every_way(uid: bytes, tmp_path: Path) -> None:
-    """With a null byte as it should be, with a space, not at all: it is the same UID in command set and data set."""
+    """A UID padded with a null byte, with a space or not at all is the same in command set and data set."""
     text = uid.rstrip(b"\0 ").decode()
     elements = messages.store_request("9")[12:].replace(messages.element(0, 0x1000, b"9\0"), b"")
     whole = peculiar.data_set(uid)
@@ -112,7 +112,7 @@ def test_a_uid_may_be_padded_in_every_way(uid: bytes, tmp_path: Path) -> None:
     ids=["empty", "none"],
 )
 def test_an_instance_without_a_data_set_is_refused(request_set: bytes, data_set: bytes | None, tmp_path: Path) -> None:
-    """A C-STORE request with an empty data set, or with none, is answered C000; the association goes on."""
+    """A C-STORE request with an empty or missing data set gets C000, and the association continues."""
     following = messages.message(messages.store_request(UID, 2), DATA_SET)
     with (
         StorageSCP(LOCAL, "127.0.0.1", 0, tmp_path / "received") as scp,
@@ -128,7 +128,7 @@ def test_an_instance_without_a_data_set_is_refused(request_set: bytes, data_set:
 
 
 def test_an_empty_match_is_a_match() -> None:
-    """A pending response with an empty identifier, and one without any, are matches that say nothing."""
+    """Pending responses with an empty or missing identifier are empty matches."""
     answer = (
         messages.message(messages.response(command.C_FIND_RQ, 0xFF00, data_set=True), b"")
         + messages.message(messages.response(command.C_FIND_RQ, 0xFF00))
@@ -141,7 +141,7 @@ def test_an_empty_match_is_a_match() -> None:
 
 @pytest.mark.parametrize("content", [b"", bytes(100_000)])
 def test_a_match_without_end_is_no_match(content: bytes) -> None:
-    """A match that goes on for ever, and PDUs without content, end in an error instead of in all the memory."""
+    """An endless match, or PDUs without content, raise an error instead of exhausting the memory."""
 
     def script(sock: socket.socket) -> None:
         scripted.accept_all(sock)

@@ -1,4 +1,4 @@
-"""Our Storage SCP among many callers at once, honest ones and others."""
+"""Our Storage SCP with many simultaneous callers, valid and invalid."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PATIENT = Timeouts.of(20)
 
 @pytest.fixture
 def scp(tmp_path: Path) -> Iterator[StorageSCP]:
-    """A Storage SCP with its files in ``received``."""
+    """Run a Storage SCP with its files in ``received``."""
     with StorageSCP(LocalAE(ae_title="RECEIVER"), "127.0.0.1", 0, tmp_path / "received") as running:
         yield running
 
@@ -37,7 +37,7 @@ def scp(tmp_path: Path) -> Iterator[StorageSCP]:
 def test_callers_that_never_ask_do_not_pile_up(
     scp: StorageSCP, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Two hundred silent connections get a bounded number of threads, and an association goes on meanwhile."""
+    """Two hundred silent connections use a bounded number of threads, and an association continues meanwhile."""
     [path] = dicom_files.write_series(tmp_path / "files", 1)
     instance = part10.read_instance(str(path))
     [(proposed, _)] = contexts.contexts_for([instance])
@@ -57,7 +57,7 @@ def test_callers_that_never_ask_do_not_pile_up(
 
 @pytest.mark.dcmtk
 def test_fifty_senders_at_once(scp: StorageSCP, tmp_path: Path) -> None:
-    """Fifty programs of DCMTK send at once, ten of them the same files: everything is here to the byte."""
+    """Fifty DCMTK senders, ten of them with the same files, deliver everything unchanged."""
     series = [dicom_files.write_series(tmp_path / str(number), 5, series=number) for number in range(1, 42)]
     command_line = ["-aec", "RECEIVER", "+sd", "127.0.0.1", str(scp.port)]
     senders = [

@@ -1,4 +1,4 @@
-"""A peer ends the association at each step, in each way: one clear error at once, and nothing half done."""
+"""A remote ends the association at each step in each way: one clear error at once, and no partial result."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from tests.support.queries import find
 from tests.support.waiting import wait_until
 
 LOCAL = LocalAE(ae_title="CALLER")
-#: An end is noticed long before this.
+#: Ends are noticed long before this.
 PATIENT = Timeouts.of(60)
 
 
-# Steps of a C-STORE, seen by the peer
+# Steps of a C-STORE, seen by the remote
 
 RESPONSE = messages.message(messages.response(command.C_STORE_RQ, 0))
 
@@ -93,7 +93,7 @@ WITHIN_A_PDU: tuple[Step, ...] = (_in_our_acceptance, _in_a_header, _in_the_resp
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> StoredInstance:
-    """More than the buffers between two sockets hold."""
+    """Make a file larger than the buffers of two sockets."""
     path = tmp_path_factory.mktemp("large") / "large.dcm"
     return part10.read_instance(str(dicom_files.write(dicom_files.instance(rows=2500), path)))
 
@@ -117,7 +117,7 @@ def _open_and_store(remote: RemoteAE, instance: StoredInstance) -> None:
     ids=endings.name,
 )
 def test_a_store_that_the_peer_ends(step: Step, ending: endings.Ending, large: StoredInstance) -> None:
-    """No answer is an error that names the peer, at once, and never success."""
+    """A missing response is an error at once, with the name of the remote, and never success."""
 
     def script(sock: socket.socket) -> None:
         step(sock)
@@ -131,9 +131,9 @@ def test_a_store_that_the_peer_ends(step: Step, ending: endings.Ending, large: S
 
 @pytest.mark.parametrize("ending", endings.ENDINGS, ids=endings.name)
 def test_an_association_that_ends_while_it_is_idle(ending: endings.Ending, tmp_path: Path) -> None:
-    """What was answered stands; the end is seen before the next message, which fails, and a release is no matter.
+    """Earlier responses stand, the end is noticed before the next message, and a release does no harm.
 
-    Who is asked to release answers, and does not ask in turn.
+    A side that receives a release request responds and sends no request itself.
     """
     said: list[bytes] = []
     instance = part10.read_instance(str(dicom_files.write(dicom_files.instance(), tmp_path / "a.dcm")))
@@ -161,7 +161,7 @@ def test_an_association_that_ends_while_it_is_idle(ending: endings.Ending, tmp_p
 
 @pytest.mark.parametrize("ending", endings.ENDINGS[1:], ids=endings.name)
 def test_a_release_that_the_peer_meets_with_another_end(ending: endings.Ending) -> None:
-    """Whatever answers our release, it ends at once and quietly."""
+    """Whatever the response to our release, it ends at once and without an error."""
 
     def script(sock: socket.socket) -> None:
         scripted.accept_all(sock)
@@ -199,13 +199,13 @@ def _pending(request: int, identifier: bytes | None = None) -> bytes:
 
 
 def _sent(number: int) -> bytes:
-    """A sub-operation whose data set comes in two PDUs."""
+    """Make a sub-operation with its data set in two PDUs."""
     first, *others = messages.fragments(_instance(number), 1_500, messages.DATA, 3)
     whole = messages.message(messages.store_request(f"1.2.{number}", 9), None, 3)
     return whole + messages.p_data(first) + b"".join(map(messages.p_data, others))
 
 
-#: What a peer says in answer to each request, without its final response.
+#: The responses to each request, without the final one.
 ANSWERS: dict[Callable[[RemoteAE, Path], None], bytes] = {
     _find: 2 * _pending(command.C_FIND_RQ, peculiar.element(0x0010_0020, b"LO", b"P1")),
     _move: 2 * _pending(command.C_MOVE_RQ),
@@ -214,7 +214,7 @@ ANSWERS: dict[Callable[[RemoteAE, Path], None], bytes] = {
 
 
 def _kept(directory: Path) -> dict[str, bytes]:
-    """Every file that there is."""
+    """Give all files."""
     return {path.name: dicom_files.data_set(path) for path in directory.rglob("*") if path.is_file()}
 
 
@@ -229,7 +229,7 @@ def _cuts() -> Iterator[tuple[Callable[[RemoteAE, Path], None], int, endings.End
 def test_several_responses_that_end_early(
     ask: Callable[[RemoteAE, Path], None], at: int, ending: endings.Ending, tmp_path: Path
 ) -> None:
-    """A query or a retrieve without its final response has no outcome; instances that were whole are kept."""
+    """A query or retrieve without its final response has no outcome; complete instances are kept."""
 
     def script(sock: socket.socket) -> None:
         scripted.accept_all(sock)
@@ -242,6 +242,6 @@ def test_several_responses_that_end_early(
             ask(remote, tmp_path / "got")
         assert str(remote) in caught.value.message
     whole = endings.whole(ANSWERS[ask][:at]) if ask is _get else {}
-    # A reset takes with it what has not been read.
+    # A reset discards unread data.
     kept = _kept(tmp_path / "got")
     assert kept.items() <= whole.items() if ending is endings.reset else kept == whole

@@ -1,4 +1,4 @@
-"""A caller ends the association at each step, in each way: our receiver keeps what was whole, and serves on."""
+"""A caller ends the association at each step in each way: our receiver keeps complete instances and continues."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support import dicom_files, endings, messages, peculiar
 from tests.support.waiting import wait_until
 
 LOCAL = LocalAE(ae_title="CALLER")
-#: An end is noticed long before this.
+#: Ends are noticed long before this.
 PATIENT = Timeouts.of(60)
 
 
@@ -27,12 +27,12 @@ def _instance(number: int) -> bytes:
 
 
 def _kept(directory: Path) -> dict[str, bytes]:
-    """Every file that there is."""
+    """Give all files."""
     return {path.name: dicom_files.data_set(path) for path in directory.rglob("*") if path.is_file()}
 
 
 def _call() -> bytes:
-    """An association request and two instances."""
+    """Make an association request and two instances."""
     found = messages.association_request()
     for number in (1, 2):
         found += messages.message(messages.store_request(f"1.2.{number}", number))
@@ -50,16 +50,16 @@ def _caller_cuts() -> Iterator[tuple[int, endings.Ending]]:
 
 
 def test_callers_that_end_at_each_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Instances that were whole are kept, others leave nothing; the receiver serves on."""
+    """Complete instances are kept, others leave no file, and the receiver continues."""
     with StorageSCP(LocalAE(ae_title="RECEIVER"), "127.0.0.1", 0, tmp_path / "received", PATIENT) as scp:
         for at, ending in _caller_cuts():
             with endings.at_once():
                 with socket.create_connection(("127.0.0.1", scp.port), timeout=30) as sock:
                     sock.sendall(CALL[:at])
                     with suppress(ConnectionError):
-                        # The receiver may be quicker to hang up.
+                        # The receiver may hang up first.
                         ending(sock)
-                # Connections are accepted in their order: it has begun with this one when it answers the next.
+                # Connections are accepted in order, so it has begun with this one when it responds to the next.
                 assert echo(LOCAL, RemoteAE(port=scp.port), PATIENT).category is Category.SUCCESS
                 wait_until(lambda: not scp._serving, 10, f"{endings.name(ending)} at {at} to be noticed")
             kept, whole = _kept(scp.directory), endings.whole(CALL[:at])

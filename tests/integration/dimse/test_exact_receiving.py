@@ -1,7 +1,7 @@
-"""What we keep is what came: from each sender and each archive that others wrote, by C-STORE, C-MOVE and C-GET.
+"""Received instances are stored unchanged, from senders and archives of others, by C-STORE, C-MOVE and C-GET.
 
-A tap reads the wire without any code of ours. DCMTK's senders and archives decode their files and write them anew, so
-what they send is not always what their files hold; ``storescp``, told to write what comes as it comes, is the second
+A tap reads the wire without our code. DCMTK's senders and archives decode and re-encode their files, so
+they do not always send what their files contain; ``storescp``, which writes received bytes unchanged, is the second
 witness there.
 """
 
@@ -38,7 +38,7 @@ from tests.support.tap import tapped
 
 LOCAL = LocalAE(ae_title="CALLER")
 PATIENT = Timeouts.of(20)
-#: What each of DCMTK's ``storescu`` is told, to send files of a transfer syntax in it.
+#: Options of DCMTK's ``storescu`` to send files in their own transfer syntax.
 PROPOSALS = {
     "1.2.840.10008.1.2.1": "-xe",
     "1.2.840.10008.1.2.2": "-xb",
@@ -57,20 +57,20 @@ PROPOSALS = {
 
 @pytest.fixture
 def told() -> list[InstanceOutcome]:
-    """What the receiver has told about each instance."""
+    """Collect the outcomes that the receiver reports."""
     return []
 
 
 @pytest.fixture
 def scp(tmp_path: Path, told: list[InstanceOutcome]) -> Iterator[StorageSCP]:
-    """Our Storage SCP, with its files in ``received``."""
+    """Run our Storage SCP with its files in ``received``."""
     receiver = LocalAE(ae_title="RECEIVER")
     with StorageSCP(receiver, "127.0.0.1", 0, tmp_path / "received", on_instance=told.append) as running:
         yield running
 
 
 def _kept(directory: Path) -> dict[str, bytes]:
-    """What is on disk, by the UID that names the file."""
+    """Give the stored data sets by the UID in the file name."""
     assert not list(directory.rglob("*.part")), "something was left behind"
     return {path.stem: dicom_files.data_set(path) for path in directory.rglob("*.dcm")}
 
@@ -84,7 +84,7 @@ def _expected(instances: list[StoredInstance]) -> dict[str, bytes]:
 
 
 def _check_files(told: list[InstanceOutcome]) -> None:
-    """Each file says in its file meta information what it is, and pydicom reads it as that."""
+    """Check that the file meta information is right and that pydicom reads each file."""
     for each in told:
         if each.category is InstanceCategory.SUCCESS:
             meta = read_file_meta_info(each.path)
@@ -113,7 +113,7 @@ def _dcmtk(command_line: list[str], port: int, instances: list[StoredInstance]) 
 def test_dcmtks_senders(
     scp: StorageSCP, storescp: peers.Directory, told: list[InstanceOutcome], tmp_path: Path, program: str
 ) -> None:
-    """In all twelve transfer syntaxes we keep to the byte what storescp keeps of the same files; it takes no more."""
+    """In all twelve transfer syntaxes we store the same bytes as storescp, and it accepts no more files than we do."""
     unusual = tuple(peculiar.unusual(tmp_path / "files") + peculiar.at_the_edges(tmp_path / "files"))
     files = [each for some in (*dicom_files.rounds(), unusual) for each in _sendable(some) if _reads(each)]
     syntaxes, number, exact = set(), 0, 0
@@ -141,7 +141,7 @@ def test_dcmtks_senders(
 
 
 def _apart(instances: list[StoredInstance]) -> list[list[StoredInstance]]:
-    """Groups of one transfer syntax in which each UID is once."""
+    """Group instances by transfer syntax so that each UID occurs once per group."""
     found: dict[tuple[str, int], list[StoredInstance]] = {}
     times: Counter[tuple[str, str]] = Counter()
     for each in instances:
@@ -152,14 +152,14 @@ def _apart(instances: list[StoredInstance]) -> list[list[StoredInstance]]:
 
 
 def _reads(instance: StoredInstance) -> bool:
-    """Whether DCMTK reads the UIDs of a file; these are in Implicit VR where their syntax is an explicit one."""
+    """Whether DCMTK reads the UIDs of a file; some are in Implicit VR although their syntax is explicit."""
     return Path(instance.path).name not in {"rtdose_rle.dcm", "rtdose_rle_1frame.dcm"}
 
 
 def test_pynetdicom_sends(
     scp: StorageSCP, told: list[InstanceOutcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """pynetdicom's caller sends the bytes of a file as they are, an odd number of them too; so they are kept."""
+    """pynetdicom sends files unchanged, even with an odd number of bytes, and we store them unchanged."""
     monkeypatch.setattr(_config, "STORE_SEND_CHUNKED_DATASET", True)
     unusual = tuple(peculiar.unusual(tmp_path / "files") + peculiar.at_the_edges(tmp_path / "files"))
     number = 0
@@ -176,7 +176,7 @@ def test_pynetdicom_sends(
 
 
 def _has_meta(instance: StoredInstance) -> bool:
-    """pynetdicom takes the UIDs of the file meta information, and needs its length."""
+    """Whether pynetdicom can send it: it needs the UIDs and the length of the file meta information."""
     try:
         found = StoredBytes.from_file(Path(instance.path))
     except (InvalidDicomError, ValueError):
@@ -200,7 +200,7 @@ def _send_by_pynetdicom(port: int, instances: list[StoredInstance]) -> list[int]
 
 
 def test_our_own_sender(scp: StorageSCP, told: list[InstanceOutcome], tmp_path: Path) -> None:
-    """Caller and receiver of ours agree on every byte, also where each segment carries only a few."""
+    """Our caller and receiver agree on every byte, even in tiny segments."""
     unusual = tuple(peculiar.unusual(tmp_path / "files") + peculiar.at_the_edges(tmp_path / "files"))
     for piece, some in ((1 << 18, (*dicom_files.rounds(), unusual)), (97, (unusual,))):
         with tapped(scp.port, piece) as tap:
@@ -223,7 +223,7 @@ def _store(remote: RemoteAE, instances: list[StoredInstance]) -> set[InstanceCat
 
 
 def _studies(instances: list[StoredInstance]) -> dict[str, set[str]]:
-    """The SOP classes of each study; four instances of JPEG-LS near-lossless are of none."""
+    """Give the SOP classes of each study; four JPEG-LS near-lossless instances have no study."""
     found: dict[str, set[str]] = {}
     for each in instances:
         study = dicom_files.identity(each).get("StudyInstanceUID")
@@ -250,9 +250,9 @@ def _testpacs(directory: Path, destinations: dict[str, tuple[str, int]]) -> Test
 def test_archives_deliver(
     scp: StorageSCP, told: list[InstanceOutcome], tmp_path: Path, archive: Archive, least: int
 ) -> None:
-    """Every study comes by C-MOVE and by C-GET as the archive sends it, to the byte, and both ways it is the same."""
+    """Each study arrives unchanged by C-MOVE and C-GET, with the same bytes by both."""
     got, syntaxes = tmp_path / "got", set()
-    # At these Orthanc falls silent, and dcmqrscp aborts.
+    # Orthanc falls silent at these, and dcmqrscp aborts.
     never = {"SC_rgb_jpeg.dcm", "MR_truncated.dcm"}
     with (
         tapped(scp.port) as moving,

@@ -1,7 +1,7 @@
-"""What we send is what the file holds: every shipped instance, and unusual ones, to each peer that others wrote.
+"""Files are sent unchanged: every shipped instance, and unusual ones, to each remote of others.
 
-A tap reads the wire without any code of ours. Peers that keep what comes as it comes (storescp, pynetdicom, TestPACS)
-are asked as well. Orthanc and dcmqrscp decode what they get and write it anew: of them we ask that they hold it.
+A tap reads the wire without our code. Remotes that store bytes unchanged (storescp, pynetdicom, TestPACS) are checked
+as well. Orthanc and dcmqrscp re-encode instances, so they are only checked for having them.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ PATIENT = Timeouts.of(20)
 
 @dataclass(frozen=True)
 class Peer:
-    """A Storage SCP that others wrote.
+    """A Storage SCP of others.
 
     Attributes
     ----------
     held
-        What it holds by SOP Instance UID; None for the bytes where it writes data sets anew.
+        Its data sets by SOP Instance UID; ``None`` if it re-encodes them.
     never
-        Files at which it aborts or falls silent, whoever sends them; they are left out.
+        Files at which it aborts or falls silent, whoever sends them.
     """
 
     remote: RemoteAE
@@ -61,13 +61,13 @@ def _storescp(directory: Path, *options: str) -> Iterator[Peer]:
 @contextmanager
 def _dcmqrscp(directory: Path) -> Iterator[Peer]:
     with peers.dcmqrscp(directory) as running:
-        # Pixel data that end early: it aborts.
+        # It aborts at truncated pixel data.
         yield Peer(running.remote, lambda: dict.fromkeys(_kept_by(running)), frozenset(("MR_truncated.dcm",)))
 
 
 @contextmanager
 def _orthanc(directory: Path) -> Iterator[Peer]:
-    # Its DCMTK cannot read the pixel data of these two; it then waits for us to hang up.
+    # Its DCMTK cannot read the pixel data of these two; it then waits until the caller hangs up.
     never = frozenset(("SC_rgb_jpeg.dcm", "MR_truncated.dcm"))
     with peers.orthanc(directory) as running:
         yield Peer(running.remote, lambda: dict.fromkeys(running.instances()), never)
@@ -81,7 +81,7 @@ def _testpacs(directory: Path) -> Iterator[Peer]:
 
 @contextmanager
 def _pynetdicom(directory: Path, max_length: int = 16_382) -> Iterator[Peer]:
-    """pynetdicom's own application entity and nothing else."""
+    """Run pynetdicom's own application entity."""
     held: dict[str, bytes] = {}
 
     def keep(event: Event) -> int:
@@ -126,7 +126,7 @@ def _send(remote: RemoteAE, instances: list[StoredInstance]) -> list[InstanceOut
 
 
 def _check(peer: Peer, instances: list[StoredInstance], piece: int = 1 << 18) -> list[InstanceOutcome]:
-    """Send and compare; the outcomes of what was taken."""
+    """Send, compare, and give the outcomes of accepted instances."""
     with tapped(peer.remote.port, piece) as tap:
         outcomes = _send(tap.to(peer.remote), instances)
         sent: dict[str, bytes] = {}
@@ -149,13 +149,13 @@ def _check(peer: Peer, instances: list[StoredInstance], piece: int = 1 << 18) ->
 
 @EVERY_PEER
 def test_every_shipped_instance_goes_out_as_it_is(running: Running, tmp_path: Path) -> None:
-    """Twelve transfer syntaxes, deflated and big endian too, files cut off or without UIDs: the bytes are theirs."""
+    """Files in twelve transfer syntaxes, even truncated ones or without UIDs, are sent unchanged."""
     taken = []
     with running(tmp_path) as peer:
         for some in dicom_files.rounds():
             instances = [each for each in some if Path(each.path).name not in peer.never]
             taken += _check(peer, [each for each in instances if dicom_files.as_sent(each) is not None])
-    # dcmqrscp takes uncompressed instances only; of the others each takes nearly all.
+    # dcmqrscp accepts uncompressed instances only; the others accept nearly all.
     number = sum(map(len, dicom_files.rounds()))
     assert len(taken) >= (110 if running is _dcmqrscp else number - 25), len(taken)
     assert len({each.transfer_syntax_uid for each in taken}) >= (3 if running is _dcmqrscp else 11)
@@ -163,9 +163,9 @@ def test_every_shipped_instance_goes_out_as_it_is(running: Running, tmp_path: Pa
 
 @EVERY_PEER
 def test_unusual_instances_go_out_as_they_are(running: Running, tmp_path: Path) -> None:
-    """Odd and empty values, UIDs of every length and padding, sizes at the edges of PDUs: all are taken as they are.
+    """Odd and empty values, UIDs of every length and padding, and sizes around PDU limits arrive unchanged.
 
-    So they are where each segment carries one byte, in both directions.
+    They do so even if each segment carries one byte, in both directions.
     """
     instances = peculiar.unusual(tmp_path / "unusual")
     with running(tmp_path) as peer:
@@ -204,7 +204,7 @@ def _taking(directory: Path, max_length: int) -> Iterator[Peer]:
     ],
 )
 def test_no_peer_gets_more_than_it_takes(running: Running, tmp_path: Path) -> None:
-    """Whatever a peer's maximum is, instances below, at and above it arrive, and no PDU is longer: the tap measures."""
+    """No PDU exceeds the maximum of the remote, as the tap measures, for instances below, at and above it."""
     instances = peculiar.at_the_edges(tmp_path / "edges")
     large = dicom_files.write(dicom_files.instance(rows=512), tmp_path / "large.dcm")
     instances.append(part10.read_instance(str(large)))

@@ -1,4 +1,4 @@
-"""Peers that break the protocol, fall silent or hang up: each ends in one clear error, in time."""
+"""Remotes that break the protocol, fall silent or hang up: one clear error in time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.support.ports import free_port
 from tests.support.sending import LOCAL, send
 
 PATIENT = Timeouts.of(20)
-#: For peers that fall silent, or of which no connection comes about.
+#: For silent remotes and failing connections.
 HASTY = Timeouts(connect=20, acse=20, dimse=1)
 NO_CONNECTION = Timeouts(connect=1, acse=20, dimse=20)
 ABORT = b"\7\0\0\0\0\4\0\0\2\1"
@@ -37,12 +37,12 @@ IMPLICIT = "1.2.840.10008.1.2"
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A file of half a megabyte."""
+    """Make a file of half a megabyte."""
     return dicom_files.write(dicom_files.instance(rows=512), tmp_path / "a.dcm")
 
 
 def _answer(context_id: int, **changed: int | str | None) -> bytes:
-    """A C-STORE response to message 1; a changed element that is None is left out."""
+    """Make a C-STORE response to message 1; elements that are ``None`` are omitted."""
     elements: dict[int, int | str] = {
         command.COMMAND_FIELD: command.C_STORE_RQ | command.RESPONSE,
         command.MESSAGE_ID_RESPONDED_TO: 1,
@@ -61,7 +61,7 @@ def _say_nothing(sock: socket.socket) -> None:
 
 
 def _answering(reply: Callable[[int], bytes]) -> scripted.Script:
-    """Accept, read one message, send ``reply`` to it, and hang up."""
+    """Accept, read one message, send ``reply`` and hang up."""
 
     def script(sock: socket.socket) -> None:
         scripted.accept_all(sock)
@@ -85,7 +85,7 @@ def _answering(reply: Callable[[int], bytes]) -> scripted.Script:
     ],
 )
 def test_a_wrong_answer_to_the_association_request(first: bytes, says: str) -> None:
-    """EOF, abort, another protocol, absurd lengths and garbage each end in one error that names the peer."""
+    """EOF, abort, another protocol, absurd lengths and garbage each give one error that names the remote."""
 
     def script(sock: socket.socket) -> None:
         scripted.receive_pdu(sock)
@@ -120,14 +120,14 @@ def test_a_wrong_answer_to_the_association_request(first: bytes, says: str) -> N
     ],
 )
 def test_what_is_no_answer_is_never_success(path: Path, reply: Callable[[int], bytes], says: str) -> None:
-    """Whatever comes instead of a response with a status is an error, and the association is closed."""
+    """Anything but a response with a status is an error, and the association is closed."""
     with scripted.peer(_answering(reply)) as remote, pytest.raises(PeerUnavailableError, match=says) as caught:
         send(remote, path, PATIENT)
     assert str(remote) in caught.value.message
 
 
 def test_an_answer_for_another_instance_does_not_count(path: Path) -> None:
-    """Success for another SOP Instance UID is not success for this one."""
+    """Success for another SOP Instance UID is not success for this instance."""
     with scripted.peer(_answering(lambda cx: _answer(cx, AFFECTED_SOP_INSTANCE_UID="1.2.3"))) as remote:
         outcome = send(remote, path, PATIENT)
     assert outcome.category is InstanceCategory.FAILED
@@ -135,7 +135,7 @@ def test_an_answer_for_another_instance_does_not_count(path: Path) -> None:
 
 
 def test_an_early_answer_is_heard(path: Path) -> None:
-    """A peer may refuse before it has read everything; the rest still goes out, and the status is its own."""
+    """A remote may respond before it has read everything; the rest is still sent and the status counts."""
 
     def script(sock: socket.socket) -> None:
         scripted.accept_all(sock)
@@ -155,14 +155,14 @@ def test_an_early_answer_is_heard(path: Path) -> None:
 
 
 def test_a_peer_that_stops_reading_ends_in_time(tmp_path: Path) -> None:
-    """When the peer takes nothing more the send ends, naming it."""
+    """Sending ends with an error when the remote stops reading."""
     big = dicom_files.write(dicom_files.instance(rows=3000), tmp_path / "big.dcm")
     done = threading.Event()
 
     def script(sock: socket.socket) -> None:
         scripted.accept_all(sock)
         sock.recv(1)
-        # It reads nothing more; the socket's buffers fill.
+        # It stops reading, and the buffers of the socket fill.
         done.wait(30)
 
     with scripted.peer(script) as remote:
@@ -174,7 +174,7 @@ def test_a_peer_that_stops_reading_ends_in_time(tmp_path: Path) -> None:
 
 
 def test_silence_in_the_middle_of_a_pdu_ends_in_time(path: Path) -> None:
-    """Half a response and then nothing is a time-out, and the association is not used again."""
+    """Silence after half a response is a time-out, and the association is not reused."""
 
     def script(sock: socket.socket) -> None:
         scripted.accept_all(sock)
@@ -194,7 +194,7 @@ def test_silence_in_the_middle_of_a_pdu_ends_in_time(path: Path) -> None:
 
 
 def test_both_may_ask_to_release_at_once() -> None:
-    """A release collision ends quietly (PS3.8 section 7.2.2.7)."""
+    """A release collision ends without an error (PS3.8 section 7.2.2.7)."""
 
     def script(sock: socket.socket) -> None:
         scripted.accept_all(sock)
@@ -208,7 +208,7 @@ def test_both_may_ask_to_release_at_once() -> None:
 
 
 def test_a_transfer_syntax_that_was_not_proposed_is_no_acceptance() -> None:
-    """A peer that accepts with a syntax of its own has not accepted the context."""
+    """A context accepted with a syntax that was not proposed counts as rejected."""
 
     def script(sock: socket.socket) -> None:
         _, content = scripted.receive_pdu(sock)
@@ -224,7 +224,7 @@ def test_a_transfer_syntax_that_was_not_proposed_is_no_acceptance() -> None:
 
 
 def test_nobody_there() -> None:
-    """A refused connection and an unknown host say what to check."""
+    """A refused connection and an unknown host name the next step."""
     for remote in (RemoteAE(port=free_port()), RemoteAE(host="no-such-host.invalid")):
         with pytest.raises(PeerUnavailableError, match="Check the IP address and port") as caught:
             echo(LOCAL, remote, Timeouts.of(5))
@@ -232,7 +232,7 @@ def test_nobody_there() -> None:
 
 
 def test_a_connection_that_never_comes_about_ends_in_time() -> None:
-    """A listener whose queue is full does not answer: the connect limit ends it, and a cancelled job ends it sooner."""
+    """A listener with a full queue does not answer: the connect limit ends the wait, and a cancelled job sooner."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
         address = listener.getsockname()
         fillers = [socket.socket() for _ in range(3)]
@@ -252,7 +252,7 @@ def test_a_connection_that_never_comes_about_ends_in_time() -> None:
 
 
 def test_stop_ends_the_wait_for_an_association() -> None:
-    """A cancelled job does not wait for a peer that accepts the connection and says nothing."""
+    """A cancelled job does not wait for a remote that accepts the connection and stays silent."""
     asked = count()
     began = time.monotonic()
     with scripted.peer(_say_nothing) as remote, pytest.raises(JobCancelledError):
@@ -261,14 +261,14 @@ def test_stop_ends_the_wait_for_an_association() -> None:
 
 
 def test_no_contexts_and_too_many_are_refused_here() -> None:
-    """An association has 1 to 128 contexts; nothing is opened for more."""
+    """An association has 1 to 128 contexts; otherwise no connection is opened."""
     for number in (0, 129):
         with pytest.raises(InvalidRequestError, match="128"):
             Association.open(LOCAL, RemoteAE(port=free_port()), [Context("1.2", ("1.3",))] * number, PATIENT)
 
 
 def test_a_file_that_shrinks_while_it_is_sent_fails_alone(tmp_path: Path) -> None:
-    """A memory map that loses its pages ends in a failed instance and an aborted association, not in a crash."""
+    """A shrinking file ends in a failed instance and an aborted association, not in a crash."""
     big = dicom_files.write(dicom_files.instance(rows=4000), tmp_path / "big.dcm")
 
     def script(sock: socket.socket) -> None:

@@ -1,7 +1,7 @@
-"""Thousands of peers gone wrong, to each of our callers.
+"""Thousands of misbehaving remotes for each of our callers.
 
-Each ends with an outcome that the peer's bytes bear out, or with one of our errors, and with nothing else; in time, and
-without memory, threads or partial files left over. See :mod:`tests.support.fuzzing` for longer runs.
+Each call ends in time with an outcome that matches the bytes of the remote, or with one of our errors, and leaves no
+memory, threads or partial files. See :mod:`tests.support.fuzzing` for longer runs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TIMEOUTS = Timeouts(connect=5, acse=5, dimse=1, operation=10)
 
 
 class _Answerer:
-    """A peer that sends, to each caller, bytes that were made beforehand, and then waits until it hangs up."""
+    """A remote that sends prepared bytes to each caller and waits until it hangs up."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -79,7 +79,7 @@ Check = Callable[[object, list[messages.Message]], None]
 
 @dataclass
 class _Call:
-    """One of our callers, what an honest peer says to it, and what must be true of its outcome."""
+    """One of our callers, the bytes of a valid remote, and a check of the outcome."""
 
     run: Run
     answers: list[bytes]
@@ -114,7 +114,7 @@ def _store_call(instances: list[StoredInstance]) -> _Call:
         for each in outcome:
             assert (each.status is None) == (each.error != "")
             if each.status is not None:
-                # Each outcome has an answer of its own.
+                # Each outcome has a response of its own.
                 left.remove(each.status.code)
 
     answers = [
@@ -190,7 +190,7 @@ def _commitment_call() -> _Call:
 
 
 def _acceptance(run: Run) -> bytes:
-    """Have a caller ask, to accept all that it proposes."""
+    """Capture the request of a caller, to accept all that it proposes."""
     requests: list[acse.AssociateRequest] = []
 
     def script(sock: socket.socket) -> None:
@@ -218,7 +218,7 @@ def _all_calls(directory: Path) -> list[_Call]:
 
 @pytest.mark.timeout(fuzzing.LIMIT)
 def test_our_callers_outlive_every_peer(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
-    """Whatever a peer says, there is an outcome that its bytes bear out, or one of our errors, and nothing else."""
+    """Any bytes of a remote give a matching outcome or one of our errors."""
     calls, got = _all_calls(tmp_path), tmp_path / "got"
     before, begun, outcomes = 0, time.monotonic(), 0
     threads = threading.active_count()
@@ -227,7 +227,7 @@ def test_our_callers_outlive_every_peer(tmp_path: Path, record_property: Callabl
             chance = fuzzing.chance("caller", number)
             call = chance.choice(calls)
             pdus = [call.acceptance, *call.answers, messages.RELEASED]
-            # Most damage behind the acceptance: what comes after a damaged one is seldom read.
+            # Most damage comes after the acceptance: few callers read on after a damaged one.
             keep = 1 if chance.random() < 0.7 else 0
             stream = b"".join(pdus[:keep]) + mutation.mutated(chance, pdus[keep:])
             said = messages.messages(stream, halves=True)
@@ -249,7 +249,7 @@ def test_our_callers_outlive_every_peer(tmp_path: Path, record_property: Callabl
     growth = fuzzing.resident("self") - before
     assert threading.active_count() == threads
     assert growth < fuzzing.GROWTH
-    # Some conversations are whole, and some of the damage does not matter.
+    # Some conversations are intact, and some damage does not matter.
     assert outcomes > fuzzing.CASES // 20
     record_property("cases per second", round(fuzzing.CASES / (time.monotonic() - begun)))
     record_property("growth", f"{growth / (1 << 20):.1f} MiB; seed {fuzzing.SEED!r}; {outcomes} outcomes")

@@ -1,7 +1,7 @@
-"""Thousands of callers gone wrong, to our receiver.
+"""Thousands of misbehaving callers for our receiver.
 
-Each association ends, in time and without a fault; nothing is stored that did not come whole; and the process keeps
-neither memory, threads, descriptors nor partial files of it. See :mod:`tests.support.fuzzing` for longer runs.
+Each association ends in time and without a fault, only complete instances are stored, and the process keeps
+no memory, threads, descriptors or partial files. See :mod:`tests.support.fuzzing` for longer runs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LOCAL = LocalAE(ae_title="CALLER")
 
 
 def _calls() -> list[list[bytes]]:
-    """What honest callers say, PDU by PDU."""
+    """Give the PDUs of valid callers."""
     small = [each for some in dicom_files.rounds() for each in some if each.size < 8_000]
     by_syntax = {each.transfer_syntax_uid: each for each in small if dicom_files.names_itself(each)}
     pairs = [(each.sop_class_uid, each.transfer_syntax_uid) for each in by_syntax.values()]
@@ -76,14 +76,14 @@ def _request_with_roles() -> bytes:
 
 @dataclass
 class _Silent:
-    """A caller that says nothing more and does not hang up; the receiver has to."""
+    """A caller that falls silent without hanging up, so that the receiver must."""
 
     sock: socket.socket
     whole: list[bytes]
 
 
 class _Receiver:
-    """The receiver's process, what it holds, and what it costs."""
+    """The process of the receiver, its files and its resources."""
 
     def __init__(self, process: Process, directory: Path) -> None:
         self.process = process
@@ -101,7 +101,7 @@ class _Receiver:
             each.sock.close()
 
     def call(self, stream: Sequence[bytes], silent: bool) -> None:
-        """One case, and what must be true after it."""
+        """Play one case and check the result."""
         whole = [each for each in messages.messages(b"".join(stream)) if each.data_set is not None]
         sock = socket.create_connection(("127.0.0.1", self.port), timeout=fuzzing.IN_TIME)
         with suppress(ConnectionError):
@@ -119,7 +119,7 @@ class _Receiver:
         self.check_files([each.data_set or b"" for each in whole], answered)
 
     def check_files(self, whole: list[bytes], answered: bytes) -> None:
-        """No instance is there that did not come whole, and each that was called stored is there."""
+        """Check that only complete instances are stored, and all that were acknowledged."""
         allowed = {each for some in (whole, *(silent.whole for silent in self.silent)) for each in some}
         kept = {path.stem: dicom_files.data_set(path) for path in self.directory.rglob("*.dcm")}
         assert allowed.issuperset(kept.values()), f"it stored what did not come: {kept.keys()}"
@@ -136,7 +136,7 @@ class _Receiver:
                     shutil.rmtree(path, ignore_errors=True)
 
     def hang_up(self) -> None:
-        """The receiver ends every silence by itself."""
+        """Wait until the receiver ends all silent associations."""
         for each in self.silent:
             with each.sock, suppress(ConnectionError):
                 scripted.wait_for_end(each.sock)
@@ -144,13 +144,13 @@ class _Receiver:
         self.silent.clear()
 
     def count(self, name: str) -> int:
-        """How many there are of ``task`` or ``fd`` in its process."""
+        """Count the ``task`` or ``fd`` entries of its process."""
         return len(list(Path(f"/proc/{self.process.pid}/{name}").iterdir()))
 
 
 @pytest.mark.timeout(fuzzing.LIMIT)
 def test_the_receiver_outlives_every_caller(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
-    """Each association ends, nothing is stored that was not whole, and the process stays as it was."""
+    """Each association ends, only complete instances are stored, and the process does not grow."""
     calls = _calls()
     directory = tmp_path / "received"
     program = [sys.executable, "-W", "error", "-m", "tests.support.receiver_process", str(directory), "1"]
@@ -175,7 +175,7 @@ def test_the_receiver_outlives_every_caller(tmp_path: Path, record_property: Cal
         receiver.hang_up()
         assert echo(LOCAL, RemoteAE(port=receiver.port), Timeouts.of(5)).seconds < 5
         if counted:
-            # The associations that were told to end.
+            # The associations that were to end.
             wait_until(lambda: receiver.count("task") == threads, fuzzing.IN_TIME, "its threads to end")
             wait_until(lambda: receiver.count("fd") == descriptors, fuzzing.IN_TIME, "its descriptors to be closed")
         growth = fuzzing.resident(process.pid) - before

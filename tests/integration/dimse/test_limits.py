@@ -1,4 +1,4 @@
-"""Peers that are never silent and never done: each operation ends in time, whatever trickles in or out."""
+"""Remotes that are never silent and never finish: each operation ends in time."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ from tests.support.queries import find
 from tests.support.waiting import wait_until
 
 LOCAL = LocalAE(ae_title="CALLER")
-#: Nobody is silent for so long here; the whole may take less.
+#: Longer than any silence here; whole operations may take less.
 LIMITS = Timeouts.of(20, operation=0.6)
-#: Seconds between two signs of life.
+#: Seconds between two bytes.
 TRICKLE = 0.02
 
 
 @contextmanager
 def ending_soon() -> Iterator[None]:
-    """The block ends well before any silence could end it."""
+    """Check that the block ends well before any silence could end it."""
     begun = time.monotonic()
     yield
     assert time.monotonic() - begun < 10
 
 
 def trickle(sock: socket.socket, content: bytes, clock: threading.Event) -> None:
-    """Send one byte after the other until the other side has enough of it."""
+    """Send single bytes until the other side ends it."""
     for byte in content:
         sock.sendall(bytes([byte]))
         clock.wait(TRICKLE)
 
 
 def test_matches_without_end_are_cut_off() -> None:
-    """A peer that says Pending for ever."""
+    """Endless pending responses end at the limit."""
     clock = threading.Event()
 
     def script(sock: socket.socket) -> None:
@@ -74,7 +74,7 @@ def test_matches_without_end_are_cut_off() -> None:
 
 
 def test_an_answer_that_comes_byte_by_byte_is_not_waited_for_for_ever(tmp_path: Path) -> None:
-    """Not even the head of a PDU is ever whole in time."""
+    """A response that arrives byte by byte ends at the limit."""
     one = read_instance(str(write(instance(), tmp_path / "a.dcm")))
     clock = threading.Event()
 
@@ -92,7 +92,7 @@ def test_an_answer_that_comes_byte_by_byte_is_not_waited_for_for_ever(tmp_path: 
 
 
 def test_a_peer_that_takes_a_byte_now_and_then_does_not_hold_us(tmp_path: Path) -> None:
-    """It takes what we send, always a little of it."""
+    """A remote that accepts a byte now and then ends at the limit."""
     one = read_instance(str(write(instance(rows=4096), tmp_path / "a.dcm")))
     clock = threading.Event()
 
@@ -111,7 +111,7 @@ def test_a_peer_that_takes_a_byte_now_and_then_does_not_hold_us(tmp_path: Path) 
 
 
 def test_our_receiver_does_not_wait_for_ever_for_an_instance(tmp_path: Path) -> None:
-    """A sender that trickles holds none of its places for long, and leaves nothing behind."""
+    """A slow sender does not occupy the receiver for long, and leaves no file."""
     one = instance()
     with StorageSCP(LOCAL, "127.0.0.1", 0, tmp_path, LIMITS) as scp, ending_soon():
         with socket.create_connection(("127.0.0.1", scp.port), 10) as sock:
@@ -131,9 +131,9 @@ def test_our_receiver_does_not_wait_for_ever_for_an_instance(tmp_path: Path) -> 
 
 
 def test_what_takes_its_time_within_the_limit_is_waited_for(tmp_path: Path) -> None:
-    """Each operation has the whole time, not the association."""
+    """The limit is for each operation, not for the association."""
     one = read_instance(str(write(instance(), tmp_path / "a.dcm")))
-    # A busy disk may take its time for one instance.
+    # A busy disk may need long for one instance.
     limits = Timeouts.of(20, operation=3)
     with StorageSCP(LOCAL, "127.0.0.1", 0, tmp_path / "r", limits) as scp:
         ((proposed, _),) = contexts_for([one])

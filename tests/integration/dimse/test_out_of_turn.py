@@ -1,4 +1,4 @@
-"""Callers that say what is too long, too many, out of turn or without meaning: only their association ends."""
+"""Callers that send too much, or unexpected or meaningless messages, lose their own association only."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PATIENT = Timeouts.of(60)
 
 @pytest.fixture(scope="module")
 def shared_scp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageSCP]:
-    """One Storage SCP for all of them: what they do to it concerns nobody else."""
+    """Run one Storage SCP for all tests; callers do not affect each other."""
     received = tmp_path_factory.mktemp("received")
     with StorageSCP(LocalAE(ae_title="RECEIVER"), "127.0.0.1", 0, received, PATIENT) as running:
         yield running
@@ -38,7 +38,7 @@ def shared_scp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageSCP]
 
 @pytest.fixture
 def scp(shared_scp: StorageSCP) -> Iterator[StorageSCP]:
-    """That one, with nothing in its directory."""
+    """Give the shared Storage SCP with an empty directory."""
     yield shared_scp
     for each in shared_scp.directory.iterdir():
         shutil.rmtree(each)
@@ -46,7 +46,7 @@ def scp(shared_scp: StorageSCP) -> Iterator[StorageSCP]:
 
 @contextmanager
 def _calling(scp: StorageSCP, request: bytes = REQUEST) -> Iterator[tuple[socket.socket, acse.AssociateAccept]]:
-    """Be a caller whose association is accepted."""
+    """Open an accepted association as a caller."""
     with socket.create_connection(("127.0.0.1", scp.port), timeout=10) as sock:
         sock.sendall(request)
         kind, content = scripted.receive_pdu(sock)
@@ -55,7 +55,7 @@ def _calling(scp: StorageSCP, request: bytes = REQUEST) -> Iterator[tuple[socket
 
 
 def _ends(sock: socket.socket) -> bytes:
-    """What comes until the receiver hangs up: that is at once, and not when the time is up."""
+    """Receive until the receiver hangs up, which must happen at once and not after its time-out."""
     sock.settimeout(20)
     try:
         return scripted.wait_for_end(sock)
@@ -70,11 +70,11 @@ def _status(sock: socket.socket) -> int | None:
 
 @pytest.mark.parametrize("said", OUT_OF_TURN.values(), ids=OUT_OF_TURN.keys())
 def test_a_caller_out_of_turn_is_hung_up_on(scp: StorageSCP, said: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    """The receiver aborts at once, has nothing of it on disk, and serves the next caller."""
+    """The receiver aborts at once, stores nothing and serves the next caller."""
     with _calling(scp) as (sock, _), caplog.at_level(logging.WARNING):
         sock.sendall(said)
         assert _ends(sock)[:1] in {b"", b"\7"}
-        # It tells when it has hung up.
+        # It logs after it has hung up.
         wait_until(lambda: "association ended" in caplog.text, 10, "the receiver to tell")
     assert echo(LOCAL, RemoteAE(port=scp.port), PATIENT).category is Category.SUCCESS
     assert "fault" not in caplog.text
@@ -87,7 +87,7 @@ def test_a_caller_out_of_turn_is_hung_up_on(scp: StorageSCP, said: bytes, caplog
     ids=["P-DATA", "release", "released", "abort", "unknown", "rejection"],
 )
 def test_nothing_goes_before_the_association(scp: StorageSCP, first: bytes) -> None:
-    """Whoever begins with anything but an association request is hung up on, also with a request behind it."""
+    """The receiver hangs up on a caller that begins with anything but an association request."""
     with socket.create_connection(("127.0.0.1", scp.port), timeout=10) as sock:
         sock.sendall(first + REQUEST + STORE)
         assert _ends(sock)[:1] in {b"", b"\7"}
@@ -95,7 +95,7 @@ def test_nothing_goes_before_the_association(scp: StorageSCP, first: bytes) -> N
 
 
 def test_a_cancel_that_nobody_awaits_is_no_matter(scp: StorageSCP) -> None:
-    """C-CANCEL of a message that is not under way gets no answer, and the association goes on."""
+    """A C-CANCEL for no outstanding message gets no response, and the association continues."""
     cancel = command.encode(
         {command.COMMAND_FIELD: command.C_CANCEL_RQ, command.MESSAGE_ID_RESPONDED_TO: 9}, data_set=False
     )
@@ -112,7 +112,7 @@ def test_a_cancel_that_nobody_awaits_is_no_matter(scp: StorageSCP) -> None:
     [(command.C_FIND_RQ, b"x" * 100, 0x0211), (0x0140, None, 0x0211), (0x0150, b"", 0x0211), (0x0FFE, None, 0x0211)],
 )
 def test_what_is_not_served_is_answered(scp: StorageSCP, field: int, data_set: bytes | None, code: int) -> None:
-    """Other requests are answered "unrecognised operation", their data sets left aside, and the association goes on."""
+    """Other requests get "unrecognised operation", their data sets are skipped, and the association continues."""
     asked = command.encode({command.COMMAND_FIELD: field, command.MESSAGE_ID: 5}, data_set=data_set is not None)
     with _calling(scp) as (sock, _):
         sock.sendall(messages.message(asked, data_set) + STORE)
@@ -120,7 +120,7 @@ def test_what_is_not_served_is_answered(scp: StorageSCP, field: int, data_set: b
 
 
 def test_128_contexts_of_long_lists(scp: StorageSCP, tmp_path: Path) -> None:
-    """A request of 128 contexts with forty transfer syntaxes of 64 characters each is answered context by context."""
+    """A request with 128 contexts of forty transfer syntaxes of 64 characters is answered for each context."""
     proposed = long_lists()
     request = acse.encode_request(acse.AssociateRequest("RECEIVER", "CALLER", proposed))
     assert len(request) > 300_000
@@ -133,14 +133,14 @@ def test_128_contexts_of_long_lists(scp: StorageSCP, tmp_path: Path) -> None:
 
 
 def test_a_request_beyond_all_measure_is_hung_up_on(scp: StorageSCP) -> None:
-    """Above a mebibyte a request is not read at all."""
+    """A request longer than a mebibyte is not read."""
     with socket.create_connection(("127.0.0.1", scp.port), timeout=10) as sock:
         sock.sendall(struct.pack(">BxL", 1, (1 << 20) + 1) + bytes(1000))
         assert _ends(sock)[:1] in {b"", b"\7"}
 
 
 def test_uids_that_are_too_long_are_refused(scp: StorageSCP) -> None:
-    """A class of 65 characters is none; of transfer syntaxes the first that can be one is accepted."""
+    """A class of 65 characters is rejected, and the first transfer syntax of valid length is accepted."""
     proposed = (
         acse.ProposedContext(1, long_uid(1) + "7", (EXPLICIT,)),
         acse.ProposedContext(3, long_uid(1), (long_uid(2) + "7", long_uid(3))),
@@ -158,7 +158,7 @@ def test_uids_that_are_too_long_are_refused(scp: StorageSCP) -> None:
 
 
 def test_contexts_of_one_id_or_none(scp: StorageSCP) -> None:
-    """Of two contexts of one id the last counts, a context without a transfer syntax is refused, and none is agreed."""
+    """The last of two contexts with one id counts, and a context without a transfer syntax is rejected."""
     proposed = (
         acse.ProposedContext(1, CT, (EXPLICIT,)),
         acse.ProposedContext(1, "1.2.840.10008.5.1.4.1.1.4", (IMPLICIT,)),
@@ -169,7 +169,7 @@ def test_contexts_of_one_id_or_none(scp: StorageSCP) -> None:
         assert accept.results[1] == (acse.ACCEPTED, IMPLICIT)
         assert accept.results[3][0] == acse.TRANSFER_SYNTAXES_NOT_SUPPORTED
         sock.sendall(STORE)
-        # It is of another class than the context.
+        # Its class differs from that of the context.
         assert _status(sock) == 0x0122
     with _calling(scp, acse.encode_request(acse.AssociateRequest("RECEIVER", "CALLER", ()))) as (sock, accept):
         assert accept.results == {}

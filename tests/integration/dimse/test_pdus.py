@@ -1,4 +1,4 @@
-"""Messages in PDUs of every shape: the same bytes however they are cut, packed and sent (PS3.8 annex E)."""
+"""Messages are the same however they are split into PDVs, PDUs and segments (PS3.8 annex E)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.sending import LOCAL, send
 PATIENT = Timeouts.of(20)
 
 Half = tuple[int, bytes, int]
-#: Kind, content and context id of each half of a message, in order.
+#: Kind, content and context id of command set and data set, in order.
 Answer = list[Half]
 
 
@@ -40,7 +40,7 @@ def _one_pdu_each(answer: Answer) -> Iterator[bytes]:
 
 
 def _fragments(size: int, together: int) -> Callable[[Answer], Iterator[bytes]]:
-    """PDVs of ``size`` bytes, ``together`` of them in a PDU, whatever message they belong to."""
+    """Make PDVs of ``size`` bytes and PDUs of ``together`` PDVs, across messages."""
 
     def shape(answer: Answer) -> Iterator[bytes]:
         pdvs = [each for kind, content, cx in answer for each in messages.fragments(content, size, kind, cx)]
@@ -51,7 +51,7 @@ def _fragments(size: int, together: int) -> Callable[[Answer], Iterator[bytes]]:
 
 
 def _with_empty_fragments(answer: Answer) -> Iterator[bytes]:
-    """Fragments without content before, between and as the last one of each half."""
+    """Insert empty fragments before, between and after those of command sets and data sets."""
     for kind, content, cx in answer:
         middle = len(content) // 2
         parts = (b"", content[:middle], b"", b"", content[middle:])
@@ -67,7 +67,7 @@ def _segments(*sizes: int) -> Callable[[Iterator[bytes]], Iterator[bytes]]:
     return lambda pdus: messages.in_pieces(b"".join(pdus), sizes)
 
 
-#: How halves become PDUs, and PDUs become segments.
+#: How command sets and data sets become PDUs, and PDUs become segments.
 SHAPES = {
     "a PDU each": (_one_pdu_each, _whole),
     "byte by byte": (_one_pdu_each, _segments(1)),
@@ -85,7 +85,7 @@ Shape = tuple[Callable[[Answer], Iterator[bytes]], Callable[[Iterator[bytes]], I
 
 
 def _answering(answer: Answer, shape: Shape) -> scripted.Script:
-    """Accept, read the first message, and send all of the answer in this shape."""
+    """Accept, read the first message and send the response in this form."""
 
     def script(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -101,13 +101,13 @@ def _answering(answer: Answer, shape: Shape) -> scripted.Script:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A small file."""
+    """Make a small file."""
     return dicom_files.write(dicom_files.instance(rows=8), tmp_path / "a.dcm")
 
 
 @EVERY_SHAPE
 def test_responses_of_every_shape(shape: Shape, path: Path) -> None:
-    """C-ECHO and C-STORE responses, with a comment of theirs, are read as they are meant."""
+    """C-ECHO and C-STORE responses are decoded with their comments."""
     answer = _halves(messages.response(command.C_ECHO_RQ, 0x0000))
     with scripted.peer(_answering(answer, shape)) as remote:
         assert echo(LOCAL, remote, PATIENT).category is Category.SUCCESS
@@ -120,7 +120,7 @@ def test_responses_of_every_shape(shape: Shape, path: Path) -> None:
 
 @EVERY_SHAPE
 def test_matches_of_every_shape(shape: Shape) -> None:
-    """Matches and their final response are read one by one, also where one PDU holds parts of several."""
+    """Matches and the final response are received one by one, even if a PDU carries parts of several."""
     answer = [
         half
         for number in range(5)
@@ -139,7 +139,7 @@ def test_matches_of_every_shape(shape: Shape) -> None:
 
 @EVERY_SHAPE
 def test_retrieves_of_every_shape(shape: Shape, tmp_path: Path) -> None:
-    """Instances that come by C-GET are kept to the byte, and what a C-MOVE could not send is told."""
+    """Instances of a C-GET are identical, and the failed instances of a C-MOVE are reported."""
     pending = _halves(messages.response(command.C_MOVE_RQ, 0xFF00, COMPLETED=1))
     failed = peculiar.element(0x0008_0058, b"UI", b"1.2\\1.3 ", messages.IMPLICIT)
     final = _halves(messages.response(command.C_MOVE_RQ, 0xB000, data_set=True, COMPLETED=2, FAILED=2), failed)
@@ -166,7 +166,7 @@ def _numbered(number: int) -> bytes:
 
 @EVERY_SHAPE
 def test_requests_of_every_shape(shape: Shape, tmp_path: Path) -> None:
-    """The receiver reads requests of every shape, several of them at once, and a half-closed connection is answered."""
+    """The receiver decodes requests of every form, several at once, and responds on a half-closed connection."""
     with (
         StorageSCP(LOCAL, "127.0.0.1", 0, tmp_path / "received") as scp,
         socket.create_connection(("127.0.0.1", scp.port), timeout=10) as sock,
@@ -190,12 +190,12 @@ def test_requests_of_every_shape(shape: Shape, tmp_path: Path) -> None:
     assert told == [(1, 0), (2, 0), (3, 0)]
 
 
-# Lengths
+# Maximum length
 
 
 @pytest.mark.parametrize("longest", [1, 6, 7, 127, 128, 130, 512, 4_096, 16_384, 131_072, 1 << 20, 1 << 31, 0])
 def test_what_we_send_keeps_to_the_peers_maximum(longest: int, path: Path) -> None:
-    """Requests and their data sets are cut to it; less than 128 bytes is taken for a mistake, 0 is no limit."""
+    """Requests and data sets respect the maximum of the remote; below 128 bytes it is ignored, and 0 means no limit."""
     said = bytearray()
 
     def script(sock: socket.socket) -> None:
@@ -216,7 +216,7 @@ def test_what_we_send_keeps_to_the_peers_maximum(longest: int, path: Path) -> No
 
 @pytest.mark.parametrize("longest", [1, 127, 128, 512, 4_096, 0])
 def test_what_we_answer_keeps_to_the_callers_maximum(longest: int, tmp_path: Path) -> None:
-    """Responses are cut to it as well."""
+    """Responses respect the maximum of the caller."""
     uid = f"2.25.{'3' * 59}"
     content = peculiar.data_set(uid.encode())
     with (
@@ -233,7 +233,7 @@ def test_what_we_answer_keeps_to_the_callers_maximum(longest: int, tmp_path: Pat
 
 
 def test_a_long_instance_of_short_fragments(tmp_path: Path) -> None:
-    """Two megabytes in fragments of any length, cut into segments of any length, are kept to the byte."""
+    """Two megabytes in fragments and segments of any length are stored unchanged."""
     chance = random.Random("short fragments")
     content = peculiar.data_set(b"1.2.3\0", peculiar.element(0x7FE0_0010, b"OW", chance.randbytes(2 << 20)))
     pdvs, at = [], 0

@@ -1,4 +1,4 @@
-"""Peers that answer with what is too long, out of turn or without meaning: one clear error at once."""
+"""Remotes with oversized, unexpected or meaningless responses: one clear error at once."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _answering(said: bytes) -> scripted.Script:
     return script
 
 
-#: A C-STORE request where a response is due, and what else a caller does not expect.
+#: A C-STORE request instead of a response, and other messages that a caller does not expect.
 TO_A_CALLER = {
     **{name: said for name, said in OUT_OF_TURN.items() if name != "a response"},
     "a request": STORE,
@@ -50,7 +50,7 @@ TO_A_CALLER = {
 
 @pytest.mark.parametrize("said", TO_A_CALLER.values(), ids=TO_A_CALLER.keys())
 def test_a_peer_out_of_turn_is_no_answer(said: bytes, tmp_path: Path) -> None:
-    """A caller that gets it instead of its response ends the association with one error that names the peer."""
+    """An unexpected message ends the association with one error that names the remote."""
     path = dicom_files.write(dicom_files.instance(), tmp_path / "a.dcm")
     instance = part10.read_instance(str(path))
     [(proposed, _)] = contexts.contexts_for([instance])
@@ -63,7 +63,7 @@ def test_a_peer_out_of_turn_is_no_answer(said: bytes, tmp_path: Path) -> None:
 
 
 def test_an_instance_in_a_context_that_was_refused_is_none(tmp_path: Path) -> None:
-    """During C-GET a peer may send only in contexts that it has accepted."""
+    """During C-GET a remote may send only in contexts that it has accepted."""
 
     def script(sock: socket.socket) -> None:
         _, content = scripted.receive_pdu(sock)
@@ -86,7 +86,7 @@ def test_an_instance_in_a_context_that_was_refused_is_none(tmp_path: Path) -> No
     "change",
     [
         lambda accept: accept,
-        # Contexts that nobody proposed.
+        # Contexts that were not proposed.
         lambda accept: acse.AssociateAccept({**accept.results, 77: (0, EXPLICIT), 2: (0, IMPLICIT)}),
         lambda accept: acse.AssociateAccept(accept.results, 0),
         lambda accept: acse.AssociateAccept(accept.results, 1),
@@ -97,7 +97,7 @@ def test_an_instance_in_a_context_that_was_refused_is_none(tmp_path: Path) -> No
 def test_an_acceptance_may_say_more_than_was_asked(
     change: Callable[[acse.AssociateAccept], acse.AssociateAccept],
 ) -> None:
-    """Results, roles and lengths that nobody asked for are left aside; what was proposed is accepted."""
+    """Results, roles and lengths that were not proposed are ignored."""
 
     def script(sock: socket.socket) -> None:
         _, content = scripted.receive_pdu(sock)
@@ -115,7 +115,7 @@ def test_an_acceptance_may_say_more_than_was_asked(
 
 
 def test_a_peer_that_keeps_its_maximum_to_itself_gets_what_all_take(tmp_path: Path) -> None:
-    """Where the user information names no maximum length, in either direction, PDUs are of the usual 16 KiB at most."""
+    """Without a maximum length in the user information, PDUs have at most the usual 16 KiB."""
     lengths: list[int] = []
 
     def script(sock: socket.socket) -> None:
@@ -141,7 +141,7 @@ def test_a_peer_that_keeps_its_maximum_to_itself_gets_what_all_take(tmp_path: Pa
 
 
 def _without_maximum(encoded: bytes) -> bytes:
-    """The same PDU without the Maximum Length sub-item, which stands first in the user information."""
+    """Remove the Maximum Length sub-item, the first of the user information."""
     at = encoded.rindex(b"\x50\0", 0, encoded.index(b"\x51\0\0\4"))
     length = struct.unpack_from(">H", encoded, at + 2)[0] - 8
     changed = encoded[: at + 2] + struct.pack(">H", length) + encoded[at + 12 :]
@@ -150,7 +150,7 @@ def _without_maximum(encoded: bytes) -> bytes:
 
 @pytest.mark.parametrize("late", [False, True])
 def test_what_nobody_asked_for_is_not_taken_for_the_next_answer(late: bool) -> None:
-    """An association on which more has come than was asked for is not used again, be it in one PDU or in the next."""
+    """An association with unrequested input is not reused, whether in the same PDU or the next."""
 
     def script(sock: socket.socket) -> None:
         scripted.accept_all(sock)
@@ -170,7 +170,7 @@ def test_what_nobody_asked_for_is_not_taken_for_the_next_answer(late: bool) -> N
 
 
 def test_128_contexts_of_long_lists_may_be_accepted() -> None:
-    """A peer that accepts all of a request of 128 contexts with forty transfer syntaxes each is understood."""
+    """A remote may accept all of 128 contexts with forty transfer syntaxes each."""
     proposed = long_lists()
     with scripted.peer(_accept_and_wait) as remote:
         wanted = [Context(cx.abstract_syntax, cx.transfer_syntaxes) for cx in proposed]

@@ -1,4 +1,4 @@
-"""Our Storage SCP, called by pynetdicom, DCMTK and callers that misbehave."""
+"""Our Storage SCP, called by pynetdicom, DCMTK and misbehaving callers."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ STUDY_MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
 
 @pytest.fixture
 def told() -> list[InstanceOutcome]:
-    """What the receiver has told about each instance."""
+    """Collect the outcomes that the receiver reports."""
     return []
 
 
 @pytest.fixture
 def scp(tmp_path: Path, told: list[InstanceOutcome]) -> Iterator[StorageSCP]:
-    """A Storage SCP with its files in ``received``."""
+    """Run a Storage SCP with its files in ``received``."""
     with StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", on_instance=told.append) as running:
         yield running
 
@@ -73,7 +73,7 @@ def _send(scp: StorageSCP, files: list[Path]) -> list[InstanceOutcome]:
 
 
 def test_pynetdicom_echoes_and_stores(scp: StorageSCP, told: list[InstanceOutcome], tmp_path: Path) -> None:
-    """pynetdicom's caller is answered; the file has its data set and says who sent it."""
+    """pynetdicom gets responses; the file has the data set and names its sender."""
     ds = dicom_files.instance(rows=256)
     ae = Caller("MODALITY")
     ae.add_requested_context(VERIFICATION)
@@ -92,12 +92,12 @@ def test_pynetdicom_echoes_and_stores(scp: StorageSCP, told: list[InstanceOutcom
 
 
 def test_echo_is_answered(scp: StorageSCP) -> None:
-    """C-ECHO answers success."""
+    """C-ECHO gets success."""
     assert echo(LOCAL, _remote(scp), PATIENT).category is Category.SUCCESS
 
 
 def test_only_storage_and_echo_are_offered(scp: StorageSCP) -> None:
-    """Query and retrieve are refused; private classes and the first of several syntaxes are accepted."""
+    """Query and retrieve are rejected; private classes and the first of several syntaxes are accepted."""
     proposed = [
         Context(STUDY_FIND, (ImplicitVRLittleEndian,)),
         Context(STUDY_MOVE, (ImplicitVRLittleEndian,)),
@@ -114,7 +114,7 @@ def test_only_storage_and_echo_are_offered(scp: StorageSCP) -> None:
 
 
 def test_many_at_once_do_not_mix(scp: StorageSCP, tmp_path: Path) -> None:
-    """Eight callers at once: every instance is here to the byte."""
+    """Instances of eight simultaneous callers arrive unchanged."""
     series = [dicom_files.write_series(tmp_path / str(number), 20, series=number, rows=128) for number in range(1, 9)]
     threads = [threading.Thread(target=_send, args=(scp, files)) for files in series]
     for thread in threads:
@@ -127,7 +127,7 @@ def test_many_at_once_do_not_mix(scp: StorageSCP, tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_refused(
     scp: StorageSCP, told: list[InstanceOutcome], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without its directory it answers A700 with a comment; the log says so without a word about the patient."""
+    """Without its directory it responds A700 with a comment; the log reports that without patient data."""
     files = dicom_files.write_series(tmp_path / "files", 2)
     scp.directory.rmdir()
     with caplog.at_level(logging.DEBUG):
@@ -144,7 +144,7 @@ def test_what_cannot_be_written_is_refused(
 
 @disk.needs_limits
 def test_a_full_disk_is_said_to_be_full(scp: StorageSCP, tmp_path: Path) -> None:
-    """What does not fit is answered with A700, leaves nothing behind, and does not harm the next one."""
+    """An instance that does not fit gets A700, leaves no file and does not affect the next one."""
     [large] = dicom_files.write_series(tmp_path / "large", 1, rows=512)
     [small] = dicom_files.write_series(tmp_path / "small", 1, series=2, rows=2)
     with disk.full_at(100_000):
@@ -156,7 +156,7 @@ def test_a_full_disk_is_said_to_be_full(scp: StorageSCP, tmp_path: Path) -> None
 
 
 def test_more_than_it_takes_are_asked_to_come_back(tmp_path: Path) -> None:
-    """Above the limit a caller is rejected for now, and accepted once another one has left."""
+    """Above the limit a caller is rejected for now, and accepted after another has left."""
     with StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", max_associations=1) as scp:
         first = Association.open(LOCAL, _remote(scp), [Context(VERIFICATION, (ImplicitVRLittleEndian,))], PATIENT)
         with pytest.raises(PeerBusyError, match="local limit exceeded"):
@@ -176,7 +176,7 @@ def test_more_than_it_takes_are_asked_to_come_back(tmp_path: Path) -> None:
     "first", [b"", b"GET / HTTP/1.1\r\n\r\n", b"\1\0\xff\xff\xff\xff", b"\1\0\0\0\0\4abcd", b"\4\0\0\0\0\4abcd"]
 )
 def test_a_caller_that_is_none_harms_nobody(scp: StorageSCP, first: bytes) -> None:
-    """Garbage instead of an association request is hung up on; the next caller is served."""
+    """The receiver hangs up on garbage and serves the next caller."""
     with socket.create_connection(("127.0.0.1", scp.port), timeout=10) as sock:
         sock.sendall(first)
         sock.shutdown(socket.SHUT_WR)
@@ -185,7 +185,7 @@ def test_a_caller_that_is_none_harms_nobody(scp: StorageSCP, first: bytes) -> No
 
 
 def test_a_silent_caller_is_hung_up_on(tmp_path: Path) -> None:
-    """Neither a connection without a request nor an idle association holds a thread for ever."""
+    """Connections without a request and idle associations are closed after a time."""
     to_ask, to_go_on = Timeouts(connect=10, acse=0.5, dimse=20), Timeouts(connect=10, acse=20, dimse=0.5)
     with (
         StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", to_ask) as scp,
@@ -199,7 +199,7 @@ def test_a_silent_caller_is_hung_up_on(tmp_path: Path) -> None:
 
 
 def _begin_to_store(port: int) -> tuple[socket.socket, bytes]:
-    """Associate and send half an instance; give the socket and the other half."""
+    """Open an association and send half an instance; give the socket and the other half."""
     sock = socket.create_connection(("127.0.0.1", port), timeout=10)
     proposed = (acse.ProposedContext(1, CTImageStorage, (ExplicitVRLittleEndian,)),)
     sock.sendall(acse.encode_request(acse.AssociateRequest("RECEIVER", "CALLER", proposed)))
@@ -218,7 +218,7 @@ def _begin_to_store(port: int) -> tuple[socket.socket, bytes]:
 
 
 def test_stopping_lets_a_message_finish(tmp_path: Path) -> None:
-    """An instance on its way when the receiver stops is received and answered; idle associations end at once."""
+    """A stopping receiver finishes the instance under way and closes idle associations at once."""
     scp = StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received")
     scp.start()
     idle = Association.open(LOCAL, _remote(scp), [Context(VERIFICATION, (ImplicitVRLittleEndian,))], PATIENT)
@@ -239,7 +239,7 @@ def test_stopping_lets_a_message_finish(tmp_path: Path) -> None:
 
 
 def test_stopping_does_not_wait_for_ever(tmp_path: Path) -> None:
-    """A caller that stays in the middle of an instance is aborted when the time is up, and leaves nothing behind."""
+    """A caller that stalls in the middle of an instance is aborted in time, and no file is left."""
     scp = StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received")
     scp.start()
     sock, _ = _begin_to_store(scp.port)
@@ -251,7 +251,7 @@ def test_stopping_does_not_wait_for_ever(tmp_path: Path) -> None:
 
 
 def test_unknown_items_of_a_negotiation_are_left_unanswered(tmp_path: Path) -> None:
-    """Extended negotiation and user identity are proposed by pynetdicom, beside operations; its calls are served."""
+    """Extended negotiation and user identity are ignored, and the caller is served."""
     window = AsynchronousOperationsWindowNegotiation()
     window.maximum_number_operations_invoked = window.maximum_number_operations_performed = 8
     extended = SOPClassExtendedNegotiation()

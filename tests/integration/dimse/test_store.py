@@ -1,4 +1,4 @@
-"""C-ECHO and C-STORE to peers that others wrote."""
+"""C-ECHO and C-STORE to remotes of others."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATIENT = Timeouts.of(20)
 
 
 def _send(remote: RemoteAE, paths: list[Path], timeouts: Timeouts = PATIENT) -> list[InstanceOutcome]:
-    """Send files over as many associations as their contexts take."""
+    """Send files over as many associations as their contexts need."""
     instances = [part10.read_instance(str(path)) for path in paths]
     outcomes = []
     for proposed, batch in contexts.contexts_for(instances):
@@ -44,7 +44,7 @@ def _open_files() -> int:
 
 
 def test_echo(pacs: TestPACS) -> None:
-    """C-ECHO answers success and how long it took, and leaves no association open."""
+    """C-ECHO gives success and its duration, and leaves no association open."""
     outcome = echo(LOCAL, pacs.remote, PATIENT)
     assert outcome.category is Category.SUCCESS
     assert 0 < outcome.seconds < 20
@@ -52,7 +52,7 @@ def test_echo(pacs: TestPACS) -> None:
 
 
 def test_more_than_128_contexts_take_two_associations(pacs: TestPACS, tmp_path: Path) -> None:
-    """130 private classes go over two associations, and all arrive."""
+    """130 private classes need two associations, and all instances arrive."""
     files = []
     for number in range(1, 131):
         ds = dicom_files.instance(number, rows=2, sop_class_uid=f"{dicom_files.PRIVATE_SOP_CLASS}.{number}")
@@ -62,7 +62,7 @@ def test_more_than_128_contexts_take_two_associations(pacs: TestPACS, tmp_path: 
 
 
 def test_a_refused_pair_fails_alone_and_by_name(pacs: TestPACS, tmp_path: Path) -> None:
-    """A transfer syntax that the peer refuses fails its own files, naming class and syntax."""
+    """A rejected transfer syntax fails only its own files, with class and syntax in the reason."""
     pacs.faults = Faults(refused_transfer_syntaxes=["1.2.840.10008.1.2.4.90"])
     compressed = next(path for path in dicom_files.shipped() if path.name == "MR_small_jp2klossless.dcm")
     plain = dicom_files.write(dicom_files.instance(), tmp_path / "a.dcm")
@@ -85,7 +85,7 @@ def test_a_refused_pair_fails_alone_and_by_name(pacs: TestPACS, tmp_path: Path) 
     ],
 )
 def test_a_status_is_an_outcome(pacs: TestPACS, tmp_path: Path, code: int, category: InstanceCategory) -> None:
-    """Whatever the peer answers is told with a reason, and the association goes on."""
+    """Each status becomes an outcome with a reason, and the association continues."""
     pacs.faults = Faults(store_status={EVERY_INSTANCE: code})
     assoc, instance = _opened(pacs.remote, dicom_files.write(dicom_files.instance(), tmp_path / "a.dcm"))
     with assoc:
@@ -100,7 +100,7 @@ def test_a_status_is_an_outcome(pacs: TestPACS, tmp_path: Path, code: int, categ
 
 
 def test_one_association_carries_a_thousand(pacs: TestPACS, tmp_path: Path) -> None:
-    """One association after another message: a thousand instances, each once and in order."""
+    """One association carries a thousand instances, each once and in order."""
     files = dicom_files.write_series(tmp_path, 1000, rows=2)
     outcomes = _send(pacs.remote, files)
     assert pacs.stores == [outcome.sop_instance_uid for outcome in outcomes]
@@ -109,7 +109,7 @@ def test_one_association_carries_a_thousand(pacs: TestPACS, tmp_path: Path) -> N
 
 
 def test_a_file_that_changed_or_vanished_fails_alone(pacs: TestPACS, tmp_path: Path) -> None:
-    """Such a file fails before a byte goes out, and the association goes on."""
+    """The file fails before anything is sent, and the association continues."""
     path = dicom_files.write(dicom_files.instance(), tmp_path / "a.dcm")
     other = part10.read_instance(str(dicom_files.write(dicom_files.instance(2), tmp_path / "b.dcm")))
     assoc, instance = _opened(pacs.remote, path)
@@ -126,7 +126,7 @@ def test_a_file_that_changed_or_vanished_fails_alone(pacs: TestPACS, tmp_path: P
 
 
 def test_an_odd_data_set_fails_alone(pacs: TestPACS, tmp_path: Path) -> None:
-    """A data set of odd length is cut off; it is not sent, since DCMTK would abort, and the reason says so."""
+    """A data set of odd length is not sent, because DCMTK would abort, and the reason explains it."""
     path = dicom_files.write(dicom_files.instance(), tmp_path / "a.dcm")
     path.write_bytes(path.read_bytes()[:-1])
     [outcome] = _send(pacs.remote, [path])
@@ -146,7 +146,7 @@ def test_an_odd_data_set_fails_alone(pacs: TestPACS, tmp_path: Path) -> None:
     ],
 )
 def test_a_permanent_rejection_says_what_to_check(pacs: TestPACS, rejection: Rejection, says: str) -> None:
-    """A rejection for good is not retried, and its message has the next step."""
+    """The message of a permanent rejection names the next step."""
     pacs.faults = Faults(rejection=rejection)
     with pytest.raises(AssociationRejectedError, match=says) as caught:
         echo(LOCAL, pacs.remote, PATIENT)
@@ -155,7 +155,7 @@ def test_a_permanent_rejection_says_what_to_check(pacs: TestPACS, rejection: Rej
 
 @pytest.mark.parametrize("rejection", [Rejection(2, 3, 2), Rejection(2, 3, 1), Rejection(1, 3, 2), Rejection(2, 1, 1)])
 def test_a_transient_rejection_is_a_reason_to_wait(pacs: TestPACS, rejection: Rejection) -> None:
-    """Congestion and limits pass, also where the peer calls them permanent."""
+    """Congestion and limits are transient, even if the remote calls them permanent."""
     pacs.faults = Faults(rejection=rejection)
     with pytest.raises(PeerBusyError, match="for now"):
         echo(LOCAL, pacs.remote, PATIENT)
@@ -171,7 +171,7 @@ def test_a_transient_rejection_is_a_reason_to_wait(pacs: TestPACS, rejection: Re
 def test_a_silent_peer_ends_in_time(
     pacs: TestPACS, tmp_path: Path, silence: Silence, waited: str, limits: Timeouts
 ) -> None:
-    """Whichever answer does not come, the error names the peer and the wait that ran out."""
+    """For each missing response the error names the remote and the limit."""
     pacs.faults = Faults(silence=silence)
     path = dicom_files.write(dicom_files.instance(), tmp_path / "a.dcm")
     with pytest.raises(PeerUnavailableError, match=waited) as caught:
@@ -180,7 +180,7 @@ def test_a_silent_peer_ends_in_time(
 
 
 def test_an_abort_loses_the_association_and_no_more(pacs: TestPACS, tmp_path: Path) -> None:
-    """An abort in the middle is no answer; what was answered before stands, and another association works."""
+    """After an abort earlier responses stand, and another association works."""
     files = dicom_files.write_series(tmp_path, 3, rows=2)
     pacs.faults = Faults(abort_at_store=2)
     instances = [part10.read_instance(str(path)) for path in files]
@@ -195,7 +195,7 @@ def test_an_abort_loses_the_association_and_no_more(pacs: TestPACS, tmp_path: Pa
 
 
 def test_stop_ends_the_wait_for_a_response(pacs: TestPACS, tmp_path: Path) -> None:
-    """A cancelled job does not wait for a silent peer."""
+    """A cancelled job does not wait for a silent remote."""
     pacs.faults = Faults(silence=Silence.ASSOCIATED)
     assoc, instance = _opened(pacs.remote, dicom_files.write(dicom_files.instance(), tmp_path / "a.dcm"))
     asked = count()
@@ -206,7 +206,7 @@ def test_stop_ends_the_wait_for_a_response(pacs: TestPACS, tmp_path: Path) -> No
 
 
 def test_covers_tells_what_was_proposed(pacs: TestPACS, tmp_path: Path) -> None:
-    """Refused pairs count as covered: asking again would get the same answer."""
+    """Rejected pairs count as covered, because proposing them again would not help."""
     pacs.faults = Faults(refused_sop_classes=["1.2.840.10008.5.1.4.1.1.2"])
     assoc, instance = _opened(pacs.remote, dicom_files.write(dicom_files.instance(), tmp_path / "a.dcm"))
     with assoc:
@@ -219,7 +219,7 @@ def test_covers_tells_what_was_proposed(pacs: TestPACS, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
 def test_no_descriptor_is_left_behind(pacs: TestPACS, tmp_path: Path) -> None:
-    """Associations that fail and those that succeed close what they opened."""
+    """Failed and successful associations close their descriptors."""
     [path] = dicom_files.write_series(tmp_path, 1, rows=512)
     _send(pacs.remote, [path])
     before = _open_files()
@@ -230,5 +230,5 @@ def test_no_descriptor_is_left_behind(pacs: TestPACS, tmp_path: Path) -> None:
                 _send(pacs.remote, [path])
             except (PeerUnavailableError, AssociationRejectedError):
                 continue
-    # The PACS is in this process: it closes its side a little later, and may have the last connection open still.
+    # The PACS runs in this process and may close its side of the last connection a little later.
     wait_until(lambda: _open_files() <= before + 3, 10, f"open files, {before} before: {_open_files()}")

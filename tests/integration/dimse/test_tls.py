@@ -1,4 +1,4 @@
-"""Calling over TLS: whom we believe and who believes us; whatever goes wrong is one sentence in time."""
+"""Calls over TLS: which certificates are trusted, and one clear error in time if anything fails."""
 
 from __future__ import annotations
 
@@ -31,37 +31,37 @@ IMPLICIT = "1.2.840.10008.1.2"
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
-    """Who signs all certificates here."""
+    """Make the authority that signs all certificates."""
     return Authority(tmp_path)
 
 
 @pytest.fixture
 def stranger(tmp_path: Path) -> Authority:
-    """Another authority, whom the first does not know."""
+    """Make another, unrelated authority."""
     return Authority(tmp_path, "stranger")
 
 
 @pytest.fixture
 def own(authority: Authority) -> Identity:
-    """The certificate of the PACS."""
+    """Make the certificate of the PACS."""
     return authority.identity()
 
 
 def _answer(sock: socket.socket) -> None:
-    """Accept, and agree to the release."""
+    """Accept the association and its release."""
     scripted.accept_all(sock)
     scripted.let_go(sock)
     scripted.wait_for_end(sock)
 
 
 def _open(remote: RemoteAE, tls: TLS | None, timeouts: Timeouts = PATIENT) -> None:
-    """Associate and release."""
+    """Open an association and release it."""
     asked = remote.model_copy(update={"tls": tls})
     Association.open(LOCAL, asked, [VERIFICATION_CONTEXT], timeouts).release()
 
 
 def _refused(context: ssl.SSLContext, tls: TLS) -> str:
-    """Why no secure connection with a peer comes about."""
+    """Give the reason for which TLS with a remote fails."""
     with scripted.peer(over_tls(context, _answer)) as remote, pytest.raises(TLSError) as caught:
         _open(remote, tls)
     assert caught.value.message.startswith(f"{remote} over TLS ")
@@ -71,14 +71,14 @@ def _refused(context: ssl.SSLContext, tls: TLS) -> str:
 
 @VERSIONS
 def test_both_versions_are_spoken(own: Identity, version: ssl.TLSVersion) -> None:
-    """A certificate is believed for its authority, or when it is named itself; the peer is told that we leave."""
+    """A certificate is trusted by its issuer or by itself, and the remote gets a close_notify."""
     ended: list[bytes] = []
 
     def script(sock: socket.socket) -> None:
         assert isinstance(sock, ssl.SSLSocket)
         assert sock.version() == version.name.replace("v1_", "v1.")
         _answer(sock)
-        # Without our word that nothing more comes, this would raise.
+        # Without a close_notify this would raise.
         sock.suppress_ragged_eofs = False  # type: ignore[attr-defined]  # documented as a parameter only
         ended.append(sock.recv(1))
 
@@ -92,7 +92,7 @@ def test_both_versions_are_spoken(own: Identity, version: ssl.TLSVersion) -> Non
 def test_a_certificate_that_is_not_believed(
     authority: Authority, stranger: Authority, own: Identity, version: ssl.TLSVersion
 ) -> None:
-    """Of an unknown authority, expired, not valid yet, for another host: each says what to do."""
+    """Unknown issuer, expired, not valid yet, other host: each error names the next step."""
     other = authority.identity("other", "pacs.example.org")
     for identity, trusting, told in (
         (own, stranger.identity().trusted, "untrusted issuer.*--tls-ca"),
@@ -105,7 +105,7 @@ def test_a_certificate_that_is_not_believed(
 
 
 def test_a_certificate_for_another_name_can_be_taken(authority: Authority) -> None:
-    """By naming that name, or by asking for any: the signature is checked all the same."""
+    """It is accepted by naming that name or allowing any; the signature is still verified."""
     other = authority.identity("other", "pacs.example.org")
     for change in ({"server_name": "pacs.example.org"}, {"check_hostname": False}):
         with scripted.peer(over_tls(other.called(), _answer)) as remote:
@@ -118,7 +118,7 @@ def test_a_certificate_for_another_name_can_be_taken(authority: Authority) -> No
 def test_a_peer_that_wants_a_certificate(
     authority: Authority, stranger: Authority, own: Identity, version: ssl.TLSVersion
 ) -> None:
-    """It gets ours; without one, or with one that it does not take, we say what it told us."""
+    """It gets our certificate; if there is none, or it is refused, the error gives the reason of the remote."""
     demanding = own.called(version, callers=authority.file)
     with scripted.peer(over_tls(demanding, _answer)) as remote:
         _open(remote, authority.identity("caller").tls)
@@ -129,7 +129,7 @@ def test_a_peer_that_wants_a_certificate(
 
 
 def test_an_old_version_and_other_ciphers(own: Identity) -> None:
-    """Below TLS 1.2 nothing is spoken."""
+    """Versions below TLS 1.2 and other ciphers are refused."""
     old, odd = own.called(), own.called(ssl.TLSVersion.TLSv1_2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -142,7 +142,7 @@ def test_an_old_version_and_other_ciphers(own: Identity) -> None:
 
 @pytest.mark.parametrize("first", [b"\7\0\0\0\0\4\0\0\2\1", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
 def test_a_peer_without_tls(own: Identity, first: bytes) -> None:
-    """DICOM or another protocol where TLS was due is told as that."""
+    """A remote that answers with DICOM or another protocol instead of TLS is reported."""
 
     def script(sock: socket.socket) -> None:
         sock.recv(5)
@@ -154,20 +154,20 @@ def test_a_peer_without_tls(own: Identity, first: bytes) -> None:
 
 
 def test_a_pacs_without_tls(own: Identity, pacs: TestPACS) -> None:
-    """A real one takes our hello for a PDU: it hangs up, aborts, or waits for the rest, and we end in time."""
+    """Remotes that mistake our ClientHello for a PDU hang up, abort or wait, and each ends in time."""
     with pytest.raises((TLSError, PeerUnavailableError), match=r"does not use TLS|uses TLS on this port"):
         _open(pacs.remote, own.trusted, HASTY)
 
 
 @pytest.mark.dcmtk
 def test_storescp_without_tls(own: Identity, storescp: peers.Directory) -> None:
-    """DCMTK hangs up on our hello."""
+    """DCMTK hangs up at our ClientHello."""
     with pytest.raises(PeerUnavailableError, match="Check that it uses TLS on this port"):
         _open(storescp.remote, own.trusted)
 
 
 def test_a_peer_that_hangs_up_in_the_handshake(own: Identity) -> None:
-    """It may be overloaded, so that another try is worth it."""
+    """A remote that hangs up may be overloaded, so another try is worthwhile."""
     with (
         scripted.peer(lambda sock: sock.close()) as remote,
         pytest.raises(PeerUnavailableError, match=r"in the TLS handshake .*Check that it uses TLS on this port"),
@@ -177,7 +177,7 @@ def test_a_peer_that_hangs_up_in_the_handshake(own: Identity) -> None:
 
 @pytest.mark.parametrize("begun", [b"", b"\x16\3\3"])
 def test_a_peer_that_never_answers_the_handshake(own: Identity, begun: bytes) -> None:
-    """The limit of the association ends it, and a cancelled job ends it sooner."""
+    """The limit for associations ends the wait, and a cancelled job ends it sooner."""
 
     def script(sock: socket.socket) -> None:
         sock.sendall(begun)
@@ -202,7 +202,7 @@ def test_a_peer_that_never_answers_the_handshake(own: Identity, begun: bytes) ->
     ],
 )
 def test_calling_a_port_for_tls_without_it(reply: bytes, error: type[PacsTasksError], told: str) -> None:
-    """Some peers answer with an alert, others hang up."""
+    """Some remotes answer with an alert, others hang up."""
 
     def script(sock: socket.socket) -> None:
         scripted.receive_pdu(sock)
@@ -213,7 +213,7 @@ def test_calling_a_port_for_tls_without_it(reply: bytes, error: type[PacsTasksEr
 
 
 def test_calling_a_real_port_for_tls_without_it(own: Identity) -> None:
-    """OpenSSL hangs up without a word."""
+    """OpenSSL hangs up without an alert."""
     with (
         scripted.peer(over_tls(own.called(), _answer)) as remote,
         pytest.raises(PeerUnavailableError, match="expects TLS"),
@@ -222,7 +222,7 @@ def test_calling_a_real_port_for_tls_without_it(own: Identity) -> None:
 
 
 def test_files_that_cannot_be_used(authority: Authority, own: Identity, tmp_path: Path) -> None:
-    """Nothing is opened; the sentence names the file to whom asked, and to nobody else."""
+    """No connection is opened, and only the subject of the error names the file."""
     locked = tmp_path / "locked.key"
     protecting = ["openssl", "pkey", "-aes256", "-passout", "pass:secret", "-in", str(own.key), "-out", str(locked)]
     subprocess.run(protecting, check=True, capture_output=True, timeout=30)
@@ -246,14 +246,14 @@ def test_files_that_cannot_be_used(authority: Authority, own: Identity, tmp_path
         (shown(certificate, locked), locked, "protected by a pass phrase"),
     ):
         with pytest.raises(UnreadableInputError, match=told) as caught:
-            # Nobody listens there: connecting would be another error.
+            # Nothing listens there, so connecting would give another error.
             echo(LOCAL, RemoteAE(host="127.0.0.1", port=1, tls=tls), HASTY)
         assert str(file) in caught.value.subject
         assert str(tmp_path) not in caught.value.message
 
 
 def test_testpacs_demands_certificates(authority: Authority, own: Identity) -> None:
-    """With authorities it takes only callers whom they have signed; one that says nothing holds nobody up."""
+    """With authorities, TestPACS accepts only callers with their certificates; a silent one delays nobody."""
     with TestPACS(tls=own.tls) as pacs, socket.create_connection((pacs.host, pacs.port)):
         with pytest.raises(TLSError, match="requires a client certificate"):
             echo(LOCAL, pacs.remote, PATIENT)

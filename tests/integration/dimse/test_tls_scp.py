@@ -1,4 +1,4 @@
-"""Our Storage SCP over TLS: called by DCMTK, by ourselves, and by callers that it must not let in."""
+"""Our Storage SCP over TLS, called by DCMTK, by our own caller and by callers that it must refuse."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ PATIENT = Timeouts.of(20)
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
-    """Who signs the certificates of both sides."""
+    """Make the authority that signs the certificates of both sides."""
     return Authority(tmp_path)
 
 
 @pytest.fixture
 def own(authority: Authority) -> Identity:
-    """The receiver's certificate."""
+    """Make the certificate of the receiver."""
     return authority.identity("receiver")
 
 
 @pytest.fixture
 def scp(tmp_path: Path, own: Identity) -> Iterator[StorageSCP]:
-    """A Storage SCP that shows a certificate and asks for none."""
+    """Run a Storage SCP that requires no client certificate."""
     with StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", tls=own.shown) as running:
         yield running
 
 
 @pytest.fixture
 def strict(tmp_path: Path, own: Identity) -> Iterator[StorageSCP]:
-    """A Storage SCP that takes only callers whom the authority has signed."""
+    """Run a Storage SCP that requires a certificate of the authority."""
     with StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", tls=own.tls) as running:
         yield running
 
@@ -78,7 +78,7 @@ def _dcmtk(
 
 
 def _wait_for_log(caplog: pytest.LogCaptureFixture, pattern: str) -> None:
-    """The association's thread may be a little behind its peer."""
+    """Wait, because the thread of the association may lag behind the caller."""
     wait_until(lambda: re.search(pattern, caplog.text), 10, f"the log to say {pattern}")
 
 
@@ -93,7 +93,7 @@ def _expected(files: list[Path]) -> dict[str, bytes]:
 @pytest.mark.dcmtk
 @pytest.mark.parametrize("profile", ["--profile-bcp195-nd", "--profile-bcp195", "--profile-bcp195-ex"])
 def test_dcmtk_sends_with_a_certificate(strict: StorageSCP, authority: Authority, tmp_path: Path, profile: str) -> None:
-    """Under each profile of BCP 195 that it has, every instance is here to the byte; each side checks the other."""
+    """Instances arrive unchanged under each BCP 195 profile of DCMTK, with both certificates verified."""
     caller = authority.identity("modality")
     files = dicom_files.write_series(tmp_path / "files", 20, rows=256)
     done = _dcmtk("storescu", strict, ["+tls", caller.key, caller.certificate, "+cf", caller.authority, profile], files)
@@ -103,7 +103,7 @@ def test_dcmtk_sends_with_a_certificate(strict: StorageSCP, authority: Authority
 
 @pytest.mark.dcmtk
 def test_dcmtk_without_a_certificate(scp: StorageSCP, strict: StorageSCP, own: Identity) -> None:
-    """It is taken where none is demanded, and only there; it checks ours in any case."""
+    """DCMTK without a certificate is accepted only if none is required; it always verifies ours."""
     nameless: list[str | Path] = ["+tla", "+cf", own.authority]
     assert _dcmtk("echoscu", scp, nameless).returncode == 0
     assert _dcmtk("echoscu", strict, nameless).returncode != 0
@@ -113,7 +113,7 @@ def test_dcmtk_without_a_certificate(scp: StorageSCP, strict: StorageSCP, own: I
 
 @VERSIONS
 def test_it_receives_over_both_versions(scp: StorageSCP, own: Identity, version: ssl.TLSVersion) -> None:
-    """Everything that pydicom ships comes to the byte, over TLS 1.2 and 1.3."""
+    """All shipped files arrive unchanged over TLS 1.2 and 1.3."""
     files = [path for path in dicom_files.sendable() if len(dicom_files.data_set(path)) % 2 == 0]
     assert scp.context is not None
     scp.context.maximum_version = version
@@ -125,7 +125,7 @@ def test_it_receives_over_both_versions(scp: StorageSCP, own: Identity, version:
 
 
 def test_several_stores_are_under_way(scp: StorageSCP, own: Identity, tmp_path: Path) -> None:
-    """What has come already is told from what has not, although TLS reads ahead of us."""
+    """Outstanding and answered requests are told apart, although TLS reads ahead."""
     files = dicom_files.write_series(tmp_path / "files", 200, rows=100)
     [(proposed, batch)] = contexts.contexts_for(part10.read_instance(str(path)) for path in files)
     with Association.open(LOCAL, _remote(scp, own.trusted), proposed, PATIENT, window=16) as assoc:
@@ -140,7 +140,7 @@ def test_several_stores_are_under_way(scp: StorageSCP, own: Identity, tmp_path: 
 def test_who_is_not_known_stays_out(
     strict: StorageSCP, authority: Authority, own: Identity, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No certificate, one of another authority, one that has expired, no TLS at all; the log says who and why."""
+    """Callers without a trusted certificate or without TLS are refused, and the log names caller and reason."""
     stranger = Authority(tmp_path, "stranger").identity("caller")
     trusting = {"ca_file": str(authority.file)}
     assert echo(LOCAL, _remote(strict, authority.identity("caller").tls), PATIENT).category is Category.SUCCESS
@@ -167,7 +167,7 @@ def test_who_is_not_known_stays_out(
 
 
 def test_a_caller_that_does_not_trust_us(scp: StorageSCP, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It hangs up with a reason, which the log has."""
+    """It hangs up with an alert, which is logged."""
     stranger = Authority(tmp_path, "stranger").identity("other")
     with caplog.at_level(logging.WARNING), pytest.raises(TLSError, match="untrusted issuer"):
         echo(LOCAL, _remote(scp, stranger.trusted), PATIENT)
@@ -175,7 +175,7 @@ def test_a_caller_that_does_not_trust_us(scp: StorageSCP, tmp_path: Path, caplog
 
 
 def test_a_caller_with_tls_at_a_port_without(own: Identity, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Both sides say what is wrong."""
+    """Both sides report the reason."""
     with (
         StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received") as plain,
         caplog.at_level(logging.WARNING),
@@ -187,8 +187,8 @@ def test_a_caller_with_tls_at_a_port_without(own: Identity, tmp_path: Path, capl
 
 @pytest.mark.parametrize("begun", [b"", b"\x16\3\1\2\0\1", b"\x16\3\1\0\4abcd", b"GET / HTTP/1.1\r\n\r\n"])
 def test_who_does_not_shake_hands_holds_nobody_up(tmp_path: Path, own: Identity, begun: bytes) -> None:
-    """Others are served meanwhile, and it is hung up on after the limit of an association request."""
-    # Who had to wait until it is hung up on would find out after 20 seconds.
+    """Others are served meanwhile, and it is closed after the limit for association requests."""
+    # A caller that had to wait for it would time out after 20 seconds.
     patient, hasty = (Timeouts(connect=20, acse=seconds, dimse=20) for seconds in (60, 1))
     with (
         StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", patient, tls=own.shown) as scp,
@@ -206,7 +206,7 @@ def test_who_does_not_shake_hands_holds_nobody_up(tmp_path: Path, own: Identity,
 
 
 def test_stopping_does_not_wait_for_a_handshake(tmp_path: Path, own: Identity) -> None:
-    """Nor for a caller that has one behind it and says nothing."""
+    """Stopping waits neither for a handshake nor for a caller that is silent after it."""
     with StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", tls=own.shown) as scp:
         context = ssl.create_default_context(cafile=own.authority)
         with (
@@ -222,7 +222,7 @@ def test_stopping_does_not_wait_for_a_handshake(tmp_path: Path, own: Identity) -
 
 
 def test_a_certificate_that_cannot_be_used_is_told_before_it_listens(tmp_path: Path, own: Identity) -> None:
-    """And so is none."""
+    """An unusable or missing certificate is reported before the receiver listens."""
     nowhere = str(tmp_path / "nowhere.pem")
     with pytest.raises(UnreadableInputError, match="cannot read our certificate") as caught:
         StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", tls=TLS(certificate_file=nowhere))

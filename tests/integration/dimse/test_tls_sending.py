@@ -1,4 +1,4 @@
-"""Sending over TLS: every byte arrives, whatever its size and however the peer reads."""
+"""Sending over TLS: every byte arrives, whatever the size and however the remote reads."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.processes import ROOT, environment
 from tests.support.sending import LOCAL, send
 from tests.support.waiting import wait_until
 
-#: With time enough for the handshake and the association.
+#: Enough time for the handshake and the association.
 HASTY = Timeouts(connect=20, acse=20, dimse=1)
 PATIENT = Timeouts.of(20)
 IMPLICIT = "1.2.840.10008.1.2"
@@ -38,13 +38,13 @@ IMPLICIT = "1.2.840.10008.1.2"
 
 @pytest.fixture
 def own(tmp_path: Path) -> Identity:
-    """The certificate of the PACS."""
+    """Make the certificate of the PACS."""
     return Authority(tmp_path).identity()
 
 
 @VERSIONS
 def test_every_shipped_instance_arrives_to_the_byte(own: Identity, version: ssl.TLSVersion) -> None:
-    """Every class in every syntax, small and large, is at the PACS as it is in its file."""
+    """Instances of every class and syntax, small and large, arrive unchanged."""
     paths = [path for path in dicom_files.sendable() if path.name != "rtplan_truncated.dcm"]
     with TestPACS(tls=own.shown) as pacs:
         outcomes = []
@@ -60,7 +60,7 @@ def test_every_shipped_instance_arrives_to_the_byte(own: Identity, version: ssl.
 
 @pytest.mark.parametrize("max_length", [16_384, 4_096, 0])
 def test_a_peer_that_reads_in_fits_gets_every_byte(own: Identity, tmp_path: Path, max_length: int) -> None:
-    """Where the socket takes nothing for a while, and then a part of a record, the rest follows as it should."""
+    """After a pause, and a partly accepted record, the rest follows correctly."""
     ds = dicom_files.instance(rows=2000)
     ds.PixelData = os.urandom(8_000_000)
     path = dicom_files.write(ds, tmp_path / "big.dcm")
@@ -79,7 +79,7 @@ def test_a_peer_that_reads_in_fits_gets_every_byte(own: Identity, tmp_path: Path
             came.extend(content[6:])
             number += 1
             if number % 200 == 1 and len(came) < 2_000_000:
-                # Longer than a write waits.
+                # Longer than one write waits.
                 resting.wait(0.6)
             if content[5] & 2:
                 break
@@ -94,7 +94,7 @@ def test_a_peer_that_reads_in_fits_gets_every_byte(own: Identity, tmp_path: Path
 
 
 def test_a_slow_peer_is_not_taken_for_a_silent_one(own: Identity) -> None:
-    """A record now and then is enough, however long a hundred kilobytes take."""
+    """A remote that accepts a record now and then is not silent."""
     came, resting = bytearray(), threading.Event()
 
     def script(sock: socket.socket) -> None:
@@ -117,7 +117,7 @@ def test_a_slow_peer_is_not_taken_for_a_silent_one(own: Identity) -> None:
 
 
 def test_a_peer_that_stops_reading_ends_in_time(own: Identity, tmp_path: Path) -> None:
-    """Neither the send nor the farewell waits longer than it may."""
+    """Neither sending nor closing exceeds its limit."""
     big = dicom_files.write_large(tmp_path / "big.dcm", 20_000_000)
     done = threading.Event()
 
@@ -135,7 +135,7 @@ def test_a_peer_that_stops_reading_ends_in_time(own: Identity, tmp_path: Path) -
 
 
 def test_a_file_that_shrinks_while_it_is_sent_fails_alone(own: Identity, tmp_path: Path) -> None:
-    """Over TLS no memory map is touched, which would end the process."""
+    """Over TLS too, a shrinking file fails one instance and not the process."""
     big = dicom_files.write_large(tmp_path / "big.dcm", 40_000_000)
 
     def script(sock: socket.socket) -> None:
@@ -177,7 +177,7 @@ print(json.dumps(peaks))
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux")
 @pytest.mark.parametrize("max_length", [16_384, 0])
 def test_a_large_file_needs_no_more_memory_than_a_small_one(own: Identity, tmp_path: Path, max_length: int) -> None:
-    """300 MB go out in constant memory, whatever length of PDU the peer takes."""
+    """300 MB are sent in constant memory, whatever PDU length the remote accepts."""
     small = dicom_files.write_large(tmp_path / "small.dcm", 3_000_000)
     large = dicom_files.write_large(tmp_path / "large.dcm", 300_000_000)
 
@@ -205,7 +205,7 @@ def test_a_large_file_needs_no_more_memory_than_a_small_one(own: Identity, tmp_p
 
 
 def test_an_idle_association_is_reusable_until_the_peer_speaks(own: Identity) -> None:
-    """What TLS has to say for itself, such as tickets that come late, is no word of the peer; an abort is."""
+    """Records of TLS itself, such as late tickets, do not count as input; an abort does."""
     speak, spoken = threading.Event(), threading.Event()
 
     def script(sock: socket.socket) -> None:
@@ -228,7 +228,7 @@ def test_an_idle_association_is_reusable_until_the_peer_speaks(own: Identity) ->
 
 @VERSIONS
 def test_many_messages_over_one_association(own: Identity, tmp_path: Path, version: ssl.TLSVersion) -> None:
-    """Between them it is always reusable: nothing that TLS reads ahead is lost or takes part in the decision."""
+    """It stays reusable between messages: data that TLS reads ahead neither get lost nor count as input."""
     instances = [part10.read_instance(str(path)) for path in dicom_files.write_series(tmp_path / "ct", 50)]
     [(proposed, _)] = contexts.contexts_for(instances)
     with TestPACS(tls=own.shown) as pacs, Association.open(LOCAL, pacs.remote, proposed, PATIENT) as assoc:

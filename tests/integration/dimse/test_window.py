@@ -1,4 +1,4 @@
-"""Several C-STORE requests under way at once on one association (PS3.7 section D.3.3.3), where the peer agrees."""
+"""Several outstanding C-STORE requests on one association, if the remote agrees (PS3.7 section D.3.3.3)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def opened(remote: RemoteAE, instances: list[StoredInstance], window: int) -> As
 
 
 def answer(context_id: int, request: bytes, status: int = 0) -> bytes:
-    """A C-STORE response to a request, as one PDU."""
+    """Make a C-STORE response in one PDU."""
     asked = command.decode(request)
     return scripted.p_data(
         context_id,
@@ -63,7 +63,7 @@ def agreed_release(sock: socket.socket) -> None:
 
 
 def test_answers_count_for_their_own_requests_in_any_order(instances: list[StoredInstance]) -> None:
-    """Four requests come before the first answer; the answers come backwards, one of them a refusal."""
+    """Responses count for their own requests, even in reverse order and with one failure."""
     refused: list[str] = []
 
     def script(sock: socket.socket) -> None:
@@ -86,7 +86,7 @@ def test_answers_count_for_their_own_requests_in_any_order(instances: list[Store
 
 
 def test_what_was_answered_before_a_loss_counts(instances: list[StoredInstance]) -> None:
-    """The peer answers the third request alone, then hangs up: that one counts, of the others nothing is known."""
+    """Only the third request was answered before the end: it counts, and the others are unknown."""
 
     def script(sock: socket.socket) -> None:
         scripted.accept_all(sock, operations=(0, 1))
@@ -104,7 +104,7 @@ def test_what_was_answered_before_a_loss_counts(instances: list[StoredInstance])
 
 
 def test_an_answer_to_no_request_of_ours_ends_the_association(instances: list[StoredInstance]) -> None:
-    """Nothing can be known any more."""
+    """A response to no outstanding request ends the association."""
 
     def script(sock: socket.socket) -> None:
         scripted.accept_all(sock, operations=(2, 1))
@@ -121,7 +121,7 @@ def test_an_answer_to_no_request_of_ours_ends_the_association(instances: list[St
 
 
 def test_a_peer_that_says_nothing_about_it_gets_one_at_a_time(instances: list[StoredInstance]) -> None:
-    """A second request would be a breach of what was agreed."""
+    """Without an agreed window only one request is outstanding."""
     early = threading.Event()
 
     def script(sock: socket.socket) -> None:
@@ -145,7 +145,7 @@ def test_a_peer_that_says_nothing_about_it_gets_one_at_a_time(instances: list[St
 
 
 def test_who_gives_the_instances_may_stop_at_any_time(instances: list[StoredInstance], pacs: TestPACS) -> None:
-    """What was begun is answered; nothing more is begun."""
+    """Requests already sent are answered, and no further one is sent."""
     pacs.faults = Faults(operations=4)
 
     def some() -> Iterator[StoredInstance]:
@@ -158,7 +158,7 @@ def test_who_gives_the_instances_may_stop_at_any_time(instances: list[StoredInst
 
 
 def test_our_receiver_agrees(instances: list[StoredInstance], tmp_path: Path) -> None:
-    """And keeps each instance that it answers."""
+    """Our receiver agrees to a window and stores each acknowledged instance."""
     with StorageSCP(LocalAE(ae_title="RECEIVER"), "127.0.0.1", 0, tmp_path / "received", LIMITS) as scp:
         remote = RemoteAE(ae_title="RECEIVER", host="127.0.0.1", port=scp.port)
         with opened(remote, instances, 1000) as assoc:
@@ -170,7 +170,7 @@ def test_our_receiver_agrees(instances: list[StoredInstance], tmp_path: Path) ->
 
 
 def test_a_job_survives_an_abort_with_requests_under_way(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """Each file has one outcome, and a receipt of the bytes that the PACS holds."""
+    """Each file has one outcome, and a receipt for the bytes that the PACS stored."""
     paths = write_series(tmp_path, COUNT)
     pacs.faults = Faults(operations=4, abort_at_store=6)
     request = StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path), files_per_task=COUNT)
@@ -185,5 +185,5 @@ def test_a_job_survives_an_abort_with_requests_under_way(client: PacsClient, pac
         assert receipts[uid].sha256 == hashlib.sha256(held.data_set).hexdigest()
         assert 0 < receipts[uid].begun <= receipts[uid].ended
         assert receipts[uid].worker
-    # What was on the wire at the abort went twice.
+    # Instances that were outstanding at the abort were sent twice.
     assert COUNT < sum(receipt.attempts for receipt in receipts.values()) <= COUNT + 4

@@ -1,4 +1,4 @@
-"""Presentation contexts."""
+"""Choice of presentation contexts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def _instance(number: int, sop_class: str, syntax: str) -> StoredInstance:
 
 
 def test_each_pair_has_one_context_of_its_own() -> None:
-    """Instances of one pair share a context; a class in two syntaxes has two contexts, with one syntax each."""
+    """Instances of one pair share a context; a class in two syntaxes has two contexts with one syntax each."""
     instances = [_instance(1, "1.1", "9.1"), _instance(2, "1.1", "9.2"), _instance(3, "1.1", "9.1")]
     [(contexts, batch)] = contexts_for(instances)
     assert [(cx.abstract_syntax, cx.transfer_syntaxes) for cx in contexts] == [("1.1", ("9.1",)), ("1.1", ("9.2",))]
@@ -22,7 +22,7 @@ def test_each_pair_has_one_context_of_its_own() -> None:
 
 @pytest.mark.parametrize(("pairs", "batches"), [(0, 0), (1, 1), (128, 1), (129, 2), (300, 3)])
 def test_more_than_128_pairs_take_several_associations(pairs: int, batches: int) -> None:
-    """No batch has more than 128 contexts, and each instance is in exactly one batch, which has its context."""
+    """No batch has more than 128 contexts, and each instance is in exactly one batch with its context."""
     instances = [_instance(number, f"1.{number % pairs}", "9.1") for number in range(2 * pairs)]
     found = contexts_for(instances)
     assert len(found) == batches
@@ -34,7 +34,7 @@ def test_more_than_128_pairs_take_several_associations(pairs: int, batches: int)
 
 @pytest.mark.parametrize("classes", [0, 1, 3, 5, 20, 64, 127, 200])
 def test_contexts_to_receive_leave_room_for_the_one_that_asks(classes: int) -> None:
-    """However many classes there are, at most 127 contexts are proposed for them, all with the SCP role."""
+    """At most 127 contexts with the SCP role are proposed, however many classes there are."""
     contexts = contexts_to_receive([f"1.{number}" for number in range(classes)])
     assert len(contexts) <= 127
     assert all(cx.scp_role for cx in contexts)
@@ -43,14 +43,14 @@ def test_contexts_to_receive_leave_room_for_the_one_that_asks(classes: int) -> N
 
 
 def test_few_classes_come_in_the_syntax_that_they_have() -> None:
-    """With few classes each context has one transfer syntax, so nothing needs to be decompressed for us."""
+    """With few classes each context has one transfer syntax, so that the remote decompresses nothing."""
     contexts = contexts_to_receive(["1.1", "1.2"])
     assert all(len(cx.transfer_syntaxes) == 1 for cx in contexts)
     assert len(set(contexts)) == len(contexts)
 
 
 def test_no_syntax_is_lost_when_contexts_are_shared() -> None:
-    """However syntaxes are grouped, each class has them all, each once."""
+    """Each class has every syntax once, however syntaxes are grouped."""
     everything = {cx.transfer_syntaxes[0] for cx in contexts_to_receive(["1.1"])}
     for classes in range(2, 64):
         contexts = contexts_to_receive([f"1.{number}" for number in range(classes)])

@@ -1,4 +1,4 @@
-"""UIDs are read quickly where a data set is plain, and never otherwise than by walking all of it."""
+"""The quick readers of UIDs give the same results as walking the data set."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DEFLATED = "1.2.840.10008.1.2.1.99"
 
 
 def _walked(data: bytes, syntax: str) -> dict[int, str] | None:
-    """The same by walking, element by element; None where it is malformed."""
+    """Read UIDs by walking each element; ``None`` if the data set is malformed."""
     found: dict[int, str] = {}
     try:
         for element in walk(data, Encoding.of(syntax)):
@@ -58,7 +58,7 @@ INSTANCES = [part10.read_instance(str(path)) for path in dicom_files.sendable()]
 
 
 def _check_everywhere(data: bytes, syntax: str, seed: int) -> None:
-    """Whole, cut off, and changed in one byte."""
+    """Compare both readers for a complete, a truncated and a damaged data set."""
     assert _read(data, syntax) == _walked(data, syntax)
     rng = random.Random(seed)
     for _ in range(200):
@@ -73,7 +73,7 @@ def _check_everywhere(data: bytes, syntax: str, seed: int) -> None:
     ids=lambda instance: Path(instance.path).name,
 )
 def test_uids_are_those_that_walking_finds(instance: part10.StoredInstance) -> None:
-    """In every shipped file."""
+    """Both readers agree for every shipped file."""
     data = Path(instance.path).read_bytes()[instance.data_offset :][:8192]
     _check_everywhere(data, instance.transfer_syntax_uid, instance.size)
 
@@ -81,7 +81,7 @@ def test_uids_are_those_that_walking_finds(instance: part10.StoredInstance) -> N
 @pytest.mark.parametrize("undefined", [False, True], ids=["defined", "undefined"])
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
 def test_uids_are_found_behind_sequences_of_any_length(syntax: str, undefined: bool) -> None:
-    """Which hold study and series of others."""
+    """UIDs are found after sequences that contain the study and series of other instances."""
     ds = dicom_files.instance(transfer_syntax_uid=syntax, rows=2)
     other = Dataset()
     other.StudyInstanceUID, other.SeriesInstanceUID = "1.2.3", "1.2.4"

@@ -1,4 +1,4 @@
-"""Command sets and association requests, checked against pynetdicom's own."""
+"""Command sets and association requests, verified with pynetdicom."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STORE: dict[int, int | str] = {
 
 
 def test_pynetdicom_reads_our_command_sets() -> None:
-    """What we write is the command set that pynetdicom reads, with its group length, padding and data set type."""
+    """pynetdicom decodes our command sets, with group length, padding and data set type."""
     ds = decode(BytesIO(command.encode(dict(STORE), data_set=True)), True, True)
     assert ds.AffectedSOPClassUID == STORE[command.AFFECTED_SOP_CLASS_UID]
     assert ds.AffectedSOPInstanceUID == "1.2.3.4567"
@@ -38,7 +38,7 @@ def test_pynetdicom_reads_our_command_sets() -> None:
 
 @pytest.mark.parametrize("data_set", [True, False])
 def test_we_read_what_we_write(data_set: bool) -> None:
-    """Every element comes back as it went."""
+    """Each element survives encoding and decoding."""
     found = command.decode(command.encode({**STORE, command.ERROR_COMMENT: "odd"}, data_set=data_set))
     assert found.field == command.C_STORE_RQ
     assert found.has_data_set is data_set
@@ -48,7 +48,7 @@ def test_we_read_what_we_write(data_set: bool) -> None:
 
 
 def test_garbage_command_sets_end_in_one_error() -> None:
-    """Random bytes, and every beginning of a command set, read or raise ValueError, and nothing else."""
+    """Random bytes and truncated command sets are decoded or raise ValueError."""
     whole = command.encode(dict(STORE), data_set=True)
     samples = [whole[:length] for length in range(len(whole))]
     samples += [os.urandom(random.randrange(200)) for _ in range(500)]
@@ -69,7 +69,7 @@ def _request() -> acse.AssociateRequest:
 
 
 def test_pynetdicom_reads_our_association_request() -> None:
-    """AE titles, contexts, maximum length, implementation and roles are what pynetdicom reads."""
+    """pynetdicom decodes our AE titles, contexts, maximum length, implementation and roles."""
     pdu = A_ASSOCIATE_RQ()
     pdu.decode(acse.encode_request(_request()))
     primitive = pdu.to_primitive()
@@ -85,7 +85,7 @@ def test_pynetdicom_reads_our_association_request() -> None:
 
 
 def test_association_request_accept_and_reject_go_round() -> None:
-    """We read our own A-ASSOCIATE PDUs, and pynetdicom reads our answers."""
+    """We decode our own A-ASSOCIATE PDUs, and pynetdicom decodes our answers."""
     request = _request()
     assert acse.decode_request(memoryview(acse.encode_request(request))[6:]) == request
     accept = acse.AssociateAccept({1: (0, "1.2.840.10008.1.2"), 3: (4, "9.1")}, 50_000, {"1.2.4": (False, True)})
@@ -101,7 +101,7 @@ def test_association_request_accept_and_reject_go_round() -> None:
 
 
 def test_garbage_association_pdus_end_in_one_error() -> None:
-    """Every PDU that is cut off or changed in one byte reads, or raises ValueError, and nothing else."""
+    """PDUs that are truncated, or changed in one byte, are decoded or raise ValueError."""
     request = acse.encode_request(_request())[6:]
     accept = acse.encode_accept(acse.AssociateAccept({1: (0, "1.2.840.10008.1.2")}), _request())[6:]
     for read, whole in ((acse.decode_request, request), (acse.decode_accept, accept)):
@@ -131,7 +131,7 @@ EVENT_ANSWER: dict[int, int | str] = {
 
 
 def test_pynetdicom_reads_our_normalised_messages() -> None:
-    """An N-ACTION request and the answer to an N-EVENT-REPORT have the fields of PS3.7 sections E.1 and 10.3."""
+    """N-ACTION requests and N-EVENT-REPORT responses have the elements of PS3.7 sections E.1 and 10.3."""
     asked = N_ACTION_RQ()
     asked.command_set = decode(BytesIO(command.encode(dict(ACTION), data_set=True)), True, True)
     found = asked.message_to_primitive()
@@ -148,7 +148,7 @@ def test_pynetdicom_reads_our_normalised_messages() -> None:
 
 
 def test_we_read_pynetdicoms_normalised_messages() -> None:
-    """An N-EVENT-REPORT request and an N-ACTION response as pynetdicom writes them."""
+    """We decode pynetdicom's N-EVENT-REPORT requests and N-ACTION responses."""
     event = N_EVENT_REPORT()
     event.MessageID, event.EventTypeID = 3, 2
     event.AffectedSOPClassUID, event.AffectedSOPInstanceUID = UID("1.2.840.10008.1.20.1"), UID("1.2.840.10008.1.20.1.1")

@@ -1,4 +1,4 @@
-"""Reading files without decoding them."""
+"""Reading DICOM files without decoding their data sets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
 
 @pytest.mark.parametrize("path", dicom_files.sendable(), ids=lambda path: path.name)
 def test_every_shipped_instance_reads_as_pydicom_reads_it(path: Path) -> None:
-    """UIDs, transfer syntax and the place of the data set agree with pydicom for every file that it ships."""
+    """UIDs, transfer syntax and the offset of the data set match pydicom's for every shipped file."""
     found = read_instance(str(path))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -32,7 +32,7 @@ def test_every_shipped_instance_reads_as_pydicom_reads_it(path: Path) -> None:
 
 
 def test_every_other_shipped_file_has_a_reason_or_can_be_sent() -> None:
-    """No file of pydicom's ends in anything but an instance or an error with a reason."""
+    """Every other shipped file gives an instance or an error with a reason."""
     for path in SHIPPED.rglob("*"):
         if path.is_file():
             found, error = _read(path)
@@ -63,14 +63,14 @@ def _read(path: Path) -> tuple[StoredInstance | None, UnreadableInputError | Non
     ],
 )
 def test_a_data_set_without_file_meta_information_is_sent_as_what_it_is(name: str, syntax: str) -> None:
-    """Without preamble and group 0002 the whole file is the data set, in the encoding that it shows."""
+    """Without preamble and group 0002 the whole file is the data set, in the encoding of its first element."""
     found = read_instance(str(SHIPPED / name))
     assert (found.data_offset, found.transfer_syntax_uid) == (0, syntax)
     assert found.sop_instance_uid
 
 
 def test_a_wrong_or_missing_group_length_changes_nothing(tmp_path: Path) -> None:
-    """The file meta information is walked; what it says about its own length is not believed."""
+    """The file meta information is walked, because its group length is not reliable."""
     path = dicom_files.write(dicom_files.instance(), tmp_path / "a.dcm")
     right = read_instance(str(path))
     content = path.read_bytes()
@@ -81,7 +81,7 @@ def test_a_wrong_or_missing_group_length_changes_nothing(tmp_path: Path) -> None
 
 
 def test_long_private_information_is_read_over(tmp_path: Path) -> None:
-    """File meta information of more than one read is read to its end."""
+    """Long file meta information is read in several steps."""
     ds = dicom_files.instance()
     ds.file_meta.PrivateInformationCreatorUID = UID("1.2.3")
     ds.file_meta.PrivateInformation = b"x" * 300_000
@@ -103,7 +103,7 @@ def test_what_the_file_meta_information_leaves_out_comes_from_the_data_set(tmp_p
 
 
 def test_dicomdir_and_text_are_no_instances(tmp_path: Path) -> None:
-    """A DICOMDIR, a text file called .dcm and an empty file each say why they are not sent."""
+    """A DICOMDIR, a text file named .dcm and an empty file each report why they are not sent."""
     with pytest.raises(NotDicomError, match="DICOMDIR"):
         read_instance(str(dicom_files.dicomdir()))
     with pytest.raises(NotDicomError, match="not a DICOM file"):
@@ -114,7 +114,7 @@ def test_dicomdir_and_text_are_no_instances(tmp_path: Path) -> None:
 
 
 def test_every_file_that_is_cut_off_in_its_meta_information_is_unreadable(tmp_path: Path) -> None:
-    """Wherever a file ends before its data set begins, it is an error and never an instance."""
+    """A file that ends before its data set is an error, never an instance."""
     whole = dicom_files.write(dicom_files.instance(), tmp_path / "whole.dcm").read_bytes()
     offset = len(whole) - len(dicom_files.split(whole))
     path = tmp_path / "cut.dcm"
@@ -125,7 +125,7 @@ def test_every_file_that_is_cut_off_in_its_meta_information_is_unreadable(tmp_pa
 
 
 def test_a_file_without_a_data_set_is_named_as_that(tmp_path: Path) -> None:
-    """File meta information and nothing behind it: there is nothing to send, and the reason says so."""
+    """A file with only file meta information reports that it has no data set."""
     whole = dicom_files.write(dicom_files.instance(), tmp_path / "whole.dcm")
     path = tmp_path / "empty.dcm"
     path.write_bytes(whole.read_bytes()[: read_instance(str(whole)).data_offset])
@@ -134,7 +134,7 @@ def test_a_file_without_a_data_set_is_named_as_that(tmp_path: Path) -> None:
 
 
 def test_missing_forbidden_and_directory_are_unreadable(tmp_path: Path) -> None:
-    """What cannot be opened or read says so, with the path apart from the sentence."""
+    """Files that cannot be opened or read report that; the path is not part of the message."""
     for path in (tmp_path / "none.dcm", tmp_path, Path("/dev/null/x"), Path("a\0b")):
         with pytest.raises(UnreadableInputError) as caught:
             read_instance(str(path))
@@ -144,7 +144,7 @@ def test_missing_forbidden_and_directory_are_unreadable(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 def test_a_named_pipe_does_not_block(tmp_path: Path) -> None:
-    """A named pipe in a directory must not hold a worker for ever."""
+    """A named pipe does not block a worker."""
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UnreadableInputError):
         read_instance(str(tmp_path / "pipe"))

@@ -1,4 +1,4 @@
-"""Status classes."""
+"""Categories and meanings of statuses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WARNING, TRANSIENT, PERMANENT = StatusCategory.WARNING, StatusCategory.TRANSIENT
     ],
 )
 def test_classes_of_a_store_status(code: int, category: StatusCategory) -> None:
-    """What a C-STORE status means, after PS3.4 table B.2-1; what nobody has defined is a failure."""
+    """C-STORE statuses have the categories of PS3.4 table B.2-1; undefined ones are failures."""
     assert status.store_status(code).category is category
 
 
@@ -35,12 +35,12 @@ def test_classes_of_a_store_status(code: int, category: StatusCategory) -> None:
 def test_classes_that_query_and_retrieve_share(
     service: Callable[[int], Status], code: int, category: StatusCategory
 ) -> None:
-    """What C-FIND, C-MOVE and C-GET statuses mean, after PS3.4 section C.4."""
+    """C-FIND, C-MOVE and C-GET statuses have the categories of PS3.4 section C.4."""
     assert service(code).category is category
 
 
 def test_an_unknown_destination_says_what_to_do() -> None:
-    """A801 names the fix and the way round."""
+    """A801 names the remedy and the alternative."""
     said = status.move_status(0xA801, "who?")
     assert said.category is PERMANENT
     assert "add this AE title" in said.meaning
@@ -49,7 +49,7 @@ def test_an_unknown_destination_says_what_to_do() -> None:
 
 
 def test_every_code_has_a_class_and_a_sentence() -> None:
-    """All 65,536 codes give a status, whatever the service."""
+    """Each of the 65,536 codes gives a status with a meaning, for every service."""
     for service in (status.store_status, status.find_status, status.move_status, status.get_status, status.echo_status):
         for code in range(0x10000):
             said = service(code)

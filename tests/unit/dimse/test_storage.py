@@ -1,4 +1,4 @@
-"""Writing instances as they come, and finding UIDs in them."""
+"""Writing received instances, and reading their UIDs."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _left_over(directory: Path) -> list[Path]:
 
 @pytest.mark.parametrize("uid", [*HOSTILE, ""])
 def test_a_hostile_uid_names_no_file(tmp_path: Path, uid: str) -> None:
-    """What is no UID raises, wherever it stands; an instance without any raises as well."""
+    """A malformed UID at any level raises, and so does an instance without one."""
     with pytest.raises(InvalidRequestError):
         instance_path(tmp_path, "1.2", "1.3", uid)
     if uid:
@@ -72,14 +72,14 @@ def test_a_hostile_uid_names_no_file(tmp_path: Path, uid: str) -> None:
 
 
 def test_an_instance_lies_under_its_study_and_series(tmp_path: Path) -> None:
-    """The path is made of the three UIDs; an instance without study has a place of its own."""
+    """The path consists of the three UIDs; an instance without a study has a directory of its own."""
     assert instance_path(tmp_path, "1.2", "1.3", "1.4") == tmp_path / "1.2" / "1.3" / "1.4.dcm"
     assert instance_path(tmp_path, "", "", "1.4") == tmp_path / "no-study" / "no-series" / "1.4.dcm"
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
 def test_an_instance_is_written_as_it_came(tmp_path: Path, syntax: str) -> None:
-    """The data set is the same to the byte in every encoding, and pydicom reads the file meta information."""
+    """The data set is identical in every encoding, and pydicom reads the file meta information."""
     made = dicom_files.instance(7, study=3, series=2, transfer_syntax_uid=syntax)
     ds = Dataset(made)
     ds.file_meta = made.file_meta
@@ -104,7 +104,7 @@ def test_an_instance_is_written_as_it_came(tmp_path: Path, syntax: str) -> None:
 
 
 def test_an_older_file_is_replaced_and_a_failure_leaves_nothing(tmp_path: Path) -> None:
-    """The same instance again replaces the first; what is discarded or malformed leaves no file behind."""
+    """The same instance replaces its older file; discarded and malformed ones leave no file."""
     encoded = dicom_files.data_set(dicom_files.write(dicom_files.instance(), tmp_path / "source" / "a.dcm"))
     for _ in range(2):
         file = _incoming(tmp_path / "source")
@@ -126,7 +126,7 @@ def test_an_older_file_is_replaced_and_a_failure_leaves_nothing(tmp_path: Path) 
 
 
 def test_another_instance_than_announced_replaces_nothing(tmp_path: Path) -> None:
-    """A data set of another SOP instance is not put under the name it came with: it could replace that instance."""
+    """A data set of another SOP instance than announced is not stored, because it could replace the wrong file."""
     encoded = dicom_files.data_set(dicom_files.write(dicom_files.instance(), tmp_path / "source" / "a.dcm"))
     (kept := tmp_path / "kept").mkdir()
     file = _incoming(kept, "1.2.3")
@@ -138,7 +138,7 @@ def test_another_instance_than_announced_replaces_nothing(tmp_path: Path) -> Non
 
 
 def test_a_directory_that_was_taken_away_is_not_made_again(tmp_path: Path) -> None:
-    """A receiver whose directory is gone says that it cannot write; it does not fill a new one that nobody reads."""
+    """A receiver whose directory was removed reports that, instead of filling a new one unnoticed."""
     encoded = dicom_files.data_set(dicom_files.write(dicom_files.instance(), tmp_path / "source" / "a.dcm"))
     (kept := tmp_path / "kept").mkdir()
     file = _incoming(kept)
@@ -151,7 +151,7 @@ def test_a_directory_that_was_taken_away_is_not_made_again(tmp_path: Path) -> No
 
 
 def test_a_file_on_its_way_is_hidden(tmp_path: Path) -> None:
-    """Until it is whole its name begins with a dot and does not end in .dcm."""
+    """The name of an incomplete file begins with a dot and does not end in .dcm."""
     file = _incoming(tmp_path)
     [path] = _left_over(tmp_path)
     assert path.name.startswith(".")
@@ -160,7 +160,7 @@ def test_a_file_on_its_way_is_hidden(tmp_path: Path) -> None:
 
 
 def test_uids_behind_long_sequences_are_found(tmp_path: Path) -> None:
-    """UIDs that stand behind more than is kept in memory are read from the file."""
+    """UIDs beyond the part kept in memory are read from the file."""
     ds = dicom_files.instance()
     item = Dataset()
     item.TextValue = "x" * 100_000
@@ -174,9 +174,9 @@ def test_uids_behind_long_sequences_are_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", dicom_files.sendable(), ids=lambda path: path.name)
 def test_uids_are_found_as_pydicom_finds_them(path: Path) -> None:
-    """Study and series of every file that pydicom ships, nested and private sequences included."""
+    """Study and series of every shipped file are found, despite nested and private sequences."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # some of these files are there because they break rules
+        warnings.simplefilter("ignore")  # Some of these files break rules on purpose.
         ds = dcmread(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID", "SeriesInstanceUID"])
     found = read_uids(dicom_files.data_set(path), ds.file_meta.TransferSyntaxUID, WANTED)
     assert found.get(STUDY_INSTANCE_UID, "") == str(ds.get("StudyInstanceUID", "") or "")
@@ -184,7 +184,7 @@ def test_uids_are_found_as_pydicom_finds_them(path: Path) -> None:
 
 
 def test_every_beginning_of_a_data_set_reads_or_is_malformed() -> None:
-    """Wherever a data set is cut off there is an answer or a MalformedError, whatever encoding is claimed."""
+    """A data set truncated anywhere gives UIDs or a MalformedError, in any encoding."""
     path = Path(pydicom.__file__).parent / "data" / "test_files" / "rtplan.dcm"
     encoded = dicom_files.data_set(path)
     for syntax in SYNTAXES:
@@ -196,7 +196,7 @@ def test_every_beginning_of_a_data_set_reads_or_is_malformed() -> None:
 
 
 def test_a_bottomless_sequence_is_malformed() -> None:
-    """Sequences that nest for ever end in MalformedError, not in a full stack."""
+    """Endlessly nested sequences raise MalformedError instead of exhausting the stack."""
     deep = b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff" + b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
     with pytest.raises(MalformedError):
         read_uids(deep * 20_000, ExplicitVRLittleEndian, WANTED)
@@ -217,5 +217,5 @@ def test_a_bottomless_sequence_is_malformed() -> None:
     ],
 )
 def test_which_classes_are_stored(uid: str, stored: bool) -> None:
-    """Storage classes and unknown ones are; query, retrieve, worklist, commitment and DICOMDIR are not."""
+    """Storage classes and unknown classes are stored; query, retrieve, worklist, commitment and DICOMDIR are not."""
     assert is_storage_class(uid) is stored

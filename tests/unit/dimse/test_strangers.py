@@ -1,4 +1,4 @@
-"""Bytes from strangers: whatever they are, only our own errors come out, in bounded time and memory."""
+"""Untrusted bytes raise only our own errors, in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ ROUNDS = 300
 
 
 def _mutated(chance: random.Random, content: bytes) -> bytes:
-    """Some bytes changed, left out, put in, or replaced by lengths that mean something."""
+    """Change, remove or insert some bytes, or replace them by significant lengths."""
     changed = bytearray(content)
     for _ in range(chance.choice((1, 1, 2, 4, 10))):
         at = chance.randrange(min(len(changed), chance.choice((400, len(changed) or 1))) or 1)
@@ -78,7 +78,7 @@ def _mutated(chance: random.Random, content: bytes) -> bytes:
 
 @pytest.fixture
 def chance(request: pytest.FixtureRequest) -> random.Random:
-    """The same bytes in every run, others for each test."""
+    """Give the same random bytes in every run, but others for each test."""
     return random.Random(request.node.name)
 
 
@@ -128,7 +128,7 @@ _COMMAND: dict[int, int | str] = {
 def test_what_comes_over_the_wire_reads_or_raises_one_error(
     read: Callable[[bytes], None], whole: bytes, chance: random.Random
 ) -> None:
-    """Association requests, answers and command sets with any damage are answered, or raise ValueError."""
+    """Damaged association requests, answers and command sets are decoded or raise ValueError."""
     for _ in range(10 * ROUNDS):
         try:
             read(_mutated(chance, whole))
@@ -137,13 +137,13 @@ def test_what_comes_over_the_wire_reads_or_raises_one_error(
 
 
 def test_a_transfer_syntax_that_is_no_text_is_answered() -> None:
-    """Thirty thousand bytes that are no ASCII go back within the length that an item may have."""
+    """An answer with 30,000 bytes that are not ASCII stays within the maximum length of an item."""
     request = acse.AssociateRequest("A", "B", (acse.ProposedContext(1, "1.2.3", ("x" * 30_000,)),))
     _decode_request(acse.encode_request(request)[6:].replace(b"x", b"\xff"))
 
 
 def test_a_strangers_text_cannot_write_to_a_terminal() -> None:
-    """Control characters in AE titles and error comments become question marks: both reach logs and terminals."""
+    """Control characters in AE titles and error comments become question marks, as both reach logs and terminals."""
     hostile = acse.encode_request(_REQUEST)[6:].replace(b"CALLING         ", b"A\nB\x1b[2J".ljust(16))
     assert acse.decode_request(memoryview(hostile)).calling_aet == "A?B?[2J"
     content = command.encode({**_COMMAND, command.ERROR_COMMENT: "a\r\x1b]0;x\7"}, data_set=False)
@@ -151,7 +151,7 @@ def test_a_strangers_text_cannot_write_to_a_terminal() -> None:
 
 
 def test_files_read_or_raise_one_error(tmp_path: Path, chance: random.Random) -> None:
-    """Every file that pydicom ships, damaged: it is an instance that can be proposed, or it is named as unreadable."""
+    """Each damaged shipped file is an instance that can be proposed, or is reported as unreadable."""
     path = tmp_path / "a.dcm"
     for _ in range(3 * ROUNDS):
         path.write_bytes(_mutated(chance, chance.choice(dicom_files.shipped()).read_bytes()[:100_000]))
@@ -163,7 +163,7 @@ def test_files_read_or_raise_one_error(tmp_path: Path, chance: random.Random) ->
 
 
 def test_incoming_files_are_placed_or_leave_nothing(tmp_path: Path, chance: random.Random) -> None:
-    """Damaged data sets in every encoding are placed or raise one of our errors; nothing is left over."""
+    """Damaged data sets in any encoding get their final path or raise one of our errors, and leave no partial file."""
     for _ in range(3 * ROUNDS):
         path = chance.choice(dicom_files.sendable())
         file = IncomingFile(
@@ -182,7 +182,7 @@ def test_incoming_files_are_placed_or_leave_nothing(tmp_path: Path, chance: rand
 
 
 def test_matches_are_shown_whatever_they_are(chance: random.Random) -> None:
-    """Damaged matches never raise, and what is made of them goes into the ledger and back."""
+    """Damaged matches never raise, and their results survive the ledger."""
     samples = [path for path in dicom_files.sendable() if path.stat().st_size < 30_000]
     for _ in range(ROUNDS):
         content = _mutated(chance, dicom_files.data_set(chance.choice(samples)))
@@ -192,7 +192,7 @@ def test_matches_are_shown_whatever_they_are(chance: random.Random) -> None:
 
 
 def test_a_malformed_value_in_a_sequence_leaves_its_neighbours() -> None:
-    """One bad value in an item is kept as text; the item's other elements and the match's are read."""
+    """A malformed value in an item is kept as text, and all other elements are read."""
     item = b"\x08\0\x50\x11UI\x04\x001.2\0" + b"\x28\0\x10\0US\x03\x00abc" + b"\x40\0\x01\xa0FD\x04\0wxyz"
     sequence = b"\x08\0\x10\x11SQ\0\0" + UNDEFINED + ITEM + item + ITEM_END + SEQUENCE_END
     match = decode_match(sequence + b"\x10\0\x20\0LO\x02\0P1", ExplicitVRLittleEndian, "ISO_IR 192")
@@ -203,14 +203,14 @@ def test_a_malformed_value_in_a_sequence_leaves_its_neighbours() -> None:
 
 
 def test_a_vr_that_is_none_leaves_the_other_elements() -> None:
-    """An element without a value whose VR is no VR is shown without a value."""
+    """An empty element with an invalid VR is shown without a value."""
     content = UIDS[0] + b"\x08\0\x60\0C\0\0\0" + b"\x10\0\x20\0LO\x02\0P1"
     match = decode_match(content, ExplicitVRLittleEndian, "ISO_IR 192")
     assert match["00100020"]["Value"] == ["P1"]
 
 
 def test_what_pydicom_says_of_a_match_reaches_no_log(caplog: pytest.LogCaptureFixture) -> None:
-    """pydicom logs values that break their VR; a match's are a patient's, and stay out of logs."""
+    """Values of matches never reach logs, although pydicom logs values that violate their VR."""
     content = b"\x08\0\x18\0UI\x0a\0SECRET.UID" + b"\x10\0\x30\0DA\x0a\0SECRETDATE"
     with caplog.at_level(logging.DEBUG):
         assert "00100030" in decode_match(content, ExplicitVRLittleEndian, "GBK")
@@ -218,7 +218,7 @@ def test_what_pydicom_says_of_a_match_reaches_no_log(caplog: pytest.LogCaptureFi
 
 
 def test_escape_sequences_of_chinese_are_not_shown() -> None:
-    """The example of PS3.5 annex K.2 reads as it is printed there, in a sequence as well."""
+    """The example of PS3.5 annex K.2 is decoded as printed there, also within a sequence."""
     name = b"Zhang^XiaoDong=\x1b$)A\xd5\xc5^\x1b$)A\xd0\xa1\xb6\xab= "
     patient = b"\x10\0\x10\0PN" + struct.pack("<H", len(name)) + name
     item = b"\xfe\xff\x00\xe0" + struct.pack("<L", len(patient)) + patient
@@ -234,7 +234,7 @@ def test_escape_sequences_of_chinese_are_not_shown() -> None:
 
 
 def _peak(read: Callable[[], object]) -> int:
-    """The memory that reading what is malformed takes, in bytes."""
+    """Give the peak memory of reading a malformed data set, in bytes."""
     tracemalloc.start()
     try:
         with pytest.raises(MalformedError):
@@ -245,14 +245,14 @@ def _peak(read: Callable[[], object]) -> int:
 
 
 def test_a_uid_of_a_hundred_megabytes_is_not_copied() -> None:
-    """What claims to be a UID and is as long as a film is malformed, and is not taken into memory."""
+    """A UID of a hundred megabytes is malformed, and is not read into memory."""
     size = 100 << 20
     content = b"\x08\0\x18\0" + struct.pack("<L", size) + bytes(size)
     assert _peak(lambda: read_uids(content, ImplicitVRLittleEndian, WANTED)) < 1 << 20
 
 
 def test_a_large_deflated_data_set_is_not_inflated_whole() -> None:
-    """Only the beginning of a deflated data set is taken into memory, whether it shrinks or bursts."""
+    """Only the beginning of a deflated data set is inflated, whatever its ratio."""
     head = b"\x08\0\x05\0OB\0\0" + struct.pack("<L", 64 << 20)
     for level in (0, 9):
         deflate = zlib.compressobj(level, zlib.DEFLATED, -15)
@@ -261,14 +261,14 @@ def test_a_large_deflated_data_set_is_not_inflated_whole() -> None:
 
 
 def test_a_sequence_of_empty_items_ends_in_time() -> None:
-    """Sixteen million empty items cost seconds, not minutes: no honest data set has so many in front of its UIDs."""
+    """Sixteen million empty items take seconds, not minutes."""
     content = UIDS[0] + b"\x08\0\x40\x11SQ\0\0" + UNDEFINED + ITEM[:4].ljust(8, b"\0") * (16 << 20)
     with pytest.raises(MalformedError, match="too many"):
         read_uids(content, ExplicitVRLittleEndian, WANTED)
 
 
 def test_a_private_sequence_of_unknown_vr_is_implicit() -> None:
-    """UN of undefined length holds Implicit VR (PS3.5 section 6.2.2), also where a length looks like a VR."""
+    """A UN value of undefined length is in Implicit VR (PS3.5 section 6.2.2), even if a length looks like a VR."""
     inner = struct.pack("<HHL", 0x0029, 0x1010, int.from_bytes(b"UI", "little")) + bytes(
         int.from_bytes(b"UI", "little")
     )
@@ -278,7 +278,7 @@ def test_a_private_sequence_of_unknown_vr_is_implicit() -> None:
 
 
 def test_a_uid_that_would_end_the_association_is_refused_here(tmp_path: Path) -> None:
-    """DCMTK and Orthanc abort at a UID of more than 64 characters, and the other files would suffer."""
+    """A UID longer than 64 characters is refused here, because DCMTK and Orthanc abort at it."""
     path = dicom_files.write(dicom_files.instance(), tmp_path / "a.dcm")
     assert part10.read_instance(str(path)).sop_instance_uid == dicom_files.instance().SOPInstanceUID
     body = struct.pack("<HH2sH", 2, 2, b"UI", 66) + b"1." + b"2" * 64 + struct.pack("<HH2sH", 2, 3, b"UI", 4) + b"1.2\0"
@@ -290,7 +290,7 @@ def test_a_uid_that_would_end_the_association_is_refused_here(tmp_path: Path) ->
 
 @pytest.mark.parametrize("syntax", [SYNTAXES[0], SYNTAXES[1], SYNTAXES[3]])
 def test_an_instance_is_what_its_data_set_says(tmp_path: Path, syntax: str) -> None:
-    """Programs that make files anonymous often leave the old UIDs in the file meta information."""
+    """The data set decides, because anonymisers often leave old UIDs in the file meta information."""
     ds = dicom_files.instance(transfer_syntax_uid=syntax)
     path = dicom_files.write(ds, tmp_path / "a.dcm")
     encoded = path.read_bytes()

@@ -1,4 +1,4 @@
-"""An instance on disk is whole only if all of it is there: nothing that was cut off is ever taken for it."""
+"""A truncated file never counts as a complete instance."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from pacs_tasks.dimse.files.whole import whole_instance
 from tests.support import dicom_files
 
 SHIPPED = {path.name: path for path in dicom_files.sendable()}
-#: Of each encoding: native, compressed, deflated, big endian, implicit; sequences of undefined length; no image. And
-#: how many bytes stand behind all that makes the instance: padding, a checksum, private elements.
+#: Files of each encoding (native, compressed, deflated, big endian, implicit), with sequences of undefined length and
+#: without an image, and the number of bytes after the last required element: padding, a checksum, private elements.
 KINDS = {
     "CT_small.dcm": 0,
     "MR_small.dcm": 138,
@@ -49,7 +49,7 @@ def _is_whole(path: Path, uid: str) -> bool:
 
 @pytest.mark.parametrize(("name", "tail"), KINDS.items())
 def test_no_cut_of_a_file_is_whole(name: str, tail: int, tmp_path: Path) -> None:
-    """Cut at every hundredth byte, and at each of the first thousand and the last hundred, it is not; uncut it is."""
+    """A file truncated at any hundredth byte, or any of the first thousand or last hundred, is incomplete."""
     content, uid, target = SHIPPED[name].read_bytes(), _uid(SHIPPED[name]), tmp_path / "cut.dcm"
     assert _is_whole(SHIPPED[name], uid)
     end = len(content) - tail
@@ -67,12 +67,12 @@ def test_no_cut_of_a_file_is_whole(name: str, tail: int, tmp_path: Path) -> None
     [ImplicitVRLittleEndian, ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian],
 )
 def test_every_byte_counts(syntax: str, tmp_path: Path) -> None:
-    """Of an image that ends with its pixel data no byte may be missing."""
+    """An image that ends with its pixel data needs every byte."""
     path = dicom_files.write(dicom_files.instance(rows=16, transfer_syntax_uid=syntax), tmp_path / "a.dcm")
     uid, content = _uid(path), path.read_bytes()
     assert _is_whole(path, uid)
     found = []
-    # A deflated stream has ended before the byte that makes it even.
+    # The deflated stream ends before the byte that makes it even.
     end = len(content) - (syntax == DeflatedExplicitVRLittleEndian)
     for length in reversed(range(end)):
         os.truncate(path, length)
@@ -81,7 +81,7 @@ def test_every_byte_counts(syntax: str, tmp_path: Path) -> None:
 
 
 def test_what_ships_whole_is_whole() -> None:
-    """Whatever its transfer syntax. Images without pixel data are not, nor is what belongs to no study."""
+    """Shipped files are complete, except images without pixel data and instances without a study."""
     told = [path for path in SHIPPED.values() if not _is_whole(path, _uid(path))]
     for path in told:
         held = dcmread(path)
@@ -91,7 +91,7 @@ def test_what_ships_whole_is_whole() -> None:
 
 
 def test_another_instance_is_not_it(tmp_path: Path) -> None:
-    """Nor is one whose file meta information says so and whose data set does not."""
+    """Another instance does not count, even if its file meta information names the right one."""
     path = dicom_files.write(dicom_files.instance(1), tmp_path / "a.dcm")
     other = str(dicom_files.instance(2).SOPInstanceUID)
     assert not _is_whole(path, other)
@@ -100,7 +100,7 @@ def test_another_instance_is_not_it(tmp_path: Path) -> None:
 
 
 def test_what_is_no_file_is_not_whole(tmp_path: Path) -> None:
-    """A directory, a pipe, nothing, or text."""
+    """Directories, pipes, missing files and text files are not instances."""
     (tmp_path / "text").write_text("text")
     os.mkfifo(tmp_path / "pipe")
     for name in (".", "pipe", "nothing", "text"):
@@ -108,7 +108,7 @@ def test_what_is_no_file_is_not_whole(tmp_path: Path) -> None:
 
 
 def test_zeroes_that_were_to_become_the_rest_are_not_the_rest(tmp_path: Path) -> None:
-    """Some programs reserve the size of a file before they write it."""
+    """Zeroes do not count as data: some programs reserve the size of a file before they write it."""
     path = dicom_files.write(dicom_files.instance(rows=16), tmp_path / "a.dcm")
     uid, content = _uid(path), path.read_bytes()
     for kept in range(400, len(content) - 2 * 16 * 16 - 12, 2):
@@ -119,7 +119,7 @@ def test_zeroes_that_were_to_become_the_rest_are_not_the_rest(tmp_path: Path) ->
 
 
 def test_a_deflated_stream_that_is_followed_by_more_is_not_it(tmp_path: Path) -> None:
-    """One byte makes it even; the checksum of gzip is left there by some; anything longer is something else."""
+    """After a deflated stream, a padding byte and a gzip checksum are allowed, and nothing longer."""
     encoded = dicom_files.instance(rows=16, transfer_syntax_uid=DeflatedExplicitVRLittleEndian)
     path = dicom_files.write(encoded, tmp_path / "a.dcm")
     uid, content = _uid(path), path.read_bytes()
@@ -130,7 +130,7 @@ def test_a_deflated_stream_that_is_followed_by_more_is_not_it(tmp_path: Path) ->
 
 
 def test_a_deflated_bomb_is_read_in_bounded_memory(tmp_path: Path) -> None:
-    """A gigabyte of zeroes in a megabyte: nothing of it is kept."""
+    """A gigabyte of zeroes, deflated to a megabyte, is never held in memory."""
     path = dicom_files.write(
         dicom_files.instance(rows=16, transfer_syntax_uid=DeflatedExplicitVRLittleEndian), tmp_path / "a.dcm"
     )
@@ -148,7 +148,7 @@ def test_a_deflated_bomb_is_read_in_bounded_memory(tmp_path: Path) -> None:
 
 
 def test_thousands_are_looked_at_in_a_second_or_two(tmp_path: Path) -> None:
-    """Only headers are read, whatever the size of the pixel data; the limit leaves room for a busy machine."""
+    """Only headers are read, whatever the size of the pixel data. The limit allows for a busy machine."""
     source = SHIPPED["CT_small.dcm"]
     paths = [Path(shutil.copy(source, tmp_path / f"{number}.dcm")) for number in range(500)]
     uid, started = _uid(source), time.monotonic()
