@@ -77,10 +77,9 @@ def _signature(function: Any) -> str:
 
 
 def _parameter(each: inspect.Parameter) -> str:
-    star = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}.get(each.kind, "")
     annotation = "" if each.annotation in ("", inspect.Parameter.empty) else f": {each.annotation}"
     default = "" if each.default is inspect.Parameter.empty else f" = {each.default!r}"
-    return f"{star}{each.name}{annotation}{default}"
+    return f"{each.name}{annotation}{default}"
 
 
 def _annotation(annotation: Any) -> Any:

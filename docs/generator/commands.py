@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import click
@@ -46,7 +46,7 @@ def _purpose(command: click.Command) -> str:
     return escaped(" ".join((command.help or "").split("\n\n")[0].split()))
 
 
-def _section(name: str, command: click.Command, parent: click.Context, shared: set[str | None]) -> str:
+def _section(name: str, command: click.Command, parent: click.Context, shared: Collection[str | None]) -> str:
     context = click.Context(command, info_name=name, parent=parent)
     own = [each for each in command.params if isinstance(each, click.Option) and each.name not in shared]
     text = escaped(" ".join((command.help or "").split()))

@@ -89,7 +89,7 @@ def _note_definitions(tree: ast.Module, found: _Catalogue) -> None:
                 if isinstance(base, ast.Name) and base.id.endswith("Error"):
                     found.classes[node.name] = base.id
         elif isinstance(node, ast.FunctionDef):
-            found.functions[node.name] += [each.value for each in ast.walk(node) if _returns_text(each)]
+            found.functions[node.name] += _texts_returned(node)
         elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             for target in targets:
@@ -97,8 +97,12 @@ def _note_definitions(tree: ast.Module, found: _Catalogue) -> None:
                     found.constants[target.id] = node.value
 
 
-def _returns_text(node: ast.AST) -> bool:
-    return isinstance(node, ast.Return) and isinstance(node.value, ast.JoinedStr | ast.Constant | ast.BinOp | ast.IfExp)
+def _texts_returned(function: ast.FunctionDef) -> Iterator[ast.expr]:
+    for node in ast.walk(function):
+        if isinstance(node, ast.Return) and isinstance(
+            node.value, ast.JoinedStr | ast.Constant | ast.BinOp | ast.IfExp
+        ):
+            yield node.value
 
 
 def _note_messages(path: Path, tree: ast.Module, found: _Catalogue) -> None:

@@ -38,6 +38,9 @@ and no patient data. The id of the task is the id of the job. `pacs-tasks status
 the details.
 """
 
+#: Values within requests.
+_ROWS: tuple[type[BaseModel], ...] = (Selection, FindRow)
+
 
 def page(_root: Path) -> str:
     """A table of all tasks, then the fields of each request."""
@@ -45,9 +48,7 @@ def page(_root: Path) -> str:
     overview = table(["Task", "Queue", "Purpose"], rows)
     common = _fields(Request, set()) + "".join(_model(each) for each in (RemoteAE, LocalAE, TLS))
     sections = "".join(_section(task, row) for task, row in OPERATIONS.items())
-    return (
-        _INTRODUCTION + overview + _COMMON + common + sections + "".join(map(_model, (Selection, FindRow))) + _RESULTS
-    )
+    return _INTRODUCTION + overview + _COMMON + common + sections + "".join(_model(each) for each in _ROWS) + _RESULTS
 
 
 def _anchor(task: str) -> str:
