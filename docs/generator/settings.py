@@ -11,7 +11,8 @@ from typing import Any
 
 import click
 
-from docs.generator.markdown import code, escaped, prose, table
+from docs.generator.markdown import code, table
+from docs.generator.meanings import MEANINGS
 from pacs_tasks.cli import program
 from pacs_tasks.settings import Settings
 
@@ -64,28 +65,14 @@ _END = """
 #: Defaults that depend on the machine, and the setting that is a table of the file.
 _SHOWN: Mapping[str, str] = {"data_dir": "the user's data directory", "remotes": ""}
 
-#: Settings whose names say enough in the code, where they have no comment.
-_MEANINGS: Mapping[str, str] = {
-    "remotes": "The remotes by name. Write them as `[remotes.NAME]` tables in the file.",
-    "receiver_ae_title": "The AE title of the receiver.",
-    "receiver_host": "The address at which the receiver listens.",
-    "receiver_port": "The port of the receiver.",
-    "receiver_tls_key": "The private key of the receiver's certificate, if it is in another file.",
-    "receiver_tls_ca": "The authorities. The receiver accepts only callers with a certificate that one of them signed.",
-    "flower_address": "The address at which Flower listens.",
-    "flower_port": "The port of Flower.",
-}
 
-
-def page(root: Path) -> str:
+def page(_root: Path) -> str:
     """The table of all settings, in the order of the model."""
-    comments = comments_of(root / "pacs_tasks" / "settings.py", "Settings")
     options = _options()
-    rows = []
-    for name, default in defaults().items():
-        option, text = options.get(name, ("", ""))
-        meaning = prose(comments[name]) if comments.get(name) else escaped(text) or _MEANINGS.get(name, "")
-        rows.append((code(f"PACS_TASKS_{name.upper()}"), default, f"{meaning} {f'({code(option)})' if option else ''}"))
+    rows = [
+        (code(f"PACS_TASKS_{name.upper()}"), default, " ".join(filter(None, (MEANINGS[name], options.get(name, "")))))
+        for name, default in defaults().items()
+    ]
     return _INTRODUCTION + table(["Variable", "Default", "Meaning"], rows) + _END
 
 
@@ -107,13 +94,13 @@ def _written(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _options() -> dict[str, tuple[str, str]]:
-    """The option and its help text, by the setting that it overrides."""
+def _options() -> dict[str, str]:
+    """The option that overrides each setting, in parentheses."""
     group = next(each for each in vars(program).values() if isinstance(each, click.Group))
     context = click.Context(group, info_name="pacs-tasks")
     known = [group, *(group.get_command(context, name) for name in group.list_commands(context))]
     return {
-        option.envvar.removeprefix("PACS_TASKS_").lower(): (option.opts[0], option.help or "")
+        option.envvar.removeprefix("PACS_TASKS_").lower(): f"({code(option.opts[0])})"
         for command in known
         if command is not None
         for option in command.params

@@ -1,0 +1,58 @@
+"""The meaning of each setting in words for users. The code's comments give its reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "ip": "Host name or address of the PACS.",
+        "port": "Port of the PACS.",
+        "ae_title": "Your AE title (calling AE title).",
+        "pacs_ae_title": "AE title of the PACS (called AE title).",
+        "timeout": "Longest silence of the PACS: to connect, to accept the association, between two messages.",
+        "operation_timeout": "Longest duration of one operation in all: an instance that is sent, a query, the C-MOVE "
+        "or C-GET of a part.",
+        "progress_timeout": "Longest time in which a C-MOVE or C-GET brings no instance and no new count, however "
+        'often the PACS answers "pending". Missing instances are then requested again.',
+        "tls": "Use TLS with the PACS. Each of the next five settings turns it on too.",
+        "tls_ca": "Certificates of the authorities that may sign the certificate of the PACS, or that certificate "
+        "itself. Unset: the authorities that the system trusts.",
+        "tls_cert": "Your certificate, for a PACS that requires one.",
+        "tls_key": "The private key of your certificate, if it is in another file.",
+        "tls_server_name": "The name in the certificate of the PACS, if it is not its address.",
+        "tls_no_hostname_check": "Accept a certificate for another host too.",
+        "remotes": "The remotes by name. Write them as `[remotes.NAME]` tables in the file.",
+        "redis_url": "The Redis of the fleet. Unset: a private server on this machine.",
+        "redis_timeout": "Longest time that a command waits for a reply of that Redis.",
+        "keep_jobs": "How long Redis keeps the record of a job after its last change.",
+        "data_dir": "Directory for the files of the private server and of the receiver "
+        "(Linux: `~/.local/share/pacs-tasks`).",
+        "idle_timeout": "How long the private server keeps running after the last command and job.",
+        "files_per_task": "Files that one task sends. Unset: depends on the size of the directory.",
+        "concurrency": "Tasks that a worker runs at once. Unset: one per core.",
+        "max_retries": "How often a part is retried after the PACS was lost or out of resources.",
+        "give_up_after": "How long a job waits for a PACS that went down. `resume` continues it later.",
+        "max_associations": "Associations with one PACS that all workers together may hold open at once.",
+        "association_idle": "An unused association is released after this time.",
+        "operations_window": "C-STORE requests under way at once on one association, if the PACS agrees (asynchronous "
+        "operations window). 1 does not negotiate it.",
+        "sha256": "Record the SHA-256 of each data set that is sent. A gigabyte takes about a second of one core.",
+        "commit_timeout": "Longest time that the PACS may take for its next report about storage commitment.",
+        "receiver_ae_title": "AE title of the receiver.",
+        "receiver_host": "Address at which the receiver listens.",
+        "receiver_port": "Port of the receiver.",
+        "receiver_processes": "Processes that receive on that port, to use more cores.",
+        "receiver_dir": "Directory of the receiver. Unset: `received` in the data directory.",
+        "unsolicited": "`keep` or `refuse` instances that no job requested.",
+        "keep_incoming": "The receiver moves instances that no job has collected to `unsolicited` after this time.",
+        "receiver_tls_certificate": "Certificate of the receiver. With it, the receiver accepts only TLS.",
+        "receiver_tls_key": "The private key of that certificate, if it is in another file.",
+        "receiver_tls_ca": "Authorities. The receiver accepts only callers whose certificate one of them signed.",
+        "flower_basic_auth": "Login for Flower, as `user:password`.",
+        "flower_address": "Address at which Flower listens.",
+        "flower_port": "Port of Flower.",
+    }
+)
