@@ -222,7 +222,7 @@ RULES: Mapping[str, Rule] = {
     "pacs-tasks --help": installs,
     "pacs-tasks echo": alone(),
     "pacs-tasks echo --remote archive": prints("MY_PACS at 127.0.0.1"),
-    "pacs-tasks echo --ip 192.168.1.100 --port 11112 --pacs-ae-title MY_PACS": prints("success"),
+    "pacs-tasks echo --ip 192.168.1.100 --port 11112 --pacs-ae-title MY_PACS": prints("0000: Success."),
     "pacs-tasks send-dir --dir dicom_files": prints(stored=SENT),
     "pacs-tasks send-dir --dir dicom_files --key nightly-2026-11-25": prints(stored=SENT),
     "pacs-tasks query --patient-id P12345": prints("P12345"),
@@ -247,7 +247,7 @@ RULES: Mapping[str, Rule] = {
     'pacs-tasks report "$job" --format csv --output receipts.csv': about_a_job("9 receipts in receipts.csv"),
     "pacs-tasks up": stays("Ready. Press Ctrl-C to stop.", fleet=False),
     "pacs-tasks echo --json": prints('"job_id"', '"task"', '"category"', '"seconds"', '"advice"', '"exit_code": 0'),
-    "pacs-tasks echo --timeout 5": prints("success"),
+    "pacs-tasks echo --timeout 5": prints("0000: Success."),
     "pacs-tasks worker": stays(" ready.", works=True),
     "celery -A workers.dimse worker --loglevel INFO --concurrency 4": stays(" ready.", works=True),
     "pacs-tasks receiver": stays("receiving; tell your PACS: AE title PACS_TASKS"),
@@ -272,9 +272,9 @@ RULES: Mapping[str, Rule] = {
     'print(row, outcome.category if outcome else "not queried", len(matches), "matches")': python(
         "1 success 1 matches", "2 success 0 matches"
     ),
-    'print("no answer:", error.message)': python("0000: success"),
+    'print("no answer:", error.message)': python("0000: Success."),
     'print(len(pacs.instances), "instances in", pacs.associations, "associations")': python("8 instances in"),
-    'print("over TLS:", job.outcome().status)': over_tls(python("over TLS: 0000: success")),
+    'print("over TLS:", job.outcome().status)': over_tls(python("over TLS: 0000: Success.")),
     "result.forget()": python("success 8 of 9", stored=SENT),
 }
 
