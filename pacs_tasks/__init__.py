@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pacs_tasks.api import *  # noqa: F403 - type checkers see the same names
+    from pacs_tasks.api import __all__ as __all__
 else:
 
     def __getattr__(name: str) -> Any:
         # Public names begin with a capital. The names of modules come here too, before they are imported.
         if name == "__all__" or name[:1].isupper():
-            from pacs_tasks import api  # noqa: PLC0415 - the reason is above
+            from pacs_tasks import api
 
             if name == "__all__" or name in api.__all__:
                 return getattr(api, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import redis
-from redis.backoff import ExponentialBackoff
+from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.retry import Retry
 
 from pacs_tasks.errors import BrokerUnavailableError
@@ -93,6 +93,30 @@ def connect(redis_url: str, timeout: float, patience: int = 0) -> redis.Redis:
             f"the Redis at {client.place} refuses us ({error}); check PACS_TASKS_REDIS_URL"
         ) from None
     return client
+
+
+def answers(url: str, timeout: float = 1.0) -> bool:
+    """Report whether the server at ``url`` answers within ``timeout`` seconds and accepts our password."""
+    try:
+        with _impatient(url, timeout) as client:
+            return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+def shut_down(url: str, timeout: float) -> bool:
+    """Have the server at ``url`` write its files and end. False if it gives no answer."""
+    try:
+        with _impatient(url, timeout) as client:
+            client.shutdown()
+    except redis.RedisError:
+        return False
+    return True
+
+
+def _impatient(url: str, timeout: float) -> redis.Redis:
+    retry = Retry(NoBackoff(), 0)
+    return redis.Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=retry)
 
 
 def _place(redis_url: str) -> str:

@@ -13,13 +13,14 @@ import os
 import socket
 import time
 import uuid
-from typing import Any
-
-import redis
+from typing import TYPE_CHECKING, Any
 
 from pacs_tasks.errors import BrokerUnavailableError
 from pacs_tasks.operations import HIDDEN, OPERATIONS
 from pacs_tasks.settings import Settings
+
+if TYPE_CHECKING:
+    import redis
 
 #: Neither positional nor named arguments, and nothing that follows the task.
 _BODY = [[], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
@@ -64,7 +65,7 @@ class Broker:
 
     def has_worker(self, seconds: float) -> bool:
         """Report whether a worker answers within so many seconds."""
-        from pacs_tasks.app import create  # noqa: PLC0415 - most commands do without Celery
+        from pacs_tasks.app import create
 
         with create(self._url, self._settings) as app:
             return bool(app.control.ping(timeout=seconds))

@@ -20,7 +20,6 @@ from typing import Self
 from pacs_tasks import embedded
 from pacs_tasks.client.broker import Broker
 from pacs_tasks.client.job import Job
-from pacs_tasks.connection import connect
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.fleet.associations import AssociationLeases, Associations
 from pacs_tasks.ledger.jobs import Ledger
@@ -51,6 +50,8 @@ class PacsClient:
     """
 
     def __init__(self, redis_url: str | None = None, config: Settings | None = None) -> None:
+        from pacs_tasks.connection import connect
+
         self._settings = config or settings()
         url = redis_url or self._settings.redis_url
         with ExitStack() as stack:

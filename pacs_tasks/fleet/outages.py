@@ -7,13 +7,14 @@ remote at growing intervals, and the jobs go on within seconds of its return. Ea
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
-
-import redis
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.ledger.keys import job_key
 from pacs_tasks.ledger.scripts import Scripts
+
+if TYPE_CHECKING:
+    import redis
 
 #: Failures in a row, over the whole fleet, after which a remote counts as down.
 MOST_FAILURES = 3

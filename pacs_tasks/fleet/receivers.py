@@ -7,13 +7,15 @@ that reads the token there shares the storage, so it can check what a C-MOVE to 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-import redis
 from pydantic import BaseModel, ConfigDict
 
 from pacs_tasks.ae import AETitle
 from pacs_tasks.ledger.scripts import Scripts
+
+if TYPE_CHECKING:
+    import redis
 
 MARKER = ".pacs-tasks-receiver"
 #: Below the directory of a receiver: expected instances, until jobs collect them, and unexpected ones.

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from enum import StrEnum
-
-import redis
+from typing import TYPE_CHECKING
 
 from pacs_tasks.ledger.structures import Marks
+
+if TYPE_CHECKING:
+    import redis
 
 _PREFIX = "pacs_tasks:ways:"
 #: Seconds to remember a refusal.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import cast
-
-import redis
+from typing import TYPE_CHECKING, cast
 
 from pacs_tasks.ledger.keys import JOBS, job_key, touch
 from pacs_tasks.ledger.scripts import Scripts
 from pacs_tasks.ledger.structures import Marks
+
+if TYPE_CHECKING:
+    import redis
 
 #: Seconds after the last renewal at which a claim expires.
 CLAIM_LIFETIME = 15.0

@@ -7,9 +7,7 @@ counted once and a job ends once. Each change is one step inside Redis (see :mod
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
-
-import redis
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from pacs_tasks.errors import (
     InvalidRequestError,
@@ -41,6 +39,9 @@ from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.outcome import Category, InstanceCategory, InstanceOutcome, Outcome, TransferOutcome
 from pacs_tasks.outcome.progress import JobState, Progress
 from pacs_tasks.request import AnyRequest, JobRequest, R
+
+if TYPE_CHECKING:
+    import redis
 
 _CHUNK = 1_000
 _RETRIED = (InstanceCategory.FAILED, InstanceCategory.MISSING)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import redis
 from pydantic import ValidationError
 
 from pacs_tasks.errors import InvalidRequestError, JobNotFoundError, from_record
@@ -13,6 +13,9 @@ from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.outcome import Counters
 from pacs_tasks.outcome.progress import JobState, Progress
 from pacs_tasks.request import BULK_APART, AnyRequest
+
+if TYPE_CHECKING:
+    import redis
 
 _PREFIX = "pacs_tasks"
 #: The index of all jobs.

@@ -8,13 +8,14 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, ClassVar, cast
-
-import redis
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from pacs_tasks.ledger.keys import job_key
 from pacs_tasks.ledger.scripts import Scripts
 from pacs_tasks.ledger.studies import Study
+
+if TYPE_CHECKING:
+    import redis
 
 _CHUNK = 1_000
 #: The name of an instance that the remote only counted. That of a selection has a space, too; a UID has none.

@@ -10,9 +10,11 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import redis
+if TYPE_CHECKING:
+    import redis
+
 
 #: importlib.resources would add 10 ms to the start of each command.
 _PACKAGE = Path(__file__).parents[1]

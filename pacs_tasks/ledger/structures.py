@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import redis
-from redis.client import NEVER_DECODE
+if TYPE_CHECKING:
+    import redis
 
 
 class Bitmap:
@@ -18,7 +18,7 @@ class Bitmap:
         self._bytes = b""
         if start < stop:
             execute: Any = client.execute_command
-            self._bytes = execute("GETRANGE", key, self._first, (stop - 1) // 8, **{NEVER_DECODE: []})
+            self._bytes = execute("GETRANGE", key, self._first, (stop - 1) // 8, NEVER_DECODE=[])
 
     def indices(self) -> set[int]:
         """Give the indices of the bits that are set."""

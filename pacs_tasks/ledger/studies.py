@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, cast
-
-import redis
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from pacs_tasks.ledger.keys import job_key
 from pacs_tasks.ledger.structures import Bitmap
 from pacs_tasks.outcome import Category, InstanceCategory, Proof, StudyOutcome
 from pacs_tasks.outcome.progress import JobState
 from pacs_tasks.outcome.status import Value
+
+if TYPE_CHECKING:
+    import redis
 
 _CHUNK = 1_000
 #: The field beside the methods of a study that counts instances which were not promised.
