@@ -24,8 +24,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from pacs_tasks.cli.invocation import Program
-from pacs_tasks.cli.program import main as run_command
+from pacs_tasks.cli.interrupt import guarded
 from pacs_tasks.errors import AssociationError, JobFailedError, UnreadableInputError
 
 if TYPE_CHECKING:
@@ -196,6 +195,9 @@ class DicomPacsTransfer:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code; see ``pacs-tasks --help``."""
+    from pacs_tasks.cli.invocation import Program
+    from pacs_tasks.cli.program import main as run_command
+
     program = Program("dicom_pacs_transfer.py", log_file="dicom_transfer.log", log_to_console=True)
     return run_command(argv, program)
 
@@ -217,4 +219,4 @@ def _text(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

@@ -2,12 +2,18 @@
 
 import sys
 
-from pacs_tasks.cli.program import main
+from pacs_tasks.cli.interrupt import guarded
 
 
 def run() -> None:
     """Run the command line of this process."""
-    sys.exit(main())
+    sys.exit(guarded(_command))
+
+
+def _command() -> int:
+    from pacs_tasks.cli.program import main
+
+    return main()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from pacs_tasks import embedded
+from pacs_tasks.cli import interrupt
 from pacs_tasks.cli.invocation import Invocation
 from pacs_tasks.cli.output.exit_codes import ExitCode
 from pacs_tasks.cli.output.outcomes import view_of
@@ -40,6 +41,7 @@ def run(invocation: Invocation, request: AnyRequest) -> int:
 
 def submit(invocation: Invocation, client: PacsClient, request: AnyRequest) -> int:
     """Do the same as :func:`run` with an open client."""
+    interrupt.expect_job()
     job = client.enqueue(request, invocation.option("key"))
     logger.info("%s to %s: job %s enqueued", command_of(request.task), request.remote, job.id)
     invocation.job_id, invocation.task = job.id, request.task
@@ -82,6 +84,7 @@ def follow(invocation: Invocation, job: Job, request: AnyRequest) -> int:
     JobNotReadyError
         If the job was cancelled and does not end.
     """
+    interrupt.expect_job()
     terminal = invocation.terminal
     invocation.job_id, invocation.task = job.id, request.task
     try:

@@ -1,0 +1,45 @@
+"""Ctrl-C in the first moments of a command.
+
+A ``KeyboardInterrupt`` amid an import may be lost there or end in a traceback. Before there is a job, nothing has to be
+ended, so the process leaves at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from types import FrameType
+
+_MESSAGE = b"Error: Cancelled before anything was begun.\n"
+#: As :class:`~pacs_tasks.cli.output.exit_codes.ExitCode`, which is not imported yet.
+CANCELLED = 5
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Run the one command of this process and return its exit code. Ctrl-C never ends in a traceback."""
+    # A process that was started to ignore Ctrl-C goes on to do so.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _on_interrupt)
+    try:
+        code = command()
+    except KeyboardInterrupt:
+        code = CANCELLED
+    # The command has ended. Python's own end would answer Ctrl-C with a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return code
+
+
+def expect_job() -> None:
+    """Raise ``KeyboardInterrupt`` amid an import too from now on, since there will be a job to cancel."""
+    if signal.getsignal(signal.SIGINT) is _on_interrupt:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _on_interrupt(_number: int, frame: FrameType | None) -> None:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            os.write(2, _MESSAGE)
+            os._exit(CANCELLED)
+        frame = frame.f_back
+    raise KeyboardInterrupt
