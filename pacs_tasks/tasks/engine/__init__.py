@@ -2,5 +2,5 @@
 
 Task modules import from here: ``base`` (registration, the worker's ledger), ``job`` (serve a job), ``part`` (serve a
 part), ``session`` and ``associations`` (associations under leases), ``claim``, ``retry`` and ``paths``. The worker also
-imports ``resume``. ``leases`` is private to this room.
+imports ``resume``.
 """

@@ -12,9 +12,9 @@ from pacs_tasks.connection import connect
 from pacs_tasks.errors import BrokerUnavailableError, JobCancelledError, PeerBusyError
 from pacs_tasks.fleet import associations as budget_module
 from pacs_tasks.fleet.associations import AssociationLeases, name_of
+from pacs_tasks.tasks.engine import associations as associations_module
 from pacs_tasks.tasks.engine import claim as claim_module
-from pacs_tasks.tasks.engine import leases as leases_module
-from pacs_tasks.tasks.engine.leases import Leases
+from pacs_tasks.tasks.engine.associations import Leases
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
@@ -28,7 +28,7 @@ def budget(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Associat
     monkeypatch.setattr(budget_module, "LIFETIME", LIFETIME)
     monkeypatch.setattr(claim_module, "_BEAT", 0.25)
     monkeypatch.setattr(claim_module, "_SILENCE", 2.0)
-    monkeypatch.setattr(leases_module, "_PATIENCE", 0.3)
+    monkeypatch.setattr(associations_module, "_PATIENCE", 0.3)
     client = connect(redis_url, 5)
     yield AssociationLeases(client)
     client.close()
