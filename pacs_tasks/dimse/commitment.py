@@ -189,7 +189,7 @@ def answer_report(
         command.AFFECTED_SOP_CLASS_UID: request.text(command.AFFECTED_SOP_CLASS_UID),
         command.COMMAND_FIELD: command.N_EVENT_REPORT_RQ | command.RESPONSE,
         command.MESSAGE_ID_RESPONDED_TO: request.number(command.MESSAGE_ID) or 0,
-        command.STATUS: _process(stream.wire.peer, request, content, pair, on_report),
+        command.STATUS: _process(stream.wire.remote, request, content, pair, on_report),
         command.AFFECTED_SOP_INSTANCE_UID: request.text(command.AFFECTED_SOP_INSTANCE_UID),
         command.EVENT_TYPE_ID: request.number(command.EVENT_TYPE_ID) or 0,
     }

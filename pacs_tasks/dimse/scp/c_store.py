@@ -68,14 +68,14 @@ Place = Callable[[Arrival], Path | Placed | Refusal]
 
 @dataclass(frozen=True)
 class Origin:
-    """The sender of instances, which ``peer`` names in logs, and their destination.
+    """The sender of instances, which ``remote`` names in logs, and their destination.
 
     Without ``place`` each instance goes to ``<directory>/<study>/<series>/<instance>.dcm``.
     """
 
     directory: Path
     calling_aet: str
-    peer: str
+    remote: str
     place: Place | None = None
 
 
@@ -114,7 +114,7 @@ def receive(
     if refusal is not None:
         # Unauthorised instances may arrive by the thousand, and `place` counts them.
         level = logging.DEBUG if refusal.code == NOT_AUTHORISED else logging.WARNING
-        log.log(level, "An instance from %s was refused (%04X): %s.", origin.peer, refusal.code, refusal.comment)
+        log.log(level, "An instance from %s was refused (%04X): %s.", origin.remote, refusal.code, refusal.comment)
         final = status.store_status(refusal.code, refusal.comment)
     return InstanceOutcome(
         subject=sop_instance_uid,

@@ -227,9 +227,9 @@ class _AcceptedAssociation:
             request = pdu.decode_request(content)
         except ValueError as error:
             raise self.wire.protocol_error(f"sent a malformed association request ({error})") from None
-        self.wire.peer = f"{request.calling_aet} at {self._host}"
+        self.wire.remote = f"{request.calling_aet} at {self._host}"
         if not self._scp.admit():
-            log.warning("%s was rejected for now: too many associations are open.", self.wire.peer)
+            log.warning("%s was rejected for now: too many associations are open.", self.wire.remote)
             self.wire.send([pdu.encode_reject(*_LOCAL_LIMIT_EXCEEDED)])
             self.wire.close()
             return
@@ -240,12 +240,12 @@ class _AcceptedAssociation:
             for cx in request.contexts
             if accepted.results[cx.context_id][0] == pdu.ACCEPTED
         }
-        log.debug("Association from %s: %d contexts accepted.", self.wire.peer, len(self._contexts))
+        log.debug("Association from %s: %d contexts accepted.", self.wire.remote, len(self._contexts))
         self.wire.limit = self._scp.timeouts.dimse
         self._serve_messages(MessageStream(self.wire, request.max_length, self._contexts), request.calling_aet)
 
     def _serve_messages(self, stream: MessageStream, calling_aet: str) -> None:
-        origin = Origin(self._scp.directory, calling_aet, self.wire.peer, self._scp.place)
+        origin = Origin(self._scp.directory, calling_aet, self.wire.remote, self._scp.place)
         while (message := stream.receive_command("the next message")) is not None:
             self._busy = True
             self.wire.limit_operation(self._scp.timeouts.operation)

@@ -35,18 +35,18 @@ def open_wire(remote: RemoteAE, connect_limit: float, limit: float, watch: Watch
     UnreadableInputError
         If a file of ``remote.tls`` cannot be used; nothing was opened.
     """
-    peer = str(remote)
+    name = str(remote)
     context = None if remote.tls is None else caller_context(remote.tls)
     begun = time.monotonic()
-    sock = connect(remote.host, remote.port, peer, connect_limit, watch)
+    sock = connect(remote.host, remote.port, name, connect_limit, watch)
     round_trip = time.monotonic() - begun
     if remote.tls is None or context is None:
-        plain = Wire(sock, peer, limit)
+        plain = Wire(sock, name, limit)
         plain.round_trip = round_trip
         plain.hint = "Check whether it expects TLS on this port (--tls)."
         plain.watch = watch
         return plain
-    wire = SecureWire(sock, peer, limit, context, remote.tls.server_name or remote.host)
+    wire = SecureWire(sock, name, limit, context, remote.tls.server_name or remote.host)
     wire.watch, wire.round_trip = watch, round_trip
     try:
         wire.handshake()
@@ -56,7 +56,7 @@ def open_wire(remote: RemoteAE, connect_limit: float, limit: float, watch: Watch
     return wire
 
 
-def connect(host: str, port: int, peer: str, limit: float, watch: Watch) -> socket.socket:
+def connect(host: str, port: int, name: str, limit: float, watch: Watch) -> socket.socket:
     """Connect to the first address of ``host`` that accepts the connection.
 
     Parameters
@@ -75,7 +75,7 @@ def connect(host: str, port: int, peer: str, limit: float, watch: Watch) -> sock
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        raise PeerUnavailableError(f"Cannot connect to {peer}: the host name has no address. {advice}") from None
+        raise PeerUnavailableError(f"Cannot connect to {name}: the host name has no address. {advice}") from None
     deadline = time.monotonic() + limit
     problem = "no address"
     for number, (family, kind, protocol, _, address) in enumerate(addresses):
@@ -94,7 +94,7 @@ def connect(host: str, port: int, peer: str, limit: float, watch: Watch) -> sock
             return sock
         sock.close()
         problem = f"no answer within {limit:g} s" if failure == errno.ETIMEDOUT else os.strerror(failure)
-    raise PeerUnavailableError(f"Cannot connect to {peer}: {problem}. {advice}")
+    raise PeerUnavailableError(f"Cannot connect to {name}: {problem}. {advice}")
 
 
 def _connect_one(sock: socket.socket, address: tuple[object, ...], limit: float, watch: Watch) -> int | None:

@@ -151,7 +151,7 @@ class MessageStream:
             fragment = self._next_pdv(awaited)
             if fragment is None:
                 raise PeerUnavailableError(
-                    f"{self.wire.peer} released the association in the middle of a message. Check its log."
+                    f"{self.wire.remote} released the association in the middle of a message. Check its log."
                 )
             found_id, control, value = fragment
             if control & _COMMAND or found_id != context_id:
@@ -211,4 +211,4 @@ def aborted(wire: Wire, content: memoryview, when: str, step: str = "Check its l
     by_provider = abort.source == 2 and abort.reason_diagnostic in range(1, 7)
     reason = abort.reason_str if by_provider else "No reason given"
     origin = "DICOM layer" if abort.source == 2 else "application"
-    return PeerUnavailableError(f"{wire.peer} aborted the association {when} ({origin}: {reason}). {step}")
+    return PeerUnavailableError(f"{wire.remote} aborted the association {when} ({origin}: {reason}). {step}")

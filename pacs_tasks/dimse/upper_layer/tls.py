@@ -143,9 +143,9 @@ class SecureWire(Wire):
     """
 
     def __init__(
-        self, sock: socket.socket, peer: str, limit: float, context: ssl.SSLContext, server_name: str | None = None
+        self, sock: socket.socket, remote: str, limit: float, context: ssl.SSLContext, server_name: str | None = None
     ) -> None:
-        super().__init__(sock, peer, limit)
+        super().__init__(sock, remote, limit)
         self._context = context
         self._server_name = server_name
         self._called = server_name is None
@@ -243,7 +243,7 @@ class SecureWire(Wire):
         if what is None:
             return self.lost(f"ended the connection {when} ({_brief(alert)}). {self.hint}")
         self.abort()
-        return TLSError(f"{self.peer} {what}")
+        return TLSError(f"{self.remote} {what}")
 
     def _last_alert(self) -> ssl.SSLError | None:
         """Read the alert that a remote sends before it hangs up."""

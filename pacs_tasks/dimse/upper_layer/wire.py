@@ -54,15 +54,15 @@ class Wire:
     ----------
     sock
         Connected.
-    peer
+    remote
         The name of the remote in messages.
     limit
         Seconds that the remote may stay silent: until a whole PDU has arrived, and between two moments of accepting
         data. It may be changed between uses.
     """
 
-    def __init__(self, sock: socket.socket, peer: str, limit: float) -> None:
-        self.peer = peer
+    def __init__(self, sock: socket.socket, remote: str, limit: float) -> None:
+        self.remote = remote
         self.limit = limit
         #: Seconds that connecting took: one round trip.
         self.round_trip = 0.0
@@ -151,7 +151,7 @@ class Wire:
     def lost(self, what: str) -> PeerUnavailableError:
         """Abort; give the error to raise. ``what`` follows the name of the remote."""
         self.abort()
-        return PeerUnavailableError(f"{self.peer} {what}")
+        return PeerUnavailableError(f"{self.remote} {what}")
 
     def connection_error(self, error: OSError, when: str) -> AssociationError:
         """Abort because the connection broke; give the error to raise."""
@@ -161,7 +161,7 @@ class Wire:
         """Abort because the remote broke the protocol; give the error to raise."""
         self.abort(source=2, reason=6)
         return PeerUnavailableError(
-            f"{self.peer} {what}, which breaks the DICOM protocol. Check that the port is that of a DICOM service."
+            f"{self.remote} {what}, which breaks the DICOM protocol. Check that the port is that of a DICOM service."
         )
 
     # Sending
@@ -231,12 +231,12 @@ class Wire:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise PeerUnavailableError(f"The association with {self.peer} has ended. Open another one.")
+            raise PeerUnavailableError(f"The association with {self.remote} has ended. Open another one.")
 
     def _no_pdu(self, kind: int, length: int) -> AssociationError:
         if kind in _TLS_RECORDS and self._buffer[self._start + 1] == _TLS_MAJOR:
             self.abort()
-            return TLSError(f"{self.peer} uses TLS, but this connection does not. {self.tls_advice}")
+            return TLSError(f"{self.remote} uses TLS, but this connection does not. {self.tls_advice}")
         return self.protocol_error(f"sent a PDU of type {kind} and {length} bytes")
 
     def _fill(self, wanted: int, deadline: float, awaited: str) -> None:
