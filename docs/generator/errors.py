@@ -52,6 +52,18 @@ _READABLE = {
     "message": "message",
     "self": "value",
     "place": "address",
+    "tail": "last lines",
+    "step": "next step",
+    "advice": "next step",
+    "_tls_advice": "next step",
+    "tls_advice": "next step",
+    "what_next": "next step",
+    "_what_next": "next step",
+    "hint": "next step",
+    "_here": "worker",
+    "shown": "name",
+    "deaths": "number of",
+    "getfilesystemencoding": "encoding",
 }
 
 
@@ -150,18 +162,30 @@ def _texts(node: ast.expr, found: _Catalogue, depth: int = 0) -> Iterator[str]:
 
 def _template(node: ast.expr, found: _Catalogue) -> str:
     """The text of a literal, its placeholders between ‹ and ›."""
+    text = ""
     match node:
         case ast.Constant(value=str() | int() | float() as value):
-            return value if isinstance(value, str) else f"{value:g}"
+            text = value if isinstance(value, str) else f"{value:g}"
         case ast.Name(id=name) if isinstance(found.constants.get(name), ast.Constant):
-            return _template(found.constants[name], found)
+            text = _template(found.constants[name], found)
         case ast.JoinedStr(values=values):
-            return "".join(_template(each, found) for each in values)
+            text = "".join(_template(each, found) for each in values)
         case ast.FormattedValue(value=value):
-            return (_template(value, found) if isinstance(value, ast.Name) else "") or f"‹{_placeholder(value)}›"
+            known = _template(value, found) if isinstance(value, ast.Name | ast.BinOp) else ""
+            text = known or f"‹{_placeholder(value)}›"
+        case ast.BinOp(left=left, op=ast.FloorDiv(), right=right):
+            text = _quotient(_template(left, found), _template(right, found))
         case ast.BinOp(left=left, op=ast.Add(), right=right):
-            return _template(left, found) + _template(right, found)
-    return ""
+            text = _template(left, found) + _template(right, found)
+    return text
+
+
+def _quotient(dividend: str, divisor: str) -> str:
+    """A constant in the unit of a message; empty where it is not one."""
+    try:
+        return f"{float(dividend) / float(divisor):g}"
+    except ValueError:
+        return ""
 
 
 def _placeholder(node: ast.expr) -> str:
