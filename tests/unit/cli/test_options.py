@@ -15,6 +15,7 @@ from pacs_tasks.cli.invocation import Invocation, Program
 from pacs_tasks.cli.program import commands, main
 from pacs_tasks.errors import ConfigurationError
 from pacs_tasks.request import EchoRequest
+from pacs_tasks.settings import load
 
 #: Option -> default, environment twin. People and scripts use these: a change here breaks them.
 SHARED = {
@@ -138,6 +139,13 @@ def test_each_command_and_the_program_itself_take_the_shared_options(name: str) 
     }
     shared = {name: (None if str(value) == "Sentinel.UNSET" else value, twin) for name, (value, twin) in shared.items()}
     assert shared == SHARED
+
+
+def test_the_defaults_are_those_of_the_settings() -> None:
+    """They stand in both places, since the settings are too slow to import for a help."""
+    settings = load()
+    for name in ("ip", "port", "ae_title", "pacs_ae_title", "timeout", "tls"):
+        assert SHARED[f"--{name.replace('_', '-')}"][0] == getattr(settings, name), name
 
 
 def test_no_command_is_forgotten_here() -> None:

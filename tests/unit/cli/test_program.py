@@ -248,6 +248,44 @@ def test_the_asking_side_never_loads_pynetdicom() -> None:
     assert said.stdout == "[]\n"
 
 
+@pytest.mark.parametrize("argv", [["--help"], ["--version"], ["query", "--help"]])
+def test_a_help_loads_click_alone(argv: list[str]) -> None:
+    """So it is there at once."""
+    heavy = ("asyncio", "celery", "pydantic", "pydicom", "redis", "rich")
+    script = (
+        "import sys\nfrom pacs_tasks.cli.program import main\n"
+        f"main({argv})\nprint([name for name in {heavy} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment(),
+        timeout=60,
+        check=True,
+    )
+    assert done.stderr == "[]\n"
+
+
+def test_a_short_command_loads_neither_rich_nor_pydicom() -> None:
+    """What is printed is one line, or a list of facts."""
+    script = (
+        "import sys\nimport pacs_tasks.cli.program, pacs_tasks.cli.running\n"
+        "print([name for name in ('rich', 'pydicom', 'pynetdicom') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment(),
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == "[]\n"
+
+
 def test_no_argument_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     """As wrong usage, on stderr."""
     assert main([]) == 2
