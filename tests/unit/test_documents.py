@@ -111,6 +111,18 @@ def test_first_pages_are_short(document: Path, lines: int) -> None:
     assert len(document.read_text("utf-8").splitlines()) <= lines
 
 
+def test_every_dependency_has_its_reason() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    wanted = [
+        *project["dependencies"],
+        *project["optional-dependencies"]["dev"],
+        *project["optional-dependencies"]["docs"],
+    ]
+    text = (DOCS / "architecture" / "dependencies.md").read_text("utf-8")
+    names = {re.split(r"[\[<>=;! ]", each)[0] for each in wanted if not each.startswith("types-")}
+    assert {name for name in names if name not in text} == set()
+
+
 def test_settings_file_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every name in it is a setting, and every value is accepted."""
     path = tmp_path / "pacs-tasks.toml"
