@@ -7,9 +7,9 @@ import math
 import pytest
 
 from pacs_tasks.ledger.manifest import FileLine
+from pacs_tasks.tasks import find
 from pacs_tasks.tasks.engine.job import FEWEST_PARTS, MOST_PARTS, PART_WORK
-from pacs_tasks.tasks.find import batch as find_batch
-from pacs_tasks.tasks.store.tasks import PART_BYTES, cut
+from pacs_tasks.tasks.store import PART_BYTES, cut
 
 CT = 526_000
 SMALL = 4_000
@@ -73,7 +73,7 @@ def test_who_says_how_many_gets_so_many() -> None:
 @pytest.mark.parametrize("total", [1, 15, 16, 200, 3_000, 100_000])
 def test_rows_of_a_batch_are_shared_out(total: int, round_trip: float) -> None:
     """In order and completely; neither so many parts that the chord is large, nor a part that takes minutes."""
-    parts = find_batch.cut(total, round_trip)
+    parts = find.cut(total, round_trip)
     assert [index for start, stop in parts for index in range(start, stop)] == list(range(total))
     assert min(total, FEWEST_PARTS) <= len(parts) <= MOST_PARTS
     rows = parts[0][1] - parts[0][0]

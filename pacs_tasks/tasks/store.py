@@ -1,4 +1,4 @@
-"""``pacs_tasks.store_file`` and ``pacs_tasks.store_directory``: send files (C-STORE).
+"""``pacs_tasks.store_file``, ``pacs_tasks.store_directory``, ``pacs_tasks.preflight``: send files (C-STORE).
 
 The planner of a directory lists it and reads no file. Each part reads the headers of its own files, so the workers
 share that work too, and sends them over associations whose contexts fit exactly these files.
@@ -6,12 +6,15 @@ share that work too, and sends them over associations whose contexts fit exactly
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 from celery import Task
+from pydicom.uid import UID
 
 from pacs_tasks.dimse import c_echo, c_store
 from pacs_tasks.dimse.files import part10
@@ -20,12 +23,13 @@ from pacs_tasks.dimse.upper_layer import contexts
 from pacs_tasks.dimse.upper_layer.association import Association
 from pacs_tasks.errors import JobCancelledError, NotDicomError, UnreadableInputError
 from pacs_tasks.ledger.manifest import FileLine
-from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
-from pacs_tasks.request import StoreDirectoryRequest, StoreRequest, TransferRequest
+from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, PreflightOutcome, ProposedPair
+from pacs_tasks.request import PreflightRequest, StoreDirectoryRequest, StoreRequest, TransferRequest
 from pacs_tasks.settings import settings
+from pacs_tasks.tasks.engine.associations import new_association
 from pacs_tasks.tasks.engine.base import JobTask, ledger, register
 from pacs_tasks.tasks.engine.claim import Claim
-from pacs_tasks.tasks.engine.job import Promise, Range, lines_of_a_part, note_round_trip, plan, register_chord
+from pacs_tasks.tasks.engine.job import Promise, Range, answer, lines_of_a_part, note_round_trip, plan, register_chord
 from pacs_tasks.tasks.engine.part import LineQueue, Part, run_part, work_off
 from pacs_tasks.tasks.engine.paths import files_below, readable_directory, readable_file
 
@@ -92,7 +96,7 @@ def _promise_directory(request: StoreDirectoryRequest, claim: Claim) -> Promise:
     return Promise(lines)
 
 
-def read_header(path: str) -> StoredInstance | InstanceOutcome:
+def _read_header(path: str) -> StoredInstance | InstanceOutcome:
     """The instance in a file; else SKIPPED for a file that is not a DICOM instance, FAILED for an unreadable one."""
     try:
         return part10.read_instance(path)
@@ -108,7 +112,7 @@ def _read_headers(part: Part[FileLine]) -> list[tuple[int, StoredInstance]]:
     for index, line in list(part.left.items()):
         part.check_end()
         part.begin(index)
-        read = read_header(line.path)
+        read = _read_header(line.path)
         if isinstance(read, InstanceOutcome):
             part.record(index, read)
         else:
@@ -167,3 +171,63 @@ def store_file(self: Task, request: dict[str, Any] | None = None, tries: int = 0
 
 
 register_chord(StoreDirectoryRequest, "pacs_tasks.store", _promise_directory, _parts, _send)
+
+
+def _preflight(request: PreflightRequest, claim: Claim) -> PreflightOutcome:
+    started = time.monotonic()
+    readable_directory(request.directory)
+    instances: list[StoredInstance] = []
+    skipped: list[InstanceOutcome] = []
+    unreadable: list[InstanceOutcome] = []
+    total = 0
+    for path, _ in files_below(request.directory):
+        if claim():
+            raise JobCancelledError("The job was cancelled before it opened an association.")
+        total += 1
+        read = _read_header(path)
+        if isinstance(read, StoredInstance):
+            instances.append(read)
+        else:
+            (skipped if read.category is InstanceCategory.SKIPPED else unreadable).append(read)
+    batches = contexts.contexts_for(instances)
+    accepted: set[tuple[str, str]] = set()
+    for proposed, _ in batches:
+        with new_association(request, proposed, claim) as assoc:
+            accepted |= set(assoc.accepted_contexts)
+    return PreflightOutcome(
+        total=total,
+        bytes=sum(instance.size for instance in instances),
+        pairs=_pairs(instances, accepted),
+        skipped=tuple(skipped),
+        unreadable=tuple(unreadable),
+        contexts=sum(len(proposed) for proposed, _ in batches),
+        associations=len(batches),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _pairs(instances: list[StoredInstance], accepted: set[tuple[str, str]]) -> tuple[ProposedPair, ...]:
+    count: Counter[tuple[str, str]] = Counter()
+    size: Counter[tuple[str, str]] = Counter()
+    for instance in instances:
+        pair = instance.sop_class_uid, instance.transfer_syntax_uid
+        count[pair] += 1
+        size[pair] += instance.size
+    return tuple(
+        ProposedPair(
+            sop_class_uid=pair[0],
+            sop_class_name=UID(pair[0]).name,
+            transfer_syntax_uid=pair[1],
+            transfer_syntax_name=UID(pair[1]).name,
+            count=count[pair],
+            bytes=size[pair],
+            accepted=pair in accepted,
+        )
+        for pair in sorted(count)
+    )
+
+
+@register(PreflightRequest.task, base=JobTask)
+def preflight(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Predict the result of sending a directory."""
+    return answer(self, request, PreflightRequest, _preflight)

@@ -1,6 +1,6 @@
-"""``pacs_tasks.find_batch``: many queries, each with an outcome of its own.
+"""``pacs_tasks.find`` and ``pacs_tasks.find_batch``: one query, or many with an outcome each (C-FIND).
 
-The rows of the request are the manifest. The matches of a row go to the ledger, never into a message or Celery's
+The rows of a batch are its manifest. Matches are patient data: they go to the ledger, never into a message or Celery's
 result.
 """
 
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from celery import Task
 
 from pacs_tasks.dimse.find.c_find import FindOperation, context_of
 from pacs_tasks.dimse.upper_layer.association import Association
@@ -17,15 +19,40 @@ from pacs_tasks.ledger.manifest import RowLine
 from pacs_tasks.ledger.matches import record_matches
 from pacs_tasks.outcome import Category, Doubt, FindOutcome, InstanceCategory, InstanceOutcome
 from pacs_tasks.request import FindBatchRequest, FindRequest
-from pacs_tasks.tasks.engine.base import ledger
+from pacs_tasks.tasks.engine.associations import new_association
+from pacs_tasks.tasks.engine.base import JobTask, ledger, register
 from pacs_tasks.tasks.engine.claim import Claim
-from pacs_tasks.tasks.engine.job import Promise, Range, lines_of_a_part, note_round_trip, register_chord
+from pacs_tasks.tasks.engine.job import Promise, Range, answer, lines_of_a_part, note_round_trip, register_chord
 from pacs_tasks.tasks.engine.part import LineQueue, Part, work_off
+from pacs_tasks.tasks.engine.session import Loss, Session
 
 #: Seconds that a row takes at least: the answer of a fast PACS, and the decoding of its matches.
 ROW_WORK = 0.004
 #: Outcomes of a query whose matches count. If the answer was cut off, the outcome of the row reports it.
 _ANSWERED = frozenset({Category.SUCCESS, Category.WARNING, Category.PARTIAL})
+
+
+def _find(request: FindRequest, claim: Claim) -> FindOutcome:
+    started, finding = time.monotonic(), FindOperation(request)
+    answered = 0
+
+    def lost(loss: Loss) -> None:
+        """Some remotes end the association after each query: a query that is split goes on over the next one."""
+        nonlocal answered
+        if finding.queries == answered:
+            raise loss.error
+        answered = finding.queries
+
+    with Session(lambda: new_association(request, [context_of(request)], claim)) as session:
+        while (outcome := session.attempt(finding.run, lost)) is None:
+            pass
+    return outcome.model_copy(update={"seconds": time.monotonic() - started})
+
+
+@register(FindRequest.task, base=JobTask)
+def find(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Query the remote."""
+    return answer(self, request, FindRequest, _find)
 
 
 def cut(total: int, round_trip: float) -> list[Range]:
