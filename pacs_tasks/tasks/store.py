@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -162,10 +163,7 @@ def store_file(self: Task, request: dict[str, Any] | None = None, tries: int = 0
     """Send one file; ``tries`` as for :func:`.run_part`."""
 
     def one_part(job_id: str) -> None:
-        def work(part: Part[FileLine], asked: StoreRequest) -> bool:
-            return _send(part, asked, alone=True)
-
-        run_part(self, job_id, range(1), tries, work)
+        run_part(self, job_id, range(1), tries, partial(_send, alone=True))
 
     return plan(self, request, StoreRequest, _promise_file, one_part)
 

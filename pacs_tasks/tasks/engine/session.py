@@ -157,7 +157,7 @@ class QuerySession:
         query = FindRequest(remote=request.remote, local=request.local, timeout=request.timeout, level=level, keys=keys)
         begun, losses = 0.0, 0
 
-        def ask(assoc: Association) -> FindOutcome:
+        def query_remote(assoc: Association) -> FindOutcome:
             nonlocal begun
             begun = time.monotonic()
             return FindOperation(query).run(assoc)
@@ -172,7 +172,7 @@ class QuerySession:
             if silent or losses >= _MOST_LOSSES:
                 self._count_unanswered(loss.error, silent=silent)
 
-        while (outcome := self._session.attempt(ask, lost)) is None:
+        while (outcome := self._session.attempt(query_remote, lost)) is None:
             pass
         if self._claim.cancelled:
             raise JobCancelledError("The job was cancelled before it fetched anything.")
