@@ -248,7 +248,7 @@ def decode_report(content: bytes, transfer_syntax_uid: str) -> CommitmentReport:
 
 
 def _references(content: Data, encoding: Encoding, sequence: Element) -> list[tuple[str, int]]:
-    """The SOP Instance UID and the Failure Reason of each item; "processing failure" where there is no reason."""
+    """The SOP Instance UID and the Failure Reason of each item; "processing failure" if it has no reason."""
     found = []
     for item in items(content, encoding, sequence):
         uid, reason = "", _PROCESSING_FAILURE

@@ -17,7 +17,7 @@ from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.pdu_primitives import A_ASSOCIATE, AsynchronousOperationsWindowNegotiation
-from pynetdicom.presentation import PresentationContext, build_role
+from pynetdicom.presentation import PresentationContext, build_context, build_role
 from pynetdicom.service_class import (
     NonPatientObjectStorageServiceClass,
     QueryRetrieveServiceClass,
@@ -329,14 +329,9 @@ def _supported(proposed: Sequence[PresentationContext], faults: Faults) -> list[
             syntaxes.setdefault(sop_class, []).extend(
                 each for each in wanted if each not in faults.refused_transfer_syntaxes
             )
-    return [_context(sop_class, list(dict.fromkeys(some))) for sop_class, some in syntaxes.items()]
-
-
-def _context(sop_class: str, transfer_syntaxes: list[str]) -> PresentationContext:
-    cx = PresentationContext()
-    cx.abstract_syntax = sop_class
-    for syntax in transfer_syntaxes:
-        cx.add_transfer_syntax(syntax)
-    cx.scu_role = True
-    cx.scp_role = True
-    return cx
+    accepted = []
+    for sop_class, some in syntaxes.items():
+        cx = build_context(sop_class, list(dict.fromkeys(some)))
+        cx.scu_role = cx.scp_role = True
+        accepted.append(cx)
+    return accepted

@@ -177,7 +177,7 @@ def _is_lost(carrier: Association) -> bool:
     return not carrier.is_established or carrier.acse.is_aborted()
 
 
-class Retrieving:
+class RetrieveService:
     """The service, and its memory from one request to the next."""
 
     def __init__(self) -> None:

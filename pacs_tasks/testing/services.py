@@ -29,7 +29,7 @@ from pacs_tasks.testing.association import SLICE, Reception, acknowledge_at_once
 from pacs_tasks.testing.faults import Faults, Report, Silence
 from pacs_tasks.testing.find import responses
 from pacs_tasks.testing.instances import StoredBytes
-from pacs_tasks.testing.retrieve import Retrieval, Retrieving
+from pacs_tasks.testing.retrieve import Retrieval, RetrieveService
 
 #: A-RELEASE-RQ and A-ABORT.
 _LAST_PDUS: Final = frozenset({0x05, 0x07})
@@ -60,7 +60,7 @@ class Services(Reception):
         self._offered: Counter[str] = Counter()
         self._reporting: set[threading.Thread] = set()
         self._aborted_within: int | None = None
-        self._retrieving = Retrieving()
+        self._retrieve_service = RetrieveService()
         self._numbers = count(1)
 
     @property
@@ -209,7 +209,7 @@ class Services(Reception):
         retrieval = Retrieval(assoc, request, context, faults, self._pause, self._wait_while)
         assoc.dimse.cancel_req.clear()
         if retrieval.await_turn():
-            self._retrieving.serve(retrieval, keys, self.instances, dict(self.destinations))
+            self._retrieve_service.serve(retrieval, keys, self.instances, dict(self.destinations))
         assoc.dimse.cancel_req.clear()
 
     def _commit(self, assoc: Association, request: N_ACTION, context: PresentationContext) -> None:

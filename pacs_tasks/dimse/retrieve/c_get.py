@@ -13,7 +13,6 @@ from pacs_tasks.dimse import status
 from pacs_tasks.dimse.files.elements import IMPLICIT_VR_LITTLE_ENDIAN
 from pacs_tasks.dimse.retrieve.delivery import CheckArrived, retrieve
 from pacs_tasks.dimse.scp.c_store import Origin, Place, receive
-from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer.association import Association, StopCheck, Timeouts
 from pacs_tasks.dimse.upper_layer.command import Command
 from pacs_tasks.dimse.upper_layer.contexts import contexts_to_receive
@@ -46,39 +45,22 @@ def get(
     on_instance
         Called with each instance: complete on disk, or FAILED with the reason.
     check_arrived
-        Reports which promised instances have arrived; see :func:`retrieve`.
+        As in :func:`retrieve`.
     place
         Moves each instance to its place; if omitted, the file is named by its UIDs.
 
     Raises
     ------
-    PeerUnavailableError, AssociationRejectedError
-        As :meth:`Association.open`, and when the association is lost before the final status.
-    PeerStalledError
-        As :func:`retrieve`.
-    ContextRejectedError
-        If the remote does not offer C-GET.
-    NotSendingError
-        If it accepts none of the SOP classes in the SCP role.
+    AssociationError, JobCancelledError
+        As :meth:`Association.open` and :func:`retrieve`; if the remote does not offer C-GET, or for no SOP class.
     InvalidRequestError
         If the output directory cannot be created.
-    JobCancelledError
-        If ``stop`` returned True and the remote ignored C-CANCEL. If it heeded C-CANCEL, the outcome says so.
     """
     started = time.monotonic()
-    directory = Path(request.output_dir)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidRequestError(
-            f"The output directory cannot be created ({error.strerror}). Name one that the worker can write to.",
-            str(directory),
-        ) from None
-    origin = Origin(directory, request.remote.ae_title, str(request.remote), place)
+    origin = Origin(_created(Path(request.output_dir)), request.remote.ae_title, str(request.remote), place)
     received: dict[str, InstanceOutcome] = {}
-    with Association.open(
-        local, request.remote, [_CONTEXT, *contexts_to_receive(sop_class_uids)], timeouts, stop
-    ) as assoc:
+    contexts = [_CONTEXT, *contexts_to_receive(sop_class_uids)]
+    with Association.open(local, request.remote, contexts, timeouts, stop) as assoc:
 
         def on_store(context_id: int, message: Command) -> None:
             outcome = receive(assoc.stream, context_id, message, assoc.contexts_by_id[context_id], origin)
@@ -87,20 +69,20 @@ def get(
             if on_instance is not None:
                 on_instance(outcome)
 
-        elements: dict[int, int | str] = {
-            command.AFFECTED_SOP_CLASS_UID: StudyRootQueryRetrieveInformationModelGet,
-            command.COMMAND_FIELD: command.C_GET_RQ,
-        }
-        final = retrieve(
-            assoc,
-            _accepted_context(assoc),
-            request,
-            elements,
-            status.get_status,
-            check_arrived=check_arrived,
-            on_store=on_store,
-        )
+        context_id = _accepted_context(assoc)
+        final = retrieve(assoc, context_id, request, status.get_status, check_arrived=check_arrived, on_store=on_store)
     return GetOutcome(**final._asdict(), seconds=time.monotonic() - started, instances=tuple(received.values()))
+
+
+def _created(directory: Path) -> Path:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidRequestError(
+            f"The output directory cannot be created ({error.strerror}). Name one that the worker can write to.",
+            str(directory),
+        ) from None
+    return directory
 
 
 def _accepted_context(assoc: Association) -> int:

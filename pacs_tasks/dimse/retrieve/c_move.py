@@ -11,7 +11,6 @@ from pacs_tasks.ae import LocalAE
 from pacs_tasks.dimse import status
 from pacs_tasks.dimse.files.elements import IMPLICIT_VR_LITTLE_ENDIAN
 from pacs_tasks.dimse.retrieve.delivery import CheckArrived, retrieve
-from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer.association import Association, StopCheck, Timeouts
 from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.errors import ContextRejectedError
@@ -39,18 +38,12 @@ def move(
     on_suboperations
         Called with the counts of each pending response.
     check_arrived
-        Reports what has arrived at the destination; see :func:`retrieve`.
+        Reports the instances that have arrived at the destination; see :func:`retrieve`.
 
     Raises
     ------
-    PeerUnavailableError, AssociationRejectedError
-        As :meth:`Association.open`, and when the association is lost before the final status.
-    PeerStalledError
-        As :func:`retrieve`.
-    ContextRejectedError
-        If the remote does not offer C-MOVE.
-    JobCancelledError
-        If ``stop`` returned True and the remote ignored C-CANCEL. If it heeded C-CANCEL, the outcome says so.
+    AssociationError, JobCancelledError
+        As :meth:`Association.open` and :func:`retrieve`, and if the remote does not offer C-MOVE.
     """
     started = time.monotonic()
     with Association.open(local, request.remote, [_CONTEXT], timeouts, stop) as assoc:
@@ -60,16 +53,10 @@ def move(
                 f"{assoc.remote} does not offer C-MOVE in the Study Root model. Retrieve by C-GET (--method get), or "
                 "ask its administrator to allow C-MOVE."
             )
-        elements: dict[int, int | str] = {
-            command.AFFECTED_SOP_CLASS_UID: StudyRootQueryRetrieveInformationModelMove,
-            command.COMMAND_FIELD: command.C_MOVE_RQ,
-            command.MOVE_DESTINATION: request.move_aet,
-        }
         final = retrieve(
             assoc,
             context[0],
             request,
-            elements,
             lambda code, comment: _explained(status.move_status(code, comment), request),
             check_arrived=check_arrived,
             on_counts=on_suboperations,

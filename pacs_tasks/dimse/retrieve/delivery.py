@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
+
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet, StudyRootQueryRetrieveInformationModelMove
 
 from pacs_tasks.dimse.cancellation import Cancellation
 from pacs_tasks.dimse.files.elements import (
@@ -37,7 +39,7 @@ class Arrived(NamedTuple):
     complete: bool
 
 
-#: Reports what has arrived. It is called about four times a second, and may raise.
+#: Reports the instances that have arrived. It is called about four times a second, and may raise.
 CheckArrived = Callable[[], Arrived]
 
 
@@ -64,16 +66,31 @@ class _Delivery(Cancellation):
         self._counts: Suboperations | None = None
         self._since = time.monotonic()
         #: An instance is on its way over this association, and may take its time.
-        self.receiving = False
+        self._receiving = False
 
     def count(self, counts: Suboperations) -> None:
         """Record the counts of a pending response."""
         if counts != self._counts:
             self._counts, self._since = counts, time.monotonic()
 
-    def received(self) -> None:
-        """Record that an instance has arrived over this association."""
-        self.receiving, self._since = False, time.monotonic()
+    def responses(
+        self, request: MoveRequest | GetRequest, on_store: Callable[[int, Command], None] | None
+    ) -> Iterator[tuple[Command, int, bytes]]:
+        """Receive responses without end, each with its status and data set, and C-STORE requests between them."""
+        assoc = self._assoc
+        is_move = isinstance(request, MoveRequest)
+        field = command.C_MOVE_RQ if is_move else command.C_GET_RQ
+        awaited = "the C-MOVE response" if is_move else "the next instance or the C-GET response"
+        while True:
+            found_id, message = assoc.receive_command(awaited)
+            if on_store is not None and message.field == command.C_STORE_RQ:
+                self._receiving = True
+                on_store(found_id, message)
+                self._receiving, self._since = False, time.monotonic()
+                continue
+            code = assoc.check_response(found_id == self._context_id, message, self._message_id, field)
+            content = assoc.receive_data(found_id, "the rest of its response") if message.has_data_set else b""
+            yield message, code, content
 
     def _check(self) -> None:
         super()._check()
@@ -82,7 +99,7 @@ class _Delivery(Cancellation):
             if arrived != self._arrived:
                 self._arrived, self._since = arrived, time.monotonic()
                 self._assoc.wire.note_activity()
-        if not self.receiving and not self.cancelled:
+        if not self._receiving and not self.cancelled:
             self._judge(time.monotonic() - self._since)
 
     def _more_to_come(self) -> bool:
@@ -109,7 +126,6 @@ def retrieve(
     assoc: Association,
     context_id: int,
     request: MoveRequest | GetRequest,
-    elements: Mapping[int, int | str],
     status_of: Callable[[int, str], Status],
     *,
     check_arrived: CheckArrived | None,
@@ -120,13 +136,11 @@ def retrieve(
 
     Parameters
     ----------
-    elements
-        The command set without message id and priority.
     status_of
         Returns the status for a code and an error comment.
     check_arrived
-        Reports what has arrived. While more arrives, the remote is not silent. Once all is here, the final response is
-        not awaited for long: without it, the status is pending.
+        Reports the arrived instances. While more arrive, the remote is not silent. Once all are here, the final
+        response is not awaited for long: without it, the status is pending.
     on_store
         Called with the presentation context id and the command set of each C-STORE request (C-GET).
     on_counts
@@ -134,37 +148,42 @@ def retrieve(
 
     Raises
     ------
+    PeerUnavailableError
+        If the association is lost before the final response.
     PeerStalledError
         When no instance has arrived and no count has changed for ``timeouts.progress`` seconds. Pending responses
         alone would keep the association alive for ever.
+    JobCancelledError
+        If ``assoc.stop`` returned True and the remote ignored C-CANCEL. If it heeded C-CANCEL, the status says so.
     """
-    awaited = "the C-MOVE response" if on_store is None else "the next instance or the C-GET response"
     final = FinalResponse(_unfinished(assoc.remote), Suboperations())
     with (
         suppress(_AllArrivedError),
         assoc.exchange() as message_id,
         _Delivery(assoc, context_id, message_id, check_arrived) as delivery,
     ):
-        numbered = {**elements, command.MESSAGE_ID: message_id, command.PRIORITY: command.MEDIUM}
-        assoc.send(context_id, command.encode(numbered, data_set=True), encode_identifier(request))
-        while True:
-            found_id, message = assoc.receive_command(awaited)
-            if on_store is not None and message.field == command.C_STORE_RQ:
-                delivery.receiving = True
-                on_store(found_id, message)
-                delivery.received()
-                continue
-            field = int(elements[command.COMMAND_FIELD])
-            code = assoc.check_response(found_id == context_id, message, message_id, field)
-            content = assoc.receive_data(context_id, "the rest of its response") if message.has_data_set else b""
-            found = status_of(code, message.text(command.ERROR_COMMENT))
-            final = final._replace(suboperations=suboperations(message))
+        assoc.send(context_id, _command_set(request, message_id), encode_identifier(request))
+        for response, code, content in delivery.responses(request, on_store):
+            found = status_of(code, response.text(command.ERROR_COMMENT))
+            final = final._replace(suboperations=suboperations(response))
             if found.category is not StatusCategory.PENDING:
                 return final._replace(status=found, failed_sop_instance_uids=failed_uids(content))
             delivery.count(final.suboperations)
             if on_counts is not None:
                 on_counts(final.suboperations)
     return final
+
+
+def _command_set(request: MoveRequest | GetRequest, message_id: int) -> bytes:
+    elements: dict[int, int | str] = {command.MESSAGE_ID: message_id, command.PRIORITY: command.MEDIUM}
+    if isinstance(request, MoveRequest):
+        elements[command.AFFECTED_SOP_CLASS_UID] = StudyRootQueryRetrieveInformationModelMove
+        elements[command.COMMAND_FIELD] = command.C_MOVE_RQ
+        elements[command.MOVE_DESTINATION] = request.move_aet
+    else:
+        elements[command.AFFECTED_SOP_CLASS_UID] = StudyRootQueryRetrieveInformationModelGet
+        elements[command.COMMAND_FIELD] = command.C_GET_RQ
+    return command.encode(elements, data_set=True)
 
 
 def _unfinished(remote: object) -> Status:
