@@ -179,7 +179,7 @@ def test_the_lease_of_a_killed_worker_is_free_within_its_lifetime(
         assert not answer.granted
         assert LIFETIME / 2 < answer.patience <= LIFETIME
         wait_until(lambda: budget.request(name_of(remote), "next", 1, wait=True).granted, LIFETIME + 5, "the lease")
-        # It was renewed for the last time before the worker died, and is granted not before it has run out.
+        # The worker renewed it for the last time before it died; it is not granted before it has expired.
         assert time.monotonic() - killed > LIFETIME / 2
         budget.release(name_of(remote), "next", 1)
         nothing_left(own)
@@ -196,14 +196,14 @@ def test_a_lease_that_redis_lost_is_taken_again(
         job = own.enqueue(request)
         wait_until(lambda: len(pacs.stores) > 2, 20, "some files are sent")
         lost = cast("list[str]", own.ledger.client.keys("pacs_tasks:associations*"))
-        # In one step, since the worker renews its lease at any time.
+        # In one step, because the worker may renew its lease at any time.
         with own.ledger.client.pipeline(transaction=True) as step:
             step.delete(*lost)
             step.keys("pacs_tasks:associations*")
             assert step.execute()[1] == []
         wait_until(budget.in_use, LIFETIME, "the lease is taken again")
         assert transferred(job).counters.success == len(pacs.stores) == 40
-        assert pacs.associations == 2  # one to see whether it is there
+        assert pacs.associations == 2  # one of the planner
         nothing_left(own)
 
 
@@ -220,7 +220,7 @@ def test_a_cancel_ends_the_wait_for_an_association(client: PacsClient, pacs: Tes
         wait_until(lambda: jobs[0].progress().counters.total, 20, "the parts")
         for job in jobs:
             job.cancel()
-        # The lease is not to be had: nothing but the cancel ends them.
+        # The lease stays held: only the cancel ends the jobs.
         assert [job.wait(20).state for job in jobs] == [JobState.CANCELLED, JobState.CANCELLED]
         wait_until(lambda: in_use(budget, str(remote)) == alone, 5, "nobody waits")
     assert pacs.associations == 0
@@ -242,7 +242,7 @@ def test_a_job_that_waits_for_an_association_does_not_stand_still(
         job = own.enqueue(request)
 
         def waited_often() -> bool:
-            if not own.ledger.claims.count(job.id):  # A worker looks every 20 s, and hardly ever meets a part.
+            if not own.ledger.claims.count(job.id):  # A worker checks every 20 s and hardly ever meets a part.
                 resume_stalled(celery, own.ledger, 4.0)
             return worker.said().count("retry: Retry in") > 20
 
@@ -264,7 +264,7 @@ def test_work_for_one_remote_does_not_wait_for_another(
             first = own.enqueue(StoreDirectoryRequest(remote=remote, directory=directory))
             wait_until(lambda: first.progress().counters.total, 20, "the parts of the first job")
             second = own.enqueue(StoreDirectoryRequest(remote=other.remote, directory=directory))
-            # The first one cannot get on meanwhile.
+            # The first job cannot go on meanwhile.
             assert (transferred(second).counters.success, first.progress().counters.recorded) == (60, 0)
         assert transferred(first).counters.success == len(pacs.instances) == 60
         nothing_left(own)

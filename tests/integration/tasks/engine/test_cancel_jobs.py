@@ -14,7 +14,7 @@ from tests.support.dicom_files import write_series
 from tests.support.waiting import wait_until
 
 FILES = 150
-#: So many the peer answers for before a cancel. Behind it each of the two tasks finishes its part at most.
+#: The remote answers for so many files before a cancel. After it, each of two tasks finishes at most its part.
 ANSWERED = FILES - 30
 
 Moment = Callable[[Job, TestPACS], object]
@@ -52,7 +52,7 @@ def test_a_cancel_and_two_retries_at_once_send_each_file_once(
     progress = job.wait(15)
     assert progress.state is JobState.CANCELLED
     assert progress.counters.success == len(pacs.stores) < FILES
-    # The job is not done before both have been tried.
+    # The job must not end before both retries have been tried.
     pacs.faults = Faults(hold_instances_after=0)
     with ThreadPoolExecutor(2) as pool:
         assert sorted(pool.map(_retried, [job, job])) == [False, True]
@@ -82,7 +82,7 @@ def test_what_is_on_its_way_when_a_cancel_comes_is_counted(client: PacsClient, p
     job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path), files_per_task=3))
     wait_until(lambda: pacs.stores, 20, "the first file is on its way")
     job.cancel()
-    # A worker looks every 0.4 s whether a cancel has come, and the peer has 2 s from then on.
+    # A worker checks for a cancel every 0.4 s, and then gives the remote 2 s.
     pacs.faults = Faults(delay=0.8)
     assert job.wait(15).counters.success == len(pacs.stores) == 1
     pacs.faults = Faults()

@@ -16,7 +16,7 @@ from tests.support.dicom_files import study_uid, write_series
 from tests.support.waiting import wait_until
 
 FILES = 60
-#: So many are sent or have come before a worker is told to end.
+#: So many instances are sent or received before a worker shuts down.
 SOME = 10
 
 

@@ -232,7 +232,7 @@ def test_a_child_that_is_killed_takes_no_file_with_it(
         claims = f"pacs_tasks:job:{job.id}:claims"
         pacs.faults = Faults()
         held = wait_until(lambda: own.ledger.client.hgetall(claims), 5, "the claim of the dead")
-        own.ledger.client.hset(claims, mapping=dict.fromkeys(held, "1.0 the dead"))  # 15 s go by
+        own.ledger.client.hset(claims, mapping=dict.fromkeys(held, "1.0 the dead"))  # as if 15 s had passed
         outcome = transferred(job)
     assert (outcome.category, outcome.counters.success, len(pacs.instances)) == (Category.SUCCESS, 30, 30)
     assert len(pacs.stores) <= 31
@@ -255,7 +255,7 @@ def test_a_pool_of_threads_sends_each_file_once(
         again = own.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=directory))
         assert transferred(again).category is Category.SUCCESS
         assert len(pacs.stores) == 80
-        # Without reuse there would be one for each of 40 parts; a thread that waits for a lease has an idle one ended.
+        # Without reuse there would be one for each of 40 parts; a thread that waits for a lease ends an idle association.
         assert pacs.associations <= 20
         wait_until(lambda: pacs.open_associations == 0, 10, "idle associations are released")
 

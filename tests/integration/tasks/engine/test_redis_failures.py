@@ -63,8 +63,8 @@ def transferred(job: Job) -> TransferOutcome:
 
 @pytest.mark.parametrize("concurrency", [1, 2])
 def test_a_part_goes_on_while_its_broker_is_lost(pacs: TestPACS, tmp_path: Path, concurrency: int) -> None:
-    """Redis dies and comes back. The part has not been stopped, so nothing is sent twice and nobody waits for it; the
-    worker, which with a second process waits for more work meanwhile, serves the next job.
+    """Redis dies and comes back. The part never stopped, so no file goes twice and nobody waits for it. The worker,
+    whose second process waits for work meanwhile, serves the next job.
     """
     pacs.faults = Faults(hold_instances_after=6)
     with ExitStack() as stack:
@@ -82,7 +82,7 @@ def test_a_part_goes_on_while_its_broker_is_lost(pacs: TestPACS, tmp_path: Path,
         outcome = transferred(job)
         assert time.monotonic() - back < 15
         assert (outcome.category, outcome.counters.success, len(pacs.stores)) == (Category.SUCCESS, 40, 40)
-        # Who had taken its place would have opened another one.
+        # Another worker in its place would have opened another one.
         assert pacs.associations == associations
         assert transferred(directory_job(client, pacs, tmp_path / "more", 3)).category is Category.SUCCESS
         assert "Unrecoverable" not in worker.said()

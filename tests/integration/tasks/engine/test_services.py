@@ -125,7 +125,7 @@ def test_neither_queue_nor_result_nor_log_holds_what_is_private(redis_url: str, 
             for job in jobs:
                 job.wait(30)
             wait_until(lambda: worker.said().count("pacs_tasks.store_finish") >= 2, 10, "the chord's body has run")
-            # What was lost is named to the one who asks, and to nobody else.
+            # Only the client that reads the job learns the name of the lost file.
             pacs.lose(*pacs.instances)
             pacs.faults = Faults(report=Report.SAME_ASSOCIATION)
             for request in (VerifyRequest(job_id=jobs[0].id), CommitRequest(job_id=jobs[0].id)):

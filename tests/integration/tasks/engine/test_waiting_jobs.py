@@ -26,7 +26,7 @@ from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 FILES = 40
-#: Seconds from the return of a peer to the end of what is left, at most: the probe's longest pause and the work.
+#: Most seconds from the return of a remote to the end of the job: the probe's longest pause and the work.
 RETURN = 25
 
 
@@ -82,7 +82,7 @@ def test_a_send_waits_and_goes_on(client: PacsClient, port: int, tmp_path: Path)
     with TestPACS(port=port) as pacs:
         outcome = outcome_of(job)
     assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, FILES)
-    # Those that the first PACS had taken and not answered when it went went twice.
+    # Files that the first PACS had received and not answered when it went down go twice.
     assert FILES - len(set(before)) <= len(pacs.stores) <= FILES - len(set(before)) + 4
     assert len(set(before) | set(pacs.stores)) == FILES
     assert nothing_left(client)

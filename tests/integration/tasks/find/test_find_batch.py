@@ -152,7 +152,7 @@ def test_a_row_with_more_matches_than_the_limit_says_so(client: PacsClient, arch
 
 def test_a_peer_that_ignores_the_end_of_a_row_answers_the_next_one(client: PacsClient, archive: TestPACS) -> None:
     """The next row uses a new association."""
-    # Eleven matches of P1*: the peer is at them for longer than its final status may take.
+    # Eleven matches of P1* keep the remote busy for longer than its final status may take.
     archive.faults = Faults(ignore_cancel=True, delay=0.5)
     job = client.enqueue(batch(archive, ["P1*", "P2"], limit=1))
     assert (answered(job).category, len(found(job)[2]), found(job)[3]) == (Category.WARNING, 1, [study_uid(2)])

@@ -101,14 +101,14 @@ def test_a_single_day_is_split_by_time() -> None:
         outcome = find(request, LOCAL, PATIENT)
     assert len(set(_uids(outcome))) == 250
     assert any(each.time for each in outcome.split)
-    # The PACS lists the one without a time in no range of times; it came before the answer was cut off.
+    # The PACS lists the study without a time in no range of times; it came before the answer was cut off.
     assert (outcome.category, outcome.doubts) == (Category.PARTIAL, (Doubt.UNDATED,))
 
 
 def test_what_cannot_be_split_is_partial_and_said() -> None:
     """One second with too many studies makes the outcome partial and names the range."""
     studies = [_study(number, "20240115", "120000") for number in range(130)]
-    # A narrow range, so that the moment is soon found.
+    # A narrow range leads to the second soon.
     keys = {"StudyDate": "20240115-20240116", "StudyTime": "115959-120001"}
     with TestPACS(instances=studies, faults=Faults(most_matches=128)) as pacs:
         outcome = find(FindRequest(remote=pacs.remote, keys=keys, split_dates=True), LOCAL, PATIENT)

@@ -87,7 +87,7 @@ def retrieved(client: PacsClient, archive: TestPACS, directory: Path, limit: flo
     return transferred(client.enqueue(request), limit)
 
 
-@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # pydicom warns the PACS of what it does
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # pydicom warns the test PACS
 @pytest.mark.parametrize("keyword", ["SOPInstanceUID", "SeriesInstanceUID"])
 def test_a_list_with_what_is_no_uid_holds_up_nothing_else(client: PacsClient, tmp_path: Path, keyword: str) -> None:
     """An invalid UID from a hostile remote fails, and no file is named after it."""
@@ -105,7 +105,7 @@ def test_a_series_of_more_than_a_slice_comes_whole(client: PacsClient, tmp_path:
     """Each slice is fetched by its UIDs."""
     held = write_series(tmp_path / "held", 1_203, rows=2)
     with TestPACS(instances=held) as archive:
-        # An archive in Python takes some milliseconds for each.
+        # An archive in Python needs some milliseconds for each.
         outcome = retrieved(client, archive, tmp_path / "out", 120)
         assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, 1_203)
         asked = [

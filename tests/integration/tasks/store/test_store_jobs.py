@@ -98,7 +98,7 @@ def test_more_than_128_classes_go_over_several_associations(client: PacsClient, 
         dicom_files.write(instance, tmp_path / f"{number}.dcm")
     outcome = sent(client, pacs, tmp_path, files_per_task=140)
     assert (outcome.category, len(pacs.instances)) == (Category.SUCCESS, 140)
-    assert pacs.associations == 3  # one to see whether it is there, two to send
+    assert pacs.associations == 3  # one of the planner, two to send
 
 
 def test_a_permanent_status_fails_one_file_at_once(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
