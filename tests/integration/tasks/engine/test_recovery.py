@@ -255,7 +255,7 @@ def test_a_pool_of_threads_sends_each_file_once(
         again = own.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=directory))
         assert transferred(again).category is Category.SUCCESS
         assert len(pacs.stores) == 80
-        # Without reuse there would be one for each of 40 parts; a thread that waits for a lease ends an idle association.
+        # Without reuse: one for each of 40 parts. A thread that waits for a lease ends an idle association.
         assert pacs.associations <= 20
         wait_until(lambda: pacs.open_associations == 0, 10, "idle associations are released")
 
