@@ -376,15 +376,7 @@ def _reported(lease: Lease) -> Iterator[None]:
 
 @contextmanager
 def new_association(request: Request, contexts: Sequence[Context], stop: StopCheck) -> Iterator[Association]:
-    """An association with the remote of a request, for the block alone.
-
-    Raises
-    ------
-    PeerBusyError
-        If no lease became free in a few seconds.
-    AssociationError
-        As :meth:`pacs_tasks.dimse.upper_layer.association.Association.open` raises it.
-    """
+    """An association with the remote of a request, for the block alone; errors as of the lease and the association."""
     local, remote, limits = local_ae(request), request.remote, timeouts(request)
     with leased(remote, stop) as watched, Association.open(local, remote, contexts, limits, watched) as assoc:
         yield assoc
@@ -392,15 +384,7 @@ def new_association(request: Request, contexts: Sequence[Context], stop: StopChe
 
 @contextmanager
 def kept_association(request: Request, contexts: Sequence[Context], stop: StopCheck) -> Iterator[Association]:
-    """An association for the block: an idle one if one fits, kept for the next block unless this one fails.
-
-    Raises
-    ------
-    PeerBusyError
-        If no lease became free in a few seconds.
-    AssociationError
-        As :meth:`pacs_tasks.dimse.upper_layer.association.Association.open` raises it.
-    """
+    """As :func:`new_association`, but an idle one if one fits, kept for the next block unless this one fails."""
     local, remote, limits = local_ae(request), request.remote, timeouts(request)
     kept = _idle.claim(local, remote, contexts, limits) or _open(local, remote, contexts, limits, stop)
     assoc, lease = kept.assoc, kept.lease

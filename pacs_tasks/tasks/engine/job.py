@@ -253,13 +253,7 @@ def _accepted(task: Task, payload: Mapping[str, Any] | None, request_type: type[
 
 
 def conclude(job_id: str) -> dict[str, Any]:
-    """Celery's result of a job that has ended; see :func:`.base.result_of`.
-
-    Raises
-    ------
-    RecordedError
-        If it ended with an error.
-    """
+    """As :func:`.base.result_of`, but raise :class:`RecordedError` if the job ended with an error."""
     try:
         return result_of(job_id)
     except PacsTasksError as error:

@@ -131,25 +131,13 @@ def _patience(request: TransferRequest) -> float:
 
 
 def park_if_down(job_id: str, request: TransferRequest) -> None:
-    """Park a job whose remote counts as down.
-
-    Raises
-    ------
-    PartParkedError
-        If it does.
-    """
+    """Park a job whose remote counts as down, and raise :class:`PartParkedError`."""
     if outages().is_down(name_of(request.remote)):
         _park(job_id, request)
 
 
 def note_unreachable(job_id: str, request: TransferRequest, error: PeerUnreachableError) -> None:
-    """Count a failed connection to a remote, and park the job if the remote counts as down now.
-
-    Raises
-    ------
-    PartParkedError
-        If it does.
-    """
+    """Count a failed connection; park the job if the remote counts as down now, and raise :class:`PartParkedError`."""
     remote = request.remote
     if outages().record_failure(name_of(remote), local_ae(request), remote, error.message):
         _park(job_id, request)
