@@ -98,7 +98,10 @@ def _everything(settings: Settings, say: Callable[[str], None]) -> Iterator[tupl
 
         dead = processes.wait(START_LIMIT, lambda: ready() or bool(embedded.failure(settings)))
         if dead is not None:
-            raise ConfigurationError(f"The {dead.name} ended while it started. Its last lines: {' / '.join(dead.tail)}")
+            lines = " / ".join(dead.tail)
+            raise ConfigurationError(
+                f"The {dead.name} ended while it started ({lines}). Run `pacs-tasks {dead.name}` to see its output."
+            )
         if processes.is_stopping:
             raise KeyboardInterrupt
         if embedded.failure(settings) or not ready():
