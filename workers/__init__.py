@@ -1,1 +1,1 @@
-"""The processes of a fleet: worker, receiver, Flower, and how to ask each whether it is well."""
+"""The processes of a fleet: worker, receiver, Flower, and a health check for each."""

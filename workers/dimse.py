@@ -1,7 +1,10 @@
 """The worker of a fleet: ``celery -A workers.dimse worker``.
 
-It loads every task, looks for jobs that stand still and for peers that come back, and closes its associations in good
-order when it ends.
+It loads every task, resumes stalled jobs, probes parked remotes, and releases its associations when it ends. It also
+survives the loss of its connection to the broker. In kombu 5.7.0, a channel that waits for messages cannot be closed
+once its connection has died: ``close`` reads from the dead connection and fails half-way. A later second ``close``
+puts unacknowledged messages back without knowing the broker's address, and raises ``AttributeError``, which ends the
+worker ("Unrecoverable error"). So a restart of Redis would end each worker that has a task and an idle process.
 """
 
 from __future__ import annotations
@@ -24,61 +27,61 @@ _stopped = threading.Event()
 
 
 class QoS(redis.QoS):
-    """What was handed out and is not acknowledged."""
+    """The messages that were delivered and are not acknowledged."""
 
     def ack(self, delivery_tag: str) -> None:
-        """Acknowledge; a message that came with a connection that is lost is handed out again in any case.
+        """Acknowledge a message; one that came over a lost connection is delivered again in any case.
 
         Raises
         ------
         RedisConnectionError
-            If that connection is lost: Celery logs that, where it would log a traceback of anything else.
+            If that connection is lost. Celery logs this error as one line, and any other with a traceback.
         """
         connection = self.channel.connection
         if connection is None or connection.client is None:
-            raise RedisConnectionError("the connection that this message came with is lost")
+            raise RedisConnectionError("The connection over which this message came is lost.")
         super().ack(delivery_tag)  # type: ignore[no-untyped-call]  # kombu ships no annotations
 
 
 class Channel(redis.Channel):
-    """A channel that can be closed whatever has become of its connection."""
+    """A channel that can be closed even if its connection is lost."""
 
     QoS = QoS
 
     def close(self) -> None:
-        """Close; what is not acknowledged goes back on its queue if the broker takes it now, else by its time-out."""
+        """Close; unacknowledged messages return to their queue now, or by the visibility timeout if that fails."""
         try:
             super().close()  # type: ignore[no-untyped-call]
         except self.connection_errors:
-            # Nothing is read any more now, so this goes to the end.
+            # The channel no longer reads, so this call reaches its end.
             super().close()  # type: ignore[no-untyped-call]
 
 
-# Celery has a setting for the transport, but the addresses of Unix sockets override it.
+# The addresses of Unix sockets override Celery's setting for the transport.
 redis.Transport.Channel = Channel
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def _watch(**_: object) -> None:
-    """The children have their work; the worker itself looks for work that was lost, and for peers that are down."""
-    for watch in (watch_jobs, watch_remotes):
-        threading.Thread(target=watch, args=[_stopped], name=watch.__name__, daemon=True).start()
+    """Start the threads that resume stalled jobs and probe parked remotes, in the main process of the worker."""
+    for target in (watch_jobs, watch_remotes):
+        threading.Thread(target=target, args=[_stopped], name=target.__name__, daemon=True).start()
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _end_soon(**_: object) -> None:
-    """The parts that run end behind the file that is under way."""
+    """Have running parts end after their current file."""
     shut_down()
 
 
 @worker_process_shutdown.connect  # type: ignore[untyped-decorator]
 def _release_in_child(**_: object) -> None:
-    """A child of the prefork pool ends."""
+    """Release the associations of a child of the prefork pool."""
     close_all()
 
 
 @worker_shutdown.connect  # type: ignore[untyped-decorator]
 def _release_in_worker(**_: object) -> None:
-    """A worker ends; one whose pool is threads, or solo, has associations itself."""
+    """Release the associations of a worker whose pool is threads or solo."""
     _stopped.set()
     close_all()

@@ -1,7 +1,7 @@
-"""Flower, which watches workers and tasks: ``python -m workers.flowerconfig``.
+"""Flower, the monitor of workers and tasks: ``python -m workers.flowerconfig``.
 
-Also a configuration file of Flower: ``celery -A pacs_tasks.app flower --conf=workers/flowerconfig.py``. The names at
-the end are Flower's options. It shows which task runs where, and never arguments or results.
+This is also a configuration file of Flower: ``celery -A pacs_tasks.app flower --conf=workers/flowerconfig.py``. The
+names at the end are Flower's options. Flower shows which task runs where, but neither arguments nor results.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import cache
 
-# Not the module: Flower would read its name as the option --logging.
+# Flower would read the module's name as its option --logging.
 from logging import getLogger
 from typing import Any
 
@@ -31,28 +31,28 @@ from pacs_tasks.settings import Settings, load
 
 logger = getLogger("pacs_tasks.flower")
 
-#: Seconds that Redis has for an answer: Flower does nothing else meanwhile.
+#: Seconds that Redis has for an answer; Flower does nothing else meanwhile.
 _QUICK = 1.0
 
 
 def login(config: Settings) -> str:
-    """The ``user:password`` that Flower asks for.
+    """The ``user:password`` that Flower requires.
 
     Raises
     ------
     ConfigurationError
-        If there is none: Flower without one would show and stop tasks for everybody who reaches its port.
+        If none is set. Without a login, everybody who reaches the port could see and stop tasks.
     """
     user, _, password = (config.flower_basic_auth or "").partition(":")
     if not user or not password:
         raise ConfigurationError(
-            "Flower does not start without a login; set PACS_TASKS_FLOWER_BASIC_AUTH to user:password"
+            "Flower does not start without a login. Set PACS_TASKS_FLOWER_BASIC_AUTH to user:password."
         )
     return f"{user}:{password}"
 
 
 def hide(task: Any) -> Any:
-    """What Flower may show of a task."""
+    """Remove from a task the values that Flower must not show."""
     task.args = task.kwargs = task.result = "(hidden)"
     return task
 
@@ -64,31 +64,31 @@ def budget() -> AssociationLeases:
 
 
 class AssociationCollector(Collector):
-    """Gauges that are read from Redis whenever somebody asks for the metrics; none where it does not answer.
+    """Gauges of the association budget at ``/metrics``, read from Redis at each request; none if it does not answer.
 
     Parameters
     ----------
     budget
-        Gives the budget, by a connection that does not keep Flower waiting.
+        Returns the budget, over a connection with a short timeout.
     """
 
     def __init__(self, budget: Callable[[], AssociationLeases]) -> None:
         self._budget = budget
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
-        """Nothing: to ask Redis when Flower starts would be too early."""
+        """Describe nothing, so that Flower does not query Redis at its start."""
         return []
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         try:
             found = self._budget().in_use()
         except (BrokerUnavailableError, redis.RedisError) as error:
-            logger.warning("no metrics of associations (%s)", type(error).__name__)
+            logger.warning("Redis gave no metrics of associations (%s).", type(error).__name__)
             return
         for name, field, meaning in (
-            ("pacs_tasks_associations", "in_use", "Associations with a remote that the fleet has open"),
-            ("pacs_tasks_associations_limit", "limit", "Associations with a remote that the fleet may have open"),
-            ("pacs_tasks_associations_waiting", "waiting", "Tasks that wait for an association with a remote"),
+            ("pacs_tasks_associations", "in_use", "Associations that the fleet has open to a remote"),
+            ("pacs_tasks_associations_limit", "limit", "Associations that the fleet may have open to a remote"),
+            ("pacs_tasks_associations_waiting", "waiting", "Tasks that wait for an association to a remote"),
         ):
             gauge = GaugeMetricFamily(name, meaning, labels=["remote"])
             for each in found:
@@ -97,17 +97,17 @@ class AssociationCollector(Collector):
 
 
 def _hold_sigterm() -> None:
-    """Have the order to end heard by Flower's loop, between its callbacks, and not before that runs.
+    """Have Flower's event loop handle SIGTERM between its callbacks, and hold the signal until the loop runs.
 
-    Flower itself answers it by an exit from wherever it is. In the middle of the making of a class that becomes an
-    error before Python 3.12, and in the middle of the start of a thread it leaves one that is waited for without end.
+    Flower itself exits from wherever it is. While a class is created, that raises another error before Python 3.12;
+    while a thread starts, it leaves a thread that never ends.
     """
     if sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        IOLoop.current().add_callback(_heed_sigterm)
+        IOLoop.current().add_callback(_handle_sigterm)
 
 
-def _heed_sigterm() -> None:
+def _handle_sigterm() -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, IOLoop.current().stop)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 
@@ -117,7 +117,7 @@ def main() -> int:
     try:
         login(load())
     except PacsTasksError as error:
-        print(error, file=sys.stderr)  # noqa: T201 - there is no log yet
+        sys.stderr.write(f"{error}\n")
         return 2
     sys.argv = ["celery", "-A", "pacs_tasks.app", "flower", f"--conf={__file__}"]
     _hold_sigterm()
@@ -128,7 +128,7 @@ def main() -> int:
 if __name__ == "__main__":
     sys.exit(main())
 
-# Flower reads this file under another name, and takes these.
+# Flower reads this file under another name, and uses the names below.
 try:
     _config = load()
     basic_auth = [login(_config)]
@@ -138,8 +138,8 @@ REGISTRY.register(AssociationCollector(budget))
 address = _config.flower_address
 port = _config.flower_port
 format_task = hide
-#: It watches. Jobs are cancelled and retried with our own commands, which the ledger knows of.
+#: Jobs are cancelled and retried with our own commands, which the ledger records.
 read_only = True
-#: Seconds after which a worker that is gone is no longer shown.
+#: Seconds for which a worker that is gone is still shown.
 purge_offline_workers = 60
 max_tasks = 10_000

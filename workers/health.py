@@ -1,7 +1,7 @@
-"""Is it well? ``python -m workers.health worker|receiver|redis|flower`` says so in one line and by its exit code.
+"""Health checks: ``python -m workers.health worker|receiver|redis|flower`` prints one line and exits with 0 or 1.
 
-``worker`` asks the one that Celery calls ``celery@HOSTNAME``, or the one named after it: ``worker send-1@host``. For
-the health checks of containers and for people. Each check is bounded in time and asks the process itself.
+``worker`` checks the worker that Celery calls ``celery@HOSTNAME``, or another one by its name: ``worker send-1@host``.
+Each check sends a request to the process itself and has a time limit. Containers and people use them.
 """
 
 from __future__ import annotations
@@ -23,41 +23,41 @@ from pacs_tasks.errors import ConfigurationError, PacsTasksError, TLSError
 from pacs_tasks.outcome import Category
 from pacs_tasks.settings import Settings, load
 
-#: Seconds for the whole check, and for each thing that it asks.
+#: Seconds for the whole check, and for each of its requests.
 LIMIT = 10.0
 STEP = 4.0
-#: Addresses to listen at, which are none to call.
+#: Addresses that a process can listen at, but nobody can call, and the address to call instead.
 _ANYWHERE = MappingProxyType({"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"})  # noqa: S104
 
 
 def _redis_url(config: Settings) -> str:
     if config.redis_url is None:
-        raise ConfigurationError("there is no Redis to ask; set PACS_TASKS_REDIS_URL")
+        raise ConfigurationError("There is no Redis to check. Set PACS_TASKS_REDIS_URL.")
     return config.redis_url
 
 
 def check_redis(config: Settings, _name: str = "") -> str:
     connect(_redis_url(config), STEP).close()
-    return "redis answers"
+    return "Redis answers."
 
 
 def check_worker(config: Settings, name: str = "") -> str:
-    """Ping the worker of this machine through the broker, as `celery inspect ping` does."""
+    """Ping a worker through the broker, as `celery inspect ping` does."""
     check_redis(config)
     name = name or f"celery@{socket.gethostname()}"
     with create(_redis_url(config), config) as app:
         answers = app.control.ping(destination=[name], timeout=STEP, limit=1)
     if not answers:
-        raise PacsTasksError(f"worker {name} does not answer; look into its log")
-    return f"worker {name} answers"
+        raise PacsTasksError(f"Worker {name} does not answer. Check its log.")
+    return f"Worker {name} answers."
 
 
 def check_receiver(config: Settings, _name: str = "") -> str:
-    """Echo the receiver (C-ECHO, PS3.4 annex A)."""
+    """Send a C-ECHO to the receiver (PS3.4 annex A)."""
     host = _ANYWHERE.get(config.receiver_host, config.receiver_host)
     tls = config.receiver_tls
     if tls is not None:
-        # Its own certificate is the one to expect here, whoever signed it and for whatever name.
+        # The receiver must show its own certificate, by whatever authority and for whatever name.
         tls = tls.model_copy(update={"ca_file": tls.certificate_file, "check_hostname": False})
     remote = RemoteAE(ae_title=config.receiver_ae_title, host=host, port=config.receiver_port, tls=tls)
     try:
@@ -65,12 +65,12 @@ def check_receiver(config: Settings, _name: str = "") -> str:
     except TLSError:
         if config.receiver_tls_ca is None:
             raise
-        # It demands certificates of other authorities than its own: that it shakes hands is answer enough.
+        # The receiver demands a certificate of another authority. A TLS handshake proves that it runs.
         open_wire(remote, STEP, STEP, lambda: None).close()
-        return f"receiver {remote} answers, and takes only callers whom it knows"
+        return f"Receiver {remote} answers. It accepts only callers with a certificate that it trusts."
     if outcome.category is not Category.SUCCESS:
-        raise PacsTasksError(f"receiver {remote} answers {outcome.status}")
-    return f"receiver {remote} answers"
+        raise PacsTasksError(f"Receiver {remote} answers {outcome.status}. Check its log.")
+    return f"Receiver {remote} answers."
 
 
 def check_flower(config: Settings, _name: str = "") -> str:
@@ -80,12 +80,14 @@ def check_flower(config: Settings, _name: str = "") -> str:
         connection.request("GET", "/healthcheck")
         code = connection.getresponse().status
     except (OSError, http.client.HTTPException) as error:
-        raise PacsTasksError(f"Flower at {host}:{config.flower_port} does not answer ({error})") from None
+        raise PacsTasksError(
+            f"Flower at {host}:{config.flower_port} does not answer ({error}). Check its log."
+        ) from None
     finally:
         connection.close()
     if code != http.client.OK:
-        raise PacsTasksError(f"Flower at {host}:{config.flower_port} answers {code}")
-    return f"Flower at {host}:{config.flower_port} answers"
+        raise PacsTasksError(f"Flower at {host}:{config.flower_port} answers HTTP status {code}. Check its log.")
+    return f"Flower at {host}:{config.flower_port} answers."
 
 
 CHECKS: Mapping[str, Callable[[Settings, str], str]] = MappingProxyType(
@@ -93,33 +95,33 @@ CHECKS: Mapping[str, Callable[[Settings, str], str]] = MappingProxyType(
 )
 
 
-def check(kind: str, name: str, said: list[str]) -> int:
-    """Make one check, and add one line to ``said``."""
+def check(kind: str, name: str, lines: list[str]) -> int:
+    """Make one check, and add one line to ``lines``."""
     try:
-        said.append(CHECKS[kind](load(), name))
+        lines.append(CHECKS[kind](load(), name))
     except PacsTasksError as error:
-        said.append(str(error))
+        lines.append(str(error))
         return 1
-    except Exception as error:  # noqa: BLE001 - whatever it is, the one asked about is not well
-        said.append(f"{kind} cannot be asked: {type(error).__name__}: {error}")
+    except Exception as error:  # noqa: BLE001 - any error means that the process is not well
+        lines.append(f"{kind.capitalize()} cannot be checked: {type(error).__name__}: {error}")
         return 1
     return 0
 
 
 def main(arguments: Sequence[str] = ()) -> int:
-    """Check what the first argument names."""
+    """Check the process that the first argument names; return the exit code."""
     kind, name, *rest = [*(arguments or sys.argv[1:]), "", ""]
     if kind not in CHECKS or any(rest):
-        print(f"usage: python -m workers.health {'|'.join(CHECKS)} [WORKER_NAME]", file=sys.stderr)  # noqa: T201
+        sys.stderr.write(f"Usage: python -m workers.health {'|'.join(CHECKS)} [WORKER_NAME]\n")
         return 2
-    said: list[str] = []
+    lines: list[str] = []
     codes: list[int] = []
-    # A thread, because no time limit of a library covers a name server that does not answer.
-    asking = threading.Thread(target=lambda: codes.append(check(kind, name, said)), daemon=True)
-    asking.start()
-    asking.join(LIMIT)
+    # No time limit of a library covers a name server that does not answer, hence the thread.
+    checking = threading.Thread(target=lambda: codes.append(check(kind, name, lines)), daemon=True)
+    checking.start()
+    checking.join(LIMIT)
     code = codes[0] if codes else 1
-    line = said[0] if codes else f"{kind} does not answer within {LIMIT:.0f} s"
+    line = lines[0] if codes else f"{kind.capitalize()} does not answer within {LIMIT:.0f} s."
     print(line, file=sys.stderr if code else sys.stdout, flush=True)
     return code
 

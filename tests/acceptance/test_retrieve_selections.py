@@ -148,7 +148,7 @@ def test_a_batch_brings_what_there_is_and_names_what_there_is_not(asked: Asked) 
         ("", (6,)): ("failed", 0),
         (study_uid(3), (7,)): ("failed", 0),
     }
-    assert "lists none of the instances that were named" in told[study_uid(3), (7,)]["reason"]
+    assert "lists none of the named instances" in told[study_uid(3), (7,)]["reason"]
 
 
 def test_a_study_that_is_not_there_is_an_error(asked: Asked) -> None:

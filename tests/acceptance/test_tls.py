@@ -62,7 +62,7 @@ def receiver_port(tmp_path: Path, shared_redis_url: str, certificates: Certifica
     port = free_port()
     settings = {**_receiver_settings(certificates.receiver), "PACS_TASKS_RECEIVER_PROCESSES": "2"}
     with workers.receiver(shared_redis_url, tmp_path, port, _RECEIVER, **settings) as process:
-        wait_until(lambda: "receiving; tell your PACS" in process.said(), 10, "the receiver to say where it is")
+        wait_until(lambda: "Add this destination to your PACS" in process.said(), 10, "the receiver to say where it is")
         assert f"AE title {_RECEIVER}, host 127.0.0.1, port {port}, TLS" in process.said()
         yield port
 

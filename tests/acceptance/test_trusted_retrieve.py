@@ -275,7 +275,7 @@ def test_that_a_round_number_without_a_count_is_doubted(fleet: Fleet, way: str, 
     _TABLE.add(place, case.peer, way, case.what, *told)
     assert (study["promised"], study["received"], study["proof"]) == (502, 502, "instances"), str(result)
     assert (result.code, result.json["category"], study["category"]) == (0, "warning", "warning"), str(result)
-    assert "if that is a limit of its answers, there are more" in study["reason"]
+    assert "if it limits its answers, there are more" in study["reason"]
     assert "more instances came than the remote had listed or counted (10)" in study["reason"]
     assert came == asked.held
     assert not fleet.left()

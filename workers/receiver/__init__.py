@@ -1,1 +1,1 @@
-"""The receiver: the process to which C-MOVE delivers, and to which storage commitment is reported."""
+"""The receiver: the process that receives C-MOVE deliveries and storage commitment reports."""

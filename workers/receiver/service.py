@@ -1,7 +1,7 @@
-"""The receiver: where C-MOVE delivers and storage commitment is reported. ``python -m workers.receiver``.
+"""The service of the receiver: it listens, in one process or several, until it is told to end.
 
-It puts instances below :attr:`Settings.received`, which the workers must see too: what a job expects apart from what
-nobody asked for. It announces itself in Redis, so that workers find it. It receives whether or not Redis is there.
+It stores instances below :attr:`Settings.received`, which the workers must see too, with expected and unsolicited
+ones apart. It announces itself in Redis, so that workers find it. It receives whether or not Redis answers.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
+import os
+import secrets
 import signal
 import socket
 import sys
@@ -18,156 +20,147 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 import redis
 
 from pacs_tasks import embedded
-from pacs_tasks.ae import LocalAE
 from pacs_tasks.connection import connect
-from pacs_tasks.dimse.scp.c_store import NOT_AUTHORISED
-from pacs_tasks.dimse.scp.storage_scp import StorageSCP, listen
-from pacs_tasks.dimse.status import commitment_failure
+from pacs_tasks.dimse.scp.storage_scp import listen
 from pacs_tasks.dimse.upper_layer.tls import called_context
-from pacs_tasks.errors import BrokerUnavailableError, ConfigurationError, PacsTasksError
-from pacs_tasks.fleet.receivers import Receiver
-from pacs_tasks.ledger import commitments
-from pacs_tasks.ledger.jobs import Ledger
-from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
-from pacs_tasks.outcome.verification import CommitmentReport
+from pacs_tasks.errors import ConfigurationError, PacsTasksError
+from pacs_tasks.fleet.receivers import LIFETIME, MARKER, Receiver, announce, withdraw
 from pacs_tasks.settings import Settings, load
-from workers.receiver.announcement import BEAT, Announcer, mark, reachable_address
-from workers.receiver.cleaning import Cleaning
-from workers.receiver.places import Expectations, Places
+from workers.receiver.cleanup import Cleanup
+from workers.receiver.reception import FORMAT, STOP_LIMIT, receive
 
 logger = logging.getLogger("pacs_tasks.receiver")
 
-_FORMAT = "%(asctime)s %(levelname)s %(message)s"
-#: Seconds that associations may take to end when we are told to.
-STOP_LIMIT = 10.0
-#: Seconds that a killed process may take to be gone.
+#: Seconds between two announcements.
+BEAT = LIFETIME / 3
+#: Seconds that a killed process may take to end.
 _GONE = 1.0
 
 
-class Counts:
-    """How many instances came; the only thing about them that a log may hold."""
+class Announcer:
+    """Keeps the receiver's announcement in Redis alive."""
 
-    def __init__(self, places: Places) -> None:
-        self._places = places
-        self._lock = threading.Lock()
-        self._received = self._failed = self._unsolicited = self._unwelcome = 0
-        self._said = (0, 0, 0, 0)
+    def __init__(self, redis_url: str, timeout: float, receiver: Receiver) -> None:
+        self._url = redis_url
+        self._timeout = timeout
+        self._receiver = receiver
+        self._client: redis.Redis | None = None
+        self._lost = False
 
-    def add(self, outcome: InstanceOutcome) -> None:
-        with self._lock:
-            if outcome.category is InstanceCategory.FAILED:
-                self._failed += 1
-                self._unwelcome += outcome.status is not None and outcome.status.code == NOT_AUTHORISED
-            else:
-                self._received += 1
-                self._unsolicited += self._places.is_unsolicited(outcome.path)
-
-    def log(self) -> None:
-        """Say how many there are, if there are more than last time."""
-        with self._lock:
-            counts = (self._received, self._failed, self._unsolicited, self._unwelcome)
-        if counts != self._said:
-            self._said = counts
-            logger.info(
-                "received %d instances, refused %d; nobody had asked for %d of those received and %d of those refused",
-                *counts,
-            )
-
-
-class Reports:
-    """Notes in Redis what peers report about storage commitment."""
-
-    def __init__(self, redis_url: str, config: Settings) -> None:
-        self._url, self._timeout, self._keep = redis_url, config.redis_timeout, config.keep_jobs
-        self._lock = threading.Lock()
-        self._ledger: Ledger | None = None
-
-    def take(self, report: CommitmentReport) -> bool:
-        """Note a report; false if its transaction is none of ours.
-
-        Raises
-        ------
-        BrokerUnavailableError
-            If Redis is away; the peer is told, and may report again.
-        """
+    def beat(self) -> None:
+        """Announce; if Redis is away, log it once and try again at the next beat."""
         try:
-            return commitments.record_report(self._connected(), report, commitment_failure)
-        except redis.RedisError as error:
-            raise BrokerUnavailableError(f"the Redis does not take it ({error})") from None
+            if self._client is None:
+                self._client = connect(self._url, self._timeout)
+            announce(self._client, self._receiver)
+        except (PacsTasksError, redis.RedisError) as error:
+            if not self._lost:
+                logger.warning("Receiving continues without an announcement: %s", error)
+            self._lost = True
+            self._close()
+        else:
+            if self._lost:
+                logger.info("The receiver is announced again.")
+            self._lost = False
 
-    def _connected(self) -> Ledger:
-        with self._lock:
-            if self._ledger is None:
-                self._ledger = Ledger(connect(self._url, self._timeout), self._keep)
-            return self._ledger
+    def end(self) -> None:
+        with contextlib.suppress(PacsTasksError, redis.RedisError):
+            if self._client is not None:
+                withdraw(self._client, self._receiver)
+        self._close()
 
-    def close(self) -> None:
-        with self._lock:
-            if self._ledger is not None:
-                with contextlib.suppress(redis.RedisError, OSError):
-                    self._ledger.client.close()
+    def _close(self) -> None:
+        if self._client is not None:
+            with contextlib.suppress(redis.RedisError, OSError):
+                self._client.close()
+            self._client = None
 
 
-def _bound(config: Settings) -> socket.socket:
-    """Listen.
+def mark(directory: Path) -> str:
+    """Read the token in the directory's marker file, or write a new one.
+
+    Receivers that share a directory share the token: it identifies the storage, not the receiver.
 
     Raises
     ------
     ConfigurationError
-        If the port is taken or the address is not ours.
+        If the directory cannot be written.
+    """
+    path = directory / MARKER
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        fresh = directory / f"{MARKER}.{os.getpid()}"
+        token = secrets.token_hex(16)
+        fresh.write_text(token, encoding="ascii")
+        try:
+            # A link fails if the marker exists, so two receivers that start at once agree on one token.
+            os.link(fresh, path)
+        except FileExistsError:
+            token = path.read_text(encoding="ascii").strip()
+        except OSError:
+            # The file system has no links.
+            fresh.replace(path)
+        fresh.unlink(missing_ok=True)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "its marker is unreadable"
+        raise ConfigurationError(
+            f"The receiver cannot write to its directory ({reason}). "
+            "Set PACS_TASKS_RECEIVER_DIR to a directory that this user may write.",
+            str(directory),
+        ) from None
+    return token
+
+
+def reachable_address(host: str) -> str:
+    """The address at which other machines reach a socket that listens at ``host``."""
+    if host not in {"0.0.0.0", "::", ""}:  # noqa: S104 - compared, not bound
+        return host
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            # Connecting a datagram socket sends nothing; it only chooses the interface. The address is reserved for
+            # documentation (RFC 5737).
+            probe.connect(("192.0.2.1", 9))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
+
+
+def _bound(config: Settings) -> socket.socket:
+    """Open the listening socket.
+
+    Raises
+    ------
+    ConfigurationError
+        If the port is in use, or the address is not one of this machine.
     """
     try:
         return listen(config.receiver_host, config.receiver_port)
     except OSError as error:
         raise ConfigurationError(
-            f"the receiver cannot listen at {config.receiver_host}:{config.receiver_port} ({error.strerror}); "
-            "end the program that has this port, or set PACS_TASKS_RECEIVER_PORT to another one"
+            f"The receiver cannot listen at {config.receiver_host}:{config.receiver_port} ({error.strerror}). "
+            "End the program that uses this port, or set PACS_TASKS_RECEIVER_PORT to another one."
         ) from None
 
 
-def receive(config: Settings, redis_url: str, listener: socket.socket, ending: threading.Event) -> None:
-    """Receive until ``ending`` is set: what each process of the receiver does."""
-    logging.basicConfig(format=_FORMAT, level=logging.INFO, stream=sys.stderr)
-    expectations = Expectations(redis_url, config.redis_timeout, config.receiver_ae_title)
-    places = Places(config, expectations)
-    counts, reports = Counts(places), Reports(redis_url, config)
-    scp = StorageSCP(
-        LocalAE(ae_title=config.receiver_ae_title),
-        config.receiver_host,
-        config.receiver_port,
-        config.received,
-        on_instance=counts.add,
-        listener=listener,
-        tls=config.receiver_tls,
-        on_report=reports.take,
-        place=places.place,
-    )
-    scp.start()
-    try:
-        while not ending.wait(BEAT):
-            counts.log()
-    finally:
-        scp.stop(STOP_LIMIT)
-        reports.close()
-        expectations.close()
-        counts.log()
-
-
-#: What a process does with the listening socket until the event is set.
+#: Receives on the listening socket until the event is set.
 Receive = Callable[[socket.socket, threading.Event], None]
 
 
 class ReceiverProcesses:
-    """So many processes that run ``receive``; one that ends is started again by :meth:`renew`.
+    """Processes that receive on one port, so that the receiver uses more cores.
+
+    They share the listening socket, instead of one each with ``SO_REUSEPORT``: a process that dies takes no unaccepted
+    connection with it, and the port stays closed to other programs.
 
     Parameters
     ----------
     receive
-        A function of a module, which each process imports anew: a copy of this one would have its threads' locks.
+        A function of a module, which each process imports anew: a fork would copy the locks of threads.
     """
 
     def __init__(self, count: int, listener: socket.socket, receive: Receive) -> None:
@@ -181,14 +174,14 @@ class ReceiverProcesses:
         return process
 
     def renew(self) -> None:
-        """Start those again that have ended."""
+        """Replace processes that have ended."""
         for place, process in enumerate(self._running):
             if not process.is_alive():
-                logger.error("a process of the receiver ended with %s; another one is started", process.exitcode)
+                logger.error("A process of the receiver ended with %s and is replaced.", process.exitcode)
                 self._running[place] = self._start()
 
     def stop(self, timeout: float) -> None:
-        """Tell all to end; those that have not after ``timeout`` seconds are killed."""
+        """End all processes; kill those that have not ended after ``timeout`` seconds."""
         for process in self._running:
             process.terminate()
         deadline = time.monotonic() + timeout
@@ -200,17 +193,17 @@ class ReceiverProcesses:
 
 
 def _live(receive: Receive, listener: socket.socket) -> None:
-    """Receive until told to end, or until the parent is gone."""
+    """Receive until SIGTERM, or until the parent has ended."""
     ending = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ending.set())
-    # Ctrl-C reaches the parent too, which ends all in order.
+    # Ctrl-C reaches the parent too, which ends all processes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(ending,), name="parent", daemon=True).start()
     receive(listener, ending)
 
 
 def _end_with_parent(ending: threading.Event) -> None:
-    """An orphan would keep the port."""
+    """End with the parent process: an orphan would keep the port."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
@@ -219,7 +212,7 @@ def _end_with_parent(ending: threading.Event) -> None:
 
 @contextlib.contextmanager
 def _receiving(config: Settings, redis_url: str, listener: socket.socket) -> Iterator[Callable[[], None]]:
-    """Receive during the block, here or in processes of their own; gives what is to be called at each beat."""
+    """Receive during the block, in this process or in several; yield a function to call at each beat."""
     if config.receiver_processes > 1:
         processes = ReceiverProcesses(config.receiver_processes, listener, partial(receive, config, redis_url))
         try:
@@ -249,10 +242,10 @@ def serve(config: Settings, redis_url: str, ending: threading.Event) -> None:
         If its certificate cannot be used.
     """
     if config.receiver_tls is not None:
-        # Each process reads it for itself; what is wrong with it is told here, once.
+        # Each process reads the certificate itself; this check reports an error once.
         called_context(config.receiver_tls)
     if config.receiver_dir is None:
-        # Instances are patient data: a new data directory is for its owner alone.
+        # Instances are patient data, so only the owner may read a new data directory.
         config.data_dir.expanduser().mkdir(mode=0o700, parents=True, exist_ok=True)
     directory = config.received
     token = mark(directory)
@@ -267,25 +260,31 @@ def serve(config: Settings, redis_url: str, ending: threading.Event) -> None:
         tls=config.receiver_tls is not None,
     )
     announcer = Announcer(redis_url, config.redis_timeout, receiver)
-    cleaning = Cleaning(directory, config.keep_incoming)
+    cleanup = Cleanup(directory, config.keep_incoming)
     how = ", TLS" if receiver.tls else ""
-    logger.info("receiving; tell your PACS: AE title %s, host %s, port %d%s", receiver.ae_title, host, port, how)
+    logger.info(
+        "Receiving. Add this destination to your PACS: AE title %s, host %s, port %d%s",
+        receiver.ae_title,
+        host,
+        port,
+        how,
+    )
     with _receiving(config, redis_url, listener) as renew:
         try:
-            cleaning.start()
+            cleanup.start()
             announcer.beat()
             while not ending.wait(BEAT):
                 renew()
                 announcer.beat()
         finally:
-            cleaning.stop()
+            cleanup.stop()
             announcer.end()
-    logger.info("receiver ended")
+    logger.info("The receiver has ended.")
 
 
 def main() -> int:
-    """Be the receiver of this machine until SIGTERM or SIGINT. Returns the exit code."""
-    logging.basicConfig(format=_FORMAT, level=logging.INFO, stream=sys.stderr)
+    """Run the receiver of this machine until SIGTERM or SIGINT; return the exit code."""
+    logging.basicConfig(format=FORMAT, level=logging.INFO, stream=sys.stderr)
     ending = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ending.set())
@@ -295,6 +294,6 @@ def main() -> int:
             url = config.redis_url or stack.enter_context(embedded.attach(config))
             serve(config, url, ending)
     except PacsTasksError as error:
-        logger.error("%s", error)  # noqa: TRY400 - the sentence says it all
+        logger.error("%s", error)  # noqa: TRY400 - the message needs no traceback
         return 2
     return 0

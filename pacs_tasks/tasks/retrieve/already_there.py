@@ -1,7 +1,7 @@
-"""What a part of a retrieve wants and what lies whole in the output directory already: it is not fetched again.
+"""Find the instances of a part that are already complete in the output directory, so that they are not fetched again.
 
-A file called after its UIDs is looked for where it would be. With another layout nobody can tell where that is before
-the data set is here, so the heads of all files of the directory are read, once per job and worker process.
+With the default layout, the UIDs of an instance give its path. With another layout the path depends on the data set, so
+the headers of all files of the directory are read, once per job and worker process.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from pacs_tasks.tasks.engine.paths import files_below
 
 log = logging.getLogger(__name__)
 
-#: Files whose heads are read at most: some seconds, 12 µs each once they are in memory. What lies beyond is fetched
+#: Headers that are read at most: some seconds, at 12 µs each once they are in memory. Instances beyond are fetched
 #: again.
 _MOST_FILES = 500_000
-#: Files between two signs of life.
+#: Files between two checks whether to end, which also show that the worker lives.
 _BREATH = 200
-#: Seconds between two signs of life of those who wait for another thread of this process to read the same files.
+#: Seconds between two such checks while another thread of this process reads the same files.
 _WAIT = 1.0
-#: Instances are synced to disk and recorded in groups of so many.
+#: Instances that are synced to disk and recorded together.
 _GROUP = 100
 
 
 class _Index(NamedTuple):
-    """Where the instances that a job wants lie, by SOP Instance UID; the same one may lie in several places."""
+    """The paths of the instances that a job wants, by SOP Instance UID; one instance may have several."""
 
     job_id: str
     paths: Mapping[str, Sequence[str]]
@@ -50,9 +50,10 @@ _last: list[_Index] = []
 
 
 def record_present(part: Part[RetrieveLine], request: RetrieveRequest) -> None:
-    """Record what lies whole in the output directory, synced to disk; it is then no longer left to fetch.
+    """Record the instances that are complete in the output directory, synced to disk.
 
-    What is cut off, or another instance than its name says, is left: it will be fetched, and replaced where it is.
+    A truncated file, or one that holds another instance than its name says, does not count: the instance is fetched and
+    replaces it.
     """
     directory = Path(request.directory)
     layout = Layout(request.layout)
@@ -73,11 +74,11 @@ def record_present(part: Part[RetrieveLine], request: RetrieveRequest) -> None:
 
 
 def _record(part: Part[RetrieveLine], found: Sequence[tuple[int, StoredInstance]], layout: Layout) -> None:
-    # It may have been written just now, by a worker that died before it had synced it.
+    # A worker may have written it and died before it had synced it.
     try:
         storage.sync([Path(instance.path) for _, instance in found], layout.depth)
     except OSError as error:
-        log.warning("what lies in the output directory cannot be synced (%s) and is fetched again", error.strerror)
+        log.warning("Instances in the output directory cannot be synced (%s) and are fetched again.", error.strerror)
         return
     for index, instance in found:
         outcome = InstanceOutcome(
@@ -92,7 +93,7 @@ def _record(part: Part[RetrieveLine], found: Sequence[tuple[int, StoredInstance]
         part.record(index, outcome)
 
 
-#: Gives the paths to look at for study, series and instance.
+#: Gives the possible paths of an instance by the UIDs of its study, its series and itself.
 _Paths = Callable[[str, str, str], Collection[str]]
 
 
@@ -139,12 +140,12 @@ def _read(part: Part[RetrieveLine], directory: Path) -> Mapping[str, Sequence[st
         if uid in wanted:
             found.setdefault(uid, []).append(path)
     if next(files, None) is not None and not part.must_end():
-        log.warning("job %s: only %s files of its output directory were looked at", part.job_id, _MOST_FILES)
+        log.warning("Job %s: only %s files of its output directory were read.", part.job_id, _MOST_FILES)
     return found
 
 
 def _files(directory: Path) -> Iterator[str]:
-    """All files but those that somebody is still writing."""
+    """All files except unfinished ones."""
     return (path for path, _ in files_below(str(directory)) if not path.endswith(".part"))
 
 

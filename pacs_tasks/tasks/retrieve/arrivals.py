@@ -1,4 +1,4 @@
-"""What arrives for a part of a retrieve: matched with the manifest, synced to disk, recorded."""
+"""The instances that arrive for a part of a retrieve: matched with the manifest, synced to disk, recorded."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from pacs_tasks.tasks.engine.part import Part
 
 logger = logging.getLogger(__name__)
 
-#: Received instances are synced to disk and recorded in groups of so many.
+#: Received instances that are synced to disk and recorded together.
 _GROUP = 20
 
 
 class Arrivals:
-    """Takes each instance that comes, whichever way it came; those of one part.
+    """The instances of one part that arrive, by whichever method.
 
-    Where the peer has listed instances, each takes the line of its name; where it has only counted them, each takes
-    the next line that is free, once.
+    If the remote has listed its instances, each belongs to the line of the manifest with its UID. If the remote has
+    only counted them, each new one takes the next free line.
 
     Parameters
     ----------
     directory
         The output directory.
     layout
-        How files are called there.
+        How files are named there.
     known
-        SOP Instance UIDs that have taken a line of a part that is only counted.
+        SOP Instance UIDs that have already taken a line of a part that is only counted.
 
     Attributes
     ----------
     number
-        How many instances have come, and were wanted.
+        How many wanted instances have come.
     extra
-        How many more have come than the peer had listed or counted. They are kept.
+        How many have come beyond those that the remote had listed or counted. They are kept.
     """
 
     def __init__(self, part: Part[RetrieveLine], directory: Path, layout: Layout, known: Collection[str] = ()) -> None:
@@ -57,14 +57,14 @@ class Arrivals:
         self._free = deque(sorted(part.left) if self.counted else ())
         self._seen = set(known)
         self._unlisted: set[str] = set()
-        #: Where instances lie that were brought; it may be where they came to.
+        #: Where collected instances are now; that may be where they arrived.
         self.places: set[str] = set()
-        #: What is whole and waits to be recorded, by its index.
+        #: Complete instances that wait to be recorded, by their index.
         self._whole: dict[int, InstanceOutcome] = {}
         self.number = self.extra = 0
-        #: Whether the series or study was asked for as a whole.
+        #: Whether the series or study was requested as a whole.
         self.whole = False
-        #: Called before outcomes are recorded, the last of which may end the job.
+        #: Is called before outcomes are recorded; the last of these may end the job.
         self.before_recording: Callable[[], None] = lambda: None
 
     @property
@@ -72,12 +72,13 @@ class Arrivals:
         """Whether everything that was promised is here."""
         return self._part.left.keys() <= self._whole.keys()
 
-    def here(self) -> Arrived:
+    def so_far(self) -> Arrived:
+        """How many instances have come, and whether these are all."""
         more = self.extra if self.counted else len(self._unlisted)
         return Arrived(self.number + more, self.complete)
 
     def wants(self, sop_instance_uid: str) -> bool:
-        """Whether an instance is promised and not here yet; any new one may be, where they are only counted."""
+        """Whether an instance is promised and not here yet; if they are only counted, whether it is new."""
         if self.counted:
             return sop_instance_uid not in self._seen
         index = self.index_of.get(sop_instance_uid, -1)
@@ -89,11 +90,11 @@ class Arrivals:
         return sop_instance_uid in self._unlisted or (sop_instance_uid in known and not self.wants(sop_instance_uid))
 
     def missing(self) -> list[str]:
-        """SOP Instance UIDs of what is promised by name and not here yet."""
+        """SOP Instance UIDs that the remote has listed and that are not here yet."""
         return [uid for uid in self.index_of if self.wants(uid)]
 
     def place(self, arrival: Arrival) -> Placed | Refusal:
-        """Put a file that has come in its place.
+        """Move a received file to its place in the output directory.
 
         Raises
         ------
@@ -102,8 +103,8 @@ class Arrivals:
         """
         return placed(self._layout, self._directory, arrival)
 
-    def bring(self, path: Path, study_uid: str, series_uid: str, sop_instance_uid: str) -> None:
-        """Take an instance that lies whole somewhere else, as in the storage of a receiver.
+    def collect(self, path: Path, study_uid: str, series_uid: str, sop_instance_uid: str) -> None:
+        """Add an instance that is complete elsewhere, as in the storage of a receiver.
 
         Raises
         ------
@@ -112,11 +113,11 @@ class Arrivals:
         """
         now = self.place(Arrival(study_uid, series_uid, sop_instance_uid, path, moved=True))
         if isinstance(now, Refusal):
-            self.take(_outcome(sop_instance_uid, InstanceCategory.FAILED, reason=now.comment))
+            self.add(_outcome(sop_instance_uid, InstanceCategory.FAILED, reason=now.comment))
             return
         here = part10.read_instance(str(now.path))
         self.places.add(here.path)
-        self.take(
+        self.add(
             _outcome(
                 sop_instance_uid,
                 InstanceCategory.SUCCESS,
@@ -127,8 +128,8 @@ class Arrivals:
             )
         )
 
-    def take(self, outcome: InstanceOutcome) -> None:
-        """Take an instance that has come: it lies whole in its place, or could not be kept."""
+    def add(self, outcome: InstanceOutcome) -> None:
+        """Add an instance that has come and is complete in its place, or could not be kept."""
         index = self._line_of(outcome.sop_instance_uid)
         if index is None:
             return
@@ -136,9 +137,12 @@ class Arrivals:
         if outcome.category is InstanceCategory.SUCCESS:
             self._whole[index] = outcome
         else:
-            why = f"it came but could not be kept ({outcome.reason}); check the output directory, then retry the job"
-            self._record(index, outcome.model_copy(update={"reason": why}))
-        # The last outcome may end the job: what else comes is to be told before.
+            reason = (
+                f"The instance came but could not be kept ({outcome.reason}). "
+                "Check the output directory, then retry the job."
+            )
+            self._record(index, outcome.model_copy(update={"reason": reason}))
+        # The last outcome may end the job, so it waits until it is known what else comes.
         if len(self._whole) >= _GROUP and not self.complete:
             self.record()
 
@@ -151,18 +155,18 @@ class Arrivals:
             if self._free:
                 return self._free.popleft()
             self.extra += 1
-            logger.warning("job %s: the peer sent more instances than it had counted", self._part.job_id)
+            logger.warning("Job %s: the remote sent more instances than it had counted.", self._part.job_id)
             return None
         if not self.wants(sop_instance_uid):
             self._unlisted.add(sop_instance_uid)
-            # A peer that sends the whole series for a list of instances does not tell that there are more.
+            # Some remotes send the whole series for a list of instances. That says nothing about the promise.
             self.extra += self.whole
-            logger.warning("job %s: the peer sent an instance that was not asked for", self._part.job_id)
+            logger.warning("Job %s: the remote sent an instance that was not requested.", self._part.job_id)
             return None
         return self.index_of[sop_instance_uid]
 
     def record(self) -> None:
-        """Received means: whole, in its place, and synced to disk."""
+        """Record what is complete as received, once it is synced to disk."""
         arrived, self._whole = self._whole, {}
         if arrived or self.extra:
             self.before_recording()
@@ -171,13 +175,13 @@ class Arrivals:
             self._record(index, outcome)
 
     def _record(self, index: int, outcome: InstanceOutcome) -> None:
-        """Record what has come, also where the job was cancelled: whoever waits for the peer sees to that."""
+        """Record what has come, even if the job was cancelled: the loop that waits for the remote sees to that."""
         with suppress(JobCancelledError):
             self._part.record(index, outcome)
 
 
 def placed(layout: Layout, directory: Path, arrival: Arrival) -> Placed | Refusal:
-    """Put a file that has come in its place below a directory.
+    """Move a received file to its place below a directory.
 
     Raises
     ------
@@ -188,7 +192,7 @@ def placed(layout: Layout, directory: Path, arrival: Arrival) -> Placed | Refusa
     try:
         return Placed(layout.place(directory, arrival.path, *uids))
     except InvalidRequestError as error:
-        # At most 64 characters: the peer is told.
+        # An Error Comment has at most 64 characters (PS3.7 annex C).
         return Refusal(OUT_OF_RESOURCES, error.message.partition(",")[0][:64])
 
 

@@ -1,254 +1,153 @@
-"""One try at a part of a retrieve: ask, by name for what is missing, and say what did not come."""
+"""One attempt at a part of a retrieve, whether the instances come here or go to another PACS.
+
+:class:`~pacs_tasks.tasks.retrieve.fetch.Fetch` and :class:`~pacs_tasks.tasks.retrieve.forward.Forward` are the two
+kinds. They share what this module holds: the lists of UIDs in a request, the end of an attempt that brings nothing, the
+decision about another attempt, and the outcome of what did not come.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from celery import Task
-
-from pacs_tasks.dimse.retrieve import c_get
-from pacs_tasks.dimse.upper_layer.contexts import COMMON_STORAGE_CLASSES
-from pacs_tasks.errors import ContextRejectedError, PeerStalledError
-from pacs_tasks.fleet.receivers import Receiver
-from pacs_tasks.fleet.refusals import Method
-from pacs_tasks.layout import Layout
 from pacs_tasks.ledger.manifest import CountedLine, RetrieveLine
-from pacs_tasks.ledger.outcomes import Instances
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, MoveOutcome, Status, StatusCategory
-from pacs_tasks.request import GetRequest, RetrieveMethod, RetrieveRequest
-from pacs_tasks.tasks.engine.associations import leased
-from pacs_tasks.tasks.engine.base import ledger, local_ae, timeouts
+from pacs_tasks.request import RetrieveRequest
 from pacs_tasks.tasks.engine.part import Part
-from pacs_tasks.tasks.retrieve.arrivals import Arrivals
-from pacs_tasks.tasks.retrieve.by_c_move import Moving, NoReceiverError, listens
-from pacs_tasks.tasks.retrieve.method import Choice
 
-#: "Move destination unknown" (PS3.4 table C.4-2).
-_DESTINATION_UNKNOWN = 0xA801
+#: "Refused: Move Destination unknown" (PS3.4 table C.4-2).
+DESTINATION_UNKNOWN = 0xA801
+#: Cxxx, "Failed: Unable to process" (PS3.4 tables C.4-2 and C.4-3).
 _UNABLE = 0xC000
-#: UIDs in one request. Orthanc and dcmqrscp take 1,200; as one value of VR UI, 1,008 of the longest would be too many
-#: for a peer that keeps identifiers in an explicit VR; databases take 1,000 values in a list.
-_LONGEST_LIST = 500
-#: Requests in a row that bring nothing until a try ends: halving the longest list down to a single one takes ten.
+#: Requests in a row that bring nothing until an attempt ends. Halving the longest list down to one UID takes ten.
 _MOST_IN_VAIN = 12
 
-#: Asks once for these UIDs; none stands for the whole series or study.
-_AskOnce = Callable[[tuple[str, ...]], MoveOutcome]
+#: The SOP Instance UIDs of one request; none stands for the whole series or study.
+UIDs = tuple[str, ...]
+#: Sends one request and waits for its end.
+RequestOnce = Callable[[UIDs], MoveOutcome]
 
 
-class Said(NamedTuple):
-    """The peer's last word about what did not come."""
+class Answer(NamedTuple):
+    """The remote's last answer about what did not come; ``transient`` where the remote may just be busy."""
 
-    told: str
+    text: str
     status: Status | None = None
-    #: It may be busy, whatever it calls that.
     transient: bool = False
 
     @classmethod
-    def by(cls, outcome: MoveOutcome, *, brought: bool) -> Said:
-        """What a final response says, which is not always what it means."""
+    def of(cls, outcome: MoveOutcome, *, brought: bool) -> Answer:
+        """Read a final response. ``brought``: its request brought at least one instance."""
         status, counts = outcome.status, outcome.suboperations
         if status.category is not StatusCategory.SUCCESS:
             return cls(str(status), status, status.category is StatusCategory.TRANSIENT)
-        lost, all_of_them = counts.failed + counts.remaining, counts.total
-        if not all_of_them and not brought:
-            # IMPAX says so when it is busy.
+        if not counts.total and not brought:
+            # IMPAX answers so when it is busy.
             return cls("it answered Success with 0 of 0 sub-operations", transient=True)
+        lost = counts.failed + counts.remaining
         if lost:
-            # GE, Synapse and Orthanc say so although every sub-operation failed.
-            return cls(f"it answered Success, and {lost} of {all_of_them} sub-operations failed")
+            # GE, Synapse and Orthanc answer so even if every sub-operation failed.
+            return cls(f"it answered Success, and {lost} of {counts.total} sub-operations failed")
         return cls("it answered Success")
 
+    @property
+    def destination_unknown(self) -> bool:
+        """Whether the remote does not know the move destination."""
+        return self.status is not None and self.status.code == DESTINATION_UNKNOWN
 
-class Fetching:
-    """One try at a part.
+
+class Attempt(ABC):
+    """One attempt at what is left of a part.
 
     Parameters
     ----------
     whole_series
-        Whether the part is all that there is of its series.
-    tries
-        How often it has been tried before.
+        Whether the part is all of its series.
     """
 
-    def __init__(self, part: Part[RetrieveLine], request: RetrieveRequest, *, whole_series: bool, tries: int) -> None:
-        self._part, self._request, self._tries = part, request, tries
+    def __init__(self, part: Part[RetrieveLine], request: RetrieveRequest, *, whole_series: bool) -> None:
+        self._part, self._request, self._tries = part, request, part.tries
+        self._whole_series = whole_series
         first = next(iter(part.left.values()))
         self._series_uid, self._study_uid = first.series_uid, first.study_uid
-        layout = Layout(request.layout, request.remote.charset)
-        self._arrivals = Arrivals(part, Path(request.directory), layout, self._counted_before())
-        # What is missing is asked for by name; but where nothing came at all, one or the other may be what works.
-        nothing_yet = len(part.left) == part.size
-        self._whole = self._arrivals.counted or (whole_series and nothing_yet and not tries % 2)
-        self._arrivals.whole = self._whole
-        classes = {line.sop_class_uid for line in part.left.values()}
-        if "" in classes:
-            # Not every peer lists them.
-            classes = (classes | set(COMMON_STORAGE_CLASSES)) - {""}
-        self._classes = sorted(classes)
-        self._choice = Choice(request, self._classes)
-        #: The receiver that C-MOVE was to deliver to.
-        self._asked: Receiver | None = None
-        #: Methods by which something has come.
-        self._came: set[Method] = set()
-        #: How many more instances than were listed or counted have been noted.
-        self._more = 0
+        #: The remote gave a number of instances instead of their UIDs.
+        self._counted = any(isinstance(line, CountedLine) for line in part.left.values())
 
-    def _counted_before(self) -> set[str]:
-        """SOP Instance UIDs that have taken lines of this part, where the peer has only counted."""
-        if not any(isinstance(line, CountedLine) for line in self._part.left.values()):
-            return set()
-        mine = self._part.indices
-        sent = Instances(ledger(), self._part.job_id).transferred()
-        return {outcome.sop_instance_uid for index, outcome in sent if index in mine}
+    @abstractmethod
+    def run(self) -> Answer:
+        """Request what is left, and record what comes."""
 
-    def ask(self, task: Task) -> Said:
-        """Ask for the instances, in the way that the request names or that works.
+    @abstractmethod
+    def record_missing(self, answer: Answer) -> None:
+        """Record what did not come as missing."""
 
-        Raises
-        ------
-        NoReceiverError
-            If it must be C-MOVE, and there is none to move to.
-        ContextRejectedError
-            If the peer offers none of the ways.
-        """
-        said: Said | None = None
-        automatic = self._request.method is RetrieveMethod.AUTO
-        for way, refused in self._choice.order(get_first=self._tries % 2 == 1):
-            if said is not None and (refused or not self._tries or not self._part.left or self._part.must_end()):
-                break
-            try:
-                now = self._by(way, task)
-            except (NoReceiverError, ContextRejectedError) as error:
-                if not automatic:
-                    raise
-                self._choice.out(way, error)
-                continue
-            if not automatic or now.status is None or now.status.code != _DESTINATION_UNKNOWN:
-                said = now
-        if said is None:
-            raise self._choice.no_way(again=self._tries > 0)
-        return said
+    @property
+    @abstractmethod
+    def _number(self) -> int:
+        """How many instances this attempt has brought."""
 
-    def _by(self, way: Method, task: Task) -> Said:
-        self._arrivals.before_recording = lambda: self._note(way)
-        try:
-            said = self._moved(task) if way is Method.MOVE else self._fetched(self._get)
-        except ContextRejectedError as error:
-            self._choice.refused(way, error)
-            raise
-        except PeerStalledError as error:
-            said = Said(error.message)
-        return said
+    @abstractmethod
+    def _missing_of(self, uids: UIDs) -> Sequence[str]:
+        """What a request for these UIDs should have brought and did not."""
 
-    def _moved(self, task: Task) -> Said:
-        receiver = self._asked = self._choice.receiver()
-
-        def move(uids: tuple[str, ...]) -> MoveOutcome:
-            named = self._study_uid, self._series_uid, uids
-            return Moving(self._part, self._request, self._arrivals, receiver, named).move(task)
-
-        said = self._fetched(move)
-        if said.status is not None and said.status.code == _DESTINATION_UNKNOWN:
-            self._choice.unknown(receiver)
-            self._asked = None
-        return said
-
-    def _get(self, uids: tuple[str, ...]) -> MoveOutcome:
-        """Fetch by C-GET straight into the output directory."""
-        request, arrivals = self._request, self._arrivals
-        asked = GetRequest(
-            remote=request.remote,
-            output_dir=request.directory,
-            study_uid=self._study_uid,
-            series_uid=self._series_uid or None,
-            sop_instance_uids=uids,
-        )
-        try:
-            with leased(request.remote, self._part.must_end, one_of_many=True) as stop:
-                return c_get.get(
-                    asked,
-                    local_ae(request),
-                    timeouts(request),
-                    stop,
-                    self._classes,
-                    on_instance=arrivals.take,
-                    check_arrived=arrivals.here,
-                    place=arrivals.place,
-                )
-        finally:
-            arrivals.record()
-
-    def _fetched(self, ask_once: _AskOnce) -> Said:
-        """Ask for the whole, or for what is missing by lists of UIDs.
-
-        A list that brings less than it should is halved: Orthanc refuses all of a list that names one instance it does
-        not know, and there are peers that answer the first UID of a list only, or none.
-        """
-        before = self._arrivals.number
-        if self._whole:
-            return Said.by(ask_once(()), brought=self._arrivals.number > before)
-        missing = self._arrivals.missing()
-        waiting = [missing[start : start + _LONGEST_LIST] for start in range(0, len(missing), _LONGEST_LIST)][::-1]
-        said, in_vain = Said("it was not asked"), 0
-        while waiting and in_vain < _MOST_IN_VAIN and not self._part.must_end():
-            uids, before = waiting.pop(), self._arrivals.number
-            outcome = ask_once(tuple(uids))
-            brought = self._arrivals.number > before
-            left = [uid for uid in uids if self._arrivals.wants(uid)]
-            if left:
-                said = Said.by(outcome, brought=brought)
-            if outcome.status.code == _DESTINATION_UNKNOWN or outcome.status.category is StatusCategory.TRANSIENT:
-                break
-            in_vain = 0 if brought else in_vain + 1
-            if left and len(uids) > 1 and not _has_understood(outcome, len(uids)):
-                half = (len(left) + 1) // 2
-                waiting += [each for each in (left[half:], left[:half]) if each]
-        return said
-
-    def _note(self, way: Method) -> None:
-        """Instances have come this way: have the outcome say so."""
-        about = self._part.job_id, self._study_uid
-        if way not in self._came:
-            self._came.add(way)
-            self._choice.works(way)
-            ledger().studies.record_method(*about, way, "; ".join(self._choice.remarks()))
-        ledger().studies.record_more(*about, self._arrivals.extra - self._more)
-        self._more = self._arrivals.extra
-
-    def worth_another_try(self, said: Said) -> bool:
-        """Whether what did not come now, although nothing did, may come the next time."""
-        if said.transient or (self._asked is not None and not listens(self._asked)):
+    def worth_another_try(self, answer: Answer) -> bool:
+        """Whether another attempt may bring what this one, which brought nothing, did not."""
+        if answer.transient:
             return True
         if self._tries:
             return False
-        # Cxxx may be anything (PS3.4 tables C.4-2 and C.4-3): Orthanc says so when the receiver hangs up.
-        status = said.status
+        # Cxxx has many causes: Orthanc answers so when the receiver closes the association.
+        status = answer.status
         return status is None or status.category is not StatusCategory.PERMANENT or status.code & 0xF000 == _UNABLE
 
-    def record_missing(self, said: Said) -> None:
-        """What the peer listed and did not deliver, by name; of what it counted, how many."""
-        refusals = "".join(f" ({way} was no way: {reason})" for way, reason in self._choice.why_not.items())
-        left = dict(self._part.left)
-        for index, line in left.items():
-            what = "the peer lists it but did not deliver it"
-            if self._arrivals.counted:
-                what = f"{len(left)} of {self._part.size} did not come"
+    def _request_lists(self, lists: Sequence[UIDs], request_once: RequestOnce, *, halve: bool = False) -> Answer:
+        """Request the instances list by list.
+
+        ``halve`` divides a list that brings less than it should. Orthanc refuses all of a list that names one instance
+        which it does not know, and some remotes read the first UID of a list only, or none.
+        """
+        answer, in_vain, waiting = Answer("nothing was requested"), 0, list(reversed(lists))
+        while waiting and in_vain < _MOST_IN_VAIN and not self._part.must_end():
+            uids, before = waiting.pop(), self._number
+            outcome = request_once(uids)
+            brought = self._number > before
+            in_vain = 0 if brought else in_vain + 1
+            latest, missing = self._read(outcome, brought=brought), self._missing_of(uids)
+            if missing or not uids:
+                answer = latest
+            if not self._may_continue(latest):
+                break
+            # A remote that accounts for each UID has read the whole list.
+            if halve and missing and len(uids) > 1 and outcome.suboperations.total < len(uids):
+                half = (len(missing) + 1) // 2
+                waiting += [tuple(each) for each in (missing[half:], missing[:half]) if each]
+        return answer
+
+    def _read(self, outcome: MoveOutcome, *, brought: bool) -> Answer:
+        return Answer.of(outcome, brought=brought)
+
+    def _may_continue(self, answer: Answer) -> bool:
+        """Whether to send the next list after this answer."""
+        busy = answer.status is not None and answer.status.category is StatusCategory.TRANSIENT
+        return bool(self._part.left) and not busy and not answer.destination_unknown
+
+    def _fail_rest(self, category: InstanceCategory, reason: str, status: Status | None) -> None:
+        """Record one outcome for all that is left."""
+        for index, line in list(self._part.left.items()):
             self._part.record(
                 index,
                 InstanceOutcome(
                     subject=line.subject,
-                    category=InstanceCategory.MISSING,
+                    category=category,
                     sop_class_uid=line.sop_class_uid,
                     sop_instance_uid=line.sop_instance_uid,
-                    status=said.status,
-                    reason=f"{what} ({said.told}){refusals}; retry the job",
+                    status=status,
+                    reason=reason,
                 ),
             )
 
 
-def _has_understood(outcome: MoveOutcome, number: int) -> bool:
-    """Whether a peer has looked at all of a list: it gives account of each."""
-    return outcome.suboperations.total >= number
+def lists_of(uids: Sequence[str], size: int) -> list[UIDs]:
+    """Cut SOP Instance UIDs into lists of at most ``size``."""
+    return [tuple(uids[start : start + size]) for start in range(0, len(uids), size)]

@@ -1,4 +1,4 @@
-"""C-MOVE to a receiver that shares its storage with this worker, and the taking of what arrives there."""
+"""C-MOVE to a receiver whose storage this worker sees, and the collection of what arrives there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import redis
-from celery import Task
 
 from pacs_tasks.dimse.files import storage
 from pacs_tasks.dimse.retrieve import c_move
@@ -33,18 +32,18 @@ from pacs_tasks.tasks.retrieve.arrivals import Arrivals
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks at the receiver's storage, and how long it may stay unchanged, after a peer that claims
-#: more sub-operations than have arrived: the peer's answer and its last instance come on different associations.
-_LOOK = 0.05
+#: Seconds between two checks of the receiver's storage, and how long it may stay unchanged, while the remote claims
+#: to have sent more than has arrived: its final response and its last instance come on different associations.
+_PAUSE = 0.05
 _QUIET = 3.0
-#: Seconds that a receiver has to take a connection.
-_KNOCK = 2.0
+#: Seconds that a receiver has to accept a connection.
+_CONNECT = 2.0
 
 
 class NoReceiverError(Exception):
-    """C-MOVE is no way to this worker; the text says why.
+    """C-MOVE cannot deliver to this worker; the text says why.
 
-    ``expected`` where that is how the site is set up: nobody runs a receiver, and nobody has named one.
+    ``expected`` if the site is set up like that: no receiver runs, and the request names none.
     """
 
     def __init__(self, message: str, *, expected: bool = False) -> None:
@@ -53,30 +52,29 @@ class NoReceiverError(Exception):
 
 
 def receiver_for(wanted: str | None) -> Receiver:
-    """The receiver to move to: the one of this AE title, else any.
+    """The receiver to which C-MOVE delivers: the one with this AE title, or any if ``wanted`` is None.
 
     Raises
     ------
     NoReceiverError
-        If none runs, or none whose storage this worker sees.
+        If none runs, or this worker sees the storage of none.
     """
     known = [each for each in receivers.running(ledger().client) if wanted in {None, each.ae_title}]
     if not known:
         which = f"receiver {wanted}" if wanted else "receiver"
-        why = f"no {which} is running; start one with `pacs-tasks receiver`"
-        raise NoReceiverError(why, expected=wanted is None)
+        raise NoReceiverError(f"No {which} is running. Start one with `pacs-tasks receiver`.", expected=wanted is None)
     shared = [each for each in known if each.shared]
     if not shared:
         raise NoReceiverError(
-            f"this worker does not see the storage of receiver {known[0].ae_title}; mount it at the same path"
+            f"This worker does not see the storage of receiver {known[0].ae_title}. Mount it at the same path."
         )
     return shared[0]
 
 
-def listens(receiver: Receiver) -> bool:
-    """Whether a receiver is still there, as far as we see."""
+def accepts_connections(receiver: Receiver) -> bool:
+    """Whether a receiver still accepts connections from this machine."""
     try:
-        socket.create_connection((receiver.host, receiver.port), timeout=_KNOCK).close()
+        socket.create_connection((receiver.host, receiver.port), timeout=_CONNECT).close()
     except OSError:
         return False
     return True
@@ -88,21 +86,19 @@ class _Found(NamedTuple):
     sop_instance_uid: str
     series_uid: str
     path: str
-    #: What tells it from another one that had its name before.
+    #: Inode and time of the last change, which differ for another file that had the same name before.
     identity: tuple[int, int]
     #: When it was written, in Unix seconds.
     since: float
 
 
-class Moving:
-    """One C-MOVE of a series, of instances of it, or of a study.
+class Move:
+    """One C-MOVE of a study, a series or some instances of a series.
 
     Parameters
     ----------
-    series_uid
-        Empty: the whole study.
-    sop_instance_uids
-        Empty: the whole series.
+    named
+        Study, series (empty for the whole study) and SOP Instance UIDs (none for the whole series).
     """
 
     def __init__(
@@ -116,18 +112,19 @@ class Moving:
         self._part, self._request = part, request
         self._arrivals, self._receiver = arrivals, receiver
         self._study_uid, self._series_uid, self._sop_instance_uids = named
-        #: How many instances have been taken from the receiver's storage.
-        self._taken = 0
+        #: How many instances have been collected from the receiver's storage.
+        self._collected = 0
+        #: What was there before this job.
         self._before: dict[str, tuple[int, int]] = {}
 
-    def move(self, task: Task) -> MoveOutcome:
-        """Have it sent to the receiver, and take it from there."""
+    def run(self) -> MoveOutcome:
+        """Have the remote send to the receiver, and collect from there what arrives."""
         receiver, request = self._receiver, self._request
-        # Two jobs may want the same series at once: one after the other, or each would take the other's files. Without
-        # a series it is the whole study. The token stands for the storage, which several receivers may share.
+        # Two jobs may want the same series, or without a series the same study, at once. They run one after the other;
+        # otherwise each would collect the other's files. Receivers that share a storage have the same token.
         scope = f"receiver:{receiver.token}:{self._study_uid}"
         with (
-            claimed(task, ledger(), self._part.job_id, self._series_uid, scope) as claim,
+            claimed(self._part.task, ledger(), self._part.job_id, self._series_uid, scope) as claim,
             expecting(claim, receiver, self._study_uid, self._series_uid),
         ):
 
@@ -135,37 +132,39 @@ class Moving:
                 claim()
                 return self._part.must_end()
 
-            def look() -> Arrived:
-                self._take()
-                return self._arrivals.here()
+            def collected() -> Arrived:
+                self._collect()
+                return self._arrivals.so_far()
 
-            asked = self._what_is_left()
-            if asked is None:
+            move_request = self._request_for_the_rest()
+            if move_request is None:
                 return MoveOutcome(status=move_status(0x0000))
             try:
                 with leased(request.remote, stop, one_of_many=True) as watched:
-                    outcome = c_move.move(asked, local_ae(request), timeouts(request), watched, check_arrived=look)
+                    outcome = c_move.move(
+                        move_request, local_ae(request), timeouts(request), watched, check_arrived=collected
+                    )
                 self._await_stragglers(outcome)
             finally:
-                self._take()
+                self._collect()
                 self._arrivals.record()
             return outcome
 
-    def _what_is_left(self) -> MoveRequest | None:
-        """Take what a worker that died had asked for; what is still to be asked for, if anything is.
+    def _request_for_the_rest(self) -> MoveRequest | None:
+        """The request for what is still to come, if anything is, after what a worker that died had requested.
 
-        What was there before this job must not be taken for what comes now, nor be lost if nothing comes.
+        Files from before this job stay where they are: they must not count as arrived, nor be lost if nothing comes.
         """
         created = ledger().progress(self._part.job_id).created
         self._before = {each.path: each.identity for each in self._there() if each.since < created}
-        self._take()
+        self._collect()
         self._arrivals.record()
         if self._arrivals.complete:
             return None
         uids = self._sop_instance_uids
-        if uids or (self._taken and not self._arrivals.counted):
+        if uids or (self._collected and not self._arrivals.counted):
             uids = tuple(uid for uid in uids or self._arrivals.index_of if self._arrivals.wants(uid))
-        self._taken = 0
+        self._collected = 0
         return MoveRequest(
             remote=self._request.remote,
             move_aet=self._receiver.ae_title,
@@ -175,45 +174,45 @@ class Moving:
         )
 
     def _there(self) -> Iterator[_Found]:
-        """What lies at the receiver of the series, or the study."""
+        """Yield the instances of the series, or the study, at the receiver."""
         named = storage.instance_path(self._receiver.incoming, self._study_uid, self._series_uid, self._study_uid)
         for series in [named.parent] if self._series_uid else map(Path, _listed(named.parent.parent)):
             series_uid = "" if series.name == storage.NO_SERIES else series.name
             for each in _listed(series):
                 uid, _, ending = each.name.rpartition(".")
                 if ending == "dcm":
-                    # It may have gone since.
+                    # Another process may just have collected it.
                     with suppress(FileNotFoundError):
                         stat = each.stat()
                         identity = stat.st_ino, stat.st_mtime_ns
                         yield _Found(uid, series_uid, each.path, identity, stat.st_mtime)
 
     def _await_stragglers(self, outcome: MoveOutcome) -> None:
-        """Wait for instances that the peer says it has sent, as long as some still come."""
-        said = outcome.suboperations.completed + outcome.suboperations.warning
+        """Wait for instances that the remote claims to have sent, as long as some still come."""
+        claimed_sent = outcome.suboperations.completed + outcome.suboperations.warning
         clock, quiet_since, before = threading.Event(), time.monotonic(), -1
         while not self._part.must_end():
-            self._take()
-            if self._taken >= said or self._arrivals.complete:
+            self._collect()
+            if self._collected >= claimed_sent or self._arrivals.complete:
                 return
-            if self._taken != before:
-                before, quiet_since = self._taken, time.monotonic()
+            if self._collected != before:
+                before, quiet_since = self._collected, time.monotonic()
             if time.monotonic() - quiet_since > _QUIET:
                 return
-            clock.wait(_LOOK)
+            clock.wait(_PAUSE)
 
-    def _take(self) -> None:
-        """Bring what has arrived at the receiver to the output directory."""
+    def _collect(self) -> None:
+        """Move what has arrived at the receiver to the output directory."""
         for each in self._there():
             if self._before.get(each.path) == each.identity:
                 continue
-            # Of what was asked for as a whole, also what the peer did not list: it may have cut its list off.
+            # A whole series may hold more than the remote has listed: it may limit its lists.
             unlisted = not self._sop_instance_uids and not self._arrivals.has(each.sop_instance_uid)
             if unlisted or self._arrivals.wants(each.sop_instance_uid):
-                self._arrivals.bring(Path(each.path), self._study_uid, each.series_uid, each.sop_instance_uid)
-                self._taken += 1
+                self._arrivals.collect(Path(each.path), self._study_uid, each.series_uid, each.sop_instance_uid)
+                self._collected += 1
             elif self._arrivals.has(each.sop_instance_uid) and each.path not in self._arrivals.places:
-                # It has come once more.
+                # It has come again.
                 Path(each.path).unlink(missing_ok=True)
 
 
@@ -226,7 +225,7 @@ def _listed(directory: Path) -> list[os.DirEntry[str]]:
 
 
 class _Expectation:
-    """One series, or a whole study, at one receiver; it lives as long as the owner of the claim gives signs of life."""
+    """Expects a series, or a whole study, at a receiver, as long as the owner of the claim shows signs of life."""
 
     def __init__(self, claim: Claim, receiver: Receiver, study_uid: str, series_uid: str) -> None:
         self._claim = claim
@@ -246,12 +245,12 @@ class _Expectation:
 
 @contextmanager
 def expecting(claim: Claim, receiver: Receiver, study_uid: str, series_uid: str) -> Iterator[None]:
-    """Expect a series, or with an empty ``series_uid`` its study, at a receiver during the block.
+    """During the block, have a receiver expect a series, or with an empty ``series_uid`` the whole study.
 
     Raises
     ------
     BrokerUnavailableError
-        If Redis is away: nothing is to be asked for then, since nobody would know that it was.
+        If Redis is away. Nothing may be requested then: the instances would count as unsolicited.
     """
     expectation = _Expectation(claim, receiver, study_uid, series_uid)
     expectation.prolong()
@@ -263,4 +262,4 @@ def expecting(claim: Claim, receiver: Receiver, study_uid: str, series_uid: str)
         try:
             expectation.forget()
         except (BrokerUnavailableError, redis.RedisError) as error:
-            logger.debug("an expectation was not taken back (%s); it runs out", type(error).__name__)
+            logger.debug("An expectation could not be removed (%s); it expires.", type(error).__name__)

@@ -1,91 +1,69 @@
-"""One try at a part that goes straight from one PACS to another: C-MOVE, then the destination is asked what it holds.
+"""Send a part straight from one PACS to another: a C-MOVE by the source, then a query to the destination.
 
-Nothing comes through here, so the source's word is all there would be. Only what the destination lists counts as sent
-(C-FIND at IMAGE level, PS3.4 section C.4.1); where it cannot be asked, nothing does.
+Nothing passes through here, so the source's answer alone proves nothing. An instance counts as sent when the
+destination lists it (C-FIND at IMAGE level, PS3.4 section C.4.1), and never where the destination cannot be queried.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import suppress
-
-from celery import Task
+from typing import cast
 
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.dimse.retrieve import c_move
 from pacs_tasks.errors import AssociationError, JobCancelledError, PeerBusyError, PeerUnavailableError
 from pacs_tasks.fleet.refusals import Method
-from pacs_tasks.ledger.manifest import CountedLine, RetrieveLine
-from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, MoveOutcome, Status, StatusCategory
+from pacs_tasks.ledger.manifest import RetrieveLine
+from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, MoveOutcome
 from pacs_tasks.request import MoveRequest, RetrieveRequest
 from pacs_tasks.tasks.engine.associations import leased
 from pacs_tasks.tasks.engine.base import ledger, local_ae, timeouts
 from pacs_tasks.tasks.engine.part import Part
-from pacs_tasks.tasks.retrieve.attempt import Said
+from pacs_tasks.tasks.retrieve.attempt import DESTINATION_UNKNOWN, Answer, Attempt, UIDs, lists_of
 from pacs_tasks.tasks.verify.inventory import Inquiry, Series
 
-_DESTINATION_UNKNOWN = 0xA801
-_UNABLE = 0xC000
-#: Seconds for which the destination may list nothing new, although the source says that it has sent more: some
-#: databases take their time. Also how long it may have no association for us. Less at the first try, since what is not
-#: listed then is only asked for again; and the least of it for each request.
+#: Seconds for which the destination may list nothing new although the source claims to have sent more: some databases
+#: take their time. Also how long it may have no association for us. The first attempt waits less, since what is not
+#: listed then is only requested again; each request waits at least the last of these.
 _QUIET_AT_FIRST, _QUIET, _LEAST = 4.0, 10.0, 1.0
-#: How often a destination is asked that answers, and says that it cannot tell.
+#: How often a destination is queried that answers, but cannot list its instances.
 _MOST_REFUSALS = 3
-#: Seconds between two looks at the first, and at most.
+#: Seconds between two queries at the first, and at most.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
-#: UIDs in one request: of the first one by name, and from the second on, since some peers take one only.
+#: UIDs in one request: at the first attempt by name, and from the second on, since some remotes accept one only.
 _LISTS = (500, 1)
-#: Requests in a row that bring nothing until a try ends.
-_MOST_IN_VAIN = 12
 
 
-class Forwarding:
-    """One try at a part.
+class Forward(Attempt):
+    """One attempt to have the source send what is left of a part.
 
-    Parameters
-    ----------
-    destination
-        Where the instances go: its AE title is the move destination, and it is asked at its host and port.
-    whole_series
-        Whether the part is all that there is of its series.
-    tries
-        How often it has been tried before.
+    The AE title of ``request.to`` is the move destination; its host and port answer the queries.
     """
 
-    def __init__(
-        self,
-        part: Part[RetrieveLine],
-        request: RetrieveRequest,
-        destination: RemoteAE,
-        *,
-        whole_series: bool,
-        tries: int,
-    ) -> None:
-        self._part, self._request, self._to, self._tries = part, request, destination, tries
-        first = next(iter(part.left.values()))
-        self._series_uid, self._study_uid = first.series_uid, first.study_uid
-        self._counted = any(isinstance(line, CountedLine) for line in part.left.values())
+    def __init__(self, part: Part[RetrieveLine], request: RetrieveRequest, *, whole_series: bool) -> None:
+        super().__init__(part, request, whole_series=whole_series)
+        self._destination = cast(RemoteAE, request.to)
         self._index_of: dict[str, int] = {}
         if not self._counted:
             self._index_of = {line.sop_instance_uid: index for index, line in part.left.items()}
-        self._whole_series = whole_series
-        self._inquiry = Inquiry(request, destination, part.must_end)
-        #: Why the destination cannot be asked, if it cannot.
-        self._unasked = "the former has counted its instances and not named them" if self._counted else ""
-        #: How often it has said so itself, and when it was last seen to have more.
+        self._inquiry = Inquiry(request, self._destination, part.must_end)
+        #: Why the destination cannot list what it holds, if it cannot.
+        self._unlisted = "The source has counted its instances and not named them." if self._counted else ""
+        #: How often the destination itself has answered so.
         self._refusals = 0
+        #: When it was last seen to have more.
         self._since = time.monotonic()
 
     def record_present(self) -> None:
-        """Record what the destination holds before anything is asked for.
+        """Record what the destination already holds; nothing if it cannot be queried.
 
         Raises
         ------
         PeerBusyError
-            If there is no association with it now.
+            If it has no association for us now.
         """
         if not self._counted:
             try:
@@ -93,132 +71,139 @@ class Forwarding:
             except PeerBusyError:
                 raise
             except AssociationError as error:
-                self._unasked = error.message
+                self._unlisted = error.message
 
-    def ask(self, _: Task) -> Said:
-        """Have the source send, and ask the destination."""
+    def run(self) -> Answer:
+        """Have the source send, and query the destination."""
         if self._tries and not self._request.overwrite:
             # What came late.
-            self._record(self._look(), InstanceCategory.SUCCESS)
-        size = _LISTS[min(max(self._tries - 1, 0), len(_LISTS) - 1)]
+            self._record(self._listed(), InstanceCategory.SUCCESS)
         left = list(self._left())
         whole = self._counted or (self._whole_series and len(left) == self._part.size and not self._tries)
-        asked = [()] if whole else [tuple(left[start : start + size]) for start in range(0, len(left), size)]
-        said, in_vain = Said("it was not asked"), 0
+        size = _LISTS[min(max(self._tries - 1, 0), len(_LISTS) - 1)]
         self._since = time.monotonic()
-        for uids in asked:
-            before = len(self._part.left)
-            outcome = self._moved(uids)
-            unknown = _is_unknown(outcome.status)
-            if not unknown and not self._counted:
-                self._await(outcome, uids or left)
-            brought = len(self._part.left) < before
-            in_vain = 0 if brought else in_vain + 1
-            said = _said(outcome, brought=brought)
-            if self._unasked and not unknown and not self._part.must_end():
-                self._record_unproven(said)
-            over = unknown or not self._part.left or outcome.status.category is StatusCategory.TRANSIENT
-            if over or in_vain >= _MOST_IN_VAIN or self._part.must_end():
-                break
-        return said
+        answer = self._request_lists([()] if whole else lists_of(left, size), self._send)
+        if self._unlisted and not answer.destination_unknown and not self._part.must_end():
+            self._record_unverified(answer)
+        return answer
 
-    def worth_another_try(self, said: Said) -> bool:
-        """Whether what did not come now, although nothing did, may come the next time."""
-        if said.transient:
-            return True
-        status = said.status
-        # Cxxx may be anything (PS3.4 table C.4-2).
-        permanent = status is not None and status.category is StatusCategory.PERMANENT
-        return not self._tries and (status is None or not permanent or status.code & 0xF000 == _UNABLE)
+    @property
+    def _number(self) -> int:
+        return self._part.size - len(self._part.left)
 
-    def record_missing(self, said: Said) -> None:
-        """What the source lists and the destination does not, by name."""
-        source, destination = self._request.remote, self._to
-        if said.status is not None and _is_unknown(said.status):
-            reason = said.told
+    def _missing_of(self, _uids: UIDs) -> Sequence[str]:
+        return list(self._left())
+
+    def _may_continue(self, answer: Answer) -> bool:
+        return not self._unlisted and super()._may_continue(answer)
+
+    def _read(self, outcome: MoveOutcome, *, brought: bool) -> Answer:
+        """The source's answer with its counts: its status alone may be wrong."""
+        answer, counts = super()._read(outcome, brought=brought), outcome.suboperations
+        if answer.destination_unknown:
+            return answer
+        done, failed = counts.completed + counts.warning, counts.failed + counts.remaining
+        return answer._replace(text=f"{outcome.status}; of its sub-operations {done} completed, {failed} failed")
+
+    def record_missing(self, answer: Answer) -> None:
+        """Record by name what the source lists and the destination does not."""
+        source = self._request.remote
+        if answer.destination_unknown:
+            reason = answer.text
         elif self._request.overwrite:
-            reason = f"{source} lists it and did not send it to {destination} once more ({said.told}); retry the job"
+            reason = (
+                f"{source} lists this instance but did not send it to {self._destination} again ({answer.text}). "
+                "Retry the job."
+            )
         else:
             reason = (
-                f"{source} lists it, and {destination} does not, after the former was asked to send it there "
-                f"({said.told}); retry the job"
+                f"{source} lists this instance, but {self._destination} does not after {source} was asked to send it "
+                f"there ({answer.text}). Retry the job."
             )
-        self._fail(InstanceCategory.MISSING, reason, said.status)
+        self._fail_rest(InstanceCategory.MISSING, reason, answer.status)
 
     def _left(self) -> dict[str, int]:
         return {uid: index for uid, index in self._index_of.items() if index in self._part.left}
 
-    def _moved(self, uids: tuple[str, ...]) -> MoveOutcome:
+    def _send(self, uids: UIDs) -> MoveOutcome:
+        """Have the source send these, and record what the destination lists afterwards."""
+        outcome = self._move(uids)
+        if outcome.status.code != DESTINATION_UNKNOWN:
+            if not self._counted:
+                self._await(outcome, uids or list(self._left()))
+            return outcome
+        meaning = (
+            f"{self._request.remote} does not know the move destination {self._destination.ae_title!r}. Ask its "
+            f"administrator to add {self._destination} to its destinations."
+        )
+        return outcome.model_copy(update={"status": outcome.status.model_copy(update={"meaning": meaning})})
+
+    def _move(self, uids: UIDs) -> MoveOutcome:
         request = self._request
-        asked = MoveRequest(
+        move_request = MoveRequest(
             remote=request.remote,
-            move_aet=self._to.ae_title,
+            move_aet=self._destination.ae_title,
             study_uid=self._study_uid,
             series_uid=self._series_uid or None,
             sop_instance_uids=uids,
         )
         try:
             with leased(request.remote, self._part.must_end, one_of_many=True) as stop:
-                outcome = c_move.move(asked, local_ae(request), timeouts(request), stop)
+                outcome = c_move.move(move_request, local_ae(request), timeouts(request), stop)
         except PeerBusyError:
             raise
         except PeerUnavailableError:
-            # Some of it may be there all the same.
+            # Some of it may have arrived all the same.
             if not request.overwrite and not self._counted:
-                self._record(self._look(), InstanceCategory.SUCCESS)
+                self._record(self._listed(), InstanceCategory.SUCCESS)
             raise
         if outcome.suboperations.completed + outcome.suboperations.warning:
             ledger().studies.record_method(self._part.job_id, self._study_uid, Method.MOVE)
-        if not _is_unknown(outcome.status):
-            return outcome
-        meaning = (
-            f"{request.remote} does not know the move destination {self._to.ae_title!r}: destinations are configured "
-            f"there; ask its administrator to add {self._to}"
-        )
-        return outcome.model_copy(update={"status": outcome.status.model_copy(update={"meaning": meaning})})
+        return outcome
 
-    def _await(self, outcome: MoveOutcome, asked: Collection[str]) -> None:
-        """Record what the destination lists, and wait as long as it lists more of what the source says it has sent."""
+    def _await(self, outcome: MoveOutcome, requested: Collection[str]) -> None:
+        """Record what the destination lists, and wait while it lists more of what the source claims to have sent."""
         counts, refused = outcome.suboperations, set(outcome.failed_sop_instance_uids)
         claimed, brought = counts.completed + counts.warning, 0
-        # What it had before, it has in any case: that it has it anew is what the source says, if it says so of each.
-        told_of_each = claimed + len(refused) >= len(asked) and counts.failed <= len(refused)
+        # The destination lists what it had before in any case. That it has received it again is the source's claim,
+        # and counts if the source accounts for each instance.
+        accounts_for_each = claimed + len(refused) >= len(requested) and counts.failed <= len(refused)
         clock, pause, enough = threading.Event(), _FIRST_PAUSE, time.monotonic() + _LEAST
         quiet = _QUIET if self._tries else _QUIET_AT_FIRST
         while True:
-            proven = self._look()
+            listed = self._listed()
             if self._request.overwrite:
-                proven = (proven & set(asked)) - refused if told_of_each else set()
-            self._record(proven, InstanceCategory.SUCCESS)
-            if proven:
-                self._since, pause, brought = time.monotonic(), _FIRST_PAUSE, brought + len(proven)
+                listed = (listed & set(requested)) - refused if accounts_for_each else set()
+            self._record(listed, InstanceCategory.SUCCESS)
+            if listed:
+                self._since, pause, brought = time.monotonic(), _FIRST_PAUSE, brought + len(listed)
             left = max(self._since + quiet, enough) - time.monotonic()
             if not self._part.left or left <= 0 or self._refusals >= _MOST_REFUSALS or self._part.must_end():
                 return
-            # It tells, and there is nothing more to come.
-            if not self._unasked and (brought >= claimed or (self._request.overwrite and not told_of_each)):
+            # The destination answers, and nothing more is to come.
+            if not self._unlisted and (brought >= claimed or (self._request.overwrite and not accounts_for_each)):
                 return
             clock.wait(min(pause, left))
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def _look(self) -> set[str]:
-        """What the destination lists of all that is left; nothing where it cannot be asked."""
+    def _listed(self) -> set[str]:
+        """Which of the instances that are left the destination lists; none if it cannot be queried."""
         try:
             return self._held()
         except PeerUnavailableError as error:
-            self._unasked = error.message
+            self._unlisted = error.message
         except AssociationError as error:
-            self._unasked, self._refusals = error.message, _MOST_REFUSALS
+            self._unlisted, self._refusals = error.message, _MOST_REFUSALS
         return set()
 
     def _held(self) -> set[str]:
-        self._unasked = ""
+        self._unlisted = ""
         series = Series(self._study_uid, self._series_uid, self._left())
-        # Who ends sees why, and what is known counts.
+        # The caller checks whether to end; what is known by then counts.
         with suppress(JobCancelledError):
-            self._inquiry.ask_for([series])
+            self._inquiry.find([series])
         if series.unknown:
-            self._unasked = next(iter(series.unknown.values()))
+            self._unlisted = next(iter(series.unknown.values()))
             self._refusals += 1
         return series.held
 
@@ -236,37 +221,10 @@ class Forwarding:
                     ),
                 )
 
-    def _record_unproven(self, said: Said) -> None:
-        """Nothing that only one side says is a success."""
+    def _record_unverified(self, answer: Answer) -> None:
+        """Record what the source alone claims to have sent as failed."""
         reason = (
-            f"{self._request.remote} was asked to send it to {self._to} ({said.told}), and whether it is there is not "
-            f"proven: {self._unasked}; see to that, then retry the job"
+            f"{self._request.remote} was asked to send this instance to {self._destination} ({answer.text}), but "
+            f"its arrival is not verified. {self._unlisted} Retry the job afterwards."
         )
-        self._fail(InstanceCategory.FAILED, reason, said.status)
-
-    def _fail(self, category: InstanceCategory, reason: str, status: Status | None) -> None:
-        for index, line in list(self._part.left.items()):
-            self._part.record(
-                index,
-                InstanceOutcome(
-                    subject=line.subject,
-                    category=category,
-                    sop_class_uid=line.sop_class_uid,
-                    sop_instance_uid=line.sop_instance_uid,
-                    status=status,
-                    reason=reason,
-                ),
-            )
-
-
-def _is_unknown(status: Status) -> bool:
-    return status.code == _DESTINATION_UNKNOWN
-
-
-def _said(outcome: MoveOutcome, *, brought: bool) -> Said:
-    """The source's last word, with its counts, which is not always what it means."""
-    said, counts = Said.by(outcome, brought=brought), outcome.suboperations
-    if _is_unknown(outcome.status):
-        return said
-    done, failed = counts.completed + counts.warning, counts.failed + counts.remaining
-    return said._replace(told=f"{outcome.status}; of its sub-operations {done} completed, {failed} failed")
+        self._fail_rest(InstanceCategory.FAILED, reason, answer.status)

@@ -1,6 +1,6 @@
-"""Which way a part of a retrieve is asked for: C-MOVE where a receiver runs and the peer knows it, else C-GET.
+"""Which methods an attempt at a part uses: C-MOVE if a receiver runs that the remote knows, else C-GET.
 
-What a peer refuses is remembered for all parts and jobs; it says which way is tried first, and shuts none for good.
+A refusal is remembered for all parts and jobs. It decides which method comes first, and excludes none for good.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pacs_tasks.tasks.engine.base import ledger, local_ae
 from pacs_tasks.tasks.retrieve.by_c_move import NoReceiverError, receiver_for
 
 
-class Choice:
-    """The ways of one try at a part.
+class MethodChoice:
+    """The methods of one attempt at a part.
 
     Parameters
     ----------
@@ -26,99 +26,118 @@ class Choice:
 
     Attributes
     ----------
-    why_not
-        Why a way is none: as the peer has said, now or before, or since no receiver is there.
+    excluded
+        Why a method cannot be used: the remote has refused it, now or before, or no receiver is there.
     """
 
     def __init__(self, request: RetrieveRequest, sop_class_uids: Collection[str]) -> None:
         self._request, self._classes = request, sop_class_uids
         self._refusals = Refusals(ledger().client, name_of(request.remote), local_ae(request).ae_title)
         self._refused = self._refusals.reasons()
-        self.why_not: dict[Method, str] = {}
-        self._expected: set[Method] = set()
+        self.excluded: dict[Method, str] = {}
+        #: Methods that the site has simply not set up.
+        self._not_set_up: set[Method] = set()
 
     def receiver(self) -> Receiver:
-        """The receiver that C-MOVE delivers to; it raises :class:`NoReceiverError`."""
+        """The receiver to which C-MOVE delivers.
+
+        Raises
+        ------
+        NoReceiverError
+            If there is none.
+        """
         return receiver_for(self._request.move_aet)
 
     def order(self, *, get_first: bool) -> Iterator[tuple[Method, bool]]:
-        """The ways, those that the peer has refused last; and whether it has."""
+        """Yield each method and whether the remote has refused it, refused ones last."""
         if self._request.method is not RetrieveMethod.AUTO:
             yield (Method.GET if self._request.method is RetrieveMethod.GET else Method.MOVE), False
             return
-        ways = [Method.GET, Method.MOVE] if get_first else [Method.MOVE, Method.GET]
-        for way in ways:
-            why = self._known_refusal(way)
-            if why:
-                self.why_not[way] = why
-        refused = list(self.why_not)
-        yield from ((way, False) for way in ways if way not in refused)
-        yield from ((way, True) for way in refused)
+        methods = [Method.GET, Method.MOVE] if get_first else [Method.MOVE, Method.GET]
+        for method in methods:
+            reason = self._known_refusal(method)
+            if reason:
+                self.excluded[method] = reason
+        refused = list(self.excluded)
+        yield from ((method, False) for method in methods if method not in refused)
+        yield from ((method, True) for method in refused)
 
-    def _known_refusal(self, way: Method) -> str:
-        whats = [Method.MOVE.value]
-        if way is Method.MOVE:
+    def _known_refusal(self, method: Method) -> str:
+        names = [method.value]
+        if method is Method.MOVE:
             try:
-                whats.append(move_to(self.receiver().ae_title))
+                names.append(move_to(self.receiver().ae_title))
             except NoReceiverError as error:
-                self.out(way, error)
-                return str(error)
-        else:
-            whats = [Method.GET.value]
-            if all(get_of(each) in self._refused for each in self._classes):
-                whats += map(get_of, self._classes)
-        return next((self._refused[what] for what in whats if what in self._refused), "")
+                self.exclude(method, error)
+                return _clause(error)
+        elif all(get_of(each) in self._refused for each in self._classes):
+            names += map(get_of, self._classes)
+        return next((self._refused[name] for name in names if name in self._refused), "")
 
-    def out(self, way: Method, error: Exception) -> None:
-        """A way turned out to be none."""
-        self.why_not.setdefault(way, str(error))
+    def exclude(self, method: Method, error: Exception) -> None:
+        """Note that a method turned out to be impossible."""
+        self.excluded.setdefault(method, _clause(error))
         if isinstance(error, NoReceiverError) and error.expected:
-            self._expected.add(way)
+            self._not_set_up.add(method)
 
-    def refused(self, way: Method, error: ContextRejectedError) -> None:
-        """The peer does not offer a way, or not for these classes."""
+    def record_refusal(self, method: Method, error: ContextRejectedError) -> None:
+        """Record that the remote does not offer a method, or not for these SOP classes."""
         if isinstance(error, NotSendingError):
-            self._note(way, [get_of(each) for each in self._classes], "it will not send these SOP classes to us")
+            self._record(method, [get_of(each) for each in self._classes], "it will not send these SOP classes to us")
         else:
-            self._note(way, [way.value], f"it does not offer {way}")
+            self._record(method, [method.value], f"it does not offer {method}")
 
-    def unknown(self, receiver: Receiver) -> None:
-        """The peer does not know a receiver."""
-        why = f"it does not know the move destination {receiver.ae_title} (A801)"
-        self._note(Method.MOVE, [move_to(receiver.ae_title)], why)
+    def record_unknown_destination(self, receiver: Receiver) -> None:
+        """Record that the remote does not know a receiver."""
+        reason = f"it does not know the move destination {receiver.ae_title} (A801)"
+        self._record(Method.MOVE, [move_to(receiver.ae_title)], reason)
 
-    def _note(self, way: Method, whats: list[str], why: str) -> None:
-        self._refusals.record(whats, why)
-        self.why_not[way] = why
+    def _record(self, method: Method, names: list[str], reason: str) -> None:
+        self._refusals.record(names, reason)
+        self.excluded[method] = reason
 
-    def works(self, way: Method) -> None:
-        """Instances have come by this way."""
-        self.why_not.pop(way, None)
-        mine = [way.value, *map(get_of, self._classes)] if way is Method.GET else [way.value]
-        if way is Method.MOVE:
-            mine.append(move_to(self.receiver().ae_title))
-        known = self._refused.keys() & mine
+    def record_success(self, method: Method) -> None:
+        """Record that instances have come by this method."""
+        self.excluded.pop(method, None)
+        if method is Method.GET:
+            names = [method.value, *map(get_of, self._classes)]
+        else:
+            names = [method.value, move_to(self.receiver().ae_title)]
+        known = self._refused.keys() & names
         if known:
             self._refusals.forget(known)
 
     def remarks(self) -> list[str]:
-        """Why it was not another way; nothing where a site just has no receiver."""
-        return [f"{way} was no way: {why}" for way, why in self.why_not.items() if way not in self._expected]
+        """Why it was not another method; nothing if the site just has no receiver."""
+        return [remark(*each) for each in self.excluded.items() if each[0] not in self._not_set_up]
 
-    def no_way(self, *, again: bool) -> Exception:
-        """The error where neither is one, with both reasons and what to do.
+    def no_method(self, *, retried: bool) -> Exception:
+        """The error if no method is possible, with the reason for each and the remedy.
 
-        ``again``: there was one before. So a receiver that has gone may be back.
+        ``retried``: an earlier attempt had a method, so a receiver that has gone may come back.
         """
-        kind: type[Exception] = ContextRejectedError
-        move, get = (self.why_not[way].partition(";")[0] for way in (Method.MOVE, Method.GET))
+        remote = self._request.remote
+        reasons = f"for C-MOVE, {self.excluded[Method.MOVE]}; for C-GET, {self.excluded[Method.GET]}"
         try:
             receiver = self.receiver()
-            help_ = f"ask its administrator to add {receiver.ae_title} with the host and port of its receiver"
         except NoReceiverError:
-            kind = NoReceiverError if again else kind
-            help_ = "start a receiver that it knows (`pacs-tasks receiver`)"
-        return kind(
-            f"there is no way to retrieve from {self._request.remote}: by C-MOVE, {move}; by C-GET, {get}; "
-            f"{help_}, or ask to be allowed C-GET"
+            error: type[Exception] = NoReceiverError if retried else ContextRejectedError
+            return error(
+                f"Neither C-MOVE nor C-GET can retrieve from {remote}: {reasons}. "
+                "Start a receiver that it knows (`pacs-tasks receiver`), or ask to be allowed C-GET."
+            )
+        return ContextRejectedError(
+            f"Neither C-MOVE nor C-GET can retrieve from {remote}: {reasons}. Ask its administrator to add "
+            f"{receiver.ae_title} with the host and port of its receiver, or to allow C-GET."
         )
+
+
+def remark(method: Method, reason: str) -> str:
+    """Say why a method could not be used."""
+    return f"{method} was not possible: {reason}"
+
+
+def _clause(error: Exception) -> str:
+    """What happened, without the remedy, as a part of another sentence."""
+    text = str(error).partition(". ")[0].removesuffix(".")
+    return text[:1].lower() + text[1:] if text[1:2].islower() else text

@@ -1,7 +1,7 @@
-"""The promise of a retrieve: what the peer has of all that is wanted, before any of it is asked for.
+"""The promise of a retrieve: the instances that the remote lists of the selections, before any of them is requested.
 
-What is not found of many is an outcome of its own and does not stop the others: it stands at the end of the manifest,
-the tail, and is recorded as failed. A retry asks for it again, and what is found then takes its place.
+A selection that is not found does not stop the others. It becomes a line at the end of the manifest, the tail, and is
+recorded as failed. A retry queries the remote for it again; the instances that it finds replace the line.
 """
 
 from __future__ import annotations
@@ -34,34 +34,34 @@ _ACCESSION_NUMBER = "00080050"
 
 @dataclass
 class _Found:
-    """What is known of one study, or of a selection that named none, after the peer was asked."""
+    """The answer of the remote about one study, or about a selection that led to none."""
 
     study: Study
     lines: list[RetrieveLine] = field(default_factory=list)
-    #: Lines of the tail, and why nothing was found for each.
+    #: Lines of the tail, and the reason for each.
     unfound: list[tuple[RetrieveLine, PacsTasksError]] = field(default_factory=list)
 
 
 def promise(request: RetrieveRequest, claim: Claim) -> Promise:
-    """Ask the peer for all that is wanted.
+    """Query the remote for all selections.
 
     Raises
     ------
     PacsTasksError
-        If nothing is found of the one thing that is wanted, or the peer cannot be asked.
+        If the only selection is not found, or the remote cannot be queried.
     """
     selections = request.wanted()
-    with QuerySession(request, claim) as asking:
-        found = _Asked(request, asking).find(dict(enumerate(selections)))
+    with QuerySession(request, claim) as session:
+        found = _Search(request, session).find(dict(enumerate(selections)))
     if not request.selections and len(found) == 1 and not found[0].lines:
         raise found[0].unfound[0][1]
     return _written([], found, 0)
 
 
 def promise_again(request: RetrieveRequest, claim: Claim) -> Promise | None:
-    """Ask once more for what was not found; nothing if everything was, or nobody wants to know.
+    """Query the remote again for the selections that were not found; None if there are none to look for.
 
-    The promise is what stands in place of the tail of the manifest, with all studies.
+    The promise holds the lines that replace the tail of the manifest, and all studies.
     """
     job_id, manifest = claim.job_id, ledger().manifest
     start, total = manifest.resolved(job_id), manifest.total(job_id)
@@ -69,8 +69,8 @@ def promise_again(request: RetrieveRequest, claim: Claim) -> Promise | None:
         return None
     studies, selections = ledger().studies.planned(job_id), request.wanted()
     places = sorted({place for study in studies if study.tail for place in study.selections})
-    with QuerySession(request, claim) as asking:
-        found = _Asked(request, asking).find({place: selections[place] for place in places})
+    with QuerySession(request, claim) as session:
+        found = _Search(request, session).find({place: selections[place] for place in places})
     before = {study.study_uid: study for study in studies if study.lines}
     added = [_beside(before.get(each.study.study_uid), each, job_id) for each in found]
     kept = [study.model_copy(update={"tail": ()}) for study in before.values()]
@@ -78,13 +78,13 @@ def promise_again(request: RetrieveRequest, claim: Claim) -> Promise | None:
 
 
 def _beside(before: Study | None, found: _Found, job_id: str) -> _Found:
-    """What was found now and was not before: what has a line keeps it."""
+    """The new instances of a study of which some were found before; lines of the manifest stay."""
     if before is None:
         return found
     manifest = ledger().manifest
     lines = [cast(RetrieveLine, line) for start, stop in before.lines for line in manifest.lines(job_id, start, stop)]
     known, series = {(line.series_uid, line.subject) for line in lines}, {line.series_uid for line in lines}
-    # Where there are lines for a number of instances, whatever comes takes one of them.
+    # Lines that were only counted take any instance that comes.
     counted = {line.series_uid for line in lines if isinstance(line, CountedLine)}
 
     def is_new(line: RetrieveLine) -> bool:
@@ -96,7 +96,7 @@ def _beside(before: Study | None, found: _Found, job_id: str) -> _Found:
 
 
 def _written(kept: Sequence[Study], found: Iterable[_Found], start: int) -> Promise:
-    """The lines from ``start`` on, and all studies: those whose lines stand before that, and what was found."""
+    """The lines from ``start`` on, and all studies: those with earlier lines, and those that were found."""
     found = list(found)
     studies = {study.field: study for study in kept}
     written: list[RetrieveLine] = []
@@ -132,19 +132,19 @@ def _joined(before: Study | None, study: Study, lines: tuple[tuple[int, int], ..
     )
 
 
-class _Asked:
-    """Asks one peer for selections."""
+class _Search:
+    """Queries one remote for selections."""
 
-    def __init__(self, request: RetrieveRequest, asking: QuerySession) -> None:
-        self._asking, self._remote = asking, str(request.remote)
+    def __init__(self, request: RetrieveRequest, session: QuerySession) -> None:
+        self._session, self._remote = session, str(request.remote)
         self._selections = request.wanted()
         #: By Study Instance UID, in the order of the selections.
         self._wanted: dict[str, Wanted] = {}
-        #: What named no study: by accession number, the places of its selections and why.
+        #: Accession numbers that led to no study: the places of their selections, and the reason.
         self._nowhere: dict[str, tuple[list[int], PacsTasksError]] = {}
 
     def find(self, selections: dict[int, Selection]) -> list[_Found]:
-        """What there is of them: one for each study, and one for each accession number without a study."""
+        """Find selections; one answer for each study, and one for each accession number without a study."""
         numbers: dict[str, list[Wanted]] = {}
         for place, selection in selections.items():
             number = selection.accession_number
@@ -170,23 +170,27 @@ class _Asked:
             if number not in numbers:
                 numbers[number] = self._studies_of(number)
         except (JobFailedError, InvalidRequestError, UnansweredError) as error:
-            self._nowhere[name] = [place], _told(error)
+            self._nowhere[name] = [place], _public(error)
             return
         chosen = [each for each in numbers[number] if selection.study_uid in {None, each.study_uid}]
         for each in chosen:
             self._want(each.study_uid, each.counted).add(place, selection)
         if not chosen:
-            why = f"{self._remote} lists this accession number for other studies only; check both"
-            self._nowhere[name] = [place], JobFailedError(why, number)
+            error = JobFailedError(
+                f"{self._remote} lists this accession number for other studies only. Check both.", number
+            )
+            self._nowhere[name] = [place], error
 
     def _studies_of(self, number: str) -> list[Wanted]:
-        """The studies that have this accession number, and none that a peer lists although they have another."""
+        """The studies with this accession number; some remotes also list studies with another one."""
         keys = {"AccessionNumber": number, "StudyInstanceUID": "", "NumberOfStudyRelatedInstances": ""}
-        outcome = self._asking.find(Level.STUDY, keys)
+        outcome = self._session.find(Level.STUDY, keys)
         failure = failure_of(outcome)
         if failure:
             raise JobFailedError(
-                f"{self._remote} cannot list the studies with this accession number ({failure})", number
+                f"{self._remote} cannot list the studies with this accession number ({failure}). Retry later, or name "
+                "the studies by their Study Instance UIDs.",
+                number,
             )
         found = [
             Wanted(value(match, STUDY_UID), counted=counted_in_study(match))
@@ -196,14 +200,14 @@ class _Asked:
         usable = {each.study_uid: each for each in found if is_uid(each.study_uid)}
         if not usable:
             raise JobFailedError(
-                f"{self._remote} lists no study with this accession number; "
-                "check it, for example with `pacs-tasks query`",
+                f"{self._remote} lists no study with this accession number. "
+                "Check it, for example with `pacs-tasks query`.",
                 number,
             )
         return list(usable.values())
 
     def _list(self, wanted: Wanted) -> _Found:
-        """What the peer promises of one study."""
+        """Query the remote for one study."""
         study = Study(
             study_uid=wanted.study_uid,
             name=name_of(self._selections, wanted.selections),
@@ -212,14 +216,14 @@ class _Asked:
             selections=tuple(wanted.selections),
         )
         try:
-            listed = Listing(self._asking, wanted, self._remote).promise()
+            listed = Listing(self._session, wanted, self._remote).promise()
         except (JobFailedError, UnansweredError) as error:
-            return _Found(study, unfound=[(SelectionLine(study.name, wanted.study_uid), _told(error))])
+            return _Found(study, unfound=[(SelectionLine(study.name, wanted.study_uid), _public(error))])
         return _Found(_proven(study, listed), list(listed.lines), self._unlisted(wanted.study_uid, listed.unlisted))
 
     def _unlisted(self, study_uid: str, uids: Iterable[str]) -> list[tuple[RetrieveLine, PacsTasksError]]:
-        why = f"{self._remote} does not list it; check the UID, for example with `pacs-tasks query`"
-        return [(InstanceLine(uid, "", "", study_uid), JobFailedError(why)) for uid in uids]
+        error = JobFailedError(f"{self._remote} does not list this UID. Check it, for example with `pacs-tasks query`.")
+        return [(InstanceLine(uid, "", "", study_uid), error) for uid in uids]
 
     def _unfound(self, places: list[int], error: PacsTasksError) -> _Found:
         rows = [row for row in (self._selections[place].row for place in places) if row is not None]
@@ -229,14 +233,14 @@ class _Asked:
 
 
 def name_of(selections: Sequence[Selection], places: Iterable[int]) -> str:
-    """What to call a selection of which nothing was found: its row, else its place."""
+    """The name of a selection that was not found: its row, or its place."""
     place = min(places)
     row = selections[place].row
     return f"selection {place + 1}" if row is None else f"row {row}"
 
 
-def _told(error: PacsTasksError) -> PacsTasksError:
-    """The error as it is recorded: in a class that whoever reads it knows."""
+def _public(error: PacsTasksError) -> PacsTasksError:
+    """The error as it is recorded, in a public class."""
     return error.as_unavailable() if isinstance(error, UnansweredError) else error
 
 

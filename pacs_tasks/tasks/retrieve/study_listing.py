@@ -1,7 +1,7 @@
-"""What a peer promises of one study: its instances by name, or how many there are.
+"""List the instances of one study by their UIDs, or count them if the remote does not list them all.
 
-It is asked hierarchically, as every peer must support it (PS3.4 section C.4.1.2.1): for the study, its series, then the
-instances of each.
+The queries are hierarchical, which every remote must support (PS3.4 section C.4.1.2.1): the study, its series, then the
+instances of each series.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pacs_tasks.tasks.engine.session import QuerySession, UnansweredError, value
 
 STUDY_UID, SERIES_UID, SOP_INSTANCE_UID, SOP_CLASS_UID = "0020000D", "0020000E", "00080018", "00080016"
 _OF_STUDY, _OF_SERIES = "00201208", "00201209"
-#: A larger number of instances is no count but a mistake; each becomes a line of the manifest.
+#: A larger count must be a mistake, since each instance becomes a line of the manifest.
 _MOST = 1_000_000
 #: UIDs that an error names.
 _SHOWN = 10
@@ -31,9 +31,9 @@ _uid = TypeAdapter(UID)
 
 @dataclass
 class Wanted:
-    """What is wanted of one study: all of it, some series, or some instances.
+    """What all selections of a request want of one study: all of it, some series, or some instances.
 
-    ``selections`` are the places, in the request, of those that name it, ``rows`` their rows of a batch file.
+    ``selections`` are their places in the request, ``rows`` their rows of a batch file.
     """
 
     study_uid: str
@@ -41,13 +41,13 @@ class Wanted:
     rows: list[int] = field(default_factory=list)
     whole: bool = False
     series: set[str] = field(default_factory=set)
-    #: Series to SOP Instance UIDs; the series may be unknown, which is empty.
+    #: Series to SOP Instance UIDs; an unknown series is empty.
     instances: dict[str, set[str]] = field(default_factory=dict)
-    #: How many instances the peer says that the whole study has.
+    #: How many instances the whole study has, if the remote has reported it.
     counted: int | None = None
 
     def add(self, place: int, selection: Selection) -> None:
-        """Want what this selection names as well."""
+        """Add a selection."""
         self.selections.append(place)
         if selection.row is not None and selection.row not in self.rows:
             self.rows.append(selection.row)
@@ -60,7 +60,7 @@ class Wanted:
 
     @property
     def picked(self) -> bool:
-        """Whether some of it is wanted by name, so that a series need not be whole."""
+        """Whether single instances are wanted, so that a series need not be whole."""
         return not self.whole and bool(self.instances)
 
     def wants_series(self, series_uid: str) -> bool:
@@ -68,12 +68,12 @@ class Wanted:
         return self.whole or series_uid in self.series
 
     def picks_of(self, series_uid: str) -> set[str]:
-        """What of a series is wanted by name; what has no series may be in any."""
+        """The single instances that a series may hold: those of the series, and those of unknown series."""
         return self.instances.get(series_uid, set()) | self.instances.get("", set())
 
     @property
     def named_series(self) -> set[str]:
-        """The series that are looked at; empty for all of the study."""
+        """The series to query for; empty for all of the study."""
         unknown = self.whole or "" in self.instances
         return set() if unknown else self.series | self.instances.keys()
 
@@ -81,7 +81,7 @@ class Wanted:
 class Listed(NamedTuple):
     """The promise for one study.
 
-    ``unlisted`` are series and instances that were wanted and are not listed. ``doubted``: there may be more.
+    ``unlisted`` are wanted series and instances that the remote does not list. ``doubted``: there may be more.
     """
 
     lines: Sequence[RetrieveLine]
@@ -92,10 +92,7 @@ class Listed(NamedTuple):
 
 
 class _Series(NamedTuple):
-    """One series: the class of each listed instance by its UID, and how many there should be.
-
-    ``failure`` says why the list is no list.
-    """
+    """One series: the SOP class of each listed instance, the count that the remote reports, why its query failed."""
 
     uid: str
     listed: dict[str, str]
@@ -104,7 +101,7 @@ class _Series(NamedTuple):
 
     @property
     def short(self) -> bool:
-        """Whether the list is not all that there is."""
+        """Whether the list is incomplete."""
         return bool(self.failure) or (self.counted is not None and self.counted > len(self.listed))
 
     @property
@@ -113,7 +110,7 @@ class _Series(NamedTuple):
 
 
 def is_uid(text: str) -> bool:
-    """Whether a peer's text is a UID (PS3.5 section 9.1)."""
+    """Whether a text of the remote is a UID (PS3.5 section 9.1)."""
     try:
         return bool(_uid.validate_python(text))
     except ValidationError:
@@ -121,7 +118,7 @@ def is_uid(text: str) -> bool:
 
 
 def count_of(match: dict[str, object], tag: str) -> int | None:
-    """How many instances a match says there are; nothing where it says nothing that can be."""
+    """The number of instances that a match reports; None if it reports none, or an impossible one."""
     text = value(match, tag)
     return int(text) if text.isascii() and text.isdigit() and int(text) <= _MOST else None
 
@@ -132,28 +129,28 @@ def counted_in_study(match: dict[str, object]) -> int | None:
 
 
 def failure_of(outcome: FindOutcome) -> str:
-    """Why an answer is no list; empty for one that is."""
+    """Why the answer to a query is not a complete list; empty if it is one."""
     whole = outcome.category in {Category.SUCCESS, Category.WARNING} and not outcome.limit_hit
     return "" if whole else str(outcome.status)
 
 
 class Listing:
-    """Asks for one study."""
+    """Queries the remote for one study."""
 
-    def __init__(self, asking: QuerySession, wanted: Wanted, remote: str) -> None:
-        self._asking, self._wanted, self._remote = asking, wanted, remote
-        #: Where it did not answer a query, that error.
+    def __init__(self, session: QuerySession, wanted: Wanted, remote: str) -> None:
+        self._session, self._wanted, self._remote = session, wanted, remote
+        #: The error of a query without an answer.
         self._unanswered: UnansweredError | None = None
 
     def promise(self) -> Listed:
-        """What the peer promises of what is wanted.
+        """List the wanted instances.
 
         Raises
         ------
         JobFailedError
-            If it lists nothing of it, or cannot say what there is.
+            If the remote lists none of them, or cannot list them.
         UnansweredError
-            If it does not answer, and has given no count either.
+            If it does not answer, and has not reported a count either.
         """
         wanted = self._wanted
         counted = self._counted() if wanted.whole else None
@@ -173,54 +170,54 @@ class Listing:
         return self._of_series(series, doubted=counted is None)
 
     def _counted(self) -> int | None:
-        """How many instances the whole study has, where the peer says so."""
+        """How many instances the whole study has, if the remote reports it."""
         if self._wanted.counted is not None:
             return self._wanted.counted
         keys = {"StudyInstanceUID": self._wanted.study_uid, "NumberOfStudyRelatedInstances": ""}
-        outcome, _ = self._ask(Level.STUDY, keys)
+        outcome, _ = self._find(Level.STUDY, keys)
         counts = [counted_in_study(match) for match in outcome.matches] if outcome else []
         return counts[0] if len(counts) == 1 else None
 
     def _series(self) -> tuple[dict[str, int | None], str]:
-        """The series that are wanted, how many instances each has, and why they may not be all."""
+        """The wanted series with their counts, and why the list may be incomplete."""
         named = self._wanted.named_series
-        # Lists of UIDs need not be supported: of several series, all are asked for.
-        asked = next(iter(named)) if len(named) == 1 else ""
+        # A remote need not support lists of UIDs, so for several series the query names none.
+        series_uid = next(iter(named)) if len(named) == 1 else ""
         keys = {
             "StudyInstanceUID": self._wanted.study_uid,
-            "SeriesInstanceUID": asked,
+            "SeriesInstanceUID": series_uid,
             "NumberOfSeriesRelatedInstances": "",
         }
-        outcome, failure = self._ask(Level.SERIES, keys)
+        outcome, failure = self._find(Level.SERIES, keys)
         matches = outcome.matches if outcome else ()
         found = {value(match, SERIES_UID): count_of(match, _OF_SERIES) for match in matches}
         return {uid: count for uid, count in found.items() if uid and (not named or uid in named)}, failure
 
     def _instances(self, series_uid: str, counted: int | None) -> _Series:
-        """The instances of a series."""
-        outcome, failure = self._ask_for(series_uid, "")
+        """List the instances of a series."""
+        outcome, failure = self._find_instances(series_uid, "")
         return _Series(series_uid, _classes(outcome) if outcome else {}, counted, failure)
 
-    def _ask_for(self, series_uid: str, sop_instance_uid: str) -> tuple[FindOutcome | None, str]:
+    def _find_instances(self, series_uid: str, sop_instance_uid: str) -> tuple[FindOutcome | None, str]:
         keys = {
             "StudyInstanceUID": self._wanted.study_uid,
             "SeriesInstanceUID": series_uid,
             "SOPInstanceUID": sop_instance_uid,
             "SOPClassUID": "",
         }
-        return self._ask(Level.IMAGE, keys)
+        return self._find(Level.IMAGE, keys)
 
-    def _ask(self, level: Level, keys: dict[str, str]) -> tuple[FindOutcome | None, str]:
-        """The answer, and why it is no list."""
+    def _find(self, level: Level, keys: dict[str, str]) -> tuple[FindOutcome | None, str]:
+        """The answer, and why it is not a complete list."""
         try:
-            outcome = self._asking.find(level, keys)
+            outcome = self._session.find(level, keys)
         except UnansweredError as error:
             self._unanswered = error
             return None, error.message
         return outcome, failure_of(outcome)
 
     def _of_series(self, series: list[_Series], *, doubted: bool) -> Listed:
-        """Each series by its list, or by its count where that says more."""
+        """Promise each series by its list, or by its count if the list is incomplete."""
         lines: list[RetrieveLine] = []
         for each in series:
             lines += self._placeholders(each.uid, each.size) if each.short else self._lines(each, set(each.listed))
@@ -233,25 +230,24 @@ class Listing:
         return Listed(lines, Proof.INSTANCES, why, self._unlisted_series(series), doubted=bool(why))
 
     def _at_limit(self, series: list[_Series]) -> str:
-        """Why there may be more than is listed: without any count nobody knows whether the peer has cut a list off."""
+        """Why there may be more than is listed. Without a count, a round number may be a limit of the remote."""
         lists = [(each.size, "instances of a series") for each in series if each.counted is None]
         lists += [(len(series), "series")] if self._wanted.whole else []
         size, what = next(((size, what) for size, what in lists if is_round(size)), (0, ""))
         if not size:
             return ""
         return (
-            f"{self._remote} lists exactly {size} {what} and gives no count: if that is a limit of its answers, "
-            "there are more"
+            f"{self._remote} lists exactly {size} {what} and reports no count: if it limits its answers, there are more"
         )
 
     def _unlisted_series(self, series: list[_Series]) -> tuple[str, ...]:
         return tuple(sorted(self._wanted.series - {each.uid for each in series})) if not self._wanted.whole else ()
 
     def _by_count_of_study(self, error: PacsTasksError, counted: int | None, why: str) -> Listed:
-        """The number of instances is all that is known of the study; ``error`` is raised where not even that is."""
+        """Promise the number of instances in the study; raise ``error`` if not even that is known."""
         if not counted:
             raise error
-        reason = f"{self._remote} does not list all instances ({why}); what came is compared with the count"
+        reason = f"{self._remote} does not list all instances ({why}); received instances are compared with the count"
         return Listed(self._placeholders("", counted), Proof.COUNTS, reason)
 
     def _why_short(self, series: _Series) -> str:
@@ -262,10 +258,10 @@ class Listing:
                 f"{self._remote} lists {len(series.listed)} of the {series.counted} instances that it counts "
                 "in a series"
             )
-        return f"{why}; what came is compared with the count"
+        return f"{why}; received instances are compared with the count"
 
     def _picked(self, series: list[_Series]) -> Listed:
-        """What is wanted by name, and whole series beside it."""
+        """Promise single instances, and whole series beside them."""
         lines: list[RetrieveLine] = []
         unlisted = set().union(*self._wanted.instances.values(), self._unlisted_series(series))
         short: list[_Series] = []
@@ -277,46 +273,45 @@ class Listing:
                 lines += self._placeholders(each.uid, each.size) if each.short else self._lines(each, set(each.listed))
                 short += [each] if each.short else []
                 continue
-            asked = self._wanted.picks_of(each.uid)
-            known = self._singly(each, asked) if each.short else each
-            lines += self._lines(known, asked & known.listed.keys())
+            wanted = self._wanted.picks_of(each.uid)
+            known = self._find_singly(each, wanted) if each.short else each
+            lines += self._lines(known, wanted & known.listed.keys())
             unlisted -= known.listed.keys()
         unproven = [each for each in series if each.failure]
         if unlisted and unproven and not short:
             return self._unproven(lines, unlisted, series, unproven[0].failure)
         if not lines:
             raise JobFailedError(
-                f"{self._remote} lists none of the instances that were named; "
-                "check the UIDs, for example with `pacs-tasks query`",
+                f"{self._remote} lists none of the named instances. "
+                "Check the UIDs, for example with `pacs-tasks query`.",
                 "\\".join(sorted(unlisted)[:_SHOWN]),
             )
         proof = Proof.COUNTS if short else Proof.INSTANCES
         return Listed(lines, proof, self._why_short(short[0]) if short else "", tuple(sorted(unlisted)))
 
-    def _singly(self, series: _Series, asked: set[str]) -> _Series:
-        """Ask by name for what a list that is not whole leaves out."""
+    def _find_singly(self, series: _Series, wanted: set[str]) -> _Series:
+        """Query by UID for the instances that an incomplete list leaves out."""
         listed = dict(series.listed)
-        for uid in sorted(asked - listed.keys()):
-            outcome, failure = self._ask_for(series.uid, uid)
+        for uid in sorted(wanted - listed.keys()):
+            outcome, failure = self._find_instances(series.uid, uid)
             if failure or outcome is None:
                 break
             listed.update((found, name) for found, name in _classes(outcome).items() if found == uid)
         return series._replace(listed=listed)
 
     def _unproven(self, listed: list[RetrieveLine], unlisted: set[str], series: list[_Series], failure: str) -> Listed:
-        """The peer cannot tell what there is; but what was named can be asked for, and seen to have come."""
+        """Promise named instances that the remote cannot list: they can be requested, and may come."""
         if len(series) > 1 and self._wanted.instances.get(""):
             raise JobFailedError(
-                f"{self._remote} cannot list the instances of the study ({failure}), so nobody knows their series; "
-                "name it with the instances",
+                f"{self._remote} cannot list the instances of the study ({failure}), so their series is unknown. "
+                "Name the series with the instances.",
                 self._wanted.study_uid,
             )
         of_series = {uid: each.uid for each in series for uid in self._wanted.picks_of(each.uid) & unlisted}
-        named = [
-            InstanceLine(uid, series_uid, "", self._wanted.study_uid) for uid, series_uid in sorted(of_series.items())
-        ]
+        study_uid = self._wanted.study_uid
+        named = [InstanceLine(uid, series_uid, "", study_uid) for uid, series_uid in of_series.items()]
         lines = sorted([*listed, *named], key=lambda line: (line.series_uid, line.subject))
-        why = f"{self._remote} cannot list the instances ({failure}); they were asked for by name alone"
+        why = f"{self._remote} cannot list the instances ({failure}); they were requested by their UIDs alone"
         return Listed(lines, Proof.NONE, why, tuple(sorted(unlisted - of_series.keys())))
 
     def _lines(self, series: _Series, uids: set[str]) -> list[InstanceLine]:
@@ -324,26 +319,26 @@ class Listing:
         return [InstanceLine(uid, series.uid, series.listed[uid], study_uid) for uid in sorted(uids)]
 
     def _placeholders(self, series_uid: str, count: int) -> list[CountedLine]:
-        """Lines for instances of which only the number is known."""
+        """Lines for instances that the remote has only counted."""
         study_uid = self._wanted.study_uid
         return [CountedLine(number, count, series_uid, study_uid) for number in range(1, count + 1)]
 
     def _nothing(self, what: str) -> PacsTasksError:
         return JobFailedError(
-            f"{self._remote} lists no instance of this {what}; "
-            "check the Study Instance UID, for example with `pacs-tasks query`",
+            f"{self._remote} lists no instance of this {what}. "
+            "Check the Study Instance UID, for example with `pacs-tasks query`.",
             next(iter(self._wanted.named_series), "") or self._wanted.study_uid,
         )
 
     def _cannot_list(self, what: str, failure: str) -> PacsTasksError:
         return self._unanswered or JobFailedError(
-            f"{self._remote} cannot list the {what} of the study ({failure}); "
-            "without that list nothing can be said to be complete",
+            f"{self._remote} cannot list the {what} of the study ({failure}). "
+            "Check its answer with `pacs-tasks query`, since no retrieve can be verified without that list.",
             self._wanted.study_uid,
         )
 
 
 def _classes(outcome: FindOutcome) -> dict[str, str]:
-    """SOP Instance UID to SOP Class UID, which not every peer gives."""
+    """SOP Instance UID to SOP Class UID, which not every remote returns."""
     found = {value(match, SOP_INSTANCE_UID): value(match, SOP_CLASS_UID) for match in outcome.matches}
     return {uid: sop_class for uid, sop_class in found.items() if uid}

@@ -1,32 +1,58 @@
-"""``pacs_tasks.retrieve``: bring studies here, and compare what arrived with what the peer listed.
+"""The tasks that retrieve: ``pacs_tasks.retrieve`` with its parts, and single C-GET and C-MOVE operations.
 
-The planner asks the peer which instances there are: the promise. A part is a series, or a slice of a large one.
+The planner of ``pacs_tasks.retrieve`` queries the remote for its instances: the promise. A part is a series, or a slice
+of a large one. It is attempted until everything has come or further attempts are in vain; the promise shows what is
+missing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
 
-from pacs_tasks.errors import AssociationError, PeerBusyError
+from celery import Task
+
+from pacs_tasks.dimse.files import storage
+from pacs_tasks.dimse.retrieve import c_get, c_move
+from pacs_tasks.errors import (
+    AssociationError,
+    ConfigurationError,
+    InvalidRequestError,
+    JobCancelledError,
+    PeerBusyError,
+    PeerUnavailableError,
+    PeerUnreachableError,
+    UnreadableInputError,
+)
+from pacs_tasks.layout import Layout
 from pacs_tasks.ledger.manifest import CountedLine, RetrieveLine
-from pacs_tasks.request import RetrieveRequest
-from pacs_tasks.tasks.engine.base import ledger
+from pacs_tasks.outcome import GetOutcome, MoveOutcome
+from pacs_tasks.request import GetRequest, MoveRequest, RetrieveRequest
+from pacs_tasks.tasks.engine.associations import leased
+from pacs_tasks.tasks.engine.base import JobTask, ledger, local_ae, register, timeouts
 from pacs_tasks.tasks.engine.claim import Claim
-from pacs_tasks.tasks.engine.job import Promise, Range, register_chord
+from pacs_tasks.tasks.engine.job import Promise, Range, answer, register_chord
 from pacs_tasks.tasks.engine.part import Part
 from pacs_tasks.tasks.engine.paths import writable_directory
-from pacs_tasks.tasks.retrieve.part import fetch
+from pacs_tasks.tasks.engine.retry import note_unreachable, park_if_down
+from pacs_tasks.tasks.retrieve import already_there
+from pacs_tasks.tasks.retrieve.arrivals import placed
+from pacs_tasks.tasks.retrieve.attempt import Answer, Attempt
+from pacs_tasks.tasks.retrieve.by_c_move import NoReceiverError
+from pacs_tasks.tasks.retrieve.fetch import Fetch
+from pacs_tasks.tasks.retrieve.forward import Forward
 from pacs_tasks.tasks.retrieve.plan import promise, promise_again
 
-#: A series with more instances is fetched in slices, by lists of UIDs: VR UI holds 64 KiB in explicit encodings.
+#: A larger series is fetched in slices, by lists of UIDs: a value of VR UI holds 64 KiB in explicit encodings.
 PART_INSTANCES = 500
 
 
 def cut(lines: Sequence[RetrieveLine]) -> list[Range]:
     """Cut a manifest into parts: consecutive instances of one series, at most :data:`PART_INSTANCES`.
 
-    What has no name can only be asked for together: all of a series, or all of a study, is one part then.
+    Instances without a UID can only be requested together, so all of a series, or of a study, is one part then.
     """
     ranges: list[Range] = []
     start = 0
@@ -48,24 +74,17 @@ def _parts(job_id: str) -> list[Range]:
 
 
 def _promise(request: RetrieveRequest, claim: Claim) -> Promise:
-    """See that there is a place for it, then ask the peer.
-
-    Raises
-    ------
-    InvalidRequestError
-        If what is asked for is not served.
-    """
+    """Check that the output directory can be written, then query the remote."""
     if request.to is None:
         writable_directory(request.directory)
     return promise(request, claim)
 
 
-def _fetch(part: Part[RetrieveLine], request: RetrieveRequest) -> bool:
-    """Fetch the rest of a part; true if something should be tried again later."""
+def _retrieve(part: Part[RetrieveLine], request: RetrieveRequest) -> bool:
+    """Make one attempt at what is left of a part; true if another one should follow later."""
     part.claim.check_deaths()
-    whole_series = _is_whole(part.job_id, part.indices.start, part.indices.stop)
     try:
-        return fetch(part.task, part, request, whole_series=whole_series, tries=part.tries)
+        return _attempt(part, request)
     except PeerBusyError:
         raise
     except AssociationError as error:
@@ -73,8 +92,9 @@ def _fetch(part: Part[RetrieveLine], request: RetrieveRequest) -> bool:
         return False
 
 
-def _is_whole(job_id: str, start: int, stop: int) -> bool:
-    """Whether a part is all of its series, as far as the peer has told, so that it can be asked for as a whole."""
+def _is_whole(part: Part[RetrieveLine]) -> bool:
+    """Whether a part is all of its series, as far as the remote has listed it."""
+    job_id, start, stop = part.job_id, part.indices.start, part.indices.stop
     around = cast(list[RetrieveLine], ledger().manifest.lines(job_id, max(start - 1, 0), stop + 1))
     first = around[1 if start else 0]
     if isinstance(first, CountedLine):
@@ -85,4 +105,119 @@ def _is_whole(job_id: str, start: int, stop: int) -> bool:
     return not before and not after and not ledger().studies.picked(job_id, first.study_uid)
 
 
-register_chord(RetrieveRequest, "pacs_tasks.retrieve", _promise, _parts, _fetch, promise_again=promise_again)
+def _attempt(part: Part[RetrieveLine], request: RetrieveRequest) -> bool:
+    """Make one attempt; true if another one should follow later.
+
+    What is missing afterwards is requested again by name, as long as the attempts bring something, and once after one
+    that did not; more often if the remote may be busy.
+
+    Raises
+    ------
+    PeerBusyError
+        If it has no association for us now. That does not count as an attempt.
+    AssociationError
+        If it failed for good.
+    """
+    park_if_down(part.job_id, request)
+    _fail_nameless(part, request)
+    if part.left and not part.tries and not request.overwrite:
+        _record_present(part, request)
+    if not part.left:
+        return False
+    kind: type[Fetch | Forward] = Fetch if request.to is None else Forward
+    attempt = kind(part, request, whole_series=_is_whole(part))
+    before = len(part.left)
+    try:
+        last_answer = _run(attempt, part)
+    except NoReceiverError as error:
+        # An earlier attempt had one, so there may be one again.
+        if not part.tries or part.last_try:
+            part.fail_rest(ConfigurationError(str(error)))
+        return bool(part.left)
+    except PeerBusyError:
+        raise
+    except PeerUnavailableError as error:
+        if isinstance(error, PeerUnreachableError):
+            note_unreachable(part.job_id, request, error)
+        if part.last_try:
+            raise
+        return True
+    _check_end(part)
+    brought = len(part.left) < before
+    again = bool(part.left) and not part.last_try and (brought or attempt.worth_another_try(last_answer))
+    if not again:
+        attempt.record_missing(last_answer)
+    return again
+
+
+def _record_present(part: Part[RetrieveLine], request: RetrieveRequest) -> None:
+    """Record what is already at its destination, so that it is not requested."""
+    if request.to is None:
+        already_there.record_present(part, request)
+    else:
+        Forward(part, request, whole_series=False).record_present()
+    _check_end(part)
+
+
+def _run(attempt: Attempt, part: Part[RetrieveLine]) -> Answer:
+    try:
+        return attempt.run()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        part.fail_rest(
+            UnreadableInputError(
+                f"The worker cannot write what has arrived ({reason}). Check free space and permissions."
+            )
+        )
+        return Answer(reason)
+    except JobCancelledError:
+        _check_end(part)
+        raise
+
+
+def _check_end(part: Part[RetrieveLine]) -> None:
+    """Raise if the job or the worker is to end: what has not come since then is neither here nor missing."""
+    if part.left:
+        part.check_end()
+
+
+def _fail_nameless(part: Part[RetrieveLine], request: RetrieveRequest) -> None:
+    """Fail what no file can be named after. A remote may list such UIDs by mistake, or to lead out of the directory."""
+    for index, line in list(part.left.items()):
+        try:
+            # A counted instance gets its name when it comes.
+            name = line.study_uid if isinstance(line, CountedLine) else line.sop_instance_uid
+            storage.instance_path(Path(request.output_dir or "."), line.study_uid, line.series_uid, name)
+        except InvalidRequestError as error:
+            part.fail(index, error)
+
+
+register_chord(RetrieveRequest, "pacs_tasks.retrieve", _promise, _parts, _retrieve, promise_again=promise_again)
+
+
+def _get(request: GetRequest, claim: Claim) -> GetOutcome:
+    writable_directory(request.output_dir)
+    with leased(request.remote, claim) as stop:
+        # Layout refuses a link that leads out of the directory.
+        place = partial(placed, Layout(), Path(request.output_dir))
+        outcome = c_get.get(request, local_ae(request), timeouts(request), stop, place=place)
+    # An instance counts as received once it survives a power cut.
+    storage.sync([Path(instance.path) for instance in outcome.instances])
+    return outcome
+
+
+@register(GetRequest.task, base=JobTask)
+def get(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Fetch a study or series (C-GET)."""
+    return answer(self, request, GetRequest, _get)
+
+
+def _move(request: MoveRequest, claim: Claim) -> MoveOutcome:
+    with leased(request.remote, claim) as stop:
+        return c_move.move(request, local_ae(request), timeouts(request), stop)
+
+
+@register(MoveRequest.task, base=JobTask)
+def move(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Have the remote send a study or series to another AE (C-MOVE)."""
+    return answer(self, request, MoveRequest, _move)

@@ -1,7 +1,7 @@
-"""``pacs_tasks.commit``: have the peer answer for what a job has sent (storage commitment, PS3.4 annex J).
+"""``pacs_tasks.commit``: request storage commitment for the instances that a job has sent (PS3.4 annex J).
 
-The peer takes the request at once and reports later: on the association that asked, or on one that it opens to the
-receiver, which notes the report. A report that comes when nobody waits any more is noted all the same.
+The remote accepts the request at once and reports later: on the association of the request, or on one that it opens to
+the receiver, which records the report. A report that comes after the end of the job is recorded all the same.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from pacs_tasks.tasks.engine.claim import Claim
 from pacs_tasks.tasks.engine.job import answer
 from pacs_tasks.tasks.verify.tasks import instances_sent
 
-#: Instances of one transaction: some peers take no more.
+#: Instances of one transaction: some remotes accept no more.
 MOST_REFERENCES = 500
-#: Seconds that the association stays open for a report where the peer may report to a receiver as well: some peers
-#: begin when it is released.
+#: Seconds that the association stays open for a report if the remote may also report to a receiver: some remotes begin
+#: when it is released.
 _LINGER = 10.0
-#: Seconds between two looks at the record.
-_LOOK = 0.25
+#: Seconds between two reads of the record.
+_POLL = 0.25
 
 
 class _Committing:
-    """One request for commitment, in as many transactions as it takes."""
+    """One request for commitment, in as many transactions as its size needs."""
 
     def __init__(self, request: CommitRequest, claim: Claim) -> None:
         self._request, self._claim = request, claim
@@ -48,26 +48,26 @@ class _Committing:
         self._receiver = _receiver(local_ae(request))
         self._transactions: list[str] = []
         self._patience = settings().commit_timeout if request.patience is None else request.patience
-        #: When the last request was made, and when the last report came.
-        self._asked = self._told = 0.0
+        #: When the last request was sent, and when the last report came.
+        self._requested = self._reported = 0.0
         self._open: set[str] = set()
 
     def run(self) -> CommitOutcome:
         started, request = time.monotonic(), self._request
         local = local_ae(request)
         if self._receiver is not None:
-            # It reports to whom it knows under the AE title that asks.
+            # The remote reports to the AE that it knows under the calling AE title.
             local = local.model_copy(update={"ae_title": self._receiver.ae_title})
         try:
-            asked = request.model_copy(update={"local": local})
-            with kept_association(asked, [PUSH_MODEL_CONTEXT], self._claim) as assoc:
-                self._ask(assoc)
+            as_receiver = request.model_copy(update={"local": local})
+            with kept_association(as_receiver, [PUSH_MODEL_CONTEXT], self._claim) as assoc:
+                self._send_requests(assoc)
                 self._listen(assoc)
-                # Not kept for others: a report that still comes on it would be lost.
+                # It is not kept for other tasks: a report that still comes on it would be lost.
                 assoc.release()
         except AssociationRejectedError as error:
             raise AssociationRejectedError(
-                f"{error.message} (storage commitment is asked for as {local.ae_title}, to which the PACS reports)"
+                f"{error.message} Storage commitment is requested as {local.ae_title}, to which the PACS reports."
             ) from None
         if self._receiver is not None:
             self._await_receiver()
@@ -81,54 +81,58 @@ class _Committing:
             seconds=time.monotonic() - started,
         )
 
-    def _ask(self, assoc: Association) -> None:
+    def _send_requests(self, assoc: Association) -> None:
         for group in self._commitments.groups(MOST_REFERENCES):
             _check(self._claim)
             uid = new_transaction_uid()
-            # The same instance may have been sent from two files.
+            # Two files may hold the same instance.
             references = dict.fromkeys((each.sop_class_uid, each.sop_instance_uid) for _, each in group.members)
             self._commitments.begin(uid, group.transaction(str(self._request.remote)))
             self._transactions.append(uid)
-            said = request_commitment(assoc, uid, list(references), self._take)
-            if said.category not in {StatusCategory.SUCCESS, StatusCategory.WARNING}:
-                self._commitments.reject(uid, f"{self._request.remote} does not take the request ({said})")
-        self._asked = self._told = time.monotonic()
+            status = request_commitment(assoc, uid, list(references), self._record)
+            if status.category not in {StatusCategory.SUCCESS, StatusCategory.WARNING}:
+                self._commitments.reject(
+                    uid, f"{self._request.remote} did not accept the request ({status}). Ask its administrator."
+                )
+        self._requested = self._reported = time.monotonic()
 
     def _listen(self, assoc: Association) -> None:
-        """Take reports on the association, until it is of no use any more."""
+        """Receive reports on the association while it is of use."""
         while pause := self._pause():
-            if self._receiver is not None and time.monotonic() - self._asked >= _LINGER:
+            if self._receiver is not None and time.monotonic() - self._requested >= _LINGER:
                 return
-            # It is our lease of the association that is renewed by asking.
+            # The check also renews the lease of the association.
             _check(assoc.stop or self._claim)
-            if not await_report(assoc, pause, self._take):
+            if not await_report(assoc, pause, self._record):
                 return
 
     def _await_receiver(self) -> None:
-        """Wait for reports that others take."""
+        """Wait for reports that the receiver records."""
         clock = threading.Event()
         while pause := self._pause():
             _check(self._claim)
             clock.wait(pause)
 
     def _pause(self) -> float:
-        """Seconds to wait now; none when every transaction is answered, or none has been for too long."""
+        """Seconds to wait now; 0 when every transaction is answered, or none has been for too long."""
         now, waiting = time.monotonic(), self._commitments.unanswered(self._transactions)
         if waiting != self._open:
-            self._open, self._told = waiting, now
-        return min(_LOOK, max(self._patience - (now - self._told), 0.0)) if waiting else 0.0
+            self._open, self._reported = waiting, now
+        return min(_POLL, max(self._patience - (now - self._reported), 0.0)) if waiting else 0.0
 
-    def _take(self, report: CommitmentReport) -> bool:
+    def _record(self, report: CommitmentReport) -> bool:
         return record_report(ledger(), report, commitment_failure)
 
 
 def _check(stop: StopCheck) -> None:
     if stop():
-        raise JobCancelledError("cancelled before the PACS had reported; what it reports later is noted")
+        raise JobCancelledError(
+            "The job was cancelled before the PACS had reported. A later report is recorded all the same."
+        )
 
 
 def _receiver(local: LocalAE) -> Receiver | None:
-    """The receiver to which a peer may report: the one of our own AE title, else any that runs."""
+    """The receiver to which a remote may report: the one with our own AE title, or any that runs."""
     known = receivers.running(ledger().client)
     return next((each for each in known if each.ae_title == local.ae_title), known[0] if known else None)
 
@@ -140,5 +144,5 @@ def _work(request: CommitRequest, claim: Claim) -> CommitOutcome:
 
 @register(CommitRequest.task, base=JobTask)
 def commit(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Have the peer answer for what a job has sent (N-ACTION)."""
+    """Request storage commitment for the instances that a job has sent (N-ACTION)."""
     return answer(self, request, CommitRequest, _work)

@@ -1,7 +1,7 @@
-"""Which of these instances does a peer hold? One question to a peer, an answer for each instance: yes, no, unknown.
+"""Find out which of given instances a remote holds: each is held, missing or unknown.
 
-It is asked for all instances of a series at once, which costs one query for each series and which every peer must
-support. What it does not list it is asked for again, by name: some peers end their answers at a limit.
+One query lists all instances of a series, which every remote must support. Queries by UID follow for the instances that
+it did not list, since some remotes limit their answers.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from pacs_tasks.tasks.engine.session import Loss, Session
 
 #: UIDs in one query by name.
 _NAMED = 100
-#: So many queries for one instance each, all in vain, and the rest of the series is believed to be missing as well.
+#: After this many queries for one instance each, all in vain, the rest of the series counts as missing.
 _IN_VAIN = 20
-#: A series at which the association was lost this often is left alone.
+#: Lost associations after which a series is given up.
 _LOSSES = 2
 
 _uid = TypeAdapter(UID)
 
 
 class Series:
-    """The instances of one series that are asked for, and what has been found out about them."""
+    """The instances of one series that are looked for, and which of them are held, missing or unknown."""
 
-    def __init__(self, study_uid: str, series_uid: str, asked: Collection[str] = ()) -> None:
-        # What is no UID would be a wrong query, not a wrong answer.
+    def __init__(self, study_uid: str, series_uid: str, wanted: Collection[str] = ()) -> None:
+        # A remote would reject a query with an invalid UID.
         known = _is_uid(study_uid) and _is_uid(series_uid)
         self.study_uid, self.series_uid = (study_uid, series_uid) if known else ("", "")
         self.known = known
         #: SOP Instance UIDs.
-        self.asked = set(asked)
+        self.wanted = set(wanted)
         self.held: set[str] = set()
         self.missing: set[str] = set()
         #: SOP Instance UID to reason.
@@ -47,11 +47,11 @@ class Series:
         self.losses = 0
 
     def open(self) -> list[str]:
-        """What is neither known to be held nor to be missing."""
-        return sorted(self.asked - self.held - self.missing)
+        """The instances that are neither held nor missing so far."""
+        return sorted(self.wanted - self.held - self.missing)
 
     def give_up(self, reason: str) -> None:
-        """Of what is open nobody will know."""
+        """Count the open instances as unknown."""
         self.unknown.update(dict.fromkeys(self.open(), reason))
 
 
@@ -63,43 +63,41 @@ def _is_uid(text: str) -> bool:
 
 
 class Inquiry:
-    """One look at a peer.
+    """Queries one remote for the instances that it holds.
 
     Parameters
     ----------
     request
-        Says who asks, and how patiently.
-    remote
-        Who is asked.
+        Gives the local AE and the time limits.
     stop
-        Says whether to end.
+        Returns whether to end.
 
     Attributes
     ----------
     queries
-        How many it took.
+        How many queries were sent.
     """
 
     def __init__(self, request: Request, remote: RemoteAE, stop: StopCheck) -> None:
-        asked = request.model_copy(update={"remote": remote})
-        self._session = Session(lambda: kept_association(asked, [INSTANCES_CONTEXT], stop))
+        to_remote = request.model_copy(update={"remote": remote})
+        self._session = Session(lambda: kept_association(to_remote, [INSTANCES_CONTEXT], stop))
         self._remote, self._stop = remote, stop
         self.queries = 0
 
-    def ask_for(self, series: Collection[Series]) -> None:
+    def find(self, series: Collection[Series]) -> None:
         """Find out about each series, over one association as long as it lasts.
 
         Raises
         ------
         AssociationError
-            If there is none to be had.
+            If there is no association.
         JobCancelledError
-            If it was told to end.
+            If ``stop`` returned true.
         """
         waiting = deque(series)
 
         def step(assoc: Association) -> None:
-            self._look(assoc, waiting[0])
+            self._find_series(assoc, waiting[0])
             waiting.popleft()
 
         def lost(loss: Loss) -> None:
@@ -113,60 +111,67 @@ class Inquiry:
             with self._session:
                 while waiting:
                     if self._stop():
-                        raise JobCancelledError("cancelled before the PACS had answered for everything")
+                        raise JobCancelledError(
+                            "The job was cancelled before the remote had answered for all instances. Retry it."
+                        )
                     self._session.attempt(step, lost)
         except ContextRejectedError as error:
             for each in waiting:
                 each.give_up(error.message)
 
-    def _look(self, assoc: Association, series: Series) -> None:
+    def _find_series(self, assoc: Association, series: Series) -> None:
         if not series.known:
             for uids in _slices(series.open()):
-                self._ask(assoc, series, uids, by_name=True)
-            series.give_up("its data set names no study and series, and the PACS did not list it without these")
+                self._query(assoc, series, uids, by_uid=True)
+            series.give_up(
+                "The data set names no study and series, and the remote did not list the instance without them. "
+                "Check the file."
+            )
             return
-        asked = series.open()
-        if len(asked) == 1:
-            self._ask_singly(assoc, series, asked[0])
+        wanted = series.open()
+        if len(wanted) == 1:
+            self._find_one(assoc, series, wanted[0])
             return
-        said = self._ask(assoc, series, asked, by_name=False)
+        status = self._query(assoc, series, wanted, by_uid=False)
         for uids in _slices(series.open()):
-            self._look_again(assoc, series, uids, complete=said.category is StatusCategory.SUCCESS)
+            self._find_by_uid(assoc, series, uids, complete=status.category is StatusCategory.SUCCESS)
 
-    def _look_again(self, assoc: Association, series: Series, uids: list[str], *, complete: bool) -> None:
-        """Ask by name for what was not listed. ``complete``: the peer said that it had listed the whole series."""
-        # One that it holds shows whether it understands lists of UIDs, which it need not.
+    def _find_by_uid(self, assoc: Association, series: Series, uids: list[str], *, complete: bool) -> None:
+        """Query by UID for instances that were not listed. ``complete``: the query for the series succeeded."""
+        # An instance that the remote holds shows whether it supports lists of UIDs, which it need not.
         witness = set(sorted(series.held)[:1])
-        said = self._ask(assoc, series, [*uids, *witness], by_name=True)
+        status = self._query(assoc, series, [*uids, *witness], by_uid=True)
         rest = [uid for uid in uids if uid not in series.held]
-        if witness and said.category is StatusCategory.SUCCESS and witness <= self._listed:
+        if witness and status.category is StatusCategory.SUCCESS and witness <= self._listed:
             series.missing.update(rest)
             return
         for count, uid in enumerate(rest):
             if complete and count >= _IN_VAIN:
                 series.missing.add(uid)
-            elif not self._ask_singly(assoc, series, uid):
+            elif not self._find_one(assoc, series, uid):
                 return
             elif uid in series.held:
-                # It has one after all: then its earlier answers mean nothing.
+                # The remote has one after all, so its earlier answers prove nothing.
                 complete = False
 
-    def _ask_singly(self, assoc: Association, series: Series, uid: str) -> bool:
-        """Ask for one instance; false if the peer cannot answer even that, so that all the rest is unknown."""
-        said = self._ask(assoc, series, [uid], by_name=True)
+    def _find_one(self, assoc: Association, series: Series, uid: str) -> bool:
+        """Query for one instance; false if the remote cannot answer even that, so that the rest is unknown."""
+        status = self._query(assoc, series, [uid], by_uid=True)
         if uid in series.held:
             return True
-        if said.category is StatusCategory.SUCCESS:
+        if status.category is StatusCategory.SUCCESS:
             series.missing.add(uid)
             return True
-        series.give_up(f"{self._remote} cannot answer at IMAGE level ({said})")
+        series.give_up(
+            f"{self._remote} cannot answer a query at IMAGE level ({status}). Check with `pacs-tasks query`."
+        )
         return False
 
-    def _ask(self, assoc: Association, series: Series, uids: Collection[str], *, by_name: bool) -> Status:
+    def _query(self, assoc: Association, series: Series, uids: Collection[str], *, by_uid: bool) -> Status:
         self.queries += 1
-        said, self._listed = list_instances(assoc, series.study_uid, series.series_uid, set(uids), by_uid=by_name)
+        status, self._listed = list_instances(assoc, series.study_uid, series.series_uid, set(uids), by_uid=by_uid)
         series.held |= self._listed
-        return said
+        return status
 
 
 def _slices(uids: list[str]) -> list[list[str]]:

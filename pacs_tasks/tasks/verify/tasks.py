@@ -1,4 +1,4 @@
-"""``pacs_tasks.verify``: does the peer list what a job has sent?"""
+"""``pacs_tasks.verify``: check that a remote lists the instances that a job has sent."""
 
 from __future__ import annotations
 
@@ -21,46 +21,46 @@ _SENDING = frozenset({StoreRequest.task, StoreDirectoryRequest.task})
 
 
 def instances_sent(job_id: str) -> Instances:
-    """What a job has sent.
+    """The instances of a job that sends.
 
     Raises
     ------
     JobNotFoundError
         If there is no such job.
     InvalidRequestError
-        If it is none that sends, if it is still at it, or if it has sent nothing.
+        If the job does not send, has not ended, or has sent nothing.
     """
     progress = ledger().progress(job_id)
     if progress.task not in _SENDING:
-        raise InvalidRequestError(f"job {job_id} sends nothing; name a job of send-file or send-dir")
+        raise InvalidRequestError(f"Job {job_id} does not send. Name a job of send-file or send-dir.")
     if not progress.state.finished:
-        raise InvalidRequestError(f"job {job_id} is still {progress.state}; wait for its end")
+        raise InvalidRequestError(f"Job {job_id} is still {progress.state}. Wait for its end.")
     if not progress.counters.done:
-        raise InvalidRequestError(f"job {job_id} has sent nothing, so there is nothing to ask about")
+        raise InvalidRequestError(f"Job {job_id} has sent nothing. Name a job that has sent instances.")
     return Instances(ledger(), job_id)
 
 
 class _Member(NamedTuple):
-    """``line`` of the manifest."""
+    """A line of the manifest for an instance."""
 
     line: int
     sop_class_uid: str
 
 
 class _Series(Series):
-    """What was sent of one series."""
+    """The instances of one series that were sent."""
 
     def __init__(self, study_uid: str, series_uid: str) -> None:
         super().__init__(study_uid, series_uid)
         self.members: dict[str, list[_Member]] = {}
 
     def add(self, sop_instance_uid: str, member: _Member) -> None:
-        self.asked.add(sop_instance_uid)
+        self.wanted.add(sop_instance_uid)
         self.members.setdefault(sop_instance_uid, []).append(member)
 
 
 def _by_series(instances: Instances) -> list[_Series]:
-    """What was sent, by series; of each instance no more than is needed to ask for it."""
+    """The instances by series; of each, only the values that the query needs."""
     found: dict[tuple[str, str], _Series] = {}
     classes: dict[str, str] = {}
     for index, outcome in instances.transferred():
@@ -72,8 +72,8 @@ def _by_series(instances: Instances) -> list[_Series]:
 
 
 def _problems(request: VerifyRequest, instances: Instances, series: list[_Series]) -> tuple[InstanceOutcome, ...]:
-    """What is missing or unknown, by name, in the order of the manifest."""
-    missing = f"{request.remote} does not list it"
+    """The missing and unknown instances by name, in the order of the manifest."""
+    missing = f"{request.remote} does not list this instance. Send it again."
     found: list[tuple[_Member, str, InstanceCategory, str]] = []
     for each in series:
         for uid in each.missing:
@@ -98,7 +98,7 @@ def _work(request: VerifyRequest, claim: Claim) -> VerifyOutcome:
     instances = instances_sent(request.job_id)
     series = _by_series(instances)
     inquiry = Inquiry(request, request.remote, claim)
-    inquiry.ask_for(series)
+    inquiry.find(series)
     problems = _problems(request, instances, series)
     missing = sum(each.category is InstanceCategory.MISSING for each in problems)
     total = sum(len(members) for each in series for members in each.members.values())
@@ -114,5 +114,5 @@ def _work(request: VerifyRequest, claim: Claim) -> VerifyOutcome:
 
 @register(VerifyRequest.task, base=JobTask)
 def verify(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Ask whether the peer lists what a job has sent (C-FIND)."""
+    """Check that a remote lists the instances that a job has sent (C-FIND)."""
     return answer(self, request, VerifyRequest, _work)

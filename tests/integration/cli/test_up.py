@@ -247,7 +247,7 @@ def test_worker_ends_when_told(alone: Terminal, redis_url: str, number: signal.S
 def test_receiver_ends_when_told(alone: Terminal, redis_url: str, ports: tuple[int, int], fleet: bool) -> None:
     """A receiver in the foreground prints what to configure in the PACS, answers, and ends with 0."""
     terminal = replace(alone, redis_url=redis_url if fleet else None)
-    with _up(terminal, "receiver", says="tell your PACS") as process:
+    with _up(terminal, "receiver", says="Add this destination to your PACS") as process:
         assert f"AE title PACS_TASKS, host 127.0.0.1, port {ports[0]}" in process.said()
         assert echo(LocalAE(), RemoteAE(port=ports[0]), Timeouts.of(10)).category is Category.SUCCESS
         process.popen.terminate()

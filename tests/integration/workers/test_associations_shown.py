@@ -1,4 +1,4 @@
-"""How many associations are in use, as people, programs and Prometheus see it."""
+"""The number of associations in use, for people, programs and Prometheus."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def terminal(redis_url: str, tmp_path: Path) -> Terminal:
 def test_status_shows_the_associations_of_a_job_and_of_all(
     client: PacsClient, terminal: Terminal, redis_url: str, pacs: TestPACS, tmp_path: Path
 ) -> None:
-    """While a job waits for its turn, and no more when all is done."""
+    """It shows them while a job waits for its turn, and none when all is done."""
     (tmp_path / "pacs-tasks.toml").write_text(
         f'[remotes.archive]\nae_title = "TESTPACS"\nhost = "127.0.0.1"\nport = {pacs.port}\nmax_associations = 1\n'
     )
@@ -46,7 +46,7 @@ def test_status_shows_the_associations_of_a_job_and_of_all(
         job = client.job(job_id)
         waiting = Associations(remote=name, in_use=1, limit=1, waiting=1)
         wait_until(lambda: job.associations() == waiting, 20, "the job stands in line")
-        # The job comes and goes; somebody else stays in the line.
+        # The job returns to the queue; another task stays in the line.
         with in_line(budget, name):
             for about in ([job_id], []):
                 assert re.search(r"1 of 1 in use, [12] waiting", terminal.run("status", *about).stdout)
@@ -62,7 +62,7 @@ def test_status_shows_the_associations_of_a_job_and_of_all(
 
 
 def test_flower_tells_prometheus(client: PacsClient, redis_url: str, tmp_path: Path) -> None:
-    """At /metrics, beside its own."""
+    """The figures are at /metrics beside Flower's own."""
     budget, port = AssociationLeases(client.ledger.client), free_port()
     variables = environment(
         PACS_TASKS_REDIS_URL=redis_url,

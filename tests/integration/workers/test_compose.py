@@ -1,4 +1,4 @@
-"""The compose file: read by docker-compose, and each service run as it says, without Docker."""
+"""The compose file: docker-compose reads it, and each service runs by it without Docker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.processes import ROOT, Process, environment, started
 from tests.support.waiting import wait_until
 
 NEEDED = {"PACS_TASKS_REDIS_PASSWORD": "secret123", "PACS_TASKS_FLOWER_BASIC_AUTH": "somebody:secret456"}
-#: The virtual environment takes the place of the image's.
+#: The virtual environment replaces that of the image.
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin"])
 
 
@@ -46,7 +46,7 @@ def _docker_compose(*arguments: str, **values: str) -> subprocess.CompletedProce
 
 @pytest.fixture(scope="module")
 def services() -> Mapping[str, Any]:
-    """The services as docker-compose understands them."""
+    """The services as docker-compose reads them."""
     done = _docker_compose("config", **NEEDED)
     assert done.returncode == 0, done.stderr
     found = yaml.safe_load(done.stdout)["services"]
@@ -55,7 +55,7 @@ def services() -> Mapping[str, Any]:
 
 
 def test_every_service_is_there_and_has_a_health_check(services: Mapping[str, Any]) -> None:
-    """Redis, worker, receiver, Flower, and with the profile demo an Orthanc: each can be asked whether it is well."""
+    """Redis, worker, receiver, Flower, and with the profile demo an Orthanc."""
     assert set(services) == {"redis", "worker", "receiver", "flower", "orthanc"}
     for name, service in services.items():
         assert service["healthcheck"]["test"], name
@@ -64,18 +64,18 @@ def test_every_service_is_there_and_has_a_health_check(services: Mapping[str, An
 
 
 def test_workers_can_be_scaled(services: Mapping[str, Any]) -> None:
-    """Nothing of a worker exists once only: no name, no port."""
+    """A worker has no fixed name and no port."""
     assert not {"container_name", "ports", "hostname"} & set(services["worker"])
 
 
 def test_receiver_and_workers_share_storage(services: Mapping[str, Any]) -> None:
-    """What the receiver writes, the workers see at the same path."""
+    """Workers see the receiver's files at the same path."""
     assert "storage:/data:rw" in services["worker"]["volumes"]
     assert "storage:/data:rw" in services["receiver"]["volumes"]
 
 
 def test_certificates_are_where_they_are_named() -> None:
-    """Workers and receiver see the same directory; the receiver gets its settings, and none where none are set."""
+    """Workers and receiver share the directory; settings that are not set reach the receiver as empty."""
     settings = {f"PACS_TASKS_RECEIVER_TLS_{name}": f"/certificates/{name}.pem" for name in ("CERTIFICATE", "KEY", "CA")}
     for values in ({}, {**settings, "PACS_TASKS_CERTIFICATES": str(ROOT)}):
         found = yaml.safe_load(_docker_compose("config", **NEEDED, **values).stdout)["services"]
@@ -87,7 +87,7 @@ def test_certificates_are_where_they_are_named() -> None:
 
 
 def test_images_are_pinned(services: Mapping[str, Any]) -> None:
-    """No image changes by itself."""
+    """Each image has a fixed version."""
     for name, service in services.items():
         tag = service["image"].rpartition(":")[2]
         assert tag[0].isdigit(), name
@@ -95,20 +95,20 @@ def test_images_are_pinned(services: Mapping[str, Any]) -> None:
 
 
 def test_flower_is_for_this_machine(services: Mapping[str, Any]) -> None:
-    """Flower's port is published on loopback alone."""
+    """Flower's port is published on the loopback address only."""
     assert all(str(port).startswith("127.0.0.1:") for port in services["flower"]["ports"])
 
 
 @pytest.mark.parametrize("missing", sorted(NEEDED))
 def test_missing_secret_is_named(missing: str) -> None:
-    """Without a password or a login nothing starts, and the message names the variable."""
+    """Without a password or a login no service starts, and the message names the variable."""
     done = _docker_compose("config", **{name: value for name, value in NEEDED.items() if name != missing})
     assert done.returncode != 0
     assert missing in done.stderr
 
 
 def _argv(command: list[str]) -> list[str]:
-    """A command or a health check as the container's process gets it; compose writes a dollar twice."""
+    """A command or a health check as the process in the container receives it; compose doubles each dollar."""
     words = [word.replace("$$", "$") for word in command]
     if words[0] == "CMD-SHELL":
         return ["/bin/sh", "-c", *words[1:]]
@@ -124,7 +124,7 @@ def _healthy(service: Mapping[str, Any], variables: Mapping[str, str]) -> bool:
 
 @contextmanager
 def _service(services: Mapping[str, Any], name: str, directory: Path, values: Mapping[str, str]) -> Iterator[Process]:
-    """A service's own command in its own environment, but for addresses and directories, once it is healthy."""
+    """Run the command of a service in its environment, except addresses and directories, until it is healthy."""
     service = services[name]
     variables = {**environment(PATH=PATH), **service["environment"], **values}
     place = directory / name
@@ -143,7 +143,7 @@ def _service(services: Mapping[str, Any], name: str, directory: Path, values: Ma
 
 @pytest.fixture(scope="module")
 def fleet(services: Mapping[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The Redis of the compose file, and what the other services must know of it."""
+    """The Redis of the compose file; the settings of the other services for it."""
     directory, port = tmp_path_factory.mktemp("compose"), free_port()
     if shutil.which("redis-server") is None:
         pytest.skip("redis-server is not installed")
@@ -161,7 +161,7 @@ def fleet(services: Mapping[str, Any], tmp_path_factory: pytest.TempPathFactory)
 def test_command_runs_and_its_health_check_tells(
     services: Mapping[str, Any], fleet: dict[str, str], tmp_path: Path, name: str
 ) -> None:
-    """A service becomes healthy, is not any more when it hangs, and ends with 0 when it is told to."""
+    """A service becomes healthy, is unhealthy while it hangs, and ends with 0."""
     values = {
         **fleet,
         "PACS_TASKS_RECEIVER_HOST": "127.0.0.1",
@@ -207,7 +207,7 @@ def test_demo_orthanc_knows_the_receiver(services: Mapping[str, Any], tmp_path: 
 
 
 def test_image_is_pinned_and_not_root() -> None:
-    """The image installs by hash what the checkout pins, and runs as a user of its own."""
+    """The image installs pinned packages by hash, and runs as a user of its own."""
     dockerfile = (ROOT / "workers" / "Dockerfile").read_text()
     assert "FROM python:3.11-slim-bookworm" in dockerfile
     assert "--require-hashes -r workers/constraints.txt" in dockerfile

@@ -1,4 +1,4 @@
-"""The receiver sets aside what no job takes, removes what a killed one was writing, and touches nothing else."""
+"""The receiver sets aside uncollected instances, removes unfinished files, and touches nothing else."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from tests.support.dicom_files import UID_ROOT, data_set, instance, study_uid, w
 from tests.support.ports import free_port
 from tests.support.processes import Process
 from tests.support.waiting import wait_until
-from workers.receiver.cleaning import Cleaning
+from workers.receiver.cleanup import Cleanup
 
 DAY = 86_400
-#: The shortest time for which things are kept, in seconds.
+#: The shortest time for which instances are kept, in seconds.
 SHORT = 60
 
 
@@ -35,7 +35,7 @@ def received(tmp_path: Path) -> Path:
 
 
 def put(path: Path, age: float) -> Path:
-    """A file to which nobody has written for ``age`` seconds."""
+    """A file whose last write was ``age`` seconds ago."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"x")
     os.utime(path, (time.time() - age,) * 2)
@@ -43,7 +43,7 @@ def put(path: Path, age: float) -> Path:
 
 
 def left(directory: Path) -> set[Path]:
-    """Every file below, but the mark, and every empty directory; what goes at this moment is no error."""
+    """Every file except the marker, and every empty directory; a file may vanish meanwhile."""
     found = set()
     for root, directories, files in os.walk(directory):
         found |= {Path(root, name) for name in files if name != MARKER}
@@ -58,7 +58,7 @@ def receiver(redis_url: str, directory: Path, keep: int = DAY) -> Iterator[Proce
 
 
 def test_what_no_job_took_in_time_is_set_aside(redis_url: str, tmp_path: Path, received: Path) -> None:
-    """Its sender was told that it is here. What is younger stays, and so does all that nobody asked for."""
+    """Its sender has a success status for it. Younger instances and unsolicited ones stay."""
     names = ("1.2/1.3/1.dcm", "1.2/1.3/2.dcm", "1.2/1.4/3.dcm")
     gone = [put(received / INCOMING / name, DAY + 100) for name in names]
     (received / INCOMING / "1.9/1.10").mkdir(parents=True)
@@ -66,7 +66,7 @@ def test_what_no_job_took_in_time_is_set_aside(redis_url: str, tmp_path: Path, r
         *(received / UNSOLICITED / name for name in names),
         put(received / INCOMING / "1.2/1.4/4.dcm", DAY - 1000),
         put(received / UNSOLICITED / "1.2/1.3/5.dcm", 1000 * DAY),
-        # Where instances lay before there was such a directory, and what somebody else put there.
+        # Files outside `incoming` are not the receiver's.
         put(received / "1.2/1.3/1.dcm", 1000 * DAY),
         put(received / "notes.txt", 1000 * DAY),
         put(received / ".hidden", 1000 * DAY),
@@ -74,25 +74,25 @@ def test_what_no_job_took_in_time_is_set_aside(redis_url: str, tmp_path: Path, r
     with receiver(redis_url, tmp_path) as process:
         wait_until(lambda: not any(path.exists() for path in gone), 15, "old instances to go")
         wait_until(lambda: left(received) == kept, 15, f"empty directories to go, and nothing else: {left(received)}")
-        wait_until(lambda: "set 3 instances aside that no job took, and removed 0" in process.said(), 5)
+        wait_until(lambda: "Set aside 3 instances that no job had collected, and removed 0" in process.said(), 5)
         assert "1.2" not in process.said().replace("127.0.0.1", "")
 
 
 @pytest.mark.parametrize(("age", "stays"), [(DAY + 50, b"aside"), (DAY + 150, b"x")])
 def test_of_what_came_twice_the_later_stays(tmp_path: Path, age: int, stays: bytes) -> None:
-    """Once while a job expected its series, and once while none did."""
+    """It came once while a job expected its series, and once while none did."""
     put(tmp_path / INCOMING / "1.2/1.3/1.dcm", DAY + 100)
     aside = tmp_path / UNSOLICITED / "1.2/1.3/1.dcm"
     aside.parent.mkdir(parents=True)
     aside.write_bytes(b"aside")
     os.utime(aside, (time.time() - age,) * 2)
-    Cleaning(tmp_path, DAY).clean()
+    Cleanup(tmp_path, DAY).clean()
     assert left(tmp_path) == {aside, tmp_path / INCOMING}
     assert aside.read_bytes() == stays
 
 
 def test_what_a_killed_receiver_was_writing_goes(redis_url: str, tmp_path: Path, received: Path) -> None:
-    """When no operation can be at it any more; until then another receiver may be writing it."""
+    """No operation takes longer; until then another receiver may be writing it."""
     old = put(received / ".0123456789abcdef01234567.part", IDLE.operation + 100)
     young = put(received / ".abcdef0123456789abcdef01.part", IDLE.operation - 100)
     with receiver(redis_url, tmp_path, keep=SHORT) as process:
@@ -102,18 +102,18 @@ def test_what_a_killed_receiver_was_writing_goes(redis_url: str, tmp_path: Path,
 
 
 def test_it_cleans_again_and_again(redis_url: str, tmp_path: Path, received: Path) -> None:
-    """Not only when it starts."""
+    """Cleaning repeats after the start."""
     with receiver(redis_url, tmp_path, keep=SHORT) as process:
         old = put(received / INCOMING / "1.2/1.3/1.dcm", SHORT + 1)
         wait_until(lambda: not old.exists(), 2 * SHORT / 10 + 10, "it to be gone")
-        # Its directories go after it.
+        # The next round removes its directories.
         clean = {received / INCOMING, received / UNSOLICITED / "1.2/1.3/1.dcm"}
         wait_until(lambda: left(received) == clean, 10, f"it to be clean: {left(received)}")
         assert process.running()
 
 
 def test_receivers_that_share_a_directory_clean_it_together(redis_url: str, tmp_path: Path, received: Path) -> None:
-    """What one has just moved is no reason for the other to stop."""
+    """One tolerates that the other has just moved a file."""
     names = [f"1.2/1.{number}/1.dcm" for number in range(300)]
     for name in names:
         put(received / INCOMING / name, DAY + 100)
@@ -126,7 +126,7 @@ def test_receivers_that_share_a_directory_clean_it_together(redis_url: str, tmp_
 
 
 def test_it_ends_soon_while_it_cleans(redis_url: str, tmp_path: Path, received: Path) -> None:
-    """Told to end at once, it ends in good order."""
+    """The receiver ends without an error when it is told to at once."""
     for number in range(2000):
         put(received / INCOMING / f"1.2/1.{number % 50}/{number}.dcm", DAY + 100)
     with receiver(redis_url, tmp_path) as process:
@@ -136,10 +136,10 @@ def test_it_ends_soon_while_it_cleans(redis_url: str, tmp_path: Path, received: 
 
 
 def test_what_arrives_at_the_moment_of_cleaning_stays(tmp_path: Path) -> None:
-    """Its directory may be removed as often as it is made."""
+    """The directory may be removed at the moment an instance arrives."""
     encoded = data_set(write(instance(), tmp_path / "one.dcm"))
     (directory := tmp_path / "received").mkdir()
-    cleaning, ended = Cleaning(directory, DAY), threading.Event()
+    cleaning, ended = Cleanup(directory, DAY), threading.Event()
 
     def clean() -> None:
         while not ended.is_set():
@@ -161,7 +161,7 @@ def test_what_arrives_at_the_moment_of_cleaning_stays(tmp_path: Path) -> None:
             target = directory / INCOMING / f"{study_uid()}.{number}" / "1.2" / "1.dcm"
             assert file.finish(target) == target
             assert data_set(target) == encoded
-            # So that its directories are empty again.
+            # The directories are empty again then.
             target.unlink()
     finally:
         ended.set()

@@ -1,4 +1,4 @@
-"""An instance is received once it would survive a power cut: file and directories are synced before anybody is told."""
+"""An instance counts as received once it survives a power cut: file and directories are synced first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support import workers
 from tests.support.dicom_files import study_uid, write_series
 from tests.support.ports import free_port
 
-#: What a Python runs first of all: each file and directory that is synced, and when that was done.
+#: A module that Python runs first: it logs each synced file and directory with the time.
 _WATCHED = """
 import os, time
 
@@ -36,7 +36,7 @@ _COUNT = 45
 
 @pytest.fixture
 def synced(tmp_path: Path, redis_url: str) -> Iterator[Path]:
-    """What a worker has synced: a line with the time for each."""
+    """The log of a worker's syncs: a line with the time for each."""
     (tmp_path / "first").mkdir()
     (tmp_path / "first/sitecustomize.py").write_text(_WATCHED)
     log = tmp_path / "synced"
@@ -46,7 +46,7 @@ def synced(tmp_path: Path, redis_url: str) -> Iterator[Path]:
 
 @contextmanager
 def commands_seen(redis_url: str) -> Iterator[list[dict[str, Any]]]:
-    """Every command that Redis gets during the block, and when it got it; complete after the block."""
+    """The commands that Redis receives during the block, with the time; complete after the block."""
     seen: list[dict[str, Any]] = []
     with connect(redis_url, 20) as client, connect(redis_url, 20) as other, client.monitor() as monitor:
 
@@ -77,7 +77,7 @@ def retrieved(redis_url: str, archive: TestPACS, output: Path, method: RetrieveM
 
 @pytest.mark.parametrize("method", [RetrieveMethod.MOVE, RetrieveMethod.GET])
 def test_what_is_told_is_synced(redis_url: str, synced: Path, tmp_path: Path, method: RetrieveMethod) -> None:
-    """Each file, and where it is named: its series, its study, and the directories that were made for it."""
+    """Each file, its series, its study, and the directories that were created for it."""
     port, output = free_port(), tmp_path / "made/for/this"
     with (
         TestPACS(
@@ -95,10 +95,10 @@ def test_what_is_told_is_synced(redis_url: str, synced: Path, tmp_path: Path, me
     assert len(files) == _COUNT
     evaluated = [each for each in commands if each["command"].startswith("EVALSHA")]
     for file in files:
-        # It is told more than once where this Redis does not know the script yet.
+        # The command is sent twice if this Redis does not know the script yet.
         told = min(each["time"] for each in evaluated if str(file) in each["command"])
         assert when[str(file)][0] <= told, "its content"
-        # What was changed of it last is its name.
+        # The last change of the file is its name.
         named = file.stat().st_ctime
         assert any(named <= moment <= told for moment in when[str(file.parent)]), "its name"
         for parent in [*file.parents][1:6]:

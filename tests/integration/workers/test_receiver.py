@@ -1,4 +1,4 @@
-"""The receiver's process: it receives, announces itself, outlives its Redis, and ends when told."""
+"""The process of the receiver: it receives, announces itself, survives the loss of Redis, and ends when told to."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _run(data_dir: Path, **values: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_receives_and_announces_itself(redis_url: str, tmp_path: Path) -> None:
-    """An instance lies where its UIDs say, bit for bit, and a worker on this machine sees that storage is shared."""
+    """An instance is stored bit for bit at the path of its UIDs, and a worker on this machine sees the storage."""
     port = free_port()
     path = write(instance(7), tmp_path / "one.dcm")
     with workers.receiver(redis_url, tmp_path, port) as process:
@@ -80,7 +80,7 @@ def test_receives_and_announces_itself(redis_url: str, tmp_path: Path) -> None:
 
 
 def test_ends_although_somebody_is_connected(redis_url: str, tmp_path: Path) -> None:
-    """A peer that keeps its association open does not keep the receiver from ending."""
+    """A remote with an open association does not keep the receiver from ending."""
     port = free_port()
     one = read_instance(str(write(instance(), tmp_path / "one.dcm")))
     ((contexts, _),) = contexts_for([one])
@@ -92,23 +92,23 @@ def test_ends_although_somebody_is_connected(redis_url: str, tmp_path: Path) -> 
 
 
 def test_receives_without_redis_and_announces_itself_when_it_is_there(tmp_path: Path) -> None:
-    """Redis may come later, and it may go: receiving goes on, and the announcement comes again."""
+    """Redis may start later or stop: receiving continues, and the announcement is repeated."""
     port, redis_port = free_port(), free_port()
     path = write(instance(), tmp_path / "one.dcm")
     url = f"redis://127.0.0.1:{redis_port}/0"
     with workers.receiver(url, tmp_path, port) as process:
         assert _send(path, port) is InstanceCategory.SUCCESS
-        wait_until(lambda: "receiving goes on unannounced" in process.said(), 10, "it to miss Redis")
+        wait_until(lambda: "Receiving continues without an announcement" in process.said(), 10, "it to miss Redis")
         for _ in range(2):
             with redis_server(tmp_path, redis_port):
                 wait_until(lambda: _announced(url), 20, "the announcement")
             assert _send(path, port) is InstanceCategory.SUCCESS
         assert process.running()
-        assert "announced again" in process.said()
+        assert "is announced again" in process.said()
 
 
 def test_receivers_of_one_directory_share_its_mark(redis_url: str, tmp_path: Path) -> None:
-    """The mark tells storages apart, not receivers: the second one does not break the first one's proof."""
+    """The marker identifies the storage: a second receiver does not invalidate the first one's token."""
     with (
         workers.receiver(redis_url, tmp_path, free_port(), "FIRST"),
         workers.receiver(redis_url, tmp_path, free_port(), "SECOND"),
@@ -120,7 +120,7 @@ def test_receivers_of_one_directory_share_its_mark(redis_url: str, tmp_path: Pat
 
 
 def test_receives_for_the_private_server(tmp_path: Path) -> None:
-    """With no Redis configured the receiver serves the private one."""
+    """Without a configured Redis, the receiver uses the private one."""
     port = free_port()
     env = environment(
         PACS_TASKS_DATA_DIR=str(tmp_path / "data"),
@@ -136,7 +136,7 @@ def test_receives_for_the_private_server(tmp_path: Path) -> None:
 
 
 def test_taken_port_is_one_sentence(tmp_path: Path) -> None:
-    """A port that another program has is named, with the variable that changes it."""
+    """The message names the port, and the variable that changes it."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         result = _run(tmp_path / "data", PACS_TASKS_RECEIVER_PORT=str(port))
@@ -147,7 +147,7 @@ def test_taken_port_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_unusable_directory_is_one_sentence(tmp_path: Path) -> None:
-    """A directory that cannot be written is named, with the variable that changes it."""
+    """The message names the variable that changes the directory."""
     (tmp_path / "file").write_text("")
     result = _run(tmp_path / "data", PACS_TASKS_RECEIVER_DIR=str(tmp_path / "file"), PACS_TASKS_RECEIVER_PORT="0")
     assert result.returncode == 2
@@ -157,7 +157,7 @@ def test_unusable_directory_is_one_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["worker", "receiver", "redis", "flower"])
 def test_health_of_what_is_not_there_is_one_line(tmp_path: Path, kind: str) -> None:
-    """Whatever is not there is told in one line and by the exit code, within seconds."""
+    """A missing service gives one line and the exit code 1 within seconds."""
     env = environment(
         PACS_TASKS_REDIS_URL=f"redis://127.0.0.1:{free_port()}/0",
         PACS_TASKS_RECEIVER_PORT=str(free_port()),

@@ -1,4 +1,4 @@
-"""A receiver of several processes on one port: nothing is lost when one dies, and none outlives the receiver."""
+"""A receiver with several processes on one port: nothing is lost if one dies, and none outlives the receiver."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def receiver(redis_url: str, tmp_path: Path, port: int) -> Iterator[Process]:
 
 
 def children(process: Process) -> list[int]:
-    """The processes that receive; multiprocessing has one of its own that watches over what they share."""
+    """The processes that receive, without the resource tracker of multiprocessing."""
     found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     return [int(each) for each in found if b"spawn_main" in _command_of(each)]
 
 
 def _command_of(pid: str) -> bytes:
-    """What a process runs; nothing if it has just ended."""
+    """The command line of a process; empty if it has just ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
@@ -55,7 +55,7 @@ def _command_of(pid: str) -> bytes:
 
 
 def sent(instances: list[StoredInstance], port: int) -> int:
-    """How many the receiver took over one association."""
+    """How many instances the receiver accepted over one association."""
     ((contexts, _),) = contexts_for(instances)
     remote = RemoteAE(ae_title="PACS_TASKS", port=port)
     with Association.open(LocalAE(), remote, contexts, Timeouts.of(20)) as assoc:
@@ -67,7 +67,7 @@ def kept(directory: Path) -> dict[str, bytes]:
 
 
 def test_all_share_the_work_and_nothing_is_lost(receiver: Process, port: int, tmp_path: Path) -> None:
-    """Each process says how many it received; together they are all."""
+    """The counts of all processes add up."""
     series = [
         [read_instance(str(path)) for path in write_series(tmp_path / str(number), EACH, series=number)]
         for number in range(1, SENDERS + 1)
@@ -77,13 +77,13 @@ def test_all_share_the_work_and_nothing_is_lost(receiver: Process, port: int, tm
     expected = {each.sop_instance_uid: data_set(Path(each.path)) for instances in series for each in instances}
     assert kept(tmp_path) == expected
     receiver.end(20)
-    counts = [int(line.split("received ")[1].split()[0]) for line in receiver.said().splitlines() if "refused" in line]
+    counts = [int(line.split("Received ")[1].split()[0]) for line in receiver.said().splitlines() if "refused" in line]
     assert sum(counts) == SENDERS * EACH
     assert "Traceback" not in receiver.said()
 
 
 def test_a_process_that_dies_is_replaced(receiver: Process, port: int, tmp_path: Path) -> None:
-    """Meanwhile the others receive."""
+    """The others receive meanwhile."""
     instances = [read_instance(str(path)) for path in write_series(tmp_path / "files", EACH)]
     victim = children(receiver)[0]
     os.kill(victim, signal.SIGKILL)
@@ -93,7 +93,7 @@ def test_a_process_that_dies_is_replaced(receiver: Process, port: int, tmp_path:
 
 
 def test_no_process_outlives_the_receiver(receiver: Process, port: int) -> None:
-    """A receiver that is killed must not keep its port, or the next one could not start."""
+    """A killed receiver frees its port, so that the next one can start."""
     os.kill(receiver.pid, signal.SIGKILL)
     receiver.popen.wait(10)
     wait_until(lambda: not answers(port), 20, "the port to be free")

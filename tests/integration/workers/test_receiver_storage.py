@@ -1,4 +1,4 @@
-"""The receiver's storage and the output directory: one and the same, or on different file systems."""
+"""The receiver's storage and the output directory: the same directory, or on different file systems."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.dicom_files import study_uid
 
 pytestmark = pytest.mark.holds((1, 1, 5))
 
-#: Another file system than that of temporary files.
+#: A file system other than that of temporary files.
 _OTHER = Path("/dev/shm")
 
 
@@ -54,7 +54,7 @@ def found(directory: Path) -> set[str]:
 def test_what_is_already_there_is_not_given_up_for_what_does_not_come(
     client: PacsClient, archive: TestPACS, storage: Path
 ) -> None:
-    """Retrieved into the receiver's own storage, then once more from a peer that sends nothing."""
+    """The study goes to the receiver's own storage, then comes again from a remote that sends nothing."""
     assert retrieved(client, archive, storage, RetrieveMethod.MOVE).counters.success == 5
     assert retrieved(client, archive, storage, RetrieveMethod.MOVE).counters.success == 5
     archive.faults = Faults(lost=list(archive.instances))
@@ -64,7 +64,7 @@ def test_what_is_already_there_is_not_given_up_for_what_does_not_come(
 
 
 def test_what_is_where_it_came_to_stays_there(client: PacsClient, archive: TestPACS, storage: Path) -> None:
-    """Retrieved into the very directory that the receiver puts it into; it is not taken for what came twice."""
+    """The output directory is the one that the receiver writes to; an instance does not count as a duplicate."""
     archive.faults = Faults(delay=0.05)
     outcome = retrieved(client, archive, storage / "incoming", RetrieveMethod.MOVE)
     assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, 5)
@@ -73,7 +73,7 @@ def test_what_is_where_it_came_to_stays_there(client: PacsClient, archive: TestP
 
 @pytest.mark.skipif(not _OTHER.is_dir(), reason="there is no second file system here")
 def test_another_file_system_is_no_hindrance(client: PacsClient, archive: TestPACS, storage: Path) -> None:
-    """Nothing half or hidden is left, and who may read what came may read it there."""
+    """No unfinished or hidden file is left, and the permissions are as on one file system."""
     output = Path(tempfile.mkdtemp(dir=_OTHER))
     try:
         assert output.stat().st_dev != storage.stat().st_dev

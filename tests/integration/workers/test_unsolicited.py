@@ -1,4 +1,4 @@
-"""What nobody asked for: apart from what jobs expect, or refused; and nothing hangs or is lost while Redis is away."""
+"""Unsolicited instances: stored apart, or refused; nothing hangs or is lost while Redis is away."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def associated(port: int) -> Iterator[Association]:
 
 
 def pushed(assoc: Association, number: int, originator: str = "") -> Dataset:
-    """Send an instance of series 1 of study 1, as one that a C-MOVE of ``originator`` had sent: the answer."""
+    """Send an instance of series 1 of study 1, as if by a C-MOVE of ``originator``; return the answer."""
     if originator:
         return assoc.send_c_store(instance(number), originator_aet=originator, originator_id=1)
     return assoc.send_c_store(instance(number))
 
 
 def below(directory: Path, where: str) -> dict[str, bytes]:
-    """The instances that lie there, each where its UIDs say."""
+    """The instances below a directory; each is at the path of its UIDs."""
     root = directory / "data/received" / where
     found = {}
     for path in root.rglob("*.dcm"):
@@ -70,13 +70,13 @@ def uid(number: int) -> str:
 
 
 def test_what_nobody_asked_for_has_a_place_of_its_own(redis_url: str, tmp_path: Path) -> None:
-    """Whole, bit for bit, and counted in the log; what is expected at the same time goes elsewhere."""
+    """They are stored bit for bit and counted in the log; expected ones go elsewhere."""
     port = free_port()
     with workers.receiver(redis_url, tmp_path, port) as process, connect(redis_url, 5) as client:
         with associated(port) as assoc:
             assert [pushed(assoc, number).Status for number in (1, 2)] == [0x0000] * 2
             ExpectedSeries(client).expect("PACS_TASKS", study_uid(), SERIES, "me", 60)
-            # A C-MOVE is asked about each time, whatever was said of the series a moment ago.
+            # For a C-MOVE, Redis is read each time, even right after another answer.
             assert pushed(assoc, 3, "WORKSTATION").Status == 0x0000
             ExpectedSeries(client).withdraw("PACS_TASKS", study_uid(), SERIES, "me")
         process.end(15)
@@ -85,18 +85,18 @@ def test_what_nobody_asked_for_has_a_place_of_its_own(redis_url: str, tmp_path: 
         uid(number): data_set(write(instance(number), tmp_path / f"{number}.dcm")) for number in (1, 2)
     }
     assert set(below(tmp_path, "incoming")) == {uid(3)}
-    assert "received 3 instances, refused 0; nobody had asked for 2 of those received" in said
+    assert "Received 3 instances and refused 0; unsolicited were 2 of those received" in said
     assert study_uid() not in said
 
 
 def test_a_stream_that_names_no_c_move_is_noticed_soon(redis_url: str, tmp_path: Path) -> None:
-    """Not every peer names it: what is expected from now on is believed within a second."""
+    """Not every remote names it: a new expectation takes effect within a second."""
     port = free_port()
     with workers.receiver(redis_url, tmp_path, port), connect(redis_url, 5) as client, associated(port) as assoc:
         assert pushed(assoc, 1).Status == 0x0000
         ExpectedSeries(client).expect("PACS_TASKS", study_uid(), SERIES, "me", 60)
         began = time.monotonic()
-        #: When those were sent that came too early.
+        #: When the early instances were sent.
         early = [began]
 
         def arrives() -> bool:
@@ -114,7 +114,7 @@ def test_a_stream_that_names_no_c_move_is_noticed_soon(redis_url: str, tmp_path:
 
 
 def test_what_nobody_asked_for_is_refused_where_that_is_set(redis_url: str, tmp_path: Path) -> None:
-    """As "not authorised", with the reason; nothing of it is on disk, and the log has how many there were."""
+    """The status is "not authorised"; nothing is stored, and the log has the number."""
     port = free_port()
     with workers.receiver(redis_url, tmp_path, port, **_REFUSE) as process:
         with associated(port) as assoc:
@@ -122,16 +122,16 @@ def test_what_nobody_asked_for_is_refused_where_that_is_set(redis_url: str, tmp_
                 answer = pushed(assoc, number)
                 assert (answer.Status, answer.ErrorComment) == (
                     0x0124,
-                    "nobody asked for this series; this receiver takes no others",
+                    "No job has requested this series; other series are refused",
                 )
         assert everything(tmp_path) == [MARKER]
         process.end(15)
-        assert "refused 2; nobody had asked for 0 of those received and 2 of those refused" in process.said()
+        assert "refused 2; unsolicited were 0 of those received and 2 of those refused" in process.said()
 
 
 @pytest.mark.parametrize("unsolicited", ["keep", "refuse"])
 def test_what_a_job_asks_for_comes(client: PacsClient, shared_redis_url: str, tmp_path: Path, unsolicited: str) -> None:
-    """The job knows what it expects before it asks, and takes all of it; afterwards nothing is expected any more."""
+    """A job records its expectation before its request, collects everything, and removes the expectation."""
     port = free_port()
     with (
         TestPACS(instances=write_series(tmp_path / "held", 25)) as archive,
@@ -160,7 +160,7 @@ def test_what_a_job_asks_for_comes(client: PacsClient, shared_redis_url: str, tm
 def test_what_a_job_asks_for_is_expected_for_as_long_as_it_comes(
     client: PacsClient, shared_redis_url: str, tmp_path: Path
 ) -> None:
-    """Each few seconds for another minute, so that little is left of it when a worker dies."""
+    """It is renewed every few seconds for a minute, so that it expires soon after a worker dies."""
     port = free_port()
     with (
         TestPACS(instances=write_series(tmp_path / "held", 25)) as archive,
@@ -169,12 +169,12 @@ def test_what_a_job_asks_for_is_expected_for_as_long_as_it_comes(
     ):
 
         def until() -> float:
-            """When it runs out."""
+            """When the expectation expires."""
             members = redis_client.zrange("pacs_tasks:expected:SLOWLY", 0, -1, withscores=True)
             return float(members[0][1]) if members else 0.0
 
         archive.destinations = {"SLOWLY": ("127.0.0.1", port)}
-        # Nothing comes any further than to its door.
+        # A stopped receiver accepts no instance.
         os.kill(process.pid, signal.SIGSTOP)
         try:
             job = client.enqueue(
@@ -198,7 +198,7 @@ def test_what_a_job_asks_for_is_expected_for_as_long_as_it_comes(
 
 @pytest.mark.parametrize("unsolicited", ["keep", "refuse"])
 def test_without_redis_nothing_is_lost(tmp_path: Path, unsolicited: str) -> None:
-    """What nobody can tell is kept apart, or may be tried again; what was expected a moment ago still is."""
+    """Unknown instances are stored apart, or may be sent again; a recent expectation still counts."""
     port, redis_port = free_port(), free_port()
     url = f"redis://127.0.0.1:{redis_port}/0"
     with workers.receiver(url, tmp_path, port, PACS_TASKS_UNSOLICITED=unsolicited) as process:
@@ -206,7 +206,7 @@ def test_without_redis_nothing_is_lost(tmp_path: Path, unsolicited: str) -> None
             answer = pushed(assoc, 1)
             assert answer.Status == (0x0000 if unsolicited == "keep" else 0xA700)
             if unsolicited == "refuse":
-                assert answer.ErrorComment == "its Redis does not say whether it was asked for; try again"
+                assert answer.ErrorComment == "Cannot check in Redis whether it was requested; try again"
                 assert everything(tmp_path) == [MARKER]
             with redis_server(tmp_path, redis_port), connect(url, 5) as client:
                 ExpectedSeries(client).expect("PACS_TASKS", study_uid(), SERIES, "me", 60)
@@ -214,17 +214,17 @@ def test_without_redis_nothing_is_lost(tmp_path: Path, unsolicited: str) -> None
 
             def gone() -> bool:
                 assert pushed(assoc, 3).Status == 0x0000
-                return process.said().count("nobody can tell") == 2
+                return process.said().count("cannot check what jobs expect") == 2
 
             wait_until(gone, 15, "Redis is missed")
             assert pushed(assoc, 4).Status == 0x0000
         assert {uid(2), uid(3), uid(4)} == set(below(tmp_path, "incoming"))
-        assert "what jobs expect is known again" in process.said()
+        assert "can check again what jobs expect" in process.said()
         assert "Traceback" not in process.said()
 
 
 def test_a_redis_that_falls_silent_holds_nobody_up(tmp_path: Path) -> None:
-    """It answers nothing and refuses nothing: a hundred instances are kept all the same, within seconds."""
+    """Redis hangs: a hundred instances are stored within seconds all the same."""
     port = free_port()
     with redis_server(tmp_path) as server, workers.receiver(server.url(), tmp_path, port), associated(port) as assoc:
         assert pushed(assoc, 1, "WORKSTATION").Status == 0x0000
@@ -236,13 +236,13 @@ def test_a_redis_that_falls_silent_holds_nobody_up(tmp_path: Path) -> None:
             took = time.monotonic() - began
         finally:
             os.kill(server.process.pid, signal.SIGCONT)
-        # A second for each would be 100.
+        # One second for each would be 100.
         assert took < 25
     assert len(below(tmp_path, "unsolicited")) == 101
 
 
 def test_a_wrong_setting_is_one_sentence(tmp_path: Path, redis_url: str) -> None:
-    """With the values that there are."""
+    """The message lists the allowed values."""
     with (
         pytest.raises(RuntimeError, match=r"wrong setting .unsolicited: Input should be 'keep' or 'refuse'"),
         workers.receiver(redis_url, tmp_path, free_port(), PACS_TASKS_UNSOLICITED="burn"),

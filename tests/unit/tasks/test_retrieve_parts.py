@@ -1,4 +1,4 @@
-"""How a retrieve is cut into parts: by series, in slices that peers take, and as a whole where nothing has a name."""
+"""How a retrieve is cut into parts: by series, in slices that remotes accept, or whole if nothing has a UID."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def counted(study: str, series: str, count: int) -> list[RetrieveLine]:
 
 
 def test_a_part_is_a_series() -> None:
-    """Of one study: two studies may, by mistake, have a series of the same UID."""
+    """Two studies may, by mistake, have a series with the same UID."""
     assert cut([*named("1.1", "1.5", 2), *named("1.1", "1.6", 1), *named("1.2", "1.6", 3)]) == [(0, 2), (2, 3), (3, 6)]
     assert cut([]) == []
 
 
 def test_a_large_series_is_fetched_in_slices_where_its_instances_have_names() -> None:
-    """Without names it can only be asked for as a whole."""
+    """Instances without UIDs can only be requested as a whole."""
     assert cut(named("1.1", "1.5", LARGE)) == [(0, 500), (500, 1_000), (1_000, 1_001)]
     assert cut([*counted("1.1", "1.5", LARGE), *counted("1.2", "", LARGE)]) == [(0, LARGE), (LARGE, 2 * LARGE)]
 
 
 def test_what_several_rows_want_of_a_study_is_one_thing() -> None:
-    """The whole of it stands for its parts, a whole series for its instances."""
+    """A whole study includes its series, a whole series its instances."""
     wanted = Wanted("1.1")
     wanted.add(0, Selection(study_uid="1.1", series_uid="1.5", sop_instance_uids=("1.5.1",), row=2))
     wanted.add(1, Selection(study_uid="1.1", sop_instance_uids=("1.6.1",), row=3))
@@ -45,6 +45,6 @@ def test_what_several_rows_want_of_a_study_is_one_thing() -> None:
 
 
 def test_what_was_not_found_is_called_by_its_row() -> None:
-    """Or by its place, where it came from no file."""
+    """A selection without a row is named by its place."""
     selections = (Selection(study_uid="1.1"), Selection(study_uid="1.2", row=7))
     assert (name_of(selections, [0]), name_of(selections, [1])) == ("selection 1", "row 7")

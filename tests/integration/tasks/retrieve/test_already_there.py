@@ -1,4 +1,4 @@
-"""What lies whole in the output directory already is not fetched again; an interrupted retrieve goes on."""
+"""Instances that are complete in the output directory are not fetched again; an interrupted retrieve resumes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from pacs_tasks.outcome import Category, Counters, InstanceCategory, InstanceOut
 from pacs_tasks.request import RetrieveMethod, RetrieveRequest
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support import workers
-from tests.support.dicom_files import UID_ROOT, data_set, study_uid, write_series
+from tests.support.dicom_files import UID_ROOT, study_uid, write_series
+from tests.support.retrieving import assert_complete, outcome_of
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.holds((1, 1, 5), (1, 2, 3))
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 BY_NUMBER = "{PatientID}/{SeriesNumber}/{InstanceNumber:03}"
-#: What a C-MOVE or C-GET names; a query asks for more.
+#: The keys of a C-MOVE or C-GET; a query has more.
 UNIQUE_KEYS = {"QueryRetrieveLevel", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"}
 
 
@@ -53,7 +54,7 @@ def _outcome(number: int, category: InstanceCategory) -> InstanceOutcome:
 
 
 def test_the_ledger_tells_what_was_there_from_what_was_received(ledger: Ledger) -> None:
-    """Both are kept short and read back; only what was received counts as bytes; neither is a problem."""
+    """Both have short receipts; only received instances count as bytes; neither is a problem."""
     request = RetrieveRequest(study_uid=study_uid(), output_dir="/out")
     ledger.open("job", request.task, request)
     ledger.manifest.plan(
@@ -76,7 +77,7 @@ def test_the_ledger_tells_what_was_there_from_what_was_received(ledger: Ledger) 
 
 
 def test_a_retry_leaves_what_was_there(ledger: Ledger) -> None:
-    """Only what failed or is missing is asked for again."""
+    """A retry requests only failed and missing instances."""
     request = RetrieveRequest(study_uid=study_uid(), output_dir="/out")
     ledger.open("job", request.task, request)
     ledger.manifest.plan(
@@ -97,35 +98,23 @@ def _request(archive: TestPACS, directory: Path, layout: str = "", **options: ob
 
 
 def _retrieved(client: PacsClient, request: RetrieveRequest) -> Counters:
-    """Retrieve the whole study; how many came how."""
-    job = client.enqueue(request)
-    job.wait(60)
-    outcome = job.outcome()
-    assert isinstance(outcome, TransferOutcome)
+    """Retrieve the whole study; return the counters."""
+    outcome = outcome_of(client.enqueue(request))
     assert (outcome.category, outcome.counters.total) == (Category.SUCCESS, 8), outcome
     return outcome.counters
 
 
 def _asked_to_send(archive: TestPACS) -> list[list[str]]:
-    """The instances of each C-GET so far; none stands for a whole series."""
+    """The instances of each C-GET so far; none for a whole series."""
     asked = [each for each in archive.identifiers if {element.keyword for element in each} <= UNIQUE_KEYS]
     return [str(each.get("SOPInstanceUID", "")).replace("'", "").strip("[]").split(", ") for each in asked]
-
-
-def _assert_complete(archive: TestPACS, directory: Path) -> None:
-    """Every instance lies there once, exact to the byte, and nothing else does."""
-    paths = [path for path in directory.rglob("*") if path.is_file()]
-    assert len(paths) == len(archive.instances)
-    assert {str(dcmread(path).SOPInstanceUID): data_set(path) for path in paths} == {
-        uid: held.data_set for uid, held in archive.instances.items()
-    }
 
 
 @pytest.mark.parametrize("layout", ["", BY_NUMBER])
 def test_what_lies_whole_is_not_fetched_again(
     layout: str, client: PacsClient, archive: TestPACS, tmp_path: Path
 ) -> None:
-    """The peer is asked what there is, and for nothing of it; the files stay as they are, and the report knows them."""
+    """The remote receives queries only; the files do not change, and the report lists them."""
     request = _request(archive, tmp_path / "out", layout)
     assert _retrieved(client, request).success == 8
     asked = len(_asked_to_send(archive))
@@ -139,14 +128,14 @@ def test_what_lies_whole_is_not_fetched_again(
     receipts = list(job.receipts())
     assert {each.category for each in receipts} == {"present"}
     assert {Path(each.path) for each in receipts} == set(before)
-    _assert_complete(archive, tmp_path / "out")
+    assert_complete(archive, tmp_path / "out")
 
 
 @pytest.mark.parametrize("layout", ["", BY_NUMBER])
 def test_what_is_cut_off_is_fetched_again_and_replaced(
     layout: str, client: PacsClient, archive: TestPACS, tmp_path: Path
 ) -> None:
-    """By name, and the rest of its series is not."""
+    """The remote is asked for its UID alone."""
     request = _request(archive, tmp_path / "out", layout)
     _retrieved(client, request)
     cut = sorted((tmp_path / "out").rglob("*.dcm"))[0]
@@ -155,34 +144,34 @@ def test_what_is_cut_off_is_fetched_again_and_replaced(
     counters = _retrieved(client, request)
     assert (counters.present, counters.success) == (7, 1)
     assert _asked_to_send(archive)[-1] == [uid]
-    _assert_complete(archive, tmp_path / "out")
+    assert_complete(archive, tmp_path / "out")
 
 
 @pytest.mark.parametrize("layout", ["", BY_NUMBER])
 def test_overwrite_fetches_everything(layout: str, client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
-    """Each instance comes to its own place again."""
+    """Each instance goes to the same place again."""
     _retrieved(client, _request(archive, tmp_path / "out", layout))
     before = {path: path.stat().st_ino for path in (tmp_path / "out").rglob("*.dcm")}
     counters = _retrieved(client, _request(archive, tmp_path / "out", layout, overwrite=True))
     assert (counters.present, counters.success) == (0, 8)
     after = {path: path.stat().st_ino for path in (tmp_path / "out").rglob("*.dcm")}
     assert after.keys() == before.keys()
-    _assert_complete(archive, tmp_path / "out")
+    assert_complete(archive, tmp_path / "out")
 
 
 def test_with_another_layout_it_is_found_wherever_it_lies(
     client: PacsClient, archive: TestPACS, tmp_path: Path
 ) -> None:
-    """A file that somebody has given another name is still that instance."""
+    """A renamed file still holds its instance."""
     _retrieved(client, _request(archive, tmp_path / "out"))
     for number, path in enumerate(sorted((tmp_path / "out").rglob("*.dcm"))):
         path.rename(tmp_path / "out" / f"renamed-{number}")
     assert _retrieved(client, _request(archive, tmp_path / "out", BY_NUMBER)).present == 8
-    _assert_complete(archive, tmp_path / "out")
+    assert_complete(archive, tmp_path / "out")
 
 
 def test_a_cancelled_retrieve_goes_on_where_it_was(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
-    """Another job into the same directory fetches what is not there yet, each instance once in all."""
+    """Another job into the same directory fetches the rest; each instance comes once in all."""
     archive.faults = Faults(delay=0.2)
     job = client.enqueue(_request(archive, tmp_path / "out"))
     wait_until(lambda: len(list((tmp_path / "out").rglob("*.dcm"))) >= 2, 30, "two instances")
@@ -193,14 +182,14 @@ def test_a_cancelled_retrieve_goes_on_where_it_was(client: PacsClient, archive: 
     counters = _retrieved(client, _request(archive, tmp_path / "out"))
     assert counters.present == there >= 2
     assert counters.success == 8 - there
-    _assert_complete(archive, tmp_path / "out")
+    assert_complete(archive, tmp_path / "out")
 
 
 @pytest.mark.parametrize("layout", ["", BY_NUMBER])
 def test_a_retrieve_whose_worker_was_killed_goes_on_where_it_was(
     layout: str, client: PacsClient, archive: TestPACS, redis_url: str, tmp_path: Path
 ) -> None:
-    """In another fleet even: only what lies in the directory counts."""
+    """Even in another fleet: only the directory counts."""
     archive.faults = Faults(delay=0.2)
     with PacsClient(redis_url) as other, workers.worker(redis_url, tmp_path, concurrency=1) as worker:
         other.enqueue(_request(archive, tmp_path / "out", layout))
@@ -212,7 +201,7 @@ def test_a_retrieve_whose_worker_was_killed_goes_on_where_it_was(
     assert counters.present == there >= 2
     for path in (tmp_path / "out").rglob(".*.part"):
         path.unlink()
-    _assert_complete(archive, tmp_path / "out")
+    assert_complete(archive, tmp_path / "out")
 
 
 def test_many_files_are_looked_at_in_seconds(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:

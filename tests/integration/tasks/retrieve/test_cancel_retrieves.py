@@ -1,4 +1,4 @@
-"""A retrieve that is cancelled or interrupted: what arrived stays and counts, and the rest alone is asked for again."""
+"""A cancelled or interrupted retrieve: instances that have arrived count, and only the rest is requested again."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.dicom_files import data_set, study_uid, write_series
 from tests.support.waiting import wait_until
 
 NUMBER = 40
-#: So many the peer delivers while a test waits for some of them.
+#: Instances that the remote delivers while a test waits for some of them.
 HALF = NUMBER // 2
 pytestmark = [
     # A series that takes a few seconds to come.
@@ -50,7 +50,7 @@ def asked(archive: TestPACS) -> list[list[str]]:
 def test_what_came_before_a_cancel_counts(
     client: PacsClient, archive: TestPACS, tmp_path: Path, method: RetrieveMethod, ignore: bool
 ) -> None:
-    """Whether the peer heeds C-CANCEL or goes on in spite of it; a retry asks for the rest by name."""
+    """Whether or not the remote obeys C-CANCEL; a retry requests the rest by their UIDs."""
     archive.faults = Faults(ignore_cancel=ignore, hold_instances_after=HALF)
     job = enqueued(client, archive, tmp_path / "out", method=method)
     wait_until(lambda: len(on_disk(tmp_path / "out")) > 5, 30, "some instances")
@@ -66,7 +66,7 @@ def test_what_came_before_a_cancel_counts(
     missing = archive.instances.keys() - here.keys()
     assert not whole
     assert missing >= set(rest)
-    # What was under way to the receiver when the association ended need not come again.
+    # An instance on its way to the receiver when the association ended need not come again.
     assert len(missing) - len(rest) <= (method is RetrieveMethod.MOVE)
     assert on_disk(tmp_path / "out") == held(archive)
 
@@ -75,10 +75,10 @@ def test_what_came_before_a_cancel_counts(
 def test_a_cancel_ends_a_retrieve_that_has_no_end(
     client: PacsClient, archive: TestPACS, tmp_path: Path, method: RetrieveMethod
 ) -> None:
-    """Within the time that the peer has for its last word."""
+    """The remote has a few seconds for its final response."""
     archive.faults = Faults(pending_for_ever=True, ignore_cancel=True)
     job = enqueued(client, archive, tmp_path / "out", method=method)
-    wait_until(lambda: asked(archive), 30, "the peer is asked")
+    wait_until(lambda: asked(archive), 30, "the request")
     job.cancel()
     progress = job.wait(15)
     assert (progress.state, progress.counters.recorded) == (JobState.CANCELLED, 0)
@@ -101,7 +101,7 @@ def test_a_retrieve_that_is_complete_waits_for_no_final_response(
 def test_a_worker_that_is_killed_loses_what_was_under_way(
     redis_url: str, tmp_path: Path, method: RetrieveMethod
 ) -> None:
-    """The next one takes what lies whole at the receiver or in the output directory, and asks for the rest by name."""
+    """The next worker uses complete instances at the receiver or in the output directory, and requests the rest."""
     files, port, out = write_series(tmp_path / "held", NUMBER, rows=2), ports.free_port(), tmp_path / "out"
     (tmp_path / "receiver").mkdir()
     with ExitStack() as stack:
@@ -126,12 +126,12 @@ def test_a_worker_that_is_killed_loses_what_was_under_way(
 
 
 def expire_claims(client: PacsClient) -> None:
-    """Have the time go by after which claims of the dead are given up."""
+    """Let the claims of dead workers expire."""
     redis = client.ledger.client
     for name in wait_until(lambda: list(redis.scan_iter("pacs_tasks:job:*:claims")), 5, "the claims of the dead"):
         redis.hset(name, mapping=dict.fromkeys(redis.hgetall(name), "1.0 the dead"))
 
 
 def children(pid: int) -> list[int]:
-    """The worker's processes."""
+    """The child processes of a worker."""
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

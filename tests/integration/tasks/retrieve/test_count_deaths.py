@@ -1,4 +1,4 @@
-"""A process that dies within a retrieve that is only counted: what came takes one line each, and none twice."""
+"""A worker process dies while it retrieves counted instances: each takes one line of the manifest."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _child(worker: Process) -> int:
 def test_a_death_neither_loses_nor_doubles_what_is_counted(
     redis_url: str, tmp_path: Path, method: RetrieveMethod
 ) -> None:
-    """Half of the instances are here; the process that fetches them is killed, and another goes on."""
+    """The process is killed after half of the instances, and another one resumes."""
     port, output = free_port(), tmp_path / "output"
     held = write_series(tmp_path / "held", NUMBER)
     faults = Faults(no_image_level=0xC000, hold_instances_after=NUMBER - 10)

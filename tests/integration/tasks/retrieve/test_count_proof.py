@@ -1,4 +1,4 @@
-"""A PACS that only counts its instances: each that comes takes one of the lines, once, whichever way it came."""
+"""A PACS that only counts its instances: each takes one line of the manifest, by whichever method it comes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.waiting import wait_until
 
 SERIES = {1: 4, 2: 3}
 NUMBER = sum(SERIES.values())
-#: It cannot list instances.
+#: The status of a remote that cannot list instances.
 COUNTS = 0xA900
 pytestmark = [
     pytest.mark.holds(*((1, series, count) for series, count in SERIES.items()), faults=Faults(no_image_level=COUNTS)),
@@ -49,7 +49,7 @@ def held(archive: TestPACS) -> dict[str, bytes]:
 def test_as_many_as_were_counted_are_all(
     client: PacsClient, archive: TestPACS, tmp_path: Path, method: RetrieveMethod, receiver: Receiver
 ) -> None:
-    """Each is told by its UID, and nothing stays at the receiver."""
+    """The job lists each by its UID, and nothing stays at the receiver."""
     job = enqueued(client, archive, tmp_path / "out", method=method)
     outcome = ended(job)
     assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, NUMBER)
@@ -63,7 +63,7 @@ def test_as_many_as_were_counted_are_all(
 def test_what_was_dropped_comes_with_the_whole_and_counts_once(
     client: PacsClient, archive: TestPACS, tmp_path: Path, method: RetrieveMethod, receiver: Receiver
 ) -> None:
-    """Nobody knows what to ask for, so the series is asked for again; what had come takes no second line."""
+    """The whole series is requested again; an instance that comes twice takes one line."""
     archive.faults = Faults(no_image_level=COUNTS, drop_every=3)
     outcome = ended(enqueued(client, archive, tmp_path / "out", method=method))
     assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, NUMBER)
@@ -74,7 +74,7 @@ def test_what_was_dropped_comes_with_the_whole_and_counts_once(
 def test_fewer_than_were_counted_are_told_by_their_number(
     client: PacsClient, archive: TestPACS, tmp_path: Path
 ) -> None:
-    """A retry takes up what is missing, and counts what is here no second time."""
+    """A retry fetches the missing ones and counts none twice."""
     gone = [f"{UID_ROOT}.1.1.1000001", f"{UID_ROOT}.1.1.1000003"]
     archive.faults = Faults(no_image_level=COUNTS, lost=gone)
     job = enqueued(client, archive, tmp_path / "out", method=RetrieveMethod.GET)
@@ -82,7 +82,7 @@ def test_fewer_than_were_counted_are_told_by_their_number(
     assert (outcome.category, outcome.counters.missing) == (Category.PARTIAL, 2)
     assert [each.subject for each in outcome.problems] == ["3 of 4", "4 of 4"]
     assert {each.category for each in outcome.problems} == {InstanceCategory.MISSING}
-    assert all(each.reason.startswith("2 of 4 did not come") for each in outcome.problems)
+    assert all(each.reason.startswith("2 of 4 instances did not come") for each in outcome.problems)
     archive.faults = Faults(no_image_level=COUNTS)
     again = ended(job.retry())
     assert (again.category, again.counters.success, again.counters.missing) == (Category.SUCCESS, NUMBER, 0)
@@ -93,7 +93,7 @@ def test_fewer_than_were_counted_are_told_by_their_number(
 def test_more_than_were_counted_are_kept_and_noted(
     client: PacsClient, archive: TestPACS, tmp_path: Path, method: RetrieveMethod
 ) -> None:
-    """As when a scanner still sends: the promise is kept, and what is more is no less ours."""
+    """A scanner may still send: the promise is complete, and the additional instance is kept."""
     archive.faults = Faults(no_image_level=COUNTS, hold_instances_after=0)
     job = enqueued(client, archive, tmp_path / "out", method=method)
     wait_until(lambda: client.ledger.manifest.planned(job.id), 20, "the promise")
@@ -109,7 +109,7 @@ def test_more_than_were_counted_are_kept_and_noted(
 def test_a_study_of_which_only_the_total_is_known(
     client: PacsClient, archive: TestPACS, tmp_path: Path, method: RetrieveMethod, receiver: Receiver
 ) -> None:
-    """It is asked for as a whole, and each series goes to its place."""
+    """The study is requested as a whole, and each series goes to its place."""
     archive.faults = Faults(most_matches=1, drop_every=3)
     outcome = ended(enqueued(client, archive, tmp_path / "out", method=method))
     assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, NUMBER)

@@ -1,4 +1,4 @@
-"""What a peer did not deliver at the first time is asked for again, by name, and nothing else is."""
+"""Instances that a remote did not deliver are requested again by their UIDs, and no others."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def lists(archive: TestPACS) -> list[list[str]]:
 
 
 def test_what_was_missing_is_asked_for_again(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
-    """A peer that could not send two of five, and then can."""
-    # After the planner's queries and the first request; the second one comes to a peer that can.
+    """The remote cannot send two of five at first."""
+    # The remote holds requests after the queries of the planner and the first C-GET, until its fault ends.
     archive.faults = Faults(unsent=GONE, hold_requests_after=4)
     job = retrieve(client, archive, tmp_path / "out", method=RetrieveMethod.GET)
-    wait_until(lambda: asked(archive), 30, "the peer is asked")
+    wait_until(lambda: asked(archive), 30, "the request")
     archive.faults = Faults()
     job.wait(30)
     assert job.outcome().category is Category.SUCCESS
@@ -52,7 +52,7 @@ def test_what_was_missing_is_asked_for_again(client: PacsClient, archive: TestPA
 
 
 def test_what_never_comes_is_asked_for_once_more(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
-    """Then it is missing: a peer that has lost something is not asked for it again and again."""
+    """Then it is missing: the remote receives no third request."""
     archive.faults = Faults(lost=GONE)
     job = retrieve(client, archive, tmp_path / "out", method=RetrieveMethod.GET)
     job.wait(30)
@@ -63,14 +63,14 @@ def test_what_never_comes_is_asked_for_once_more(client: PacsClient, archive: Te
 def test_a_receiver_that_died_is_waited_for(
     client: PacsClient, shared_redis_url: str, archive: TestPACS, tmp_path: Path
 ) -> None:
-    """The peer cannot deliver to it; when it is back, the peer is asked again."""
+    """The remote cannot deliver to it, and receives another request when it is back."""
     directory, port = tmp_path / "receiver", free_port()
     directory.mkdir()
     archive.destinations = {"DIES": ("127.0.0.1", port)}
     with ExitStack() as stack:
         stack.enter_context(workers.receiver(shared_redis_url, directory, port, "DIES")).kill()
         job = retrieve(client, archive, tmp_path / "out", method=RetrieveMethod.MOVE, move_aet="DIES")
-        wait_until(lambda: asked(archive), 30, "the peer is asked")
+        wait_until(lambda: asked(archive), 30, "the request")
         stack.enter_context(workers.receiver(shared_redis_url, directory, port, "DIES"))
         job.wait(30)
         assert job.outcome().category is Category.SUCCESS
@@ -80,7 +80,7 @@ def test_a_receiver_that_died_is_waited_for(
 def test_a_peer_that_answers_the_first_of_a_list_is_asked_one_by_one(
     client: PacsClient, archive: TestPACS, tmp_path: Path
 ) -> None:
-    """Within the same try: each request brings one more."""
+    """Within one attempt, each request brings one more."""
     archive.faults = Faults(drop_every=1, first_uid_only=True)
     job = retrieve(client, archive, tmp_path / "out", method=RetrieveMethod.GET)
     job.wait(30)
@@ -90,7 +90,7 @@ def test_a_peer_that_answers_the_first_of_a_list_is_asked_one_by_one(
 
 
 def test_success_with_nothing_done_is_asked_again(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
-    """A PACS that is busy says so; the next time it is not."""
+    """A busy PACS may answer so; the next request succeeds."""
     archive.faults = Faults(zero_suboperations=1)
     job = retrieve(client, archive, tmp_path / "out", method=RetrieveMethod.GET)
     job.wait(30)

@@ -1,4 +1,4 @@
-"""Retrieves whose files are called by a template, by C-GET and through the receiver."""
+"""Retrieves whose files are named by a template, by C-GET and through the receiver."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _assert_complete(archive: TestPACS, directory: Path) -> None:
 def test_files_are_called_by_the_template(
     method: RetrieveMethod, client: PacsClient, archive: TestPACS, shared_redis_url: str, tmp_path: Path
 ) -> None:
-    """Whichever way they came; the outcome's receipts name the paths."""
+    """The layout applies to both methods."""
     port = ports.free_port()
     (tmp_path / "receiver").mkdir()
     with workers.receiver(shared_redis_url, tmp_path / "receiver", port, "LAYOUT"):
@@ -64,7 +64,7 @@ def test_files_are_called_by_the_template(
 
 
 def test_one_name_for_all_keeps_all(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
-    """Two parts place at once; nothing is overwritten, and a second retrieve finds all of it."""
+    """Two parts write at once; no file is overwritten, and a second retrieve finds all of them."""
     assert _retrieved(client, archive, tmp_path / "out", layout="{PatientID}/all").counters.success == 8
     _assert_complete(archive, tmp_path / "out")
     before = _files(tmp_path / "out")
@@ -98,7 +98,7 @@ def test_two_jobs_of_two_studies_with_the_same_names_keep_both(client: PacsClien
 
 @pytest.mark.parametrize("value", ["../../../../escaped", "/tmp/escaped", "..", "CON"])
 def test_a_hostile_pacs_writes_nothing_elsewhere(value: str, client: PacsClient, tmp_path: Path) -> None:
-    """Whatever it calls its patient."""
+    """The Patient ID is part of the path."""
     ds = dicom_files.instance(charset="ISO_IR 192")
     ds["PatientID"] = DataElement("PatientID", "LO", value, validation_mode=IGNORE)
     with TestPACS(instances=[dicom_files.write(ds, tmp_path / "held.dcm")]) as archive:
@@ -112,7 +112,7 @@ def test_a_hostile_pacs_writes_nothing_elsewhere(value: str, client: PacsClient,
 def test_a_link_that_leads_out_fails_what_would_go_through_it(
     client: PacsClient, archive: TestPACS, tmp_path: Path
 ) -> None:
-    """And says so; the other series arrives."""
+    """The other series arrives."""
     for directory in ("out", "elsewhere"):
         (tmp_path / directory).mkdir()
     (tmp_path / "out/1").symlink_to(tmp_path / "elsewhere")
@@ -125,7 +125,7 @@ def test_a_link_that_leads_out_fails_what_would_go_through_it(
 def test_the_command_takes_a_layout_and_finds_what_is_there(
     terminal: Terminal, archive: TestPACS, tmp_path: Path
 ) -> None:
-    """As people use it; the second time nothing is fetched, with --overwrite all of it."""
+    """The second run fetches nothing; with --overwrite it fetches everything."""
     command = ["retrieve", "--study-uid", study_uid(), "--output-dir", tmp_path / "out", "--method", "get"]
     command += ["--ip", archive.host, "--port", archive.port, "--pacs-ae-title", archive.ae_title]
     command += ["--layout", TEMPLATE]

@@ -1,4 +1,4 @@
-"""Many retrieves at once through the receiver: each gets all of its instances, whatever the others take."""
+"""Many retrieves at once through the receiver: each receives all of its instances."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def archive(held: list[Path]) -> Iterator[TestPACS]:
 
 
 def of_study(archive: TestPACS, study: int) -> Mapping[str, bytes]:
-    """What the PACS holds of a study."""
+    """The data sets of a study in the PACS."""
     return {uid: each.data_set for uid, each in archive.instances.items() if uid.startswith(f"{UID_ROOT}.{study}.")}
 
 
@@ -71,7 +71,7 @@ def enqueued(client: PacsClient, archive: TestPACS, output: Path, move_aet: str,
 
 
 def assert_complete(job: Job, output: Path, promised: Mapping[str, bytes]) -> None:
-    """The job says that it has everything, and it is there, byte for byte, and nothing else is."""
+    """The job succeeds, and the directory holds exactly the promised instances."""
     job.wait(60)
     outcome = job.outcome()
     assert outcome.category is Category.SUCCESS, outcome
@@ -81,7 +81,7 @@ def assert_complete(job: Job, output: Path, promised: Mapping[str, bytes]) -> No
 
 
 def assert_all_taken(directory: Path) -> None:
-    """Nothing is left with the receiver, and nothing was taken for something that nobody had asked for."""
+    """The receiver's storage is empty, unsolicited instances included."""
     assert not list((directory / "data/received").rglob("*.dcm"))
     assert not list((directory / "data/received").rglob("*.part"))
 
@@ -103,7 +103,7 @@ def test_two_retrieves_of_a_study_and_three_of_others_at_once(
 def test_a_study_and_each_of_its_series_at_once(
     client: PacsClient, shared_redis_url: str, archive: TestPACS, tmp_path: Path
 ) -> None:
-    """One job wants the whole study, the others a series each: what one takes, the other gets all the same."""
+    """One job wants the whole study, the others a series each."""
     with receivers(shared_redis_url, tmp_path, archive, "MANY", PACS_TASKS_UNSOLICITED="refuse"):
         whole = enqueued(client, archive, tmp_path / "whole", "MANY")
         alone = [
@@ -121,7 +121,7 @@ def test_a_study_and_each_of_its_series_at_once(
 def test_receivers_that_share_a_directory_serve_the_same_study_at_once(
     client: PacsClient, shared_redis_url: str, archive: TestPACS, tmp_path: Path
 ) -> None:
-    """Both put the same instance in the same place: the jobs do not take each other's."""
+    """Both store the same instance at the same path; each job receives its own."""
     archive.faults = Faults(delay=0.05)
     with receivers(shared_redis_url, tmp_path, archive, "FIRST", "SECOND", PACS_TASKS_UNSOLICITED="refuse"):
         jobs = {title: enqueued(client, archive, tmp_path / title, title) for title in ("FIRST", "SECOND")}
@@ -134,7 +134,7 @@ def test_receivers_that_share_a_directory_serve_the_same_study_at_once(
 def test_any_ae_title_that_dicom_allows_will_do(
     client: PacsClient, shared_redis_url: str, archive: TestPACS, tmp_path: Path, ae_title: str
 ) -> None:
-    """Underscores, spaces inside, 16 characters, what Redis and shells take for patterns (PS3.5 table 6.2-1, VR AE)."""
+    """Underscores, inner spaces, 16 characters, patterns of Redis and shells (PS3.5 table 6.2-1, VR AE)."""
     with receivers(shared_redis_url, tmp_path, archive, ae_title, PACS_TASKS_UNSOLICITED="refuse"):
         job = enqueued(client, archive, tmp_path / "out", ae_title, study=4)
         assert_complete(job, tmp_path / "out", of_study(archive, 4))
@@ -144,7 +144,7 @@ def test_any_ae_title_that_dicom_allows_will_do(
 def test_spaces_around_an_ae_title_do_not_matter(
     client: PacsClient, shared_redis_url: str, archive: TestPACS, tmp_path: Path
 ) -> None:
-    """Neither where the receiver is given it, nor where the job is (PS3.5 table 6.2-1: they are not significant)."""
+    """They are not significant, for the receiver and for the job (PS3.5 table 6.2-1)."""
     port = free_port()
     with workers.receiver(shared_redis_url, tmp_path, port, "  MY ROOM "):
         archive.destinations["MY ROOM"] = ("127.0.0.1", port)

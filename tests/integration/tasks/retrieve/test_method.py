@@ -1,4 +1,4 @@
-"""`auto` remembers which way a PACS refuses, tells which way each study came, and why none is left."""
+"""`auto` remembers the methods that a PACS refuses, and reports the method of each study."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Retrieve = Callable[..., TransferOutcome]
 
 @pytest.fixture
 def retrieve(client: PacsClient, archive: TestPACS, receiver: Receiver, tmp_path: Path) -> Retrieve:
-    """Retrieve the study into a directory of its own, and give the outcome."""
+    """Retrieve the study into a directory of its own; return the outcome."""
 
     def retrieved(name: str, **options: object) -> TransferOutcome:
         fields = {"remote": archive.remote, "study_uid": study_uid(), "output_dir": str(tmp_path / name)}
@@ -43,7 +43,7 @@ def retrieve(client: PacsClient, archive: TestPACS, receiver: Receiver, tmp_path
 
 @pytest.fixture
 def ways(client: PacsClient, archive: TestPACS) -> Refusals:
-    """What is known of the archive."""
+    """The remembered refusals of the archive."""
     return Refusals(client.ledger.client, name_of(archive.remote), load().ae_title)
 
 
@@ -53,7 +53,7 @@ def asked(archive: TestPACS) -> int:
 
 
 def test_an_unknown_receiver_is_asked_for_once(retrieve: Retrieve, archive: TestPACS, ways: Refusals) -> None:
-    """The next part, of whatever job, goes by C-GET at once; the outcome says which way, and why."""
+    """The next part of any job uses C-GET at once; the outcome names the method and the reason."""
     archive.destinations = {}
     first = retrieve("one")
     assert (first.category, first.studies[0].ways) == (Category.SUCCESS, ("C-GET",))
@@ -69,7 +69,7 @@ def test_an_unknown_receiver_is_asked_for_once(retrieve: Retrieve, archive: Test
 def test_a_way_that_works_again_is_not_refused_any_more(
     retrieve: Retrieve, archive: TestPACS, receiver: Receiver, ways: Refusals
 ) -> None:
-    """Whoever finds out: here somebody who asked for it by name."""
+    """Here a job that names the method finds out."""
     archive.destinations = {}
     retrieve("one")
     archive.destinations = {receiver.ae_title: ("127.0.0.1", receiver.port)}
@@ -83,7 +83,7 @@ def test_a_way_that_works_again_is_not_refused_any_more(
 def test_what_is_missing_comes_by_c_move_where_c_get_is_refused(
     retrieve: Retrieve, archive: TestPACS, ways: Refusals, refused: str
 ) -> None:
-    """As a service, or for the class of the instances."""
+    """It is refused as a service, or for the SOP class of the instances."""
     archive.faults = Faults(drop_every=2, refused_sop_classes=[refused])
     outcome = retrieve("out")
     assert (outcome.category, outcome.studies[0].ways) == (Category.SUCCESS, ("C-MOVE",))
@@ -91,7 +91,7 @@ def test_what_is_missing_comes_by_c_move_where_c_get_is_refused(
 
 
 def test_what_is_missing_comes_by_c_get_first(retrieve: Retrieve, archive: TestPACS) -> None:
-    """The study has come both ways then."""
+    """The study has come by both methods then."""
     archive.faults = Faults(drop_every=2)
     outcome = retrieve("out")
     assert (outcome.category, outcome.studies[0].ways) == (Category.SUCCESS, ("C-GET", "C-MOVE"))
@@ -99,28 +99,28 @@ def test_what_is_missing_comes_by_c_get_first(retrieve: Retrieve, archive: TestP
 
 @pytest.mark.parametrize("method", [RetrieveMethod.MOVE, RetrieveMethod.GET])
 def test_a_way_that_is_named_is_the_only_one(retrieve: Retrieve, archive: TestPACS, method: RetrieveMethod) -> None:
-    """For what is missing as well."""
+    """Missing instances come by it too."""
     archive.faults = Faults(drop_every=2)
     outcome = retrieve("out", method=method)
     assert (outcome.category, outcome.studies[0].ways) == (Category.SUCCESS, (f"C-{method.value.upper()}",))
 
 
 def test_without_any_way_both_reasons_are_told(retrieve: Retrieve, archive: TestPACS) -> None:
-    """In one sentence, with the next step; and again, since what is remembered shuts no way for good."""
+    """With the remedy. A remembered refusal excludes no method for good."""
     archive.destinations, archive.faults = {}, Faults(refused_sop_classes=[C_GET])
     for name in ("one", "two"):
         outcome = retrieve(name)
         assert outcome.category is Category.FAILED
         (reason,) = {each.reason for each in outcome.problems}
-        assert "by C-MOVE, it does not know the move destination RECEIVER (A801)" in reason
-        assert "by C-GET, it does not offer C-GET" in reason
-        assert "ask its administrator to add RECEIVER" in reason
+        assert "for C-MOVE, it does not know the move destination RECEIVER (A801)" in reason
+        assert "for C-GET, it does not offer C-GET" in reason
+        assert "Ask its administrator to add RECEIVER" in reason
     archive.faults = Faults()
     assert retrieve("three").category is Category.SUCCESS
 
 
 def test_no_receiver_is_not_remembered(retrieve: Retrieve, archive: TestPACS, ways: Refusals) -> None:
-    """It is cheap to see."""
+    """Looking for a receiver costs little."""
     outcome = retrieve("one", move_aet="NOBODY")
     assert (outcome.category, outcome.studies[0].ways) == (Category.SUCCESS, ("C-GET",))
     assert "no receiver NOBODY is running" in outcome.studies[0].reason
@@ -128,11 +128,11 @@ def test_no_receiver_is_not_remembered(retrieve: Retrieve, archive: TestPACS, wa
     archive.faults = Faults(refused_sop_classes=[C_GET])
     lost = retrieve("two", move_aet="NOBODY")
     assert {"no receiver NOBODY is running" in each.reason for each in lost.problems} == {True}
-    assert {"start a receiver" in each.reason for each in lost.problems} == {True}
+    assert {"Start a receiver" in each.reason for each in lost.problems} == {True}
 
 
 def test_a_refusal_is_forgotten_after_an_hour(redis_url: str) -> None:
-    """A PACS whose administrator has done something is noticed; refusals are those of one caller."""
+    """The administrator of a PACS may allow the method meanwhile. Refusals belong to one calling AE title."""
     with ExitStack() as stack:
         client = connect(redis_url, 5)
         stack.callback(client.close)

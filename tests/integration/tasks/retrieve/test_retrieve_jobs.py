@@ -1,4 +1,4 @@
-"""Querying and retrieving, as jobs: what arrived is compared with what the PACS listed."""
+"""Queries and retrieves as jobs: received instances are compared with the list of the PACS."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def assert_complete(archive: TestPACS, directory: Path) -> None:
 def test_c_move_brings_a_study_through_the_receiver(
     client: PacsClient, archive: TestPACS, receiver: Receiver, tmp_path: Path
 ) -> None:
-    """And leaves nothing behind in the receiver's storage."""
+    """The receiver's storage is empty afterwards."""
     outcome = retrieved(client, archive, tmp_path / "out", method=RetrieveMethod.MOVE, move_aet=receiver.ae_title)
     assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, 8), outcome
     assert_complete(archive, tmp_path / "out")
@@ -69,7 +69,7 @@ def test_c_move_brings_a_study_through_the_receiver(
 
 
 def test_c_get_brings_a_study_without_a_receiver(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
-    """On the association that asks."""
+    """The instances come over the association of the request."""
     outcome = retrieved(client, archive, tmp_path / "out", method=RetrieveMethod.GET)
     assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, 8), outcome
     assert_complete(archive, tmp_path / "out")
@@ -78,7 +78,7 @@ def test_c_get_brings_a_study_without_a_receiver(client: PacsClient, archive: Te
 def test_auto_takes_c_move_where_the_peer_knows_the_receiver(
     client: PacsClient, archive: TestPACS, receiver: Receiver, tmp_path: Path
 ) -> None:
-    """The peer was asked to move, and did."""
+    """The receiver knows the remote, so no C-GET is needed."""
     assert retrieved(client, archive, tmp_path / "out", move_aet=receiver.ae_title)
     assert_complete(archive, tmp_path / "out")
     assert archive.calling_aets.count(archive.ae_title) == 0
@@ -97,7 +97,7 @@ def test_auto_falls_back_to_c_get_where_the_peer_does_not_know_the_receiver(
 def test_c_move_alone_tells_what_is_wrong_with_the_destination(
     client: PacsClient, archive: TestPACS, receiver: Receiver, tmp_path: Path
 ) -> None:
-    """By name, for each instance, with what to ask the administrator for."""
+    """Each instance is missing by name, with the status."""
     archive.destinations = {}
     outcome = retrieved(client, archive, tmp_path / "out", method=RetrieveMethod.MOVE, move_aet=receiver.ae_title)
     assert (outcome.category, outcome.counters.missing) == (Category.FAILED, 8)
@@ -105,16 +105,16 @@ def test_c_move_alone_tells_what_is_wrong_with_the_destination(
 
 
 def test_c_move_without_a_receiver_says_how_to_start_one(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
-    """Nothing is asked of the peer."""
+    """The reason names the command."""
     outcome = retrieved(client, archive, tmp_path / "out", method=RetrieveMethod.MOVE, move_aet="NOBODY")
     assert outcome.category is Category.FAILED
     assert {each.reason for each in outcome.problems} == {
-        "no receiver NOBODY is running; start one with `pacs-tasks receiver`"
+        "No receiver NOBODY is running. Start one with `pacs-tasks receiver`."
     }
 
 
 def test_one_series_comes_alone(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
-    """Others of the study stay where they are."""
+    """The other series of the study does not come."""
     outcome = retrieved(client, archive, tmp_path / "out", method=RetrieveMethod.GET, series_uid=f"{study_uid()}.2")
     assert outcome.counters.total == outcome.counters.success == 3
     assert {path.parent.name for path in (tmp_path / "out").rglob("*.dcm")} == {f"{study_uid()}.2"}
@@ -125,7 +125,7 @@ def test_one_series_comes_alone(client: PacsClient, archive: TestPACS, tmp_path:
 def test_what_did_not_arrive_is_told_by_name(
     client: PacsClient, archive: TestPACS, receiver: Receiver, tmp_path: Path, method: RetrieveMethod, fault: str
 ) -> None:
-    """Whether the peer admits it or claims success."""
+    """Whether the remote reports the failure or claims success."""
     gone = [f"{UID_ROOT}.1.1.1000002", f"{UID_ROOT}.1.2.1000001"]
     archive.faults = Faults(lost=gone) if fault == "lost" else Faults(unsent=gone)
     outcome = retrieved(client, archive, tmp_path / "out", method=method, move_aet=receiver.ae_title)
@@ -137,7 +137,7 @@ def test_what_did_not_arrive_is_told_by_name(
 def test_a_retry_fetches_what_is_missing_and_nothing_else(
     client: PacsClient, archive: TestPACS, tmp_path: Path
 ) -> None:
-    """The peer is asked for these instances by their UIDs."""
+    """The remote receives a request for their UIDs."""
     gone = [f"{UID_ROOT}.1.1.1000002", f"{UID_ROOT}.1.1.1000004"]
     archive.faults = Faults(unsent=gone)
     job = client.enqueue(
@@ -161,7 +161,7 @@ def test_a_retry_fetches_what_is_missing_and_nothing_else(
 def test_two_jobs_for_one_study_do_not_take_each_others_files(
     client: PacsClient, archive: TestPACS, receiver: Receiver, tmp_path: Path
 ) -> None:
-    """Both by C-MOVE through one receiver, at once."""
+    """Both use C-MOVE through one receiver at once."""
     jobs = [
         client.enqueue(
             RetrieveRequest(
@@ -182,15 +182,15 @@ def test_two_jobs_for_one_study_do_not_take_each_others_files(
 
 
 def test_an_unknown_study_is_told(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
-    """With what to check."""
+    """The message names the remedy."""
     job = client.enqueue(RetrieveRequest(remote=archive.remote, study_uid="1.2.3", output_dir=str(tmp_path / "out")))
     job.wait(15)
-    with pytest.raises(JobFailedError, match="lists no instance of this study; check the Study Instance UID"):
+    with pytest.raises(JobFailedError, match=r"lists no instance of this study\. Check the Study Instance UID"):
         job.outcome()
 
 
 def test_a_directory_that_cannot_be_written_is_told(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
-    """Before the peer is asked for anything."""
+    """The remote receives no request."""
     file = dicom_files.write_text(tmp_path / "file")
     job = client.enqueue(RetrieveRequest(remote=archive.remote, study_uid=study_uid(), output_dir=str(file / "below")))
     job.wait(15)
@@ -200,7 +200,7 @@ def test_a_directory_that_cannot_be_written_is_told(client: PacsClient, archive:
 
 
 def test_a_cancelled_retrieve_ends_soon(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
-    """In the middle of a C-GET; the rest comes with a retry."""
+    """A C-GET ends in the middle; a retry fetches the rest."""
     archive.faults = Faults(hold_instances_after=2)
     job = client.enqueue(
         RetrieveRequest(
@@ -217,7 +217,7 @@ def test_a_cancelled_retrieve_ends_soon(client: PacsClient, archive: TestPACS, t
 
 
 def test_a_plain_c_get_brings_its_instances(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
-    """The DIMSE operation as a task of its own."""
+    """The DIMSE operation has a task of its own."""
     job = client.enqueue(GetRequest(remote=archive.remote, output_dir=str(tmp_path / "out"), study_uid=study_uid()))
     job.wait(30)
     outcome = job.outcome()
@@ -227,7 +227,7 @@ def test_a_plain_c_get_brings_its_instances(client: PacsClient, archive: TestPAC
 
 
 def test_a_plain_c_move_delivers_to_another_pacs(client: PacsClient, archive: TestPACS) -> None:
-    """Which then holds the same."""
+    """The other PACS then holds the same instances."""
     with TestPACS(ae_title="OTHER") as other:
         archive.destinations = {"OTHER": ("127.0.0.1", other.port)}
         job = client.enqueue(MoveRequest(remote=archive.remote, move_aet="OTHER", study_uid=study_uid()))
@@ -239,7 +239,7 @@ def test_a_plain_c_move_delivers_to_another_pacs(client: PacsClient, archive: Te
 
 
 def test_a_query_finds_chinese_names(client: PacsClient, archive: TestPACS) -> None:
-    """Asked for in the peer's charset, given in Unicode."""
+    """The query uses the charset of the remote, the answer is Unicode."""
     remote = archive.remote.model_copy(update={"charset": "GB18030"})
     job = client.enqueue(FindRequest(remote=remote, keys={"PatientName": CHINESE_NAME}))
     job.wait(15)
@@ -249,7 +249,7 @@ def test_a_query_finds_chinese_names(client: PacsClient, archive: TestPACS) -> N
 
 
 def test_a_limit_stops_the_peer_and_is_told(client: PacsClient, archive: TestPACS) -> None:
-    """There were eight."""
+    """The series has five."""
     keys = {"StudyInstanceUID": study_uid(), "SeriesInstanceUID": f"{study_uid()}.1"}
     for limit, hit in ((3, True), (5, False)):
         job = client.enqueue(FindRequest(remote=archive.remote, level=Level.IMAGE, keys=keys, limit=limit))
@@ -260,7 +260,7 @@ def test_a_limit_stops_the_peer_and_is_told(client: PacsClient, archive: TestPAC
 
 
 def test_an_echo_is_answered(client: PacsClient, archive: TestPACS) -> None:
-    """Success, and in how many seconds."""
+    """The outcome is a success."""
     job = client.enqueue(EchoRequest(remote=archive.remote))
     job.wait(15)
     assert job.outcome().category is Category.SUCCESS

@@ -1,4 +1,4 @@
-"""What a retrieve takes for all that there is: a list, a count where the list is none or too short, or nothing."""
+"""The promise of a retrieve: a list of instances, a count if the list is missing or short, or nothing."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def of_study(archive: TestPACS, study: int = 1) -> set[str]:
 def test_a_peer_that_lists_no_instances_promises_a_number(
     client: PacsClient, archive: TestPACS, tmp_path: Path, status: int
 ) -> None:
-    """Of each series; so many must come."""
+    """It promises a number for each series."""
     archive.faults = Faults(no_image_level=status)
     job = enqueued(client, archive, tmp_path / "out")
     outcome = ended(job)
@@ -69,7 +69,7 @@ def test_a_peer_that_lists_no_instances_promises_a_number(
 
 
 def test_what_does_not_come_of_a_number_is_missing(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
-    """Nobody knows its name; the study is partial."""
+    """Its UID is unknown; the study is partial."""
     archive.faults = Faults(no_image_level=0xA900, lost=[uid(1, 2)])
     outcome = ended(enqueued(client, archive, tmp_path / "out"))
     assert (outcome.category, on_disk(tmp_path / "out")) == (Category.PARTIAL, of_study(archive) - {uid(1, 2)})
@@ -82,7 +82,7 @@ def test_what_does_not_come_of_a_number_is_missing(client: PacsClient, archive: 
 def test_a_list_that_is_shorter_than_the_count_is_no_promise(
     client: PacsClient, archive: TestPACS, tmp_path: Path, status: int
 ) -> None:
-    """Whether the peer admits that it has cut it off or not: the count is."""
+    """Whether or not the remote reports that it limited the list, the count is the promise."""
     archive.faults = Faults(most_matches=2, most_matches_status=status)
     outcome = ended(enqueued(client, archive, tmp_path / "out"))
     assert (outcome.category, on_disk(tmp_path / "out")) == (Category.SUCCESS, of_study(archive))
@@ -93,7 +93,7 @@ def test_a_list_that_is_shorter_than_the_count_is_no_promise(
 
 
 def test_a_list_that_is_cut_off_is_never_called_complete(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
-    """All that the peer lists has come, and it counts more."""
+    """All listed instances have come, but the remote counts more."""
     archive.faults = Faults(most_matches=3, lost=[uid(1, 4)])
     outcome = ended(enqueued(client, archive, tmp_path / "out"))
     assert on_disk(tmp_path / "out") == of_study(archive) - {uid(1, 4)}
@@ -102,7 +102,7 @@ def test_a_list_that_is_cut_off_is_never_called_complete(client: PacsClient, arc
 
 
 def test_a_list_of_series_that_is_cut_off_is_noticed(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
-    """By the number of instances of the study, which is fetched as a whole then."""
+    """The number of instances of the study shows it; the study is fetched as a whole."""
     archive.faults = Faults(most_matches=1)
     outcome = ended(enqueued(client, archive, tmp_path / "out"))
     assert (outcome.category, on_disk(tmp_path / "out")) == (Category.SUCCESS, of_study(archive))
@@ -114,16 +114,16 @@ def test_a_list_of_series_that_is_cut_off_is_noticed(client: PacsClient, archive
 def test_a_list_that_ends_at_a_round_number_is_remarked_upon(
     client: PacsClient, archive: TestPACS, tmp_path: Path
 ) -> None:
-    """Where the peer gives no count to compare it with: all that was promised has come, and there may be more."""
+    """Without a count, there may be more than the remote has listed."""
     archive.hold(*write_series(tmp_path / "many", 101, study=3, rows=2))
     archive.faults = Faults(most_matches=100, no_counts=True)
     outcome = ended(enqueued(client, archive, tmp_path / "out", accession_number="A3"))
-    assert "lists exactly 100 instances of a series and gives no count" in outcome.studies[0].reason
+    assert "lists exactly 100 instances of a series and reports no count" in outcome.studies[0].reason
     assert (outcome.category, outcome.studies[0].category) == (Category.WARNING, Category.WARNING)
 
 
 def test_without_a_list_and_a_count_nothing_is_promised(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
-    """So nothing is fetched: of one study that is an error, of several an outcome of its own."""
+    """Nothing is fetched. For one study that is an error, for several an outcome each."""
     archive.faults = Faults(no_image_level=0xA900, no_counts=True)
     with pytest.raises(JobFailedError, match="cannot list the instances of the study"):
         ended(enqueued(client, archive, tmp_path / "out"))
@@ -131,12 +131,12 @@ def test_without_a_list_and_a_count_nothing_is_promised(client: PacsClient, arch
     outcome = ended(enqueued(client, archive, tmp_path / "out", selections=selections))
     for study in outcome.studies:
         assert (study.category, study.proof, study.promised) == (Category.FAILED, Proof.NONE, 0)
-        assert "without that list nothing can be said to be complete" in study.reason
+        assert "no retrieve can be verified without that list" in study.reason
     assert on_disk(tmp_path / "out") == set()
 
 
 def test_instances_beyond_the_end_of_a_list_are_found(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
-    """The peer is asked for each by its name."""
+    """The remote receives a query for each UID."""
     archive.faults = Faults(most_matches=2)
     wanted = (uid(1, 1), uid(1, 3), uid(1, 4))
     outcome = ended(enqueued(client, archive, tmp_path / "out", sop_instance_uids=wanted))
@@ -147,7 +147,7 @@ def test_instances_beyond_the_end_of_a_list_are_found(client: PacsClient, archiv
 def test_instances_that_the_peer_cannot_list_are_asked_for_by_name(
     client: PacsClient, archive: TestPACS, tmp_path: Path
 ) -> None:
-    """It has promised nothing, and the outcome says so; what does not come is missing by name."""
+    """There is no promise, as the outcome shows; an instance that does not come is missing by name."""
     archive.faults = Faults(no_image_level=0xA900, lost=[uid(1, 2)])
     wanted = (uid(1, 1), uid(1, 2), uid(1, 4))
     job = enqueued(client, archive, tmp_path / "out", series_uid=series_uid(1), sop_instance_uids=wanted)
@@ -156,15 +156,15 @@ def test_instances_that_the_peer_cannot_list_are_asked_for_by_name(
     assert [each.subject for each in outcome.problems] == [uid(1, 2)]
     (study,) = outcome.studies
     assert (study.category, study.proof, study.promised, study.received) == (Category.PARTIAL, Proof.NONE, 3, 2)
-    assert "asked for by name alone" in study.reason
-    with pytest.raises(JobFailedError, match="nobody knows their series; name it"):
+    assert "requested by their UIDs alone" in study.reason
+    with pytest.raises(JobFailedError, match=r"their series is unknown\. Name the series"):
         ended(enqueued(client, archive, tmp_path / "out", sop_instance_uids=wanted))
 
 
 def test_a_peer_that_ends_each_association_is_asked_over_the_next(
     client: PacsClient, archive: TestPACS, tmp_path: Path
 ) -> None:
-    """Some serve one query each."""
+    """Some remotes serve one query per association."""
     archive.faults = Faults(abort_after_find=True)
     selections = (Selection(accession_number="A1"), Selection(study_uid=study_uid(2)))
     outcome = ended(enqueued(client, archive, tmp_path / "out", selections=selections))
@@ -174,7 +174,7 @@ def test_a_peer_that_ends_each_association_is_asked_over_the_next(
 def test_a_peer_that_never_answers_one_kind_of_query_is_told(
     client: PacsClient, archive: TestPACS, tmp_path: Path
 ) -> None:
-    """It ends the association at each query by accession number, and answers others: that is an outcome of its own."""
+    """It aborts at each query by accession number and answers others, so the others are retrieved."""
     archive.faults = Faults(abort_at_keys=["AccessionNumber"])
     selections = (Selection(accession_number="A1"), Selection(study_uid=study_uid(2)))
     outcome = ended(enqueued(client, archive, tmp_path / "out", selections=selections))
@@ -191,7 +191,7 @@ def test_a_peer_that_never_answers_one_kind_of_query_is_told(
 def test_a_peer_that_falls_silent_is_not_asked_for_every_row(
     client: PacsClient, archive: TestPACS, tmp_path: Path
 ) -> None:
-    """The job ends with that error after one query, and has planned nothing."""
+    """The job ends with that error after one query and has no manifest."""
     archive.faults = Faults(silence=Silence.ASSOCIATED)
     selections = tuple(Selection(study_uid=f"1.2.{number}") for number in range(100))
     job = enqueued(client, archive, tmp_path / "out", selections=selections, timeout=2)

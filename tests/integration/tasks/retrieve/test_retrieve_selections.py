@@ -1,4 +1,4 @@
-"""Retrieving by study, series, instances, accession number, and many of these in one job."""
+"""Retrieves by study, series, instances and accession number, and many of these in one job."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def ended(job: Job) -> TransferOutcome:
 
 
 def on_disk(directory: Path) -> set[str]:
-    """The instances below a directory, each in the place of its UIDs."""
+    """The instances below a directory; each is at the path of its UIDs."""
     found = {path.stem: path for path in directory.rglob("*") if path.is_file()}
     for name, path in found.items():
         series = name.rpartition(".")[0]
@@ -68,7 +68,7 @@ def of_study(archive: TestPACS, study: int) -> set[str]:
 
 
 def named(identifiers: Iterable[Dataset]) -> set[str]:
-    """The instances that requests named; one is a UID, several are a list."""
+    """The instances that requests named."""
     values = [each.get("SOPInstanceUID") or [] for each in identifiers]
     return {str(name) for value in values for name in ([value] if isinstance(value, str) else value)}
 
@@ -78,7 +78,7 @@ def told(outcome: TransferOutcome) -> dict[str, StudyOutcome]:
 
 
 def test_a_study_comes_with_one_outcome(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
-    """It was promised by name."""
+    """The remote has listed its instances."""
     outcome = ended(enqueued(client, archive, tmp_path / "out", study_uid=study_uid(1)))
     assert on_disk(tmp_path / "out") == of_study(archive, 1)
     (study,) = outcome.studies
@@ -88,7 +88,7 @@ def test_a_study_comes_with_one_outcome(client: PacsClient, archive: TestPACS, t
 
 @pytest.mark.parametrize("with_series", [True, False])
 def test_instances_come_alone(client: PacsClient, archive: TestPACS, tmp_path: Path, with_series: bool) -> None:
-    """Also where nobody names their series."""
+    """Their series need not be named."""
     wanted = {uid(1, 1, 2), uid(1, 1, 4)} | (set() if with_series else {uid(1, 2, 1)})
     series = {"series_uid": series_uid(1, 1)} if with_series else {}
     job = enqueued(client, archive, tmp_path / "out", study_uid=study_uid(1), sop_instance_uids=tuple(wanted), **series)
@@ -100,26 +100,26 @@ def test_instances_come_alone(client: PacsClient, archive: TestPACS, tmp_path: P
 
 
 def test_an_instance_that_the_peer_does_not_list_is_told(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
-    """By name; the others come."""
+    """It fails by name, and the others come."""
     wanted = (uid(1, 1, 1), uid(1, 1, 999))
     outcome = ended(enqueued(client, archive, tmp_path / "out", study_uid=study_uid(1), sop_instance_uids=wanted))
     assert (outcome.category, on_disk(tmp_path / "out")) == (Category.PARTIAL, {wanted[0]})
     (problem,) = outcome.problems
     assert (problem.subject, problem.category) == (wanted[1], InstanceCategory.FAILED)
-    assert "does not list it" in problem.reason
+    assert "does not list this UID" in problem.reason
     (study,) = outcome.studies
     assert (study.category, study.promised, study.received, study.failed) == (Category.PARTIAL, 1, 1, 1)
 
 
 def test_nothing_of_what_was_named_is_an_error(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
-    """As for a study that is not there."""
+    """It is the same error as for an unknown study."""
     job = enqueued(client, archive, tmp_path / "out", study_uid=study_uid(1), sop_instance_uids=("1.2.3",))
-    with pytest.raises(JobFailedError, match="lists none of the instances that were named"):
+    with pytest.raises(JobFailedError, match="lists none of the named instances"):
         ended(job)
 
 
 def test_an_accession_number_stands_for_its_studies(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
-    """All that have it, and no other."""
+    """All studies with the number come, and no others."""
     for path in write_series(tmp_path / "more", 2, study=31, rows=2):
         path.write_bytes(path.read_bytes().replace(b"A31 ", b"A3  "))
         archive.hold(path)
@@ -129,7 +129,7 @@ def test_an_accession_number_stands_for_its_studies(client: PacsClient, archive:
 
 
 def test_an_accession_number_that_nobody_has_is_an_error(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
-    """One sentence; the number is its subject, since it may lead to a patient."""
+    """The number is the subject of the error and not in its message, since it may identify a patient."""
     with pytest.raises(JobFailedError, match="lists no study with this accession number") as raised:
         ended(enqueued(client, archive, tmp_path / "out", accession_number="NOBODY"))
     assert (raised.value.subject, "NOBODY" in raised.value.message) == ("NOBODY", False)
@@ -138,7 +138,7 @@ def test_an_accession_number_that_nobody_has_is_an_error(client: PacsClient, arc
 def test_a_batch_is_one_job_with_an_outcome_for_each_study(
     client: PacsClient, archive: TestPACS, tmp_path: Path
 ) -> None:
-    """Rows that name the same study are one; what is not found does not stop the others."""
+    """Rows of the same study share an outcome; a row that is not found does not stop the others."""
     selections = (
         Selection(study_uid=study_uid(1), series_uid=series_uid(1, 2), row=2),
         Selection(accession_number="A2", row=3),
@@ -168,7 +168,7 @@ def test_a_batch_is_one_job_with_an_outcome_for_each_study(
 
 
 def test_a_batch_of_which_nothing_is_found_has_failed(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
-    """With an outcome for each row all the same."""
+    """Each row has an outcome all the same."""
     job = enqueued(client, archive, tmp_path / "out", selections=(Selection(study_uid="1.2.3"),) * 2)
     outcome = ended(job)
     assert (outcome.category, outcome.counters.failed, len(outcome.studies)) == (Category.FAILED, 1, 1)
@@ -177,7 +177,7 @@ def test_a_batch_of_which_nothing_is_found_has_failed(client: PacsClient, archiv
 
 
 def test_a_retry_asks_again_for_what_was_not_found(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
-    """What is there by now is fetched, with what was missing, and nothing comes twice; the rest is still told."""
+    """Found and missing instances come, none of them twice; the rest is reported again."""
     selections = (
         Selection(study_uid=study_uid(1), sop_instance_uids=(uid(1, 1, 1), uid(1, 1, 5)), row=2),
         Selection(accession_number="A4", row=3),
@@ -211,7 +211,7 @@ def test_a_retry_asks_again_for_what_was_not_found(client: PacsClient, archive: 
 
 
 def test_a_batch_whose_peer_is_down_is_told_at_once(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
-    """Nothing is planned then."""
+    """The job has no manifest then."""
     remote = archive.remote.model_copy(update={"port": free_port()})
     job = enqueued(client, archive, tmp_path / "out", selections=(Selection(study_uid=study_uid(1)),), remote=remote)
     with pytest.raises(PeerUnreachableError):
@@ -220,11 +220,11 @@ def test_a_batch_whose_peer_is_down_is_told_at_once(client: PacsClient, archive:
 
 
 def test_a_plan_can_be_cancelled(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
-    """In the middle of its queries; a retry begins them anew."""
+    """It ends in the middle of its queries; a retry repeats them."""
     archive.faults = Faults(delay=0.2)
     selections = tuple(Selection(study_uid=study_uid(number)) for number in (1, 2, 3, *range(1_000, 1_200)))
     job = enqueued(client, archive, tmp_path / "out", selections=selections)
-    wait_until(lambda: len(archive.identifiers) > 3, LIMIT, "the peer is asked")
+    wait_until(lambda: len(archive.identifiers) > 3, LIMIT, "the request")
     job.cancel()
     assert job.wait(LIMIT).state is JobState.CANCELLED
     assert not client.ledger.manifest.planned(job.id)
@@ -233,7 +233,7 @@ def test_a_plan_can_be_cancelled(client: PacsClient, archive: TestPACS, tmp_path
 
 
 def test_many_rows_are_planned_over_one_association(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
-    """Three of three hundred are there."""
+    """The remote holds three of three hundred."""
     selections = tuple(Selection(study_uid=study_uid(number), row=number + 1) for number in range(1, 301))
     job = enqueued(client, archive, tmp_path / "out", selections=selections)
     outcome = ended(job)
@@ -244,7 +244,7 @@ def test_many_rows_are_planned_over_one_association(client: PacsClient, archive:
 
 
 def test_every_file_is_that_of_the_peer(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
-    """Bit exact in its data set, whichever way it was asked for."""
+    """Data sets are bit exact, by whatever key they were selected."""
     selections = (Selection(accession_number="A1"), Selection(study_uid=study_uid(2)), Selection(accession_number="A3"))
     assert ended(enqueued(client, archive, tmp_path / "out", selections=selections))
     found = {path.stem: data_set(path) for path in (tmp_path / "out").rglob("*.dcm")}

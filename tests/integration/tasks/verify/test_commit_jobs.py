@@ -1,4 +1,4 @@
-"""Storage commitment as jobs: what the PACS reports, on which association ever, is in the record of what was sent."""
+"""Storage commitment as jobs: the receipts show what the PACS reports, over whichever association."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ from tests.support.ports import free_port
 from tests.support.processes import Process
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
-from workers.receiver.service import Reports
+from workers.receiver.reception import Reports
 
 COUNT = 6
 
 
 @pytest.fixture(scope="module")
 def place(redis_process: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Redis with a worker, where no receiver is announced but by these tests."""
+    """A Redis with a worker, in which only these tests announce receivers."""
     url = redis_process.fresh_url()
     with workers.worker(url, tmp_path_factory.mktemp("commit-worker")):
         yield url
@@ -53,7 +53,7 @@ def place(redis_process: RedisServer, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def port() -> int:
-    """Where the receiver listens, if there is one."""
+    """The port of the receiver, if there is one."""
     return free_port()
 
 
@@ -96,14 +96,14 @@ def committed(client: PacsClient, job: Job, patience: float = 20, **fields: Any)
 
 
 def states(job: Job) -> list[str]:
-    """The commitment of each instance, as its receipt has it."""
+    """The commitment of each instance by its receipt."""
     return [receipt.commitment for receipt in job.receipts()]
 
 
 def test_the_receiver_takes_the_report(
     client: PacsClient, receiver: Process, archive: TestPACS, tmp_path: Path
 ) -> None:
-    """The PACS reports on an association of its own, to the AE title that asked, and every instance is committed."""
+    """The PACS reports over its own association to the calling AE title; every instance is committed."""
     job = sent(client, archive.remote, tmp_path)
     outcome = committed(client, job)
     assert (outcome.committed, outcome.failed, outcome.pending) == (COUNT, 0, 0)
@@ -121,7 +121,7 @@ def test_the_receiver_takes_the_report(
 
 
 def test_a_report_on_the_same_association_needs_no_receiver(client: PacsClient, tmp_path: Path) -> None:
-    """We ask under our own AE title then, and listen as long as it takes."""
+    """The request has our own AE title then, and its association stays open for the report."""
     with TestPACS(faults=Faults(report=Report.SAME_ASSOCIATION)) as pacs:
         job = sent(client, pacs.remote, tmp_path)
         outcome = committed(client, job)
@@ -131,7 +131,7 @@ def test_a_report_on_the_same_association_needs_no_receiver(client: PacsClient, 
 
 
 def test_what_is_not_held_has_failed_by_name_and_with_its_reason(client: PacsClient, tmp_path: Path) -> None:
-    """An instance that was lost, one that the PACS has no room for, and one of which it says nothing."""
+    """One instance was lost, the PACS has no room for another, and does not mention a third."""
     with TestPACS() as pacs:
         job = sent(client, pacs.remote, tmp_path)
         lost, busy, forgotten = sorted(pacs.instances)[:3]
@@ -150,7 +150,7 @@ def test_what_is_not_held_has_failed_by_name_and_with_its_reason(client: PacsCli
 
 @pytest.mark.parametrize("status", [0x0110, 0x0213])
 def test_a_refused_request_is_a_failure_of_each_instance(client: PacsClient, tmp_path: Path, status: int) -> None:
-    """The PACS says at once that it will not see to it."""
+    """The PACS rejects the request at once."""
     with TestPACS(faults=Faults(action_status=status)) as pacs:
         job = sent(client, pacs.remote, tmp_path)
         outcome = committed(client, job)
@@ -160,7 +160,7 @@ def test_a_refused_request_is_a_failure_of_each_instance(client: PacsClient, tmp
 
 
 def test_without_a_report_it_is_not_yet(client: PacsClient, tmp_path: Path) -> None:
-    """Neither committed nor failed: the exit code is that of what has not finished."""
+    """Instances are neither committed nor failed; the exit code is that of an unfinished job."""
     with TestPACS(faults=Faults(report=Report.NEVER)) as pacs:
         job = sent(client, pacs.remote, tmp_path)
         outcome = committed(client, job, patience=0.5)
@@ -172,7 +172,7 @@ def test_without_a_report_it_is_not_yet(client: PacsClient, tmp_path: Path) -> N
 def test_a_report_that_comes_late_is_noted_all_the_same(
     client: PacsClient, receiver: Process, archive: TestPACS, tmp_path: Path
 ) -> None:
-    """Nobody waits any more when it comes; the receipts have it."""
+    """No job waits for it any more; the receipts show it."""
     job = sent(client, archive.remote, tmp_path)
     archive.faults = Faults(report=Report.HELD_BACK)
     outcome = committed(client, job, patience=0)
@@ -185,7 +185,7 @@ def test_a_report_that_comes_late_is_noted_all_the_same(
 def test_a_report_that_comes_twice_counts_once(
     client: PacsClient, receiver: Process, archive: TestPACS, tmp_path: Path
 ) -> None:
-    """Both are answered with success, as the second one may come since our first answer was lost."""
+    """Both receive success: the PACS may repeat a report because our answer was lost."""
     job = sent(client, archive.remote, tmp_path)
     archive.faults = Faults(report_times=2)
     assert committed(client, job).committed == COUNT
@@ -197,7 +197,7 @@ def test_a_report_that_comes_twice_counts_once(
 def test_a_report_about_a_foreign_transaction_changes_nothing(
     client: PacsClient, receiver: Process, archive: TestPACS, tmp_path: Path
 ) -> None:
-    """It is refused, and what was asked for stays open."""
+    """It receives a failure status, and the instances stay pending."""
     job = sent(client, archive.remote, tmp_path)
     archive.faults = Faults(report_transaction_uid="2.25.1")
     assert committed(client, job, patience=1).pending == COUNT
@@ -206,7 +206,7 @@ def test_a_report_about_a_foreign_transaction_changes_nothing(
 
 
 def test_the_last_answer_stands(client: PacsClient, tmp_path: Path) -> None:
-    """Asked again, a PACS may answer otherwise; a question that is still open takes no answer back."""
+    """A PACS may answer a second request otherwise; a pending request does not withdraw an answer."""
     with TestPACS(faults=Faults(report=Report.SAME_ASSOCIATION, uncommitted={EVERY_INSTANCE: 0x0110})) as pacs:
         job = sent(client, pacs.remote, tmp_path)
         assert committed(client, job).failed == COUNT
@@ -218,7 +218,7 @@ def test_the_last_answer_stands(client: PacsClient, tmp_path: Path) -> None:
 
 
 def test_warnings_are_committed_too_and_failures_not_asked_for(client: PacsClient, tmp_path: Path) -> None:
-    """What was stored with a remark was stored; what was refused has no receipt to be committed."""
+    """An instance with a warning was stored; a refused one is not part of the request."""
     refused = "2.25.314159265358979.1.1.1000003"
     faults = Faults(store_status={EVERY_INSTANCE: 0xB007, refused: 0xC000}, report=Report.SAME_ASSOCIATION)
     with TestPACS(faults=faults) as pacs:
@@ -230,7 +230,7 @@ def test_warnings_are_committed_too_and_failures_not_asked_for(client: PacsClien
 
 
 def test_many_instances_go_in_several_transactions(client: PacsClient, tmp_path: Path) -> None:
-    """At most 500 in each; reports about the first come while the last are asked for."""
+    """Each holds at most 500; reports on the first come while the last are requested."""
     with TestPACS(faults=Faults(report=Report.SAME_ASSOCIATION)) as pacs:
         job = sent(client, pacs.remote, tmp_path, 1_001)
         assert committed(client, job).committed == 1_001
@@ -238,7 +238,7 @@ def test_many_instances_go_in_several_transactions(client: PacsClient, tmp_path:
 
 
 def test_a_peer_without_the_service_is_an_error(client: PacsClient, storescp: peers.Directory, tmp_path: Path) -> None:
-    """It says what to do instead."""
+    """The message names the remedy."""
     job = sent(client, storescp.remote, tmp_path)
     with pytest.raises(ContextRejectedError, match="does not offer storage commitment"):
         committed(client, job)
@@ -247,15 +247,15 @@ def test_a_peer_without_the_service_is_an_error(client: PacsClient, storescp: pe
 def test_a_pacs_that_does_not_know_the_receiver_says_so(
     client: PacsClient, receiver: Process, archive: TestPACS, tmp_path: Path
 ) -> None:
-    """It refuses the AE title of the receiver, under which we ask; the error says why we do."""
+    """It rejects the AE title of the receiver, which the request uses; the message gives the reason."""
     job = sent(client, archive.remote, tmp_path)
     archive.faults = Faults(calling_aets=["PYNETDICOM"])
-    with pytest.raises(AssociationRejectedError, match="asked for as PACS_TASKS, to which the PACS reports"):
+    with pytest.raises(AssociationRejectedError, match="requested as PACS_TASKS, to which the PACS reports"):
         committed(client, job)
 
 
 def test_waiting_for_reports_can_be_cancelled(client: PacsClient, tmp_path: Path) -> None:
-    """A long patience holds nobody up."""
+    """A job with a long patience can be cancelled."""
     with TestPACS(faults=Faults(report=Report.NEVER)) as pacs:
         sending = sent(client, pacs.remote, tmp_path)
         job = client.enqueue(CommitRequest(job_id=sending.id, patience=600))
@@ -266,7 +266,7 @@ def test_waiting_for_reports_can_be_cancelled(client: PacsClient, tmp_path: Path
 
 
 def test_two_reports_may_share_a_transaction(client: PacsClient, tmp_path: Path) -> None:
-    """The Standard knows one; where a peer sends two, what the first does not name the second may."""
+    """The Standard knows one report; a second one may name what the first did not."""
     with TestPACS(faults=Faults(report=Report.NEVER)) as pacs:
         job = sent(client, pacs.remote, tmp_path)
         known = sorted(pacs.instances)
@@ -284,7 +284,7 @@ def test_two_reports_may_share_a_transaction(client: PacsClient, tmp_path: Path)
 
 
 def test_nothing_of_it_outlives_the_job(client: PacsClient, tmp_path: Path) -> None:
-    """Every key of a job expires with it, also those of its transactions, and each report prolongs them all."""
+    """Every key of a job and its transactions expires with the job; each report prolongs them all."""
     with TestPACS(faults=Faults(report=Report.SAME_ASSOCIATION)) as pacs:
         job = sent(client, pacs.remote, tmp_path)
         assert committed(client, job).committed == COUNT
@@ -301,7 +301,7 @@ def test_nothing_of_it_outlives_the_job(client: PacsClient, tmp_path: Path) -> N
 
 
 def test_a_report_about_a_job_that_has_expired_is_refused(client: PacsClient, tmp_path: Path) -> None:
-    """Its transaction is known no more than the job."""
+    """Neither the job nor its transaction is known."""
     with TestPACS(faults=Faults(report=Report.NEVER)) as pacs:
         job = sent(client, pacs.remote, tmp_path)
     record = Commitments(client.ledger, job.id)
@@ -313,16 +313,16 @@ def test_a_report_about_a_job_that_has_expired_is_refused(client: PacsClient, tm
 
 
 def test_a_receiver_without_its_redis_cannot_take_a_report() -> None:
-    """It says so, and the peer is told to come back."""
+    """It raises, so that the remote may report again."""
     reports = Reports(f"redis://127.0.0.1:{free_port()}/0", load(redis_timeout=0.5))
     with pytest.raises(BrokerUnavailableError):
-        reports.take(CommitmentReport("2.25.5", frozenset(), {}))
+        reports.record(CommitmentReport("2.25.5", frozenset(), {}))
     reports.close()
 
 
 @pytest.mark.orthanc
 def test_orthanc_reports_to_the_receiver(client: PacsClient, receiver: Process, port: int, tmp_path: Path) -> None:
-    """Orthanc knows the receiver by DicomModalities; an instance that was deleted there has failed."""
+    """Orthanc knows the receiver by DicomModalities; an instance that was deleted there fails."""
     with peers.orthanc(tmp_path, destinations={"PACS_TASKS": ("127.0.0.1", port)}) as orthanc:
         job = sent(client, orthanc.remote, tmp_path)
         outcome = committed(client, job)
@@ -337,7 +337,7 @@ def test_orthanc_reports_to_the_receiver(client: PacsClient, receiver: Process, 
 def test_the_receiver_of_our_own_ae_title_is_preferred(
     client: PacsClient, place: str, archive: TestPACS, receiver: Process, tmp_path: Path
 ) -> None:
-    """Several may run; the AE title of the request says which one the PACS knows."""
+    """Several may run; the AE title of the request chooses the one that the PACS knows."""
     assert receiver.running()
     (tmp_path / "second").mkdir()
     other = free_port()

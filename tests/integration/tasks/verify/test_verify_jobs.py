@@ -1,4 +1,4 @@
-"""Verifying what a job has sent: the PACS is asked, and only what it lists counts as held."""
+"""Verification of what a job has sent: an instance is held if the PACS lists it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _ended(client: PacsClient, request: AnyRequest) -> Job:
 
 
 def sent(client: PacsClient, remote: RemoteAE, directory: Path) -> str:
-    """Send a directory; the job's id."""
+    """Send a directory; return the id of the job."""
     return _ended(client, StoreDirectoryRequest(remote=remote, directory=str(directory))).id
 
 
@@ -79,7 +79,7 @@ def test_one_query_for_each_series_finds_everything(client: PacsClient, pacs: Te
 
 
 def test_what_the_pacs_lost_is_missing_by_name(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """By SOP Instance UID and path, in the order of the manifest; Celery's result has counts only."""
+    """The problems have SOP Instance UID and path, in the order of the manifest; Celery's result has counts only."""
     paths = write_series(tmp_path, 12)
     job_id = sent(client, pacs.remote, tmp_path)
     lost = [uids(pacs)[place] for place in (7, 2)]
@@ -98,7 +98,7 @@ def test_what_the_pacs_lost_is_missing_by_name(client: PacsClient, pacs: TestPAC
 
 
 def test_nothing_held_is_a_failure(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """An archive that lost all: everything is missing, in few queries although nothing vouches for its answers."""
+    """An archive lost everything: few queries show it, although no instance vouches for its answers."""
     write_series(tmp_path, MANY)
     job_id = sent(client, pacs.remote, tmp_path)
     pacs.lose(*uids(pacs))
@@ -111,7 +111,7 @@ def test_nothing_held_is_a_failure(client: PacsClient, pacs: TestPACS, tmp_path:
 def test_a_pacs_that_ends_its_answers_at_a_limit_is_asked_by_name(
     client: PacsClient, pacs: TestPACS, tmp_path: Path
 ) -> None:
-    """It says success after so many matches: what it left out is asked for again, and is no more missing than it is."""
+    """It ends its answers with success at a limit; queries by UID find the instances beyond."""
     write_series(tmp_path, MANY)
     job_id = sent(client, pacs.remote, tmp_path)
     lost = uids(pacs)[100]
@@ -126,7 +126,7 @@ def test_a_pacs_that_ends_its_answers_at_a_limit_is_asked_by_name(
 def test_a_pacs_that_knows_no_lists_is_asked_one_by_one(
     client: PacsClient, pacs: TestPACS, tmp_path: Path, found_first: int
 ) -> None:
-    """A list of UIDs finds nothing there; that one which it had listed before is not found shows that."""
+    """A list of UIDs matches nothing there, not even an instance that it listed before."""
     write_series(tmp_path, 30)
     job_id = sent(client, pacs.remote, tmp_path)
     lost = uids(pacs)[9]
@@ -141,7 +141,7 @@ def test_a_pacs_that_knows_no_lists_is_asked_one_by_one(
 def test_a_pacs_that_cannot_answer_at_this_level_is_unknown(
     client: PacsClient, pacs: TestPACS, tmp_path: Path, status: int
 ) -> None:
-    """Never held, never missing; and it is not asked for each instance only to say the same."""
+    """Its instances are unknown, and one query is enough to see it."""
     write_series(tmp_path, 40)
     job_id = sent(client, pacs.remote, tmp_path)
     pacs.faults = Faults(find_status=status)
@@ -153,7 +153,7 @@ def test_a_pacs_that_cannot_answer_at_this_level_is_unknown(
 
 
 def test_a_peer_without_queries_is_unknown(client: PacsClient, storescp: peers.Directory, tmp_path: Path) -> None:
-    """DCMTK's storescp takes everything and can be asked nothing."""
+    """DCMTK's storescp accepts every instance and no query."""
     write_series(tmp_path / "files", 3)
     outcome = verified(client, sent(client, storescp.remote, tmp_path / "files"))
     assert (outcome.held, outcome.missing, outcome.unknown) == (0, 0, 3)
@@ -161,7 +161,7 @@ def test_a_peer_without_queries_is_unknown(client: PacsClient, storescp: peers.D
 
 
 def test_a_pacs_that_falls_silent_in_the_middle_is_unknown(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """Twice lost at one series, and that series is left alone."""
+    """A series is given up after two losses."""
     write_series(tmp_path, 2)
     job_id = sent(client, pacs.remote, tmp_path)
     pacs.faults = Faults(silence=Silence.ASSOCIATED)
@@ -171,7 +171,7 @@ def test_a_pacs_that_falls_silent_in_the_middle_is_unknown(client: PacsClient, p
 
 
 def test_a_pacs_that_is_gone_is_an_error(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """No association, no answer: nothing is said about any instance."""
+    """Without an association the job ends with that error."""
     write_series(tmp_path, 2)
     job_id = sent(client, pacs.remote, tmp_path)
     job = _ended(client, VerifyRequest(job_id=job_id, remote=RemoteAE(port=free_port())))
@@ -183,7 +183,7 @@ def test_a_pacs_that_is_gone_is_an_error(client: PacsClient, pacs: TestPACS, tmp
 
 
 def test_stores_with_a_warning_are_asked_for_too(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """B000 is stored; what was refused was not sent and is not asked for."""
+    """An instance with B000 is stored; a refused one was not sent and is not looked for."""
     write_series(tmp_path, 4)
     pacs.faults = Faults(store_status={EVERY_INSTANCE: 0xB000})
     job_id = sent(client, pacs.remote, tmp_path)
@@ -194,7 +194,7 @@ def test_stores_with_a_warning_are_asked_for_too(client: PacsClient, pacs: TestP
 
 
 def test_what_failed_is_not_asked_for(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """The job itself says that it was not sent."""
+    """The job itself reports it as not sent."""
     write_series(tmp_path, 4)
     pacs.faults = Faults(store_status={"2.25.314159265358979.1.1.1000002": 0xC000})
     job_id = sent(client, pacs.remote, tmp_path)
@@ -203,7 +203,7 @@ def test_what_failed_is_not_asked_for(client: PacsClient, pacs: TestPACS, tmp_pa
 
 
 def test_an_instance_from_two_files_counts_twice(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """Each file that was sent is held, or is missing."""
+    """Each sent file is held or missing."""
     (path,) = write_series(tmp_path, 1)
     (tmp_path / "copy.dcm").write_bytes(path.read_bytes())
     job_id = sent(client, pacs.remote, tmp_path)
@@ -216,7 +216,7 @@ def test_an_instance_from_two_files_counts_twice(client: PacsClient, pacs: TestP
 def test_an_instance_without_a_study_is_held_if_listed_and_else_unknown(
     client: PacsClient, pacs: TestPACS, tmp_path: Path
 ) -> None:
-    """As colour palettes are: a peer that does not list it may not want to be asked so."""
+    """Colour palettes have none: a remote may list them only by other queries."""
     for number in (1, 2):
         ds = instance(number)
         del ds.StudyInstanceUID, ds.SeriesInstanceUID
@@ -229,7 +229,7 @@ def test_an_instance_without_a_study_is_held_if_listed_and_else_unknown(
 
 
 def test_one_file_is_verified_as_well(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """Of `send-file`, and with pixel data that are sent from a memory map."""
+    """It is a job of `send-file`, whose pixel data come from a memory map."""
     path = write(instance(1, rows=512), tmp_path / "large.dcm")
     job = _ended(client, StoreRequest(remote=pacs.remote, path=str(path)))
     outcome = verified(client, job.id)
@@ -238,7 +238,7 @@ def test_one_file_is_verified_as_well(client: PacsClient, pacs: TestPACS, tmp_pa
 
 
 def test_another_pacs_can_be_asked(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """One that should have got a copy; who calls is as the job said unless the request says otherwise."""
+    """It should have received a copy; the calling AE title is that of the job unless the request has another."""
     write_series(tmp_path, 2)
     job = _ended(
         client,
@@ -253,7 +253,7 @@ def test_another_pacs_can_be_asked(client: PacsClient, pacs: TestPACS, tmp_path:
 def test_a_service_names_the_job_alone(
     client: PacsClient, shared_redis_url: str, pacs: TestPACS, tmp_path: Path
 ) -> None:
-    """The PACS is that of the job; the result has counts."""
+    """The PACS is that of the job; the result has the counts."""
     write_series(tmp_path, 2)
     job_id = sent(client, pacs.remote, tmp_path)
     app = Celery("somebody-else", broker=shared_redis_url, backend=shared_redis_url, set_as_current=False)
@@ -273,12 +273,12 @@ def test_a_service_names_the_job_alone(
 
 
 def test_only_what_sends_and_has_ended_can_be_verified(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """One clear sentence for each other case."""
+    """Each other case has its own message."""
     with pytest.raises(JobNotFoundError):
         client.enqueue(VerifyRequest(job_id="nothing"))
     write_series(tmp_path, 2)
     job = _ended(client, PreflightRequest(remote=pacs.remote, directory=str(tmp_path)))
-    with pytest.raises(InvalidRequestError, match="sends nothing"):
+    with pytest.raises(InvalidRequestError, match="does not send"):
         _ended(client, VerifyRequest(job_id=job.id)).outcome()
     pacs.faults = Faults(store_status={EVERY_INSTANCE: 0xC000})
     with pytest.raises(InvalidRequestError, match="has sent nothing"):
@@ -292,7 +292,7 @@ def test_only_what_sends_and_has_ended_can_be_verified(client: PacsClient, pacs:
 
 
 def test_verifying_can_be_cancelled_and_retried(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """A look at a slow PACS ends when it is told to, and may be taken again under its id."""
+    """Verification at a slow PACS can be cancelled, and retried under its id."""
     write_series(tmp_path, 20)
     job_id = sent(client, pacs.remote, tmp_path)
     pacs.faults = Faults(delay=0.5)

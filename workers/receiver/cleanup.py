@@ -1,7 +1,7 @@
-"""Clears the receiver's directory of what is left behind: what no job took, and what a killed process was writing.
+"""Clean the receiver's directory: instances that no job has collected, and unfinished files of killed processes.
 
-What no job took goes to what nobody asked for, and is not removed: somebody may have sent it by chance while a job
-expected its series, and was told that it is here.
+An instance that no job has collected moves to the unsolicited ones and is not removed: another sender may have sent it
+while a job expected its series, and has a success status for it.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from pacs_tasks.fleet.receivers import INCOMING, UNSOLICITED
 
 logger = logging.getLogger("pacs_tasks.receiver")
 
-#: Seconds between two rounds at most, and which part of the time for which things are kept.
+#: Seconds between two rounds at most; also at most this part of the time for which instances are kept.
 _ROUND = 600.0
 _PART_OF_TIME = 10
-#: Seconds without a write after which nobody writes to a file any more: no operation takes longer.
+#: Seconds without a write after which a file is abandoned: no operation takes longer.
 _ABANDONED = IDLE.operation
-#: Seconds that a round may go on once the receiver ends.
+#: Seconds that a round may continue once the receiver ends.
 _END = 5.0
 
 
-class Cleaning:
-    """A thread that cleans at once, and then again and again.
+class Cleanup:
+    """A thread that cleans at its start and then repeatedly.
 
-    What nobody asked for stays: it may be all that there is of it.
+    Unsolicited instances stay: nobody else may have them.
 
     Parameters
     ----------
     directory
-        The receiver's.
+        The receiver's directory.
     keep
-        Seconds after which no job comes for an instance in ``incoming``.
+        Seconds after which no job will collect an instance in ``incoming``.
     """
 
     def __init__(self, directory: Path, keep: float) -> None:
         self._directory, self._keep = directory, keep
         self._ending = threading.Event()
-        # A file server may hang for long; the receiver must be able to end all the same.
-        self._thread = threading.Thread(target=self._run, name="cleaning", daemon=True)
+        # A file server may hang; the receiver must be able to end all the same.
+        self._thread = threading.Thread(target=self._run, name="cleanup", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -60,14 +60,14 @@ class Cleaning:
             try:
                 self.clean()
             except OSError as error:
-                # Of a directory that cannot be listed its name is nobody's business: it may be a study.
-                logger.warning("the receiver's directory could not be cleaned: %s", error.strerror)
+                # The name of the directory stays out of the log: it may be that of a study.
+                logger.warning("The receiver's directory could not be cleaned: %s.", error.strerror)
             if self._ending.wait(min(_ROUND, self._keep / _PART_OF_TIME)):
                 return
 
     def clean(self) -> None:
-        """One round."""
-        # They are written in the directory itself, wherever they go afterwards.
+        """Clean once."""
+        # Unfinished files are in the directory itself, wherever they go afterwards.
         parts = [each for each in _files(self._directory) if each.name.startswith(".") and each.name.endswith(".part")]
         abandoned = self._clear(parts, _ABANDONED, Path.unlink)
         late = 0
@@ -79,15 +79,17 @@ class Cleaning:
                 _remove_if_empty(series)
             _remove_if_empty(study)
         if late or abandoned:
-            logger.info("set %d instances aside that no job took, and removed %d unfinished files", late, abandoned)
+            logger.info(
+                "Set aside %d instances that no job had collected, and removed %d unfinished files.", late, abandoned
+            )
 
     def _clear(self, files: list[os.DirEntry[str]], age: float, away: Callable[[Path], None]) -> int:
-        """Have those away that nobody has written to for so many seconds; how many there were."""
+        """Move or remove files without a write for ``age`` seconds; return how many there were."""
         cleared = 0
         for each in files:
             if self._ending.is_set():
                 break
-            # A job, or another receiver's cleaning, may take it at this moment.
+            # A job, or another receiver's cleaning, may move it at this moment.
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - each.stat(follow_symlinks=False).st_mtime > age:
                     away(Path(each.path))
@@ -96,7 +98,7 @@ class Cleaning:
 
 
 def _set_aside(directory: Path, path: Path) -> None:
-    """Move an instance to others that nobody asked for; where it has come there as well, what came last stays."""
+    """Move an instance to the unsolicited ones; of two files for one instance, the later one stays."""
     directory.mkdir(parents=True, exist_ok=True)
     target = directory / path.name
     if target.exists() and target.stat().st_mtime > path.stat().st_mtime:
@@ -122,6 +124,6 @@ def _listed(directory: Path) -> list[os.DirEntry[str]]:
 
 
 def _remove_if_empty(directory: Path) -> None:
-    """An instance may come at this moment; then the directory stays, or the instance makes it again."""
+    """Remove a directory. If an instance comes at this moment, the directory stays or is created again."""
     with contextlib.suppress(OSError):
         directory.rmdir()

@@ -1,0 +1,241 @@
+"""What each process of the receiver does: it stores instances and records storage commitment reports.
+
+Expected and unsolicited instances have separate directories.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import redis
+
+from pacs_tasks.ae import LocalAE
+from pacs_tasks.connection import connect
+from pacs_tasks.dimse.files.storage import instance_path
+from pacs_tasks.dimse.scp.c_store import NOT_AUTHORISED, OUT_OF_RESOURCES, Arrival, Refusal
+from pacs_tasks.dimse.scp.storage_scp import StorageSCP
+from pacs_tasks.dimse.status import commitment_failure
+from pacs_tasks.errors import BrokerUnavailableError
+from pacs_tasks.fleet.receivers import EXPECTED_FOR, INCOMING, UNSOLICITED, ExpectedSeries
+from pacs_tasks.ledger.commitments import record_report
+from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
+from pacs_tasks.outcome.verification import CommitmentReport
+from pacs_tasks.settings import Settings, Unsolicited
+
+logger = logging.getLogger("pacs_tasks.receiver")
+
+_UNSOLICITED = Refusal(NOT_AUTHORISED, "No job has requested this series; other series are refused")
+#: A sender may try again after this status (PS3.4 table B.2-1).
+_UNCERTAIN = Refusal(OUT_OF_RESOURCES, "Cannot check in Redis whether it was requested; try again")
+FORMAT = "%(asctime)s %(levelname)s %(message)s"
+#: Seconds between two logs of the counts.
+_LOG = 5.0
+#: Seconds that associations may take to end when the receiver ends.
+STOP_LIMIT = 10.0
+#: Seconds for which the answer that a series is expected is reused.
+_REUSE_EXPECTED = 1.0
+#: Seconds for which the answer that a series is not expected is reused, if its sender names no C-MOVE. Such instances
+#: are rarely anything but unsolicited, and one request to Redis for each would slow them down.
+_REUSE_UNEXPECTED = 0.5
+#: Seconds that Redis has for an answer. After a failure, no request is sent for a second and four times the time that
+#: the failed one took, so that receiving keeps four fifths of its speed.
+_QUICK = 1.0
+_PAUSE = 1.0
+_PAUSES = 4
+#: Answers that are remembered; without a limit, senders would decide how many there are.
+_MOST_REMEMBERED = 1000
+
+
+class Expectations:
+    """Which series jobs expect at this receiver, with as few requests to Redis as possible. Thread-safe."""
+
+    def __init__(self, redis_url: str, timeout: float, receiver_ae_title: str) -> None:
+        self._url, self._timeout, self._ae_title = redis_url, min(timeout, _QUICK), receiver_ae_title
+        #: Study and series to the answer, and when it was given.
+        self._answers: dict[tuple[str, str], tuple[bool, float]] = {}
+        self._lock = threading.Lock()
+        self._client: redis.Redis | None = None
+        self._expected: ExpectedSeries | None = None
+        self._away_until = 0.0
+        self._lost = False
+
+    def has(self, arrival: Arrival) -> bool | None:
+        """Whether a job expects this instance; None if Redis is away.
+
+        While Redis is away, a series that was expected a moment ago still counts as expected.
+        """
+        named = arrival.study_uid, arrival.series_uid
+        known = self._known(named, arrival.moved)
+        if known is not None:
+            return known
+        # If Redis does not answer, only the first thread waits for it.
+        with self._lock:
+            known = self._known(named, arrival.moved)
+            return self._request(named) if known is None else known
+
+    def _known(self, named: tuple[str, str], moved: bool) -> bool | None:
+        expected, at = self._answers.get(named, (False, float("-inf")))
+        age = time.monotonic() - at
+        if expected:
+            return True if age < _REUSE_EXPECTED else None
+        return False if age < _REUSE_UNEXPECTED and not moved else None
+
+    def _request(self, named: tuple[str, str]) -> bool | None:
+        began = time.monotonic()
+        if began >= self._away_until:
+            try:
+                expected = self._connected().is_expected(self._ae_title, *named)
+            except (BrokerUnavailableError, redis.RedisError) as error:
+                now = time.monotonic()
+                self._away_until = now + _PAUSE + _PAUSES * (now - began)
+                self._log(error)
+            else:
+                self._log(None)
+                if len(self._answers) >= _MOST_REMEMBERED:
+                    self._answers.clear()
+                self._answers[named] = expected, time.monotonic()
+                return expected
+        expected, at = self._answers.get(named, (False, 0.0))
+        return True if expected and began - at < EXPECTED_FOR else None
+
+    def _connected(self) -> ExpectedSeries:
+        if self._expected is None:
+            self._client = connect(self._url, self._timeout)
+            self._expected = ExpectedSeries(self._client)
+        return self._expected
+
+    def _log(self, error: Exception | None) -> None:
+        """Log once that Redis is away, and once that it is back."""
+        if error is not None and not self._lost:
+            logger.warning("The receiver cannot check what jobs expect: %s", error)
+        elif error is None and self._lost:
+            logger.info("The receiver can check again what jobs expect.")
+        self._lost = error is not None
+
+    def close(self) -> None:
+        with self._lock:
+            if self._client is not None:
+                with contextlib.suppress(redis.RedisError, OSError):
+                    self._client.close()
+
+
+class Places:
+    """Gives each instance its path below the receiver's directory, or refuses it."""
+
+    def __init__(self, config: Settings, expectations: Expectations) -> None:
+        self._incoming, self._unsolicited = config.received / INCOMING, config.received / UNSOLICITED
+        self._refuses = config.unsolicited is Unsolicited.REFUSE
+        self._expectations = expectations
+
+    def place(self, arrival: Arrival) -> Path | Refusal:
+        """Return the path of an instance, or why it is refused (see :data:`pacs_tasks.dimse.scp.c_store.Place`)."""
+        expected = self._expectations.has(arrival)
+        if not expected and self._refuses:
+            return _UNCERTAIN if expected is None else _UNSOLICITED
+        # If Redis is away, the instance is kept: a job that expects it will request it again.
+        below = self._incoming if expected else self._unsolicited
+        return instance_path(below, arrival.study_uid, arrival.series_uid, arrival.sop_instance_uid)
+
+    def is_unsolicited(self, path: str) -> bool:
+        """Whether this is the path of an unsolicited instance."""
+        return path.startswith(f"{self._unsolicited}{os.sep}")
+
+
+class Counts:
+    """How many instances came; nothing else about them may be in a log."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+        self._lock = threading.Lock()
+        self._received = self._failed = self._unsolicited = self._unwelcome = 0
+        self._logged = (0, 0, 0, 0)
+
+    def add(self, outcome: InstanceOutcome) -> None:
+        with self._lock:
+            if outcome.category is InstanceCategory.FAILED:
+                self._failed += 1
+                self._unwelcome += outcome.status is not None and outcome.status.code == NOT_AUTHORISED
+            else:
+                self._received += 1
+                self._unsolicited += self._places.is_unsolicited(outcome.path)
+
+    def log(self) -> None:
+        """Log the counts if they have changed."""
+        with self._lock:
+            counts = (self._received, self._failed, self._unsolicited, self._unwelcome)
+        if counts != self._logged:
+            self._logged = counts
+            logger.info(
+                "Received %d instances and refused %d; unsolicited were %d of those received and %d of those refused.",
+                *counts,
+            )
+
+
+class Reports:
+    """Records storage commitment reports in Redis."""
+
+    def __init__(self, redis_url: str, config: Settings) -> None:
+        self._url, self._timeout, self._keep = redis_url, config.redis_timeout, config.keep_jobs
+        self._lock = threading.Lock()
+        self._ledger: Ledger | None = None
+
+    def record(self, report: CommitmentReport) -> bool:
+        """Record a report; false if its transaction is unknown.
+
+        Raises
+        ------
+        BrokerUnavailableError
+            If Redis is away. The remote receives a failure status and may report again.
+        """
+        try:
+            return record_report(self._connected(), report, commitment_failure)
+        except redis.RedisError as error:
+            raise BrokerUnavailableError(f"Redis did not record the report ({error}). Check that it runs.") from None
+
+    def _connected(self) -> Ledger:
+        with self._lock:
+            if self._ledger is None:
+                self._ledger = Ledger(connect(self._url, self._timeout), self._keep)
+            return self._ledger
+
+    def close(self) -> None:
+        with self._lock:
+            if self._ledger is not None:
+                with contextlib.suppress(redis.RedisError, OSError):
+                    self._ledger.client.close()
+
+
+def receive(config: Settings, redis_url: str, listener: socket.socket, ending: threading.Event) -> None:
+    """Receive until ``ending`` is set. Each process of the receiver runs this."""
+    logging.basicConfig(format=FORMAT, level=logging.INFO, stream=sys.stderr)
+    expectations = Expectations(redis_url, config.redis_timeout, config.receiver_ae_title)
+    places = Places(config, expectations)
+    counts, reports = Counts(places), Reports(redis_url, config)
+    scp = StorageSCP(
+        LocalAE(ae_title=config.receiver_ae_title),
+        config.receiver_host,
+        config.receiver_port,
+        config.received,
+        on_instance=counts.add,
+        listener=listener,
+        tls=config.receiver_tls,
+        on_report=reports.record,
+        place=places.place,
+    )
+    scp.start()
+    try:
+        while not ending.wait(_LOG):
+            counts.log()
+    finally:
+        scp.stop(STOP_LIMIT)
+        reports.close()
+        expectations.close()
+        counts.log()
