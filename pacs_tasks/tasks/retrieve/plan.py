@@ -161,7 +161,7 @@ class _Search:
         return wanted
 
     def _resolve(self, place: int, selection: Selection, number: str, numbers: dict[str, list[Wanted]]) -> None:
-        """Want the studies that have an accession number."""
+        """Add the studies that have an accession number."""
         name = f"{number}\\{selection.study_uid or ''}"
         if name in self._nowhere:
             self._nowhere[name][0].append(place)
@@ -176,10 +176,10 @@ class _Search:
         for each in chosen:
             self._want(each.study_uid, each.counted).add(place, selection)
         if not chosen:
-            error = JobFailedError(
+            elsewhere = JobFailedError(
                 f"{self._remote} lists this accession number for other studies only. Check both.", number
             )
-            self._nowhere[name] = [place], error
+            self._nowhere[name] = [place], elsewhere
 
     def _studies_of(self, number: str) -> list[Wanted]:
         """The studies with this accession number; some remotes also list studies with another one."""
