@@ -204,7 +204,7 @@ def test_a_receiver_whose_callers_have_another_authority_is_well(
         values = {"PACS_TASKS_RECEIVER_HOST": "127.0.0.1", "PACS_TASKS_RECEIVER_PORT": str(port)}
         done = _python("workers.health", "receiver", **values, **settings)
     assert done.returncode == 0, done.stderr
-    assert "answers, and takes only callers whom it knows" in done.stdout
+    assert "answers. It accepts only callers with a certificate that it trusts" in done.stdout
 
 
 def test_a_receiver_without_its_certificate_does_not_start(shared_redis_url: str, tmp_path: Path) -> None:
