@@ -70,8 +70,8 @@ def _explained(found: Status, request: MoveRequest) -> Status:
         return found
     return found.model_copy(
         update={
-            "meaning": f"{request.remote} does not know the move destination {request.move_aet!r}; ask its "
+            "meaning": f"{request.remote} does not know the move destination {request.move_aet!r}. Ask its "
             f"administrator to add {request.move_aet} with the host and port of its receiver, or retrieve by C-GET "
-            "(--method get)"
+            "(--method get)."
         }
     )

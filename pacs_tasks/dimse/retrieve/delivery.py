@@ -188,7 +188,7 @@ def _command_set(request: MoveRequest | GetRequest, message_id: int) -> bytes:
 
 def _unfinished(remote: object) -> Status:
     """The status of a complete delivery without a final response."""
-    meaning = f"all promised instances have arrived; {remote} did not send its final response"
+    meaning = f"All promised instances have arrived, but {remote} did not send its final response."
     return Status(code=0xFF00, category=StatusCategory.PENDING, meaning=meaning)
 
 
