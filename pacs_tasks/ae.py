@@ -1,4 +1,4 @@
-"""Application entities: who calls and who is called."""
+"""Application entities: the local AE, which calls, and the remote AE, which is called."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-#: What a Python program that names no AE title of its own has always been called here.
+#: The AE title that Python programs without one have always had here.
 DEFAULT_CALLING_AET = "PYNETDICOM"
 DEFAULT_CALLED_AET = "PACS"
 DEFAULT_PORT = 11112
@@ -28,7 +28,7 @@ def _check_ae_title(value: str) -> str:
     """Leading and trailing spaces are not significant (PS3.5 section 6.2, VR AE)."""
     stripped = value.strip(" ")
     if not stripped:
-        raise ValueError("an AE title needs at least one character that is no space")
+        raise ValueError("an AE title needs at least one character other than a space")
     if len(stripped) > 16:
         raise ValueError("an AE title has at most 16 characters")
     if any(not " " <= character <= "~" or character == "\\" for character in stripped):
@@ -46,19 +46,19 @@ _CHARSETS = frozenset(
 
 
 def _check_charset(value: str) -> str:
-    """Several terms are separated by a backslash; case and spaces around them are forgiven."""
+    """Backslashes separate several terms. Case and surrounding spaces do not matter."""
     terms = [term.strip().upper() for term in value.split("\\")]
     unknown = next((term for term in terms if term not in _CHARSETS), None)
     if unknown is not None:
         raise ValueError(
-            f"{unknown!r} is no specific character set of DICOM; write 'ISO_IR 192' for UTF-8, 'GB18030', 'GBK' "
-            "or another of its defined terms, such as 'ISO_IR 100' for Latin 1"
+            f"{unknown!r} is not a specific character set of DICOM; write 'ISO_IR 192' for UTF-8, 'GB18030', 'GBK' "
+            "or another defined term, such as 'ISO_IR 100' for Latin 1"
         )
     return "\\".join(terms)
 
 
 def _check_file_name(value: str) -> str:
-    """A file of another machine cannot be looked for here; a relative name means one of this machine."""
+    """Make a relative name absolute. An absolute one may be that of a file on another machine."""
     if not value.strip() or "\0" in value:
         raise ValueError("a file needs a name")
     if PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute():
@@ -67,18 +67,18 @@ def _check_file_name(value: str) -> str:
 
 
 def _check_server_name(value: str) -> str:
-    """A host name as certificates have it, or an address."""
+    """Check a host name as it stands in certificates, or an address."""
     try:
         value.encode("idna")
     except UnicodeError:
-        raise ValueError("this is no host name; write one such as pacs.example.org") from None
+        raise ValueError("this is not a host name; write one such as pacs.example.org") from None
     return value
 
 
 def check_key_has_certificate(certificate_file: str | None, key_file: str | None) -> None:
     """Raise ``ValueError`` for a private key without its certificate."""
     if key_file is not None and certificate_file is None:
-        raise ValueError("a private key needs its certificate; name the certificate's file too")
+        raise ValueError("a private key needs its certificate; name the file of the certificate too")
 
 
 #: VR AE: 1 to 16 characters of the default repertoire, no backslash, no control character (PS3.5 section 6.2).
@@ -90,7 +90,7 @@ Host = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Charset = Annotated[str, AfterValidator(_check_charset)]
 
 
-#: The name of a file, which is made absolute where it enters: whoever reads it has another current directory.
+#: The name of a file, made absolute: the process that reads it has another current directory.
 FileName = Annotated[str, AfterValidator(_check_file_name)]
 ServerName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_check_server_name)]
 
@@ -98,21 +98,20 @@ ServerName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=
 class TLS(BaseModel):
     """A secure transport connection (PS3.15 section B.12, BCP 195): TLS 1.2 or newer, certificates checked.
 
-    All files are PEM, and lie on the machine that opens the connection or takes it: the worker's, the receiver's.
+    All files are PEM files on the machine of the worker or receiver that opens or accepts the connection.
 
     Attributes
     ----------
     ca_file
-        Certificates of the authorities that may have signed the other side's certificate, or that certificate itself.
-        Left out, the caller trusts the authorities that its system trusts; the one that is called asks for no
-        certificate.
+        Certificates of the authorities to trust, or the certificate of the other side itself. Without it, a caller
+        trusts the authorities of its system, and a receiver requests no certificate.
     certificate_file, key_file
-        Our own certificate, with those between it and its authority, and its private key without a pass phrase. A
-        file that holds both needs no second name.
+        The local certificate with its intermediate certificates, and its private key without a pass phrase. One file
+        may hold both.
     check_hostname
-        Whether the other side's certificate must be for the host that is called.
+        Whether the certificate of the other side must be for the host that is called.
     server_name
-        The name in its certificate, where that is not the host that is called.
+        The name in that certificate, if it is not the host that is called.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
@@ -130,12 +129,12 @@ class TLS(BaseModel):
 
 
 def _switch(value: Any) -> Any:
-    """``tls = true`` asks for TLS with nothing special about it."""
+    """Read ``tls = true`` as TLS with its defaults."""
     return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
 
 class LocalAE(BaseModel):
-    """Who calls: us."""
+    """The AE that calls."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
@@ -143,12 +142,17 @@ class LocalAE(BaseModel):
 
 
 class RemoteAE(BaseModel):
-    """Who is called: the peer, usually a PACS.
+    """The AE that is called, usually a PACS.
 
-    ``charset`` is the specific character set in which keys go to this peer when they are not ASCII, and in which its
-    matches are read when they name none themselves: GB18030, GBK and ISO_IR 192 matter for Chinese names.
-    ``max_associations`` is how many associations the whole fleet may have open with it at once; None: as the worker's
-    settings say. ``tls`` left out, the connection is not encrypted.
+    Attributes
+    ----------
+    charset
+        The specific character set of keys that are not ASCII, and of matches that name none. Chinese names need
+        GB18030, GBK or ISO_IR 192.
+    max_associations
+        How many associations the whole fleet may have open with it at once. None: as in the settings of the worker.
+    tls
+        None: the connection is not encrypted.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)

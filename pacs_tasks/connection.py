@@ -1,4 +1,4 @@
-"""The connection to the Redis that carries the jobs: what goes wrong with it is one of our errors."""
+"""The connection to the Redis that carries the jobs. Its failures are errors of this package."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from redis.retry import Retry
 
 from pacs_tasks.errors import BrokerUnavailableError
 
-#: What a Redis raises that is away, or that has no room for what it is told.
+#: The errors of a Redis that is unreachable or out of memory.
 AWAY = (redis.ConnectionError, redis.TimeoutError, redis.OutOfMemoryError)
 
 
 class _Redis(redis.Redis):
-    """A client whose lost connection is our error, with the address and what to check."""
+    """A client that reports a lost connection as our error, with the address and what to check."""
 
     place: str
 
@@ -24,26 +24,26 @@ class _Redis(redis.Redis):
             return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py leaves it so
         except redis.AuthenticationError as error:
             raise BrokerUnavailableError(
-                f"the Redis at {self.place} refuses the password ({error}); check PACS_TASKS_REDIS_URL"
+                f"The Redis at {self.place} rejected the password ({error}). Check PACS_TASKS_REDIS_URL."
             ) from None
         except redis.OutOfMemoryError:
             raise BrokerUnavailableError(full(self.place)) from None
         except redis.InvalidResponse:
             raise BrokerUnavailableError(
-                f"what answers at {self.place} is no Redis; check host and port in PACS_TASKS_REDIS_URL"
+                f"The server at {self.place} is not a Redis. Check host and port in PACS_TASKS_REDIS_URL."
             ) from None
         except (*AWAY, OSError) as error:
             raise BrokerUnavailableError(
-                f"the Redis at {self.place} does not answer ({str(error).rstrip('.') or type(error).__name__}); "
-                "check PACS_TASKS_REDIS_URL, and that the Redis is running and lets this machine connect"
+                f"The Redis at {self.place} does not answer ({str(error).rstrip('.') or type(error).__name__}). "
+                "Check PACS_TASKS_REDIS_URL, and that the Redis is running and accepts connections from this machine."
             ) from None
 
 
 def full(place: str) -> str:
-    """What to say of a Redis that takes nothing more, as it must rather than forget what it has."""
+    """Return the message about a Redis that refuses more data, which it must rather than forget jobs."""
     return (
-        f"the Redis at {place} is full (maxmemory); give it more memory, or keep jobs for a shorter time "
-        "(PACS_TASKS_KEEP_JOBS)"
+        f"The Redis at {place} is full (maxmemory). Give it more memory, or keep jobs for a shorter time "
+        "(PACS_TASKS_KEEP_JOBS)."
     )
 
 
@@ -55,15 +55,15 @@ def connect(redis_url: str, timeout: float, patience: int = 0) -> redis.Redis:
     redis_url
         ``redis://``, ``rediss://`` or ``unix://``.
     timeout
-        Seconds to wait for the connection and for each answer.
+        Seconds to wait for the connection and for each reply.
     patience
-        How often an unanswered command is sent again: none for people, who wait; some for a worker, which must not
-        lose what it knows. Each step of the ledger may be repeated.
+        How often to repeat a command without a reply: never while a person waits, but a worker must not lose an
+        outcome. Each step of the ledger may be repeated.
 
     Raises
     ------
     BrokerUnavailableError
-        If nothing answers there in time, or it refuses the password.
+        If nothing answers in time, or the password is rejected.
     """
     try:
         client = cast(
@@ -74,23 +74,23 @@ def connect(redis_url: str, timeout: float, patience: int = 0) -> redis.Redis:
                 socket_connect_timeout=timeout,
                 socket_timeout=timeout,
                 retry=Retry(ExponentialBackoff(cap=2, base=0.1), patience),
-                # A full Redis has room again when somebody sees to it, or when something expires.
+                # A full Redis has room again when a key expires or somebody frees memory.
                 retry_on_error=[redis.OutOfMemoryError],
                 health_check_interval=30,
             ),
         )
     except ValueError:
-        # What is wrong with it is not repeated: in a wrong address, anything may be the password.
+        # The reason is left out: any part of a malformed address may be the password.
         raise BrokerUnavailableError(
-            "PACS_TASKS_REDIS_URL is not the address of a Redis; write it as redis://:PASSWORD@HOST:PORT/0, "
-            "with / # ? @ : and % in the password percent-encoded (/ is %2F)"
+            "PACS_TASKS_REDIS_URL is not the address of a Redis. Write it as redis://:PASSWORD@HOST:PORT/0, "
+            "with / # ? @ : and % in the password percent-encoded (/ is %2F)."
         ) from None
     client.place = _place(redis_url)
     try:
         client.ping()
     except redis.ResponseError as error:
         raise BrokerUnavailableError(
-            f"the Redis at {client.place} refuses us ({error}); check PACS_TASKS_REDIS_URL"
+            f"The Redis at {client.place} refused the connection ({error}). Check PACS_TASKS_REDIS_URL."
         ) from None
     return client
 
@@ -120,6 +120,6 @@ def _impatient(url: str, timeout: float) -> redis.Redis:
 
 
 def _place(redis_url: str) -> str:
-    """The address without its password."""
+    """Return the address without its password."""
     scheme, _, rest = redis_url.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}"

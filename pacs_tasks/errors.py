@@ -1,47 +1,47 @@
-"""Every error that pacs-tasks raises.
+"""The errors that pacs-tasks raises.
 
-An answer is a value, no answer is an exception: a DIMSE status never raises, it is part of an outcome.
+An answer is a value; no answer is an exception. A DIMSE status never raises: it is part of an outcome.
 
 ::
 
     PacsTasksError
     ├── ConfigurationError            a setting is wrong, or something that must be installed is missing
     │   └── BrokerUnavailableError    the Redis that carries the jobs does not answer
-    ├── InvalidRequestError           what was asked cannot be done as asked; nothing was opened
-    │   └── UnreadableInputError      a file or directory that the request names cannot be read here
-    │       └── NotDicomError         a file that is no DICOM instance, or a DICOMDIR: nothing to send
-    ├── AssociationError              the peer gave no answer
-    │   ├── AssociationRejectedError  permanent: it refuses us (AE titles, application context)
-    │   ├── TLSError                  permanent: no secure connection with it (certificates, no TLS on one side)
-    │   ├── ContextRejectedError      permanent: it refuses the SOP class or its transfer syntax
-    │   │   └── NotSendingError       it offers C-GET, and will not send any of the SOP classes
-    │   └── PeerUnavailableError      unreachable, aborted, silent: the one class that is retried
-    │       ├── PeerStalledError      it is not silent, and what it was asked for does not come
+    ├── InvalidRequestError           the request cannot be served; nothing was opened
+    │   └── UnreadableInputError      a file or directory of the request cannot be read on this machine
+    │       └── NotDicomError         the file is not a DICOM instance, or it is a DICOMDIR
+    ├── AssociationError              the remote gave no answer
+    │   ├── AssociationRejectedError  permanent: it rejects the association (AE titles, application context)
+    │   ├── TLSError                  permanent: no secure connection (certificates, or one side without TLS)
+    │   ├── ContextRejectedError      permanent: it rejects the SOP class or its transfer syntax
+    │   │   └── NotSendingError       it offers C-GET, but sends none of the SOP classes
+    │   └── PeerUnavailableError      unreachable, aborted or silent: the one class that is retried
+    │       ├── PeerStalledError      it responds, but the instances do not come
     │       ├── PeerUnreachableError  there was no association at all
-    │       └── PeerBusyError         it rejects us for now: wait, then ask again
+    │       └── PeerBusyError         it rejects the association for now; try again later
     └── JobError
         ├── JobNotFoundError          no job has this id
-        ├── JobNotReadyError          it has not finished (in the time given)
-        ├── JobFailedError            it ended without an outcome
-        └── JobCancelledError         it was cancelled while it waited for an answer
+        ├── JobNotReadyError          the job has not finished (in the time given)
+        ├── JobFailedError            the job ended without an outcome
+        └── JobCancelledError         the job was cancelled before there was an answer
 
-All are built from positional arguments, so that Celery's JSON result backend gives back the class that was raised.
+Each is built from positional arguments, so that Celery's JSON result backend restores the class that was raised.
 """
 
 from __future__ import annotations
 
 
 class PacsTasksError(Exception):
-    """Base of every error here.
+    """Base of all errors of this package.
 
     Parameters
     ----------
     message
-        One sentence: what happened, to which peer, and what to do next. It must be fit for logs, Flower and the
-        broker: no path, no patient name, no patient id.
+        What happened, with the remote, and then what to do. It goes to logs, Flower and the broker, so it holds no
+        path, no patient name and no patient id.
     subject
-        What the sentence is about when that is private: the path of a file or a directory. It is shown to the person
-        who asked and is stored in the ledger; :meth:`public` leaves it out.
+        The path of the file or directory that the message is about. The user sees it and the ledger keeps it;
+        :meth:`public` omits it.
     """
 
     def __init__(self, message: str = "", subject: str = "") -> None:
@@ -53,7 +53,7 @@ class PacsTasksError(Exception):
         return f"{self.subject}: {self.message}" if self.subject else self.message
 
     def public(self) -> PacsTasksError:
-        """The same error without its subject: fit for Celery's results, for events and for logs."""
+        """Return the error without its subject, for Celery's results, events and logs."""
         return type(self)(self.message)
 
 
@@ -66,39 +66,39 @@ class BrokerUnavailableError(ConfigurationError):
 
 
 class InvalidRequestError(PacsTasksError):
-    """What was asked cannot be done as asked; nothing was opened."""
+    """The request cannot be served; nothing was opened."""
 
 
 class UnreadableInputError(InvalidRequestError):
-    """A file or directory that the request names cannot be read on the machine that should read it."""
+    """A file or directory of the request cannot be read on the machine that must read it."""
 
 
 class NotDicomError(UnreadableInputError):
-    """The file is no DICOM instance (PS3.10 section 7), or it is a DICOMDIR: there is nothing to send."""
+    """The file is not a DICOM instance (PS3.10 section 7), or it is a DICOMDIR: there is nothing to send."""
 
 
 class AssociationError(PacsTasksError):
-    """The peer gave no answer (PS3.7 section D, PS3.8 section 9)."""
+    """The remote gave no answer (PS3.7 section D, PS3.8 section 9)."""
 
 
 class AssociationRejectedError(AssociationError):
-    """The peer refuses an association with us for good (A-ASSOCIATE-RJ, PS3.8 section 9.3.4)."""
+    """The remote rejects the association permanently (A-ASSOCIATE-RJ, PS3.8 section 9.3.4)."""
 
 
 class TLSError(AssociationError):
-    """No secure connection (PS3.15 annex B): a certificate is wrong or missing, or one side speaks no TLS."""
+    """There is no secure connection (PS3.15 annex B): a wrong or missing certificate, or one side without TLS."""
 
 
 class ContextRejectedError(AssociationError):
-    """The peer refuses the SOP class or its transfer syntax (PS3.8 section 9.3.3.2)."""
+    """The remote rejects the SOP class or its transfer syntax (PS3.8 section 9.3.3.2)."""
 
 
 class NotSendingError(ContextRejectedError):
-    """The peer offers C-GET, and will not send any of the SOP classes to us."""
+    """The remote offers C-GET, but sends none of the SOP classes."""
 
 
 class PeerUnavailableError(AssociationError):
-    """Unreachable, busy, aborted or silent: it may be different later, so this one class is retried."""
+    """The remote is unreachable, busy, aborted or silent. That may change, so this one class is retried."""
 
 
 class PeerStalledError(PeerUnavailableError):
@@ -130,7 +130,7 @@ class JobFailedError(JobError):
 
 
 class JobCancelledError(JobError):
-    """The job was cancelled while it waited for an answer."""
+    """The job was cancelled before there was an answer."""
 
 
 def _tree(root: type[PacsTasksError]) -> dict[str, type[PacsTasksError]]:
@@ -141,13 +141,12 @@ def _tree(root: type[PacsTasksError]) -> dict[str, type[PacsTasksError]]:
 
 
 def from_record(name: str, message: str, subject: str = "") -> PacsTasksError:
-    """Build the error that a job's record names.
+    """Build the error that the record of a job names.
 
     Parameters
     ----------
     name
-        The class's name, as :func:`type` gives it; a name that this version does not know becomes
-        :class:`JobFailedError`.
+        The name of the class. A name that this version does not know becomes :class:`JobFailedError`.
     message, subject
         As for :class:`PacsTasksError`.
     """

@@ -1,7 +1,7 @@
-"""The settings, read once: ``PACS_TASKS_*`` first, then ``pacs-tasks.toml``, then the defaults here.
+"""The settings, read once: from ``PACS_TASKS_*``, then from ``pacs-tasks.toml``, then the defaults below.
 
 The file is the first found of ``$PACS_TASKS_CONFIG``, ``pacs-tasks.toml`` in the current directory, and
-``pacs-tasks.toml`` in the user's configuration directory. Peers have names in it::
+``pacs-tasks.toml`` in the user's configuration directory. It gives names to remotes::
 
     [remotes.archive]
     ae_title = "ARCHIVE"
@@ -49,7 +49,7 @@ CONFIG_NAME = "pacs-tasks.toml"
 
 
 def config_file() -> Path | None:
-    """Where the settings file is, if there is one."""
+    """Return the path of the settings file, or None if there is none."""
     named = os.environ.get("PACS_TASKS_CONFIG")
     if named:
         return Path(named)
@@ -58,30 +58,29 @@ def config_file() -> Path | None:
 
 
 class Unsolicited(StrEnum):
-    """What the receiver does with an instance that no job expects."""
+    """How the receiver treats an instance that no job expects."""
 
     KEEP = "keep"
     REFUSE = "refuse"
 
 
 class Settings(BaseModel):
-    """Every setting, with its default. Times are in seconds, sizes in bytes."""
+    """All settings with their defaults. Times are in seconds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
-    # Who calls whom, as the command line's options of the same names.
+    # The options of the command line have the same names.
     ip: Host = "127.0.0.1"
     port: Port = DEFAULT_PORT
     ae_title: AETitle = DEFAULT_CALLING_AET
     pacs_ae_title: AETitle = DEFAULT_CALLED_AET
     timeout: float = Field(default=30.0, gt=0, le=86_400)
-    #: How long one operation may take in all, from its request to its last response: an instance that is sent, a query,
-    #: the C-MOVE or C-GET of a part.
+    #: Limit of one operation, from its request to its last response: one C-STORE, one query, one C-MOVE or C-GET.
     operation_timeout: float = Field(default=3600.0, gt=0, le=86_400)
-    #: How long a C-MOVE or C-GET may go on without an instance and without other counts: archives fetch from tape for
-    #: minutes, and say "pending" all the while.
+    #: Limit of a C-MOVE or C-GET without an instance and without a change of its counts. Archives fetch from tape for
+    #: minutes and respond "pending" meanwhile.
     progress_timeout: float = Field(default=600.0, gt=0, le=86_400)
-    #: TLS with that PACS; each of the others asks for it as well.
+    #: Use TLS with that PACS. Each of the other tls_ settings implies it.
     tls: bool = False
     tls_ca: FileName | None = None
     tls_cert: FileName | None = None
@@ -90,56 +89,56 @@ class Settings(BaseModel):
     tls_no_hostname_check: bool = False
     remotes: dict[str, RemoteAE] = Field(default_factory=dict)
 
-    #: The Redis that carries jobs, results and the ledger. Unset: a private one on this machine.
+    #: The Redis of jobs, results and ledger. Unset: a private server on this machine.
     redis_url: str | None = None
-    #: How long an enqueue or a look at a job may wait for that Redis; the promise is an answer within 5 s.
+    #: How long to wait for a reply of that Redis. The client promises an answer within 5 s.
     redis_timeout: float = Field(default=3.0, gt=0)
-    #: How long the ledger keeps a job after its last change.
+    #: How long to keep a job after its last change.
     keep_jobs: int = Field(default=7 * 86_400, ge=60)
-    #: Where the private server and the receiver keep their files.
+    #: The directory of the private server and the receiver.
     data_dir: Path = Field(default_factory=lambda: platformdirs.user_data_path("pacs-tasks"))
-    #: How long the private server and worker outlive the last command and the last job.
+    #: How long the private server and worker stay after the last command and the last job.
     idle_timeout: float = Field(default=60.0, ge=0)
 
-    #: Files of a directory that one task sends; unset: by the size of the directory.
+    #: Files that one task sends. Unset: depends on the size of the directory.
     files_per_task: int | None = Field(default=None, ge=1)
-    #: Tasks that a worker runs at once; unset: one per core.
+    #: Tasks that a worker runs at once. Unset: one per core.
     concurrency: int | None = Field(default=None, ge=1)
-    #: How often a part goes back on the queue when the peer was lost or out of resources, before its files fail.
+    #: How often to requeue a part after the remote was lost or out of resources, before its files fail.
     max_retries: int = Field(default=4, ge=0)
-    #: Seconds that a job waits for a peer that went down before it ends with what is left; `resume` goes on with that.
+    #: How long a job waits for a remote that is down. Then it ends, and `resume` continues it.
     give_up_after: float = Field(default=3600.0, ge=0)
-    #: Associations that the whole fleet may have open at once with a remote that sets no number of its own.
+    #: Associations that the whole fleet may have open at once with a remote that sets no limit of its own.
     max_associations: MaxAssociations = 4
-    #: An association that nothing uses is released after this long. The next part of a job comes within milliseconds;
-    #: a peer that takes one association at a time keeps another worker waiting for as long.
+    #: Release an idle association after this long. The next part of a job comes within milliseconds; with a remote that
+    #: accepts one association at a time, another worker waits for this long.
     association_idle: float = Field(default=0.5, ge=0)
 
-    #: C-STORE requests under way at once on an association, where the peer agrees (few do); 1 asks for nothing.
+    #: C-STORE requests in flight on one association, if the remote agrees (few do). 1 negotiates nothing.
     operations_window: int = Field(default=16, ge=1, le=1000)
-    #: Whether receipts hold the SHA-256 of each data set that was sent: a second of computing for a gigabyte.
+    #: Whether receipts hold the SHA-256 of each data set that was sent.
     sha256: bool = True
 
-    #: How long a peer may take for its next report about storage commitment before nobody waits for it any more.
+    #: How long to wait for the next report about storage commitment.
     commit_timeout: float = Field(default=60.0, ge=0, le=86_400)
 
     receiver_ae_title: AETitle = "PACS_TASKS"
-    receiver_host: Host = "0.0.0.0"  # noqa: S104 - peers on other machines must reach it
+    receiver_host: Host = "0.0.0.0"  # noqa: S104 - a PACS on another machine must reach it
     receiver_port: int = Field(default=11113, ge=0, le=65_535)
-    #: Processes that receive on that port, so that more cores take more.
+    #: Processes that receive on that port.
     receiver_processes: int = Field(default=1, ge=1, le=64)
-    #: Where the receiver puts instances; unset: ``received`` in ``data_dir``.
+    #: The directory of received instances. Unset: ``received`` in ``data_dir``.
     receiver_dir: Path | None = None
-    #: What it does with instances that no job expects.
+    #: How to treat instances that no job expects.
     unsolicited: Unsolicited = Unsolicited.KEEP
-    #: How long it keeps what a job expected and no job has taken.
+    #: How long to keep expected instances that no job has collected.
     keep_incoming: int = Field(default=86_400, ge=60)
-    #: With a certificate the receiver takes TLS and nothing else; with authorities, only callers whom they have signed.
+    #: With a certificate the receiver accepts TLS only; with authorities, only callers with a certificate of theirs.
     receiver_tls_certificate: FileName | None = None
     receiver_tls_key: FileName | None = None
     receiver_tls_ca: FileName | None = None
 
-    #: ``user:password`` that Flower asks for.
+    #: ``user:password`` for Flower.
     flower_basic_auth: str | None = None
     flower_address: Host = "127.0.0.1"
     flower_port: int = Field(default=5555, ge=0, le=65_535)
@@ -147,7 +146,7 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _keys_have_certificates(self) -> Self:
         check_key_has_certificate(self.tls_cert, self.tls_key)
-        # Authorities without a certificate would let callers in unencrypted whom they should keep out.
+        # Authorities without a certificate would accept unencrypted callers that they should keep out.
         if self.receiver_tls_certificate is None and (self.receiver_tls_key or self.receiver_tls_ca):
             raise ValueError("receiver_tls_key and receiver_tls_ca need receiver_tls_certificate")
         return self
@@ -158,7 +157,7 @@ class Settings(BaseModel):
 
     @property
     def default_remote(self) -> RemoteAE:
-        """The peer where none is named."""
+        """The remote of a request that names none."""
         tls = TLS(
             ca_file=self.tls_ca,
             certificate_file=self.tls_cert,
@@ -171,7 +170,7 @@ class Settings(BaseModel):
 
     @property
     def receiver_tls(self) -> TLS | None:
-        """What the receiver shows and demands."""
+        """The certificate that the receiver presents, and the authorities that it trusts. None: no TLS."""
         if self.receiver_tls_certificate is None:
             return None
         return TLS(
@@ -182,12 +181,13 @@ class Settings(BaseModel):
 
     @property
     def received(self) -> Path:
-        """Where the receiver puts instances."""
+        """The directory of received instances."""
         return (self.receiver_dir or self.data_dir / "received").absolute()
 
     def limit(self, remote: RemoteAE) -> int:
-        """How many associations the fleet may have open at once with a remote: what it says itself, else what a
-        remote of the settings file says that is called in the same way.
+        """Return how many associations the fleet may have open at once with a remote.
+
+        The limit is its own, or that of a remote in the settings file with the same AE title, host and port.
         """
         for each in (remote, *self.remotes.values()):
             same = (each.ae_title, each.host.lower(), each.port) == (remote.ae_title, remote.host.lower(), remote.port)
@@ -196,31 +196,31 @@ class Settings(BaseModel):
         return self.max_associations
 
     def remote(self, name: str) -> RemoteAE:
-        """The peer that the settings file calls ``name``.
+        """Return the remote that the settings file calls ``name``.
 
         Raises
         ------
         ConfigurationError
-            If it names no such peer.
+            If the file has no such remote.
         """
         try:
             return self.remotes[name]
         except KeyError:
             known = ", ".join(sorted(self.remotes)) or "none"
             raise ConfigurationError(
-                f"no remote is called {name!r} in {config_file() or CONFIG_NAME} (known: {known}); "
-                f"add a [remotes.{name}] table there"
+                f"No remote is called {name!r} in {config_file() or CONFIG_NAME} (known: {known}). "
+                f"Add a [remotes.{name}] table there."
             ) from None
 
 
 def _in_file() -> dict[str, Any]:
-    """What the settings file says. Editors on Windows put a mark before UTF-8, which TOML does not know."""
+    """Read the settings file. Editors on Windows begin it with a byte order mark, which TOML does not allow."""
     file = config_file()
     return {} if file is None else tomllib.loads(file.read_text("utf-8-sig"))
 
 
 def _in_environment() -> dict[str, Any]:
-    """The settings in the environment. An empty variable counts as unset."""
+    """Read the environment. An empty variable counts as unset, and the case of names does not matter."""
     given = {name.lower(): value for name, value in os.environ.items() if value}
     found: dict[str, Any] = {
         name: given[f"pacs_tasks_{name}"] for name in Settings.model_fields if f"pacs_tasks_{name}" in given
@@ -229,12 +229,12 @@ def _in_environment() -> dict[str, Any]:
         try:
             found["remotes"] = json.loads(found["remotes"])
         except json.JSONDecodeError as error:
-            raise ConfigurationError(f"PACS_TASKS_REMOTES is not valid JSON ({error}); correct it") from None
+            raise ConfigurationError(f"PACS_TASKS_REMOTES is not valid JSON ({error}). Correct it.") from None
     return found
 
 
 def _merged(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
-    """Both, where ``high`` goes before ``low`` in each table, down to a single field of a remote."""
+    """Merge two tables. ``high`` wins, down to a single field of a remote."""
     found = low | high
     for name in low.keys() & high.keys():
         if isinstance(low[name], dict) and isinstance(high[name], dict):
@@ -243,23 +243,23 @@ def _merged(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
 
 
 def load(**overrides: Any) -> Settings:
-    """Read the settings anew.
+    """Read the settings again.
 
     Raises
     ------
     ConfigurationError
-        With one sentence that names each wrong setting.
+        If a setting is wrong; the message names each of them.
     """
     try:
         return Settings.model_validate(_merged(_merged(_in_file(), _in_environment()), overrides))
     except ValidationError as error:
         wrong = "; ".join(_what_is_wrong(each) for each in error.errors(include_url=False, include_input=False))
         raise ConfigurationError(
-            f"wrong setting ({wrong}); correct PACS_TASKS_<NAME> or {config_file() or CONFIG_NAME}"
+            f"A setting is wrong ({wrong}). Correct PACS_TASKS_<NAME> or {config_file() or CONFIG_NAME}."
         ) from None
     except (ValueError, OSError) as error:
         raise ConfigurationError(
-            f"the settings file cannot be read: {_why_unreadable(error)}", str(config_file() or "")
+            f"The settings file cannot be read: {_why_unreadable(error)}.", str(config_file() or "")
         ) from None
 
 
@@ -274,11 +274,11 @@ def _what_is_wrong(error: ErrorDetails) -> str:
 
 def _why_unreadable(error: ValueError | OSError) -> str:
     if isinstance(error, UnicodeDecodeError):
-        return "it is no UTF-8 text; save it as UTF-8"
-    return f"{error.strerror}; check its path" if isinstance(error, OSError) else f"{error}; correct it there"
+        return "it is not UTF-8 text. Save it as UTF-8"
+    return f"{error.strerror}. Check its path" if isinstance(error, OSError) else f"{error}. Correct it there"
 
 
 @cache
 def settings() -> Settings:
-    """The settings of this process, read at the first call."""
+    """Return the settings of this process, read at the first call."""
     return load()

@@ -1,4 +1,4 @@
-"""Enqueue requests and follow their jobs."""
+"""The Python client: it enqueues requests and follows their jobs."""
 
 from pacs_tasks.client.job import Job
 from pacs_tasks.client.pacs_client import PacsClient

@@ -1,7 +1,4 @@
-"""One request on its way: looked at, waited for, ended, taken up again.
-
-Waiting is polling: one HMGET a look.
-"""
+"""One job: its progress, its outcome, and how to wait for it, cancel it and continue it."""
 
 from __future__ import annotations
 
@@ -22,21 +19,18 @@ from pacs_tasks.outcome import InstanceOutcome, Outcome
 from pacs_tasks.outcome.progress import JobState, Progress
 from pacs_tasks.request import AnyRequest
 
-#: Seconds between two looks at a job: a twentieth of the time that it has taken, so that its end is noticed soon after
-#: it however long it takes; within these bounds.
-_FIRST_LOOK = 0.02
-_LAST_LOOK = 0.25
+#: Waiting is polling with one HMGET. The pause is this share of the time since the wait began, so that the end of a job
+#: is noticed soon however long it takes, within these bounds in seconds.
 _SHARE = 0.05
-#: Seconds without any change after which we ask whether a worker is there at all, and for how long we listen.
+_SHORTEST_PAUSE = 0.005
+_LONGEST_PAUSE = 0.25
+#: Seconds without a change after which to check for a worker, and how long a worker may take to answer.
 _STANDSTILL = 30.0
-_LISTEN = 2.0
+_PING_TIMEOUT = 2.0
 
 
 class Job:
-    """One request on its way, made by :class:`~pacs_tasks.client.PacsClient`.
-
-    ``id`` is also the id of its Celery task.
-    """
+    """One job, from :class:`~pacs_tasks.client.PacsClient`. ``id`` is also the id of its Celery task."""
 
     def __init__(self, job_id: str, ledger: Ledger, broker: Broker) -> None:
         self.id = job_id
@@ -47,14 +41,14 @@ class Job:
         return f"<Job {self.id}>"
 
     def request(self) -> AnyRequest:
-        """What was asked."""
+        """Return the request of the job."""
         return self._ledger.request(self.id, bulk=True)
 
     def progress(self) -> Progress:
-        """A look at the job's state and counters."""
+        """Return the state and the counters of the job."""
         progress = self._ledger.progress(self.id)
         if progress.cancel_requested and not progress.state.finished and self._ledger.settle(self.id):
-            # A worker died with a claim on a cancelled job: nobody else would end it.
+            # A worker died with a claim on a cancelled job. Nothing else would end it.
             return self._ledger.progress(self.id)
         return progress
 
@@ -63,20 +57,20 @@ class Job:
         timeout: float | None = None,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> Progress:
-        """Wait for the job's end.
+        """Wait for the end of the job.
 
         Parameters
         ----------
         timeout
-            Seconds; left out, as long as it takes.
+            Seconds. None: as long as it takes.
         on_progress
-            Is given each look at the job.
+            Receives each progress.
 
         Raises
         ------
         JobNotReadyError
-            If it has not finished in time, or nothing happens since no worker serves this Redis. The job stays, and
-            can be waited for again.
+            If the job has not finished in time, or no worker serves this Redis. The job continues and can be waited
+            for again.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         clock, begun = threading.Event(), time.monotonic()
@@ -94,86 +88,86 @@ class Job:
                 return progress
             if deadline is not None and time.monotonic() >= deadline:
                 raise JobNotReadyError(
-                    f"job {self.id} has not finished within {timeout:g} s (it is {progress.state}); "
-                    f"it goes on: `pacs-tasks wait {self.id}` waits again"
+                    f"Job {self.id} has not finished within {timeout:g} s (it is {progress.state}) and continues. "
+                    f"Run `pacs-tasks wait {self.id}` to wait again."
                 )
             now = time.monotonic()
-            pause = min(max(_SHARE * (now - begun), _FIRST_LOOK), _LAST_LOOK)
+            pause = min(max(_SHARE * (now - begun), _SHORTEST_PAUSE), _LONGEST_PAUSE)
             clock.wait(pause if deadline is None else max(0.0, min(pause, deadline - now)))
 
     def _check_worker(self) -> None:
-        """Raise :class:`JobNotReadyError` if no worker is at this job and none answers."""
-        if self._ledger.claims.count(self.id) or self._broker.has_worker(_LISTEN):
+        """Raise :class:`JobNotReadyError` if no worker has a claim on this job and none answers."""
+        if self._ledger.claims.count(self.id) or self._broker.has_worker(_PING_TIMEOUT):
             return
         raise JobNotReadyError(
-            f"job {self.id} stands still: no worker serves this Redis; start one with `pacs-tasks worker`, "
-            f"then `pacs-tasks wait {self.id}` waits again"
+            f"Job {self.id} makes no progress: no worker serves this Redis. Start one with `pacs-tasks worker`, then "
+            f"run `pacs-tasks wait {self.id}`."
         )
 
     def outcome(self) -> Outcome:
-        """What the peer answered.
+        """Return the outcome of the job.
 
         Raises
         ------
         JobNotReadyError
             If the job has not finished.
         PacsTasksError
-            The error of a job that ended without an answer, in the class that was raised on the worker.
+            The error of a job without an outcome, in the class that the worker raised.
         """
         return self._ledger.outcome(self.id)
 
     def instances(self) -> Iterator[InstanceOutcome]:
-        """The outcome of each file or instance that has one, in the order of the manifest."""
+        """Yield the outcome of each file or instance that has one, in the order of the manifest."""
         for line in Instances(self._ledger, self.id).in_order():
             if line.outcome is not None:
                 yield line.outcome
 
     def receipts(self) -> Iterator[Receipt]:
-        """A receipt for each file or instance, in the order of the manifest, those without an outcome included.
+        """Yield a receipt for each file or instance, with or without an outcome, in the order of the manifest.
 
         Raises
         ------
         InvalidRequestError
-            If the job is none that sends or retrieves instance by instance.
+            If the job does not send or retrieve.
         """
         return receipts_of(self._ledger, self.id)
 
     def matches(self) -> Iterator[RowAnswer]:
-        """What each row of a query of many has found, in the order of the request, those not yet asked included.
+        """Yield the matches of each row of a batch of queries, done or not, in the order of the request.
 
         Raises
         ------
         InvalidRequestError
-            If the job asks no rows.
+            If the job is not a batch of queries.
         """
         return rows_of(self._ledger, self.id)
 
     def cancel(self) -> Progress:
-        """Ask the job to end. What was sent stays sent; it is cancelled once no worker is at it any more."""
+        """Cancel the job. What was sent stays sent. It ends when no worker has a claim on it any more."""
         self._ledger.cancel(self.id)
         return self._ledger.progress(self.id)
 
     def retry(self) -> Self:
-        """Go on with what failed, is missing or was never begun, and with nothing else.
+        """Continue with the files or instances that failed, are missing or were not begun, and with no others.
 
         Raises
         ------
         InvalidRequestError
-            If the job is still running, or nothing in it failed.
+            If the job is still running or has nothing to retry.
         """
         self._ledger.reopen(self.id)
         return self._publish_again()
 
     def resume(self) -> Self:
-        """Go on with what has no outcome, and leave what failed alone.
+        """Continue with the files or instances that have no outcome, and not with those that failed.
 
-        It may be asked of a running job as well, if it stands still: what a worker is at is not done twice. A job that
-        waits for a peer has that peer asked at once.
+        A running job may be resumed too if it makes no progress: nothing is done twice. If the job waits for a remote,
+        that remote is tried at once.
 
         Raises
         ------
         InvalidRequestError
-            If everything has an outcome.
+            If every file or instance has an outcome.
         """
         progress = self._ledger.progress(self.id)
         if progress.waiting_for:
@@ -189,7 +183,7 @@ class Job:
         return self
 
     def associations(self) -> Associations | None:
-        """How many associations with the job's peer are in use now, by whatever job; nothing where none is."""
+        """Return the associations of all jobs with the remote of this job, or None if there are none."""
         name = name_of(self._ledger.request(self.id).remote)
         return next((each for each in AssociationLeases(self._ledger.client).in_use() if each.remote == name), None)
 

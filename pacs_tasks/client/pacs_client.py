@@ -1,4 +1,4 @@
-"""Enqueue a request, and find the job that it became::
+"""The client. It enqueues a request and finds its job::
 
     from pacs_tasks import PacsClient, RemoteAE, StoreDirectoryRequest
 
@@ -7,7 +7,7 @@
         job.wait()
         print(job.outcome().category)
 
-What can be asked of a job is in :mod:`pacs_tasks.client.job`.
+See :class:`~pacs_tasks.client.job.Job` for the methods of a job.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ __all__ = ["Job", "PacsClient"]
 
 
 class PacsClient:
-    """Enqueues requests and finds jobs; usable from several threads; a context manager.
+    """A client of one Redis. It is a context manager and may be used from several threads.
 
     Parameters
     ----------
     redis_url
-        The Redis of the fleet; left out, that of ``PACS_TASKS_REDIS_URL``; where that is not set either, a private
-        server and a worker on this machine serve for as long as they are needed.
+        The Redis of the fleet. None: that of ``PACS_TASKS_REDIS_URL`` or, if that is not set, a private server and
+        worker on this machine for as long as they are needed.
     config
-        Other settings than those of the environment.
+        Settings instead of those of the environment.
 
     Raises
     ------
     BrokerUnavailableError
         If the Redis does not answer within ``redis_timeout`` seconds.
     ConfigurationError
-        If a setting is wrong, or no private server exists for this machine.
+        If a setting is wrong, or there is no private server for this platform.
     """
 
     def __init__(self, redis_url: str | None = None, config: Settings | None = None) -> None:
@@ -71,36 +71,34 @@ class PacsClient:
         self.close()
 
     def close(self) -> None:
-        """Let go of the connections (and of the private server, which ends when nothing needs it)."""
+        """Close the connections and detach from the private server, which ends when nothing uses it."""
         self._stack.close()
 
     def enqueue(self, request: AnyRequest, idempotency_key: str | None = None) -> Job:
-        """Put a request on the queue.
+        """Enqueue a request.
 
-        The request itself goes to the ledger; the message holds the job's id alone, so that neither the queue nor
-        Flower sees a path or a patient's name.
+        The request goes to the ledger and only the id of the job to the queue, so that neither the queue nor Flower
+        shows a path or a patient's name.
 
         Parameters
         ----------
         idempotency_key
-            Any text: whoever enqueues again with the same one gets the same job, as long as its record is kept.
+            Any text. The same key gives the same job again for as long as that job is kept.
 
         Raises
         ------
         BrokerUnavailableError
-            If the Redis does not answer; then nothing was enqueued.
+            If the Redis does not answer. Nothing was enqueued then.
         InvalidRequestError
-            If the key belongs to a job that asks something else.
+            If the key belongs to a job with another request.
         JobNotFoundError
-            If the request is about another job, and there is none of that id.
+            If the request is about another job and no job has its id.
         """
         request = self.ledger.complete(request)
         job = Job(_job_id(idempotency_key), self.ledger, self._broker)
         if not self.ledger.open(job.id, request.task, request):
             if job.request() != request:
-                raise InvalidRequestError(
-                    "this key belongs to a job that asks something else; take another key for another request", job.id
-                )
+                raise InvalidRequestError("This key belongs to a job with another request. Use another key.", job.id)
             return job
         try:
             self._broker.publish(request.task, job.id)
@@ -110,7 +108,7 @@ class PacsClient:
         return job
 
     def job(self, job_id: str) -> Job:
-        """The job with this id.
+        """Return the job with this id.
 
         Raises
         ------
@@ -121,16 +119,16 @@ class PacsClient:
         return Job(job_id, self.ledger, self._broker)
 
     def associations(self) -> list[Associations]:
-        """Every remote with which the fleet has associations open, or waits for one."""
+        """Return every remote with which the fleet has associations open or waits for one."""
         return AssociationLeases(self.ledger.client).in_use()
 
     def jobs(self, limit: int = 50) -> list[Progress]:
-        """The newest jobs first, at most ``limit``."""
+        """Return the newest jobs, at most ``limit``, newest first."""
         return self.ledger.jobs(limit)
 
 
 def _job_id(idempotency_key: str | None) -> str:
-    """The key itself, which may be anything, stays with who gave it."""
+    """Return a new id, or one that a key determines without revealing it."""
     if idempotency_key is None:
         return uuid.uuid4().hex
     return hashlib.sha256(idempotency_key.encode("utf-8", "surrogatepass")).hexdigest()[:32]

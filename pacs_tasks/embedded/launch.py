@@ -1,4 +1,4 @@
-"""How we start Python processes of our own."""
+"""The command and the environment of our own Python processes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from pacs_tasks.settings import Settings, config_file
 
-#: Settings of one command, which a process that serves many commands must not take over. The login of Flower and the
-#: Redis URL are handed on by those who need them.
-_NOT_HANDED_ON = {
+#: Settings of one command, which a process for many commands must not inherit. Callers pass the login of Flower and the
+#: Redis URL on themselves.
+_NOT_INHERITED = {
     "ip",
     "port",
     "ae_title",
@@ -31,13 +31,13 @@ _NOT_HANDED_ON = {
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """``python -m module arguments`` with this very Python."""
+    """Return the command line of ``python -m module arguments`` with the same Python."""
     return [sys.executable, "-m", module, *arguments]
 
 
 def environment(settings: Settings, redis_url: str | None) -> dict[str, str]:
-    """The environment in which a process of ours has these settings, whatever its working directory."""
-    values = settings.model_dump(mode="json", exclude_none=True, exclude=_NOT_HANDED_ON)
+    """Return the environment that gives a process these settings, whatever its working directory."""
+    values = settings.model_dump(mode="json", exclude_none=True, exclude=_NOT_INHERITED)
     variables = dict(os.environ)
     variables.pop("PACS_TASKS_REDIS_URL", None)
     for name, value in values.items():
@@ -49,7 +49,7 @@ def environment(settings: Settings, redis_url: str | None) -> dict[str, str]:
         variables["PACS_TASKS_CONFIG"] = str(file.absolute())
     if redis_url is not None:
         variables["PACS_TASKS_REDIS_URL"] = redis_url
-    # A checkout that nobody installed: dicom_pacs_transfer.py runs from there, so its processes must find it too.
+    # dicom_pacs_transfer.py also runs from a checkout that is not installed. Its processes must find the package.
     root = str(Path(__file__).resolve().parents[2])
     if root not in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
         known = variables.get("PYTHONPATH", "").split(os.pathsep)

@@ -1,7 +1,7 @@
-"""``python -m pacs_tasks.embedded.lifeline MODULE ...``: a module that ends when the one who started it is gone.
+"""``python -m pacs_tasks.embedded.lifeline MODULE ...``: run a module that ends with the process that started it.
 
-Standard input is a pipe whose other end only the starter holds. When the starter ends, even by ``kill -9``, the kernel
-closes that end, and the module gets a SIGTERM: a worker finishes what it runs, and takes no more.
+Standard input is a pipe whose other end only that process holds. When it ends, even by ``kill -9``, the kernel closes
+the pipe and the module gets a SIGTERM: a worker finishes its tasks and accepts no more.
 """
 
 from __future__ import annotations

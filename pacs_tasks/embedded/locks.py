@@ -1,7 +1,7 @@
-"""File locks as proof of life.
+"""File locks that show which processes are alive.
 
-The kernel drops a ``flock`` when its last holder ends, however it ends. So a lock tells what a pid in a file cannot:
-whether the process that wrote it still lives. We signal a pid only while the lock beside it is held.
+The kernel releases a ``flock`` when its last holder ends, however it ends. A pid in a file does not show whether its
+process is alive, so a pid gets a signal only while the lock on its file is held.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from typing import Self
 if sys.platform != "win32":
     import fcntl
 
-#: Seconds between two looks at a lock that somebody else holds.
+#: Seconds between two attempts at a lock that another process holds.
 _PAUSE = 0.02
 
 
 class Lock:
-    """An advisory lock on a file. It ends with :meth:`close`, or with the process."""
+    """An advisory lock on a file. It ends with :meth:`close` or with the process."""
 
     def __init__(self, path: Path) -> None:
-        # O_RDWR creates no inheritable descriptor (PEP 446): children do not keep our locks by accident.
+        # The descriptor is not inheritable (PEP 446): children do not keep our locks by accident.
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
 
-    def take(self, *, shared: bool = False, timeout: float = 0.0) -> bool:
-        """Take the lock within ``timeout`` seconds; false if others hold it that long."""
+    def acquire(self, *, shared: bool = False, timeout: float = 0.0) -> bool:
+        """Acquire the lock within ``timeout`` seconds; false if another process holds it."""
         operation = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
         deadline = time.monotonic() + timeout
         pause = threading.Event()
@@ -46,12 +46,12 @@ class Lock:
                 return True
 
     def write(self, text: str) -> None:
-        """Put ``text`` into the locked file."""
+        """Write ``text`` to the locked file."""
         os.ftruncate(self.fd, 0)
         os.pwrite(self.fd, text.encode(), 0)
 
     def close(self) -> None:
-        """Give the descriptor back, and with its last copy the lock."""
+        """Close the descriptor. Its last copy releases the lock."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -66,15 +66,15 @@ class Lock:
 
 
 def is_held(path: Path, *, shared: bool = True) -> bool:
-    """Whether a living process holds the lock on ``path``; with ``shared`` false, shared holders count too."""
+    """Report whether a process holds the lock on ``path``; with ``shared`` false, shared holders count too."""
     if not path.exists():
         return False
     with Lock(path) as lock:
-        return not lock.take(shared=shared)
+        return not lock.acquire(shared=shared)
 
 
 def holder(path: Path) -> int | None:
-    """The pid that the living holder of the lock on ``path`` wrote into it."""
+    """Return the pid in ``path`` if a process holds the lock on it."""
     try:
         pid = int(path.read_text())
     except (OSError, ValueError):
@@ -83,7 +83,7 @@ def holder(path: Path) -> int | None:
 
 
 @contextmanager
-def taken(path: Path, timeout: float) -> Iterator[bool]:
-    """Hold the lock on ``path`` for a block of code; the block learns whether it could be had."""
+def holding(path: Path, timeout: float) -> Iterator[bool]:
+    """Hold the lock on ``path`` for a block of code. Yields whether it was acquired."""
     with Lock(path) as lock:
-        yield lock.take(timeout=timeout)
+        yield lock.acquire(timeout=timeout)

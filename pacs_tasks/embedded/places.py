@@ -1,14 +1,14 @@
-"""Where the private server keeps its files, and what it tells about itself there.
+"""The files of the private server, and the state that the supervisor writes there.
 
 ::
 
     <data_dir>/
         embedded/           0700, whatever the mode of data_dir
-            start.lock      held while somebody starts, stops or ends the supervisor
+            start.lock      held while a process starts or ends the supervisor
             supervisor.lock held by the supervisor for its life; holds its pid
             server.lock     held by the private server for its life; holds its pid
             attached.lock   shared by every command that uses the server
-            state.json      0600: the server's URL with its password, and what went wrong
+            state.json      0600: the URL of the server with its password, and any error
             server/         the append-only file: jobs, results, the ledger
         log/                0700: supervisor.log, server.log, worker.log
 """
@@ -25,20 +25,20 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pacs_tasks.errors import ConfigurationError
 from pacs_tasks.settings import Settings
 
-#: A log file that has grown beyond this many bytes moves to ``<name>.1``.
+#: The contents of a log file beyond this many bytes move to ``<name>.1``.
 LOG_LIMIT = 10 * 1024 * 1024
 
 
 class State(BaseModel):
-    """What the supervisor tells."""
+    """The state that the supervisor reports."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
-    #: Kept over restarts, so that a command that waits finds the server again at the same place.
+    #: The same after a restart, so that a waiting command finds the server again.
     url: str = ""
     #: Whether the server answers at ``url``.
     ready: bool = False
-    #: Why there is no server or no worker.
+    #: Why there is no server or no worker, or "".
     error: str = ""
 
 
@@ -81,19 +81,19 @@ class Places:
         return self.private / "state.json"
 
     def log(self, name: str) -> Path:
-        """The log file of ``supervisor``, ``server`` or ``worker``."""
+        """Return the log file of ``supervisor``, ``server`` or ``worker``."""
         return self.data_dir / "log" / f"{name}.log"
 
     def make(self) -> None:
         """Create the directories.
 
-        A new ``data_dir`` is for its owner alone; one that exists keeps its mode, since it may be a directory that
-        others use too. What is private lies in directories of their own, which are always 0700.
+        Only its owner can read a new ``data_dir``. An existing one keeps its mode, since others may use it too. The
+        private directories in it always have mode 0700.
 
         Raises
         ------
         ConfigurationError
-            If that is not possible.
+            If they cannot be created.
         """
         try:
             self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -102,27 +102,27 @@ class Places:
                 path.chmod(0o700)
         except OSError as error:
             raise ConfigurationError(
-                f"the data directory cannot be used ({error.strerror}); set PACS_TASKS_DATA_DIR to a directory of "
-                "your own, or PACS_TASKS_REDIS_URL to a Redis",
+                f"The data directory cannot be used ({error.strerror}). Set PACS_TASKS_DATA_DIR to a directory of "
+                "your own, or PACS_TASKS_REDIS_URL to a Redis.",
                 str(self.data_dir),
             ) from None
 
     def state(self) -> State:
-        """What the supervisor told last; nothing known if it told nothing readable."""
+        """Return the last state of the supervisor, or an empty one if there is none."""
         try:
             return State.model_validate_json(self.state_file.read_bytes())
         except (OSError, ValidationError):
             return State()
 
-    def tell(self, state: State) -> None:
-        """Replace the state file in one step, so that nobody reads half of it."""
+    def write_state(self, state: State) -> None:
+        """Replace the state file in one step, so that no process reads half of it."""
         fresh = self.state_file.with_suffix(f".{os.getpid()}")
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(state.model_dump_json())
         fresh.replace(self.state_file)
 
-    def last_words(self, name: str) -> str:
-        """The last line of a log."""
+    def last_line(self, name: str) -> str:
+        """Return the last line of a log."""
         try:
             with self.log(name).open("rb") as file:
                 file.seek(max(0, self.log(name).stat().st_size - 4096))
@@ -132,9 +132,9 @@ class Places:
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
     def rotate(self) -> None:
-        """Move what is in a log that has grown too long to ``<name>.1``.
+        """Move the contents of long logs to ``<name>.1``.
 
-        The writers keep the file open and append to it, so its contents are copied and cut off, not renamed.
+        The writers keep the file open and append to it, so it is copied and truncated, not renamed.
         """
         for path in (self.data_dir / "log").glob("*.log"):
             if path.stat().st_size > LOG_LIMIT:

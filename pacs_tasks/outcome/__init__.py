@@ -1,4 +1,4 @@
-"""What the peer answered: one value per request, each with a category."""
+"""Outcomes: what came of a request, of each file or instance, and how far a job is."""
 
 from __future__ import annotations
 

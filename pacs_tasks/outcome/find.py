@@ -1,4 +1,4 @@
-"""The answer to a query, and how far it can be believed to be the whole answer."""
+"""The outcome of a query, with the reasons to doubt that it is complete."""
 
 from __future__ import annotations
 
@@ -7,54 +7,54 @@ from typing import Any
 
 from pacs_tasks.outcome.status import Category, Status, StatusCategory, Value, category_of
 
-#: From so many matches on, a round number of them is more likely a limit of the peer than chance.
+#: From so many matches on, a round number is more likely a limit of the remote than chance.
 FEWEST_SUSPICIOUS = 100
 _STEP = 50
 _SMALLEST_POWER = 128
 
 
 class Doubt(StrEnum):
-    """Why a peer may hold more than an answer has."""
+    """Why the remote may hold more matches than it returned."""
 
     #: The limit of the request.
     LIMIT = "limit"
-    #: The peer ended the query with a failure, after some matches.
+    #: The remote ended the query with a failure after some matches.
     STATUS = "status"
-    #: So many matches as limits are made of: PACS cut answers off and call them complete.
+    #: A round number of matches: many PACS truncate their answers and report success.
     ROUND = "round"
-    #: A moment, or a range without an end, has more than the peer gives at once.
+    #: A moment, or a range without an end, has more matches than the remote returns.
     UNSPLIT = "unsplit"
-    #: The peer lists studies without a date or a time, or lists them under none.
+    #: The remote has studies without a date or a time.
     UNDATED = "undated"
-    #: It would have taken more queries than one job may ask.
+    #: The job reached its limit of queries.
     QUERIES = "queries"
 
 
-#: The doubts that are known gaps: what was asked for is not all there.
+#: The doubts that are known gaps.
 _GAPS = frozenset({Doubt.STATUS, Doubt.UNSPLIT, Doubt.UNDATED, Doubt.QUERIES})
 
 
 def is_round(count: int) -> bool:
-    """Whether this many matches look like a limit: from 100 on multiples of 50, from 128 on powers of two."""
+    """Report whether so many matches look like a limit: multiples of 50 from 100 on, powers of two from 128 on."""
     if count < FEWEST_SUSPICIOUS:
         return False
     return count % _STEP == 0 or (count >= _SMALLEST_POWER and count & (count - 1) == 0)
 
 
 class SplitRange(Value):
-    """A range of dates, or of times on one day, that was asked for in two halves since its answer was cut off."""
+    """A range of dates, or of times on one day, that was queried in two halves because its answer was truncated."""
 
     date: str
     time: str = ""
-    #: Matches in the answer that was cut off.
+    #: Matches in the truncated answer.
     matches: int
 
 
 class FindOutcome(Value):
-    """The answer to a :class:`~pacs_tasks.request.FindRequest`.
+    """The outcome of a :class:`~pacs_tasks.request.FindRequest`.
 
-    ``matches`` are DICOM JSON objects (PS3.18 annex F). ``limit_hit`` says that there were more than the limit.
-    ``doubts`` says why there may be more matches than these; ``remarks`` says it in sentences.
+    ``matches`` are DICOM JSON objects (PS3.18 annex F). ``limit_hit``: the remote had more matches than the limit.
+    ``doubts`` are the reasons why there may be more matches, and ``remarks`` the same in sentences.
     """
 
     status: Status
@@ -63,11 +63,11 @@ class FindOutcome(Value):
     seconds: float = 0.0
     doubts: tuple[Doubt, ...] = ()
     remarks: tuple[str, ...] = ()
-    #: How many C-FIND requests it took.
+    #: The number of C-FIND requests.
     queries: int = 1
-    #: The ranges whose answers were cut off, in the order in which they were asked for.
+    #: The ranges with truncated answers, in the order of the queries.
     split: tuple[SplitRange, ...] = ()
-    #: Keys that the peer refused, and that were therefore left out.
+    #: Keys that the remote rejected and that were left out then.
     keys_left_out: tuple[str, ...] = ()
 
     @property
@@ -79,7 +79,7 @@ class FindOutcome(Value):
         return Category.PARTIAL if _GAPS.intersection(self.doubts) else category_of(self.status)
 
     def summary(self) -> dict[str, Any]:
-        """What may be seen in Celery's results, Flower and logs: no match, since matches are patient data."""
+        """Return what Celery's results, Flower and logs may show: no match, since matches are patient data."""
         return {
             "category": self.category,
             "status": f"{self.status.code:04X}",

@@ -1,4 +1,4 @@
-"""What became of one instance, or of one file."""
+"""The outcome of one instance or file."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from pacs_tasks.outcome.status import Status, Value
 
 
 class InstanceCategory(StrEnum):
-    """How one instance, or one file of a directory, went."""
+    """The category of one instance or file."""
 
     SUCCESS = "success"
     WARNING = "warning"
     FAILED = "failed"
-    #: The peer listed it and it did not arrive.
+    #: The remote listed it, but it did not arrive.
     MISSING = "missing"
-    #: It lay whole in the output directory, or at the destination, before anything was asked for: it was not fetched.
+    #: It was already complete in the output directory or at the destination, and was not fetched.
     PRESENT = "present"
-    #: No DICOM instance, or a DICOMDIR: reported, not sent.
+    #: Not a DICOM instance, or a DICOMDIR: reported, not sent.
     SKIPPED = "skipped"
 
 
 def _shown(path: Any) -> Any:
-    """A path that is no Unicode cannot be JSON; a question mark stands where its odd bytes are."""
+    """Replace the bytes of a path that are not Unicode, which JSON cannot hold, by question marks."""
     return path.encode("utf-8", "replace").decode("utf-8") if isinstance(path, str) else path
 
 
@@ -34,48 +34,48 @@ ShownPath = Annotated[str, BeforeValidator(_shown)]
 
 
 class InstanceOutcome(Value):
-    """What became of one instance.
+    """The outcome of one instance or file.
 
-    ``subject`` is the file's path when sending and the SOP Instance UID when retrieving; ``path`` is where a received
-    instance lies. ``error`` is the class of the error where the peer gave no answer. ``size`` is in bytes. ``begun``
-    and ``ended`` are Unix seconds, 0 where nobody looked at a clock.
+    ``subject`` is the path of a sent file or the SOP Instance UID of a retrieved instance; ``path`` is the file of a
+    received instance. ``error`` is the class of the error if the remote gave no answer. ``size`` is in bytes. ``begun``
+    and ``ended`` are in Unix seconds, 0 if unknown.
     """
 
     subject: ShownPath
     category: InstanceCategory
     sop_class_uid: str = ""
     sop_instance_uid: str = ""
-    #: As its data set names them, in the head of it.
+    #: The UIDs in its data set.
     study_uid: str = ""
     series_uid: str = ""
     transfer_syntax_uid: str = ""
     path: ShownPath = ""
     status: Status | None = None
     error: str = ""
-    #: What happened and what to do next, where something did.
+    #: What happened and what to do, unless it simply succeeded.
     reason: str = ""
     size: int = 0
-    #: Hexadecimal, of the encoded data set as it was sent.
+    #: Hexadecimal SHA-256 of the encoded data set as it was sent.
     sha256: str = ""
-    #: How often it was put on the wire.
+    #: How often it was sent.
     attempts: int = 0
     begun: float = 0.0
     ended: float = 0.0
-    #: The Celery worker that did it.
+    #: The name of the Celery worker.
     worker: str = ""
 
     @classmethod
     def unanswered(
         cls, subject: str, error: PacsTasksError, category: InstanceCategory = InstanceCategory.FAILED
     ) -> InstanceOutcome:
-        """The outcome of what the peer was not asked, or did not answer."""
+        """Return the outcome of an instance about which the remote gave no answer."""
         return cls(subject=subject, category=category, error=type(error).__name__, reason=error.message)
 
     @property
     def unreachable(self) -> bool:
-        """Whether no answer came because there was no association.
+        """Whether there was no association.
 
-        A refused context is an answer on one, and a peer that says "pending" for ever is reached, too.
+        A rejected context is an answer on one, and a remote that responds "pending" for ever is reached too.
         """
         error = from_record(self.error, "") if self.error else None
         return isinstance(error, AssociationError) and not isinstance(error, ContextRejectedError | PeerStalledError)

@@ -1,4 +1,4 @@
-"""A look at a job on its way."""
+"""The state and progress of a job."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pacs_tasks.outcome import Counters
 
 
 class JobState(StrEnum):
-    """The state of a job. ``done`` means that there is an outcome, good or bad."""
+    """The state of a job. ``done``: there is an outcome, good or bad."""
 
     QUEUED = "queued"
     RUNNING = "running"
     DONE = "done"
-    #: It ended without an outcome: its error says why.
+    #: It ended without an outcome; its error gives the reason.
     FAILED = "failed"
     CANCELLED = "cancelled"
 
@@ -28,7 +28,7 @@ _FINISHED = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 
 
 class Progress(BaseModel):
-    """A look at a job. Times are Unix seconds; ``seconds`` is how long it has been worked on."""
+    """The progress of a job. Times are in Unix seconds; ``seconds`` is the time from start to end."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
@@ -41,13 +41,13 @@ class Progress(BaseModel):
     finished: float | None = None
     cancel_requested: bool = False
     attempt: int = 1
-    #: Who works on it or planned it: the worker's name.
+    #: The name of the worker that runs or planned it.
     worker: str = ""
-    #: The error of a failed job, with its next step.
+    #: The message of a failed job.
     error: str = ""
-    #: The peer, as a person would name it.
+    #: The remote, for people.
     remote: str = ""
-    #: A peer that is down and that the job waits for, since when (Unix seconds), and what it said last.
+    #: The remote that is down and that the job waits for, since when, and its last error.
     waiting_for: str = ""
     waiting_since: float | None = None
     waiting_reason: str = ""

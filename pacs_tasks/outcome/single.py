@@ -1,4 +1,4 @@
-"""The answers of jobs that have one: echo, C-MOVE and C-GET."""
+"""The outcomes of C-ECHO, C-MOVE and C-GET."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pacs_tasks.outcome.status import (
 
 
 class EchoOutcome(Value):
-    """The answer to an :class:`~pacs_tasks.request.EchoRequest`; ``seconds`` from association request to response."""
+    """The outcome of an :class:`~pacs_tasks.request.EchoRequest`; ``seconds`` from A-ASSOCIATE-RQ to C-ECHO-RSP."""
 
     status: Status
     seconds: float
@@ -26,12 +26,12 @@ class EchoOutcome(Value):
         return category_of(self.status)
 
     def summary(self) -> dict[str, Any]:
-        """What may be seen in Celery's results, Flower and logs."""
+        """Return what Celery's results, Flower and logs may show."""
         return {"category": self.category, "status": f"{self.status.code:04X}", "seconds": self.seconds}
 
 
 class MoveOutcome(Value):
-    """The final answer to a C-MOVE: what the peer *says* it did. Only what has arrived counts as received."""
+    """The outcome of a C-MOVE as the remote reports it. Only arrived instances count as received."""
 
     status: Status
     suboperations: Suboperations = Suboperations()
@@ -43,7 +43,7 @@ class MoveOutcome(Value):
         return category_of_suboperations(self.status, self.suboperations)
 
     def summary(self) -> dict[str, Any]:
-        """What may be seen in Celery's results, Flower and logs."""
+        """Return what Celery's results, Flower and logs may show."""
         return {
             "category": self.category,
             "status": f"{self.status.code:04X}",
@@ -53,7 +53,7 @@ class MoveOutcome(Value):
 
 
 class GetOutcome(MoveOutcome):
-    """The final answer to a C-GET, and the instances that came with it and are whole on disk."""
+    """The outcome of a C-GET, with the instances that are complete on disk."""
 
     instances: tuple[InstanceOutcome, ...] = ()
 

@@ -1,4 +1,4 @@
-"""DIMSE statuses and counts, and how a whole job went."""
+"""DIMSE statuses, counts of sub-operations, and the category of a job."""
 
 from __future__ import annotations
 
@@ -8,53 +8,55 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class StatusCategory(StrEnum):
-    """What a DIMSE status means for the one who waits (PS3.7 annex C, PS3.4 sections B.2.3, C.4.1.1.4, C.4.2.1.5)."""
+    """The category of a DIMSE status (PS3.7 annex C, PS3.4 sections B.2.3, C.4.1.1.4, C.4.2.1.5)."""
 
     SUCCESS = "success"
     PENDING = "pending"
     CANCEL = "cancel"
-    #: Done, with a remark: counted apart, never as a failure.
+    #: Done with a remark: counted apart, never as a failure.
     WARNING = "warning"
-    #: Out of resources: wait, then ask again.
+    #: Out of resources: try again later.
     TRANSIENT = "transient"
-    #: It will not be different next time.
+    #: Another attempt will not change it.
     PERMANENT = "permanent"
 
 
 class Category(StrEnum):
-    """How a whole job went."""
+    """The category of a whole job."""
 
     SUCCESS = "success"
-    #: Everything was done, and the peer remarked on something.
+    #: Everything was done, with a remark of the remote.
     WARNING = "warning"
-    #: Some instances made it, some did not.
+    #: Some instances succeeded and some did not.
     PARTIAL = "partial"
     FAILED = "failed"
     CANCELLED = "cancelled"
 
 
 class Value(BaseModel):
-    """Frozen, and nothing that it does not know."""
+    """Base of outcomes: frozen, without unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Status(Value):
-    """A DIMSE status, (0000,0900), with what it means and what to do next."""
+    """A DIMSE status, (0000,0900), with its meaning."""
 
     code: int = Field(ge=0, le=0xFFFF)
     category: StatusCategory
-    #: One sentence for people, with the next step.
+    #: For people: what it means and what to do.
     meaning: str
-    #: The peer's own words: Error Comment, (0000,0902). It may hold anything, so it never goes to logs.
+    #: Error Comment, (0000,0902), of the remote. It may hold patient data, so no log has it.
     comment: str = ""
 
     def __str__(self) -> str:
-        return f"{self.code:04X}: {self.meaning}" + (f" (the peer says: {self.comment})" if self.comment else "")
+        return f"{self.code:04X}: {self.meaning}" + (
+            f" (comment of the remote: {self.comment})" if self.comment else ""
+        )
 
 
 class Suboperations(Value):
-    """Counts of C-STORE sub-operations of a C-MOVE or C-GET (PS3.7 section C.5.15 to C.5.18)."""
+    """Counts of the C-STORE sub-operations of a C-MOVE or C-GET (PS3.7 sections C.5.15 to C.5.18)."""
 
     remaining: int = 0
     completed: int = 0
@@ -75,7 +77,7 @@ def category_of(status: Status) -> Category:
 
 
 def category_of_suboperations(status: Status, suboperations: Suboperations) -> Category:
-    """GE, Synapse and Orthanc answer Success although every sub-operation failed (pynetdicom issue 552)."""
+    """Read the counts too: GE, Synapse and Orthanc report success if all sub-operations fail (pynetdicom #552)."""
     done = suboperations.completed + suboperations.warning
     missed = suboperations.failed + suboperations.remaining
     if status.category is StatusCategory.CANCEL:

@@ -1,4 +1,4 @@
-"""What became of every file of a send, or every instance of a retrieve."""
+"""The outcome of a transfer: of every file that is sent or every instance that is retrieved."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pacs_tasks.outcome.status import Category, Value
 
 
 class Counters(Value):
-    """How many files or instances of a job have which category. ``bytes`` counts those that were sent or received.
+    """The number of files or instances of a job in each category. ``bytes`` counts those that were sent or received.
 
-    ``present`` are those that were where they were wanted already.
+    ``present`` are those that were already at the destination.
     """
 
     total: int = 0
@@ -31,28 +31,28 @@ class Counters(Value):
 
     @property
     def done(self) -> int:
-        """Instances that are where they were wanted: sent or received, or there already."""
+        """Instances at their destination: sent, received, or already there."""
         return self.success + self.warning + self.present
 
 
 class Proof(StrEnum):
-    """By what a study was promised, before it was asked for."""
+    """The kind of promise: what the remote listed of a study before it was retrieved."""
 
-    #: The peer listed its instances, by SOP Instance UID.
+    #: Its instances, by SOP Instance UID.
     INSTANCES = "instances"
-    #: The peer said how many there are, of the study or of each series of it.
+    #: The number of its instances, or of those of each series.
     COUNTS = "counts"
     NONE = "none"
 
 
 class StudyOutcome(Value):
-    """What became of one study of a retrieve.
+    """The outcome of one study of a retrieve.
 
-    ``promised`` instances are ``received``, were ``present`` already, are ``missing`` or ``failed``; what was asked
-    for and is not listed by the peer counts as failed and is no part of the promise.
+    Each ``promised`` instance is ``received``, ``present``, ``missing`` or ``failed``. An instance that was requested
+    and that the remote does not list counts as failed and is not part of the promise.
     """
 
-    #: Empty where no study was found.
+    #: Empty if no study was found.
     study_uid: str = ""
     category: Category
     promised: int = 0
@@ -61,19 +61,19 @@ class StudyOutcome(Value):
     missing: int = 0
     failed: int = 0
     proof: Proof = Proof.NONE
-    #: By which services it came: ``C-MOVE``, ``C-GET``.
+    #: The methods by which it came: ``C-MOVE``, ``C-GET``.
     ways: tuple[str, ...] = ()
-    #: Why something is missing, why a list of instances was no proof, why it came another way than the first.
+    #: Why instances are missing, why the promise is weak, or why the first method failed.
     reason: str = ""
-    #: Rows of the batch file that asked for it; the first line of the file is row 1.
+    #: The rows of the batch file that select it. The first line of the file is row 1.
     rows: tuple[int, ...] = ()
 
 
 class TransferOutcome(Value):
-    """What became of every file of a send or every instance of a retrieve; true only when all of it is done.
+    """The outcome of a transfer. It is true only if everything was done.
 
-    ``problems`` holds each file or instance that did not simply succeed, in the order of the manifest. ``studies`` are
-    those of a retrieve.
+    ``problems`` holds each file or instance that did not simply succeed, in the order of the manifest. ``studies``
+    belong to a retrieve.
     """
 
     counters: Counters
@@ -96,25 +96,25 @@ class TransferOutcome(Value):
 
     @property
     def unreachable(self) -> bool:
-        """Whether nothing was done because no association could be had."""
+        """Whether nothing was done because there was no association."""
         counters = self.counters
         return bool(counters.unreachable) and not counters.done and counters.unreachable == counters.failed
 
     @property
     def nothing_found(self) -> bool:
-        """Whether there was no DICOM instance at all."""
+        """Whether there was no DICOM instance."""
         return self.counters.skipped == self.counters.total
 
     def __bool__(self) -> bool:
         return self.category in {Category.SUCCESS, Category.WARNING}
 
     def summary(self) -> dict[str, Any]:
-        """What may be seen in Celery's results, Flower and logs: counts, no path."""
+        """Return what Celery's results, Flower and logs may show: counts, no path."""
         return {"category": self.category, **self.counters.model_dump(), "seconds": self.seconds}
 
 
 class ProposedPair(Value):
-    """A SOP class in a transfer syntax, as files of a directory have it. ``accepted`` is the peer's answer."""
+    """A SOP class in a transfer syntax of the files. ``accepted``: whether the remote accepts it."""
 
     sop_class_uid: str
     sop_class_name: str
@@ -126,7 +126,7 @@ class ProposedPair(Value):
 
 
 class PreflightOutcome(Value):
-    """What a send of a directory would meet. ``contexts`` and ``associations`` are how many it needs at least."""
+    """The outcome of a dry run. ``contexts`` and ``associations`` are the least numbers that the transfer needs."""
 
     total: int
     bytes: int
@@ -145,7 +145,7 @@ class PreflightOutcome(Value):
         return Category.SUCCESS if all(accepted) and not self.unreadable else Category.PARTIAL
 
     def summary(self) -> dict[str, Any]:
-        """What may be seen in Celery's results, Flower and logs."""
+        """Return what Celery's results, Flower and logs may show."""
         return {
             "category": self.category,
             "total": self.total,

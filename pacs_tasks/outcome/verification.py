@@ -1,4 +1,4 @@
-"""What a peer says later about what it was sent: whether it lists it, and whether it answers for it."""
+"""Verification: whether the remote lists the instances that it was sent, and commits to them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pacs_tasks.outcome.status import Category, Value
 
 @dataclass(frozen=True)
 class CommitmentReport:
-    """What a peer reports about one transaction.
+    """The report of a remote about one transaction.
 
-    ``committed`` are the SOP Instance UIDs that it answers for, ``failed`` maps others to its Failure Reason,
+    ``committed`` are the SOP Instance UIDs that it commits to. ``failed`` maps others to its Failure Reason,
     (0008,1197).
     """
 
@@ -25,38 +25,38 @@ class CommitmentReport:
 
 
 class CommitmentState(StrEnum):
-    """What became of a request for storage commitment, for one instance (PS3.4 annex J)."""
+    """The state of the storage commitment of one instance (PS3.4 annex J)."""
 
-    #: The peer answers for it from now on.
+    #: The remote has committed to it.
     COMMITTED = "committed"
-    #: It does not, and says why.
+    #: The remote has refused, with a reason.
     FAILED = "failed"
-    #: It has been asked and has not reported yet.
+    #: The remote has not reported yet.
     PENDING = "pending"
 
 
 class Commitment(Value):
-    """The last word about one instance. ``time`` is when it was reported, or asked for, in Unix seconds."""
+    """The last report about one instance. ``time``, of the report or the request, is in Unix seconds."""
 
     state: CommitmentState
     time: float
-    #: Who said so, or was asked.
+    #: The remote.
     peer: str
     reason: str = ""
 
 
 class VerifyOutcome(Value):
-    """The answer to a :class:`~pacs_tasks.request.VerifyRequest`: counts of instances.
+    """The outcome of a :class:`~pacs_tasks.request.VerifyRequest`, in numbers of instances.
 
-    ``held``: the peer lists it. ``missing``: it does not. ``unknown``: it could not be asked, or gave no answer.
-    ``problems`` names what is missing or unknown, by path and SOP Instance UID.
+    The remote lists those that are ``held`` and not those that are ``missing``; about ``unknown`` ones it gave no
+    answer. ``problems`` names the missing and unknown ones by path and SOP Instance UID.
     """
 
     held: int = 0
     missing: int = 0
     unknown: int = 0
     problems: tuple[InstanceOutcome, ...] = ()
-    #: C-FIND requests that it took.
+    #: The number of C-FIND requests.
     queries: int = 0
     seconds: float = 0.0
 
@@ -71,14 +71,15 @@ class VerifyOutcome(Value):
         return Category.PARTIAL if self.held else Category.FAILED
 
     def summary(self) -> dict[str, Any]:
-        """What may be seen in Celery's results, Flower and logs: counts, no path."""
+        """Return what Celery's results, Flower and logs may show: counts, no path."""
         return {"category": self.category, **self.model_dump(exclude={"problems"})}
 
 
 class CommitOutcome(Value):
-    """The answer to a :class:`~pacs_tasks.request.CommitRequest`, as far as it had come when the waiting ended.
+    """The outcome of a :class:`~pacs_tasks.request.CommitRequest` at the end of the wait.
 
-    ``problems`` names what has failed, by path and SOP Instance UID. ``receiver`` is where the peer could report.
+    ``problems`` names the failed instances by path and SOP Instance UID. ``receiver`` is the AE that the remote can
+    report to.
     """
 
     committed: int = 0
@@ -100,9 +101,9 @@ class CommitOutcome(Value):
 
     @property
     def unfinished(self) -> bool:
-        """Whether nothing has failed, and not everything is answered."""
+        """Whether nothing has failed and reports are pending."""
         return bool(self.pending) and not self.failed
 
     def summary(self) -> dict[str, Any]:
-        """What may be seen in Celery's results, Flower and logs: counts, no path."""
+        """Return what Celery's results, Flower and logs may show: counts, no path."""
         return {"category": self.category, **self.model_dump(exclude={"problems"})}

@@ -1,7 +1,6 @@
-"""What a job asks: frozen, validated where it enters, and the one thing that crosses to the worker.
+"""Requests: frozen values that go from the client to the worker, validated on entry.
 
-A request carries what and whom. ``local`` and ``timeout`` say who calls and how patiently; left out, the worker's
-settings answer.
+A request names the operation and the remote. If ``local`` or ``timeout`` is None, the setting of the worker applies.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ def build(request_type: type[V], fields: Mapping[str, Any]) -> V:
     Raises
     ------
     InvalidRequestError
-        With one sentence that names each wrong field and never repeats a value, since values may be patient data.
+        If a field is wrong. The message names each of them and no value, since values may be patient data.
     """
     try:
         return request_type.model_validate(dict(fields))
@@ -82,4 +81,6 @@ def build(request_type: type[V], fields: Mapping[str, Any]) -> V:
             f"{'.'.join(str(part) for part in each['loc']) or 'request'}: {each['msg'].removeprefix('Value error, ')}"
             for each in error.errors(include_url=False, include_input=False)
         )
-        raise InvalidRequestError(f"{request_type.__name__} is not valid ({wrong}); correct it and ask again") from None
+        raise InvalidRequestError(
+            f"{request_type.__name__} is not valid ({wrong}). Correct it and try again."
+        ) from None

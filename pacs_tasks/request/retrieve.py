@@ -1,4 +1,4 @@
-"""Requests to retrieve."""
+"""Requests for retrieval."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pacs_tasks.request.values import UID, AccessionNumber, RetrieveMethod
 
 
 class _RetrieveOperation(Request):
-    """What one C-MOVE or C-GET names: a study, a series of it, or instances of that series."""
+    """One C-MOVE or C-GET: of a study, of a series of it, or of instances of that series."""
 
     study_uid: UID
     series_uid: UID | None = None
@@ -22,14 +22,14 @@ class _RetrieveOperation(Request):
 
     @model_validator(mode="after")
     def _instances_need_their_series(self) -> Self:
-        """A unique key of a level needs those of the levels above it (PS3.4 section C.4.2.2.1)."""
+        """Check that the unique keys of the levels above are there (PS3.4 section C.4.2.2.1)."""
         if self.sop_instance_uids and self.series_uid is None:
             raise ValueError("sop_instance_uids need the series_uid that they belong to")
         return self
 
 
 class MoveRequest(_RetrieveOperation):
-    """Let the peer send a study or series to the AE ``move_aet``, whoever that is (C-MOVE, PS3.4 section C.4.2)."""
+    """Have the remote send a study or series to the AE ``move_aet`` (C-MOVE, PS3.4 section C.4.2)."""
 
     task: ClassVar[str] = "pacs_tasks.move"
 
@@ -37,7 +37,7 @@ class MoveRequest(_RetrieveOperation):
 
 
 class GetRequest(_RetrieveOperation):
-    """Fetch a study or series to ``output_dir`` on the association that asks for it (C-GET, PS3.4 section C.4.3)."""
+    """Fetch a study or series to ``output_dir`` on the same association (C-GET, PS3.4 section C.4.3)."""
 
     task: ClassVar[str] = "pacs_tasks.get"
 
@@ -45,7 +45,7 @@ class GetRequest(_RetrieveOperation):
 
 
 class _Selected(BaseModel):
-    """What is to be retrieved: a study, a series of it, or instances of it, whose series need not be known.
+    """A study, a series of it, or instances of it, even without their series.
 
     An accession number stands for all studies that have it.
     """
@@ -65,7 +65,7 @@ class _Selected(BaseModel):
 
 
 class Selection(_Selected):
-    """One row of a batch. ``row`` is its number in the file that it came from."""
+    """One row of a batch. ``row`` is its number in the batch file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, hide_input_in_errors=True)
 
@@ -80,12 +80,20 @@ class Selection(_Selected):
 
 
 class RetrieveRequest(TransferRequest, _Selected):
-    """Bring studies to ``output_dir`` and compare what arrived with what the peer listed.
+    """Retrieve studies to ``output_dir`` and compare the instances with those that the remote listed.
 
-    What is wanted is named here, or, of a batch, in ``selections``. ``move_aet`` names the receiver to use; where left
-    out, any receiver that runs. ``to`` has the peer send all of it to another AE instead. ``overwrite`` fetches what is
-    whole in ``output_dir`` once more. ``layout`` is how files are called there; empty stands for
-    study/series/instance.
+    The fields of the request select one study; ``selections`` select a batch.
+
+    Attributes
+    ----------
+    to
+        Have the remote send everything to this AE instead of ``output_dir``.
+    move_aet
+        The receiver to use. None: any running receiver.
+    overwrite
+        Fetch instances again that are already complete in ``output_dir``.
+    layout
+        The template of file names. Empty: study/series/instance.
     """
 
     task: ClassVar[str] = "pacs_tasks.retrieve"
@@ -106,35 +114,35 @@ class RetrieveRequest(TransferRequest, _Selected):
         if not self.names_a_study and not self.selections and not apart:
             raise ValueError("name what to retrieve: study_uid, accession_number or selections")
         if self.names_a_study and self.selections:
-            raise ValueError("selections stand for themselves: leave out study_uid and accession_number")
+            raise ValueError("selections cannot be combined with study_uid or accession_number; leave these out")
         return self
 
     @model_validator(mode="after")
     def _goes_somewhere(self) -> Self:
         if self.output_dir is None and self.to is None:
-            raise ValueError("name where it goes: output_dir, or to")
+            raise ValueError("name a destination: output_dir or to")
         if self.to is not None and (self.output_dir is not None or self.layout):
-            raise ValueError("what goes to another AE lies in no output_dir and has no layout")
+            raise ValueError("a retrieve to another AE has no output_dir and no layout; leave them out")
         if self.to is not None and (self.method is RetrieveMethod.GET or self.move_aet is not None):
-            raise ValueError("what goes to another AE goes there by C-MOVE, and to its AE title: leave out the others")
+            raise ValueError("a retrieve to another AE uses C-MOVE to that AE; leave out method and move_aet")
         if self.to is not None and str(self.to) == str(self.remote):
             raise ValueError("to and remote are the same; name another one")
         return self
 
     @property
     def directory(self) -> str:
-        """Where the files go.
+        """The output directory.
 
         Raises
         ------
         InvalidRequestError
-            If they go to another AE.
+            If the instances go to another AE.
         """
         if self.output_dir is None:
-            raise InvalidRequestError("this retrieve has no output directory: it goes to another AE")
+            raise InvalidRequestError("This retrieve has no output directory: it goes to another AE.")
         return self.output_dir
 
     def wanted(self) -> tuple[Selection, ...]:
-        """What is wanted, one selection at least."""
+        """Return the selections, at least one."""
         own = {name: getattr(self, name) for name in _Selected.model_fields}
         return self.selections or (Selection(**own),)

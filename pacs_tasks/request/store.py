@@ -1,4 +1,4 @@
-"""Requests to send."""
+"""Requests for sending."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pacs_tasks.request.base import Request, TransferRequest
 
 
 class StoreRequest(TransferRequest):
-    """Send one DICOM file (C-STORE, PS3.4 annex B). ``path`` must be visible to the worker."""
+    """Send one DICOM file (C-STORE, PS3.4 annex B). The worker must see ``path``."""
 
     task: ClassVar[str] = "pacs_tasks.store_file"
 
@@ -18,10 +18,10 @@ class StoreRequest(TransferRequest):
 
 
 class StoreDirectoryRequest(TransferRequest):
-    """Send every DICOM file below ``directory``, which must be visible to the workers.
+    """Send every DICOM file below ``directory``, which the workers must see.
 
-    ``files_per_task`` overrides the size of a part: by default one file in a small directory, else as many as their
-    sizes and the way to the peer make work enough.
+    ``files_per_task`` sets the size of a part. By default it is one file in a small directory; otherwise it depends on
+    the sizes of the files and the round trip to the remote.
     """
 
     task: ClassVar[str] = "pacs_tasks.store_directory"
@@ -31,7 +31,7 @@ class StoreDirectoryRequest(TransferRequest):
 
 
 class PreflightRequest(Request):
-    """What would a send of ``directory`` meet? Nothing is sent; the peer is only asked what it accepts."""
+    """Negotiate for the files of ``directory`` to learn what the remote accepts. Nothing is sent."""
 
     task: ClassVar[str] = "pacs_tasks.preflight"
 

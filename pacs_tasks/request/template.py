@@ -1,7 +1,7 @@
-"""Templates for the names of retrieved files: which fields there are, and what a template must not say.
+"""Templates for the names of retrieved files: their fields and their syntax.
 
-``{PatientID}/{StudyDate}_{Modality}/{InstanceNumber:05}``: ``/`` separates directories, the last piece names the file,
-and ``.dcm`` is added to it. What the fields' values become is the business of :mod:`pacs_tasks.layout`.
+In ``{PatientID}/{StudyDate}_{Modality}/{InstanceNumber:05}``, ``/`` separates directories. The last component names the
+file, which gets the suffix ``.dcm``. :mod:`pacs_tasks.layout` turns values into names.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator
 
-#: The fields that a template may have, and their tags: they all stand in the head of a data set.
+#: The fields of a template and their tags. All of them are at the beginning of a data set.
 FIELDS: Mapping[str, int] = MappingProxyType(
     {
         "SOPClassUID": 0x0008_0016,
@@ -49,25 +49,25 @@ FIELDS: Mapping[str, int] = MappingProxyType(
         "InstanceNumber": 0x0020_0013,
     }
 )
-#: Where files go without a template.
+#: The default.
 DEFAULT = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}"
-#: What a path may be made of, so that its components, of 255 bytes each, stay below the 4,096 bytes of a path on Linux.
+#: Components of 255 bytes each then fit into the 4,096 bytes of a path on Linux.
 _MOST_COMPONENTS = 10
 _LONGEST = 1_000
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _WIDTH = re.compile(r"0?([1-9][0-9]?)")
-#: What file names cannot hold on Windows, where files are often copied to.
+#: Characters that file names on Windows cannot hold; files are often copied there.
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"\\|?*]')
 
 
 class Field(NamedTuple):
-    """A field of a template. ``width``: a number with fewer digits gets zeroes before it; 0 leaves it as it is."""
+    """A field of a template. A number with fewer than ``width`` digits is padded with zeroes."""
 
     keyword: str
     width: int
 
 
-#: What one directory, or the file, is called: text as it stands, and fields.
+#: The name of one directory or of the file: text and fields.
 Component = tuple[str | Field, ...]
 
 
@@ -77,7 +77,7 @@ def parse(template: str) -> tuple[Component, ...]:
     Raises
     ------
     ValueError
-        With one sentence that says what is wrong with it.
+        If it is wrong; the message is one sentence.
     """
     text = template.strip()
     if text.lower().endswith(".dcm"):
@@ -134,15 +134,15 @@ def _field(text: str) -> Field:
         raise ValueError(f"the layout has no field {{{shown}}}; {hint}")
     width = _WIDTH.fullmatch(spec)
     if colon and width is None:
-        raise ValueError(f"the width of {{{keyword}}} in the layout is none; write it as {{{keyword}:05}}")
+        raise ValueError(f"the layout has a wrong width of {{{keyword}}}; write it as {{{keyword}:05}}")
     return Field(keyword, int(width[1]) if width else 0)
 
 
 def check(template: str) -> str:
-    """Give a template back; raises ValueError as :func:`parse` does."""
+    """Return the template, or raise ``ValueError`` as :func:`parse` does."""
     parse(template)
     return template
 
 
-#: A template, or nothing: then files are called after the UIDs of study, series and instance.
+#: A template. Empty: :data:`DEFAULT`.
 Template = Annotated[str, AfterValidator(lambda template: template and check(template))]

@@ -1,4 +1,4 @@
-"""The values that requests are made of."""
+"""The values of requests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 
 
 def _check_uid(value: str) -> str:
-    """Digits and dots, at most 64 of them (PS3.5 section 9.1); leading zeroes are common in the field and pass."""
+    """Check a UID: at most 64 digits and dots (PS3.5 section 9.1). Leading zeroes are common and accepted."""
     stripped = value.strip("\0 ")
     if len(stripped) > 64 or not _UID.fullmatch(stripped):
         raise ValueError("a UID has at most 64 characters, digits and single dots only, such as 1.2.840.10008.1.1")
@@ -26,7 +26,7 @@ UID = Annotated[str, AfterValidator(_check_uid)]
 
 
 def _check_accession_number(value: str) -> str:
-    """VR SH (PS3.5 section 6.2), without what a query would read as a wild card (PS3.4 section C.2.2.2.4)."""
+    """Check a value of VR SH (PS3.5 section 6.2) without wild cards of a query (PS3.4 section C.2.2.2.4)."""
     stripped = value.strip(" ")
     if not 0 < len(stripped) <= 16 or not stripped.isprintable() or set(stripped) & set("\\*?"):
         raise ValueError("an accession number has 1 to 16 characters, none of them a backslash, * or ?")
@@ -55,12 +55,12 @@ class QueryModel(StrEnum):
 
     PATIENT_ROOT = "patient"
     STUDY_ROOT = "study"
-    #: Retrieve has no such model, and it has no levels.
+    #: Only for queries. It has no levels.
     WORKLIST = "worklist"
 
 
 class RetrieveMethod(StrEnum):
-    """How instances come: ``auto`` is C-MOVE where a receiver runs and the peer knows it, else C-GET."""
+    """How to retrieve. ``auto`` is C-MOVE if a receiver runs that the remote knows, else C-GET."""
 
     AUTO = "auto"
     MOVE = "move"

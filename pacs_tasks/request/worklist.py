@@ -1,8 +1,8 @@
-"""What describes a scheduled procedure step in a worklist (PS3.4 table K.6-1)."""
+"""The attributes of a scheduled procedure step in a worklist (PS3.4 table K.6-1)."""
 
 from __future__ import annotations
 
-#: The one item of it holds the keys below.
+#: Its one item holds the keys below.
 STEP_SEQUENCE = "ScheduledProcedureStepSequence"
 
 STEP_KEYS = frozenset(
@@ -29,5 +29,5 @@ STEP_KEYS = frozenset(
 
 
 def place_of(keyword: str) -> str:
-    """Where a worklist has this attribute: a keyword, or two that are joined by a dot."""
+    """Return the path of an attribute in a worklist: a keyword, or two joined by a dot."""
     return f"{STEP_SEQUENCE}.{keyword}" if keyword in STEP_KEYS else keyword

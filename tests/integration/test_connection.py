@@ -1,4 +1,4 @@
-"""An address at which there is no Redis for us: one sentence that says what is there and what to check."""
+"""An address at which there is not a Redis for us: one sentence that says what is there and what to check."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def web_server() -> Iterator[int]:
 
 def test_a_port_of_something_else_is_told(web_server: int) -> None:
     """Such as a web server's; that it answers does not make it a Redis."""
-    with pytest.raises(BrokerUnavailableError, match=f"127.0.0.1:{web_server}.* is no Redis.*PACS_TASKS_REDIS_URL"):
+    with pytest.raises(BrokerUnavailableError, match=f"127.0.0.1:{web_server}.* is not a Redis.*PACS_TASKS_REDIS_URL"):
         connect(f"redis://127.0.0.1:{web_server}/0", 3)
 
 
 def test_a_database_that_the_redis_does_not_have_is_told(redis_process: RedisServer) -> None:
     """Whatever the Redis answers to the first word, it is the address that must be corrected."""
-    with pytest.raises(BrokerUnavailableError, match=r"DB index is out of range.*check PACS_TASKS_REDIS_URL"):
+    with pytest.raises(BrokerUnavailableError, match=r"DB index is out of range.*Check PACS_TASKS_REDIS_URL"):
         connect(redis_process.url(9999), 3)
 
 

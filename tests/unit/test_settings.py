@@ -78,7 +78,7 @@ def test_an_editor_of_windows_may_write_the_file(empty_directory: Path) -> None:
     file.write_bytes(b"\xef\xbb\xbftimeout = 5\r\nport = 104\r\n")
     assert (load().timeout, load().port) == (5, 104)
     file.write_bytes("# 中文\n".encode("gbk"))
-    with pytest.raises(ConfigurationError, match="save it as UTF-8"):
+    with pytest.raises(ConfigurationError, match="Save it as UTF-8"):
         load()
 
 
@@ -95,7 +95,7 @@ def test_a_named_file_must_be_there(empty_directory: Path, monkeypatch: pytest.M
     [
         ("tiemout = 5\n", "tiemout: there is no setting of this name"),
         ('[remotes.main]\nhots = "10.0.0.1"\n', r"remotes\.main\.hots: there is no setting of this name"),
-        ('[remotes.main]\ncharset = "GB18031"\n', r"remotes\.main\.charset: 'GB18031' is no .*'GB18030'"),
+        ('[remotes.main]\ncharset = "GB18031"\n', r"remotes\.main\.charset: 'GB18031' is not a .*'GB18030'"),
     ],
 )
 def test_a_typing_error_in_the_file_is_told(empty_directory: Path, text: str, told: str) -> None:

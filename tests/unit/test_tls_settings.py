@@ -57,9 +57,9 @@ def test_files_are_named_so_that_a_worker_finds_them(tmp_path: Path, monkeypatch
         ({"key_file": "me.key"}, "a private key needs its certificate"),
         ({"ca_file": " "}, "a file needs a name"),
         ({"ca_file": "a\0b"}, "a file needs a name"),
-        ({"server_name": ".example.org"}, "no host name"),
+        ({"server_name": ".example.org"}, "not a host name"),
         ({"server_name": ""}, "at least 1 character"),
-        ({"server_name": "a" * 64}, "no host name"),
+        ({"server_name": "a" * 64}, "not a host name"),
         ({"verify": False}, "not permitted"),
     ],
 )
@@ -135,7 +135,7 @@ def test_the_environment_says_it_for_the_peer_without_a_name(
         ({"TLS_KEY": "/me.key"}, "a private key needs its certificate"),
         ({"RECEIVER_TLS_KEY": "/me.key"}, "need receiver_tls_certificate"),
         ({"RECEIVER_TLS_CA": "/ca.pem"}, "need receiver_tls_certificate"),
-        ({"TLS_SERVER_NAME": ".x"}, "tls_server_name: this is no host name"),
+        ({"TLS_SERVER_NAME": ".x"}, "tls_server_name: this is not a host name"),
     ],
 )
 def test_settings_that_do_not_fit_are_told(
@@ -179,7 +179,7 @@ def test_options_override_what_is_known_of_a_remote(tmp_path: Path, monkeypatch:
     )
     with pytest.raises(ConfigurationError, match="a private key needs its certificate"):
         _remote("echo", "--remote", "open", "--tls-key", "me.key")
-    with pytest.raises(click.BadParameter, match="no host name"):
+    with pytest.raises(click.BadParameter, match="not a host name"):
         _remote("echo", "--tls-server-name", ".x")
 
 

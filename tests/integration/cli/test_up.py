@@ -167,7 +167,7 @@ def test_up_tells_of_a_worker_that_cannot_start(alone: Terminal, ports: tuple[in
     terminal = replace(alone, settings=(*alone.settings, ("PYTHONPATH", str(broken.parent))))
     result = terminal.run("up", timeout=90)
     assert result.code == 1
-    assert "the private worker does not start" in result.stderr
+    assert "private worker does not start" in result.stderr
     assert "this worker is broken" in result.stderr
     assert _nothing_left(alone, ports)
 

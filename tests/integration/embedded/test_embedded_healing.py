@@ -75,7 +75,7 @@ def test_killed_supervisor_is_replaced(settings: Settings) -> None:
         (worker,) = wait_until(lambda: _workers(settings), 10)
         assert embedded.failure(settings) == ""
         _kill(places.supervisor_lock)
-        assert "run the command again" in embedded.failure(settings), "who waits is told"
+        assert "Run the command again" in embedded.failure(settings), "who waits is told"
     orphan = _pid(places.server_lock)
     with embedded.attach(settings) as again:
         assert again == url

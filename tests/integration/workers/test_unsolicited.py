@@ -244,7 +244,7 @@ def test_a_redis_that_falls_silent_holds_nobody_up(tmp_path: Path) -> None:
 def test_a_wrong_setting_is_one_sentence(tmp_path: Path, redis_url: str) -> None:
     """The message lists the allowed values."""
     with (
-        pytest.raises(RuntimeError, match=r"wrong setting .unsolicited: Input should be 'keep' or 'refuse'"),
+        pytest.raises(RuntimeError, match=r"A setting is wrong .unsolicited: Input should be 'keep' or 'refuse'"),
         workers.receiver(redis_url, tmp_path, free_port(), PACS_TASKS_UNSOLICITED="burn"),
     ):
         pass

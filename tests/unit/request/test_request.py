@@ -57,7 +57,7 @@ def test_a_request_survives_its_way_through_redis(request_: Request) -> None:
         (EchoRequest, {"remote": {"port": 0}}, "remote.port"),
         (EchoRequest, {"remote": {"ae_title": "SEVENTEEN LETTERS"}}, "at most 16"),
         (EchoRequest, {"remote": {"ae_title": "BACK\\SLASH"}}, "backslash"),
-        (EchoRequest, {"remote": {"ae_title": "  "}}, "no space"),
+        (EchoRequest, {"remote": {"ae_title": "  "}}, "other than a space"),
         (EchoRequest, {"timeout": 0}, "timeout"),
         (EchoRequest, {"colour": "red"}, "colour"),
         (StoreRequest, {}, "path"),
@@ -67,7 +67,7 @@ def test_a_request_survives_its_way_through_redis(request_: Request) -> None:
         (FindRequest, {"level": "PATIENT", "query_model": "study"}, "Study Root model has no PATIENT level"),
         (FindRequest, {"level": "IMAGE", "query_model": "worklist"}, "a worklist has no levels"),
         (FindRequest, {"level": "PATIENT", "split_dates": True}, "no study date to split by"),
-        (FindRequest, {"charset": "LATIN"}, "no specific character set"),
+        (FindRequest, {"charset": "LATIN"}, "not a specific character set"),
         (RetrieveRequest, {"study_uid": "../../etc", "output_dir": "/o"}, "study_uid"),
         (RetrieveRequest, {"study_uid": "1." * 40 + "1", "output_dir": "/o"}, "at most 64"),
         (RetrieveRequest, {"output_dir": "/o"}, "study_uid, accession_number or selections"),
@@ -76,7 +76,7 @@ def test_a_request_survives_its_way_through_redis(request_: Request) -> None:
         (RetrieveRequest, {"output_dir": "/o", "accession_number": "SEVENTEEN LETTERS"}, "1 to 16 characters"),
         (RetrieveRequest, {"output_dir": "/o", "selections": [{"row": 3}]}, "selections.0: a selection needs"),
         (RetrieveRequest, {"output_dir": "/o", "study_uid": "1.2", "selections": [{"study_uid": "1.2"}]}, "leave out"),
-        (RetrieveRequest, {"study_uid": "1.2"}, "output_dir, or to"),
+        (RetrieveRequest, {"study_uid": "1.2"}, "output_dir or to"),
         (RetrieveRequest, {"study_uid": "1.2", "output_dir": "/o", "to": {"ae_title": "OTHER"}}, "another AE"),
         (RetrieveRequest, {"study_uid": "1.2", "to": {"ae_title": "OTHER"}, "layout": "{Modality}"}, "no layout"),
         (GetRequest, {"study_uid": "1.2", "output_dir": "/o", "sop_instance_uids": ["1.3"]}, "series_uid"),
@@ -86,7 +86,7 @@ def test_a_wrong_request_is_one_sentence_that_names_the_field(
     request_type: type[Request], fields: dict[str, object], named: str
 ) -> None:
     """Nothing is opened for it, and the sentence says what to correct."""
-    with pytest.raises(InvalidRequestError, match="correct it and ask again") as raised:
+    with pytest.raises(InvalidRequestError, match="Correct it and try again") as raised:
         build(request_type, fields)
     assert named in str(raised.value)
     assert "\n" not in str(raised.value)

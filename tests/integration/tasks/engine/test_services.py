@@ -175,6 +175,6 @@ def test_waiting_where_no_worker_is_ends_with_a_sentence(
     monkeypatch.setattr(job_module, "_STANDSTILL", 0.2)
     with PacsClient(redis_url) as client:
         job = client.enqueue(EchoRequest(remote=pacs.remote))
-        with pytest.raises(JobNotReadyError, match="no worker serves this Redis; start one with `pacs-tasks worker`"):
+        with pytest.raises(JobNotReadyError, match="no worker serves this Redis. Start one with `pacs-tasks worker`"):
             job.wait()
         assert job.state is JobState.QUEUED
