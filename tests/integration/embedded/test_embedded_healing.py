@@ -136,7 +136,7 @@ def test_foreign_process_is_never_signalled(settings: Settings) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as bystander:
         for path in (places.supervisor_lock, places.server_lock):
             path.write_text(str(bystander.pid))
-        places.tell(State(url="redis://:x@127.0.0.1:1/0", ready=True))
+        places.write_state(State(url="redis://:x@127.0.0.1:1/0", ready=True))
         assert embedded.stop(settings)
         with embedded.attach(settings):
             pass
@@ -193,11 +193,11 @@ def test_lock_ends_with_its_last_holder(tmp_path: Path) -> None:
     """A shared lock keeps an exclusive one out until the last of its holders is gone."""
     path = tmp_path / "lock"
     with Lock(path) as one, Lock(path) as two:
-        assert one.take(shared=True)
-        assert two.take(shared=True)
+        assert one.acquire(shared=True)
+        assert two.acquire(shared=True)
         with Lock(path) as third:
-            assert not third.take()
+            assert not third.acquire()
             one.close()
-            assert not third.take(timeout=0.05)
+            assert not third.acquire(timeout=0.05)
             two.close()
-            assert third.take()
+            assert third.acquire()

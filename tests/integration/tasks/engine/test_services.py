@@ -72,7 +72,7 @@ def test_a_service_s_job_is_in_the_ledger_too(service: Celery, pacs: TestPACS, s
 
 def test_a_wrong_request_is_refused_with_its_class_and_no_value(service: Celery, pacs: TestPACS) -> None:
     """No association is opened."""
-    with pytest.raises(InvalidRequestError, match=r"remote\.port.*correct it and ask again") as raised:
+    with pytest.raises(InvalidRequestError, match=r"remote\.port.*Correct it and try again") as raised:
         called(service, "pacs_tasks.find", {"remote": {"port": SECRET}}, FIND_QUEUE)
     assert SECRET not in str(raised.value)
     assert pacs.associations == 0
@@ -175,6 +175,6 @@ def test_waiting_where_no_worker_is_ends_with_a_sentence(
     monkeypatch.setattr(job_module, "_STANDSTILL", 0.2)
     with PacsClient(redis_url) as client:
         job = client.enqueue(EchoRequest(remote=pacs.remote))
-        with pytest.raises(JobNotReadyError, match="no worker serves this Redis. Start one with `pacs-tasks worker`"):
+        with pytest.raises(JobNotReadyError, match=r"no worker serves this Redis\. Start one with `pacs-tasks worker`"):
             job.wait()
         assert job.state is JobState.QUEUED
