@@ -20,7 +20,8 @@ BEFORE_SERIES_WHOLE = ',"series":'
 #: Number to study and series.
 Series = Mapping[int, tuple[str, str]]
 
-_PLAIN = Status(code=0x0000, category=StatusCategory.SUCCESS, meaning="success")
+#: A success as ``dimse.status`` gives it. Its meaning is not stored: it is the same for every plain success.
+_PLAIN = Status(code=0x0000, category=StatusCategory.SUCCESS, meaning="Success.")
 _MILLISECONDS = 1000
 #: The kinds of a short outcome: a success without and with a status, and an instance that was already there.
 _UNANSWERED, _ANSWERED, _PRESENT = 0, 1, 2
@@ -54,9 +55,11 @@ def encode_short(index: int, outcome: InstanceOutcome) -> str | None:
 def _kind_of(outcome: InstanceOutcome) -> int | None:
     if outcome.category is InstanceCategory.PRESENT:
         return _PRESENT if outcome.status is None else None
-    if outcome.category is not InstanceCategory.SUCCESS or outcome.status not in {None, _PLAIN}:
+    if outcome.category is not InstanceCategory.SUCCESS:
         return None
-    return _UNANSWERED if outcome.status is None else _ANSWERED
+    if outcome.status is None:
+        return _UNANSWERED
+    return _ANSWERED if outcome.status.code == _PLAIN.code and not outcome.status.comment else None
 
 
 def encode_whole(outcome: InstanceOutcome) -> str:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pacs_tasks.connection import connect
+from pacs_tasks.dimse.status import store_status
 from pacs_tasks.errors import (
     JobNotFoundError,
     JobNotReadyError,
@@ -195,7 +196,7 @@ def test_every_key_of_a_job_expires(ledger: Ledger) -> None:
 
 def test_an_outcome_is_read_as_it_was_recorded(ledger: Ledger) -> None:
     """Whether it was written short or whole."""
-    plain = Status(code=0, category=StatusCategory.SUCCESS, meaning="success")
+    plain = store_status(0x0000)
     sent = InstanceOutcome(
         subject="/data/0",
         category=InstanceCategory.SUCCESS,

@@ -24,11 +24,12 @@ from pacs_tasks import (
     StoreDirectoryRequest,
 )
 from pacs_tasks.connection import connect
+from pacs_tasks.dimse.status import store_status
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.manifest import FileLine
 from pacs_tasks.ledger.outcomes import Instances
 from pacs_tasks.ledger.receipts import receipts_of
-from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, Status, StatusCategory
+from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 from pacs_tasks.request import EchoRequest
 from pacs_tasks.testing import Faults, Report, TestPACS
 from tests.support.callers import series
@@ -36,7 +37,7 @@ from tests.support.command import Terminal
 from tests.support.dicom_files import data_set, study_uid, write_series, write_text
 from tests.support.waiting import wait_until
 
-PLAIN = Status(code=0, category=StatusCategory.SUCCESS, meaning="success")
+PLAIN = store_status(0x0000)
 
 
 @pytest.fixture
