@@ -21,8 +21,7 @@ from pacs_tasks.outcome import Category, Counters, InstanceCategory, InstanceOut
 from pacs_tasks.request import RetrieveMethod, RetrieveRequest
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support import workers
-from tests.support.dicom_files import UID_ROOT, study_uid, write_series
-from tests.support.retrieving import assert_complete, outcome_of
+from tests.support.dicom_files import UID_ROOT, data_set, study_uid, write_series
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.holds((1, 1, 5), (1, 2, 3))
@@ -99,7 +98,10 @@ def _request(archive: TestPACS, directory: Path, layout: str = "", **options: ob
 
 def _retrieved(client: PacsClient, request: RetrieveRequest) -> Counters:
     """Retrieve the whole study; return the counters."""
-    outcome = outcome_of(client.enqueue(request))
+    job = client.enqueue(request)
+    job.wait(60)
+    outcome = job.outcome()
+    assert isinstance(outcome, TransferOutcome)
     assert (outcome.category, outcome.counters.total) == (Category.SUCCESS, 8), outcome
     return outcome.counters
 
@@ -108,6 +110,15 @@ def _asked_to_send(archive: TestPACS) -> list[list[str]]:
     """The instances of each C-GET so far; none for a whole series."""
     asked = [each for each in archive.identifiers if {element.keyword for element in each} <= UNIQUE_KEYS]
     return [str(each.get("SOPInstanceUID", "")).replace("'", "").strip("[]").split(", ") for each in asked]
+
+
+def _assert_complete(archive: TestPACS, directory: Path) -> None:
+    """Every instance lies there once, exact to the byte, and nothing else does."""
+    paths = [path for path in directory.rglob("*") if path.is_file()]
+    assert len(paths) == len(archive.instances)
+    assert {str(dcmread(path).SOPInstanceUID): data_set(path) for path in paths} == {
+        uid: held.data_set for uid, held in archive.instances.items()
+    }
 
 
 @pytest.mark.parametrize("layout", ["", BY_NUMBER])
@@ -128,7 +139,7 @@ def test_what_lies_whole_is_not_fetched_again(
     receipts = list(job.receipts())
     assert {each.category for each in receipts} == {"present"}
     assert {Path(each.path) for each in receipts} == set(before)
-    assert_complete(archive, tmp_path / "out")
+    _assert_complete(archive, tmp_path / "out")
 
 
 @pytest.mark.parametrize("layout", ["", BY_NUMBER])
@@ -144,7 +155,7 @@ def test_what_is_cut_off_is_fetched_again_and_replaced(
     counters = _retrieved(client, request)
     assert (counters.present, counters.success) == (7, 1)
     assert _asked_to_send(archive)[-1] == [uid]
-    assert_complete(archive, tmp_path / "out")
+    _assert_complete(archive, tmp_path / "out")
 
 
 @pytest.mark.parametrize("layout", ["", BY_NUMBER])
@@ -156,7 +167,7 @@ def test_overwrite_fetches_everything(layout: str, client: PacsClient, archive: 
     assert (counters.present, counters.success) == (0, 8)
     after = {path: path.stat().st_ino for path in (tmp_path / "out").rglob("*.dcm")}
     assert after.keys() == before.keys()
-    assert_complete(archive, tmp_path / "out")
+    _assert_complete(archive, tmp_path / "out")
 
 
 def test_with_another_layout_it_is_found_wherever_it_lies(
@@ -167,7 +178,7 @@ def test_with_another_layout_it_is_found_wherever_it_lies(
     for number, path in enumerate(sorted((tmp_path / "out").rglob("*.dcm"))):
         path.rename(tmp_path / "out" / f"renamed-{number}")
     assert _retrieved(client, _request(archive, tmp_path / "out", BY_NUMBER)).present == 8
-    assert_complete(archive, tmp_path / "out")
+    _assert_complete(archive, tmp_path / "out")
 
 
 def test_a_cancelled_retrieve_goes_on_where_it_was(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
@@ -182,7 +193,7 @@ def test_a_cancelled_retrieve_goes_on_where_it_was(client: PacsClient, archive: 
     counters = _retrieved(client, _request(archive, tmp_path / "out"))
     assert counters.present == there >= 2
     assert counters.success == 8 - there
-    assert_complete(archive, tmp_path / "out")
+    _assert_complete(archive, tmp_path / "out")
 
 
 @pytest.mark.parametrize("layout", ["", BY_NUMBER])
@@ -201,7 +212,7 @@ def test_a_retrieve_whose_worker_was_killed_goes_on_where_it_was(
     assert counters.present == there >= 2
     for path in (tmp_path / "out").rglob(".*.part"):
         path.unlink()
-    assert_complete(archive, tmp_path / "out")
+    _assert_complete(archive, tmp_path / "out")
 
 
 def test_many_files_are_looked_at_in_seconds(client: PacsClient, archive: TestPACS, tmp_path: Path) -> None:
