@@ -175,7 +175,7 @@ def test_8_1_connection_fails(desk: Terminal) -> None:
     """The message says to check address, port, that the PACS runs, and that it lets us in."""
     result = desk.run("query", "--ip", "127.0.0.1", "--port", free_port())
     assert result.code == 4
-    for word in ("cannot connect to PACS at 127.0.0.1", "address and port", "running", "let this machine connect"):
+    for word in ("Cannot connect to PACS at 127.0.0.1", "address and port", "running", "let this machine connect"):
         assert word in result.stderr, str(result)
 
 

@@ -164,10 +164,10 @@ def test_what_goes_wrong_is_one_sentence_for_whom_asked(
             result = terminal.run(*command, *address, "--tls-ca", nowhere)
             assert result.code == 2, str(result)
             assert f"{nowhere}: " in result.stderr
-            assert "cannot read certificates to trust" in result.stderr
+            assert "cannot read the trusted certificates" in result.stderr
         result = terminal.run("send-file", "--file", file, *address, "--tls-ca", nowhere)
         assert result.code == 2, str(result)
-        assert "cannot read certificates to trust" in result.stdout
+        assert "cannot read the trusted certificates" in result.stdout
         assert pacs.instances == {}
     assert "nowhere.pem" not in shared_worker.said()
 
@@ -218,7 +218,7 @@ def test_a_receiver_without_its_certificate_does_not_start(shared_redis_url: str
     )
     assert done.returncode == 2
     assert "nowhere.pem" in done.stderr
-    assert "cannot read our certificate: there is no such file" in done.stderr
+    assert "cannot read our certificate: the file does not exist" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -13,6 +13,8 @@ from pacs_tasks.dimse.upper_layer.tls import SecureWire, caller_context
 from pacs_tasks.dimse.upper_layer.wire import SLICE, Watch, Wire
 from pacs_tasks.errors import PeerUnavailableError
 
+_CHECK_ADDRESS = "Check the IP address and port, and that the PACS is running and reachable from this machine."
+
 
 def open_wire(remote: RemoteAE, connect_limit: float, limit: float, watch: Watch) -> Wire:
     """Connect to a remote, with a TLS handshake if ``remote.tls`` is set.
@@ -71,11 +73,12 @@ def connect(host: str, port: int, name: str, limit: float, watch: Watch) -> sock
     PeerUnavailableError
         If no address does.
     """
-    advice = "Check the IP address and port, and that the PACS is running and reachable from this machine."
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        raise PeerUnavailableError(f"Cannot connect to {name}: the host name has no address. {advice}") from None
+        raise PeerUnavailableError(
+            f"Cannot connect to {name}: the host name has no address. {_CHECK_ADDRESS}"
+        ) from None
     deadline = time.monotonic() + limit
     problem = "no address"
     for number, (family, kind, protocol, _, address) in enumerate(addresses):
@@ -94,7 +97,7 @@ def connect(host: str, port: int, name: str, limit: float, watch: Watch) -> sock
             return sock
         sock.close()
         problem = f"no answer within {limit:g} s" if failure == errno.ETIMEDOUT else os.strerror(failure)
-    raise PeerUnavailableError(f"Cannot connect to {name}: {problem}. {advice}")
+    raise PeerUnavailableError(f"Cannot connect to {name}: {problem}. {_CHECK_ADDRESS}")
 
 
 def _connect_one(sock: socket.socket, address: tuple[object, ...], limit: float, watch: Watch) -> int | None:
