@@ -102,19 +102,19 @@ class PeerUnavailableError(AssociationError):
 
 
 class PeerStalledError(PeerUnavailableError):
-    """It is not silent, and what it was asked for does not come."""
+    """The remote responds, but the instances do not come."""
 
 
 class PeerUnreachableError(PeerUnavailableError):
-    """No association could be had: no connection, or no answer to the association request."""
+    """There was no association: no connection, or no answer to the association request."""
 
 
 class PeerBusyError(PeerUnavailableError):
-    """The peer rejects the association for now: temporary congestion, local limit exceeded (PS3.8 section 9.3.4)."""
+    """The remote rejects the association for now: temporary congestion, local limit exceeded (PS3.8 section 9.3.4)."""
 
 
 class JobError(PacsTasksError):
-    """There is no outcome of a job."""
+    """The job has no outcome."""
 
 
 class JobNotFoundError(JobError):

@@ -114,7 +114,7 @@ class RetrieveRequest(TransferRequest, _Selected):
         if not self.names_a_study and not self.selections and not apart:
             raise ValueError("name what to retrieve: study_uid, accession_number or selections")
         if self.names_a_study and self.selections:
-            raise ValueError("selections cannot be combined with study_uid or accession_number; leave these out")
+            raise ValueError("selections stand alone; leave out study_uid and accession_number")
         return self
 
     @model_validator(mode="after")
