@@ -280,9 +280,17 @@ RULES: Mapping[str, Rule] = {
 
 
 BLOCKS = distinct(ENGLISH, "bash", "python")
+#: These start everything, and take as long as all others together.
+LONG = {"make demo", "make bench"}
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.place)
+@pytest.mark.parametrize(
+    "block",
+    [
+        pytest.param(block, id=block.place, marks=[pytest.mark.thorough] if block.key in LONG else [])
+        for block in BLOCKS
+    ],
+)
 def test_block_works_as_written(scene: Scene, block: Block) -> None:
     """Each block does, on a real PACS, what its page says."""
     RULES.get(block.key, prints() if block.language == "bash" else python())(scene, block)
