@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["DicomPacsTransfer", "main"]
 
 logger = logging.getLogger("dicom_pacs_transfer")
+# Python writes records of a logger without any handler to stderr.
+logger.addHandler(logging.NullHandler())
 
 R = TypeVar("R", bound="AnyRequest")
 

@@ -110,7 +110,7 @@ def test_a_keyword_with_a_typing_error_gets_an_offer(capsys: pytest.CaptureFixtu
         (["--worklist", "--root", "study"], "A worklist belongs to neither root"),
         (["--worklist", "--level", "SERIES"], "a worklist has no levels"),
         (["--level", "PATIENT", "--split-dates"], "no study date to split by"),
-        (["--charset", "LATIN"], "no specific character set of DICOM"),
+        (["--charset", "LATIN"], "not a specific character set of DICOM"),
         (["--study-uid", "1.2\\x"], "a UID has at most 64 characters"),
         (["-k", "RequestAttributesSequence.Nonsense=1"], "Nonsense is not a keyword"),
         (["-k", "PatientName.=1"], "is not a keyword of the DICOM data dictionary"),
