@@ -17,7 +17,7 @@ from pydantic import Field
 from pacs_tasks.errors import PacsTasksError
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.keys import job_key, transaction_key
-from pacs_tasks.ledger.outcomes import Instances, LineOutcome
+from pacs_tasks.ledger.outcomes import TRANSFERRED, Instances, LineOutcome
 from pacs_tasks.ledger.scripts import Scripts
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, Status, StatusCategory
 from pacs_tasks.outcome.status import Value
@@ -110,9 +110,9 @@ class Commitments:
         for start in range(0, count, size):
             stop = min(start + size, count)
             yield Group(self._instances.receipts(start, stop), start, stop)
-        warned = [each for each in self._ledger.problems(self._job_id) if each[1].category is InstanceCategory.WARNING]
-        for start in range(0, len(warned), size):
-            yield Group(warned[start : start + size])
+        others = [each for each in self._ledger.problems(self._job_id) if each[1].category in TRANSFERRED]
+        for start in range(0, len(others), size):
+            yield Group(others[start : start + size])
 
     def begin(self, transaction_uid: str, transaction: Transaction) -> None:
         """Record a request before it is sent: the report may come before the response to it."""

@@ -14,6 +14,8 @@ from pacs_tasks.ledger.manifest import CountedLine, Line
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 
 _CHUNK = 1_000
+#: The categories of instances that were sent or received. A success with a comment has no receipt.
+TRANSFERRED = (InstanceCategory.SUCCESS, InstanceCategory.WARNING)
 #: Receipts between two wanted ones that are read along rather than skipped.
 _GAP = 8
 
@@ -60,7 +62,7 @@ class Instances:
         for start in range(0, self.receipt_count(), _CHUNK):
             yield from self.receipts(start, start + _CHUNK)
         for index, outcome in self._ledger.problems(self._job_id):
-            if outcome.category is InstanceCategory.WARNING:
+            if outcome.category in TRANSFERRED:
                 yield index, outcome
 
     def subjects(self, indices: Iterable[int]) -> dict[int, str]:
