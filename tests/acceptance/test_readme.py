@@ -241,6 +241,7 @@ RULES: Mapping[str, Rule] = {
     ): retrieves_by_name,
     "pacs-tasks retrieve --study-uid 1.2.3.4.5.6.7.8.9.10 --to-remote second": forwards,
     "pacs-tasks retrieve --batch studies.csv --to-remote second": forwards_many,
+    "pacs-tasks jobs": prints("send-dir", stored=SENT),
     'pacs-tasks retry "$job"': cancels_and_retries,
     'pacs-tasks verify "$job"': about_a_job(),
     'pacs-tasks verify "$job" --commit': commits,
