@@ -15,9 +15,11 @@ SITE := .venv/.site
 
 # pip is silent for most of a minute; this counts the packages as it fetches them.
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input --progress-bar off --require-hashes
-COUNT = awk -v total="$$(grep -c '^[a-z0-9]' $(1))" \
-  '/^Collecting|^Requirement already/ { printf "\r  %d of at most %d packages ", ++count, total; fflush() } \
-   /^Installing/ { printf "\n  installing them ..." ; fflush() } END { print "" }'
+COUNT = awk -v total="$$(grep -c '^[a-z0-9]' $(1))" -v live="$$(test -t 2 && echo 1)" \
+  '/^Collecting|^Requirement already/ { count++; \
+     if (live) printf "\r  %d of at most %d packages ", count, total; else if (count % 20 == 0) print "  " count " packages"; \
+     fflush() } \
+   /^Installing/ { if (live) print ""; print "  installing them ..."; fflush() }'
 
 $(PACKAGE): pyproject.toml workers/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
