@@ -55,6 +55,11 @@ class Transaction(Value):
         return bool(self.reported or self.refused)
 
     @property
+    def has_failures(self) -> bool:
+        """Whether the remote rejected the request, or did not commit to all of its instances."""
+        return bool(self.refused or self.failed or self.unnamed)
+
+    @property
     def size(self) -> int:
         return self.stop - self.start + len(self.others)
 
@@ -138,7 +143,7 @@ class Commitments:
         counts = dict.fromkeys(CommitmentState, 0)
         problems: dict[int, InstanceOutcome] = {}
         for each in self._transactions(transaction_uids).values():
-            if not (each.refused or each.failed or each.unnamed):
+            if not each.has_failures:
                 counts[CommitmentState.COMMITTED if each.answered else CommitmentState.PENDING] += each.size
                 continue
             members = self._members(each)
@@ -148,15 +153,8 @@ class Commitments:
             counts[CommitmentState.COMMITTED] += len(members) - len(failed)
             subjects = self._instances.subjects(index for index, _ in failed)
             for index, outcome in failed:
-                status = each.failure(index)
-                problems[index] = InstanceOutcome(
-                    subject=subjects[index],
-                    category=InstanceCategory.FAILED,
-                    sop_class_uid=outcome.sop_class_uid,
-                    sop_instance_uid=outcome.sop_instance_uid,
-                    status=status,
-                    reason="" if status else states[index].reason,
-                )
+                status, reason = each.failure(index), states[index].reason
+                problems[index] = _failed_outcome(outcome, subjects[index], status, reason)
         return counts, [problems[index] for index in sorted(problems)]
 
     def latest(self) -> LatestCommitments:
@@ -206,6 +204,18 @@ class Commitments:
                 self._ledger.touch(self._job_id)
                 return True
         raise PacsTasksError("The record of this transaction keeps changing. Report once and wait for the response.")
+
+
+def _failed_outcome(sent: InstanceOutcome, subject: str, status: Status | None, reason: str) -> InstanceOutcome:
+    """Make the outcome of a sent instance to which the remote did not commit; a status gives the reason itself."""
+    return InstanceOutcome(
+        subject=subject,
+        category=InstanceCategory.FAILED,
+        sop_class_uid=sent.sop_class_uid,
+        sop_instance_uid=sent.sop_instance_uid,
+        status=status,
+        reason="" if status else reason,
+    )
 
 
 class LatestCommitments:

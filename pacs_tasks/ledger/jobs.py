@@ -210,16 +210,8 @@ class Ledger:
         failed = [index for index, outcome in self.problems(job_id) if failed_too and outcome.category in _RETRIED]
         complete = progress.state is JobState.DONE and progress.counters.recorded == progress.counters.total
         if complete and not failed and OPERATIONS[progress.task].outcome is TransferOutcome:
-            if failed_too:
-                raise InvalidRequestError(
-                    f"Job {job_id} has nothing to retry: nothing in it failed. Enqueue a new job to do it again."
-                )
-            raise InvalidRequestError(
-                f"Job {job_id} has nothing to resume: everything in it has an outcome. Retry it to repeat what failed."
-            )
-        keys = [job_key(job_id, part) for part in ("", "recorded", "problems", "attempts", "matches")]
-        for start in range(0, len(failed), _CHUNK):
-            self._run("jobs/drop", keys, failed[start : start + _CHUNK])
+            raise _nothing_left(job_id, failed_too=failed_too)
+        self._drop(job_id, failed)
         self._redis.delete(job_key(job_id, "losses"))
         if not self._run("jobs/reopen", [job_key(job_id)]):
             raise InvalidRequestError(f"Somebody else reopened job {job_id} just now. Wait for its end.")
@@ -291,9 +283,26 @@ class Ledger:
         """Keep a job for its full time from now."""
         touch(self._redis, job_id, self._keep)
 
+    def _drop(self, job_id: str, indices: Sequence[int]) -> None:
+        """Drop the outcomes of these lines, so that they are done again."""
+        keys = [job_key(job_id, part) for part in ("", "recorded", "problems", "attempts", "matches")]
+        for start in range(0, len(indices), _CHUNK):
+            self._run("jobs/drop", keys, indices[start : start + _CHUNK])
+
     def _end(
         self, job_id: str, state: JobState, fields: dict[str, str], *, only_cancelled: bool = False, attempt: int = 0
     ) -> None:
         arguments = [state.value, int(only_cancelled), attempt, *(part for pair in fields.items() for part in pair)]
         self._run("jobs/end", [job_key(job_id)], arguments)
         self.touch(job_id)
+
+
+def _nothing_left(job_id: str, *, failed_too: bool) -> InvalidRequestError:
+    """Make the error for a job that is complete and cannot be reopened."""
+    if failed_too:
+        return InvalidRequestError(
+            f"Job {job_id} has nothing to retry: nothing in it failed. Enqueue a new job to do it again."
+        )
+    return InvalidRequestError(
+        f"Job {job_id} has nothing to resume: everything in it has an outcome. Retry it to repeat what failed."
+    )

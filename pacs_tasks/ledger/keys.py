@@ -104,15 +104,12 @@ def progress_of(job_id: str, fields: Mapping[str, str | None]) -> Progress:
     task, state, created = fields["task"], fields["state"], fields["created"]
     if task is None or state is None or created is None:
         raise not_found(job_id)
-    error = ""
-    if fields["error_type"]:
-        error = str(from_record(fields["error_type"], fields["error"] or "", fields["error_subject"] or ""))
-    request = fields["request"]
+    error, request = _error_of(fields), fields["request"]
     return Progress(
         job_id=job_id,
         task=task,
         state=JobState(state),
-        counters=Counters(**{name: int(fields[name] or 0) for name in _COUNTED}),
+        counters=_counters_of(fields),
         created=float(created),
         started=_time(fields["started"]),
         finished=_time(fields["finished"]),
@@ -125,6 +122,17 @@ def progress_of(job_id: str, fields: Mapping[str, str | None]) -> Progress:
         waiting_since=_time(fields["waiting_since"]),
         waiting_reason=fields["waiting_reason"] or "",
     )
+
+
+def _error_of(fields: Mapping[str, str | None]) -> str:
+    """Word the recorded error of a job; empty if there is none."""
+    if not fields["error_type"]:
+        return ""
+    return str(from_record(fields["error_type"], fields["error"] or "", fields["error_subject"] or ""))
+
+
+def _counters_of(fields: Mapping[str, str | None]) -> Counters:
+    return Counters(**{name: int(fields[name] or 0) for name in _COUNTED})
 
 
 def _time(text: str | None) -> float | None:

@@ -52,9 +52,19 @@ class Study(Value):
     doubted: bool = False
 
     @property
+    def promised(self) -> int:
+        """The number of instances that the remote promised."""
+        return _count(self.lines)
+
+    @property
     def field(self) -> str:
         """The field of the study in its hash."""
         return self.study_uid or f"{self.name} #{min(self.selections, default=0)}"
+
+
+def _count(groups: Sequence[Lines]) -> int:
+    """Count the lines of these groups."""
+    return sum(stop - start for start, stop in groups)
 
 
 class _Owned(NamedTuple):
@@ -167,21 +177,12 @@ class Studies:
 def _outcome(
     study: Study, tally: _Tally, recorded: int, present: int, methods: dict[str, str], *, cancelled: bool
 ) -> StudyOutcome:
-    promised = sum(stop - start for start, stop in study.lines)
-    not_found = sum(stop - start for start, stop in study.tail)
     received = recorded - present - tally.lost
     reasons = dict.fromkeys(reason for reason in (study.reason, tally.reason, *methods.values()) if reason)
-    if promised and received + present == promised and not not_found:
-        remarked = study.doubted or tally.counts[InstanceCategory.WARNING]
-        category = Category.WARNING if remarked else Category.SUCCESS
-    elif cancelled:
-        category = Category.CANCELLED
-    else:
-        category = Category.PARTIAL if received + present else Category.FAILED
     return StudyOutcome(
         study_uid=study.study_uid,
-        category=category,
-        promised=promised,
+        category=_category(study, tally, received + present, cancelled=cancelled),
+        promised=study.promised,
         received=received,
         present=present,
         missing=tally.counts[InstanceCategory.MISSING],
@@ -191,3 +192,13 @@ def _outcome(
         reason="; ".join(reasons),
         rows=study.rows,
     )
+
+
+def _category(study: Study, tally: _Tally, held: int, *, cancelled: bool) -> Category:
+    """Judge a study by the number of promised instances that are here, received now or already."""
+    if study.promised and held == study.promised and not _count(study.tail):
+        remarked = study.doubted or tally.counts[InstanceCategory.WARNING]
+        return Category.WARNING if remarked else Category.SUCCESS
+    if cancelled:
+        return Category.CANCELLED
+    return Category.PARTIAL if held else Category.FAILED

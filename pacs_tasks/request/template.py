@@ -127,15 +127,20 @@ def _literal(text: str) -> str:
 def _field(text: str) -> Field:
     keyword, colon, spec = text.partition(":")
     if keyword not in FIELDS:
-        near = difflib.get_close_matches(keyword.lower(), [each.lower() for each in FIELDS], n=1)
-        meant = next((each for each in FIELDS if near and each.lower() == near[0]), "")
-        hint = f"did you mean {{{meant}}}" if meant else f"there are {', '.join(sorted(FIELDS))}"
-        shown = keyword if keyword.isprintable() and len(keyword) <= 40 else "..."
-        raise ValueError(f"the layout has no field {{{shown}}}; {hint}")
+        raise _unknown_field(keyword)
     width = _WIDTH.fullmatch(spec)
     if colon and width is None:
         raise ValueError(f"the layout has a wrong width of {{{keyword}}}; write it as {{{keyword}:05}}")
     return Field(keyword, int(width[1]) if width else 0)
+
+
+def _unknown_field(keyword: str) -> ValueError:
+    """Make the error for a field that does not exist; it names the closest one, or all."""
+    near = difflib.get_close_matches(keyword.lower(), [each.lower() for each in FIELDS], n=1)
+    meant = next((each for each in FIELDS if near and each.lower() == near[0]), "")
+    hint = f"did you mean {{{meant}}}" if meant else f"there are {', '.join(sorted(FIELDS))}"
+    shown = keyword if keyword.isprintable() and len(keyword) <= 40 else "..."
+    return ValueError(f"the layout has no field {{{shown}}}; {hint}")
 
 
 def check(template: str) -> str:

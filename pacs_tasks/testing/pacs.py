@@ -39,6 +39,9 @@ _LAST_PDUS: Final = frozenset({0x05, 0x07})
 _P_DATA: Final = 0x04
 _CONTROL: Final = 11
 
+#: Requests for which we choose the service, not pynetdicom.
+_Served = C_STORE | C_MOVE | C_GET | N_ACTION
+
 
 class TestPACS(Reception):
     """A PACS that keeps received instances, responds to queries and delivers, exactly to the byte.
@@ -277,16 +280,21 @@ class TestPACS(Reception):
         in_time = self._wait_while(assoc, lambda faults: faults.holds_request(number))
         if not in_time or self.faults.silence is Silence.ASSOCIATED:
             self._stay_silent(assoc)
-        elif isinstance(message, C_STORE) and message.is_valid_request and context is not None:
-            StorageServiceClass(assoc).SCP(message, context)
-        elif isinstance(message, C_MOVE | C_GET) and message.is_valid_request and context is not None:
-            self._retrieve(assoc, message, context)
-        elif isinstance(message, N_ACTION) and message.is_valid_request and context is not None:
-            self._commit(assoc, message, context)
+        elif isinstance(message, _Served) and message.is_valid_request and context is not None:
+            self._serve_valid(assoc, message, context)
         else:
             Association._serve_request(assoc, message, context_id)
             if isinstance(message, C_FIND) and self.faults.abort_after_find:
                 assoc.abort()
+
+    def _serve_valid(self, assoc: Association, request: _Served, context: PresentationContext) -> None:
+        """Serve one valid request in an accepted presentation context."""
+        if isinstance(request, C_STORE):
+            StorageServiceClass(assoc).SCP(request, context)
+        elif isinstance(request, N_ACTION):
+            self._commit(assoc, request, context)
+        else:
+            self._retrieve(assoc, request, context)
 
     def _on_echo(self, event: Event) -> int:
         self._delay(event.assoc)

@@ -116,14 +116,19 @@ def _lines(text: str, shown: str) -> Iterator[tuple[int, list[str]]]:
             ) from None
         while cells and not cells[-1]:
             cells.pop()
-        for column, cell in enumerate(cells, 1):
-            if not cell.isprintable() and plain(cell) != cell:
-                raise InvalidRequestError(
-                    f"Line {number} has a line break or another control character in cell {column}. Remove it.",
-                    shown,
-                )
+        _check_characters(number, cells, shown)
         if cells:
             yield number, cells
+
+
+def _check_characters(number: int, cells: list[str], shown: str) -> None:
+    """Reject a line with a control character in a cell."""
+    for column, cell in enumerate(cells, 1):
+        if not cell.isprintable() and plain(cell) != cell:
+            raise InvalidRequestError(
+                f"Line {number} has a line break or another control character in cell {column}. Remove it.",
+                shown,
+            )
 
 
 def _columns(header: list[str], known: Collection[str], shown: str) -> list[str]:

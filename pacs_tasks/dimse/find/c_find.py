@@ -132,8 +132,7 @@ class FindOperation:
 
         ``dcmqrscp --check-find`` of DCMTK refuses keys of other levels, for example.
         """
-        # A fast remote answers before a request itself checks for cancellation.
-        if self.queries and assoc.stop is not None and assoc.stop():
+        if self._is_cancelled(assoc):
             return Answer(status.find_status(_CANCELLED), [])
         answer = self._query_once(assoc, {**self._keys, **changed})
         if answer.identities or self._left_out or not _may_be_about_keys(answer.status):
@@ -145,6 +144,10 @@ class FindOperation:
             return answer
         self._keys, self._left_out = fewer, tuple(map(identifier.name_of, refused))
         return again
+
+    def _is_cancelled(self, assoc: Association) -> bool:
+        """Whether to stop before a further request: a fast remote answers before a request itself checks for it."""
+        return self.queries > 0 and assoc.stop is not None and assoc.stop()
 
     def _query_once(self, assoc: Association, keys: Mapping[Path, str]) -> Answer:
         identities: list[Identity] = []

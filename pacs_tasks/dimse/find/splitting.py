@@ -217,10 +217,8 @@ class Splitting:
 
     def run(self, send: SendQuery, found: Matches) -> Status:
         """Query the whole range, then halves as often as needed, and return the final status."""
-        while (self._waiting or self._truncated) and self._answered < MOST_QUERIES and self._refusals < _MOST_REFUSALS:
-            if not self._waiting:
-                self._waiting += reversed(self._truncated.pop().halves(_today()) or ())
-            span = self._waiting[-1]
+        while self._may_continue:
+            span = self._next_span()
             answer = send(self._keys(span))
             self._waiting.pop()
             self._answered += 1
@@ -232,6 +230,17 @@ class Splitting:
             self._query_undated(send)
         self._conclude(found)
         return self._failed[0][1] if self._failed else self._final
+
+    @property
+    def _may_continue(self) -> bool:
+        """Whether ranges are left, and no limit on requests is reached."""
+        return self._left() > 0 and self._answered < MOST_QUERIES and self._refusals < _MOST_REFUSALS
+
+    def _next_span(self) -> Span:
+        """Give the next range to query, which stays among the waiting ones until it is answered."""
+        if not self._waiting:
+            self._waiting += reversed(self._truncated.pop().halves(_today()) or ())
+        return self._waiting[-1]
 
     def _query_undated(self, send: SendQuery) -> None:
         """Query matches without a date. A remote that ends the association twice at this is not queried again."""
@@ -260,10 +269,7 @@ class Splitting:
             self._first_count = count
         self._refusals = self._refusals + 1 if refused and not count else 0
         truncated = self._looks_truncated(span, answer)
-        # The remote ignored the dates if a match also came for a range that has nothing in common with this one.
-        heeded = not any(
-            other.apart_from(span) for identity in answer.identities for other in self._spans.get(identity, ())
-        )
+        heeded = self._heeded_dates(span, answer)
         for identity in answer.identities:
             self._spans.setdefault(identity, []).append(span)
         self._largest = max(self._largest, count)
@@ -276,6 +282,13 @@ class Splitting:
             self._failed.append((span, answer.status))
         elif truncated:
             self._unsplit.append((span, count))
+
+    def _heeded_dates(self, span: Span, answer: Answer) -> bool:
+        """Whether the remote heeded the dates of this range."""
+        # It ignored them if a match also came for a range that has nothing in common with this one.
+        return not any(
+            other.apart_from(span) for identity in answer.identities for other in self._spans.get(identity, ())
+        )
 
     def _looks_truncated(self, span: Span, answer: Answer) -> bool:
         count = len(answer.identities)

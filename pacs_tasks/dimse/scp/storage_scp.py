@@ -311,14 +311,19 @@ def _result(cx: pdu.ProposedContext, reports: bool) -> tuple[int, str]:
     if not syntaxes:
         return pdu.TRANSFER_SYNTAXES_NOT_SUPPORTED, IMPLICIT_VR_LITTLE_ENDIAN
     if reports and cx.abstract_syntax == StorageCommitmentPushModel:
-        syntax = next((each for each in REPORT_SYNTAXES if each in syntaxes), "")
-        return (pdu.ACCEPTED, syntax) if syntax else (pdu.TRANSFER_SYNTAXES_NOT_SUPPORTED, syntaxes[0])
+        return _report_result(syntaxes)
     if cx.abstract_syntax != VERIFICATION and not is_storage_class(cx.abstract_syntax):
         return pdu.ABSTRACT_SYNTAX_NOT_SUPPORTED, syntaxes[0]
     if syntaxes[0] == IMPLICIT_VR_LITTLE_ENDIAN and EXPLICIT_VR_LITTLE_ENDIAN in syntaxes:
         # Implicit VR loses the VRs of private elements.
         return pdu.ACCEPTED, EXPLICIT_VR_LITTLE_ENDIAN
     return pdu.ACCEPTED, syntaxes[0]
+
+
+def _report_result(syntaxes: tuple[str, ...]) -> tuple[int, str]:
+    """Give result and transfer syntax of a presentation context for reports on storage commitment."""
+    syntax = next((each for each in REPORT_SYNTAXES if each in syntaxes), "")
+    return (pdu.ACCEPTED, syntax) if syntax else (pdu.TRANSFER_SYNTAXES_NOT_SUPPORTED, syntaxes[0])
 
 
 @lru_cache(maxsize=1024)

@@ -12,7 +12,7 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 
 from pacs_tasks.ae import LocalAE, RemoteAE
-from pacs_tasks.dimse.upper_layer import command
+from pacs_tasks.dimse.upper_layer import command, pdu
 from pacs_tasks.dimse.upper_layer.command import Command
 from pacs_tasks.dimse.upper_layer.connect import open_wire
 from pacs_tasks.dimse.upper_layer.negotiation import Agreement, Context, negotiate, propose
@@ -158,17 +158,7 @@ class Association:
                 raise JobCancelledError(f"Cancelled while waiting for {remote}.")
 
         watch()
-        try:
-            wire = open_wire(remote, timeouts.connect, timeouts.acse, watch)
-            try:
-                agreement = negotiate(wire, request, local, remote)
-            except BaseException:
-                wire.abort()
-                raise
-        except PeerBusyError:
-            raise
-        except PeerUnavailableError as error:
-            raise PeerUnreachableError(error.message) from None
+        wire, agreement = _connect(local, remote, request, timeouts, watch)
         assoc = cls(local, remote, timeouts=timeouts, wire=wire, agreement=agreement)
         assoc.stop = stop
         log.debug(
@@ -309,3 +299,20 @@ class Association:
     def _check_stop(self) -> None:
         if self.stop is not None and self.stop():
             raise JobCancelledError(f"Cancelled while waiting for {self.remote}.")
+
+
+def _connect(
+    local: LocalAE, remote: RemoteAE, request: pdu.AssociateRequest, timeouts: Timeouts, watch: Callable[[], None]
+) -> tuple[Wire, Agreement]:
+    """Connect and negotiate. A remote that is lost meanwhile counts as unreachable, unless it is only busy."""
+    try:
+        wire = open_wire(remote, timeouts.connect, timeouts.acse, watch)
+        try:
+            return wire, negotiate(wire, request, local, remote)
+        except BaseException:
+            wire.abort()
+            raise
+    except PeerBusyError:
+        raise
+    except PeerUnavailableError as error:
+        raise PeerUnreachableError(error.message) from None
