@@ -118,10 +118,8 @@ class Attempt(ABC):
                 answer = latest
             if not self._may_continue(latest):
                 break
-            # A remote that accounts for each UID has read the whole list.
-            if halve and missing and len(uids) > 1 and outcome.suboperations.total < len(uids):
-                half = (len(missing) + 1) // 2
-                waiting += [tuple(each) for each in (missing[half:], missing[:half]) if each]
+            if halve and _is_read_in_part(uids, outcome):
+                waiting += _halves(missing)
         return answer
 
     def _read(self, outcome: MoveOutcome, *, brought: bool) -> Answer:
@@ -146,6 +144,17 @@ class Attempt(ABC):
                     reason=reason,
                 ),
             )
+
+
+def _is_read_in_part(uids: UIDs, outcome: MoveOutcome) -> bool:
+    """Whether the remote may have read a part of a list only: one that accounts for each UID has read all of it."""
+    return len(uids) > 1 and outcome.suboperations.total < len(uids)
+
+
+def _halves(missing: Sequence[str]) -> list[UIDs]:
+    """Divide what a list has not brought into up to two lists. The last one is the first to be requested."""
+    half = (len(missing) + 1) // 2
+    return [tuple(each) for each in (missing[half:], missing[:half]) if each]
 
 
 def lists_of(uids: Sequence[str], size: int) -> list[UIDs]:

@@ -161,9 +161,7 @@ class Move:
         self._arrivals.record()
         if self._arrivals.complete:
             return None
-        uids = self._sop_instance_uids
-        if uids or (self._collected and not self._arrivals.counted):
-            uids = tuple(uid for uid in uids or self._arrivals.index_of if self._arrivals.wants(uid))
+        uids = self._uids_of_the_rest()
         self._collected = 0
         return MoveRequest(
             remote=self._request.remote,
@@ -172,6 +170,13 @@ class Move:
             series_uid=self._series_uid or None,
             sop_instance_uids=uids,
         )
+
+    def _uids_of_the_rest(self) -> tuple[str, ...]:
+        """SOP Instance UIDs of what is still to come; none where it is requested as a whole series or study."""
+        uids = self._sop_instance_uids
+        if uids or (self._collected and not self._arrivals.counted):
+            uids = tuple(uid for uid in uids or self._arrivals.index_of if self._arrivals.wants(uid))
+        return uids
 
     def _there(self) -> Iterator[_Found]:
         """Yield the instances of the series, or the study, at the receiver."""

@@ -75,7 +75,7 @@ class Fetch(Attempt):
         answer: Answer | None = None
         automatic = self._request.method is RetrieveMethod.AUTO
         for method, refused in self._choice.order(get_first=self._tries % 2 == 1):
-            if answer is not None and (refused or not self._tries or not self._part.left or self._part.must_end()):
+            if answer is not None and self._is_last_method(next_refused=refused):
                 break
             try:
                 latest = self._request_by(method)
@@ -89,6 +89,10 @@ class Fetch(Attempt):
         if answer is None:
             raise self._choice.no_method(retried=self._tries > 0)
         return answer
+
+    def _is_last_method(self, *, next_refused: bool) -> bool:
+        """Whether the method that was just answered is the last one of this attempt."""
+        return next_refused or not self._tries or not self._part.left or self._part.must_end()
 
     def _request_by(self, method: Method) -> Answer:
         self._arrivals.before_recording = partial(self._record_method, method)

@@ -163,28 +163,39 @@ class Forward(Attempt):
 
     def _await(self, outcome: MoveOutcome, requested: Collection[str]) -> None:
         """Record what the destination lists, and wait while it lists more of what the source claims to have sent."""
-        counts, refused = outcome.suboperations, set(outcome.failed_sop_instance_uids)
-        claimed, brought = counts.completed + counts.warning, 0
-        # The destination lists what it had before in any case. That it has received it again is the source's claim,
-        # and counts if the source accounts for each instance.
-        accounts_for_each = claimed + len(refused) >= len(requested) and counts.failed <= len(refused)
+        claimed, brought = outcome.suboperations.completed + outcome.suboperations.warning, 0
+        none_counts = self._request.overwrite and not _accounts_for_each(outcome, requested)
         clock, pause, enough = threading.Event(), _FIRST_PAUSE, time.monotonic() + _LEAST
         quiet = _QUIET if self._tries else _QUIET_AT_FIRST
         while True:
-            listed = self._listed()
-            if self._request.overwrite:
-                listed = (listed & set(requested)) - refused if accounts_for_each else set()
+            listed = self._counted_as_sent(self._listed(), outcome, requested)
             self._record(listed, InstanceCategory.SUCCESS)
             if listed:
                 self._since, pause, brought = time.monotonic(), _FIRST_PAUSE, brought + len(listed)
             left = max(self._since + quiet, enough) - time.monotonic()
-            if not self._part.left or left <= 0 or self._refusals >= _MOST_REFUSALS or self._part.must_end():
+            if left <= 0 or self._must_stop_waiting():
                 return
             # The destination answers, and nothing more is to come.
-            if not self._unlisted and (brought >= claimed or (self._request.overwrite and not accounts_for_each)):
+            if not self._unlisted and (brought >= claimed or none_counts):
                 return
             clock.wait(min(pause, left))
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _counted_as_sent(self, listed: set[str], outcome: MoveOutcome, requested: Collection[str]) -> set[str]:
+        """Which of the instances that the destination lists count as sent.
+
+        With ``overwrite``, it lists what it had before in any case. That it has received it again is the source's
+        claim, and counts if the source accounts for each instance.
+        """
+        if not self._request.overwrite:
+            return listed
+        if not _accounts_for_each(outcome, requested):
+            return set()
+        return (listed & set(requested)) - set(outcome.failed_sop_instance_uids)
+
+    def _must_stop_waiting(self) -> bool:
+        """Whether nothing is left to wait for, the destination cannot list its instances, or the part must end."""
+        return not self._part.left or self._refusals >= _MOST_REFUSALS or self._part.must_end()
 
     def _listed(self) -> set[str]:
         """Which of the instances that are left the destination lists; none if it cannot be queried."""
@@ -228,3 +239,10 @@ class Forward(Attempt):
             f"its arrival is not verified. {self._unlisted} Retry the job afterwards."
         )
         self._fail_rest(InstanceCategory.FAILED, reason, answer.status)
+
+
+def _accounts_for_each(outcome: MoveOutcome, requested: Collection[str]) -> bool:
+    """Whether the source accounts for each requested instance: as sent, or by its UID as failed."""
+    counts, refused = outcome.suboperations, set(outcome.failed_sop_instance_uids)
+    claimed = counts.completed + counts.warning
+    return claimed + len(refused) >= len(requested) and counts.failed <= len(refused)

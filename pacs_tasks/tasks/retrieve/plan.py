@@ -68,13 +68,18 @@ def promise_again(request: RetrieveRequest, claim: Claim) -> Promise | None:
     if start == total or len(ledger().recorded(job_id, start, total)) == total - start:
         return None
     studies, selections = ledger().studies.planned(job_id), request.wanted()
-    places = sorted({place for study in studies if study.tail for place in study.selections})
+    places = _places_not_found(studies)
     with QuerySession(request, claim) as session:
         found = _Search(request, session).find({place: selections[place] for place in places})
     before = {study.study_uid: study for study in studies if study.lines}
     added = [_beside(before.get(each.study.study_uid), each, job_id) for each in found]
     kept = [study.model_copy(update={"tail": ()}) for study in before.values()]
     return _written(kept, added, start)
+
+
+def _places_not_found(studies: Iterable[Study]) -> list[int]:
+    """The places of the selections that were not found, or not all of them."""
+    return sorted({place for study in studies if study.tail for place in study.selections})
 
 
 def _beside(before: Study | None, found: _Found, job_id: str) -> _Found:

@@ -108,6 +108,11 @@ class _Series(NamedTuple):
     def size(self) -> int:
         return (self.counted or 0) if self.short else len(self.listed)
 
+    @property
+    def unproven(self) -> bool:
+        """Whether there is neither a complete list nor a count."""
+        return bool(self.failure) and self.counted is None
+
 
 def is_uid(text: str) -> bool:
     """Whether a text of the remote is a UID (PS3.5 section 9.1)."""
@@ -160,7 +165,11 @@ class Listing:
         series = [self._instances(uid, count) for uid, count in sorted(series_uids.items())]
         if wanted.picked:
             return self._picked(series)
-        unproven = next((each for each in series if each.failure and each.counted is None), None)
+        return self._whole(series, counted)
+
+    def _whole(self, series: list[_Series], counted: int | None) -> Listed:
+        """Promise whole series, or the whole study with the count that the remote reports of it."""
+        unproven = next((each for each in series if each.unproven), None)
         if unproven is not None:
             return self._by_count_of_study(self._cannot_list("instances", unproven.failure), counted, unproven.failure)
         listed = sum(each.size for each in series)
@@ -220,7 +229,7 @@ class Listing:
         """Promise each series by its list, or by its count if the list is incomplete."""
         lines: list[RetrieveLine] = []
         for each in series:
-            lines += self._placeholders(each.uid, each.size) if each.short else self._lines(each, set(each.listed))
+            lines += self._lines_of_all(each)
         if not lines:
             raise self._nothing("study" if self._wanted.whole else "series of this study")
         short = [each for each in series if each.short]
@@ -264,30 +273,41 @@ class Listing:
         """Promise single instances, and whole series beside them."""
         lines: list[RetrieveLine] = []
         unlisted = set().union(*self._wanted.instances.values(), self._unlisted_series(series))
-        short: list[_Series] = []
         for each in series:
-            if self._wanted.wants_series(each.uid):
-                unlisted -= each.listed.keys()
-                if each.failure and each.counted is None:
-                    raise self._cannot_list("instances", each.failure)
-                lines += self._placeholders(each.uid, each.size) if each.short else self._lines(each, set(each.listed))
-                short += [each] if each.short else []
-                continue
-            wanted = self._wanted.picks_of(each.uid)
-            known = self._find_singly(each, wanted) if each.short else each
-            lines += self._lines(known, wanted & known.listed.keys())
+            known = self._with_picks(each)
+            lines += self._wanted_lines(known)
             unlisted -= known.listed.keys()
-        unproven = [each for each in series if each.failure]
-        if unlisted and unproven and not short:
-            return self._unproven(lines, unlisted, series, unproven[0].failure)
+        proof, why = self._proof_of_whole(series)
+        failure = next((each.failure for each in series if each.failure), "")
+        if unlisted and failure and proof is Proof.INSTANCES:
+            return self._unproven(lines, unlisted, series, failure)
         if not lines:
-            raise JobFailedError(
-                f"{self._remote} lists none of the named instances. "
-                "Check the UIDs, for example with `pacs-tasks query`.",
-                "\\".join(sorted(unlisted)[:_SHOWN]),
-            )
-        proof = Proof.COUNTS if short else Proof.INSTANCES
-        return Listed(lines, proof, self._why_short(short[0]) if short else "", tuple(sorted(unlisted)))
+            raise self._none_of_the_named(unlisted)
+        return Listed(lines, proof, why, tuple(sorted(unlisted)))
+
+    def _with_picks(self, series: _Series) -> _Series:
+        """A series with the single instances that an incomplete list leaves out.
+
+        Raises
+        ------
+        PacsTasksError
+            If all of the series is wanted, and the remote can neither list nor count it.
+        """
+        if not self._wanted.wants_series(series.uid):
+            return self._find_singly(series, self._wanted.picks_of(series.uid)) if series.short else series
+        if series.unproven:
+            raise self._cannot_list("instances", series.failure)
+        return series
+
+    def _wanted_lines(self, series: _Series) -> Sequence[RetrieveLine]:
+        if self._wanted.wants_series(series.uid):
+            return self._lines_of_all(series)
+        return self._lines(series, self._wanted.picks_of(series.uid) & series.listed.keys())
+
+    def _proof_of_whole(self, series: list[_Series]) -> tuple[Proof, str]:
+        """What proves the series of which all is wanted, and why it is only a count."""
+        short = [each for each in series if each.short and self._wanted.wants_series(each.uid)]
+        return (Proof.COUNTS, self._why_short(short[0])) if short else (Proof.INSTANCES, "")
 
     def _find_singly(self, series: _Series, wanted: set[str]) -> _Series:
         """Query by UID for the instances that an incomplete list leaves out."""
@@ -314,6 +334,12 @@ class Listing:
         why = f"{self._remote} cannot list the instances ({failure}); they were requested by their UIDs alone"
         return Listed(lines, Proof.NONE, why, tuple(sorted(unlisted - of_series.keys())))
 
+    def _lines_of_all(self, series: _Series) -> Sequence[RetrieveLine]:
+        """The lines of a whole series: its list, or its count if the list is incomplete."""
+        if series.short:
+            return self._placeholders(series.uid, series.size)
+        return self._lines(series, set(series.listed))
+
     def _lines(self, series: _Series, uids: set[str]) -> list[InstanceLine]:
         study_uid = self._wanted.study_uid
         return [InstanceLine(uid, series.uid, series.listed[uid], study_uid) for uid in sorted(uids)]
@@ -328,6 +354,12 @@ class Listing:
             f"{self._remote} lists no instance of this {what}. "
             "Check the Study Instance UID, for example with `pacs-tasks query`.",
             next(iter(self._wanted.named_series), "") or self._wanted.study_uid,
+        )
+
+    def _none_of_the_named(self, unlisted: set[str]) -> PacsTasksError:
+        return JobFailedError(
+            f"{self._remote} lists none of the named instances. Check the UIDs, for example with `pacs-tasks query`.",
+            "\\".join(sorted(unlisted)[:_SHOWN]),
         )
 
     def _cannot_list(self, what: str, failure: str) -> PacsTasksError:

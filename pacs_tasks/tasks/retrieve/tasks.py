@@ -120,7 +120,7 @@ def _attempt(part: Part[RetrieveLine], request: RetrieveRequest) -> bool:
     """
     park_if_down(part.job_id, request)
     _fail_nameless(part, request)
-    if part.left and not part.tries and not request.overwrite:
+    if _may_be_present(part, request):
         _record_present(part, request)
     if not part.left:
         return False
@@ -130,9 +130,7 @@ def _attempt(part: Part[RetrieveLine], request: RetrieveRequest) -> bool:
     try:
         last_answer = _run(attempt, part)
     except NoReceiverError as error:
-        # An earlier attempt had one, so there may be one again.
-        if not part.tries or part.last_try:
-            part.fail_rest(ConfigurationError(str(error)))
+        _fail_without_receiver(part, error)
         return bool(part.left)
     except PeerBusyError:
         raise
@@ -143,11 +141,15 @@ def _attempt(part: Part[RetrieveLine], request: RetrieveRequest) -> bool:
             raise
         return True
     _check_end(part)
-    brought = len(part.left) < before
-    again = bool(part.left) and not part.last_try and (brought or attempt.worth_another_try(last_answer))
+    again = _is_worth_another(attempt, part, last_answer, brought=len(part.left) < before)
     if not again:
         attempt.record_missing(last_answer)
     return again
+
+
+def _may_be_present(part: Part[RetrieveLine], request: RetrieveRequest) -> bool:
+    """Whether to check what is already at its destination: before the first attempt, unless it is to be replaced."""
+    return bool(part.left) and not part.tries and not request.overwrite
 
 
 def _record_present(part: Part[RetrieveLine], request: RetrieveRequest) -> None:
@@ -173,6 +175,17 @@ def _run(attempt: Attempt, part: Part[RetrieveLine]) -> Answer:
     except JobCancelledError:
         _check_end(part)
         raise
+
+
+def _fail_without_receiver(part: Part[RetrieveLine], error: NoReceiverError) -> None:
+    """Fail what is left, unless another attempt follows: an earlier one had a receiver, so there may be one again."""
+    if not part.tries or part.last_try:
+        part.fail_rest(ConfigurationError(str(error)))
+
+
+def _is_worth_another(attempt: Attempt, part: Part[RetrieveLine], last_answer: Answer, *, brought: bool) -> bool:
+    """Whether another attempt should follow. ``brought``: this one has brought at least one instance."""
+    return bool(part.left) and not part.last_try and (brought or attempt.worth_another_try(last_answer))
 
 
 def _check_end(part: Part[RetrieveLine]) -> None:

@@ -144,8 +144,12 @@ class Inquiry:
         rest = [uid for uid in uids if uid not in series.held]
         if witness and status.category is StatusCategory.SUCCESS and witness <= self._listed:
             series.missing.update(rest)
-            return
-        for count, uid in enumerate(rest):
+        else:
+            self._find_singly(assoc, series, rest, complete=complete)
+
+    def _find_singly(self, assoc: Association, series: Series, uids: list[str], *, complete: bool) -> None:
+        """Query for instances one by one. If ``complete``, the rest counts as missing after many queries in vain."""
+        for count, uid in enumerate(uids):
             if complete and count >= _IN_VAIN:
                 series.missing.add(uid)
             elif not self._find_one(assoc, series, uid):
