@@ -62,4 +62,4 @@ def test_a_peer_without_storage_commitment_says_so(
     write_series(tmp_path / "files", 2)
     result = terminal.run("verify", _sent(terminal, storescp, tmp_path / "files"), "--commit")
     assert result.code == 4
-    assert "verify without it" in result.stderr
+    assert "Verify without it" in result.stderr

@@ -278,7 +278,7 @@ def test_the_verify_command_requests_commitment(terminal: Terminal, reported: st
     pacs.faults = Faults(report=Report.NEVER)
     result = terminal.run("verify", reported, "--commit", "--commit-timeout", "0.2")
     assert result.code == 6, str(result)
-    assert "Not yet    3" in result.stdout
+    assert "Pending    3" in result.stdout
     assert "pacs-tasks receiver" in result.stderr or "knows the receiver" in result.stderr
     lines = [json.loads(line) for line in terminal.run("report", reported).stdout.splitlines()]
     assert [each["commitment"] for each in lines] == ["committed", "", "committed", "committed"]

@@ -227,8 +227,8 @@ def test_only_a_series_goes(client: PacsClient, source: TestPACS, destination: T
     [
         ({"output_dir": "/out"}, "no output_dir"),
         ({"layout": "{PatientID}"}, "no layout"),
-        ({"method": "get"}, "by C-MOVE"),
-        ({"move_aet": "OTHER"}, "by C-MOVE"),
+        ({"method": "get"}, "uses C-MOVE"),
+        ({"move_aet": "OTHER"}, "uses C-MOVE"),
         ({"to": RemoteAE(ae_title="SOURCE")}, "are the same"),
     ],
 )

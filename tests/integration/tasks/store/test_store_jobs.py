@@ -208,7 +208,7 @@ def test_a_wrong_ae_title_is_told(client: PacsClient, pacs: TestPACS, tmp_path: 
     [
         ("nothing", UnreadableInputError, "cannot find the"),
         ("empty", UnreadableInputError, "directory contains no file"),
-        ("text.dcm", UnreadableInputError, "no directory"),
+        ("text.dcm", UnreadableInputError, "not a directory"),
     ],
 )
 def test_a_directory_that_the_worker_cannot_use_is_told(
