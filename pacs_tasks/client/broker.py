@@ -67,8 +67,8 @@ class Broker:
         """Report whether a worker answers within so many seconds."""
         from pacs_tasks.app import create
 
-        with create(self._url, self._settings) as app:
-            return bool(app.control.ping(timeout=seconds))
+        with create(self._url, self._settings) as app, app.connection_for_write() as connection:
+            return bool(app.control.ping(timeout=seconds, connection=connection))
 
 
 def _message(task: str, job_id: str, queue: str) -> str:

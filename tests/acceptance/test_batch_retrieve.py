@@ -71,7 +71,8 @@ def test_that_a_batch_is_complete_although_a_worker_and_the_receiver_die(
         (uid, "success", [row]) for row, uid in enumerate(uids, 2)
     ]
     assert {each["promised"] for each in result.json["studies"]} == {sum(_SERIES)}
-    assert {each["received"] for each in result.json["studies"]} == {sum(_SERIES)}
+    # An instance that the killed worker had put in place and not yet recorded is found there by the next one.
+    assert {each["received"] + each["present"] for each in result.json["studies"]} == {sum(_SERIES)}
     assert {path.stem: data_set(path) for path in output.rglob("*") if path.is_file()} == {
         uid: held.data_set for uid, held in archive.instances.items()
     }

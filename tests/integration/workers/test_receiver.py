@@ -74,7 +74,7 @@ def test_receives_and_announces_itself(redis_url: str, tmp_path: Path) -> None:
         assert process.popen.wait(15) == 0
         said = process.said()
     assert _announced(redis_url) == [], "it has withdrawn"
-    assert "received 1 instances, refused 0" in said
+    assert "Received 1 instances and refused 0" in said
     for private in (CHINESE_NAME, "P12345", study_uid(1)):
         assert private not in said
 

@@ -29,6 +29,7 @@ from pacs_tasks.testing import Faults, Report, TestPACS
 from tests.support import workers
 from tests.support.dicom_files import UID_ROOT, write_series
 from tests.support.processes import Process
+from tests.support.service import another_service
 from tests.support.waiting import wait_until
 
 SECRET = "Secret^Patient"
@@ -38,9 +39,8 @@ SECRET = "Secret^Patient"
 def service(shared_redis_url: str, shared_worker: Process) -> Iterator[Celery]:
     """The Celery app of another service, which knows only the address and the names of tasks and queues."""
     assert shared_worker.running(), shared_worker.said()
-    app = Celery("somebody-else", broker=shared_redis_url, backend=shared_redis_url, set_as_current=False)
-    yield app
-    app.close()
+    with another_service(shared_redis_url) as app:
+        yield app
 
 
 def called(service: Celery, task: str, request: dict[str, Any], queue: str) -> Any:
@@ -145,9 +145,9 @@ def test_arguments_of_a_service_are_hidden_from_those_who_inspect(
     redis_url: str, pacs: TestPACS, tmp_path: Path
 ) -> None:
     """They are hidden even if the service published them in the clear: Flower inspects workers."""
-    app = Celery("somebody-else", broker=redis_url, backend=redis_url, set_as_current=False)
     seen: list[dict[str, Any]] = []
     with (
+        another_service(redis_url) as app,
         workers.worker(redis_url, tmp_path, "inspected", concurrency=1),
         app.connection_for_read() as connection,
     ):
@@ -165,7 +165,6 @@ def test_arguments_of_a_service_are_hidden_from_those_who_inspect(
     assert not watching.is_alive()
     assert "task-received" in {event["type"] for event in seen}
     assert SECRET not in str(seen)
-    app.close()
 
 
 def test_waiting_where_no_worker_is_ends_with_a_sentence(

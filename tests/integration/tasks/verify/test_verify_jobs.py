@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import Celery
 from pydicom.uid import UID
 
 from pacs_tasks import (
@@ -35,6 +34,7 @@ from pacs_tasks.testing.faults import CALLING_AET_NOT_RECOGNISED
 from tests.support import peers
 from tests.support.dicom_files import instance, write, write_series
 from tests.support.ports import free_port
+from tests.support.service import another_service
 
 #: More than one query by name takes.
 MANY = 130
@@ -256,8 +256,7 @@ def test_a_service_names_the_job_alone(
     """The PACS is that of the job; the result has the counts."""
     write_series(tmp_path, 2)
     job_id = sent(client, pacs.remote, tmp_path)
-    app = Celery("somebody-else", broker=shared_redis_url, backend=shared_redis_url, set_as_current=False)
-    try:
+    with another_service(shared_redis_url) as app:
         result = app.send_task("pacs_tasks.verify", kwargs={"request": {"job_id": job_id}}, queue=FIND_QUEUE)
         summary = result.get(timeout=30)
         assert (summary["category"], summary["held"], summary["missing"]) == ("success", 2, 0)
@@ -268,8 +267,6 @@ def test_a_service_names_the_job_alone(
             unknown.get(timeout=30)
         assert client.job(unknown.id).state is JobState.FAILED
         unknown.forget()
-    finally:
-        app.close()
 
 
 def test_only_what_sends_and_has_ended_can_be_verified(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
