@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
 from pathlib import Path
 
@@ -30,6 +29,8 @@ class Layout:
         Fields and text (see :mod:`pacs_tasks.request.template`); empty: the UIDs of study, series and instance.
     charset
         The character set of data sets that do not name one.
+    owner
+        Who writes, as for :func:`pacs_tasks.dimse.files.storage.unfinished_path`.
 
     Attributes
     ----------
@@ -42,14 +43,14 @@ class Layout:
         If the template is not valid.
     """
 
-    def __init__(self, template: str = "", charset: str = DEFAULT_CHARSET) -> None:
+    def __init__(self, template: str = "", charset: str = DEFAULT_CHARSET, owner: str = "") -> None:
         try:
             self._components = parse(template or DEFAULT)
         except ValueError as error:
             raise InvalidRequestError(f"{error}") from None
         self.is_default = self._components == parse(DEFAULT)
         self.depth = len(self._components)
-        self._charset = charset
+        self._charset, self._owner = charset, owner
         self._fields = {each for component in self._components for each in component if isinstance(each, Field)}
         #: Directories that are known to lie in the output directory.
         self._inside: set[Path] = set()
@@ -82,7 +83,7 @@ class Layout:
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-        near = directory / f".{secrets.token_hex(12)}.part"
+        near = storage.unfinished_path(directory, self._owner)
         try:
             # shutil.copy keeps the permissions, so that the same people may read the file.
             shutil.copy(temporary, near)

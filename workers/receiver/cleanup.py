@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from pacs_tasks.dimse.files.storage import UNFINISHED
 from pacs_tasks.dimse.scp.storage_scp import IDLE
 from pacs_tasks.fleet.receivers import INCOMING, UNSOLICITED
 
@@ -68,7 +69,9 @@ class Cleanup:
     def clean(self) -> None:
         """Clean once."""
         # Unfinished files are in the directory itself, wherever they go afterwards.
-        parts = [each for each in _files(self._directory) if each.name.startswith(".") and each.name.endswith(".part")]
+        parts = [
+            each for each in _files(self._directory) if each.name.startswith(".") and each.name.endswith(UNFINISHED)
+        ]
         abandoned = self._clear(parts, _ABANDONED, Path.unlink)
         late = 0
         incoming, unsolicited = self._directory / INCOMING, self._directory / UNSOLICITED

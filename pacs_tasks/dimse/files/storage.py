@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import mmap
 import os
 import secrets
@@ -28,6 +29,8 @@ from pacs_tasks.request import UID
 #: Directories for instances without a study or series, such as colour palettes and hanging protocols.
 NO_STUDY = "no-study"
 NO_SERIES = "no-series"
+#: How the hidden name of a file ends that is not complete.
+UNFINISHED = ".part"
 #: Bytes at the beginning of a data set that nearly always include the UIDs.
 _HEAD = 1 << 16
 #: Every instance has the first of these (PS3.3 section C.12.1).
@@ -60,6 +63,37 @@ def _checked(uid: str) -> str:
         raise InvalidRequestError("A UID breaks the rules of PS3.5 section 9.1. Correct it, then try again.") from None
 
 
+def unfinished_path(directory: Path, owner: str = "") -> Path:
+    """A new, hidden name for a file that is not complete.
+
+    Parameters
+    ----------
+    owner
+        Who writes it, so that :func:`remove_unfinished` can remove the files that a killed process has left.
+    """
+    return directory / f"{_prefix(owner) if owner else '.'}{secrets.token_hex(12)}{UNFINISHED}"
+
+
+def _prefix(owner: str) -> str:
+    # An owner may have any name, also one with a slash.
+    return f".{hashlib.sha256(owner.encode()).hexdigest()[:16]}-"
+
+
+def remove_unfinished(directory: Path, owner: str) -> None:
+    """Remove the unfinished files of an owner that no longer writes.
+
+    Raises
+    ------
+    OSError
+        If the directory cannot be listed, or a file not removed.
+    """
+    prefix = _prefix(owner)
+    with os.scandir(directory) as entries:
+        left = [each.path for each in entries if each.name.startswith(prefix) and each.name.endswith(UNFINISHED)]
+    for path in left:
+        Path(path).unlink(missing_ok=True)
+
+
 class OtherInstanceError(ValueError):
     """The data set names another SOP instance than the request; under either name it could replace the wrong file."""
 
@@ -73,6 +107,8 @@ class IncomingFile:
         An existing directory; the instance goes below it.
     calling_aet
         The sender: Source Application Entity Title, (0002,0016).
+    owner
+        As for :func:`unfinished_path`.
 
     Raises
     ------
@@ -88,6 +124,7 @@ class IncomingFile:
         sop_instance_uid: str,
         transfer_syntax_uid: str,
         calling_aet: str,
+        owner: str = "",
     ) -> None:
         self._directory = directory
         self._sop_instance_uid = sop_instance_uid
@@ -97,7 +134,7 @@ class IncomingFile:
         self.size = 0
         self._placed = False
         self._owners: tuple[str, str] | None = None
-        self._path = directory / f".{secrets.token_hex(12)}.part"
+        self._path = unfinished_path(directory, owner)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         self._descriptor: int | None = os.open(self._path, flags, 0o666)
         try:

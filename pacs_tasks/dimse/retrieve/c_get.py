@@ -35,6 +35,7 @@ def get(
     on_instance: Callable[[InstanceOutcome], None] | None = None,
     check_arrived: CheckArrived | None = None,
     place: Place | None = None,
+    owner: str = "",
 ) -> GetOutcome:
     """Retrieve instances into ``request.output_dir``.
 
@@ -48,6 +49,8 @@ def get(
         As in :func:`retrieve`.
     place
         Moves each instance to its place; if omitted, the file is named by its UIDs.
+    owner
+        Who retrieves, as for :func:`pacs_tasks.dimse.files.storage.unfinished_path`.
 
     Raises
     ------
@@ -57,7 +60,7 @@ def get(
         If the output directory cannot be created.
     """
     started = time.monotonic()
-    origin = Origin(_created(Path(request.output_dir)), request.remote.ae_title, str(request.remote), place)
+    origin = Origin(_created(Path(request.output_dir)), request.remote.ae_title, str(request.remote), place, owner)
     received: dict[str, InstanceOutcome] = {}
     contexts = [_CONTEXT, *contexts_to_receive(sop_class_uids)]
     with Association.open(local, request.remote, contexts, timeouts, stop) as assoc:

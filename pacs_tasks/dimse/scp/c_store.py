@@ -77,6 +77,8 @@ class Origin:
     calling_aet: str
     remote: str
     place: Place | None = None
+    #: Who writes, in the names of unfinished files.
+    owner: str = ""
 
 
 def receive(
@@ -143,6 +145,7 @@ def _to_disk(
                 sop_instance_uid=uids[1],
                 transfer_syntax_uid=uids[2],
                 calling_aet=origin.calling_aet,
+                owner=origin.owner,
             )
             # It does nothing after the file has its final path.
             stack.callback(file.discard)

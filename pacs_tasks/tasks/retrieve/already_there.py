@@ -146,7 +146,7 @@ def _read(part: Part[RetrieveLine], directory: Path) -> Mapping[str, Sequence[st
 
 def _files(directory: Path) -> Iterator[str]:
     """All files except unfinished ones."""
-    return (path for path, _ in files_below(str(directory)) if not path.endswith(".part"))
+    return (path for path, _ in files_below(str(directory)) if not path.endswith(storage.UNFINISHED))
 
 
 def _uid_of(path: str) -> str:

@@ -180,6 +180,11 @@ class Arrivals:
             self._part.record(index, outcome)
 
 
+def owner_of(part: Part[RetrieveLine]) -> str:
+    """The name of a part in those of its unfinished files: one worker at a time writes for a part."""
+    return f"{part.job_id}-{part.indices.start}"
+
+
 def placed(layout: Layout, directory: Path, arrival: Arrival) -> Placed | Refusal:
     """Move a received file to its place below a directory.
 

@@ -19,7 +19,7 @@ from pacs_tasks.request import GetRequest, RetrieveMethod, RetrieveRequest
 from pacs_tasks.tasks.engine.associations import leased
 from pacs_tasks.tasks.engine.base import ledger, local_ae, timeouts
 from pacs_tasks.tasks.engine.part import Part
-from pacs_tasks.tasks.retrieve.arrivals import Arrivals
+from pacs_tasks.tasks.retrieve.arrivals import Arrivals, owner_of
 from pacs_tasks.tasks.retrieve.attempt import Answer, Attempt, RequestOnce, UIDs, lists_of
 from pacs_tasks.tasks.retrieve.by_c_move import Move, NoReceiverError, accepts_connections
 from pacs_tasks.tasks.retrieve.method import MethodChoice, remark
@@ -34,7 +34,7 @@ class Fetch(Attempt):
 
     def __init__(self, part: Part[RetrieveLine], request: RetrieveRequest, *, whole_series: bool) -> None:
         super().__init__(part, request, whole_series=whole_series)
-        layout = Layout(request.layout, request.remote.charset)
+        layout = Layout(request.layout, request.remote.charset, owner_of(part))
         self._arrivals = Arrivals(part, Path(request.directory), layout, self._counted_before())
         # What is missing is requested by name. If nothing at all came, attempts alternate: a remote may serve only
         # whole series, or only lists.
@@ -138,6 +138,7 @@ class Fetch(Attempt):
                     on_instance=arrivals.add,
                     check_arrived=arrivals.so_far,
                     place=arrivals.place,
+                    owner=owner_of(self._part),
                 )
         finally:
             arrivals.record()

@@ -7,6 +7,7 @@ missing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -38,12 +39,14 @@ from pacs_tasks.tasks.engine.part import Part
 from pacs_tasks.tasks.engine.paths import writable_directory
 from pacs_tasks.tasks.engine.retry import note_unreachable, park_if_down
 from pacs_tasks.tasks.retrieve import already_there
-from pacs_tasks.tasks.retrieve.arrivals import placed
+from pacs_tasks.tasks.retrieve.arrivals import owner_of, placed
 from pacs_tasks.tasks.retrieve.attempt import Answer, Attempt
 from pacs_tasks.tasks.retrieve.by_c_move import NoReceiverError
 from pacs_tasks.tasks.retrieve.fetch import Fetch
 from pacs_tasks.tasks.retrieve.forward import Forward
 from pacs_tasks.tasks.retrieve.plan import promise, promise_again
+
+log = logging.getLogger(__name__)
 
 #: A larger series is fetched in slices, by lists of UIDs: a value of VR UI holds 64 KiB in explicit encodings.
 PART_INSTANCES = 500
@@ -120,6 +123,8 @@ def _attempt(part: Part[RetrieveLine], request: RetrieveRequest) -> bool:
     """
     park_if_down(part.job_id, request)
     _fail_nameless(part, request)
+    if part.claim.deaths and request.to is None:
+        _remove_unfinished(request.directory, owner_of(part))
     if _may_be_present(part, request):
         _record_present(part, request)
     if not part.left:
@@ -183,6 +188,14 @@ def _fail_without_receiver(part: Part[RetrieveLine], error: NoReceiverError) -> 
         part.fail_rest(ConfigurationError(str(error)))
 
 
+def _remove_unfinished(directory: str, owner: str) -> None:
+    """Remove what a killed worker has left of an instance; it is fetched again."""
+    try:
+        storage.remove_unfinished(Path(directory), owner)
+    except OSError as error:
+        log.warning("An unfinished file stays in the output directory (%s).", error.strerror)
+
+
 def _is_worth_another(attempt: Attempt, part: Part[RetrieveLine], last_answer: Answer, *, brought: bool) -> bool:
     """Whether another attempt should follow. ``brought``: this one has brought at least one instance."""
     return bool(part.left) and not part.last_try and (brought or attempt.worth_another_try(last_answer))
@@ -210,10 +223,13 @@ register_chord(RetrieveRequest, "pacs_tasks.retrieve", _promise, _parts, _retrie
 
 def _get(request: GetRequest, claim: Claim) -> GetOutcome:
     writable_directory(request.output_dir)
+    owner = claim.job_id
+    if claim.deaths:
+        _remove_unfinished(request.output_dir, owner)
     with leased(request.remote, claim) as stop:
         # Layout refuses a link that leads out of the directory.
-        place = partial(placed, Layout(), Path(request.output_dir))
-        outcome = c_get.get(request, local_ae(request), timeouts(request), stop, place=place)
+        place = partial(placed, Layout(owner=owner), Path(request.output_dir))
+        outcome = c_get.get(request, local_ae(request), timeouts(request), stop, place=place, owner=owner)
     # An instance counts as received once it survives a power cut.
     storage.sync([Path(instance.path) for instance in outcome.instances])
     return outcome
