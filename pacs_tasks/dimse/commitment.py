@@ -116,7 +116,7 @@ def request_commitment(
             answer_report(assoc.stream, found_id, message, assoc.contexts_by_id[found_id], on_report)
         code = assoc.check_response(found_id == context_id, message, message_id, command.N_ACTION_RQ)
         if message.has_data_set:
-            assoc.receive_data(context_id, "the rest of the N-ACTION response")
+            assoc.receive_final_data(context_id, 0)
     return status.action_status(code, message.text(command.ERROR_COMMENT))
 
 

@@ -225,11 +225,13 @@ def _exchange(
     assoc.send(context_id, command.encode(elements, data_set=True), encoded)
     while True:
         response, code = assoc.receive_response(context_id, message_id, command.C_FIND_RQ)
-        content = assoc.receive_data(context_id, "the rest of a match") if response.has_data_set else b""
         found = status.find_status(code, response.text(command.ERROR_COMMENT))
         if found.category is not StatusCategory.PENDING:
+            if response.has_data_set:
+                # Nothing depends on it, so it is read only if it is here.
+                assoc.receive_final_data(context_id, 0)
             return found
-        on_match(content)
+        on_match(assoc.receive_data(context_id, "the rest of a match") if response.has_data_set else b"")
 
 
 def list_instances(

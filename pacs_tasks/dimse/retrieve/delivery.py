@@ -29,6 +29,8 @@ from pacs_tasks.request import GetRequest, Level, MoveRequest
 
 #: Seconds that the final response may take after the last promised instance: nothing depends on it.
 FINAL_RESPONSE_LIMIT = 5.0
+#: Seconds in which an announced list of failed instances has to begin after its response.
+_FAILED_LIST_LIMIT = 2.0
 _FAILED_SOP_INSTANCE_UID_LIST = 0x0008_0058
 
 
@@ -75,8 +77,8 @@ class _Delivery(Cancellation):
 
     def responses(
         self, request: MoveRequest | GetRequest, on_store: Callable[[int, Command], None] | None
-    ) -> Iterator[tuple[Command, int, bytes]]:
-        """Receive responses without end, each with its status and data set, and C-STORE requests between them."""
+    ) -> Iterator[tuple[Command, int]]:
+        """Receive responses without end, each with its status, and C-STORE requests between them."""
         assoc = self._assoc
         is_move = isinstance(request, MoveRequest)
         field = command.C_MOVE_RQ if is_move else command.C_GET_RQ
@@ -89,8 +91,7 @@ class _Delivery(Cancellation):
                 self._receiving, self._since = False, time.monotonic()
                 continue
             code = assoc.check_response(found_id == self._context_id, message, self._message_id, field)
-            content = assoc.receive_data(found_id, "the rest of its response") if message.has_data_set else b""
-            yield message, code, content
+            yield message, code
 
     def _check(self) -> None:
         super()._check()
@@ -163,11 +164,12 @@ def retrieve(
         _Delivery(assoc, context_id, message_id, check_arrived) as delivery,
     ):
         assoc.send(context_id, _command_set(request, message_id), encode_identifier(request))
-        for response, code, content in delivery.responses(request, on_store):
+        for response, code in delivery.responses(request, on_store):
             found = status_of(code, response.text(command.ERROR_COMMENT))
             final = final._replace(suboperations=suboperations(response))
             if found.category is not StatusCategory.PENDING:
-                return final._replace(status=found, failed_sop_instance_uids=failed_uids(content))
+                failed = _failed_uids_of(assoc, context_id, response) if response.has_data_set else ()
+                return final._replace(status=found, failed_sop_instance_uids=failed)
             delivery.count(final.suboperations)
             if on_counts is not None:
                 on_counts(final.suboperations)
@@ -211,6 +213,12 @@ def suboperations(response: Command) -> Suboperations:
         failed=response.number(command.FAILED) or 0,
         warning=response.number(command.WARNING) or 0,
     )
+
+
+def _failed_uids_of(assoc: Association, context_id: int, response: Command) -> tuple[str, ...]:
+    """Receive the list of a final response. Some remotes announce one and send none if nothing has failed."""
+    seconds = 0.0 if response.number(command.FAILED) == 0 else _FAILED_LIST_LIMIT
+    return failed_uids(assoc.receive_final_data(context_id, seconds))
 
 
 def failed_uids(content: bytes) -> tuple[str, ...]:

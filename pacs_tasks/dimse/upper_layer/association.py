@@ -41,6 +41,8 @@ _NAMES = {
 }
 #: Seconds that a release may take: nothing depends on the response.
 _RELEASE_LIMIT = 5.0
+#: Seconds that the data set of a final response may take once it has begun.
+_FINAL_DATA_LIMIT = 5.0
 
 
 @dataclass(frozen=True)
@@ -291,6 +293,24 @@ class Association:
     def receive_data(self, context_id: int, awaited: str) -> bytes:
         """Receive the whole data set that follows, an identifier."""
         return self.stream.receive_identifier(context_id, awaited)
+
+    def receive_final_data(self, context_id: int, seconds: float) -> bytes:
+        """Receive the data set that a final response announces, or nothing if it does not begin within ``seconds``.
+
+        Some remotes announce one and send none (PS3.7 section 9.1.2.1.5 allows an identifier in pending responses
+        only). The status has arrived, so no failure here counts.
+        """
+        if not self.stream.has_input(seconds):
+            return b""
+        limit, self.wire.limit = self.wire.limit, min(self.wire.limit, _FINAL_DATA_LIMIT)
+        try:
+            return self.receive_data(context_id, "the rest of the final response")
+        except PeerUnavailableError as error:
+            log.debug("the data set of a final response: %s", error.message)
+            self.abort()
+            return b""
+        finally:
+            self.wire.limit = limit
 
     def no_response(self, what: str) -> PeerUnavailableError:
         """Abort because a message is not the expected response; give the error to raise."""

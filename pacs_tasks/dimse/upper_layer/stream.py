@@ -66,6 +66,8 @@ class MessageStream:
         # A fragment is even (PS3.8 section E.1), and six bytes of the PDU belong to the PDV.
         self._fragment = (longest - 6) & ~1
         self._rest = memoryview(b"")
+        #: The context of a data set that the last command set announced and nobody has read.
+        self._unread: int | None = None
 
     # Sending
 
@@ -120,6 +122,8 @@ class MessageStream:
     def receive_command(self, awaited: str) -> tuple[int, Command] | None:
         """Receive the context id and the command set of the next message, or ``None`` after a release.
 
+        The data set of the message before is skipped if nobody has read it: it may have been announced and never sent.
+
         Parameters
         ----------
         awaited
@@ -132,6 +136,10 @@ class MessageStream:
             if fragment is None:
                 return None
             context_id, control, value = fragment
+            if not control & _COMMAND and self._unread == context_id:
+                self._unread = None if control & _LAST else context_id
+                continue
+            self._unread = None
             if not control & _COMMAND or first_id not in {None, context_id}:
                 raise self.wire.protocol_error("sent a data set instead of a command set")
             first_id = context_id
@@ -141,12 +149,15 @@ class MessageStream:
             if control & _LAST:
                 break
         try:
-            return context_id, command.decode(content)
+            decoded = command.decode(content)
         except ValueError as error:
             raise self.wire.protocol_error(f"sent an invalid message ({error})") from None
+        self._unread = context_id if decoded.has_data_set else None
+        return context_id, decoded
 
     def receive_data(self, context_id: int, awaited: str) -> Iterator[memoryview]:
         """Receive the fragments of the data set that follows. Each is valid until the next one is requested."""
+        self._unread = None
         while True:
             fragment = self._next_pdv(awaited)
             if fragment is None:
