@@ -25,9 +25,8 @@ from pacs_tasks.dimse.files.elements import (
 )
 from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer.association import Association
-from pacs_tasks.dimse.upper_layer.command import Command
+from pacs_tasks.dimse.upper_layer.command import Command, MessageStream
 from pacs_tasks.dimse.upper_layer.negotiation import Context
-from pacs_tasks.dimse.upper_layer.stream import MessageStream
 from pacs_tasks.errors import ContextRejectedError, PacsTasksError, PeerUnavailableError
 from pacs_tasks.outcome import Status
 from pacs_tasks.outcome.verification import CommitmentReport

@@ -6,7 +6,7 @@ import struct
 
 from pacs_tasks.dimse.c_echo import VERIFICATION
 from pacs_tasks.dimse.upper_layer import command
-from pacs_tasks.dimse.upper_layer import pdu as acse
+from pacs_tasks.dimse.upper_layer import negotiation as acse
 from tests.support import messages, peculiar
 from tests.support.messages import CT, EXPLICIT, IMPLICIT
 

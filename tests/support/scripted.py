@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.dimse.upper_layer import command
-from pacs_tasks.dimse.upper_layer import pdu as acse
+from pacs_tasks.dimse.upper_layer import negotiation as acse
 
 Script = Callable[[socket.socket], None]
 

@@ -13,8 +13,7 @@ from pacs_tasks.dimse import status
 from pacs_tasks.dimse.files.elements import MalformedError
 from pacs_tasks.dimse.files.storage import IncomingFile, OtherInstanceError
 from pacs_tasks.dimse.upper_layer import command
-from pacs_tasks.dimse.upper_layer.command import Command
-from pacs_tasks.dimse.upper_layer.stream import MessageStream
+from pacs_tasks.dimse.upper_layer.command import Command, MessageStream
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 

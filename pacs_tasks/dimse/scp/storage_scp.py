@@ -25,10 +25,9 @@ from pacs_tasks.dimse.c_echo import VERIFICATION
 from pacs_tasks.dimse.commitment import REPORT_SYNTAXES, OnReport, answer_report
 from pacs_tasks.dimse.files.elements import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from pacs_tasks.dimse.scp.c_store import Origin, Place, receive
-from pacs_tasks.dimse.upper_layer import command, pdu
+from pacs_tasks.dimse.upper_layer import command, negotiation
 from pacs_tasks.dimse.upper_layer.association import Timeouts
-from pacs_tasks.dimse.upper_layer.command import Command
-from pacs_tasks.dimse.upper_layer.stream import MessageStream
+from pacs_tasks.dimse.upper_layer.command import Command, MessageStream
 from pacs_tasks.dimse.upper_layer.tls import SecureWire, called_context
 from pacs_tasks.dimse.upper_layer.wire import A_ASSOCIATE_RQ, SLICE, Wire
 from pacs_tasks.errors import JobCancelledError, PeerUnavailableError, TLSError
@@ -224,21 +223,21 @@ class _AcceptedAssociation:
         if kind != A_ASSOCIATE_RQ:
             raise self.wire.protocol_error(f"began with a PDU of type {kind}")
         try:
-            request = pdu.decode_request(content)
+            request = negotiation.decode_request(content)
         except ValueError as error:
             raise self.wire.protocol_error(f"sent a malformed association request ({error})") from None
         self.wire.remote = f"{request.calling_aet} at {self._host}"
         if not self._scp.admit():
             log.warning("%s was rejected for now: too many associations are open.", self.wire.remote)
-            self.wire.send([pdu.encode_reject(*_LOCAL_LIMIT_EXCEEDED)])
+            self.wire.send([negotiation.encode_reject(*_LOCAL_LIMIT_EXCEEDED)])
             self.wire.close()
             return
         accepted = accept(request, reports=self._scp.on_report is not None)
-        self.wire.send([pdu.encode_accept(accepted, request)])
+        self.wire.send([negotiation.encode_accept(accepted, request)])
         self._contexts = {
             cx.context_id: (cx.abstract_syntax, accepted.results[cx.context_id][1])
             for cx in request.contexts
-            if accepted.results[cx.context_id][0] == pdu.ACCEPTED
+            if accepted.results[cx.context_id][0] == negotiation.ACCEPTED
         }
         log.debug("Association from %s: %d contexts accepted.", self.wire.remote, len(self._contexts))
         self.wire.limit = self._scp.timeouts.dimse
@@ -282,7 +281,7 @@ def _respond(stream: MessageStream, context_id: int, request: Command) -> None:
     stream.send(context_id, command.encode(elements, data_set=False))
 
 
-def accept(request: pdu.AssociateRequest, *, reports: bool = False) -> pdu.AssociateAccept:
+def accept(request: negotiation.AssociateRequest, *, reports: bool = False) -> negotiation.AssociateAccept:
     """Accept Verification, and every storage class in any transfer syntax: bytes go to disk unchanged.
 
     Parameters
@@ -301,29 +300,29 @@ def accept(request: pdu.AssociateRequest, *, reports: bool = False) -> pdu.Assoc
     if request.operations is not None:
         # Messages are served in order, so the remote may send further ones meanwhile.
         operations = (min(request.operations[0] or MAX_OPERATIONS, MAX_OPERATIONS), 1)
-    return pdu.AssociateAccept(results, roles=roles, operations=operations)
+    return negotiation.AssociateAccept(results, roles=roles, operations=operations)
 
 
-def _result(cx: pdu.ProposedContext, reports: bool) -> tuple[int, str]:
+def _result(cx: negotiation.ProposedContext, reports: bool) -> tuple[int, str]:
     """Give result and transfer syntax of one presentation context (PS3.8 section 9.3.3.2)."""
     # Anything longer is not a UID (PS3.5 section 9.1), and would stay in our tables and files.
     syntaxes = tuple(each for each in cx.transfer_syntaxes if len(each) <= _LONGEST_UID)
     if not syntaxes:
-        return pdu.TRANSFER_SYNTAXES_NOT_SUPPORTED, IMPLICIT_VR_LITTLE_ENDIAN
+        return negotiation.TRANSFER_SYNTAXES_NOT_SUPPORTED, IMPLICIT_VR_LITTLE_ENDIAN
     if reports and cx.abstract_syntax == StorageCommitmentPushModel:
         return _report_result(syntaxes)
     if cx.abstract_syntax != VERIFICATION and not is_storage_class(cx.abstract_syntax):
-        return pdu.ABSTRACT_SYNTAX_NOT_SUPPORTED, syntaxes[0]
+        return negotiation.ABSTRACT_SYNTAX_NOT_SUPPORTED, syntaxes[0]
     if syntaxes[0] == IMPLICIT_VR_LITTLE_ENDIAN and EXPLICIT_VR_LITTLE_ENDIAN in syntaxes:
         # Implicit VR loses the VRs of private elements.
-        return pdu.ACCEPTED, EXPLICIT_VR_LITTLE_ENDIAN
-    return pdu.ACCEPTED, syntaxes[0]
+        return negotiation.ACCEPTED, EXPLICIT_VR_LITTLE_ENDIAN
+    return negotiation.ACCEPTED, syntaxes[0]
 
 
 def _report_result(syntaxes: tuple[str, ...]) -> tuple[int, str]:
     """Give result and transfer syntax of a presentation context for reports on storage commitment."""
     syntax = next((each for each in REPORT_SYNTAXES if each in syntaxes), "")
-    return (pdu.ACCEPTED, syntax) if syntax else (pdu.TRANSFER_SYNTAXES_NOT_SUPPORTED, syntaxes[0])
+    return (negotiation.ACCEPTED, syntax) if syntax else (negotiation.TRANSFER_SYNTAXES_NOT_SUPPORTED, syntaxes[0])
 
 
 @lru_cache(maxsize=1024)

@@ -26,7 +26,7 @@ from pacs_tasks.dimse.files.part10 import StoredInstance
 from pacs_tasks.dimse.retrieve.c_get import get
 from pacs_tasks.dimse.retrieve.c_move import move
 from pacs_tasks.dimse.upper_layer import command, contexts
-from pacs_tasks.dimse.upper_layer import pdu as acse
+from pacs_tasks.dimse.upper_layer import negotiation as acse
 from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
 from pacs_tasks.errors import PacsTasksError
 from pacs_tasks.outcome import EchoOutcome, FindOutcome, GetOutcome, InstanceOutcome, MoveOutcome

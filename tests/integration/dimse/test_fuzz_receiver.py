@@ -22,7 +22,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModel
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.c_echo import echo
 from pacs_tasks.dimse.upper_layer import command
-from pacs_tasks.dimse.upper_layer import pdu as acse
+from pacs_tasks.dimse.upper_layer import negotiation as acse
 from pacs_tasks.dimse.upper_layer.association import Timeouts
 from tests.support import dicom_files, fuzzing, messages, mutation, peculiar, scripted
 from tests.support.messages import COMMAND, CT, DATA, EXPLICIT, IMPLICIT, LAST

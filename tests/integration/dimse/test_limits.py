@@ -16,7 +16,7 @@ from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.files.part10 import read_instance
 from pacs_tasks.dimse.scp.storage_scp import StorageSCP
 from pacs_tasks.dimse.upper_layer import command
-from pacs_tasks.dimse.upper_layer import pdu as acse
+from pacs_tasks.dimse.upper_layer import negotiation as acse
 from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
 from pacs_tasks.dimse.upper_layer.contexts import contexts_for
 from pacs_tasks.errors import PeerUnavailableError

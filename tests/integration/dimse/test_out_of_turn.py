@@ -16,7 +16,7 @@ from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.c_echo import echo
 from pacs_tasks.dimse.scp.storage_scp import StorageSCP
 from pacs_tasks.dimse.upper_layer import command
-from pacs_tasks.dimse.upper_layer import pdu as acse
+from pacs_tasks.dimse.upper_layer import negotiation as acse
 from pacs_tasks.dimse.upper_layer.association import Timeouts
 from pacs_tasks.outcome import Category
 from tests.support import dicom_files, messages, scripted

@@ -15,7 +15,7 @@ from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.retrieve.c_get import get
 from pacs_tasks.dimse.upper_layer import command, contexts
-from pacs_tasks.dimse.upper_layer import pdu as acse
+from pacs_tasks.dimse.upper_layer import negotiation as acse
 from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
 from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.errors import PeerUnavailableError

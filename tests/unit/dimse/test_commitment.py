@@ -16,7 +16,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModel
 from pacs_tasks.dimse import commitment
 from pacs_tasks.dimse.scp.storage_scp import accept
 from pacs_tasks.dimse.status import commitment_failure
-from pacs_tasks.dimse.upper_layer import pdu as acse
+from pacs_tasks.dimse.upper_layer import negotiation as acse
 from pacs_tasks.outcome import StatusCategory
 
 IMPLICIT, EXPLICIT, BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"

@@ -16,7 +16,7 @@ from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 
 from pacs_tasks.dimse.files.part10 import IMPLEMENTATION_CLASS_UID
 from pacs_tasks.dimse.upper_layer import command
-from pacs_tasks.dimse.upper_layer import pdu as acse
+from pacs_tasks.dimse.upper_layer import negotiation as acse
 
 STORE: dict[int, int | str] = {
     command.AFFECTED_SOP_CLASS_UID: "1.2.840.10008.5.1.4.1.1.2",

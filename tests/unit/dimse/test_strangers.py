@@ -34,7 +34,7 @@ from pacs_tasks.dimse.find.match import decode_match
 from pacs_tasks.dimse.retrieve import delivery
 from pacs_tasks.dimse.scp.storage_scp import accept
 from pacs_tasks.dimse.upper_layer import command
-from pacs_tasks.dimse.upper_layer import pdu as acse
+from pacs_tasks.dimse.upper_layer import negotiation as acse
 from pacs_tasks.errors import InvalidRequestError, UnreadableInputError
 from pacs_tasks.outcome import FindOutcome
 from tests.support import dicom_files
