@@ -31,12 +31,15 @@ _MEANINGS: Mapping[int, str] = {
     0xFE00: "Cancelled",
 }
 
+#: C-STORE: the remote already holds an instance with this UID (PS3.7 section C.5.8).
+DUPLICATE_SOP_INSTANCE = 0x0111
+
 _ASK_TO_ALLOW = "Ask the administrator of the PACS to allow it."
 _CHECK_LOG = "Check the log of the PACS."
 _WAIT = "Wait, and inform the administrator of the PACS if it persists."
 #: For any service (PS3.7 annex C).
 _STEPS: Mapping[int, str] = {
-    0x0111: "The PACS already holds another instance with this UID.",
+    DUPLICATE_SOP_INSTANCE: "The PACS already holds an instance with this UID.",
     0x0112: "The PACS does not hold it.",
     0x0117: "Check the SOP Instance UID against PS3.5 section 9.1.",
     0x0118: _ASK_TO_ALLOW,
@@ -50,6 +53,8 @@ _STEPS: Mapping[int, str] = {
     0x0213: "Try again later.",
 }
 _STORE_STEPS: Mapping[int, str] = {
+    0x0107: "The PACS stored the instance but did not recognise some attributes.",
+    0x0116: "The PACS stored the instance although a value is out of its range.",
     0xB000: "The PACS stored the instance with some data elements changed.",
     0xB006: "The PACS stored the instance without some data elements.",
     0xB007: "The PACS stored the instance all the same.",

@@ -110,7 +110,7 @@ class Commitments:
         self._instances = Instances(ledger, job_id)
 
     def groups(self, size: int) -> Iterator[Group]:
-        """Read the instances that the job sent, warnings included, at most ``size`` at a time."""
+        """Read the instances that the job sent, or that were already there, at most ``size`` at a time."""
         count = self._instances.receipt_count()
         for start in range(0, count, size):
             stop = min(start + size, count)

@@ -14,8 +14,8 @@ from pacs_tasks.ledger.manifest import CountedLine, Line
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 
 _CHUNK = 1_000
-#: The categories of instances that were sent or received. A success with a comment has no receipt.
-TRANSFERRED = (InstanceCategory.SUCCESS, InstanceCategory.WARNING)
+#: The categories of instances at their destination. A success with a comment has no receipt.
+TRANSFERRED = (InstanceCategory.SUCCESS, InstanceCategory.WARNING, InstanceCategory.PRESENT)
 #: Receipts between two wanted ones that are read along rather than skipped.
 _GAP = 8
 
@@ -58,7 +58,7 @@ class Instances:
         return {index: encoding.decode_whole(text, self._series) for index, text in found if text is not None}
 
     def transferred(self) -> Iterator[tuple[int, InstanceOutcome]]:
-        """Read index and outcome of each instance that was sent or received, warnings included, in no order."""
+        """Read index and outcome of each instance that was sent, received or already there, in no order."""
         for start in range(0, self.receipt_count(), _CHUNK):
             yield from self.receipts(start, start + _CHUNK)
         for index, outcome in self._ledger.problems(self._job_id):

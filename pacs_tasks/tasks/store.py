@@ -27,6 +27,7 @@ from pacs_tasks.ledger.manifest import FileLine
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, PreflightOutcome, ProposedPair
 from pacs_tasks.request import PreflightRequest, StoreDirectoryRequest, StoreRequest, TransferRequest
 from pacs_tasks.settings import settings
+from pacs_tasks.tasks import duplicates
 from pacs_tasks.tasks.engine.associations import new_association
 from pacs_tasks.tasks.engine.base import JobTask, ledger, register
 from pacs_tasks.tasks.engine.claim import Claim
@@ -124,13 +125,28 @@ def _read_headers(part: Part[FileLine]) -> list[tuple[int, StoredInstance]]:
 class _FileQueue(LineQueue[StoredInstance]):
     """The files of a part that share an association."""
 
+    def work(self) -> None:
+        """Send the files, then find out which of those that the remote rejected as duplicates are there."""
+        self._duplicates: dict[int, InstanceOutcome] = {}
+        super().work()
+        try:
+            resolved = duplicates.resolve(self._duplicates, self.request, self.part.must_end)
+        except JobCancelledError:
+            self.part.check_end()
+            raise
+        for index, outcome in resolved.items():
+            self.part.record(index, outcome)
+
     def step(self, assoc: Association) -> None:
         """Send all files; several may be in progress at once."""
         index_of = {instance.path: index for index, instance in self.queue.items()}
         for instance, outcome in c_store.store_all(assoc, self._until_the_end(), digest=settings().sha256):
             index = index_of[instance.path]
             del self.queue[index]
-            if not self.try_later(index, outcome.status):
+            if duplicates.is_duplicate(outcome):
+                self.unanswered.discard(index)
+                self._duplicates[index] = outcome
+            elif not self.try_later(index, outcome.status):
                 # After a cancel, the answers for the files in progress still count.
                 with suppress(JobCancelledError):
                     self.part.record(index, outcome)

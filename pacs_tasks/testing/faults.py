@@ -23,6 +23,9 @@ class Rejection:
     reason: int
 
 
+#: Statuses of the class Warning besides Bxxx (PS3.7 section C.1.3).
+_WARNINGS: Final = frozenset({0x0001, 0x0107, 0x0116})
+
 #: "No reason given" by the service user, for good.
 NO_REASON: Final = Rejection(1, 1, 1)
 APPLICATION_CONTEXT_NOT_SUPPORTED: Final = Rejection(1, 1, 2)
@@ -30,6 +33,11 @@ CALLING_AET_NOT_RECOGNISED: Final = Rejection(1, 1, 3)
 CALLED_AET_NOT_RECOGNISED: Final = Rejection(1, 1, 7)
 TEMPORARY_CONGESTION: Final = Rejection(2, 3, 1)
 LOCAL_LIMIT_EXCEEDED: Final = Rejection(2, 3, 2)
+
+
+def is_warning(status: int) -> bool:
+    """Whether an instance with this status is kept, with a remark."""
+    return status >> 12 == 0xB or status in _WARNINGS
 
 
 class Silence(StrEnum):
@@ -82,7 +90,7 @@ class Faults:
         be longer than a PDU: see ``max_pdu_size``.
     store_status
         Respond to C-STORE for this SOP Instance UID (or :data:`EVERY_INSTANCE`) with this status. An instance is kept
-        if the status is success or a warning (Bxxx).
+        if the status is success or a warning.
     store_status_times
         Respond so to an instance at most so many times, then with success; None means always.
     find_status, retrieve_status

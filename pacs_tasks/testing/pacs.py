@@ -28,7 +28,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 from pacs_tasks.ae import TLS, RemoteAE
 from pacs_tasks.testing import association, commitment
 from pacs_tasks.testing.association import SLICE, Caller, Listener, Reception
-from pacs_tasks.testing.faults import Faults, Report, Silence
+from pacs_tasks.testing.faults import Faults, Report, Silence, is_warning
 from pacs_tasks.testing.find import responses
 from pacs_tasks.testing.instances import StoredBytes
 from pacs_tasks.testing.retrieve import Retrieval, RetrieveService
@@ -316,7 +316,7 @@ class TestPACS(Reception):
             event.assoc.abort()
             return 0x0000
         status = faults.answer_to_store(uid, times)
-        if status == 0x0000 or status >> 12 == 0xB:
+        if status == 0x0000 or is_warning(status):
             self._keep(event, request, uid)
         self._wait_while(event.assoc, lambda faults: faults.holds_instance(number - 1))
         self._delay(event.assoc)

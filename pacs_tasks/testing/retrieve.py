@@ -22,7 +22,7 @@ from pynetdicom.dsutils import encode
 from pynetdicom.presentation import PresentationContext, build_context
 
 from pacs_tasks.testing.association import association_to
-from pacs_tasks.testing.faults import Faults
+from pacs_tasks.testing.faults import Faults, is_warning
 from pacs_tasks.testing.find import select, text
 from pacs_tasks.testing.instances import StoredBytes
 
@@ -141,7 +141,7 @@ class Retrieval:
         self.remaining -= 1
         if status == _SUCCESS:
             self.completed += 1
-        elif status is not None and status >> 12 == 0xB:
+        elif status is not None and is_warning(status):
             self.warning += 1
         else:
             self.failed.append(instance.sop_instance_uid)
