@@ -22,8 +22,8 @@ from pacs_tasks.errors import (
     TLSError,
     UnreadableInputError,
 )
-from pacs_tasks.fleet.associations import Associations
-from pacs_tasks.ledger.matches import RowAnswer
+from pacs_tasks.fleet.remotes import Associations
+from pacs_tasks.ledger.outcomes import RowAnswer
 from pacs_tasks.ledger.receipts import Receipt
 from pacs_tasks.outcome import (
     Category,
@@ -37,8 +37,10 @@ from pacs_tasks.outcome import (
     GetOutcome,
     InstanceCategory,
     InstanceOutcome,
+    JobState,
     MoveOutcome,
     PreflightOutcome,
+    Progress,
     Proof,
     Status,
     StatusCategory,
@@ -47,7 +49,6 @@ from pacs_tasks.outcome import (
     TransferOutcome,
     VerifyOutcome,
 )
-from pacs_tasks.outcome.progress import JobState, Progress
 from pacs_tasks.request import (
     CommitRequest,
     EchoRequest,

@@ -26,7 +26,7 @@ from tornado.ioloop import IOLoop
 from pacs_tasks.app import DEFAULT_REDIS_URL
 from pacs_tasks.connection import connect
 from pacs_tasks.errors import BrokerUnavailableError, ConfigurationError, PacsTasksError
-from pacs_tasks.fleet.associations import AssociationLeases
+from pacs_tasks.fleet.remotes import AssociationLeases
 from pacs_tasks.settings import Settings, load
 
 logger = getLogger("pacs_tasks.flower")

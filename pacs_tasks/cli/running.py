@@ -13,11 +13,9 @@ from pacs_tasks.cli.output.exit_codes import ExitCode
 from pacs_tasks.cli.output.outcomes import view_of
 from pacs_tasks.cli.output.progress import view
 from pacs_tasks.cli.output.view import command_of
-from pacs_tasks.client import PacsClient
-from pacs_tasks.client.job import Job
+from pacs_tasks.client import Job, PacsClient
 from pacs_tasks.errors import ConfigurationError, JobNotReadyError
-from pacs_tasks.outcome import Category, Outcome
-from pacs_tasks.outcome.progress import JobState, Progress
+from pacs_tasks.outcome import Category, JobState, Outcome, Progress
 from pacs_tasks.request import AnyRequest
 from pacs_tasks.settings import Settings
 

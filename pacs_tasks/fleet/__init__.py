@@ -1,5 +1,5 @@
-"""What the workers of a fleet agree on about a remote, in Redis.
+"""What the workers of a fleet agree on, in Redis.
 
-``associations`` leases associations, ``outages`` parks the jobs of remotes that are down, ``receivers`` announces
-receivers and what jobs expect at them, ``refusals`` remembers which retrieve methods a remote refused.
+``remotes``: leases of associations, remotes that are down, retrieve methods that a remote has refused. ``receivers``:
+which receivers run, and what jobs expect at them.
 """

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 from pydantic import BaseModel, ConfigDict
 
 from pacs_tasks.ae import AETitle
-from pacs_tasks.ledger.scripts import Scripts
+from pacs_tasks.ledger.keys import Scripts
 
 if TYPE_CHECKING:
     import redis

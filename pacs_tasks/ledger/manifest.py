@@ -1,21 +1,209 @@
-"""The manifest of a job: one line for each file, instance or row, in order."""
+"""The manifest of a job: one line for each file, instance or row, in order; the studies of a retrieve in it.
+
+The outcome of a study is read from the bitmaps of its lines and from its problems, not from its receipts: 100,000
+instances take no longer than 100.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
-from pacs_tasks.ledger.keys import job_key
-from pacs_tasks.ledger.scripts import Scripts
-from pacs_tasks.ledger.studies import Study
+from pacs_tasks.ledger.keys import Bitmap, Scripts, job_key
+from pacs_tasks.outcome import Category, InstanceCategory, JobState, Proof, StudyOutcome
+from pacs_tasks.outcome.instance import Value
 
 if TYPE_CHECKING:
     import redis
+
+#: The field beside the methods of a study that counts instances which were not promised.
+_MORE = "more"
+_LOST = (InstanceCategory.FAILED, InstanceCategory.MISSING, InstanceCategory.SKIPPED)
+
+#: Start and end of consecutive lines of the manifest, as a Python slice.
+Lines = tuple[int, int]
+
+
+class Study(Value):
+    """The plan for one study of a retrieve.
+
+    ``lines`` are those of the instances that the remote promised. ``tail`` are those of which it lists nothing: a
+    selection that named no study, with ``name``, or instances of this study.
+    """
+
+    study_uid: str = ""
+    name: str = ""
+    lines: tuple[Lines, ...] = ()
+    tail: tuple[Lines, ...] = ()
+    proof: Proof = Proof.NONE
+    #: Instances were named, so the series need not be whole.
+    picked: bool = False
+    #: Positions in the request of the selections that name the study, and their rows of the batch file.
+    selections: tuple[int, ...] = ()
+    rows: tuple[int, ...] = ()
+    #: A remark on the promise.
+    reason: str = ""
+    #: The remote may have more than it listed.
+    doubted: bool = False
+
+    @property
+    def promised(self) -> int:
+        """The number of instances that the remote promised."""
+        return _count(self.lines)
+
+    @property
+    def field(self) -> str:
+        """The field of the study in its hash."""
+        return self.study_uid or f"{self.name} #{min(self.selections, default=0)}"
+
+
+def _count(groups: Sequence[Lines]) -> int:
+    """Count the lines of these groups."""
+    return sum(stop - start for start, stop in groups)
+
+
+class _Owned(NamedTuple):
+    """Lines, and the position of their study."""
+
+    start: int
+    stop: int
+    study: int
+    tail: bool
+
+
+class _Tally:
+    """Counts the problems of a study, and keeps why the first of them failed."""
+
+    def __init__(self) -> None:
+        self.counts = dict.fromkeys(InstanceCategory, 0)
+        #: Promised instances that did not arrive.
+        self.lost = 0
+        self.reason = ""
+
+    def add(self, category: InstanceCategory, reason: str, *, tail: bool) -> None:
+        self.counts[category] += 1
+        if category in _LOST:
+            self.lost += not tail
+            self.reason = self.reason or reason
+
+
+class Studies:
+    """The studies of all jobs in one Redis, which remembers their methods for ``keep`` seconds."""
+
+    def __init__(self, client: redis.Redis, keep: int) -> None:
+        self._redis, self._keep = client, keep
+
+    def planned(self, job_id: str) -> list[Study]:
+        """Read the studies of a job, in the order of the manifest."""
+        texts = cast("dict[str, str]", self._redis.hgetall(job_key(job_id, "studies")))
+        found = [Study.model_validate_json(text) for text in texts.values()]
+        return sorted(found, key=lambda each: min((*each.lines, *each.tail), default=(0, 0)))
+
+    def picked(self, job_id: str, study_uid: str) -> bool:
+        """Return whether the request names instances of this study."""
+        text = cast("str | None", self._redis.hget(job_key(job_id, "studies"), study_uid))
+        return text is not None and Study.model_validate_json(text).picked
+
+    def record_method(self, job_id: str, study_uid: str, method: str, why: str = "") -> None:
+        """Record a method by which instances of a study came, and why not by another. Later reasons are ignored."""
+        methods = job_key(job_id, "ways")
+        self._redis.hsetnx(methods, f"{study_uid} {method}", why)
+        self._redis.expire(methods, self._keep)
+
+    def record_more(self, job_id: str, study_uid: str, number: int) -> None:
+        """Record that so many more instances of a study came than the remote had listed or counted."""
+        if number:
+            self._redis.hincrby(job_key(job_id, "ways"), f"{study_uid} {_MORE}", number)
+
+    def outcomes(self, job_id: str) -> tuple[StudyOutcome, ...]:
+        """Read the outcome of each study, in the order of the manifest; nothing for a job without studies."""
+        planned = self.planned(job_id)
+        if not planned:
+            return ()
+        tallies, methods = self._tallies(job_id, planned), self._methods(job_id)
+        last = max((stop for study in planned for _, stop in study.lines), default=0)
+        recorded = Bitmap(self._redis, job_key(job_id, "recorded"), 0, last)
+        present = Bitmap(self._redis, job_key(job_id, "present"), 0, last)
+        cancelled = self._redis.hget(job_key(job_id), "state") == JobState.CANCELLED
+        return tuple(
+            _outcome(
+                study,
+                tally,
+                sum(recorded.count(*lines) for lines in study.lines),
+                sum(present.count(*lines) for lines in study.lines),
+                methods.get(study.study_uid, {}),
+                cancelled=cancelled,
+            )
+            for study, tally in zip(planned, tallies, strict=True)
+        )
+
+    def _methods(self, job_id: str) -> dict[str, dict[str, str]]:
+        """Read the methods of each study, with the reason for each."""
+        methods: dict[str, dict[str, str]] = {}
+        for field, why in sorted(cast("dict[str, str]", self._redis.hgetall(job_key(job_id, "ways"))).items()):
+            study_uid, _, method = field.partition(" ")
+            more = f"more instances came than the remote had listed or counted ({why})"
+            methods.setdefault(study_uid, {})[method] = more if method == _MORE else why
+        return methods
+
+    def _tallies(self, job_id: str, planned: Sequence[Study]) -> list[_Tally]:
+        """Count the problems of each study."""
+        tallies = [_Tally() for _ in planned]
+        owned = sorted(
+            _Owned(start, stop, number, tail)
+            for number, each in enumerate(planned)
+            for tail, group in ((False, each.lines), (True, each.tail))
+            for start, stop in group
+        )
+        starts = [each.start for each in owned]
+        for index, category, reason in sorted(self._problems(job_id)):
+            place = bisect_right(starts, index) - 1
+            if place >= 0 and index < owned[place].stop:
+                tallies[owned[place].study].add(category, reason, tail=owned[place].tail)
+        return tallies
+
+    def _problems(self, job_id: str) -> Iterator[tuple[int, InstanceCategory, str]]:
+        found = dict(self._redis.hscan_iter(job_key(job_id, "problems"), count=_CHUNK))
+        for index, text in found.items():
+            outcome = json.loads(text)
+            yield int(index), InstanceCategory(outcome["category"]), outcome.get("reason", "")
+
+
+def _outcome(
+    study: Study, tally: _Tally, recorded: int, present: int, methods: dict[str, str], *, cancelled: bool
+) -> StudyOutcome:
+    received = recorded - present - tally.lost
+    reasons = dict.fromkeys(reason for reason in (study.reason, tally.reason, *methods.values()) if reason)
+    return StudyOutcome(
+        study_uid=study.study_uid,
+        category=_category(study, tally, received + present, cancelled=cancelled),
+        promised=study.promised,
+        received=received,
+        present=present,
+        missing=tally.counts[InstanceCategory.MISSING],
+        failed=tally.counts[InstanceCategory.FAILED] + tally.counts[InstanceCategory.SKIPPED],
+        proof=study.proof,
+        ways=tuple(method for method in methods if method != _MORE),
+        reason="; ".join(reasons),
+        rows=study.rows,
+    )
+
+
+def _category(study: Study, tally: _Tally, held: int, *, cancelled: bool) -> Category:
+    """Judge a study by the number of promised instances that are here, received now or already."""
+    if study.promised and held == study.promised and not _count(study.tail):
+        remarked = study.doubted or tally.counts[InstanceCategory.WARNING]
+        return Category.WARNING if remarked else Category.SUCCESS
+    if cancelled:
+        return Category.CANCELLED
+    return Category.PARTIAL if held else Category.FAILED
+
 
 _CHUNK = 1_000
 #: The name of an instance that the remote only counted. That of a selection has a space, too; a UID has none.

@@ -1,17 +1,22 @@
-"""The outcomes of a job, read piece by piece: 100,000 need no more memory than 1,000."""
+"""The outcomes of a job, read piece by piece, and the matches of each row of a batch query.
+
+100,000 outcomes need no more memory than 1,000. Matches are patient data, which is kept here and nowhere else.
+"""
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
-from typing import NamedTuple, cast
+from itertools import groupby, islice
+from typing import Any, NamedTuple, cast
 
-from pacs_tasks.ledger import encoding
+from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.ledger.jobs import Ledger
-from pacs_tasks.ledger.keys import job_key
-from pacs_tasks.ledger.manifest import CountedLine, Line
+from pacs_tasks.ledger.keys import Scripts, decode_short, decode_whole, index_of, job_key
+from pacs_tasks.ledger.manifest import CountedLine, Line, RowLine
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
+from pacs_tasks.request import FindBatchRequest
 
 _CHUNK = 1_000
 #: The categories of instances at their destination. A success with a comment has no receipt.
@@ -46,7 +51,7 @@ class Instances:
     def receipts(self, start: int, stop: int) -> list[tuple[int, InstanceOutcome]]:
         """Read index and outcome of the receipts from ``start`` up to, not including, ``stop``; without subjects."""
         texts = self._range("receipts", start, stop)
-        return [encoding.decode_short(text, self._series) for text in texts]
+        return [decode_short(text, self._series) for text in texts]
 
     def problems(self, indices: Sequence[int]) -> dict[int, InstanceOutcome]:
         """Read the outcomes without a receipt among these, by index."""
@@ -55,7 +60,7 @@ class Instances:
         fields = [str(index) for index in indices]
         texts = cast("list[str | None]", self._redis.hmget(job_key(self._job_id, "problems"), fields))
         found = zip(indices, texts, strict=True)
-        return {index: encoding.decode_whole(text, self._series) for index, text in found if text is not None}
+        return {index: decode_whole(text, self._series) for index, text in found if text is not None}
 
     def transferred(self) -> Iterator[tuple[int, InstanceOutcome]]:
         """Read index and outcome of each instance that was sent, received or already there, in no order."""
@@ -95,7 +100,7 @@ class Instances:
         start = 0
         while texts := self._range("receipts", start, start + _CHUNK):
             for place, text in enumerate(texts, start):
-                places[encoding.index_of(text)] = place
+                places[index_of(text)] = place
             start += len(texts)
         return places
 
@@ -114,3 +119,60 @@ class Instances:
 
     def _range(self, part: str, start: int, stop: int) -> list[str]:
         return cast("list[str]", self._redis.lrange(job_key(self._job_id, part), start, stop - 1))
+
+
+#: DICOM JSON objects (PS3.18 annex F).
+MatchList = tuple[dict[str, Any], ...]
+#: Rows whose matches are read together; each may have many.
+_ROWS = 50
+
+
+class RowAnswer(NamedTuple):
+    """The answer to a row, by its number in the request.
+
+    ``matches`` are DICOM JSON objects. A row without an outcome has not been queried.
+    """
+
+    row: int
+    outcome: InstanceOutcome | None
+    matches: MatchList
+
+
+def record_matches(ledger: Ledger, job_id: str, index: int, matches: MatchList) -> None:
+    """Keep the matches of a row, before its outcome is recorded; later ones replace them."""
+    text = json.dumps(matches, separators=(",", ":"), ensure_ascii=False)
+    keys = [job_key(job_id), job_key(job_id, "matches")]
+    Scripts(ledger.client).run("record_matches", keys, [index, text, ledger.keep])
+
+
+def read_matches(ledger: Ledger, job_id: str, indices: Sequence[int]) -> list[MatchList]:
+    """Read the matches of some rows; none for a row without an answer."""
+    if not indices:
+        return []
+    fields = [str(index) for index in indices]
+    texts = cast("list[str | None]", ledger.client.hmget(job_key(job_id, "matches"), fields))
+    return [tuple(json.loads(text)) if text else () for text in texts]
+
+
+def rows_of(ledger: Ledger, job_id: str) -> Iterator[RowAnswer]:
+    """Read every row of a job, in the order of its request.
+
+    Raises
+    ------
+    JobNotFoundError
+        If there is no such job.
+    InvalidRequestError
+        If it is not a batch query.
+    """
+    if ledger.progress(job_id).task != FindBatchRequest.task:
+        raise InvalidRequestError(f"Job {job_id} is not a batch query. Name a job of query --batch.")
+    return _rows(ledger, job_id)
+
+
+def _rows(ledger: Ledger, job_id: str) -> Iterator[RowAnswer]:
+    lines = Instances(ledger, job_id).in_order()
+    while chunk := list(islice(lines, _ROWS)):
+        answered = [each.number for each in chunk if each.outcome is not None]
+        found = dict(zip(answered, read_matches(ledger, job_id, answered), strict=True))
+        for each in chunk:
+            yield RowAnswer(cast(RowLine, each.line).number, each.outcome, found.get(each.number, ()))

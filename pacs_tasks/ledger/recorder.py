@@ -13,7 +13,7 @@ from typing import Any, Self
 import redis
 
 from pacs_tasks.ledger.jobs import Ledger, Recorded
-from pacs_tasks.ledger.scripts import source
+from pacs_tasks.ledger.keys import source
 from pacs_tasks.outcome import InstanceOutcome
 
 #: Replies that may be outstanding.

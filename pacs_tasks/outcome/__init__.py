@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from pacs_tasks.outcome.find import Doubt, FindOutcome, SplitRange
-from pacs_tasks.outcome.instance import InstanceCategory, InstanceOutcome, ShownPath
-from pacs_tasks.outcome.single import EchoOutcome, GetOutcome, MoveOutcome
-from pacs_tasks.outcome.status import Category, Status, StatusCategory, Suboperations
+from pacs_tasks.outcome.instance import (
+    Category,
+    InstanceCategory,
+    InstanceOutcome,
+    ShownPath,
+    Status,
+    StatusCategory,
+    Suboperations,
+)
+from pacs_tasks.outcome.single import Doubt, EchoOutcome, FindOutcome, GetOutcome, MoveOutcome, SplitRange
 from pacs_tasks.outcome.transfer import (
     Counters,
+    JobState,
     PreflightOutcome,
+    Progress,
     Proof,
     ProposedPair,
     StudyOutcome,
@@ -28,9 +36,11 @@ __all__ = [
     "GetOutcome",
     "InstanceCategory",
     "InstanceOutcome",
+    "JobState",
     "MoveOutcome",
     "Outcome",
     "PreflightOutcome",
+    "Progress",
     "Proof",
     "ProposedPair",
     "ShownPath",

@@ -1,13 +1,15 @@
-"""The outcomes of C-ECHO, C-MOVE and C-GET."""
+"""The outcomes of operations with one answer: C-ECHO, C-MOVE, C-GET and C-FIND, with the reasons to doubt a query."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Any
 
-from pacs_tasks.outcome.instance import InstanceOutcome
-from pacs_tasks.outcome.status import (
+from pacs_tasks.outcome.instance import (
     Category,
+    InstanceOutcome,
     Status,
+    StatusCategory,
     Suboperations,
     Value,
     category_of,
@@ -59,3 +61,87 @@ class GetOutcome(MoveOutcome):
 
     def summary(self) -> dict[str, Any]:
         return {**super().summary(), "received": len(self.instances)}
+
+
+#: From so many matches on, a round number is more likely a limit of the remote than chance.
+FEWEST_SUSPICIOUS = 100
+_STEP = 50
+_SMALLEST_POWER = 128
+
+
+class Doubt(StrEnum):
+    """Why the remote may hold more matches than it returned."""
+
+    #: The limit of the request.
+    LIMIT = "limit"
+    #: The remote ended the query with a failure after some matches.
+    STATUS = "status"
+    #: A round number of matches: many PACS truncate their answers and report success.
+    ROUND = "round"
+    #: A moment, or a range without an end, has more matches than the remote returns.
+    UNSPLIT = "unsplit"
+    #: The remote has studies without a date or a time.
+    UNDATED = "undated"
+    #: The job reached its limit of queries.
+    QUERIES = "queries"
+
+
+#: The doubts that are known gaps.
+_GAPS = frozenset({Doubt.STATUS, Doubt.UNSPLIT, Doubt.UNDATED, Doubt.QUERIES})
+
+
+def is_round(count: int) -> bool:
+    """Report whether so many matches look like a limit: multiples of 50 from 100 on, powers of two from 128 on."""
+    if count < FEWEST_SUSPICIOUS:
+        return False
+    return count % _STEP == 0 or (count >= _SMALLEST_POWER and count & (count - 1) == 0)
+
+
+class SplitRange(Value):
+    """A range of dates, or of times on one day, that was queried in two halves because its answer was truncated."""
+
+    date: str
+    time: str = ""
+    #: Matches in the truncated answer.
+    matches: int
+
+
+class FindOutcome(Value):
+    """The outcome of a :class:`~pacs_tasks.request.FindRequest`.
+
+    ``matches`` are DICOM JSON objects (PS3.18 annex F). ``limit_hit``: the remote had more matches than the limit.
+    ``doubts`` are the reasons why there may be more matches, and ``remarks`` the same in sentences.
+    """
+
+    status: Status
+    matches: tuple[dict[str, Any], ...] = ()
+    limit_hit: bool = False
+    seconds: float = 0.0
+    doubts: tuple[Doubt, ...] = ()
+    remarks: tuple[str, ...] = ()
+    #: The number of C-FIND requests.
+    queries: int = 1
+    #: The ranges with truncated answers, in the order of the queries.
+    split: tuple[SplitRange, ...] = ()
+    #: Keys that the remote rejected and that were left out then.
+    keys_left_out: tuple[str, ...] = ()
+
+    @property
+    def category(self) -> Category:
+        if self.limit_hit:
+            return Category.SUCCESS
+        if self.status.category is StatusCategory.CANCEL:
+            return Category.CANCELLED
+        return Category.PARTIAL if _GAPS.intersection(self.doubts) else category_of(self.status)
+
+    def summary(self) -> dict[str, Any]:
+        """Return what Celery's results, Flower and logs may show: no match, since matches are patient data."""
+        return {
+            "category": self.category,
+            "status": f"{self.status.code:04X}",
+            "matches": len(self.matches),
+            "limit_hit": self.limit_hit,
+            "doubts": [str(doubt) for doubt in self.doubts],
+            "queries": self.queries,
+            "seconds": self.seconds,
+        }

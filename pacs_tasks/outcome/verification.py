@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from pacs_tasks.outcome.instance import InstanceOutcome
-from pacs_tasks.outcome.status import Category, Value
+from pacs_tasks.outcome.instance import Category, InstanceOutcome, Value
 
 
 @dataclass(frozen=True)

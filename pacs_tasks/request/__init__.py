@@ -11,12 +11,28 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from pacs_tasks.errors import InvalidRequestError
-from pacs_tasks.request.base import BULK_APART, EchoRequest, Request, TransferRequest
+from pacs_tasks.request.base import (
+    BULK_APART,
+    UID,
+    AccessionNumber,
+    EchoRequest,
+    Keys,
+    Level,
+    QueryModel,
+    Request,
+    RetrieveMethod,
+    TransferRequest,
+)
 from pacs_tasks.request.find import FindBatchRequest, FindRequest, FindRow, Query
 from pacs_tasks.request.retrieve import GetRequest, MoveRequest, RetrieveRequest, Selection
-from pacs_tasks.request.store import PreflightRequest, StoreDirectoryRequest, StoreRequest
-from pacs_tasks.request.values import UID, AccessionNumber, Keys, Level, QueryModel, RetrieveMethod
-from pacs_tasks.request.verify import CommitRequest, JobRequest, VerifyRequest
+from pacs_tasks.request.store import (
+    CommitRequest,
+    JobRequest,
+    PreflightRequest,
+    StoreDirectoryRequest,
+    StoreRequest,
+    VerifyRequest,
+)
 
 __all__ = [
     "BULK_APART",

@@ -1,14 +1,73 @@
-"""The fields of every request, and the request for C-ECHO."""
+"""The fields of every request with the values in them, and the request for C-ECHO."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from enum import StrEnum
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
 
 from pacs_tasks.ae import LocalAE, RemoteAE
+
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+
+
+def _check_uid(value: str) -> str:
+    """Check a UID: at most 64 digits and dots (PS3.5 section 9.1). Leading zeroes are common and accepted."""
+    stripped = value.strip("\0 ")
+    if len(stripped) > 64 or not _UID.fullmatch(stripped):
+        raise ValueError("a UID has at most 64 characters, digits and single dots only, such as 1.2.840.10008.1.1")
+    return stripped
+
+
+#: VR UI (PS3.5 section 9.1).
+UID = Annotated[str, AfterValidator(_check_uid)]
+
+
+def _check_accession_number(value: str) -> str:
+    """Check a value of VR SH (PS3.5 section 6.2) without wild cards of a query (PS3.4 section C.2.2.2.4)."""
+    stripped = value.strip(" ")
+    if not 0 < len(stripped) <= 16 or not stripped.isprintable() or set(stripped) & set("\\*?"):
+        raise ValueError("an accession number has 1 to 16 characters, none of them a backslash, * or ?")
+    return stripped
+
+
+AccessionNumber = Annotated[str, AfterValidator(_check_accession_number)]
+Keys = Annotated[
+    Mapping[str, str],
+    AfterValidator(lambda value: MappingProxyType(dict(value))),
+    PlainSerializer(dict, return_type=dict[str, str]),
+]
+
+
+class Level(StrEnum):
+    """Query/Retrieve Level, (0008,0052), PS3.4 section C.3."""
+
+    PATIENT = "PATIENT"
+    STUDY = "STUDY"
+    SERIES = "SERIES"
+    IMAGE = "IMAGE"
+
+
+class QueryModel(StrEnum):
+    """Information model of a query: Query/Retrieve (PS3.4 section C.3) or Modality Worklist (section K.6.1)."""
+
+    PATIENT_ROOT = "patient"
+    STUDY_ROOT = "study"
+    #: Only for queries. It has no levels.
+    WORKLIST = "worklist"
+
+
+class RetrieveMethod(StrEnum):
+    """How to retrieve. ``auto`` is C-MOVE if a receiver runs that the remote knows, else C-GET."""
+
+    AUTO = "auto"
+    MOVE = "move"
+    GET = "get"
+
 
 #: The validation context of a request that is read without its bulk, which would otherwise be invalid.
 BULK_APART: Mapping[str, bool] = MappingProxyType({"bulk_apart": True})

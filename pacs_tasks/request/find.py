@@ -1,4 +1,4 @@
-"""Requests for queries."""
+"""Requests for queries, and the attributes of a worklist's scheduled procedure step (PS3.4 table K.6-1)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,37 @@ from typing import ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from pacs_tasks.ae import Charset
-from pacs_tasks.request.base import Request, TransferRequest
-from pacs_tasks.request.values import Keys, Level, QueryModel
+from pacs_tasks.request.base import Keys, Level, QueryModel, Request, TransferRequest
+
+#: Its one item holds the keys below.
+STEP_SEQUENCE = "ScheduledProcedureStepSequence"
+
+STEP_KEYS = frozenset(
+    {
+        "Modality",
+        "RequestedContrastAgent",
+        "ScheduledStationAETitle",
+        "ScheduledProcedureStepStartDate",
+        "ScheduledProcedureStepStartTime",
+        "ScheduledProcedureStepEndDate",
+        "ScheduledProcedureStepEndTime",
+        "ScheduledPerformingPhysicianName",
+        "ScheduledPerformingPhysicianIdentificationSequence",
+        "ScheduledProcedureStepDescription",
+        "ScheduledProtocolCodeSequence",
+        "ScheduledProcedureStepID",
+        "ScheduledStationName",
+        "ScheduledProcedureStepLocation",
+        "PreMedication",
+        "ScheduledProcedureStepStatus",
+        "CommentsOnTheScheduledProcedureStep",
+    }
+)
+
+
+def place_of(keyword: str) -> str:
+    """Return the path of an attribute in a worklist: a keyword, or two joined by a dot."""
+    return f"{STEP_SEQUENCE}.{keyword}" if keyword in STEP_KEYS else keyword
 
 
 class Query(Request):

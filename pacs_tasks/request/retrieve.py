@@ -8,9 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validat
 
 from pacs_tasks.ae import AETitle, RemoteAE
 from pacs_tasks.errors import InvalidRequestError
-from pacs_tasks.request.base import Request, TransferRequest
+from pacs_tasks.request.base import UID, AccessionNumber, Request, RetrieveMethod, TransferRequest
 from pacs_tasks.request.template import Template
-from pacs_tasks.request.values import UID, AccessionNumber, RetrieveMethod
 
 
 class _RetrieveOperation(Request):

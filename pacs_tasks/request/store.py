@@ -1,8 +1,8 @@
-"""Requests for sending."""
+"""Requests for sending, and about the instances that another job has sent."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from pydantic import Field
 
@@ -36,3 +36,31 @@ class PreflightRequest(Request):
     task: ClassVar[str] = "pacs_tasks.preflight"
 
     directory: str = Field(min_length=1)
+
+
+class JobRequest(Request):
+    """A request about another job. Fields such as ``remote`` default to those of that job."""
+
+    job_id: str = Field(min_length=1, max_length=255)
+
+    def about(self, other: Request) -> Self:
+        """Return the request with its unset fields taken from the request of the other job."""
+        left_out = {"remote", "local", "timeout"} - self.model_fields_set
+        return self.model_copy(update={name: getattr(other, name) for name in left_out})
+
+
+class VerifyRequest(JobRequest):
+    """Verify that the remote lists each instance of the job (C-FIND at IMAGE level, PS3.4 section C.4.1)."""
+
+    task: ClassVar[str] = "pacs_tasks.verify"
+
+
+class CommitRequest(JobRequest):
+    """Request storage commitment for each instance of the job (PS3.4 annex J).
+
+    ``patience`` is the number of seconds to wait for the next report. None: as in the settings of the worker.
+    """
+
+    task: ClassVar[str] = "pacs_tasks.commit"
+
+    patience: float | None = Field(default=None, ge=0, le=86_400)

@@ -16,7 +16,7 @@ from pacs_tasks.dimse.find.c_find import FindOperation, context_of
 from pacs_tasks.dimse.upper_layer.association import Association
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.ledger.manifest import RowLine
-from pacs_tasks.ledger.matches import record_matches
+from pacs_tasks.ledger.outcomes import record_matches
 from pacs_tasks.outcome import Category, Doubt, FindOutcome, InstanceCategory, InstanceOutcome
 from pacs_tasks.request import FindBatchRequest, FindRequest
 from pacs_tasks.tasks.engine.associations import new_association

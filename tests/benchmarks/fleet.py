@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from pacs_tasks import PacsClient
-from pacs_tasks.outcome.progress import Progress
+from pacs_tasks.outcome import Progress
 from pacs_tasks.settings import Settings
 from tests.benchmarks.files import Files
 from tests.benchmarks.measuring import BenchError, Figure

@@ -27,7 +27,7 @@ from pacs_tasks import InstanceCategory, InstanceOutcome, Job, JobState
 from pacs_tasks.app import UNACKED, create
 from pacs_tasks.ledger.keys import JOBS
 from pacs_tasks.operations import QUEUES
-from pacs_tasks.outcome.progress import Progress
+from pacs_tasks.outcome import Progress
 from pacs_tasks.settings import Settings
 from tests.chaos.files import Files
 from tests.chaos.stage import RoundError, Stage

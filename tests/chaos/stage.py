@@ -18,7 +18,7 @@ import redis
 
 from pacs_tasks import Job, PacsClient
 from pacs_tasks.errors import BrokerUnavailableError
-from pacs_tasks.outcome.progress import Progress
+from pacs_tasks.outcome import Progress
 from pacs_tasks.settings import Settings
 from tests.chaos.pacs import Pacs
 from tests.support import workers

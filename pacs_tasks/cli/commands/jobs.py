@@ -14,9 +14,8 @@ from pacs_tasks.cli.output.exit_codes import ExitCode, of_error
 from pacs_tasks.errors import JobNotFoundError, JobNotReadyError, PacsTasksError
 
 if TYPE_CHECKING:
-    from pacs_tasks.client import PacsClient
-    from pacs_tasks.client.job import Job
-    from pacs_tasks.outcome.progress import Progress
+    from pacs_tasks.client import Job, PacsClient
+    from pacs_tasks.outcome import Progress
 
 logger = logging.getLogger("pacs_tasks.cli")
 

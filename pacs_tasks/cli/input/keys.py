@@ -13,7 +13,7 @@ from pacs_tasks.cli.input.batch_file import Row, read
 from pacs_tasks.cli.output.text import readable
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.request import FindBatchRequest, FindRow, Level, QueryModel, build
-from pacs_tasks.request.worklist import place_of
+from pacs_tasks.request.find import place_of
 
 _TAG = re.compile(r"[0-9A-Fa-f]{8}")
 #: A day or a range of days (PS3.4 section C.2.2.2.5).

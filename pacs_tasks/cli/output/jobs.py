@@ -7,8 +7,8 @@ from typing import Any
 
 from pacs_tasks.cli.output.text import Fact, Table, duration, plain, when
 from pacs_tasks.cli.output.view import command_of, count_facts, done_of, positive
-from pacs_tasks.fleet.associations import Associations
-from pacs_tasks.outcome.progress import Progress
+from pacs_tasks.fleet.remotes import Associations
+from pacs_tasks.outcome import Progress
 
 
 def job_document(progress: Progress) -> dict[str, Any]:

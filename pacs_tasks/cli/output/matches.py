@@ -11,7 +11,7 @@ from pydicom.datadict import dictionary_description, dictionary_has_tag, tag_for
 
 from pacs_tasks.cli.output.text import Table, plain
 from pacs_tasks.request import Level, QueryModel
-from pacs_tasks.request.worklist import place_of
+from pacs_tasks.request.find import place_of
 
 #: The attributes that a query requests and shows, by level (PS3.4 section C.6).
 COLUMNS: Mapping[Level, tuple[str, ...]] = {

@@ -29,7 +29,7 @@ from pacs_tasks.request import (
 
 if TYPE_CHECKING:
     from pacs_tasks.cli.output.terminal import Terminal
-    from pacs_tasks.client.job import Job
+    from pacs_tasks.client import Job
 
 
 class EchoView(View[EchoRequest, EchoOutcome]):

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from pacs_tasks.cli.output.terminal import Terminal
 from pacs_tasks.cli.output.text import size
-from pacs_tasks.outcome import Counters
-from pacs_tasks.outcome.progress import JobState, Progress
+from pacs_tasks.outcome import Counters, JobState, Progress
 
 if TYPE_CHECKING:
     from rich.console import Console

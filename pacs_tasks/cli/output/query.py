@@ -18,7 +18,7 @@ from pacs_tasks.request import FindBatchRequest, FindRequest
 
 if TYPE_CHECKING:
     from pacs_tasks.cli.output.terminal import Terminal
-    from pacs_tasks.ledger.matches import RowAnswer
+    from pacs_tasks.ledger.outcomes import RowAnswer
 
 _NO_MATCHES = (
     "Check the query for typing errors, or try wider criteria: fewer of them, a longer range, NAME* for a name."

@@ -13,7 +13,7 @@ from pacs_tasks.request import Request
 
 if TYPE_CHECKING:
     from pacs_tasks.cli.output.terminal import Terminal
-    from pacs_tasks.client.job import Job
+    from pacs_tasks.client import Job
 
 R = TypeVar("R", bound=Request)
 T = TypeVar("T", bound=Outcome)

@@ -35,7 +35,7 @@ from pacs_tasks.dimse.upper_layer.association import Association
 from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.errors import ContextRejectedError, JobCancelledError, PeerUnavailableError
 from pacs_tasks.outcome import Doubt, FindOutcome, Status, StatusCategory
-from pacs_tasks.outcome.find import is_round
+from pacs_tasks.outcome.single import is_round
 from pacs_tasks.request import FindRequest, Query, QueryModel
 
 log = logging.getLogger(__name__)

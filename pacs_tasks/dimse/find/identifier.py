@@ -25,7 +25,7 @@ from pydicom.valuerep import TEXT_VR_DELIMS
 from pacs_tasks.dimse.files.elements import IMPLICIT_VR_LITTLE_ENDIAN, QUERY_RETRIEVE_LEVEL, SPECIFIC_CHARACTER_SET
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.request import FindRequest, Level, QueryModel
-from pacs_tasks.request.worklist import STEP_KEYS, STEP_SEQUENCE
+from pacs_tasks.request.find import STEP_KEYS, STEP_SEQUENCE
 
 #: The place of an attribute: the tags of the sequences around it, then its own tag.
 Path = tuple[int, ...]

@@ -23,7 +23,7 @@ from pacs_tasks.dimse.find.match import Identity, Matches, text_at
 from pacs_tasks.dimse.status import find_status, is_failure
 from pacs_tasks.errors import InvalidRequestError, PeerUnavailableError
 from pacs_tasks.outcome import Doubt, SplitRange, Status, StatusCategory
-from pacs_tasks.outcome.find import FEWEST_SUSPICIOUS, is_round
+from pacs_tasks.outcome.single import FEWEST_SUSPICIOUS, is_round
 
 #: The first day of a range without one, for halving only; the first half stays open, so nothing older is lost.
 EARLIEST = datetime.date(1900, 1, 1)

@@ -17,8 +17,7 @@ from pacs_tasks.app import DEFAULT_REDIS_URL, LONGEST_TASK, app
 from pacs_tasks.connection import connect
 from pacs_tasks.dimse.upper_layer.association import Timeouts
 from pacs_tasks.errors import JobFailedError, JobNotReadyError, PacsTasksError
-from pacs_tasks.fleet.associations import AssociationLeases
-from pacs_tasks.fleet.outages import Outages
+from pacs_tasks.fleet.remotes import AssociationLeases, Outages
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.operations import HIDDEN
 from pacs_tasks.request import Request

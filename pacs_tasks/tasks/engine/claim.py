@@ -24,8 +24,7 @@ import redis
 from celery import Task
 
 from pacs_tasks.errors import BrokerUnavailableError, JobFailedError
-from pacs_tasks.ledger.claims import CLAIM_LIFETIME
-from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.ledger.jobs import CLAIM_LIFETIME, Ledger
 from pacs_tasks.tasks.engine.retry import come_again
 
 logger = logging.getLogger(__name__)
@@ -112,7 +111,7 @@ class Claim:
     task
         Steps back when the claim has gone to another worker, for example because this machine slept.
     ledger, scope, name
-        As for :meth:`pacs_tasks.ledger.claims.Claims.claim`.
+        As for :meth:`pacs_tasks.ledger.jobs.Claims.claim`.
     job_id
         The job whose cancel flag is watched.
 

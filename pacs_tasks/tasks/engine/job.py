@@ -23,9 +23,8 @@ from celery.exceptions import Ignore, Reject, Retry
 
 from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.errors import JobCancelledError, JobFailedError, PacsTasksError, PeerBusyError
-from pacs_tasks.ledger.manifest import Line
+from pacs_tasks.ledger.manifest import Line, Study
 from pacs_tasks.ledger.recorder import Recorder
-from pacs_tasks.ledger.studies import Study
 from pacs_tasks.outcome import InstanceOutcome, Outcome
 from pacs_tasks.request import R, Request, build
 from pacs_tasks.tasks.engine.associations import new_association

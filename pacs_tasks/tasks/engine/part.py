@@ -29,8 +29,7 @@ from pacs_tasks.errors import (
 from pacs_tasks.ledger.jobs import Recorded
 from pacs_tasks.ledger.manifest import Line
 from pacs_tasks.ledger.recorder import Recorder
-from pacs_tasks.outcome import InstanceOutcome, Status, StatusCategory
-from pacs_tasks.outcome.progress import JobState
+from pacs_tasks.outcome import InstanceOutcome, JobState, Status, StatusCategory
 from pacs_tasks.request import R, TransferRequest
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine.associations import kept_association

@@ -22,7 +22,7 @@ from pacs_tasks.app import UNACKED, VISIBILITY_TIMEOUT, app
 from pacs_tasks.dimse import c_echo
 from pacs_tasks.dimse.upper_layer.association import Timeouts
 from pacs_tasks.errors import JobNotFoundError, PacsTasksError, PeerBusyError, PeerUnavailableError
-from pacs_tasks.fleet.outages import Outages, Probe
+from pacs_tasks.fleet.remotes import Outages, Probe
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.operations import HIDDEN, OPERATIONS, QUEUES
 from pacs_tasks.tasks.engine.base import ledger, outages, register

@@ -21,8 +21,8 @@ from kombu.exceptions import OperationalError
 
 from pacs_tasks.connection import AWAY
 from pacs_tasks.errors import BrokerUnavailableError, PeerBusyError, PeerUnreachableError
-from pacs_tasks.fleet.associations import name_of
-from pacs_tasks.outcome.progress import Progress
+from pacs_tasks.fleet.remotes import name_of
+from pacs_tasks.outcome import Progress
 from pacs_tasks.request import TransferRequest
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine.base import budget, ledger, local_ae, outages

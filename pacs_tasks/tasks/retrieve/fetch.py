@@ -10,7 +10,7 @@ from pacs_tasks.dimse.retrieve import c_get
 from pacs_tasks.dimse.upper_layer.contexts import COMMON_STORAGE_CLASSES
 from pacs_tasks.errors import ContextRejectedError, PeerStalledError
 from pacs_tasks.fleet.receivers import Receiver
-from pacs_tasks.fleet.refusals import Method
+from pacs_tasks.fleet.remotes import Method
 from pacs_tasks.layout import Layout
 from pacs_tasks.ledger.manifest import RetrieveLine
 from pacs_tasks.ledger.outcomes import Instances

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from pacs_tasks.errors import ContextRejectedError, NotSendingError
-from pacs_tasks.fleet.associations import name_of
 from pacs_tasks.fleet.receivers import Receiver
-from pacs_tasks.fleet.refusals import Method, Refusals, get_of, move_to
+from pacs_tasks.fleet.remotes import Method, Refusals, get_of, move_to, name_of
 from pacs_tasks.request import RetrieveMethod, RetrieveRequest
 from pacs_tasks.tasks.engine.base import ledger, local_ae
 from pacs_tasks.tasks.retrieve.by_c_move import NoReceiverError, receiver_for

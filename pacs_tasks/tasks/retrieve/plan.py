@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from pacs_tasks.errors import InvalidRequestError, JobFailedError, PacsTasksError
-from pacs_tasks.ledger.manifest import CountedLine, InstanceLine, RetrieveLine, SelectionLine
-from pacs_tasks.ledger.studies import Study
+from pacs_tasks.ledger.manifest import CountedLine, InstanceLine, RetrieveLine, SelectionLine, Study
 from pacs_tasks.outcome import Proof
 from pacs_tasks.request import Level, RetrieveRequest, Selection
 from pacs_tasks.tasks.engine.base import ledger

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from pacs_tasks.errors import JobFailedError, PacsTasksError
 from pacs_tasks.ledger.manifest import CountedLine, InstanceLine, RetrieveLine
 from pacs_tasks.outcome import Category, FindOutcome, Proof
-from pacs_tasks.outcome.find import is_round
+from pacs_tasks.outcome.single import is_round
 from pacs_tasks.request import UID, Level, Selection
 from pacs_tasks.tasks.engine.session import QuerySession, UnansweredError, value
 

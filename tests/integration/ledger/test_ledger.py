@@ -22,11 +22,11 @@ from pacs_tasks.outcome import (
     EchoOutcome,
     InstanceCategory,
     InstanceOutcome,
+    JobState,
     Status,
     StatusCategory,
     TransferOutcome,
 )
-from pacs_tasks.outcome.progress import JobState
 from pacs_tasks.request import EchoRequest, FindRequest
 from tests.support.recording import FAILED, REQUEST, SENT, planned
 

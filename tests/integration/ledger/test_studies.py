@@ -8,8 +8,7 @@ import random
 from pacs_tasks.errors import JobFailedError
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.keys import KEPT, job_key
-from pacs_tasks.ledger.manifest import InstanceLine, RetrieveLine, SelectionLine
-from pacs_tasks.ledger.studies import Study
+from pacs_tasks.ledger.manifest import InstanceLine, RetrieveLine, SelectionLine, Study
 from pacs_tasks.outcome import Category, InstanceCategory, InstanceOutcome, Proof, StudyOutcome, TransferOutcome
 from pacs_tasks.request import RetrieveRequest, Selection
 

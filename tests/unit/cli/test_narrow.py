@@ -12,15 +12,14 @@ import pytest
 from rich.console import Console
 
 from pacs_tasks.cli.output.progress import LiveView
-from pacs_tasks.outcome import Counters
-from pacs_tasks.outcome.progress import JobState, Progress
+from pacs_tasks.outcome import Counters, JobState, Progress
 from tests.support.processes import ROOT, environment
 
 JOB_ID = "1f3870be274f6c49b3e31a0c6728957f"
 STUDY_UID = "1.2.826.0.1.3680043.8.498.12345678901234567890123456789012345678"
 _JOBS = (
     "from pacs_tasks.cli.output.jobs import job_table\n"
-    "from pacs_tasks.outcome.progress import Progress, JobState\n"
+    "from pacs_tasks.outcome.transfer import Progress, JobState\n"
     "job = Progress(job_id={id!r}, task='pacs_tasks.echo', state=JobState.DONE, created=0, remote='A at 10.0.0.1:1')\n"
     "terminal.table(job_table([job] * 3))\n"
 )

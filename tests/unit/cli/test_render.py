@@ -21,7 +21,7 @@ from pacs_tasks.cli.output.progress import PlainView, Speed, remarks
 from pacs_tasks.cli.output.terminal import Terminal
 from pacs_tasks.cli.output.text import plain, size
 from pacs_tasks.cli.output.view import LISTED, problem_table
-from pacs_tasks.client.job import Job
+from pacs_tasks.client import Job
 from pacs_tasks.errors import JobFailedError, PeerUnavailableError
 from pacs_tasks.outcome import (
     Counters,
@@ -29,13 +29,14 @@ from pacs_tasks.outcome import (
     FindOutcome,
     InstanceCategory,
     InstanceOutcome,
+    JobState,
     Outcome,
     PreflightOutcome,
+    Progress,
     Status,
     StatusCategory,
     TransferOutcome,
 )
-from pacs_tasks.outcome.progress import JobState, Progress
 from pacs_tasks.outcome.verification import CommitOutcome, VerifyOutcome
 from pacs_tasks.request import (
     AnyRequest,

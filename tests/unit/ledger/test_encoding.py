@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pacs_tasks.dimse.status import get_status, store_status
-from pacs_tasks.ledger.encoding import decode_short, encode_short
+from pacs_tasks.ledger.keys import decode_short, encode_short
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, Status
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pacs_tasks.ledger.scripts import source
+from pacs_tasks.ledger.keys import source
 from tests.support.processes import ROOT
 
 PACKAGE = ROOT / "pacs_tasks"

@@ -8,8 +8,8 @@ import pytest
 
 from pacs_tasks.errors import InvalidRequestError, JobCancelledError, PeerBusyError
 from pacs_tasks.ledger.jobs import Ledger
-from pacs_tasks.ledger.scripts import source
-from pacs_tasks.outcome.progress import JobState
+from pacs_tasks.ledger.keys import source
+from pacs_tasks.outcome import JobState
 from pacs_tasks.request import EchoRequest
 from tests.support.recording import FAILED, SENT, planned
 

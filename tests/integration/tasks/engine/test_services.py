@@ -22,7 +22,7 @@ from pacs_tasks import (
     UnreadableInputError,
     VerifyRequest,
 )
-from pacs_tasks.client import job as job_module
+from pacs_tasks import client as job_module
 from pacs_tasks.connection import connect
 from pacs_tasks.operations import FIND_QUEUE, STORE_QUEUE
 from pacs_tasks.testing import Faults, Report, TestPACS

@@ -10,8 +10,7 @@ import pytest
 
 from pacs_tasks import Category, PacsClient, RetrieveMethod, RetrieveRequest, TransferOutcome
 from pacs_tasks.connection import connect
-from pacs_tasks.fleet.associations import name_of
-from pacs_tasks.fleet.refusals import LIFETIME, Method, Refusals, get_of, move_to
+from pacs_tasks.fleet.remotes import REFUSED_FOR, Method, Refusals, get_of, move_to, name_of
 from pacs_tasks.settings import load
 from pacs_tasks.testing import Faults, TestPACS
 from tests.integration.conftest import Receiver
@@ -141,9 +140,9 @@ def test_a_refusal_is_forgotten_after_an_hour(redis_url: str) -> None:
         assert ways.reasons() == {"C-MOVE": "it does not; not at all", get_of(CT): "it does not; not at all"}
         assert not Refusals(client, "ARCHIVE at 10.0.0.1:104", "YOU").reasons()
         ((name, lifetime),) = [(each, client.ttl(each)) for each in client.scan_iter("pacs_tasks:ways:*")]
-        assert 0 < lifetime <= LIFETIME
+        assert 0 < lifetime <= REFUSED_FOR
         noted, _, why = str(client.hget(name, "C-MOVE")).partition(" ")
-        client.hset(name, "C-MOVE", f"{int(noted) - LIFETIME} {why}")
+        client.hset(name, "C-MOVE", f"{int(noted) - REFUSED_FOR} {why}")
         assert list(ways.reasons()) == [get_of(CT)]
         ways.forget([get_of(CT)])
         wait_until(lambda: not ways.reasons())

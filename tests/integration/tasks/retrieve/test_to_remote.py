@@ -10,8 +10,7 @@ import pytest
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.client import PacsClient
 from pacs_tasks.errors import InvalidRequestError
-from pacs_tasks.outcome import Category, InstanceCategory, TransferOutcome
-from pacs_tasks.outcome.progress import JobState
+from pacs_tasks.outcome import Category, InstanceCategory, JobState, TransferOutcome
 from pacs_tasks.request import RetrieveRequest, build
 from pacs_tasks.testing import EVERY_INSTANCE, Faults, TestPACS
 from tests.support import ports
