@@ -108,6 +108,17 @@ def commitment_failure(code: int) -> Status:
     return _status(code, "", status.STORAGE_COMMITMENT_SERVICE_CLASS_STATUS)
 
 
+def ended_early(final: Status) -> Status:
+    """Give the status FE00 of a remote that was not sent C-CANCEL: it ended the operation of its own accord.
+
+    Orthanc cuts its answers off in this way (``LimitFindResults``).
+    """
+    if final.category is not StatusCategory.CANCEL:
+        return final
+    meaning = "Ended early by the PACS, which was not asked to cancel. It may limit its answers."
+    return final.model_copy(update={"category": StatusCategory.PERMANENT, "meaning": meaning})
+
+
 def is_failure(final: Status) -> bool:
     """Whether the remote did not do what was requested."""
     return final.category in {StatusCategory.TRANSIENT, StatusCategory.PERMANENT}

@@ -181,7 +181,8 @@ class FindOperation:
                 identities.append(identity)
 
         with assoc.exchange() as message_id, Cancellation(assoc, context_id, message_id) as cancellation:
-            return _exchange(assoc, sop_class, context_id, message_id, encoded, on_match=collect)
+            final = _exchange(assoc, sop_class, context_id, message_id, encoded, on_match=collect)
+            return final if cancellation.cancelled else status.ended_early(final)
 
 
 def _may_be_about_keys(final: Status) -> bool:

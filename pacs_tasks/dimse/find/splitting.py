@@ -314,7 +314,7 @@ class Splitting:
         remarks = []
         if self._failed:
             spans = _named([span for span, _ in self._failed])
-            remarks.append((Doubt.STATUS, f"the PACS did not answer for {spans}"))
+            remarks.append((Doubt.STATUS, f"the PACS did not return all matches for {spans}"))
         if self._left():
             remarks.append((Doubt.QUERIES, f"{self._answered} queries were sent, and {self._left()} ranges are left"))
         # A first answer that was not whole shows the limit of the remote.

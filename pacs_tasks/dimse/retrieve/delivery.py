@@ -20,6 +20,7 @@ from pacs_tasks.dimse.files.elements import (
     encode_implicit,
     read_uids,
 )
+from pacs_tasks.dimse.status import ended_early
 from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer.association import Association
 from pacs_tasks.dimse.upper_layer.command import Command
@@ -169,6 +170,7 @@ def retrieve(
             final = final._replace(suboperations=suboperations(response))
             if found.category is not StatusCategory.PENDING:
                 failed = _failed_uids_of(assoc, context_id, response) if response.has_data_set else ()
+                found = found if delivery.cancelled else ended_early(found)
                 return final._replace(status=found, failed_sop_instance_uids=failed)
             delivery.count(final.suboperations)
             if on_counts is not None:

@@ -119,6 +119,13 @@ def test_an_unknown_destination_is_an_answer_with_a_next_step(files: list[Path])
     assert "administrator" in outcome.status.meaning
 
 
+def test_an_early_end_is_no_cancel(files: list[Path]) -> None:
+    """FE00 without C-CANCEL is a failure."""
+    with TestPACS(instances=files, faults=Faults(retrieve_status=0xFE00)) as pacs:
+        outcome = move(_move(pacs.remote, "NOBODY"), LOCAL, PATIENT)
+    assert (outcome.status.code, outcome.category) == (0xFE00, Category.FAILED)
+
+
 def test_get_writes_what_comes_and_tells_each(files: list[Path], tmp_path: Path) -> None:
     """Each complete instance is reported; its file lies below study and series."""
     told: list[InstanceOutcome] = []

@@ -170,6 +170,16 @@ def test_an_answer_that_looks_cut_off_is_a_warning(client: PacsClient, tmp_path:
     assert [len(each.matches) for each in job.matches()] == [100, 99]
 
 
+def test_a_row_that_the_peer_ends_early_keeps_its_matches(client: PacsClient, archive: TestPACS) -> None:
+    """FE00 without C-CANCEL: the row is a warning with its matches, and the next one is answered."""
+    archive.faults = Faults(most_matches=7, most_matches_status=0xFE00)
+    job = client.enqueue(batch(archive, ["P*", "P2"]))
+    outcome = answered(job)
+    assert (outcome.category, outcome.counters.warning, outcome.counters.success) == (Category.WARNING, 1, 1)
+    assert "ended the query after 7 matches (FE00" in outcome.problems[0].reason
+    assert [len(each.matches) for each in job.matches()] == [7, 1]
+
+
 def test_rows_that_a_cancel_left_are_asked_by_a_retry(client: PacsClient, archive: TestPACS) -> None:
     """Rows with an outcome keep it, and the PACS receives no query twice."""
     archive.faults = Faults(hold_requests_after=10)

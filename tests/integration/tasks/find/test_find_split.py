@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from pydicom import Dataset
@@ -15,7 +16,7 @@ from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.outcome import Category, Doubt, FindOutcome
 from pacs_tasks.request import FindRequest
 from pacs_tasks.testing import Faults, TestPACS
-from tests.support import dicom_files
+from tests.support import dicom_files, peers
 from tests.support.queries import find
 
 LOCAL = LocalAE(ae_title="CALLER")
@@ -164,16 +165,32 @@ def test_a_date_that_is_no_range_cannot_be_split(pacs: TestPACS, date: str) -> N
     assert not pacs.associations
 
 
-@pytest.mark.parametrize("refused", [True, False])
-def test_out_of_resources_is_a_cap_too(refused: bool) -> None:
-    """A700 after matches is partial, before any match a failure; both can be split."""
-    faults = Faults(most_matches=60, most_matches_status=0xA700, all_or_nothing=refused)
+@pytest.mark.parametrize(("code", "refused"), [(0xA700, True), (0xA700, False), (0xFE00, False)])
+def test_out_of_resources_is_a_cap_too(code: int, refused: bool) -> None:
+    """A700 after matches is partial, before any match a failure; both can be split. So can FE00 without C-CANCEL."""
+    faults = Faults(most_matches=60, most_matches_status=code, all_or_nothing=refused)
     with TestPACS(instances=[_study(n, _day(n)) for n in range(200)], faults=faults) as pacs:
         plain = find(FindRequest(remote=pacs.remote), LOCAL, PATIENT)
         split = find(FindRequest(remote=pacs.remote, split_dates=True), LOCAL, PATIENT)
     assert plain.category is (Category.FAILED if refused else Category.PARTIAL)
     assert len(plain.matches) == (0 if refused else 60)
+    assert plain.doubts == (() if refused else (Doubt.STATUS,))
     assert (len(set(_uids(split))), split.category, split.doubts) == (200, Category.SUCCESS, ())
+
+
+@pytest.mark.orthanc
+def test_the_limit_of_orthanc_is_a_cap(tmp_path: Path) -> None:
+    """Orthanc ends its answer with FE00 at its LimitFindResults: partial, and split."""
+    with peers.orthanc(tmp_path, LimitFindResults=10) as orthanc:
+        for number in range(45):
+            path = tmp_path / "study.dcm"
+            orthanc.add(dicom_files.write(_study(number, _day(number // 3)), path))
+            path.unlink()
+        plain = find(FindRequest(remote=orthanc.remote), LOCAL, PATIENT)
+        split = find(FindRequest(remote=orthanc.remote, split_dates=True), LOCAL, PATIENT)
+    assert (len(plain.matches), plain.category, plain.doubts) == (10, Category.PARTIAL, (Doubt.STATUS,))
+    assert plain.status.code == 0xFE00
+    assert (len(set(_uids(split))), split.category, split.doubts) == (45, Category.SUCCESS, ())
 
 
 def test_a_pacs_that_ends_the_association_after_each_query_is_asked_on(client: PacsClient) -> None:
