@@ -64,6 +64,7 @@ from pacs_tasks.request import (
     RetrieveRequest,
     Selection,
     StoreDirectoryRequest,
+    StorePathsRequest,
     StoreRequest,
     VerifyRequest,
 )
@@ -125,6 +126,7 @@ __all__ = [
     "Status",
     "StatusCategory",
     "StoreDirectoryRequest",
+    "StorePathsRequest",
     "StoreRequest",
     "StudyOutcome",
     "Suboperations",

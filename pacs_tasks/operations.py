@@ -31,6 +31,7 @@ from pacs_tasks.request import (
     PreflightRequest,
     RetrieveRequest,
     StoreDirectoryRequest,
+    StorePathsRequest,
     StoreRequest,
     VerifyRequest,
 )
@@ -90,6 +91,14 @@ _ROWS = (
         "send-dir",
         "sent",
         steps=("pacs_tasks.store_part", "pacs_tasks.store_finish"),
+    ),
+    Operation(
+        StorePathsRequest,
+        TransferOutcome,
+        STORE_QUEUE,
+        "send",
+        "sent",
+        steps=("pacs_tasks.store_paths_part", "pacs_tasks.store_paths_finish"),
     ),
     Operation(PreflightRequest, PreflightOutcome, FIND_QUEUE, "send-dir --dry-run"),
     Operation(FindRequest, FindOutcome, FIND_QUEUE, "query"),

@@ -14,7 +14,7 @@ from pacs_tasks.cli.commands.processes import demo, flower, receiver, up, worker
 from pacs_tasks.cli.commands.query import query
 from pacs_tasks.cli.commands.retrieve import retrieve
 from pacs_tasks.cli.commands.shared import CommandGroup
-from pacs_tasks.cli.commands.transfer import echo, send_dir, send_file
+from pacs_tasks.cli.commands.transfer import echo, send, send_dir, send_file
 from pacs_tasks.cli.commands.verify import report, verify
 from pacs_tasks.cli.invocation import Invocation, Program
 from pacs_tasks.cli.output import advice
@@ -39,7 +39,22 @@ def commands() -> None:
     """Transfer DICOM files to and from a PACS. Each transfer is a job that workers do."""
 
 
-for _command in (echo, send_file, send_dir, query, retrieve, jobs, status, wait, cancel, retry, resume, verify, report):
+for _command in (
+    echo,
+    send,
+    send_file,
+    send_dir,
+    query,
+    retrieve,
+    jobs,
+    status,
+    wait,
+    cancel,
+    retry,
+    resume,
+    verify,
+    report,
+):
     commands.add_command(_command)
 for _command in (worker, receiver, flower, up, demo):
     commands.add_command(_command)

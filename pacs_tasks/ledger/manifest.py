@@ -212,10 +212,15 @@ _COUNTED = re.compile(r"(\d+) of (\d+)")
 
 @dataclass(frozen=True, slots=True)
 class FileLine:
-    """A file to send, and its size in bytes."""
+    """A file to send, and its size in bytes.
+
+    ``archive`` is the ZIP archive that holds it, if one does, and ``place`` its place there.
+    """
 
     path: str
     size: int
+    archive: str = ""
+    place: int = 0
 
     @property
     def subject(self) -> str:
@@ -288,7 +293,7 @@ def encode(line: Line) -> str:
     """Write a line as JSON."""
     match line:
         case FileLine():
-            fields: list[Any] = [line.path, line.size]
+            fields: list[Any] = [line.path, line.size, *((line.archive, line.place) if line.archive else ())]
         case RowLine():
             fields = [line.subject, line.number, line.keys]
         case _:
@@ -301,6 +306,8 @@ def decode(text: str) -> Line:
     match json.loads(text):
         case [path, size]:
             return FileLine(path, size)
+        case [path, int(size), archive, int(place)]:
+            return FileLine(path, size, archive, place)
         case [_, number, keys]:
             return RowLine(number, keys)
         case [name, series_uid, sop_class_uid, study_uid]:

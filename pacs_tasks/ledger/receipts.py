@@ -15,9 +15,10 @@ from pacs_tasks.ledger.manifest import CountedLine, FileLine, InstanceLine, Retr
 from pacs_tasks.ledger.outcomes import Instances
 from pacs_tasks.outcome import InstanceOutcome, ShownPath
 from pacs_tasks.outcome.verification import Commitment
-from pacs_tasks.request import RetrieveRequest, StoreDirectoryRequest, StoreRequest
+from pacs_tasks.request import RetrieveRequest
+from pacs_tasks.request.store import SENDING
 
-_WITH_RECEIPTS = frozenset({StoreRequest.task, StoreDirectoryRequest.task, RetrieveRequest.task})
+_WITH_RECEIPTS = SENDING | {RetrieveRequest.task}
 
 #: The category of a line without an outcome: it was not begun, or is not finished.
 NONE = "none"
@@ -68,7 +69,7 @@ def receipts_of(ledger: Ledger, job_id: str) -> Iterator[Receipt]:
     if ledger.progress(job_id).task not in _WITH_RECEIPTS:
         raise InvalidRequestError(
             f"Job {job_id} has no receipts. "
-            "Name a job of send-file, send-dir or retrieve; run `pacs-tasks jobs` to list them."
+            "Name a job of send, send-file, send-dir or retrieve; run `pacs-tasks jobs` to list them."
         )
     return _receipts(ledger, job_id)
 

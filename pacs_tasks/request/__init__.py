@@ -30,6 +30,7 @@ from pacs_tasks.request.store import (
     JobRequest,
     PreflightRequest,
     StoreDirectoryRequest,
+    StorePathsRequest,
     StoreRequest,
     VerifyRequest,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "RetrieveRequest",
     "Selection",
     "StoreDirectoryRequest",
+    "StorePathsRequest",
     "StoreRequest",
     "TransferRequest",
     "VerifyRequest",
@@ -68,6 +70,7 @@ AnyRequest = (
     EchoRequest
     | StoreRequest
     | StoreDirectoryRequest
+    | StorePathsRequest
     | PreflightRequest
     | FindRequest
     | FindBatchRequest

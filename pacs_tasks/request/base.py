@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from enum import StrEnum
+from pathlib import PurePath
 from types import MappingProxyType
 from typing import Annotated, ClassVar
 
@@ -35,6 +37,16 @@ def _check_accession_number(value: str) -> str:
     return stripped
 
 
+def _check_absolute(value: str) -> str:
+    """Refuse a relative path: it would be another one in the current directory of a worker."""
+    # On Windows, a path of another machine may begin with a slash.
+    if value and not value.startswith("/") and not (os.name == "nt" and PurePath(value).is_absolute()):
+        raise ValueError("a path must be absolute, since a worker has another current directory; begin it at the root")
+    return value
+
+
+#: A path that every process reads as the same.
+AbsolutePath = Annotated[str, Field(min_length=1), AfterValidator(_check_absolute)]
 AccessionNumber = Annotated[str, AfterValidator(_check_accession_number)]
 Keys = Annotated[
     Mapping[str, str],

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validat
 
 from pacs_tasks.ae import AETitle, RemoteAE
 from pacs_tasks.errors import InvalidRequestError
-from pacs_tasks.request.base import UID, AccessionNumber, Request, RetrieveMethod, TransferRequest
+from pacs_tasks.request.base import UID, AbsolutePath, AccessionNumber, Request, RetrieveMethod, TransferRequest
 from pacs_tasks.request.template import Template
 
 
@@ -40,7 +40,7 @@ class GetRequest(_RetrieveOperation):
 
     task: ClassVar[str] = "pacs_tasks.get"
 
-    output_dir: str = Field(min_length=1)
+    output_dir: AbsolutePath
 
 
 class _Selected(BaseModel):
@@ -99,7 +99,7 @@ class RetrieveRequest(TransferRequest, _Selected):
     bulk: ClassVar[str] = "selections"
 
     selections: tuple[Selection, ...] = Field(default=(), max_length=100_000)
-    output_dir: str | None = Field(default=None, min_length=1)
+    output_dir: AbsolutePath | None = None
     to: RemoteAE | None = None
     method: RetrieveMethod = RetrieveMethod.AUTO
     move_aet: AETitle | None = None

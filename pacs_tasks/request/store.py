@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, model_validator
 
-from pacs_tasks.request.base import Request, TransferRequest
+from pacs_tasks.request.base import AbsolutePath, Request, TransferRequest
 
 
 class StoreRequest(TransferRequest):
@@ -14,7 +14,7 @@ class StoreRequest(TransferRequest):
 
     task: ClassVar[str] = "pacs_tasks.store_file"
 
-    path: str = Field(min_length=1)
+    path: AbsolutePath
 
 
 class StoreDirectoryRequest(TransferRequest):
@@ -26,16 +26,43 @@ class StoreDirectoryRequest(TransferRequest):
 
     task: ClassVar[str] = "pacs_tasks.store_directory"
 
-    directory: str = Field(min_length=1)
+    directory: AbsolutePath
     files_per_task: int | None = Field(default=None, ge=1, le=100_000)
 
 
+class StorePathsRequest(TransferRequest):
+    """Send files, the DICOM files below directories, and those in ZIP archives, which the workers must see.
+
+    An archive stays as it is: each part unpacks its own files for as long as it sends them. ``files_per_task`` is as in
+    :class:`StoreDirectoryRequest`.
+    """
+
+    task: ClassVar[str] = "pacs_tasks.store_paths"
+    bulk: ClassVar[str] = "paths"
+
+    paths: tuple[AbsolutePath, ...] = Field(default=(), max_length=100_000)
+    files_per_task: int | None = Field(default=None, ge=1, le=100_000)
+
+    @model_validator(mode="after")
+    def _names_files(self, info: ValidationInfo) -> Self:
+        if not self.paths and not (info.context or {}).get("bulk_apart"):
+            raise ValueError("name what to send: paths")
+        return self
+
+
 class PreflightRequest(Request):
-    """Negotiate for the files of ``directory`` to learn what the remote accepts. Nothing is sent."""
+    """Negotiate for the files of ``directory`` or of ``paths`` to learn what the remote accepts. Nothing is sent."""
 
     task: ClassVar[str] = "pacs_tasks.preflight"
 
-    directory: str = Field(min_length=1)
+    directory: AbsolutePath | None = None
+    paths: tuple[AbsolutePath, ...] = Field(default=(), max_length=100_000)
+
+    @model_validator(mode="after")
+    def _names_files(self) -> Self:
+        if (self.directory is None) == (not self.paths):
+            raise ValueError("name what to send: directory or paths")
+        return self
 
 
 class JobRequest(Request):
@@ -64,3 +91,7 @@ class CommitRequest(JobRequest):
     task: ClassVar[str] = "pacs_tasks.commit"
 
     patience: float | None = Field(default=None, ge=0, le=86_400)
+
+
+#: The public tasks whose jobs send files, each with a receipt.
+SENDING = frozenset({StoreRequest.task, StoreDirectoryRequest.task, StorePathsRequest.task})

@@ -80,7 +80,7 @@ def measures(scene: Scene, block: Block) -> None:
 
 def installs(scene: Scene, block: Block) -> None:
     """This environment stands for the one that `make .venv` makes."""
-    script = block.text.replace("make ", "make -n ").replace(".venv/bin/activate", f"{sys.prefix}/bin/activate")
+    script = block.text.replace("make ", "make -n ").replace(".venv/bin/", f"{sys.prefix}/bin/")
     assert "Usage: pacs-tasks" in scene.run("bash", "-euc", script, cwd=ROOT)
 
 
@@ -219,11 +219,12 @@ RULES: Mapping[str, Rule] = {
     "make test": make("pacs-tasks demo", "-m pytest"),
     "make bench": measures,
     "pip install .": installs_package,
-    "pacs-tasks --help": installs,
+    ".venv/bin/pacs-tasks --help": installs,
     "pacs-tasks echo": alone(),
     "pacs-tasks echo --remote archive": prints("MY_PACS at 127.0.0.1"),
     "pacs-tasks echo --ip 192.168.1.100 --port 11112 --pacs-ae-title MY_PACS": prints("0000: Success."),
     "pacs-tasks send-dir --dir dicom_files": prints(stored=SENT),
+    "pacs-tasks send image1.dcm dicom_files study.zip": prints("Sent       17", stored=SENT + 1),
     "pacs-tasks send-dir --dir dicom_files --key nightly-2026-11-25": prints(stored=SENT),
     "pacs-tasks query --patient-id P12345": prints("P12345"),
     "pacs-tasks query --accession-number A1 --format json": prints("张^三丰", '"exit_code": 0'),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import click
 
 from pacs_tasks.cli.commands.shared import command, transfer_options
-from pacs_tasks.cli.input.values import WholeNumber, absolute, local_directory, local_file
+from pacs_tasks.cli.input.values import WholeNumber, absolute, local_directory, local_file, local_path
 from pacs_tasks.cli.invocation import Invocation
 
 
@@ -18,17 +20,62 @@ def echo(invocation: Invocation) -> int:
     return run(invocation, build(EchoRequest, invocation.address()))
 
 
-@command("send-file", "pacs-tasks send-file --file image1.dcm --ip 192.168.1.100 --port 11112")
-@click.option("--file", "path", required=True, metavar="FILE", help="Send this DICOM file.")
+_Command = Callable[..., int]
+
+
+def _files_per_task(function: _Command) -> _Command:
+    return click.option(
+        "--files-per-task",
+        type=WholeNumber(1, 100_000),
+        metavar="N",
+        envvar="PACS_TASKS_FILES_PER_TASK",
+        show_envvar=True,
+        show_default="by the size of the directory",
+        help="Send this many files in one task.",
+    )(function)
+
+
+def _dry_run(function: _Command) -> _Command:
+    return click.option(
+        "--dry-run",
+        is_flag=True,
+        help="Send nothing. Count the files, classes and transfer syntaxes, and show which of them the PACS accepts.",
+    )(function)
+
+
+@command(
+    "send",
+    "pacs-tasks send image1.dcm dicom_files study.zip --ip 192.168.1.100 --port 11112 --pacs-ae-title MY_PACS",
+    "pacs-tasks send dicom_files --dry-run",
+)
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@_files_per_task
+@_dry_run
 @transfer_options
-def send_file(invocation: Invocation, path: str) -> int:
-    """Send one DICOM file (C-STORE)."""
+def send(invocation: Invocation, paths: tuple[str, ...], files_per_task: int | None, dry_run: bool) -> int:
+    """Send files, directories and ZIP archives (C-STORE). DICOM files are recognised by their content."""
+    return _send(invocation, _found(invocation, paths, local_path), files_per_task, dry_run=dry_run)
+
+
+@command("send-file", "pacs-tasks send-file --file image1.dcm --ip 192.168.1.100 --port 11112")
+@click.option(
+    "--file",
+    "paths",
+    required=True,
+    multiple=True,
+    metavar="FILE",
+    help="Send this DICOM file. Repeat the option for several.",
+)
+@transfer_options
+def send_file(invocation: Invocation, paths: tuple[str, ...]) -> int:
+    """Send one DICOM file, or several (C-STORE)."""
     from pacs_tasks.cli.running import run
     from pacs_tasks.request import StoreRequest, build
 
-    # The workers of a fleet may have other storage than this machine. They report whether the file exists.
-    found = absolute(path) if invocation.settings.redis_url else local_file(path)
-    return run(invocation, build(StoreRequest, {**invocation.transfer(), "path": found}))
+    found = _found(invocation, paths, local_file)
+    if len(found) > 1:
+        return _send(invocation, found)
+    return run(invocation, build(StoreRequest, {**invocation.transfer(), "path": found[0]}))
 
 
 @command(
@@ -36,29 +83,44 @@ def send_file(invocation: Invocation, path: str) -> int:
     "pacs-tasks send-dir --dir dicom_files --ip 192.168.1.100 --port 11112 --pacs-ae-title MY_PACS",
     "pacs-tasks send-dir --dir dicom_files --dry-run",
 )
-@click.option("--dir", "directory", required=True, metavar="DIR", help="Send the DICOM files below this directory.")
 @click.option(
-    "--files-per-task",
-    type=WholeNumber(1, 100_000),
-    metavar="N",
-    envvar="PACS_TASKS_FILES_PER_TASK",
-    show_envvar=True,
-    show_default="by the size of the directory",
-    help="Send this many files in one task.",
+    "--dir",
+    "directories",
+    required=True,
+    multiple=True,
+    metavar="DIR",
+    help="Send the DICOM files below this directory. Repeat the option for several.",
 )
-@click.option(
-    "--dry-run",
-    is_flag=True,
-    help="Send nothing. Count the files, classes and transfer syntaxes, and show which of them the PACS accepts.",
-)
+@_files_per_task
+@_dry_run
 @transfer_options
-def send_dir(invocation: Invocation, directory: str, files_per_task: int | None, dry_run: bool) -> int:
+def send_dir(invocation: Invocation, directories: tuple[str, ...], files_per_task: int | None, dry_run: bool) -> int:
     """Send every DICOM file below a directory (C-STORE). Files are recognised by their content, not by their name."""
     from pacs_tasks.cli.running import run
-    from pacs_tasks.request import PreflightRequest, StoreDirectoryRequest, build
+    from pacs_tasks.request import StoreDirectoryRequest, build
 
-    found = absolute(directory) if invocation.settings.redis_url else local_directory(directory)
-    if dry_run:
-        return run(invocation, build(PreflightRequest, {**invocation.address(), "directory": found}))
-    fields = {"directory": found, "files_per_task": files_per_task or invocation.settings.files_per_task}
+    found = _found(invocation, directories, local_directory)
+    if len(found) > 1 or dry_run:
+        return _send(invocation, found, files_per_task, dry_run=dry_run)
+    fields = {"directory": found[0], "files_per_task": files_per_task or invocation.settings.files_per_task}
     return run(invocation, build(StoreDirectoryRequest, {**invocation.transfer(), **fields}))
+
+
+def _found(invocation: Invocation, paths: Iterable[str], local: Callable[[str], str]) -> tuple[str, ...]:
+    """The absolute paths, each once.
+
+    The workers of a fleet may have other storage than this machine. They report whether the files exist.
+    """
+    return tuple(dict.fromkeys(map(absolute if invocation.settings.redis_url else local, paths)))
+
+
+def _send(
+    invocation: Invocation, paths: tuple[str, ...], files_per_task: int | None = None, *, dry_run: bool = False
+) -> int:
+    from pacs_tasks.cli.running import run
+    from pacs_tasks.request import PreflightRequest, StorePathsRequest, build
+
+    if dry_run:
+        return run(invocation, build(PreflightRequest, {**invocation.address(), "paths": paths}))
+    parts = {"files_per_task": files_per_task or invocation.settings.files_per_task}
+    return run(invocation, build(StorePathsRequest, {**invocation.transfer(), "paths": paths, **parts}))

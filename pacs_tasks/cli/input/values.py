@@ -180,6 +180,14 @@ def local_file(path: str) -> str:
     return str(found)
 
 
+def local_path(path: str) -> str:
+    """Make the path of an existing file or directory of this machine absolute; raises :class:`UnreadableInputError`."""
+    found = Path(absolute(path))
+    if not found.exists():
+        raise UnreadableInputError("There is no such file or directory. Check the path.", str(found))
+    return str(found)
+
+
 def local_output(path: str) -> str:
     """Make a directory absolute that exists or can be made; raises :class:`UnreadableInputError`."""
     found = Path(absolute(path))

@@ -10,7 +10,7 @@ CONNECTION = (
 )
 SENDING = (
     "Check that the files are valid DICOM, that the PACS has space left and lets us store, and that it accepts these "
-    "SOP classes and transfer syntaxes (`pacs-tasks send-dir --dir DIR --dry-run` shows it)."
+    "SOP classes and transfer syntaxes (`pacs-tasks send PATH --dry-run` shows it)."
 )
 NOT_DICOM = "Check the path. DICOM files are recognised by their content, and there are none."
 NOT_ACCEPTED = "Ask the administrator of the PACS to configure the SOP classes and transfer syntaxes that it refuses."

@@ -23,6 +23,7 @@ from pacs_tasks.request import (
     PreflightRequest,
     RetrieveRequest,
     StoreDirectoryRequest,
+    StorePathsRequest,
     StoreRequest,
     VerifyRequest,
 )
@@ -68,6 +69,7 @@ _VIEWS: Mapping[str, Callable[..., View[Any, Any]]] = {
     EchoRequest.task: EchoView,
     StoreRequest.task: SendView,
     StoreDirectoryRequest.task: SendView,
+    StorePathsRequest.task: SendView,
     PreflightRequest.task: PreflightView,
     FindRequest.task: QueryView,
     FindBatchRequest.task: BatchView,

@@ -18,7 +18,7 @@ from pacs_tasks.outcome import (
     StudyOutcome,
     TransferOutcome,
 )
-from pacs_tasks.request import PreflightRequest, RetrieveRequest, StoreDirectoryRequest, StoreRequest
+from pacs_tasks.request import PreflightRequest, RetrieveRequest, StoreDirectoryRequest, StorePathsRequest, StoreRequest
 
 #: Rows of a batch file that the line of one study names.
 _ROWS = 5
@@ -97,7 +97,7 @@ class TransferView(View[R, TransferOutcome]):
         return self.outcome.problems
 
 
-class SendView(TransferView[StoreRequest | StoreDirectoryRequest]):
+class SendView(TransferView[StoreRequest | StoreDirectoryRequest | StorePathsRequest]):
     """What became of each file that was to be sent."""
 
     def check_remote(self) -> str:

@@ -11,13 +11,12 @@ from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.ledger.outcomes import Instances
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 from pacs_tasks.outcome.verification import VerifyOutcome
-from pacs_tasks.request import StoreDirectoryRequest, StoreRequest, VerifyRequest
+from pacs_tasks.request import VerifyRequest
+from pacs_tasks.request.store import SENDING
 from pacs_tasks.tasks.engine.base import JobTask, ledger, register
 from pacs_tasks.tasks.engine.claim import Claim
 from pacs_tasks.tasks.engine.job import answer
 from pacs_tasks.tasks.verify.inventory import Inquiry, Series
-
-_SENDING = frozenset({StoreRequest.task, StoreDirectoryRequest.task})
 
 
 def instances_sent(job_id: str) -> Instances:
@@ -31,8 +30,8 @@ def instances_sent(job_id: str) -> Instances:
         If the job does not send, has not ended, or has sent nothing.
     """
     progress = ledger().progress(job_id)
-    if progress.task not in _SENDING:
-        raise InvalidRequestError(f"Job {job_id} does not send. Name a job of send-file or send-dir.")
+    if progress.task not in SENDING:
+        raise InvalidRequestError(f"Job {job_id} does not send. Name a job of send, send-file or send-dir.")
     if not progress.state.finished:
         raise InvalidRequestError(f"Job {job_id} is still {progress.state}. Wait for its end.")
     if not progress.counters.done:

@@ -41,6 +41,7 @@ REQUIRED = object()
 PATIENCE = {"--give-up-after": None, "--key": None}
 OWN: dict[str, dict[str, Any]] = {
     "echo": {},
+    "send": {"paths": REQUIRED, "--files-per-task": None, "--dry-run": False, **PATIENCE},
     "send-file": {"--file": REQUIRED, **PATIENCE},
     "send-dir": {"--dir": REQUIRED, "--files-per-task": None, "--dry-run": False, **PATIENCE},
     "query": {
@@ -234,5 +235,5 @@ def test_who_calls_is_part_of_every_request() -> None:
 def test_shell_completion_offers_commands_and_options() -> None:
     """It parses half a line without an invocation."""
     complete = ShellComplete(commands, {}, "pacs-tasks", "_PACS_TASKS_COMPLETE")
-    assert {item.value for item in complete.get_completions([], "send")} == {"send-dir", "send-file"}
+    assert {item.value for item in complete.get_completions([], "send")} == {"send", "send-dir", "send-file"}
     assert "--pacs-ae-title" in {item.value for item in complete.get_completions(["--port", "104", "echo"], "--pacs")}

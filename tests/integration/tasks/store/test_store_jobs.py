@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from pacs_tasks import (
     PreflightRequest,
     RemoteAE,
     StoreDirectoryRequest,
+    StorePathsRequest,
     StoreRequest,
     TransferOutcome,
     UnreadableInputError,
@@ -293,3 +296,43 @@ def test_a_preflight_sends_nothing_and_tells_all(client: PacsClient, pacs: TestP
     }
     assert (outcome.total, outcome.contexts, outcome.associations, len(outcome.skipped)) == (6, 2, 1, 1)
     assert pacs.stores == []
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_files_directories_and_archives_are_one_job(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
+    """Each file is sent once, however it is named; the members of an archive have its path in their outcomes."""
+    directory, lone, *packed = write_series(tmp_path / "made", 6)
+    (tmp_path / "directory").mkdir()
+    directory = directory.rename(tmp_path / "directory/a")
+    lone = lone.rename(tmp_path / "lone")
+    archive = tmp_path / "archive"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("read me.txt", "no DICOM")
+        for each in packed:
+            file.write(each, "IM/same name")
+    paths = map(str, (tmp_path / "directory", lone, archive, directory, lone))
+    expected = Counter(data_set(each) for each in (directory, lone, *packed))
+    job = client.enqueue(StorePathsRequest(remote=pacs.remote, paths=tuple(paths)))
+    job.wait(90)
+    outcome = job.outcome()
+    assert isinstance(outcome, TransferOutcome)
+    assert (outcome.counters.success, outcome.counters.skipped, outcome.counters.total) == (6, 1, 7)
+    assert Counter(each.data_set for each in pacs.instances.values()) == expected
+    assert [each.path for each in job.receipts()][2:] == [f"{archive}/read me.txt", *[f"{archive}/IM/same name"] * 4]
+    assert not list(Path(tempfile.gettempdir()).glob("pacs-tasks-unpacked-*"))
+
+
+def test_an_archive_that_is_cut_off_stops_the_job_before_anything_is_sent(
+    client: PacsClient, pacs: TestPACS, tmp_path: Path
+) -> None:
+    """Nobody could tell which files it lacks."""
+    (path,) = write_series(tmp_path / "made", 1)
+    archive = tmp_path / "archive.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.write(path, "1")
+    archive.write_bytes(archive.read_bytes()[:-30])
+    job = client.enqueue(StorePathsRequest(remote=pacs.remote, paths=(str(path), str(archive))))
+    assert job.wait(90).state is JobState.FAILED
+    with pytest.raises(UnreadableInputError, match="not whole"):
+        job.outcome()
+    assert not pacs.instances

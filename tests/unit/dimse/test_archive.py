@@ -1,0 +1,131 @@
+"""ZIP archives: what they hold, and what they must not do to a worker."""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pacs_tasks.dimse.files import archive
+from pacs_tasks.dimse.files.archive import Unpacked, members
+from pacs_tasks.errors import UnreadableInputError
+from pacs_tasks.ledger.manifest import FileLine, decode, encode
+
+ODD_NAMES = ["../../outside", "/etc/passwd", "a/../../b", "C:\\x.dcm", "same", "same", "张三/1", "a" * 300]
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where members are unpacked."""
+    directory = tmp_path / "unpacked"
+    directory.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(directory))
+    return directory
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_members_are_told_apart_by_their_place_and_leave_the_directory_by_no_name(
+    tmp_path: Path, temporary: Path
+) -> None:
+    path = str(tmp_path / "a.zip")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.mkdir("empty")
+        for number, name in enumerate(ODD_NAMES):
+            packed.writestr(name, f"content {number}")
+    before = set(tmp_path.iterdir())
+    with Unpacked() as unpacked:
+        files = [Path(unpacked.file(path, each)) for each in members(path)]
+        assert [each.read_text() for each in files] == [f"content {number}" for number in range(len(ODD_NAMES))]
+        assert {each.parent.parent for each in files} == {temporary}
+        assert files[0].parent.stat().st_mode & 0o077 == 0
+    assert not list(temporary.iterdir())
+    assert set(tmp_path.iterdir()) == before
+
+
+def packed(path: Path, method: int = zipfile.ZIP_STORED) -> bytearray:
+    with zipfile.ZipFile(path, "w", method) as file:
+        file.writestr("1.dcm", b"content of the file")
+    return bytearray(path.read_bytes())
+
+
+@pytest.mark.parametrize("case", ["cut off", "no directory", "garbage"])
+def test_an_archive_that_is_not_whole_is_refused_before_anything_is_sent(tmp_path: Path, case: str) -> None:
+    path = tmp_path / "a.zip"
+    content = packed(path)
+    path.write_bytes({"cut off": content[:-5], "no directory": content[:40], "garbage": b"PK\3\4garbage"}[case])
+    assert archive.is_archive(str(path))
+    with pytest.raises(UnreadableInputError, match="not whole"):
+        list(members(str(path)))
+
+
+def damaged(content: bytearray) -> bytearray:
+    content[content.index(b"content")] ^= 1
+    return content
+
+
+def encrypted(content: bytearray) -> bytearray:
+    content[content.index(b"PK\1\2") + 8] |= 1
+    return content
+
+
+def packed_by_another_method(content: bytearray) -> bytearray:
+    content[content.index(b"PK\1\2") + 10] = 99
+    return content
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [(damaged, "damaged"), (encrypted, "encrypted"), (packed_by_another_method, "method")],
+    ids=["checksum", "encrypted", "method"],
+)
+@pytest.mark.usefixtures("temporary")
+def test_a_member_that_cannot_be_unpacked_whole_is_no_file(tmp_path: Path, spoil: Callable[[bytearray], bytearray], reason: str) -> None:
+    path = tmp_path / "a.zip"
+    path.write_bytes(spoil(packed(path)))
+    (member,) = members(str(path))
+    with Unpacked() as unpacked, pytest.raises(UnreadableInputError, match=reason) as caught:
+        unpacked.file(str(path), member)
+    assert caught.value.subject == f"{path}/1.dcm"
+
+
+@pytest.mark.usefixtures("temporary")
+def test_an_archive_that_changed_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    packed(path)
+    (member,) = members(str(path))
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("another.dcm", b"content of the file")
+    with Unpacked() as unpacked, pytest.raises(UnreadableInputError, match="has changed"):
+        unpacked.file(str(path), member)
+
+
+def test_an_archive_that_claims_more_than_it_can_hold_is_refused(tmp_path: Path) -> None:
+    """The directory of this one claims 4 GB in 120 bytes."""
+    path = tmp_path / "a.zip"
+    content = packed(path, zipfile.ZIP_DEFLATED)
+    entry = content.index(b"PK\1\2")
+    content[entry + 24 : entry + 28] = b"\0\0\0\xf0"
+    path.write_bytes(content)
+    with pytest.raises(UnreadableInputError, match="fill a disk"):
+        list(members(str(path)))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [(b"PK\3\4", True), (b"PK\5\6" + bytes(18), True), (b"", False), (b"PK\3\4".ljust(128, b"\0") + b"DICM", False)],
+    ids=["archive", "empty archive", "empty file", "DICOM with a preamble of its own"],
+)
+def test_an_archive_is_recognised_by_its_content(tmp_path: Path, content: bytes, expected: bool) -> None:
+    path = tmp_path / "named.dcm"
+    path.write_bytes(content)
+    assert archive.is_archive(str(path)) is expected
+    assert not archive.is_archive(str(tmp_path))
+    assert not archive.is_archive(str(tmp_path / "missing"))
+
+
+def test_a_member_survives_its_way_through_the_manifest() -> None:
+    line = FileLine("/data/a.zip/1.dcm", 7, "/data/a.zip", 3)
+    assert decode(encode(line)) == line
