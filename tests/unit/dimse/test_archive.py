@@ -82,7 +82,9 @@ def packed_by_another_method(content: bytearray) -> bytearray:
     ids=["checksum", "encrypted", "method"],
 )
 @pytest.mark.usefixtures("temporary")
-def test_a_member_that_cannot_be_unpacked_whole_is_no_file(tmp_path: Path, spoil: Callable[[bytearray], bytearray], reason: str) -> None:
+def test_a_member_that_cannot_be_unpacked_whole_is_no_file(
+    tmp_path: Path, spoil: Callable[[bytearray], bytearray], reason: str
+) -> None:
     path = tmp_path / "a.zip"
     path.write_bytes(spoil(packed(path)))
     (member,) = members(str(path))
