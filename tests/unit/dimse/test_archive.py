@@ -54,7 +54,7 @@ def packed(path: Path, method: int = zipfile.ZIP_STORED) -> bytearray:
 @pytest.mark.parametrize("case", ["cut off", "no directory", "garbage"])
 def test_an_archive_that_is_not_whole_is_refused_before_anything_is_sent(tmp_path: Path, case: str) -> None:
     path = tmp_path / "a.zip"
-    content = packed(path)
+    content = bytes(packed(path))
     path.write_bytes({"cut off": content[:-5], "no directory": content[:40], "garbage": b"PK\3\4garbage"}[case])
     assert archive.is_archive(str(path))
     with pytest.raises(UnreadableInputError, match="not whole"):
