@@ -5,6 +5,7 @@ from pacs_tasks.client import Job, PacsClient
 from pacs_tasks.errors import (
     AssociationError,
     AssociationRejectedError,
+    BrokerSettingError,
     BrokerUnavailableError,
     ConfigurationError,
     ContextRejectedError,
@@ -74,6 +75,7 @@ __all__ = [
     "AssociationError",
     "AssociationRejectedError",
     "Associations",
+    "BrokerSettingError",
     "BrokerUnavailableError",
     "Category",
     "CommitOutcome",

@@ -105,6 +105,9 @@ def configuration(config: Settings, redis_url: str | None = None) -> dict[str, A
         # The same address as kombu and Celery's backend write it; redis-py has other names for scheme and database.
         url = f"redis+socket://{url.removeprefix('unix://')}"
         url = url.replace("?db=", "?virtual_host=").replace("&db=", "&virtual_host=")
+    if url.startswith("rediss://") and "ssl_cert_reqs=" not in url:
+        # redis-py requires a certificate by default; Celery wants to be told so.
+        url += f"{'&' if '?' in url else '?'}ssl_cert_reqs=required"
     return {
         "broker_url": url,
         "result_backend": url,

@@ -8,43 +8,82 @@ import redis
 from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.retry import Retry
 
-from pacs_tasks.errors import BrokerUnavailableError
+from pacs_tasks.errors import BrokerSettingError, BrokerUnavailableError
+from pacs_tasks.settings import check_redis_url
 
-#: The errors of a Redis that is unreachable or out of memory.
-AWAY = (redis.ConnectionError, redis.TimeoutError, redis.OutOfMemoryError)
+#: The errors of a Redis that is unreachable or cannot be written, which may change by itself.
+AWAY = (
+    redis.ConnectionError,
+    redis.TimeoutError,
+    redis.OutOfMemoryError,
+    redis.ReadOnlyError,
+)
+#: The replies of a Redis that cannot write for the moment and for which redis-py has no class of its own.
+_UNWRITABLE = ("MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "BUSY")
 
 
 class _Redis(redis.Redis):
-    """A client that reports a lost connection as our error, with the address and what to check."""
+    """A client that reports a Redis that cannot be used as our error, with the address and what to check."""
 
     place: str
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         try:
             return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # redis-py leaves it so
-        except redis.AuthenticationError as error:
-            raise BrokerUnavailableError(
-                f"The Redis at {self.place} rejected the password ({error}). Check PACS_TASKS_REDIS_URL."
-            ) from None
-        except redis.OutOfMemoryError:
-            raise BrokerUnavailableError(full(self.place)) from None
-        except redis.InvalidResponse:
-            raise BrokerUnavailableError(
-                f"The server at {self.place} is not a Redis. Check host and port in PACS_TASKS_REDIS_URL."
-            ) from None
-        except (*AWAY, OSError) as error:
-            raise BrokerUnavailableError(
-                f"The Redis at {self.place} does not answer ({str(error).rstrip('.') or type(error).__name__}). "
-                "Check PACS_TASKS_REDIS_URL, and that the Redis is running and accepts connections from this machine."
-            ) from None
+        except (redis.RedisError, OSError) as error:
+            if (explained := explain(error, self.place)) is None:
+                raise
+            raise explained from None
 
 
-def full(place: str) -> str:
-    """Return the message about a Redis that refuses more data, which it must rather than forget jobs."""
-    return (
-        f"The Redis at {place} is full (maxmemory). Give it more memory, or keep jobs for a shorter time "
-        "(PACS_TASKS_KEEP_JOBS)."
-    )
+def explain(error: redis.RedisError | OSError, place: str) -> BrokerUnavailableError | None:
+    """Return what an error says about the Redis at ``place`` as a whole; None if it is about one command."""
+    if isinstance(error, redis.ResponseError):
+        return _explain_reply(error, place)
+    if isinstance(error, redis.AuthenticationError):
+        return BrokerSettingError(
+            f"The Redis at {place} rejected the password ({error}). Correct it in PACS_TASKS_REDIS_URL, with "
+            "/ # ? @ : and % percent-encoded (/ is %2F)."
+        )
+    if isinstance(error, redis.exceptions.BusyLoadingError):
+        return BrokerUnavailableError(f"The Redis at {place} is still loading its data. Try again in a moment.")
+    if isinstance(error, redis.InvalidResponse):
+        return BrokerSettingError(f"The server at {place} is not a Redis. Check host and port in PACS_TASKS_REDIS_URL.")
+    if isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError):
+        return BrokerUnavailableError(
+            f"The Redis at {place} does not answer ({str(error).rstrip('.') or type(error).__name__}). "
+            "Check PACS_TASKS_REDIS_URL, and that the Redis is running and accepts connections from this machine."
+        )
+    return None
+
+
+def _explain_reply(error: redis.ResponseError, place: str) -> BrokerUnavailableError | None:
+    if isinstance(error, redis.OutOfMemoryError):
+        return BrokerUnavailableError(
+            f"The Redis at {place} is full (maxmemory). Give it more memory, or keep jobs for a shorter time "
+            "(PACS_TASKS_KEEP_JOBS)."
+        )
+    if isinstance(error, redis.ReadOnlyError):
+        return BrokerUnavailableError(
+            f"The Redis at {place} is a read-only replica. Name its primary in PACS_TASKS_REDIS_URL."
+        )
+    if isinstance(error, redis.exceptions.NoPermissionError):
+        return BrokerSettingError(
+            f"The user of the Redis at {place} may not do this ({error}). Grant it all commands, keys and channels, "
+            "or name another user in PACS_TASKS_REDIS_URL."
+        )
+    if isinstance(error, redis.exceptions.MovedError | redis.exceptions.ClusterCrossSlotError):
+        return BrokerSettingError(
+            f"The Redis at {place} is a node of a Redis Cluster, which Celery cannot use. Name a single Redis in "
+            "PACS_TASKS_REDIS_URL."
+        )
+    if str(error).startswith(_UNWRITABLE) or isinstance(
+        error, redis.exceptions.MasterDownError | redis.exceptions.ClusterDownError
+    ):
+        return BrokerUnavailableError(
+            f"The Redis at {place} accepts no data at present ({str(error).rstrip('.')}). Read its log."
+        )
+    return None
 
 
 def connect(redis_url: str, timeout: float, patience: int = 0) -> redis.Redis:
@@ -63,13 +102,15 @@ def connect(redis_url: str, timeout: float, patience: int = 0) -> redis.Redis:
     Raises
     ------
     BrokerUnavailableError
-        If nothing answers in time, or the password is rejected.
+        If nothing answers in time.
+    BrokerSettingError
+        If the address is malformed, is not that of a Redis, or holds a password that the Redis rejects.
     """
     try:
         client = cast(
             _Redis,
             _Redis.from_url(
-                redis_url,
+                check_redis_url(redis_url),
                 decode_responses=True,
                 socket_connect_timeout=timeout,
                 socket_timeout=timeout,
@@ -79,17 +120,18 @@ def connect(redis_url: str, timeout: float, patience: int = 0) -> redis.Redis:
                 health_check_interval=30,
             ),
         )
-    except ValueError:
+        # redis-py checks the parameters of the address when it makes a connection.
+        client.connection_pool.make_connection()
+    except (ValueError, TypeError, redis.RedisError):
         # The reason is left out: any part of a malformed address may be the password.
-        raise BrokerUnavailableError(
-            "PACS_TASKS_REDIS_URL is not the address of a Redis. Write it as redis://:PASSWORD@HOST:PORT/0, "
-            "with / # ? @ : and % in the password percent-encoded (/ is %2F)."
+        raise BrokerSettingError(
+            "PACS_TASKS_REDIS_URL has a port or a parameter after ? that no Redis has. Correct or remove it."
         ) from None
-    client.place = _place(redis_url)
+    client.place = place_of(redis_url)
     try:
         client.ping()
     except redis.ResponseError as error:
-        raise BrokerUnavailableError(
+        raise BrokerSettingError(
             f"The Redis at {client.place} refused the connection ({error}). Check PACS_TASKS_REDIS_URL."
         ) from None
     return client
@@ -119,7 +161,7 @@ def _impatient(url: str, timeout: float) -> redis.Redis:
     return redis.Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=retry)
 
 
-def _place(redis_url: str) -> str:
-    """Return the address without its password."""
+def place_of(redis_url: str) -> str:
+    """Return the address without user, password and parameters, of which one may be the password."""
     scheme, _, rest = redis_url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"

@@ -6,7 +6,8 @@ An answer is a value; no answer is an exception. A DIMSE status never raises: it
 
     PacsTasksError
     ├── ConfigurationError            a setting is wrong, or something that must be installed is missing
-    │   └── BrokerUnavailableError    the Redis that carries the jobs does not answer
+    │   └── BrokerUnavailableError    the Redis that carries the jobs does not answer, or cannot be written
+    │       └── BrokerSettingError    its address or its password is wrong
     ├── InvalidRequestError           the request cannot be served; nothing was opened
     │   └── UnreadableInputError      a file or directory of the request cannot be read on this machine
     │       └── NotDicomError         the file is not a DICOM instance, or it is a DICOMDIR
@@ -62,7 +63,11 @@ class ConfigurationError(PacsTasksError):
 
 
 class BrokerUnavailableError(ConfigurationError):
-    """The Redis that carries the jobs does not answer."""
+    """The Redis that carries the jobs does not answer, or cannot be written."""
+
+
+class BrokerSettingError(BrokerUnavailableError):
+    """The address of the Redis that carries the jobs is wrong, or the password in it."""
 
 
 class InvalidRequestError(PacsTasksError):

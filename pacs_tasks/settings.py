@@ -18,14 +18,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tomllib
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from pacs_tasks.ae import (
@@ -43,9 +44,16 @@ from pacs_tasks.ae import (
     ServerName,
     check_key_has_certificate,
 )
-from pacs_tasks.errors import ConfigurationError
+from pacs_tasks.errors import BrokerSettingError, ConfigurationError
 
 CONFIG_NAME = "pacs-tasks.toml"
+
+#: TLS has a scheme of its own, and redis-py accepts the parameters ssl_ only there.
+_REDIS_URL = re.compile(
+    r"(?:(?:redis(?!://[^?]*\?.*\bssl_)|rediss)://"
+    r"(?:[^/?#\[\]\s]*@)?(?:\[[\da-fA-F:.]+\]|[^/?#\[\]\s@:]*)(?::\d{1,5})?(?:/\d*)?(?:\?[\w.]+=[^#@\s]*)?"
+    r"|unix://[^?#]*/[^?#]+(?:\?[\w.]+=[^#\s]*)?)"
+)
 
 
 def config_file() -> Path | None:
@@ -55,6 +63,25 @@ def config_file() -> Path | None:
         return Path(named)
     candidates = (Path(CONFIG_NAME), platformdirs.user_config_path("pacs-tasks") / CONFIG_NAME)
     return next((path for path in candidates if path.is_file()), None)
+
+
+def check_redis_url(url: str) -> str:
+    """Return the address of a Redis if it is well-formed.
+
+    redis-py ignores much of what it does not understand. A password with ``#``, ``/`` or ``?`` then ends the host name
+    early, and the client connects to whatever the rest of the password names.
+
+    Raises
+    ------
+    BrokerSettingError
+        If it is not. No part of the address is in the message, since any may belong to the password.
+    """
+    if _REDIS_URL.fullmatch(url) is None:
+        raise BrokerSettingError(
+            "PACS_TASKS_REDIS_URL is not the address of a Redis. Write it as redis://:PASSWORD@HOST:PORT/0, "
+            "with / # ? @ : and % in the password percent-encoded (/ is %2F), and parameters ssl_ only after rediss://."
+        )
+    return url
 
 
 class Unsolicited(StrEnum):
@@ -90,7 +117,7 @@ class Settings(BaseModel):
     remotes: dict[str, RemoteAE] = Field(default_factory=dict)
 
     #: The Redis of jobs, results and ledger. Unset: a private server on this machine.
-    redis_url: str | None = None
+    redis_url: Annotated[str, AfterValidator(check_redis_url)] | None = None
     #: How long to wait for a reply of that Redis. The client promises an answer within 5 s.
     redis_timeout: float = Field(default=3.0, gt=0)
     #: How long to keep a job after its last change.

@@ -10,13 +10,16 @@ worker ("Unrecoverable error"). So a restart of Redis would end each worker that
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 from celery.signals import worker_process_shutdown, worker_ready, worker_shutdown, worker_shutting_down
 from kombu.transport import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
 from pacs_tasks import tasks
 from pacs_tasks.app import app
+from pacs_tasks.connection import explain, place_of
 from pacs_tasks.tasks.engine.associations import close_all
 from pacs_tasks.tasks.engine.resume import watch_jobs, watch_remotes
 from pacs_tasks.tasks.engine.retry import shut_down
@@ -44,9 +47,25 @@ class QoS(redis.QoS):
 
 
 class Channel(redis.Channel):
-    """A channel that can be closed even if its connection is lost."""
+    """A channel that can be closed even if its connection is lost.
+
+    Raises
+    ------
+    RedisConnectionError
+        If the Redis accepts no data. Celery pauses ever longer between attempts to connect, but begins anew at once,
+        with a traceback each second, if the first write fails over a connection that it has.
+    """
 
     QoS = QoS
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
+        try:
+            self.client.set("pacs_tasks.writable", 1, px=1)
+        except ResponseError as error:
+            place = place_of(self.connection.client.as_uri())
+            self.close()
+            raise RedisConnectionError(str(explain(error, place) or error).rstrip(".")) from None
 
     def close(self) -> None:
         """Close; unacknowledged messages return to their queue now, or by the visibility timeout if that fails."""

@@ -7,6 +7,7 @@ names at the end are Flower's options. Flower shows which task runs where, but n
 from __future__ import annotations
 
 import asyncio
+import hmac
 import runpy
 import signal
 import sys
@@ -15,9 +16,11 @@ from functools import cache
 
 # Flower would read the module's name as its option --logging.
 from logging import getLogger
+from types import SimpleNamespace
 from typing import Any
 
 import redis
+from flower import views
 from prometheus_client import REGISTRY
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
@@ -49,6 +52,11 @@ def login(config: Settings) -> str:
             "Flower does not start without a login. Set PACS_TASKS_FLOWER_BASIC_AUTH to user:password."
         )
     return f"{user}:{password}"
+
+
+def _same(expected: str, given: str) -> bool:
+    """Compare logins as bytes. Flower compares texts, for which hmac raises TypeError unless both are ASCII."""
+    return hmac.compare_digest(expected.encode(), given.encode())
 
 
 def hide(task: Any) -> Any:
@@ -134,6 +142,7 @@ try:
     basic_auth = [login(_config)]
 except PacsTasksError as _error:
     sys.exit(str(_error))
+views.hmac = SimpleNamespace(compare_digest=_same)
 REGISTRY.register(AssociationCollector(budget))
 address = _config.flower_address
 port = _config.flower_port

@@ -6,12 +6,15 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
-from pacs_tasks.connection import connect
-from pacs_tasks.errors import BrokerUnavailableError
-from tests.support.redis_server import RedisServer
+from pacs_tasks.connection import connect, place_of
+from pacs_tasks.errors import BrokerSettingError, BrokerUnavailableError
+from pacs_tasks.settings import check_redis_url
+from tests.support.redis_server import RedisServer, redis_server
 
 
 @pytest.fixture
@@ -47,13 +50,71 @@ def test_a_database_that_the_redis_does_not_have_is_told(redis_process: RedisSer
         connect(redis_process.url(9999), 3)
 
 
-@pytest.mark.parametrize("password", ["se/cret", "se#cret", "se?cret"])
-def test_a_password_that_breaks_the_address_is_not_repeated(password: str) -> None:
-    """The sentence says how to write one with such a sign in it."""
-    with pytest.raises(BrokerUnavailableError, match="percent-encoded") as raised:
-        connect(f"redis://:{password}@127.0.0.1:6379/0", 1)
+@pytest.mark.parametrize("sign", ["/", "#", "?", "[", " ", "@/", "@#", "@?", ":12?"])
+def test_a_password_that_breaks_the_address_is_not_repeated(sign: str) -> None:
+    """The sentence says how to write one with such a sign in it. No piece of it becomes a host to connect to."""
+    with pytest.raises(BrokerSettingError, match="percent-encoded") as raised:
+        connect(f"redis://:se{sign}cret@127.0.0.1:6379/0", 1)
     assert "'se'" not in str(raised.value)
     assert "cret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://127.0.0.1", "nonsense", "localhost:6379", "redis://h:port/0", "redis://h/name", "redis+socket:///r"),
+        *("redis://h/0?ssl_cert_reqs=none", "redis://h/0?no_such_parameter=1", "redis://h:99999/0"),
+    ],
+)
+def test_an_address_that_is_no_redis_is_told(url: str) -> None:
+    """Instead of a traceback."""
+    with pytest.raises(BrokerSettingError, match="PACS_TASKS_REDIS_URL"):
+        connect(url, 1)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("redis://localhost", "redis://:p@ss@h:1/0", "redis://me:p%2Fw@h:1/0", "redis://[::1]:1/0"),
+        *("rediss://h:1/0?ssl_cert_reqs=none", "redis://h/0?socket_timeout=3&health_check_interval=2"),
+        *("unix:///run/redis.sock?db=3", "unix://me@/run/redis.sock?db=1&password=p@x"),
+    ],
+)
+def test_an_address_as_redis_py_reads_it_is_accepted(url: str) -> None:
+    assert check_redis_url(url) == url
+
+
+def test_the_address_is_shown_without_its_secrets() -> None:
+    """Redis-py reads a password among the parameters, too."""
+    assert place_of("redis://me:p@ss@h:1/0?password=secret") == "redis://h:1/0"
+    assert place_of("unix:///run/r.sock?db=1&password=secret") == "unix:///run/r.sock"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said", "kind"),
+    [
+        (["--replicaof", "127.0.0.1 1"], "read-only replica", BrokerUnavailableError),
+        (["--maxmemory", "1"], r"full \(maxmemory\)", BrokerUnavailableError),
+        (["--min-replicas-to-write", "1"], "accepts no data at present", BrokerUnavailableError),
+        (["--requirepass", "secret"], "rejected the password.*percent-encoded", BrokerSettingError),
+        (["--user", *["default", "on", "nopass", "~other:*", "&*", "+@all"]], "may not do this", BrokerSettingError),
+    ],
+)
+def test_a_redis_that_cannot_be_written_is_one_sentence(
+    tmp_path: Path, settings: list[str], said: str, kind: type[BrokerUnavailableError]
+) -> None:
+    """For commands and for scripts. What a worker may wait for has another class than a wrong setting."""
+    with redis_server(tmp_path, more=settings) as server, ExitStack() as stack:
+
+        def write(*command: object) -> None:
+            client = connect(server.url(), 3)
+            stack.callback(client.close)
+            client.execute_command(*command)  # type: ignore[no-untyped-call]
+
+        for command in (("SET", "a", 1), ("EVAL", "return redis.call('SET', KEYS[1], 1)", 1, "a")):
+            with pytest.raises(BrokerUnavailableError, match=said) as raised:
+                write(*command)
+            assert type(raised.value) is kind
 
 
 def test_a_redis_that_is_not_there_is_told_at_once() -> None:
@@ -72,10 +133,3 @@ def test_a_redis_that_is_silent_is_told_within_its_limit() -> None:
         with pytest.raises(BrokerUnavailableError, match="does not answer"):
             connect(f"redis://127.0.0.1:{silent.getsockname()[1]}/0", 1)
     assert time.monotonic() - begun < 4
-
-
-@pytest.mark.parametrize("url", ["http://127.0.0.1", "nonsense"])
-def test_an_address_that_is_no_redis_is_told(url: str) -> None:
-    """Instead of a traceback."""
-    with pytest.raises(BrokerUnavailableError, match="PACS_TASKS_REDIS_URL"):
-        connect(url, 1)

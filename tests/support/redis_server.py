@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -47,16 +47,23 @@ def _pings(port: int) -> bool:
     try:
         with redis.Redis(port=port, socket_timeout=2) as client:
             return bool(client.ping())
+    except redis.AuthenticationError:
+        return True
     except redis.RedisError:
         return False
 
 
 @contextmanager
-def redis_server(directory: Path, port: int | None = None, *, durable: bool = False) -> Iterator[RedisServer]:
-    """A server on a free port that keeps nothing on disk, or, if ``durable``, what a fleet's should."""
+def redis_server(
+    directory: Path, port: int | None = None, *, durable: bool = False, more: Sequence[str] = ()
+) -> Iterator[RedisServer]:
+    """A server on a free port that keeps nothing on disk, or, if ``durable``, what a fleet's should.
+
+    ``more`` are options of its own.
+    """
     port = port or free_port()
     arguments = ["--bind", "127.0.0.1", "--port", str(port), "--save", ""]
     arguments += ["--appendonly", "yes" if durable else "no"]
-    arguments += ["--databases", str(_DATABASES), "--dir", str(directory), "--maxmemory-policy", "noeviction"]
+    arguments += ["--databases", str(_DATABASES), "--dir", str(directory), "--maxmemory-policy", "noeviction", *more]
     with started([redis_program(), *arguments], directory / "redis.log", lambda _: _pings(port)) as process:
         yield RedisServer(port, process)

@@ -7,6 +7,7 @@ from enum import IntEnum
 
 from pacs_tasks.errors import (
     AssociationError,
+    BrokerSettingError,
     BrokerUnavailableError,
     ConfigurationError,
     InvalidRequestError,
@@ -36,6 +37,7 @@ class ExitCode(IntEnum):
 
 #: The first class that fits decides, so a subclass stands before its base.
 _OF_ERROR: tuple[tuple[type[PacsTasksError], ExitCode], ...] = (
+    (BrokerSettingError, ExitCode.USAGE),
     (BrokerUnavailableError, ExitCode.FAILED),
     (ConfigurationError, ExitCode.USAGE),
     (InvalidRequestError, ExitCode.USAGE),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import http.client
 import re
 import sys
 import urllib.request
@@ -61,13 +63,24 @@ def test_status_shows_the_associations_of_a_job_and_of_all(
     assert "No association is open" in terminal.run("status").stderr
 
 
+def _status(port: int, login: str) -> int:
+    """The HTTP status that Flower gives somebody with this login (RFC 7617: in UTF-8)."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        credentials = base64.b64encode(login.encode()).decode()
+        connection.request("GET", "/workers", headers={"Authorization": f"Basic {credentials}"})
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
 def test_flower_tells_prometheus(client: PacsClient, redis_url: str, tmp_path: Path) -> None:
-    """The figures are at /metrics beside Flower's own."""
+    """The figures are at /metrics beside Flower's own. Its login may have any letters; a wrong one is no error."""
     budget, port = AssociationLeases(client.ledger.client), free_port()
     variables = environment(
         PACS_TASKS_REDIS_URL=redis_url,
         PACS_TASKS_DATA_DIR=str(tmp_path),
-        PACS_TASKS_FLOWER_BASIC_AUTH="me:secret",
+        PACS_TASKS_FLOWER_BASIC_AUTH="me:sécret",
         PACS_TASKS_FLOWER_PORT=str(port),
     )
 
@@ -83,3 +96,5 @@ def test_flower_tells_prometheus(client: PacsClient, redis_url: str, tmp_path: P
         for name in ("pacs_tasks_associations", "pacs_tasks_associations_limit", "pacs_tasks_associations_waiting"):
             assert f'\n{name}{{remote="PACS at 10.0.0.1:104"}} 1.0\n' in said
         assert "flower_" in said
+        logins = ("me:sécret", "me:secret", "me:sécrét", "")
+        assert [_status(port, login) for login in logins] == [200, 401, 401, 401]

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pacs_tasks import BrokerUnavailableError, Category, EchoRequest, PacsClient, StoreDirectoryRequest, TransferOutcome
+from pacs_tasks import (
+    BrokerUnavailableError,
+    Category,
+    EchoRequest,
+    JobState,
+    PacsClient,
+    RemoteAE,
+    StoreDirectoryRequest,
+    TransferOutcome,
+)
 from pacs_tasks.connection import connect
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support import workers
 from tests.support.dicom_files import write_series
+from tests.support.ports import free_port
+from tests.support.processes import ROOT, environment, started
 from tests.support.redis_server import RedisServer, redis_server
 from tests.support.waiting import wait_until
 
@@ -69,3 +81,23 @@ def test_a_job_outlasts_it(server: RedisServer, pacs: TestPACS, tmp_path: Path) 
         assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, FILES)
         assert len(pacs.instances) == FILES
         assert worker.running()
+
+
+def test_a_worker_waits_for_it_with_growing_pauses(server: RedisServer, tmp_path: Path) -> None:
+    """One line an attempt says what is wrong, without tracebacks; the worker serves when there is room."""
+    limit_memory(server, 1)
+    command = [sys.executable, "-m", "celery", "-A", "workers.dimse", "worker", "--concurrency", "1"]
+    variables = environment(PACS_TASKS_REDIS_URL=server.url(), PACS_TASKS_DATA_DIR=str(tmp_path))
+    with started(
+        command,
+        tmp_path / "worker.log",
+        lambda worker: "Trying again in 4.00 seconds" in worker.said(),
+        env=variables,
+        cwd=ROOT,
+        timeout=60,
+    ) as worker:
+        assert "is full (maxmemory)" in worker.said()
+        assert "Traceback" not in worker.said()
+        limit_memory(server, 0)
+        with PacsClient(server.url()) as client:
+            assert client.enqueue(EchoRequest(remote=RemoteAE(port=free_port()))).wait(60).state is JobState.FAILED
