@@ -95,6 +95,8 @@ class Faults:
         Respond so to an instance at most so many times, then with success; None means always.
     find_status, retrieve_status
         Respond to each C-FIND, or to each C-MOVE and C-GET, with this final status at once.
+    unknown_destination_status
+        Respond to a C-MOVE to an unknown destination with this status; Orthanc uses C000.
     find_statuses
         Respond to a C-FIND for this Patient ID with this final status at once.
     abort_after_find
@@ -177,6 +179,7 @@ class Faults:
     find_status: int | None = None
     find_statuses: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     retrieve_status: int | None = None
+    unknown_destination_status: int = 0xA801
     abort_after_find: bool = False
     abort_at_keys: Collection[str] = ()
     most_matches: int | None = None

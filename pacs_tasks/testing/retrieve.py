@@ -29,7 +29,6 @@ from pacs_tasks.testing.instances import StoredBytes
 _SUCCESS: Final = 0x0000
 _PENDING: Final = 0xFF00
 _CANCELLED: Final = 0xFE00
-_UNKNOWN_DESTINATION: Final = 0xA801
 _NOTHING_DONE: Final = 0xA702
 _SOME_NOT_DONE: Final = 0xB000
 #: Presentation contexts of one association: odd ids up to 255 (PS3.8 section 9.3.2.2).
@@ -205,7 +204,7 @@ class RetrieveService:
         if faults.retrieve_status is not None:
             retrieval.respond(faults.retrieve_status)
         elif isinstance(request, C_MOVE) and _destination(request) not in destinations:
-            retrieval.respond(_UNKNOWN_DESTINATION)
+            retrieval.respond(faults.unknown_destination_status)
         elif faults.pending_for_ever:
             retrieval.never_end(pending=True)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove
 
@@ -19,7 +19,10 @@ from pacs_tasks.request import MoveRequest
 
 #: Every remote supports the default transfer syntax (PS3.5 section 10.1), and only it holds a UI value above 64 KiB.
 _CONTEXT = Context(StudyRootQueryRetrieveInformationModelMove, (IMPLICIT_VR_LITTLE_ENDIAN,))
-_DESTINATION_UNKNOWN = 0xA801
+#: "Refused: Move Destination unknown" (PS3.4 table C.4-2).
+DESTINATION_UNKNOWN = 0xA801
+#: Cxxx, "Failed: Unable to process".
+_UNABLE = 0xC000
 
 
 def move(
@@ -57,21 +60,38 @@ def move(
             assoc,
             context[0],
             request,
-            lambda code, comment: _explained(status.move_status(code, comment), request),
+            status.move_status,
             check_arrived=check_arrived,
             on_counts=on_suboperations,
         )
-    return MoveOutcome(**final._asdict(), seconds=time.monotonic() - started)
+    outcome = MoveOutcome(**final._asdict(), seconds=time.monotonic() - started)
+    if not refuses_destination(outcome, request.sop_instance_uids):
+        return outcome
+    return outcome.model_copy(update={"status": _explained(outcome.status, request)})
+
+
+def refuses_destination(outcome: MoveOutcome, sop_instance_uids: Collection[str]) -> bool:
+    """Whether the remote does not know the destination: A801, or probably Cxxx before the first sub-operation.
+
+    Orthanc answers C000 if it does not know the destination or cannot reach it. To a list of instances it also answers
+    so if it does not hold one of them, so a list of several proves nothing.
+    """
+    code = outcome.status.code
+    unable = code & 0xF000 == _UNABLE and not outcome.suboperations.total
+    return code == DESTINATION_UNKNOWN or (unable and len(sop_instance_uids) <= 1)
 
 
 def _explained(found: Status, request: MoveRequest) -> Status:
-    """Name the destination in the meaning of A801, the most frequent failure of all."""
-    if found.code != _DESTINATION_UNKNOWN:
-        return found
-    return found.model_copy(
-        update={
-            "meaning": f"{request.remote} does not know the move destination {request.move_aet!r}. Ask its "
-            f"administrator to add {request.move_aet} with the host and port of its receiver, or retrieve by C-GET "
-            "(--method get)."
-        }
+    """Name the destination, the cause of the most frequent failure of all."""
+    step = (
+        f"Ask its administrator to add {request.move_aet} with the host and port of its receiver, or retrieve by C-GET "
+        "(--method get)."
     )
+    if found.code == DESTINATION_UNKNOWN:
+        meaning = f"{request.remote} does not know the move destination {request.move_aet!r}. {step}"
+    else:
+        meaning = (
+            f"{request.remote} sent nothing: it probably does not know the move destination {request.move_aet!r}, or "
+            f"cannot reach it. {step}"
+        )
+    return found.model_copy(update={"meaning": meaning})

@@ -16,8 +16,6 @@ from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, MoveOutcome, S
 from pacs_tasks.request import RetrieveRequest
 from pacs_tasks.tasks.engine.part import Part
 
-#: "Refused: Move Destination unknown" (PS3.4 table C.4-2).
-DESTINATION_UNKNOWN = 0xA801
 #: Cxxx, "Failed: Unable to process" (PS3.4 tables C.4-2 and C.4-3).
 _UNABLE = 0xC000
 #: Requests in a row that bring nothing until an attempt ends. Halving the longest list down to one UID takes ten.
@@ -30,11 +28,15 @@ RequestOnce = Callable[[UIDs], MoveOutcome]
 
 
 class Answer(NamedTuple):
-    """The remote's last answer about what did not come; ``transient`` where the remote may just be busy."""
+    """The remote's last answer about what did not come.
+
+    ``transient``: the remote may just be busy. ``destination_unknown``: it does not know the move destination.
+    """
 
     text: str
     status: Status | None = None
     transient: bool = False
+    destination_unknown: bool = False
 
     @classmethod
     def of(cls, outcome: MoveOutcome, *, brought: bool) -> Answer:
@@ -51,11 +53,6 @@ class Answer(NamedTuple):
             return cls(f"it answered Success, and {lost} of {counts.total} sub-operations failed")
         return cls("it answered Success")
 
-    @property
-    def destination_unknown(self) -> bool:
-        """Whether the remote does not know the move destination."""
-        return self.status is not None and self.status.code == DESTINATION_UNKNOWN
-
 
 class Attempt(ABC):
     """One attempt at what is left of a part.
@@ -69,6 +66,8 @@ class Attempt(ABC):
     def __init__(self, part: Part[RetrieveLine], request: RetrieveRequest, *, whole_series: bool) -> None:
         self._part, self._request, self._tries = part, request, part.tries
         self._whole_series = whole_series
+        #: The last request was a C-MOVE whose destination the remote does not know.
+        self._destination_unknown = False
         first = next(iter(part.left.values()))
         self._series_uid, self._study_uid = first.series_uid, first.study_uid
         #: The remote gave a number of instances instead of their UIDs.
@@ -123,7 +122,8 @@ class Attempt(ABC):
         return answer
 
     def _read(self, outcome: MoveOutcome, *, brought: bool) -> Answer:
-        return Answer.of(outcome, brought=brought)
+        answer = Answer.of(outcome, brought=brought)
+        return answer._replace(destination_unknown=self._destination_unknown and not brought)
 
     def _may_continue(self, answer: Answer) -> bool:
         """Whether to send the next list after this answer."""

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from pacs_tasks.dimse.retrieve import c_get
+from pacs_tasks.dimse.retrieve.c_move import refuses_destination
 from pacs_tasks.dimse.upper_layer.contexts import COMMON_STORAGE_CLASSES
 from pacs_tasks.errors import ContextRejectedError, PeerStalledError
 from pacs_tasks.fleet.receivers import Receiver
@@ -109,11 +110,14 @@ class Fetch(Attempt):
 
         def move(uids: UIDs) -> MoveOutcome:
             named = self._study_uid, self._series_uid, uids
-            return Move(self._part, self._request, self._arrivals, receiver, named).run()
+            outcome = Move(self._part, self._request, self._arrivals, receiver, named).run()
+            self._destination_unknown = refuses_destination(outcome, uids)
+            return outcome
 
         answer = self._request_all(move)
-        if answer.destination_unknown:
-            self._choice.record_unknown_destination(receiver)
+        self._destination_unknown = False
+        if answer.destination_unknown and answer.status is not None:
+            self._choice.record_unknown_destination(receiver, answer.status)
             self._receiver = None
         return answer
 

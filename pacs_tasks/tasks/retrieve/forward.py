@@ -22,7 +22,7 @@ from pacs_tasks.request import MoveRequest, RetrieveRequest
 from pacs_tasks.tasks.engine.associations import leased
 from pacs_tasks.tasks.engine.base import ledger, local_ae, timeouts
 from pacs_tasks.tasks.engine.part import Part
-from pacs_tasks.tasks.retrieve.attempt import DESTINATION_UNKNOWN, Answer, Attempt, UIDs, lists_of
+from pacs_tasks.tasks.retrieve.attempt import Answer, Attempt, UIDs, lists_of
 from pacs_tasks.tasks.verify.inventory import Inquiry, Series
 
 #: Seconds for which the destination may list nothing new although the source claims to have sent more: some databases
@@ -105,6 +105,9 @@ class Forward(Attempt):
         done, failed = counts.completed + counts.warning, counts.failed + counts.remaining
         return answer._replace(text=f"{outcome.status}; of its sub-operations {done} completed, {failed} failed")
 
+    def worth_another_try(self, answer: Answer) -> bool:
+        return not answer.destination_unknown and super().worth_another_try(answer)
+
     def record_missing(self, answer: Answer) -> None:
         """Record by name what the source lists and the destination does not."""
         source = self._request.remote
@@ -128,12 +131,14 @@ class Forward(Attempt):
     def _send(self, uids: UIDs) -> MoveOutcome:
         """Have the source send these, and record what the destination lists afterwards."""
         outcome = self._move(uids)
-        if outcome.status.code != DESTINATION_UNKNOWN:
+        self._destination_unknown = c_move.refuses_destination(outcome, uids)
+        if not self._destination_unknown:
             if not self._counted:
                 self._await(outcome, uids or list(self._left()))
             return outcome
+        knows = "does" if outcome.status.code == c_move.DESTINATION_UNKNOWN else "sent nothing: it probably does"
         meaning = (
-            f"{self._request.remote} does not know the move destination {self._destination.ae_title!r}. Ask its "
+            f"{self._request.remote} {knows} not know the move destination {self._destination.ae_title!r}. Ask its "
             f"administrator to add {self._destination} to its destinations."
         )
         return outcome.model_copy(update={"status": outcome.status.model_copy(update={"meaning": meaning})})

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from pacs_tasks.dimse.retrieve.c_move import DESTINATION_UNKNOWN
 from pacs_tasks.errors import ContextRejectedError, NotSendingError
 from pacs_tasks.fleet.receivers import Receiver
 from pacs_tasks.fleet.remotes import Method, Refusals, get_of, move_to, name_of
+from pacs_tasks.outcome import Status
 from pacs_tasks.request import RetrieveMethod, RetrieveRequest
 from pacs_tasks.tasks.engine.base import ledger, local_ae
 from pacs_tasks.tasks.retrieve.by_c_move import NoReceiverError, receiver_for
@@ -86,9 +88,10 @@ class MethodChoice:
         else:
             self._record(method, [method.value], f"it does not offer {method}")
 
-    def record_unknown_destination(self, receiver: Receiver) -> None:
-        """Record that the remote does not know a receiver."""
-        reason = f"it does not know the move destination {receiver.ae_title} (A801)"
+    def record_unknown_destination(self, receiver: Receiver, status: Status) -> None:
+        """Record that the remote does not know a receiver, or probably so."""
+        probably = "" if status.code == DESTINATION_UNKNOWN else "probably "
+        reason = f"it {probably}does not know the move destination {receiver.ae_title} ({status.code:04X})"
         self._record(Method.MOVE, [move_to(receiver.ae_title)], reason)
 
     def _record(self, method: Method, names: list[str], reason: str) -> None:

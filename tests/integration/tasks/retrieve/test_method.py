@@ -65,6 +65,19 @@ def test_an_unknown_receiver_is_asked_for_once(retrieve: Retrieve, archive: Test
     assert asked(archive) == 3
 
 
+def test_unable_to_process_before_anything_is_an_unknown_receiver(retrieve: Retrieve, archive: TestPACS) -> None:
+    """C000 without a sub-operation, as Orthanc says it: C-GET follows in the same attempt, the reason is named once."""
+    archive.destinations, archive.faults = {}, Faults(unknown_destination_status=0xC000)
+    outcome = retrieve("one")
+    assert (outcome.category, outcome.studies[0].ways) == (Category.SUCCESS, ("C-GET",))
+    assert "probably does not know the move destination RECEIVER (C000)" in outcome.studies[0].reason
+    assert asked(archive) == 2
+    alone = retrieve("two", method="move")
+    [reason] = {each.reason for each in alone.problems}
+    assert "C000" in reason
+    assert "probably does not know the move destination 'RECEIVER'" in reason
+
+
 def test_a_way_that_works_again_is_not_refused_any_more(
     retrieve: Retrieve, archive: TestPACS, receiver: Receiver, ways: Refusals
 ) -> None:

@@ -117,17 +117,18 @@ def test_success_that_nothing_follows_is_none(client: PacsClient, source: TestPA
     _assert_same(source, destination)
 
 
+@pytest.mark.parametrize("code", [0xA801, 0xC000])
 def test_a_destination_that_the_source_does_not_know_is_told(
-    client: PacsClient, source: TestPACS, destination: TestPACS
+    code: int, client: PacsClient, source: TestPACS, destination: TestPACS
 ) -> None:
-    """The reason names its AE title and the remedy."""
-    source.destinations = {}
+    """The reason names its AE title and the remedy, also where the source does not name it, as Orthanc."""
+    source.destinations, source.faults = {}, Faults(unknown_destination_status=code)
     outcome = _forwarded(client, source, destination.remote)
     assert (outcome.category, outcome.counters.missing) == (Category.FAILED, HELD)
     reasons = {each.reason for each in outcome.problems}
     assert len(reasons) == 1
     reason = reasons.pop()
-    assert "A801" in reason
+    assert f"{code:04X}" in reason
     assert "'DEST'" in reason
     assert "destinations" in reason
     assert f"add DEST at 127.0.0.1:{destination.port}" in reason
