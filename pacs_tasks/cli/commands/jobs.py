@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pacs_tasks.cli.commands.shared import command
 from pacs_tasks.cli.input.values import Seconds, WholeNumber
-from pacs_tasks.cli.invocation import Invocation
+from pacs_tasks.cli.invocation import Invocation, command
 from pacs_tasks.cli.output.exit_codes import ExitCode, of_error
 from pacs_tasks.errors import JobNotFoundError, JobNotReadyError, PacsTasksError
 
@@ -103,7 +102,7 @@ def _show_associations(invocation: Invocation, client: PacsClient) -> int:
 )
 def wait(invocation: Invocation, job_id: str, patience: float | None) -> int:
     """Wait for the end of a job, and show its outcome. Ctrl-C stops the waiting, not the job."""
-    from pacs_tasks.cli.output.progress import view
+    from pacs_tasks.cli.output.jobs import view
     from pacs_tasks.cli.output.view import command_of
     from pacs_tasks.cli.running import open_job, report, watch
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pacs_tasks.cli.commands.shared import command
-from pacs_tasks.cli.invocation import Invocation
+from pacs_tasks.cli.invocation import Invocation, command
 from pacs_tasks.cli.output.exit_codes import ExitCode
 
 

@@ -6,9 +6,8 @@ from typing import Any
 
 import click
 
-from pacs_tasks.cli.commands.shared import command, transfer_options
 from pacs_tasks.cli.input.values import CHARSET, Key, StudyDate, UIDs, WholeNumber
-from pacs_tasks.cli.invocation import Invocation
+from pacs_tasks.cli.invocation import Invocation, command, transfer_options
 from pacs_tasks.errors import InvalidRequestError
 
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 
 import click
 
-from pacs_tasks.cli.commands.shared import command, transfer_options
 from pacs_tasks.cli.input.values import ACCESSION_NUMBER, LAYOUT, UID, UIDs, absolute, local_output
-from pacs_tasks.cli.invocation import Invocation
+from pacs_tasks.cli.invocation import Invocation, command, transfer_options
 
 #: The columns of a batch file, and the fields of a selection that they fill.
 COLUMNS: Mapping[str, str] = {

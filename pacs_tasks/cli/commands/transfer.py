@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable
 
 import click
 
-from pacs_tasks.cli.commands.shared import command, transfer_options
 from pacs_tasks.cli.input.values import WholeNumber, absolute, local_directory, local_file, local_path
-from pacs_tasks.cli.invocation import Invocation
+from pacs_tasks.cli.invocation import Invocation, command, transfer_options
 
 
 @command("echo", "pacs-tasks echo --ip 192.168.1.100 --port 11112 --pacs-ae-title MY_PACS")

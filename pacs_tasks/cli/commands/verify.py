@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import click
 
-from pacs_tasks.cli.commands.shared import command
 from pacs_tasks.cli.input.values import Seconds
-from pacs_tasks.cli.invocation import Invocation
+from pacs_tasks.cli.invocation import Invocation, command
 from pacs_tasks.cli.output.exit_codes import ExitCode
 
 

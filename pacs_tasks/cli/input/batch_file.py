@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pacs_tasks.cli.output.text import counted, plain, readable
+from pacs_tasks.cli.output.terminal import counted, plain, readable
 from pacs_tasks.errors import InvalidRequestError, UnreadableInputError
 from pacs_tasks.request import Selection, build
 

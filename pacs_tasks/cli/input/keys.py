@@ -10,7 +10,7 @@ from typing import Any
 from pydicom.datadict import dictionary_VR, keyword_dict, keyword_for_tag, tag_for_keyword
 
 from pacs_tasks.cli.input.batch_file import Row, read
-from pacs_tasks.cli.output.text import readable
+from pacs_tasks.cli.output.terminal import readable
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.request import FindBatchRequest, FindRow, Level, QueryModel, build
 from pacs_tasks.request.find import place_of

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import click
 
-from pacs_tasks.cli.output.text import readable
+from pacs_tasks.cli.output.terminal import readable
 from pacs_tasks.errors import UnreadableInputError
 
 

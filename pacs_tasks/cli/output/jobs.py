@@ -1,14 +1,20 @@
-"""Jobs and associations as tables, facts and parts of JSON documents."""
+"""Jobs and associations as tables, facts and parts of JSON documents, and the progress of a job on stderr."""
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
-from pacs_tasks.cli.output.text import Fact, Table, duration, plain, when
+from pacs_tasks.cli.output.terminal import Fact, Table, Terminal, duration, plain, size, when
 from pacs_tasks.cli.output.view import command_of, count_facts, done_of, positive
 from pacs_tasks.fleet.remotes import Associations
-from pacs_tasks.outcome import Progress
+from pacs_tasks.outcome import Counters, JobState, Progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
 
 
 def job_document(progress: Progress) -> dict[str, Any]:
@@ -83,3 +89,161 @@ def waiting_for(job: Progress) -> str:
     if not job.waiting_for:
         return ""
     return f"{job.waiting_for}, down since {when(job.waiting_since)} ({job.waiting_reason})"
+
+
+#: Seconds between two lines.
+PACE = 5.0
+#: Seconds that the speed is an average of.
+_WINDOW = 10.0
+#: Seconds before the bar appears. Most queries are done by then, and need not import rich.
+_BAR_DELAY = 0.3
+#: Columns of a terminal that has room for a bar, and for the elapsed time too.
+_ROOM_FOR_A_BAR = 80
+_ROOM_FOR_ALL = 100
+#: Seconds after which the progress mentions that no worker has taken the job.
+_NO_WORKER = 10.0
+
+
+class Speed:
+    """Bytes per second over the last seconds."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def update(self, now: float, done: int) -> float:
+        """The speed at the time ``now`` in seconds, when ``done`` bytes are transferred."""
+        self._samples.append((now, done))
+        while len(self._samples) > 2 and now - self._samples[0][0] > _WINDOW:
+            self._samples.popleft()
+        then, before = self._samples[0]
+        return (done - before) / (now - then) if now > then else 0.0
+
+
+def remarks(counters: Counters) -> str:
+    """The counts of everything that is not a plain success."""
+    named = {
+        "warnings": counters.warning,
+        "failed": counters.failed,
+        "missing": counters.missing,
+        "already there": counters.present,
+        "not DICOM": counters.skipped,
+    }
+    return ", ".join(f"{count} {name}" for name, count in named.items() if count)
+
+
+class View:
+    """Shows the progress of a job while it is a context. This one shows nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, progress: Progress) -> None:
+        """Show the progress, if it is time to."""
+
+
+class LiveView(View):
+    """A bar with files, speed, warnings, failures and the time left."""
+
+    def __init__(self, title: str, console: Console | None = None, delay: float = _BAR_DELAY) -> None:
+        self._title = title
+        self._console = console
+        self._begin = time.monotonic() + delay
+        self._bar: Bar | None = None
+        self._speed = Speed()
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, progress: Progress) -> None:
+        now, counters = time.monotonic(), progress.counters
+        speed = self._speed.update(now, counters.bytes)
+        if self._bar is None:
+            if now < self._begin:
+                return
+            self._bar = _new_bar(self._console)
+            self._bar.add_task("", total=None, speed="", remarks="")
+            self._bar.start()
+        self._bar.update(
+            self._bar.task_ids[0],
+            description=f"{self._title}: {_state(progress)}",
+            total=counters.total or None,
+            completed=counters.recorded,
+            speed=f"{size(speed)}/s" if counters.bytes else "",
+            remarks=remarks(counters),
+        )
+
+
+def _new_bar(console: Console | None) -> Bar:
+    from rich import progress
+    from rich.console import Console
+
+    console = console or Console(stderr=True, highlight=False, emoji=False)
+    return progress.Progress(
+        progress.SpinnerColumn(),
+        progress.TextColumn("{task.description}"),
+        # On a narrow terminal the bar and the time give way to the figures.
+        *([progress.BarColumn()] if console.width >= _ROOM_FOR_A_BAR else []),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[speed]}"),
+        progress.TextColumn("{task.fields[remarks]}", style="yellow"),
+        *([progress.TimeElapsedColumn()] if console.width >= _ROOM_FOR_ALL else []),
+        progress.TextColumn("left"),
+        progress.TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+class PlainView(View):
+    """A line now and then, at a pace that does not fill a log."""
+
+    def __init__(self, terminal: Terminal, title: str) -> None:
+        self._terminal = terminal
+        self._title = title
+        self._begun = self._last_line = time.monotonic()
+        self._last_text = ""
+        self._speed = Speed()
+
+    def update(self, progress: Progress) -> None:
+        now, counters = time.monotonic(), progress.counters
+        speed = self._speed.update(now, counters.bytes)
+        if now - self._last_line < PACE or progress.state.finished:
+            return
+        parts = [f"{self._title}: {_state(progress)}"]
+        if counters.total:
+            parts.append(f"{counters.recorded} of {counters.total}")
+            parts += [f"{size(speed)}/s"] if counters.bytes else []
+            parts += [each for each in (remarks(counters), _time_left(counters, now - self._begun)) if each]
+        elif progress.state is JobState.QUEUED and now - self._begun > _NO_WORKER:
+            parts.append("no worker has taken it yet")
+        self._last_line = now
+        text = ", ".join(parts)
+        if text != self._last_text:
+            self._terminal.say(text)
+            self._last_text = text
+
+
+def view(terminal: Terminal, title: str) -> View:
+    """The view for where stderr goes."""
+    if terminal.quiet:
+        return View()
+    return LiveView(title) if terminal.live else PlainView(terminal, title)
+
+
+def _state(progress: Progress) -> str:
+    if progress.cancel_requested and not progress.state.finished:
+        return "cancelling"
+    if progress.waiting_for:
+        return f"waiting for {progress.waiting_for}, which is down"
+    return "waiting for a worker" if progress.state is JobState.QUEUED else str(progress.state)
+
+
+def _time_left(counters: Counters, seconds: float) -> str:
+    if not counters.recorded or counters.recorded >= counters.total:
+        return ""
+    left = seconds / counters.recorded * (counters.total - counters.recorded)
+    return f"about {left:.0f} s left" if left < 120 else f"about {left / 60:.0f} min left"

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydicom.datadict import dictionary_description, dictionary_has_tag, tag_for_keyword
 
-from pacs_tasks.cli.output.text import Table, plain
+from pacs_tasks.cli.output.terminal import Table, plain
 from pacs_tasks.request import Level, QueryModel
 from pacs_tasks.request.find import place_of
 

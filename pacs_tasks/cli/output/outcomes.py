@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pacs_tasks.cli.output import advice
+from pacs_tasks.cli.output.exit_codes import Advice
 from pacs_tasks.cli.output.query import BatchView, QueryView
-from pacs_tasks.cli.output.text import STYLES, Fact, duration, plain
-from pacs_tasks.cli.output.transfer import PreflightView, RetrieveView, SendView
-from pacs_tasks.cli.output.verification import CommitmentView, VerificationView
+from pacs_tasks.cli.output.terminal import STYLES, Fact, duration, plain
+from pacs_tasks.cli.output.transfer import CommitmentView, PreflightView, RetrieveView, SendView, VerificationView
 from pacs_tasks.cli.output.view import View, positive
 from pacs_tasks.outcome import EchoOutcome, MoveOutcome, Outcome
 from pacs_tasks.request import (
@@ -38,7 +37,7 @@ class EchoView(View[EchoRequest, EchoOutcome]):
 
     @property
     def advice(self) -> str:
-        return "" if self.outcome.category in {"success", "warning"} else advice.CONNECTION
+        return "" if self.outcome.category in {"success", "warning"} else Advice.CONNECTION
 
     def summarise(self, terminal: Terminal) -> None:
         outcome = self.outcome
@@ -51,7 +50,7 @@ class SuboperationsView(View[MoveRequest | GetRequest, MoveOutcome]):
 
     @property
     def advice(self) -> str:
-        return "" if self.outcome.category in {"success", "warning"} else advice.RETRIEVING
+        return "" if self.outcome.category in {"success", "warning"} else Advice.RETRIEVING
 
     def details(self) -> Iterable[Fact]:
         outcome, counts = self.outcome, self.outcome.suboperations

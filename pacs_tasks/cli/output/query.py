@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from pacs_tasks.cli.output.text import counted, duration, plain, sentence
+from pacs_tasks.cli.output.terminal import counted, duration, plain, sentence
 from pacs_tasks.cli.output.transfer import TransferView
 from pacs_tasks.cli.output.view import View, reason_of
 from pacs_tasks.outcome import Category, Doubt, FindOutcome, InstanceCategory, StatusCategory

@@ -1,24 +1,33 @@
-"""The outcomes of sending and retrieving, and of a dry run."""
+"""The outcomes of sending and retrieving, of a dry run, and of a verification by query or by storage commitment."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from pacs_tasks.cli.output import advice
-from pacs_tasks.cli.output.exit_codes import ExitCode
-from pacs_tasks.cli.output.text import STYLES, Cell, Fact, Table, counted, duration, plain, size
+from pacs_tasks.cli.output.exit_codes import Advice, ExitCode
+from pacs_tasks.cli.output.terminal import STYLES, Cell, Fact, Table, counted, duration, plain, size
 from pacs_tasks.cli.output.view import LISTED, R, View, count_facts, done_of, positive
 from pacs_tasks.errors import InvalidRequestError, from_record
 from pacs_tasks.outcome import (
     Category,
+    CommitOutcome,
     InstanceCategory,
     InstanceOutcome,
     PreflightOutcome,
     Proof,
     StudyOutcome,
     TransferOutcome,
+    VerifyOutcome,
 )
-from pacs_tasks.request import PreflightRequest, RetrieveRequest, StoreDirectoryRequest, StorePathsRequest, StoreRequest
+from pacs_tasks.request import (
+    CommitRequest,
+    PreflightRequest,
+    RetrieveRequest,
+    StoreDirectoryRequest,
+    StorePathsRequest,
+    StoreRequest,
+    VerifyRequest,
+)
 
 #: Rows of a batch file that the line of one study names.
 _ROWS = 5
@@ -57,15 +66,15 @@ class TransferView(View[R, TransferOutcome]):
     def check(self) -> str:
         """What to check before the job is retried."""
         if self.outcome.unreachable:
-            return advice.CONNECTION
+            return Advice.CONNECTION
         problems = self.outcome.problems
         if problems and all(each.error == "ConfigurationError" for each in problems):
-            return advice.REASONS
+            return Advice.REASONS
         return self.check_remote()
 
     def check_remote(self) -> str:
         """What to check where the remote answered and refused."""
-        return advice.REASONS
+        return Advice.REASONS
 
     @property
     def done(self) -> str:
@@ -101,7 +110,7 @@ class SendView(TransferView[StoreRequest | StoreDirectoryRequest | StorePathsReq
     """What became of each file that was to be sent."""
 
     def check_remote(self) -> str:
-        return advice.NOT_DICOM if self.outcome.nothing_found else advice.SENDING
+        return Advice.NOT_DICOM if self.outcome.nothing_found else Advice.SENDING
 
 
 class RetrieveView(TransferView[RetrieveRequest]):
@@ -109,10 +118,10 @@ class RetrieveView(TransferView[RetrieveRequest]):
 
     def check(self) -> str:
         forwarded = self.request.to is not None and not self.outcome.unreachable
-        return advice.FORWARDING if forwarded else super().check()
+        return Advice.FORWARDING if forwarded else super().check()
 
     def check_remote(self) -> str:
-        return advice.RETRIEVING
+        return Advice.RETRIEVING
 
     @property
     def done(self) -> str:
@@ -190,7 +199,7 @@ class PreflightView(View[PreflightRequest, PreflightOutcome]):
     def advice(self) -> str:
         if self.outcome.category is Category.SUCCESS:
             return ""
-        return advice.NOT_ACCEPTED if self.outcome.pairs else advice.NOT_DICOM
+        return Advice.NOT_ACCEPTED if self.outcome.pairs else Advice.NOT_DICOM
 
     def details(self) -> Iterable[Fact]:
         outcome = self.outcome
@@ -220,3 +229,67 @@ class PreflightView(View[PreflightRequest, PreflightOutcome]):
 
     def remarks(self) -> Iterable[str]:
         return ("Nothing was sent.",)
+
+
+class VerificationView(View[VerifyRequest, VerifyOutcome]):
+    """Which of the sent instances the remote lists."""
+
+    @property
+    def advice(self) -> str:
+        if self.outcome.category is Category.SUCCESS:
+            return ""
+        if self.outcome.missing:
+            return Advice.MISSING
+        return (
+            f"Follow the reasons above, or request storage commitment: `pacs-tasks verify {self.request.job_id} "
+            "--commit`."
+        )
+
+    def details(self) -> Iterable[Fact]:
+        outcome = self.outcome
+        return (
+            Fact("Sent", str(outcome.total)),
+            Fact("Held", str(outcome.held), "green"),
+            Fact("Missing", positive(outcome.missing), "red"),
+            Fact("Unknown", positive(outcome.unknown), "yellow"),
+            Fact("Time", f"{duration(outcome.seconds)}, {counted(outcome.queries, 'query', 'queries')}"),
+        )
+
+    def problems(self) -> Iterable[InstanceOutcome]:
+        return self.outcome.problems
+
+
+class CommitmentView(View[CommitRequest, CommitOutcome]):
+    """Which of the sent instances the remote commits to store."""
+
+    @property
+    def exit_code(self) -> ExitCode:
+        return ExitCode.NOT_FINISHED if self.outcome.unfinished else super().exit_code
+
+    @property
+    def advice(self) -> str:
+        outcome = self.outcome
+        if outcome.category is Category.SUCCESS:
+            return ""
+        if outcome.failed:
+            return Advice.NOT_COMMITTED
+        if not outcome.receiver:
+            return Advice.NO_RECEIVER
+        return (
+            f"Make sure that the PACS knows the receiver, {outcome.receiver}. "
+            f"`pacs-tasks report {self.request.job_id}` shows what the PACS reports later."
+        )
+
+    def details(self) -> Iterable[Fact]:
+        outcome = self.outcome
+        return (
+            Fact("Sent", str(outcome.total)),
+            Fact("Committed", str(outcome.committed), "green"),
+            Fact("Failed", positive(outcome.failed), "red"),
+            Fact("Pending", positive(outcome.pending), "yellow"),
+            Fact("Receiver", outcome.receiver or "none is running", "" if outcome.receiver else "yellow"),
+            Fact("Time", duration(outcome.seconds)),
+        )
+
+    def problems(self) -> Iterable[InstanceOutcome]:
+        return self.outcome.problems

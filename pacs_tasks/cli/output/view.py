@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pacs_tasks.cli.output.exit_codes import OF_CATEGORY, ExitCode
-from pacs_tasks.cli.output.text import STYLES, Cell, Fact, Table, plain
+from pacs_tasks.cli.output.terminal import STYLES, Cell, Fact, Table, plain
 from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, Outcome
 from pacs_tasks.request import Request

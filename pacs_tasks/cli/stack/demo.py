@@ -20,7 +20,7 @@ from typing import cast
 
 from pacs_tasks import embedded
 from pacs_tasks.ae import RemoteAE
-from pacs_tasks.cli.output.text import size
+from pacs_tasks.cli.output.terminal import size
 from pacs_tasks.cli.stack.processes import Stack, check_port, is_listening
 from pacs_tasks.cli.stack.services import LOGIN, START_LIMIT
 from pacs_tasks.client import PacsClient

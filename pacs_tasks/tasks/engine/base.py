@@ -1,26 +1,46 @@
-"""The base of every task: its class and registration, the worker's connections to Redis, the limits of a request."""
+"""The base of every task: its registration, the worker's connections to Redis, and what it does if it cannot go on.
+
+- The broker is away or full: :func:`go_back`.
+- The remote or the association budget has no association now: the task comes again (:func:`come_again`), which does
+  not count as a try, until the job's patience ends (:func:`give_up`).
+- The remote is down: the job is parked, and its parts end without outcomes for what they have not begun. The probe in
+  :mod:`.claim` enqueues the planner again when the remote is back.
+- The worker shuts down: a part ends after the file in progress, and the rest goes back to the queue. A warm shutdown
+  of Celery would wait for the whole part, which may take minutes.
+"""
 
 from __future__ import annotations
 
 import logging
+import mmap
+import random
 import traceback
 from collections.abc import Callable
 from functools import cache
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from celery import Task
-from celery.exceptions import Ignore, SoftTimeLimitExceeded
+from celery.exceptions import BackendError, Ignore, Reject, SoftTimeLimitExceeded
 from celery.worker.request import Request as CeleryRequest
+from kombu.exceptions import OperationalError
 
 from pacs_tasks.ae import LocalAE
 from pacs_tasks.app import DEFAULT_REDIS_URL, LONGEST_TASK, app
-from pacs_tasks.connection import connect
+from pacs_tasks.connection import AWAY, connect
 from pacs_tasks.dimse.upper_layer.association import Timeouts
-from pacs_tasks.errors import JobFailedError, JobNotReadyError, PacsTasksError
-from pacs_tasks.fleet.remotes import AssociationLeases, Outages
+from pacs_tasks.errors import (
+    BrokerUnavailableError,
+    JobFailedError,
+    JobNotReadyError,
+    PacsTasksError,
+    PeerBusyError,
+    PeerUnreachableError,
+)
+from pacs_tasks.fleet.remotes import AssociationLeases, Outages, name_of
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.operations import HIDDEN
-from pacs_tasks.request import Request
+from pacs_tasks.outcome import Progress
+from pacs_tasks.request import Request, TransferRequest
 from pacs_tasks.settings import settings
 
 logger = logging.getLogger(__name__)
@@ -126,3 +146,134 @@ def unexpected(error: Exception) -> JobFailedError:
         f"An unexpected {type(error).__name__} occurred in {last.name}, line {last.lineno}: a defect of pacs-tasks. "
         "Report it with the lines of the worker's log."
     )
+
+
+#: What pacs-tasks, Celery and kombu raise when Redis is away or full.
+BROKER_AWAY = (BrokerUnavailableError, OperationalError, BackendError, *AWAY)
+
+#: Longest pause between two tries, in seconds.
+_LONGEST_PAUSE = 30.0
+#: Seconds for which a remote may refuse every association "for now" before a job with a single answer fails.
+_LONGEST_REFUSAL = 600.0
+
+_random = random.SystemRandom()
+#: One byte that the children of a prefork pool share with their parent: only the parent receives the signal.
+_shutdown = mmap.mmap(-1, 1)
+
+
+class PartParkedError(Exception):
+    """The job waits for its remote now."""
+
+
+class WorkerShutdownError(Exception):
+    """The worker shuts down; another one does the rest of the part."""
+
+
+def come_again(task: Task, countdown: float, **options: Any) -> NoReturn:
+    """End the running task and run it again in ``countdown`` seconds.
+
+    If the broker does not accept that, the message goes back as it was. Celery's own ``retry`` would drop it, and the
+    part would wait until the job has stood still for a minute.
+    """
+    try:
+        raise task.retry(countdown=countdown, max_retries=None, **options)
+    except Reject as error:
+        raise Reject(error.reason, requeue=True) from None
+
+
+def go_back(error: Exception) -> NoReturn:
+    """Return the message to the broker: without Redis a task can record nothing."""
+    raise Reject(error.message if isinstance(error, BrokerUnavailableError) else type(error).__name__, requeue=True)
+
+
+def pause(retries: int) -> float:
+    """Seconds before the next try: about 1, 2, 4 and so on, at random, so that tasks do not all come back at once."""
+    return _about(min(2.0 ** min(retries, 10), _LONGEST_PAUSE))
+
+
+def _about(seconds: float) -> float:
+    return seconds * _random.uniform(0.5, 1.0)
+
+
+def give_up(job_id: str, error: PeerBusyError) -> PeerBusyError | None:
+    """Fail a job whose remote has refused every association "for now" for too long.
+
+    The time counts from the start of the job, and anew from each association that the remote accepts from the fleet.
+
+    Returns
+    -------
+    The error that ends the job, which is recorded; nothing if the job waits on.
+    """
+    request, limit = ledger().request(job_id), _LONGEST_REFUSAL
+    if isinstance(request, TransferRequest):
+        limit = _patience(request)
+    progress = ledger().progress(job_id)
+    seconds = _refused_for(job_id, progress)
+    if seconds <= limit:
+        return None
+    final = PeerBusyError(
+        f"{request.remote} accepted no association for {seconds:.0f} s and the job gave up; its outcomes are kept. "
+        f"Run `pacs-tasks resume {job_id}` to do the rest. Last answer: {error.message}"
+    )
+    ledger().fail(job_id, final, progress.attempt)
+    return final
+
+
+def pause_of_part(task: Task, job_id: str) -> float:
+    """Record that a part waits for an association; seconds until it comes again.
+
+    The pause grows with the number of its returns, with the time for which the remote refuses associations, and with
+    the number of parts that wait.
+    """
+    ledger().standstills.reset(job_id)
+    refused = _refused_for(job_id, ledger().progress(job_id))
+    soonest = _about(min(max(1.0, min(task.request.retries / 4, 5.0), refused / 2), _LONGEST_PAUSE))
+    return budget().schedule_return(_remote_of(job_id), task.request.id, soonest, one_of_many=True)
+
+
+def pause_of_job(task: Task) -> float:
+    """As :func:`pause_of_part`, for a job with a single answer or a planner, which waiting parts do not hold up."""
+    job_id = task.request.id
+    ledger().standstills.reset(job_id)
+    return budget().schedule_return(_remote_of(job_id), job_id, pause(task.request.retries))
+
+
+def _refused_for(job_id: str, progress: Progress) -> float:
+    """Seconds for which the remote has refused this attempt of the job; zero for one that has not started."""
+    return 0.0 if progress.started is None else budget().refused_for(_remote_of(job_id), progress.started)
+
+
+def _remote_of(job_id: str) -> str:
+    return name_of(ledger().request(job_id).remote)
+
+
+def _patience(request: TransferRequest) -> float:
+    return settings().give_up_after if request.give_up_after is None else request.give_up_after
+
+
+def park_if_down(job_id: str, request: TransferRequest) -> None:
+    """Park a job whose remote counts as down, and raise :class:`PartParkedError`."""
+    if outages().is_down(name_of(request.remote)):
+        _park(job_id, request)
+
+
+def note_unreachable(job_id: str, request: TransferRequest, error: PeerUnreachableError) -> None:
+    """Count a failed connection; park the job if the remote counts as down now, and raise :class:`PartParkedError`."""
+    remote = request.remote
+    if outages().record_failure(name_of(remote), local_ae(request), remote, error.message):
+        _park(job_id, request)
+
+
+def _park(job_id: str, request: TransferRequest) -> None:
+    if outages().park(name_of(request.remote), job_id, _patience(request)):
+        raise PartParkedError
+
+
+def shut_down() -> None:
+    """Let every part of this worker end early."""
+    _shutdown[0] = 1
+
+
+def shutting_down() -> bool:
+    """Whether this worker shuts down."""
+    return bool(_shutdown[0])

@@ -28,10 +28,20 @@ from pacs_tasks.ledger.recorder import Recorder
 from pacs_tasks.outcome import InstanceOutcome, Outcome
 from pacs_tasks.request import R, Request, build
 from pacs_tasks.tasks.engine.associations import new_association
-from pacs_tasks.tasks.engine.base import JobTask, ledger, register, result_of, unexpected
+from pacs_tasks.tasks.engine.base import (
+    BROKER_AWAY,
+    JobTask,
+    come_again,
+    give_up,
+    go_back,
+    ledger,
+    pause_of_job,
+    register,
+    result_of,
+    unexpected,
+)
 from pacs_tasks.tasks.engine.claim import Claim, claimed
 from pacs_tasks.tasks.engine.part import L, Part, run_part, store_summary
-from pacs_tasks.tasks.engine.retry import BROKER_AWAY, come_again, give_up, go_back, pause_of_job
 
 #: A part has so much work, in seconds, that the 5 ms of its task are a thirtieth of it.
 PART_WORK = 0.16

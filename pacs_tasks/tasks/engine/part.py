@@ -33,21 +33,23 @@ from pacs_tasks.outcome import InstanceOutcome, JobState, Status, StatusCategory
 from pacs_tasks.request import R, TransferRequest
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine.associations import kept_association
-from pacs_tasks.tasks.engine.base import ledger, result_of, unexpected
-from pacs_tasks.tasks.engine.claim import MOST_DEATHS, Claim, claimed, poison
-from pacs_tasks.tasks.engine.retry import (
+from pacs_tasks.tasks.engine.base import (
     BROKER_AWAY,
     PartParkedError,
     WorkerShutdownError,
     come_again,
     give_up,
     go_back,
+    ledger,
     note_unreachable,
     park_if_down,
     pause,
     pause_of_part,
+    result_of,
     shutting_down,
+    unexpected,
 )
+from pacs_tasks.tasks.engine.claim import MOST_DEATHS, Claim, claimed, poison
 from pacs_tasks.tasks.engine.session import Loss, Session
 
 #: Associations that may be lost in one try of a part before the rest of it goes back to the queue.

@@ -32,12 +32,11 @@ from pacs_tasks.ledger.manifest import CountedLine, RetrieveLine
 from pacs_tasks.outcome import GetOutcome, MoveOutcome
 from pacs_tasks.request import GetRequest, MoveRequest, RetrieveRequest
 from pacs_tasks.tasks.engine.associations import leased
-from pacs_tasks.tasks.engine.base import JobTask, ledger, local_ae, register, timeouts
+from pacs_tasks.tasks.engine.base import JobTask, ledger, local_ae, note_unreachable, park_if_down, register, timeouts
 from pacs_tasks.tasks.engine.claim import Claim
 from pacs_tasks.tasks.engine.job import Promise, Range, answer, register_chord
 from pacs_tasks.tasks.engine.part import Part
 from pacs_tasks.tasks.engine.paths import writable_directory
-from pacs_tasks.tasks.engine.retry import note_unreachable, park_if_down
 from pacs_tasks.tasks.retrieve import already_there
 from pacs_tasks.tasks.retrieve.arrivals import owner_of, placed
 from pacs_tasks.tasks.retrieve.attempt import Answer, Attempt

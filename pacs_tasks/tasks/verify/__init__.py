@@ -1,4 +1,4 @@
-"""The tasks that verify what a job has sent: by C-FIND in :mod:`.tasks`, by storage commitment in :mod:`.commit`.
+"""The tasks that verify what a job has sent: by C-FIND and by storage commitment.
 
-Other rooms import these two modules, and :mod:`.inventory`, which finds out which instances a remote holds.
+Other rooms import :mod:`.tasks`, and :mod:`.inventory`, which finds out which instances a remote holds.
 """

@@ -21,8 +21,7 @@ import pytest
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.c_echo import echo
 from pacs_tasks.dimse.upper_layer.association import Timeouts
-from pacs_tasks.embedded.locks import is_held
-from pacs_tasks.embedded.places import Places
+from pacs_tasks.embedded.places import Places, is_held
 from pacs_tasks.outcome import Category
 from tests.support.command import PACS_TASKS, Terminal
 from tests.support.ports import answers, free_port

@@ -13,8 +13,7 @@ import redis
 
 from pacs_tasks import embedded
 from pacs_tasks.connection import connect
-from pacs_tasks.embedded.locks import holder, is_held
-from pacs_tasks.embedded.places import Places
+from pacs_tasks.embedded.places import Places, holder, is_held
 from pacs_tasks.errors import ConfigurationError
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.request import EchoRequest

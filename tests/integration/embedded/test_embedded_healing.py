@@ -14,8 +14,7 @@ import pytest
 import redis
 
 from pacs_tasks import embedded
-from pacs_tasks.embedded.locks import Lock, holder, is_held
-from pacs_tasks.embedded.places import LOG_LIMIT, Places, State
+from pacs_tasks.embedded.places import LOG_LIMIT, Lock, Places, State, holder, is_held
 from pacs_tasks.settings import Settings
 from tests.support.waiting import wait_until
 

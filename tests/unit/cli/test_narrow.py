@@ -11,7 +11,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from pacs_tasks.cli.output.progress import LiveView
+from pacs_tasks.cli.output.jobs import LiveView
 from pacs_tasks.outcome import Counters, JobState, Progress
 from tests.support.processes import ROOT, environment
 

@@ -10,8 +10,7 @@ import pytest
 from click.shell_completion import ShellComplete
 
 from pacs_tasks.ae import LocalAE, RemoteAE
-from pacs_tasks.cli.commands.shared import SharedOption
-from pacs_tasks.cli.invocation import Invocation, Program
+from pacs_tasks.cli.invocation import Invocation, Program, SharedOption
 from pacs_tasks.cli.program import commands, main
 from pacs_tasks.errors import ConfigurationError
 from pacs_tasks.request import EchoRequest

@@ -13,13 +13,11 @@ import pytest
 from rich.cells import cell_len
 
 from pacs_tasks.ae import RemoteAE
-from pacs_tasks.cli.output import advice
-from pacs_tasks.cli.output.jobs import job_facts, job_table
+from pacs_tasks.cli.output.exit_codes import advice_on
+from pacs_tasks.cli.output.jobs import PlainView, Speed, job_facts, job_table, remarks
 from pacs_tasks.cli.output.matches import csv_of, text_of
 from pacs_tasks.cli.output.outcomes import view_of
-from pacs_tasks.cli.output.progress import PlainView, Speed, remarks
-from pacs_tasks.cli.output.terminal import Terminal
-from pacs_tasks.cli.output.text import plain, size
+from pacs_tasks.cli.output.terminal import Terminal, plain, size
 from pacs_tasks.cli.output.view import LISTED, problem_table
 from pacs_tasks.client import Job
 from pacs_tasks.errors import JobFailedError, PeerUnavailableError
@@ -256,7 +254,7 @@ def test_plain_progress_keeps_its_pace(capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (advice.for_error(PeerUnavailableError("x"), "pacs_tasks.echo"), ("--ip, --port", "running", "firewall")),
+        (advice_on(PeerUnavailableError("x"), "pacs_tasks.echo"), ("--ip, --port", "running", "firewall")),
         (
             advised(
                 StoreDirectoryRequest(directory="/data"),
@@ -281,7 +279,7 @@ def test_plain_progress_keeps_its_pace(capsys: pytest.CaptureFixture[str]) -> No
             ("US at here:104", "pacs-tasks report j"),
         ),
         (advised(CommitRequest(job_id="j"), CommitOutcome(pending=1)), ("pacs-tasks receiver", "AE title")),
-        (advice.for_error(JobFailedError("x"), "pacs_tasks.retrieve"), ("Study Instance UID", "writable", "space")),
+        (advice_on(JobFailedError("x"), "pacs_tasks.retrieve"), ("Study Instance UID", "writable", "space")),
     ],
 )
 def test_each_problem_case_of_the_guide_says_what_to_check(text: str, words: tuple[str, ...]) -> None:

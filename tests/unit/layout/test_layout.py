@@ -12,8 +12,9 @@ from pydicom import DataElement, Dataset, dcmread
 from pydicom.config import IGNORE
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
+from pacs_tasks import layout
 from pacs_tasks.errors import InvalidRequestError
-from pacs_tasks.layout import Layout, names
+from pacs_tasks.layout import Layout
 from pacs_tasks.request import RetrieveRequest, build
 from tests.support import dicom_files
 from tests.support.dicom_files import CHINESE_NAME, UID_ROOT, study_uid
@@ -131,20 +132,20 @@ def test_a_hostile_value_never_leaves_the_directory(value: str, tmp_path: Path) 
 def test_long_names_are_cut_between_characters_and_stay_apart() -> None:
     """Two names with the same beginning stay different."""
     texts = ["好" * 200 + end for end in "ab"]
-    cut = [names.component(text, ".dcm") for text in texts]
+    cut = [layout.component(text, ".dcm") for text in texts]
     assert cut[0] != cut[1]
     for name in cut:
-        assert len(name.encode()) <= names.LONGEST
+        assert len(name.encode()) <= layout.LONGEST
         assert name.startswith("好" * 70)
         assert "\ufffd" not in name
-    assert names.component("x" * 251, ".dcm") == "x" * 251 + ".dcm"
+    assert layout.component("x" * 251, ".dcm") == "x" * 251 + ".dcm"
 
 
 def test_one_sign_becomes_one_sign() -> None:
     """So different values keep different names where possible."""
-    told = [names.of_value(value, "PatientID") for value in ("a", "a b", "a/b", "Ä", "A\u0308", "")]
+    told = [layout.of_value(value, "PatientID") for value in ("a", "a b", "a/b", "Ä", "A\u0308", "")]
     assert told == ["a", "a b", "a_b", "Ä", "Ä", "no-PatientID"]
-    assert [names.component(text) for text in ("..", "..a", "a..", "CON", "Con.x", "CONE")] == [
+    assert [layout.component(text) for text in ("..", "..a", "a..", "CON", "Con.x", "CONE")] == [
         "__", "__a", "a__", "_CON", "_Con.x", "CONE",
     ]  # fmt: skip
 
@@ -155,7 +156,7 @@ def test_one_sign_becomes_one_sign() -> None:
 )
 def test_widths_are_for_numbers(value: str, width: int, name: str) -> None:
     """Other values stay unchanged."""
-    assert names.of_value(value, "InstanceNumber", width) == name
+    assert layout.of_value(value, "InstanceNumber", width) == name
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pacs_tasks.tasks.engine.retry import pause
+from pacs_tasks.tasks.engine.base import pause
 
 
 @pytest.mark.parametrize(("tries", "longest"), [(0, 1), (1, 2), (3, 8), (5, 30), (10_000, 30)])

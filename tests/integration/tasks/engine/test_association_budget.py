@@ -30,7 +30,7 @@ from pacs_tasks.app import create
 from pacs_tasks.fleet.remotes import LIFETIME, AssociationLeases, Associations, name_of
 from pacs_tasks.request import AnyRequest
 from pacs_tasks.settings import Settings
-from pacs_tasks.tasks.engine.resume import resume_stalled
+from pacs_tasks.tasks.engine.claim import resume_stalled
 from pacs_tasks.testing import Faults, Silence, TestPACS
 from tests.support import workers
 from tests.support.dicom_files import study_uid, write_series

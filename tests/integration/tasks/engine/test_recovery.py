@@ -25,8 +25,8 @@ from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.manifest import FileLine
 from pacs_tasks.operations import MOVE_QUEUE, QUEUES, STORE_QUEUE
 from pacs_tasks.settings import Settings
+from pacs_tasks.tasks.engine.claim import resume_stalled
 from pacs_tasks.tasks.engine.job import conclude
-from pacs_tasks.tasks.engine.resume import resume_stalled
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support import workers
 from tests.support.dicom_files import write_series
@@ -83,7 +83,7 @@ def test_a_job_is_looked_into_soon_where_nothing_is_on_its_way(
     own: PacsClient, celery: Celery, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A message that a worker holds comes back; if no queue and no worker has one, none will."""
-    monkeypatch.setattr("pacs_tasks.tasks.engine.resume.PATIENCE_WHEN_IDLE", 0.0)
+    monkeypatch.setattr("pacs_tasks.tasks.engine.claim.PATIENCE_WHEN_IDLE", 0.0)
     own.enqueue(StoreDirectoryRequest(directory=str(tmp_path)))
     assert lose_messages(redis_url) == 1
     own.ledger.client.hset(UNACKED, "in hand", "a message")

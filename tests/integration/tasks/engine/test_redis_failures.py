@@ -15,8 +15,8 @@ from pacs_tasks import Category, Job, JobState, PacsClient, StoreDirectoryReques
 from pacs_tasks.app import create
 from pacs_tasks.outcome import TransferOutcome
 from pacs_tasks.settings import Settings
+from pacs_tasks.tasks.engine.base import come_again
 from pacs_tasks.tasks.engine.job import errors_recorded
-from pacs_tasks.tasks.engine.retry import come_again
 from pacs_tasks.testing import EVERY_INSTANCE, Faults, TestPACS
 from tests.support import workers
 from tests.support.dicom_files import write_series
