@@ -110,7 +110,8 @@ class FindOutcome(Value):
     """The outcome of a :class:`~pacs_tasks.request.FindRequest`.
 
     ``matches`` are DICOM JSON objects (PS3.18 annex F). ``limit_hit``: the remote had more matches than the limit.
-    ``doubts`` are the reasons why there may be more matches, and ``remarks`` the same in sentences.
+    ``doubts`` are the reasons why there may be more matches, and ``remarks`` say in sentences
+    why, and which keys the remote ignored.
     """
 
     status: Status
@@ -125,6 +126,8 @@ class FindOutcome(Value):
     split: tuple[SplitRange, ...] = ()
     #: Keys that the remote rejected and that were left out then.
     keys_left_out: tuple[str, ...] = ()
+    #: Keys by which the remote did not match, or perhaps not: their value is absent from matches, or another one.
+    keys_unmatched: tuple[str, ...] = ()
 
     @property
     def category(self) -> Category:

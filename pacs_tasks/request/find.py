@@ -50,6 +50,7 @@ class Query(Request):
     limit: int | None = Field(default=None, ge=1)
     charset: Charset | None = None
     split_dates: bool = False
+    strict: bool = False
 
     @property
     def model(self) -> QueryModel:
@@ -86,6 +87,8 @@ class FindRequest(Query):
         The specific character set of the keys, and of matches that name none. None: that of the remote.
     split_dates
         Query halves of the range of study dates if the remote limits its matches.
+    strict
+        Leave out matches that do not have the values of the keys: a remote need not match all keys.
     """
 
     task: ClassVar[str] = "pacs_tasks.find"

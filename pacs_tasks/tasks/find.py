@@ -135,8 +135,10 @@ def _outcome_of(subject: str, request: FindBatchRequest, found: FindOutcome) -> 
     """The outcome of a row: a success only where the answer is believed to be complete."""
     if found.category not in _ANSWERED:
         return InstanceOutcome(subject=subject, category=InstanceCategory.FAILED, status=found.status)
-    reason = "; ".join(found.remarks) or _doubt_of(request, found)
-    category = InstanceCategory.WARNING if found.doubts else InstanceCategory.SUCCESS
+    # The remarks of a query that was split say why.
+    doubt = "" if request.split_dates and not found.limit_hit else _doubt_of(request, found)
+    reason = "; ".join(filter(None, (*found.remarks, doubt)))
+    category = InstanceCategory.WARNING if found.doubts or found.keys_unmatched else InstanceCategory.SUCCESS
     return InstanceOutcome(subject=subject, category=category, reason=reason)
 
 

@@ -111,6 +111,10 @@ class Faults:
         Respond to each C-FIND that has one of these keywords with A900.
     ignored_keys
         Match as if these keywords had no value.
+    omitted_keys
+        Omit these keywords from matches.
+    pending_status
+        The status of each match: FF01 if it does not support some optional keys.
     refused_uid_lists
         Return no matches if a key is a list of UIDs (PS3.4 section C.2.2.2.2).
     no_image_level
@@ -187,6 +191,8 @@ class Faults:
     all_or_nothing: bool = False
     unknown_keys: Collection[str] = ()
     ignored_keys: Collection[str] = ()
+    omitted_keys: Collection[str] = ()
+    pending_status: int = 0xFF00
     refused_uid_lists: bool = False
     no_image_level: int | None = None
     no_counts: bool = False

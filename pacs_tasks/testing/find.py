@@ -18,7 +18,6 @@ from pacs_tasks.testing.association import QUERY_RETRIEVE_LEVELS
 from pacs_tasks.testing.faults import Faults
 from pacs_tasks.testing.instances import StoredBytes
 
-_PENDING: Final = 0xFF00
 _IDENTIFIER_DOES_NOT_MATCH: Final = 0xA900
 
 #: The unique key of each level, from the root down (PS3.4 section C.6).
@@ -234,7 +233,9 @@ def responses(
         return
     found = matches()
     for match in islice(found, faults.most_matches):
-        yield _PENDING, match
+        for keyword in faults.omitted_keys:
+            match.pop(tag_for_keyword(keyword) or 0, None)
+        yield faults.pending_status, match
     if faults.most_matches_status and next(found, None) is not None:
         yield faults.most_matches_status, None
 

@@ -75,6 +75,11 @@ from pacs_tasks.errors import InvalidRequestError
     help="If the PACS cuts its answer off, query halves of the range of dates, then of times.",
 )
 @click.option(
+    "--strict",
+    is_flag=True,
+    help="Leave out matches without the values that were asked for: some PACS ignore some keys.",
+)
+@click.option(
     "--batch",
     metavar="FILE",
     help="Query once for each row of this CSV file. Its first line names the keys; an empty cell matches anything.",
@@ -115,6 +120,7 @@ def _fields(
     charset: str | None,
     limit: int | None,
     split_dates: bool,
+    strict: bool,
     **values: Any,
 ) -> dict[str, Any]:
     """The fields of a query, of which ``values`` are the options for single keys."""
@@ -137,4 +143,5 @@ def _fields(
         "charset": charset,
         "limit": limit,
         "split_dates": split_dates,
+        "strict": strict,
     }

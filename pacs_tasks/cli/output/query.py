@@ -29,6 +29,7 @@ _REFUSED = (
 )
 _SPLIT = "Query again with --split-dates, or narrow the query"
 _TOO_MANY = f"{_SPLIT}: some PACS answer like this when there are too many matches."
+_STRICT = "Query with --strict, which lists only the matches that have these values."
 _NEXT = {
     Doubt.LIMIT: "Raise --limit or narrow the query, since there are more matches.",
     Doubt.STATUS: f"{_SPLIT}, since the PACS did not return all matches.",
@@ -55,7 +56,9 @@ class QueryView(View[FindRequest, FindOutcome]):
             return _TOO_MANY if transient and not outcome.split else _REFUSED
         if not outcome.matches:
             return _NO_MATCHES
-        return _NEXT[outcome.doubts[0]] if outcome.doubts else ""
+        if outcome.doubts:
+            return _NEXT[outcome.doubts[0]]
+        return _STRICT if outcome.keys_unmatched and not self.request.strict else ""
 
     def summarise(self, terminal: Terminal) -> None:
         # The data dictionary, which names the columns, takes as long to import as a whole echo.

@@ -29,6 +29,7 @@ from pacs_tasks.dimse.files.elements import (
 from pacs_tasks.dimse.find import identifier
 from pacs_tasks.dimse.find.identifier import Path
 from pacs_tasks.dimse.find.match import Identity, Matches, decode_match
+from pacs_tasks.dimse.find.matching import KeyCheck
 from pacs_tasks.dimse.find.splitting import Answer, Splitting
 from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer.association import Association
@@ -80,6 +81,7 @@ class FindOperation:
         for syntax in context_of(request).transfer_syntaxes:
             identifier.encode_find(request, syntax, self._keys)
         self._found = Matches(identifier.unique_keys(request), request.limit)
+        self._check = KeyCheck(self._keys, identifier.required_keys(request))
         self._splitting = Splitting(self._keys, identifier.dates_of(request.model)) if request.split_dates else None
         self.queries = 0
 
@@ -114,10 +116,11 @@ class FindOperation:
             limit_hit=found.limit_hit,
             seconds=time.monotonic() - started,
             doubts=(Doubt.LIMIT,) if found.limit_hit else doubts,
-            remarks=() if splitting is None else splitting.remarks,
+            remarks=(*self._check.remarks(), *(() if splitting is None else splitting.remarks)),
             queries=self.queries,
             split=() if splitting is None else splitting.split,
             keys_left_out=self._left_out,
+            keys_unmatched=self._check.unmatched,
         )
 
     def _doubts(self, final: Status) -> tuple[Doubt, ...]:
@@ -170,10 +173,13 @@ class FindOperation:
         encoded = identifier.encode_find(self._request, syntax, keys)
         charset = identifier.charset_of(self._request)
 
-        def collect(content: bytes) -> None:
+        def collect(content: bytes, code: int) -> None:
             if self._found.limit_hit:
                 return
             match = decode_match(content, syntax, charset)
+            if not self._check.holds(match, code) and self._request.strict:
+                identities.append(self._found.identity(match))
+                return
             identity = self._found.add(match, once=self._splitting is not None)
             if identity is None:
                 cancellation.cancel()
@@ -214,9 +220,9 @@ def _exchange(
     message_id: int,
     encoded: bytes,
     *,
-    on_match: Callable[[bytes], None],
+    on_match: Callable[[bytes, int], None],
 ) -> Status:
-    """Send one C-FIND request, pass on each match, and return the final status."""
+    """Send one C-FIND request, pass on each match with its status, and return the final status."""
     elements: dict[int, int | str] = {
         command.AFFECTED_SOP_CLASS_UID: sop_class_uid,
         command.COMMAND_FIELD: command.C_FIND_RQ,
@@ -232,7 +238,7 @@ def _exchange(
                 # Nothing depends on it, so it is read only if it is here.
                 assoc.receive_final_data(context_id, 0)
             return found
-        on_match(assoc.receive_data(context_id, "the rest of a match") if response.has_data_set else b"")
+        on_match(assoc.receive_data(context_id, "the rest of a match") if response.has_data_set else b"", code)
 
 
 def list_instances(
@@ -266,7 +272,7 @@ def list_instances(
         raise _not_offered(assoc.remote, QueryModel.STUDY_ROOT)
     found: set[str] = set()
 
-    def collect(content: bytes) -> None:
+    def collect(content: bytes, _: int) -> None:
         try:
             uids = read_uids(content, IMPLICIT_VR_LITTLE_ENDIAN, (SOP_INSTANCE_UID,))
         except MalformedError:

@@ -176,8 +176,8 @@ def _check_level(request: FindRequest, level: str) -> None:
         )
 
 
-def required_of(request: FindRequest, keys: Mapping[Path, str]) -> dict[Path, str]:
-    """Return those keys that every remote must support, and those with a value: without these more would match."""
+def required_keys(request: FindRequest) -> frozenset[Path]:
+    """Return the keys that every remote must support."""
     model, names = request.model, _REQUIRED[request.level]
     if model is QueryModel.WORKLIST:
         names = _REQUIRED_OF_WORKLIST
@@ -185,7 +185,12 @@ def required_of(request: FindRequest, keys: Mapping[Path, str]) -> dict[Path, st
         names = ("PatientID", *names)
     elif request.level is Level.STUDY:
         names = ("PatientName", "PatientID", *names)
-    known = {path_of(name, model) for name in names}
+    return frozenset(path_of(name, model) for name in names)
+
+
+def required_of(request: FindRequest, keys: Mapping[Path, str]) -> dict[Path, str]:
+    """Return those keys that every remote must support, and those with a value: without these more would match."""
+    known = required_keys(request)
     return {path: value for path, value in keys.items() if value or path in known}
 
 

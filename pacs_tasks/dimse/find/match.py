@@ -52,7 +52,7 @@ class Matches:
 
         With ``once``, a match that is known already is not added again.
         """
-        identity = self._identity(match)
+        identity = self.identity(match)
         if once and identity in self._known:
             return identity
         if self._limit is not None and len(self.matches) >= self._limit:
@@ -62,8 +62,8 @@ class Matches:
         self.matches.append(match)
         return identity
 
-    def _identity(self, match: Mapping[str, Any]) -> Identity:
-        """The values of the unique keys. If the last of them is missing, the whole match."""
+    def identity(self, match: Mapping[str, Any]) -> Identity:
+        """Return the values of the unique keys. If the last of them is missing, the whole match."""
         values = tuple(text_at(match, path) for path in self._unique)
         return values if values[-1] else ("", json.dumps(match, sort_keys=True))
 

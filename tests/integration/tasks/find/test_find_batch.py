@@ -180,6 +180,17 @@ def test_a_row_that_the_peer_ends_early_keeps_its_matches(client: PacsClient, ar
     assert [len(each.matches) for each in job.matches()] == [7, 1]
 
 
+def test_a_row_whose_key_the_peer_ignored_is_a_warning(client: PacsClient, archive: TestPACS) -> None:
+    """The reason names the key; with ``strict`` only what matches is left."""
+    archive.faults = Faults(ignored_keys=["PatientID"])
+    job = client.enqueue(batch(archive, ["P2"]))
+    outcome = answered(job)
+    assert "ignored PatientID: 39 of 40 matches" in outcome.problems[0].reason
+    strict = client.enqueue(batch(archive, ["P2"], strict=True))
+    assert answered(strict).counters.warning == 1
+    assert [[len(each.matches) for each in one.matches()] for one in (job, strict)] == [[40], [1]]
+
+
 def test_rows_that_a_cancel_left_are_asked_by_a_retry(client: PacsClient, archive: TestPACS) -> None:
     """Rows with an outcome keep it, and the PACS receives no query twice."""
     archive.faults = Faults(hold_requests_after=10)

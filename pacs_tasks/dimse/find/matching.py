@@ -1,0 +1,171 @@
+"""Whether a match has the values that the query asked for (PS3.4 section C.2.2.2).
+
+A remote need not match optional keys: it then returns what they do not match, and may say so by the status FF01. The
+comparison is lenient, because remotes differ in case, padding and precision: only what contradicts a key by any reading
+counts as another value.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+from pacs_tasks.dimse.find.identifier import Path, name_of
+
+#: "Matches are continuing": the remote does not support some optional keys (PS3.4 section C.4.1.1.4).
+_SOME_KEYS_UNSUPPORTED = 0xFF01
+#: Digits of a date, and of a time with a fraction; shorter ones stand for all that begin so.
+_DIGITS = {"DA": 8, "TM": 12}
+#: Stands for bytes that could not be decoded.
+_UNDECODED = "\N{REPLACEMENT CHARACTER}"
+
+
+class KeyCheck:
+    """Checks each match against the keys that have a value.
+
+    Parameters
+    ----------
+    required
+        Keys that every remote matches; FF01 does not mean them.
+    """
+
+    def __init__(self, keys: Mapping[Path, str], required: Collection[Path]) -> None:
+        self._wanted = {path: value for path, value in keys.items() if value.strip(' *"')}
+        self._required = required
+        self._total = 0
+        self._unsupported = False
+        self._absent: Counter[Path] = Counter()
+        self._different: Counter[Path] = Counter()
+
+    def holds(self, match: Mapping[str, Any], code: int) -> bool:
+        """Check one match, which came with a pending status, and return whether it has a value for each key."""
+        self._total += 1
+        self._unsupported |= code == _SOME_KEYS_UNSUPPORTED
+        holds = True
+        for path, key in self._wanted.items():
+            elements = [(vr, values) for vr, values in _elements(match, path) if values]
+            if not elements:
+                self._absent[path] += 1
+            elif not any(_matches(key, vr, values) for vr, values in elements):
+                self._different[path] += 1
+            else:
+                continue
+            holds = False
+        return holds
+
+    @property
+    def unmatched(self) -> tuple[str, ...]:
+        """The keys by which the remote did not match, or perhaps not, by their names."""
+        found = {*self._different, *self._absent, *self._perhaps_unsupported}
+        return tuple(name_of(path) for path in self._wanted if path in found)
+
+    @property
+    def _perhaps_unsupported(self) -> list[Path]:
+        """The optional keys that FF01 may mean, if the matches do not show which."""
+        if not self._unsupported or self._different or self._absent:
+            return []
+        return [path for path in self._wanted if path not in self._required]
+
+    def remarks(self) -> Iterator[str]:
+        """Yield in sentences by which keys the remote did not match."""
+        for path, count in self._different.items():
+            yield f"the PACS ignored {name_of(path)}: {count} of {self._total} matches have another value"
+        for path, count in self._absent.items():
+            if path not in self._different:
+                yield f"the PACS may have ignored {name_of(path)}: {count} of {self._total} matches have no value"
+        if self._perhaps_unsupported:
+            names = ", ".join(map(name_of, self._perhaps_unsupported))
+            yield f"the PACS reports that it does not support some keys (FF01), and may have ignored {names}"
+
+
+def _elements(match: Mapping[str, Any], path: Path) -> Iterator[tuple[str, list[Any]]]:
+    """Yield VR and values of an attribute, in each item of the sequences around it."""
+    element = match.get(f"{path[0]:08X}") or {}
+    values = element.get("Value") or []
+    if len(path) == 1:
+        yield str(element.get("vr", "")), [value for value in values if value is not None and value != ""]
+        return
+    for item in values:
+        if isinstance(item, Mapping):
+            yield from _elements(item, path[1:])
+
+
+def _matches(key: str, vr: str, values: list[Any]) -> bool:
+    """Whether one of the values matches a key."""
+    if vr == "PN":
+        return _name_matches(key, list(_groups(values)))
+    texts = [str(value).strip() for value in values]
+    if any(_UNDECODED in text for text in texts):
+        return True
+    if vr in _DIGITS:
+        return _in_range(re.sub("[:.]", "", key), [re.sub("[:.]", "", text) for text in texts], _DIGITS[vr])
+    compare = _COMPARISONS.get(vr)
+    return compare is None or any(compare(each, text) for each in key.split("\\") for text in texts)
+
+
+def _in_range(key: str, digits: Iterable[str], width: int) -> bool:
+    """Whether one of the values lies in a range, or can be the same moment as a single value."""
+    found = re.fullmatch(r"\s*(\d*)\s*(-?)\s*(\d*)\s*", key)
+    if found is None:
+        return any(_text_matches(key, each) for each in digits)
+    first, dash, last = found.groups()
+    last = last if dash else first
+    low, high = first.ljust(width, "0"), last.ljust(width, "9")
+    return any(low <= each.ljust(width, "9") and each.ljust(width, "0") <= high for each in digits)
+
+
+def _number_matches(key: str, text: str) -> bool:
+    try:
+        return float(key) == float(text)
+    except ValueError:
+        return _text_matches(key, text)
+
+
+def _uid_matches(key: str, text: str) -> bool:
+    return key.strip("\0 ") == text
+
+
+def _plain(text: str) -> str:
+    """Fold case, width and accents (PS3.4 section C.2.2.2.1 leaves them to the remote for names)."""
+    return "".join(
+        each for each in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(each)
+    ).strip()
+
+
+def _text_matches(key: str, text: str) -> bool:
+    """Wild card matching (PS3.4 section C.2.2.2.4)."""
+    wild = {"*": ".*", "?": "."}
+    pattern = "".join(wild.get(each) or re.escape(each) for each in _plain(key))
+    return re.fullmatch(pattern, _plain(text), re.DOTALL) is not None
+
+
+#: By VR; values of others have no text form, or can be written in several ways (DT).
+_COMPARISONS: Mapping[str, Callable[[str, str], bool]] = {
+    "UI": _uid_matches,
+    **dict.fromkeys(("DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV"), _number_matches),
+    **dict.fromkeys(("AE", "AS", "CS", "LO", "LT", "SH", "ST", "UC", "UR", "UT"), _text_matches),
+}
+
+
+def _groups(values: Iterable[Any]) -> Iterator[str]:
+    """Yield the component groups of names: DICOM JSON has them apart (PS3.18 section F.2.2)."""
+    for value in values:
+        yield from map(str, value.values()) if isinstance(value, Mapping) else str(value).split("=")
+
+
+def _name_matches(key: str, groups: Collection[str]) -> bool:
+    """Whether a group of the key matches a group of the name, as a whole or in each component that the key gives."""
+    if any(_UNDECODED in group for group in groups):
+        return True
+    return any(_group_matches(each, group) for each in key.split("=") if each.strip() for group in groups)
+
+
+def _group_matches(key: str, group: str) -> bool:
+    if _text_matches(re.sub(r"[\^, ]+", " ", key), re.sub(r"[\^, ]+", " ", group)):
+        return True
+    wanted, found = key.split("^"), group.split("^")
+    found += [""] * (len(wanted) - len(found))
+    return all(not each.strip() or _text_matches(each, part) for each, part in zip(wanted, found, strict=False))
