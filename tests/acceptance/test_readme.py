@@ -230,6 +230,7 @@ RULES: Mapping[str, Rule] = {
     "pacs-tasks query --accession-number A1 --format json": prints("张^三丰", '"exit_code": 0'),
     'pacs-tasks query --patient-name "张*" --charset GB18030': prints("1 match", "张^三丰"),
     "pacs-tasks query --study-date 20230101- --split-dates": prints("1 match"),
+    "pacs-tasks query --modality MR --strict": prints("No match"),
     "pacs-tasks query --worklist --study-date 20240115 --modality CT --port 11113": lists_work,
     "pacs-tasks query --batch patients.csv": prints("1 match for 2 rows: 1 without a match."),
     'pacs-tasks query --remote archive --patient-name "张*"': prints("1 match", "张^三丰"),

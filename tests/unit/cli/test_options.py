@@ -57,6 +57,7 @@ OWN: dict[str, dict[str, Any]] = {
         "--charset": None,
         "--limit": None,
         "--split-dates": False,
+        "--strict": False,
         "--batch": None,
         "--format": "table",
         **PATIENCE,
