@@ -77,7 +77,7 @@ def _fields(model: type[BaseModel], left_out: set[str]) -> str:
         if name not in left_out:
             described = schema["properties"][name]
             default = (
-                "required" if field.is_required() else code(_default(field.get_default(call_default_factory=False)))
+                "required" if field.is_required() else code(_default(field.get_default(call_default_factory=True)))
             )
             rows.append((code(name), code(_kind(described)), default, comments.get(name, "")))
     if not rows:

@@ -123,7 +123,7 @@ BEFORE_SERIES_WHOLE = ',"series":'
 Series = Mapping[int, tuple[str, str]]
 
 #: A success as ``dimse.status`` gives it. Its meaning is not stored: it is the same for every plain success.
-_PLAIN = Status(code=0x0000, category=StatusCategory.SUCCESS, meaning="Success.")
+_PLAIN = cache(lambda: Status(code=0x0000, category=StatusCategory.SUCCESS, meaning="Success."))
 _MILLISECONDS = 1000
 #: The kinds of a short outcome: a success without and with a status, and an instance that was already there.
 _UNANSWERED, _ANSWERED, _PRESENT = 0, 1, 2
@@ -161,7 +161,7 @@ def _kind_of(outcome: InstanceOutcome) -> int | None:
         return None
     if outcome.status is None:
         return _UNANSWERED
-    return _ANSWERED if outcome.status.code == _PLAIN.code and not outcome.status.comment else None
+    return _ANSWERED if outcome.status.code == _PLAIN().code and not outcome.status.comment else None
 
 
 def encode_whole(outcome: InstanceOutcome) -> str:
@@ -188,7 +188,7 @@ def decode_short(text: str, known: Series) -> tuple[int, InstanceOutcome]:
         series_uid=series_uid,
         transfer_syntax_uid=syntax,
         size=size,
-        status=_PLAIN if kind == _ANSWERED else None,
+        status=_PLAIN() if kind == _ANSWERED else None,
         attempts=attempts,
         begun=begun / _MILLISECONDS,
         ended=(begun + took) / _MILLISECONDS,

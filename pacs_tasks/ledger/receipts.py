@@ -27,7 +27,7 @@ NONE = "none"
 class Receipt(BaseModel):
     """One row of a report. An unknown value is empty; times are ISO 8601 in UTC, to the millisecond."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     #: The file that was sent, or the file of a received instance.
     path: ShownPath = ""

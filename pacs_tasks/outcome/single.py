@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
+from pydantic import Field
+
 from pacs_tasks.outcome.instance import (
     Category,
     InstanceOutcome,
@@ -36,7 +38,7 @@ class MoveOutcome(Value):
     """The outcome of a C-MOVE as the remote reports it. Only arrived instances count as received."""
 
     status: Status
-    suboperations: Suboperations = Suboperations()
+    suboperations: Suboperations = Field(default_factory=Suboperations)
     failed_sop_instance_uids: tuple[str, ...] = ()
     seconds: float = 0.0
 

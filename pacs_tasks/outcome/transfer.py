@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from pacs_tasks.outcome.instance import Category, InstanceOutcome, Value
 
@@ -184,7 +184,7 @@ class Progress(BaseModel):
     job_id: str
     task: str
     state: JobState
-    counters: Counters = Counters()
+    counters: Counters = Field(default_factory=Counters)
     created: float
     started: float | None = None
     finished: float | None = None

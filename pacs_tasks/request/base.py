@@ -95,7 +95,7 @@ class Request(BaseModel):
     #: A field that may be large, or "". The ledger keeps it apart, since each progress reads the others.
     bulk: ClassVar[str] = ""
 
-    remote: RemoteAE = RemoteAE()
+    remote: RemoteAE = Field(default_factory=RemoteAE)
     local: LocalAE | None = None
     #: Seconds that the remote may stay silent: to connect, to accept the association, between two messages.
     timeout: float | None = Field(default=None, gt=0, le=86_400)

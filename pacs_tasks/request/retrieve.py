@@ -49,6 +49,8 @@ class _Selected(BaseModel):
     An accession number stands for all studies that have it.
     """
 
+    model_config = ConfigDict(defer_build=True)
+
     study_uid: UID | None = None
     series_uid: UID | None = None
     sop_instance_uids: tuple[UID, ...] = ()

@@ -29,6 +29,18 @@ def test_a_side_loads_nothing_of_the_other(modules: str, unloaded: set[str]) -> 
     assert not unloaded & set(loaded.stdout.split())
 
 
+def test_importing_the_names_builds_no_validator() -> None:
+    """A model that is created at import, as a default for instance, would build its validator for every command."""
+    program = """
+import pydantic, pacs_tasks.api, pacs_tasks.cli.running
+def below(model):
+    return {model}.union(*map(below, model.__subclasses__()))
+print(*sorted(each.__qualname__ for each in below(pydantic.BaseModel) if each.__pydantic_complete__))
+"""
+    built = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
+    assert built.stdout.split() == []
+
+
 def test_every_name_is_there_and_typed() -> None:
     """Type checkers see the names of the same module; a wrong name is an error as anywhere."""
     assert dir(pacs_tasks) == sorted(api.__all__)
