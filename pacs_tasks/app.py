@@ -10,7 +10,7 @@ from typing import Any
 
 from celery import Celery
 
-from pacs_tasks.operations import OPERATIONS, QUEUES, STORE_QUEUE
+from pacs_tasks.operations import FIND_QUEUE, OPERATIONS, QUEUES
 from pacs_tasks.settings import Settings, settings
 
 #: The Redis of a worker that was started by hand without one.
@@ -123,11 +123,14 @@ def configuration(config: Settings, redis_url: str | None = None) -> dict[str, A
         "result_serializer": "json",
         "accept_content": ["json"],
         "task_queues": {name: {"exchange": name, "routing_key": name} for name in QUEUES},
-        "task_default_queue": STORE_QUEUE,
-        # A misspelt queue is an error, not a queue without a worker.
+        # A misspelt queue is an error, not a queue without a worker. Only what follows a task goes to any queue.
         "task_create_missing_queues": False,
+        # What follows a task of another service and names no queue goes where Celery's default sends it.
+        "task_default_queue": "celery",
         "task_routes": {
-            task: {"queue": each.queue} for each in OPERATIONS.values() for task in (each.task, *each.steps)
+            # Celery's own tasks, such as a group in a chain: the worker that publishes them can do them.
+            "celery.*": {"queue": FIND_QUEUE},
+            **{task: {"queue": each.queue} for each in OPERATIONS.values() for task in (each.task, *each.steps)},
         },
         "result_expires": config.keep_jobs,
         **_FIXED,

@@ -24,6 +24,7 @@ An answer is a value; no answer is an exception. A DIMSE status never raises: it
         ├── JobNotFoundError          no job has this id
         ├── JobNotReadyError          the job has not finished (in the time given)
         ├── JobFailedError            the job ended without an outcome
+        ├── JobOutcomeError           the job ended with a worse outcome than its request allows
         └── JobCancelledError         the job was cancelled before there was an answer
 
 Each is built from positional arguments, so that Celery's JSON result backend restores the class that was raised.
@@ -132,6 +133,10 @@ class JobNotReadyError(JobError):
 
 class JobFailedError(JobError):
     """The job ended without an outcome."""
+
+
+class JobOutcomeError(JobError):
+    """The job ended with a worse outcome than its request allows (``raise_unless``); the ledger has that outcome."""
 
 
 class JobCancelledError(JobError):

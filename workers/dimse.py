@@ -12,7 +12,13 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from celery.signals import worker_process_shutdown, worker_ready, worker_shutdown, worker_shutting_down
+from celery.signals import (
+    celeryd_after_setup,
+    worker_process_shutdown,
+    worker_ready,
+    worker_shutdown,
+    worker_shutting_down,
+)
 from kombu.transport import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
@@ -78,6 +84,15 @@ class Channel(redis.Channel):
 
 # The addresses of Unix sockets override Celery's setting for the transport.
 redis.Transport.Channel = Channel
+
+
+@celeryd_after_setup.connect  # type: ignore[untyped-decorator]
+def _route_what_follows(**_: object) -> None:
+    """Publish callbacks, chains and chords of other services to whatever queue these name; the worker serves its own.
+
+    The queues that the worker serves are selected by now, so a misspelt one was an error.
+    """
+    app.amqp.queues.create_missing = True
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]

@@ -16,6 +16,7 @@ from pacs_tasks.errors import (
 from pacs_tasks.ledger.keys import (
     BEFORE_SERIES_SHORT,
     BEFORE_SERIES_WHOLE,
+    CALLERS,
     JOBS,
     PARTS,
     PROGRESS_FIELDS,
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
 #: Seconds after the last renewal at which a claim expires.
 CLAIM_LIFETIME = 15.0
+#: Seconds until the end of a job is published again if Celery still does not have it.
+_PUBLISH_AGAIN = 60
 
 
 class Claims:
@@ -140,6 +143,33 @@ _RETRIED = (InstanceCategory.FAILED, InstanceCategory.MISSING)
 _NO_PROBLEM = (InstanceCategory.SUCCESS, InstanceCategory.PRESENT)
 
 
+class Callers:
+    """What follows the tasks that other services published: callbacks, the rest of a chain, a group, a chord, as text.
+
+    Only the first message of a task contains it. A job whose message was lost, or which waited for its remote, continues
+    with a message of ours. So it is recorded until Celery has the end of the task.
+    """
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._redis = client
+
+    def follows(self, job_id: str) -> str | None:
+        """Read what follows the task of a job; None if another service did not publish it or already has its end."""
+        return cast("str | None", self._redis.hget(CALLERS, job_id))
+
+    def waiting(self) -> list[str]:
+        """Read the ids of the jobs whose end Celery does not have yet."""
+        return cast("list[str]", self._redis.hkeys(CALLERS))
+
+    def begin_publishing(self, job_id: str) -> bool:
+        """Return whether the end of a job may be published now; only one worker a minute does so."""
+        return bool(self._redis.set(job_key(job_id, "ending"), 1, nx=True, ex=_PUBLISH_AGAIN))
+
+    def forget(self, job_id: str) -> None:
+        """Celery has the end of the task, or the record of the job has expired."""
+        self._redis.hdel(CALLERS, job_id)
+
+
 class Recorded(NamedTuple):
     """The reply to an outcome: whether it is new, and whether its job was cancelled or has ended."""
 
@@ -165,6 +195,7 @@ class Ledger:
         self._redis = client
         self._keep = keep_jobs
         self._run = Scripts(client).run
+        self.callers = Callers(client)
         self.claims = Claims(client, keep_jobs)
         self.manifest = Manifest(client, keep_jobs)
         self.studies = Studies(client, keep_jobs)
@@ -180,11 +211,19 @@ class Ledger:
         """Seconds to keep a job after its last change."""
         return self._keep
 
-    def open(self, job_id: str, task: str, request: AnyRequest | None) -> bool:
-        """Begin the record of a job; false if it exists. The request is ``None`` if it could not be read."""
+    def open(self, job_id: str, task: str, request: AnyRequest | None, follows: str = "") -> bool:
+        """Begin the record of a job; false if it exists.
+
+        Parameters
+        ----------
+        request
+            None if it could not be read.
+        follows
+            As for :class:`Callers`, if another service published the task.
+        """
         text, bulk = dump_request(request)
-        keys = [job_key(job_id), JOBS, job_key(job_id, "bulk")]
-        opened = bool(self._run("jobs/open", keys, [job_id, task, text, bulk, self._keep]))
+        keys = [job_key(job_id), JOBS, job_key(job_id, "bulk"), CALLERS]
+        opened = bool(self._run("jobs/open", keys, [job_id, task, text, bulk, self._keep, follows]))
         self.touch(job_id)
         return opened
 

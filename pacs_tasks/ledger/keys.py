@@ -208,10 +208,12 @@ def decode_whole(text: str, known: Series) -> InstanceOutcome:
 _PREFIX = "pacs_tasks"
 #: The index of all jobs.
 JOBS = f"{_PREFIX}:jobs"
+#: What follows the tasks that other services published, by the id of the job.
+CALLERS = f"{_PREFIX}:callers"
 #: The keys of a job beside its own: those kept as long as the job, and all.
 KEPT = ("manifest", "studies", "ways", "recorded", "present", "receipts", "problems", "series", "commitments",
         "bulk", "matches")  # fmt: skip
-PARTS = (*KEPT, "claims", "losses", "attempts")
+PARTS = (*KEPT, "claims", "losses", "attempts", "ending")
 _COUNTED = tuple(Counters.model_fields)
 #: The fields of a job that :func:`progress_of` reads.
 PROGRESS_FIELDS = ("task", "request", "state", "created", "started", "finished", "cancel", "attempt", "worker", "error",

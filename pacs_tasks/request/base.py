@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import PurePath
 from types import MappingProxyType
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
 
@@ -99,6 +99,10 @@ class Request(BaseModel):
     local: LocalAE | None = None
     #: Seconds that the remote may stay silent: to connect, to accept the association, between two messages.
     timeout: float | None = Field(default=None, gt=0, le=86_400)
+    #: The least category with which Celery counts the task as successful: `success` (warnings are allowed) or
+    #: `partial`. The task of a worse outcome fails with `JobOutcomeError`. None: Celery counts every outcome as a
+    #: success.
+    raise_unless: Literal["success", "partial"] | None = None
 
 
 class EchoRequest(Request):

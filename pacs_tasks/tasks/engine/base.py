@@ -32,6 +32,7 @@ from pacs_tasks.errors import (
     BrokerUnavailableError,
     JobFailedError,
     JobNotReadyError,
+    JobOutcomeError,
     PacsTasksError,
     PeerBusyError,
     PeerUnreachableError,
@@ -39,7 +40,7 @@ from pacs_tasks.errors import (
 from pacs_tasks.fleet.remotes import AssociationLeases, Outages, name_of
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.operations import HIDDEN
-from pacs_tasks.outcome import Progress
+from pacs_tasks.outcome import Category, Outcome, Progress
 from pacs_tasks.request import Request, TransferRequest
 from pacs_tasks.settings import settings
 
@@ -47,6 +48,8 @@ logger = logging.getLogger(__name__)
 
 #: How often a worker repeats a command that Redis does not answer: about a minute in all.
 _REDIS_TRIES = 30
+#: Outcomes that every request allows.
+_GOOD = (Category.SUCCESS, Category.WARNING)
 
 
 class PrivateRequest(CeleryRequest):  # type: ignore[misc]  # Celery ships no annotations
@@ -61,7 +64,18 @@ class PrivateRequest(CeleryRequest):  # type: ignore[misc]  # Celery ships no an
         return cast("dict[str, Any]", super().info(safe=True))
 
 
-class JobTask(Task):  # type: ignore[misc]  # Celery ships no annotations
+class EndingTask(Task):  # type: ignore[misc]  # Celery ships no annotations
+    """Base of the tasks whose result in Celery is that of the job, and which what follows the job waits for."""
+
+    abstract = True
+    #: Celery logs these as one line without a traceback.
+    throws = (PacsTasksError,)
+
+    def after_return(self, _status: str, _value: Any, task_id: str, *_: Any) -> None:
+        ledger().callers.forget(task_id)
+
+
+class JobTask(EndingTask):
     """Base of the public tasks: one argument, ``request``, as a JSON object.
 
     :class:`~pacs_tasks.client.PacsClient` leaves it out: it has recorded the request in the ledger.
@@ -69,8 +83,6 @@ class JobTask(Task):  # type: ignore[misc]  # Celery ships no annotations
 
     abstract = True
     Request = "pacs_tasks.tasks.engine.base:PrivateRequest"
-    #: Celery logs these as one line without a traceback.
-    throws = (PacsTasksError,)
 
     def apply_async(self, *args: Any, **options: Any) -> Any:
         return super().apply_async(*args, **({"argsrepr": HIDDEN, "kwargsrepr": HIDDEN} | options))
@@ -119,13 +131,27 @@ def result_of(job_id: str) -> dict[str, Any]:
     ------
     PacsTasksError
         If the job ended with an error: that error, without private data.
+    JobOutcomeError
+        If the outcome is worse than the request allows.
     """
     try:
-        return ledger().outcome(job_id).summary()
+        return summary_of(job_id, ledger().outcome(job_id))
     except JobNotReadyError:
         raise Ignore from None
     except PacsTasksError as error:
         raise error.public() from None
+
+
+def summary_of(job_id: str, outcome: Outcome) -> dict[str, Any]:
+    """The summary of an outcome, or :class:`JobOutcomeError` if the request does not allow its category."""
+    if outcome.category not in _GOOD:
+        least = ledger().request(job_id).raise_unless
+        if least == "success" or (least == "partial" and outcome.category is not Category.PARTIAL):
+            raise JobOutcomeError(
+                f"Job {job_id} ended as {outcome.category}, and its request demands {least}. "
+                f"Run `pacs-tasks status {job_id}` to see the reasons, then `pacs-tasks retry {job_id}`."
+            )
+    return outcome.summary()
 
 
 def unexpected(error: Exception) -> JobFailedError:

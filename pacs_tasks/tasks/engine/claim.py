@@ -44,6 +44,7 @@ from pacs_tasks.errors import (
 )
 from pacs_tasks.fleet.remotes import Outages, Probe
 from pacs_tasks.ledger.jobs import CLAIM_LIFETIME, Ledger
+from pacs_tasks.ledger.keys import server_time
 from pacs_tasks.operations import HIDDEN, OPERATIONS, QUEUES
 from pacs_tasks.tasks.engine.base import come_again, ledger, outages, register
 
@@ -212,6 +213,8 @@ def claimed(task: Task, ledger: Ledger, job_id: str, name: str, scope: str | Non
 PATIENCE = VISIBILITY_TIMEOUT + 30
 #: The same where no queue has a message and no worker holds one.
 PATIENCE_WHEN_IDLE = 10.0
+#: Seconds after the end of a job at which Celery has it, unless the message that ends the task was lost.
+_PATIENCE_AT_THE_END = 10.0
 #: Seconds between two rounds of each watch.
 _RESUME_INTERVAL = 10.0
 _PROBE_INTERVAL = 1.0
@@ -243,6 +246,22 @@ def resume_stalled(celery: Celery, record: Ledger, patience: float = PATIENCE) -
             continue
         if seen:
             celery.send_task("pacs_tasks.resume", args=[job_id, seen], queue=queue)
+
+
+def publish_ends(celery: Celery, record: Ledger) -> None:
+    """Enqueue the task of each job that has ended without its message, for the services that wait for its result.
+
+    Such a job gave up waiting for its remote, was cancelled while it waited, or lost the last message of its chord.
+    """
+    for job_id in record.callers.waiting():
+        try:
+            progress = record.progress(job_id)
+        except JobNotFoundError:
+            record.callers.forget(job_id)
+            continue
+        overdue = progress.finished and server_time(record.client) - progress.finished > _PATIENCE_AT_THE_END
+        if overdue and record.callers.begin_publishing(job_id):
+            _enqueue(celery, progress.task, job_id)
 
 
 def probe_remotes(celery: Celery, record: Ledger, known: Outages) -> None:
@@ -282,8 +301,13 @@ def _given_up(remote: str, job_id: str) -> PeerUnavailableError:
 
 
 def watch_jobs(stopped: threading.Event) -> None:
-    """Resume jobs that stand still until ``stopped``."""
-    _repeat(stopped, _RESUME_INTERVAL, lambda: resume_stalled(app, ledger()))
+    """Resume jobs that stand still, and publish the end of those that services wait for, until ``stopped``."""
+
+    def watch() -> None:
+        resume_stalled(app, ledger())
+        publish_ends(app, ledger())
+
+    _repeat(stopped, _RESUME_INTERVAL, watch)
 
 
 def watch_remotes(stopped: threading.Event) -> None:

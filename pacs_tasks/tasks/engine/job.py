@@ -12,6 +12,7 @@ last outcome ends the job too, so a body that Redis loses or runs twice changes 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -22,7 +23,7 @@ from celery import Task, chord
 from celery.exceptions import Ignore, Reject, Retry
 
 from pacs_tasks.dimse.upper_layer.negotiation import Context
-from pacs_tasks.errors import JobCancelledError, JobFailedError, PacsTasksError, PeerBusyError
+from pacs_tasks.errors import JobCancelledError, JobFailedError, JobOutcomeError, PacsTasksError, PeerBusyError
 from pacs_tasks.ledger.manifest import Line, Study
 from pacs_tasks.ledger.recorder import Recorder
 from pacs_tasks.outcome import InstanceOutcome, Outcome
@@ -30,6 +31,7 @@ from pacs_tasks.request import R, Request, build
 from pacs_tasks.tasks.engine.associations import new_association
 from pacs_tasks.tasks.engine.base import (
     BROKER_AWAY,
+    EndingTask,
     JobTask,
     come_again,
     give_up,
@@ -38,10 +40,11 @@ from pacs_tasks.tasks.engine.base import (
     pause_of_job,
     register,
     result_of,
+    summary_of,
     unexpected,
 )
 from pacs_tasks.tasks.engine.claim import Claim, claimed
-from pacs_tasks.tasks.engine.part import L, Part, run_part, store_summary
+from pacs_tasks.tasks.engine.part import L, Part, run_part, store_end
 
 #: A part has so much work, in seconds, that the 5 ms of its task are a thirtieth of it.
 PART_WORK = 0.16
@@ -51,6 +54,8 @@ FEWEST_PARTS, MOST_PARTS = 16, 2000
 _MOST_REPLANS = 3
 #: Seconds after which ``finish`` comes again while parts are at work.
 _FINISH_LATER = 5
+#: The fields of a message about what follows its task.
+_FOLLOWING = ("callbacks", "errbacks", "chain", "chord", "group", "group_index", "root_id", "parent_id")
 
 #: Start and end of a part in the manifest, as of a slice.
 Range = tuple[int, int]
@@ -90,7 +95,7 @@ def answer(
             claim.check_deaths()
             outcome = work(request, claim)
             ledger().finish(task.request.id, outcome)
-    return outcome.summary()
+    return summary_of(task.request.id, outcome)
 
 
 def plan(
@@ -204,7 +209,7 @@ def register_chord(
     def part(self: Task, job_id: str, start: int, stop: int, tries: int = 0) -> None:
         run_part(self, job_id, range(start, stop), tries, work)
 
-    @register(f"{prefix}_finish")
+    @register(f"{prefix}_finish", base=EndingTask)
     def finish(self: Task, job_id: str) -> dict[str, Any]:
         return _finished(self, job_id, partial(fan_out, self, job_id))
 
@@ -228,7 +233,10 @@ def _finished(task: Task, job_id: str, fan_out: Callable[[], None]) -> dict[str,
             rest: Part[Line] = Part(task, recorder, claim, range(progress.counters.total))
             rest.fail_rest(_lost())
             rest.flush()
-    return store_summary(task, job_id)
+    end = store_end(task, job_id)
+    if isinstance(end, JobOutcomeError):
+        raise end
+    return end
 
 
 def _lost() -> JobFailedError:
@@ -249,16 +257,34 @@ def _accepted(task: Task, payload: Mapping[str, Any] | None, request_type: type[
         If the request is not valid; nothing was opened.
     """
     job_id = task.request.id
+    opened = False
     if payload is not None:
         try:
             request = ledger().complete(build(request_type, payload))
         except PacsTasksError:
             ledger().open(job_id, task.name, None)
             raise
-        ledger().open(job_id, task.name, cast(Any, request))
+        opened = ledger().open(job_id, task.name, cast(Any, request), _what_follows(task))
     else:
         request = cast(R, ledger().request(job_id, bulk=True))
+    if not opened:
+        _restore(task, ledger().callers.follows(job_id))
     return None if ledger().start(job_id, task.request.hostname).finished else request
+
+
+def _what_follows(task: Task) -> str:
+    """Write what follows the running task: callbacks, the rest of a chain, a group, a chord."""
+    return json.dumps({name: getattr(task.request, name) for name in _FOLLOWING})
+
+
+def _restore(task: Task, follows: str | None) -> None:
+    """Let that follow the running task; nothing follows if ``follows`` is None, since it was called already.
+
+    Celery carries it from message to message while a task is retried or replaced. A message of ours has none of it, and
+    a message that Redis delivers twice still has it after Celery has called it.
+    """
+    known = json.loads(follows) if follows else {}
+    task.request.update({name: known.get(name) for name in _FOLLOWING})
 
 
 def conclude(job_id: str) -> dict[str, Any]:

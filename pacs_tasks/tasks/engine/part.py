@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from celery import Task
 from celery.exceptions import Retry
-from celery.states import SUCCESS
+from celery.states import FAILURE, SUCCESS
 
 from pacs_tasks.dimse.upper_layer.association import Association, StopCheck
 from pacs_tasks.dimse.upper_layer.negotiation import Context
@@ -21,6 +21,7 @@ from pacs_tasks.errors import (
     AssociationError,
     JobCancelledError,
     JobNotFoundError,
+    JobOutcomeError,
     PacsTasksError,
     PeerBusyError,
     PeerUnavailableError,
@@ -123,7 +124,7 @@ class Part(Generic[L]):
 
     def _obey(self, recorded: Recorded) -> None:
         if recorded.ended:
-            store_summary(self.task, self.job_id)
+            store_end(self.task, self.job_id)
         if recorded.cancelled:
             self.claim.cancelled = True
             raise JobCancelledError
@@ -343,22 +344,25 @@ def _has_ended(task: Task, job_id: str) -> bool:
     """Whether a part comes too late; the one that ended the job may have died before Celery had its summary."""
     state = ledger().progress(job_id).state
     if state is JobState.DONE:
-        store_summary(task, job_id)
+        store_end(task, job_id)
     return state.finished
 
 
-def store_summary(task: Task, job_id: str) -> dict[str, Any]:
-    """Make the summary of a job's last attempt its result in Celery, and return it.
+def store_end(task: Task, job_id: str) -> dict[str, Any] | JobOutcomeError:
+    """Make the summary of a job's last attempt its result in Celery, or that its request does not allow the outcome.
 
     Celery keeps the first success of an id for good, and the end of an earlier attempt may come late: when the job was
     retried at once.
     """
-    summary = result_of(job_id)
+    try:
+        end: dict[str, Any] | JobOutcomeError = result_of(job_id)
+    except JobOutcomeError as error:
+        end = error
     stored = task.backend.get_task_meta(job_id, cache=False)
-    if stored["status"] == SUCCESS and stored["result"] != summary:
+    if stored["status"] == SUCCESS and stored["result"] != end:
         task.backend.forget(job_id)
-    task.backend.store_result(job_id, summary, SUCCESS)
-    return summary
+    task.backend.store_result(job_id, end, FAILURE if isinstance(end, JobOutcomeError) else SUCCESS)
+    return end
 
 
 def _tried(task: Task, job_id: str, lines: range, tries: int, work: Callable[[Part[L], R], bool]) -> bool:
