@@ -21,7 +21,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Generic, Self, cast, overload
+
+from typing_extensions import TypeVar
 
 from pacs_tasks import embedded
 from pacs_tasks.errors import BrokerUnavailableError, InvalidRequestError, JobNotReadyError
@@ -30,8 +32,35 @@ from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.outcomes import Instances, RowAnswer, rows_of
 from pacs_tasks.ledger.receipts import Receipt, receipts_of
 from pacs_tasks.operations import HIDDEN, OPERATIONS
-from pacs_tasks.outcome import InstanceOutcome, JobState, Outcome, Progress
-from pacs_tasks.request import AnyRequest
+from pacs_tasks.outcome import (
+    CommitOutcome,
+    EchoOutcome,
+    FindOutcome,
+    GetOutcome,
+    InstanceOutcome,
+    JobState,
+    MoveOutcome,
+    Outcome,
+    PreflightOutcome,
+    Progress,
+    TransferOutcome,
+    VerifyOutcome,
+)
+from pacs_tasks.request import (
+    AnyRequest,
+    CommitRequest,
+    EchoRequest,
+    FindBatchRequest,
+    FindRequest,
+    GetRequest,
+    MoveRequest,
+    PreflightRequest,
+    RetrieveRequest,
+    StoreDirectoryRequest,
+    StorePathsRequest,
+    StoreRequest,
+    VerifyRequest,
+)
 from pacs_tasks.settings import Settings, settings
 
 if TYPE_CHECKING:
@@ -171,7 +200,11 @@ _STANDSTILL = 30.0
 _PING_TIMEOUT = 2.0
 
 
-class Job:
+#: The outcome of a job, by the request that was enqueued; of a job that was found by its id, any outcome.
+O_co = TypeVar("O_co", default=Outcome, covariant=True)
+
+
+class Job(Generic[O_co]):
     """One job, from :class:`~pacs_tasks.client.PacsClient`. ``id`` is also the id of its Celery task."""
 
     def __init__(self, job_id: str, ledger: Ledger, broker: Broker) -> None:
@@ -246,7 +279,7 @@ class Job:
             f"run `pacs-tasks wait {self.id}`."
         )
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> O_co:
         """Return the outcome of the job.
 
         Raises
@@ -256,7 +289,7 @@ class Job:
         PacsTasksError
             The error of a job without an outcome, in the class that the worker raised.
         """
-        return self._ledger.outcome(self.id)
+        return cast(O_co, self._ledger.outcome(self.id))
 
     def instances(self) -> Iterator[InstanceOutcome]:
         """Yield the outcome of each file or instance that has one, in the order of the manifest."""
@@ -381,6 +414,28 @@ class PacsClient:
         """Close the connections and detach from the private server, which ends when nothing uses it."""
         self._stack.close()
 
+    @overload
+    def enqueue(self, request: EchoRequest, idempotency_key: str | None = None) -> Job[EchoOutcome]: ...
+    @overload
+    def enqueue(
+        self,
+        request: StoreRequest | StoreDirectoryRequest | StorePathsRequest | FindBatchRequest | RetrieveRequest,
+        idempotency_key: str | None = None,
+    ) -> Job[TransferOutcome]: ...
+    @overload
+    def enqueue(self, request: PreflightRequest, idempotency_key: str | None = None) -> Job[PreflightOutcome]: ...
+    @overload
+    def enqueue(self, request: FindRequest, idempotency_key: str | None = None) -> Job[FindOutcome]: ...
+    @overload
+    def enqueue(self, request: MoveRequest, idempotency_key: str | None = None) -> Job[MoveOutcome]: ...
+    @overload
+    def enqueue(self, request: GetRequest, idempotency_key: str | None = None) -> Job[GetOutcome]: ...
+    @overload
+    def enqueue(self, request: VerifyRequest, idempotency_key: str | None = None) -> Job[VerifyOutcome]: ...
+    @overload
+    def enqueue(self, request: CommitRequest, idempotency_key: str | None = None) -> Job[CommitOutcome]: ...
+    @overload
+    def enqueue(self, request: AnyRequest, idempotency_key: str | None = None) -> Job: ...
     def enqueue(self, request: AnyRequest, idempotency_key: str | None = None) -> Job:
         """Enqueue a request.
 
@@ -402,7 +457,7 @@ class PacsClient:
             If the request is about another job and no job has its id.
         """
         request = self.ledger.complete(request)
-        job = Job(_job_id(idempotency_key), self.ledger, self._broker)
+        job: Job = Job(_job_id(idempotency_key), self.ledger, self._broker)
         if not self.ledger.open(job.id, request.task, request):
             if job.request() != request:
                 raise InvalidRequestError("This key belongs to a job with another request. Use another key.", job.id)

@@ -53,6 +53,7 @@ _THOROUGH = (
     "acceptance/test_tls.py",
     "acceptance/test_to_remote.py",
     "acceptance/test_trusted_retrieve.py",
+    "acceptance/test_types.py",
     "integration/cli/test_alone.py",
     "integration/cli/test_batch.py",
     "integration/cli/test_up.py",

@@ -146,7 +146,7 @@ _NO_PROBLEM = (InstanceCategory.SUCCESS, InstanceCategory.PRESENT)
 class Callers:
     """What follows the tasks that other services published: callbacks, the rest of a chain, a group, a chord, as text.
 
-    Only the first message of a task contains it. A job whose message was lost, or which waited for its remote, continues
+    Only the first message of a task contains it. A job whose message was lost, or which waited for its remote, goes on
     with a message of ours. So it is recorded until Celery has the end of the task.
     """
 

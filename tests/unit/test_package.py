@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import get_args, get_overloads, get_type_hints
 
 import pytest
 
 import pacs_tasks
-from pacs_tasks import api
+from pacs_tasks import Job, PacsClient, api
+from pacs_tasks.operations import OPERATIONS
 
 ASKING_SIDE = "pacs_tasks.api, pacs_tasks.ledger.jobs, pacs_tasks.embedded, pacs_tasks.cli"
 NETWORK_FLOOR = "pacs_tasks.dimse.c_store, pacs_tasks.dimse.find.c_find, pacs_tasks.dimse.scp.storage_scp"
@@ -49,6 +51,16 @@ def test_every_name_is_there_and_typed() -> None:
     wrong = "Nonsense"
     with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
         getattr(pacs_tasks, wrong)
+
+
+def test_every_request_has_the_type_of_its_outcome() -> None:
+    """The type of a job follows from its request, as the table of operations has it."""
+    typed: dict[object, object] = {}
+    for variant in get_overloads(PacsClient.enqueue):
+        hints = get_type_hints(variant)
+        for request in get_args(hints["request"]) or [hints["request"]]:
+            typed.setdefault(request, hints["return"])
+    assert typed == {each.request: Job[each.outcome] for each in OPERATIONS.values()}  # type: ignore[name-defined]
 
 
 _ELSEWHERE = """
