@@ -76,6 +76,7 @@ def requests(pacs: TestPACS, client: PacsClient, tmp_path: Path) -> dict[str, di
         "pacs_tasks.echo": {},
         "pacs_tasks.store_file": {"path": str(next((tmp_path / "files").iterdir()))},
         "pacs_tasks.store_directory": {"directory": str(tmp_path / "files")},
+        "pacs_tasks.store_paths": {"paths": [str(tmp_path / "files")]},
         "pacs_tasks.preflight": {"directory": str(tmp_path / "files")},
         "pacs_tasks.find": {"keys": {"PatientName": "*"}},
         "pacs_tasks.find_batch": {"rows": [{"number": 1, "keys": {"PatientName": "*"}}]},
