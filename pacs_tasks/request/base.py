@@ -47,6 +47,17 @@ def _check_absolute(value: str) -> str:
 
 #: A path that every process reads as the same.
 AbsolutePath = Annotated[str, Field(min_length=1), AfterValidator(_check_absolute)]
+
+
+def _check_patient_id(value: str) -> str:
+    """Check a value of VR LO (PS3.5 section 6.2) without wild cards of a query (PS3.4 section C.2.2.2.4)."""
+    stripped = value.strip(" ")
+    if not 0 < len(stripped) <= 64 or not stripped.isprintable() or set(stripped) & set("\\*?"):
+        raise ValueError("a Patient ID has 1 to 64 characters, none of them a backslash, * or ?")
+    return stripped
+
+
+PatientID = Annotated[str, AfterValidator(_check_patient_id)]
 AccessionNumber = Annotated[str, AfterValidator(_check_accession_number)]
 Keys = Annotated[
     Mapping[str, str],

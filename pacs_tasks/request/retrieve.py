@@ -8,7 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validat
 
 from pacs_tasks.ae import AETitle, RemoteAE
 from pacs_tasks.errors import InvalidRequestError
-from pacs_tasks.request.base import UID, AbsolutePath, AccessionNumber, Request, RetrieveMethod, TransferRequest
+from pacs_tasks.request.base import (
+    UID,
+    AbsolutePath,
+    AccessionNumber,
+    PatientID,
+    Request,
+    RetrieveMethod,
+    TransferRequest,
+)
 from pacs_tasks.request.template import Template
 
 
@@ -46,7 +54,7 @@ class GetRequest(_RetrieveOperation):
 class _Selected(BaseModel):
     """A study, a series of it, or instances of it, even without their series.
 
-    An accession number stands for all studies that have it.
+    An accession number or a Patient ID stands for all studies that have it.
     """
 
     model_config = ConfigDict(defer_build=True)
@@ -55,13 +63,14 @@ class _Selected(BaseModel):
     series_uid: UID | None = None
     sop_instance_uids: tuple[UID, ...] = ()
     accession_number: AccessionNumber | None = None
+    patient_id: PatientID | None = None
 
     @property
     def names_a_study(self) -> bool:
-        return self.study_uid is not None or self.accession_number is not None
+        return not (self.study_uid is None and self.accession_number is None and self.patient_id is None)
 
     def _check_levels(self) -> None:
-        if (self.series_uid or self.sop_instance_uids) and not self.names_a_study:
+        if (self.series_uid or self.sop_instance_uids) and not (self.study_uid or self.accession_number):
             raise ValueError("series and instances need the study_uid or the accession_number that they belong to")
 
 
@@ -76,7 +85,7 @@ class Selection(_Selected):
     def _names_something(self) -> Self:
         self._check_levels()
         if not self.names_a_study:
-            raise ValueError("a selection needs a study_uid or an accession_number")
+            raise ValueError("a selection needs a study_uid, an accession_number or a patient_id")
         return self
 
 
@@ -113,9 +122,9 @@ class RetrieveRequest(TransferRequest, _Selected):
         self._check_levels()
         apart = bool((info.context or {}).get("bulk_apart"))
         if not self.names_a_study and not self.selections and not apart:
-            raise ValueError("name what to retrieve: study_uid, accession_number or selections")
+            raise ValueError("name what to retrieve: study_uid, accession_number, patient_id or selections")
         if self.names_a_study and self.selections:
-            raise ValueError("selections stand alone; leave out study_uid and accession_number")
+            raise ValueError("selections stand alone; leave out study_uid, accession_number and patient_id")
         return self
 
     @model_validator(mode="after")

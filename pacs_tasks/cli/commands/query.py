@@ -14,7 +14,7 @@ from pacs_tasks.errors import InvalidRequestError
 @command(
     "query",
     "pacs-tasks query --patient-id P12345 --ip 192.168.1.100 --port 11112",
-    "pacs-tasks query --study-date 20230101-20231231 --modality CT --format csv",
+    "pacs-tasks query --study-date 2023-01-01..2023-12-31 --modality CT --format csv",
     "pacs-tasks query --batch patients.csv --format csv",
     "pacs-tasks query --level SERIES --study-uid 1.2.3.4.5 -k BodyPartExamined -k Modality=CT",
     "pacs-tasks query --study-date 20230101- --split-dates --json",
@@ -25,7 +25,8 @@ from pacs_tasks.errors import InvalidRequestError
 @click.option(
     "--study-date",
     type=StudyDate(),
-    help="Match a day or a range of days, which may be open at either end. In a worklist, this is the scheduled date.",
+    help="Match a day or a range of days, which may be open at either end: 20230131, 2023-01-01..2023-12-31, today, "
+    "yesterday, -7d. In a worklist, this is the scheduled date.",
 )
 @click.option("--accession-number", metavar="NUMBER", help="Match this accession number.")
 @click.option(
@@ -82,7 +83,8 @@ from pacs_tasks.errors import InvalidRequestError
 @click.option(
     "--batch",
     metavar="FILE",
-    help="Query once for each row of this CSV file. Its first line names the keys; an empty cell matches anything.",
+    help="Query once for each row of this CSV file, or of stdin (-). Its first line names the keys; an empty cell "
+    "matches anything.",
 )
 @click.option(
     "--format",
@@ -124,7 +126,7 @@ def _fields(
     **values: Any,
 ) -> dict[str, Any]:
     """The fields of a query, of which ``values`` are the options for single keys."""
-    from pacs_tasks.cli.input.keys import criteria, known
+    from pacs_tasks.cli.input.keys import criteria, known, typed_key
     from pacs_tasks.cli.output.matches import default_columns
     from pacs_tasks.request import Level, QueryModel
 
@@ -138,7 +140,7 @@ def _fields(
         "keys": {
             **dict.fromkeys(default_columns(at, model), ""),
             **criteria(at, model, **values),
-            **{known(keyword): value for keyword, value in keys},
+            **{known(keyword): typed_key(keyword, value) for keyword, value in keys},
         },
         "charset": charset,
         "limit": limit,

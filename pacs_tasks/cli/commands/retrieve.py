@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import click
 
-from pacs_tasks.cli.input.values import ACCESSION_NUMBER, LAYOUT, UID, UIDs, absolute, local_output
+from pacs_tasks.cli.input.values import ACCESSION_NUMBER, LAYOUT, PATIENT_ID, UID, UIDs, absolute, local_output
 from pacs_tasks.cli.invocation import Invocation, command, transfer_options
 
 #: The columns of a batch file, and the fields of a selection that they fill.
@@ -15,13 +15,17 @@ COLUMNS: Mapping[str, str] = {
     "SeriesInstanceUID": "series_uid",
     "SOPInstanceUID": "sop_instance_uids",
     "AccessionNumber": "accession_number",
+    "PatientID": "patient_id",
 }
+#: Those that are not needed beside the UIDs of a study.
+_BESIDE_A_STUDY = ("AccessionNumber", "PatientID")
 
 
 @command(
     "retrieve",
     "pacs-tasks retrieve --study-uid 1.2.3.4.5.6.7.8.9.10 --output-dir downloaded_dicoms --ip 192.168.1.100",
     "pacs-tasks retrieve --batch studies.csv --output-dir downloaded_dicoms",
+    "pacs-tasks query --study-date -7d --format csv | pacs-tasks retrieve --batch - --output-dir downloaded_dicoms",
 )
 @click.option("--study-uid", type=UID, metavar="UID", help="Retrieve the study with this Study Instance UID.")
 @click.option("--output-dir", metavar="DIR", help="Write the files to DIR/STUDY/SERIES/INSTANCE.dcm.")
@@ -47,9 +51,16 @@ COLUMNS: Mapping[str, str] = {
     help="Retrieve all studies with this accession number, or only --study-uid of them.",
 )
 @click.option(
+    "--patient-id",
+    type=PATIENT_ID,
+    metavar="ID",
+    help="Retrieve all studies of the patient with this Patient ID, or only those that other options name.",
+)
+@click.option(
     "--batch",
     metavar="FILE",
-    help=f"Retrieve what each row of this CSV file names. Its columns can be {', '.join(COLUMNS)}.",
+    help=f"Retrieve what each row of this CSV file, or of stdin (-), names. Its columns can be {', '.join(COLUMNS)}. "
+    "The CSV output of a query will do: other columns are ignored.",
 )
 @click.option(
     "--method",
@@ -91,7 +102,9 @@ def retrieve(
     if (output_dir is None) == (to_remote is None):
         raise click.UsageError("There is no single destination. Name it with --output-dir or --to-remote.")
     if batch is not None:
-        fields["selections"] = selections(batch, COLUMNS)
+        fields["selections"], spare = selections(batch, COLUMNS, _BESIDE_A_STUDY)
+        if spare:
+            invocation.terminal.say(f"A retrieve does not need these columns and ignores them: {', '.join(spare)}.")
     if to_remote is not None:
         fields["to"] = invocation.settings.remote(to_remote)
     if output_dir is not None:
@@ -102,7 +115,8 @@ def retrieve(
 def _check(fields: Mapping[str, object], batch: str | None) -> None:
     if batch is not None and any(fields[name] for name in COLUMNS.values()):
         raise click.UsageError("--batch names everything to retrieve. Leave out the other UIDs and numbers.")
-    if batch is None and not fields["study_uid"] and not fields["accession_number"]:
+    if batch is None and not any(fields[name] for name in ("study_uid", "accession_number", "patient_id")):
         raise click.UsageError(
-            "Nothing to retrieve is named. Name a study with --study-uid or --accession-number, or many with --batch."
+            "Nothing to retrieve is named. Name a study with --study-uid or --accession-number, a patient with "
+            "--patient-id, or many with --batch."
         )

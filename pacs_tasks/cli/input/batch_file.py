@@ -9,15 +9,19 @@ import codecs
 import csv
 import difflib
 import io
-from collections.abc import Collection, Iterator, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 from pacs_tasks.cli.output.terminal import counted, plain, readable
 from pacs_tasks.errors import InvalidRequestError, UnreadableInputError
 from pacs_tasks.request import Selection, build
 
+#: The path that stands for stdin.
+STDIN = "-"
 #: The most rows of one job.
 MOST_ROWS = 100_000
 #: The most bytes of a file: that many rows of 600 bytes each.
@@ -35,8 +39,15 @@ class Row:
     values: Mapping[str, str]
 
 
-def read(path: str, known: Collection[str]) -> list[Row]:
-    """Read a file whose first line names its columns.
+class Rows(NamedTuple):
+    """The rows of a file, and the names of the columns that nobody needs."""
+
+    rows: list[Row]
+    spare: list[str]
+
+
+def read(path: str, known: Collection[str], *, spare: Callable[[str], bool] = lambda _: False) -> Rows:
+    """Read a file whose first line names its columns. ``-`` is stdin.
 
     The text is UTF-8, UTF-16 with a byte order mark, or GB18030. Commas, semicolons or tabs separate the cells. Names
     of columns are not case-sensitive. Lines without any value are left out.
@@ -45,6 +56,8 @@ def read(path: str, known: Collection[str]) -> list[Row]:
     ----------
     known
         The names that a column may have. A name that it contains without listing it is used as it stands.
+    spare
+        Whether a column with another name is left out, beside at least one that is known.
 
     Raises
     ------
@@ -53,12 +66,12 @@ def read(path: str, known: Collection[str]) -> list[Row]:
     InvalidRequestError
         If the file has no rows or too many, an unknown or repeated column, or a broken row.
     """
-    shown = readable(path)
+    shown = "stdin" if path == STDIN else readable(path)
     lines = _lines(_text(path, shown), shown)
     _, header = next(lines, (0, []))
     if not header:
         raise InvalidRequestError("This file is empty. Name the columns in its first line, such as PatientID.", shown)
-    columns = _columns(header, known, shown)
+    columns = _columns(header, known, shown, spare)
     rows: list[Row] = []
     for number, cells in lines:
         if len(cells) > len(columns):
@@ -69,15 +82,21 @@ def read(path: str, known: Collection[str]) -> list[Row]:
             )
         if len(rows) == MOST_ROWS:
             raise InvalidRequestError(f"This file has more than {MOST_ROWS} rows. Split it.", shown)
-        rows.append(Row(number, {name: cell for name, cell in zip(columns, cells, strict=False) if cell}))
+        rows.append(Row(number, {name: cell for name, cell in zip(columns, cells, strict=False) if cell and name}))
     if not rows:
         raise InvalidRequestError("This file has no row below the names of its columns. Add one.", shown)
-    return rows
+    return Rows(rows, [cell for cell, name in zip(header, columns, strict=True) if not name])
+
+
+def _opened(path: str) -> AbstractContextManager[BinaryIO]:
+    if path == STDIN:
+        return nullcontext(getattr(sys.stdin, "buffer", io.BytesIO()))
+    return Path(path).expanduser().open("rb")
 
 
 def _text(path: str, shown: str) -> str:
     try:
-        with Path(path).expanduser().open("rb") as file:
+        with _opened(path) as file:
             content = file.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "not a possible name of a file"
@@ -131,12 +150,15 @@ def _check_characters(number: int, cells: list[str], shown: str) -> None:
             )
 
 
-def _columns(header: list[str], known: Collection[str], shown: str) -> list[str]:
-    """The known names of the columns."""
+def _columns(header: list[str], known: Collection[str], shown: str, spare: Callable[[str], bool]) -> list[str]:
+    """The known names of the columns; that of a spare one is empty."""
     names = {name.lower(): name for name in known}
     columns: list[str] = []
     for number, cell in enumerate(header, 1):
         name = names.get(cell.lower(), cell if cell in known else "")
+        if cell and not name and spare(cell):
+            columns.append("")
+            continue
         what = f"{shown}, column {cell[:_LONGEST_SHOWN]!r}" if cell else shown
         if not cell:
             raise InvalidRequestError(f"Column {number} has no name in the first line. Name or remove it.", shown)
@@ -147,6 +169,11 @@ def _columns(header: list[str], known: Collection[str], shown: str) -> list[str]
                 f"Column {number} has the name of column {columns.index(name) + 1}. Remove one of them.", what
             )
         columns.append(name)
+    if not any(columns):
+        raise InvalidRequestError(
+            f"No column names what to retrieve. Name one in the first line, such as {next(iter(known))}.",
+            shown,
+        )
     return columns
 
 
@@ -158,8 +185,18 @@ def _suggestion(cell: str, names: Mapping[str, str]) -> str:
     return f"Name columns in the first line, such as {', '.join(few)}."
 
 
-def selections(path: str, columns: Mapping[str, str]) -> tuple[Selection, ...]:
+class Selections(NamedTuple):
+    """What the rows of a file select, and the names of the columns that this did not need."""
+
+    selections: tuple[Selection, ...]
+    spare: tuple[str, ...]
+
+
+def selections(path: str, columns: Mapping[str, str], optional: Collection[str] = ()) -> Selections:
     """What the rows of a file select.
+
+    The file may be the answer of a query (``query --format csv``). Columns that no selection has are spare then, and in
+    a row that names a study, ``optional`` ones too.
 
     Parameters
     ----------
@@ -171,14 +208,35 @@ def selections(path: str, columns: Mapping[str, str]) -> tuple[Selection, ...]:
     InvalidRequestError
         If the file or a row of it is not valid; the message names the line.
     """
-    return tuple(_selection(row, columns, readable(path)) for row in read(path, columns))
+    rows, spare = read(path, columns, spare=lambda name: _is_attribute(name, columns))
+    shown = "stdin" if path == STDIN else readable(path)
+    if spare:
+        rows = [_of_answer(row, optional) for row in rows]
+    return Selections(tuple(_selection(row, columns, shown) for row in rows), tuple(spare))
 
 
-def _selection(row: Row, columns: Mapping[str, str], path: str) -> Selection:
+def _is_attribute(name: str, columns: Collection[str]) -> bool:
+    """Whether a column is another attribute, and not a known one that is misspelt."""
+    # Loading the dictionary takes as long as a whole echo; most files have no such column.
+    from pydicom.datadict import tag_for_keyword
+
+    near = difflib.get_close_matches(name.lower(), [each.lower() for each in columns], n=1, cutoff=0.8)
+    return not near or any(tag_for_keyword(part) is not None for part in name.split("."))
+
+
+def _of_answer(row: Row, optional: Collection[str]) -> Row:
+    """A row of the answer to a query, which needs no more than the UIDs of its study."""
+    if "StudyInstanceUID" not in row.values:
+        return row
+    return Row(row.number, {name: cell for name, cell in row.values.items() if name not in optional})
+
+
+def _selection(row: Row, columns: Mapping[str, str], shown: str) -> Selection:
     fields: dict[str, Any] = {columns[name]: cell for name, cell in row.values.items()}
     if "sop_instance_uids" in fields:
         fields["sop_instance_uids"] = fields["sop_instance_uids"].split("\\")
     try:
         return build(Selection, {**fields, "row": row.number})
     except InvalidRequestError as error:
-        raise InvalidRequestError(f"Line {row.number} is not valid. {error.message}", path) from None
+        cells = ", ".join(f"{name} {cell[:_LONGEST_SHOWN]!r}" for name, cell in row.values.items())
+        raise InvalidRequestError(f"Line {row.number} is not valid. {error.message}", f"{shown}: {cells}") from None

@@ -7,17 +7,18 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from pydicom.datadict import dictionary_VR, keyword_dict, keyword_for_tag, tag_for_keyword
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_dict, keyword_for_tag, tag_for_keyword
 
 from pacs_tasks.cli.input.batch_file import Row, read
+from pacs_tasks.cli.input.dates import as_dicom
 from pacs_tasks.cli.output.terminal import readable
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.request import FindBatchRequest, FindRow, Level, QueryModel, build
 from pacs_tasks.request.find import place_of
 
 _TAG = re.compile(r"[0-9A-Fa-f]{8}")
-#: A day or a range of days (PS3.4 section C.2.2.2.5).
-_DAYS = re.compile(r"[0-9]{8}|[0-9]{8}-([0-9]{8})?|-[0-9]{8}")
+#: Attributes of VR CS whose values every PACS has in capital letters, as PS3.5 section 6.2 says.
+_CAPITALS = frozenset({"Modality", "ModalitiesInStudy", "PatientSex"})
 
 
 def criteria(
@@ -32,7 +33,7 @@ def criteria(
     study_uids: Iterable[Iterable[str]],
 ) -> dict[str, str]:
     """The keys whose options have a value."""
-    worklist = model is QueryModel.WORKLIST
+    worklist, wanted = model is QueryModel.WORKLIST, modality and modality.upper()
     # A study has the modalities of all of its series (PS3.4 section C.3.4).
     of_all_series = level in {Level.PATIENT, Level.STUDY} and not worklist
     keys = {
@@ -40,7 +41,7 @@ def criteria(
         "PatientName": patient_name,
         place_of("ScheduledProcedureStepStartDate") if worklist else "StudyDate": study_date,
         "AccessionNumber": accession_number,
-        place_of("Modality") if worklist else "ModalitiesInStudy" if of_all_series else "Modality": modality,
+        place_of("Modality") if worklist else "ModalitiesInStudy" if of_all_series else "Modality": wanted,
         "StudyInstanceUID": "\\".join(uid for each in study_uids for uid in each),
     }
     return {keyword: value for keyword, value in keys.items() if value}
@@ -61,6 +62,29 @@ def known(keyword: str) -> str:
         what_next = f"Did you mean {' or '.join(near)}?" if near else "Write a keyword such as StudyDescription."
         raise InvalidRequestError(f"-k {part} is not a keyword of the DICOM data dictionary. {what_next}")
     return keyword
+
+
+def as_meant(keyword: str, typed: str) -> str:
+    """The value of a key: a date in the form of DICOM, a modality in capital letters, anything else as typed.
+
+    Raises
+    ------
+    ValueError
+        If it is not a date; the message names it and says what to write.
+    """
+    name = keyword.rpartition(".")[2]
+    tag = tag_for_keyword(name) or (int(name, 16) if _TAG.fullmatch(name) else None)
+    if typed and tag is not None and dictionary_has_tag(tag) and dictionary_VR(tag) == "DA":
+        return as_dicom(typed)
+    return typed.upper() if tag is not None and keyword_for_tag(tag) in _CAPITALS else typed
+
+
+def typed_key(keyword: str, typed: str) -> str:
+    """The value of ``-k``, which may also hold what only a PACS understands, such as ``2023*``."""
+    try:
+        return as_meant(keyword, typed)
+    except ValueError:
+        return typed
 
 
 class Attributes(Collection[str]):
@@ -91,9 +115,7 @@ def batch_request(path: str, fields: Mapping[str, Any]) -> FindBatchRequest:
     InvalidRequestError
         If the file or a date in it is not valid.
     """
-    rows = [_with_keywords(row, path) for row in read(path, Attributes())]
-    for row in rows:
-        _check_dates(row, path)
+    rows = [_as_meant(_with_keywords(row, path), path) for row in read(path, Attributes()).rows]
     columns = dict.fromkeys(column for row in rows for column in row.values)
     return build(
         FindBatchRequest,
@@ -119,12 +141,16 @@ def _with_keywords(row: Row, path: str) -> Row:
     return Row(row.number, values)
 
 
-def _check_dates(row: Row, path: str) -> None:
-    """Refuse a date in the format of a spreadsheet. A PACS would find nothing, or ignore the key."""
+def _as_meant(row: Row, path: str) -> Row:
+    """Refuse what is not a date: a PACS would find nothing, or ignore the key."""
+    values: dict[str, str] = {}
     for name, value in row.values.items():
-        tag = tag_for_keyword(name.rpartition(".")[2])
-        if tag is not None and dictionary_VR(tag) == "DA" and not _DAYS.fullmatch(value):
+        try:
+            values[name] = as_meant(name, value)
+        except ValueError as error:
             raise InvalidRequestError(
-                f"{name} in line {row.number} is not a day or a range of days. Write YYYYMMDD or YYYYMMDD-YYYYMMDD.",
-                readable(path),
-            )
+                f"{name} in line {row.number} is not a day or a range of days. Write 2023-01-31, 20230131 or "
+                "20230101-20231231.",
+                f"{readable(path)}: {error}",
+            ) from None
+    return Row(row.number, values)

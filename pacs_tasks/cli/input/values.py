@@ -5,7 +5,6 @@ Declaring an option must not import pydantic, so a type imports its rule when it
 
 from __future__ import annotations
 
-import datetime
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Annotated, Any
 
 import click
 
+from pacs_tasks.cli.input.dates import as_dicom
 from pacs_tasks.cli.output.terminal import readable
 from pacs_tasks.errors import UnreadableInputError
 
@@ -32,7 +32,7 @@ class Checked(click.ParamType[str]):
         try:
             return str(TypeAdapter(self._rule()).validate_python(value))
         except ValidationError as error:
-            self.fail(error.errors()[0]["msg"].removeprefix("Value error, "), param, ctx)
+            self.fail(f"{value!r}: {error.errors()[0]['msg'].removeprefix('Value error, ')}.", param, ctx)
 
 
 class WholeNumber(click.IntRange):
@@ -48,39 +48,15 @@ class Seconds(click.FloatRange):
 
 
 class StudyDate(click.ParamType[str]):
-    """A day or a range of days (range matching, PS3.4 section C.2.2.2.5)."""
+    """A day or a range of days, as people write it."""
 
-    name = "YYYYMMDD-YYYYMMDD"
+    name = "DATE[..DATE]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        text = str(value).strip()
-        first, dash, last = text.partition("-")
-        first, last = first.strip(), last.strip()
-        if not first and not last:
-            self.fail(
-                "There is no date. Write a day (20230131), a range (20230101-20231231) or an open range (20230101- or "
-                "-20231231).",
-                param,
-                ctx,
-            )
-        days = [each for each in (first, last) if each]
-        for day in days:
-            if not _is_day(day):
-                self.fail(f"{day!r} is not a day of the calendar. Write YYYYMMDD, such as 20230131.", param, ctx)
-        if days != sorted(days):
-            self.fail(f"The range ends ({last}) before it begins ({first}). Swap the dates.", param, ctx)
-        return f"{first}{dash}{last}"
-
-
-def _is_day(text: str) -> bool:
-    """Whether text is a day of the calendar in eight digits (VR DA, PS3.5 section 6.2)."""
-    if len(text) != 8 or not text.isascii() or not text.isdigit():
-        return False
-    try:
-        datetime.date(int(text[:4]), int(text[4:6]), int(text[6:]))
-    except ValueError:
-        return False
-    return True
+        try:
+            return as_dicom(str(value))
+        except ValueError as error:
+            self.fail(f"{error}.", param, ctx)
 
 
 class Key(click.ParamType[tuple[str, str]]):
@@ -141,6 +117,7 @@ SERVER_NAME = Checked("host", lambda: _ae().ServerName)
 CHARSET = Checked("character set", lambda: _ae().Charset)
 UID = Checked("UID", lambda: _request().UID)
 ACCESSION_NUMBER = Checked("accession number", lambda: _request().AccessionNumber)
+PATIENT_ID = Checked("Patient ID", lambda: _request().PatientID)
 LAYOUT = Checked("layout", _layout)
 
 

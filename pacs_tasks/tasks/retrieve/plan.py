@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 from pacs_tasks.errors import InvalidRequestError, JobFailedError, PacsTasksError
 from pacs_tasks.ledger.manifest import CountedLine, InstanceLine, RetrieveLine, SelectionLine, Study
@@ -28,7 +28,7 @@ from pacs_tasks.tasks.retrieve.study_listing import (
     is_uid,
 )
 
-_ACCESSION_NUMBER = "00080050"
+_ACCESSION_NUMBER, _PATIENT_ID = "00080050", "00100020"
 
 
 @dataclass
@@ -136,6 +136,28 @@ def _joined(before: Study | None, study: Study, lines: tuple[tuple[int, int], ..
     )
 
 
+class _Name(NamedTuple):
+    """What names studies other than their UIDs: an accession number, a Patient ID, or both; else they are empty."""
+
+    number: str
+    patient: str
+
+    @property
+    def text(self) -> str:
+        return " of ".join(filter(None, self))
+
+    @property
+    def words(self) -> str:
+        names = ("accession number" if self.number else "", "Patient ID" if self.patient else "")
+        return " and ".join(filter(None, names))
+
+    def fits(self, match: dict[str, Any]) -> bool:
+        """Whether a match has this name. Another case would be another patient."""
+        number, patient = (value(match, tag).strip() for tag in (_ACCESSION_NUMBER, _PATIENT_ID))
+        same_number = not self.number or number.casefold() == self.number.casefold()
+        return same_number and self.patient in {"", patient}
+
+
 class _Search:
     """Queries one remote for selections."""
 
@@ -144,18 +166,18 @@ class _Search:
         self._selections = request.wanted()
         #: By Study Instance UID, in the order of the selections.
         self._wanted: dict[str, Wanted] = {}
-        #: Accession numbers that led to no study: the places of their selections, and the reason.
+        #: Names that led to no study: the places of their selections, and the reason.
         self._nowhere: dict[str, tuple[list[int], PacsTasksError]] = {}
 
     def find(self, selections: dict[int, Selection]) -> list[_Found]:
-        """Find selections; one answer for each study, and one for each accession number without a study."""
-        numbers: dict[str, list[Wanted]] = {}
+        """Find selections; one answer for each study, and one for each name that led to none."""
+        known: dict[_Name, list[Wanted]] = {}
         for place, selection in selections.items():
-            number = selection.accession_number
-            if number is None:
-                self._want(selection.study_uid or "", None).add(place, selection)
+            name = _Name(selection.accession_number or "", selection.patient_id or "")
+            if any(name):
+                self._resolve(place, selection, name, known)
             else:
-                self._resolve(place, selection, number, numbers)
+                self._want(selection.study_uid or "", None).add(place, selection)
         found = [self._list(wanted) for wanted in self._wanted.values()]
         return found + [self._unfound(places, error) for places, error in self._nowhere.values()]
 
@@ -164,49 +186,53 @@ class _Search:
         wanted.counted = counted if wanted.counted is None else wanted.counted
         return wanted
 
-    def _resolve(self, place: int, selection: Selection, number: str, numbers: dict[str, list[Wanted]]) -> None:
-        """Add the studies that have an accession number."""
-        name = f"{number}\\{selection.study_uid or ''}"
-        if name in self._nowhere:
-            self._nowhere[name][0].append(place)
+    def _resolve(self, place: int, selection: Selection, name: _Name, known: dict[_Name, list[Wanted]]) -> None:
+        """Add the studies that have an accession number, belong to a patient, or both."""
+        key = f"{name.number}\\{name.patient}\\{selection.study_uid or ''}"
+        if key in self._nowhere:
+            self._nowhere[key][0].append(place)
             return
         try:
-            if number not in numbers:
-                numbers[number] = self._studies_of(number)
+            if name not in known:
+                known[name] = self._studies_of(name)
         except (JobFailedError, InvalidRequestError, UnansweredError) as error:
-            self._nowhere[name] = [place], _public(error)
+            self._nowhere[key] = [place], _public(error)
             return
-        chosen = [each for each in numbers[number] if selection.study_uid in {None, each.study_uid}]
+        chosen = [each for each in known[name] if selection.study_uid in {None, each.study_uid}]
         for each in chosen:
             self._want(each.study_uid, each.counted).add(place, selection)
         if not chosen:
             elsewhere = JobFailedError(
-                f"{self._remote} lists this accession number for other studies only. Check both.", number
+                f"{self._remote} lists this {name.words} for other studies only. Check both.", name.text
             )
-            self._nowhere[name] = [place], elsewhere
+            self._nowhere[key] = [place], elsewhere
 
-    def _studies_of(self, number: str) -> list[Wanted]:
-        """The studies with this accession number; some remotes also list studies with another one."""
-        keys = {"AccessionNumber": number, "StudyInstanceUID": "", "NumberOfStudyRelatedInstances": ""}
+    def _studies_of(self, name: _Name) -> list[Wanted]:
+        """The studies with this name; some remotes also list studies with another one."""
+        named = {"AccessionNumber": name.number, "PatientID": name.patient}
+        keys = {
+            **{keyword: text for keyword, text in named.items() if text},
+            "StudyInstanceUID": "",
+            "NumberOfStudyRelatedInstances": "",
+        }
         outcome = self._session.find(Level.STUDY, keys)
         failure = failure_of(outcome)
         if failure:
             raise JobFailedError(
-                f"{self._remote} cannot list the studies with this accession number ({failure}). Retry later, or name "
+                f"{self._remote} cannot list the studies with this {name.words} ({failure}). Retry later, or name "
                 "the studies by their Study Instance UIDs.",
-                number,
+                name.text,
             )
         found = [
             Wanted(value(match, STUDY_UID), counted=counted_in_study(match))
             for match in outcome.matches
-            if value(match, _ACCESSION_NUMBER).strip().casefold() == number.casefold()
+            if name.fits(match)
         ]
         usable = {each.study_uid: each for each in found if is_uid(each.study_uid)}
         if not usable:
             raise JobFailedError(
-                f"{self._remote} lists no study with this accession number. "
-                "Check it, for example with `pacs-tasks query`.",
-                number,
+                f"{self._remote} lists no study with this {name.words}. Check it, for example with `pacs-tasks query`.",
+                name.text,
             )
         return list(usable.values())
 

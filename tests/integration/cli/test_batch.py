@@ -154,7 +154,7 @@ def test_ctrl_c_keeps_what_was_answered(terminal: Terminal, archive: TestPACS, f
     [
         ("PatientNam\nX\n", "Did you mean PatientName"),
         ("PatientID\n", "no row below"),
-        ("PatientID,StudyDate\nP1,2023-01-31\n", "StudyDate in line 2 is not a day or a range of days"),
+        ("PatientID,StudyDate\nP1,31.1.2023\n", "StudyDate in line 2 is not a day or a range of days"),
         ("PatientID\nP1,P2\n", "Line 2 has 2 cells"),
         ("PatientID,00100020\nP1,P2\n", "Two columns are one attribute"),
     ],
@@ -171,8 +171,8 @@ def test_a_wrong_file_is_told_before_anything_is_asked(
 
 
 def test_tags_and_dates_may_be_columns(terminal: Terminal, archive: TestPACS, file: Path) -> None:
-    """As in `-k`. Ranges have the format of the Standard."""
-    file.write_text("00100020,StudyDate\nP1,20240101-20240131\nP2,-20240101\n")
+    """As in `-k`."""
+    file.write_text("00100020,StudyDate,modalitiesinstudy\nP1,2024-01-01..2024-01-31,ct\nP2,-20240101,\n")
     result = asked(terminal, archive, file, "--json")
     assert [len(each["matches"]) for each in result.json["rows"]] == [1, 0], result
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+
 import pytest
 
 from pacs_tasks.testing import Faults, TestPACS
@@ -71,6 +74,25 @@ def test_a_batch_shows_what_became_of_each_study(terminal: Terminal, archive: Te
     assert on_disk(terminal) == {uid(1, 1), uid(1, 2), uid(2, 1), uid(2, 2)}
 
 
+def test_a_retrieve_takes_the_answer_of_a_query(terminal: Terminal, archive: TestPACS) -> None:
+    """Through a pipe. The columns without use are named once."""
+    peer = ["--ip", archive.host, "--port", str(archive.port), "--pacs-ae-title", archive.ae_title]
+    query = [*terminal.entry, "query", "--modality", "ct", "--study-date", "2024-01-15", "--format", "csv", *peer]
+    fetch = [*terminal.entry, "retrieve", "--batch", "-", "--output-dir", "out", "--method", "get", *peer]
+    done = subprocess.run(
+        ["bash", "-c", f"{shlex.join(query)} | {shlex.join(fetch)}"],
+        env=terminal.environment(),
+        cwd=terminal.directory,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done
+    assert on_disk(terminal) == set(archive.instances)
+    assert done.stderr.count("does not need these columns and ignores them: PatientName, StudyDate, ") == 1
+
+
 def test_a_batch_of_which_all_comes_is_done(terminal: Terminal, archive: TestPACS) -> None:
     """Identical rows are one study."""
     (terminal.directory / "studies.csv").write_text(
@@ -88,7 +110,7 @@ def test_a_batch_of_which_all_comes_is_done(terminal: Terminal, archive: TestPAC
         ("StudyInstanceUID\n1.2\nno UID\n", "Line 3 is not valid. Selection is not valid (study_uid"),
         ("SeriesInstanceUID\n1.2\n", "Line 2 is not valid. Selection is not valid"),
         ("AccessionNumber\nA*\n", "Line 2 is not valid. Selection is not valid (accession_number"),
-        ("PatientID\n1\n", "not known"),
+        ("PatientName\n1\n", "No column names what to retrieve"),
         ("", "is empty"),
     ],
 )

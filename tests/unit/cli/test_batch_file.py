@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from pydicom.datadict import keyword_dict
 
+from pacs_tasks.cli.commands.retrieve import COLUMNS
 from pacs_tasks.cli.input import batch_file
-from pacs_tasks.cli.input.batch_file import Row, read
+from pacs_tasks.cli.input.batch_file import Row, read, selections
 from pacs_tasks.errors import InvalidRequestError, PacsTasksError, UnreadableInputError
+from pacs_tasks.request import Selection
 
 FEW = ("StudyInstanceUID", "SeriesInstanceUID", "AccessionNumber", "PatientID")
 NAME = "王^小明"
@@ -25,7 +27,7 @@ def path(tmp_path: Path) -> Path:
 def test_each_row_has_its_line_and_the_cells_that_are_not_empty(path: Path) -> None:
     """Columns have the names of the data dictionary, and empty lines are left out."""
     path.write_text("patientid, StudyDate ,MODALITY\nP1,20230101,\n\n,,\n P2 ,,CT,,\n")
-    assert read(str(path), keyword_dict) == [
+    assert read(str(path), keyword_dict).rows == [
         Row(2, {"PatientID": "P1", "StudyDate": "20230101"}),
         Row(5, {"PatientID": "P2", "Modality": "CT"}),
     ]
@@ -39,25 +41,25 @@ def test_what_spreadsheets_write_is_read(path: Path, encoding: str, separator: s
     lines = ["PatientID", "P1"], ["PatientName", NAME]
     text = ending.join(separator.join(cells) for cells in zip(*lines, strict=True)) + ending
     path.write_bytes(text.encode(encoding))
-    assert read(str(path), keyword_dict) == [Row(2, {"PatientID": "P1", "PatientName": NAME})]
+    assert read(str(path), keyword_dict).rows == [Row(2, {"PatientID": "P1", "PatientName": NAME})]
 
 
 def test_a_cell_in_quotation_marks_may_hold_the_separator(path: Path) -> None:
     """And quotation marks, doubled."""
     path.write_text('PatientID,StudyDescription\nP1,"Head, ""axial"""\n')
-    assert read(str(path), keyword_dict)[0].values["StudyDescription"] == 'Head, "axial"'
+    assert read(str(path), keyword_dict).rows[0].values["StudyDescription"] == 'Head, "axial"'
 
 
 def test_a_single_column_needs_no_separator(path: Path) -> None:
     path.write_text("\n\nAccessionNumber\nA1\nA2")
-    assert read(str(path), FEW) == [Row(4, {"AccessionNumber": "A1"}), Row(5, {"AccessionNumber": "A2"})]
+    assert read(str(path), FEW).rows == [Row(4, {"AccessionNumber": "A1"}), Row(5, {"AccessionNumber": "A2"})]
 
 
 def test_a_file_that_can_be_read_once_is_read(path: Path, tmp_path: Path) -> None:
     """Such as the shell's `<(...)`, whose size is not known in advance."""
     path.write_text("PatientID\nP1\n")
     with path.open("rb") as file:
-        assert read(f"/dev/fd/{file.fileno()}", FEW) == [Row(2, {"PatientID": "P1"})]
+        assert read(f"/dev/fd/{file.fileno()}", FEW).rows == [Row(2, {"PatientID": "P1"})]
 
 
 class Attributes(tuple[str, ...]):
@@ -72,7 +74,7 @@ class Attributes(tuple[str, ...]):
 def test_what_is_known_without_being_listed_is_taken_as_it_stands(path: Path) -> None:
     """Such as tags."""
     path.write_text("00100010,patientid\nX,P1\n")
-    assert read(str(path), Attributes(FEW)) == [Row(2, {"00100010": "X", "PatientID": "P1"})]
+    assert read(str(path), Attributes(FEW)).rows == [Row(2, {"00100010": "X", "PatientID": "P1"})]
 
 
 def broken_files() -> Iterator[tuple[str, bytes, str]]:
@@ -131,7 +133,58 @@ def test_a_file_without_an_end_is_too_large() -> None:
 def test_a_job_has_a_limit_of_rows(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_file, "MOST_ROWS", 3)
     path.write_text("PatientID\n1\n2\n\n3\n")
-    assert len(read(str(path), FEW)) == 3
+    assert len(read(str(path), FEW).rows) == 3
     path.write_text("PatientID\n1\n2\n\n3\n4\n")
     with pytest.raises(InvalidRequestError, match=r"more than 3 rows\. Split it"):
         read(str(path), FEW)
+
+
+#: A file as `query --format csv` writes it.
+ANSWER = """row,PatientID,PatientName,StudyDate,ModalitiesInStudy,AccessionNumber,NumberOfStudyRelatedInstances,\
+ScheduledProcedureStepSequence.Modality,StudyInstanceUID
+2,P1,Zhang^San,20230101,CT\\SR,LONGER THAN SIXTEEN CHARACTERS,7,CT,1.2.3
+3,P2,,,,A2,,,
+4,P3,,,,,,,
+"""
+
+
+def test_the_answer_of_a_query_selects_its_studies(path: Path) -> None:
+    """By their UIDs alone; what is needed for nothing is named once."""
+    path.write_text(ANSWER)
+    found, spare = selections(str(path), COLUMNS, ("AccessionNumber", "PatientID"))
+    assert found == (
+        Selection(study_uid="1.2.3", row=2),
+        Selection(accession_number="A2", patient_id="P2", row=3),
+        Selection(patient_id="P3", row=4),
+    )
+    assert spare[:3] == ("row", "PatientName", "StudyDate")
+    assert not {"PatientID", "AccessionNumber"} & set(spare)
+
+
+def test_a_column_beside_a_study_counts_in_a_file_of_selections(path: Path) -> None:
+    path.write_text("StudyInstanceUID,AccessionNumber\n1.2.3,A1\n")
+    found, spare = selections(str(path), COLUMNS, ("AccessionNumber", "PatientID"))
+    assert (found, spare) == ((Selection(study_uid="1.2.3", accession_number="A1", row=2),), ())
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("StudyInstanceUIDs,PatientName\n1.2,X\n", "Did you mean StudyInstanceUID"),
+        ("AcessionNumber,StudyInstanceUID\nA1,1.2\n", "Did you mean AccessionNumber"),
+        ("PatientName,StudyDate\nX,20230101\n", "No column names what to retrieve"),
+        ("1.2.3\n1.2.4\n", "No column names what to retrieve"),
+    ],
+)
+def test_a_misspelt_column_is_not_ignored(path: Path, content: str, told: str) -> None:
+    path.write_text(content)
+    with pytest.raises(InvalidRequestError, match=told):
+        selections(str(path), COLUMNS)
+
+
+def test_a_wrong_cell_is_named_as_it_was_typed_and_not_in_the_log(path: Path) -> None:
+    path.write_text("StudyInstanceUID\n1.2.x\n")
+    with pytest.raises(InvalidRequestError, match="Line 2 is not valid") as raised:
+        selections(str(path), COLUMNS)
+    assert "StudyInstanceUID '1.2.x'" in raised.value.subject
+    assert "1.2.x" not in raised.value.message

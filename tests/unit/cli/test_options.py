@@ -69,6 +69,7 @@ OWN: dict[str, dict[str, Any]] = {
         "--series-uid": None,
         "--sop-instance-uid": None,
         "--accession-number": None,
+        "--patient-id": None,
         "--batch": None,
         "--method": "auto",
         "--layout": None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import click
 import pytest
 
+from pacs_tasks.cli.input.dates import as_dicom
+from pacs_tasks.cli.input.keys import typed_key
 from pacs_tasks.cli.input.values import Key, StudyDate, absolute, local_directory, local_file, local_output
 from pacs_tasks.cli.program import main
 from pacs_tasks.errors import UnreadableInputError
@@ -22,8 +25,12 @@ def nothing_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+#: A leap year begins on a Monday.
+TODAY = datetime.date(2024, 1, 1)
+
+
 @pytest.mark.parametrize(
-    "text", ["20230101-20231231", "20230131", "20230101-", "-20231231", "20240229", "20230101-20230101"]
+    "text", ["20230101-20231231", "20230131", "20230101-", "-20231231", "20240229", "20230101-20230101", "00010101"]
 )
 def test_dates_are_a_day_a_range_or_open(text: str) -> None:
     """They go to the PACS as they are (range matching, PS3.4 section C.2.2.2.5)."""
@@ -31,24 +38,90 @@ def test_dates_are_a_day_a_range_or_open(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("2023-01-31", "20230131"),
+        (" 2023-1-3 ", "20230103"),
+        ("2023/01/31", "20230131"),
+        ("2023.01.31", "20230131"),
+        ("2023-01-01..2023-12-31", "20230101-20231231"),
+        ("2023-01-01-2023-12-31", "20230101-20231231"),
+        ("2023-01-01/2023-12-31", "20230101-20231231"),
+        ("2023/01/01 - 2023/12/31", "20230101-20231231"),
+        ("2023-01-01\u20132023-12-31", "20230101-20231231"),
+        ("20230101-2023-12-31", "20230101-20231231"),
+        ("2023-01-01..", "20230101-"),
+        ("2023-01-01-", "20230101-"),
+        ("..2023-01-01", "-20230101"),
+        ("-2023-01-01", "-20230101"),
+        ("today", "20240101"),
+        ("Yesterday", "20231231"),
+        ("tomorrow", "20240102"),
+        ("yesterday..today", "20231231-20240101"),
+        ("yesterday-", "20231231-"),
+        ("-today", "-20240101"),
+        ("-7d", "20231225-20240101"),
+        ("-2w", "20231218-20240101"),
+        ("+1D", "20240101-20240102"),
+        ("-7d..yesterday", "20231225-20231231"),
+        ("-7d-", "20231225-"),
+        ("-14d--7d", "20231218-20231225"),
+        ("2023-06-01..today", "20230601-20240101"),
+    ],
+)
+def test_dates_are_understood_as_people_write_them(typed: str, meant: str) -> None:
+    """The PACS gets the form of the Standard."""
+    assert as_dicom(typed, TODAY) == meant
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "",
         "-",
+        "..",
         "2023",
+        "2023-01",
         "20231301",
-        "20230229",
+        "2023-02-29",
+        "01/02/2023",
+        "2023-01/02",
         "20231231-20230101",
-        "2023-01-01",
+        "today..yesterday",
         "20230101-2023",
-        "today",
+        "20230101-20230201-20230301",
+        "now",
+        "7d",
+        "-7m",
         "２０２３０１０１",
     ],
 )
 def test_what_is_no_date_is_refused(text: str) -> None:
-    """Before anything is sent to the PACS."""
-    with pytest.raises(click.BadParameter):
+    """Before anything is sent to the PACS, naming what was typed and what is right."""
+    with pytest.raises(click.BadParameter) as raised:
         StudyDate().convert(text, None, None)
+    assert raised.value.message.startswith("'")
+    assert "write a day (2023-01-31" in raised.value.message or "swap the dates" in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("keyword", "typed", "meant"),
+    [
+        ("StudyDate", "2023-01-31", "20230131"),
+        ("00100030", "1970-1-2", "19700102"),
+        ("ScheduledProcedureStepSequence.ScheduledProcedureStepStartDate", "2023-01-31..", "20230131-"),
+        ("StudyDate", "2023*", "2023*"),
+        ("StudyDate", "", ""),
+        ("Modality", "ct", "CT"),
+        ("00080060", "m?", "M?"),
+        ("ScheduledProcedureStepSequence.Modality", "mr", "MR"),
+        ("PatientSex", "f", "F"),
+        ("BodyPartExamined", "Chest", "Chest"),
+        ("00091001", "2023-01-31", "2023-01-31"),
+    ],
+)
+def test_a_key_is_sent_as_it_is_meant(keyword: str, typed: str, meant: str) -> None:
+    assert typed_key(keyword, typed) == meant
 
 
 def test_a_key_asks_or_matches() -> None:

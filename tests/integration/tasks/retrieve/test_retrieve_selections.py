@@ -135,6 +135,23 @@ def test_an_accession_number_that_nobody_has_is_an_error(client: PacsClient, arc
     assert (raised.value.subject, "NOBODY" in raised.value.message) == ("NOBODY", False)
 
 
+def test_a_patient_id_stands_for_the_studies_of_the_patient(
+    client: PacsClient, archive: TestPACS, tmp_path: Path
+) -> None:
+    """Alone, beside an accession number, and for nobody; another case is another patient."""
+    for study, patient in ((31, "Q7"), (32, "Q7"), (33, "q7")):
+        for path in write_series(tmp_path / f"{study}", 2, study=study, rows=2, patient_id=patient):
+            archive.hold(path)
+    outcome = ended(enqueued(client, archive, tmp_path / "all", patient_id="Q7"))
+    assert {name: study.received for name, study in told(outcome).items()} == {study_uid(31): 2, study_uid(32): 2}
+    ended(enqueued(client, archive, tmp_path / "one", patient_id="Q7", accession_number="A32"))
+    assert on_disk(tmp_path / "one") == of_study(archive, 32)
+    for names in ({"patient_id": "NOBODY"}, {"patient_id": "Q7", "accession_number": "A33"}):
+        with pytest.raises(JobFailedError, match="lists no study with this") as raised:
+            ended(enqueued(client, archive, tmp_path / "none", **names))
+        assert (raised.value.subject in {"NOBODY", "A33 of Q7"}, "Q7" in raised.value.message) == (True, False)
+
+
 def test_a_batch_is_one_job_with_an_outcome_for_each_study(
     client: PacsClient, archive: TestPACS, tmp_path: Path
 ) -> None:
