@@ -19,7 +19,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Generic, Self, cast, overload
 
@@ -479,6 +479,20 @@ class PacsClient:
         """
         self.ledger.progress(job_id)
         return Job(job_id, self.ledger, self._broker)
+
+    def find(self, text: str, tasks: Collection[str] = ()) -> Job:
+        """Return the job whose id is ``text`` or is the only one that begins so, or the newest job for ``last``.
+
+        ``tasks`` are the public tasks that ``last`` may have; empty for any.
+
+        Raises
+        ------
+        JobNotFoundError
+            If there is none.
+        InvalidRequestError
+            If several ids begin so.
+        """
+        return Job(self.ledger.find(text, tasks), self.ledger, self._broker)
 
     def associations(self) -> list[Associations]:
         """Return every remote with which the fleet has associations open or waits for one."""

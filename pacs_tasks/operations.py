@@ -125,5 +125,7 @@ _ROWS = (
     Operation(CommitRequest, CommitOutcome, FIND_QUEUE, "verify --commit"),
 )
 
+#: The public tasks that have an outcome for each file, instance or row, so that a part of them can be done again.
+TRANSFERS = frozenset(row.task for row in _ROWS if row.outcome is TransferOutcome)
 #: Every operation, by the name of its public task.
 OPERATIONS: Mapping[str, Operation] = MappingProxyType({row.task: row for row in _ROWS})

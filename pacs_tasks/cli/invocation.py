@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -285,16 +287,70 @@ def transfer_options(function: F) -> F:
     return give_up_after(key(function))
 
 
-class SharedOptionsCommand(click.Command):
-    """A command whose help shows its own options before those that all commands share."""
+#: The shared options that say which PACS to talk to, and how.
+ADDRESS = (*_SETTINGS, "remote")
+#: What people type who know other programs.
+_HABITS = {
+    "find": "query", "findscu": "query", "search": "query", "worklist": "query --worklist",
+    "get": "retrieve", "move": "retrieve", "fetch": "retrieve", "download": "retrieve", "getscu": "retrieve",
+    "movescu": "retrieve", "store": "send", "storescu": "send", "dcmsend": "send", "upload": "send", "push": "send",
+    "ping": "echo", "echoscu": "echo", "list": "jobs", "ls": "jobs", "stop": "cancel", "kill": "cancel",
+    "--host": "--ip", "--hostname": "--ip", "--server": "--ip", "--address": "--ip",
+    "-aet": "--ae-title", "--aet": "--ae-title", "--calling": "--ae-title",
+    "-aec": "--pacs-ae-title", "--aec": "--pacs-ae-title", "--called": "--pacs-ae-title",
+    "--name": "--patient-name", "--id": "--patient-id", "--date": "--study-date", "--uid": "--study-uid",
+    "--study": "--study-uid", "--series": "--series-uid", "-o": "--output-dir", "-od": "--output-dir",
+    "--output": "--output-dir", "--out": "--output-dir",
+}  # fmt: skip
+_ALL = "pacs_tasks.help_all"
 
-    def __init__(self, *args: Any, examples: tuple[str, ...] = (), **kwargs: Any) -> None:
+
+def _show_all(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        ctx.meta[_ALL] = True
+        click.echo(ctx.get_help(), color=ctx.color)
+        ctx.exit()
+
+
+_HELP_ALL = click.Option(
+    ["--help-all"],
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_all,
+    help="Show this message with the options of all commands, and exit.",
+)
+
+
+class SharedOptionsCommand(click.Command):
+    """A command whose help shows its own options before those that all commands share.
+
+    Parameters
+    ----------
+    without
+        The shared options that have no effect on it. It refuses them.
+    """
+
+    def __init__(
+        self, *args: Any, examples: tuple[str, ...] = (), without: tuple[str, ...] = (), **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.params += SHARED_OPTIONS
         self.examples = examples
+        self.without = without
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        return [*super().get_params(ctx), _HELP_ALL]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        typed = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            raise _as_meant(error, self, typed) from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        _format_options(self, ctx, formatter)
+        _format_options(self, ctx, formatter, self.without)
         if self.examples:
             with formatter.section("Example" if len(self.examples) == 1 else "Examples"):
                 for example in self.examples:
@@ -308,37 +364,96 @@ class CommandGroup(click.Group):
         super().__init__(*args, **kwargs)
         self.params += SHARED_OPTIONS
 
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        return [*super().get_params(ctx), _HELP_ALL]
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for name in self.commands if self.get_command(ctx, name) is not None]
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.NoSuchCommand as error:
+            meant = _HABITS.get(error.command_name, "send" if Path(error.command_name).exists() else "")
+            if not meant:
+                raise
+            raise click.UsageError(f"No such command {error.command_name!r}. Did you mean {meant!r}?", ctx) from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         _format_options(self, ctx, formatter)
         self.format_commands(ctx, formatter)
 
 
-def _format_options(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+def _as_meant(error: click.NoSuchOption, command: click.Command, typed: Sequence[str]) -> click.UsageError:
+    """The error with what the option is called here, if another program has it under its name."""
+    own = {spelling for param in command.params for spelling in param.opts}
+    for word in typed:
+        name = word.partition("=")[0]
+        # Of -aet, click names -a.
+        if name.startswith(error.option_name) and _HABITS.get(name) in own:
+            return click.UsageError(f"No such option {name!r}. Did you mean {_HABITS[name]!r}?", error.ctx)
+    return error
+
+
+def _format_options(
+    command: click.Command, ctx: click.Context, formatter: click.HelpFormatter, without: Collection[str] = ()
+) -> None:
     own: list[tuple[str, str]] = []
     shared: list[tuple[str, str]] = []
     for param in command.get_params(ctx):
         record = param.get_help_record(ctx)
-        if record is not None:
+        if record is not None and param.name not in without:
             (shared if isinstance(param, SharedOption) else own).append(record)
-    for title, records in (("Options", own), ("Options of all commands", shared)):
-        if records:
-            with formatter.section(title):
-                formatter.write_dl(records)
+    with formatter.section("Options"):
+        formatter.write_dl(own)
+    if ctx.meta.get(_ALL):
+        with formatter.section("Options of all commands"):
+            formatter.write_dl(shared)
+    else:
+        names = [each.partition(" ")[0] for each, _ in shared]
+        short = ", ".join(dict.fromkeys("--tls-..." if each.startswith("--tls-") else each for each in names))
+        text = f"Options of all commands, which --help-all explains: {short}"
+        formatter.write_paragraph()
+        formatter.write(textwrap.fill(text, formatter.width, break_on_hyphens=False) + "\n")
 
 
-def command(name: str, *examples: str) -> Callable[[Callable[..., int]], SharedOptionsCommand]:
-    """Make a command of a function that takes the :class:`Invocation` and its own options and returns an exit code."""
+def refuse(invocation: Invocation, names: Iterable[str], where: str) -> None:
+    """Refuse options of the command line that have no effect.
+
+    Raises
+    ------
+    click.UsageError
+        If one of these is there.
+    """
+    ctx = click.get_current_context()
+    for param in ctx.command.params:
+        name = param.name or ""
+        typed = invocation.typed(name) or ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if name in names and typed:
+            raise click.UsageError(f"{param.opts[0]} has no effect {where}. Leave it out.", ctx)
+
+
+def command(
+    name: str, *examples: str, without: tuple[str, ...] = ()
+) -> Callable[[Callable[..., int]], SharedOptionsCommand]:
+    """Make a command of a function that takes the :class:`Invocation` and its own options and returns an exit code.
+
+    Parameters
+    ----------
+    without
+        The shared options that have no effect on it.
+    """
 
     def decorate(function: Callable[..., int]) -> SharedOptionsCommand:
         @functools.wraps(function)
         def run(**options: Any) -> int:
             invocation: Invocation = click.get_current_context().obj
+            refuse(invocation, without, f"on `{name}`")
             invocation.begin()
             return function(invocation, **options)
 
-        return click.command(name, cls=SharedOptionsCommand, examples=examples)(run)
+        return click.command(name, cls=SharedOptionsCommand, examples=examples, without=without)(run)
 
     return decorate

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from pacs_tasks import embedded
@@ -15,6 +15,7 @@ from pacs_tasks.cli.output.outcomes import view_of
 from pacs_tasks.cli.output.view import command_of
 from pacs_tasks.client import Job, PacsClient
 from pacs_tasks.errors import ConfigurationError, JobNotReadyError
+from pacs_tasks.ledger.jobs import LAST
 from pacs_tasks.outcome import Category, JobState, Outcome, Progress
 from pacs_tasks.request import AnyRequest
 from pacs_tasks.settings import Settings
@@ -47,17 +48,28 @@ def submit(invocation: Invocation, client: PacsClient, request: AnyRequest) -> i
 
 
 @contextmanager
-def open_job(invocation: Invocation, job_id: str) -> Iterator[Job]:
-    """Connect to the Redis and find a job; raises :class:`JobNotFoundError`."""
+def open_job(invocation: Invocation, named: str, tasks: Collection[str] = ()) -> Iterator[Job]:
+    """Connect to the Redis and find a job as :func:`find_job` does."""
     with PacsClient(config=invocation.settings) as client:
-        yield find_job(invocation, client, job_id)
+        yield find_job(invocation, client, named, tasks)
 
 
-def find_job(invocation: Invocation, client: PacsClient, job_id: str) -> Job:
-    """Find a job; raises :class:`JobNotFoundError`."""
-    invocation.job_id = job_id
-    job = client.job(job_id)
-    invocation.task = job.progress().task
+def find_job(invocation: Invocation, client: PacsClient, named: str, tasks: Collection[str] = ()) -> Job:
+    """Find a job by its id, a unique beginning of it, or ``last``: the newest one of these tasks, which is shown.
+
+    Raises
+    ------
+    JobNotFoundError
+        If there is none.
+    InvalidRequestError
+        If several ids begin so.
+    """
+    invocation.job_id = named
+    job = client.find(named, tasks)
+    progress = job.progress()
+    invocation.job_id, invocation.task = job.id, progress.task
+    if named == LAST:
+        invocation.terminal.say(f"The last job is {job.id}: {command_of(progress.task)} to {progress.remote}.")
     return job
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from pacs_tasks.errors import (
@@ -17,6 +18,7 @@ from pacs_tasks.ledger.keys import (
     BEFORE_SERIES_SHORT,
     BEFORE_SERIES_WHOLE,
     CALLERS,
+    COUNTED,
     JOBS,
     PARTS,
     PROGRESS_FIELDS,
@@ -138,6 +140,8 @@ class Standstills:
         return seen == str(self._run("jobs/standstill", [job_key(job_id), job_key(job_id, "claims")], [""]))
 
 
+#: What users write for the newest job.
+LAST = "last"
 _CHUNK = 1_000
 _RETRIED = (InstanceCategory.FAILED, InstanceCategory.MISSING)
 _NO_PROBLEM = (InstanceCategory.SUCCESS, InstanceCategory.PRESENT)
@@ -252,6 +256,47 @@ class Ledger:
         large = self._redis.get(job_key(job_id, "bulk")) if has_bulk else None
         return load_request(job_id, task, text, cast("str | None", large))
 
+    def find(self, text: str, tasks: Collection[str] = ()) -> str:
+        """Find the id of a job that a user names by its id, by a unique beginning of it, or as ``last``.
+
+        Parameters
+        ----------
+        tasks
+            The public tasks that ``last`` may have; empty for any.
+
+        Raises
+        ------
+        JobNotFoundError
+            If there is no such job.
+        InvalidRequestError
+            If several ids begin so.
+        """
+        if self._redis.exists(checked_job_key(text)):
+            return text
+        if text == LAST:
+            return self._last(tasks)
+        beginning = re.sub(r"([][*?^\\])", r"\\\1", text)
+        found = [cast(str, each) for each, _ in self._redis.zscan_iter(JOBS, match=f"{beginning}*", count=_CHUNK)]
+        found = sorted({each for each in found if text and self._redis.exists(job_key(each))})
+        if len(found) > 1:
+            raise InvalidRequestError(
+                f"{len(found)} jobs have an id that begins with {text!r}. Write more of it, such as {found[0]}."
+            )
+        if not found:
+            raise not_found(text)
+        return found[0]
+
+    def _last(self, tasks: Collection[str]) -> str:
+        start, newest = 0, [LAST]
+        while newest:
+            newest = cast("list[str]", self._redis.zrevrange(JOBS, start, start + _CHUNK - 1))
+            for job_id in newest:
+                task = self._redis.hget(job_key(job_id), "task")
+                if task is not None and (not tasks or task in tasks):
+                    return job_id
+            start += _CHUNK
+        raise not_found(LAST)
+
     def complete(self, request: R) -> R:
         """Complete a request about another job: it goes to the remote of that job unless it names one."""
         return request.about(self.request(request.job_id)) if isinstance(request, JobRequest) else request
@@ -344,7 +389,7 @@ class Ledger:
             raise _nothing_left(job_id, failed_too=failed_too)
         self._drop(job_id, failed)
         self._redis.delete(job_key(job_id, "losses"))
-        if not self._run("jobs/reopen", [job_key(job_id)]):
+        if not self._run("jobs/reopen", [job_key(job_id)], COUNTED):
             raise InvalidRequestError(f"Somebody else reopened job {job_id} just now. Wait for its end.")
         return len(failed)
 
@@ -398,6 +443,7 @@ class Ledger:
             raise JobCancelledError(f"Job {job_id} was cancelled before the remote had answered. Retry it.")
         return TransferOutcome(
             counters=progress.counters,
+            earlier=progress.earlier,
             seconds=progress.seconds,
             cancelled=progress.state is JobState.CANCELLED,
             problems=tuple(outcome for _, outcome in self.problems(job_id) if outcome.category not in _NO_PROBLEM),

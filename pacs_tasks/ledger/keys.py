@@ -214,10 +214,11 @@ CALLERS = f"{_PREFIX}:callers"
 KEPT = ("manifest", "studies", "ways", "recorded", "present", "receipts", "problems", "series", "commitments",
         "bulk", "matches")  # fmt: skip
 PARTS = (*KEPT, "claims", "losses", "attempts", "ending")
-_COUNTED = tuple(Counters.model_fields)
+COUNTED = tuple(Counters.model_fields)
 #: The fields of a job that :func:`progress_of` reads.
 PROGRESS_FIELDS = ("task", "request", "state", "created", "started", "finished", "cancel", "attempt", "worker", "error",
-                   "error_type", "error_subject", "waiting", "waiting_since", "waiting_reason", *_COUNTED)  # fmt: skip
+                   "error_type", "error_subject", "waiting", "waiting_since", "waiting_reason", *COUNTED,
+                   *(f"before_{name}" for name in COUNTED))  # fmt: skip
 _LONGEST_ID = 255
 _LONGEST_SHOWN = 64
 
@@ -300,6 +301,7 @@ def progress_of(job_id: str, fields: Mapping[str, str | None]) -> Progress:
         task=task,
         state=JobState(state),
         counters=_counters_of(fields),
+        earlier=_counters_of(fields, "before_"),
         created=float(created),
         started=_time(fields["started"]),
         finished=_time(fields["finished"]),
@@ -321,8 +323,8 @@ def _error_of(fields: Mapping[str, str | None]) -> str:
     return str(from_record(fields["error_type"], fields["error"] or "", fields["error_subject"] or ""))
 
 
-def _counters_of(fields: Mapping[str, str | None]) -> Counters:
-    return Counters(**{name: int(fields[name] or 0) for name in _COUNTED})
+def _counters_of(fields: Mapping[str, str | None], prefix: str = "") -> Counters:
+    return Counters(**{name: int(fields[prefix + name] or 0) for name in COUNTED})
 
 
 def _time(text: str | None) -> float | None:

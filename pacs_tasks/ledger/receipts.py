@@ -18,7 +18,8 @@ from pacs_tasks.outcome.verification import Commitment
 from pacs_tasks.request import RetrieveRequest
 from pacs_tasks.request.store import SENDING
 
-_WITH_RECEIPTS = SENDING | {RetrieveRequest.task}
+#: The public tasks whose jobs have a receipt for each file or instance.
+WITH_RECEIPTS = SENDING | {RetrieveRequest.task}
 
 #: The category of a line without an outcome: it was not begun, or is not finished.
 NONE = "none"
@@ -66,7 +67,7 @@ def receipts_of(ledger: Ledger, job_id: str) -> Iterator[Receipt]:
     InvalidRequestError
         If the job does not send or retrieve instance by instance.
     """
-    if ledger.progress(job_id).task not in _WITH_RECEIPTS:
+    if ledger.progress(job_id).task not in WITH_RECEIPTS:
         raise InvalidRequestError(
             f"Job {job_id} has no receipts. "
             "Name a job of send, send-file, send-dir or retrieve; run `pacs-tasks jobs` to list them."

@@ -35,6 +35,12 @@ class Counters(Value):
         """Instances at their destination: sent, received, or already there."""
         return self.success + self.warning + self.present
 
+    def since(self, earlier: Counters) -> Counters:
+        """What was counted after ``earlier``; the total is what was left then."""
+        names = [name for name in Counters.model_fields if name != "total"]
+        counted = {name: max(0, getattr(self, name) - getattr(earlier, name)) for name in names}
+        return Counters(total=max(0, self.total - earlier.recorded), **counted)
+
 
 class Proof(StrEnum):
     """The kind of promise: what the remote listed of a study before it was retrieved."""
@@ -78,6 +84,8 @@ class TransferOutcome(Value):
     """
 
     counters: Counters
+    #: Those of the attempts before this one, whose time ``seconds`` is not.
+    earlier: Counters = Field(default_factory=Counters)
     seconds: float = 0.0
     cancelled: bool = False
     problems: tuple[InstanceOutcome, ...] = ()
@@ -185,6 +193,8 @@ class Progress(BaseModel):
     task: str
     state: JobState
     counters: Counters = Field(default_factory=Counters)
+    #: Those of the attempts before this one.
+    earlier: Counters = Field(default_factory=Counters)
     created: float
     started: float | None = None
     finished: float | None = None

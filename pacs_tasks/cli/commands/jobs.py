@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pacs_tasks.cli.input.values import Seconds, WholeNumber
-from pacs_tasks.cli.invocation import Invocation, command
+from pacs_tasks.cli.invocation import ADDRESS, Invocation, command
 from pacs_tasks.cli.output.exit_codes import ExitCode, of_error
 from pacs_tasks.errors import JobNotFoundError, JobNotReadyError, PacsTasksError
 
@@ -22,7 +22,7 @@ logger = logging.getLogger("pacs_tasks.cli")
 CANCEL_PATIENCE = 10.0
 
 
-@command("jobs", "pacs-tasks jobs")
+@command("jobs", "pacs-tasks jobs", without=(*ADDRESS, "detach"))
 @click.option("--limit", type=WholeNumber(min=1), default=50, show_default=True, metavar="N", help="List this many.")
 def jobs(invocation: Invocation, limit: int) -> int:
     """List the jobs, newest first."""
@@ -40,7 +40,9 @@ def jobs(invocation: Invocation, limit: int) -> int:
     return ExitCode.DONE
 
 
-@command("status", "pacs-tasks status 1f3870be274f6c49b3e31a0c6728957f", "pacs-tasks status")
+@command(
+    "status", "pacs-tasks status 1f3870be", "pacs-tasks status last", "pacs-tasks status", without=(*ADDRESS, "detach")
+)
 @click.argument("job_id", metavar="[ID]", required=False)
 def status(invocation: Invocation, job_id: str | None) -> int:
     """Show the progress or the outcome of a job. Without an id, show the associations in use with each PACS."""
@@ -90,7 +92,7 @@ def _show_associations(invocation: Invocation, client: PacsClient) -> int:
     return ExitCode.DONE
 
 
-@command("wait", "pacs-tasks wait 1f3870be274f6c49b3e31a0c6728957f --for 60")
+@command("wait", "pacs-tasks wait 1f3870be --for 60", "pacs-tasks wait last", without=(*ADDRESS, "detach"))
 @click.argument("job_id", metavar="ID")
 @click.option(
     "--for",
@@ -110,17 +112,17 @@ def wait(invocation: Invocation, job_id: str, patience: float | None) -> int:
         request = job.request()
         with view(invocation.terminal, command_of(request.task)) as shown:
             try:
-                logger.debug("waiting for job %s", job_id)
+                logger.debug("waiting for job %s", job.id)
                 last = job.wait(timeout=patience, on_progress=watch(invocation.settings, shown.update))
             except KeyboardInterrupt:
                 raise JobNotReadyError(
-                    f"Job {job_id} continues. Run `pacs-tasks wait {job_id}` to wait again, or "
-                    f"`pacs-tasks cancel {job_id}` to end it."
+                    f"Job {job.id} continues. Run `pacs-tasks wait {job.id}` to wait again, or "
+                    f"`pacs-tasks cancel {job.id}` to end it."
                 ) from None
         return report(invocation, job, request, last)
 
 
-@command("cancel", "pacs-tasks cancel 1f3870be274f6c49b3e31a0c6728957f")
+@command("cancel", "pacs-tasks cancel 1f3870be", "pacs-tasks cancel last", without=ADDRESS)
 @click.argument("job_id", metavar="ID")
 def cancel(invocation: Invocation, job_id: str) -> int:
     """Cancel a job, and wait a few seconds for its end. Files that were sent stay sent."""
@@ -131,7 +133,7 @@ def cancel(invocation: Invocation, job_id: str) -> int:
     with open_job(invocation, job_id) as job:
         before = job.progress()
         progress = before if before.state.finished else _cancel(job, detach=invocation.detach)
-        logger.info("job %s: cancel requested, state %s", job_id, state_of(progress))
+        logger.info("job %s: cancel requested, state %s", job.id, state_of(progress))
         if terminal.json:
             document = {"job": job_document(progress), **_end_document(job, progress), "exit_code": ExitCode.DONE}
             terminal.document(document)
@@ -140,31 +142,33 @@ def cancel(invocation: Invocation, job_id: str) -> int:
         if before.state.finished:
             terminal.say("The job had ended before, so nothing was cancelled.")
         elif progress.state.finished:
-            terminal.say(f"Run `pacs-tasks retry {job_id}` to continue with the rest.")
+            terminal.say(f"Run `pacs-tasks retry {job.id}` to continue with the rest.")
     return ExitCode.DONE
 
 
-@command("retry", "pacs-tasks retry 1f3870be274f6c49b3e31a0c6728957f")
+@command("retry", "pacs-tasks retry 1f3870be", "pacs-tasks retry last", without=ADDRESS)
 @click.argument("job_id", metavar="ID")
 def retry(invocation: Invocation, job_id: str) -> int:
     """Continue a job with what failed, is missing or was never begun, and with nothing else."""
     from pacs_tasks.cli.running import begin, open_job
+    from pacs_tasks.operations import TRANSFERS
 
-    with open_job(invocation, job_id) as job:
+    with open_job(invocation, job_id, TRANSFERS) as job:
         job.retry()
-        logger.info("job %s: enqueued again for the rest", job_id)
+        logger.info("job %s: enqueued again for the rest", job.id)
         return begin(invocation, job, job.request())
 
 
-@command("resume", "pacs-tasks resume 1f3870be274f6c49b3e31a0c6728957f")
+@command("resume", "pacs-tasks resume 1f3870be", "pacs-tasks resume last", without=ADDRESS)
 @click.argument("job_id", metavar="ID")
 def resume(invocation: Invocation, job_id: str) -> int:
     """Continue a job with what has no outcome yet, such as after a cancel or after a PACS was down for too long."""
     from pacs_tasks.cli.running import begin, open_job
+    from pacs_tasks.operations import TRANSFERS
 
-    with open_job(invocation, job_id) as job:
+    with open_job(invocation, job_id, TRANSFERS) as job:
         job.resume()
-        logger.info("job %s: enqueued again for what has no outcome", job_id)
+        logger.info("job %s: enqueued again for what has no outcome", job.id)
         return begin(invocation, job, job.request())
 
 

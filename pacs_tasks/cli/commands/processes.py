@@ -6,7 +6,7 @@ from pacs_tasks.cli.invocation import Invocation, command
 from pacs_tasks.cli.output.exit_codes import ExitCode
 
 
-@command("worker", "PACS_TASKS_REDIS_URL=redis://192.168.1.10:6379/0 pacs-tasks worker")
+@command("worker", "PACS_TASKS_REDIS_URL=redis://192.168.1.10:6379/0 pacs-tasks worker", without=("remote", "detach"))
 def worker(invocation: Invocation) -> int:
     """Run a worker that serves the queues of PACS_TASKS_REDIS_URL."""
     from pacs_tasks.cli.stack.services import run_worker
@@ -14,7 +14,7 @@ def worker(invocation: Invocation) -> int:
     return run_worker(invocation.settings)
 
 
-@command("receiver", "PACS_TASKS_RECEIVER_AE_TITLE=MY_RECEIVER pacs-tasks receiver")
+@command("receiver", "PACS_TASKS_RECEIVER_AE_TITLE=MY_RECEIVER pacs-tasks receiver", without=("remote", "detach"))
 def receiver(invocation: Invocation) -> int:
     """Run a receiver for what C-MOVE delivers (a Storage SCP)."""
     from pacs_tasks.cli.stack.services import run_receiver
@@ -22,7 +22,7 @@ def receiver(invocation: Invocation) -> int:
     return run_receiver(invocation.settings)
 
 
-@command("flower", "PACS_TASKS_FLOWER_BASIC_AUTH=name:password pacs-tasks flower")
+@command("flower", "PACS_TASKS_FLOWER_BASIC_AUTH=name:password pacs-tasks flower", without=("remote", "detach"))
 def flower(invocation: Invocation) -> int:
     """Run Flower, which shows workers and tasks in a browser."""
     from pacs_tasks.cli.stack.services import run_flower
@@ -30,7 +30,7 @@ def flower(invocation: Invocation) -> int:
     return run_flower(invocation.settings)
 
 
-@command("up", "pacs-tasks up")
+@command("up", "pacs-tasks up", without=("remote", "detach"))
 def up(invocation: Invocation) -> int:
     """Run the whole stack on this machine until Ctrl-C: server, worker, receiver and Flower."""
     from pacs_tasks.cli.stack.services import run_up
@@ -38,7 +38,7 @@ def up(invocation: Invocation) -> int:
     return _end(invocation, run_up(invocation.settings))
 
 
-@command("demo", "pacs-tasks demo")
+@command("demo", "pacs-tasks demo", without=("remote", "detach"))
 def demo(invocation: Invocation) -> int:
     """Start everything, send, query, retrieve by C-MOVE and C-GET, compare, and stop everything."""
     from pacs_tasks.cli.stack.demo import run_demo

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from pacs_tasks.cli.input.values import CHARSET, Key, StudyDate, UIDs, WholeNumber
-from pacs_tasks.cli.invocation import Invocation, command, transfer_options
+from pacs_tasks.cli.invocation import Invocation, command, refuse, transfer_options
 from pacs_tasks.errors import InvalidRequestError
 
 
@@ -102,14 +102,15 @@ def query(invocation: Invocation, *, output_format: str, batch: str | None, **op
     from pacs_tasks.request import FindRequest, build
 
     terminal = invocation.terminal
+    if invocation.typed("json") and output_format != "json":
+        refuse(invocation, ["output_format"], "beside --json")
     terminal.json = terminal.json or output_format == "json"
     terminal.csv = output_format == "csv" and not terminal.json
     terminal.jsonl = output_format == "jsonl" and not terminal.json
     fields = _fields(**options)
     if batch is not None:
         return run(invocation, batch_request(batch, {**invocation.transfer(), **fields}))
-    if invocation.typed("give_up_after"):
-        raise InvalidRequestError("--give-up-after belongs to --batch: a single query does not wait. Leave it out.")
+    refuse(invocation, ["give_up_after"], "without --batch, since a single query does not wait")
     return run(invocation, build(FindRequest, {**invocation.address(), **fields}))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import click
 
 from pacs_tasks.cli.input.values import WholeNumber, absolute, local_directory, local_file, local_path
-from pacs_tasks.cli.invocation import Invocation, command, transfer_options
+from pacs_tasks.cli.invocation import Invocation, command, refuse, transfer_options
 
 
 @command("echo", "pacs-tasks echo --ip 192.168.1.100 --port 11112 --pacs-ae-title MY_PACS")
@@ -120,6 +120,7 @@ def _send(
     from pacs_tasks.request import PreflightRequest, StorePathsRequest, build
 
     if dry_run:
+        refuse(invocation, ["files_per_task", "give_up_after"], "with --dry-run")
         return run(invocation, build(PreflightRequest, {**invocation.address(), "paths": paths}))
     parts = {"files_per_task": files_per_task or invocation.settings.files_per_task}
     return run(invocation, build(StorePathsRequest, {**invocation.transfer(), "paths": paths, **parts}))

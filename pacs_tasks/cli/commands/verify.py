@@ -5,14 +5,14 @@ from __future__ import annotations
 import click
 
 from pacs_tasks.cli.input.values import Seconds
-from pacs_tasks.cli.invocation import Invocation, command
+from pacs_tasks.cli.invocation import ADDRESS, Invocation, command, refuse
 from pacs_tasks.cli.output.exit_codes import ExitCode
 
 
 @command(
     "verify",
-    "pacs-tasks verify 1f3870be274f6c49b3e31a0c6728957f",
-    "pacs-tasks verify 1f3870be274f6c49b3e31a0c6728957f --commit --commit-timeout 300",
+    "pacs-tasks verify last",
+    "pacs-tasks verify 1f3870be --commit --commit-timeout 300",
 )
 @click.argument("job_id", metavar="ID")
 @click.option(
@@ -38,16 +38,25 @@ def verify(invocation: Invocation, job_id: str, commit: bool, patience: float | 
     from pacs_tasks.cli.running import find_job, submit
     from pacs_tasks.client import PacsClient
     from pacs_tasks.request import CommitRequest, VerifyRequest, build
+    from pacs_tasks.request.store import SENDING
 
+    if not commit:
+        refuse(invocation, ["patience"], "without --commit")
     with PacsClient(config=invocation.settings) as client:
-        fields = {**invocation.address_of(find_job(invocation, client, job_id).request()), "job_id": job_id}
+        job = find_job(invocation, client, job_id, SENDING)
+        fields = {**invocation.address_of(job.request()), "job_id": job.id}
         if not commit:
             return submit(invocation, client, build(VerifyRequest, fields))
         limit = invocation.settings.commit_timeout if patience is None else patience
         return submit(invocation, client, build(CommitRequest, {**fields, "patience": limit}))
 
 
-@command("report", "pacs-tasks report 1f3870be274f6c49b3e31a0c6728957f --format csv --output receipts.csv")
+@command(
+    "report",
+    "pacs-tasks report last",
+    "pacs-tasks report 1f3870be --format csv --output receipts.csv",
+    without=(*ADDRESS, "detach"),
+)
 @click.argument("job_id", metavar="ID")
 @click.option(
     "--format",
@@ -62,16 +71,17 @@ def report(invocation: Invocation, job_id: str, output_format: str, output: str 
     """Write a receipt for each file or instance of a job that sends or retrieves."""
     from pacs_tasks.cli.output.receipts import write_receipts
     from pacs_tasks.cli.running import open_job
+    from pacs_tasks.ledger.receipts import WITH_RECEIPTS
 
     terminal = invocation.terminal
     if terminal.json and output is None:
         raise click.UsageError("Receipts are many lines, not one JSON document. Name a file for them with --output.")
-    with open_job(invocation, job_id) as job:
+    with open_job(invocation, job_id, WITH_RECEIPTS) as job:
         count = write_receipts(job.receipts(), output_format, output, terminal)
     if output is None:
         return ExitCode.DONE
     if terminal.json:
-        terminal.document({"job_id": job_id, "receipts": count, "output": output, "exit_code": ExitCode.DONE})
+        terminal.document({"job_id": job.id, "receipts": count, "output": output, "exit_code": ExitCode.DONE})
     else:
         terminal.say(f"{count} receipts in {output}.")
     return ExitCode.DONE

@@ -24,7 +24,9 @@ def job_document(progress: Progress) -> dict[str, Any]:
 
 def job_table(jobs: Iterable[Progress]) -> Table:
     """One row for each job."""
-    table = Table("Job", "Command", "State", "Done", "Failed", "Remote", "Created", "Duration", whole=[0])
+    table = Table(
+        "Job", "Command", "State", "Done", "Failed", "Remote", "Created", "Duration", whole=[0], spare=[7, 6, 5]
+    )
     for job in jobs:
         counters = job.counters
         table.add(
@@ -73,7 +75,7 @@ def job_facts(job: Progress, *, counts: bool = True, associations: Associations 
     yield Fact("Attempt", str(job.attempt) if job.attempt > 1 else "")
     if counts:
         yield Fact("Progress", f"{counters.recorded} of {counters.total}" if counters.total else "")
-        yield from count_facts(done_of(job.task), counters.model_dump())
+        yield from count_facts(done_of(job.task), counters, job.earlier)
     yield Fact("Error", job.error, "red")
 
 
@@ -97,11 +99,24 @@ PACE = 5.0
 _WINDOW = 10.0
 #: Seconds before the bar appears. Most queries are done by then, and need not import rich.
 _BAR_DELAY = 0.3
-#: Columns of a terminal that has room for a bar, and for the elapsed time too.
-_ROOM_FOR_A_BAR = 80
-_ROOM_FOR_ALL = 100
+#: Columns of a terminal that has room for a bar.
+_ROOM_FOR_A_BAR = 100
 #: Seconds after which the progress mentions that no worker has taken the job.
 _NO_WORKER = 10.0
+
+
+class Clock:
+    """The time since the first progress, and the time left if the rest is as quick."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, int] | None = None
+
+    def text(self, now: float, counters: Counters) -> str:
+        """The times, such as ``2 s, about 3 s left``."""
+        then, before = self._first = self._first or (now, counters.recorded)
+        passed, done, rest = now - then, counters.recorded - before, counters.total - counters.recorded
+        left = f", about {_time(passed / done * rest)} left" if done and rest else ""
+        return f"{_time(passed)}{left}"
 
 
 class Speed:
@@ -131,6 +146,13 @@ def remarks(counters: Counters) -> str:
     return ", ".join(f"{count} {name}" for name, count in named.items() if count)
 
 
+def _remarks_of(progress: Progress) -> str:
+    """The remarks about this attempt, and how many items the job has in all."""
+    said = remarks(progress.counters.since(progress.earlier))
+    of = f"{progress.counters.total} in all" if progress.earlier.recorded else ""
+    return ", ".join(filter(None, [said, of]))
+
+
 class View:
     """Shows the progress of a job while it is a context. This one shows nothing."""
 
@@ -152,7 +174,7 @@ class LiveView(View):
         self._console = console
         self._begin = time.monotonic() + delay
         self._bar: Bar | None = None
-        self._speed = Speed()
+        self._speed, self._clock = Speed(), Clock()
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
@@ -160,20 +182,21 @@ class LiveView(View):
 
     def update(self, progress: Progress) -> None:
         now, counters = time.monotonic(), progress.counters
-        speed = self._speed.update(now, counters.bytes)
+        speed, times = self._speed.update(now, counters.bytes), self._clock.text(now, counters)
         if self._bar is None:
             if now < self._begin:
                 return
             self._bar = _new_bar(self._console)
-            self._bar.add_task("", total=None, speed="", remarks="")
+            self._bar.add_task("", total=None, speed="", remarks="", times="")
             self._bar.start()
         self._bar.update(
             self._bar.task_ids[0],
             description=f"{self._title}: {_state(progress)}",
-            total=counters.total or None,
-            completed=counters.recorded,
+            total=counters.since(progress.earlier).total or None,
+            completed=counters.since(progress.earlier).recorded,
             speed=f"{size(speed)}/s" if counters.bytes else "",
-            remarks=remarks(counters),
+            remarks=_remarks_of(progress),
+            times=times,
         )
 
 
@@ -185,14 +208,12 @@ def _new_bar(console: Console | None) -> Bar:
     return progress.Progress(
         progress.SpinnerColumn(),
         progress.TextColumn("{task.description}"),
-        # On a narrow terminal the bar and the time give way to the figures.
+        # On a narrow terminal the bar gives way to the figures.
         *([progress.BarColumn()] if console.width >= _ROOM_FOR_A_BAR else []),
         progress.MofNCompleteColumn(),
         progress.TextColumn("{task.fields[speed]}"),
         progress.TextColumn("{task.fields[remarks]}", style="yellow"),
-        *([progress.TimeElapsedColumn()] if console.width >= _ROOM_FOR_ALL else []),
-        progress.TextColumn("left"),
-        progress.TimeRemainingColumn(),
+        progress.TextColumn("{task.fields[times]}"),
         console=console,
         transient=True,
     )
@@ -206,18 +227,19 @@ class PlainView(View):
         self._title = title
         self._begun = self._last_line = time.monotonic()
         self._last_text = ""
-        self._speed = Speed()
+        self._speed, self._clock = Speed(), Clock()
 
     def update(self, progress: Progress) -> None:
         now, counters = time.monotonic(), progress.counters
-        speed = self._speed.update(now, counters.bytes)
+        speed, times = self._speed.update(now, counters.bytes), self._clock.text(now, counters)
         if now - self._last_line < PACE or progress.state.finished:
             return
         parts = [f"{self._title}: {_state(progress)}"]
         if counters.total:
-            parts.append(f"{counters.recorded} of {counters.total}")
+            attempt = counters.since(progress.earlier)
+            parts.append(f"{attempt.recorded} of {attempt.total}")
             parts += [f"{size(speed)}/s"] if counters.bytes else []
-            parts += [each for each in (remarks(counters), _time_left(counters, now - self._begun)) if each]
+            parts += [each for each in (_remarks_of(progress), times) if each]
         elif progress.state is JobState.QUEUED and now - self._begun > _NO_WORKER:
             parts.append("no worker has taken it yet")
         self._last_line = now
@@ -242,8 +264,5 @@ def _state(progress: Progress) -> str:
     return "waiting for a worker" if progress.state is JobState.QUEUED else str(progress.state)
 
 
-def _time_left(counters: Counters, seconds: float) -> str:
-    if not counters.recorded or counters.recorded >= counters.total:
-        return ""
-    left = seconds / counters.recorded * (counters.total - counters.recorded)
-    return f"about {left:.0f} s left" if left < 120 else f"about {left / 60:.0f} min left"
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

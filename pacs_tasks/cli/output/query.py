@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
@@ -38,11 +39,32 @@ _NEXT = {
     Doubt.UNDATED: "Query for studies without a date or time by another key, such as --patient-id.",
     Doubt.QUERIES: "Narrow the query, or query for a shorter range of dates at a time.",
 }
+#: How the names of characters begin in which people write family and given name without a space.
+_IDEOGRAPHIC = ("CJK", "HANGUL", "HIRAGANA", "KATAKANA")
 #: Ranges that a sentence about a split query names.
 _RANGES = 3
 #: Failed rows that a sentence names.
 _ROWS = 10
 _NOT_ASKED = "not asked"
+
+
+def _hint_at_name(name: str) -> str:
+    """How a PACS may have a name that found nothing; empty where nothing is unusual."""
+    if not name or set(name) & set("^*?=\\"):
+        return ""
+    words = name.split()
+    if len(words) > 1:
+        family, given = f"{words[-1]}^{' '.join(words[:-1])}", f"{words[0]}^{' '.join(words[1:])}"
+        return f"Names are written FAMILY^GIVEN. Try {family!r}, {given!r} or '*{words[-1]}*'."
+    if name.isascii() or not name.isalpha() or not unicodedata.name(name[0], "").startswith(_IDEOGRAPHIC):
+        return ""
+    # Two characters of four are a family name of two, such as 欧阳.
+    size = 2 if len(name) > 3 else 1
+    split = f"{name[:size]}^{name[size:]}"
+    return (
+        f"Names are written FAMILY^GIVEN. Try {split!r} or '{name[:size]}*', or '*={split}*' where the PACS has the "
+        "name in Latin letters first."
+    )
 
 
 class QueryView(View[FindRequest, FindOutcome]):
@@ -55,7 +77,7 @@ class QueryView(View[FindRequest, FindOutcome]):
             transient = outcome.status.category is StatusCategory.TRANSIENT
             return _TOO_MANY if transient and not outcome.split else _REFUSED
         if not outcome.matches:
-            return _NO_MATCHES
+            return _hint_at_name(self.request.keys.get("PatientName", "")) or _NO_MATCHES
         if outcome.doubts:
             return _NEXT[outcome.doubts[0]]
         return _STRICT if outcome.keys_unmatched and not self.request.strict else ""

@@ -13,7 +13,7 @@ import os
 import sys
 import traceback
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -86,11 +86,20 @@ class Fact(NamedTuple):
 
 
 class Table:
-    """Rows below headings. The cells of the columns ``whole`` are never broken: people copy ids from them."""
+    """Rows below headings.
 
-    def __init__(self, *headings: str, whole: Collection[int] = ()) -> None:
+    Parameters
+    ----------
+    whole
+        Columns whose cells stay on one line. No word of any cell is ever broken: people copy ids from them.
+    spare
+        Columns that a narrow terminal can do without, the least important first.
+    """
+
+    def __init__(self, *headings: str, whole: Collection[int] = (), spare: Sequence[int] = ()) -> None:
         self.headings = headings
         self.whole = whole
+        self.spare = spare
         self.rows: list[tuple[Cell | str, ...]] = []
 
     def add(self, *cells: Cell | str) -> None:
@@ -117,28 +126,71 @@ def draw_facts(facts: Iterable[Fact]) -> str:
 def draw(table: Table) -> str:
     """Draw a table for stdout.
 
-    On a terminal that is too narrow for the whole columns, each row becomes one line, which the terminal breaks.
+    On a terminal that is too narrow for it, cells are broken between words, then empty and spare columns are left out,
+    then each value gets a line of its own.
     """
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
-    from rich.measure import Measurement
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    drawn = RichTable(box=SIMPLE_HEAD, pad_edge=False)
-    for number, heading in enumerate(table.headings):
-        drawn.add_column(heading, overflow="fold", no_wrap=number in table.whole)
-    for row in table.rows:
-        drawn.add_row(*(Text(cell) if isinstance(cell, str) else Text(cell.text, cell.style) for cell in row))
     output = io.StringIO()
     on_terminal = sys.stdout.isatty()
     console = Console(file=output, force_terminal=on_terminal or None, highlight=False, emoji=False)
-    options = console.options.update(max_width=_UNLIMITED)
-    if not on_terminal or (table.whole and Measurement.get(console, options, drawn).minimum > console.width):
+    if not on_terminal:
         console.width = _UNLIMITED
+    columns, widths = _fitting(table, console.width)
+    if not columns:
+        return _drawn_singly(table)
+    drawn = RichTable(box=SIMPLE_HEAD, pad_edge=False)
+    for number, width in zip(columns, widths, strict=True):
+        drawn.add_column(table.headings[number], width=width, overflow="fold", no_wrap=number in table.whole)
+    for row in table.rows:
+        cells = [row[number] if number < len(row) else "" for number in columns]
+        drawn.add_row(*(Text(cell) if isinstance(cell, str) else Text(cell.text, cell.style) for cell in cells))
     console.print(drawn)
     # Rich pads each line to the width of the table.
     return "".join(f"{line.rstrip()}\n" for line in output.getvalue().splitlines())
+
+
+def _fitting(table: Table, width: int) -> tuple[list[int], list[int]]:
+    """The columns that fit into a width, with the width of each; none if the others do not fit either."""
+    from rich.cells import cell_len
+
+    columns = list(range(len(table.headings)))
+    most, least = [0] * len(columns), [0] * len(columns)
+    for row in (table.headings, *table.rows):
+        for number, cell in enumerate(row):
+            lines = (cell if isinstance(cell, str) else cell.text).split("\n")
+            parts = lines if number in table.whole else [word for line in lines for word in line.split(" ")]
+            most[number] = max(most[number], *map(cell_len, lines))
+            least[number] = max(least[number], *map(cell_len, parts))
+    empty = [number for number in columns if all(len(row) <= number or not row[number] for row in table.rows)]
+    for spare in (None, *empty, *(each for each in table.spare if each not in empty)):
+        if spare is not None:
+            columns.remove(spare)
+        # Two blanks beside each column, and one between two of them.
+        room = width - 3 * len(columns) + 1
+        if sum(least[each] for each in columns) <= room:
+            widths = {each: most[each] for each in columns}
+            while sum(widths.values()) > room:
+                widest = max((each for each in columns if widths[each] > least[each]), key=lambda each: widths[each])
+                widths[widest] -= 1
+            return columns, list(widths.values())
+    return [], []
+
+
+def _drawn_singly(table: Table) -> str:
+    """Draw each value of a row in lines of its own, and a blank line between two rows."""
+    rows = []
+    for row in table.rows:
+        facts: list[Fact] = []
+        for heading, cell in zip(table.headings, row, strict=False):
+            text, style = (cell, "") if isinstance(cell, str) else cell
+            first, *more = text.split("\n")
+            facts += [Fact(heading, first, style), *(Fact("", line, style) for line in more)]
+        rows.append(draw_facts(facts))
+    return "\n".join(rows)
 
 
 def open_streams() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from pacs_tasks.cli.output.exit_codes import Advice, ExitCode
 from pacs_tasks.cli.output.terminal import STYLES, Cell, Fact, Table, counted, duration, plain, size
-from pacs_tasks.cli.output.view import LISTED, R, View, count_facts, done_of, positive
+from pacs_tasks.cli.output.view import LISTED, R, View, count_facts, done_of, of_all, positive
 from pacs_tasks.errors import InvalidRequestError, from_record
 from pacs_tasks.outcome import (
     Category,
@@ -82,14 +82,16 @@ class TransferView(View[R, TransferOutcome]):
         return done_of(self.request.task)
 
     def details(self) -> Iterable[Fact]:
-        outcome, counters = self.outcome, self.outcome.counters
-        speed = f", {size(counters.bytes / outcome.seconds)}/s" if outcome.seconds and counters.bytes else ""
+        outcome, counters, earlier = self.outcome, self.outcome.counters, self.outcome.earlier
+        now = counters.since(earlier)
+        speed = f", {size(now.bytes / outcome.seconds)}/s" if outcome.seconds and now.bytes else ""
+        sizes = size(now.bytes) if now.bytes == counters.bytes else f"{size(now.bytes)} ({size(counters.bytes)} in all)"
         return (
             *self.destination(),
-            Fact("Total", str(counters.total)),
-            *count_facts(self.done, counters.model_dump()),
+            Fact("Total", of_all(now.total, counters.total) or "0"),
+            *count_facts(self.done, counters, earlier),
             Fact("Not begun", positive(counters.total - counters.recorded), "yellow"),
-            Fact("Size", f"{size(counters.bytes)} {self.done}" if counters.bytes else ""),
+            Fact("Size", f"{sizes} {self.done}" if counters.bytes else ""),
             *(_study_facts(outcome.studies[0]) if len(outcome.studies) == 1 else ()),
             Fact("Time", f"{duration(outcome.seconds)}{speed}"),
         )

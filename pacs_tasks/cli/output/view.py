@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from pacs_tasks.cli.output.exit_codes import OF_CATEGORY, ExitCode
 from pacs_tasks.cli.output.terminal import STYLES, Cell, Fact, Table, plain
 from pacs_tasks.operations import OPERATIONS
-from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, Outcome
+from pacs_tasks.outcome import Counters, InstanceCategory, InstanceOutcome, Outcome
 from pacs_tasks.request import Request
 
 if TYPE_CHECKING:
@@ -121,17 +121,23 @@ def done_of(task: str) -> str:
     return known.done if known else "done"
 
 
-def count_facts(done: str, counters: Mapping[str, int]) -> Iterator[Fact]:
+def of_all(count: int, total: int) -> str:
+    """A count of this attempt, with that of all attempts beside it where it differs; nothing for 0."""
+    return str(total or "") if count == total else f"{count} ({total} in all)"
+
+
+def count_facts(done: str, counters: Counters, earlier: Counters) -> Iterator[Fact]:
     """Facts about the number of instances in each category; ``done`` is the verb for those that succeeded."""
+    now = counters.since(earlier)
     named = (
-        (done.capitalize(), counters["success"] + counters["warning"], "green"),
-        ("  with a warning", counters["warning"], "yellow"),
-        ("Already there", counters["present"], "green"),
-        ("Failed", counters["failed"], "red"),
-        ("Missing", counters["missing"], "red"),
-        ("Not DICOM", counters["skipped"], "yellow"),
+        (done.capitalize(), now.success + now.warning, counters.success + counters.warning, "green"),
+        ("  with a warning", now.warning, counters.warning, "yellow"),
+        ("Already there", now.present, counters.present, "green"),
+        ("Failed", now.failed, counters.failed, "red"),
+        ("Missing", now.missing, counters.missing, "red"),
+        ("Not DICOM", now.skipped, counters.skipped, "yellow"),
     )
-    return (Fact(name, str(count), style) for name, count, style in named if count)
+    return (Fact(name, of_all(count, total), style) for name, count, total, style in named if total)
 
 
 def positive(count: int) -> str:

@@ -10,6 +10,7 @@ import pytest
 from pacs_tasks.connection import connect
 from pacs_tasks.dimse.status import store_status
 from pacs_tasks.errors import (
+    InvalidRequestError,
     JobNotFoundError,
     JobNotReadyError,
     PeerUnavailableError,
@@ -222,3 +223,67 @@ def test_an_outcome_is_read_as_it_was_recorded(ledger: Ledger) -> None:
         ledger.record(job, index, outcome)
     assert [line.outcome for line in Instances(ledger, job).in_order()] == outcomes
     assert [index for index, _ in ledger.problems(job)] == [2, 3]
+
+
+@pytest.fixture
+def three(ledger: Ledger) -> Ledger:
+    """A ledger with three jobs: an echo is the newest."""
+    for job_id in ("1f38aa", "1f38bb", "2*7"):
+        planned(ledger, 1, job_id)
+    ledger.open("1f39", EchoRequest.task, EchoRequest())
+    return ledger
+
+
+@pytest.mark.parametrize(
+    ("named", "tasks", "found"),
+    [
+        ("1f38aa", (), "1f38aa"),
+        ("1f38b", (), "1f38bb"),
+        ("2", (), "2*7"),
+        ("2*", (), "2*7"),
+        ("last", (), "1f39"),
+        ("last", {REQUEST.task}, "2*7"),
+    ],
+)
+def test_a_job_is_found_by_a_unique_beginning_or_as_the_last(
+    three: Ledger, named: str, tasks: set[str], found: str
+) -> None:
+    assert three.find(named, tasks) == found
+
+
+@pytest.mark.parametrize("named", ["", "*", "1f38*", "1F", "[12]", "lastly", "?f38aa", "2*7:manifest", "a\nb"])
+def test_no_pattern_is_the_beginning_of_an_id(three: Ledger, named: str) -> None:
+    with pytest.raises(JobNotFoundError):
+        three.find(named)
+
+
+def test_a_beginning_that_several_ids_have_is_no_job(three: Ledger) -> None:
+    """Nothing may be cancelled by chance. A job that has expired does not count, and an exact id always does."""
+    with pytest.raises(InvalidRequestError, match="2 jobs have an id that begins with '1f38'"):
+        three.find("1f38")
+    planned(three, 1, "1f38")
+    assert three.find("1f38") == "1f38"
+    three.client.delete("pacs_tasks:job:1f38", "pacs_tasks:job:1f38bb")
+    assert three.find("1f38") == "1f38aa"
+
+
+def test_the_last_of_no_jobs_is_not_found(ledger: Ledger) -> None:
+    with pytest.raises(JobNotFoundError):
+        ledger.find("last", {REQUEST.task})
+
+
+def test_a_retry_counts_what_it_does_beside_what_was_done_before(ledger: Ledger) -> None:
+    """Its speed is not that of all bytes in its own time."""
+    job = planned(ledger, 4)
+    for index, each in enumerate((SENT, FAILED, FAILED, SENT)):
+        ledger.record(job, index, each)
+    ledger.reopen(job)
+    ledger.start(job, "worker")
+    for index in (1, 2):
+        ledger.record(job, index, SENT)
+    outcome = ledger.outcome(job)
+    assert isinstance(outcome, TransferOutcome)
+    now = outcome.counters.since(outcome.earlier)
+    assert (outcome.counters.success, outcome.counters.total, outcome.counters.bytes) == (4, 4, 40)
+    assert (now.success, now.total, now.failed, now.bytes) == (2, 2, 0, 20)
+    assert ledger.progress(job).earlier == outcome.earlier

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -63,3 +64,43 @@ def test_the_figures_of_the_progress_are_not_cut_short(columns: int) -> None:
         view.update(Progress(job_id="j", task="x", state=JobState.RUNNING, counters=counters, created=0))
     assert "1027/1500" in screen.getvalue()
     assert "…" not in screen.getvalue()
+
+
+_PROBLEMS = (
+    "from pacs_tasks.cli.output.view import problem_table\n"
+    "from pacs_tasks.outcome import InstanceCategory, InstanceOutcome\n"
+    "reason = 'MY_PACS at 192.168.100.200:11112 rejected the association: called AE title not recognised. Check it.'\n"
+    "failed = InstanceOutcome(subject={id!r}, category=InstanceCategory.FAILED, reason=reason)\n"
+    "terminal.table(problem_table([failed, failed], 'File'))\n"
+)
+
+
+@pytest.mark.parametrize("columns", [20, 40, 60, 80, 120])
+@pytest.mark.parametrize(
+    ("program", "id_", "remote"),
+    [
+        (_JOBS, JOB_ID, "10.0.0.1:1"),
+        (_PROBLEMS, "/data/a/file.dcm", "192.168.100.200:11112"),
+        (_PROBLEMS, f"/data/{STUDY_UID}/{STUDY_UID}", "192.168.100.200:11112"),
+    ],
+    ids=["jobs", "problems", "long paths"],
+)
+def test_a_table_fits_or_gives_each_value_a_line(program: str, id_: str, remote: str, columns: int) -> None:
+    """No word is broken by us: neither an id nor a port."""
+    said = re.sub(r"\x1b\[[0-9;]*m", "", shown(program.format(id=id_), columns))
+    lines = [line for line in said.splitlines() if line.strip()]
+    assert id_ in said
+    # The least important columns are left out first.
+    assert remote in said or (program is _JOBS and "Remote" not in said)
+    if "─" in said:
+        assert max(map(len, lines)) <= columns
+    else:
+        names = {"Job", "Command", "State", "Remote", "Created", "Result", "File", "Reason and next step", ""}
+        assert {line.partition("  ")[0] for line in lines} <= names
+
+
+def test_at_80_columns_jobs_are_a_table() -> None:
+    said = shown(_JOBS.format(id=JOB_ID), 80)
+    assert said.count("10.0.0.1:1") == 3
+    assert "Failed" not in said
+    assert "─" in said

@@ -10,9 +10,9 @@ import pytest
 from click.shell_completion import ShellComplete
 
 from pacs_tasks.ae import LocalAE, RemoteAE
-from pacs_tasks.cli.invocation import Invocation, Program, SharedOption
+from pacs_tasks.cli.invocation import Invocation, Program, SharedOption, SharedOptionsCommand
 from pacs_tasks.cli.program import commands, main
-from pacs_tasks.errors import ConfigurationError
+from pacs_tasks.errors import BrokerUnavailableError, ConfigurationError
 from pacs_tasks.request import EchoRequest
 from pacs_tasks.settings import load
 
@@ -101,9 +101,9 @@ def nothing_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def _command(name: str) -> click.Command:
+def _command(name: str) -> SharedOptionsCommand:
     found = commands.get_command(GIVEN_IN, name)
-    assert found is not None
+    assert isinstance(found, SharedOptionsCommand)
     return found
 
 
@@ -157,13 +157,20 @@ def test_no_command_is_forgotten_here() -> None:
 
 @pytest.mark.parametrize("name", OWN)
 def test_each_help_shows_an_example_and_every_environment_twin(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """And ends with 0."""
+    """Its own options first. The shared ones are named, and --help-all explains them. Both end with 0."""
     assert main([name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert main([name, "--help-all"]) == 0
     said = "".join(capsys.readouterr().out.split())
+    without = _command(name).without
     assert "pacs-tasks" + name in said.partition("Example")[2]
+    own, _, shared = shown.partition("Options of all commands, which --help-all explains: ")
     for option, (_, twin) in SHARED.items():
-        assert option in said
-        assert twin in said
+        has = option.removeprefix("--").replace("-", "_") not in without
+        named = "--tls-..." if option.startswith("--tls-") else option
+        assert (named in shared.replace(",", " ").split()) == has
+        assert (twin in said) == has
+        assert f"  {option} " not in own
 
 
 def test_an_option_stands_before_or_after_the_command_and_the_later_one_wins() -> None:
@@ -231,6 +238,74 @@ def test_who_calls_is_part_of_every_request() -> None:
         "local": LocalAE(ae_title="MY_APP"),
         "timeout": 2.5,
     }
+
+
+#: Everything that commands take no notice of, as people may type it.
+WITHOUT_EFFECT = [
+    ["jobs", "--ip", "10.0.0.1"],
+    ["--port", "104", "status"],
+    ["status", "1f38", "--detach"],
+    ["wait", "1f38", "--tls"],
+    ["cancel", "1f38", "--remote", "archive"],
+    ["retry", "1f38", "--pacs-ae-title", "OTHER"],
+    ["--ip", "10.0.0.1", "resume", "1f38"],
+    ["report", "1f38", "--timeout", "3"],
+    ["verify", "1f38", "--commit-timeout", "3"],
+    ["send", ".", "--dry-run", "--files-per-task", "3"],
+    ["send-dir", "--dir", ".", "--dry-run", "--give-up-after", "3"],
+    ["query", "--give-up-after", "3"],
+    ["query", "--json", "--format", "csv"],
+    ["worker", "--detach"],
+    ["up", "--remote", "archive"],
+]
+
+
+@pytest.mark.parametrize("argv", WITHOUT_EFFECT, ids=" ".join)
+def test_an_option_without_effect_is_refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything is done. Somebody relies on it."""
+    assert main(argv) == 2
+    said = capsys.readouterr().err
+    assert " has no effect " in said
+    assert any(f"Error: {each} " in said for each in argv)
+
+
+def test_a_variable_without_effect_is_none_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is there for the other commands."""
+    monkeypatch.setenv("PACS_TASKS_IP", "10.0.0.1")
+    monkeypatch.setenv("PACS_TASKS_DETACH", "1")
+    monkeypatch.setattr("pacs_tasks.client.PacsClient.__init__", _no_redis)
+    assert main(["jobs"]) == 1
+
+
+def _no_redis(*_: object, **__: object) -> None:
+    raise BrokerUnavailableError("There is no Redis.")
+
+
+@pytest.mark.parametrize(
+    ("argv", "meant"),
+    [
+        (["snd-dir"], "'send-dir'"),
+        (["store", "x"], "'send'"),
+        (["findscu"], "'query'"),
+        (["download"], "'retrieve'"),
+        (["pacs-tasks.toml"], "'send'"),
+        (["query", "--patientid", "1"], "'--patient-id'"),
+        (["query", "--name", "X"], "'--patient-name'"),
+        (["echo", "--host", "x"], "'--ip'"),
+        (["echo", "-aec", "X"], "'--pacs-ae-title'"),
+        (["retrieve", "-od", "x"], "'--output-dir'"),
+    ],
+)
+def test_what_was_meant_is_suggested(
+    argv: list[str], meant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also to those who know other programs; a path that exists was to be sent."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pacs-tasks.toml").touch()
+    assert main(argv) == 2
+    said = capsys.readouterr().err
+    assert "Did you mean" in said
+    assert meant in said
 
 
 def test_shell_completion_offers_commands_and_options() -> None:

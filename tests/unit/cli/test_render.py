@@ -14,7 +14,7 @@ from rich.cells import cell_len
 
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.cli.output.exit_codes import advice_on
-from pacs_tasks.cli.output.jobs import PlainView, Speed, job_facts, job_table, remarks
+from pacs_tasks.cli.output.jobs import Clock, PlainView, Speed, job_facts, job_table, remarks
 from pacs_tasks.cli.output.matches import csv_of, text_of
 from pacs_tasks.cli.output.outcomes import view_of
 from pacs_tasks.cli.output.terminal import Terminal, plain, size
@@ -306,3 +306,46 @@ def test_a_commitment_says_who_could_have_reported(capsys: pytest.CaptureFixture
     said = capsys.readouterr().out
     assert "Pending    2" in said
     assert "Receiver   none is running" in said
+
+
+def test_a_retried_transfer_shows_this_attempt_and_all_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    """The speed is that of the bytes which this attempt has sent."""
+    earlier = Counters(total=200, success=196, failed=1, bytes=80_000_000)
+    counters = Counters(total=200, success=199, failed=1, bytes=81_000_000)
+    outcome = TransferOutcome(counters=counters, earlier=earlier, seconds=0.5)
+    show_outcome(Terminal(), StoreDirectoryRequest(directory="/data"), outcome)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Total 3 (200 in all) Sent 3 (199 in all) Failed 0 (1 in all)" in said
+    assert "Size 1.0 MB (81.0 MB in all) sent Time 0.50 s, 2.0 MB/s" in said
+
+
+def test_the_progress_tells_the_time_that_passed_and_the_time_left() -> None:
+    """By what was done since the command began to look."""
+    clock = Clock()
+    assert clock.text(100.0, Counters(total=0)) == "0 s"
+    clock = Clock()
+    assert clock.text(100.0, Counters(total=200, success=150)) == "0 s"
+    assert clock.text(102.0, Counters(total=200, success=170)) == "2 s, about 3 s left"
+    assert clock.text(700.0, Counters(total=200, success=160)) == "10 min, about 40 min left"
+    assert clock.text(105.0, Counters(total=200, success=200)) == "5 s"
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("张三丰", "Try '张^三丰' or '张*', or '*=张^三丰*'"),
+        ("欧阳娜娜", "Try '欧阳^娜娜'"),
+        ("홍길동", "Try '홍^길동'"),
+        ("John Q Smith", "Try 'Smith^John Q', 'John^Q Smith' or '*Smith*'"),
+        ("张^三丰", ""),
+        ("张*", ""),
+        ("SMITH", ""),
+        ("Müller", ""),
+        ("", ""),
+    ],
+)
+def test_a_name_that_finds_nothing_gets_a_hint(name: str, hint: str) -> None:
+    """People type names as they write them; a PACS compares components."""
+    outcome = FindOutcome(status=DONE, matches=(), seconds=0.1)
+    said = advised(FindRequest(keys={"PatientName": name}), outcome)
+    assert hint in said if hint else said.startswith("Check the query for typing errors")

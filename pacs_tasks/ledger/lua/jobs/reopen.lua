@@ -1,5 +1,6 @@
 -- Queues a finished job again. Returns 1 if the job was finished.
 -- KEYS: job (hash)
+-- ARGV: names of counters
 -- include ledger/job
 
 local job = KEYS[1]
@@ -10,5 +11,9 @@ end
 redis.call('HSET', job, 'state', 'queued', 'unreachable', 0, 'replans', 0)
 redis.call('HDEL', job, 'cancel', 'started', 'finished', 'error', 'error_type', 'error_subject', 'outcome',
            'worker', 'waiting', 'waiting_since', 'waiting_reason')
+-- What this attempt does is what is counted beyond this.
+for _, name in ipairs(ARGV) do
+  redis.call('HSET', job, 'before_' .. name, redis.call('HGET', job, name) or 0)
+end
 redis.call('HINCRBY', job, 'attempt', 1)
 return 1
