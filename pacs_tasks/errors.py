@@ -11,6 +11,7 @@ An answer is a value; no answer is an exception. A DIMSE status never raises: it
     ├── InvalidRequestError           the request cannot be served; nothing was opened
     │   └── UnreadableInputError      a file or directory of the request cannot be read on this machine
     │       └── NotDicomError         the file is not a DICOM instance, or it is a DICOMDIR
+    ├── DamagedFileError              the data set of a file breaks off, or cannot be read as what it declares to be
     ├── AssociationError              the remote gave no answer
     │   ├── AssociationRejectedError  permanent: it rejects the association (AE titles, application context)
     │   ├── TLSError                  permanent: no secure connection (certificates, or one side without TLS)
@@ -81,6 +82,10 @@ class UnreadableInputError(InvalidRequestError):
 
 class NotDicomError(UnreadableInputError):
     """The file is not a DICOM instance (PS3.10 section 7), or it is a DICOMDIR: there is nothing to send."""
+
+
+class DamagedFileError(PacsTasksError):
+    """The data set of a file is damaged, or is not in the transfer syntax that the file declares: it was not sent."""
 
 
 class AssociationError(PacsTasksError):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from io import FileIO
@@ -24,7 +25,7 @@ from pacs_tasks.dimse.files.elements import (
     MalformedError,
     read_uids,
 )
-from pacs_tasks.dimse.files.part10 import StoredInstance
+from pacs_tasks.dimse.files.part10 import StoredInstance, own_uids
 from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer.association import Association
 from pacs_tasks.errors import UnreadableInputError
@@ -79,6 +80,8 @@ class DataSetFile:
         # and with it Orthanc, aborts the association at an odd fragment, at the cost of the other instances.
         if self._length % 2 == 0:
             return b""
+        if instance.padding is not None:
+            return instance.padding.more
         if instance.transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
             # The Standard itself pads a deflated stream with this byte (PS3.5 section A.5).
             return b"\0"
@@ -99,15 +102,18 @@ class DataSetFile:
         UnreadableInputError
             If the file became shorter or can no longer be read.
         """
+        instance = self._instance
         start, stop, _ = wanted.indices(len(self))
         end = min(stop, self._length)
         try:
-            self._file.seek(self._instance.data_offset + start)
+            self._file.seek(instance.data_offset + start)
             content = self._file.read(end - start)
         except OSError as error:
             raise _unreadable(error) from None
         if len(content) != end - start:
             raise UnreadableInputError("The file became shorter while it was sent. Send it again.")
+        if instance.padding is not None:
+            content = _replaced(content, instance.padding.length, instance.padding.at - instance.data_offset - start)
         if stop > end:
             content += self._padding
         if start == 0:
@@ -122,12 +128,14 @@ class DataSetFile:
 
     def series(self) -> dict[str, str]:
         """Give the UIDs of study and series, by which a PACS is later queried; nothing if they cannot be read."""
-        try:
-            found = read_uids(
-                self._first, self._instance.transfer_syntax_uid, (STUDY_INSTANCE_UID, SERIES_INSTANCE_UID)
-            )
-        except MalformedError:
-            return {}
+        wanted = (STUDY_INSTANCE_UID, SERIES_INSTANCE_UID)
+        found: Mapping[int, str] = {}
+        with suppress(MalformedError):
+            found = read_uids(self._first, self._instance.transfer_syntax_uid, wanted)
+        if len(found) < len(wanted) and len(self._first) < self._length:
+            # A long element precedes them.
+            with suppress(OSError):
+                found = own_uids(self._file, self._instance, wanted)
         return {"study_uid": found.get(STUDY_INSTANCE_UID, ""), "series_uid": found.get(SERIES_INSTANCE_UID, "")}
 
     def __enter__(self) -> Self:
@@ -139,6 +147,14 @@ class DataSetFile:
         self._file.close()
         if self._digest is not None:
             self._digest.close()
+
+
+def _replaced(content: bytes, part: bytes, position: int) -> bytes:
+    """Put ``part`` in the place of as many bytes at a position, as far as they are within ``content``."""
+    first, last = max(position, 0), min(position + len(part), len(content))
+    if first >= last:
+        return content
+    return content[:first] + part[first - position : last - position] + content[last:]
 
 
 def _unreadable(error: Exception) -> UnreadableInputError:

@@ -24,15 +24,18 @@ STUDY_INSTANCE_UID = 0x0020_000D
 SERIES_INSTANCE_UID = 0x0020_000E
 PIXEL_DATA = 0x7FE0_0010
 
-_ITEM = 0xFFFE_E000
-_ITEM_END = 0xFFFE_E00D
-_SEQUENCE_END = 0xFFFE_E0DD
+ITEM = 0xFFFE_E000
+ITEM_END = 0xFFFE_E00D
+SEQUENCE_END = 0xFFFE_E0DD
 UNDEFINED = 0xFFFF_FFFF
 #: VRs with two reserved bytes and a length of four (PS3.5 section 7.1.2).
-_LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
-_SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
+LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+#: VRs with a length of two bytes (PS3.5 table 7.1-2).
+SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
+#: The groups of curves, overlays and pixel data begin here.
+_BULK_GROUPS = 0x5000
 #: No modality nests sequences deeper than this.
-_DEEPEST = 64
+DEEPEST = 64
 #: More headers than any valid data set has. Walking them takes a few seconds.
 _MOST_HEADERS = 1 << 22
 #: Elements that the quick readers read before `walk`, which counts headers, continues.
@@ -40,7 +43,7 @@ _IN_ONE_GO = 1 << 12
 #: Longest value in bytes: enough for a list of 100,000 UIDs.
 _LONGEST_VALUE = 1 << 23
 #: Longest beginning of a deflated data set that is read, both deflated and inflated, in bytes.
-_LONGEST_INFLATED = 1 << 20
+LONGEST_INFLATED = 1 << 20
 
 Data = bytes | bytearray | memoryview | mmap.mmap
 
@@ -49,6 +52,20 @@ def plain(content: bytes) -> str:
     """Decode text from a remote without its padding, safe for logs and terminals: control characters become ``?``."""
     text = content.decode("ascii", "replace").strip("\0 ")
     return text if text.isprintable() else "".join(each if each.isprintable() else "?" for each in text)
+
+
+def length_size(vr: bytes, group: int) -> int:
+    """Give the bytes of the length that follows in Explicit VR: 4 after two reserved ones, 2, or 0 without a VR.
+
+    A VR that does not exist yet has four (PS3.5 section 7.1.2). What some writers put where they know no VR, such as
+    ``??``, has two, as in DCMTK. Other bytes belong to the length of an element in Implicit VR. So do zeroes in front
+    of pixel and other bulk data, whose length is often a multiple of 65,536.
+    """
+    if vr in SHORT_VRS:
+        return 2
+    if vr in LONG_VRS or (vr.isalpha() and vr.isupper()):
+        return 4
+    return 2 if vr.isascii() and (vr.decode().isprintable() or (vr == b"\0\0" and group < _BULK_GROUPS)) else 0
 
 
 class MalformedError(ValueError):
@@ -71,6 +88,7 @@ class Encoding:
         return cls(explicit=big, big=big)
 
 
+_LITTLE, _BIG = (tuple(struct.Struct(order + each).unpack_from for each in ("HH", "H", "L")) for order in "<>")
 _EXPLICIT_HEADER = struct.Struct("<HH2sH").unpack_from
 _IMPLICIT_HEADER = struct.Struct("<HHL").unpack_from
 _EXPLICIT_LENGTH = struct.Struct("<L").unpack_from
@@ -89,12 +107,9 @@ class Walker:
     """Reads the element headers of one data set."""
 
     def __init__(self, data: Data, encoding: Encoding) -> None:
-        order = ">" if encoding.big else "<"
         self.data = data
         self.size = len(data)
-        self.tag_at = struct.Struct(order + "HH").unpack_from
-        self.short_at = struct.Struct(order + "H").unpack_from
-        self.long_at = struct.Struct(order + "L").unpack_from
+        self.tag_at, self.short_at, self.long_at = _BIG if encoding.big else _LITTLE
         self.left = _MOST_HEADERS
 
     def header(self, position: int, explicit: bool) -> tuple[int, int, int]:
@@ -110,27 +125,34 @@ class Walker:
         if not explicit or group == 0xFFFE:
             return tag, self.long_at(data, position + 4)[0], position + 8
         vr = bytes(data[position + 4 : position + 6])
-        if vr in _LONG_VRS:
-            if position + 12 > self.size:
-                raise MalformedError("it is truncated")
-            return tag, self.long_at(data, position + 8)[0], position + 12
-        if not (vr.isalpha() and vr.isupper()):
-            # Some writers put Implicit VR elements into an explicit data set; pydicom accepts these too.
-            return tag, self.long_at(data, position + 4)[0], position + 8
-        return tag, self.short_at(data, position + 6)[0], position + 8
+        size = 2 if vr in SHORT_VRS else length_size(vr, group)
+        if size == 2:
+            return tag, self.short_at(data, position + 6)[0], position + 8
+        if size == 0:
+            return tag, self.length_without_vr(position), position + 8
+        if position + 12 > self.size:
+            raise MalformedError("it is truncated")
+        return tag, self.long_at(data, position + 8)[0], position + 12
+
+    def length_without_vr(self, position: int) -> int:
+        """Give the length of an element without a VR in an explicit data set.
+
+        Some writers put Implicit VR elements there; pydicom accepts these too.
+        """
+        return int(self.long_at(self.data, position + 4)[0])
 
     def skip(self, position: int, explicit: bool, depth: int = 0) -> int:
         """Give the position after the sequence delimiter of a value of undefined length (PS3.5 section 7.5).
 
         A UN value of undefined length is a sequence in Implicit VR (PS3.5 section 6.2.2).
         """
-        if depth > _DEEPEST:
+        if depth > DEEPEST:
             raise MalformedError("its sequences are nested too deeply")
         while True:
             tag, length, position = self.header(position, explicit=True)
-            if tag == _SEQUENCE_END:
+            if tag == SEQUENCE_END:
                 return position
-            if tag != _ITEM:
+            if tag != ITEM:
                 raise MalformedError("a sequence contains something other than items")
             position = self.skip_item(position, explicit, depth) if length == UNDEFINED else position + length
 
@@ -138,12 +160,15 @@ class Walker:
         """Give the position after the delimiter of an item of undefined length."""
         while True:
             tag, length, value = self.header(position, explicit)
-            if tag == _ITEM_END:
+            if tag == ITEM_END:
                 return value
-            if length == UNDEFINED:
-                position = self.skip(value, explicit and not self.unknown(position), depth + 1)
-            else:
-                position = value + length
+            position = self.after(position, length, value, explicit, depth + 1)
+
+    def after(self, position: int, length: int, value: int, explicit: bool, depth: int = 0) -> int:
+        """Give the position after the value of the element that has its header at ``position``."""
+        if length == UNDEFINED:
+            return self.skip(value, explicit and not self.unknown(position), depth)
+        return value + length
 
     def unknown(self, position: int) -> bool:
         """Whether the Explicit VR element with its header at ``position`` has the VR UN."""
@@ -165,7 +190,7 @@ def walk(data: Data, encoding: Encoding, position: int = 0) -> Iterator[Element]
             yield Element(tag, value, None)
             if tag == PIXEL_DATA:
                 return
-            position = walker.skip(value, encoding.explicit and not walker.unknown(position))
+            position = walker.after(position, length, value, encoding.explicit)
         else:
             yield Element(tag, value, length)
             position = value + length
@@ -186,9 +211,9 @@ def items(data: Data, encoding: Encoding, sequence: Element) -> Iterator[memoryv
     end = walker.size if sequence.length is None else position + sequence.length
     while position < end:
         tag, length, value = walker.header(position, explicit=True)
-        if tag == _SEQUENCE_END:
+        if tag == SEQUENCE_END:
             return
-        if tag != _ITEM:
+        if tag != ITEM:
             raise MalformedError("a sequence contains something other than items")
         if length == UNDEFINED:
             position = walker.skip_item(value, encoding.explicit, 0)
@@ -264,13 +289,13 @@ def _read_plain_explicit(data: Data, wanted: Collection[int], position: int, fou
         tag = group << 16 | number
         if tag > last:
             break
-        if vr in _SHORT_VRS:
+        if vr in SHORT_VRS:
             end = position + 8 + length
             if end > size:
                 break
             if tag in wanted:
                 found[tag] = _uid(data, position + 8, end)
-        elif vr in _LONG_VRS and tag not in wanted:
+        elif vr in LONG_VRS and tag not in wanted:
             (length,) = _EXPLICIT_LENGTH(data, position + 8)
             end = position + 12 + length
             if end > size:
@@ -303,9 +328,9 @@ def _read_plain_implicit(data: Data, wanted: Collection[int], position: int, fou
 
 def inflate(data: Data, position: int) -> bytes:
     """Inflate the beginning of a deflated data set (PS3.5 section A.5)."""
-    beginning = bytes(data[position : position + _LONGEST_INFLATED])
+    beginning = bytes(data[position : position + LONGEST_INFLATED])
     try:
-        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(beginning, _LONGEST_INFLATED)
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(beginning, LONGEST_INFLATED)
     except zlib.error:
         raise MalformedError("it cannot be inflated") from None
 

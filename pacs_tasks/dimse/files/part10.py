@@ -6,7 +6,8 @@ import mmap
 import os
 import struct
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from io import FileIO
 
 from pacs_tasks.dimse.files.elements import (
@@ -14,7 +15,10 @@ from pacs_tasks.dimse.files.elements import (
     EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
+    LONG_VRS,
+    LONGEST_INFLATED,
     PIXEL_DATA,
+    SHORT_VRS,
     SOP_CLASS_UID,
     SOP_INSTANCE_UID,
     UNDEFINED,
@@ -35,22 +39,43 @@ IMPLEMENTATION_VERSION_NAME = "PACS_TASKS_0"
 _DICOMDIR = "1.2.840.10008.1.3.10"
 #: Bytes of the first read, which covers the file meta information of most files.
 _FIRST_READ = 2048
-#: Longest file meta information in bytes, private information included.
-_LONGEST_META = 1 << 20
-_PREAMBLE = 132
+_PREAMBLE = 128
+_PREFIX = b"DICM"
+#: The VRs at the beginning of group 0002, and its length in Implicit VR, which some writers use.
+_FIRST_META_VRS = frozenset((b"UL", b"OB", b"UI", b"\4\0"))
 _LONGEST_UID = 64
+#: Bytes of a UID that are read, so that one that is too long is seen to be.
+_LONGEST_READ = 256
+_EXPLICIT = Encoding(explicit=True)
+_META_HEADER = struct.Struct("<HH2sH").unpack_from
+_META_LENGTH = struct.Struct("<L").unpack_from
 #: A data set that names its SOP class begins with group 0008, in little or big endian.
 _FIRST_GROUPS = frozenset((b"\x08\x00", b"\x00\x08"))
-_LONG_VRS = frozenset((b"OB", b"OW", b"UN", b"SQ", b"UT", b"OF"))
 #: Bytes of one read while walking: the headers of most instances in front of their pixel data.
 _WINDOW = 1 << 13
 _HEADER = 12
 
 # Elements of group 0002 (PS3.10 table 7.1-1).
-_MEDIA_STORAGE_SOP_CLASS_UID = 0x0002
-_MEDIA_STORAGE_SOP_INSTANCE_UID = 0x0003
-_TRANSFER_SYNTAX_UID = 0x0010
+_META = 0x0002
+_MEDIA_STORAGE_SOP_CLASS_UID = 0x0002_0002
+_MEDIA_STORAGE_SOP_INSTANCE_UID = 0x0002_0003
+_TRANSFER_SYNTAX_UID = 0x0002_0010
 _META_UIDS = frozenset((_MEDIA_STORAGE_SOP_CLASS_UID, _MEDIA_STORAGE_SOP_INSTANCE_UID, _TRANSFER_SYNTAX_UID))
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How a data set of odd length is sent: with another ``length`` ``at`` this position of its file, and more bytes.
+
+    :data:`AS_IT_IS` adds nothing.
+    """
+
+    at: int = 0
+    length: bytes = b""
+    more: bytes = b""
+
+
+AS_IT_IS = Padding()
 
 
 @dataclass(frozen=True)
@@ -63,13 +88,15 @@ class StoredInstance:
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
+    #: What makes an odd length even; nothing where an odd length is not sent.
+    padding: Padding | None = None
 
 
 def read_instance(path: str) -> StoredInstance:
     """Read the properties that are needed to send a file.
 
-    A file is recognised by its content: the preamble and ``DICM``, or else a data set that names its SOP class and
-    instance. The data set is not validated: the remote decides about a truncated instance.
+    A file is recognised by its content: the preamble and ``DICM``, or file meta information without them, or else a
+    data set that names its SOP class and instance. The data set is not validated: :mod:`.damage` does that.
 
     UIDs at the beginning of the data set take precedence over the file meta information: anonymisers often leave the
     old UIDs there, and a PACS refuses an instance announced under another UID.
@@ -100,9 +127,10 @@ def read_instance(path: str) -> StoredInstance:
 def _read(path: str, descriptor: int) -> StoredInstance:
     first = os.read(descriptor, _FIRST_READ)
     size = os.fstat(descriptor).st_size
-    if first[128:_PREAMBLE] != b"DICM":
+    start = _start_of_meta(first)
+    if start is None:
         return _without_meta(path, descriptor, first, size)
-    meta, offset = _meta(path, descriptor, first, size)
+    meta, offset = _meta(path, descriptor, start, first, size)
     sop_class = meta.get(_MEDIA_STORAGE_SOP_CLASS_UID, "")
     sop_instance = meta.get(_MEDIA_STORAGE_SOP_INSTANCE_UID, "")
     syntax = meta.get(_TRANSFER_SYNTAX_UID, "")
@@ -112,9 +140,21 @@ def _read(path: str, descriptor: int) -> StoredInstance:
         raise UnreadableInputError("The file has no data set to send. Export it again.", path)
     if not (sop_class and sop_instance and syntax):
         return _from_data_set(path, descriptor, offset, size, (sop_class, sop_instance, syntax))
-    own = _own_uids(first, syntax, offset)
-    sop_class, sop_instance = own.get(SOP_CLASS_UID) or sop_class, own.get(SOP_INSTANCE_UID) or sop_instance
-    return StoredInstance(path, size, offset, sop_class, sop_instance, syntax)
+    found = StoredInstance(path, size, offset, sop_class, sop_instance, syntax)
+    own = _own_uids(first, descriptor, found)
+    own_class, own_instance = own.get(SOP_CLASS_UID) or sop_class, own.get(SOP_INSTANCE_UID) or sop_instance
+    if (own_class, own_instance) == (sop_class, sop_instance):
+        return found
+    return replace(found, sop_class_uid=own_class, sop_instance_uid=own_instance)
+
+
+def _start_of_meta(first: bytes) -> int | None:
+    """Give the position of the file meta information. Some writers leave out the preamble, or even the prefix."""
+    for position in (_PREAMBLE, 0):
+        if first[position : position + len(_PREFIX)] == _PREFIX:
+            return position + len(_PREFIX)
+    is_meta = first[:2] == b"\2\0" and first[3:4] == b"\0" and first[4:6] in _FIRST_META_VRS
+    return 0 if is_meta else None
 
 
 def _checked(instance: StoredInstance) -> StoredInstance:
@@ -129,61 +169,83 @@ def _checked(instance: StoredInstance) -> StoredInstance:
     return instance
 
 
-def _own_uids(first: bytes, syntax: str, offset: int) -> Mapping[int, str]:
-    """Give the SOP class and instance of the data set, as far as the first read shows them."""
-    try:
-        return read_uids(first, syntax, (SOP_CLASS_UID, SOP_INSTANCE_UID), offset)
-    except MalformedError:
+def own_uids(file: FileIO, instance: StoredInstance, wanted: Collection[int]) -> Mapping[int, str]:
+    """Give UIDs of the data set, however long the elements in front of them are, as far as it can be walked."""
+    return {tag: _uid(value) for tag, value in read_values(file, instance, wanted, _LONGEST_READ).items()}
+
+
+def _own_uids(first: bytes, descriptor: int, instance: StoredInstance) -> Mapping[int, str]:
+    """Give the SOP class and instance that the data set names, wherever they are."""
+    wanted = (SOP_CLASS_UID, SOP_INSTANCE_UID)
+    with suppress(MalformedError):
+        found = read_uids(first, instance.transfer_syntax_uid, wanted, instance.data_offset)
+        if len(found) == len(wanted):
+            return found
+    if instance.size <= len(first):
         return {}
+    return own_uids(FileIO(descriptor, closefd=False), instance, wanted)
 
 
-def _meta(path: str, descriptor: int, first: bytes, size: int) -> tuple[Mapping[int, str], int]:
+def _meta(path: str, descriptor: int, start: int, first: bytes, size: int) -> tuple[Mapping[int, str], int]:
     """Give the UIDs of group 0002 and its end. Its group length is often wrong or missing, so it is walked."""
-    data = first
-    while True:
-        try:
-            return _walk_meta(data)
-        except MalformedError:
-            if len(data) >= min(size, _LONGEST_META):
-                raise UnreadableInputError(
-                    "The file is truncated in its file meta information. Export it again.", path
-                ) from None
-            more = os.read(descriptor, 8 * len(data))
-            if not more:
-                raise UnreadableInputError("The file became shorter while it was read. Try again.", path) from None
-            data += more
+    plain = _plain_meta(first, start)
+    if plain is not None:
+        return plain
+    # Private information may have any length (PS3.10 section 7.1).
+    try:
+        return _walk_meta(FileWalker(FileIO(descriptor, closefd=False), size, _EXPLICIT), start, size)
+    except MalformedError:
+        raise UnreadableInputError(
+            "The file is truncated in its file meta information. Export it again.", path
+        ) from None
 
 
-def _walk_meta(data: bytes) -> tuple[Mapping[int, str], int]:
-    """Walk group 0002, which is always Explicit VR Little Endian (PS3.10 section 7.1)."""
+def _plain_meta(data: bytes, position: int) -> tuple[Mapping[int, str], int] | None:
+    """Do the same as :func:`_walk_meta`, six times as fast, for what nearly all files have."""
     found: dict[int, str] = {}
-    position = _PREAMBLE
     size = len(data)
-    while position + 8 <= size:
-        group, element, vr, length = struct.unpack_from("<HH2sH", data, position)
-        if group != 2:
+    while position + _HEADER <= size:
+        group, element, vr, length = _META_HEADER(data, position)
+        if group != _META:
             return found, position
-        position += 8
-        if vr in _LONG_VRS:
-            if position + 4 > size:
-                raise MalformedError("it is truncated")
-            (length,) = struct.unpack_from("<L", data, position)
-            position += 4
-        elif not vr.isalpha():
-            # Some writers use Implicit VR, which the Standard forbids here.
-            (length,) = struct.unpack_from("<L", data, position - 4)
-        end = position + length
-        if element in _META_UIDS and end <= size:
-            found[element] = data[position:end].decode("ascii", "replace").strip("\0 ")
-        position = end
+        value = position + 8
+        if vr in LONG_VRS:
+            (length,) = _META_LENGTH(data, value)
+            value += 4
+        elif vr not in SHORT_VRS:
+            return None
+        position = value + length
+        tag = _META << 16 | element
+        if tag in _META_UIDS and tag not in found and position <= size:
+            found[tag] = _uid(data[value:position])
+    return None
+
+
+def _walk_meta(walker: FileWalker, position: int, size: int) -> tuple[Mapping[int, str], int]:
+    """Walk group 0002, which is always Explicit VR Little Endian (PS3.10 section 7.1).
+
+    The first occurrence of an element counts: anonymisers and gateways leave older meta information behind theirs.
+    """
+    found: dict[int, str] = {}
+    while position < size:
+        tag, length, value = walker.header(position, explicit=True)
+        if tag >> 16 != _META:
+            return found, position
+        position = value + length
+        if tag in _META_UIDS and tag not in found and position <= size:
+            found[tag] = _uid(walker.read(value, min(length, _LONGEST_READ)))
     if position == size and found:
         return found, position
     raise MalformedError("it is truncated")
 
 
+def _uid(value: bytes) -> str:
+    return value.decode("ascii", "replace").strip("\0 ")
+
+
 def _without_meta(path: str, descriptor: int, first: bytes, size: int) -> StoredInstance:
     """Read a file without preamble and file meta information, which some writers omit."""
-    if first[:2] not in _FIRST_GROUPS or _guess(first) is None:
+    if first[:2] not in _FIRST_GROUPS or guess_syntax(first) is None:
         raise NotDicomError(
             "The file is not a DICOM file: it begins with neither a DICM prefix nor a data set. Leave it out.", path
         )
@@ -212,7 +274,7 @@ def _from_data_set(path: str, descriptor: int, offset: int, size: int, known: tu
 
 def _derive_syntax(path: str, data: mmap.mmap, offset: int) -> str:
     """Derive the uncompressed transfer syntax of the data set."""
-    syntax = _guess(data[offset : offset + 8])
+    syntax = guess_syntax(data[offset : offset + 8])
     if syntax is None:
         raise UnreadableInputError("The file does not name its transfer syntax. Export it again.", path)
     for element in walk(data, Encoding.of(syntax), offset):
@@ -225,8 +287,8 @@ def _derive_syntax(path: str, data: mmap.mmap, offset: int) -> str:
     return syntax
 
 
-def _guess(head: bytes) -> str | None:
-    """Derive the encoding from the first element."""
+def guess_syntax(head: bytes) -> str | None:
+    """Derive the uncompressed transfer syntax of a data set from its first element."""
     if len(head) < 8:
         return None
     explicit = head[4:6].isalpha() and head[4:6].isupper()
@@ -241,7 +303,7 @@ def _why(error: Exception) -> str:
     return getattr(error, "strerror", None) or type(error).__name__
 
 
-class _FileWalker(Walker):
+class FileWalker(Walker):
     """Walks an open file; ``data`` is the window that begins at ``_start``.
 
     It does not use a memory map, because touching the map of a file that somebody truncates ends the process.
@@ -259,6 +321,11 @@ class _FileWalker(Walker):
     def unknown(self, position: int) -> bool:
         self._load(position)
         return super().unknown(position - self._start)
+
+    def read(self, position: int, length: int) -> bytes:
+        """Give the bytes of a value, or as many of them as there are."""
+        self._file.seek(position)
+        return self._file.read(length)
 
     def _load(self, position: int) -> None:
         """Have the bytes of one header in the window, or the rest of the file."""
@@ -284,7 +351,7 @@ def walk_file(file: FileIO, instance: StoredInstance) -> Iterator[Element]:
         If the file can no longer be read.
     """
     encoding = Encoding.of(instance.transfer_syntax_uid)
-    walker = _FileWalker(file, instance.size, encoding)
+    walker = FileWalker(file, instance.size, encoding)
     position, last = instance.data_offset, -1
     while position < instance.size:
         tag, length, value = walker.header(position, encoding.explicit)
@@ -292,10 +359,7 @@ def walk_file(file: FileIO, instance: StoredInstance) -> Iterator[Element]:
             # Zeroes often stand in for data that were never written.
             raise MalformedError("its elements are out of order")
         last = tag
-        if length == UNDEFINED:
-            position = walker.skip(value, encoding.explicit and not walker.unknown(position))
-        else:
-            position = value + length
+        position = walker.after(position, length, value, encoding.explicit)
         if position > instance.size:
             raise MalformedError("it is truncated")
         yield Element(tag, value, None if length == UNDEFINED else length)
@@ -326,4 +390,4 @@ def read_values(file: FileIO, instance: StoredInstance, wanted: Collection[int],
 
 def _inflated_head(file: FileIO, instance: StoredInstance) -> bytes:
     file.seek(instance.data_offset)
-    return inflate(file.read(instance.size - instance.data_offset), 0)
+    return inflate(file.read(LONGEST_INFLATED), 0)

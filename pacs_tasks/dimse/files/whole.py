@@ -110,13 +110,27 @@ def _is_image(sop_class_uid: str) -> bool:
 
 
 def _deflated_is_whole(file: FileIO, instance: StoredInstance) -> bool:
-    """Check for the end marker of the deflated stream (RFC 1951)."""
+    behind = behind_deflated(file, instance)
+    return behind is not None and behind <= _TRAILER
+
+
+def behind_deflated(file: FileIO, instance: StoredInstance) -> int | None:
+    """Count the bytes behind the end marker of the deflated stream (RFC 1951); nothing where there is no end.
+
+    Raises
+    ------
+    MalformedError
+        If it is no such stream.
+    """
     inflating = zlib.decompressobj(-zlib.MAX_WBITS)
     file.seek(instance.data_offset)
     behind = 0
     while chunk := file.read(_CHUNK):
         behind += len(chunk) if inflating.eof else 0
         while chunk and not inflating.eof:
-            inflating.decompress(chunk, _CHUNK)
+            try:
+                inflating.decompress(chunk, _CHUNK)
+            except zlib.error:
+                raise MalformedError("it cannot be inflated") from None
             chunk = inflating.unconsumed_tail
-    return inflating.eof and behind + len(inflating.unused_data) <= _TRAILER
+    return behind + len(inflating.unused_data) if inflating.eof else None
