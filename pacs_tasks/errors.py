@@ -18,7 +18,7 @@ An answer is a value; no answer is an exception. A DIMSE status never raises: it
     │   ├── ContextRejectedError      permanent: it rejects the SOP class or its transfer syntax
     │   │   └── NotSendingError       it offers C-GET, but sends none of the SOP classes
     │   └── PeerUnavailableError      unreachable, aborted or silent: the one class that is retried
-    │       ├── PeerStalledError      it responds, but the instances do not come
+    │       ├── PeerStalledError      it accepts the association, and then the instances do not pass
     │       ├── PeerUnreachableError  there was no association at all
     │       └── PeerBusyError         it rejects the association for now; try again later
     └── JobError
@@ -113,7 +113,7 @@ class PeerUnavailableError(AssociationError):
 
 
 class PeerStalledError(PeerUnavailableError):
-    """The remote responds, but the instances do not come."""
+    """The remote accepts the association, but the instances do not come, or it ends the association at this one."""
 
 
 class PeerUnreachableError(PeerUnavailableError):

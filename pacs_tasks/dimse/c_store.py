@@ -199,6 +199,10 @@ class _Digest:
             self._thread.shutdown(cancel_futures=True)
 
 
+_PADDED = (
+    "Its last value had an odd length, so it was sent with a padding byte (PS3.5 section 7.1.1). The instance in the "
+    "PACS is one byte longer than that in the file."
+)
 _CATEGORIES = {
     StatusCategory.SUCCESS: InstanceCategory.SUCCESS,
     StatusCategory.WARNING: InstanceCategory.WARNING,
@@ -341,6 +345,9 @@ def _outcome(assoc: Association, request: _Request, response: command.Command, c
     answered = response.text(command.AFFECTED_SOP_INSTANCE_UID)
     category = _CATEGORIES.get(final.category, InstanceCategory.FAILED)
     reason = "" if category is InstanceCategory.SUCCESS else str(final)
+    padding = request.instance.padding
+    if padding is not None and padding.more and category is not InstanceCategory.FAILED:
+        category, reason = InstanceCategory.WARNING, f"{_PADDED} {reason}".strip()
     if answered and answered != request.instance.sop_instance_uid:
         category = InstanceCategory.FAILED
         reason = (

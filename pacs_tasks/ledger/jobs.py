@@ -86,9 +86,28 @@ class Claims:
         found = self._run("claims/suspect", [job_key(job_id, "losses")], [name])
         return (int(found[0]), int(found[1])) if found else None
 
-    def count_loss(self, job_id: str, index: int) -> int:
-        """Count an association that was lost at this line; return how many were in this attempt."""
-        return self._increment(job_key(job_id, "losses"), index)
+    def count_loss(self, job_id: str, index: int, begun: float = 0.0) -> int:
+        """Count an association that was lost at this line; return how many were in this attempt.
+
+        ``begun`` is when the line was begun, in Unix seconds; :meth:`lost_since` gives that of its first loss.
+        """
+        losses = job_key(job_id, "losses")
+        self._redis.hsetnx(losses, f"since {index}", str(begun))
+        return self._increment(losses, index)
+
+    def losses(self, job_id: str, start: int, stop: int) -> dict[int, int]:
+        """Read how many associations were lost at each line from ``start`` up to ``stop``, where some were."""
+        return {
+            start + place: count for place, count in enumerate(self._counts(job_id, "losses", start, stop)) if count
+        }
+
+    def lost_since(self, job_id: str, index: int) -> float:
+        """Read when the line was begun at which an association was lost for the first time."""
+        return float(cast("str | None", self._redis.hget(job_key(job_id, "losses"), f"since {index}")) or 0)
+
+    def count_retrying(self, job_id: str, change: int) -> None:
+        """Count the lines that wait for another try because an association was lost at them."""
+        self._run("claims/retrying", [job_key(job_id)], [change])
 
     def count_attempt(self, job_id: str, index: int) -> None:
         """Count that this line was put on the wire and has no outcome yet."""
@@ -96,13 +115,16 @@ class Claims:
 
     def attempts(self, job_id: str, start: int, stop: int) -> list[int]:
         """Read how often each line from ``start`` up to ``stop`` was put on the wire without an outcome."""
-        indices = [str(index) for index in range(start, stop)]
-        counts = cast("list[str | None]", self._redis.hmget(job_key(job_id, "attempts"), indices))
-        return [int(count or 0) for count in counts]
+        return self._counts(job_id, "attempts", start, stop)
 
     def count_replan(self, job_id: str) -> int:
         """Count that lost parts are planned again; return how often that happened since the last outcome."""
         return int(self._run("jobs/count_replan", [job_key(job_id)]))
+
+    def _counts(self, job_id: str, part: str, start: int, stop: int) -> list[int]:
+        indices = [str(index) for index in range(start, stop)]
+        counts = cast("list[str | None]", self._redis.hmget(job_key(job_id, part), indices))
+        return [int(count or 0) for count in counts]
 
     def _increment(self, counts: str, index: int) -> int:
         count = int(self._redis.hincrby(counts, str(index), 1))

@@ -217,8 +217,8 @@ PARTS = (*KEPT, "claims", "losses", "attempts", "ending")
 COUNTED = tuple(Counters.model_fields)
 #: The fields of a job that :func:`progress_of` reads.
 PROGRESS_FIELDS = ("task", "request", "state", "created", "started", "finished", "cancel", "attempt", "worker", "error",
-                   "error_type", "error_subject", "waiting", "waiting_since", "waiting_reason", *COUNTED,
-                   *(f"before_{name}" for name in COUNTED))  # fmt: skip
+                   "error_type", "error_subject", "waiting", "waiting_since", "waiting_reason", "retrying",
+                   *COUNTED, *(f"before_{name}" for name in COUNTED))  # fmt: skip
 _LONGEST_ID = 255
 _LONGEST_SHOWN = 64
 
@@ -313,6 +313,7 @@ def progress_of(job_id: str, fields: Mapping[str, str | None]) -> Progress:
         waiting_for=fields["waiting"] or "",
         waiting_since=_time(fields["waiting_since"]),
         waiting_reason=fields["waiting_reason"] or "",
+        retrying=max(0, int(fields["retrying"] or 0)),
     )
 
 

@@ -210,6 +210,8 @@ class Progress(BaseModel):
     waiting_for: str = ""
     waiting_since: float | None = None
     waiting_reason: str = ""
+    #: Files or rows that wait for another try: the remote ended the association, or fell silent, at them.
+    retrying: int = 0
 
     @property
     def seconds(self) -> float:

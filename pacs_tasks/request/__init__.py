@@ -28,6 +28,7 @@ from pacs_tasks.request.find import FindBatchRequest, FindRequest, FindRow, Quer
 from pacs_tasks.request.retrieve import GetRequest, MoveRequest, RetrieveRequest, Selection
 from pacs_tasks.request.store import (
     CommitRequest,
+    FilesRequest,
     JobRequest,
     PreflightRequest,
     StoreDirectoryRequest,
@@ -43,6 +44,7 @@ __all__ = [
     "AnyRequest",
     "CommitRequest",
     "EchoRequest",
+    "FilesRequest",
     "FindBatchRequest",
     "FindRequest",
     "FindRow",

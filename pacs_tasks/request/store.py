@@ -9,7 +9,16 @@ from pydantic import Field, ValidationInfo, model_validator
 from pacs_tasks.request.base import AbsolutePath, Request, TransferRequest
 
 
-class StoreRequest(TransferRequest):
+class FilesRequest(Request):
+    """A request about DICOM files. A damaged file fails unless one of its fields says otherwise."""
+
+    #: Send damaged files all the same.
+    send_damaged: bool = False
+    #: Pad a last value of odd length while the file is sent.
+    repair: bool = False
+
+
+class StoreRequest(FilesRequest, TransferRequest):
     """Send one DICOM file (C-STORE, PS3.4 annex B). The worker must see ``path``."""
 
     task: ClassVar[str] = "pacs_tasks.store_file"
@@ -17,7 +26,7 @@ class StoreRequest(TransferRequest):
     path: AbsolutePath
 
 
-class StoreDirectoryRequest(TransferRequest):
+class StoreDirectoryRequest(FilesRequest, TransferRequest):
     """Send every DICOM file below ``directory``, which the workers must see.
 
     ``files_per_task`` sets the size of a part. By default it is one file in a small directory; otherwise it depends on
@@ -30,7 +39,7 @@ class StoreDirectoryRequest(TransferRequest):
     files_per_task: int | None = Field(default=None, ge=1, le=100_000)
 
 
-class StorePathsRequest(TransferRequest):
+class StorePathsRequest(FilesRequest, TransferRequest):
     """Send files, the DICOM files below directories, and those in ZIP archives, which the workers must see.
 
     An archive stays as it is: each part unpacks its own files for as long as it sends them. ``files_per_task`` is as in
@@ -50,7 +59,7 @@ class StorePathsRequest(TransferRequest):
         return self
 
 
-class PreflightRequest(Request):
+class PreflightRequest(FilesRequest):
     """Negotiate for the files of ``directory`` or of ``paths`` to learn what the remote accepts. Nothing is sent."""
 
     task: ClassVar[str] = "pacs_tasks.preflight"

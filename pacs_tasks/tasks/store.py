@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -18,15 +19,23 @@ from celery import Task
 from pydicom.uid import UID
 
 from pacs_tasks.dimse import c_echo, c_store
-from pacs_tasks.dimse.files import archive, part10
+from pacs_tasks.dimse.files import archive, damage, part10
 from pacs_tasks.dimse.files.archive import Member, Unpacked
 from pacs_tasks.dimse.files.part10 import StoredInstance
 from pacs_tasks.dimse.upper_layer import contexts
 from pacs_tasks.dimse.upper_layer.association import Association
-from pacs_tasks.errors import JobCancelledError, NotDicomError, UnreadableInputError
+from pacs_tasks.errors import (
+    DamagedFileError,
+    JobCancelledError,
+    NotDicomError,
+    PeerStalledError,
+    PeerUnavailableError,
+    UnreadableInputError,
+)
 from pacs_tasks.ledger.manifest import FileLine
+from pacs_tasks.ledger.outcomes import Instances
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, PreflightOutcome, ProposedPair
-from pacs_tasks.request import PreflightRequest, StoreDirectoryRequest, StorePathsRequest, StoreRequest, TransferRequest
+from pacs_tasks.request import FilesRequest, PreflightRequest, StoreDirectoryRequest, StorePathsRequest, StoreRequest
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks import duplicates
 from pacs_tasks.tasks.engine.associations import new_association
@@ -49,6 +58,10 @@ from pacs_tasks.tasks.engine.paths import files_below, readable_directory, reada
 SMALL_DIRECTORY = 200
 #: Work of one file on a machine of two cores with the remote on it: seconds for each file, and for each of its bytes.
 FILE_WORK, BYTE_WORK = 0.0004, 1e-9
+#: A file at which an association was lost gets so many times the usual time of an answer, and at least so many seconds.
+_PATIENCE, _LEAST_PATIENCE = 10.0, 5.0
+#: Files that tell what is usual.
+_SAMPLES = 200
 #: Most bytes of a part with more than one file.
 PART_BYTES = 64 * 2**20
 
@@ -144,31 +157,40 @@ def _listed(lines: Iterator[FileLine], claim: Claim) -> Iterator[FileLine]:
         yield line
 
 
-def _read_header(line: FileLine, unpacked: Unpacked) -> StoredInstance | InstanceOutcome:
-    """The instance in a file; else SKIPPED for a file that is not a DICOM instance, FAILED for an unreadable one."""
+def _read_header(line: FileLine, unpacked: Unpacked, request: FilesRequest) -> StoredInstance | InstanceOutcome:
+    """The instance in a file; else SKIPPED for a file that is not one, FAILED for an unreadable or damaged one."""
     member = Member(line.path, line.size, line.place)
     try:
         if not line.archive:
-            return part10.read_instance(line.path)
+            return _judged(part10.read_instance(line.path), request)
         path = unpacked.file(line.archive, member)
         try:
-            return part10.read_instance(path)
-        except UnreadableInputError:
+            return _judged(part10.read_instance(path), request)
+        except (DamagedFileError, UnreadableInputError):
             unpacked.discard(line.archive, member)
             raise
     except NotDicomError as error:
         return InstanceOutcome.unanswered(line.path, error, InstanceCategory.SKIPPED)
-    except UnreadableInputError as error:
+    except (DamagedFileError, UnreadableInputError) as error:
         return InstanceOutcome.unanswered(line.path, error)
 
 
-def _read_headers(part: Part[FileLine], unpacked: Unpacked) -> list[tuple[int, StoredInstance]]:
+def _judged(instance: StoredInstance, request: FilesRequest) -> StoredInstance:
+    try:
+        return damage.judged(instance, repair=request.repair)
+    except DamagedFileError:
+        if not request.send_damaged:
+            raise
+        return replace(instance, padding=part10.AS_IT_IS)
+
+
+def _read_headers(part: Part[FileLine], unpacked: Unpacked, request: FilesRequest) -> list[tuple[int, StoredInstance]]:
     """The instances of a part by their index; records the outcomes of other files."""
     found = []
     for index, line in list(part.left.items()):
         part.check_end()
         part.begin(index)
-        read = _read_header(line, unpacked)
+        read = _read_header(line, unpacked, request)
         if isinstance(read, InstanceOutcome):
             part.record(index, read)
         else:
@@ -210,25 +232,69 @@ class _FileQueue(LineQueue[StoredInstance]):
         subject = self.part.left[index].subject
         return outcome if outcome.subject == subject else outcome.model_copy(update={"subject": subject})
 
+    def failure(self, index: int, error: PeerUnavailableError) -> PeerUnavailableError | None:
+        """Fail a file after two tries if others pass, or there are none: at some, a PACS aborts each time."""
+        job_id, losses = self.part.job_id, self.part.lost[index]
+        others_pass = losses > 1 and (self.alone or _last_success(job_id) > ledger().claims.lost_since(job_id, index))
+        if super().failure(index, error) is None and not others_pass:
+            return None
+        return PeerStalledError(
+            f"{self.request.remote} ended the association at this file {losses} times, or stayed silent, at last when "
+            "the file was sent alone. Check the log of the PACS, and the file, for example with a validator. "
+            f"Last error: {error.message}"
+        )
+
+    def lost_error(self, error: PeerUnavailableError) -> PeerUnavailableError:
+        """The remote was reached, so it does not count as unreachable."""
+        return PeerStalledError(error.message)
+
     def _until_the_end(self) -> Iterator[StoredInstance]:
         """The files in order, until the job is cancelled or the worker shuts down."""
         for index, instance in list(self.queue.items()):
             if self.part.must_end():
                 return
             self.unanswered.add(index)
+            self.begun = time.time()
             self.part.begin(index)
             yield instance
 
 
-def _send(part: Part[FileLine], request: TransferRequest, *, alone: bool = False) -> bool:
+def _last_success(job_id: str) -> float:
+    """When the last of the files was sent, in Unix seconds."""
+    found = Instances(ledger(), job_id)
+    count = found.receipt_count()
+    return max((each.ended for _, each in found.receipts(max(0, count - _SAMPLES), count)), default=0.0)
+
+
+def _patience(job_id: str, size: int) -> float | None:
+    """Seconds in which the remote answers a file of this size, by far; nothing if it has not answered any."""
+    sent = [each for _, each in Instances(ledger(), job_id).receipts(0, _SAMPLES) if each.begun]
+    if not sent:
+        return None
+    seconds = sum(each.ended - each.begun for each in sent)
+    usual = max(seconds / len(sent), seconds / max(1, sum(each.size for each in sent)) * size)
+    return max(_LEAST_PATIENCE, _PATIENCE * usual)
+
+
+def _send(
+    part: Part[FileLine], request: StoreRequest | StoreDirectoryRequest | StorePathsRequest, *, alone: bool = False
+) -> bool:
     """Send the rest of a part; true if something should be tried again later."""
 
     def queues() -> Iterator[_FileQueue]:
-        instances = _read_headers(part, unpacked)
+        instances = _read_headers(part, unpacked, request)
         index_of = {instance.path: index for index, instance in instances}
-        for proposed, batch in contexts.contexts_for([instance for _, instance in instances]):
+        lost = dict(part.lost)
+        for proposed, batch in contexts.contexts_for([each for index, each in instances if index not in lost]):
             queue = {index_of[instance.path]: instance for instance in batch}
             yield _FileQueue(part, request, proposed, part.claim.overdue, queue, alone=alone)
+        # Files at which an association was lost come last, each alone, so that they hold up and lose no other.
+        for index, instance in instances:
+            if index in lost:
+                [(proposed, _)] = contexts.contexts_for([instance])
+                patience = _patience(part.job_id, instance.size)
+                queue = {index: instance}
+                yield _FileQueue(part, request, proposed, part.claim.overdue, queue, alone=alone, patience=patience)
 
     with Unpacked() as unpacked:
         return work_off(part, request, queues, alone=alone)
@@ -259,7 +325,7 @@ def _preflight(request: PreflightRequest, claim: Claim) -> PreflightOutcome:
     for line in dict.fromkeys(_listed(_files_of((*filter(None, [request.directory]), *request.paths)), claim)):
         total += 1
         with Unpacked() as unpacked:
-            read = _read_header(line, unpacked)
+            read = _read_header(line, unpacked, request)
         if isinstance(read, StoredInstance):
             instances.append(read)
         else:

@@ -85,6 +85,8 @@ class Faults:
         The point from which it stays silent.
     abort_at_store
         Abort the association at the n-th C-STORE request since the start, counted from 1.
+    abort_at_instances, silent_at_instances
+        Abort the association, or stay silent, at each C-STORE request for these SOP Instance UIDs.
     abort_within_store
         Abort the association once, in the middle of the data set that would be the n-th complete one. The data set must
         be longer than a PDU: see ``max_pdu_size``.
@@ -177,6 +179,8 @@ class Faults:
     refused_transfer_syntaxes: Collection[str] = ()
     silence: Silence | None = None
     abort_at_store: int | None = None
+    abort_at_instances: Collection[str] = ()
+    silent_at_instances: Collection[str] = ()
     abort_within_store: int | None = None
     store_status: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     store_status_times: int | None = None

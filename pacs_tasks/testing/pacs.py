@@ -311,7 +311,10 @@ class TestPACS(Reception):
             number = len(self.stores)
             times = self._offered[uid]
             self._offered[uid] += 1
-        if number == faults.abort_at_store:
+        if uid in faults.silent_at_instances:
+            self._stay_silent(event.assoc)
+            return 0x0000
+        if number == faults.abort_at_store or uid in faults.abort_at_instances:
             self._on_end(event)
             event.assoc.abort()
             return 0x0000

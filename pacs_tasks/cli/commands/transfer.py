@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import click
 
@@ -42,6 +42,17 @@ def _dry_run(function: _Command) -> _Command:
     )(function)
 
 
+def _damage(function: _Command) -> _Command:
+    """Add the options that say what becomes of damaged files."""
+    send_damaged = click.option(
+        "--send-damaged", is_flag=True, help="Send a damaged file all the same. Many PACS abort at it."
+    )
+    repair = click.option(
+        "--repair", is_flag=True, help="Pad a last value of odd length while the file is sent (PS3.5 section 7.1.1)."
+    )
+    return send_damaged(repair(function))
+
+
 @command(
     "send",
     "pacs-tasks send image1.dcm dicom_files study.zip --ip 192.168.1.100 --port 11112 --pacs-ae-title MY_PACS",
@@ -50,10 +61,13 @@ def _dry_run(function: _Command) -> _Command:
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @_files_per_task
 @_dry_run
+@_damage
 @transfer_options
-def send(invocation: Invocation, paths: tuple[str, ...], files_per_task: int | None, dry_run: bool) -> int:
+def send(
+    invocation: Invocation, paths: tuple[str, ...], files_per_task: int | None, dry_run: bool, **options: bool
+) -> int:
     """Send files, directories and ZIP archives (C-STORE). DICOM files are recognised by their content."""
-    return _send(invocation, _found(invocation, paths, local_path), files_per_task, dry_run=dry_run)
+    return _send(invocation, _found(invocation, paths, local_path), options, files_per_task, dry_run=dry_run)
 
 
 @command("send-file", "pacs-tasks send-file --file image1.dcm --ip 192.168.1.100 --port 11112")
@@ -65,16 +79,17 @@ def send(invocation: Invocation, paths: tuple[str, ...], files_per_task: int | N
     metavar="FILE",
     help="Send this DICOM file. Repeat the option for several.",
 )
+@_damage
 @transfer_options
-def send_file(invocation: Invocation, paths: tuple[str, ...]) -> int:
+def send_file(invocation: Invocation, paths: tuple[str, ...], **options: bool) -> int:
     """Send one DICOM file, or several (C-STORE)."""
     from pacs_tasks.cli.running import run
     from pacs_tasks.request import StoreRequest, build
 
     found = _found(invocation, paths, local_file)
     if len(found) > 1:
-        return _send(invocation, found)
-    return run(invocation, build(StoreRequest, {**invocation.transfer(), "path": found[0]}))
+        return _send(invocation, found, options)
+    return run(invocation, build(StoreRequest, {**invocation.transfer(), "path": found[0], **options}))
 
 
 @command(
@@ -92,17 +107,20 @@ def send_file(invocation: Invocation, paths: tuple[str, ...]) -> int:
 )
 @_files_per_task
 @_dry_run
+@_damage
 @transfer_options
-def send_dir(invocation: Invocation, directories: tuple[str, ...], files_per_task: int | None, dry_run: bool) -> int:
+def send_dir(
+    invocation: Invocation, directories: tuple[str, ...], files_per_task: int | None, dry_run: bool, **options: bool
+) -> int:
     """Send every DICOM file below a directory (C-STORE). Files are recognised by their content, not by their name."""
     from pacs_tasks.cli.running import run
     from pacs_tasks.request import StoreDirectoryRequest, build
 
     found = _found(invocation, directories, local_directory)
     if len(found) > 1 or dry_run:
-        return _send(invocation, found, files_per_task, dry_run=dry_run)
+        return _send(invocation, found, options, files_per_task, dry_run=dry_run)
     fields = {"directory": found[0], "files_per_task": files_per_task or invocation.settings.files_per_task}
-    return run(invocation, build(StoreDirectoryRequest, {**invocation.transfer(), **fields}))
+    return run(invocation, build(StoreDirectoryRequest, {**invocation.transfer(), **fields, **options}))
 
 
 def _found(invocation: Invocation, paths: Iterable[str], local: Callable[[str], str]) -> tuple[str, ...]:
@@ -114,13 +132,18 @@ def _found(invocation: Invocation, paths: Iterable[str], local: Callable[[str], 
 
 
 def _send(
-    invocation: Invocation, paths: tuple[str, ...], files_per_task: int | None = None, *, dry_run: bool = False
+    invocation: Invocation,
+    paths: tuple[str, ...],
+    options: Mapping[str, bool],
+    files_per_task: int | None = None,
+    *,
+    dry_run: bool = False,
 ) -> int:
     from pacs_tasks.cli.running import run
     from pacs_tasks.request import PreflightRequest, StorePathsRequest, build
 
     if dry_run:
         refuse(invocation, ["files_per_task", "give_up_after"], "with --dry-run")
-        return run(invocation, build(PreflightRequest, {**invocation.address(), "paths": paths}))
+        return run(invocation, build(PreflightRequest, {**invocation.address(), "paths": paths, **options}))
     parts = {"files_per_task": files_per_task or invocation.settings.files_per_task}
-    return run(invocation, build(StorePathsRequest, {**invocation.transfer(), "paths": paths, **parts}))
+    return run(invocation, build(StorePathsRequest, {**invocation.transfer(), "paths": paths, **parts, **options}))

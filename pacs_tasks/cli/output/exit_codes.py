@@ -17,6 +17,7 @@ from pacs_tasks.errors import (
     JobNotReadyError,
     NotDicomError,
     PacsTasksError,
+    PeerStalledError,
     PeerUnavailableError,
 )
 
@@ -44,6 +45,7 @@ _OF_ERROR: tuple[tuple[type[PacsTasksError], ExitCode], ...] = (
     (BrokerUnavailableError, ExitCode.FAILED),
     (ConfigurationError, ExitCode.USAGE),
     (InvalidRequestError, ExitCode.USAGE),
+    (PeerStalledError, ExitCode.FAILED),
     (AssociationError, ExitCode.UNREACHABLE),
     (JobNotFoundError, ExitCode.NO_SUCH_JOB),
     (JobNotReadyError, ExitCode.NOT_FINISHED),

@@ -111,12 +111,13 @@ class Clock:
     def __init__(self) -> None:
         self._first: tuple[float, int] | None = None
 
-    def text(self, now: float, counters: Counters) -> str:
-        """The times, such as ``2 s, about 3 s left``."""
+    def text(self, now: float, progress: Progress) -> str:
+        """The times, such as ``2 s, about 3 s left``; nobody knows how long a file takes that is tried once more."""
+        counters = progress.counters
         then, before = self._first = self._first or (now, counters.recorded)
         passed, done, rest = now - then, counters.recorded - before, counters.total - counters.recorded
-        left = f", about {_time(passed / done * rest)} left" if done and rest else ""
-        return f"{_time(passed)}{left}"
+        left = passed / done * rest if done and not _only_retries(progress) else 0.0
+        return f"{_time(passed)}, about {_time(left)} left" if left >= 1 else _time(passed)
 
 
 class Speed:
@@ -182,7 +183,7 @@ class LiveView(View):
 
     def update(self, progress: Progress) -> None:
         now, counters = time.monotonic(), progress.counters
-        speed, times = self._speed.update(now, counters.bytes), self._clock.text(now, counters)
+        speed, times = self._speed.update(now, counters.bytes), self._clock.text(now, progress)
         if self._bar is None:
             if now < self._begin:
                 return
@@ -231,7 +232,7 @@ class PlainView(View):
 
     def update(self, progress: Progress) -> None:
         now, counters = time.monotonic(), progress.counters
-        speed, times = self._speed.update(now, counters.bytes), self._clock.text(now, counters)
+        speed, times = self._speed.update(now, counters.bytes), self._clock.text(now, progress)
         if now - self._last_line < PACE or progress.state.finished:
             return
         parts = [f"{self._title}: {_state(progress)}"]
@@ -261,7 +262,15 @@ def _state(progress: Progress) -> str:
         return "cancelling"
     if progress.waiting_for:
         return f"waiting for {progress.waiting_for}, which is down"
+    if _only_retries(progress):
+        return "retrying after an abort"
     return "waiting for a worker" if progress.state is JobState.QUEUED else str(progress.state)
+
+
+def _only_retries(progress: Progress) -> bool:
+    """Whether all that is left are files at which the remote ended the association or fell silent."""
+    counters = progress.counters
+    return 0 < counters.total - counters.recorded <= progress.retrying
 
 
 def _time(seconds: float) -> str:

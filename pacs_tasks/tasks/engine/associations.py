@@ -20,7 +20,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import redis
@@ -383,9 +383,16 @@ def new_association(request: Request, contexts: Sequence[Context], stop: StopChe
 
 
 @contextmanager
-def kept_association(request: Request, contexts: Sequence[Context], stop: StopCheck) -> Iterator[Association]:
-    """As :func:`new_association`, but an idle one if one fits, kept for the next block unless this one fails."""
+def kept_association(
+    request: Request, contexts: Sequence[Context], stop: StopCheck, patience: float | None = None
+) -> Iterator[Association]:
+    """As :func:`new_association`, but an idle one if one fits, kept for the next block unless this one fails.
+
+    ``patience`` is the number of seconds that the remote may stay silent, if it is less than usual.
+    """
     local, remote, limits = local_ae(request), request.remote, timeouts(request)
+    if patience is not None:
+        limits = replace(limits, dimse=min(limits.dimse, patience))
     kept = _idle.claim(local, remote, contexts, limits) or _open(local, remote, contexts, limits, stop)
     assoc, lease = kept.assoc, kept.lease
     assoc.stop = lease.watched(stop)

@@ -74,6 +74,8 @@ class Part(Generic[L]):
         Its lines in the manifest.
     left
         By its index in the manifest, each line without an outcome.
+    lost
+        By its index, how many associations were lost at a line, where some were.
     tries
         How often the part was tried before.
     last_try
@@ -87,6 +89,7 @@ class Part(Generic[L]):
         self.last_try = tries >= settings().max_retries
         recorded = ledger().recorded(job_id, lines.start, lines.stop)
         self._attempts = ledger().claims.attempts(job_id, lines.start, lines.stop)
+        self.lost = ledger().claims.losses(job_id, lines.start, lines.stop) if any(self._attempts) else {}
         found = cast(list[L], ledger().manifest.lines(job_id, lines.start, lines.stop))
         self.left: dict[int, L] = {
             index: line for index, line in zip(lines, found, strict=False) if index not in recorded
@@ -107,6 +110,8 @@ class Part(Generic[L]):
         attempts = self._attempts[index - self.indices.start] + (outcome.begun > 0)
         receipt = outcome.model_copy(update={"worker": self.task.request.hostname, "attempts": attempts})
         self.left.pop(index, None)
+        if self.lost.pop(index, 0):
+            ledger().claims.count_retrying(self.job_id, -1)
         self._obey(self._recorder.record(index, receipt))
 
     def fail(self, index: int, error: PacsTasksError) -> None:
@@ -160,9 +165,11 @@ class Part(Generic[L]):
         self._attempts[index - self.indices.start] += 1
         ledger().claims.count_attempt(self.job_id, index)
 
-    def count_loss(self, index: int) -> int:
-        """Count an association that was lost at a line; how many there were."""
-        return ledger().claims.count_loss(self.job_id, index)
+    def count_loss(self, index: int, begun: float) -> None:
+        """Count an association that was lost at a line, which was begun then."""
+        if index not in self.lost:
+            ledger().claims.count_retrying(self.job_id, 1)
+        self.lost[index] = ledger().claims.count_loss(self.job_id, index, begun)
 
 
 class LineQueue(ABC, Generic[T]):
@@ -180,6 +187,8 @@ class LineQueue(ABC, Generic[T]):
         By its index in the manifest, each line in the form in which :meth:`step` needs it; in order.
     alone
         The part is the whole job: an association that cannot be opened ends it at once.
+    patience
+        Seconds that the remote may stay silent, if that is less than usual.
 
     Attributes
     ----------
@@ -203,13 +212,16 @@ class LineQueue(ABC, Generic[T]):
         queue: Mapping[int, T],
         *,
         alone: bool = False,
+        patience: float | None = None,
     ) -> None:
-        self.part, self.request, self._alone = part, request, alone
+        self.part, self.request, self.alone = part, request, alone
         self.queue = dict(queue)
         self.unanswered: set[int] = set()
         self.again = self.answered = False
+        #: When the last line was begun, in Unix seconds.
+        self.begun = 0.0
         self._losses = 0
-        self._session = Session(lambda: kept_association(request, contexts, stop))
+        self._session = Session(lambda: kept_association(request, contexts, stop, patience))
 
     @abstractmethod
     def step(self, assoc: Association) -> None:
@@ -231,7 +243,7 @@ class LineQueue(ABC, Generic[T]):
         except PeerBusyError:
             raise
         except AssociationError as error:
-            if self._alone:
+            if self.alone:
                 raise
             if isinstance(error, PeerUnavailableError) and not self.part.last_try:
                 self.again |= bool(self.queue)
@@ -261,7 +273,8 @@ class LineQueue(ABC, Generic[T]):
             self._put_aside(loss.error)
             if self._losses < _LOSSES_OF_A_TRY:
                 return
-        elif not self._alone and isinstance(loss.error, PeerUnreachableError):
+            raise self.lost_error(loss.error)
+        if not self.alone and isinstance(loss.error, PeerUnreachableError):
             note_unreachable(self.part.job_id, self.request, loss.error)
         raise loss.error
 
@@ -270,10 +283,20 @@ class LineQueue(ABC, Generic[T]):
             self.part.count_attempt(each)
         self.unanswered.clear()
         index = self._pop()
-        if self.part.last_try or self.part.count_loss(index) >= _LOSSES_OF_A_LINE:
-            self.part.fail(index, error)
+        self.part.count_loss(index, self.begun)
+        failure = self.failure(index, error) or (self.lost_error(error) if self.part.last_try else None)
+        if failure is not None:
+            self.part.fail(index, failure)
         else:
             self.again = True
+
+    def failure(self, index: int, error: PeerUnavailableError) -> PeerUnavailableError | None:
+        """The error with which a line fails at which an association was lost; nothing if it is tried again."""
+        return error if self.part.lost[index] >= _LOSSES_OF_A_LINE else None
+
+    def lost_error(self, error: PeerUnavailableError) -> PeerUnavailableError:
+        """The error of lines for which no try is left after an association was lost."""
+        return error
 
     def _pop(self) -> int:
         index = next(iter(self.queue))

@@ -37,12 +37,14 @@ SHARED = {
     "--log-file": (None, "PACS_TASKS_LOG_FILE"),
 }
 REQUIRED = object()
+#: What becomes of damaged files.
+DAMAGED = {"--send-damaged": False, "--repair": False}
 PATIENCE = {"--give-up-after": None, "--key": None}
 OWN: dict[str, dict[str, Any]] = {
     "echo": {},
-    "send": {"paths": REQUIRED, "--files-per-task": None, "--dry-run": False, **PATIENCE},
-    "send-file": {"--file": REQUIRED, **PATIENCE},
-    "send-dir": {"--dir": REQUIRED, "--files-per-task": None, "--dry-run": False, **PATIENCE},
+    "send": {"paths": REQUIRED, "--files-per-task": None, "--dry-run": False, **DAMAGED, **PATIENCE},
+    "send-file": {"--file": REQUIRED, **DAMAGED, **PATIENCE},
+    "send-dir": {"--dir": REQUIRED, "--files-per-task": None, "--dry-run": False, **DAMAGED, **PATIENCE},
     "query": {
         "--patient-id": None,
         "--patient-name": None,

@@ -11,10 +11,12 @@ from typing import cast
 
 import pytest
 from rich.cells import cell_len
+from rich.console import Console
 
 from pacs_tasks.ae import RemoteAE
+from pacs_tasks.cli.output import jobs
 from pacs_tasks.cli.output.exit_codes import advice_on
-from pacs_tasks.cli.output.jobs import Clock, PlainView, Speed, job_facts, job_table, remarks
+from pacs_tasks.cli.output.jobs import Clock, LiveView, PlainView, Speed, job_facts, job_table, remarks
 from pacs_tasks.cli.output.matches import csv_of, text_of
 from pacs_tasks.cli.output.outcomes import view_of
 from pacs_tasks.cli.output.terminal import Terminal, plain, size
@@ -211,6 +213,20 @@ def test_jobs_are_a_table_and_one_job_is_a_list_of_facts(capsys: pytest.CaptureF
     assert "Attempt 2 Progress 4 of 10 Sent 3 Failed 1" in said
 
 
+def test_the_progress_says_what_the_last_files_wait_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are tried again after an abort: nobody knows how much time is left."""
+    monkeypatch.setattr(jobs, "PACE", 0)
+    job, screen = _running(total=129, success=128, bytes=1, retrying=1), io.StringIO()
+    with LiveView("send-dir", Console(file=screen, force_terminal=True, width=120), delay=0) as live:
+        live.update(job)
+    PlainView(Terminal(), "send-dir").update(job)
+    for said in (screen.getvalue(), capsys.readouterr().err):
+        assert "retrying after an abort" in said
+        assert "left" not in said
+
+
 def test_quiet_leaves_errors_only(capsys: pytest.CaptureFixture[str]) -> None:
     """Results still go to stdout."""
     terminal = Terminal(quiet=True)
@@ -319,15 +335,22 @@ def test_a_retried_transfer_shows_this_attempt_and_all_of_them(capsys: pytest.Ca
     assert "Size 1.0 MB (81.0 MB in all) sent Time 0.50 s, 2.0 MB/s" in said
 
 
+def _running(*, retrying: int = 0, **counters: int) -> Progress:
+    task = "pacs_tasks.store_directory"
+    return Progress(
+        job_id="j", task=task, state=JobState.RUNNING, counters=Counters(**counters), created=0, retrying=retrying
+    )
+
+
 def test_the_progress_tells_the_time_that_passed_and_the_time_left() -> None:
     """By what was done since the command began to look."""
     clock = Clock()
-    assert clock.text(100.0, Counters(total=0)) == "0 s"
+    assert clock.text(100.0, _running(total=0)) == "0 s"
     clock = Clock()
-    assert clock.text(100.0, Counters(total=200, success=150)) == "0 s"
-    assert clock.text(102.0, Counters(total=200, success=170)) == "2 s, about 3 s left"
-    assert clock.text(700.0, Counters(total=200, success=160)) == "10 min, about 40 min left"
-    assert clock.text(105.0, Counters(total=200, success=200)) == "5 s"
+    assert clock.text(100.0, _running(total=200, success=150)) == "0 s"
+    assert clock.text(102.0, _running(total=200, success=170)) == "2 s, about 3 s left"
+    assert clock.text(700.0, _running(total=200, success=160)) == "10 min, about 40 min left"
+    assert clock.text(105.0, _running(total=200, success=200)) == "5 s"
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,80 @@ def test_long_private_information_is_read_over(tmp_path: Path) -> None:
     assert read_instance(str(path)).data_offset == path.stat().st_size - len(dicom_files.data_set(path))
 
 
+def _meta_and_data_set(path: Path) -> tuple[bytes, bytes]:
+    """The file meta information of a generated file, without preamble and prefix, and its data set."""
+    whole = dicom_files.write(dicom_files.instance(), path).read_bytes()
+    content = dicom_files.split(whole)
+    return whole[132 : -len(content)], content
+
+
+@pytest.mark.parametrize("length", [0, 2, 1_600, 2_048, 30_000, 3_000_000])
+def test_the_uids_of_the_data_set_count_behind_meta_information_of_any_length(tmp_path: Path, length: int) -> None:
+    """A PACS refuses an instance that is announced under another UID than its own, as anonymisers leave it."""
+    path = tmp_path / "a.dcm"
+    meta, content = _meta_and_data_set(path)
+    own = read_instance(str(path)).sop_instance_uid
+    private = b"\2\0\0\1UI\6\0" + b"1.2.3\0" + b"\2\0\2\1OB\0\0" + length.to_bytes(4, "little") + bytes(length)
+    path.write_bytes(bytes(128) + b"DICM" + meta.replace(own.encode(), own[:-1].encode() + b"9") + private + content)
+    found = read_instance(str(path))
+    assert (found.sop_instance_uid, found.data_offset) == (own, found.size - len(content))
+
+
+@pytest.mark.parametrize("end", range(2_030, 2_070, 2))
+@pytest.mark.parametrize("filler", [b"\2\0\2\1UI", b"\x08\0\1\0UI"], ids=["meta", "data set"])
+def test_the_end_of_the_first_read_is_no_end(tmp_path: Path, filler: bytes, end: int) -> None:
+    """The UIDs of the data set are found where the meta information or an element in front of them ends there."""
+    path = tmp_path / "a.dcm"
+    meta, content = _meta_and_data_set(path)
+    own, head = read_instance(str(path)).sop_instance_uid, bytes(128) + b"DICM"
+    length = end - len(head + meta) - 8
+    long = filler + length.to_bytes(2, "little") + bytes(length)
+    path.write_bytes(head + meta.replace(own.encode(), own[:-1].encode() + b"9") + long + content)
+    assert read_instance(str(path)).sop_instance_uid == own
+
+
+@pytest.mark.parametrize(
+    "second", [b"\2\0\x10\0UI\x12\x001.2.840.10008.1.2\0", b"\2\0\x10\0\x12\0\0\x001.2.840.10008.1.2\0"]
+)
+def test_the_first_occurrence_of_a_meta_element_counts(tmp_path: Path, second: bytes) -> None:
+    """A second set of group 0002, as anonymisers and gateways leave it, neither counts nor goes out."""
+    path = tmp_path / "a.dcm"
+    meta, content = _meta_and_data_set(path)
+    path.write_bytes(bytes(128) + b"DICM" + meta + second + content)
+    found = read_instance(str(path))
+    assert (found.transfer_syntax_uid, found.data_offset) == (ExplicitVRLittleEndian, found.size - len(content))
+
+
+@pytest.mark.parametrize("vr", [b"ZZ", b"UL", b"UN", b"??", b"  "])
+def test_meta_elements_of_any_vr_are_read_over(tmp_path: Path, vr: bytes) -> None:
+    """A future VR has a length of four bytes (PS3.5 section 7.1.2), and what is none has one of two, as in DCMTK."""
+    path = tmp_path / "a.dcm"
+    meta, content = _meta_and_data_set(path)
+    length = b"\0\0\4\0\0\0" if vr in {b"ZZ", b"UN"} else b"\4\0"
+    path.write_bytes(bytes(128) + b"DICM" + b"\2\0\0\0" + vr + length + bytes(4) + meta[12:] + content)
+    assert read_instance(str(path)).data_offset == path.stat().st_size - len(content)
+
+
+@pytest.mark.parametrize("begin", [b"", b"DICM"])
+def test_meta_information_without_a_preamble_is_recognised(tmp_path: Path, begin: bytes) -> None:
+    """Group 0002 at the beginning is as sure a sign as a preamble, whichever element it begins with."""
+    path = tmp_path / "a.dcm"
+    meta, content = _meta_and_data_set(path)
+    whole = read_instance(str(path))
+    for first in (meta, meta[12:], b"\2\0\0\0\4\0\0\0" + meta[8:]):
+        path.write_bytes(begin + first + content)
+        found = read_instance(str(path))
+        assert (found.sop_instance_uid, found.transfer_syntax_uid) == (whole.sop_instance_uid, ExplicitVRLittleEndian)
+        assert found.data_offset == found.size - len(content)
+
+
+def test_what_only_begins_like_meta_information_is_not_dicom(tmp_path: Path) -> None:
+    """Two bytes are no sign."""
+    (tmp_path / "a.bin").write_bytes(b"\2\0\0\0" + bytes(400))
+    with pytest.raises(NotDicomError):
+        read_instance(str(tmp_path / "a.bin"))
+
+
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
 def test_what_the_file_meta_information_leaves_out_comes_from_the_data_set(tmp_path: Path, syntax: str) -> None:
     """A missing transfer syntax is derived from the encoding, missing UIDs from (0008,0016) and (0008,0018)."""

@@ -22,8 +22,9 @@ from pacs_tasks import (
     StoreRequest,
     TransferOutcome,
 )
-from pacs_tasks.testing import TestPACS
+from pacs_tasks.testing import Faults, TestPACS
 from tests.support.dicom_files import instance, study_uid, write, write_series
+from tests.support.waiting import wait_until
 
 LIMIT = 20
 
@@ -78,6 +79,22 @@ def test_a_pipe_alone_is_told(client: PacsClient, pacs: TestPACS, tmp_path: Path
     os.mkfifo(tmp_path / "pipe")
     job = client.enqueue(StoreRequest(remote=pacs.remote, path=str(tmp_path / "pipe")))
     assert job.wait(LIMIT).state is JobState.FAILED
+
+
+def test_a_file_that_silences_the_peer_is_tried_again_with_less_patience(
+    client: PacsClient, pacs: TestPACS, tmp_path: Path
+) -> None:
+    """Others pass meanwhile, and the progress says what it waits for."""
+    paths = write_series(tmp_path, 12)
+    silencing = f"{study_uid()}.1.1000001"
+    pacs.faults = Faults(silent_at_instances=[silencing])
+    request = StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path), files_per_task=12, timeout=9)
+    job = client.enqueue(request)
+    wait_until(lambda: job.progress().retrying == 1, LIMIT, "the file waits for its second try")
+    wait_until(lambda: job.progress().counters.success == len(paths) - 1, LIMIT, "the others pass")
+    outcome = transferred(job, 2 * LIMIT)
+    assert "within 5 s" in outcome.problems[0].reason
+    assert (outcome.counters.failed, pacs.stores.count(silencing), job.progress().retrying) == (1, 2, 0)
 
 
 def retrieved(client: PacsClient, archive: TestPACS, directory: Path, limit: float = LIMIT) -> TransferOutcome:

@@ -1,0 +1,234 @@
+"""Damaged files are found before they are sent, with the element and its offset; what PACS accept is sound."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+)
+
+from pacs_tasks.dimse.c_store import DataSetFile
+from pacs_tasks.dimse.files.damage import judged
+from pacs_tasks.dimse.files.part10 import AS_IT_IS, StoredInstance, read_instance
+from pacs_tasks.errors import DamagedFileError
+from tests.support import dicom_files
+from tests.support.peculiar import data_set, element, write
+
+UID = "1.2.3.4"
+VALUE = b"1.2.3.4\0"
+UNDEFINED = 0xFFFF_FFFF
+JPEG = b"\xff\xd8" + b"\x11" * 60 + b"\xff\xd9"
+SEQUENCE_END = struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
+ITEM_END = struct.pack("<HHL", 0xFFFE, 0xE00D, 0)
+#: Files of pydicom that DCMTK cannot read either.
+DAMAGED = {"MR_truncated.dcm", "SC_rgb_jpeg.dcm", "rtplan_truncated.dcm"}
+
+
+def item(content: bytes, length: int | None = None) -> bytes:
+    return struct.pack("<HHL", 0xFFFE, 0xE000, len(content) if length is None else length) + content
+
+
+def undefined(tag: int, vr: bytes, content: bytes) -> bytes:
+    """An element of undefined length."""
+    return struct.pack("<HH2sxxL", tag >> 16, tag & 0xFFFF, vr, UNDEFINED) + content
+
+
+def sequence(content: bytes) -> bytes:
+    return element(0x0040_0275, b"SQ", content)
+
+
+def pixels(syntax: str = ExplicitVRLittleEndian) -> bytes:
+    return element(0x7FE0_0010, b"OW", bytes(128), syntax)
+
+
+def encapsulated(*end: bytes) -> bytes:
+    return undefined(0x7FE0_0010, b"OB", b"".join((item(b""), item(JPEG), *end)))
+
+
+def native(*others: bytes, syntax: str = ExplicitVRLittleEndian) -> bytes:
+    return data_set(VALUE, *others, pixels(syntax), syntax=syntax)
+
+
+def odd_vr(vr: bytes) -> bytes:
+    return struct.pack("<HH2sH", 0x0040, 0x0310, vr, 4) + b"TEXT"
+
+
+INNER = element(0x0008_0050, b"SH", b"A1")
+IMPLICIT = native(syntax=ImplicitVRLittleEndian)
+EXPLICIT = native()
+DEFLATED = zlib.compress(EXPLICIT, wbits=-zlib.MAX_WBITS)
+#: Data sets, the transfer syntax that their files declare, and what is said of them.
+BROKEN = {
+    "cut off in its pixel data": (EXPLICIT[:-40], ExplicitVRLittleEndian, r"truncated, at element \(7FE0,0010\)"),
+    "cut off in a header": (EXPLICIT[:-134], ExplicitVRLittleEndian, r"truncated, at element \(0020,000E\)"),
+    "cut off in a sequence": (native(sequence(item(INNER)))[:-145], ExplicitVRLittleEndian, r"\(0040,0275\)"),
+    "deflated and cut off": (DEFLATED[:-10], DeflatedExplicitVRLittleEndian, "breaks off"),
+    "implicit, not explicit": (IMPLICIT, ExplicitVRLittleEndian, "encoded in Implicit VR"),
+    "implicit, not JPEG": (IMPLICIT, JPEGBaseline8Bit, "encoded in Implicit VR Little Endian, while .* JPEG Baseline"),
+    "explicit, not implicit": (EXPLICIT, ImplicitVRLittleEndian, "encoded in Explicit VR Little Endian"),
+    "big endian, not little": (native(syntax=ExplicitVRBigEndian), ExplicitVRLittleEndian, "in Explicit VR Big"),
+    "little endian, not big": (EXPLICIT, ExplicitVRBigEndian, "in Explicit VR Little"),
+    "not deflated": (EXPLICIT, DeflatedExplicitVRLittleEndian, "not deflated"),
+    "native, not JPEG": (EXPLICIT, JPEGBaseline8Bit, r"not encapsulated.*\(7FE0,0010\)"),
+    "JPEG, not native": (data_set(VALUE, encapsulated(SEQUENCE_END)), ExplicitVRLittleEndian, "are compressed"),
+    "without a delimiter": (data_set(VALUE, encapsulated()), JPEGBaseline8Bit, r"\(FFFE,E000\) in \(7FE0,0010\)"),
+    "with zeroes for it": (data_set(VALUE, encapsulated(bytes(8))), JPEGBaseline8Bit, "other than fragments"),
+    "a value too long": (
+        native(struct.pack("<HH2sH", 0x0040, 0x0310, b"LO", 60_000)),
+        ExplicitVRLittleEndian,
+        r"truncated, at element \(0040,0310\)",
+    ),
+    "an implicit element inside": (
+        native(struct.pack("<HHL", 0x40, 0x310, 4) + b"TEXT"),
+        ExplicitVRLittleEndian,
+        "no value",
+    ),
+    "an item too long": (native(sequence(item(INNER, 40))), ExplicitVRLittleEndian, r"item, at .*\(0040,0275\)"),
+    "an element longer than its item": (
+        native(sequence(item(INNER[:-4] + b"\x28\0A1"))),
+        ExplicitVRLittleEndian,
+        r"item, at element \(0008,0050\) in \(0040,0275\)",
+    ),
+    "no items in a sequence": (native(sequence(b"garbage!")), ExplicitVRLittleEndian, "other than items"),
+    "a delimiter outside": (native(SEQUENCE_END), ExplicitVRLittleEndian, "outside of a sequence"),
+    "text behind it": (EXPLICIT + b"no element at all!", ExplicitVRLittleEndian, "truncated"),
+}
+#: Data sets that are unusual and that DCMTK reads all the same.
+SOUND = {
+    "explicit": (EXPLICIT, ExplicitVRLittleEndian),
+    "implicit": (IMPLICIT, ImplicitVRLittleEndian),
+    "big endian": (native(syntax=ExplicitVRBigEndian), ExplicitVRBigEndian),
+    "deflated": (DEFLATED, DeflatedExplicitVRLittleEndian),
+    "JPEG": (data_set(VALUE, encapsulated(SEQUENCE_END)), JPEGBaseline8Bit),
+    "out of order": (EXPLICIT + element(0x0008_0070, b"LO", b"LATE"), ExplicitVRLittleEndian),
+    "twice the same": (native(INNER, INNER), ExplicitVRLittleEndian),
+    "zeroes behind it": (EXPLICIT + bytes(64), ExplicitVRLittleEndian),
+    "two odd values": (native(*[element(0x0040_0310, b"LO", b"ODD")] * 2), ExplicitVRLittleEndian),
+    "sequences of both kinds": (
+        native(sequence(item(INNER)), undefined(0x0040_A730, b"SQ", item(INNER + ITEM_END, UNDEFINED) + SEQUENCE_END)),
+        ExplicitVRLittleEndian,
+    ),
+    "an implicit sequence": (
+        native(
+            element(
+                0x0040_0275, b"", item(element(0x0008_0050, b"", b"A1", ImplicitVRLittleEndian)), ImplicitVRLittleEndian
+            ),
+            syntax=ImplicitVRLittleEndian,
+        ),
+        ImplicitVRLittleEndian,
+    ),
+    "a VR of the future": (
+        native(element(0x0040_0310, b"OB", b"TEXT").replace(b"OB", b"ZZ", 1)),
+        ExplicitVRLittleEndian,
+    ),
+    **{f"the VR {vr!r}": (native(odd_vr(vr)), ExplicitVRLittleEndian) for vr in (b"??", b"  ", b"\0\0", b"lo", b"L1")},
+    "a private transfer syntax": (b"".join((EXPLICIT, b"anything")), "1.2.3.4.5"),
+}
+
+
+def stored(directory: Path, content: bytes, syntax: str) -> StoredInstance:
+    return read_instance(str(write(directory / "a.dcm", UID, content, syntax)))
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_damaged_file_is_named_with_its_fault(name: str, tmp_path: Path) -> None:
+    """The message names the element and its offset and the way to send it all the same, but no path."""
+    content, syntax, says = BROKEN[name]
+    with pytest.raises(DamagedFileError, match=says) as caught:
+        judged(stored(tmp_path, content, syntax))
+    assert caught.value.subject == str(tmp_path / "a.dcm")
+    assert str(tmp_path) not in caught.value.message
+    assert "byte" in caught.value.message
+    assert "--send-damaged" in caught.value.message
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_what_pacs_accept_is_sound(name: str, tmp_path: Path) -> None:
+    """Unusual data sets that DCMTK can read are sent as they are."""
+    instance = stored(tmp_path, *SOUND[name])
+    assert judged(instance) == instance
+
+
+@pytest.mark.parametrize("path", dicom_files.sendable(), ids=lambda path: path.name)
+def test_every_shipped_file_is_judged_as_dcmtk_judges_it(path: Path) -> None:
+    """Of all that pydicom ships, those files are damaged that DCMTK cannot read."""
+    instance = read_instance(str(path))
+    if path.name in DAMAGED:
+        with pytest.raises(DamagedFileError):
+            judged(instance)
+    else:
+        assert judged(instance) == instance
+
+
+def test_the_offset_is_that_of_the_element(tmp_path: Path) -> None:
+    """It counts from the beginning of the file, as an editor of bytes does."""
+    instance = stored(tmp_path, EXPLICIT[:-40], ExplicitVRLittleEndian)
+    at = Path(instance.path).read_bytes().index(b"\xe0\x7f\x10\0OW")
+    with pytest.raises(DamagedFileError, match=rf"byte {at} of the file"):
+        judged(instance)
+
+
+ODD = b"\1" * 63
+#: The last element: its tag, VR, odd value and transfer syntax, and the byte that pads it.
+LAST = {
+    "pixels": (0x7FE0_0010, b"OW", ODD, ExplicitVRLittleEndian, b"\0"),
+    "text": (0x0040_0310, b"LO", b"ODD", ExplicitVRLittleEndian, b" "),
+    "UID": (0x0040_0310, b"UI", b"1.2", ExplicitVRLittleEndian, b"\0"),
+    "implicit text": (0x0010_4000, b"", b"ODD", ImplicitVRLittleEndian, b" "),
+    "implicit pixels": (0x7FE0_0010, b"", ODD, ImplicitVRLittleEndian, b"\0"),
+    "big endian": (0x7FE0_0010, b"OW", ODD, ExplicitVRBigEndian, b"\0"),
+}
+
+
+@pytest.mark.parametrize("name", LAST)
+def test_an_odd_last_value_is_named_and_padded(name: str, tmp_path: Path) -> None:
+    """The even length is sent with it, whatever the slices that are read."""
+    tag, vr, value, syntax, pad = LAST[name]
+    content = data_set(VALUE, syntax=syntax)
+    instance = stored(tmp_path, content + element(tag, vr, value, syntax), syntax)
+    with pytest.raises(DamagedFileError, match=r"odd length .* --repair"):
+        judged(instance)
+    repaired = judged(instance, repair=True)
+    for step in (1, 7, 1 << 20):
+        with DataSetFile(repaired) as file:
+            sent = b"".join(file[start : start + step] for start in range(0, len(file), step))
+        assert sent == content + element(tag, vr, value + pad, syntax)
+
+
+def test_an_odd_value_inside_is_named(tmp_path: Path) -> None:
+    """Only a last value can be padded; another one, or a fragment of pixel data, is named."""
+    for content, syntax, says in (
+        (native(element(0x0040_0310, b"LO", b"ODD")), ExplicitVRLittleEndian, r"\(0040,0310\)"),
+        (
+            data_set(VALUE, encapsulated(item(b"odd"), SEQUENCE_END)),
+            JPEGBaseline8Bit,
+            r"\(FFFE,E000\) in \(7FE0,0010\)",
+        ),
+    ):
+        instance = stored(tmp_path, content, syntax)
+        for repair in (False, True):
+            with pytest.raises(DamagedFileError, match=rf"Element {says} .* odd length"):
+                judged(instance, repair=repair)
+
+
+def test_what_is_sent_damaged_is_sent_as_it_is(tmp_path: Path) -> None:
+    """An odd number of bytes too."""
+    content = EXPLICIT[:-41]
+    instance = StoredInstance(**{**vars(stored(tmp_path, content, ExplicitVRLittleEndian)), "padding": AS_IT_IS})
+    with DataSetFile(instance) as file:
+        assert file[: len(file)] == content
+
+
+def test_large_values_are_not_read(tmp_path: Path) -> None:
+    """A file with a hole of 8 GB is judged at once."""
+    path = dicom_files.write_large(tmp_path / "a.dcm", 4_000_000_000)
+    instance = read_instance(str(path))
+    assert judged(instance) == instance
