@@ -22,6 +22,9 @@ from tests.support.processes import Process
 pytestmark = pytest.mark.orthanc
 
 _RECEIVER = "PACS_TASKS"
+#: All that pydicom ships took 107 s once, of which Orthanc was silent for 90 s.
+MOST_SECONDS = 45.0
+MOST_SECONDS_OF_A_SILENCE = 40.0
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,7 @@ def sent(tmp_path_factory: pytest.TempPathFactory, shared_redis_url: str, shared
         peers.orthanc(directory, destinations={_RECEIVER: ("127.0.0.1", port)}) as orthanc,
         workers.receiver(shared_redis_url, directory, port, _RECEIVER),
     ):
-        # Two of these files promise more pixel data than they hold: Orthanc waits for the rest and never answers.
-        result = terminal.run("send-dir", "--dir", source, "--json", "--timeout", "2", *orthanc.options)
+        result = terminal.run("send-dir", "--dir", source, "--json", *orthanc.options)
         yield Sent(source, terminal, orthanc, result)
 
 
@@ -77,6 +79,32 @@ def test_that_every_file_has_exactly_one_outcome(sent: Sent) -> None:
     assert counters["success"] >= 150
     for problem in sent.problems().values():
         assert problem["reason"], problem
+
+
+def test_that_everything_takes_seconds(sent: Sent, storescp: peers.Directory, dcmqrscp: peers.Directory) -> None:
+    """Orthanc would be silent for 30 s at each of three damaged files: they fail here, and are named."""
+    assert sent.report["seconds"] <= MOST_SECONDS
+    for peer in (storescp, dcmqrscp):
+        result = sent.terminal.run("send-dir", "--dir", sent.source, "--json", *peer.options)
+        assert (result.code, result.json["seconds"] <= MOST_SECONDS) == (3, True), str(result)
+        assert result.json["counters"]["success"] >= len(peer.files()) > 100
+        damaged = {
+            Path(each["subject"]).name for each in result.json["problems"] if each["error"] == "DamagedFileError"
+        }
+        assert damaged == {"MR_truncated.dcm", "SC_rgb_jpeg.dcm", "rtplan_truncated.dcm"}
+
+
+def test_that_a_file_that_silences_orthanc_holds_up_no_other(
+    terminal: Terminal, orthanc: peers.Orthanc, tmp_path: Path
+) -> None:
+    """It is sent damaged, then once more alone, and fails: after 30 s, and after 5 s, as others pass at once."""
+    dicom_files.write_series(tmp_path / "files", 128)
+    shutil.copy(Path(pydicom.__file__).parent / "data/test_files/SC_rgb_jpeg.dcm", tmp_path / "files")
+    result = terminal.run("send-dir", "--dir", tmp_path / "files", "--send-damaged", "--json", *orthanc.options)
+    assert (result.code, result.json["counters"]["success"], orthanc.count()) == (3, 128, 128), str(result)
+    [problem] = result.json["problems"]
+    assert (problem["error"], problem["attempts"]) == ("PeerStalledError", 2)
+    assert result.json["seconds"] <= MOST_SECONDS_OF_A_SILENCE
 
 
 def test_that_orthanc_holds_exactly_what_was_claimed(sent: Sent) -> None:

@@ -230,11 +230,16 @@ class IncomingFile:
                     (self._directory / parent).mkdir()
 
     def _uids(self) -> dict[int, str]:
+        is_all = self.size - self._offset <= len(self._head)
         try:
-            return self._read_uids(self._head, 0)
+            found = self._read_uids(self._head, 0)
         except MalformedError:
-            if self.size - self._offset <= len(self._head):
+            if is_all:
                 raise
+        else:
+            # An element may end exactly where the head ends.
+            if is_all or len(found) == len(_WANTED):
+                return found
         with self._path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
             return self._read_uids(whole, self._offset)
 

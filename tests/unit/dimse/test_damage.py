@@ -227,6 +227,17 @@ def test_what_is_sent_damaged_is_sent_as_it_is(tmp_path: Path) -> None:
         assert file[: len(file)] == content
 
 
+def test_study_and_series_are_known_behind_a_long_element(tmp_path: Path) -> None:
+    """Also where the first block that is sent ends before them."""
+    content = data_set(VALUE)
+    at = content.index(b"\x20\0\x0d\0")
+    long = element(0x0019_1010, b"OB", bytes(3_000_000))
+    instance = stored(tmp_path, content[:at] + long + content[at:], ExplicitVRLittleEndian)
+    with DataSetFile(instance) as file:
+        assert [file[start : start + 1_048_576] for start in range(0, len(file), 1_048_576)]
+        assert all(file.series().values())
+
+
 def test_large_values_are_not_read(tmp_path: Path) -> None:
     """A file with a hole of 8 GB is judged at once."""
     path = dicom_files.write_large(tmp_path / "a.dcm", 4_000_000_000)

@@ -22,6 +22,7 @@ from pacs_tasks.dimse.files.storage import IncomingFile, OtherInstanceError, ins
 from pacs_tasks.dimse.scp.storage_scp import is_storage_class
 from pacs_tasks.errors import InvalidRequestError
 from tests.support import dicom_files
+from tests.support.peculiar import element
 
 SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
 WANTED = (STUDY_INSTANCE_UID, SERIES_INSTANCE_UID)
@@ -57,6 +58,18 @@ def _incoming(directory: Path, uid: str = INSTANCE, syntax: str = ExplicitVRLitt
 
 def _left_over(directory: Path) -> list[Path]:
     return [path for path in directory.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("end", [65_528, 65_536, 65_544])
+def test_the_end_of_the_head_is_no_end(tmp_path: Path, end: int) -> None:
+    """Study and series are found behind an element that ends exactly where the head that is kept in memory ends."""
+    before = element(0x0008_0016, b"UI", b"1.2\0") + element(0x0008_0018, b"UI", b"1.4\0")
+    long = element(0x0009_1010, b"OB", bytes(end - len(before) - 12))
+    behind = element(0x0020_000D, b"UI", b"1.2\0") + element(0x0020_000E, b"UI", b"1.3\0")
+    incoming = _incoming(tmp_path, "1.4")
+    incoming.write(memoryview(before + long + behind))
+    assert incoming.belongs_to() == ("1.2", "1.3")
+    incoming.discard()
 
 
 @pytest.mark.parametrize("uid", [*HOSTILE, ""])
