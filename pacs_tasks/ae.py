@@ -1,7 +1,5 @@
 """Application entities: the local AE, which calls, and the remote AE, which is called."""
 
-from __future__ import annotations
-
 import os
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Self

@@ -14,18 +14,14 @@ The file is the first found of ``$PACS_TASKS_CONFIG``, ``pacs-tasks.toml`` in th
     ca_file = "/etc/pacs-tasks/archive.pem"
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
-import tomllib
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import platformdirs
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
@@ -61,8 +57,16 @@ def config_file() -> Path | None:
     named = os.environ.get("PACS_TASKS_CONFIG")
     if named:
         return Path(named)
+    import platformdirs
+
     candidates = (Path(CONFIG_NAME), platformdirs.user_config_path("pacs-tasks") / CONFIG_NAME)
     return next((path for path in candidates if path.is_file()), None)
+
+
+def _user_data_path() -> Path:
+    import platformdirs
+
+    return platformdirs.user_data_path("pacs-tasks")
 
 
 def check_redis_url(url: str) -> str:
@@ -123,7 +127,7 @@ class Settings(BaseModel):
     #: How long to keep a job after its last change.
     keep_jobs: int = Field(default=7 * 86_400, ge=60)
     #: The directory of the private server and the receiver.
-    data_dir: Path = Field(default_factory=lambda: platformdirs.user_data_path("pacs-tasks"))
+    data_dir: Path = Field(default_factory=_user_data_path)
     #: How long the private server and worker stay after the last command and the last job.
     idle_timeout: float = Field(default=60.0, ge=0)
 
@@ -243,7 +247,11 @@ class Settings(BaseModel):
 def _in_file() -> dict[str, Any]:
     """Read the settings file. Editors on Windows begin it with a byte order mark, which TOML does not allow."""
     file = config_file()
-    return {} if file is None else tomllib.loads(file.read_text("utf-8-sig"))
+    if file is None:
+        return {}
+    import tomllib
+
+    return tomllib.loads(file.read_text("utf-8-sig"))
 
 
 def _in_environment() -> dict[str, Any]:

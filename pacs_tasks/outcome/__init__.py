@@ -1,7 +1,5 @@
 """Outcomes: what came of a request, of each file or instance, and how far a job is."""
 
-from __future__ import annotations
-
 from pacs_tasks.outcome.instance import (
     Category,
     InstanceCategory,

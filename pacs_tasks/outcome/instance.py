@@ -1,7 +1,5 @@
 """DIMSE statuses and the categories that follow from them, and the outcome of one instance or file."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -148,7 +146,7 @@ class InstanceOutcome(Value):
     @classmethod
     def unanswered(
         cls, subject: str, error: PacsTasksError, category: InstanceCategory = InstanceCategory.FAILED
-    ) -> InstanceOutcome:
+    ) -> "InstanceOutcome":
         """Return the outcome of an instance about which the remote gave no answer."""
         return cls(subject=subject, category=category, error=type(error).__name__, reason=error.message)
 

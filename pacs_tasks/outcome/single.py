@@ -1,7 +1,5 @@
 """The outcomes of operations with one answer: C-ECHO, C-MOVE, C-GET and C-FIND, with the reasons to doubt a query."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The outcome of a transfer, with every file that is sent or instance that is retrieved; the progress of a job."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from typing import Any
 

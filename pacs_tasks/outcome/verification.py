@@ -1,7 +1,5 @@
 """Verification: whether the remote lists the instances that it was sent, and commits to them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum

@@ -3,8 +3,6 @@
 A request names the operation and the remote. If ``local`` or ``timeout`` is None, the setting of the worker applies.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, TypeVar
 

@@ -1,7 +1,5 @@
 """The fields of every request with the values in them, and the request for C-ECHO."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Requests for queries, and the attributes of a worklist's scheduled procedure step (PS3.4 table K.6-1)."""
 
-from __future__ import annotations
-
 from types import MappingProxyType
 from typing import ClassVar, Self
 

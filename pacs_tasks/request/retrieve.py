@@ -1,7 +1,5 @@
 """Requests for retrieval."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator

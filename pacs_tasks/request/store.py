@@ -1,7 +1,5 @@
 """Requests for sending, and about the instances that another job has sent."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Self
 
 from pydantic import Field, ValidationInfo, model_validator

@@ -4,8 +4,6 @@ In ``{PatientID}/{StudyDate}_{Modality}/{InstanceNumber:05}``, ``/`` separates d
 file, which gets the suffix ``.dcm``. :mod:`pacs_tasks.layout` turns values into names.
 """
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Mapping
