@@ -33,7 +33,7 @@ class Counters(Value):
         """Instances at their destination: sent, received, or already there."""
         return self.success + self.warning + self.present
 
-    def since(self, earlier: Counters) -> Counters:
+    def since(self, earlier: "Counters") -> "Counters":
         """What was counted after ``earlier``; the total is what was left then."""
         names = [name for name in Counters.model_fields if name != "total"]
         counted = {name: max(0, getattr(self, name) - getattr(earlier, name)) for name in names}
