@@ -16,6 +16,7 @@ It logs counts, statuses and job ids to the logger ``dicom_pacs_transfer``, and 
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import sys
@@ -23,9 +24,6 @@ from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
-
-from pacs_tasks.cli.interrupt import guarded
-from pacs_tasks.errors import AssociationError, JobFailedError, UnreadableInputError
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -41,6 +39,9 @@ logger = logging.getLogger("dicom_pacs_transfer")
 logger.addHandler(logging.NullHandler())
 
 R = TypeVar("R", bound="AnyRequest")
+
+#: What ``pip install pydicom pynetdicom`` leaves out, and those two.
+_NEEDED = ("pacs_tasks", "celery", "redis", "click", "rich", "pydantic", "platformdirs", "pydicom", "pynetdicom")
 
 
 class DicomPacsTransfer:
@@ -94,6 +95,7 @@ class DicomPacsTransfer:
             If it is not known whether the file was sent, since the Redis or the workers were lost; or if an attribute
             is wrong.
         """
+        from pacs_tasks.errors import AssociationError, UnreadableInputError
         from pacs_tasks.request import StoreRequest
 
         try:
@@ -133,6 +135,7 @@ class DicomPacsTransfer:
         from pydicom.dataset import Dataset
 
         from pacs_tasks.cli.output.matches import COLUMNS
+        from pacs_tasks.errors import JobFailedError
         from pacs_tasks.request import FindRequest, Level
 
         if isinstance(query, Dataset):
@@ -206,7 +209,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _absolute(path: str | os.PathLike[str]) -> str:
     """Make a path absolute, since a worker has another current directory."""
-    return os.path.normpath(Path(path).expanduser().absolute())
+    from pacs_tasks.cli.input.values import absolute
+
+    return absolute(os.fspath(path))
 
 
 def _text(value: Any) -> str:
@@ -220,5 +225,29 @@ def _text(value: Any) -> str:
     return "\\".join(map(_text, value)) if isinstance(value, list | tuple | MultiValue) else str(value)
 
 
+def _what_to_install() -> str:
+    """Return one English and one Chinese sentence about what is missing, or ""."""
+    here = Path(__file__).resolve().parent
+    package = f'"{here}"' if (here / "pyproject.toml").is_file() else "pacs-tasks"
+    if sys.hexversion < 0x030B0000:
+        return "This program needs Python 3.11 or newer: install it.\n本程序需要 Python 3.11 或更高版本，请先安装。\n"
+    missing = ", ".join(name for name in _NEEDED if importlib.util.find_spec(name) is None)
+    if not missing:
+        return ""
+    return (
+        f"Packages that this program needs are missing ({missing}): run `python -m pip install {package}`.\n"
+        f"缺少本程序所需的软件包（{missing}），请运行 `python -m pip install {package}`。\n"
+    )
+
+
+def _run_program() -> int:
+    if advice := _what_to_install():
+        sys.stderr.write(advice)
+        return 2
+    from pacs_tasks.cli.interrupt import guarded
+
+    return guarded(main)
+
+
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(_run_program())

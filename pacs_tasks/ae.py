@@ -88,6 +88,12 @@ Host = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Charset = Annotated[str, AfterValidator(_check_charset)]
 
 
+def is_foreign_path(path: str) -> bool:
+    """Report whether a path is one of Windows, this machine is another one, and nothing here has that name."""
+    foreign = PureWindowsPath(path).is_absolute() and not PurePosixPath(path).is_absolute()
+    return foreign and os.name != "nt" and not os.path.lexists(path)
+
+
 #: The name of a file, made absolute: the process that reads it has another current directory.
 FileName = Annotated[str, AfterValidator(_check_file_name)]
 ServerName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_check_server_name)]

@@ -84,12 +84,15 @@ class Broker:
         Its address.
     settings
         Its time limits.
+    private
+        Whether it is the private server, whose supervisor starts the worker and starts it again.
     """
 
-    def __init__(self, client: redis.Redis, url: str, settings: Settings) -> None:
+    def __init__(self, client: redis.Redis, url: str, settings: Settings, *, private: bool = False) -> None:
         self._redis = client
         self._url = url
         self._settings = settings
+        self._private = private
 
     def publish(self, task: str, job_id: str) -> None:
         """Put the task of a job that the ledger knows on its queue.
@@ -111,11 +114,13 @@ class Broker:
         self._redis.delete(f"celery-task-meta-{job_id}")
 
     def has_worker(self, seconds: float) -> bool:
-        """Report whether a worker answers within so many seconds."""
+        """Report whether a worker answers within so many seconds. A private worker may still be starting."""
+        if self._private:
+            return not embedded.failure(self._settings)
         from pacs_tasks.app import create
 
         with create(self._url, self._settings) as app, app.connection_for_write() as connection:
-            return bool(app.control.ping(timeout=seconds, connection=connection))
+            return bool(app.control.ping(timeout=seconds, connection=connection, limit=1))
 
 
 def _message(task: str, job_id: str, queue: str) -> str:
@@ -197,7 +202,7 @@ _SHORTEST_PAUSE = 0.005
 _LONGEST_PAUSE = 0.25
 #: Seconds without a change after which to check for a worker, and how long a worker may take to answer.
 _STANDSTILL = 30.0
-_PING_TIMEOUT = 2.0
+_PING_TIMEOUT = 3.0
 
 
 #: The outcome of a job, by the request that was enqueued; of a job that was found by its id, any outcome.
@@ -231,6 +236,7 @@ class Job(Generic[O_co]):
         self,
         timeout: float | None = None,
         on_progress: Callable[[Progress], None] | None = None,
+        check_after: float | None = None,
     ) -> Progress:
         """Wait for the end of the job.
 
@@ -240,6 +246,9 @@ class Job(Generic[O_co]):
             Seconds. None: as long as it takes.
         on_progress
             Receives each progress.
+        check_after
+            Seconds without a change after which to check that a worker serves this Redis. None: 30, in which a worker
+            may be replaced.
 
         Raises
         ------
@@ -250,13 +259,14 @@ class Job(Generic[O_co]):
         deadline = None if timeout is None else time.monotonic() + timeout
         clock, begun = threading.Event(), time.monotonic()
         before, changed = None, begun
+        standstill = _STANDSTILL if check_after is None else check_after
         while True:
             progress = self.progress()
             if progress != before:
                 before, changed = progress, time.monotonic()
-            elif time.monotonic() - changed > _STANDSTILL:
+            elif time.monotonic() - changed > standstill:
                 self._check_worker()
-                changed = time.monotonic()
+                changed, standstill = time.monotonic(), _STANDSTILL
             if on_progress is not None:
                 on_progress(progress)
             if progress.state.finished:
@@ -395,13 +405,14 @@ class PacsClient:
         self._settings = config or settings()
         url = redis_url or self._settings.redis_url
         with ExitStack() as stack:
+            private = url is None
             if url is None:
                 url = stack.enter_context(embedded.attach(self._settings))
             self.redis_url = url
             redis = connect(url, self._settings.redis_timeout)
             stack.callback(redis.close)
             self.ledger = Ledger(redis, self._settings.keep_jobs)
-            self._broker = Broker(redis, url, self._settings)
+            self._broker = Broker(redis, url, self._settings, private=private)
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:

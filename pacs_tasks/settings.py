@@ -17,6 +17,7 @@ The file is the first found of ``$PACS_TASKS_CONFIG``, ``pacs-tasks.toml`` in th
 import json
 import os
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -39,10 +40,14 @@ from pacs_tasks.ae import (
     RemoteAE,
     ServerName,
     check_key_has_certificate,
+    is_foreign_path,
 )
 from pacs_tasks.errors import BrokerSettingError, ConfigurationError
 
 CONFIG_NAME = "pacs-tasks.toml"
+
+#: Variables that only the command line and the search for the settings file read.
+_OPTIONS_ONLY = ("config", "remote", "detach", "json", "quiet", "log_level", "log_file", "language")
 
 #: TLS has a scheme of its own, and redis-py accepts the parameters ssl_ only there.
 _REDIS_URL = re.compile(
@@ -88,11 +93,28 @@ def check_redis_url(url: str) -> str:
     return url
 
 
+def _check_directory(path: Path) -> Path:
+    """Refuse to create a directory whose name is a path of Windows."""
+    if is_foreign_path(str(path)):
+        raise ValueError("this is a path of Windows; name a directory of this machine")
+    return path
+
+
+Directory = Annotated[Path, AfterValidator(_check_directory)]
+
+
 class Unsolicited(StrEnum):
     """How the receiver treats an instance that no job expects."""
 
     KEEP = "keep"
     REFUSE = "refuse"
+
+
+class PrivateServerKind(StrEnum):
+    """The program of the private server, the preferred one first."""
+
+    VALKEY = "valkey"
+    FAKEREDIS = "fakeredis"
 
 
 class Settings(BaseModel):
@@ -127,7 +149,9 @@ class Settings(BaseModel):
     #: How long to keep a job after its last change.
     keep_jobs: int = Field(default=7 * 86_400, ge=60)
     #: The directory of the private server and the receiver.
-    data_dir: Path = Field(default_factory=_user_data_path)
+    data_dir: Directory = Field(default_factory=_user_data_path)
+    #: The program of the private server. Unset: Valkey where there is one, or else fakeredis, which is slower.
+    embedded: PrivateServerKind | None = None
     #: How long the private server and worker stay after the last command and the last job.
     idle_timeout: float = Field(default=60.0, ge=0)
 
@@ -159,7 +183,7 @@ class Settings(BaseModel):
     #: Processes that receive on that port.
     receiver_processes: int = Field(default=1, ge=1, le=64)
     #: The directory of received instances. Unset: ``received`` in ``data_dir``.
-    receiver_dir: Path | None = None
+    receiver_dir: Directory | None = None
     #: How to treat instances that no job expects.
     unsolicited: Unsolicited = Unsolicited.KEEP
     #: How long to keep expected instances that no job has collected.
@@ -260,12 +284,27 @@ def _in_environment() -> dict[str, Any]:
     found: dict[str, Any] = {
         name: given[f"pacs_tasks_{name}"] for name in Settings.model_fields if f"pacs_tasks_{name}" in given
     }
+    _refuse_misspelt(given)
     if "remotes" in found:
         try:
             found["remotes"] = json.loads(found["remotes"])
         except json.JSONDecodeError as error:
             raise ConfigurationError(f"PACS_TASKS_REMOTES is not valid JSON ({error}). Correct it.") from None
     return found
+
+
+def _refuse_misspelt(given: Mapping[str, str]) -> None:
+    """Refuse a variable whose name is almost that of a setting. Others may belong to other programs."""
+    known = {f"pacs_tasks_{name}" for name in Settings.model_fields}
+    others = {f"pacs_tasks_{name}" for name in _OPTIONS_ONLY}
+    for name in given:
+        if name.startswith("pacs_tasks_") and name not in known | others:
+            from difflib import get_close_matches
+
+            for near in get_close_matches(name.removeprefix("pacs_tasks_"), Settings.model_fields, 1, 0.7):
+                raise ConfigurationError(
+                    f"There is no setting {name.upper()}. Set PACS_TASKS_{near.upper()} instead, or unset it."
+                )
 
 
 def _merged(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:

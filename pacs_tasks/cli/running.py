@@ -24,6 +24,8 @@ logger = logging.getLogger("pacs_tasks.cli")
 
 #: Seconds that a cancelled job has to end while a command waits for it.
 CANCEL_PATIENCE = 20.0
+#: Seconds on the queue after which a person is told that there is no worker.
+NO_WORKER = 5.0
 
 
 def run(invocation: Invocation, request: AnyRequest) -> int:
@@ -100,7 +102,7 @@ def follow(invocation: Invocation, job: Job, request: AnyRequest) -> int:
     try:
         # A worker may have begun before there is a view.
         with view(terminal, command_of(request.task)) as shown:
-            last = job.wait(on_progress=watch(invocation.settings, shown.update))
+            last = job.wait(on_progress=watch(invocation.settings, shown.update), check_after=NO_WORKER)
     except KeyboardInterrupt:
         terminal.say(f"Cancelling job {job.id}. Press Ctrl-C again to leave without waiting for its end.")
         last = _cancel(job)

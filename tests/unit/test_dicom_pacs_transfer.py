@@ -72,3 +72,16 @@ def test_importing_it_configures_no_logging() -> None:
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert said.stdout == "0 ['NullHandler'] []\n"
+
+
+@pytest.mark.parametrize("options", [["-S"], ["-I", "-S"]])
+def test_the_script_says_what_to_install(options: list[str]) -> None:
+    """After the guide's own installation, or copied elsewhere: one English and one Chinese sentence."""
+    command = [sys.executable, *options, dicom_pacs_transfer.__file__, "echo"]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=30, check=False)
+    english, chinese = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "celery" in english
+    assert "python -m pip install" in english
+    assert "缺少" in chinese
+    assert "python -m pip install" in chinese

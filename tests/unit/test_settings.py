@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,32 @@ def test_the_environment_wins_over_the_file(empty_directory: Path, monkeypatch: 
     assert (known.port, known.ae_title) == (104, "ENVIRONMENT")
     assert str(known.remote("main")) == "MAIN at 10.0.0.1:11112"
     assert known.remote("main").charset == "GB18030"
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        *(("PACS_TASKS_PROT", "PORT"), ("pacs_tasks_timout", "TIMEOUT"), ("PACS_TASKS_REDIS_URI", "REDIS_URL")),
+        *(("PACS_TASKS_REMOTE", ""), ("PACS_TASKS_REDIS_PASSWORD", ""), ("PACS_TASKS_SOMETHING", "")),
+    ],
+)
+def test_a_misspelt_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str, meant: str) -> None:
+    """With the setting that was meant. A variable of something else is not refused."""
+    monkeypatch.setenv(name, "1")
+    if not meant:
+        assert load().port == 11112
+        return
+    with pytest.raises(ConfigurationError, match=f"no setting {name.upper()}. Set PACS_TASKS_{meant} instead"):
+        load()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it is a path of this machine there")
+@pytest.mark.parametrize("name", ["data_dir", "receiver_dir"])
+@pytest.mark.parametrize("path", [r"D:\received", "d:/received", r"\\server\share"])
+def test_a_directory_of_windows_is_refused_elsewhere(name: str, path: str) -> None:
+    """It would be created under that name."""
+    with pytest.raises(ConfigurationError, match=f"{name}: this is a path of Windows"):
+        load(**{name: path})
 
 
 def test_a_remote_bears_what_it_says_itself_or_what_the_file_says_of_its_address(empty_directory: Path) -> None:

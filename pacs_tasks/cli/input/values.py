@@ -127,8 +127,14 @@ def absolute(path: str) -> str:
     Raises
     ------
     UnreadableInputError
-        If the path is not Unicode, so that no request can hold it.
+        If the path is not Unicode, so that no request can hold it, or is one of Windows on another system.
     """
+    if _ae().is_foreign_path(path):
+        raise UnreadableInputError(
+            "This is a path of Windows, and this machine has nothing of that name. Name a path of this machine, such "
+            "as /data/dicom_files.",
+            readable(path),
+        )
     found = os.path.normpath(Path(path).expanduser().absolute())
     if readable(found) != found:
         raise UnreadableInputError(

@@ -9,6 +9,7 @@ import os
 import selectors
 import socket
 import struct
+import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -38,7 +39,6 @@ _ABSURD_LENGTH = 1 << 20
 SLICE = 0.25
 #: Buffers per ``sendmsg``: POSIX guarantees 16, Linux and macOS accept 1,024.
 _BUFFERS = 512 if os.name == "posix" else 16
-_HAS_SENDMSG = hasattr(socket.socket, "sendmsg")
 _QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 
 Watch = Callable[[], None]
@@ -200,13 +200,15 @@ class Wire:
 
     def _send_some(self, rest: list[Buffer], first: int) -> int:
         try:
-            if _HAS_SENDMSG:
-                return self._sock.sendmsg(rest[first : first + _BUFFERS])
-            return self._sock.send(b"".join(rest[first : first + _BUFFERS]))
+            if sys.platform == "win32":
+                sent = self._sock.send(b"".join(rest[first : first + _BUFFERS]))
+            else:
+                sent = self._sock.sendmsg(rest[first : first + _BUFFERS])
         except TimeoutError:
             return 0
         except OSError as error:
             raise self.connection_error(error, "while data were sent") from None
+        return sent
 
     # Receiving
 
@@ -237,6 +239,12 @@ class Wire:
         if kind in _TLS_RECORDS and self._buffer[self._start + 1] == _TLS_MAJOR:
             self.abort()
             return TLSError(f"{self.remote} uses TLS, but this connection does not. {self.tls_advice}")
+        if self._buffer[self._start : self._start + 5] == b"HTTP/":
+            self.abort()
+            return AssociationError(
+                f"{self.remote} answered in HTTP: the port is that of a web server. Set --port to the DICOM port of "
+                "the PACS (often 104, 11112, or 4242 for Orthanc)."
+            )
         return self.protocol_error(f"sent a PDU of type {kind} and {length} bytes")
 
     def _fill(self, wanted: int, deadline: float, awaited: str) -> None:

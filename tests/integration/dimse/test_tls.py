@@ -17,7 +17,14 @@ import pytest
 from pacs_tasks.ae import TLS, LocalAE, RemoteAE
 from pacs_tasks.dimse.c_echo import VERIFICATION_CONTEXT, echo
 from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
-from pacs_tasks.errors import JobCancelledError, PacsTasksError, PeerUnavailableError, TLSError, UnreadableInputError
+from pacs_tasks.errors import (
+    AssociationError,
+    JobCancelledError,
+    PacsTasksError,
+    PeerUnavailableError,
+    TLSError,
+    UnreadableInputError,
+)
 from pacs_tasks.outcome import Category
 from pacs_tasks.testing import TestPACS
 from tests.support import peers, scripted
@@ -199,9 +206,10 @@ def test_a_peer_that_never_answers_the_handshake(own: Identity, begun: bytes) ->
     [
         (b"\x15\3\3\0\2\2\x46", TLSError, "uses TLS, but this connection does not. Enable it with --tls"),
         (b"", PeerUnavailableError, r"it expects TLS on this port \(--tls\)"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", AssociationError, "the port is that of a web server. Set --port"),
     ],
 )
-def test_calling_a_port_for_tls_without_it(reply: bytes, error: type[PacsTasksError], told: str) -> None:
+def test_calling_a_port_of_something_else(reply: bytes, error: type[PacsTasksError], told: str) -> None:
     """Some remotes answer with an alert, others hang up."""
 
     def script(sock: socket.socket) -> None:

@@ -221,6 +221,17 @@ def test_a_path_that_no_request_can_hold_is_told(tmp_path: Path, monkeypatch: py
         absolute(".")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="it is a path of this machine there")
+@pytest.mark.parametrize("path", [r"D:\downloads", "d:/downloads", r"\\server\share"])
+def test_a_path_of_windows_is_refused_elsewhere(nothing_configured: Path, path: str) -> None:
+    """Instead of creating a directory of that name, unless there is one."""
+    for check in (absolute, local_output):
+        with pytest.raises(UnreadableInputError, match="a path of Windows"):
+            check(path)
+    (nothing_configured / path).mkdir(parents=True)
+    assert local_output(path) == str(nothing_configured / path)
+
+
 def test_paths_are_absolute_and_local_ones_exist(tmp_path: Path) -> None:
     """The worker has another current directory."""
     (tmp_path / "file").touch()

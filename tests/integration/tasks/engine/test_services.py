@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from celery import Celery
@@ -21,16 +21,24 @@ from pacs_tasks import (
     StoreDirectoryRequest,
     UnreadableInputError,
     VerifyRequest,
+    embedded,
 )
 from pacs_tasks import client as job_module
+from pacs_tasks.cli.output.exit_codes import ExitCode
 from pacs_tasks.connection import connect
 from pacs_tasks.operations import FIND_QUEUE, STORE_QUEUE
+from pacs_tasks.settings import Settings
 from pacs_tasks.testing import Faults, Report, TestPACS
 from tests.support import workers
+from tests.support.command import Terminal
 from tests.support.dicom_files import UID_ROOT, write_series
+from tests.support.ports import free_port
 from tests.support.processes import Process
 from tests.support.service import another_service
 from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    import redis
 
 SECRET = "Secret^Patient"
 
@@ -177,3 +185,19 @@ def test_waiting_where_no_worker_is_ends_with_a_sentence(
         with pytest.raises(JobNotReadyError, match=r"no worker serves this Redis\. Start one with `pacs-tasks worker`"):
             job.wait()
         assert job.state is JobState.QUEUED
+
+
+def test_a_command_says_after_seconds_that_there_is_no_worker(redis_url: str, tmp_path: Path) -> None:
+    """It ends with its own exit code, and the job stays."""
+    result = Terminal(tmp_path, redis_url).run("echo", "--port", free_port())
+    assert result.code == ExitCode.NOT_FINISHED, result
+    assert "no worker serves this Redis" in result.stderr
+    assert result.seconds < 25
+
+
+@pytest.mark.parametrize("why", ["", "It does not start."])
+def test_a_private_worker_may_take_long_to_start(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    """Its supervisor knows whether it cannot."""
+    monkeypatch.setattr(embedded, "failure", lambda _: why)
+    broker = job_module.Broker(cast("redis.Redis", None), "", Settings(), private=True)
+    assert broker.has_worker(0) is not bool(why)
