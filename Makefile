@@ -75,6 +75,7 @@ check: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32 -p pacs_tasks -p workers -m dicom_pacs_transfer
 	$(BIN)/lint-imports
 
 # Generate the reference from the code, and build the site in build/site. It works without a network.

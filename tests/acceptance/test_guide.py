@@ -8,10 +8,13 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from pydicom import dcmread
 
+from pacs_tasks import embedded
+from pacs_tasks.settings import load
 from pacs_tasks.testing import EVERY_INSTANCE, Faults, TestPACS
 from tests.support.command import Result, Terminal
 from tests.support.dicom_files import write, write_series, write_text
@@ -28,9 +31,21 @@ def pacs() -> Iterator[TestPACS]:
         yield running
 
 
-@pytest.fixture
-def desk(terminal: Terminal) -> Terminal:
-    """Where somebody works: with the guide's directory and file."""
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[tuple[str, str], ...]]:
+    """Settings for the private server that Windows has, which is ended after the last test."""
+    directory = tmp_path_factory.mktemp("fakeredis")
+    yield (("PACS_TASKS_EMBEDDED", "fakeredis"), ("PACS_TASKS_DATA_DIR", str(directory)))
+    embedded.stop(load(data_dir=directory))
+
+
+@pytest.fixture(params=["fleet", "windows"])
+def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Terminal:
+    """Where somebody works: with the guide's directory and file, and a fleet or what Windows has in its place."""
+    if request.param == "fleet":
+        terminal: Terminal = request.getfixturevalue("terminal")
+    else:
+        terminal = Terminal(tmp_path, settings=request.getfixturevalue("windows"))
     files = terminal.directory / "dicom_files"
     write_series(files, 4)
     write(known_study()[0], files / "image1.dcm")

@@ -60,7 +60,7 @@ class Terminal:
         values = {"PACS_TASKS_DATA_DIR": str(self.data_dir), "XDG_CONFIG_HOME": str(self.directory / "config")}
         if self.redis_url is not None:
             values["PACS_TASKS_REDIS_URL"] = self.redis_url
-        return environment(**values, **dict(self.settings))
+        return environment(**{**values, **dict(self.settings)})
 
     @contextmanager
     def starts(self, *arguments: object) -> Iterator[subprocess.Popen[str]]:

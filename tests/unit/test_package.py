@@ -64,7 +64,7 @@ def test_every_request_has_the_type_of_its_outcome() -> None:
 
 
 _ELSEWHERE = """
-import builtins, importlib, os, socket, sys
+import builtins, importlib, os, signal, socket, subprocess, sys, types
 
 real = builtins.__import__
 
@@ -75,13 +75,18 @@ def refuse(name, globals=None, *rest):
         raise ModuleNotFoundError(f"no {name} here")
     return real(name, globals, *rest)
 
-import celery.app.base, click, importlib.metadata, platformdirs, pydicom, redis.asyncio, rich.progress, sysconfig
+import celery.app.base, click, fakeredis, flower.views, importlib.metadata, multiprocessing.connection, platformdirs
+import pydicom, redis.asyncio, rich.progress, sysconfig
 sysconfig.get_config_vars()
 for name in ("TCP_QUICKACK", "SO_REUSEPORT", "AF_UNIX"):
     if hasattr(socket, name):
         delattr(socket, name)
 for name in ("fork", "setsid", "getuid", "geteuid", "killpg"):
     delattr(os, name)
+for name in ("SIGKILL", "SIGHUP", "SIGSTOP", "pthread_sigmask"):
+    delattr(signal, name)
+sys.modules["msvcrt"] = types.ModuleType("msvcrt")
+subprocess.CREATE_NEW_PROCESS_GROUP = subprocess.CREATE_NO_WINDOW = 1
 
 builtins.__import__ = refuse
 sys.platform = "win32"
@@ -95,6 +100,8 @@ def test_the_client_side_imports_where_unix_is_missing() -> None:
     modules = ["pacs_tasks.cli", "pacs_tasks.client", "dicom_pacs_transfer", "pacs_tasks.dimse.c_store"]
     modules += ["pacs_tasks.dimse.scp.storage_scp", "pacs_tasks.cli.commands.transfer", "pacs_tasks.cli.commands.jobs"]
     modules += ["pacs_tasks.cli.commands.query", "pacs_tasks.cli.commands.processes", "pacs_tasks.embedded"]
+    modules += ["pacs_tasks.embedded.supervisor", "pacs_tasks.embedded.fake_server", "pacs_tasks.cli.stack.services"]
+    modules += ["pacs_tasks.tasks", "workers.receiver.service"]
     told = subprocess.run(
         [sys.executable, "-c", _ELSEWHERE, *modules], check=False, capture_output=True, text=True, timeout=60
     )

