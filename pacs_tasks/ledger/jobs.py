@@ -86,24 +86,15 @@ class Claims:
         found = self._run("claims/suspect", [job_key(job_id, "losses")], [name])
         return (int(found[0]), int(found[1])) if found else None
 
-    def count_loss(self, job_id: str, index: int, begun: float = 0.0) -> int:
-        """Count an association that was lost at this line; return how many were in this attempt.
-
-        ``begun`` is when the line was begun, in Unix seconds; :meth:`lost_since` gives that of its first loss.
-        """
-        losses = job_key(job_id, "losses")
-        self._redis.hsetnx(losses, f"since {index}", str(begun))
-        return self._increment(losses, index)
+    def count_loss(self, job_id: str, index: int) -> int:
+        """Count an association that was lost at this line; return how many were in this attempt."""
+        return self._increment(job_key(job_id, "losses"), index)
 
     def losses(self, job_id: str, start: int, stop: int) -> dict[int, int]:
         """Read how many associations were lost at each line from ``start`` up to ``stop``, where some were."""
         return {
             start + place: count for place, count in enumerate(self._counts(job_id, "losses", start, stop)) if count
         }
-
-    def lost_since(self, job_id: str, index: int) -> float:
-        """Read when the line was begun at which an association was lost for the first time."""
-        return float(cast("str | None", self._redis.hget(job_key(job_id, "losses"), f"since {index}")) or 0)
 
     def count_retrying(self, job_id: str, change: int) -> None:
         """Count the lines that wait for another try because an association was lost at them."""

@@ -23,8 +23,10 @@ from pacs_tasks.dimse.files import archive, damage, part10
 from pacs_tasks.dimse.files.archive import Member, Unpacked
 from pacs_tasks.dimse.files.part10 import StoredInstance
 from pacs_tasks.dimse.upper_layer import contexts
-from pacs_tasks.dimse.upper_layer.association import Association
+from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
 from pacs_tasks.errors import (
+    AssociationError,
+    ContextRejectedError,
     DamagedFileError,
     JobCancelledError,
     NotDicomError,
@@ -38,8 +40,8 @@ from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, PreflightOutco
 from pacs_tasks.request import FilesRequest, PreflightRequest, StoreDirectoryRequest, StorePathsRequest, StoreRequest
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks import duplicates
-from pacs_tasks.tasks.engine.associations import new_association
-from pacs_tasks.tasks.engine.base import JobTask, ledger, register
+from pacs_tasks.tasks.engine.associations import leased, new_association
+from pacs_tasks.tasks.engine.base import JobTask, ledger, local_ae, register, timeouts
 from pacs_tasks.tasks.engine.claim import Claim
 from pacs_tasks.tasks.engine.job import (
     FEWEST_PARTS,
@@ -233,16 +235,28 @@ class _FileQueue(LineQueue[StoredInstance]):
         return outcome if outcome.subject == subject else outcome.model_copy(update={"subject": subject})
 
     def failure(self, index: int, error: PeerUnavailableError) -> PeerUnavailableError | None:
-        """Fail a file after two tries if others pass, or there are none: at some, a PACS aborts each time."""
-        job_id, losses = self.part.job_id, self.part.lost[index]
-        others_pass = losses > 1 and (self.alone or _last_success(job_id) > ledger().claims.lost_since(job_id, index))
-        if super().failure(index, error) is None and not others_pass:
+        """Fail a file after two tries if the remote answers a C-ECHO: at some files it aborts each time."""
+        losses = self.part.lost[index]
+        if super().failure(index, error) is None and not (losses > 1 and self._answers()):
             return None
         return PeerStalledError(
             f"{self.request.remote} ended the association at this file {losses} times, or stayed silent, at last when "
             "the file was sent alone. Check the log of the PACS, and the file, for example with a validator. "
             f"Last error: {error.message}"
         )
+
+    def _answers(self) -> bool:
+        """Whether the remote answers a C-ECHO, so that the file is at fault and not the remote or the line."""
+        request = self.request
+        limits = Timeouts.of(min(timeouts(request).dimse, _LEAST_PATIENCE))
+        try:
+            with leased(request.remote, self.part.claim.overdue) as stop:
+                c_echo.echo(local_ae(request), request.remote, limits, stop)
+        except ContextRejectedError:
+            return True
+        except AssociationError:
+            return False
+        return True
 
     def lost_error(self, error: PeerUnavailableError) -> PeerUnavailableError:
         """The remote was reached, so it does not count as unreachable."""
@@ -254,16 +268,8 @@ class _FileQueue(LineQueue[StoredInstance]):
             if self.part.must_end():
                 return
             self.unanswered.add(index)
-            self.begun = time.time()
             self.part.begin(index)
             yield instance
-
-
-def _last_success(job_id: str) -> float:
-    """When the last of the files was sent, in Unix seconds."""
-    found = Instances(ledger(), job_id)
-    count = found.receipt_count()
-    return max((each.ended for _, each in found.receipts(max(0, count - _SAMPLES), count)), default=0.0)
 
 
 def _patience(job_id: str, size: int) -> float | None:

@@ -165,11 +165,11 @@ class Part(Generic[L]):
         self._attempts[index - self.indices.start] += 1
         ledger().claims.count_attempt(self.job_id, index)
 
-    def count_loss(self, index: int, begun: float) -> None:
-        """Count an association that was lost at a line, which was begun then."""
+    def count_loss(self, index: int) -> None:
+        """Count an association that was lost at a line."""
         if index not in self.lost:
             ledger().claims.count_retrying(self.job_id, 1)
-        self.lost[index] = ledger().claims.count_loss(self.job_id, index, begun)
+        self.lost[index] = ledger().claims.count_loss(self.job_id, index)
 
 
 class LineQueue(ABC, Generic[T]):
@@ -214,12 +214,10 @@ class LineQueue(ABC, Generic[T]):
         alone: bool = False,
         patience: float | None = None,
     ) -> None:
-        self.part, self.request, self.alone = part, request, alone
+        self.part, self.request, self._alone = part, request, alone
         self.queue = dict(queue)
         self.unanswered: set[int] = set()
         self.again = self.answered = False
-        #: When the last line was begun, in Unix seconds.
-        self.begun = 0.0
         self._losses = 0
         self._session = Session(lambda: kept_association(request, contexts, stop, patience))
 
@@ -243,7 +241,7 @@ class LineQueue(ABC, Generic[T]):
         except PeerBusyError:
             raise
         except AssociationError as error:
-            if self.alone:
+            if self._alone:
                 raise
             if isinstance(error, PeerUnavailableError) and not self.part.last_try:
                 self.again |= bool(self.queue)
@@ -274,7 +272,7 @@ class LineQueue(ABC, Generic[T]):
             if self._losses < _LOSSES_OF_A_TRY:
                 return
             raise self.lost_error(loss.error)
-        if not self.alone and isinstance(loss.error, PeerUnreachableError):
+        if not self._alone and isinstance(loss.error, PeerUnreachableError):
             note_unreachable(self.part.job_id, self.request, loss.error)
         raise loss.error
 
@@ -283,7 +281,7 @@ class LineQueue(ABC, Generic[T]):
             self.part.count_attempt(each)
         self.unanswered.clear()
         index = self._pop()
-        self.part.count_loss(index, self.begun)
+        self.part.count_loss(index)
         failure = self.failure(index, error) or (self.lost_error(error) if self.part.last_try else None)
         if failure is not None:
             self.part.fail(index, failure)
