@@ -99,7 +99,7 @@ def test_that_a_file_that_silences_orthanc_holds_up_no_other(
 ) -> None:
     """It is sent damaged, then once more alone, and fails: after 30 s, and after 5 s, as others pass at once."""
     dicom_files.write_series(tmp_path / "files", 128)
-    shutil.copy(Path(pydicom.__file__).parent / "data/test_files/SC_rgb_jpeg.dcm", tmp_path / "files")
+    shutil.copy(Path(pydicom.__file__).parent / "data/test_files/SC_rgb_jpeg.dcm", tmp_path / "files/000000.dcm")
     result = terminal.run("send-dir", "--dir", tmp_path / "files", "--send-damaged", "--json", *orthanc.options)
     assert (result.code, result.json["counters"]["success"], orthanc.count()) == (3, 128, 128), str(result)
     [problem] = result.json["problems"]
