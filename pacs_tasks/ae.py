@@ -1,5 +1,7 @@
 """Application entities: the local AE, which calls, and the remote AE, which is called."""
 
+# Without `from __future__ import annotations`: pydantic would compile each annotation again from its text.
+
 import os
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Self

@@ -14,6 +14,8 @@ The file is the first found of ``$PACS_TASKS_CONFIG``, ``pacs-tasks.toml`` in th
     ca_file = "/etc/pacs-tasks/archive.pem"
 """
 
+# Without `from __future__ import annotations`: pydantic would compile each annotation again from its text.
+
 import json
 import os
 import re

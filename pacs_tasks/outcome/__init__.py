@@ -1,5 +1,7 @@
 """Outcomes: what came of a request, of each file or instance, and how far a job is."""
 
+# Without `from __future__ import annotations`: pydantic would compile each annotation again from its text.
+
 from pacs_tasks.outcome.instance import (
     Category,
     InstanceCategory,

@@ -3,6 +3,8 @@
 A request names the operation and the remote. If ``local`` or ``timeout`` is None, the setting of the worker applies.
 """
 
+# Without `from __future__ import annotations`: pydantic would compile each annotation again from its text.
+
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
