@@ -79,7 +79,7 @@ def _both(what: str, **fields: Any) -> list[Case]:
 
 
 _CASES: Final = (
-    *(Case("Orthanc", way) for way in ("C-MOVE", "C-GET", "auto")),
+    *(Case("Orthanc", way) for way in ("C-MOVE", "C-GET")),
     *(Case("dcmqrscp", way) for way in ("C-MOVE", "C-GET", "auto")),
     *_both("nothing wrong"),
     *_both("drops every tenth the first time", faults=Faults(drop_every=10)),

@@ -75,7 +75,7 @@ def nothing_left(client: PacsClient) -> None:
     wait_until(lambda: not keys(), LIFETIME / 2, "nothing of the budget is left")
 
 
-@pytest.mark.parametrize(("pool", "most"), [("prefork", 1), ("prefork", 2), ("threads", 2)])
+@pytest.mark.parametrize(("pool", "most"), [("prefork", 2), ("threads", 2)])
 def test_a_fleet_opens_no_more_associations_than_allowed(
     own: PacsClient, redis_url: str, pacs: TestPACS, tmp_path: Path, pool: str, most: int
 ) -> None:
