@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -143,6 +143,8 @@ class Settings(BaseModel):
     tls_server_name: ServerName | None = None
     tls_no_hostname_check: bool = False
     remotes: dict[str, RemoteAE] = Field(default_factory=dict)
+    #: The language of the command line. Unset: Chinese if the locale is Chinese, else English.
+    language: Literal["zh", "en"] | None = None
 
     #: The Redis of jobs, results and ledger. Unset: a private server on this machine.
     redis_url: Annotated[str, AfterValidator(check_redis_url)] | None = None

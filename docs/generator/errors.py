@@ -68,7 +68,7 @@ _READABLE = {
 
 
 @dataclass
-class _Catalogue:
+class Catalogue:
     """What the walk over the source has found."""
 
     #: Exception class, by the name that the source gives it, and its base.
@@ -80,21 +80,26 @@ class _Catalogue:
 
 def page(root: Path) -> str:
     """One table for each class of error, then those for usage, values and reasons."""
+    return _INTRODUCTION + "".join(_sections(found(root)))
+
+
+def found(root: Path) -> Catalogue:
+    """Every message of the source, by class of error or kind."""
     trees = [
         (path, ast.parse(path.read_text("utf-8")))
         for folder in ("pacs_tasks", "workers")
         for path in sorted((root / folder).rglob("*.py"))
         if "testing" not in path.parts
     ] + [(root / "dicom_pacs_transfer.py", ast.parse((root / "dicom_pacs_transfer.py").read_text("utf-8")))]
-    found = _Catalogue()
+    catalogue = Catalogue()
     for _, tree in trees:
-        _note_definitions(tree, found)
+        _note_definitions(tree, catalogue)
     for path, tree in trees:
-        _note_messages(path.relative_to(root), tree, found)
-    return _INTRODUCTION + "".join(_sections(found))
+        _note_messages(path.relative_to(root), tree, catalogue)
+    return catalogue
 
 
-def _note_definitions(tree: ast.Module, found: _Catalogue) -> None:
+def _note_definitions(tree: ast.Module, found: Catalogue) -> None:
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
             for base in node.bases:
@@ -117,7 +122,7 @@ def _texts_returned(function: ast.FunctionDef) -> Iterator[ast.expr]:
             yield node.value
 
 
-def _note_messages(path: Path, tree: ast.Module, found: _Catalogue) -> None:
+def _note_messages(path: Path, tree: ast.Module, found: Catalogue) -> None:
     values = "request" in path.parts or path.name in {"ae.py", "settings.py", "values.py"}
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
@@ -135,7 +140,7 @@ def _note_messages(path: Path, tree: ast.Module, found: _Catalogue) -> None:
                 found.messages["reasons"].update(_texts(keyword.value, found))
 
 
-def _public(name: str, found: _Catalogue) -> str:
+def _public(name: str, found: Catalogue) -> str:
     """The class of ``pacs_tasks.errors`` that ``name`` is or derives from; empty if there is none."""
     while name in found.classes and not hasattr(pacs_tasks.errors, name):
         name = found.classes[name]
@@ -143,7 +148,7 @@ def _public(name: str, found: _Catalogue) -> str:
     return name if isinstance(kind, type) and issubclass(kind, PacsTasksError) else ""
 
 
-def _texts(node: ast.expr, found: _Catalogue, depth: int = 0) -> Iterator[str]:
+def _texts(node: ast.expr, found: Catalogue, depth: int = 0) -> Iterator[str]:
     """The templates that an expression may give; nothing where it gives a value that is made elsewhere."""
     if isinstance(node, ast.IfExp):
         yield from _texts(node.body, found, depth)
@@ -154,29 +159,29 @@ def _texts(node: ast.expr, found: _Catalogue, depth: int = 0) -> Iterator[str]:
         for returned in found.functions.get(node.func.id, []):
             yield from _texts(returned, found, depth + 1)
     else:
-        text = _template(node, found)
+        text = template(node, found)
         # A template of placeholders only has nothing to read.
         if re.search(r"[a-z]{3,}", re.sub(r"‹[^›]*›", "", text)):
             yield text
 
 
-def _template(node: ast.expr, found: _Catalogue) -> str:
+def template(node: ast.expr, found: Catalogue) -> str:
     """The text of a literal, its placeholders between ‹ and ›."""
     text = ""
     match node:
         case ast.Constant(value=str() | int() | float() as value):
             text = value if isinstance(value, str) else f"{value:g}"
         case ast.Name(id=name) if isinstance(found.constants.get(name), ast.Constant):
-            text = _template(found.constants[name], found)
+            text = template(found.constants[name], found)
         case ast.JoinedStr(values=values):
-            text = "".join(_template(each, found) for each in values)
+            text = "".join(template(each, found) for each in values)
         case ast.FormattedValue(value=value):
-            known = _template(value, found) if isinstance(value, ast.Name | ast.BinOp) else ""
+            known = template(value, found) if isinstance(value, ast.Name | ast.BinOp) else ""
             text = known or f"‹{_placeholder(value)}›"
         case ast.BinOp(left=left, op=ast.FloorDiv(), right=right):
-            text = _quotient(_template(left, found), _template(right, found))
+            text = _quotient(template(left, found), template(right, found))
         case ast.BinOp(left=left, op=ast.Add(), right=right):
-            text = _template(left, found) + _template(right, found)
+            text = template(left, found) + template(right, found)
     return text
 
 
@@ -200,7 +205,7 @@ def _placeholder(node: ast.expr) -> str:
     return "value"
 
 
-def _sections(found: _Catalogue) -> Iterator[str]:
+def _sections(found: Catalogue) -> Iterator[str]:
     for kind in _in_order(PacsTasksError):
         messages = found.messages.get(kind.__name__)
         if messages:

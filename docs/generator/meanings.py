@@ -25,6 +25,8 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         "tls_server_name": "The name in the certificate of the PACS, if it is not its address.",
         "tls_no_hostname_check": "Accept a certificate for another host too.",
         "remotes": "The remotes by name. Write them as `[remotes.NAME]` tables in the file.",
+        "language": "The language of the command line, `zh` or `en`. Unset: Chinese if the locale is Chinese, else "
+        "English.",
         "redis_url": "The Redis of the fleet. Unset: a private server on this machine.",
         "redis_timeout": "Longest time that a command waits for a reply of that Redis.",
         "keep_jobs": "How long Redis keeps the record of a job after its last change.",

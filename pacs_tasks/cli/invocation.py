@@ -15,6 +15,7 @@ import click
 from click.core import ParameterSource
 
 from pacs_tasks.cli.input.values import AE_TITLE, FILE_NAME, HOST, SERVER_NAME, Seconds, WholeNumber
+from pacs_tasks.cli.language import choose, narrowed, translated, widened
 from pacs_tasks.cli.output.terminal import LEVELS, CommandLog, Terminal
 from pacs_tasks.errors import ConfigurationError
 
@@ -87,6 +88,8 @@ class Invocation:
         self.terminal = Terminal(json=self.option("json"), quiet=self.option("quiet"))
         self._open_log()
         self._settings = load(**{name: self._typed[name] for name in _SETTINGS if name in self._typed})
+        if self._settings.language:
+            choose(self._settings.language)
 
     @property
     def settings(self) -> Settings:
@@ -349,10 +352,13 @@ class SharedOptionsCommand(click.Command):
         except click.NoSuchOption as error:
             raise _as_meant(error, self, typed) from None
 
+    def get_help(self, ctx: click.Context) -> str:
+        return narrowed(super().get_help(ctx))
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         _format_options(self, ctx, formatter, self.without)
         if self.examples:
-            with formatter.section("Example" if len(self.examples) == 1 else "Examples"):
+            with formatter.section(translated("Example" if len(self.examples) == 1 else "Examples")):
                 for example in self.examples:
                     formatter.write(f"{'':{formatter.current_indent}}{example}\n")
 
@@ -381,6 +387,9 @@ class CommandGroup(click.Group):
                 raise
             raise click.UsageError(f"No such command {error.command_name!r}. Did you mean {meant!r}?", ctx) from None
 
+    def get_help(self, ctx: click.Context) -> str:
+        return narrowed(super().get_help(ctx))
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         _format_options(self, ctx, formatter)
         self.format_commands(ctx, formatter)
@@ -406,17 +415,18 @@ def _format_options(
         record = param.get_help_record(ctx)
         if record is not None and param.name not in without:
             (shared if isinstance(param, SharedOption) else own).append(record)
-    with formatter.section("Options"):
+    with formatter.section(translated("Options")):
         formatter.write_dl(own)
     if ctx.meta.get(_ALL):
-        with formatter.section("Options of all commands"):
+        with formatter.section(translated("Options of all commands")):
             formatter.write_dl(shared)
     else:
         names = [each.partition(" ")[0] for each, _ in shared]
         short = ", ".join(dict.fromkeys("--tls-..." if each.startswith("--tls-") else each for each in names))
         text = f"Options of all commands, which --help-all explains: {short}"
         formatter.write_paragraph()
-        formatter.write(textwrap.fill(text, formatter.width, break_on_hyphens=False) + "\n")
+        lines = textwrap.fill(widened(translated(text)), formatter.width, break_on_hyphens=False)
+        formatter.write(lines + "\n")
 
 
 def refuse(invocation: Invocation, names: Iterable[str], where: str) -> None:

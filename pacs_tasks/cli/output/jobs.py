@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Self
 
+from pacs_tasks.cli.language import translated
 from pacs_tasks.cli.output.terminal import Fact, Table, Terminal, duration, plain, size, when
 from pacs_tasks.cli.output.view import command_of, count_facts, done_of, positive
 from pacs_tasks.fleet.remotes import Associations
@@ -32,8 +33,8 @@ def job_table(jobs: Iterable[Progress]) -> Table:
         table.add(
             job.job_id,
             command_of(job.task),
-            state_of(job),
-            f"{counters.done} of {counters.total}" if counters.total else "",
+            translated(state_of(job)),
+            translated(f"{counters.done} of {counters.total}") if counters.total else "",
             positive(counters.failed + counters.missing),
             plain(job.remote),
             when(job.created),
@@ -46,7 +47,7 @@ def association_table(remotes: Iterable[Associations]) -> Table:
     """One row for each remote with associations in use."""
     table = Table("Remote", "Associations")
     for each in remotes:
-        table.add(plain(each.remote), in_use(each))
+        table.add(plain(each.remote), translated(in_use(each)))
     return table
 
 
@@ -192,12 +193,12 @@ class LiveView(View):
             self._bar.start()
         self._bar.update(
             self._bar.task_ids[0],
-            description=f"{self._title}: {_state(progress)}",
+            description=f"{self._title}: {translated(_state(progress))}",
             total=counters.since(progress.earlier).total or None,
             completed=counters.since(progress.earlier).recorded,
             speed=f"{size(speed)}/s" if counters.bytes else "",
-            remarks=_remarks_of(progress),
-            times=times,
+            remarks=translated(_remarks_of(progress)),
+            times=translated(times),
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pacs_tasks.cli.language import translated
 from pacs_tasks.cli.output.exit_codes import Advice
 from pacs_tasks.cli.output.query import BatchView, QueryView
 from pacs_tasks.cli.output.terminal import STYLES, Fact, duration, plain
@@ -42,7 +43,7 @@ class EchoView(View[EchoRequest, EchoOutcome]):
     def summarise(self, terminal: Terminal) -> None:
         outcome = self.outcome
         answer = f"{self.request.remote} answered in {outcome.seconds * 1000:.0f} ms: {plain(str(outcome.status))}"
-        terminal.line(answer, STYLES[outcome.category])
+        terminal.line(translated(answer), STYLES[outcome.category])
 
 
 class SuboperationsView(View[MoveRequest | GetRequest, MoveOutcome]):

@@ -215,7 +215,8 @@ class _Tally:
         }
         details = ", ".join(f"{count} {name}" for name, count in named.items() if count)
         found = counted(self._matches, "match", "matches") if self._matches else "No match"
-        return f"{found} for {counted(self._rows.total(), 'row')}{details and ': '}{details}."
+        rows = counted(self._rows.total(), "row")
+        return f"{found} for {rows}: {details}." if details else f"{found} for {rows}."
 
     def reasons(self) -> Iterator[str]:
         """Why rows did not simply succeed, with some of their numbers."""

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+from pacs_tasks.cli.language import translated, widened, words
 from pacs_tasks.errors import ConfigurationError, PacsTasksError
 
 #: Columns of a table that goes to a pipe or a file. Each row stays one line, so that ``grep`` finds all of it.
@@ -86,7 +87,7 @@ class Fact(NamedTuple):
 
 
 class Table:
-    """Rows below headings.
+    """Rows below headings, which are shown in the language of the people who read them.
 
     Parameters
     ----------
@@ -97,7 +98,7 @@ class Table:
     """
 
     def __init__(self, *headings: str, whole: Collection[int] = (), spare: Sequence[int] = ()) -> None:
-        self.headings = headings
+        self.headings = tuple(map(translated, headings))
         self.whole = whole
         self.spare = spare
         self.rows: list[tuple[Cell | str, ...]] = []
@@ -118,9 +119,17 @@ def in_style(text: str, style: str, stream: TextIO) -> str:
 
 def draw_facts(facts: Iterable[Fact]) -> str:
     """Draw facts for stdout, a line each. This is done without rich, which takes as long to import as an echo."""
-    shown = [fact for fact in facts if fact.value]
-    width = max((len(fact.name) for fact in shown), default=0)
-    return "".join(f"{each.name:<{width}}  {in_style(plain(each.value), each.style, sys.stdout)}\n" for each in shown)
+    return _aligned([Fact(translated(each.name), translated(plain(each.value)), each.style) for each in facts])
+
+
+def _aligned(facts: Iterable[Fact]) -> str:
+    """Draw facts as they are, their values below each other."""
+    named = [fact for fact in facts if fact.value]
+    width = max((len(widened(fact.name)) for fact in named), default=0)
+    return "".join(
+        f"{name}{' ' * (width - len(widened(name)))}  {in_style(plain(value), style, sys.stdout)}\n"
+        for name, value, style in named
+    )
 
 
 def draw(table: Table) -> str:
@@ -162,7 +171,7 @@ def _fitting(table: Table, width: int) -> tuple[list[int], list[int]]:
     for row in (table.headings, *table.rows):
         for number, cell in enumerate(row):
             lines = (cell if isinstance(cell, str) else cell.text).split("\n")
-            parts = lines if number in table.whole else [word for line in lines for word in line.split(" ")]
+            parts = lines if number in table.whole else [word for line in lines for word in words(line)]
             most[number] = max(most[number], *map(cell_len, lines))
             least[number] = max(least[number], *map(cell_len, parts))
     empty = [number for number in columns if all(len(row) <= number or not row[number] for row in table.rows)]
@@ -189,7 +198,7 @@ def _drawn_singly(table: Table) -> str:
             text, style = (cell, "") if isinstance(cell, str) else cell
             first, *more = text.split("\n")
             facts += [Fact(heading, first, style), *(Fact("", line, style) for line in more)]
-        rows.append(draw_facts(facts))
+        rows.append(_aligned(facts))
     return "\n".join(rows)
 
 
@@ -229,11 +238,11 @@ class Terminal:
     def say(self, sentence: str) -> None:
         """Write a sentence to stderr, unless the command is quiet."""
         if not self.quiet:
-            self.log(plain(sentence))
+            self.log(translated(plain(sentence)))
 
     def complain(self, sentence: str) -> None:
         """Write an error to stderr, also from a quiet command."""
-        self.log(in_style(f"Error: {plain(sentence)}", "red", sys.stderr))
+        self.log(in_style(f"{translated('Error:')} {translated(plain(sentence))}", "red", sys.stderr))
 
     def log(self, text: str) -> None:
         """Write text to stderr as it stands. A command continues when nobody reads its stderr any more."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+from pacs_tasks.cli.language import translated
 from pacs_tasks.cli.output.exit_codes import Advice, ExitCode
 from pacs_tasks.cli.output.terminal import STYLES, Cell, Fact, Table, counted, duration, plain, size
 from pacs_tasks.cli.output.view import LISTED, R, View, count_facts, done_of, of_all, positive
@@ -58,10 +59,11 @@ class TransferView(View[R, TransferOutcome]):
     def advice(self) -> str:
         if self.outcome:
             return ""
-        retry = f"un `pacs-tasks retry {self.job.id}`, which continues with the rest only."
         if self.outcome.cancelled:
-            return f"R{retry}"
-        return self.check() if self.outcome.nothing_found else f"{self.check()} Then r{retry}"
+            return f"Run `pacs-tasks retry {self.job.id}`, which continues with the rest only."
+        if self.outcome.nothing_found:
+            return self.check()
+        return f"{self.check()} Then run `pacs-tasks retry {self.job.id}`, which continues with the rest only."
 
     def check(self) -> str:
         """What to check before the job is retried."""
@@ -172,22 +174,22 @@ def study_table(studies: Sequence[StudyOutcome]) -> Table:
     table = Table("Study", "Result", *(name for name, _ in columns), whole=range(1, len(columns) + 2))
     shown: set[str] = set()
     for each in ordered[:LISTED]:
-        reason = "(as above)" if each.reason in shown else plain(each.reason)
+        reason = translated("(as above)" if each.reason in shown else plain(each.reason))
         name = f"{plain(_name_of(each))}\n{reason}" if each.reason else plain(_name_of(each))
         shown.add(each.reason)
-        table.add(name, Cell(str(each.category), STYLES[each.category]), *(cell(each) for _, cell in columns))
+        table.add(name, Cell(translated(each.category), STYLES[each.category]), *(cell(each) for _, cell in columns))
     if more := ordered[LISTED:]:
         complete = sum(each.category in _COMPLETE for each in more)
-        table.add(f"... and {len(more)} more, {complete} of them complete (--json lists all)")
+        table.add(translated(f"... and {len(more)} more, {complete} of them complete (--json lists all)"))
     return table
 
 
 def _name_of(study: StudyOutcome) -> str:
     rows = ", ".join(map(str, study.rows[:_ROWS])) + (", ..." if len(study.rows) > _ROWS else "")
-    shown = f"row {rows}" if rows else ""
+    shown = translated(f"row {rows}") if rows else ""
     if study.study_uid and shown:
         return f"{study.study_uid} ({shown})"
-    return study.study_uid or shown or "none found"
+    return study.study_uid or shown or translated("none found")
 
 
 class PreflightView(View[PreflightRequest, PreflightOutcome]):
@@ -222,7 +224,7 @@ class PreflightView(View[PreflightRequest, PreflightOutcome]):
                 pair.transfer_syntax_name or pair.transfer_syntax_uid,
                 str(pair.count),
                 size(pair.bytes),
-                Cell("yes", "green") if pair.accepted else Cell("no", "red"),
+                Cell(translated("yes"), "green") if pair.accepted else Cell(translated("no"), "red"),
             )
         return (table,) if table.rows else ()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from pacs_tasks.cli.language import translated
 from pacs_tasks.cli.output.exit_codes import OF_CATEGORY, ExitCode
 from pacs_tasks.cli.output.terminal import STYLES, Cell, Fact, Table, plain
 from pacs_tasks.operations import OPERATIONS
@@ -163,10 +164,11 @@ def problem_table(problems: Iterable[InstanceOutcome], item: str, listed: int = 
     for (category, reason), members in shown:
         names = [plain(each.subject) for each in members[:share]]
         if len(members) > share:
-            names.append(f"... and {len(members) - share} more (--json lists all)")
-        table.add(Cell(f"{len(members)} {category}", _SEVERITY[category]), "\n".join(names), plain(reason))
+            names.append(translated(f"... and {len(members) - share} more (--json lists all)"))
+        label = Cell(f"{len(members)} {translated(category)}", _SEVERITY[category])
+        table.add(label, "\n".join(names), translated(plain(reason)))
     if len(groups) > len(shown):
-        table.add("", f"... and {len(groups) - len(shown)} more reasons (--json lists all)", "")
+        table.add("", translated(f"... and {len(groups) - len(shown)} more reasons (--json lists all)"), "")
     return table
 
 
