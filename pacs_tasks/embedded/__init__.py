@@ -1,6 +1,6 @@
 """A private server and worker for one machine, shared by the commands that run there.
 
-The first command starts a supervisor, a process that belongs to no terminal. It keeps a private Valkey and one worker
+The first command starts a supervisor, a process that belongs to no terminal. It keeps a private server and one worker
 for as long as a command is attached, a job is unfinished, or :attr:`Settings.idle_timeout` has not passed. Jobs and
 results stay on disk for the next one.
 

@@ -107,7 +107,7 @@ def _everything(settings: Settings, say: Callable[[str], None]) -> Iterator[tupl
         if embedded.failure(settings) or not ready():
             why = embedded.failure(settings) or f"Not everything answers within {START_LIMIT:.0f} s."
             raise ConfigurationError(f"The demo cannot start. {why}")
-        say(f"Running: a private Valkey, a worker, a receiver ({settings.receiver_ae_title}, port "
+        say(f"Running: a private server, a worker, a receiver ({settings.receiver_ae_title}, port "
             f"{settings.receiver_port}), Flower (http://127.0.0.1:{settings.flower_port}), "
             f"a PACS ({pacs.ae_title}, port {pacs.port}).")  # fmt: skip
         yield stack.enter_context(PacsClient(url, settings)), pacs
