@@ -56,6 +56,7 @@ _THOROUGH = (
     "acceptance/test_types.py",
     "integration/cli/test_alone.py",
     "integration/cli/test_batch.py",
+    "integration/cli/test_chinese.py",
     "integration/cli/test_up.py",
     "integration/dimse/test_crowds.py",
     "integration/dimse/test_delivery.py",
