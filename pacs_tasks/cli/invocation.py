@@ -267,6 +267,18 @@ SHARED_OPTIONS: tuple[click.Parameter, ...] = (
 )  # fmt: skip
 
 
+def root_option(function: F) -> F:
+    """Add the option for the query model (PS3.4 section C.3)."""
+    option = click.option(
+        "--root",
+        "query_model",
+        type=click.Choice(["patient", "study"], case_sensitive=False),
+        show_default="study, or patient if the PACS offers only that",
+        help="Use only this information model.",
+    )
+    return option(function)
+
+
 def transfer_options(function: F) -> F:
     """Add the options of every job that may wait for a PACS that is down."""
     give_up_after = click.option(

@@ -28,6 +28,12 @@ from pacs_tasks.dimse.files.elements import (
 from pacs_tasks.dimse.files.part10 import StoredInstance, own_uids
 from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer.association import Association
+from pacs_tasks.dimse.upper_layer.negotiation import (
+    ABSTRACT_SYNTAX_NOT_SUPPORTED,
+    NO_REASON,
+    TRANSFER_SYNTAXES_NOT_SUPPORTED,
+    USER_REJECTION,
+)
 from pacs_tasks.errors import UnreadableInputError
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, StatusCategory
 
@@ -324,6 +330,26 @@ def _request(instance: StoredInstance, message_id: int) -> bytes:
     )
 
 
+_REFUSED = "it names a transfer syntax that was not proposed. Check its log."
+#: Why a remote refuses a presentation context and what to do, by the result (PS3.8 table 9-18).
+_REFUSALS = {
+    USER_REJECTION: (
+        "its application rejects it (result 1), perhaps only for now. Retry the job later, and ask its administrator "
+        "if it persists."
+    ),
+    NO_REASON: (
+        "it gives no reason (result 2), so this may be only for now. Retry the job later, and ask its administrator if "
+        "it persists."
+    ),
+    ABSTRACT_SYNTAX_NOT_SUPPORTED: (
+        "it does not support the SOP class (result 3). Ask its administrator to allow this class."
+    ),
+    TRANSFER_SYNTAXES_NOT_SUPPORTED: (
+        "it does not support the transfer syntax (result 4). Ask its administrator to allow this syntax for the class."
+    ),
+}
+
+
 def _rejected_context(assoc: Association, instance: StoredInstance) -> str:
     sop_class, syntax = instance.sop_class_uid, instance.transfer_syntax_uid
     what = f"{_named(sop_class)} in {_named(syntax)}"
@@ -332,7 +358,8 @@ def _rejected_context(assoc: Association, instance: StoredInstance) -> str:
     others = [_named(accepted) for uid, accepted in assoc.accepted_contexts if uid == sop_class]
     if others:
         return f"{assoc.remote} does not accept {what}. It accepts this class in {', '.join(others)}."
-    return f"{assoc.remote} does not accept {what}. Ask its administrator to allow this class and transfer syntax."
+    why = _REFUSALS.get(assoc.refused.get((sop_class, syntax), 0), _REFUSED)
+    return f"{assoc.remote} does not accept {what}: {why}"
 
 
 def _named(uid: str) -> str:

@@ -378,6 +378,11 @@ class Ledger:
         state = JobState.CANCELLED if cancelled else JobState.FAILED
         self._end(job_id, state, fields, only_cancelled=cancelled, attempt=attempt)
 
+    def note_busy(self, job_id: str, reason: str) -> None:
+        """Record why a job waits for a remote that refuses its association for now."""
+        if self._redis.exists(job_key(job_id)):
+            self._redis.hset(job_key(job_id), "waiting_reason", reason)
+
     def cancel(self, job_id: str) -> JobState:
         """Request that the job be cancelled; it is once no worker works on it any more."""
         state = self._run("jobs/cancel", [checked_job_key(job_id), job_key(job_id, "claims")])

@@ -82,6 +82,16 @@ class QueryModel(StrEnum):
     WORKLIST = "worklist"
 
 
+def _no_worklist(model: QueryModel) -> QueryModel:
+    if model is QueryModel.WORKLIST:
+        raise ValueError("a worklist holds no instances; name the patient root or the study root")
+    return model
+
+
+#: A query model of instances.
+Root = Annotated[QueryModel, AfterValidator(_no_worklist)]
+
+
 class RetrieveMethod(StrEnum):
     """How to retrieve. ``auto`` is C-MOVE if a receiver runs that the remote knows, else C-GET."""
 

@@ -13,6 +13,7 @@ from pacs_tasks.request.base import (
     PatientID,
     Request,
     RetrieveMethod,
+    Root,
     TransferRequest,
 )
 from pacs_tasks.request.template import Template
@@ -24,6 +25,8 @@ class _RetrieveOperation(Request):
     study_uid: UID
     series_uid: UID | None = None
     sop_instance_uids: tuple[UID, ...] = ()
+    #: None: the one that the remote offers.
+    query_model: Root | None = None
 
     @model_validator(mode="after")
     def _instances_need_their_series(self) -> Self:
@@ -102,6 +105,8 @@ class RetrieveRequest(TransferRequest, _Selected):
         Fetch instances again that are already complete in ``output_dir``.
     layout
         The template of file names. Empty: study/series/instance.
+    query_model
+        None: Study Root, or Patient Root where the remote offers no other.
     """
 
     task: ClassVar[str] = "pacs_tasks.retrieve"
@@ -114,6 +119,7 @@ class RetrieveRequest(TransferRequest, _Selected):
     move_aet: AETitle | None = None
     overwrite: bool = False
     layout: Template = ""
+    query_model: Root | None = None
 
     @model_validator(mode="after")
     def _names_something(self, info: ValidationInfo) -> Self:

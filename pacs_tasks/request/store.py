@@ -4,7 +4,7 @@ from typing import ClassVar, Self
 
 from pydantic import Field, ValidationInfo, model_validator
 
-from pacs_tasks.request.base import AbsolutePath, Request, TransferRequest
+from pacs_tasks.request.base import AbsolutePath, Request, Root, TransferRequest
 
 
 class FilesRequest(Request):
@@ -84,9 +84,14 @@ class JobRequest(Request):
 
 
 class VerifyRequest(JobRequest):
-    """Verify that the remote lists each instance of the job (C-FIND at IMAGE level, PS3.4 section C.4.1)."""
+    """Verify that the remote lists each instance of the job (C-FIND at IMAGE level, PS3.4 section C.4.1).
+
+    ``query_model`` None: Study Root, or Patient Root where the remote offers no other.
+    """
 
     task: ClassVar[str] = "pacs_tasks.verify"
+
+    query_model: Root | None = None
 
 
 class CommitRequest(JobRequest):

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from celery import Task
 
-from pacs_tasks.dimse.find.c_find import FindOperation, context_of
+from pacs_tasks.dimse.find.c_find import FindOperation, contexts_of
 from pacs_tasks.dimse.upper_layer.association import Association
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.ledger.manifest import RowLine
@@ -43,7 +43,7 @@ def _find(request: FindRequest, claim: Claim) -> FindOutcome:
             raise loss.error
         answered = finding.queries
 
-    with Session(lambda: new_association(request, [context_of(request)], claim)) as session:
+    with Session(lambda: new_association(request, contexts_of(request), claim)) as session:
         while (outcome := session.attempt(finding.run, lost)) is None:
             pass
     return outcome.model_copy(update={"seconds": time.monotonic() - started})
@@ -74,7 +74,7 @@ def _parts(job_id: str) -> list[Range]:
 def _promise(request: FindBatchRequest, claim: Claim) -> Promise:
     if not request.rows:
         raise InvalidRequestError("The batch has no row. Give at least one.")
-    note_round_trip(request, [context_of(request)], claim)
+    note_round_trip(request, contexts_of(request), claim)
     return Promise([RowLine(row.number, dict(row.keys)) for row in request.rows])
 
 
@@ -85,7 +85,7 @@ class _RowQueue(LineQueue[RowLine]):
     spares_progress: ClassVar[bool] = True
 
     def __init__(self, part: Part[RowLine], request: FindBatchRequest) -> None:
-        super().__init__(part, request, [context_of(request)], part.must_end, part.left)
+        super().__init__(part, request, contexts_of(request), part.must_end, part.left)
         self._batch = request
         #: The row in front and its query: one that is split goes on where it was.
         self._finding: tuple[int, FindOperation] | None = None

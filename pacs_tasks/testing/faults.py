@@ -119,6 +119,8 @@ class Faults:
         The status of each match: FF01 if it does not support some optional keys.
     refused_uid_lists
         Return no matches if a key is a list of UIDs (PS3.4 section C.2.2.2.2).
+    abort_at_uid_lists
+        Abort the association at each C-FIND with a list of UIDs.
     no_image_level
         Respond to each C-FIND at IMAGE level with this status at once.
     no_counts
@@ -198,6 +200,7 @@ class Faults:
     omitted_keys: Collection[str] = ()
     pending_status: int = 0xFF00
     refused_uid_lists: bool = False
+    abort_at_uid_lists: bool = False
     no_image_level: int | None = None
     no_counts: bool = False
     lost: Collection[str] = ()

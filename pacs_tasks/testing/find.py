@@ -131,7 +131,7 @@ def _without_values(keys: Dataset, keywords: Collection[str]) -> Dataset:
     return kept
 
 
-def _has_uid_list(keys: Dataset) -> bool:
+def has_uid_list(keys: Dataset) -> bool:
     """Whether a key is a list of UIDs (PS3.4 section C.2.2.2.2)."""
     return any(vr == "UI" and "\\" in value for _, vr, value in _tests(keys))
 
@@ -223,7 +223,7 @@ def responses(
     if failure is not None:
         yield failure, None
         return
-    if faults.refused_uid_lists and _has_uid_list(keys):
+    if faults.refused_uid_lists and has_uid_list(keys):
         return
     wanted = _without_counts(keys) if faults.no_counts else keys
     wanted = _without_values(wanted, faults.ignored_keys)

@@ -29,7 +29,7 @@ from pacs_tasks.ae import TLS, RemoteAE
 from pacs_tasks.testing import association, commitment
 from pacs_tasks.testing.association import SLICE, Caller, Listener, Reception
 from pacs_tasks.testing.faults import Faults, Report, Silence, is_warning
-from pacs_tasks.testing.find import responses
+from pacs_tasks.testing.find import has_uid_list, responses
 from pacs_tasks.testing.instances import StoredBytes
 from pacs_tasks.testing.retrieve import Retrieval, RetrieveService
 
@@ -341,7 +341,8 @@ class TestPACS(Reception):
         if not isinstance(request, C_FIND):
             return
         keys = self._identifier(request, UID(event.context.transfer_syntax))
-        if any(keyword in keys for keyword in faults.abort_at_keys):
+        listed = faults.abort_at_uid_lists and has_uid_list(keys)
+        if listed or any(keyword in keys for keyword in faults.abort_at_keys):
             event.assoc.abort()
             return
         model = str(request.AffectedSOPClassUID)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from pacs_tasks.cli.input.values import CHARSET, Key, StudyDate, UIDs, WholeNumber
-from pacs_tasks.cli.invocation import Invocation, command, refuse, transfer_options
+from pacs_tasks.cli.invocation import Invocation, command, refuse, root_option, transfer_options
 from pacs_tasks.errors import InvalidRequestError
 
 
@@ -48,12 +48,7 @@ from pacs_tasks.errors import InvalidRequestError
     show_default=True,
     help="Query at this level.",
 )
-@click.option(
-    "--root",
-    type=click.Choice(["patient", "study"], case_sensitive=False),
-    show_default="patient at PATIENT level, else study",
-    help="Use this information model, for a PACS that has only one.",
-)
+@root_option
 @click.option("--worklist", is_flag=True, help="Query scheduled procedure steps (Modality Worklist).")
 @click.option(
     "-k",
@@ -117,7 +112,7 @@ def query(invocation: Invocation, *, output_format: str, batch: str | None, **op
 def _fields(
     *,
     level: str,
-    root: str | None,
+    query_model: str | None,
     worklist: bool,
     keys: tuple[tuple[str, str], ...],
     charset: str | None,
@@ -131,9 +126,9 @@ def _fields(
     from pacs_tasks.cli.output.matches import default_columns
     from pacs_tasks.request import Level, QueryModel
 
-    if worklist and root:
+    if worklist and query_model:
         raise InvalidRequestError("A worklist belongs to neither root. Leave out --root or --worklist.")
-    model = QueryModel.WORKLIST if worklist else QueryModel(root) if root else None
+    model = QueryModel.WORKLIST if worklist else QueryModel(query_model) if query_model else None
     at = Level(level)
     return {
         "level": at,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import click
 
 from pacs_tasks.cli.input.values import ACCESSION_NUMBER, LAYOUT, PATIENT_ID, UID, UIDs, absolute, local_output
-from pacs_tasks.cli.invocation import Invocation, command, transfer_options
+from pacs_tasks.cli.invocation import Invocation, command, root_option, transfer_options
 
 #: The columns of a batch file, and the fields of a selection that they fill.
 COLUMNS: Mapping[str, str] = {
@@ -76,6 +76,7 @@ _BESIDE_A_STUDY = ("AccessionNumber", "PatientID")
     help="Name the files in the output directory by their attributes, such as "
     "{PatientID}/{StudyDate}/{InstanceNumber:05}.",
 )
+@root_option
 @click.option("--overwrite", is_flag=True, help="Re-fetch files that are already complete.")
 @transfer_options
 def retrieve(

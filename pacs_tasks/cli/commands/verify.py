@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from pacs_tasks.cli.input.values import Seconds
-from pacs_tasks.cli.invocation import ADDRESS, Invocation, command, refuse
+from pacs_tasks.cli.invocation import ADDRESS, Invocation, command, refuse, root_option
 from pacs_tasks.cli.output.exit_codes import ExitCode
 
 
@@ -30,7 +30,8 @@ from pacs_tasks.cli.output.exit_codes import ExitCode
     show_default="60",
     help="Wait this long for the next report of the PACS. Later reports are recorded.",
 )
-def verify(invocation: Invocation, job_id: str, commit: bool, patience: float | None) -> int:
+@root_option
+def verify(invocation: Invocation, job_id: str, commit: bool, patience: float | None, query_model: str | None) -> int:
     """Verify that the PACS holds each instance that a job has sent (C-FIND at IMAGE level).
 
     This is the PACS of the job, unless an option names another one.
@@ -40,13 +41,12 @@ def verify(invocation: Invocation, job_id: str, commit: bool, patience: float | 
     from pacs_tasks.request import CommitRequest, VerifyRequest, build
     from pacs_tasks.request.store import SENDING
 
-    if not commit:
-        refuse(invocation, ["patience"], "without --commit")
+    refuse(invocation, ["query_model"] if commit else ["patience"], "with --commit" if commit else "without --commit")
     with PacsClient(config=invocation.settings) as client:
         job = find_job(invocation, client, job_id, SENDING)
         fields = {**invocation.address_of(job.request()), "job_id": job.id}
         if not commit:
-            return submit(invocation, client, build(VerifyRequest, fields))
+            return submit(invocation, client, build(VerifyRequest, {**fields, "query_model": query_model}))
         limit = invocation.settings.commit_timeout if patience is None else patience
         return submit(invocation, client, build(CommitRequest, {**fields, "patience": limit}))
 

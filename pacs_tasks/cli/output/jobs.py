@@ -229,12 +229,16 @@ class PlainView(View):
         self._title = title
         self._begun = self._last_line = time.monotonic()
         self._last_text = ""
+        #: Whether it has said that the remote is busy.
+        self._busy = False
         self._speed, self._clock = Speed(), Clock()
 
     def update(self, progress: Progress) -> None:
         now, counters = time.monotonic(), progress.counters
         speed, times = self._speed.update(now, counters.bytes), self._clock.text(now, progress)
-        if now - self._last_line < PACE or progress.state.finished:
+        busy = bool(progress.waiting_reason) and not self._busy
+        self._busy |= busy
+        if (now - self._last_line < PACE and not busy) or progress.state.finished:
             return
         parts = [f"{self._title}: {_state(progress)}"]
         if counters.total:
@@ -265,6 +269,8 @@ def _state(progress: Progress) -> str:
         return f"waiting for {progress.waiting_for}, which is down"
     if _only_retries(progress):
         return "retrying after an abort"
+    if progress.waiting_reason and not progress.counters.recorded:
+        return f"waiting: {progress.waiting_reason.removesuffix('.')}"
     return "waiting for a worker" if progress.state is JobState.QUEUED else str(progress.state)
 
 

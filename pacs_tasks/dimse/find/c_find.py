@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
-
-from pynetdicom.sop_class import (
-    ModalityWorklistInformationFind,
-    PatientRootQueryRetrieveInformationModelFind,
-    StudyRootQueryRetrieveInformationModelFind,
-)
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.dimse import status
@@ -18,17 +13,20 @@ from pacs_tasks.dimse.cancellation import Cancellation
 from pacs_tasks.dimse.files.elements import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
+    PATIENT_ID,
     QUERY_RETRIEVE_LEVEL,
     SERIES_INSTANCE_UID,
     SOP_INSTANCE_UID,
     STUDY_INSTANCE_UID,
+    Encoding,
     MalformedError,
     encode_implicit,
     read_uids,
+    walk,
 )
-from pacs_tasks.dimse.find import identifier
+from pacs_tasks.dimse.find import identifier, models
 from pacs_tasks.dimse.find.identifier import Path
-from pacs_tasks.dimse.find.match import Identity, Matches, decode_match
+from pacs_tasks.dimse.find.match import Identity, Matches, decode_match, is_decoded
 from pacs_tasks.dimse.find.matching import KeyCheck
 from pacs_tasks.dimse.find.splitting import Answer, Splitting
 from pacs_tasks.dimse.upper_layer import command
@@ -37,31 +35,36 @@ from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.errors import ContextRejectedError, JobCancelledError, PeerUnavailableError
 from pacs_tasks.outcome import Doubt, FindOutcome, Status, StatusCategory
 from pacs_tasks.outcome.single import is_round
-from pacs_tasks.request import FindRequest, Query, QueryModel
+from pacs_tasks.request import FindRequest, Level, Query, QueryModel
 
 log = logging.getLogger(__name__)
-
-_SOP_CLASSES: Mapping[QueryModel, str] = {
-    QueryModel.PATIENT_ROOT: PatientRootQueryRetrieveInformationModelFind,
-    QueryModel.STUDY_ROOT: StudyRootQueryRetrieveInformationModelFind,
-    QueryModel.WORKLIST: ModalityWorklistInformationFind,
-}
-#: For :func:`list_instances`. Every remote supports the default transfer syntax (PS3.5 section 10.1), and only it
-#: holds a UI value above 64 KiB.
-INSTANCES_CONTEXT = Context(StudyRootQueryRetrieveInformationModelFind, (IMPLICIT_VR_LITTLE_ENDIAN,))
 
 _CANCELLED = 0xFE00
 #: No such attribute, invalid attribute value, processing failure: remotes refuse a key with one of these.
 _ABOUT_KEYS = frozenset({0x0105, 0x0106, 0x0110})
 
 
-def context_of(request: Query) -> Context:
-    """Return the presentation context of a query. Only Explicit VR shows the VR of a private attribute."""
-    return Context(_SOP_CLASSES[request.model], (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN))
+#: Only Explicit VR shows the VR of a private attribute.
+_SYNTAXES = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
+
+
+def contexts_of(request: Query) -> list[Context]:
+    """Return the presentation contexts of a query."""
+    return models.contexts_of(models.FIND, _models_of(request), _SYNTAXES)
+
+
+def instances_contexts(query_model: QueryModel | None) -> list[Context]:
+    """Return the presentation contexts for :func:`list_instances`."""
+    return models.contexts_of(models.FIND, models.models_of(query_model))
+
+
+def _models_of(request: Query) -> tuple[QueryModel, ...]:
+    # Without a name, only Patient Root has a PATIENT level.
+    return models.models_of(request.query_model or (request.model if request.level is Level.PATIENT else None))
 
 
 class FindOperation:
-    """One query, over an association that the caller opens with :func:`context_of` and may keep for further ones.
+    """One query, over an association that the caller opens with :func:`contexts_of` and may keep for further ones.
 
     Attributes
     ----------
@@ -78,7 +81,9 @@ class FindOperation:
         self._request = request
         self._keys = identifier.keys_of(request)
         self._left_out: tuple[str, ...] = ()
-        for syntax in context_of(request).transfer_syntaxes:
+        #: Matches with text that does not fit their character set.
+        self._undecoded = 0
+        for syntax in _SYNTAXES:
             identifier.encode_find(request, syntax, self._keys)
         self._found = Matches(identifier.unique_keys(request), request.limit)
         self._check = KeyCheck(self._keys, identifier.required_keys(request))
@@ -116,12 +121,20 @@ class FindOperation:
             limit_hit=found.limit_hit,
             seconds=time.monotonic() - started,
             doubts=(Doubt.LIMIT,) if found.limit_hit else doubts,
-            remarks=(*self._check.remarks(), *(() if splitting is None else splitting.remarks)),
+            remarks=(*self._remarks(), *(() if splitting is None else splitting.remarks)),
             queries=self.queries,
             split=() if splitting is None else splitting.split,
             keys_left_out=self._left_out,
             keys_unmatched=self._check.unmatched,
         )
+
+    def _remarks(self) -> Iterator[str]:
+        yield from self._check.remarks()
+        if self._undecoded:
+            yield (
+                f"the text of {self._undecoded} matches does not fit its character set: name the right one with "
+                "--charset, or set the charset of this remote in pacs-tasks.toml"
+            )
 
     def _doubts(self, final: Status) -> tuple[Doubt, ...]:
         """Why the answer to a single request may be incomplete."""
@@ -165,11 +178,7 @@ class FindOperation:
         return Answer(final, identities)
 
     def _send(self, assoc: Association, keys: Mapping[Path, str], identities: list[Identity]) -> Status:
-        sop_class = _SOP_CLASSES[self._request.model]
-        context = assoc.context_of(sop_class)
-        if context is None:
-            raise _not_offered(assoc.remote, self._request.model)
-        context_id, syntax = context
+        _, context_id, syntax = _accepted(assoc, _models_of(self._request))
         encoded = identifier.encode_find(self._request, syntax, keys)
         charset = identifier.charset_of(self._request)
 
@@ -177,6 +186,7 @@ class FindOperation:
             if self._found.limit_hit:
                 return
             match = decode_match(content, syntax, charset)
+            self._undecoded += not content.isascii() and not is_decoded(match)
             if not self._check.holds(match, code) and self._request.strict:
                 identities.append(self._found.identity(match))
                 return
@@ -187,7 +197,7 @@ class FindOperation:
                 identities.append(identity)
 
         with assoc.exchange() as message_id, Cancellation(assoc, context_id, message_id) as cancellation:
-            final = _exchange(assoc, sop_class, context_id, message_id, encoded, on_match=collect)
+            final = _exchange(assoc, context_id, message_id, encoded, on_match=collect)
             return final if cancellation.cancelled else status.ended_early(final)
 
 
@@ -195,7 +205,47 @@ def _may_be_about_keys(final: Status) -> bool:
     return final.code in _ABOUT_KEYS or final.code & 0xFF00 == 0xA900 or final.code & 0xF000 == 0xC000
 
 
-def _not_offered(remote: RemoteAE, model: QueryModel) -> ContextRejectedError:
+def patient_of(assoc: Association, study_uid: str) -> bytes:
+    """Query the Patient ID of a study in the Patient Root model; empty if the remote does not report it.
+
+    Raises
+    ------
+    PeerUnavailableError
+        If the association is lost before the final status.
+    """
+    found = models.accepted(assoc, models.FIND, (QueryModel.PATIENT_ROOT,))
+    if found is None:
+        return b""
+    _, context_id, syntax = found
+    patients: set[bytes] = set()
+
+    def collect(content: bytes, _: int) -> None:
+        with suppress(MalformedError):
+            for each in walk(content, Encoding.of(syntax)):
+                if each.tag == PATIENT_ID and each.length:
+                    patients.add(content[each.position : each.position + each.length].strip(b"\0 "))
+
+    keys: dict[int, str | bytes] = {QUERY_RETRIEVE_LEVEL: b"STUDY", PATIENT_ID: b"", STUDY_INSTANCE_UID: study_uid}
+    with assoc.exchange() as message_id:
+        _exchange(assoc, context_id, message_id, encode_implicit(keys), on_match=collect)
+    return patients.pop() if len(patients) == 1 else b""
+
+
+def _accepted(assoc: Association, proposed: tuple[QueryModel, ...]) -> tuple[QueryModel, int, str]:
+    """Return the query model to use, with id and transfer syntax of its context."""
+    found = models.accepted(assoc, models.FIND, proposed)
+    if found is None:
+        raise _not_offered(assoc.remote, proposed)
+    return found
+
+
+def _not_offered(remote: RemoteAE, proposed: tuple[QueryModel, ...]) -> ContextRejectedError:
+    if len(proposed) > 1:
+        return ContextRejectedError(
+            f"{remote} does not offer C-FIND, in neither the Study Root nor the Patient Root model. Ask its "
+            "administrator to allow queries, or name the system that answers them."
+        )
+    (model,) = proposed
     if model is QueryModel.PATIENT_ROOT:
         return ContextRejectedError(
             f"{remote} does not offer C-FIND in the Patient Root model. Query at STUDY level in the Study Root model, "
@@ -207,15 +257,13 @@ def _not_offered(remote: RemoteAE, model: QueryModel) -> ContextRejectedError:
             "ask its administrator to allow it."
         )
     return ContextRejectedError(
-        f"{remote} does not offer C-FIND in the Study Root model. Query at PATIENT level, which uses the Patient Root "
-        "model (at other levels: --root patient, or query_model 'patient'), or ask its administrator to allow Study "
-        "Root."
+        f"{remote} does not offer C-FIND in the Study Root model. Leave out --root (query_model), or ask its "
+        "administrator to allow Study Root."
     )
 
 
 def _exchange(
     assoc: Association,
-    sop_class_uid: str,
     context_id: int,
     message_id: int,
     encoded: bytes,
@@ -224,7 +272,7 @@ def _exchange(
 ) -> Status:
     """Send one C-FIND request, pass on each match with its status, and return the final status."""
     elements: dict[int, int | str] = {
-        command.AFFECTED_SOP_CLASS_UID: sop_class_uid,
+        command.AFFECTED_SOP_CLASS_UID: assoc.contexts_by_id[context_id][0],
         command.COMMAND_FIELD: command.C_FIND_RQ,
         command.MESSAGE_ID: message_id,
         command.PRIORITY: command.MEDIUM,
@@ -242,7 +290,13 @@ def _exchange(
 
 
 def list_instances(
-    assoc: Association, study_uid: str, series_uid: str, wanted: Collection[str], *, by_uid: bool
+    assoc: Association,
+    study_uid: str,
+    series_uid: str,
+    wanted: Collection[str],
+    *,
+    by_uid: bool,
+    query_model: QueryModel | None = None,
 ) -> tuple[Status, set[str]]:
     """Query which of the ``wanted`` SOP Instance UIDs the remote lists in a series.
 
@@ -257,7 +311,7 @@ def list_instances(
 
     Returns
     -------
-    The final status, and the wanted UIDs that the remote listed.
+    The final status, and the wanted UIDs that the remote listed. A success is a complete list.
 
     Raises
     ------
@@ -266,28 +320,30 @@ def list_instances(
     ContextRejectedError
         If the remote does not offer the query.
     """
-    sop_class = StudyRootQueryRetrieveInformationModelFind
-    context = assoc.context_of(sop_class)
-    if context is None:
-        raise _not_offered(assoc.remote, QueryModel.STUDY_ROOT)
+    model, context_id, _ = _accepted(assoc, models.models_of(query_model))
     found: set[str] = set()
 
     def collect(content: bytes, _: int) -> None:
         try:
             uids = read_uids(content, IMPLICIT_VR_LITTLE_ENDIAN, (SOP_INSTANCE_UID,))
         except MalformedError:
-            log.warning("A match could not be read and does not count")
-            return
-        # The remote may list more than the wanted instances.
-        found.update({uids.get(SOP_INSTANCE_UID, "")}.intersection(wanted))
+            uids = {}
+        found.add(uids.get(SOP_INSTANCE_UID, ""))
 
-    encoded = encode_implicit(
-        {
-            SOP_INSTANCE_UID: "\\".join(sorted(wanted)) if by_uid else "",
-            QUERY_RETRIEVE_LEVEL: b"IMAGE",
-            STUDY_INSTANCE_UID: study_uid,
-            SERIES_INSTANCE_UID: series_uid,
-        }
-    )
+    keys: dict[int, str | bytes] = {
+        SOP_INSTANCE_UID: "\\".join(sorted(wanted)) if by_uid else "",
+        QUERY_RETRIEVE_LEVEL: b"IMAGE",
+        STUDY_INSTANCE_UID: study_uid,
+        SERIES_INSTANCE_UID: series_uid,
+    }
+    if model is QueryModel.PATIENT_ROOT:
+        # The ledger does not hold it, but dcmqrscp, for one, insists on the key alone.
+        keys[PATIENT_ID] = b""
+    encoded = encode_implicit(keys)
     with assoc.exchange() as message_id:
-        return _exchange(assoc, sop_class, context[0], message_id, encoded, on_match=collect), found
+        final = _exchange(assoc, context_id, message_id, encoded, on_match=collect)
+    if "" in found and final.category is StatusCategory.SUCCESS:
+        meaning = "Matches came without their SOP Instance UID, so they prove nothing."
+        final = final.model_copy(update={"category": StatusCategory.WARNING, "meaning": meaning})
+    # The remote may list more than the wanted instances.
+    return final, found.intersection(wanted)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
-from pydicom.charset import convert_encodings
+from pydicom.charset import convert_encodings, python_encoding
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset
 from pydicom.sequence import Sequence as Items
@@ -83,7 +83,7 @@ def decode_match(content: bytes, transfer_syntax_uid: str, charset: str) -> dict
     Parameters
     ----------
     charset
-        The character set of matches that do not name one.
+        The character set of matches that name none, an unknown one, or ISO_IR 6, which remotes write beside any text.
 
     Returns
     -------
@@ -96,7 +96,7 @@ def decode_match(content: bytes, transfer_syntax_uid: str, charset: str) -> dict
         if match is None:
             log.warning("A match could not be read and is shown empty")
             return {}
-        if not _charset_of(match):
+        if not _is_usable(_charset_of(match)):
             match.set_original_encoding(implicit, True, fallback)
         found = _elements(match, fallback)
     return _without_escapes(found) if _CHINESE in content else found
@@ -106,6 +106,17 @@ def _charset_of(match: Dataset) -> str:
     if SPECIFIC_CHARACTER_SET not in match:
         return ""
     return attempt(lambda: str(match[SPECIFIC_CHARACTER_SET].value or "").strip()) or ""
+
+
+def _is_usable(charset: str) -> bool:
+    """Whether a match names known character sets, not just the default one."""
+    terms = charset.split("\\")
+    return charset not in {"", "ISO_IR 6"} and all(term.strip() in python_encoding for term in terms)
+
+
+def is_decoded(match: Mapping[str, Any]) -> bool:
+    """Whether all text of a match fitted its character set."""
+    return "\N{REPLACEMENT CHARACTER}" not in json.dumps(match, ensure_ascii=False)
 
 
 def _elements(match: Dataset, encodings: list[str]) -> dict[str, Any]:

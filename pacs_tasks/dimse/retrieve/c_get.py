@@ -6,23 +6,19 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet
-
 from pacs_tasks.ae import LocalAE
 from pacs_tasks.dimse import status
-from pacs_tasks.dimse.files.elements import IMPLICIT_VR_LITTLE_ENDIAN
+from pacs_tasks.dimse.find import models
+from pacs_tasks.dimse.find.c_find import patient_of
 from pacs_tasks.dimse.retrieve.delivery import CheckArrived, retrieve
 from pacs_tasks.dimse.scp.c_store import Origin, Place, receive
 from pacs_tasks.dimse.upper_layer.association import Association, StopCheck, Timeouts
 from pacs_tasks.dimse.upper_layer.command import Command
 from pacs_tasks.dimse.upper_layer.contexts import contexts_to_receive
-from pacs_tasks.dimse.upper_layer.negotiation import Context
+from pacs_tasks.dimse.upper_layer.negotiation import MAX_CONTEXTS
 from pacs_tasks.errors import ContextRejectedError, InvalidRequestError, NotSendingError
 from pacs_tasks.outcome import GetOutcome, InstanceCategory, InstanceOutcome
-from pacs_tasks.request import GetRequest
-
-#: Every remote supports the default transfer syntax (PS3.5 section 10.1), and only it holds a UI value above 64 KiB.
-_CONTEXT = Context(StudyRootQueryRetrieveInformationModelGet, (IMPLICIT_VR_LITTLE_ENDIAN,))
+from pacs_tasks.request import GetRequest, QueryModel
 
 
 def get(
@@ -62,8 +58,14 @@ def get(
     started = time.monotonic()
     origin = Origin(_created(Path(request.output_dir)), request.remote.ae_title, str(request.remote), place, owner)
     received: dict[str, InstanceOutcome] = {}
-    contexts = [_CONTEXT, *contexts_to_receive(sop_class_uids)]
-    with Association.open(local, request.remote, contexts, timeouts, stop) as assoc:
+
+    def associate(model: QueryModel) -> Association:
+        # Each context counts for the syntaxes of instances, so the models are not proposed together.
+        contexts = [*models.retrieve_contexts(models.GET, model), *contexts_to_receive(sop_class_uids)]
+        return Association.open(local, request.remote, contexts[:MAX_CONTEXTS], timeouts, stop)
+
+    model, assoc = _accepted(associate, request)
+    with assoc:
 
         def on_store(context_id: int, message: Command) -> None:
             outcome = receive(assoc.stream, context_id, message, assoc.contexts_by_id[context_id], origin)
@@ -72,8 +74,16 @@ def get(
             if on_instance is not None:
                 on_instance(outcome)
 
-        context_id = _accepted_context(assoc)
-        final = retrieve(assoc, context_id, request, status.get_status, check_arrived=check_arrived, on_store=on_store)
+        context_id = _accepted_context(assoc, model)
+        final = retrieve(
+            assoc,
+            context_id,
+            request,
+            status.get_status,
+            check_arrived=check_arrived,
+            patient_id=patient_of(assoc, request.study_uid) if model is QueryModel.PATIENT_ROOT else None,
+            on_store=on_store,
+        )
     return GetOutcome(**final._asdict(), seconds=time.monotonic() - started, instances=tuple(received.values()))
 
 
@@ -88,14 +98,25 @@ def _created(directory: Path) -> Path:
     return directory
 
 
-def _accepted_context(assoc: Association) -> int:
-    context = assoc.context_of(StudyRootQueryRetrieveInformationModelGet)
+def _accepted(associate: Callable[[QueryModel], Association], request: GetRequest) -> tuple[QueryModel, Association]:
+    """Return the first model that the remote accepts, else the last one, with an association."""
+    *preferred, last = models.models_of(request.query_model)
+    for model in preferred:
+        assoc = associate(model)
+        if assoc.context_of(models.GET[model]) is not None:
+            return model, assoc
+        assoc.release()
+    return last, associate(last)
+
+
+def _accepted_context(assoc: Association, model: QueryModel) -> int:
+    context = assoc.context_of(models.GET[model])
     if context is None:
         raise ContextRejectedError(
-            f"{assoc.remote} does not offer C-GET in the Study Root model. Retrieve by C-MOVE (--method move), or ask "
-            "its administrator to allow C-GET."
+            f"{assoc.remote} does not offer C-GET. Retrieve by C-MOVE (--method move), or ask its administrator to "
+            "allow C-GET."
         )
-    if len(assoc.accepted_contexts) == 1:
+    if {uid for uid, _ in assoc.accepted_contexts} <= {*models.GET.values(), *models.FIND.values()}:
         raise NotSendingError(
             f"{assoc.remote} offers C-GET but will not send any of the SOP classes. Retrieve by C-MOVE (--method "
             "move), or ask its administrator to allow C-GET for these SOP classes."

@@ -5,20 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection
 
-from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove
-
 from pacs_tasks.ae import LocalAE
 from pacs_tasks.dimse import status
-from pacs_tasks.dimse.files.elements import IMPLICIT_VR_LITTLE_ENDIAN
+from pacs_tasks.dimse.find import models
+from pacs_tasks.dimse.find.c_find import patient_of
 from pacs_tasks.dimse.retrieve.delivery import CheckArrived, retrieve
 from pacs_tasks.dimse.upper_layer.association import Association, StopCheck, Timeouts
-from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.errors import ContextRejectedError
 from pacs_tasks.outcome import MoveOutcome, Status, Suboperations
-from pacs_tasks.request import MoveRequest
+from pacs_tasks.request import MoveRequest, QueryModel
 
-#: Every remote supports the default transfer syntax (PS3.5 section 10.1), and only it holds a UI value above 64 KiB.
-_CONTEXT = Context(StudyRootQueryRetrieveInformationModelMove, (IMPLICIT_VR_LITTLE_ENDIAN,))
 #: "Refused: Move Destination unknown" (PS3.4 table C.4-2).
 DESTINATION_UNKNOWN = 0xA801
 #: Cxxx, "Failed: Unable to process".
@@ -49,19 +45,22 @@ def move(
         As :meth:`Association.open` and :func:`retrieve`, and if the remote does not offer C-MOVE.
     """
     started = time.monotonic()
-    with Association.open(local, request.remote, [_CONTEXT], timeouts, stop) as assoc:
-        context = assoc.context_of(StudyRootQueryRetrieveInformationModelMove)
+    contexts = models.retrieve_contexts(models.MOVE, request.query_model)
+    with Association.open(local, request.remote, contexts, timeouts, stop) as assoc:
+        context = models.accepted(assoc, models.MOVE, models.models_of(request.query_model))
         if context is None:
             raise ContextRejectedError(
-                f"{assoc.remote} does not offer C-MOVE in the Study Root model. Retrieve by C-GET (--method get), or "
-                "ask its administrator to allow C-MOVE."
+                f"{assoc.remote} does not offer C-MOVE. Retrieve by C-GET (--method get), or ask its administrator to "
+                "allow C-MOVE."
             )
+        model, context_id, _ = context
         final = retrieve(
             assoc,
-            context[0],
+            context_id,
             request,
             status.move_status,
             check_arrived=check_arrived,
+            patient_id=patient_of(assoc, request.study_uid) if model is QueryModel.PATIENT_ROOT else None,
             on_counts=on_suboperations,
         )
     outcome = MoveOutcome(**final._asdict(), seconds=time.monotonic() - started)

@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet, StudyRootQueryRetrieveInformationModelMove
-
 from pacs_tasks.dimse.cancellation import Cancellation
 from pacs_tasks.dimse.files.elements import (
     IMPLICIT_VR_LITTLE_ENDIAN,
+    PATIENT_ID,
     QUERY_RETRIEVE_LEVEL,
     SERIES_INSTANCE_UID,
     SOP_INSTANCE_UID,
@@ -131,6 +130,7 @@ def retrieve(
     status_of: Callable[[int, str], Status],
     *,
     check_arrived: CheckArrived | None,
+    patient_id: bytes | None = None,
     on_store: Callable[[int, Command], None] | None = None,
     on_counts: Callable[[Suboperations], None] | None = None,
 ) -> FinalResponse:
@@ -143,6 +143,8 @@ def retrieve(
     check_arrived
         Reports the arrived instances. While more arrive, the remote is not silent. Once all are here, the final
         response is not awaited for long: without it, the status is pending.
+    patient_id
+        Only for a context of the Patient Root model.
     on_store
         Called with the presentation context id and the command set of each C-STORE request (C-GET).
     on_counts
@@ -164,7 +166,8 @@ def retrieve(
         assoc.exchange() as message_id,
         _Delivery(assoc, context_id, message_id, check_arrived) as delivery,
     ):
-        assoc.send(context_id, _command_set(request, message_id), encode_identifier(request))
+        sop_class_uid, _ = assoc.contexts_by_id[context_id]
+        assoc.send(context_id, _command_set(request, sop_class_uid, message_id), encode_identifier(request, patient_id))
         for response, code in delivery.responses(request, on_store):
             found = status_of(code, response.text(command.ERROR_COMMENT))
             final = final._replace(suboperations=suboperations(response))
@@ -178,14 +181,16 @@ def retrieve(
     return final
 
 
-def _command_set(request: MoveRequest | GetRequest, message_id: int) -> bytes:
-    elements: dict[int, int | str] = {command.MESSAGE_ID: message_id, command.PRIORITY: command.MEDIUM}
+def _command_set(request: MoveRequest | GetRequest, sop_class_uid: str, message_id: int) -> bytes:
+    elements: dict[int, int | str] = {
+        command.AFFECTED_SOP_CLASS_UID: sop_class_uid,
+        command.MESSAGE_ID: message_id,
+        command.PRIORITY: command.MEDIUM,
+    }
     if isinstance(request, MoveRequest):
-        elements[command.AFFECTED_SOP_CLASS_UID] = StudyRootQueryRetrieveInformationModelMove
         elements[command.COMMAND_FIELD] = command.C_MOVE_RQ
         elements[command.MOVE_DESTINATION] = request.move_aet
     else:
-        elements[command.AFFECTED_SOP_CLASS_UID] = StudyRootQueryRetrieveInformationModelGet
         elements[command.COMMAND_FIELD] = command.C_GET_RQ
     return command.encode(elements, data_set=True)
 
@@ -196,10 +201,15 @@ def _unfinished(remote: object) -> Status:
     return Status(code=0xFF00, category=StatusCategory.PENDING, meaning=meaning)
 
 
-def encode_identifier(request: MoveRequest | GetRequest) -> bytes:
-    """Encode the level and its unique keys in Implicit VR Little Endian (PS3.4 section C.4.2.1.4)."""
+def encode_identifier(request: MoveRequest | GetRequest, patient_id: bytes | None = None) -> bytes:
+    """Encode the level and its unique keys in Implicit VR Little Endian (PS3.4 section C.4.2.1.4).
+
+    Only Patient Root has a ``patient_id``.
+    """
     level = Level.STUDY
     values: dict[int, str | bytes] = {STUDY_INSTANCE_UID: request.study_uid}
+    if patient_id is not None:
+        values[PATIENT_ID] = patient_id
     if request.series_uid:
         level, values[SERIES_INSTANCE_UID] = Level.SERIES, request.series_uid
     if request.sop_instance_uids:

@@ -199,6 +199,8 @@ class Association:
     ----------
     accepted_contexts
         (abstract syntax, accepted transfer syntax) -> presentation context id.
+    refused
+        Why contexts were refused: (abstract syntax, transfer syntax) -> result (PS3.8 table 9-18).
     roles
         SOP classes for which the remote accepted our SCP role.
     window
@@ -228,6 +230,7 @@ class Association:
             {pair: next(number for number, other in by_id.items() if other == pair) for pair in by_id.values()}
         )
         self.stream = MessageStream(wire, agreement.max_length, self.contexts_by_id)
+        self.refused = agreement.refused
         self.roles = agreement.roles
         self.window = agreement.window
         self._proposed = agreement.proposed

@@ -33,6 +33,7 @@ _APPLICATION_CONTEXT = b"1.2.840.10008.3.1.1.1"
 # Result/Reason of a presentation context (PS3.8 table 9-18).
 ACCEPTED = 0
 USER_REJECTION = 1
+NO_REASON = 2
 ABSTRACT_SYNTAX_NOT_SUPPORTED = 3
 TRANSFER_SYNTAXES_NOT_SUPPORTED = 4
 
@@ -269,6 +270,8 @@ class Agreement:
         Each (abstract syntax, transfer syntax) that we proposed, accepted or rejected.
     contexts
         Accepted presentation contexts: context id -> (abstract syntax, transfer syntax).
+    refused
+        Why others were refused: (abstract syntax, transfer syntax) -> result (PS3.8 table 9-18).
     roles
         SOP classes for which the remote accepted our SCP role.
     window
@@ -279,6 +282,7 @@ class Agreement:
 
     proposed: frozenset[tuple[str, str]]
     contexts: Mapping[int, tuple[str, str]]
+    refused: Mapping[tuple[str, str], int]
     roles: frozenset[str]
     window: int
     max_length: int
@@ -289,6 +293,11 @@ class Agreement:
         return cls(
             proposed=frozenset((cx.abstract_syntax, each) for cx in request.contexts for each in cx.transfer_syntaxes),
             contexts=_accepted_contexts(request.contexts, accept),
+            refused={
+                (cx.abstract_syntax, syntax): accept.results.get(cx.context_id, (USER_REJECTION, ""))[0]
+                for cx in request.contexts
+                for syntax in cx.transfer_syntaxes
+            },
             roles=frozenset(uid for uid, (_, scp) in accept.roles.items() if scp),
             window=_window(request.operations, accept.operations),
             max_length=accept.max_length,

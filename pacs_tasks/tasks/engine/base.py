@@ -41,7 +41,7 @@ from pacs_tasks.fleet.remotes import AssociationLeases, Outages, name_of
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.operations import HIDDEN
 from pacs_tasks.outcome import Category, Outcome, Progress
-from pacs_tasks.request import Request, TransferRequest
+from pacs_tasks.request import EchoRequest, Request, TransferRequest
 from pacs_tasks.settings import settings
 
 logger = logging.getLogger(__name__)
@@ -233,6 +233,9 @@ def give_up(job_id: str, error: PeerBusyError) -> PeerBusyError | None:
     request, limit = ledger().request(job_id), _LONGEST_REFUSAL
     if isinstance(request, TransferRequest):
         limit = _patience(request)
+    elif isinstance(request, EchoRequest):
+        # It shows whether the remote accepts an association now.
+        limit = timeouts(request).acse
     progress = ledger().progress(job_id)
     seconds = _refused_for(job_id, progress)
     if seconds <= limit:

@@ -308,6 +308,7 @@ def errors_recorded(task: Task) -> Iterator[None]:
         except PeerBusyError as error:
             ended = give_up(task.request.id, error)
             if ended is None:
+                ledger().note_busy(task.request.id, error.message)
                 come_again(task, pause_of_job(task), exc=error.public())
             raise RecordedError(ended) from None
     except (Ignore, Retry, Reject):

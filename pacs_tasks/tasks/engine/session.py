@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, NamedTuple, Self, TypeVar
 
-from pacs_tasks.dimse.find.c_find import FindOperation, context_of
+from pacs_tasks.dimse.find.c_find import FindOperation, contexts_of
 from pacs_tasks.dimse.upper_layer.association import Association
 from pacs_tasks.errors import (
     InvalidRequestError,
@@ -21,7 +21,7 @@ from pacs_tasks.errors import (
     PeerUnreachableError,
 )
 from pacs_tasks.outcome import FindOutcome
-from pacs_tasks.request import FindRequest, Level, Request
+from pacs_tasks.request import FindRequest, Level, RetrieveRequest
 from pacs_tasks.tasks.engine.associations import new_association
 from pacs_tasks.tasks.engine.base import timeouts
 from pacs_tasks.tasks.engine.claim import Claim
@@ -133,14 +133,14 @@ class UnansweredError(PeerUnavailableError):
 class QuerySession:
     """The queries of one request; a context manager, at whose end the association ends."""
 
-    def __init__(self, request: Request, claim: Claim) -> None:
+    def __init__(self, request: RetrieveRequest, claim: Claim) -> None:
         self._request, self._claim = request, claim
-        contexts = [context_of(FindRequest(remote=request.remote))]
+        contexts = contexts_of(FindRequest(remote=request.remote, query_model=request.query_model))
         self._session = Session(lambda: new_association(request, contexts, claim))
         self._unanswered, self._answered = 0, False
 
     def find(self, level: Level, keys: Mapping[str, str]) -> FindOutcome:
-        """Query the remote in the Study Root model, to the final status.
+        """Query the remote to the final status, in the model that the request names or that the remote offers.
 
         Raises
         ------
@@ -154,7 +154,14 @@ class QuerySession:
             If the job was cancelled meanwhile.
         """
         request = self._request
-        query = FindRequest(remote=request.remote, local=request.local, timeout=request.timeout, level=level, keys=keys)
+        query = FindRequest(
+            remote=request.remote,
+            local=request.local,
+            timeout=request.timeout,
+            level=level,
+            keys=keys,
+            query_model=request.query_model,
+        )
         begun, losses = 0.0, 0
 
         def query_remote(assoc: Association) -> FindOutcome:

@@ -165,6 +165,7 @@ class Move:
         self._collected = 0
         return MoveRequest(
             remote=self._request.remote,
+            query_model=self._request.query_model,
             move_aet=self._receiver.ae_title,
             study_uid=self._study_uid,
             series_uid=self._series_uid or None,

@@ -258,6 +258,7 @@ class Fetch(Attempt):
         get_request = GetRequest(
             remote=request.remote,
             output_dir=request.directory,
+            query_model=request.query_model,
             study_uid=self._study_uid,
             series_uid=self._series_uid or None,
             sop_instance_uids=uids,

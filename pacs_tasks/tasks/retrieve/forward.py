@@ -147,6 +147,7 @@ class Forward(Attempt):
         request = self._request
         move_request = MoveRequest(
             remote=request.remote,
+            query_model=request.query_model,
             move_aet=self._destination.ae_title,
             study_uid=self._study_uid,
             series_uid=self._series_uid or None,

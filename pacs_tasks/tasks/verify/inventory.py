@@ -12,11 +12,11 @@ from collections.abc import Collection
 from pydantic import TypeAdapter, ValidationError
 
 from pacs_tasks.ae import RemoteAE
-from pacs_tasks.dimse.find.c_find import INSTANCES_CONTEXT, list_instances
+from pacs_tasks.dimse.find.c_find import instances_contexts, list_instances
 from pacs_tasks.dimse.upper_layer.association import Association, StopCheck
 from pacs_tasks.errors import ContextRejectedError, JobCancelledError
 from pacs_tasks.outcome import Status, StatusCategory
-from pacs_tasks.request import UID, Request
+from pacs_tasks.request import UID, QueryModel, Request
 from pacs_tasks.tasks.engine.associations import kept_association
 from pacs_tasks.tasks.engine.session import Loss, Session
 
@@ -45,6 +45,8 @@ class Series:
         #: SOP Instance UID to reason.
         self.unknown: dict[str, str] = {}
         self.losses = 0
+        #: A list of UIDs is being queried; the remote has ended the association at one.
+        self.in_list = self.refuses_lists = False
 
     def open(self) -> list[str]:
         """The instances that are neither held nor missing so far."""
@@ -71,6 +73,8 @@ class Inquiry:
         Gives the local AE and the time limits.
     stop
         Returns whether to end.
+    query_model
+        The query model of the remote; None: the one that it offers.
 
     Attributes
     ----------
@@ -78,9 +82,13 @@ class Inquiry:
         How many queries were sent.
     """
 
-    def __init__(self, request: Request, remote: RemoteAE, stop: StopCheck) -> None:
+    def __init__(
+        self, request: Request, remote: RemoteAE, stop: StopCheck, query_model: QueryModel | None = None
+    ) -> None:
         to_remote = request.model_copy(update={"remote": remote})
-        self._session = Session(lambda: kept_association(to_remote, [INSTANCES_CONTEXT], stop))
+        self._model = query_model
+        contexts = instances_contexts(query_model)
+        self._session = Session(lambda: kept_association(to_remote, contexts, stop))
         self._remote, self._stop = remote, stop
         self.queries = 0
 
@@ -104,6 +112,9 @@ class Inquiry:
             if not loss.opened:
                 raise loss.error
             waiting[0].losses += 1
+            if waiting[0].in_list and not waiting[0].refuses_lists:
+                # Some remotes hang up at a list of UIDs, and answer for each of them.
+                waiting[0].refuses_lists, waiting[0].losses = True, 0
             if waiting[0].losses >= _LOSSES:
                 waiting.popleft().give_up(loss.error.message)
 
@@ -121,7 +132,7 @@ class Inquiry:
 
     def _find_series(self, assoc: Association, series: Series) -> None:
         if not series.known:
-            for uids in _slices(series.open()):
+            for uids in _slices(series.open(), 1 if series.refuses_lists else _NAMED):
                 self._query(assoc, series, uids, by_uid=True)
             series.give_up(
                 "The data set names no study and series, and the remote did not list the instance without them. "
@@ -138,6 +149,9 @@ class Inquiry:
 
     def _find_by_uid(self, assoc: Association, series: Series, uids: list[str], *, complete: bool) -> None:
         """Query by UID for instances that were not listed. ``complete``: the query for the series succeeded."""
+        if series.refuses_lists:
+            self._find_singly(assoc, series, uids, complete=complete)
+            return
         # An instance that the remote holds shows whether it supports lists of UIDs, which it need not.
         witness = set(sorted(series.held)[:1])
         status = self._query(assoc, series, [*uids, *witness], by_uid=True)
@@ -173,10 +187,14 @@ class Inquiry:
 
     def _query(self, assoc: Association, series: Series, uids: Collection[str], *, by_uid: bool) -> Status:
         self.queries += 1
-        status, self._listed = list_instances(assoc, series.study_uid, series.series_uid, set(uids), by_uid=by_uid)
+        series.in_list = by_uid and len(uids) > 1
+        status, self._listed = list_instances(
+            assoc, series.study_uid, series.series_uid, set(uids), by_uid=by_uid, query_model=self._model
+        )
+        series.in_list = False
         series.held |= self._listed
         return status
 
 
-def _slices(uids: list[str]) -> list[list[str]]:
-    return [uids[start : start + _NAMED] for start in range(0, len(uids), _NAMED)]
+def _slices(uids: list[str], size: int = _NAMED) -> list[list[str]]:
+    return [uids[start : start + size] for start in range(0, len(uids), size)]

@@ -110,7 +110,7 @@ def _work(request: VerifyRequest, claim: Claim) -> VerifyOutcome:
     started = time.monotonic()
     instances = instances_sent(request.job_id)
     series = _by_series(instances)
-    inquiry = Inquiry(request, request.remote, claim)
+    inquiry = Inquiry(request, request.remote, claim, request.query_model)
     inquiry.find(series)
     problems = _problems(request, instances, series)
     missing = sum(each.category is InstanceCategory.MISSING for each in problems)

@@ -214,13 +214,13 @@ def test_wrong_keys_cost_no_association(pacs: TestPACS) -> None:
     assert pacs.associations == 0
 
 
-def test_a_model_that_is_not_offered_names_the_other_one(pacs: TestPACS) -> None:
-    """A refused Study Root model is a permanent error that names the other model."""
+def test_a_model_that_is_not_offered_gives_way_to_the_other_one(pacs: TestPACS) -> None:
+    """Patient Root is used where Study Root is refused, unless the request names a model."""
     pacs.faults = Faults(refused_sop_classes=["1.2.840.10008.5.1.4.1.2.2.1"])
-    with pytest.raises(ContextRejectedError, match=r"Query at PATIENT level.*query_model 'patient'"):
-        find(FindRequest(remote=pacs.remote), LOCAL, PATIENT)
-    asked = FindRequest(remote=pacs.remote, query_model=QueryModel.PATIENT_ROOT)
-    assert find(asked, LOCAL, PATIENT).category is Category.SUCCESS
+    assert find(FindRequest(remote=pacs.remote), LOCAL, PATIENT).category is Category.SUCCESS
+    asked = FindRequest(remote=pacs.remote, query_model=QueryModel.STUDY_ROOT)
+    with pytest.raises(ContextRejectedError, match=r"Study Root model. Leave out --root"):
+        find(asked, LOCAL, PATIENT)
 
 
 @pytest.mark.parametrize("code", [0xA700, 0xA900, 0xC001, 0x0122])

@@ -163,7 +163,7 @@ def test_a_full_disk_refuses_the_instance_and_claims_nothing(files: list[Path], 
 
 def test_a_peer_without_get_is_told_apart(files: list[Path], tmp_path: Path) -> None:
     """C-GET that is not offered, or not for any SOP class, is an error that names the other method."""
-    for refused in (["1.2.840.10008.5.1.4.1.2.2.3"], [CT]):
+    for refused in (["1.2.840.10008.5.1.4.1.2.2.3", "1.2.840.10008.5.1.4.1.2.1.3"], [CT]):
         with TestPACS(instances=files, faults=Faults(refused_sop_classes=refused)) as pacs:
             with pytest.raises(ContextRejectedError, match="--method move"):
                 get(_get(pacs.remote, tmp_path / "got"), LOCAL, PATIENT, sop_class_uids=[CT])

@@ -63,6 +63,17 @@ def test_a_peer_that_takes_fewer_associations_than_we_open_gets_everything(
     assert len(pacs.calling_aets) > pacs.associations
 
 
+def test_an_echo_says_that_the_peer_is_busy_and_gives_up(client: PacsClient) -> None:
+    """The progress names the refusal at once, and the echo ends after its time-out."""
+    seen: list[str] = []
+    with TestPACS(faults=Faults(rejection=LOCAL_LIMIT_EXCEEDED)) as pacs:
+        job = client.enqueue(EchoRequest(remote=pacs.remote, timeout=2))
+        job.wait(LIMIT, lambda progress: seen.append(progress.waiting_reason))
+    assert any("local limit exceeded" in reason for reason in seen)
+    with pytest.raises(PeerBusyError, match="accepted no association"):
+        job.outcome()
+
+
 def test_every_request_waits_for_a_busy_peer(client: PacsClient, tmp_path: Path) -> None:
     """Each request succeeds at the third association."""
     files = write_series(tmp_path / "files", 2)
