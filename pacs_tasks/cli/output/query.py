@@ -94,8 +94,10 @@ class QueryView(View[FindRequest, FindOutcome]):
                 terminal.line(json.dumps({"match": match}, ensure_ascii=False))
         elif matches:
             terminal.table(match_table(matches, request.level, request.keys, request.model))
+        # A failed query has nothing else to show.
+        failed = terminal.quiet and self.outcome.category is Category.FAILED
         for remark in self.remarks():
-            terminal.say(remark)
+            (terminal.complain if failed else terminal.say)(remark)
 
     def remarks(self) -> Iterator[str]:
         outcome = self.outcome

@@ -237,6 +237,14 @@ def test_quiet_leaves_errors_only(capsys: pytest.CaptureFixture[str]) -> None:
     assert (said.out, said.err) == ("data\n", "Error: it broke\n")
 
 
+def test_a_quiet_query_that_failed_shows_why(capsys: pytest.CaptureFixture[str]) -> None:
+    """It has no other output."""
+    refused = Status(code=0xA900, category=StatusCategory.PERMANENT, meaning="Refused.")
+    show_outcome(Terminal(quiet=True), FindRequest(), FindOutcome(status=refused))
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "Error: The PACS answered A900: Refused.\n")
+
+
 def test_sizes_read_well() -> None:
     """In powers of 1000."""
     assert [size(count) for count in (0, 999, 1000, 263_000_000, 2.5e12)] == [
