@@ -71,15 +71,15 @@ def test_a_unique_key_that_is_missing_ends_in_a_sentence(
 def test_matches_without_their_uid_prove_nothing(
     client: PacsClient, pacs: TestPACS, tmp_path: Path, missing: int
 ) -> None:
-    """The instances are unknown, never missing."""
+    """What a match may stand for is unknown; an instance for which no match comes is missing."""
     write_series(tmp_path, 3)
     sent = _ended(client, StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path)))
     pacs.lose(*list(pacs.instances)[:missing])
     pacs.faults = Faults(omitted_keys=["SOPInstanceUID"])
     verified = _ended(client, VerifyRequest(job_id=sent.id)).outcome()
     assert isinstance(verified, VerifyOutcome)
-    assert (verified.held, verified.missing, verified.unknown) == (0, 0, 3)
-    assert "without their SOP Instance UID" in verified.problems[0].reason
+    assert (verified.held, verified.missing, verified.unknown) == (0, missing, 3 - missing)
+    assert "without their SOP Instance UID" in verified.problems[-1].reason
 
 
 def test_a_remote_that_hangs_up_at_a_list_is_asked_singly(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
