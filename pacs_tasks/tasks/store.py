@@ -213,7 +213,7 @@ class _FileQueue(LineQueue[StoredInstance]):
             self.part.check_end()
             raise
         for index, outcome in resolved.items():
-            self.part.record(index, outcome)
+            self.part.record(index, self._named(index, outcome))
 
     def step(self, assoc: Association) -> None:
         """Send all files; several may be in progress at once."""

@@ -105,7 +105,12 @@ def decode_match(content: bytes, transfer_syntax_uid: str, charset: str) -> dict
 def _charset_of(match: Dataset) -> str:
     if SPECIFIC_CHARACTER_SET not in match:
         return ""
-    return attempt(lambda: str(match[SPECIFIC_CHARACTER_SET].value or "").strip()) or ""
+
+    def terms() -> str:
+        value = match[SPECIFIC_CHARACTER_SET].value or ""
+        return value.strip() if isinstance(value, str) else "\\".join(value)
+
+    return attempt(terms) or ""
 
 
 def _is_usable(charset: str) -> bool:
