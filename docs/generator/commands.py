@@ -13,8 +13,9 @@ from pacs_tasks.cli import program
 _INTRODUCTION = """\
 # Commands
 
-`pacs-tasks COMMAND --help` prints the same text in the terminal. `python dicom_pacs_transfer.py COMMAND` accepts the
-same commands and options; it also logs to the console and to `dicom_transfer.log`.
+`pacs-tasks COMMAND --help-all` prints the same text in the terminal, and `--help` the options of the command alone.
+`python dicom_pacs_transfer.py COMMAND` accepts the same commands and options; it also logs to the console and to
+`dicom_transfer.log`.
 
 Commands print data on stdout, and progress, hints and errors on stderr. The [exit code](exit-codes.md) reports the
 result.
@@ -23,8 +24,8 @@ result.
 _SHARED = """
 ## Options of all commands
 
-These options may stand before or after the name of the command. An option overrides its environment variable, and the
-variable overrides `pacs-tasks.toml` (see [Settings](settings.md)).
+These options may stand before or after the name of the command. A command refuses those that have no effect on it. An
+option overrides its environment variable, and the variable overrides `pacs-tasks.toml` (see [Settings](settings.md)).
 
 """
 

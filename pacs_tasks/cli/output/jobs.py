@@ -110,15 +110,21 @@ class Clock:
     """The time since the first progress, and the time left if the rest is as quick."""
 
     def __init__(self) -> None:
+        self._begun: float | None = None
         self._first: tuple[float, int] | None = None
 
     def text(self, now: float, progress: Progress) -> str:
         """The times, such as ``2 s, about 3 s left``; nobody knows how long a file takes that is tried once more."""
         counters = progress.counters
+        self._begun = now if self._begun is None else self._begun
+        passed = _time(now - self._begun)
+        if not counters.total:
+            # The time that a job waits for a worker says nothing about its speed.
+            return passed
         then, before = self._first = self._first or (now, counters.recorded)
-        passed, done, rest = now - then, counters.recorded - before, counters.total - counters.recorded
-        left = passed / done * rest if done and not _only_retries(progress) else 0.0
-        return f"{_time(passed)}, about {_time(left)} left" if left >= 1 else _time(passed)
+        done, rest = counters.recorded - before, counters.total - counters.recorded
+        left = (now - then) / done * rest if done and not _only_retries(progress) else 0.0
+        return f"{passed}, about {_time(left)} left" if left >= 1 else passed
 
 
 class Speed:
