@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pacs_tasks.cli.invocation import Invocation, command
+from pacs_tasks.cli.invocation import ADDRESS, Invocation, command
 from pacs_tasks.cli.output.exit_codes import ExitCode
 
 
@@ -22,7 +22,7 @@ def receiver(invocation: Invocation) -> int:
     return run_receiver(invocation.settings)
 
 
-@command("flower", "PACS_TASKS_FLOWER_BASIC_AUTH=name:password pacs-tasks flower", without=("remote", "detach"))
+@command("flower", "PACS_TASKS_FLOWER_BASIC_AUTH=name:password pacs-tasks flower", without=(*ADDRESS, "detach"))
 def flower(invocation: Invocation) -> int:
     """Run Flower, which shows workers and tasks in a browser."""
     from pacs_tasks.cli.stack.services import run_flower
@@ -38,7 +38,7 @@ def up(invocation: Invocation) -> int:
     return _end(invocation, run_up(invocation.settings))
 
 
-@command("demo", "pacs-tasks demo", without=("remote", "detach"))
+@command("demo", "pacs-tasks demo", without=(*ADDRESS, "detach"))
 def demo(invocation: Invocation) -> int:
     """Start everything, send, query, retrieve by C-MOVE and C-GET, compare, and stop everything."""
     from pacs_tasks.cli.stack.demo import run_demo

@@ -260,6 +260,7 @@ WITHOUT_EFFECT = [
     ["query", "--json", "--format", "csv"],
     ["worker", "--detach"],
     ["up", "--remote", "archive"],
+    ["demo", "--ip", "10.0.0.1"],
 ]
 
 
