@@ -111,7 +111,7 @@ def _parts(job_id: str) -> list[Range]:
 
 def _promise_file(request: StoreRequest, _: Claim) -> Promise:
     readable_file(request.path)
-    part10.read_instance(request.path)
+    _instance_in(request.path)
     return Promise([FileLine(request.path, Path(request.path).stat().st_size)])
 
 
@@ -159,12 +159,23 @@ def _listed(lines: Iterator[FileLine], claim: Claim) -> Iterator[FileLine]:
         yield line
 
 
+def _instance_in(path: str) -> StoredInstance:
+    try:
+        return part10.read_instance(path)
+    except NotDicomError:
+        if archive.is_archive(path):
+            raise NotDicomError(
+                "The file is a ZIP archive. Name it in `pacs-tasks send` to send the files in it.", path
+            ) from None
+        raise
+
+
 def _read_header(line: FileLine, unpacked: Unpacked, request: FilesRequest) -> StoredInstance | InstanceOutcome:
     """The instance in a file; else SKIPPED for a file that is not one, FAILED for an unreadable or damaged one."""
     member = Member(line.path, line.size, line.place)
     try:
         if not line.archive:
-            return _judged(part10.read_instance(line.path), request)
+            return _judged(_instance_in(line.path), request)
         path = unpacked.file(line.archive, member)
         try:
             return _judged(part10.read_instance(path), request)
@@ -223,7 +234,7 @@ class _FileQueue(LineQueue[StoredInstance]):
             del self.queue[index]
             if duplicates.is_duplicate(outcome):
                 self.unanswered.discard(index)
-                self._duplicates[index] = outcome
+                self._duplicates[index] = self._named(index, outcome)
             elif not self.try_later(index, outcome.status):
                 # After a cancel, the answers for the files in progress still count.
                 with suppress(JobCancelledError):

@@ -335,6 +335,8 @@ def test_files_directories_and_archives_are_one_job(client: PacsClient, pacs: Te
     """Each file is sent once, however it is named; the members of an archive have its path in their outcomes."""
     directory, lone, *packed = write_series(tmp_path / "made", 6)
     (tmp_path / "directory").mkdir()
+    with zipfile.ZipFile(tmp_path / "directory/inner.zip", "w") as file:
+        file.write(lone, "1.dcm")
     directory = directory.rename(tmp_path / "directory/a")
     lone = lone.rename(tmp_path / "lone")
     archive = tmp_path / "archive"
@@ -349,9 +351,10 @@ def test_files_directories_and_archives_are_one_job(client: PacsClient, pacs: Te
     job.wait(90)
     outcome = job.outcome()
     assert isinstance(outcome, TransferOutcome)
-    assert (outcome.counters.success, outcome.counters.skipped, outcome.counters.total) == (6, 1, 7)
+    assert (outcome.counters.success, outcome.counters.skipped, outcome.counters.total) == (6, 2, 8)
+    assert "is a ZIP archive" in outcome.problems[0].reason
     assert Counter(each.data_set for each in pacs.instances.values()) == expected
-    assert [each.path for each in job.receipts()][2:] == [f"{archive}/read me.txt", *[f"{archive}/IM/same name"] * 4]
+    assert [each.path for each in job.receipts()][3:] == [f"{archive}/read me.txt", *[f"{archive}/IM/same name"] * 4]
     # The last part ends the job, and then itself.
     wait_until(lambda: not (unpacked() - before), 20, "the end of the last part")
 
