@@ -14,8 +14,8 @@ _INTRODUCTION = """\
 # Commands
 
 `pacs-tasks COMMAND --help-all` prints the same text in the terminal, and `--help` the options of the command alone.
-`python dicom_pacs_transfer.py COMMAND` accepts the same commands and options; it also logs to the console and to
-`dicom_transfer.log`.
+`python dicom_pacs_transfer.py COMMAND` accepts the same commands and options; its `--help` shows all of them, and it
+also logs to the console and to `dicom_transfer.log`.
 
 Commands print data on stdout, and progress, hints and errors on stderr. The [exit code](exit-codes.md) reports the
 result.

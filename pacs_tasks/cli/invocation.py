@@ -38,11 +38,13 @@ _SETTINGS = (*_ADDRESS.values(), *_TLS.values(), "ae_title", "timeout", "tls", "
 
 @dataclass(frozen=True)
 class Program:
-    """The name of the program, and where it logs by default."""
+    """The name of the program, where it logs by default, and how long its help is."""
 
     name: str = "pacs-tasks"
     log_file: str | None = None
     log_to_console: bool = False
+    #: Whether ``--help`` explains the options of all commands too.
+    full_help: bool = False
 
 
 class Invocation:
@@ -429,7 +431,8 @@ def _format_options(
             (shared if isinstance(param, SharedOption) else own).append(record)
     with formatter.section(translated("Options")):
         formatter.write_dl(own)
-    if ctx.meta.get(_ALL):
+    invocation = ctx.find_object(Invocation)
+    if ctx.meta.get(_ALL) or (invocation is not None and invocation.program.full_help):
         with formatter.section(translated("Options of all commands")):
             formatter.write_dl(shared)
     else:
