@@ -68,6 +68,7 @@ from pacs_tasks.request import (
     StoreDirectoryRequest,
     StorePathsRequest,
     StoreRequest,
+    Transcode,
     VerifyRequest,
 )
 
@@ -135,6 +136,7 @@ __all__ = [
     "StudyOutcome",
     "Suboperations",
     "TLSError",
+    "Transcode",
     "TransferOutcome",
     "UnreadableInputError",
     "VerifyOutcome",

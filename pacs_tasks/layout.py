@@ -215,7 +215,7 @@ class Layout:
 
     def _place(self, directory: Path, temporary: Path, study_uid: str, series_uid: str, sop_instance_uid: str) -> Path:
         # This checks the UIDs, whatever the template: a remote must not choose where a file goes.
-        by_uids = storage.instance_path(directory, study_uid, series_uid, sop_instance_uid)
+        by_uids = storage.kept_path(directory, study_uid, series_uid, sop_instance_uid)
         if self.is_default:
             # No other instance can have this name.
             self._prepare(directory, by_uids.parent)
@@ -224,7 +224,7 @@ class Layout:
         *parents, stem = self._names(temporary, study_uid, series_uid, sop_instance_uid)
         parent = directory.joinpath(*(component(name) for name in parents))
         self._prepare(directory, parent)
-        plain, *longer = (parent / component(stem, ending) for ending in _endings(sop_instance_uid))
+        plain, *longer = (parent / component(stem, ending) for ending in _endings(storage.safe_name(sop_instance_uid)))
         # An instance that got a longer name keeps it, even if the plain one is free by now.
         if _holds(longer[0], sop_instance_uid):
             return temporary.replace(longer[0])
@@ -236,7 +236,8 @@ class Layout:
         raise FileExistsError(errno.EEXIST, "other files have all names for the instance")
 
     def _names(self, temporary: Path, study_uid: str, series_uid: str, sop_instance_uid: str) -> list[str]:
-        known = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": series_uid, "SOPInstanceUID": sop_instance_uid}
+        uids = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": series_uid, "SOPInstanceUID": sop_instance_uid}
+        known = {keyword: storage.safe_name(uid) if uid else "" for keyword, uid in uids.items()}
         wanted = {field.keyword for field in self._fields} - known.keys()
         values = {**values_of(str(temporary), wanted, self._charset), **known}
         return [

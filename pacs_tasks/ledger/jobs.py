@@ -157,6 +157,7 @@ class Standstills:
 LAST = "last"
 _CHUNK = 1_000
 _RETRIED = (InstanceCategory.FAILED, InstanceCategory.MISSING)
+_TRANSFERRED = (InstanceCategory.SUCCESS, InstanceCategory.WARNING)
 _NO_PROBLEM = (InstanceCategory.SUCCESS, InstanceCategory.PRESENT)
 
 
@@ -342,11 +343,12 @@ class Ledger:
         short = text is not None
         if text is None:
             text, before_series = encode_whole(outcome), BEFORE_SERIES_WHOLE
-        size = outcome.size if outcome.category in {InstanceCategory.SUCCESS, InstanceCategory.WARNING} else 0
+        size = outcome.size if outcome.category in _TRANSFERRED else 0
         unreachable = not short and outcome.unreachable
         series = f"{outcome.study_uid}\\{outcome.series_uid}" if outcome.study_uid or outcome.series_uid else ""
         arguments: list[str | int] = [index, text, outcome.category.value, size, int(unreachable), int(short)]
-        return [job_key(job_id, part) for part in parts], [*arguments, self._keep, series, before_series]
+        converted = int(bool(outcome.sent_as) and outcome.category in _TRANSFERRED)
+        return [job_key(job_id, part) for part in parts], [*arguments, self._keep, series, before_series, converted]
 
     def read_recorded(self, job_id: str, reply: Sequence[int]) -> Recorded:
         """Read the reply to the script ``record``."""

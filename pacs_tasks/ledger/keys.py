@@ -141,7 +141,8 @@ def encode_short(index: int, outcome: InstanceOutcome) -> str | None:
         index,
         outcome.sop_class_uid,
         outcome.sop_instance_uid,
-        outcome.transfer_syntax_uid,
+        # No UID has a space. Few files are sent in another transfer syntax than their own.
+        f"{outcome.transfer_syntax_uid} {outcome.sent_as}".rstrip(),
         outcome.size,
         kind,
         outcome.attempts,
@@ -179,6 +180,7 @@ def decode_short(text: str, known: Series) -> tuple[int, InstanceOutcome]:
     fields = json.loads(text)
     index, sop_class, sop_instance, syntax, size, kind, attempts, begun, took, worker, digest, path = fields[:_FIELDS]
     study_uid, series_uid = known.get(fields[_FIELDS], ("", "")) if len(fields) > _FIELDS else ("", "")
+    syntax, _, sent_as = syntax.partition(" ")
     return index, InstanceOutcome(
         subject="",
         category=InstanceCategory.PRESENT if kind == _PRESENT else InstanceCategory.SUCCESS,
@@ -187,6 +189,7 @@ def decode_short(text: str, known: Series) -> tuple[int, InstanceOutcome]:
         study_uid=study_uid,
         series_uid=series_uid,
         transfer_syntax_uid=syntax,
+        sent_as=sent_as,
         size=size,
         status=_PLAIN() if kind == _ANSWERED else None,
         attempts=attempts,

@@ -55,6 +55,8 @@ class Receipt(BaseModel):
     commitment_time: str = ""
     commitment_peer: str = ""
     commitment_reason: str = ""
+    #: The transfer syntax in which a file was sent, if that is another one than its own.
+    sent_as: str = ""
 
 
 def receipts_of(ledger: Ledger, job_id: str) -> Iterator[Receipt]:
@@ -127,6 +129,7 @@ def _sent(line: FileLine, outcome: InstanceOutcome | None, commitment: Commitmen
 def _common(outcome: InstanceOutcome) -> dict[str, Any]:
     return {
         "transfer_syntax_uid": outcome.transfer_syntax_uid,
+        "sent_as": outcome.sent_as,
         "bytes": outcome.size,
         "sha256": outcome.sha256,
         "category": str(outcome.category),

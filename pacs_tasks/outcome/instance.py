@@ -128,6 +128,8 @@ class InstanceOutcome(Value):
     study_uid: str = ""
     series_uid: str = ""
     transfer_syntax_uid: str = ""
+    #: The transfer syntax in which it was sent, if that is another one than that of the file.
+    sent_as: str = ""
     path: ShownPath = ""
     status: Status | None = None
     error: str = ""

@@ -11,7 +11,8 @@ from pacs_tasks.outcome.instance import Category, InstanceOutcome, Value
 class Counters(Value):
     """The number of files or instances of a job in each category. ``bytes`` counts those that were sent or received.
 
-    ``present`` are those that were already at the destination.
+    ``present`` are those that were already at the destination, ``converted`` those that were sent in another transfer
+    syntax than their own.
     """
 
     total: int = 0
@@ -23,6 +24,7 @@ class Counters(Value):
     skipped: int = 0
     unreachable: int = 0
     bytes: int = 0
+    converted: int = 0
 
     @property
     def recorded(self) -> int:
@@ -121,7 +123,11 @@ class TransferOutcome(Value):
 
 
 class ProposedPair(Value):
-    """A SOP class in a transfer syntax of the files. ``accepted``: whether the remote accepts it."""
+    """A SOP class in a transfer syntax of the files.
+
+    ``accepted``: whether the remote accepts it. ``sent_as``: the transfer syntax in which the files would be sent if it
+    does not; empty if they cannot be sent.
+    """
 
     sop_class_uid: str
     sop_class_name: str
@@ -130,6 +136,11 @@ class ProposedPair(Value):
     count: int
     bytes: int
     accepted: bool
+    sent_as: str = ""
+
+    @property
+    def sendable(self) -> bool:
+        return self.accepted or bool(self.sent_as)
 
 
 class PreflightOutcome(Value):
@@ -146,10 +157,10 @@ class PreflightOutcome(Value):
 
     @property
     def category(self) -> Category:
-        accepted = [pair.accepted for pair in self.pairs]
-        if not any(accepted):
+        sendable = [pair.sendable for pair in self.pairs]
+        if not any(sendable):
             return Category.FAILED
-        return Category.SUCCESS if all(accepted) and not self.unreadable else Category.PARTIAL
+        return Category.SUCCESS if all(sendable) and not self.unreadable else Category.PARTIAL
 
     def summary(self) -> dict[str, Any]:
         """Return what Celery's results, Flower and logs may show."""

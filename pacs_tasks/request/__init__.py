@@ -18,10 +18,12 @@ from pacs_tasks.request.base import (
     EchoRequest,
     Keys,
     Level,
+    ListedUID,
     PatientID,
     QueryModel,
     Request,
     RetrieveMethod,
+    StandardUID,
     TransferRequest,
 )
 from pacs_tasks.request.find import FindBatchRequest, FindRequest, FindRow, Query
@@ -34,6 +36,7 @@ from pacs_tasks.request.store import (
     StoreDirectoryRequest,
     StorePathsRequest,
     StoreRequest,
+    Transcode,
     VerifyRequest,
 )
 
@@ -52,6 +55,7 @@ __all__ = [
     "JobRequest",
     "Keys",
     "Level",
+    "ListedUID",
     "MoveRequest",
     "PatientID",
     "PreflightRequest",
@@ -62,9 +66,11 @@ __all__ = [
     "RetrieveMethod",
     "RetrieveRequest",
     "Selection",
+    "StandardUID",
     "StoreDirectoryRequest",
     "StorePathsRequest",
     "StoreRequest",
+    "Transcode",
     "TransferRequest",
     "VerifyRequest",
     "build",

@@ -13,18 +13,45 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializ
 from pacs_tasks.ae import LocalAE, RemoteAE
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+#: Nobody's UID has these: they separate names, values or columns, or stand for others.
+_NEVER_IN_UIDS = frozenset("/\\*?,;:|<>\"'")
+_LONGEST_LISTED_UID = 128
 
 
-def _check_uid(value: str) -> str:
-    """Check a UID: at most 64 digits and dots (PS3.5 section 9.1). Leading zeroes are common and accepted."""
+def _check_standard_uid(value: str) -> str:
+    """Check the rules of PS3.5 section 9.1. Leading zeroes are common and accepted."""
     stripped = value.strip("\0 ")
     if len(stripped) > 64 or not _UID.fullmatch(stripped):
         raise ValueError("a UID has at most 64 characters, digits and single dots only, such as 1.2.840.10008.1.1")
     return stripped
 
 
-#: VR UI (PS3.5 section 9.1).
+def _check_uid(value: str) -> str:
+    """Accept what remotes use as a UID too: the Standard restricts who makes a UID, not who asks for it."""
+    stripped = value.strip("\0 ")
+    graphic = all("!" <= each <= "~" for each in stripped) and not _NEVER_IN_UIDS.intersection(stripped)
+    # A word without a digit is a slip of the pen.
+    components = [each for each in stripped.split(".") if each]
+    named = bool(components) and all(any(map(str.isdigit, each)) for each in components)
+    if len(stripped) > 64 or not graphic or not named:
+        raise ValueError("a UID has at most 64 characters, digits and single dots only, such as 1.2.840.10008.1.1")
+    return stripped
+
+
+def _check_listed_uid(value: str) -> str:
+    """Accept what a remote lists or sends as a UID, unless it would lead out of a directory or cannot be repeated."""
+    stripped = value.strip("\0 ")
+    if not 0 < len(stripped) <= _LONGEST_LISTED_UID or not all(" " <= each <= "~" for each in stripped):
+        raise ValueError("a UID has 1 to 128 printable characters")
+    if {"/", "\\"}.intersection(stripped):
+        raise ValueError("a UID has no slash")
+    return stripped
+
+
+#: VR UI as the Standard wants it (PS3.5 section 9.1), as users may name it, and as remotes have it.
+StandardUID = Annotated[str, AfterValidator(_check_standard_uid)]
 UID = Annotated[str, AfterValidator(_check_uid)]
+ListedUID = Annotated[str, AfterValidator(_check_listed_uid)]
 
 
 def _check_accession_number(value: str) -> str:

@@ -10,6 +10,7 @@ from pacs_tasks.request.base import (
     UID,
     AbsolutePath,
     AccessionNumber,
+    ListedUID,
     PatientID,
     Request,
     RetrieveMethod,
@@ -22,9 +23,9 @@ from pacs_tasks.request.template import Template
 class _RetrieveOperation(Request):
     """One C-MOVE or C-GET: of a study, of a series of it, or of instances of that series."""
 
-    study_uid: UID
-    series_uid: UID | None = None
-    sop_instance_uids: tuple[UID, ...] = ()
+    study_uid: ListedUID
+    series_uid: ListedUID | None = None
+    sop_instance_uids: tuple[ListedUID, ...] = ()
     #: None: the one that the remote offers.
     query_model: Root | None = None
 

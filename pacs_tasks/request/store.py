@@ -1,10 +1,21 @@
 """Requests for sending, and about the instances that another job has sent."""
 
+from enum import StrEnum
 from typing import ClassVar, Self
 
 from pydantic import Field, ValidationInfo, model_validator
 
 from pacs_tasks.request.base import AbsolutePath, Request, Root, TransferRequest
+
+
+class Transcode(StrEnum):
+    """What to do with an instance whose transfer syntax the remote does not accept."""
+
+    NEVER = "never"
+    #: Send it in another uncompressed transfer syntax if its own is uncompressed. Nothing is lost.
+    UNCOMPRESSED = "uncompressed"
+    #: Decompress it as well.
+    DECOMPRESS = "decompress"
 
 
 class FilesRequest(Request):
@@ -14,6 +25,8 @@ class FilesRequest(Request):
     send_damaged: bool = False
     #: Pad a last value of odd length while the file is sent.
     repair: bool = False
+    #: What becomes of a file whose transfer syntax the remote refuses.
+    transcode: Transcode = Transcode.UNCOMPRESSED
 
 
 class StoreRequest(FilesRequest, TransferRequest):

@@ -24,6 +24,7 @@ from pacs_tasks.dimse.files.archive import Member, Unpacked
 from pacs_tasks.dimse.files.part10 import StoredInstance
 from pacs_tasks.dimse.upper_layer import contexts
 from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
+from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.errors import (
     AssociationError,
     ContextRejectedError,
@@ -37,7 +38,14 @@ from pacs_tasks.errors import (
 from pacs_tasks.ledger.manifest import FileLine
 from pacs_tasks.ledger.outcomes import Instances
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, PreflightOutcome, ProposedPair
-from pacs_tasks.request import FilesRequest, PreflightRequest, StoreDirectoryRequest, StorePathsRequest, StoreRequest
+from pacs_tasks.request import (
+    FilesRequest,
+    PreflightRequest,
+    StoreDirectoryRequest,
+    StorePathsRequest,
+    StoreRequest,
+    Transcode,
+)
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks import duplicates
 from pacs_tasks.tasks.engine.associations import leased, new_association
@@ -66,6 +74,8 @@ _PATIENCE, _LEAST_PATIENCE = 10.0, 5.0
 _SAMPLES = 200
 #: Most bytes of a part with more than one file.
 PART_BYTES = 64 * 2**20
+
+_StoreRequest = StoreRequest | StoreDirectoryRequest | StorePathsRequest
 
 
 def cut(lines: Sequence[FileLine], files_per_task: int | None, round_trip: float = 0.0) -> list[Range]:
@@ -214,9 +224,14 @@ def _read_headers(part: Part[FileLine], unpacked: Unpacked, request: FilesReques
 class _FileQueue(LineQueue[StoredInstance]):
     """The files of a part that share an association."""
 
+    request: _StoreRequest
+    #: Instances whose own syntax was refused, and for whose other ones the association had no context.
+    refused: dict[int, StoredInstance]
+
     def work(self) -> None:
         """Send the files, then find out which of those that the remote rejected as duplicates are there."""
         self._duplicates: dict[int, InstanceOutcome] = {}
+        self.refused = {}
         super().work()
         try:
             resolved = duplicates.resolve(self._duplicates, self.request, self.part.must_end)
@@ -229,10 +244,15 @@ class _FileQueue(LineQueue[StoredInstance]):
     def step(self, assoc: Association) -> None:
         """Send all files; several may be in progress at once."""
         index_of = {instance.path: index for index, instance in self.queue.items()}
-        for instance, outcome in c_store.store_all(assoc, self._until_the_end(), digest=settings().sha256):
+        for instance, outcome in c_store.store_all(
+            assoc, self._until_the_end(), digest=settings().sha256, transcode=self.request.transcode
+        ):
             index = index_of[instance.path]
             del self.queue[index]
-            if duplicates.is_duplicate(outcome):
+            if c_store.may_be_converted(assoc, instance, outcome, self.request.transcode):
+                self.unanswered.discard(index)
+                self.refused[index] = instance
+            elif duplicates.is_duplicate(outcome):
                 self.unanswered.discard(index)
                 self._duplicates[index] = self._named(index, outcome)
             elif not self.try_later(index, outcome.status):
@@ -293,25 +313,31 @@ def _patience(job_id: str, size: int) -> float | None:
     return max(_LEAST_PATIENCE, _PATIENCE * usual)
 
 
-def _send(
-    part: Part[FileLine], request: StoreRequest | StoreDirectoryRequest | StorePathsRequest, *, alone: bool = False
-) -> bool:
+def _send(part: Part[FileLine], request: _StoreRequest, *, alone: bool = False) -> bool:
     """Send the rest of a part; true if something should be tried again later."""
 
     def queues() -> Iterator[_FileQueue]:
         instances = _read_headers(part, unpacked, request)
         index_of = {instance.path: index for index, instance in instances}
         lost = dict(part.lost)
-        for proposed, batch in contexts.contexts_for([each for index, each in instances if index not in lost]):
+        refused: dict[int, StoredInstance] = {}
+
+        def queue_of(proposed: list[Context], batch: list[StoredInstance], patience: float | None = None) -> _FileQueue:
             queue = {index_of[instance.path]: instance for instance in batch}
-            yield _FileQueue(part, request, proposed, part.claim.overdue, queue, alone=alone)
+            return _FileQueue(part, request, proposed, part.claim.overdue, queue, alone=alone, patience=patience)
+
+        usual = [each for index, each in instances if index not in lost]
+        for each in contexts.contexts_for(usual, request.transcode):
+            sent = queue_of(*each)
+            yield sent
+            refused |= sent.refused
+        for each in contexts.alternatives_for(list(refused.values()), request.transcode):
+            yield queue_of(*each)
         # Files at which an association was lost come last, each alone, so that they hold up and lose no other.
         for index, instance in instances:
             if index in lost:
-                [(proposed, _)] = contexts.contexts_for([instance])
-                patience = _patience(part.job_id, instance.size)
-                queue = {index: instance}
-                yield _FileQueue(part, request, proposed, part.claim.overdue, queue, alone=alone, patience=patience)
+                [(proposed, _)] = contexts.contexts_for([instance], request.transcode)
+                yield queue_of(proposed, [instance], _patience(part.job_id, instance.size))
 
     with Unpacked() as unpacked:
         return work_off(part, request, queues, alone=alone)
@@ -347,15 +373,21 @@ def _preflight(request: PreflightRequest, claim: Claim) -> PreflightOutcome:
             instances.append(read)
         else:
             (skipped if read.category is InstanceCategory.SKIPPED else unreadable).append(read)
-    batches = contexts.contexts_for(instances)
+    batches = contexts.contexts_for(instances, request.transcode)
     accepted: set[tuple[str, str]] = set()
-    for proposed, _ in batches:
+    refused: list[StoredInstance] = []
+    for proposed, batch in batches:
         with new_association(request, proposed, claim) as assoc:
+            accepted |= set(assoc.accepted_contexts)
+            refused += [each for each in batch if c_store.may_be_converted(assoc, each, None, request.transcode)]
+    for more in contexts.alternatives_for(refused, request.transcode):
+        batches.append(more)
+        with new_association(request, more[0], claim) as assoc:
             accepted |= set(assoc.accepted_contexts)
     return PreflightOutcome(
         total=total,
         bytes=sum(instance.size for instance in instances),
-        pairs=_pairs(instances, accepted),
+        pairs=_pairs(instances, accepted, request.transcode),
         skipped=tuple(skipped),
         unreadable=tuple(unreadable),
         contexts=sum(len(proposed) for proposed, _ in batches),
@@ -364,13 +396,18 @@ def _preflight(request: PreflightRequest, claim: Claim) -> PreflightOutcome:
     )
 
 
-def _pairs(instances: list[StoredInstance], accepted: set[tuple[str, str]]) -> tuple[ProposedPair, ...]:
+def _pairs(
+    instances: list[StoredInstance], accepted: set[tuple[str, str]], transcode: Transcode
+) -> tuple[ProposedPair, ...]:
     count: Counter[tuple[str, str]] = Counter()
     size: Counter[tuple[str, str]] = Counter()
+    sent_as: dict[tuple[str, str], str] = {}
     for instance in instances:
         pair = instance.sop_class_uid, instance.transfer_syntax_uid
         count[pair] += 1
         size[pair] += instance.size
+        if pair not in accepted:
+            sent_as[pair] = c_store.sent_as(*pair, accepted, transcode) or ""
     return tuple(
         ProposedPair(
             sop_class_uid=pair[0],
@@ -380,6 +417,7 @@ def _pairs(instances: list[StoredInstance], accepted: set[tuple[str, str]]) -> t
             count=count[pair],
             bytes=size[pair],
             accepted=pair in accepted,
+            sent_as=sent_as.get(pair, ""),
         )
         for pair in sorted(count)
     )

@@ -138,6 +138,9 @@ class Faults:
         In C-MOVE and C-GET, use only the first of a list of SOP Instance UIDs.
     pending_for_ever
         In C-MOVE and C-GET, send nothing but pending responses, ten a second, without end.
+    any_context
+        In C-MOVE and C-GET, send an instance whose own context is not accepted in another one: of its class, or else of
+        any class.
     never_finish
         In C-MOVE and C-GET, send every instance but never the final response.
     ignore_cancel
@@ -209,6 +212,7 @@ class Faults:
     zero_suboperations: int = 0
     first_uid_only: bool = False
     pending_for_ever: bool = False
+    any_context: bool = False
     never_finish: bool = False
     ignore_cancel: bool = False
     hold_instances_after: int | None = None

@@ -149,6 +149,9 @@ class Retrieval:
         if instance.sop_instance_uid in self.dropped:
             return _SUCCESS
         context_id = accepted.get((instance.sop_class_uid, instance.transfer_syntax_uid))
+        if context_id is None and self.faults.any_context:
+            of_class = [number for (sop_class, _), number in accepted.items() if sop_class == instance.sop_class_uid]
+            context_id = next(reversed([*accepted.values(), *of_class]), None)
         if instance.sop_instance_uid in self.faults.unsent or context_id is None or _is_lost(carrier):
             return None
         message = C_STORE()

@@ -18,7 +18,7 @@ import redis
 
 from pacs_tasks.ae import LocalAE
 from pacs_tasks.connection import connect
-from pacs_tasks.dimse.files.storage import instance_path
+from pacs_tasks.dimse.files.storage import kept_path
 from pacs_tasks.dimse.scp.c_store import NOT_AUTHORISED, OUT_OF_RESOURCES, Arrival, Refusal
 from pacs_tasks.dimse.scp.storage_scp import StorageSCP
 from pacs_tasks.dimse.status import commitment_failure
@@ -142,7 +142,7 @@ class Places:
             return _UNCERTAIN if expected is None else _UNSOLICITED
         # If Redis is away, the instance is kept: a job that expects it will request it again.
         below = self._incoming if expected else self._unsolicited
-        return instance_path(below, arrival.study_uid, arrival.series_uid, arrival.sop_instance_uid)
+        return kept_path(below, arrival.study_uid, arrival.series_uid, arrival.sop_instance_uid)
 
     def is_unsolicited(self, path: str) -> bool:
         """Whether this is the path of an unsolicited instance."""

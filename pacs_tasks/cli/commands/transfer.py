@@ -20,6 +20,7 @@ def echo(invocation: Invocation) -> int:
 
 
 _Command = Callable[..., int]
+_Option = bool | str
 
 
 def _files_per_task(function: _Command) -> _Command:
@@ -42,15 +43,23 @@ def _dry_run(function: _Command) -> _Command:
     )(function)
 
 
-def _damage(function: _Command) -> _Command:
-    """Add the options that say what becomes of damaged files."""
+def _files(function: _Command) -> _Command:
+    """Add the options that say what becomes of damaged files, and of those whose transfer syntax is refused."""
     send_damaged = click.option(
         "--send-damaged", is_flag=True, help="Send a damaged file all the same. Many PACS abort at it."
     )
     repair = click.option(
         "--repair", is_flag=True, help="Pad a last value of odd length while the file is sent (PS3.5 section 7.1.1)."
     )
-    return send_damaged(repair(function))
+    transcode = click.option(
+        "--transcode",
+        type=click.Choice(["never", "uncompressed", "decompress"]),
+        default="uncompressed",
+        show_default=True,
+        help="If the PACS does not accept a file's transfer syntax: convert it between uncompressed ones, decompress "
+        "it as well (see the guide for the decoders), or never convert it. The report names each converted file.",
+    )
+    return send_damaged(repair(transcode(function)))
 
 
 @command(
@@ -61,10 +70,10 @@ def _damage(function: _Command) -> _Command:
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @_files_per_task
 @_dry_run
-@_damage
+@_files
 @transfer_options
 def send(
-    invocation: Invocation, paths: tuple[str, ...], files_per_task: int | None, dry_run: bool, **options: bool
+    invocation: Invocation, paths: tuple[str, ...], files_per_task: int | None, dry_run: bool, **options: _Option
 ) -> int:
     """Send files, directories and ZIP archives (C-STORE). DICOM files are recognised by their content."""
     return _send(invocation, _found(invocation, paths, local_path), options, files_per_task, dry_run=dry_run)
@@ -79,9 +88,9 @@ def send(
     metavar="FILE",
     help="Send this DICOM file. Repeat the option for several.",
 )
-@_damage
+@_files
 @transfer_options
-def send_file(invocation: Invocation, paths: tuple[str, ...], **options: bool) -> int:
+def send_file(invocation: Invocation, paths: tuple[str, ...], **options: _Option) -> int:
     """Send one DICOM file, or several (C-STORE)."""
     from pacs_tasks.cli.running import run
     from pacs_tasks.request import StoreRequest, build
@@ -107,10 +116,14 @@ def send_file(invocation: Invocation, paths: tuple[str, ...], **options: bool) -
 )
 @_files_per_task
 @_dry_run
-@_damage
+@_files
 @transfer_options
 def send_dir(
-    invocation: Invocation, directories: tuple[str, ...], files_per_task: int | None, dry_run: bool, **options: bool
+    invocation: Invocation,
+    directories: tuple[str, ...],
+    files_per_task: int | None,
+    dry_run: bool,
+    **options: _Option,
 ) -> int:
     """Send every DICOM file below a directory (C-STORE). Files are recognised by their content, not by their name."""
     from pacs_tasks.cli.running import run
@@ -134,7 +147,7 @@ def _found(invocation: Invocation, paths: Iterable[str], local: Callable[[str], 
 def _send(
     invocation: Invocation,
     paths: tuple[str, ...],
-    options: Mapping[str, bool],
+    options: Mapping[str, _Option],
     files_per_task: int | None = None,
     *,
     dry_run: bool = False,

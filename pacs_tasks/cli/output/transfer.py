@@ -16,6 +16,7 @@ from pacs_tasks.outcome import (
     InstanceOutcome,
     PreflightOutcome,
     Proof,
+    ProposedPair,
     StudyOutcome,
     TransferOutcome,
     VerifyOutcome,
@@ -32,6 +33,13 @@ from pacs_tasks.request import (
 
 #: Rows of a batch file that the line of one study names.
 _ROWS = 5
+#: The uncompressed transfer syntaxes (PS3.6 table A-1), by the names that fit into a column.
+_SYNTAXES = {
+    "1.2.840.10008.1.2": "Implicit VR",
+    "1.2.840.10008.1.2.1": "Explicit VR",
+    "1.2.840.10008.1.2.1.99": "Deflated",
+    "1.2.840.10008.1.2.2": "Big Endian",
+}
 _ORDER = (Category.FAILED, Category.PARTIAL, Category.CANCELLED, Category.WARNING, Category.SUCCESS)
 _COMPLETE = frozenset({Category.SUCCESS, Category.WARNING})
 
@@ -92,11 +100,16 @@ class TransferView(View[R, TransferOutcome]):
             *self.destination(),
             Fact("Total", of_all(now.total, counters.total) or "0"),
             *count_facts(self.done, counters, earlier),
+            Fact("  converted", self._converted(), "yellow"),
             Fact("Not begun", positive(counters.total - counters.recorded), "yellow"),
             Fact("Size", f"{sizes} {self.done}" if counters.bytes else ""),
             *(_study_facts(outcome.studies[0]) if len(outcome.studies) == 1 else ()),
             Fact("Time", f"{duration(outcome.seconds)}{speed}"),
         )
+
+    def _converted(self) -> str:
+        number = self.outcome.counters.converted
+        return f"{number} (in another transfer syntax than the file's: see `report {self.job.id}`)" if number else ""
 
     def destination(self) -> Iterable[Fact]:
         """Where the instances go, if that is another remote."""
@@ -192,6 +205,12 @@ def _name_of(study: StudyOutcome) -> str:
     return study.study_uid or shown or translated("none found")
 
 
+def _accepted(pair: ProposedPair) -> Cell:
+    if pair.accepted:
+        return Cell(translated("yes"), "green")
+    return Cell(_SYNTAXES[pair.sent_as], "yellow") if pair.sent_as else Cell(translated("no"), "red")
+
+
 class PreflightView(View[PreflightRequest, PreflightOutcome]):
     """What the remote would accept of a directory."""
 
@@ -211,6 +230,7 @@ class PreflightView(View[PreflightRequest, PreflightOutcome]):
             Fact("Files", f"{outcome.total} ({size(outcome.bytes)})"),
             Fact("DICOM instances", str(sum(pair.count for pair in outcome.pairs))),
             Fact("Accepted", str(sum(pair.count for pair in outcome.pairs if pair.accepted)), "green"),
+            Fact("Converted", positive(sum(pair.count for pair in outcome.pairs if pair.sent_as)), "yellow"),
             Fact("Not DICOM", positive(len(outcome.skipped)), "yellow"),
             Fact("Unreadable", positive(len(outcome.unreadable)), "red"),
             Fact("Contexts", f"{outcome.contexts} in {counted(outcome.associations, 'association')}"),
@@ -224,7 +244,7 @@ class PreflightView(View[PreflightRequest, PreflightOutcome]):
                 pair.transfer_syntax_name or pair.transfer_syntax_uid,
                 str(pair.count),
                 size(pair.bytes),
-                Cell(translated("yes"), "green") if pair.accepted else Cell(translated("no"), "red"),
+                _accepted(pair),
             )
         return (table,) if table.rows else ()
 

@@ -6,7 +6,9 @@ import mmap
 import struct
 import zlib
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import product
 
 IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
@@ -184,7 +186,10 @@ def walk(data: Data, encoding: Encoding, position: int = 0) -> Iterator[Element]
     MalformedError
         If the data set is truncated or is not a data set.
     """
-    walker = Walker(data, encoding)
+    yield from _walk(Walker(data, encoding), encoding, position)
+
+
+def _walk(walker: Walker, encoding: Encoding, position: int) -> Iterator[Element]:
     while position < walker.size:
         tag, length, value = walker.header(position, encoding.explicit)
         if length == UNDEFINED:
@@ -250,13 +255,80 @@ def read_uids(data: Data, transfer_syntax_uid: str, wanted: Collection[int], pos
     elif transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN:
         position = _read_plain_implicit(data, wanted, position, found)
     if len(found) < len(wanted):
-        _walk_uids(data, Encoding.of(transfer_syntax_uid), wanted, position, found)
+        encoding = Encoding.of(transfer_syntax_uid)
+        _walk_uids(Walker(data, encoding), encoding, wanted, position, found)
     return found
 
 
-def _walk_uids(data: Data, encoding: Encoding, wanted: Collection[int], position: int, found: dict[int, str]) -> None:
-    last = max(wanted)
+def find_element(data: Data, encoding: Encoding, wanted: int, position: int = 0) -> Element | None:
+    """Find an element of the outermost level; None if the data set does not have it.
+
+    Raises
+    ------
+    MalformedError
+        If the data end, or stop making sense, before its place.
+    """
+    if encoding == Encoding(explicit=True):
+        position = _read_plain_explicit(data, (wanted,), position, {})
+    elif not encoding.explicit:
+        position = _read_plain_implicit(data, (wanted,), position, {})
     for element in walk(data, encoding, position):
+        if element.tag >= wanted:
+            return element if element.tag == wanted else None
+    return None
+
+
+class _TolerantWalker(Walker):
+    """Reads past the usual flaws of a data set.
+
+    Parameters
+    ----------
+    odd_is_short
+        The length of an element whose VR is none has two bytes, as DCMTK reads it, and not four.
+    unknown_is_explicit
+        The items of a sequence with the VR UN are in Explicit VR, which PS3.5 section 6.2.2 forbids.
+    """
+
+    def __init__(self, data: Data, encoding: Encoding, *, odd_is_short: bool, unknown_is_explicit: bool) -> None:
+        super().__init__(data, encoding)
+        self._odd_is_short, self._unknown_is_explicit = odd_is_short, unknown_is_explicit
+
+    def header(self, position: int, explicit: bool) -> tuple[int, int, int]:
+        tag, length, value = super().header(position, explicit)
+        vr = bytes(self.data[position + 4 : position + 6])
+        if explicit and self._odd_is_short and tag >> 16 != 0xFFFE and not (vr.isalpha() and vr.isupper()):
+            (length,) = self.short_at(self.data, position + 6)
+        return tag, length, value
+
+    def unknown(self, position: int) -> bool:
+        return not self._unknown_is_explicit and super().unknown(position)
+
+
+def read_uids_anyhow(
+    data: Data, transfer_syntax_uid: str, wanted: Collection[int], position: int = 0
+) -> dict[int, str]:
+    """Read UIDs from a malformed data set as :func:`read_uids`, as many as any reading of it finds. Never raises."""
+    if transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+        with suppress(MalformedError):
+            data, position = inflate(data, position), 0
+    declared = Encoding.of(transfer_syntax_uid)
+    readings = product((declared, Encoding(explicit=not declared.explicit)), (False, True), (False, True))
+    best: dict[int, str] = {}
+    for encoding, odd_is_short, unknown_is_explicit in readings:
+        found: dict[int, str] = {}
+        walker = _TolerantWalker(data, encoding, odd_is_short=odd_is_short, unknown_is_explicit=unknown_is_explicit)
+        with suppress(MalformedError):
+            _walk_uids(walker, encoding, wanted, position, found)
+        if len(found) > len(best):
+            best = found
+    return best
+
+
+def _walk_uids(
+    walker: Walker, encoding: Encoding, wanted: Collection[int], position: int, found: dict[int, str]
+) -> None:
+    last, data = max(wanted), walker.data
+    for element in _walk(walker, encoding, position):
         if element.tag > last:
             return
         if element.tag not in wanted or element.length is None:

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import mmap
 import os
+import re
 import secrets
+import shutil
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
+from pydicom.config import IGNORE
+from pydicom.uid import UID
 
+from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.files.elements import (
     SERIES_INSTANCE_UID,
     SOP_INSTANCE_UID,
     STUDY_INSTANCE_UID,
     Data,
     MalformedError,
+    plain,
     read_uids,
+    read_uids_anyhow,
 )
+from pacs_tasks.dimse.files.label import ends_with_native_pixels, transfer_syntax_of
 from pacs_tasks.dimse.files.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from pacs_tasks.errors import InvalidRequestError
-from pacs_tasks.request import UID
+from pacs_tasks.errors import InvalidRequestError, UnreadableInputError
+from pacs_tasks.request import ListedUID, StandardUID
 
 #: Directories for instances without a study or series, such as colour palettes and hanging protocols.
 NO_STUDY = "no-study"
@@ -39,7 +48,12 @@ _LONG_VRS = frozenset((b"OB", b"OW", b"UN"))
 #: Attempts to rename a file: a cleaner may remove the new, still empty directory in between.
 _MOST_TRIES = 100
 
-_uid = TypeAdapter(UID)
+#: Longest beginning of a UID in a safe name, and bytes that are read of one.
+_LONGEST_NAME = 64
+_LONGEST_VALUE = 256
+_NOT_PLAIN = re.compile(r"[^0-9A-Za-z._-]")
+
+_uid, _listed_uid = TypeAdapter(StandardUID), TypeAdapter(ListedUID)
 
 
 def instance_path(directory: Path, study_uid: str, series_uid: str, sop_instance_uid: str) -> Path:
@@ -54,6 +68,67 @@ def instance_path(directory: Path, study_uid: str, series_uid: str, sop_instance
     study = _checked(study_uid) if study_uid else NO_STUDY
     series = _checked(series_uid) if series_uid else NO_SERIES
     return directory / study / series / f"{_checked(sop_instance_uid)}.dcm"
+
+
+def kept_path(directory: Path, study_uid: str, series_uid: str, sop_instance_uid: str) -> Path:
+    """Give the path of an instance that came, also where UIDs break PS3.5 section 9.1: such UIDs get a safe name.
+
+    Raises
+    ------
+    InvalidRequestError
+        If one of them is not even nearly a UID; see :func:`safe_name`.
+    """
+    study = safe_name(study_uid) if study_uid else NO_STUDY
+    series = safe_name(series_uid) if series_uid else NO_SERIES
+    return directory / study / series / f"{safe_name(sop_instance_uid)}.dcm"
+
+
+def safe_name(uid: str) -> str:
+    """Give the name of a file or directory for the UID of a remote: itself if it follows PS3.5 section 9.1.
+
+    Any other name consists of letters, digits, ``.``, ``-`` and ``_``, and ends with ``~`` and a digest. So nothing
+    leads out of a directory, and two UIDs never share a name, even where upper and lower case are the same.
+
+    Raises
+    ------
+    InvalidRequestError
+        If it is empty or too long, or has a path separator or a character that is not printable ASCII.
+    """
+    try:
+        uid = _listed_uid.validate_python(uid)
+    except ValidationError:
+        raise InvalidRequestError("A UID breaks the rules of PS3.5 section 9.1. Correct it, then try again.") from None
+    try:
+        return _checked(uid)
+    except InvalidRequestError:
+        name = _NOT_PLAIN.sub("_", uid).lstrip(".-")[:_LONGEST_NAME]
+        return f"{name or '_'}~{hashlib.sha256(uid.encode()).hexdigest()[:12]}"
+
+
+def uids_behind(path: str, instance_name: str, series_name: str) -> tuple[str, str]:
+    """Give the UIDs of instance and series for the names that they have in a path by UIDs.
+
+    A safe name does not show its UID, so the file is read.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    """
+    if "~" not in instance_name + series_name:
+        return instance_name, series_name
+    try:
+        instance = part10.read_instance(path)
+    except UnreadableInputError:
+        return instance_name, series_name
+    with FileIO(path) as file:
+        value = part10.read_values(file, instance, {SERIES_INSTANCE_UID}, _LONGEST_VALUE).get(SERIES_INSTANCE_UID, b"")
+    return instance.sop_instance_uid, plain(value)
+
+
+def breaks_rules(*uids: str) -> bool:
+    """Whether one of these UIDs breaks PS3.5 section 9.1; empty ones do not."""
+    return any("~" in safe_name(uid) for uid in uids if uid)
 
 
 def _checked(uid: str) -> str:
@@ -128,7 +203,12 @@ class IncomingFile:
     ) -> None:
         self._directory = directory
         self._sop_instance_uid = sop_instance_uid
-        self._transfer_syntax_uid = transfer_syntax_uid
+        #: As announced, or corrected by :meth:`belongs_to`.
+        self.transfer_syntax_uid = transfer_syntax_uid
+        #: What is wrong with the instance, although it is kept.
+        self.remarks: list[str] = []
+        self._malformed = False
+        self._names, self._calling_aet, self._owner = (sop_class_uid, sop_instance_uid), calling_aet, owner
         self._head = bytearray()
         #: Bytes written so far.
         self.size = 0
@@ -138,8 +218,7 @@ class IncomingFile:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         self._descriptor: int | None = os.open(self._path, flags, 0o666)
         try:
-            preamble = b"\0" * 128 + b"DICM"
-            self._write(preamble + _meta(sop_class_uid, sop_instance_uid, transfer_syntax_uid, calling_aet))
+            self._write(_head_of(sop_class_uid, sop_instance_uid, transfer_syntax_uid, calling_aet))
         except BaseException:
             self.discard()
             raise
@@ -165,13 +244,20 @@ class IncomingFile:
         """The temporary path, or the final one after :meth:`finish`."""
         return self._path
 
-    def belongs_to(self) -> tuple[str, str]:
+    def belongs_to(self, study_uid: str = "", series_uid: str = "") -> tuple[str, str]:
         """Close the file, and give the UIDs of its study and series, empty where missing.
+
+        Parameters
+        ----------
+        study_uid, series_uid
+            What a malformed data set belongs to that cannot be read so far.
 
         Raises
         ------
         MalformedError
-            If the data set cannot be read up to its study and series, or names no SOP instance.
+            If the data set cannot be read, or names no SOP instance.
+        MislabelledError
+            If it has another transfer syntax than announced, and none that is known.
         OtherInstanceError
             If the data set is of another instance than was announced.
         InvalidRequestError
@@ -180,11 +266,13 @@ class IncomingFile:
         if self._owners is None:
             self._close()
             uids = self._uids()
-            study, series = uids.get(STUDY_INSTANCE_UID, ""), uids.get(SERIES_INSTANCE_UID, "")
+            known = {STUDY_INSTANCE_UID: study_uid, SERIES_INSTANCE_UID: series_uid} if self._malformed else {}
+            study, series = (uids.get(tag) or known.get(tag, "") for tag in (STUDY_INSTANCE_UID, SERIES_INSTANCE_UID))
             # Checked here, because the caller may build a path from them.
-            instance_path(self._directory, study, series, self._sop_instance_uid)
+            kept_path(self._directory, study, series, self._sop_instance_uid)
             if uids[SOP_INSTANCE_UID] != self._sop_instance_uid:
                 raise OtherInstanceError("the data set is of another SOP instance than announced")
+            self._correct_label()
             self._owners = study, series
         return self._owners
 
@@ -202,7 +290,7 @@ class IncomingFile:
             As :meth:`belongs_to`.
         """
         study, series = self.belongs_to()
-        target = target or instance_path(self._directory, study, series, self._sop_instance_uid)
+        target = target or kept_path(self._directory, study, series, self._sop_instance_uid)
         for _ in range(_MOST_TRIES):
             try:
                 self._path.replace(target)
@@ -223,28 +311,67 @@ class IncomingFile:
 
         If somebody removed that one, it must not reappear unnoticed.
         """
-        with contextlib.suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):
             for parent in reversed(target.relative_to(self._directory).parents[:-1]):
                 # exist_ok would still raise where the directory is gone again before pathlib checks its type.
-                with contextlib.suppress(FileExistsError):
+                with suppress(FileExistsError):
                     (self._directory / parent).mkdir()
 
     def _uids(self) -> dict[int, str]:
         is_all = self.size - self._offset <= len(self._head)
-        try:
+        with suppress(MalformedError):
             found = self._read_uids(self._head, 0)
-        except MalformedError:
-            if is_all:
-                raise
-        else:
             # An element may end exactly where the head ends.
             if is_all or len(found) == len(_WANTED):
                 return found
+        with self._whole() as whole:
+            with suppress(MalformedError):
+                return self._read_uids(whole, self._offset)
+            found = read_uids_anyhow(whole, self.transfer_syntax_uid, _WANTED, self._offset)
+        if SOP_INSTANCE_UID not in found:
+            raise MalformedError("it names no SOP instance")
+        self._malformed = True
+        return found
+
+    @contextmanager
+    def _whole(self) -> Iterator[mmap.mmap]:
         with self._path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
-            return self._read_uids(whole, self._offset)
+            yield whole
+
+    def _correct_label(self) -> None:
+        """Have the file meta information name the transfer syntax that the data set is seen to have.
+
+        Raises
+        ------
+        MislabelledError
+            If that is not known.
+        """
+        label = self.transfer_syntax_uid
+        if not self._malformed and ends_with_native_pixels(self._head, self.size - self._offset, label):
+            return
+        if self.size - self._offset <= len(self._head):
+            found = transfer_syntax_of(self._head, 0, label)
+        else:
+            with self._whole() as whole:
+                found = transfer_syntax_of(whole, self._offset, label)
+        if found == label:
+            self.remarks += ["its data set is malformed"] if self._malformed else []
+            return
+        self.remarks.append(f"it came labelled {UID(label, IGNORE).name} and is {UID(found, IGNORE).name}")
+        self.transfer_syntax_uid = found
+        # The length of the file meta information differs, so the data set moves.
+        old, offset, self._path = self._path, self._offset, unfinished_path(self._directory, self._owner)
+        try:
+            with old.open("rb") as source, self._path.open("xb") as copy:
+                self._offset = copy.write(_head_of(*self._names, found, self._calling_aet))
+                source.seek(offset)
+                shutil.copyfileobj(source, copy)
+                self.size = copy.tell()
+        finally:
+            old.unlink(missing_ok=True)
 
     def _read_uids(self, data: Data, position: int) -> dict[int, str]:
-        found = read_uids(data, self._transfer_syntax_uid, _WANTED, position)
+        found = read_uids(data, self.transfer_syntax_uid, _WANTED, position)
         if SOP_INSTANCE_UID not in found:
             raise MalformedError("it names no SOP instance")
         return found
@@ -253,15 +380,20 @@ class IncomingFile:
         """Remove the file, unless it has its final path."""
         if self._placed:
             return
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             self._close()
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             self._path.unlink(missing_ok=True)
 
     def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
+
+
+def _head_of(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, calling_aet: str) -> bytes:
+    """Encode what stands before a data set (PS3.10 section 7.1)."""
+    return b"\0" * 128 + b"DICM" + _meta(sop_class_uid, sop_instance_uid, transfer_syntax_uid, calling_aet)
 
 
 def _meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, calling_aet: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 
 from pacs_tasks.ae import LocalAE
@@ -32,6 +33,7 @@ def get(
     check_arrived: CheckArrived | None = None,
     place: Place | None = None,
     owner: str = "",
+    rare: bool = True,
 ) -> GetOutcome:
     """Retrieve instances into ``request.output_dir``.
 
@@ -47,6 +49,8 @@ def get(
         Moves each instance to its place; if omitted, the file is named by its UIDs.
     owner
         Who retrieves, as for :func:`pacs_tasks.dimse.files.storage.unfinished_path`.
+    rare
+        As for :func:`pacs_tasks.dimse.upper_layer.contexts.contexts_to_receive`.
 
     Raises
     ------
@@ -57,11 +61,12 @@ def get(
     """
     started = time.monotonic()
     origin = Origin(_created(Path(request.output_dir)), request.remote.ae_title, str(request.remote), place, owner)
+    origin = replace(origin, study_uid=request.study_uid, series_uid=request.series_uid or "")
     received: dict[str, InstanceOutcome] = {}
 
     def associate(model: QueryModel) -> Association:
         # Each context counts for the syntaxes of instances, so the models are not proposed together.
-        contexts = [*models.retrieve_contexts(models.GET, model), *contexts_to_receive(sop_class_uids)]
+        contexts = [*models.retrieve_contexts(models.GET, model), *contexts_to_receive(sop_class_uids, rare=rare)]
         return Association.open(local, request.remote, contexts[:MAX_CONTEXTS], timeouts, stop)
 
     model, assoc = _accepted(associate, request)
@@ -69,7 +74,7 @@ def get(
 
         def on_store(context_id: int, message: Command) -> None:
             outcome = receive(assoc.stream, context_id, message, assoc.contexts_by_id[context_id], origin)
-            if outcome.category is InstanceCategory.SUCCESS:
+            if outcome.category is not InstanceCategory.FAILED:
                 received[outcome.sop_instance_uid] = outcome
             if on_instance is not None:
                 on_instance(outcome)

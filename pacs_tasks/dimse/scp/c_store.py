@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from pacs_tasks.dimse import status
 from pacs_tasks.dimse.files.elements import MalformedError
-from pacs_tasks.dimse.files.storage import IncomingFile, OtherInstanceError
+from pacs_tasks.dimse.files.label import MislabelledError
+from pacs_tasks.dimse.files.storage import IncomingFile, OtherInstanceError, breaks_rules
 from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer.command import Command, MessageStream
 from pacs_tasks.errors import InvalidRequestError
@@ -22,7 +25,6 @@ log = logging.getLogger(__name__)
 SUCCESS = 0x0000
 #: Refused: Not Authorized (PS3.7 section 9.1.1.1.9 and annex C).
 NOT_AUTHORISED = 0x0124
-_SOP_CLASS_NOT_SUPPORTED = 0x0122
 OUT_OF_RESOURCES = 0xA700
 _DOES_NOT_MATCH = 0xA900
 _CANNOT_UNDERSTAND = 0xC000
@@ -78,6 +80,9 @@ class Origin:
     place: Place | None = None
     #: Who writes, in the names of unfinished files.
     owner: str = ""
+    #: Study and series that were requested, for instances that cannot be read so far.
+    study_uid: str = ""
+    series_uid: str = ""
 
 
 def receive(
@@ -98,42 +103,53 @@ def receive(
     PeerUnavailableError
         If the association is lost. No file is left behind.
     """
-    sop_class_uid = request.text(command.AFFECTED_SOP_CLASS_UID)
-    sop_instance_uid = request.text(command.AFFECTED_SOP_INSTANCE_UID)
     sop_class, syntax = pair
-    size, path, refusal = 0, "", None
-    if sop_class != sop_class_uid:
-        _drain(stream, context_id, request)
-        refusal = Refusal(_SOP_CLASS_NOT_SUPPORTED, "not the SOP class of the presentation context")
-    elif not request.has_data_set:
-        refusal = Refusal(_CANNOT_UNDERSTAND, "the request has no data set")
-    else:
+    sop_class_uid = request.text(command.AFFECTED_SOP_CLASS_UID) or sop_class
+    sop_instance_uid = request.text(command.AFFECTED_SOP_INSTANCE_UID)
+    kept: _Kept | Refusal = Refusal(_CANNOT_UNDERSTAND, "the request has no data set")
+    if request.has_data_set:
         moved = bool(request.text(command.MOVE_ORIGINATOR_AE_TITLE))
-        size, path, refusal = _to_disk(stream, context_id, origin, (sop_class_uid, sop_instance_uid, syntax), moved)
-    stream.send(context_id, _response(request, refusal))
-    final = None
-    if refusal is not None:
-        # Unauthorised instances may arrive by the thousand, and `place` counts them.
-        level = logging.DEBUG if refusal.code == NOT_AUTHORISED else logging.WARNING
-        log.log(level, "An instance from %s was refused (%04X): %s.", origin.remote, refusal.code, refusal.comment)
-        final = status.store_status(refusal.code, refusal.comment)
-    return InstanceOutcome(
-        subject=sop_instance_uid,
-        category=InstanceCategory.FAILED if refusal else InstanceCategory.SUCCESS,
-        sop_class_uid=sop_class_uid,
-        sop_instance_uid=sop_instance_uid,
-        transfer_syntax_uid=syntax,
-        path=path,
-        status=final,
-        reason=refusal.comment if refusal else "",
-        size=size,
+        kept = _to_disk(stream, context_id, origin, (sop_class_uid, sop_instance_uid, syntax), moved)
+    stream.send(context_id, _response(request, kept if isinstance(kept, Refusal) else None))
+    outcome = partial(
+        InstanceOutcome, subject=sop_instance_uid, sop_class_uid=sop_class_uid, sop_instance_uid=sop_instance_uid
     )
+    if isinstance(kept, Refusal):
+        # Unauthorised instances may arrive by the thousand, and `place` counts them.
+        level = logging.DEBUG if kept.code == NOT_AUTHORISED else logging.WARNING
+        log.log(level, "An instance from %s was refused (%04X): %s.", origin.remote, kept.code, kept.comment)
+        final = status.store_status(kept.code, kept.comment)
+        return outcome(category=InstanceCategory.FAILED, transfer_syntax_uid=syntax, status=final, reason=kept.comment)
+    remarks = kept.remarks
+    if sop_class != sop_class_uid:
+        remarks += ("it came in a presentation context of another SOP class",)
+    if remarks:
+        log.warning("An instance from %s was kept although %s.", origin.remote, " and ".join(remarks))
+    return outcome(
+        category=InstanceCategory.WARNING if remarks else InstanceCategory.SUCCESS,
+        transfer_syntax_uid=kept.transfer_syntax_uid,
+        path=str(kept.path),
+        reason=f"It was kept although {' and '.join(remarks)}." if remarks else "",
+        size=kept.size,
+    )
+
+
+_CANNOT_KEEP = Refusal(OUT_OF_RESOURCES, "cannot write the instance")
+
+
+class _Kept(NamedTuple):
+    """An instance that has its final path, and what is wrong with it."""
+
+    path: Path
+    size: int
+    transfer_syntax_uid: str
+    remarks: tuple[str, ...]
 
 
 def _to_disk(
     stream: MessageStream, context_id: int, origin: Origin, uids: tuple[str, str, str], moved: bool
-) -> tuple[int, str, Refusal | None]:
-    """Give the size and the path of the file, or the refusal."""
+) -> _Kept | Refusal:
+    """Write an instance, and give what was kept or the refusal."""
     refusal = None
     with contextlib.ExitStack() as stack:
         file = None
@@ -158,35 +174,36 @@ def _to_disk(
                     refusal = _unwritable(error)
                     file.discard()
         if file is None or refusal is not None:
-            return 0, "", refusal
-        placed = _placed(file, origin, uids[1], moved)
-        return (0, "", placed) if isinstance(placed, Refusal) else (file.size, str(placed), None)
+            return refusal or _CANNOT_KEEP
+        return _placed(file, origin, uids[1], moved)
 
 
-def _placed(file: IncomingFile, origin: Origin, sop_instance_uid: str, moved: bool) -> Path | Refusal:
-    """Move a complete file to its final path; give that path or the refusal."""
+def _placed(file: IncomingFile, origin: Origin, sop_instance_uid: str, moved: bool) -> _Kept | Refusal:
+    """Move a complete file to its final path; give what was kept or the refusal."""
     try:
-        study_uid, series_uid = file.belongs_to()
+        study_uid, series_uid = file.belongs_to(origin.study_uid, origin.series_uid)
+        remarks = tuple(file.remarks)
+        if breaks_rules(study_uid, series_uid, sop_instance_uid):
+            remarks += ("a UID breaks PS3.5 section 9.1",)
         place = (
             origin.place(Arrival(study_uid, series_uid, sop_instance_uid, file.path, moved)) if origin.place else None
         )
         if isinstance(place, Refusal):
             return place
-        return file.moved(place.path) if isinstance(place, Placed) else file.finish(place)
+        path = file.moved(place.path) if isinstance(place, Placed) else file.finish(place)
+        return _Kept(path, file.size, file.transfer_syntax_uid, remarks)
     except OSError as error:
         return _unwritable(error)
-    except MalformedError:
-        return Refusal(_CANNOT_UNDERSTAND, "the data set is unreadable or names no SOP instance")
-    except OtherInstanceError:
-        return Refusal(_DOES_NOT_MATCH, "the data set is of another SOP instance than the request")
-    except InvalidRequestError:
-        return Refusal(_CANNOT_UNDERSTAND, "a UID of the instance breaks PS3.5 section 9.1")
+    except (InvalidRequestError, MalformedError, OtherInstanceError) as error:
+        return _REFUSALS[type(error)]
 
 
-def _drain(stream: MessageStream, context_id: int, request: Command) -> None:
-    if request.has_data_set:
-        for _ in stream.receive_data(context_id, _REST):
-            pass
+_REFUSALS: Mapping[type[Exception], Refusal] = {
+    InvalidRequestError: Refusal(_CANNOT_UNDERSTAND, "a UID of the instance breaks PS3.5 section 9.1"),
+    MalformedError: Refusal(_CANNOT_UNDERSTAND, "the data set is unreadable or names no SOP instance"),
+    MislabelledError: Refusal(_CANNOT_UNDERSTAND, "compressed pixel data in an uncompressed transfer syntax"),
+    OtherInstanceError: Refusal(_DOES_NOT_MATCH, "the data set is of another SOP instance than the request"),
+}
 
 
 def _unwritable(error: OSError) -> Refusal:

@@ -100,7 +100,7 @@ _Paths = Callable[[str, str, str], Collection[str]]
 def _by_uids(directory: Path) -> _Paths:
     def paths(study_uid: str, series_uid: str, sop_instance_uid: str) -> Collection[str]:
         try:
-            return (str(storage.instance_path(directory, study_uid, series_uid, sop_instance_uid)),)
+            return (str(storage.kept_path(directory, study_uid, series_uid, sop_instance_uid)),)
         except InvalidRequestError:
             return ()
 

@@ -117,10 +117,12 @@ class Arrivals:
             return
         here = part10.read_instance(str(now.path))
         self.places.add(here.path)
+        odd = storage.breaks_rules(study_uid, series_uid, sop_instance_uid)
         self.add(
             _outcome(
                 sop_instance_uid,
-                InstanceCategory.SUCCESS,
+                InstanceCategory.WARNING if odd else InstanceCategory.SUCCESS,
+                reason="It was kept although a UID breaks PS3.5 section 9.1." if odd else "",
                 sop_class_uid=here.sop_class_uid,
                 transfer_syntax_uid=here.transfer_syntax_uid,
                 path=here.path,
@@ -134,7 +136,7 @@ class Arrivals:
         if index is None:
             return
         self.number += 1
-        if outcome.category is InstanceCategory.SUCCESS:
+        if outcome.category is not InstanceCategory.FAILED:
             self._whole[index] = outcome
         else:
             reason = (

@@ -181,7 +181,7 @@ class Move:
 
     def _there(self) -> Iterator[_Found]:
         """Yield the instances of the series, or the study, at the receiver."""
-        named = storage.instance_path(self._receiver.incoming, self._study_uid, self._series_uid, self._study_uid)
+        named = storage.kept_path(self._receiver.incoming, self._study_uid, self._series_uid, self._study_uid)
         for series in [named.parent] if self._series_uid else map(Path, _listed(named.parent.parent)):
             series_uid = "" if series.name == storage.NO_SERIES else series.name
             for each in _listed(series):
@@ -191,7 +191,8 @@ class Move:
                     with suppress(FileNotFoundError):
                         stat = each.stat()
                         identity = stat.st_ino, stat.st_mtime_ns
-                        yield _Found(uid, series_uid, each.path, identity, stat.st_mtime)
+                        names = storage.uids_behind(each.path, uid, series_uid)
+                        yield _Found(*names, each.path, identity, stat.st_mtime)
 
     def _await_stragglers(self, outcome: MoveOutcome) -> None:
         """Wait for instances that the remote claims to have sent, as long as some still come."""

@@ -6,23 +6,25 @@ A refusal is remembered for all parts and jobs. It decides which method comes fi
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from pacs_tasks.dimse.retrieve import c_get
 from pacs_tasks.dimse.retrieve.c_move import DESTINATION_UNKNOWN, refuses_destination
-from pacs_tasks.dimse.upper_layer.contexts import COMMON_STORAGE_CLASSES
-from pacs_tasks.errors import ContextRejectedError, NotSendingError, PeerStalledError
+from pacs_tasks.dimse.upper_layer.contexts import guesses
+from pacs_tasks.errors import AssociationError, ContextRejectedError, NotSendingError, PeerStalledError
 from pacs_tasks.fleet.receivers import Receiver
 from pacs_tasks.fleet.remotes import Method, Refusals, get_of, move_to, name_of
 from pacs_tasks.layout import Layout
 from pacs_tasks.ledger.manifest import RetrieveLine
 from pacs_tasks.ledger.outcomes import Instances
 from pacs_tasks.outcome import InstanceCategory, MoveOutcome, Status
-from pacs_tasks.request import GetRequest, RetrieveMethod, RetrieveRequest
+from pacs_tasks.request import GetRequest, Level, RetrieveMethod, RetrieveRequest
 from pacs_tasks.tasks.engine.associations import leased
 from pacs_tasks.tasks.engine.base import ledger, local_ae, timeouts
 from pacs_tasks.tasks.engine.part import Part
+from pacs_tasks.tasks.engine.session import QuerySession, value
 from pacs_tasks.tasks.retrieve.arrivals import Arrivals, owner_of
 from pacs_tasks.tasks.retrieve.attempt import Answer, Attempt, RequestOnce, UIDs, lists_of
 from pacs_tasks.tasks.retrieve.by_c_move import Move, NoReceiverError, accepts_connections, receiver_for
@@ -159,6 +161,7 @@ def _clause(error: Exception) -> str:
 #: UIDs in one request. Orthanc and dcmqrscp accept 1,200. As one value of VR UI, 1,008 of the longest would be too many
 #: for a remote that keeps identifiers in an explicit VR; databases accept 1,000 values in a list.
 _LONGEST_LIST = 500
+_MODALITY = "00080060"
 
 
 class Fetch(Attempt):
@@ -173,12 +176,9 @@ class Fetch(Attempt):
         nothing_yet = len(part.left) == part.size
         self._whole = self._counted or (whole_series and nothing_yet and not self._tries % 2)
         self._arrivals.whole = self._whole
-        classes = {line.sop_class_uid for line in part.left.values()}
-        if "" in classes:
-            # Not every remote lists them.
-            classes = (classes | set(COMMON_STORAGE_CLASSES)) - {""}
-        self._classes = sorted(classes)
-        self._choice = MethodChoice(request, self._classes)
+        #: As listed; not every remote lists them.
+        self._listed = {line.sop_class_uid for line in part.left.values()}
+        self._choice = MethodChoice(request, guesses(self._listed)[0])
         #: The receiver to which C-MOVE was to deliver.
         self._receiver: Receiver | None = None
         #: Methods by which something has come.
@@ -229,7 +229,7 @@ class Fetch(Attempt):
     def _request_by(self, method: Method) -> Answer:
         self._arrivals.before_recording = partial(self._record_method, method)
         try:
-            return self._request_by_move() if method is Method.MOVE else self._request_all(self._get)
+            return self._request_by_move() if method is Method.MOVE else self._request_by_get()
         except ContextRejectedError as error:
             self._choice.record_refusal(method, error)
             raise
@@ -252,7 +252,32 @@ class Fetch(Attempt):
             self._receiver = None
         return answer
 
-    def _get(self, uids: UIDs) -> MoveOutcome:
+    def _request_by_get(self) -> Answer:
+        """Request by C-GET, and what has not come again with further classes, where there are some to try.
+
+        One association does not carry all classes.
+        """
+        answer, refusal = None, None
+        for classes in guesses(self._listed, self._modality() if "" in self._listed else ""):
+            if answer is not None and (not self._part.left or self._part.must_end()):
+                break
+            try:
+                answer = self._request_all(partial(self._get, classes))
+            except NotSendingError as error:
+                refusal = error
+        if answer is None:
+            raise refusal or NotSendingError(f"{self._request.remote} sends nothing by C-GET. Retrieve by C-MOVE.")
+        return answer
+
+    def _modality(self) -> str:
+        """The Modality of the series; empty if the remote does not say."""
+        keys = {"StudyInstanceUID": self._study_uid, "SeriesInstanceUID": self._series_uid, "Modality": ""}
+        with suppress(AssociationError), QuerySession(self._request, self._part.claim) as session:
+            matches = session.find(Level.SERIES, keys).matches
+            return value(matches[0], _MODALITY) if matches and self._series_uid else ""
+        return ""
+
+    def _get(self, classes: Sequence[str], uids: UIDs) -> MoveOutcome:
         """Fetch by C-GET straight into the output directory."""
         request, arrivals = self._request, self._arrivals
         get_request = GetRequest(
@@ -270,11 +295,12 @@ class Fetch(Attempt):
                     local_ae(request),
                     timeouts(request),
                     stop,
-                    self._classes,
+                    classes,
                     on_instance=arrivals.add,
                     check_arrived=arrivals.so_far,
                     place=arrivals.place,
                     owner=owner_of(self._part),
+                    rare=self._tries > 0,
                 )
         finally:
             arrivals.record()

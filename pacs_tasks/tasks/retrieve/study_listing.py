@@ -16,7 +16,7 @@ from pacs_tasks.errors import JobFailedError, PacsTasksError
 from pacs_tasks.ledger.manifest import CountedLine, InstanceLine, RetrieveLine
 from pacs_tasks.outcome import Category, FindOutcome, Proof
 from pacs_tasks.outcome.single import is_round
-from pacs_tasks.request import UID, Level, Selection
+from pacs_tasks.request import Level, ListedUID, Selection
 from pacs_tasks.tasks.engine.session import QuerySession, UnansweredError, value
 
 STUDY_UID, SERIES_UID, SOP_INSTANCE_UID, SOP_CLASS_UID = "0020000D", "0020000E", "00080018", "00080016"
@@ -26,7 +26,7 @@ _MOST = 1_000_000
 #: UIDs that an error names.
 _SHOWN = 10
 
-_uid = TypeAdapter(UID)
+_uid = TypeAdapter(ListedUID)
 
 
 @dataclass
@@ -115,7 +115,7 @@ class _Series(NamedTuple):
 
 
 def is_uid(text: str) -> bool:
-    """Whether a text of the remote is a UID (PS3.5 section 9.1)."""
+    """Whether a text of the remote can be requested as a UID; it need not follow PS3.5 section 9.1."""
     try:
         return bool(_uid.validate_python(text))
     except ValidationError:

@@ -212,7 +212,7 @@ def _fail_nameless(part: Part[RetrieveLine], request: RetrieveRequest) -> None:
         try:
             # A counted instance gets its name when it comes.
             name = line.study_uid if isinstance(line, CountedLine) else line.sop_instance_uid
-            storage.instance_path(Path(request.output_dir or "."), line.study_uid, line.series_uid, name)
+            storage.kept_path(Path(request.output_dir or "."), line.study_uid, line.series_uid, name)
         except InvalidRequestError as error:
             part.fail(index, error)
 

@@ -16,7 +16,7 @@ from pacs_tasks.dimse.find.c_find import instances_contexts, list_instances
 from pacs_tasks.dimse.upper_layer.association import Association, StopCheck
 from pacs_tasks.errors import ContextRejectedError, JobCancelledError
 from pacs_tasks.outcome import Status, StatusCategory
-from pacs_tasks.request import UID, QueryModel, Request
+from pacs_tasks.request import ListedUID, QueryModel, Request
 from pacs_tasks.tasks.engine.associations import kept_association
 from pacs_tasks.tasks.engine.session import Loss, Session
 
@@ -27,14 +27,14 @@ _IN_VAIN = 20
 #: Lost associations after which a series is given up.
 _LOSSES = 2
 
-_uid = TypeAdapter(UID)
+_uid = TypeAdapter(ListedUID)
 
 
 class Series:
     """The instances of one series that are looked for, and which of them are held, missing or unknown."""
 
     def __init__(self, study_uid: str, series_uid: str, wanted: Collection[str] = ()) -> None:
-        # A remote would reject a query with an invalid UID.
+        # A remote would reject a query with what is not even nearly a UID.
         known = _is_uid(study_uid) and _is_uid(series_uid)
         self.study_uid, self.series_uid = (study_uid, series_uid) if known else ("", "")
         self.known = known

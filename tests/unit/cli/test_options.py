@@ -37,8 +37,8 @@ SHARED = {
     "--log-file": (None, "PACS_TASKS_LOG_FILE"),
 }
 REQUIRED = object()
-#: What becomes of damaged files.
-DAMAGED = {"--send-damaged": False, "--repair": False}
+#: What becomes of damaged files, and of those in a transfer syntax that the remote refuses.
+DAMAGED = {"--send-damaged": False, "--repair": False, "--transcode": "uncompressed"}
 PATIENCE = {"--give-up-after": None, "--key": None}
 OWN: dict[str, dict[str, Any]] = {
     "echo": {},

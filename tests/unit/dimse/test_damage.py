@@ -15,8 +15,8 @@ from pydicom.uid import (
     JPEGBaseline8Bit,
 )
 
-from pacs_tasks.dimse.c_store import DataSetFile
 from pacs_tasks.dimse.files.damage import judged
+from pacs_tasks.dimse.files.data_set import DataSetFile
 from pacs_tasks.dimse.files.part10 import AS_IT_IS, StoredInstance, read_instance
 from pacs_tasks.errors import DamagedFileError
 from tests.support import dicom_files

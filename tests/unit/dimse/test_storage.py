@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import struct
 import warnings
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -18,7 +21,7 @@ from pydicom.uid import (
 )
 
 from pacs_tasks.dimse.files.elements import SERIES_INSTANCE_UID, STUDY_INSTANCE_UID, MalformedError, read_uids
-from pacs_tasks.dimse.files.storage import IncomingFile, OtherInstanceError, instance_path, sync
+from pacs_tasks.dimse.files.storage import IncomingFile, OtherInstanceError, instance_path, kept_path, sync
 from pacs_tasks.dimse.scp.storage_scp import is_storage_class
 from pacs_tasks.errors import InvalidRequestError
 from tests.support import dicom_files
@@ -232,3 +235,79 @@ def test_a_bottomless_sequence_is_malformed() -> None:
 def test_which_classes_are_stored(uid: str, stored: bool) -> None:
     """Storage classes and unknown classes are stored; query, retrieve, worklist, commitment and DICOMDIR are not."""
     assert is_storage_class(uid) is stored
+
+
+#: UIDs of real remotes that break PS3.5 section 9.1, and some that differ in what file systems do not tell apart.
+ODD = [
+    "1.2.3..840.9", "1.2.3.840.9.", "1.2.3.840.9_A", "1.2.3.840.9_a", "LOCALIZER1.2.3.840.1", "1.2.3:4", "1.2.3_4",
+    "1.2.3*4", ".1.2", "-1.2", "..", "NUL", "CON.1", "1.2 3", "1." * 40 + "1", "1." * 40 + "2", "1.2~0123456789ab",
+]  # fmt: skip
+
+
+def test_odd_uids_have_safe_names_of_their_own(tmp_path: Path) -> None:
+    """Each name stays in its directory, differs from all others in any case, and is none that a system reserves."""
+    for place in range(3):
+        paths = [kept_path(tmp_path, *[uid if at == place else "1.2" for at in range(3)]) for uid in [*ODD, "1.2.3"]]
+        names = {path.relative_to(tmp_path).parts[place].casefold() for path in paths}
+        assert len(names) == len(paths)
+        for path in paths:
+            assert len(path.relative_to(tmp_path).parts) == 3
+            name = path.relative_to(tmp_path).parts[place]
+            assert re.fullmatch(r"[0-9A-Za-z_][0-9A-Za-z._-]*(~[0-9a-f]{12})?(\.dcm)?", name)
+            assert len(name) < 100
+
+
+@pytest.mark.parametrize(
+    "uid", ["../../etc/passwd", "/etc/passwd", "1.2\\..\\3", "1.2\0.3", "1.2\n3", "", "1" * 129, "1.\ufffd"]
+)
+def test_what_is_not_nearly_a_uid_names_no_file(tmp_path: Path, uid: str) -> None:
+    """A path separator or a control character is no mistake of a modality."""
+    with pytest.raises(InvalidRequestError):
+        kept_path(tmp_path, "1.2", "1.3", uid)
+
+
+def _odd(vr: bytes) -> bytes:
+    return struct.pack("<HH2sH", 8, 0x1030, vr, 4) + b"TEXT"
+
+
+def _explicit_in_unknown() -> bytes:
+    inner = b"\x08\0\x50\x11UI\4\x001.2\0"
+    delimiters = b"\xfe\xff\x0d\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0"
+    item = b"\xfe\xff\0\xe0\xff\xff\xff\xff" + inner + delimiters
+    return b"\x09\0\x10\0LO\4\0HUNT" + b"\x09\0\x10\x10UN\0\0\xff\xff\xff\xff" + item
+
+
+_FLAWS: dict[str, Callable[[], bytes]] = {
+    "VR of blanks": lambda: _odd(b"  "),
+    "VR of question marks": lambda: _odd(b"??"),
+    "explicit items in UN": _explicit_in_unknown,
+    "explicit in implicit": lambda: b"",
+}
+
+
+@pytest.mark.parametrize("flaw", _FLAWS)
+def test_a_malformed_instance_is_kept(tmp_path: Path, flaw: str) -> None:
+    """A flaw in front of the Series Instance UID costs a remark at most, not the instance."""
+    encoded = dicom_files.data_set(dicom_files.write(dicom_files.instance(), tmp_path / "source" / "a.dcm"))
+    place = encoded.index(b"\x10\0\x10\0PN")
+    flawed = encoded[:place] + _FLAWS[flaw]() + encoded[place:]
+    (kept := tmp_path / "kept").mkdir()
+    syntax = ImplicitVRLittleEndian if flaw == "explicit in implicit" else ExplicitVRLittleEndian
+    file = _incoming(kept, syntax=syntax)
+    file.write(memoryview(flawed))
+    path = file.finish()
+    assert path == instance_path(kept, dicom_files.study_uid(), f"{dicom_files.study_uid()}.1", INSTANCE)
+    assert dicom_files.data_set(path) == flawed
+    # A VR that is none is read as other programs read it.
+    assert bool(file.remarks) is not flaw.startswith("VR")
+
+
+def test_an_instance_that_stays_unreadable_goes_where_it_was_requested(tmp_path: Path) -> None:
+    """Behind its SOP Instance UID nothing can be read; study and series are known from the request."""
+    encoded = dicom_files.data_set(dicom_files.write(dicom_files.instance(), tmp_path / "source" / "a.dcm"))
+    place = encoded.index(b"\x08\0\x20\0DA")
+    (kept := tmp_path / "kept").mkdir()
+    file = _incoming(kept)
+    file.write(memoryview(encoded[:place] + b"\x08\0\x20\0UN\0\0\xff\xff\xff\x7f"))
+    assert file.belongs_to("1.2", "1.3") == ("1.2", "1.3")
+    assert file.finish() == kept / "1.2" / "1.3" / f"{INSTANCE}.dcm"

@@ -4,11 +4,11 @@
 --   problems (hash: index to any other outcome), series (hash: study\series to its number),
 --   present (bitmap: lines of which the instance was already there)
 -- ARGV: index, outcome, category, bytes, '1' if no association was had, '1' for a receipt, seconds to keep it,
---   study\series or '', text before the number of study and series
+--   study\series or '', text before the number of study and series, '1' if it was sent in another transfer syntax
 -- include ledger/job
 
 local job, claims, recorded, receipts, problems, series, present = unpack(KEYS)
-local index, outcome, category, bytes, unreachable, short, keep, study_series, before_number = unpack(ARGV)
+local index, outcome, category, bytes, unreachable, short, keep, study_series, before_number, converted = unpack(ARGV)
 
 if redis.call('EXISTS', job) == 0 then
   return {0, 1, 0}  -- The job has expired: nobody reads its outcomes.
@@ -38,6 +38,9 @@ if new == 1 then
   end
   redis.call('HINCRBY', job, category, 1)
   redis.call('HINCRBY', job, 'bytes', bytes)
+  if converted == '1' then
+    redis.call('HINCRBY', job, 'converted', 1)
+  end
   if unreachable == '1' then
     redis.call('HINCRBY', job, 'unreachable', 1)
   end

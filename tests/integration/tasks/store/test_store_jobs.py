@@ -321,7 +321,7 @@ def test_a_preflight_sends_nothing_and_tells_all(client: PacsClient, pacs: TestP
         ("CT Image Storage", 3, True),
         ("MR Image Storage", 2, False),
     }
-    assert (outcome.total, outcome.contexts, outcome.associations, len(outcome.skipped)) == (6, 2, 1, 1)
+    assert (outcome.total, outcome.contexts, outcome.associations, len(outcome.skipped)) == (6, 4, 1, 1)
     assert pacs.stores == []
 
 

@@ -1,0 +1,75 @@
+"""Directories with files in a transfer syntax that the PACS refuses: dry run, outcome and receipts say so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLosslessSV1
+
+from pacs_tasks import (
+    Category,
+    PacsClient,
+    PreflightOutcome,
+    PreflightRequest,
+    StoreDirectoryRequest,
+    Transcode,
+    TransferOutcome,
+)
+from pacs_tasks.testing import Faults, TestPACS
+from tests.support import dicom_files
+
+_IMPLICIT_ALONE = Faults(refused_transfer_syntaxes={ExplicitVRLittleEndian, JPEGLosslessSV1})
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Three files in Explicit VR, one in Implicit VR, one that is compressed."""
+    dicom_files.write_series(tmp_path / "explicit", 3, rows=2)
+    implicit = dicom_files.instance(9, rows=2, transfer_syntax_uid=ImplicitVRLittleEndian)
+    dicom_files.write(implicit, tmp_path / "implicit.dcm")
+    jpeg = next(each for each in dicom_files.rounds()[0] if each.transfer_syntax_uid == JPEGLosslessSV1)
+    (tmp_path / "jpeg.dcm").write_bytes(Path(jpeg.path).read_bytes())
+    return tmp_path
+
+
+def test_a_job_converts_and_says_so(client: PacsClient, pacs: TestPACS, mixed: Path) -> None:
+    """Three files are converted, as the dry run has predicted; the receipt of each names the syntax."""
+    pacs.faults = _IMPLICIT_ALONE
+    dry = client.enqueue(PreflightRequest(remote=pacs.remote, directory=str(mixed)))
+    dry.wait(60)
+    predicted = dry.outcome()
+    assert isinstance(predicted, PreflightOutcome)
+    assert {(each.transfer_syntax_uid, each.accepted, each.sent_as) for each in predicted.pairs} == {
+        (ExplicitVRLittleEndian, False, ImplicitVRLittleEndian),
+        (ImplicitVRLittleEndian, True, ""),
+        (JPEGLosslessSV1, False, ""),
+    }
+    job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(mixed)))
+    job.wait(60)
+    outcome = job.outcome()
+    assert isinstance(outcome, TransferOutcome)
+    assert (outcome.category, outcome.counters.success, outcome.counters.converted) == (Category.PARTIAL, 4, 3)
+    [compressed] = outcome.problems
+    assert "--transcode decompress" in compressed.reason
+    receipts = {Path(each.path).name: each for each in job.receipts()}
+    assert {name: (each.category, each.transfer_syntax_uid, each.sent_as) for name, each in receipts.items()} == {
+        "000001.dcm": ("success", ExplicitVRLittleEndian, ImplicitVRLittleEndian),
+        "000002.dcm": ("success", ExplicitVRLittleEndian, ImplicitVRLittleEndian),
+        "000003.dcm": ("success", ExplicitVRLittleEndian, ImplicitVRLittleEndian),
+        "implicit.dcm": ("success", ImplicitVRLittleEndian, ""),
+        "jpeg.dcm": ("failed", JPEGLosslessSV1, ""),
+    }
+    assert {each.transfer_syntax_uid for each in pacs.instances.values()} == {ImplicitVRLittleEndian}
+
+
+def test_a_job_that_must_not_convert_fails_the_files(client: PacsClient, pacs: TestPACS, mixed: Path) -> None:
+    """With ``never`` only the file in Implicit VR arrives."""
+    pacs.faults = _IMPLICIT_ALONE
+    request = StoreDirectoryRequest(remote=pacs.remote, directory=str(mixed), transcode=Transcode.NEVER)
+    job = client.enqueue(request)
+    job.wait(60)
+    outcome = job.outcome()
+    assert isinstance(outcome, TransferOutcome)
+    assert (outcome.counters.success, outcome.counters.failed, outcome.counters.converted) == (1, 4, 0)
+    assert len(pacs.instances) == 1
