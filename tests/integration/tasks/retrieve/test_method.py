@@ -18,7 +18,8 @@ from tests.support.dicom_files import study_uid
 from tests.support.waiting import wait_until
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
-C_MOVE, C_GET = "1.2.840.10008.5.1.4.1.2.2.2", "1.2.840.10008.5.1.4.1.2.2.3"
+#: In the Patient Root and the Study Root model.
+C_GET = "1.2.840.10008.5.1.4.1.2.1.3", "1.2.840.10008.5.1.4.1.2.2.3"
 INSTANCES = 4
 pytestmark = pytest.mark.holds((1, 1, INSTANCES))
 
@@ -91,12 +92,12 @@ def test_a_way_that_works_again_is_not_refused_any_more(
     assert retrieve("four").studies[0].ways == ("C-MOVE",)
 
 
-@pytest.mark.parametrize("refused", [C_GET, CT])
+@pytest.mark.parametrize("refused", [C_GET, (CT,)])
 def test_what_is_missing_comes_by_c_move_where_c_get_is_refused(
-    retrieve: Retrieve, archive: TestPACS, ways: Refusals, refused: str
+    retrieve: Retrieve, archive: TestPACS, ways: Refusals, refused: tuple[str, ...]
 ) -> None:
     """It is refused as a service, or for the SOP class of the instances."""
-    archive.faults = Faults(drop_every=2, refused_sop_classes=[refused])
+    archive.faults = Faults(drop_every=2, refused_sop_classes=refused)
     outcome = retrieve("out")
     assert (outcome.category, outcome.studies[0].ways) == (Category.SUCCESS, ("C-MOVE",))
     assert list(ways.reasons()) == [Method.GET.value if refused == C_GET else get_of(CT)]
@@ -119,7 +120,7 @@ def test_a_way_that_is_named_is_the_only_one(retrieve: Retrieve, archive: TestPA
 
 def test_without_any_way_both_reasons_are_told(retrieve: Retrieve, archive: TestPACS) -> None:
     """With the remedy. A remembered refusal excludes no method for good."""
-    archive.destinations, archive.faults = {}, Faults(refused_sop_classes=[C_GET])
+    archive.destinations, archive.faults = {}, Faults(refused_sop_classes=C_GET)
     for name in ("one", "two"):
         outcome = retrieve(name)
         assert outcome.category is Category.FAILED
@@ -137,7 +138,7 @@ def test_no_receiver_is_not_remembered(retrieve: Retrieve, archive: TestPACS, wa
     assert (outcome.category, outcome.studies[0].ways) == (Category.SUCCESS, ("C-GET",))
     assert "no receiver NOBODY is running" in outcome.studies[0].reason
     assert not ways.reasons()
-    archive.faults = Faults(refused_sop_classes=[C_GET])
+    archive.faults = Faults(refused_sop_classes=C_GET)
     lost = retrieve("two", move_aet="NOBODY")
     assert {"no receiver NOBODY is running" in each.reason for each in lost.problems} == {True}
     assert {"Start a receiver" in each.reason for each in lost.problems} == {True}

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
+from pynetdicom.sop_class import (
+    PatientRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelFind,
+)
 
 from pacs_tasks import Category, InstanceCategory, PacsClient, StoreDirectoryRequest, TransferOutcome, VerifyRequest
 from pacs_tasks.outcome import VerifyOutcome
@@ -29,7 +32,8 @@ def test_duplicates_are_already_there(client: PacsClient, pacs: TestPACS, tmp_pa
     paths = write_series(tmp_path, 3)
     pacs.hold(*paths[:2])
     held = list(pacs.instances)
-    refused = () if queries else (StudyRootQueryRetrieveInformationModelFind,)
+    models = StudyRootQueryRetrieveInformationModelFind, PatientRootQueryRetrieveInformationModelFind
+    refused = () if queries else models
     pacs.faults = Faults(store_status=dict.fromkeys(held, DUPLICATE), refused_sop_classes=refused)
     job_id, outcome = _sent(client, pacs, tmp_path)
     counters = outcome.counters
