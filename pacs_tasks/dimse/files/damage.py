@@ -17,6 +17,7 @@ from pydicom.uid import UID
 
 from pacs_tasks.dimse.files.elements import (
     DEEPEST,
+    DEFLATED,
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
@@ -27,6 +28,7 @@ from pacs_tasks.dimse.files.elements import (
     PIXEL_DATA,
     SEQUENCE_END,
     SHORT_VRS,
+    TEXT_VRS,
     UNDEFINED,
     Data,
     Encoding,
@@ -38,7 +40,7 @@ from pacs_tasks.dimse.files.whole import behind_deflated
 from pacs_tasks.errors import DamagedFileError, UnreadableInputError
 
 #: Transfer syntaxes of the Standard; what a private one means is not known.
-_STANDARD = "1.2.840.10008.1.2"
+_STANDARD = "1.2.840.10008.1.2."
 _NATIVE = frozenset(
     (
         IMPLICIT_VR_LITTLE_ENDIAN,
@@ -54,8 +56,6 @@ _JPIP = frozenset(("94", "95", "204", "205"))
 _PIXELS = 0x7FE0
 _DELIMITERS = 0xFFFE
 _ITEM_BYTES = struct.pack("<HH", ITEM >> 16, ITEM & 0xFFFF)
-#: Values of these VRs are padded with a space, all others with a zero byte (PS3.5 section 6.2).
-_TEXT = frozenset(("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UR", "UT"))
 _LONGEST_SHORT = 0xFFFF
 
 # Without the number of the element in its group.
@@ -80,11 +80,11 @@ def judged(instance: StoredInstance, *, repair: bool = False) -> StoredInstance:
     UnreadableInputError
         If the file can no longer be read.
     """
-    if not instance.transfer_syntax_uid.startswith(_STANDARD):
+    if not f"{instance.transfer_syntax_uid}.".startswith(_STANDARD):
         return instance
     try:
         with FileIO(instance.path) as file:
-            if instance.transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+            if instance.transfer_syntax_uid in DEFLATED:
                 _judge_deflated(file, instance)
                 return instance
             return _judge(file, instance, repair=repair)
@@ -311,7 +311,7 @@ class _Judge(FileWalker):
             return None
         # The length is the last field of the header.
         field = (length + 1).to_bytes(2 if is_short else 4, "big" if self.encoding.big else "little")
-        text = (vr.decode() if vr else _vr_of(tag)) in _TEXT
+        text = (vr.decode() if vr else _vr_of(tag)) in TEXT_VRS
         return Padding(value - len(field), field, b" " if text else b"\0")
 
 

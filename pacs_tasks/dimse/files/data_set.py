@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from pacs_tasks.dimse.files.elements import (
-    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    DEFLATED,
     SERIES_INSTANCE_UID,
     STUDY_INSTANCE_UID,
     MalformedError,
@@ -83,7 +83,7 @@ class DataSetFile:
         # and with it Orthanc, aborts the association at an odd fragment, at the cost of the other instances.
         if self._length % 2 == 0:
             return b""
-        if self._syntax == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+        if self._syntax in DEFLATED:
             # The Standard itself pads a deflated stream with this byte (PS3.5 section A.5).
             return b"\0"
         raise UnreadableInputError(

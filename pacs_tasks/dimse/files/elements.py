@@ -14,6 +14,8 @@ IMPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN = "1.2.840.10008.1.2.1.99"
 EXPLICIT_VR_BIG_ENDIAN = "1.2.840.10008.1.2.2"
+#: The data sets of these are deflated (PS3.5 section A.5). Those of JPIP have no pixels (sections A.6 to A.8).
+DEFLATED = frozenset((DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"))
 #: GE's private transfer syntax: Implicit VR Little Endian, except for the pixel data.
 _GE_PRIVATE = "1.2.840.113619.5.2"
 _NOT_EXPLICIT_LITTLE = frozenset((IMPLICIT_VR_LITTLE_ENDIAN, _GE_PRIVATE, EXPLICIT_VR_BIG_ENDIAN))
@@ -35,6 +37,8 @@ UNDEFINED = 0xFFFF_FFFF
 LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 #: VRs with a length of two bytes (PS3.5 table 7.1-2).
 SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
+#: Values of these VRs are padded with a space, all others with a zero byte (PS3.5 section 6.2).
+TEXT_VRS = frozenset(("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UR", "UT"))
 #: The groups of curves, overlays and pixel data begin here.
 _BULK_GROUPS = 0x5000
 #: No modality nests sequences deeper than this.
@@ -247,7 +251,7 @@ def read_uids(data: Data, transfer_syntax_uid: str, wanted: Collection[int], pos
     MalformedError
         If the data end, or stop making sense, before the place of the last wanted element.
     """
-    if transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+    if transfer_syntax_uid in DEFLATED:
         data, position = inflate(data, position), 0
     found: dict[int, str] = {}
     if transfer_syntax_uid not in _NOT_EXPLICIT_LITTLE:
@@ -308,7 +312,7 @@ def read_uids_anyhow(
     data: Data, transfer_syntax_uid: str, wanted: Collection[int], position: int = 0
 ) -> dict[int, str]:
     """Read UIDs from a malformed data set as :func:`read_uids`, as many as any reading of it finds. Never raises."""
-    if transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+    if transfer_syntax_uid in DEFLATED:
         with suppress(MalformedError):
             data, position = inflate(data, position), 0
     declared = Encoding.of(transfer_syntax_uid)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from io import FileIO
 
 from pacs_tasks.dimse.files.elements import (
-    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    DEFLATED,
     EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
@@ -367,7 +367,7 @@ def walk_file(file: FileIO, instance: StoredInstance) -> Iterator[Element]:
 
 def read_values(file: FileIO, instance: StoredInstance, wanted: Collection[int], longest: int) -> dict[int, bytes]:
     """Read values from the head of a data set, as far as it can be walked; at most ``longest`` bytes of each."""
-    deflated = instance.transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
+    deflated = instance.transfer_syntax_uid in DEFLATED
     found: dict[int, bytes] = {}
     try:
         content = _inflated_head(file, instance) if deflated else b""

@@ -12,9 +12,17 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from pydicom.datadict import dictionary_VR, private_dictionary_VR
-from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
-from pacs_tasks.dimse.files.elements import PIXEL_DATA, UNDEFINED, Encoding, MalformedError
+from pacs_tasks.dimse.files.elements import (
+    LONG_VRS,
+    PIXEL_DATA,
+    SHORT_VRS,
+    TEXT_VRS,
+    UNDEFINED,
+    Encoding,
+    MalformedError,
+    length_size,
+)
 
 #: Bytes of a value that stays in the file, at least, and of one read of it; both are multiples of every unit.
 _LONG = 1 << 12
@@ -28,7 +36,8 @@ _UNITS = {
     **dict.fromkeys(("FL", "OF", "OL", "SL", "UL"), 4),
     **dict.fromkeys(("FD", "OD", "OV", "SV", "UV"), 8),
 }
-_LONG_VRS = frozenset(str(vr) for vr in EXPLICIT_VR_LENGTH_32)
+_LONG_VRS = frozenset(vr.decode() for vr in LONG_VRS)
+_VRS = frozenset(vr.decode() for vr in LONG_VRS | SHORT_VRS)
 _LONGEST_SHORT = 0xFFFE
 
 
@@ -111,7 +120,7 @@ class _Scope:
         if vr == "US or SS":
             return "SS" if self.signed else "US"
         # Implicit VR holds these as OW (PS3.5 section A.1).
-        return "OW" if " or " in vr else vr
+        return vr if vr in _VRS else "OW"
 
     def unit_of(self, tag: int, vr: str) -> int:
         """How many bytes change places with the byte order: a whole pixel of more than 16 bits, as pydicom reads it."""
@@ -140,9 +149,12 @@ class _Reader:
         head = self.bytes_at(position, 8)
         group, number = struct.unpack(f"{order}HH", head[:4])
         tag, vr, long_at = group << 16 | number, head[4:6].decode("latin-1"), f"{order}L"
-        if source.explicit and group != 0xFFFE and vr.isascii() and vr.isalpha() and vr.isupper():
-            if vr in _LONG_VRS:
-                return _Element(tag, vr, position + 12, struct.unpack(long_at, self.bytes_at(position + 8, 4))[0])
+        size = length_size(head[4:6], group) if source.explicit and group != 0xFFFE else 0
+        # Nobody knows how to encode a VR that is none, or that does not exist yet.
+        vr = vr if vr in _VRS else "UN"
+        if size == 4:
+            return _Element(tag, vr, position + 12, struct.unpack(long_at, self.bytes_at(position + 8, 4))[0])
+        if size == 2:
             return _Element(tag, vr, position + 8, struct.unpack(f"{order}H", head[6:])[0])
         return _Element(tag, "", position + 8, struct.unpack(long_at, head[4:])[0])
 
@@ -194,7 +206,7 @@ class _Recoder:
             vr = "UN"
         unit = scope.unit_of(element.tag, vr) if source.big != self._target.big else 1
         # A value of odd length is padded (PS3.5 section 7.1.1).
-        padding = b"\0" * (element.length % 2)
+        padding = (b" " if vr in TEXT_VRS else b"\0") * (element.length % 2)
         encoded.add(self._header(element.tag, vr, element.length + len(padding)))
         if element.length >= _LONG:
             encoded.add_span(_Span(element.position, element.length, unit))
@@ -215,6 +227,9 @@ class _Recoder:
             if item.tag == _SEQUENCE_END and sequence.length == UNDEFINED:
                 encoded.add(self._header(_SEQUENCE_END, "", 0))
                 return encoded, item.position
+            if item.tag == _SEQUENCE_END and item.position == end:
+                # Needless behind a defined length, and yet written.
+                return encoded, end
             if item.tag != _ITEM:
                 raise MalformedError("a sequence contains something other than items")
             if item.length == UNDEFINED:

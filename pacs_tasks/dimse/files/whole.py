@@ -17,7 +17,7 @@ import pydicom.uid
 
 from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.files.elements import (
-    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    DEFLATED,
     PIXEL_DATA,
     SERIES_INSTANCE_UID,
     SOP_INSTANCE_UID,
@@ -63,7 +63,7 @@ def whole_instance(path: str, sop_instance_uid: str) -> StoredInstance | None:
         if instance.sop_instance_uid != sop_instance_uid:
             return None
         with FileIO(path) as file:
-            if instance.transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+            if instance.transfer_syntax_uid in DEFLATED:
                 complete = _deflated_is_whole(file, instance)
             else:
                 complete = _is_whole(file, instance)

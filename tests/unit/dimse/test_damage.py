@@ -130,6 +130,11 @@ SOUND = {
         ExplicitVRLittleEndian,
     ),
     **{f"the VR {vr!r}": (native(odd_vr(vr)), ExplicitVRLittleEndian) for vr in (b"??", b"  ", b"\0\0", b"lo", b"L1")},
+    **{
+        f"deflated, by JPIP {number}": (zlib.compress(data_set(VALUE), wbits=-15), f"1.2.840.10008.1.2.4.{number}")
+        for number in (95, 205)
+    },
+    "Papyrus, which is implicit": (IMPLICIT, "1.2.840.10008.1.20"),
     "a private transfer syntax": (b"".join((EXPLICIT, b"anything")), "1.2.3.4.5"),
 }
 

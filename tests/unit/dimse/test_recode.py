@@ -116,6 +116,38 @@ def test_a_value_that_a_short_length_does_not_hold_becomes_unknown() -> None:
     assert _recoded(explicit, ExplicitVRLittleEndian, ImplicitVRLittleEndian) == content
 
 
+@pytest.mark.parametrize(("vr", "long"), [(b"ZZ", True), (b"??", False), (b"  ", False), (b"\0\0", False)])
+def test_a_vr_that_is_none_becomes_unknown(vr: bytes, long: bool) -> None:
+    """One of the future has a length of four bytes (PS3.5 section 7.1.2), what is none has two, as in DCMTK."""
+    head = struct.pack("<HH2s", 0x0009, 0x1001, vr) + struct.pack("<xxL" if long else "<H", 4)
+    content = head + b"TEXT" + _element(0x0020_0010, "SH", b"A1")
+    found = _recoded(content, ExplicitVRLittleEndian, ExplicitVRLittleEndian)
+    assert found == _element(0x0009_1001, "UN", b"TEXT") + _element(0x0020_0010, "SH", b"A1")
+
+
+def test_a_vr_of_the_dictionary_that_is_none_is_no_vr() -> None:
+    """pydicom's private dictionary names OB_OW, which has a length of four bytes as OW has."""
+    creator = b"TOSHIBA_MEC_OT3 "
+    content = _implicit(0x7019_0010, creator) + _implicit(0x7019_1080, b"\1\2\3\4") + _implicit(0x7019_1081, b"")
+    assert _recoded(content, ImplicitVRLittleEndian, ExplicitVRLittleEndian).startswith(
+        _element(0x7019_0010, "LO", creator) + _element(0x7019_1080, "OW", b"\1\2\3\4")
+    )
+
+
+def test_a_needless_delimiter_is_left_out() -> None:
+    """Some writers end a sequence of defined length with one, and DCMTK reads it."""
+    items = _item(_element(0x0008_0050, "SH", b"A1"), defined=True)
+    content = _element(0x0008_1115, "SQ", items + _implicit(0xFFFE_E0DD, b""))
+    assert _recoded(content, ExplicitVRLittleEndian, ExplicitVRLittleEndian) == _element(0x0008_1115, "SQ", items)
+
+
+@pytest.mark.parametrize(("vr", "pad"), [("LO", b" "), ("UI", b"\0"), ("OB", b"\0")])
+def test_an_odd_value_is_padded_as_its_vr_requires(vr: str, pad: bytes) -> None:
+    """Text gets a space, a UID and bytes a zero (PS3.5 section 6.2)."""
+    content = _element(0x0009_1001, vr, b"ODD")
+    assert _recoded(content, ExplicitVRLittleEndian, ImplicitVRLittleEndian) == _implicit(0x0009_1001, b"ODD" + pad)
+
+
 def test_a_sequence_of_unknown_vr_holds_implicit_items() -> None:
     """An undefined length with the VR UN is a sequence in Implicit VR (PS3.5 section 6.2.2)."""
     items = _item(_implicit(0x0028_0010, b"\x34\x12"), defined=True) + _implicit(0xFFFE_E0DD, b"")

@@ -6,6 +6,7 @@ import re
 import shutil
 import struct
 import warnings
+import zlib
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -300,6 +301,17 @@ def test_a_malformed_instance_is_kept(tmp_path: Path, flaw: str) -> None:
     assert dicom_files.data_set(path) == flawed
     # A VR that is none is read as other programs read it.
     assert bool(file.remarks) is not flaw.startswith("VR")
+
+
+@pytest.mark.parametrize("number", [95, 205])
+def test_a_deflated_instance_of_jpip_is_read(tmp_path: Path, number: int) -> None:
+    """Its data set is deflated as that of the usual deflated transfer syntax is (PS3.5 section A.7)."""
+    encoded = dicom_files.data_set(dicom_files.write(dicom_files.instance(), tmp_path / "source" / "a.dcm"))
+    (kept := tmp_path / "kept").mkdir()
+    file = _incoming(kept, syntax=f"1.2.840.10008.1.2.4.{number}")
+    file.write(memoryview(zlib.compress(encoded, wbits=-zlib.MAX_WBITS)))
+    assert file.finish().parent.parent.name == dicom_files.study_uid()
+    assert not file.remarks
 
 
 def test_an_instance_that_stays_unreadable_goes_where_it_was_requested(tmp_path: Path) -> None:
