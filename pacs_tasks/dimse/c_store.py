@@ -124,7 +124,7 @@ class _Requests:
         sop_class, own = instance.sop_class_uid, instance.transfer_syntax_uid
         syntax = sent_as(sop_class, own, assoc.accepted_contexts, self._transcode)
         if syntax is None:
-            return _failed(instance, "ContextRejectedError", _rejected_context(assoc, instance))
+            return _failed(instance, "ContextRejectedError", _rejected_context(assoc, instance, self._transcode))
         context_id = assoc.accepted_contexts[sop_class, syntax]
         message_id = assoc.next_message_id()
         converted = syntax != own
@@ -222,17 +222,20 @@ def may_be_converted(
     )
 
 
-def _rejected_context(assoc: Association, instance: StoredInstance) -> str:
+def _rejected_context(assoc: Association, instance: StoredInstance, transcode: Transcode) -> str:
     sop_class, syntax = instance.sop_class_uid, instance.transfer_syntax_uid
     what = f"{_named(sop_class)} in {_named(syntax)}"
-    if not assoc.covers([(sop_class, syntax)]):
+    # Where there was no room for the others, its own one was refused on an association before.
+    tried = (syntax, *UNCOMPRESSED) if convertible(syntax, transcode) else (syntax,)
+    asked = next(((sop_class, each) for each in tried if assoc.covers([(sop_class, each)])), None)
+    if asked is None:
         return f"This association does not propose {what}. Open one that proposes it."
     others = [_named(accepted) for uid, accepted in assoc.accepted_contexts if uid == sop_class]
     if others:
         plain = any((sop_class, each) in assoc.accepted_contexts for each in UNCOMPRESSED)
         step = " Send it with --transcode decompress, or convert it first." if plain else ""
         return f"{assoc.remote} does not accept {what}. It accepts this class in {', '.join(others)}.{step}"
-    why = _REFUSALS.get(assoc.refused.get((sop_class, syntax), 0), _REFUSED)
+    why = _REFUSALS.get(assoc.refused.get(asked, 0), _REFUSED)
     return f"{assoc.remote} does not accept {what}: {why}"
 
 

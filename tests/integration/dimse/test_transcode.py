@@ -23,7 +23,8 @@ from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.c_store import store_all
 from pacs_tasks.dimse.files.part10 import StoredInstance, read_instance
 from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
-from pacs_tasks.dimse.upper_layer.contexts import contexts_for
+from pacs_tasks.dimse.upper_layer.contexts import alternatives_for, contexts_for
+from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 from pacs_tasks.request import Transcode
 from pacs_tasks.testing import Faults, TestPACS
@@ -97,6 +98,18 @@ def test_nothing_is_converted_where_that_is_not_wanted(pacs: TestPACS) -> None:
     assert set(pacs.instances) == implicit
     assert {uid for uid, each in outcomes.items() if each.category is InstanceCategory.SUCCESS} == implicit
     assert {each.error for uid, each in outcomes.items() if uid not in implicit} == {"ContextRejectedError"}
+
+
+def test_what_is_refused_in_any_syntax_says_why(pacs: TestPACS) -> None:
+    """Also where its own one was refused on an association before, for which there was no room for the others."""
+    pacs.faults = Faults(refused_transfer_syntaxes=set(_UNCOMPRESSED) - {DeflatedExplicitVRLittleEndian})
+    instance = next(each for each in _whole().values() if each.transfer_syntax_uid == DeflatedExplicitVRLittleEndian)
+    [(proposed, _)] = alternatives_for([instance], Transcode.UNCOMPRESSED)
+    # Another class has the association accepted.
+    proposed = [*proposed, Context(ColorPaletteStorage, (DeflatedExplicitVRLittleEndian,))]
+    with Association.open(LocalAE(), pacs.remote, proposed, Timeouts.of(20)) as assoc:
+        [(_, outcome)] = store_all(assoc, [instance])
+    assert "does not support the transfer syntax (result 4)" in outcome.reason
 
 
 def test_compressed_instances_are_decompressed_only_on_request(pacs: TestPACS) -> None:
