@@ -14,8 +14,10 @@ from typing import IO, cast
 
 import pydicom
 from pydicom import uid
+from pydicom.dataset import FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
+from pydicom.pixels.decoders.base import get_decoder
 
 from pacs_tasks.dimse.files.data_set import DataSetFile, unreadable
 from pacs_tasks.dimse.files.elements import (
@@ -190,6 +192,21 @@ def _deflated(blocks: Iterable[bytes]) -> Iterator[bytes]:
     yield deflating.flush()
 
 
+def _decompress(ds: pydicom.Dataset, syntax: str) -> None:
+    if "PixelData" not in ds or not ds["PixelData"].is_undefined_length:
+        return
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = uid.UID(syntax)
+    ds.decompress(as_rgb=False, generate_instance_uid=False)
+    if ds.get("PhotometricInterpretation") == "YBR_FULL_422":
+        # Decoders give each pixel its own samples.
+        ds.PhotometricInterpretation = "YBR_FULL"
+    # Only encapsulated pixel data have an offset table (PS3.3 section C.7.6.3.1.8).
+    for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
+        if keyword in ds:
+            delattr(ds, keyword)
+
+
 def _decompressed(instance: StoredInstance) -> bytes:
     """Decompress the pixel data, and encode the data set in Explicit VR Little Endian.
 
@@ -198,11 +215,11 @@ def _decompressed(instance: StoredInstance) -> bytes:
     name = uid.UID(instance.transfer_syntax_uid).name
     try:
         ds = pydicom.dcmread(instance.path, force=True)
-        if "PixelData" in ds:
-            ds.decompress(as_rgb=False, generate_instance_uid=False)
-        if ds.get("PhotometricInterpretation") == "YBR_FULL_422":
-            # Decoders give each pixel its own samples.
-            ds.PhotometricInterpretation = "YBR_FULL"
+        # JPIP and private transfer syntaxes have none.
+        get_decoder(uid.UID(instance.transfer_syntax_uid))
+        # Icons are compressed as the image is (PS3.3 section C.7.6.1.1.6).
+        for each in (*ds.get("IconImageSequence", ()), ds):
+            _decompress(each, instance.transfer_syntax_uid)
         buffer = DicomBytesIO()
         buffer.is_little_endian, buffer.is_implicit_VR = True, False
         write_dataset(buffer, ds)

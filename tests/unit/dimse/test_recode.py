@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import struct
 import warnings
+from dataclasses import replace
 from io import BytesIO
 from itertools import product
+from pathlib import Path
 
 import pytest
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -19,10 +21,12 @@ from pydicom.uid import (
 
 from pacs_tasks.dimse.files.converted import ConvertedFile
 from pacs_tasks.dimse.files.elements import Encoding, MalformedError
-from pacs_tasks.dimse.files.part10 import StoredInstance
+from pacs_tasks.dimse.files.part10 import StoredInstance, read_instance
 from pacs_tasks.dimse.files.recode import Recoded
 from pacs_tasks.errors import UnreadableInputError
+from tests.support import dicom_files
 from tests.support.dicom_files import rounds
+from tests.support.peculiar import write
 from tests.support.values import assert_same_values, read_encoded
 
 _TARGETS = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
@@ -210,6 +214,39 @@ def test_a_damaged_file_is_named_as_one(name: str) -> None:
     assert "cannot be converted" in caught.value.message
 
 
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2.4.94", "1.2.840.10008.1.2.4.95", "1.2.3.4.5"])
+def test_pixels_that_are_elsewhere_or_unknown_have_no_decoder(syntax: str, tmp_path: Path) -> None:
+    """JPIP keeps them with a provider, so nothing is sent as decompressed; a private syntax is not a damaged file."""
+    content = dicom_files.data_set(Path(_rle().path))
+    path = write(tmp_path / "a.dcm", "1.2.3", content, syntax)
+    instance = replace(_rle(), path=str(path), size=path.stat().st_size, transfer_syntax_uid=syntax)
+    with pytest.raises(UnreadableInputError, match="no decoder"):
+        ConvertedFile(instance, ExplicitVRLittleEndian)
+
+
+def _rle() -> StoredInstance:
+    return next(each for some in rounds() for each in some if each.path.endswith("SC_rgb_rle.dcm"))
+
+
+def test_an_icon_is_decompressed_and_offset_tables_are_left_out(tmp_path: Path) -> None:
+    """An icon is compressed as its image is; nothing says where the fragments were."""
+    pytest.importorskip("numpy")
+    source = dcmread(_rle().path)
+    icon = Dataset()
+    # Its groups 0028 and 7FE0, without the extreme values.
+    icon.update({each.tag: each for each in source if each.tag.group in {0x0028, 0x7FE0} and "Value" not in each.name})
+    source.IconImageSequence = [icon]
+    source.ExtendedOffsetTable = bytes(8)
+    source.ExtendedOffsetTableLengths = struct.pack("<Q", len(source.PixelData) - 16)
+    source.save_as(path := tmp_path / "a.dcm")
+    with ConvertedFile(read_instance(str(path)), ExplicitVRLittleEndian) as file:
+        ds = read_encoded(file[: len(file)], ExplicitVRLittleEndian)
+    assert len(ds.PixelData) == ds.Rows * ds.Columns * 3
+    assert ds.IconImageSequence[0].PixelData == ds.PixelData
+    assert "ExtendedOffsetTable" not in ds
+    assert "ExtendedOffsetTableLengths" not in ds
+
+
 def test_decompressing_needs_a_decoder() -> None:
     """Where no decoder is installed, one sentence says which extra brings it; where one is, the pixels come."""
     jpeg = next(each for some in rounds() for each in some if each.transfer_syntax_uid == JPEGLosslessSV1)
@@ -220,4 +257,4 @@ def test_decompressing_needs_a_decoder() -> None:
     else:
         with file:
             ds = read_encoded(file[: len(file)], ImplicitVRLittleEndian)
-        assert len(ds.PixelData) == ds.Rows * ds.Columns * ds.BitsAllocated // 8
+        assert len(ds.PixelData) == ds.Rows * ds.Columns * ds.SamplesPerPixel * ds.BitsAllocated // 8
