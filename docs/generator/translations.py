@@ -48,7 +48,10 @@ _CLICK = (
     "Missing option {name}.", "No such option: {name}", "No such option {name}.", "No such command {name}.",
     "Did you mean {name}?", "(Possible options: {names})", "Option {name} requires an argument.",
     "Got unexpected extra argument ({names})", "Got unexpected extra arguments ({names})",
-    "Invalid value for {name}: {message}", "Invalid value: {message}", "{value} is not one of {values}.",
+    "No such option {name}. (Did you mean one of: {names}?)", "No such command {name}. (Did you mean one of: {names}?)",
+    "Invalid value for {name}: {message}", "Invalid value: {message}",
+    "Invalid value for {name} (env var: {var}): {message}", "{value} is not a valid whole number.",
+    "{value} is not a valid number of seconds.", "{value} is not one of {values}.",
     "{value} is not in the range {range}.", "{value} is not a valid integer.", "Option {name} does not take a value.",
 )  # fmt: skip
 

@@ -71,7 +71,7 @@ def find_job(invocation: Invocation, client: PacsClient, named: str, tasks: Coll
     progress = job.progress()
     invocation.job_id, invocation.task = job.id, progress.task
     if named == LAST:
-        invocation.terminal.say(f"The last job is {job.id}: {command_of(progress.task)} to {progress.remote}.")
+        invocation.terminal.say(f"The last job is {job.id} ({command_of(progress.task)}, {progress.remote}).")
     return job
 
 

@@ -68,6 +68,14 @@ def test_a_text_with_values_finds_its_translation(template: str) -> None:
             "/data/a.dcm: The directory contains no file. Check the path.",
             "/data/a.dcm：该目录不含任何文件。请核对路径。",
         ),
+        (
+            "No such command 'qurey'. (Did you mean one of: 'query', 'retry'?)",
+            "没有命令 'qurey'。您是否想用 'query', 'retry'？",
+        ),
+        (
+            "Invalid value for '--port' (env var: 'PACS_TASKS_PORT'): 'abc' is not a valid whole number.",
+            "'--port'（环境变量 'PACS_TASKS_PORT'）的值无效：'abc' 不是有效的整数。",
+        ),
         ("2 matches for 3 rows: 1 failed.", "3 行：2 个匹配结果；1 失败。"),
         ("Something else. There are no jobs.", "Something else.没有作业。"),
     ],

@@ -130,6 +130,7 @@ def _fields(
         raise InvalidRequestError("A worklist belongs to neither root. Leave out --root or --worklist.")
     model = QueryModel.WORKLIST if worklist else QueryModel(query_model) if query_model else None
     at = Level(level)
+    _check_level(at, model, split_dates=split_dates)
     return {
         "level": at,
         "query_model": model,
@@ -143,3 +144,15 @@ def _fields(
         "split_dates": split_dates,
         "strict": strict,
     }
+
+
+def _check_level(level: str, model: str | None, *, split_dates: bool) -> None:
+    """Refuse what no query can have, by the names of the options."""
+    if model == "worklist" and level != "STUDY":
+        raise InvalidRequestError("A worklist has no levels. Leave out --level or --worklist.")
+    if level != "PATIENT":
+        return
+    if model == "study":
+        raise InvalidRequestError("The Study Root model has no PATIENT level. Query at another --level or --root.")
+    if split_dates:
+        raise InvalidRequestError("Patients have no study date to split by. Leave out --split-dates or --level.")

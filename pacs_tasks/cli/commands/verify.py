@@ -83,5 +83,5 @@ def report(invocation: Invocation, job_id: str, output_format: str, output: str 
     if terminal.json:
         terminal.document({"job_id": job.id, "receipts": count, "output": output, "exit_code": ExitCode.DONE})
     else:
-        terminal.say(f"{count} receipts in {output}.")
+        terminal.say(f"1 receipt in {output}." if count == 1 else f"{count} receipts in {output}.")
     return ExitCode.DONE

@@ -84,9 +84,9 @@ class Advice(StrEnum):
         "Ask the administrator of the PACS to configure the SOP classes and transfer syntaxes that it refuses."
     )
     RETRIEVING = (
-        "Check the Study Instance UID (`pacs-tasks query` lists them), and that the output directory is writable and "
-        "has space left. If the PACS delivers nothing, configure the receiver's AE title and address there, or use "
-        "--method get."
+        "Check the Study Instance UID, Patient ID or accession number (`pacs-tasks query` lists them), and that the "
+        "output directory is writable and has space left. If the PACS delivers nothing, configure the receiver's AE "
+        "title and address there, or use --method get."
     )
     FORWARDING = (
         "Configure the destination's AE title and address as a C-MOVE destination in the PACS that sends. Make sure "

@@ -273,6 +273,22 @@ def test_an_option_without_effect_is_refused(argv: list[str], capsys: pytest.Cap
     assert any(f"Error: {each} " in said for each in argv)
 
 
+@pytest.mark.parametrize(
+    ("argv", "what_next"),
+    [
+        (["--worklist", "--level", "SERIES"], "Leave out --level or --worklist."),
+        (["--level", "PATIENT", "--root", "study"], "Query at another --level or --root."),
+        (["--level", "PATIENT", "--split-dates", "--study-date", "-7d"], "Leave out --split-dates or --level."),
+    ],
+)
+def test_levels_that_no_query_has_are_refused_by_the_names_of_the_options(
+    argv: list[str], what_next: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not by those of the fields of a request."""
+    assert main(["query", *argv]) == 2
+    assert capsys.readouterr().err.endswith(f"{what_next}\n")
+
+
 def test_a_variable_without_effect_is_none_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is there for the other commands."""
     monkeypatch.setenv("PACS_TASKS_IP", "10.0.0.1")
