@@ -61,6 +61,8 @@ def messages(root: Path) -> list[str]:
     found = {*_CLICK, *_help(commands), *(str(each) for each in Advice)}
     found |= {str(each) for kind in (Category, InstanceCategory, JobState) for each in _members(kind)}
     found |= {text for each in OPERATIONS.values() for text in (each.done, each.done.capitalize(), each.item)}
+    sizes = ("{size}", "{size} ({bytes} in all)")
+    found |= {f"{each} {done}" for each in sizes for done in ("sent", "received")}
     known = errors.found(root)
     found |= {_numbered(each) for texts in known.messages.values() for each in texts}
     for path in sorted((root / "pacs_tasks/cli").rglob("*.py")):

@@ -21,7 +21,7 @@ DOMAIN = "pacs_tasks"
 _VARIABLES = ("PACS_TASKS_LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG")
 #: A template with fewer letters than this fits figures only, since it would fit names of files and patients too.
 _FEW_LETTERS = 8
-_FIGURES = r"(?:No match|[\d.,]+(?: [a-z ]+)?(?:, [\d.,]+ [a-z ]+)*)"
+_FIGURES = r"(?:No match|[\d.,]+(?: [kMGT]?B)?(?: [a-z ]+)?(?:, [\d.,]+ [a-z ]+)*)"
 _DEPTH = 4
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _SENTENCES = re.compile(r"(?<=[.!?]) +(?=[A-Z`‘'\"/\d])")

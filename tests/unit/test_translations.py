@@ -62,6 +62,8 @@ def test_a_text_with_values_finds_its_translation(template: str) -> None:
         ("success", "成功"),
         ("MY_PACS at 10.0.0.1:11112", "MY_PACS at 10.0.0.1:11112"),
         ("8 of 9", "8/9"),
+        ("2.9 kB sent", "2.9 kB 已发送"),
+        ("730 B (2.9 kB in all) sent", "已发送 730 B（共 2.9 kB）"),
         ("/data/CT of head", "/data/CT of head"),
         ("send: running, 5 of 9, 1.2 MB/s, 3 failed, about 3 s left", "send：进行中，5/9，1.2 MB/s，3 失败，约剩 3 s"),
         (

@@ -78,7 +78,7 @@ class TransferView(View[R, TransferOutcome]):
         if self.outcome.unreachable:
             return Advice.CONNECTION
         problems = self.outcome.problems
-        if problems and all(each.error == "ConfigurationError" for each in problems):
+        if problems and all(each.error in {"ConfigurationError", "DamagedFileError"} for each in problems):
             return Advice.REASONS
         return self.check_remote()
 

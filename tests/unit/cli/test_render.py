@@ -288,6 +288,20 @@ def test_plain_progress_keeps_its_pace(capsys: pytest.CaptureFixture[str]) -> No
         ),
         (
             advised(
+                StoreDirectoryRequest(directory="/data"),
+                TransferOutcome(
+                    counters=Counters(total=2, success=1, failed=1),
+                    problems=(
+                        InstanceOutcome(
+                            subject="/data/1.dcm", category=InstanceCategory.FAILED, error="DamagedFileError"
+                        ),
+                    ),
+                ),
+            ),
+            ("Follow the reasons above. Then run", "retry j7"),
+        ),
+        (
+            advised(
                 RetrieveRequest(study_uid="1.2", to=RemoteAE(ae_title="OTHER")),
                 TransferOutcome(counters=Counters(total=1, missing=1)),
             ),
