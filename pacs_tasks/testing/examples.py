@@ -12,24 +12,35 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from pacs_tasks.dimse.files import damage, part10
+from pacs_tasks.errors import PacsTasksError
+
 CHINESE_NAME = "张^三丰"
 _NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 
 
 def shipped_instances() -> list[Path]:
-    """Return one file for each instance in the package of pydicom that has all four UIDs, so that any PACS stores it.
+    """Return one file for each instance in the package of pydicom that any PACS stores.
 
-    They have various SOP classes and transfer syntaxes. Nothing is downloaded.
+    It has all four UIDs and is not damaged. They have various SOP classes and transfer syntaxes. Nothing is downloaded.
     """
     found: dict[str, Path] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Some of them break the Standard on purpose.
         for path in sorted((Path(pydicom.__file__).parent / "data").rglob("*")):
-            if path.is_file() and path.suffix not in {".py", ".pyc"}:
+            if path.is_file() and path.suffix not in {".py", ".pyc"} and _is_whole(path):
                 uid = _sop_instance_uid(path)
                 if uid:
                     found.setdefault(uid, path)
     return list(found.values())
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        damage.judged(part10.read_instance(str(path)))
+    except PacsTasksError:
+        return False
+    return True
 
 
 def _sop_instance_uid(path: Path) -> str:

@@ -108,5 +108,5 @@ def test_orthanc_whose_destination_is_gone_claims_nothing(
         )
         command = ["retrieve", "--study-uid", study_uid(), "--to-remote", "second", "--json", *source.options]
         result = terminal.run(*command)
-        assert (result.code, result.json["counters"]["failed"]) == (1, COUNT), str(result)
-        assert all("not verified" in each["reason"] for each in result.json["problems"])
+        assert (result.code, result.json["counters"]["missing"]) == (1, COUNT), str(result)
+        assert all("sent nothing" in each["reason"] for each in result.json["problems"])

@@ -182,6 +182,10 @@ def _messages(stream: bytes) -> tuple[list[Message], Message | None]:
         if values is None:
             return found, half
         for found_id, control, part in values:
+            if kind == DATA and control & COMMAND and half is not None and not content and _is_response(half):
+                # A response may announce a data set that does not come (PS3.7 section 9.1.2.1.5); the next one counts.
+                found.append(half)
+                half, kind = None, COMMAND
             if control & COMMAND != kind or ((content or half) and found_id != context_id):
                 return found, half
             context_id, content = found_id, content + part
@@ -199,6 +203,10 @@ def _messages(stream: bytes) -> tuple[list[Message], Message | None]:
                 found.append(Message(half.context_id, half.command_set, content))
             half, kind, content = None, COMMAND, b""
     return found, half
+
+
+def _is_response(message: Message) -> bool:
+    return bool((message.number(command.COMMAND_FIELD) or 0) & command.RESPONSE)
 
 
 def _has_data_set(elements: dict[int, bytes]) -> bool:

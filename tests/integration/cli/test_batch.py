@@ -200,7 +200,7 @@ def test_a_plain_query_waits_for_nobody(terminal: Terminal, archive: TestPACS) -
     """Exit code 2 for an option without effect."""
     result = terminal.run("query", *peer(archive), "--give-up-after", "5")
     assert (result.code, archive.associations) == (2, 0), result
-    assert "--give-up-after belongs to --batch" in result.stderr
+    assert "--give-up-after has no effect without --batch" in result.stderr
 
 
 def test_a_plain_query_has_json_lines_too(terminal: Terminal, archive: TestPACS) -> None:

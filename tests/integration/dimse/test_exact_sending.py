@@ -23,6 +23,7 @@ from pacs_tasks.dimse.files.part10 import StoredInstance
 from pacs_tasks.dimse.upper_layer import contexts
 from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
+from pacs_tasks.request import Transcode
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support import dicom_files, messages, peculiar, peers
 from tests.support.tap import tapped
@@ -119,9 +120,9 @@ EVERY_PEER = pytest.mark.parametrize(
 
 def _send(remote: RemoteAE, instances: list[StoredInstance]) -> list[InstanceOutcome]:
     outcomes = []
-    for proposed, batch in contexts.contexts_for(instances):
+    for proposed, batch in contexts.contexts_for(instances, Transcode.NEVER):
         with Association.open(LOCAL, remote, proposed, PATIENT) as assoc:
-            outcomes += [store(assoc, instance) for instance in batch]
+            outcomes += [store(assoc, instance, transcode=Transcode.NEVER) for instance in batch]
     return outcomes
 
 
