@@ -168,11 +168,10 @@ def _same_attributes(path: Path, held: bytes) -> bool:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         ours, theirs = dcmread(path, force=True), dcmread(BytesIO(held), force=True)
-        syntaxes = ours.file_meta.TransferSyntaxUID, theirs.file_meta.TransferSyntaxUID
-        if syntaxes == (ImplicitVRLittleEndian, ExplicitVRBigEndian):
-            # Big Endian is proposed only for what does not come otherwise, so Orthanc converts it.
+        if ours.file_meta.TransferSyntaxUID == ImplicitVRLittleEndian and "PixelData" in ours:
+            # Big Endian and deflated data are proposed only for what does not come otherwise: Orthanc converts them.
             pixels = theirs["PixelData"]
-            if pixels.VR == "OW":
+            if theirs.file_meta.TransferSyntaxUID == ExplicitVRBigEndian and pixels.VR == "OW":
                 words = array("H", pixels.value)
                 words.byteswap()
                 pixels.value = words.tobytes()
