@@ -181,7 +181,7 @@ def test_a_keyword_with_a_typing_error_gets_an_offer(capsys: pytest.CaptureFixtu
     [
         (["--level", "PATIENT", "--root", "study"], "Study Root model has no PATIENT level"),
         (["--worklist", "--root", "study"], "A worklist belongs to neither root"),
-        (["--worklist", "--level", "SERIES"], "a worklist has no levels"),
+        (["--worklist", "--level", "SERIES"], "A worklist has no levels"),
         (["--level", "PATIENT", "--split-dates"], "no study date to split by"),
         (["--charset", "LATIN"], "not a specific character set of DICOM"),
         (["--study-uid", "1.2\\x"], "a UID has at most 64 characters"),
