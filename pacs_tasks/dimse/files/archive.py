@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -97,6 +98,7 @@ class Unpacked:
         self._archives: dict[str, zipfile.ZipFile] = {}
         #: By archive and place, the files that are unpacked.
         self._files: dict[tuple[str, int], str] = {}
+        self._numbers = count()
 
     def __enter__(self) -> Self:
         return self
@@ -167,7 +169,7 @@ class Unpacked:
                 "some space, or set TMPDIR of the worker to a larger disk.",
                 member.path,
             )
-        return self._directory / str(len(self._files))
+        return self._directory / str(next(self._numbers))
 
 
 def _sweep() -> None:
