@@ -11,6 +11,8 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
+from pacs_tasks.dimse.files import hide_decoders
+
 _MESSAGE = b"Error: Cancelled before anything was begun.\n"
 #: As :class:`~pacs_tasks.cli.output.exit_codes.ExitCode`, which is not imported yet.
 CANCELLED = 5
@@ -18,6 +20,7 @@ CANCELLED = 5
 
 def guarded(command: Callable[[], int]) -> int:
     """Run the one command of this process and return its exit code. Ctrl-C never ends in a traceback."""
+    hide_decoders()
     # A process that was started to ignore Ctrl-C goes on to do so.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _on_interrupt)

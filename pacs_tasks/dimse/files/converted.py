@@ -1,7 +1,7 @@
 """A data set that is sent in another transfer syntax than that of its file, which the remote does not accept.
 
 Between uncompressed transfer syntaxes nothing is lost, and memory stays constant. pydicom and its plugins decompress
-pixel data, in memory. Nothing is ever compressed.
+pixel data, in memory, in a process of their own. Nothing is ever compressed.
 """
 
 from __future__ import annotations
@@ -12,14 +12,10 @@ from collections.abc import Iterable, Iterator
 from io import SEEK_END, BytesIO, FileIO
 from typing import IO, cast
 
-import pydicom
 from pydicom import uid
-from pydicom.dataset import FileMetaDataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_dataset
-from pydicom.pixels.decoders.base import get_decoder
 
 from pacs_tasks.dimse.files.data_set import DataSetFile, unreadable
+from pacs_tasks.dimse.files.decoder import Answer, decode
 from pacs_tasks.dimse.files.elements import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_BIG_ENDIAN,
@@ -192,43 +188,13 @@ def _deflated(blocks: Iterable[bytes]) -> Iterator[bytes]:
     yield deflating.flush()
 
 
-def _decompress(ds: pydicom.Dataset, syntax: str) -> None:
-    if "PixelData" not in ds or not ds["PixelData"].is_undefined_length:
-        return
-    ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = uid.UID(syntax)
-    ds.decompress(as_rgb=False, generate_instance_uid=False)
-    if ds.get("PhotometricInterpretation") == "YBR_FULL_422":
-        # Decoders give each pixel its own samples.
-        ds.PhotometricInterpretation = "YBR_FULL"
-    # Only encapsulated pixel data have an offset table (PS3.3 section C.7.6.3.1.8).
-    for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
-        if keyword in ds:
-            delattr(ds, keyword)
-
-
 def _decompressed(instance: StoredInstance) -> bytes:
-    """Decompress the pixel data, and encode the data set in Explicit VR Little Endian.
-
-    The colour space and the SOP Instance UID stay: nothing is lost beyond the loss of the compression itself.
-    """
+    """Decompress the pixel data, and encode the data set in Explicit VR Little Endian."""
+    answer, content = decode(instance.path, instance.transfer_syntax_uid)
+    if answer is Answer.DECOMPRESSED:
+        return content
     name = uid.UID(instance.transfer_syntax_uid).name
-    try:
-        ds = pydicom.dcmread(instance.path, force=True)
-        # JPIP and private transfer syntaxes have none.
-        get_decoder(uid.UID(instance.transfer_syntax_uid))
-        # Icons are compressed as the image is (PS3.3 section C.7.6.1.1.6).
-        for each in (*ds.get("IconImageSequence", ()), ds):
-            _decompress(each, instance.transfer_syntax_uid)
-        buffer = DicomBytesIO()
-        buffer.is_little_endian, buffer.is_implicit_VR = True, False
-        write_dataset(buffer, ds)
-        return buffer.getvalue()
-    except (ImportError, NotImplementedError):
-        missing = True
-    except Exception as error:  # noqa: BLE001 - plugins raise whatever they like at damaged pixel data
-        missing = "missing dependencies" in str(error)
-    if missing:
+    if answer is Answer.NO_DECODER:
         raise UnreadableInputError(
             f"This worker has no decoder for {name}. Install pacs-tasks[decompress] there if it covers it, or send the "
             "file to a PACS that accepts it compressed."

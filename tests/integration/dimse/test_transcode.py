@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,14 +25,26 @@ from pacs_tasks.dimse.c_store import store_all
 from pacs_tasks.dimse.files.part10 import StoredInstance, read_instance
 from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
 from pacs_tasks.dimse.upper_layer.contexts import alternatives_for, contexts_for
-from pacs_tasks.dimse.upper_layer.negotiation import Context
+from pacs_tasks.dimse.upper_layer.negotiation import (
+    ABSTRACT_SYNTAX_NOT_SUPPORTED,
+    ACCEPTED,
+    NO_REASON,
+    TRANSFER_SYNTAXES_NOT_SUPPORTED,
+    USER_REJECTION,
+    AssociateAccept,
+    Context,
+    decode_request,
+    encode_accept,
+)
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 from pacs_tasks.request import Transcode
 from pacs_tasks.testing import Faults, TestPACS
-from tests.support import peers
+from tests.support import peers, scripted
 from tests.support.dicom_files import names_itself, rounds, write_large
 from tests.support.values import assert_same_values, read_encoded
 
+#: Files whose pixel data pydicom's decoders refuse, as they should.
+_UNREADABLE = {"JPEG-lossy.dcm", "JPEG2000-embedded-sequence-delimiter.dcm", "SC_rgb_jpeg.dcm"}
 _UNCOMPRESSED = (
     ImplicitVRLittleEndian,
     ExplicitVRLittleEndian,
@@ -112,8 +125,43 @@ def test_what_is_refused_in_any_syntax_says_why(pacs: TestPACS) -> None:
     assert "does not support the transfer syntax (result 4)" in outcome.reason
 
 
+@pytest.mark.parametrize(
+    ("result", "why"),
+    [
+        (USER_REJECTION, "its application rejects it (result 1), perhaps only for now. Retry the job later"),
+        (NO_REASON, "it gives no reason (result 2), so this may be only for now. Retry the job later"),
+        (ABSTRACT_SYNTAX_NOT_SUPPORTED, "it does not support the SOP class (result 3). Ask its administrator to allow"),
+        (TRANSFER_SYNTAXES_NOT_SUPPORTED, "it does not support the transfer syntax (result 4). Ask its administrator"),
+        (9, "it names a transfer syntax that was not proposed. Check its log."),
+    ],
+)
+def test_the_result_of_a_refused_context_is_explained(result: int, why: str) -> None:
+    """PS3.8 table 9-18: the first two may be for now, the others are the remote's configuration."""
+    instance = next(each for each in _whole().values() if each.transfer_syntax_uid == ImplicitVRLittleEndian)
+
+    def refuse(sock: socket.socket) -> None:
+        _, content = scripted.receive_pdu(sock)
+        request = decode_request(memoryview(content))
+        results = {
+            cx.context_id: (ACCEPTED if cx.abstract_syntax == ColorPaletteStorage else result, cx.transfer_syntaxes[0])
+            for cx in request.contexts
+        }
+        sock.sendall(encode_accept(AssociateAccept(results, 16_384, request.roles), request))
+        scripted.let_go(sock)
+
+    # Another class has the association accepted.
+    proposed = [Context(each, (ImplicitVRLittleEndian,)) for each in (instance.sop_class_uid, ColorPaletteStorage)]
+    with (
+        scripted.peer(refuse) as remote,
+        Association.open(LocalAE(), remote, proposed, Timeouts.of(20)) as assoc,
+    ):
+        [(_, outcome)] = store_all(assoc, [instance])
+    assert (outcome.category, outcome.error) == (InstanceCategory.FAILED, "ContextRejectedError")
+    assert why in outcome.reason
+
+
 def test_compressed_instances_are_decompressed_only_on_request(pacs: TestPACS) -> None:
-    """By default they fail with the option that would help; on request they come, or the missing decoder is named."""
+    """By default they fail with the option that would help; on request all come, but for those that are damaged."""
     pacs.faults = _only(ExplicitVRLittleEndian)
     compressed = [each for each in rounds()[0] if each.transfer_syntax_uid not in _UNCOMPRESSED]
     refused = _sent(pacs.remote, compressed)
@@ -129,6 +177,8 @@ def test_compressed_instances_are_decompressed_only_on_request(pacs: TestPACS) -
             assert "decompressed" in outcome.reason
         else:
             assert outcome.error == "UnreadableInputError"
+            assert "they are damaged or not what they claim to be" in outcome.reason
+    assert {Path(each.path).name for each in compressed if each.sop_instance_uid not in done} <= _UNREADABLE
 
 
 def test_a_large_instance_is_converted_block_by_block(pacs: TestPACS, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from pydicom.uid import (
     JPEGLosslessSV1,
 )
 
+from pacs_tasks.dimse.files import decoder
 from pacs_tasks.dimse.files.converted import ConvertedFile
 from pacs_tasks.dimse.files.elements import Encoding, MalformedError
 from pacs_tasks.dimse.files.part10 import StoredInstance, read_instance
@@ -230,7 +231,6 @@ def _rle() -> StoredInstance:
 
 def test_an_icon_is_decompressed_and_offset_tables_are_left_out(tmp_path: Path) -> None:
     """An icon is compressed as its image is; nothing says where the fragments were."""
-    pytest.importorskip("numpy")
     source = dcmread(_rle().path)
     icon = Dataset()
     # Its groups 0028 and 7FE0, without the extreme values.
@@ -247,14 +247,31 @@ def test_an_icon_is_decompressed_and_offset_tables_are_left_out(tmp_path: Path) 
     assert "ExtendedOffsetTableLengths" not in ds
 
 
-def test_decompressing_needs_a_decoder() -> None:
-    """Where no decoder is installed, one sentence says which extra brings it; where one is, the pixels come."""
-    jpeg = next(each for some in rounds() for each in some if each.transfer_syntax_uid == JPEGLosslessSV1)
-    try:
-        file = ConvertedFile(jpeg, ImplicitVRLittleEndian)
-    except UnreadableInputError as error:
-        assert "pacs-tasks[decompress]" in error.message  # noqa: PT017 - either is right
-    else:
-        with file:
-            ds = read_encoded(file[: len(file)], ImplicitVRLittleEndian)
-        assert len(ds.PixelData) == ds.Rows * ds.Columns * ds.SamplesPerPixel * ds.BitsAllocated // 8
+@pytest.fixture
+def jpeg() -> StoredInstance:
+    """An instance in JPEG Lossless."""
+    return next(each for some in rounds() for each in some if each.transfer_syntax_uid == JPEGLosslessSV1)
+
+
+def test_decompressing_needs_a_decoder(jpeg: StoredInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where none is installed, one sentence says which extra brings it; where one is, the pixels come."""
+    for name in ("numpy", "pylibjpeg"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError")
+    with monkeypatch.context() as here:
+        here.syspath_prepend(tmp_path)
+        decoder.end()
+        with pytest.raises(UnreadableInputError, match=r"pacs-tasks\[decompress\]"):
+            ConvertedFile(jpeg, ImplicitVRLittleEndian)
+        decoder.end()
+    with ConvertedFile(jpeg, ImplicitVRLittleEndian) as file:
+        ds = read_encoded(file[: len(file)], ImplicitVRLittleEndian)
+    assert len(ds.PixelData) == ds.Rows * ds.Columns * ds.SamplesPerPixel * ds.BitsAllocated // 8
+
+
+def test_a_file_that_ends_the_decoder_fails_alone(jpeg: StoredInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin that crashes or never ends takes its own process with it; the next file gets another one."""
+    with monkeypatch.context() as here:
+        here.setattr(decoder, "LIMIT", 0.0)
+        with pytest.raises(UnreadableInputError, match="cannot be decompressed"):
+            ConvertedFile(jpeg, ExplicitVRLittleEndian)
+    ConvertedFile(jpeg, ExplicitVRLittleEndian).close()

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLosslessSV1
+from pydicom import dcmread
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from pacs_tasks import (
     Category,
@@ -18,6 +28,8 @@ from pacs_tasks import (
 )
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support import dicom_files
+from tests.support.processes import Process
+from tests.support.values import read_encoded
 
 _IMPLICIT_ALONE = Faults(refused_transfer_syntaxes={ExplicitVRLittleEndian, JPEGLosslessSV1})
 
@@ -73,3 +85,56 @@ def test_a_job_that_must_not_convert_fails_the_files(client: PacsClient, pacs: T
     assert isinstance(outcome, TransferOutcome)
     assert (outcome.counters.success, outcome.counters.failed, outcome.counters.converted) == (1, 4, 0)
     assert len(pacs.instances) == 1
+
+
+#: Files that pydicom ships, in RLE, JPEG-LS, JPEG 2000 and JPEG Lossless: three of one image, and two of another.
+_COMPRESSED = (
+    "MR_small_RLE.dcm",
+    "MR_small_jpeg_ls_lossless.dcm",
+    "MR_small_jp2klossless.dcm",
+    "SC_rgb_rle.dcm",
+    "SC_rgb_jpeg_gdcm.dcm",
+)
+
+
+def test_a_job_decompresses_on_request(
+    client: PacsClient, pacs: TestPACS, shared_worker: Process, tmp_path: Path
+) -> None:
+    """They arrive with the pixels of the uncompressed file, or with equal ones where there is none.
+
+    Only a process beside the worker has loaded numpy.
+    """
+    shipped = {path.name: path for path in dicom_files.shipped()}
+    pacs.faults = Faults(refused_transfer_syntaxes={RLELossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless})
+    pixels = {}
+    for name in _COMPRESSED:
+        # Each in a job of its own: some have one UID.
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.dcm").write_bytes(shipped[name].read_bytes())
+        job = client.enqueue(
+            StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / name), transcode=Transcode.DECOMPRESS)
+        )
+        job.wait(60)
+        outcome = job.outcome()
+        assert isinstance(outcome, TransferOutcome)
+        assert (outcome.category, outcome.counters.converted) == (Category.SUCCESS, 1), name
+        [receipt] = job.receipts()
+        assert receipt.sent_as == ExplicitVRLittleEndian
+        assert receipt.reason == "It was sent decompressed. No pixel value was lost."
+        held = pacs.instances[receipt.sop_instance_uid]
+        pixels[name] = read_encoded(held.data_set, held.transfer_syntax_uid).PixelData
+    assert [pixels[name] for name in _COMPRESSED[:3]] == [dcmread(shipped["MR_small.dcm"]).PixelData] * 3
+    assert pixels["SC_rgb_rle.dcm"] == pixels["SC_rgb_jpeg_gdcm.dcm"]
+    with_numpy = [line for pid, line in _programs(shared_worker) if "numpy" in Path(f"/proc/{pid}/maps").read_text()]
+    assert with_numpy
+    assert all("pacs_tasks.dimse.files.decompress" in line for line in with_numpy)
+
+
+def _programs(leader: Process) -> list[tuple[int, str]]:
+    """The id and the command line of each process of a group, on Linux."""
+    found = []
+    for each in Path("/proc").glob("[0-9]*"):
+        with suppress(ProcessLookupError):
+            if os.getpgid(int(each.name)) == leader.pid:
+                found.append((int(each.name), (each / "cmdline").read_text()))
+    return found
