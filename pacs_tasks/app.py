@@ -82,6 +82,9 @@ def _transport_options(config: Settings) -> dict[str, Any]:
         "unacked_key": UNACKED,
         "unacked_index_key": "pacs_tasks.unacked_index",
         "unacked_mutex_key": "pacs_tasks.unacked_mutex",
+        # A worker or a Redis that is killed amid such a check leaves its lock behind. By default no worker checks again
+        # for 300 s then. Two checks at once do no harm.
+        "unacked_mutex_expire": 10,
         "socket_connect_timeout": config.redis_timeout,
         # Otherwise a command to a Redis that accepts connections and stays silent waits for ever.
         "socket_timeout": SILENCE,
