@@ -122,6 +122,10 @@ class AssociationLeases:
         """Record that a task waits for the remote itself, which may have to end another association first."""
         self._redis.set(_key("wanted", remote), 1, ex=_WANTED_LIFETIME)
 
+    def forget_wanted(self, remote: str) -> None:
+        """Record that the remote has accepted the association that was waited for. Others who wait record it again."""
+        self._redis.delete(_key("wanted", remote))
+
     def wanted(self, remote: str) -> bool:
         """Return whether a task waits for a lease or for the remote, or was granted no lease in the last second."""
         return bool(self._redis.exists(_key("waiting", remote), _key("wanted", remote)))

@@ -76,13 +76,15 @@ class Lease:
         When its holder last gave a sign of life.
     refusing
         The remote refuses associations for now, and has accepted none since.
+    wanting
+        All workers were asked to release idle associations for this one.
     """
 
     def __init__(self, remote: RemoteAE, quick: Callable[[], AssociationLeases]) -> None:
         self.remote = name_of(remote)
         self.limit = settings().limit(remote)
         self.name = f"{platform.node()} {os.getpid()} {uuid.uuid4().hex}"
-        self.refusing = False
+        self.refusing = self.wanting = False
         self._quick = quick
         self._begun = self.seen = time.monotonic()
 
@@ -195,15 +197,20 @@ class Leases:
         """Record that the remote accepted the association."""
         if lease.refusing:
             _quickly(lambda: self._quick().record_acceptance(lease.remote))
+        if lease.wanting:
+            # Otherwise every worker, this one too, would release its idle associations for another second.
+            self._wanted.pop(lease.remote, None)
+            _quickly(lambda: self._quick().forget_wanted(lease.remote))
 
     def refused(self, lease: Lease) -> None:
         """Record that the remote refused the association for now; the place stays empty for a moment."""
         heartbeat().forget(lease)
         _quickly(lambda: self._quick().record_refusal(lease.remote, lease.name, lease.limit, _REST))
 
-    def want(self, remote: str) -> None:
+    def want(self, lease: Lease) -> None:
         """Ask all workers to release idle associations with a remote that may accept only one at a time."""
-        _quickly(lambda: self._quick().record_wanted(remote))
+        lease.wanting = True
+        _quickly(lambda: self._quick().record_wanted(lease.remote))
 
     def wanted(self, remote: str) -> bool:
         """Whether somebody waits for a lease of this remote; does not ask Redis each time."""
@@ -415,7 +422,7 @@ def _open(local: LocalAE, remote: RemoteAE, contexts: Sequence[Context], limits:
 
     def check() -> bool:
         if time.monotonic() - begun > _PROMPT:
-            leases().want(lease.remote)
+            leases().want(lease)
         return watched()
 
     with _reported(lease):

@@ -93,6 +93,17 @@ def test_what_the_process_lets_go_it_gets(budget: AssociationLeases) -> None:
     assert in_use(budget) == 1
 
 
+def test_nobody_is_asked_for_more_than_was_needed(budget: AssociationLeases) -> None:
+    """Idle associations are released for one that the remote does not accept at once, until it has accepted it."""
+    leases = Leases(lambda: budget, lambda: budget)
+    lease = leases.lease(REMOTE, never, lambda _: None)
+    leases.want(lease)
+    assert leases.wanted(lease.remote)
+    leases.accepted(lease)
+    assert not leases.wanted(lease.remote)
+    leases.give_back(lease)
+
+
 def test_nothing_waits_for_a_redis_that_is_away(budget: AssociationLeases) -> None:
     """The association in use goes on, and its lease expires by itself."""
 

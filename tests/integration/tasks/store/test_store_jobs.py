@@ -30,7 +30,7 @@ from pacs_tasks import (
 )
 from pacs_tasks.testing import EVERY_INSTANCE, Faults, Silence, TestPACS
 from pacs_tasks.testing.faults import CALLED_AET_NOT_RECOGNISED
-from tests.support import dicom_files, ports
+from tests.support import dicom_files, ports, workers
 from tests.support.dicom_files import UID_ROOT, data_set, sendable, write_series
 from tests.support.waiting import wait_until
 
@@ -190,13 +190,17 @@ def test_a_peer_that_aborts_at_each_file_is_reached(client: PacsClient, pacs: Te
         assert {each.error for each in outcome.problems} == {"PeerStalledError"}
 
 
-def test_associations_are_reused(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
-    """One task per file needs hardly more associations than there are worker processes."""
-    write_series(tmp_path, 60)
-    outcome = sent(client, pacs, tmp_path)
-    assert outcome.counters.success == 60
-    assert pacs.associations <= 6
-    wait_until(lambda: pacs.open_associations == 0, 10, "idle associations are released")
+def test_associations_are_reused(redis_url: str, pacs: TestPACS, tmp_path: Path) -> None:
+    """One task per file needs one association for the planner and one for each worker process: here, one."""
+    write_series(tmp_path / "files", 60)
+    with (
+        workers.worker(redis_url, tmp_path, concurrency=1, PACS_TASKS_ASSOCIATION_IDLE="5"),
+        PacsClient(redis_url) as own,
+    ):
+        outcome = sent(own, pacs, tmp_path / "files")
+        assert outcome.counters.success == 60
+        assert pacs.associations == 2
+        wait_until(lambda: pacs.open_associations == 0, 10, "idle associations are released")
 
 
 def test_a_silent_peer_holds_no_worker_for_ever(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
