@@ -13,6 +13,7 @@ import pytest
 from pacs_tasks import Job, PacsClient
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support import workers
+from tests.support.after_death import return_messages
 from tests.support.command import Terminal
 from tests.support.dicom_files import data_set, study_uid, write_series
 from tests.support.ports import free_port
@@ -23,7 +24,7 @@ _STUDIES: Final = 20
 _SERIES: Final = (5, 3)
 _TOTAL: Final = _STUDIES * sum(_SERIES)
 _RECEIVER: Final = "BATCH"
-#: Seconds for everything, of which a minute goes until the messages of a dead worker come back.
+#: Seconds for everything.
 _LIMIT: Final = 150.0
 
 
@@ -63,6 +64,7 @@ def test_that_a_batch_is_complete_although_a_worker_and_the_receiver_die(
         stack.enter_context(workers.receiver(redis_url, tmp_path, port, _RECEIVER))
         _recorded(job, 0.3)
         first.kill()
+        return_messages(client)
         assert not job.progress().state.finished
         result = terminal.finished(popen, began, _LIMIT)
     assert result.code == 0, str(result)

@@ -56,10 +56,9 @@ def test_that_every_shipped_instance_arrives_and_returns(terminal: Terminal, pac
     assert len(held) == len(paths) - len(unreadable)
     assert held <= {_even(dicom_files.data_set(path)) for path in paths}
     studies = {str(each.header.get("StudyInstanceUID", "")) for each in pacs.instances.values()} - {""}
-    for study in studies:
-        command = ["retrieve", "--study-uid", study, "--output-dir", tmp_path / "back", "--method", "get"]
-        back = terminal.run(*command, *options)
-        assert back.code == 0, str(back)
+    (batch := tmp_path / "studies.csv").write_text("\n".join(["StudyInstanceUID", *studies]))
+    back = terminal.run("retrieve", "--batch", batch, "--output-dir", tmp_path / "back", "--method", "get", *options)
+    assert back.code == 0, str(back)
     returned = {dicom_files.data_set(path) for path in (tmp_path / "back").rglob("*.dcm")}
     assert returned <= held
     assert len(returned) >= 100

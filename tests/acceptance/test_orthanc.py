@@ -141,18 +141,18 @@ def test_that_the_table_names_each_failed_file(sent: Sent, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("method", ["get", "move"])
 def test_that_every_study_comes_back(sent: Sent, tmp_path: Path, method: str) -> None:
-    """Every study is found by query and retrieved whole, each data set as Orthanc holds it."""
+    """Every study is found by query and retrieved whole, each data set as Orthanc holds it. A batch does so at once."""
     query = sent.terminal.run("query", "--format", "json", "--json", *sent.orthanc.options)
     assert query.code == 0, str(query)
     studies = [match["0020000D"]["Value"][0] for match in query.json["matches"] if match["0020000D"].get("Value")]
     assert len(studies) == len(sent.orthanc.rest("/studies"))
-    for study in studies:
-        result = sent.terminal.run(
-            "retrieve", "--study-uid", study, "--output-dir", tmp_path, "--method", method, *sent.orthanc.options
-        )
-        assert result.code == 0, str(result)
+    (batch := tmp_path / "studies.csv").write_text("\n".join(["StudyInstanceUID", *studies]))
+    command = ["retrieve", "--batch", batch, "--output-dir", tmp_path / "out", "--method", method, "--json"]
+    result = sent.terminal.run(*command, *sent.orthanc.options)
+    assert result.code == 0, str(result)
+    assert sorted(each["study_uid"] for each in result.json["studies"]) == sorted(studies)
     held = sent.orthanc.instances()
-    came = {path.stem: path for path in tmp_path.rglob("*.dcm")}
+    came = {path.stem: path for path in (tmp_path / "out").rglob("*.dcm")}
     assert set(came) == set(held)
     exact = 0
     for uid, orthanc_id in held.items():

@@ -1,6 +1,7 @@
 """What a retrieve is worth: what was promised, what is on disk, and what the command says, whatever the peer does.
 
-Each case is one ``retrieve`` on the command line, with a worker and a receiver as processes of their own. The rows of
+Each case is one ``retrieve`` on the command line, with a worker and a receiver as processes of their own. Most of them
+wait for a peer most of the time, so those of one method run side by side, each with a study of its own. The rows of
 ``build/retrieve.md`` come from here.
 """
 
@@ -9,8 +10,9 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,15 +32,11 @@ _RECEIVER: Final = "TRUSTED"
 _SERIES: Final = (24, 12)
 
 
-def _uids(counts: Sequence[int]) -> tuple[str, ...]:
-    """The SOP Instance UIDs of a study with so many instances in each series."""
-    numbered = ((series, index) for series, count in enumerate(counts, 1) for index in range(count))
-    return tuple(f"{UID_ROOT}.1.{series}.{1_000_001 + index}" for series, index in numbered)
-
-
-_HELD: Final = _uids(_SERIES)
-_EVERYTHING: Final = len(_HELD)
-_LOST: Final = (_HELD[1], _HELD[20], _HELD[30])
+_EVERYTHING: Final = sum(_SERIES)
+#: Some of all instances, by their places.
+_LOST: Final = (1, 20, 30)
+#: Cases that run at once.
+_AT_ONCE: Final = 6
 #: Seconds of silence after which a peer is given up.
 _SILENCE: Final = "10"
 
@@ -60,36 +58,56 @@ class Case:
     #: In the words of the table.
     what: str = "as installed"
     faults: Faults = field(default_factory=Faults)
+    #: The places of the instances that never come: nothing is said about them, or that they failed.
+    lost: tuple[int, ...] = ()
+    unsent: tuple[int, ...] = ()
     #: How many instances were promised.
     promised: int = _EVERYTHING
     #: What the promise rests on.
     proof: str = "instances"
-    #: The SOP Instance UIDs of what must be missing.
-    missing: tuple[str, ...] = ()
+    #: Whether all must be missing, and not only what never comes.
+    all_missing: bool = False
     code: int = 0
     #: Instances in each series of the study.
     series: tuple[int, ...] = _SERIES
+    #: The number of the study.
+    study: int = 1
 
     def __str__(self) -> str:
         return f"{self.peer}, {self.way}, {self.what}"
+
+    @property
+    def uids(self) -> tuple[str, ...]:
+        """The SOP Instance UIDs of the study."""
+        numbered = ((series, index) for series, count in enumerate(self.series, 1) for index in range(count))
+        return tuple(f"{UID_ROOT}.{self.study}.{series}.{1_000_001 + index}" for series, index in numbered)
+
+    def named(self, places: Sequence[int]) -> tuple[str, ...]:
+        """The SOP Instance UIDs at these places."""
+        return tuple(self.uids[place] for place in places)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The SOP Instance UIDs of what must be missing."""
+        return self.uids if self.all_missing else self.named(self.lost + self.unsent)
 
 
 def _both(what: str, **fields: Any) -> list[Case]:
     return [Case("TestPACS", way, what, **fields) for way in ("C-MOVE", "C-GET")]
 
 
-_CASES: Final = (
+_PLAYED: Final = (
     *(Case("Orthanc", way) for way in ("C-MOVE", "C-GET")),
     *(Case("dcmqrscp", way) for way in ("C-MOVE", "C-GET", "auto")),
     *_both("nothing wrong"),
     *_both("drops every tenth the first time", faults=Faults(drop_every=10)),
-    *_both("drops three for good", faults=Faults(lost=_LOST), missing=_LOST, code=3),
-    *_both("says that three failed", faults=Faults(unsent=_LOST), missing=_LOST, code=3),
+    *_both("drops three for good", lost=_LOST, code=3),
+    *_both("says that three failed", unsent=_LOST, code=3),
     *_both("Success, 0 of 0, the first times", faults=Faults(zero_suboperations=len(_SERIES))),
-    *_both("Success, 0 of 0, always", faults=Faults(zero_suboperations=10_000), missing=_HELD, code=1),
+    *_both("Success, 0 of 0, always", faults=Faults(zero_suboperations=10_000), all_missing=True, code=1),
     *_both("delivers one UID of a list", faults=Faults(drop_every=10, first_uid_only=True)),
     *_both("never finishes", faults=Faults(never_finish=True, ignore_cancel=True)),
-    *_both("Pending for ever", faults=Faults(pending_for_ever=True, ignore_cancel=True), missing=_HELD, code=1),
+    *_both("Pending for ever", faults=Faults(pending_for_ever=True, ignore_cancel=True), all_missing=True, code=1),
     *_both("only counts", faults=Faults(no_image_level=0xC000), proof="counts"),
     *_both(
         "only counts; drops every tenth the first time",
@@ -98,9 +116,9 @@ _CASES: Final = (
     ),
     *_both(
         "only counts; drops three for good",
-        faults=Faults(no_image_level=0xC000, lost=_LOST),
+        faults=Faults(no_image_level=0xC000),
+        lost=_LOST,
         proof="counts",
-        missing=_LOST,
         code=3,
     ),
     *_both(
@@ -110,6 +128,9 @@ _CASES: Final = (
         promised=510,
         series=(510,),
     ),
+)
+_CASES: Final = tuple(
+    replace(case, study=number) if case.peer == "TestPACS" else case for number, case in enumerate(_PLAYED, 2)
 )
 
 
@@ -130,12 +151,12 @@ class Fleet:
     redis_url: str
     receiver_port: int
 
-    def files(self, counts: Sequence[int]) -> list[Path]:
-        """The study with so many instances in each series."""
-        directory = self.directory / "files" / "-".join(map(str, counts))
+    def files(self, case: Case) -> list[Path]:
+        """The study of a case."""
+        directory = self.directory / "files" / f"{case.study}-{len(case.uids)}"
         if not directory.exists():
-            for series, count in enumerate(counts, 1):
-                write_series(directory / str(series), count, series=series)
+            for series, count in enumerate(case.series, 1):
+                write_series(directory / str(series), count, study=case.study, series=series)
         return sorted(directory.rglob("*.dcm"))
 
     @property
@@ -153,7 +174,9 @@ def fleet(redis_process: RedisServer, tmp_path_factory: pytest.TempPathFactory) 
     directory, url, port = tmp_path_factory.mktemp("trusted"), redis_process.fresh_url(), free_port()
     with (
         workers.receiver(url, directory, port, _RECEIVER),
-        workers.worker(url, directory, PACS_TASKS_MAX_RETRIES="3", PACS_TASKS_PROGRESS_TIMEOUT="2"),
+        workers.worker(
+            url, directory, concurrency=_AT_ONCE, PACS_TASKS_MAX_RETRIES="3", PACS_TASKS_PROGRESS_TIMEOUT="2"
+        ),
     ):
         yield Fleet(directory, url, port)
 
@@ -162,7 +185,7 @@ def fleet(redis_process: RedisServer, tmp_path_factory: pytest.TempPathFactory) 
 def orthanc_with_study(fleet: Fleet) -> Iterator[Asked]:
     """Orthanc, told by REST what it holds."""
     with peers.orthanc(fleet.directory, destinations=fleet.destinations) as running:
-        for path in fleet.files(_SERIES):
+        for path in fleet.files(Case("Orthanc", "")):
             running.add(path)
         yield Asked(running.options, {uid: running.data_set(each) for uid, each in running.instances().items()})
 
@@ -171,7 +194,8 @@ def orthanc_with_study(fleet: Fleet) -> Iterator[Asked]:
 def dcmqrscp_with_study(fleet: Fleet) -> Iterator[Asked]:
     """dcmqrscp, sent by DCMTK's own sender what it holds."""
     with peers.dcmqrscp(fleet.directory, destinations=fleet.destinations) as running:
-        send = ["dcmsend", "-aec", running.ae_title, "127.0.0.1", str(running.port), *map(str, fleet.files(_SERIES))]
+        files = fleet.files(Case("dcmqrscp", ""))
+        send = ["dcmsend", "-aec", running.ae_title, "127.0.0.1", str(running.port), *map(str, files)]
         subprocess.run(send, env=peers.dcmtk_environment(), timeout=60, check=True)
         held = {read_instance(str(path)).sop_instance_uid: data_set(path) for path in running.files()}
         yield Asked(running.options, held)
@@ -180,8 +204,9 @@ def dcmqrscp_with_study(fleet: Fleet) -> Iterator[Asked]:
 @contextmanager
 def _testpacs(fleet: Fleet, case: Case) -> Iterator[Asked]:
     """TestPACS with the faults of a case."""
-    held, known = fleet.files(case.series), fleet.destinations
-    with TestPACS("TESTPACS", instances=held, destinations=known, faults=case.faults) as pacs:
+    held, known = fleet.files(case), fleet.destinations
+    faults = replace(case.faults, lost=case.named(case.lost), unsent=case.named(case.unsent))
+    with TestPACS("TESTPACS", instances=held, destinations=known, faults=faults) as pacs:
         options = ["--ip", pacs.host, "--port", str(pacs.port), "--pacs-ae-title", pacs.ae_title]
         yield Asked(options, {uid: each.data_set for uid, each in pacs.instances.items()})
 
@@ -193,40 +218,51 @@ _INSTALLED: Final = {
 }
 
 
-@pytest.fixture
-def asked(request: pytest.FixtureRequest, fleet: Fleet, case: Case) -> Iterator[Asked]:
-    """The peer of a case."""
-    if case.peer in _INSTALLED:
-        yield request.getfixturevalue(_INSTALLED[case.peer][0])
-        return
-    with _testpacs(fleet, case) as running:
-        yield running
-
-
 def _parameter(case: Case) -> Any:  # pytest keeps the name of its type to itself
-    marks = [_INSTALLED[case.peer][1]] if case.peer in _INSTALLED else []
-    return pytest.param(case, id=str(case), marks=marks)
+    return pytest.param(case, id=str(case), marks=[_INSTALLED[case.peer][1]])
 
 
-@pytest.mark.parametrize("case", [_parameter(case) for case in _CASES])
-def test_that_what_was_promised_is_here_or_missing_by_name(
-    fleet: Fleet, case: Case, asked: Asked, tmp_path: Path
+@pytest.mark.parametrize("case", [_parameter(case) for case in _CASES if case.peer in _INSTALLED])
+def test_that_real_archives_give_what_they_promise(
+    request: pytest.FixtureRequest, fleet: Fleet, case: Case, tmp_path: Path
 ) -> None:
+    """Every data set is on disk as the archive holds it."""
+    asked = request.getfixturevalue(_INSTALLED[case.peer][0])
+    _TABLE.add(_CASES.index(case), *_checked(fleet, case, asked, tmp_path))
+    assert not fleet.left()
+
+
+@pytest.mark.parametrize("way", ["C-MOVE", "C-GET"])
+def test_that_what_was_promised_is_here_or_missing_by_name(fleet: Fleet, way: str, tmp_path: Path) -> None:
     """Every data set is on disk as the peer holds it, or its SOP Instance UID is told, and the exit code says which."""
-    assert set(asked.held) == set(_uids(case.series))
-    output = tmp_path / "output"
+    cases = [case for case in _CASES if (case.peer, case.way) == ("TestPACS", way)]
+
+    def play(case: Case) -> Sequence[object]:
+        (directory := tmp_path / str(case.study)).mkdir()
+        with _testpacs(fleet, case) as asked:
+            return _checked(fleet, case, asked, directory)
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        played = [(case, pool.submit(play, case)) for case in cases]
+    if failures := {str(case): error for case, each in played if (error := each.exception())}:
+        raise ExceptionGroup(", ".join(failures), [each for each in failures.values() if isinstance(each, Exception)])
+    for case, each in played:
+        _TABLE.add(_CASES.index(case), *each.result())
+    assert not fleet.left()
+
+
+def _checked(fleet: Fleet, case: Case, asked: Asked, directory: Path) -> Sequence[object]:
+    """Retrieve the study and compare; gives the row of the table."""
+    assert set(asked.held) == set(case.uids)
+    output = directory / "output"
     result = _retrieved(fleet, case, asked, output)
     files = [path for path in output.rglob("*") if path.is_file()]
     told, counters = result.json["problems"], result.json["counters"]
     (study,) = result.json["studies"]
     lacking = counters["missing"] + counters["failed"]
-    _TABLE.add(
-        _CASES.index(case), case.peer, case.way, case.what, study["promised"], study["proof"], len(files), lacking,
-        result.code, f"{result.seconds:.1f}",
-    )  # fmt: skip
     expected = {uid: content for uid, content in asked.held.items() if uid not in case.missing}
     assert {path.stem: data_set(path) for path in files} == expected, str(result)
-    assert all(path == _place(output, path.stem) for path in files)
+    assert all(path == _place(output, case, path.stem) for path in files)
     if case.proof == "instances":
         assert sorted(each["subject"] for each in told) == sorted(case.missing), str(result)
     elif case.proof == "counts":
@@ -234,15 +270,16 @@ def test_that_what_was_promised_is_here_or_missing_by_name(
         assert all(re.fullmatch(r"\d+ of \d+", each["subject"]) for each in told), str(result)
     assert (counters["success"], lacking) == (len(expected), len(case.missing)), str(result)
     assert counters["total"] == study["promised"] == case.promised
-    assert (study["study_uid"], study["received"], study["proof"]) == (study_uid(), len(expected), case.proof)
+    assert (study["study_uid"], study["received"], study["proof"]) == (study_uid(case.study), len(expected), case.proof)
     assert study["ways"] == ([{"auto": "C-MOVE"}.get(case.way, case.way)] if expected else [])
     assert study["missing"] + study["failed"] == len(case.missing)
     assert result.code == case.code, str(result)
-    assert not fleet.left()
+    promised = study["promised"], study["proof"], len(files), lacking
+    return (case.peer, case.way, case.what, *promised, result.code, f"{result.seconds:.1f}")
 
 
 def _retrieved(fleet: Fleet, case: Case, asked: Asked, output: Path) -> Result:
-    command = ["retrieve", "--study-uid", study_uid(), "--output-dir", output, "--method", _METHODS[case.way]]
+    command = ["retrieve", "--study-uid", study_uid(case.study), "--output-dir", output, "--method", _METHODS[case.way]]
     return Terminal(output.parent, fleet.redis_url).run(*command, "--json", "--timeout", _SILENCE, *asked.options)
 
 
@@ -281,6 +318,6 @@ def test_that_a_round_number_without_a_count_is_doubted(fleet: Fleet, way: str, 
     assert not fleet.left()
 
 
-def _place(output: Path, uid: str) -> Path:
+def _place(output: Path, case: Case, uid: str) -> Path:
     """Where an instance belongs."""
-    return output / study_uid() / uid.rpartition(".")[0] / f"{uid}.dcm"
+    return output / study_uid(case.study) / uid.rpartition(".")[0] / f"{uid}.dcm"

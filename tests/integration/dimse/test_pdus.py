@@ -204,7 +204,7 @@ def test_what_we_send_keeps_to_the_peers_maximum(longest: int, path: Path) -> No
             kind, content = scripted.receive_pdu(sock)
             said.extend(messages.pdu(kind, content))
         sock.sendall(messages.message(messages.response(command.C_STORE_RQ, 0)))
-        scripted.wait_for_end(sock)
+        scripted.let_go(sock)
 
     with scripted.peer(script) as remote:
         assert send(remote, path, PATIENT).category is InstanceCategory.SUCCESS

@@ -30,16 +30,18 @@ from pacs_tasks.testing import EVERY_INSTANCE, Faults, TestPACS
 from pacs_tasks.testing.faults import LOCAL_LIMIT_EXCEEDED
 from tests.support import workers
 from tests.support.dicom_files import study_uid, write_series
+from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
 
 LIMIT = 60
 
 
-@pytest.fixture
-def client(redis_url: str, tmp_path: Path) -> Iterator[PacsClient]:
-    """A client of a worker with three processes and no retries."""
-    settings = {"PACS_TASKS_MAX_RETRIES": "0"}
-    with workers.worker(redis_url, tmp_path, concurrency=3, **settings), PacsClient(redis_url) as running:
+@pytest.fixture(scope="module")
+def client(redis_process: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PacsClient]:
+    """A client of a worker with three processes and no retries; each test has a remote of its own."""
+    url, settings = redis_process.fresh_url(), {"PACS_TASKS_MAX_RETRIES": "0"}
+    directory = tmp_path_factory.mktemp("busy")
+    with workers.worker(url, directory, concurrency=3, **settings), PacsClient(url) as running:
         yield running
 
 

@@ -23,6 +23,7 @@ from pacs_tasks.testing import Faults, TestPACS
 from tests.support import workers
 from tests.support.dicom_files import study_uid, write_series
 from tests.support.ports import free_port
+from tests.support.redis_server import RedisServer
 from tests.support.waiting import wait_until
 
 FILES = 40
@@ -35,16 +36,12 @@ def port() -> int:
     return free_port()
 
 
-@pytest.fixture
-def client(redis_url: str, tmp_path: Path) -> Iterator[PacsClient]:
-    """A client of a Redis and a worker of its own."""
-    with workers.worker(redis_url, tmp_path / "worker"), PacsClient(redis_url) as own:
+@pytest.fixture(scope="module")
+def client(redis_process: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PacsClient]:
+    """A client of a Redis and a worker that these tests share; each has a remote of its own."""
+    url = redis_process.fresh_url()
+    with workers.worker(url, tmp_path_factory.mktemp("waiting")), PacsClient(url) as own:
         yield own
-
-
-@pytest.fixture(autouse=True)
-def directories(tmp_path: Path) -> None:
-    (tmp_path / "worker").mkdir()
 
 
 def begun(client: PacsClient, port: int, directory: Path, **options: float) -> tuple[Job, list[str]]:
@@ -65,7 +62,7 @@ def outcome_of(job: Job, limit: float = RETURN) -> TransferOutcome:
 
 
 def nothing_left(client: PacsClient) -> bool:
-    """Whether Redis holds no key of an outage."""
+    """Whether Redis holds no key of an outage. Each test waits for that before the next begins."""
     return not list(client.ledger.client.scan_iter("pacs_tasks:outage*"))
 
 
@@ -155,6 +152,7 @@ def test_work_for_another_peer_goes_on_meanwhile(client: PacsClient, port: int, 
         assert outcome_of(done).counters.success == 10
     job.cancel()
     assert job.wait(10).state is JobState.CANCELLED
+    wait_until(lambda: nothing_left(client), 30, "the outage to be forgotten")
 
 
 def test_the_same_key_gives_the_same_job(client: PacsClient, tmp_path: Path) -> None:

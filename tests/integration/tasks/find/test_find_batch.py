@@ -28,6 +28,7 @@ from pacs_tasks.ledger.keys import PARTS, job_key
 from pacs_tasks.testing import Faults, TestPACS
 from tests.integration.tasks.engine.test_services import everything_but_the_ledger
 from tests.support import workers
+from tests.support.after_death import expire_claims, return_messages
 from tests.support.dicom_files import CHINESE_NAME, instance, study_uid, write_patients, write_series
 from tests.support.processes import Process
 from tests.support.waiting import wait_until
@@ -221,6 +222,8 @@ def test_a_killed_worker_in_the_middle_costs_no_row(redis_url: str, archive: Tes
         with workers.worker(redis_url, tmp_path, "first", concurrency=2) as first:
             wait_until(lambda: job.progress().counters.success > 4, 30, "some rows are answered")
             first.kill()
+        expire_claims(client)
+        return_messages(client)
         archive.faults = Faults()
         with workers.worker(redis_url, tmp_path, "second", concurrency=2):
             job.wait(100)

@@ -12,6 +12,7 @@ import pytest
 from pacs_tasks import Category, Job, JobState, PacsClient, RetrieveMethod, RetrieveRequest
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support import ports, workers
+from tests.support.after_death import expire_claims
 from tests.support.dicom_files import data_set, study_uid, write_series
 from tests.support.waiting import wait_until
 
@@ -123,13 +124,6 @@ def test_a_worker_that_is_killed_loses_what_was_under_way(
     whole, rest = asked(archive)
     assert not whole
     assert len(rest) <= NUMBER - 20
-
-
-def expire_claims(client: PacsClient) -> None:
-    """Let the claims of dead workers expire."""
-    redis = client.ledger.client
-    for name in wait_until(lambda: list(redis.scan_iter("pacs_tasks:job:*:claims")), 5, "the claims of the dead"):
-        redis.hset(name, mapping=dict.fromkeys(redis.hgetall(name), "1.0 the dead"))
 
 
 def children(pid: int) -> list[int]:

@@ -12,6 +12,7 @@ from pacs_tasks import Category, PacsClient, RetrieveMethod, RetrieveRequest, Tr
 from pacs_tasks.dimse.files import storage
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support import workers
+from tests.support.after_death import expire_claims
 from tests.support.dicom_files import data_set, study_uid, write_series
 from tests.support.ports import free_port
 from tests.support.processes import Process
@@ -49,6 +50,7 @@ def test_a_death_neither_loses_nor_doubles_what_is_counted(
             storage.unfinished_path(output, f"{job.id}-0").write_bytes(b"")
         assert not job.progress().state.finished
         pacs.faults = Faults(no_image_level=0xC000)
+        expire_claims(client)
         job.wait(LIMIT)
         outcome = job.outcome()
         instances = [each.sop_instance_uid for each in job.instances()]
