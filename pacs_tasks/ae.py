@@ -24,6 +24,14 @@ DEFAULT_PORT = 11112
 DEFAULT_CHARSET = "ISO_IR 192"
 
 
+class WrongValueError(ValueError):
+    """A value in a request is wrong. The message does not repeat it: ``value`` is for the caller only."""
+
+    def __init__(self, message: str, value: str) -> None:
+        super().__init__(message)
+        self.value = value
+
+
 def _check_ae_title(value: str) -> str:
     """Leading and trailing spaces are not significant (PS3.5 section 6.2, VR AE)."""
     stripped = value.strip(" ")
@@ -50,9 +58,10 @@ def _check_charset(value: str) -> str:
     terms = [term.strip().upper() for term in value.split("\\")]
     unknown = next((term for term in terms if term not in _CHARSETS), None)
     if unknown is not None:
-        raise ValueError(
-            f"{unknown!r} is not a specific character set of DICOM; write 'ISO_IR 192' for UTF-8, 'GB18030', 'GBK' "
-            "or another defined term, such as 'ISO_IR 100' for Latin 1"
+        raise WrongValueError(
+            "this is not a specific character set of DICOM; write 'ISO_IR 192' for UTF-8, 'GB18030', 'GBK' or another "
+            "defined term, such as 'ISO_IR 100' for Latin 1",
+            unknown,
         )
     return "\\".join(terms)
 
@@ -85,7 +94,8 @@ def check_key_has_certificate(certificate_file: str | None, key_file: str | None
 AETitle = Annotated[str, AfterValidator(_check_ae_title)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 MaxAssociations = Annotated[int, Field(ge=1, le=1000)]
-Host = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+#: A name of DNS has at most 253 characters (RFC 1035 section 2.3.4).
+Host = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255)]
 #: A defined term of Specific Character Set, (0008,0005), PS3.3 section C.12.1.1.2.
 Charset = Annotated[str, AfterValidator(_check_charset)]
 

@@ -61,6 +61,7 @@ from pacs_tasks.request import (
     StoreRequest,
     VerifyRequest,
 )
+from pacs_tasks.sealing import sealing_by
 from pacs_tasks.settings import Settings, settings
 
 if TYPE_CHECKING:
@@ -409,7 +410,7 @@ class PacsClient:
             if url is None:
                 url = stack.enter_context(embedded.attach(self._settings))
             self.redis_url = url
-            redis = connect(url, self._settings.redis_timeout)
+            redis = connect(url, self._settings.redis_timeout, sealing=sealing_by(self._settings))
             stack.callback(redis.close)
             self.ledger = Ledger(redis, self._settings.keep_jobs)
             self._broker = Broker(redis, url, self._settings, private=private)

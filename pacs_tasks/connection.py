@@ -9,6 +9,7 @@ from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.retry import Retry
 
 from pacs_tasks.errors import BrokerSettingError, BrokerUnavailableError
+from pacs_tasks.sealing import Sealing
 from pacs_tasks.settings import check_redis_url
 
 #: The errors of a Redis that is unreachable or cannot be written, which may change by itself.
@@ -26,6 +27,7 @@ class _Redis(redis.Redis):
     """A client that reports a Redis that cannot be used as our error, with the address and what to check."""
 
     place: str
+    sealing: Sealing | None
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         try:
@@ -86,7 +88,7 @@ def _explain_reply(error: redis.ResponseError, place: str) -> BrokerUnavailableE
     return None
 
 
-def connect(redis_url: str, timeout: float, patience: int = 0) -> redis.Redis:
+def connect(redis_url: str, timeout: float, patience: int = 0, sealing: Sealing | None = None) -> redis.Redis:
     """Connect to the Redis of a fleet.
 
     Parameters
@@ -98,6 +100,8 @@ def connect(redis_url: str, timeout: float, patience: int = 0) -> redis.Redis:
     patience
         How often to repeat a command without a reply: never while a person waits, but a worker must not lose an
         outcome. Each step of the ledger may be repeated.
+    sealing
+        The encryption of what is private there. None: that of the settings of this process.
 
     Raises
     ------
@@ -127,7 +131,7 @@ def connect(redis_url: str, timeout: float, patience: int = 0) -> redis.Redis:
         raise BrokerSettingError(
             "PACS_TASKS_REDIS_URL has a port or a parameter after ? that no Redis has. Correct or remove it."
         ) from None
-    client.place = place_of(redis_url)
+    client.place, client.sealing = place_of(redis_url), sealing
     try:
         client.ping()
     except redis.ResponseError as error:

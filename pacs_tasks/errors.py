@@ -6,8 +6,11 @@ An answer is a value; no answer is an exception. A DIMSE status never raises: it
 
     PacsTasksError
     ├── ConfigurationError            a setting is wrong, or something that must be installed is missing
-    │   └── BrokerUnavailableError    the Redis that carries the jobs does not answer, or cannot be written
-    │       └── BrokerSettingError    its address or its password is wrong
+    │   ├── BrokerUnavailableError    the Redis that carries the jobs does not answer, or cannot be written
+    │   │   └── BrokerSettingError    its address or its password is wrong
+    │   └── SealingError              a value in Redis was changed: it does not match its encryption
+    │       ├── MissingKeyError       this process does not have the key
+    │       └── PlainRecordError      it is not encrypted, and must be
     ├── InvalidRequestError           the request cannot be served; nothing was opened
     │   └── UnreadableInputError      a file or directory of the request cannot be read on this machine
     │       └── NotDicomError         the file is not a DICOM instance, or it is a DICOMDIR
@@ -33,6 +36,16 @@ Each is built from positional arguments, so that Celery's JSON result backend re
 
 from __future__ import annotations
 
+import re
+
+#: An Error Comment, (0000,0902), in a text, as ``outcome.Status`` words it. A text that was cut may lack its end.
+_COMMENT = re.compile(r" ?\(comment of the remote: [^()]*\)?")
+
+
+def without_comments(text: str) -> str:
+    """Leave out of a text what remotes said: it may hold patient data."""
+    return _COMMENT.sub("", text)
+
 
 class PacsTasksError(Exception):
     """Base of all errors of this package.
@@ -41,7 +54,7 @@ class PacsTasksError(Exception):
     ----------
     message
         What happened, with the remote, and then what to do. It goes to logs, Flower and the broker, so it holds no
-        path, no patient name and no patient id.
+        path, no patient name and no patient id. :meth:`public` omits a comment of the remote in it.
     subject
         The path of the file or directory that the message is about. The user sees it and the ledger keeps it;
         :meth:`public` omits it.
@@ -56,8 +69,8 @@ class PacsTasksError(Exception):
         return f"{self.subject}: {self.message}" if self.subject else self.message
 
     def public(self) -> PacsTasksError:
-        """Return the error without its subject, for Celery's results, events and logs."""
-        return type(self)(self.message)
+        """Return the error without its subject and what the remote said, for Celery's results, events and logs."""
+        return type(self)(without_comments(self.message))
 
 
 class ConfigurationError(PacsTasksError):
@@ -70,6 +83,18 @@ class BrokerUnavailableError(ConfigurationError):
 
 class BrokerSettingError(BrokerUnavailableError):
     """The address of the Redis that carries the jobs is wrong, or the password in it."""
+
+
+class SealingError(ConfigurationError):
+    """A value in Redis was changed: it does not match its encryption."""
+
+
+class MissingKeyError(SealingError):
+    """A value in Redis is encrypted with a key that this process does not have. Other processes may have it."""
+
+
+class PlainRecordError(SealingError):
+    """A value in Redis is not encrypted, and this process has a key and accepts no such values."""
 
 
 class InvalidRequestError(PacsTasksError):

@@ -16,6 +16,8 @@ The file is the first found of ``$PACS_TASKS_CONFIG``, ``pacs-tasks.toml`` in th
 
 # Without `from __future__ import annotations`: pydantic would compile each annotation again from its text.
 
+import base64
+import binascii
 import json
 import os
 import re
@@ -50,6 +52,9 @@ CONFIG_NAME = "pacs-tasks.toml"
 
 #: Variables that only the command line and the search for the settings file read.
 _OPTIONS_ONLY = ("config", "remote", "detach", "json", "quiet", "log_level", "log_file", "language")
+
+#: Bytes of a key for AES-256.
+_ENCRYPTION_KEY = 32
 
 #: TLS has a scheme of its own, and redis-py accepts the parameters ssl_ only there.
 _REDIS_URL = re.compile(
@@ -102,6 +107,18 @@ def _check_directory(path: Path) -> Path:
     return path
 
 
+def _check_encryption_keys(text: str) -> str:
+    """Check keys for AES-256 as ``pacs-tasks config new-key`` prints them. No message holds any part of them."""
+    for key in text.replace(",", " ").split():
+        try:
+            wrong = len(base64.b64decode(key, b"-_", validate=True)) != _ENCRYPTION_KEY
+        except (binascii.Error, ValueError):
+            wrong = True
+        if wrong:
+            raise ValueError("a key has 44 characters; print one with `pacs-tasks config new-key`")
+    return text
+
+
 Directory = Annotated[Path, AfterValidator(_check_directory)]
 
 
@@ -150,6 +167,11 @@ class Settings(BaseModel):
     redis_url: Annotated[str, AfterValidator(check_redis_url)] | None = None
     #: How long to wait for a reply of that Redis. The client promises an answer within 5 s.
     redis_timeout: float = Field(default=3.0, gt=0)
+    #: Keys, separated by commas, that encrypt what is private in Redis. The first encrypts, all decrypt. Every machine
+    #: of the fleet needs them; `pacs-tasks config new-key` prints one. Unset: Redis holds patient data in clear.
+    encryption_keys: Annotated[str, AfterValidator(_check_encryption_keys)] | None = Field(default=None, repr=False)
+    #: With keys, also accept jobs and requests that are not encrypted, while the machines of a fleet are changed.
+    accept_plain: bool = False
     #: How long to keep a job after its last change.
     keep_jobs: int = Field(default=7 * 86_400, ge=60)
     #: The directory of the private server and the receiver.
@@ -209,6 +231,11 @@ class Settings(BaseModel):
         if self.receiver_tls_certificate is None and (self.receiver_tls_key or self.receiver_tls_ca):
             raise ValueError("receiver_tls_key and receiver_tls_ca need receiver_tls_certificate")
         return self
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys that encrypt what is private in Redis."""
+        return tuple((self.encryption_keys or "").replace(",", " ").split())
 
     @property
     def local(self) -> LocalAE:

@@ -9,6 +9,7 @@ worker ("Unrecoverable error"). So a restart of Redis would end each worker that
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Any
 
@@ -26,11 +27,17 @@ from redis.exceptions import ResponseError
 from pacs_tasks import tasks
 from pacs_tasks.app import app
 from pacs_tasks.connection import explain, place_of
+from pacs_tasks.sealing import IN_CLEAR
+from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine.associations import close_all
 from pacs_tasks.tasks.engine.base import shut_down
 from pacs_tasks.tasks.engine.claim import watch_jobs, watch_remotes
 
 __all__ = ["app", "tasks"]
+
+logger = logging.getLogger(__name__)
+# At DEBUG, the pool of Celery logs the arguments of each task, which may be the request of another service.
+logging.getLogger("celery.pool").setLevel(logging.INFO)
 
 _stopped = threading.Event()
 
@@ -98,6 +105,8 @@ def _route_what_follows(**_: object) -> None:
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def _watch(**_: object) -> None:
     """Start the threads that resume stalled jobs and probe parked remotes, in the main process of the worker."""
+    if not settings().keys:
+        logger.warning(IN_CLEAR)
     for target in (watch_jobs, watch_remotes):
         threading.Thread(target=target, args=[_stopped], name=target.__name__, daemon=True).start()
 

@@ -131,7 +131,7 @@ def _note_messages(path: Path, tree: ast.Module, found: Catalogue) -> None:
         section = _public(name, found)
         if name in _USAGE or (name == "fail" and "cli" in path.parts):
             section = "usage"
-        elif name == "ValueError" and values:
+        elif name in {"ValueError", "WrongValueError"} and values:
             section = "values"
         if section and node.args:
             found.messages[section].update(_texts(node.args[0], found))

@@ -29,6 +29,11 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         "English.",
         "redis_url": "The Redis of the fleet. Unset: a private server on this machine.",
         "redis_timeout": "Longest time that a command waits for a reply of that Redis.",
+        "encryption_keys": "Keys, separated by commas, that encrypt what is private in Redis: the first encrypts, all "
+        "decrypt. `pacs-tasks config new-key` prints one. Unset: Redis holds patient data in clear. See "
+        "[Fleet](../howto/fleet.md#encryption).",
+        "accept_plain": "With keys, also accept jobs and requests that are not encrypted, while the machines of a "
+        "fleet are changed.",
         "keep_jobs": "How long Redis keeps the record of a job after its last change.",
         "data_dir": "Directory for the files of the private server and of the receiver "
         "(Linux: `~/.local/share/pacs-tasks`).",

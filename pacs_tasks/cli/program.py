@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from pacs_tasks.cli import language
+from pacs_tasks.cli.commands.config import config
 from pacs_tasks.cli.commands.jobs import cancel, jobs, resume, retry, status, wait
 from pacs_tasks.cli.commands.processes import demo, flower, receiver, up, worker
 from pacs_tasks.cli.commands.query import query
@@ -53,7 +54,7 @@ for _command in (
     report,
 ):
     commands.add_command(_command)
-for _command in (worker, receiver, flower, up, demo):
+for _command in (worker, receiver, flower, up, demo, config):
     commands.add_command(_command)
 
 
@@ -115,7 +116,7 @@ def _report_error(invocation: Invocation, error: PacsTasksError) -> int:
     if what_next:
         invocation.terminal.say(what_next)
     about = "" if invocation.job_id in error.message else f"job {invocation.job_id}: "
-    logger.error("%s%s", about, error.message, extra=SHOWN)
+    logger.error("%s%s", about, error.public().message, extra=SHOWN)
     return _end(
         invocation, type(error).__name__, error.message, of_error(error), subject=error.subject, what_next=what_next
     )

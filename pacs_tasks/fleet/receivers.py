@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pacs_tasks.ae import AETitle
 from pacs_tasks.ledger.keys import Scripts
+from pacs_tasks.sealing import sealing_of
 
 if TYPE_CHECKING:
     import redis
@@ -84,28 +85,32 @@ def running(client: redis.Redis) -> list[Receiver]:
 class ExpectedSeries:
     """The studies and series that jobs expect at the receivers of one Redis; any other instance is unsolicited.
 
-    Each has an owner, so that one owner withdraws only its own, and an expiry, so that those of a dead worker end.
+    With a key, their UIDs are hashed: they are only compared. Each has an owner, so that one owner withdraws only its
+    own, and an expiry, so that those of a dead worker end.
     """
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
         self._run = Scripts(client, "fleet").run
+        self._sealing = sealing_of(client)
 
     def expect(self, receiver_ae_title: str, study_uid: str, series_uid: str, owner: str, seconds: float) -> None:
         """Expect a series for so many seconds from now; ``series_uid`` is empty for the whole study."""
-        member = f"{_prefix_of(study_uid, series_uid)}{owner}"
+        member = f"{self._sealing.hashed(_series(study_uid, series_uid))} {owner}"
         self._run("expect", [_EXPECTED + receiver_ae_title], [member, seconds])
 
     def withdraw(self, receiver_ae_title: str, study_uid: str, series_uid: str, owner: str) -> None:
         """Withdraw the expectation of one owner."""
-        self._redis.zrem(_EXPECTED + receiver_ae_title, f"{_prefix_of(study_uid, series_uid)}{owner}")
+        member = f"{self._sealing.hashed(_series(study_uid, series_uid))} {owner}"
+        self._redis.zrem(_EXPECTED + receiver_ae_title, member)
 
     def is_expected(self, receiver_ae_title: str, study_uid: str, series_uid: str) -> bool:
         """Return whether anybody expects this series, or its whole study."""
-        prefixes = [_prefix_of(study_uid, series_uid), _prefix_of(study_uid, "")]
+        named = (_series(study_uid, series_uid), _series(study_uid, ""))
+        prefixes = [f"{text} " for each in named for text in self._sealing.hashes(each)]
         return bool(self._run("is_expected", [_EXPECTED + receiver_ae_title], prefixes))
 
 
-def _prefix_of(study_uid: str, series_uid: str) -> str:
-    """Give the beginning of the members for a series, before the owner."""
-    return f"{study_uid} {series_uid} "
+def _series(study_uid: str, series_uid: str) -> str:
+    """Name a series, which the owner follows in a member."""
+    return f"{study_uid} {series_uid}"

@@ -107,6 +107,7 @@ class Commitments:
         self._key = job_key(job_id, "commitments")
         self._run = Scripts(ledger.client).run
         self._instances = Instances(ledger, job_id)
+        self._sealer = ledger.seals.of(job_id)
 
     def groups(self, size: int) -> Iterator[Group]:
         """Read the instances that the job sent, or that were already there, at most ``size`` at a time."""
@@ -121,7 +122,7 @@ class Commitments:
     def begin(self, transaction_uid: str, transaction: Transaction) -> None:
         """Record a request before it is sent: the report may come before the response to it."""
         self._redis.set(transaction_key(transaction_uid), self._job_id, ex=self._ledger.keep)
-        self._redis.hset(self._key, transaction_uid, transaction.model_dump_json())
+        self._redis.hset(self._key, transaction_uid, self._sealed(transaction_uid, transaction))
         self._ledger.touch(self._job_id)
 
     def reject(self, transaction_uid: str, reason: str) -> None:
@@ -159,12 +160,18 @@ class Commitments:
     def latest(self) -> LatestCommitments:
         """Read the state of each instance now."""
         fields = cast("dict[str, str]", self._redis.hgetall(self._key))
-        return LatestCommitments([Transaction.model_validate_json(text) for text in fields.values()])
+        return LatestCommitments([self._read(uid, text) for uid, text in fields.items()])
 
     def _transactions(self, uids: Collection[str]) -> dict[str, Transaction]:
         texts = cast("list[str | None]", self._redis.hmget(self._key, list(uids))) if uids else []
         found = zip(uids, texts, strict=True)
-        return {uid: Transaction.model_validate_json(text) for uid, text in found if text is not None}
+        return {uid: self._read(uid, text) for uid, text in found if text is not None}
+
+    def _sealed(self, uid: str, transaction: Transaction) -> str:
+        return self._sealer.seal(transaction.model_dump_json(), f"commitments {uid}")
+
+    def _read(self, uid: str, text: str) -> Transaction:
+        return Transaction.model_validate_json(self._sealer.unseal(text, f"commitments {uid}"))
 
     def _members(self, transaction: Transaction) -> list[tuple[int, InstanceOutcome]]:
         found = self._instances.receipts(transaction.start, transaction.stop) if transaction.stop else []
@@ -196,9 +203,9 @@ class Commitments:
             text = cast("str | None", self._redis.hget(self._key, transaction_uid))
             if text is None:
                 return False
-            before = Transaction.model_validate_json(text)
+            before = self._read(transaction_uid, text)
             after = change(before)
-            arguments = [transaction_uid, text, after.model_dump_json()]
+            arguments = [transaction_uid, text, self._sealed(transaction_uid, after)]
             if after == before or self._run("replace", [self._key], arguments):
                 self._ledger.touch(self._job_id)
                 return True

@@ -12,31 +12,37 @@ from pacs_tasks.errors import (
     JobNotFoundError,
     JobNotReadyError,
     PacsTasksError,
-    from_record,
 )
 from pacs_tasks.ledger.keys import (
     BEFORE_SERIES_SHORT,
     BEFORE_SERIES_WHOLE,
     CALLERS,
     COUNTED,
+    ERROR_FIELDS,
     JOBS,
     PARTS,
     PROGRESS_FIELDS,
+    SEALED_KEY,
     Bitmap,
     Marks,
     Scripts,
     checked_job_key,
     decode_whole,
+    dump_error,
     dump_request,
     encode_short,
     encode_whole,
     job_key,
+    load_error,
     load_request,
     not_found,
     progress_of,
+    seal_short,
+    seal_whole,
     touch,
 )
 from pacs_tasks.ledger.manifest import Manifest, Studies
+from pacs_tasks.ledger.seals import Seals
 from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.outcome import Category, InstanceCategory, InstanceOutcome, JobState, Outcome, Progress, TransferOutcome
 from pacs_tasks.request import AnyRequest, JobRequest, R
@@ -168,12 +174,13 @@ class Callers:
     with a message of ours. So it is recorded until Celery has the end of the task.
     """
 
-    def __init__(self, client: redis.Redis) -> None:
-        self._redis = client
+    def __init__(self, client: redis.Redis, seals: Seals) -> None:
+        self._redis, self._seals = client, seals
 
     def follows(self, job_id: str) -> str | None:
         """Read what follows the task of a job; None if another service did not publish it or already has its end."""
-        return cast("str | None", self._redis.hget(CALLERS, job_id))
+        text = cast("str | None", self._redis.hget(CALLERS, job_id))
+        return self._seals.of(job_id).unseal(text, "follows") if text else text
 
     def waiting(self) -> list[str]:
         """Read the ids of the jobs whose end Celery does not have yet."""
@@ -213,10 +220,11 @@ class Ledger:
         self._redis = client
         self._keep = keep_jobs
         self._run = Scripts(client).run
-        self.callers = Callers(client)
+        self.seals = Seals(client)
+        self.callers = Callers(client, self.seals)
         self.claims = Claims(client, keep_jobs)
-        self.manifest = Manifest(client, keep_jobs)
-        self.studies = Studies(client, keep_jobs)
+        self.manifest = Manifest(client, keep_jobs, self.seals)
+        self.studies = Studies(client, keep_jobs, self.seals)
         self.standstills = Standstills(client, keep_jobs)
 
     @property
@@ -239,9 +247,11 @@ class Ledger:
         follows
             As for :class:`Callers`, if another service published the task.
         """
-        text, bulk = dump_request(request)
+        sealed_key, sealer = self.seals.begin(job_id)
+        fields = zip(("request", "bulk", "follows"), (*dump_request(request), follows), strict=True)
+        text, bulk, follows = (sealer.seal(value, field) if value else "" for field, value in fields)
         keys = [job_key(job_id), JOBS, job_key(job_id, "bulk"), CALLERS]
-        opened = bool(self._run("jobs/open", keys, [job_id, task, text, bulk, self._keep, follows]))
+        opened = bool(self._run("jobs/open", keys, [job_id, task, text, bulk, self._keep, follows, sealed_key]))
         self.touch(job_id)
         return opened
 
@@ -258,17 +268,20 @@ class Ledger:
         InvalidRequestError
             If the request cannot be read.
         """
-        task, text = cast("list[str | None]", self._redis.hmget(checked_job_key(job_id), ["task", "request"]))
+        fields = ["task", "request", SEALED_KEY]
+        task, text, sealed_key = cast("list[str | None]", self._redis.hmget(checked_job_key(job_id), fields))
         if task is None or text is None:
             raise not_found(job_id)
+        sealer = self.seals.read(job_id, sealed_key)
         if not text:
             raise InvalidRequestError(
                 "The request of this job was not valid when it was enqueued. Correct it and enqueue it again."
             )
         operation = OPERATIONS.get(task)
         has_bulk = bulk and operation is not None and operation.request.bulk
-        large = self._redis.get(job_key(job_id, "bulk")) if has_bulk else None
-        return load_request(job_id, task, text, cast("str | None", large))
+        large = cast("str | None", self._redis.get(job_key(job_id, "bulk"))) if has_bulk else None
+        large = large and sealer.unseal(large, "bulk")
+        return load_request(job_id, task, sealer.unseal(text, "request"), large)
 
     def find(self, text: str, tasks: Collection[str] = ()) -> str:
         """Find the id of a job that a user names by its id, by a unique beginning of it, or as ``last``.
@@ -339,13 +352,17 @@ class Ledger:
     def record_command(self, job_id: str, index: int, outcome: InstanceOutcome) -> tuple[list[str], list[str | int]]:
         """Give the keys and arguments of the script ``record``."""
         parts = ("", "claims", "recorded", "receipts", "problems", "series", "present")
+        sealer = self.seals.of(job_id)
         text, before_series = encode_short(index, outcome), BEFORE_SERIES_SHORT
         short = text is not None
         if text is None:
-            text, before_series = encode_whole(outcome), BEFORE_SERIES_WHOLE
+            text, before_series = seal_whole(sealer, index, encode_whole(outcome), outcome), BEFORE_SERIES_WHOLE
+        else:
+            text = seal_short(sealer, index, text)
         size = outcome.size if outcome.category in _TRANSFERRED else 0
         unreachable = not short and outcome.unreachable
         series = f"{outcome.study_uid}\\{outcome.series_uid}" if outcome.study_uid or outcome.series_uid else ""
+        series = series and sealer.name(series, "series")
         arguments: list[str | int] = [index, text, outcome.category.value, size, int(unreachable), int(short)]
         converted = int(bool(outcome.sent_as) and outcome.category in _TRANSFERRED)
         return [job_key(job_id, part) for part in parts], [*arguments, self._keep, series, before_series, converted]
@@ -367,7 +384,8 @@ class Ledger:
     def finish(self, job_id: str, outcome: Outcome) -> None:
         """End a job that has one outcome rather than one per instance."""
         state = JobState.CANCELLED if outcome.category is Category.CANCELLED else JobState.DONE
-        self._end(job_id, state, {"outcome": outcome.model_dump_json(exclude_defaults=True)})
+        text = outcome.model_dump_json(exclude_defaults=True)
+        self._end(job_id, state, {"outcome": self.seals.of(job_id).seal(text, "outcome")})
 
     def fail(self, job_id: str, error: PacsTasksError, attempt: int = 0) -> None:
         """End a job with an error.
@@ -375,7 +393,7 @@ class Ledger:
         A cancelled task may report late, when its job has already ended and was perhaps reopened: it ends only a
         cancelled job. Where another error may come late, ``attempt`` names the attempt that it ends.
         """
-        fields = {"error": error.message, "error_type": type(error).__name__, "error_subject": error.subject}
+        fields = dump_error(error, self.seals.of(job_id))
         cancelled = isinstance(error, JobCancelledError)
         state = JobState.CANCELLED if cancelled else JobState.FAILED
         self._end(job_id, state, fields, only_cancelled=cancelled, attempt=attempt)
@@ -416,7 +434,8 @@ class Ledger:
     def progress(self, job_id: str) -> Progress:
         """Read the progress of a job, with one command."""
         values = cast("list[str | None]", self._redis.hmget(checked_job_key(job_id), list(PROGRESS_FIELDS)))
-        return progress_of(job_id, dict(zip(PROGRESS_FIELDS, values, strict=True)))
+        fields = dict(zip(PROGRESS_FIELDS, values, strict=True))
+        return progress_of(job_id, fields, self.seals.read(job_id, fields[SEALED_KEY]))
 
     def jobs(self, limit: int) -> list[Progress]:
         """Read the progress of the newest jobs, the newest first."""
@@ -434,12 +453,15 @@ class Ledger:
             int(index): text for index, text in self._redis.hscan_iter(job_key(job_id, "problems"), count=_CHUNK)
         }
         known = self.series(job_id) if found else {}
-        return [(index, decode_whole(found[index], known)) for index in sorted(found)]
+        sealer = self.seals.of(job_id)
+        return [(index, decode_whole(found[index], index, known, sealer)) for index in sorted(found)]
 
     def series(self, job_id: str) -> dict[int, tuple[str, str]]:
         """Read study and series of the outcomes, by the number that stands for them."""
         pairs = cast("dict[str, str]", self._redis.hgetall(job_key(job_id, "series")))
-        return {int(number): (pair.partition("\\")[0], pair.partition("\\")[2]) for pair, number in pairs.items()}
+        sealer = self.seals.of(job_id)
+        named = ((sealer.unname(pair, "series"), number) for pair, number in pairs.items())
+        return {int(number): (pair.partition("\\")[0], pair.partition("\\")[2]) for pair, number in named}
 
     def outcome(self, job_id: str) -> Outcome:
         """Read the outcome of a job.
@@ -456,6 +478,7 @@ class Ledger:
             raise JobNotReadyError(f"Job {job_id} is still {progress.state}. Wait for its end.")
         text = cast("str | None", self._redis.hget(job_key(job_id), "outcome"))
         if text is not None:
+            text = self.seals.of(job_id).unseal(text, "outcome")
             return OPERATIONS[progress.task].outcome.model_validate_json(text)
         if progress.state is JobState.FAILED:
             raise self.error(job_id)
@@ -472,9 +495,8 @@ class Ledger:
 
     def error(self, job_id: str) -> PacsTasksError:
         """Read the recorded error of a job that failed."""
-        names = ["error_type", "error", "error_subject"]
-        kind, message, subject = cast("list[str | None]", self._redis.hmget(job_key(job_id), names))
-        return from_record(kind or "", message or "", subject or "")
+        values = cast("list[str | None]", self._redis.hmget(job_key(job_id), list(ERROR_FIELDS)))
+        return load_error(values, self.seals.of(job_id))
 
     def touch(self, job_id: str) -> None:
         """Keep a job for its full time from now."""

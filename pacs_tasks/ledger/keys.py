@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
-from pacs_tasks.errors import InvalidRequestError, JobNotFoundError, from_record
+from pacs_tasks.errors import InvalidRequestError, JobNotFoundError, PacsTasksError, SealingError, from_record
 from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.outcome import Counters, InstanceCategory, InstanceOutcome, JobState, Progress, Status, StatusCategory
 from pacs_tasks.request import BULK_APART, AnyRequest
+from pacs_tasks.sealing import Sealer
 
 if TYPE_CHECKING:
     import redis
@@ -155,6 +156,21 @@ def encode_short(index: int, outcome: InstanceOutcome) -> str | None:
     return json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
 
 
+def seal_short(sealer: Sealer, index: int, text: str) -> str:
+    """Encrypt the text of :func:`encode_short`. The index stays, and the ledger adds the number as before."""
+    return f'[{index},"{sealer.seal(text, f"receipts {index}")}"]' if sealer.active else text
+
+
+def seal_whole(sealer: Sealer, index: int, text: str, outcome: InstanceOutcome) -> str:
+    """Encrypt the text of :func:`encode_whole`. Scripts read the category and the attempts."""
+    if not sealer.active:
+        return text
+    fields: dict[str, Any] = {"category": outcome.category.value, "sealed": sealer.seal(text, f"problems {index}")}
+    if outcome.attempts:
+        fields["attempts"] = outcome.attempts
+    return json.dumps(fields, separators=(",", ":"))
+
+
 def _kind_of(outcome: InstanceOutcome) -> int | None:
     if outcome.category is InstanceCategory.PRESENT:
         return _PRESENT if outcome.status is None else None
@@ -175,9 +191,11 @@ def index_of(text: str) -> int:
     return int(text[1 : text.index(",")])
 
 
-def decode_short(text: str, known: Series) -> tuple[int, InstanceOutcome]:
-    """Read the text of :func:`encode_short`: the index, and the outcome without its subject."""
+def decode_short(text: str, known: Series, sealer: Sealer) -> tuple[int, InstanceOutcome]:
+    """Read the text of :func:`seal_short`: the index, and the outcome without its subject."""
     fields = json.loads(text)
+    if sealer.active:
+        fields = json.loads(sealer.unseal(str(fields[1]), f"receipts {fields[0]}")) + fields[2:]
     index, sop_class, sop_instance, syntax, size, kind, attempts, begun, took, worker, digest, path = fields[:_FIELDS]
     study_uid, series_uid = known.get(fields[_FIELDS], ("", "")) if len(fields) > _FIELDS else ("", "")
     syntax, _, sent_as = syntax.partition(" ")
@@ -201,9 +219,19 @@ def decode_short(text: str, known: Series) -> tuple[int, InstanceOutcome]:
     )
 
 
-def decode_whole(text: str, known: Series) -> InstanceOutcome:
-    """Read the text of :func:`encode_whole`."""
-    fields = json.loads(text)
+def unseal_whole(text: str, index: int, sealer: Sealer) -> dict[str, Any]:
+    """Read the fields of an outcome from the text of :func:`seal_whole`."""
+    fields: dict[str, Any] = json.loads(text)
+    if sealer.active:
+        number = fields.get("series", -1)
+        fields = json.loads(sealer.unseal(str(fields.get("sealed", "")), f"problems {index}"))
+        fields["series"] = number
+    return fields
+
+
+def decode_whole(text: str, index: int, known: Series, sealer: Sealer) -> InstanceOutcome:
+    """Read the text of :func:`seal_whole`."""
+    fields = unseal_whole(text, index, sealer)
     study_uid, series_uid = known.get(fields.pop("series", -1), ("", ""))
     return InstanceOutcome.model_validate({**fields, "study_uid": study_uid, "series_uid": series_uid})
 
@@ -218,10 +246,14 @@ KEPT = ("manifest", "studies", "ways", "recorded", "present", "receipts", "probl
         "bulk", "matches")  # fmt: skip
 PARTS = (*KEPT, "claims", "losses", "attempts", "ending")
 COUNTED = tuple(Counters.model_fields)
+#: The field of a job that holds its key, encrypted.
+SEALED_KEY = "sealed_key"
+#: The fields of the error that ended a job.
+ERROR_FIELDS = ("error_type", "error", "error_subject", "error_whole")
 #: The fields of a job that :func:`progress_of` reads.
-PROGRESS_FIELDS = ("task", "request", "state", "created", "started", "finished", "cancel", "attempt", "worker", "error",
-                   "error_type", "error_subject", "waiting", "waiting_since", "waiting_reason", "retrying",
-                   *COUNTED, *(f"before_{name}" for name in COUNTED))  # fmt: skip
+PROGRESS_FIELDS = ("task", "request", "state", "created", "started", "finished", "cancel", "attempt", "worker",
+                   *ERROR_FIELDS, "waiting", "waiting_since", "waiting_reason", "retrying",
+                   SEALED_KEY, *COUNTED, *(f"before_{name}" for name in COUNTED))  # fmt: skip
 _LONGEST_ID = 255
 _LONGEST_SHOWN = 64
 
@@ -287,8 +319,10 @@ def load_request(job_id: str, task: str, text: str, bulk: str | None) -> AnyRequ
         ) from None
 
 
-def progress_of(job_id: str, fields: Mapping[str, str | None]) -> Progress:
+def progress_of(job_id: str, fields: Mapping[str, str | None], sealer: Sealer) -> Progress:
     """Read the progress of a job from its fields.
+
+    Without the key of the job, remote and error are unknown: other jobs, state and counters must stay visible.
 
     Raises
     ------
@@ -298,7 +332,12 @@ def progress_of(job_id: str, fields: Mapping[str, str | None]) -> Progress:
     task, state, created = fields["task"], fields["state"], fields["created"]
     if task is None or state is None or created is None:
         raise not_found(job_id)
-    error, request = _error_of(fields), fields["request"]
+    error, request = "", fields["request"]
+    try:
+        request = sealer.unseal(request, "request") if request else ""
+        error = _error_of(fields, sealer)
+    except SealingError as sealed:
+        error, request = (sealed.message if fields["error_type"] else ""), ""
     return Progress(
         job_id=job_id,
         task=task,
@@ -320,11 +359,27 @@ def progress_of(job_id: str, fields: Mapping[str, str | None]) -> Progress:
     )
 
 
-def _error_of(fields: Mapping[str, str | None]) -> str:
+def _error_of(fields: Mapping[str, str | None], sealer: Sealer) -> str:
     """Word the recorded error of a job; empty if there is none."""
     if not fields["error_type"]:
         return ""
-    return str(from_record(fields["error_type"], fields["error"] or "", fields["error_subject"] or ""))
+    return str(load_error([fields[name] for name in ERROR_FIELDS], sealer))
+
+
+def dump_error(error: PacsTasksError, sealer: Sealer) -> dict[str, str]:
+    """Write the error that ends a job. What is public of it can be read without the key."""
+    public = error.public().message
+    private = {"error_subject": error.subject, "error_whole": "" if error.message == public else error.message}
+    sealed = {field: text and sealer.seal(text, field) for field, text in private.items()}
+    return {"error": public, "error_type": type(error).__name__, **sealed}
+
+
+def load_error(values: Sequence[str | None], sealer: Sealer) -> PacsTasksError:
+    """Read the fields :data:`ERROR_FIELDS` that :func:`dump_error` wrote."""
+    kind, public, *sealed = values
+    fields = zip(ERROR_FIELDS[2:], sealed, strict=True)
+    subject, whole = (sealer.unseal(text, field) if text else "" for field, text in fields)
+    return from_record(kind or "", whole or public or "", subject)
 
 
 def _counters_of(fields: Mapping[str, str | None], prefix: str = "") -> Counters:

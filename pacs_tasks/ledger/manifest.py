@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
-from pacs_tasks.ledger.keys import Bitmap, Scripts, job_key
+from pacs_tasks.ledger.keys import Bitmap, Scripts, job_key, unseal_whole
+from pacs_tasks.ledger.seals import Seals
 from pacs_tasks.outcome import Category, InstanceCategory, JobState, Proof, StudyOutcome
 from pacs_tasks.outcome.instance import Value
 
@@ -96,30 +97,35 @@ class _Tally:
 class Studies:
     """The studies of all jobs in one Redis, which remembers their methods for ``keep`` seconds."""
 
-    def __init__(self, client: redis.Redis, keep: int) -> None:
-        self._redis, self._keep = client, keep
+    def __init__(self, client: redis.Redis, keep: int, seals: Seals) -> None:
+        self._redis, self._keep, self._seals = client, keep, seals
 
     def planned(self, job_id: str) -> list[Study]:
         """Read the studies of a job, in the order of the manifest."""
         texts = cast("dict[str, str]", self._redis.hgetall(job_key(job_id, "studies")))
-        found = [Study.model_validate_json(text) for text in texts.values()]
+        sealer = self._seals.of(job_id)
+        found = [Study.model_validate_json(sealer.unseal(text, f"studies {field}")) for field, text in texts.items()]
         return sorted(found, key=lambda each: min((*each.lines, *each.tail), default=(0, 0)))
 
     def picked(self, job_id: str, study_uid: str) -> bool:
         """Return whether the request names instances of this study."""
-        text = cast("str | None", self._redis.hget(job_key(job_id, "studies"), study_uid))
-        return text is not None and Study.model_validate_json(text).picked
+        sealer = self._seals.of(job_id)
+        field = sealer.name(study_uid, "studies")
+        text = cast("str | None", self._redis.hget(job_key(job_id, "studies"), field))
+        return text is not None and Study.model_validate_json(sealer.unseal(text, f"studies {field}")).picked
 
     def record_method(self, job_id: str, study_uid: str, method: str, why: str = "") -> None:
         """Record a method by which instances of a study came, and why not by another. Later reasons are ignored."""
-        methods = job_key(job_id, "ways")
-        self._redis.hsetnx(methods, f"{study_uid} {method}", why)
+        methods, sealer = job_key(job_id, "ways"), self._seals.of(job_id)
+        field = f"{sealer.name(study_uid, 'ways')} {method}"
+        self._redis.hsetnx(methods, field, sealer.seal(why, f"ways {field}"))
         self._redis.expire(methods, self._keep)
 
     def record_more(self, job_id: str, study_uid: str, number: int) -> None:
         """Record that so many more instances of a study came than the remote had listed or counted."""
         if number:
-            self._redis.hincrby(job_key(job_id, "ways"), f"{study_uid} {_MORE}", number)
+            name = self._seals.of(job_id).name(study_uid, "ways")
+            self._redis.hincrby(job_key(job_id, "ways"), f"{name} {_MORE}", number)
 
     def outcomes(self, job_id: str) -> tuple[StudyOutcome, ...]:
         """Read the outcome of each study, in the order of the manifest; nothing for a job without studies."""
@@ -146,10 +152,14 @@ class Studies:
     def _methods(self, job_id: str) -> dict[str, dict[str, str]]:
         """Read the methods of each study, with the reason for each."""
         methods: dict[str, dict[str, str]] = {}
+        sealer = self._seals.of(job_id)
         for field, why in sorted(cast("dict[str, str]", self._redis.hgetall(job_key(job_id, "ways"))).items()):
-            study_uid, _, method = field.partition(" ")
-            more = f"more instances came than the remote had listed or counted ({why})"
-            methods.setdefault(study_uid, {})[method] = more if method == _MORE else why
+            name, _, method = field.partition(" ")
+            if method == _MORE:
+                reason = f"more instances came than the remote had listed or counted ({why})"
+            else:
+                reason = sealer.unseal(why, f"ways {field}")
+            methods.setdefault(sealer.unname(name, "ways"), {})[method] = reason
         return methods
 
     def _tallies(self, job_id: str, planned: Sequence[Study]) -> list[_Tally]:
@@ -170,8 +180,9 @@ class Studies:
 
     def _problems(self, job_id: str) -> Iterator[tuple[int, InstanceCategory, str]]:
         found = dict(self._redis.hscan_iter(job_key(job_id, "problems"), count=_CHUNK))
+        sealer = self._seals.of(job_id)
         for index, text in found.items():
-            outcome = json.loads(text)
+            outcome = unseal_whole(text, int(index), sealer)
             yield int(index), InstanceCategory(outcome["category"]), outcome.get("reason", "")
 
 
@@ -325,8 +336,8 @@ class Manifest:
     The *tail* of a manifest are the lines at its end for which the remote has nothing to retrieve.
     """
 
-    def __init__(self, client: redis.Redis, keep: int) -> None:
-        self._redis, self._keep = client, keep
+    def __init__(self, client: redis.Redis, keep: int, seals: Seals) -> None:
+        self._redis, self._keep, self._seals = client, keep, seals
         self._run = Scripts(client).run
 
     def plan(
@@ -343,7 +354,7 @@ class Manifest:
         tail
             Number of lines in the tail.
         """
-        new_lines, total = self._write_lines(job_id, lines, attempt_key)
+        new_lines, total = self._write_lines(job_id, lines, attempt_key, 0)
         new_studies = self._write_studies(job_id, studies, attempt_key)
         keys = [job_key(job_id), job_key(job_id, "manifest"), new_lines, job_key(job_id, "studies"), new_studies]
         self._run("manifest/plan", keys, [total, total - tail])
@@ -357,7 +368,7 @@ class Manifest:
         The parameters are those of :meth:`plan`; ``studies`` are all studies of the job.
         """
         start, before = self.resolved(job_id), self.total(job_id)
-        new_lines, count = self._write_lines(job_id, lines, attempt_key)
+        new_lines, count = self._write_lines(job_id, lines, attempt_key, start)
         new_studies = self._write_studies(job_id, studies, attempt_key)
         parts = ("manifest", "studies", "recorded", "problems")
         keys = [job_key(job_id), new_lines, new_studies, *(job_key(job_id, part) for part in parts)]
@@ -368,7 +379,8 @@ class Manifest:
     def lines(self, job_id: str, start: int, stop: int) -> list[Line]:
         """Read the lines from ``start`` up to, not including, ``stop``."""
         texts = cast("list[str]", self._redis.lrange(job_key(job_id, "manifest"), start, stop - 1))
-        return [decode(text) for text in texts]
+        sealer = self._seals.of(job_id)
+        return [decode(sealer.unseal(text, f"manifest {index}")) for index, text in enumerate(texts, start)]
 
     def planned(self, job_id: str) -> bool:
         """Return whether the job has a manifest."""
@@ -382,21 +394,26 @@ class Manifest:
         """Read the number of lines before the tail."""
         return int(cast("str | None", self._redis.hget(job_key(job_id), "resolved")) or 0)
 
-    def _write_lines(self, job_id: str, lines: Iterable[Line], attempt_key: str) -> tuple[str, int]:
-        new = job_key(job_id, f"manifest:{attempt_key}")
+    def _write_lines(self, job_id: str, lines: Iterable[Line], attempt_key: str, start: int) -> tuple[str, int]:
+        """Write lines, the first of which will be line ``start`` of the manifest."""
+        new, sealer = job_key(job_id, f"manifest:{attempt_key}"), self._seals.of(job_id)
         self._redis.delete(new)
-        total, texts = 0, map(encode, lines)
+        total = 0
+        texts = (sealer.seal(encode(line), f"manifest {index}") for index, line in enumerate(lines, start))
         while chunk := list(islice(texts, _CHUNK)):
             self._run("manifest/append", [new], [total, self._keep, *chunk])
             total += len(chunk)
         return new, total
 
     def _write_studies(self, job_id: str, studies: Sequence[Study], attempt_key: str) -> str:
-        new = job_key(job_id, f"studies:{attempt_key}")
+        new, sealer = job_key(job_id, f"studies:{attempt_key}"), self._seals.of(job_id)
         self._redis.delete(new)
         for start in range(0, len(studies), _CHUNK):
             chunk = studies[start : start + _CHUNK]
-            fields: dict[Any, Any] = {each.field: each.model_dump_json(exclude_defaults=True) for each in chunk}
+            fields: dict[Any, Any] = {}
+            for each in chunk:
+                field = sealer.name(each.field, "studies")
+                fields[field] = sealer.seal(each.model_dump_json(exclude_defaults=True), f"studies {field}")
             self._redis.hset(new, mapping=fields)
             self._redis.expire(new, self._keep)
         return new

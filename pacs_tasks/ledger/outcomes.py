@@ -44,6 +44,7 @@ class Instances:
     def __init__(self, ledger: Ledger, job_id: str) -> None:
         self._ledger, self._redis, self._job_id = ledger, ledger.client, job_id
         self._series = ledger.series(job_id)
+        self._sealer = ledger.seals.of(job_id)
 
     def receipt_count(self) -> int:
         return self._redis.llen(job_key(self._job_id, "receipts"))
@@ -51,7 +52,7 @@ class Instances:
     def receipts(self, start: int, stop: int) -> list[tuple[int, InstanceOutcome]]:
         """Read index and outcome of the receipts from ``start`` up to, not including, ``stop``; without subjects."""
         texts = self._range("receipts", start, stop)
-        return [decode_short(text, self._series) for text in texts]
+        return [decode_short(text, self._series, self._sealer) for text in texts]
 
     def problems(self, indices: Sequence[int]) -> dict[int, InstanceOutcome]:
         """Read the outcomes without a receipt among these, by index."""
@@ -60,7 +61,9 @@ class Instances:
         fields = [str(index) for index in indices]
         texts = cast("list[str | None]", self._redis.hmget(job_key(self._job_id, "problems"), fields))
         found = zip(indices, texts, strict=True)
-        return {index: decode_whole(text, self._series) for index, text in found if text is not None}
+        return {
+            index: decode_whole(text, index, self._series, self._sealer) for index, text in found if text is not None
+        }
 
     def transferred(self) -> Iterator[tuple[int, InstanceOutcome]]:
         """Read index and outcome of each instance that was sent, received or already there, in no order."""
@@ -141,6 +144,7 @@ class RowAnswer(NamedTuple):
 def record_matches(ledger: Ledger, job_id: str, index: int, matches: MatchList) -> None:
     """Keep the matches of a row, before its outcome is recorded; later ones replace them."""
     text = json.dumps(matches, separators=(",", ":"), ensure_ascii=False)
+    text = ledger.seals.of(job_id).seal(text, f"matches {index}")
     keys = [job_key(job_id), job_key(job_id, "matches")]
     Scripts(ledger.client).run("record_matches", keys, [index, text, ledger.keep])
 
@@ -151,7 +155,9 @@ def read_matches(ledger: Ledger, job_id: str, indices: Sequence[int]) -> list[Ma
         return []
     fields = [str(index) for index in indices]
     texts = cast("list[str | None]", ledger.client.hmget(job_key(job_id, "matches"), fields))
-    return [tuple(json.loads(text)) if text else () for text in texts]
+    sealer = ledger.seals.of(job_id)
+    found = zip(indices, texts, strict=True)
+    return [tuple(json.loads(sealer.unseal(text, f"matches {index}"))) if text else () for index, text in found]
 
 
 def rows_of(ledger: Ledger, job_id: str) -> Iterator[RowAnswer]:

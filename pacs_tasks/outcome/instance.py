@@ -51,9 +51,9 @@ class Status(Value):
     comment: str = ""
 
     def __str__(self) -> str:
-        return f"{self.code:04X}: {self.meaning}" + (
-            f" (comment of the remote: {self.comment})" if self.comment else ""
-        )
+        # Without parentheses of its own, a comment can be left out again.
+        comment = self.comment.replace("(", "[").replace(")", "]")
+        return f"{self.code:04X}: {self.meaning}" + (f" (comment of the remote: {comment})" if comment else "")
 
 
 class Suboperations(Value):

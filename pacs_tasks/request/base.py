@@ -13,6 +13,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializ
 from pacs_tasks.ae import LocalAE, RemoteAE
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+#: Lone surrogates.
+_HALF = re.compile("[\ud800-\udfff]")
 #: Nobody's UID has these: they separate names, values or columns, or stand for others.
 _NEVER_IN_UIDS = frozenset("/\\*?,;:|<>\"'")
 _LONGEST_LISTED_UID = 128
@@ -84,9 +86,19 @@ def _check_patient_id(value: str) -> str:
 
 PatientID = Annotated[str, AfterValidator(_check_patient_id)]
 AccessionNumber = Annotated[str, AfterValidator(_check_accession_number)]
+
+
+def _check_keys(value: Mapping[str, str]) -> Mapping[str, str]:
+    """Refuse half characters: neither Redis nor DICOM can hold them, and their error would repeat the value."""
+    for part in (*value.keys(), *value.values()):
+        if not part.isascii() and _HALF.search(part):
+            raise ValueError("a key has a character that is not Unicode; write it anew")
+    return MappingProxyType(dict(value))
+
+
 Keys = Annotated[
     Mapping[str, str],
-    AfterValidator(lambda value: MappingProxyType(dict(value))),
+    AfterValidator(_check_keys),
     PlainSerializer(dict, return_type=dict[str, str]),
 ]
 

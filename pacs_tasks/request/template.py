@@ -12,6 +12,8 @@ from typing import Annotated, NamedTuple
 
 from pydantic import AfterValidator
 
+from pacs_tasks.ae import WrongValueError
+
 #: The fields of a template and their tags. All of them are at the beginning of a data set.
 FIELDS: Mapping[str, int] = MappingProxyType(
     {
@@ -137,8 +139,7 @@ def _unknown_field(keyword: str) -> ValueError:
     near = difflib.get_close_matches(keyword.lower(), [each.lower() for each in FIELDS], n=1)
     meant = next((each for each in FIELDS if near and each.lower() == near[0]), "")
     hint = f"did you mean {{{meant}}}" if meant else f"there are {', '.join(sorted(FIELDS))}"
-    shown = keyword if keyword.isprintable() and len(keyword) <= 40 else "..."
-    return ValueError(f"the layout has no field {{{shown}}}; {hint}")
+    return WrongValueError(f"the layout has a field that does not exist; {hint}", f"{{{keyword}}}")
 
 
 def check(template: str) -> str:

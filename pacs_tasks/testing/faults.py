@@ -168,6 +168,8 @@ class Faults:
     hold_requests_after
         Serve so many requests since the start, not counting the sub-operations of C-MOVE and C-GET; hold the later ones
         until the faults are replaced.
+    comment
+        Add this Error Comment, (0000,0902), to each status but success and pending (PS3.7 section C.5).
     max_pdu_size
         The largest PDU to receive, in bytes; 0 is unlimited (PS3.8 section D.1).
     operations
@@ -225,6 +227,7 @@ class Faults:
     omit_charset: bool = False
     delay: float = 0.0
     hold_requests_after: int | None = None
+    comment: str = ""
     max_pdu_size: int = 16_382
     operations: int = 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from functools import partial
 from io import BytesIO
 from itertools import count
@@ -248,6 +248,14 @@ class TestPACS(Reception):
         super()._on_connection(event)
         # pynetdicom has no service for private SOP classes, and retrieval is our own: see `_serve`.
         vars(event.assoc)["_serve_request"] = partial(self._serve, event.assoc)
+        dimse = event.assoc.dimse
+        vars(dimse)["send_msg"] = partial(self._send, dimse.send_msg)
+
+    def _send(self, send: Callable[[Any, int], None], message: Any, context_id: int) -> None:
+        """Send a message, with the comment that the faults add."""
+        if self.faults.comment and getattr(message, "Status", None) not in {None, 0x0000, 0xFF00, 0xFF01}:
+            message.ErrorComment = self.faults.comment
+        send(message, context_id)
 
     def _on_pdu(self, event: Event) -> None:
         """Watch for the end of the association; the first byte is the type of the PDU (PS3.8 section 9.3.1).

@@ -19,6 +19,7 @@ import yaml
 from pydicom.uid import UID
 
 from pacs_tasks import TLS, PacsClient, StoreDirectoryRequest
+from pacs_tasks.sealing import new_key
 from pacs_tasks.testing import Faults, TestPACS
 from tests.benchmarks.machine import missing
 from tests.support import peers, worklists
@@ -194,6 +195,7 @@ def executes(scene: Scene, block: Block) -> None:
     last = block.text.strip()
     service, command = last.removeprefix("docker-compose exec ").split(" ", 1)
     needed = ["export PACS_TASKS_REDIS_PASSWORD=a", "export PACS_TASKS_FLOWER_BASIC_AUTH=a:b"]
+    needed.append(f"export PACS_TASKS_ENCRYPTION_KEYS={new_key()}")
     volumes = _compose(scene, needed, "")[service]["volumes"]
     assert any(":/files" in str(volume) for volume in volumes)
     scene.shell(command.replace("/files", "/home/me/dicom_files"))

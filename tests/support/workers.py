@@ -24,11 +24,12 @@ def worker(
     *,
     concurrency: int = 2,
     pool: str = "prefork",
+    level: str = "INFO",
     **settings: str,
 ) -> Iterator[Process]:
     """A ``celery -A workers.dimse worker`` that is ready; ``settings`` are ``PACS_TASKS_*`` variables in full."""
     command = [sys.executable, "-m", "celery", "-A", "workers.dimse", "worker", "--hostname", f"{name}@%h"]
-    command += ["--concurrency", str(concurrency), "--pool", pool, "--loglevel", "INFO"]
+    command += ["--concurrency", str(concurrency), "--pool", pool, "--loglevel", level]
     env = environment(PACS_TASKS_REDIS_URL=redis_url, PACS_TASKS_DATA_DIR=str(directory / "data"), **settings)
     log = directory / f"{name}.log"
     with started(

@@ -122,7 +122,7 @@ def test_a_named_file_must_be_there(empty_directory: Path, monkeypatch: pytest.M
     [
         ("tiemout = 5\n", "tiemout: there is no setting of this name"),
         ('[remotes.main]\nhots = "10.0.0.1"\n', r"remotes\.main\.hots: there is no setting of this name"),
-        ('[remotes.main]\ncharset = "GB18031"\n', r"remotes\.main\.charset: 'GB18031' is not a .*'GB18030'"),
+        ('[remotes.main]\ncharset = "GB18031"\n', r"remotes\.main\.charset: this is not a .*'GB18030'"),
     ],
 )
 def test_a_typing_error_in_the_file_is_told(empty_directory: Path, text: str, told: str) -> None:

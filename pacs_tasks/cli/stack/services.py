@@ -17,6 +17,7 @@ from pacs_tasks.embedded.launch import command, environment, worker_arguments
 from pacs_tasks.embedded.places import Places
 from pacs_tasks.errors import ConfigurationError
 from pacs_tasks.fleet.receivers import running
+from pacs_tasks.sealing import IN_CLEAR
 from pacs_tasks.settings import Settings
 
 #: Seconds that the receiver and Flower have to answer.
@@ -118,6 +119,8 @@ def _introduce(settings: Settings, login: str) -> None:
     ]
     if settings.redis_url is None:
         lines.append(f"  Logs of the private server and its worker: {Places.of(settings).log('worker').parent}")
+        # With the Redis of a fleet, the worker reports it.
+        lines += [] if settings.keys else [IN_CLEAR]
     click.echo("\n".join(lines), err=True)
 
 

@@ -33,9 +33,11 @@ from pacs_tasks.errors import (
     JobFailedError,
     JobNotReadyError,
     JobOutcomeError,
+    MissingKeyError,
     PacsTasksError,
     PeerBusyError,
     PeerUnreachableError,
+    SealingError,
 )
 from pacs_tasks.fleet.remotes import AssociationLeases, Outages, name_of
 from pacs_tasks.ledger.jobs import Ledger
@@ -138,6 +140,8 @@ def result_of(job_id: str) -> dict[str, Any]:
         return summary_of(job_id, ledger().outcome(job_id))
     except JobNotReadyError:
         raise Ignore from None
+    except MissingKeyError:
+        raise
     except PacsTasksError as error:
         raise error.public() from None
 
@@ -182,6 +186,10 @@ _LONGEST_PAUSE = 30.0
 #: Seconds for which a remote may refuse every association "for now" before a job with a single answer fails.
 _LONGEST_REFUSAL = 600.0
 
+#: Seconds until a task returns to a worker that has the key of its job, and jobs that the log has named.
+_HELD = 5.0
+_held: set[str] = set()
+
 _random = random.SystemRandom()
 #: One byte that the children of a prefork pool share with their parent: only the parent receives the signal.
 _shutdown = mmap.mmap(-1, 1)
@@ -210,6 +218,15 @@ def come_again(task: Task, countdown: float, **options: Any) -> NoReturn:
 def go_back(error: Exception) -> NoReturn:
     """Return the message to the broker: without Redis a task can record nothing."""
     raise Reject(error.message if isinstance(error, BrokerUnavailableError) else type(error).__name__, requeue=True)
+
+
+def hold(task: Task, job_id: str, error: SealingError) -> NoReturn:
+    """Leave a task to a worker that has the key of its job; this one neither works on the job nor ends it."""
+    if job_id not in _held:
+        _held.add(job_id)
+        logger.error("job %s is left to other workers: %s", job_id, error.message)
+    ledger().note_busy(job_id, error.message)
+    come_again(task, _about(_HELD), exc=error.public())
 
 
 def pause(retries: int) -> float:

@@ -23,11 +23,21 @@ from celery import Task, chord
 from celery.exceptions import Ignore, Reject, Retry
 
 from pacs_tasks.dimse.upper_layer.negotiation import Context
-from pacs_tasks.errors import JobCancelledError, JobFailedError, JobOutcomeError, PacsTasksError, PeerBusyError
+from pacs_tasks.errors import (
+    InvalidRequestError,
+    JobCancelledError,
+    JobFailedError,
+    JobOutcomeError,
+    MissingKeyError,
+    PacsTasksError,
+    PeerBusyError,
+    PlainRecordError,
+)
 from pacs_tasks.ledger.manifest import Line, Study
 from pacs_tasks.ledger.recorder import Recorder
 from pacs_tasks.outcome import InstanceOutcome, Outcome
 from pacs_tasks.request import R, Request, build
+from pacs_tasks.sealing import SEALED, sealing_of, unsealed_request
 from pacs_tasks.tasks.engine.associations import new_association
 from pacs_tasks.tasks.engine.base import (
     BROKER_AWAY,
@@ -36,6 +46,7 @@ from pacs_tasks.tasks.engine.base import (
     come_again,
     give_up,
     go_back,
+    hold,
     ledger,
     pause_of_job,
     register,
@@ -211,7 +222,10 @@ def register_chord(
 
     @register(f"{prefix}_finish", base=EndingTask)
     def finish(self: Task, job_id: str) -> dict[str, Any]:
-        return _finished(self, job_id, partial(fan_out, self, job_id))
+        try:
+            return _finished(self, job_id, partial(fan_out, self, job_id))
+        except (MissingKeyError, PlainRecordError) as error:
+            hold(self, job_id, error)
 
 
 def _finished(task: Task, job_id: str, fan_out: Callable[[], None]) -> dict[str, Any]:
@@ -260,7 +274,9 @@ def _accepted(task: Task, payload: Mapping[str, Any] | None, request_type: type[
     opened = False
     if payload is not None:
         try:
-            request = ledger().complete(build(request_type, payload))
+            request = ledger().complete(build(request_type, _in_clear(task, payload)))
+        except MissingKeyError:
+            raise
         except PacsTasksError:
             ledger().open(job_id, task.name, None)
             raise
@@ -270,6 +286,25 @@ def _accepted(task: Task, payload: Mapping[str, Any] | None, request_type: type[
     if not opened:
         _restore(task, ledger().callers.follows(job_id))
     return None if ledger().start(job_id, task.request.hostname).finished else request
+
+
+def _in_clear(task: Task, payload: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Decrypt the request of another service, from :func:`pacs_tasks.sealing.sealed_request`.
+
+    Raises
+    ------
+    InvalidRequestError
+        If it is not encrypted and must be.
+    """
+    sealing = sealing_of(ledger().client)
+    if set(payload) == {SEALED}:
+        return unsealed_request(sealing, payload, task.name, task.request.id)
+    if sealing.refuses_plain:
+        raise InvalidRequestError(
+            "This fleet accepts encrypted requests only. Send what pacs_tasks.sealing.sealed_request returns, or set "
+            "PACS_TASKS_ACCEPT_PLAIN=true on the workers."
+        )
+    return payload
 
 
 def _what_follows(task: Task) -> str:
@@ -291,6 +326,8 @@ def conclude(job_id: str) -> dict[str, Any]:
     """As :func:`.base.result_of`, but raise :class:`RecordedError` if the job ended with an error."""
     try:
         return result_of(job_id)
+    except MissingKeyError:
+        raise
     except PacsTasksError as error:
         raise RecordedError(error) from None
 
@@ -317,6 +354,8 @@ def errors_recorded(task: Task) -> Iterator[None]:
         raise recorded.error.public() from None
     except BROKER_AWAY as error:
         go_back(error)
+    except MissingKeyError as error:
+        hold(task, task.request.id, error)
     except PacsTasksError as error:
         ledger().fail(task.request.id, error)
         raise error.public() from None

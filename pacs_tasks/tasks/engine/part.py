@@ -22,10 +22,13 @@ from pacs_tasks.errors import (
     JobCancelledError,
     JobNotFoundError,
     JobOutcomeError,
+    MissingKeyError,
     PacsTasksError,
     PeerBusyError,
     PeerUnavailableError,
     PeerUnreachableError,
+    PlainRecordError,
+    SealingError,
 )
 from pacs_tasks.ledger.jobs import Recorded
 from pacs_tasks.ledger.manifest import Line
@@ -41,6 +44,7 @@ from pacs_tasks.tasks.engine.base import (
     come_again,
     give_up,
     go_back,
+    hold,
     ledger,
     note_unreachable,
     park_if_down,
@@ -359,6 +363,10 @@ def run_part(task: Task, job_id: str, lines: range, tries: int, work: Callable[[
         go_back(error)
     except WorkerShutdownError:
         come_again(task, 0)
+    except (MissingKeyError, PlainRecordError) as error:
+        hold(task, job_id, error)
+    except SealingError as error:
+        ledger().fail(job_id, error)
 
 
 def _has_ended(task: Task, job_id: str) -> bool:
@@ -412,7 +420,7 @@ def _worked(part: Part[L], work: Callable[[Part[L], R], bool]) -> bool:
             raise
     except (AssociationError, JobCancelledError, JobNotFoundError, PartParkedError, WorkerShutdownError, Retry):
         raise
-    except BROKER_AWAY:
+    except (*BROKER_AWAY, MissingKeyError, PlainRecordError):
         raise
     except PacsTasksError as error:
         part.fail_rest(error)

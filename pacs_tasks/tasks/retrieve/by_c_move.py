@@ -24,6 +24,7 @@ from pacs_tasks.fleet.receivers import EXPECTED_FOR, ExpectedSeries, Receiver
 from pacs_tasks.ledger.manifest import RetrieveLine
 from pacs_tasks.outcome import MoveOutcome
 from pacs_tasks.request import MoveRequest, RetrieveRequest
+from pacs_tasks.sealing import sealing_of
 from pacs_tasks.tasks.engine.associations import leased
 from pacs_tasks.tasks.engine.base import ledger, local_ae, timeouts
 from pacs_tasks.tasks.engine.claim import Claim, claimed, heartbeat
@@ -122,9 +123,11 @@ class Move:
         receiver, request = self._receiver, self._request
         # Two jobs may want the same series, or without a series the same study, at once. They run one after the other;
         # otherwise each would collect the other's files. Receivers that share a storage have the same token.
-        scope = f"receiver:{receiver.token}:{self._study_uid}"
+        hashed = sealing_of(ledger().client).hashed
+        scope = f"receiver:{receiver.token}:{hashed(self._study_uid)}"
+        name = self._series_uid and hashed(self._series_uid)
         with (
-            claimed(self._part.task, ledger(), self._part.job_id, self._series_uid, scope) as claim,
+            claimed(self._part.task, ledger(), self._part.job_id, name, scope) as claim,
             expecting(claim, receiver, self._study_uid, self._series_uid),
         ):
 

@@ -16,12 +16,17 @@ from typing import Any
 import pytest
 import yaml
 
+from pacs_tasks.sealing import new_key
 from tests.support.peers import orthanc_program
 from tests.support.ports import free_port
 from tests.support.processes import ROOT, Process, environment, started
 from tests.support.waiting import wait_until
 
-NEEDED = {"PACS_TASKS_REDIS_PASSWORD": "secret123", "PACS_TASKS_FLOWER_BASIC_AUTH": "somebody:secret456"}
+NEEDED = {
+    "PACS_TASKS_REDIS_PASSWORD": "secret123",
+    "PACS_TASKS_FLOWER_BASIC_AUTH": "somebody:secret456",
+    "PACS_TASKS_ENCRYPTION_KEYS": new_key(),
+}
 #: The virtual environment replaces that of the image.
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin"])
 

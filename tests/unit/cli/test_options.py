@@ -92,6 +92,7 @@ OWN: dict[str, dict[str, Any]] = {
     "flower": {},
     "up": {},
     "demo": {},
+    "config": {"action": REQUIRED},
 }
 GIVEN_IN = click.Context(commands)
 

@@ -164,8 +164,8 @@ def test_widths_are_for_numbers(value: str, width: int, name: str) -> None:
     [
         ("{PatientId}", "did you mean {PatientID}"),
         ("{patientname}/{SOPInstanceUID}", "did you mean {PatientName}"),
-        ("{PixelData}", "the layout has no field {PixelData}"),
-        ("{}", "no field {}"),
+        ("{PixelData}", "the layout has a field that does not exist"),
+        ("{}", "a field that does not exist"),
         ("  ", "is empty"),
         ("/", "is empty"),
         ("/data/{PatientID}", "leads out"),

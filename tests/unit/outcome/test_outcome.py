@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pacs_tasks.errors import NotDicomError, PeerUnavailableError, UnreadableInputError
+from pacs_tasks.errors import JobFailedError, NotDicomError, PeerUnavailableError, UnreadableInputError
 from pacs_tasks.outcome import (
     Category,
     Counters,
@@ -78,3 +78,16 @@ def test_an_unanswered_instance_tells_apart_file_and_peer() -> None:
 def test_a_path_that_is_no_unicode_can_be_recorded() -> None:
     """Linux allows any bytes in a name."""
     assert InstanceOutcome.unanswered("/a/\udcff.dcm", UnreadableInputError("torn")).subject == "/a/?.dcm"
+
+
+@pytest.mark.parametrize(
+    "comment", ["Secret^Patient", "no (Secret) patient", "((", "))", "(comment of the remote: Secret)", "a) Secret (b"]
+)
+def test_what_a_remote_says_is_private(comment: str) -> None:
+    """The error of a job may word a status; Celery's results, Flower and logs get it without the comment."""
+    status = Status(code=0xC001, category=StatusCategory.PERMANENT, meaning="Failure. Check its log.", comment=comment)
+    error = JobFailedError(f"The PACS cannot list the series ({status}). Retry.", "subject")
+    assert str(error.public()) == "The PACS cannot list the series (C001: Failure. Check its log.). Retry."
+    # A text that was cut.
+    cut = JobFailedError(str(error)[: str(error).index("remote: ") + 9])
+    assert comment[:1] not in str(cut.public()).partition("Check its log.")[2]

@@ -135,3 +135,40 @@ def test_the_keys_of_a_row_stand_behind_those_of_all() -> None:
     query = batch.of_row({"00100020": "P1"})
     assert list(query.keys.items()) == [("PatientID", "all"), ("Modality", "CT"), ("00100020", "P1")]
     assert (query.limit, query.remote) == (3, batch.remote)
+
+
+NAME = "Secret^Patient"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"charset": NAME},
+        {NAME: 1},
+        {"keys": {NAME: 1}},
+        {"keys": {"PatientName": f"{NAME}\ud800"}},
+        {"keys": {f"{NAME}\ud800": ""}},
+        {"remote": {NAME: NAME}},
+        {"remote": {"charset": NAME, "host": NAME * 100}},
+        {"level": NAME, "query_model": NAME, "limit": NAME, "timeout": NAME, "strict": NAME, "local": NAME},
+        {f"{NAME} {number}": NAME for number in range(10_000)},
+        {NAME * 1_000_000: 1},
+    ],
+    ids=range(10),
+)
+def test_what_is_public_of_a_wrong_request_is_short_and_says_nothing_of_the_caller(fields: dict[str, object]) -> None:
+    """Results and logs get the public half. The caller sees a part of the own words in the other one."""
+    with pytest.raises(InvalidRequestError) as raised:
+        build(FindRequest, fields)
+    public = str(raised.value.public())
+    assert "secret" not in public.lower()
+    assert len(public) < 2_000
+    assert len(raised.value.subject) <= 200
+    assert str(raised.value).isprintable()
+
+
+def test_a_layout_is_not_repeated_either() -> None:
+    with pytest.raises(InvalidRequestError) as raised:
+        build(RetrieveRequest, {"study_uid": "1.2", "output_dir": "/o", "layout": f"{{{NAME}}}"})
+    assert NAME not in str(raised.value.public())
+    assert NAME in raised.value.subject

@@ -9,7 +9,7 @@ if unfinished(job) then
   return 0
 end
 redis.call('HSET', job, 'state', 'queued', 'unreachable', 0, 'replans', 0, 'retrying', 0)
-redis.call('HDEL', job, 'cancel', 'started', 'finished', 'error', 'error_type', 'error_subject', 'outcome',
+redis.call('HDEL', job, 'cancel', 'started', 'finished', 'error', 'error_type', 'error_subject', 'error_whole', 'outcome',
            'worker', 'waiting', 'waiting_since', 'waiting_reason')
 -- What this attempt does is what is counted beyond this.
 for _, name in ipairs(ARGV) do
