@@ -9,7 +9,7 @@ PACKAGE := .venv/.package
 TOOLS := .venv/.tools
 SITE := .venv/.site
 
-.PHONY: demo up test test-all test-rest bench chaos check docs pins clean
+.PHONY: demo up test test-all test-rest bench chaos check audit sbom docs pins clean
 
 .venv: $(TOOLS)
 
@@ -78,6 +78,20 @@ check: $(TOOLS)
 	$(BIN)/mypy --platform win32 -p pacs_tasks -p workers -m dicom_pacs_transfer
 	$(BIN)/lint-imports
 
+AUDIT := build/audit
+$(AUDIT)/.made: workers/audit-constraints.txt
+	@$(PYTHON) -m venv $(AUDIT)
+	@$(AUDIT)/bin/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r $<
+	@touch $@
+
+# Known vulnerabilities of the pinned packages; it says so where no list of them can be reached. AUDIT_OPTIONS="--help".
+audit: $(AUDIT)/.made
+	@$(PYTHON) .ci/audit.py $(AUDIT)/bin/pip-audit workers/constraints.txt constraints.txt $(AUDIT_OPTIONS)
+
+# What the environment holds, in CycloneDX. The image has its own in /opt/pacs-tasks/sbom.cdx.json.
+sbom: $(AUDIT)/.made $(PACKAGE)
+	$(AUDIT)/bin/cyclonedx-py environment --output-reproducible --output-file build/sbom.cdx.json $(BIN)/python
+
 # Generate the reference from the code, and build the site in build/site. It works without a network.
 docs: $(SITE)
 	$(BIN)/python -m docs.generator
@@ -97,6 +111,8 @@ pins:
 	build/pins/bin/python -m pip install --quiet --disable-pip-version-check uv
 	echo 'setuptools>=77' | $(PIN) --extra dev --output-file constraints.txt
 	echo 'setuptools>=77' | $(PIN) --constraints constraints.txt --output-file workers/constraints.txt
+	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["audit"], sep="\n")' \
+	  | $(PIN:pyproject.toml=) --output-file workers/audit-constraints.txt
 	# The extra alone: what the checkout has is in constraints.txt.
 	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' \
 	  | $(PIN:pyproject.toml=) --constraints constraints.txt --output-file docs/constraints.txt

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from celery import Task
+from pydicom.config import IGNORE
 from pydicom.uid import UID
 
 from pacs_tasks.dimse import c_echo, c_store
@@ -411,9 +412,9 @@ def _pairs(
     return tuple(
         ProposedPair(
             sop_class_uid=pair[0],
-            sop_class_name=UID(pair[0]).name,
+            sop_class_name=UID(pair[0], IGNORE).name,
             transfer_syntax_uid=pair[1],
-            transfer_syntax_name=UID(pair[1]).name,
+            transfer_syntax_name=UID(pair[1], IGNORE).name,
             count=count[pair],
             bytes=size[pair],
             accepted=pair in accepted,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from pacs_tasks import PacsClient
 from pacs_tasks.app import UNACKED
 from tests.support.waiting import wait_until
@@ -17,5 +19,6 @@ def expire_claims(client: PacsClient) -> None:
 def return_messages(client: PacsClient) -> None:
     """Let the unacknowledged messages come back within seconds, as if their 45 s had passed."""
     redis, index = client.ledger.client, f"{UNACKED}_index"
-    for tag in wait_until(lambda: redis.zrange(index, 0, -1), 5, "the messages of the dead"):
+    tags = wait_until(lambda: cast("list[str]", redis.zrange(index, 0, -1)), 5, "the messages of the dead")
+    for tag in tags:
         redis.zadd(index, {tag: 1.0}, xx=True)

@@ -13,6 +13,7 @@ from io import SEEK_END, BytesIO, FileIO
 from typing import IO, cast
 
 from pydicom import uid
+from pydicom.config import IGNORE
 
 from pacs_tasks.dimse.files.data_set import DataSetFile, unreadable
 from pacs_tasks.dimse.files.decoder import Answer, decode
@@ -193,7 +194,7 @@ def _decompressed(instance: StoredInstance) -> bytes:
     answer, content = decode(instance.path, instance.transfer_syntax_uid)
     if answer is Answer.DECOMPRESSED:
         return content
-    name = uid.UID(instance.transfer_syntax_uid).name
+    name = uid.UID(instance.transfer_syntax_uid, IGNORE).name
     if answer is Answer.NO_DECODER:
         raise UnreadableInputError(
             f"This worker has no decoder for {name}. Install pacs-tasks[decompress] there if it covers it, or send the "

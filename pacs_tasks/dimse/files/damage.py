@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from io import FileIO
 
+from pydicom.config import IGNORE
 from pydicom.datadict import dictionary_VR
 from pydicom.uid import UID
 
@@ -114,8 +115,8 @@ def _judge(file: FileIO, instance: StoredInstance, *, repair: bool) -> StoredIns
     if found:
         raise DamagedFileError(
             f"The data set is encoded in {UID(found).name}, while the file declares "
-            f"{UID(instance.transfer_syntax_uid).name}: see its first element, at byte {instance.data_offset} of the "
-            "file. Export the file again, or send it all the same with --send-damaged.",
+            f"{UID(instance.transfer_syntax_uid, IGNORE).name}: see its first element, at byte "
+            f"{instance.data_offset} of the file. Export the file again, or send it all the same with --send-damaged.",
             instance.path,
         )
     try:

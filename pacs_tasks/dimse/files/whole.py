@@ -13,7 +13,8 @@ import zlib
 from io import FileIO
 from pathlib import Path
 
-import pydicom.uid
+from pydicom.config import IGNORE
+from pydicom.uid import UID
 
 from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.files.elements import (
@@ -105,7 +106,7 @@ def _uid_at(file: FileIO, position: int, length: int | None) -> str:
 
 
 def _is_image(sop_class_uid: str) -> bool:
-    name = pydicom.uid.UID(sop_class_uid).name
+    name = UID(sop_class_uid, IGNORE).name
     return name.endswith("Storage") and "Image" in name
 
 

@@ -104,6 +104,19 @@ def test_flower_is_for_this_machine(services: Mapping[str, Any]) -> None:
     assert all(str(port).startswith("127.0.0.1:") for port in services["flower"]["ports"])
 
 
+def test_containers_have_no_privilege(services: Mapping[str, Any]) -> None:
+    """Their root is read-only, and they have no capability and get none; only temporary files have a place."""
+    for name, service in services.items():
+        if name != "orthanc":
+            assert service["read_only"] is True, name
+            assert service["cap_drop"] == ["ALL"], name
+            assert service["security_opt"] == ["no-new-privileges:true"], name
+            mounted = [*service.get("tmpfs", ()), *service["volumes"]] if "volumes" in service else service["tmpfs"]
+            assert any(str(each).split(":")[0] == "/tmp" for each in mounted), name
+            assert not any("docker.sock" in str(each) for each in mounted), name
+        assert not {"privileged", "cap_add", "pid", "network_mode", "devices"} & set(service), name
+
+
 @pytest.mark.parametrize("missing", sorted(NEEDED))
 def test_missing_secret_is_named(missing: str) -> None:
     """Without a password or a login no service starts, and the message names the variable."""
@@ -217,6 +230,8 @@ def test_image_is_pinned_and_not_root() -> None:
     assert "FROM python:3.11-slim-bookworm" in dockerfile
     assert "--require-hashes -r workers/constraints.txt" in dockerfile
     assert "\nUSER pacs-tasks\n" in dockerfile
+    assert "--require-hashes -r workers/audit-constraints.txt" in dockerfile
+    assert "--output-file /opt/pacs-tasks/sbom.cdx.json" in dockerfile
     pins, all_pins = (_pins(ROOT / name) for name in ("workers/constraints.txt", "constraints.txt"))
     assert pins <= all_pins, "renew both with `make pins`"
     for name in ("workers/constraints.txt", "constraints.txt"):

@@ -96,6 +96,13 @@ def test_what_ships_whole_is_whole() -> None:
     assert len(told) < len(SHIPPED) / 2
 
 
+def test_a_class_that_is_no_uid_is_no_matter(tmp_path: Path) -> None:
+    """pydicom would warn, and print it: the fuzz tests found that."""
+    path = dicom_files.write(dicom_files.instance(), tmp_path / "a.dcm")
+    path.write_bytes(path.read_bytes().replace(b"5.1.4.1.1.2", b"5.1.4.1.1.\xff"))
+    assert _is_whole(path, _uid(path))
+
+
 def test_another_instance_is_not_it(tmp_path: Path) -> None:
     """Another instance does not count, even if its file meta information names the right one."""
     path = dicom_files.write(dicom_files.instance(1), tmp_path / "a.dcm")
