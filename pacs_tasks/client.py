@@ -470,7 +470,7 @@ class PacsClient:
         """
         request = self.ledger.complete(request)
         job: Job = Job(_job_id(idempotency_key), self.ledger, self._broker)
-        if not self.ledger.open(job.id, request.task, request):
+        if not self.ledger.open(job.id, request.task, request, requester=_user()):
             if job.request() != request:
                 raise InvalidRequestError("This key belongs to a job with another request. Use another key.", job.id)
             return job
@@ -513,6 +513,12 @@ class PacsClient:
     def jobs(self, limit: int = 50) -> list[Progress]:
         """Return the newest jobs, at most ``limit``, newest first."""
         return self.ledger.jobs(limit)
+
+
+def _user() -> str:
+    """Name the user of this process and the machine, as the system has them."""
+    known = (os.environ.get(name) for name in ("LOGNAME", "USER", "USERNAME"))
+    return f"{next(filter(None, known), '') or 'unknown'}@{socket.gethostname()}"
 
 
 def _job_id(idempotency_key: str | None) -> str:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _KEY = 32
 _NONCE = 12
+#: Names that are remembered with their encryption.
+_NAMES = 256
 _KEY_ID = re.compile(r"[0-9a-f]{8}")
 
 
@@ -105,6 +107,8 @@ class _Sealed:
         # One key, one use each: HKDF-Expand of RFC 5869, one block of SHA-512.
         self._values = AESGCM(_derived(key, "values")[:_KEY])
         self._names = AESSIV(_derived(key, "names"))
+        # Each instance of a series has the same.
+        self.name = functools.lru_cache(_NAMES)(self._name)
 
     def seal(self, text: str, field: str) -> str:
         nonce = os.urandom(_NONCE)
@@ -119,7 +123,7 @@ class _Sealed:
         except (self._invalid, binascii.Error, ValueError):
             raise _changed() from None
 
-    def name(self, text: str, field: str) -> str:
+    def _name(self, text: str, field: str) -> str:
         about = f"{self._scope}\0{field}".encode()
         return base64.urlsafe_b64encode(self._names.encrypt(_encoded(text), [about])).decode("ascii")
 

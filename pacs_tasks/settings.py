@@ -129,6 +129,24 @@ class Unsolicited(StrEnum):
     REFUSE = "refuse"
 
 
+class AuditPatients(StrEnum):
+    """How the audit trail writes what identifies patients and studies."""
+
+    PLAIN = "plain"
+    MASKED = "masked"
+    SEALED = "sealed"
+
+
+_AUDIT = re.compile(r"/.+|syslog\+tls://(?:\[[\da-fA-F:.]+\]|[^/?#\[\]\s@:]+)(?::\d{1,5})?")
+
+
+def _check_audit(value: str) -> str:
+    """Accept the path of a file, or the address of a syslog server over TLS."""
+    if _AUDIT.fullmatch(value) is None:
+        raise ValueError("write the absolute path of a file, or syslog+tls://HOST:PORT")
+    return value
+
+
 class PrivateServerKind(StrEnum):
     """The program of the private server, the preferred one first."""
 
@@ -219,6 +237,15 @@ class Settings(BaseModel):
     receiver_tls_key: FileName | None = None
     receiver_tls_ca: FileName | None = None
 
+    #: Where workers write the audit trail: a file, or ``syslog+tls://host:port``. Unset: nowhere.
+    audit: Annotated[str, AfterValidator(_check_audit)] | None = None
+    #: How the trail writes ids, names and UIDs of patients and studies. ``sealed`` encrypts them with the first key.
+    audit_patients: AuditPatients = AuditPatients.PLAIN
+    #: The authorities of the syslog server (unset: those of the system), and our certificate for it.
+    audit_ca: FileName | None = None
+    audit_cert: FileName | None = None
+    audit_key: FileName | None = None
+
     #: ``user:password`` for Flower.
     flower_basic_auth: str | None = None
     flower_address: Host = "127.0.0.1"
@@ -227,6 +254,7 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _keys_have_certificates(self) -> Self:
         check_key_has_certificate(self.tls_cert, self.tls_key)
+        check_key_has_certificate(self.audit_cert, self.audit_key)
         # Authorities without a certificate would accept unencrypted callers that they should keep out.
         if self.receiver_tls_certificate is None and (self.receiver_tls_key or self.receiver_tls_ca):
             raise ValueError("receiver_tls_key and receiver_tls_ca need receiver_tls_certificate")

@@ -29,6 +29,7 @@ from pacs_tasks.app import app
 from pacs_tasks.connection import explain, place_of
 from pacs_tasks.sealing import IN_CLEAR
 from pacs_tasks.settings import settings
+from pacs_tasks.tasks.audit import watch_audits
 from pacs_tasks.tasks.engine.associations import close_all
 from pacs_tasks.tasks.engine.base import shut_down
 from pacs_tasks.tasks.engine.claim import watch_jobs, watch_remotes
@@ -40,6 +41,9 @@ logger = logging.getLogger(__name__)
 logging.getLogger("celery.pool").setLevel(logging.INFO)
 
 _stopped = threading.Event()
+_audit = threading.Thread(target=watch_audits, args=[_stopped], name="audit", daemon=True)
+#: Seconds to write what the end of the worker adds to the audit trail; Redis keeps it for another worker.
+_AUDIT_LIMIT = 5.0
 
 
 class QoS(redis.QoS):
@@ -107,6 +111,7 @@ def _watch(**_: object) -> None:
     """Start the threads that resume stalled jobs and probe parked remotes, in the main process of the worker."""
     if not settings().keys:
         logger.warning(IN_CLEAR)
+    _audit.start()
     for target in (watch_jobs, watch_remotes):
         threading.Thread(target=target, args=[_stopped], name=target.__name__, daemon=True).start()
 
@@ -128,3 +133,5 @@ def _release_in_worker(**_: object) -> None:
     """Release the associations of a worker whose pool is threads or solo."""
     _stopped.set()
     close_all()
+    if _audit.is_alive():
+        _audit.join(_AUDIT_LIMIT)

@@ -60,6 +60,13 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         "receiver_tls_certificate": "Certificate of the receiver. With it, the receiver accepts only TLS.",
         "receiver_tls_key": "The private key of that certificate, if it is in another file.",
         "receiver_tls_ca": "Authorities. The receiver accepts only callers whose certificate one of them signed.",
+        "audit": "Where workers write the [audit trail](../howto/monitoring.md#audit-trail): the path of a file, or "
+        "`syslog+tls://HOST:PORT`. Unset: nowhere.",
+        "audit_patients": "How the trail writes ids, names and UIDs of patients and studies: `plain`, `masked`, or "
+        "`sealed`, which encrypts them with the first of the encryption keys.",
+        "audit_ca": "Certificates of the authorities of the syslog server. Unset: those of the system.",
+        "audit_cert": "Our certificate for the syslog server, if it requires one.",
+        "audit_key": "The private key of that certificate, if it is in another file.",
         "flower_basic_auth": "Login for Flower, as `user:password`.",
         "flower_address": "Address at which Flower listens.",
         "flower_port": "Port of Flower.",

@@ -237,7 +237,7 @@ class Ledger:
         """Seconds to keep a job after its last change."""
         return self._keep
 
-    def open(self, job_id: str, task: str, request: AnyRequest | None, follows: str = "") -> bool:
+    def open(self, job_id: str, task: str, request: AnyRequest | None, follows: str = "", requester: str = "") -> bool:
         """Begin the record of a job; false if it exists.
 
         Parameters
@@ -246,12 +246,16 @@ class Ledger:
             None if it could not be read.
         follows
             As for :class:`Callers`, if another service published the task.
+        requester
+            Who says to have requested it, for the audit trail.
         """
         sealed_key, sealer = self.seals.begin(job_id)
-        fields = zip(("request", "bulk", "follows"), (*dump_request(request), follows), strict=True)
-        text, bulk, follows = (sealer.seal(value, field) if value else "" for field, value in fields)
+        names = ("request", "bulk", "follows", "requester")
+        fields = zip(names, (*dump_request(request), follows, requester), strict=True)
+        text, bulk, follows, requester = (sealer.seal(value, field) if value else "" for field, value in fields)
         keys = [job_key(job_id), JOBS, job_key(job_id, "bulk"), CALLERS]
-        opened = bool(self._run("jobs/open", keys, [job_id, task, text, bulk, self._keep, follows, sealed_key]))
+        arguments = [job_id, task, text, bulk, self._keep, follows, sealed_key, requester]
+        opened = bool(self._run("jobs/open", keys, arguments))
         self.touch(job_id)
         return opened
 
@@ -282,6 +286,11 @@ class Ledger:
         large = cast("str | None", self._redis.get(job_key(job_id, "bulk"))) if has_bulk else None
         large = large and sealer.unseal(large, "bulk")
         return load_request(job_id, task, sealer.unseal(text, "request"), large)
+
+    def requester(self, job_id: str) -> str:
+        """Read who requested a job: the name that a signature proves, or what the client said."""
+        proven, said = cast("list[str | None]", self._redis.hmget(job_key(job_id), ["enqueuer", "requester"]))
+        return proven or (f"{self.seals.of(job_id).unseal(said, 'requester')} (not proven)" if said else "")
 
     def find(self, text: str, tasks: Collection[str] = ()) -> str:
         """Find the id of a job that a user names by its id, by a unique beginning of it, or as ``last``.

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, cast
 from celery import Task, chord
 from celery.exceptions import Ignore, Reject, Retry
 
+from pacs_tasks.audit import RESTRICTED_FUNCTION, Party
 from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.errors import (
     InvalidRequestError,
@@ -32,12 +33,16 @@ from pacs_tasks.errors import (
     PacsTasksError,
     PeerBusyError,
     PlainRecordError,
+    SealingError,
 )
+from pacs_tasks.fleet.audits import Audits
 from pacs_tasks.ledger.manifest import Line, Study
 from pacs_tasks.ledger.recorder import Recorder
 from pacs_tasks.outcome import InstanceOutcome, Outcome
 from pacs_tasks.request import R, Request, build
 from pacs_tasks.sealing import SEALED, sealing_of, unsealed_request
+from pacs_tasks.settings import settings
+from pacs_tasks.tasks.audit import alert
 from pacs_tasks.tasks.engine.associations import new_association
 from pacs_tasks.tasks.engine.base import (
     BROKER_AWAY,
@@ -280,12 +285,17 @@ def _accepted(task: Task, payload: Mapping[str, Any] | None, request_type: type[
         except PacsTasksError:
             ledger().open(job_id, task.name, None)
             raise
-        opened = ledger().open(job_id, task.name, cast(Any, request), _what_follows(task))
+        origin = str(task.request.origin or "")
+        opened = ledger().open(job_id, task.name, cast(Any, request), _what_follows(task), origin)
     else:
         request = cast(R, ledger().request(job_id, bulk=True))
     if not opened:
         _restore(task, ledger().callers.follows(job_id))
-    return None if ledger().start(job_id, task.request.hostname).finished else request
+    if ledger().start(job_id, task.request.hostname).finished:
+        return None
+    if settings().audit:
+        Audits(ledger().client).expect(job_id)
+    return request
 
 
 def _in_clear(task: Task, payload: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -357,6 +367,8 @@ def errors_recorded(task: Task) -> Iterator[None]:
     except MissingKeyError as error:
         hold(task, task.request.id, error)
     except PacsTasksError as error:
+        if isinstance(error, SealingError):
+            alert(RESTRICTED_FUNCTION, Party(str(task.request.origin or "unknown")), error.message)
         ledger().fail(task.request.id, error)
         raise error.public() from None
     except Exception as error:  # noqa: BLE001 - a defect must end the job, or it would run for ever

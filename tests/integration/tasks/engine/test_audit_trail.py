@@ -1,0 +1,93 @@
+"""The audit trail of real jobs: who asked for what on which patient, and what came of it; once for each study."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from pacs_tasks import FindRequest, PacsClient, RetrieveRequest, StoreDirectoryRequest
+from pacs_tasks.operations import FIND_QUEUE
+from pacs_tasks.sealing import new_key
+from pacs_tasks.settings import Settings
+from pacs_tasks.testing import TestPACS
+from tests.support import workers
+from tests.support.dicom_files import study_uid, write_patients
+from tests.support.service import another_service
+from tests.support.waiting import wait_until
+
+KEY = new_key()
+
+
+def _events(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def _kind(event: dict[str, Any]) -> str:
+    return str(event["EventIdentification"]["EventID"]["originalText"])
+
+
+def _object(event: dict[str, Any], role: str) -> dict[str, Any]:
+    found = {each["ParticipantObjectTypeCodeRole"]: each for each in event["ParticipantObjectIdentification"]}
+    return dict(found.get(role, {}))
+
+
+def test_each_job_and_study_is_one_event(redis_url: str, pacs: TestPACS, tmp_path: Path) -> None:
+    """Transfers and queries, done and failed, by us and by another service; start and end of the worker."""
+    write_patients(tmp_path / "files", 3)
+    trail, config = tmp_path / "trail" / "audit.jsonl", Settings(encryption_keys=KEY)
+    with PacsClient(redis_url, config) as client:
+        remote, out = pacs.remote, str(tmp_path / "out")
+        with workers.worker(
+            redis_url, tmp_path, "audited", PACS_TASKS_ENCRYPTION_KEYS=KEY, PACS_TASKS_AUDIT=str(trail)
+        ) as worker:
+            sent = client.enqueue(StoreDirectoryRequest(remote=remote, directory=str(tmp_path / "files")))
+            sent.wait(30)
+            wait_until(
+                lambda: "audit trail cannot be written" in worker.said(), 15, "the missing directory to be named"
+            )
+            jobs = [
+                client.enqueue(FindRequest(remote=remote, keys={"PatientID": "P2"})),
+                client.enqueue(RetrieveRequest(remote=remote, study_uid=study_uid(2), output_dir=out)),
+                client.enqueue(RetrieveRequest(remote=remote, study_uid="1.2.3", output_dir=out)),
+            ]
+            for job in jobs:
+                job.wait(30)
+            with another_service(redis_url) as app:
+                result = app.send_task("pacs_tasks.echo", kwargs={"request": {"sealed": "nonsense"}}, queue=FIND_QUEUE)
+                wait_until(result.ready, 30, "the end of the message that is not genuine")
+                result.forget()
+            assert not trail.exists()
+            # The jobs were not held up; what was kept is written now.
+            trail.parent.mkdir()
+            wait_until(lambda: len(_events(trail)) >= 10, 15, "the trail")
+        wait_until(lambda: "Stop" in trail.read_text(), 10, "the end of the worker")
+    events = _events(trail)
+    kinds = [_kind(each) for each in events]
+    assert kinds.count("DICOM Instances Transferred") == 5
+    assert kinds.count("Begin Transferring DICOM Instances") == 3
+    assert {kind: kinds.count(kind) for kind in ("Query", "Security Alert", "Application Activity")} == {
+        "Query": 1,
+        "Security Alert": 1,
+        "Application Activity": 2,
+    }
+    transferred = [each for each in events if _kind(each) == "DICOM Instances Transferred"]
+    of_sending = [each for each in transferred if _object(each, "20")["ParticipantObjectID"] == sent.id]
+    assert sorted(
+        (_object(e, "3")["ParticipantObjectID"], _object(e, "1")["ParticipantObjectID"]) for e in of_sending
+    ) == [(study_uid(number), f"P{number}") for number in (1, 2, 3)]
+    assert {each["EventIdentification"]["EventOutcomeIndicator"] for each in of_sending} == {0}
+    by_study = {_object(each, "3").get("ParticipantObjectID"): each for each in transferred if each not in of_sending}
+    assert by_study[study_uid(2)]["EventIdentification"]["EventOutcomeIndicator"] == 0
+    assert by_study["1.2.3"]["EventIdentification"]["EventOutcomeIndicator"] == 8
+    query = next(each for each in events if _kind(each) == "Query")
+    keys = json.loads(base64.b64decode(_object(query, "24")["ParticipantObjectQuery"]))
+    assert keys["keys"] == {"PatientID": "P2"}
+    asked = [each["UserID"] for each in query["ActiveParticipant"] if each["UserIsRequestor"] == "true"]
+    assert "@" in asked[0]
+    assert {each["UserID"] for each in query["ActiveParticipant"]} >= {pacs.ae_title}
+    assert trail.stat().st_mode & 0o777 == 0o600
+    started = next(each for each in events if _kind(each) == "Application Activity")
+    assert started["EventIdentification"]["EventDateTime"] <= time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
