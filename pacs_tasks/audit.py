@@ -237,7 +237,7 @@ _TEXTS = frozenset({"EventOutcomeDescription", "ParticipantObjectName", "Partici
 
 def as_xml(content: Mapping[str, Any]) -> bytes:
     """Write a message as XML by the schema of PS3.15 section A.5.1."""
-    return ElementTree.tostring(_element("AuditMessage", content), encoding="utf-8", xml_declaration=True)
+    return bytes(ElementTree.tostring(_element("AuditMessage", content), encoding="utf-8", xml_declaration=True))
 
 
 def _element(name: str, content: Mapping[str, Any]) -> ElementTree.Element:
