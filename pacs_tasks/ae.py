@@ -12,6 +12,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SecretStr,
     StringConstraints,
     model_validator,
 )
@@ -90,12 +91,39 @@ def check_key_has_certificate(certificate_file: str | None, key_file: str | None
         raise ValueError("a private key needs its certificate; name the file of the certificate too")
 
 
+def _check_address(value: str) -> str:
+    """Check an IP address or a network; anything else is a host name."""
+    if "/" not in value:
+        return value
+    import ipaddress  # noqa: PLC0415 - only a receiver has these
+
+    try:
+        return str(ipaddress.ip_network(value, strict=False))
+    except ValueError:
+        raise ValueError("this is not a network; write one such as 192.168.1.0/24") from None
+
+
+def _check_certificate(value: str) -> str:
+    """Read the output of ``openssl x509 -fingerprint -sha256`` too."""
+    value = value.strip()
+    if value.startswith("CN=") and len(value) > 3:
+        return value
+    digits = value.rpartition("=")[2].lower().removeprefix("sha256:").replace(":", "")
+    if len(digits) != 64 or any(each not in "0123456789abcdef" for each in digits):
+        raise ValueError("a certificate is named by its SHA-256 fingerprint (64 hexadecimal digits) or by CN=NAME")
+    return digits
+
+
 #: VR AE: 1 to 16 characters of the default repertoire, no backslash, no control character (PS3.5 section 6.2).
 AETitle = Annotated[str, AfterValidator(_check_ae_title)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 MaxAssociations = Annotated[int, Field(ge=1, le=1000)]
 #: A name of DNS has at most 253 characters (RFC 1035 section 2.3.4).
 Host = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255)]
+#: An IP address, a network such as 192.168.1.0/24, or a host name.
+Address = Annotated[Host, AfterValidator(_check_address)]
+#: The name of a certificate: the SHA-256 of the whole in hexadecimal digits, or its common name as ``CN=NAME``.
+Certificate = Annotated[str, AfterValidator(_check_certificate)]
 #: A defined term of Specific Character Set, (0008,0005), PS3.3 section C.12.1.1.2.
 Charset = Annotated[str, AfterValidator(_check_charset)]
 
@@ -128,6 +156,9 @@ class TLS(BaseModel):
         Whether the certificate of the other side must be for the host that is called.
     server_name
         The name in that certificate, if it is not the host that is called.
+    certificates
+        The remote must present one of these certificates, also where it calls the receiver under its AE title: each is
+        a SHA-256 fingerprint or ``CN=`` with a common name. Empty accepts every trusted certificate.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
@@ -137,6 +168,7 @@ class TLS(BaseModel):
     key_file: FileName | None = None
     check_hostname: bool = True
     server_name: ServerName | None = None
+    certificates: tuple[Certificate, ...] = ()
 
     @model_validator(mode="after")
     def _key_has_certificate(self) -> Self:
@@ -155,6 +187,63 @@ class LocalAE(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     ae_title: AETitle = DEFAULT_CALLING_AET
+
+
+class AllowedCaller(BaseModel):
+    """A caller that the receiver accepts; its AE title, or ``*`` for any, is the name of its table.
+
+    Attributes
+    ----------
+    addresses
+        Where it calls from: IP addresses, networks or host names. Empty accepts every address.
+    certificates
+        As in :class:`TLS`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    addresses: tuple[Address, ...] = ()
+    certificates: tuple[Certificate, ...] = ()
+
+
+class UserIdentity(BaseModel):
+    """On whose behalf associations are requested, for a remote that asks (PS3.7 section D.3.3.7): one of five types.
+
+    It is in the settings of workers and never in a request. Secrets are in files, which are read for each association,
+    or in the environment: ``PACS_TASKS_REMOTES='{"archive": {"identity": {"passcode": "..."}}}'``.
+
+    Attributes
+    ----------
+    username
+        Alone, or with a passcode.
+    passcode, passcode_file
+        The passcode, or its file. Line ends at the end of the file do not count.
+    kerberos_file, saml_file, jwt_file
+        The file of a Kerberos service ticket, a SAML assertion, or a JSON Web Token.
+    positive_response
+        Whether the remote must confirm the identity; without it, a remote may ignore the identity.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    username: Annotated[str, StringConstraints(min_length=1)] | None = None
+    passcode: SecretStr | None = None
+    passcode_file: FileName | None = None
+    kerberos_file: FileName | None = None
+    saml_file: FileName | None = None
+    jwt_file: FileName | None = None
+    positive_response: bool = False
+
+    @model_validator(mode="after")
+    def _has_one_type(self) -> Self:
+        types = (self.username, self.kerberos_file, self.saml_file, self.jwt_file)
+        if sum(each is not None for each in types) != 1:
+            raise ValueError("name one of username, kerberos_file, saml_file and jwt_file")
+        if (self.passcode or self.passcode_file) and self.username is None:
+            raise ValueError("a passcode needs its username")
+        if self.passcode and self.passcode_file:
+            raise ValueError("name the passcode or its file, not both")
+        return self
 
 
 class RemoteAE(BaseModel):
@@ -182,3 +271,13 @@ class RemoteAE(BaseModel):
 
     def __str__(self) -> str:
         return f"{self.ae_title} at {self.host}:{self.port}{' over TLS' if self.tls else ''}"
+
+
+class NamedRemote(RemoteAE):
+    """A remote in the settings of a process, with what no request may contain."""
+
+    identity: UserIdentity | None = None
+
+    def public(self) -> RemoteAE:
+        """Give what requests may contain."""
+        return RemoteAE.model_construct(**{name: getattr(self, name) for name in RemoteAE.model_fields})

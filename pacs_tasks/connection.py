@@ -82,8 +82,14 @@ def _explain_reply(error: redis.ResponseError, place: str) -> BrokerUnavailableE
     if str(error).startswith(_UNWRITABLE) or isinstance(
         error, redis.exceptions.MasterDownError | redis.exceptions.ClusterDownError
     ):
-        return BrokerUnavailableError(
-            f"The Redis at {place} accepts no data at present ({str(error).rstrip('.')}). Read its log."
+        return (
+            BrokerUnavailableError(
+                f"The Redis at {place} accepts no data: the disk of its directory is full. Free space there."
+            )
+            if "No space left" in str(error)
+            else BrokerUnavailableError(
+                f"The Redis at {place} accepts no data at present ({str(error).rstrip('.')}). Read its log."
+            )
         )
     return None
 

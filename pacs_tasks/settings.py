@@ -12,6 +12,11 @@ The file is the first found of ``$PACS_TASKS_CONFIG``, ``pacs-tasks.toml`` in th
 
     [remotes.archive.tls]
     ca_file = "/etc/pacs-tasks/archive.pem"
+
+Settings ``receiver_...`` may be in a table ``[receiver]``, which also names its callers::
+
+    [receiver.allow.CT_1]
+    addresses = ["192.168.1.21"]
 """
 
 # Without `from __future__ import annotations`: pydantic would compile each annotation again from its text.
@@ -36,13 +41,16 @@ from pacs_tasks.ae import (
     DEFAULT_PORT,
     TLS,
     AETitle,
+    AllowedCaller,
     FileName,
     Host,
     LocalAE,
     MaxAssociations,
+    NamedRemote,
     Port,
     RemoteAE,
     ServerName,
+    UserIdentity,
     check_key_has_certificate,
     is_foreign_path,
 )
@@ -55,6 +63,8 @@ _OPTIONS_ONLY = ("config", "remote", "detach", "json", "quiet", "log_level", "lo
 
 #: Bytes of a key for AES-256.
 _ENCRYPTION_KEY = 32
+#: Settings that are tables in the file, and JSON objects in the environment.
+_TABLES = {"remotes", "receiver_allow"}
 
 #: TLS has a scheme of its own, and redis-py accepts the parameters ssl_ only there.
 _REDIS_URL = re.compile(
@@ -145,6 +155,11 @@ def _check_audit(value: str) -> str:
     if _AUDIT.fullmatch(value) is None:
         raise ValueError("write the absolute path of a file, or syslog+tls://HOST:PORT")
     return value
+class WhenFull(StrEnum):
+    """How the receiver treats an unsolicited instance for which the quota has no room."""
+
+    REFUSE = "refuse"
+    DROP_OLDEST = "drop-oldest"
 
 
 class PrivateServerKind(StrEnum):
@@ -177,7 +192,7 @@ class Settings(BaseModel):
     tls_key: FileName | None = None
     tls_server_name: ServerName | None = None
     tls_no_hostname_check: bool = False
-    remotes: dict[str, RemoteAE] = Field(default_factory=dict)
+    remotes: dict[str, NamedRemote] = Field(default_factory=dict)
     #: The language of the command line. Unset: Chinese if the locale is Chinese, else English.
     language: Literal["zh", "en"] | None = None
 
@@ -224,12 +239,31 @@ class Settings(BaseModel):
     receiver_ae_title: AETitle = "PACS_TASKS"
     receiver_host: Host = "0.0.0.0"  # noqa: S104 - a PACS on another machine must reach it
     receiver_port: int = Field(default=11113, ge=0, le=65_535)
+    #: Callers of the receiver by AE title, as tables ``[receiver.allow.TITLE]``. With any, or with a named remote, it
+    #: rejects all others; see docs/howto/receiver.md.
+    receiver_allow: dict[AETitle, AllowedCaller] = Field(default_factory=dict)
+    #: Whether callers that must be named may call any AE title, instead of that of the receiver.
+    receiver_any_called_ae_title: bool = False
+    #: Associations that one process of the receiver serves at once. A quarter of them is for known remotes alone.
+    receiver_max_associations: int = Field(default=128, ge=1, le=10_000)
+    #: How many of them one calling AE title may have. One address may have a quarter more.
+    receiver_max_per_caller: int = Field(default=64, ge=1, le=10_000)
     #: Processes that receive on that port.
     receiver_processes: int = Field(default=1, ge=1, le=64)
     #: The directory of received instances. Unset: ``received`` in ``data_dir``.
     receiver_dir: Directory | None = None
     #: How to treat instances that no job expects.
     unsolicited: Unsolicited = Unsolicited.KEEP
+    #: Bytes that unsolicited instances may take. Unset: until twice the reserve of free space is left.
+    unsolicited_quota: int | None = Field(default=None, ge=0)
+    #: What happens when they have taken that much.
+    unsolicited_when_full: WhenFull = WhenFull.REFUSE
+    #: Bytes of one instance that the receiver and C-GET accept. Whole slide images have a few gigabytes.
+    max_instance_bytes: int = Field(default=32 << 30, ge=1)
+    #: Bytes that one association may bring to the receiver.
+    receiver_max_association_bytes: int = Field(default=1 << 40, ge=1)
+    #: Bytes of a disk that the receiver and C-GET leave free. Unset: 1 GiB, or a twentieth of a smaller disk.
+    keep_free_bytes: int | None = Field(default=None, ge=0)
     #: How long to keep expected instances that no job has collected.
     keep_incoming: int = Field(default=86_400, ge=60)
     #: With a certificate the receiver accepts TLS only; with authorities, only callers with a certificate of theirs.
@@ -258,6 +292,8 @@ class Settings(BaseModel):
         # Authorities without a certificate would accept unencrypted callers that they should keep out.
         if self.receiver_tls_certificate is None and (self.receiver_tls_key or self.receiver_tls_ca):
             raise ValueError("receiver_tls_key and receiver_tls_ca need receiver_tls_certificate")
+        if self.receiver_tls_ca is None and any(each.certificates for each in self.receiver_allow.values()):
+            raise ValueError("certificates in receiver_allow need receiver_tls_ca: without it, callers present none")
         return self
 
     @property
@@ -303,11 +339,19 @@ class Settings(BaseModel):
 
         The limit is its own, or that of a remote in the settings file with the same AE title, host and port.
         """
-        for each in (remote, *self.remotes.values()):
-            same = (each.ae_title, each.host.lower(), each.port) == (remote.ae_title, remote.host.lower(), remote.port)
-            if same and each.max_associations is not None:
+        for each in (remote, *self._named(remote)):
+            if each.max_associations is not None:
                 return each.max_associations
         return self.max_associations
+
+    def identity(self, remote: RemoteAE) -> UserIdentity | None:
+        """Return the user identity for a remote: that of one in the settings with the same AE title, host and port."""
+        return next((each.identity for each in self._named(remote) if each.identity is not None), None)
+
+    def _named(self, remote: RemoteAE) -> list[NamedRemote]:
+        """Give the remotes of the settings that are this one."""
+        same = (remote.ae_title, remote.host.lower(), remote.port)
+        return [each for each in self.remotes.values() if (each.ae_title, each.host.lower(), each.port) == same]
 
     def remote(self, name: str) -> RemoteAE:
         """Return the remote that the settings file calls ``name``.
@@ -318,7 +362,7 @@ class Settings(BaseModel):
             If the file has no such remote.
         """
         try:
-            return self.remotes[name]
+            return self.remotes[name].public()
         except KeyError:
             known = ", ".join(sorted(self.remotes)) or "none"
             raise ConfigurationError(
@@ -334,7 +378,11 @@ def _in_file() -> dict[str, Any]:
         return {}
     import tomllib
 
-    return tomllib.loads(file.read_text("utf-8-sig"))
+    found = tomllib.loads(file.read_text("utf-8-sig"))
+    receiver = found.pop("receiver", {})
+    if not isinstance(receiver, dict):
+        raise ConfigurationError("receiver is not a table. Write [receiver], and its settings below it.")
+    return found | {f"receiver_{name}": value for name, value in receiver.items()}
 
 
 def _in_environment() -> dict[str, Any]:
@@ -344,11 +392,12 @@ def _in_environment() -> dict[str, Any]:
         name: given[f"pacs_tasks_{name}"] for name in Settings.model_fields if f"pacs_tasks_{name}" in given
     }
     _refuse_misspelt(given)
-    if "remotes" in found:
+    for name in _TABLES & found.keys():
         try:
-            found["remotes"] = json.loads(found["remotes"])
+            found[name] = json.loads(found[name])
         except json.JSONDecodeError as error:
-            raise ConfigurationError(f"PACS_TASKS_REMOTES is not valid JSON ({error}). Correct it.") from None
+            variable = f"PACS_TASKS_{name.upper()}"
+            raise ConfigurationError(f"{variable} is not valid JSON ({error}). Correct it.") from None
     return found
 
 

@@ -18,7 +18,7 @@ from pacs_tasks.app import create
 from pacs_tasks.connection import connect
 from pacs_tasks.dimse.c_echo import echo
 from pacs_tasks.dimse.upper_layer.association import Timeouts, open_wire
-from pacs_tasks.errors import ConfigurationError, PacsTasksError, TLSError
+from pacs_tasks.errors import AssociationRejectedError, ConfigurationError, PacsTasksError, TLSError
 from pacs_tasks.outcome import Category
 from pacs_tasks.settings import Settings, load
 
@@ -67,6 +67,9 @@ def check_receiver(config: Settings, _name: str = "") -> str:
         # The receiver demands a certificate of another authority. A TLS handshake proves that it runs.
         open_wire(remote, STEP, STEP, lambda: None).close()
         return f"Receiver {remote} answers. It accepts only callers with a certificate that it trusts."
+    except AssociationRejectedError:
+        # It runs, and the settings do not name this caller.
+        return f"Receiver {remote} answers. It accepts only the callers that its settings name."
     if outcome.category is not Category.SUCCESS:
         raise PacsTasksError(f"Receiver {remote} answers {outcome.status}. Check its log.")
     return f"Receiver {remote} answers."

@@ -53,9 +53,23 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         "receiver_ae_title": "AE title of the receiver.",
         "receiver_host": "Address at which the receiver listens.",
         "receiver_port": "Port of the receiver.",
+        "receiver_allow": "Callers of the receiver, as tables `[receiver.allow.TITLE]` "
+        "(see [Receiver](../howto/receiver.md#who-may-call)). In the environment: a JSON object.",
+        "receiver_any_called_ae_title": "Whether named callers may call the receiver by any AE title.",
+        "receiver_max_associations": "Associations that a process of the receiver serves at once. A quarter of them is "
+        "for known remotes alone.",
+        "receiver_max_per_caller": "How many of them one calling AE title may have. One address may have a quarter "
+        "more.",
         "receiver_processes": "Processes that receive on that port, to use more cores.",
         "receiver_dir": "Directory of the receiver. Unset: `received` in the data directory.",
         "unsolicited": "`keep` or `refuse` instances that no job requested.",
+        "unsolicited_quota": "Bytes that unsolicited instances may take. Unset: until twice the reserve of free space "
+        "is left.",
+        "unsolicited_when_full": "`refuse` further unsolicited instances when the quota is used up, or `drop-oldest`.",
+        "max_instance_bytes": "Bytes of one instance that the receiver and a retrieve by C-GET accept.",
+        "receiver_max_association_bytes": "Bytes that one association may bring to the receiver.",
+        "keep_free_bytes": "Bytes of the disk that the receiver and a retrieve by C-GET leave free. Unset: 1 GiB, or a "
+        "twentieth of a smaller disk.",
         "keep_incoming": "The receiver moves instances that no job has collected to `unsolicited` after this time.",
         "receiver_tls_certificate": "Certificate of the receiver. With it, the receiver accepts only TLS.",
         "receiver_tls_key": "The private key of that certificate, if it is in another file.",

@@ -63,7 +63,7 @@ _END = """
 """
 
 #: Defaults that depend on the machine, and the setting that is a table of the file.
-_SHOWN: Mapping[str, str] = {"data_dir": "the user's data directory", "remotes": ""}
+_SHOWN: Mapping[str, str] = {"data_dir": "the user's data directory", "remotes": "", "receiver_allow": ""}
 
 
 def page(_root: Path) -> str:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -40,6 +41,8 @@ logger = logging.getLogger(__name__)
 #: Seconds for the server to read its append-only file and answer.
 SERVER_START = 25.0
 SERVER_STOP = 5.0
+#: Bytes that its files need at least: a job of 100,000 files has 26 MB.
+LEAST_SPACE = 32 << 20
 #: Seconds for the worker to finish its tasks. Then they go back on the queue.
 WORKER_STOP = 10.0
 #: A worker that ends within so many seconds has failed to start, which takes long on a busy machine.
@@ -83,8 +86,15 @@ class PrivateServer:
         Raises
         ------
         ConfigurationError
-            If it does not answer within :data:`SERVER_START` seconds.
+            If it does not answer within :data:`SERVER_START` seconds, or has no space for its files.
         """
+        left = shutil.disk_usage(self._places.data_dir).free
+        if left < LEAST_SPACE:
+            raise ConfigurationError(
+                f"The private server cannot start: its disk has only {left >> 20} MiB left. Free space there, or set "
+                "PACS_TASKS_DATA_DIR to a directory on another disk.",
+                str(self._places.data_dir),
+            )
         self._end_orphan()
         deadline = time.monotonic() + SERVER_START
         for port in (self._port, None, None, None):

@@ -16,7 +16,11 @@ from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.events import Event, EventHandlerType
-from pynetdicom.pdu_primitives import A_ASSOCIATE, AsynchronousOperationsWindowNegotiation
+from pynetdicom.pdu_primitives import (
+    A_ASSOCIATE,
+    AsynchronousOperationsWindowNegotiation,
+    UserIdentityNegotiation,
+)
 from pynetdicom.presentation import PresentationContext, build_context, build_role
 from pynetdicom.service_class import (
     NonPatientObjectStorageServiceClass,
@@ -38,7 +42,7 @@ from pynetdicom.sop_class import (
 from pynetdicom.transport import AddressInformation, AssociationSocket, ThreadedAssociationServer
 
 from pacs_tasks.ae import TLS
-from pacs_tasks.testing.faults import Faults, Silence
+from pacs_tasks.testing.faults import NO_REASON, Faults, Identity, Rejection, Silence
 
 logger = logging.getLogger(__name__)
 
@@ -217,6 +221,7 @@ class Reception:
         self.ae_title = ae_title
         self.faults = faults
         self.calling_aets: list[str] = []
+        self.identities: list[Identity | None] = []
         self.associations = 0
         self.most_associations = 0
         self._lock = threading.Lock()
@@ -247,6 +252,7 @@ class Reception:
             return
         with self._lock:
             rejection = faults.rejects(number, len(self._accepted), calling_aet, called_aet, self.ae_title)
+            rejection = rejection or self._identify(assoc)
             if rejection is None:
                 # Counted before the caller learns of it, so that a caller with an association finds it counted.
                 self.associations += 1
@@ -263,6 +269,22 @@ class Reception:
             window = AsynchronousOperationsWindowNegotiation()
             window.maximum_number_operations_invoked = faults.operations
             assoc.acceptor.add_negotiation_item(window)
+
+    def _identify(self, assoc: Association) -> Rejection | None:
+        """Record the user identity of a request, reject one that is not accepted, and confirm others on request."""
+        item = assoc.requestor.user_identity
+        found = None
+        if item is not None:
+            found = item.user_identity_type or 0, item.primary_field or b"", item.secondary_field or b""
+        self.identities.append(found)
+        if self.faults.identities and found not in self.faults.identities:
+            return NO_REASON
+        if item is not None and item.positive_response_requested and not self.faults.unconfirmed_identity:
+            # pynetdicom confirms tokens only.
+            confirmed = UserIdentityNegotiation()
+            confirmed.server_response = b""
+            assoc.acceptor.add_negotiation_item(confirmed)
+        return None
 
     def _on_end(self, event: Event) -> None:
         with self._lock:

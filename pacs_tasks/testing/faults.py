@@ -23,6 +23,9 @@ class Rejection:
     reason: int
 
 
+#: A user identity (PS3.7 section D.3.3.7): its type, and its primary and secondary field.
+Identity = tuple[int, bytes, bytes]
+
 #: Statuses of the class Warning besides Bxxx (PS3.7 section C.1.3).
 _WARNINGS: Final = frozenset({0x0001, 0x0107, 0x0116})
 
@@ -79,6 +82,10 @@ class Faults:
         Accept only these calling AE titles; empty accepts all.
     require_called_aet
         Accept only callers that use the AE title of this PACS.
+    identities
+        Accept only these user identities (PS3.7 section D.3.3.7): type, primary and secondary field; empty accepts all.
+    unconfirmed_identity
+        Do not confirm a user identity, though a positive response is requested.
     refused_sop_classes, refused_transfer_syntaxes
         Refuse presentation contexts for these.
     silence
@@ -182,6 +189,8 @@ class Faults:
     association_limit: int | None = None
     calling_aets: Collection[str] = ()
     require_called_aet: bool = False
+    identities: Collection[Identity] = ()
+    unconfirmed_identity: bool = False
     refused_sop_classes: Collection[str] = ()
     refused_transfer_syntaxes: Collection[str] = ()
     silence: Silence | None = None

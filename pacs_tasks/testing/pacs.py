@@ -75,6 +75,8 @@ class TestPACS(Reception):
         SOP Instance UIDs of all complete C-STORE requests, in order, whatever the response.
     calling_aets
         AE titles of all association requests, in order.
+    identities
+        User identities of all association requests, in order, as type, primary and secondary field; None without one.
     identifiers
         Identifiers of all C-FIND, C-MOVE and C-GET requests, in order.
     transactions

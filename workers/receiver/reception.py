@@ -20,6 +20,7 @@ from pacs_tasks.ae import LocalAE
 from pacs_tasks.connection import connect
 from pacs_tasks.dimse.files.storage import kept_path
 from pacs_tasks.dimse.scp.c_store import NOT_AUTHORISED, OUT_OF_RESOURCES, Arrival, Refusal
+from pacs_tasks.dimse.scp.limits import Limits, Space
 from pacs_tasks.dimse.scp.storage_scp import StorageSCP
 from pacs_tasks.dimse.status import commitment_failure
 from pacs_tasks.errors import BrokerUnavailableError
@@ -29,12 +30,15 @@ from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 from pacs_tasks.outcome.verification import CommitmentReport
 from pacs_tasks.settings import Settings, Unsolicited
+from workers.receiver.callers import KnownCallers
+from workers.receiver.quota import UnsolicitedQuota
 
 logger = logging.getLogger("pacs_tasks.receiver")
 
 _UNSOLICITED = Refusal(NOT_AUTHORISED, "No job has requested this series; other series are refused")
 #: A sender may try again after this status (PS3.4 table B.2-1).
 _UNCERTAIN = Refusal(OUT_OF_RESOURCES, "Cannot check in Redis whether it was requested; try again")
+_FULL = Refusal(OUT_OF_RESOURCES, "There is no room for instances that no job has requested")
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 #: Seconds between two logs of the counts.
 _LOG = 5.0
@@ -130,16 +134,19 @@ class Expectations:
 class Places:
     """Gives each instance its path below the receiver's directory, or refuses it."""
 
-    def __init__(self, config: Settings, expectations: Expectations) -> None:
+    def __init__(self, config: Settings, expectations: Expectations, space: Space) -> None:
         self._incoming, self._unsolicited = config.received / INCOMING, config.received / UNSOLICITED
         self._refuses = config.unsolicited is Unsolicited.REFUSE
         self._expectations = expectations
+        self._quota = UnsolicitedQuota(self._unsolicited, config.unsolicited_quota, config.unsolicited_when_full, space)
 
     def place(self, arrival: Arrival) -> Path | Refusal:
         """Return the path of an instance, or why it is refused (see :data:`pacs_tasks.dimse.scp.c_store.Place`)."""
         expected = self._expectations.has(arrival)
         if not expected and self._refuses:
             return _UNCERTAIN if expected is None else _UNSOLICITED
+        if not expected and not self._quota.admits(arrival.path):
+            return _FULL
         # If Redis is away, the instance is kept: a job that expects it will request it again.
         below = self._incoming if expected else self._unsolicited
         return kept_path(below, arrival.study_uid, arrival.series_uid, arrival.sop_instance_uid)
@@ -217,8 +224,11 @@ def receive(config: Settings, redis_url: str, listener: socket.socket, ending: t
     """Receive until ``ending`` is set. Each process of the receiver runs this."""
     logging.basicConfig(format=FORMAT, level=logging.INFO, stream=sys.stderr)
     expectations = Expectations(redis_url, config.redis_timeout, config.receiver_ae_title)
-    places = Places(config, expectations)
+    space = Space(config.received, config.keep_free_bytes)
+    places = Places(config, expectations, space)
     counts, reports = Counts(places), Reports(redis_url, config)
+    callers = KnownCallers(config, redis_url)
+    callers.start()
     scp = StorageSCP(
         LocalAE(ae_title=config.receiver_ae_title),
         config.receiver_host,
@@ -229,6 +239,10 @@ def receive(config: Settings, redis_url: str, listener: socket.socket, ending: t
         tls=config.receiver_tls,
         on_report=reports.record,
         place=places.place,
+        callers=callers,
+        max_associations=config.receiver_max_associations,
+        max_per_caller=config.receiver_max_per_caller,
+        limits=Limits(config.max_instance_bytes, config.receiver_max_association_bytes, space),
     )
     scp.start()
     try:
@@ -238,4 +252,5 @@ def receive(config: Settings, redis_url: str, listener: socket.socket, ending: t
         scp.stop(STOP_LIMIT)
         reports.close()
         expectations.close()
+        callers.close()
         counts.log()

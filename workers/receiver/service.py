@@ -31,6 +31,7 @@ from pacs_tasks.dimse.upper_layer.tls import called_context
 from pacs_tasks.errors import ConfigurationError, PacsTasksError
 from pacs_tasks.fleet.receivers import LIFETIME, MARKER, Receiver, announce, withdraw
 from pacs_tasks.settings import Settings, load
+from workers.receiver.callers import describe
 from workers.receiver.cleanup import Cleanup
 from workers.receiver.reception import FORMAT, STOP_LIMIT, receive
 
@@ -269,6 +270,7 @@ def serve(config: Settings, redis_url: str, ending: threading.Event) -> None:
         port,
         how,
     )
+    logger.info("%s.", describe(config))
     with _receiving(config, redis_url, listener) as renew:
         try:
             cleanup.start()

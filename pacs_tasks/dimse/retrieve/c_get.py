@@ -13,6 +13,7 @@ from pacs_tasks.dimse.find import models
 from pacs_tasks.dimse.find.c_find import patient_of
 from pacs_tasks.dimse.retrieve.delivery import CheckArrived, retrieve
 from pacs_tasks.dimse.scp.c_store import Origin, Place, receive
+from pacs_tasks.dimse.scp.limits import NO_LIMITS, Intake, Limits
 from pacs_tasks.dimse.upper_layer.association import Association, StopCheck, Timeouts
 from pacs_tasks.dimse.upper_layer.command import Command
 from pacs_tasks.dimse.upper_layer.contexts import contexts_to_receive
@@ -34,6 +35,7 @@ def get(
     place: Place | None = None,
     owner: str = "",
     rare: bool = True,
+    limits: Limits = NO_LIMITS,
 ) -> GetOutcome:
     """Retrieve instances into ``request.output_dir``.
 
@@ -51,6 +53,8 @@ def get(
         Who retrieves, as for :func:`pacs_tasks.dimse.files.storage.unfinished_path`.
     rare
         As for :func:`pacs_tasks.dimse.upper_layer.contexts.contexts_to_receive`.
+    limits
+        What the remote may bring.
 
     Raises
     ------
@@ -71,6 +75,7 @@ def get(
 
     model, assoc = _accepted(associate, request)
     with assoc:
+        origin = replace(origin, intake=Intake(limits, assoc.wire))
 
         def on_store(context_id: int, message: Command) -> None:
             outcome = receive(assoc.stream, context_id, message, assoc.contexts_by_id[context_id], origin)

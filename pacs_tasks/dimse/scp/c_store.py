@@ -15,6 +15,7 @@ from pacs_tasks.dimse import status
 from pacs_tasks.dimse.files.elements import MalformedError
 from pacs_tasks.dimse.files.label import MislabelledError
 from pacs_tasks.dimse.files.storage import IncomingFile, OtherInstanceError, breaks_rules
+from pacs_tasks.dimse.scp.limits import NO_LIMITS, Intake, LimitError
 from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer.command import Command, MessageStream
 from pacs_tasks.errors import InvalidRequestError
@@ -83,6 +84,8 @@ class Origin:
     #: Study and series that were requested, for instances that cannot be read so far.
     study_uid: str = ""
     series_uid: str = ""
+    #: What the association may bring; None is anything.
+    intake: Intake | None = None
 
 
 def receive(
@@ -151,6 +154,8 @@ def _to_disk(
 ) -> _Kept | Refusal:
     """Write an instance, and give what was kept or the refusal."""
     refusal = None
+    intake = origin.intake or Intake(NO_LIMITS, stream.wire)
+    intake.begin()
     with contextlib.ExitStack() as stack:
         file = None
         try:
@@ -167,12 +172,15 @@ def _to_disk(
         except OSError as error:
             refusal = _unwritable(error)
         for chunk in stream.receive_data(context_id, _REST):
-            if file is not None and refusal is None:
-                try:
-                    file.write(chunk)
-                except OSError as error:
-                    refusal = _unwritable(error)
-                    file.discard()
+            if file is None or refusal is not None:
+                intake.drain(len(chunk))
+                continue
+            try:
+                intake.take(len(chunk))
+                file.write(chunk)
+            except (OSError, LimitError) as error:
+                refusal = _unwritable(error)
+                file.discard()
         if file is None or refusal is not None:
             return refusal or _CANNOT_KEEP
         return _placed(file, origin, uids[1], moved)
@@ -206,7 +214,9 @@ _REFUSALS: Mapping[type[Exception], Refusal] = {
 }
 
 
-def _unwritable(error: OSError) -> Refusal:
+def _unwritable(error: OSError | LimitError) -> Refusal:
+    if isinstance(error, LimitError):
+        return Refusal(OUT_OF_RESOURCES, str(error))
     full = error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
     what = "no space left on the receiver's disk" if full else f"cannot write: {error.strerror or 'I/O error'}"
     return Refusal(OUT_OF_RESOURCES, what[:64])

@@ -1,10 +1,11 @@
 """A Storage SCP (PS3.4 annex B): the destination of C-MOVE and of reports on storage commitment.
 
-It uses one thread per association and one that accepts connections.
+It uses one thread per association, and one in which connections wait for their association requests.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -24,7 +25,10 @@ from pacs_tasks.ae import TLS, LocalAE
 from pacs_tasks.dimse.c_echo import VERIFICATION
 from pacs_tasks.dimse.commitment import REPORT_SYNTAXES, OnReport, answer_report
 from pacs_tasks.dimse.files.elements import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+from pacs_tasks.dimse.scp.admission import CROWDED_LIMIT, Connection, Lobby, Places, Sparing
 from pacs_tasks.dimse.scp.c_store import Origin, Place, receive
+from pacs_tasks.dimse.scp.callers import Callers
+from pacs_tasks.dimse.scp.limits import NO_LIMITS, Intake, Limits
 from pacs_tasks.dimse.upper_layer import command, negotiation
 from pacs_tasks.dimse.upper_layer.association import Timeouts
 from pacs_tasks.dimse.upper_layer.command import Command, MessageStream
@@ -39,13 +43,16 @@ log = logging.getLogger(__name__)
 #: gigabytes takes long on a slow line, but not for ever.
 IDLE = Timeouts(connect=10, acse=30, dimse=300, operation=3600)
 #: Each takes a thread and a quarter of a megabyte. A PACS opens far fewer to one destination.
-MAX_ASSOCIATIONS = 64
-#: Further connections: those without a request yet, and those that are being rejected for now.
-_WAITING = 64
-_BACKLOG = 128
+MAX_ASSOCIATIONS = 128
+#: Threads of connections that are no associations yet: a TLS handshake, the rest of a long request, a rejection.
+_STARTING = 64
+_STARTING_SHARE = 16
+#: The system may lower it. Where a flood of connections does not fit, it drops others, which try again after a second.
+_BACKLOG = 4096
 _UNRECOGNISED_OPERATION = 0x0211
 #: A-ASSOCIATE-RJ: transient, by the presentation provider, local limit exceeded (PS3.8 section 9.3.4).
 _LOCAL_LIMIT_EXCEEDED = (2, 3, 2)
+_TOO_MANY = "too many associations are open, in all or of this caller"
 #: Outstanding requests that a remote may have if it proposes an asynchronous operations window.
 MAX_OPERATIONS = 64
 _LONGEST_UID = 64
@@ -67,7 +74,13 @@ class StorageSCP:
     on_instance
         Called in the thread of the association for each instance, received or refused.
     max_associations
-        Further associations are rejected for now.
+        Further associations are rejected for now. A quarter of them is for known remotes alone.
+    max_per_caller
+        How many of them one calling AE title may have, and one address a quarter more; the default is half of them.
+    callers
+        Who may call; the default is everybody.
+    limits
+        What each association may bring.
     listener
         A socket made by :func:`listen`, which other processes may share; the default is one of its own.
     on_report
@@ -96,6 +109,9 @@ class StorageSCP:
         *,
         on_instance: Callable[[InstanceOutcome], None] | None = None,
         max_associations: int = MAX_ASSOCIATIONS,
+        max_per_caller: int | None = None,
+        callers: Callers | None = None,
+        limits: Limits = NO_LIMITS,
         listener: socket.socket | None = None,
         on_report: OnReport | None = None,
         tls: TLS | None = None,
@@ -105,7 +121,8 @@ class StorageSCP:
         self.directory = directory
         self.timeouts = timeouts
         self.on_instance = on_instance
-        self.max_associations = max_associations
+        self.callers = callers or Callers()
+        self.limits = limits
         self.on_report = on_report
         self.place = place
         self.context = None if tls is None else called_context(tls)
@@ -114,10 +131,20 @@ class StorageSCP:
         self.port: int = self._listener.getsockname()[1]
         self._stopping = threading.Event()
         self._until = 0.0
+        self._lobby = Lobby(
+            self._listener,
+            timeouts.acse,
+            secure=self.context is not None,
+            is_known=self.callers.has_at,
+            serve=self._start_thread,
+        )
         self._accepting = threading.Thread(target=self._accept, name="storage-scp", daemon=True)
         self._lock = threading.Lock()
         self._serving: set[threading.Thread] = set()
-        self._admitted: set[threading.Thread] = set()
+        self._starting = Places(_STARTING)
+        self._associations = Places(max_associations)
+        self._share = max_per_caller or max(max_associations // 2, 1)
+        self.sparing = Sparing(log)
 
     def start(self) -> None:
         """Start accepting associations."""
@@ -145,55 +172,67 @@ class StorageSCP:
         self.stop()
 
     def _accept(self) -> None:
-        while not self._stopping.is_set():
-            if len(self._serving) >= self.max_associations + _WAITING:
-                # Callers that send no request time out; until then further ones wait in the queue of the system.
-                self._stopping.wait(SLICE)
-                continue
-            try:
-                sock, address = self._listener.accept()
-            except TimeoutError:
-                continue
-            except OSError as error:
-                # Too many open files, or the caller has already gone: the next one may succeed.
-                log.warning("A connection could not be accepted: %s.", error.strerror)
-                self._stopping.wait(SLICE)
-                continue
-            thread = threading.Thread(target=self._serve, args=(sock, str(address[0])), name="storage-scp", daemon=True)
-            with self._lock:
-                self._serving.add(thread)
-            try:
-                thread.start()
-            except RuntimeError:
-                log.warning("A connection could not be accepted: the system has no more threads.")
-                sock.close()
-                with self._lock:
-                    self._serving.discard(thread)
-                self._stopping.wait(SLICE)
-
-    def admit(self) -> bool:
-        """Count the association of this thread; false if there are too many."""
-        with self._lock:
-            if len(self._admitted) >= self.max_associations:
-                return False
-            self._admitted.add(threading.current_thread())
-            return True
-
-    def _serve(self, sock: socket.socket, host: str) -> None:
-        assoc = _AcceptedAssociation(self, sock, host)
         try:
-            assoc.run()
+            self._lobby.run(self._stopping)
+        except Exception:
+            log.exception("The receiver accepts no more connections by a fault of its own.")
+
+    def _start_thread(self, connection: Connection) -> bool:
+        """Start the thread of a connection, or reject it without one; false if it must wait."""
+        # A crowd of requests must not cost a thread each. TLS needs one to say anything.
+        if self.context is None and not connection.known:
+            title = connection.calling_aet
+            if not self._associations.has_room(False, self._shares(title, connection.host)):
+                self.sparing.warning(connection.host, "%s at %s was rejected: %s.", title, connection.host, _TOO_MANY)
+                connection.reject(negotiation.encode_reject(*_LOCAL_LIMIT_EXCEEDED))
+                return True
+        if not self._starting.take(connection, connection.known, {connection.host: _STARTING_SHARE}):
+            return False
+        thread = threading.Thread(target=self._serve, args=(connection,), name="storage-scp", daemon=True)
+        with self._lock:
+            self._serving.add(thread)
+        try:
+            thread.start()
+        except RuntimeError:
+            self.sparing.warning("", "A connection must wait: the system has no more threads.")
+            self._starting.leave(connection)
+            with self._lock:
+                self._serving.discard(thread)
+            return False
+        return True
+
+    def admit(self, connection: Connection, calling_aet: str) -> bool:
+        """Count the association; false if there are too many, or too many of this caller."""
+        known = self.callers.knows(calling_aet, connection.host)
+        admitted = self._associations.take(connection, known, self._shares(calling_aet, connection.host))
+        self._starting.leave(connection)
+        return admitted
+
+    def _shares(self, calling_aet: str, host: str) -> dict[str, int]:
+        """Give the names of a caller, and how many associations each may have."""
+        return {f"AE {calling_aet}": self._share, host: self._share + self._share // 4}
+
+    def limit_of_request(self, known: bool) -> float:
+        """Seconds that a connection with a thread has for a whole association request."""
+        limit = self.timeouts.acse
+        return min(limit, CROWDED_LIMIT) if self._starting.crowded and not known else limit
+
+    def _serve(self, connection: Connection) -> None:
+        host = connection.host
+        try:
+            with contextlib.closing(connection.sock):
+                _AcceptedAssociation(self, connection).run()
         except (PeerUnavailableError, TLSError) as error:
-            log.warning("An association ended: %s", error.message)
+            self.sparing.warning(host, "An association ended: %s", error.message)
         except JobCancelledError:
             log.info("The association with %s was aborted because the receiver stops.", host)
         except Exception:
             log.exception("The association with %s was aborted by a fault of the receiver.", host)
         finally:
-            assoc.wire.abort()
+            self._starting.leave(connection)
+            self._associations.leave(connection)
             with self._lock:
                 self._serving.discard(threading.current_thread())
-                self._admitted.discard(threading.current_thread())
 
     def check_running(self, busy: bool) -> None:
         """Once the receiver stops, end an idle association, and a busy one when its time is up."""
@@ -204,19 +243,26 @@ class StorageSCP:
 class _AcceptedAssociation:
     """The acceptor side of one association."""
 
-    def __init__(self, scp: StorageSCP, sock: socket.socket, host: str) -> None:
+    def __init__(self, scp: StorageSCP, connection: Connection) -> None:
         self._scp = scp
-        self._host = host
+        self._connection = connection
         self._busy = False
         self._contexts: dict[int, tuple[str, str]] = {}
-        limit = scp.timeouts.acse
+        sock, host, limit = connection.sock, connection.host, scp.limit_of_request(connection.known)
         self.wire = SecureWire(sock, host, limit, scp.context) if scp.context else Wire(sock, host, limit)
+        self.wire.push(connection.received)
         self.wire.advice = "Check that it is not overloaded; the receiver aborts the association."
         self.wire.tls_advice = "Set PACS_TASKS_RECEIVER_TLS_CERTIFICATE to accept it."
         self.wire.watch = lambda: scp.check_running(self._busy)
 
     def run(self) -> None:
-        """Serve until the remote releases."""
+        """Serve until the remote releases; abort if anything fails."""
+        try:
+            self._run()
+        finally:
+            self.wire.abort()
+
+    def _run(self) -> None:
         if isinstance(self.wire, SecureWire):
             self.wire.handshake()
         kind, content = self.wire.receive_pdu("an association request")
@@ -226,11 +272,7 @@ class _AcceptedAssociation:
             request = negotiation.decode_request(content)
         except ValueError as error:
             raise self.wire.protocol_error(f"sent a malformed association request ({error})") from None
-        self.wire.remote = f"{request.calling_aet} at {self._host}"
-        if not self._scp.admit():
-            log.warning("%s was rejected for now: too many associations are open.", self.wire.remote)
-            self.wire.send([negotiation.encode_reject(*_LOCAL_LIMIT_EXCEEDED)])
-            self.wire.close()
+        if not self._is_admitted(request):
             return
         accepted = accept(request, reports=self._scp.on_report is not None)
         self.wire.send([negotiation.encode_accept(accepted, request)])
@@ -243,8 +285,25 @@ class _AcceptedAssociation:
         self.wire.limit = self._scp.timeouts.dimse
         self._serve_messages(MessageStream(self.wire, request.max_length, self._contexts), request.calling_aet)
 
+    def _is_admitted(self, request: negotiation.AssociateRequest) -> bool:
+        """Reject a caller that may not call, or for which there is no place."""
+        host = self._connection.host
+        self.wire.remote = f"{request.calling_aet} at {host}"
+        certificates = self.wire.certificate_names() if isinstance(self.wire, SecureWire) else frozenset[str]()
+        rejection = self._scp.callers.rejection(request, host, certificates, own=self._connection.own)
+        if rejection is None and self._scp.admit(self._connection, request.calling_aet):
+            return True
+        numbers = _LOCAL_LIMIT_EXCEEDED if rejection is None else rejection[:3]
+        reason = _TOO_MANY if rejection is None else rejection.reason
+        self._scp.sparing.warning(host, "%s was rejected: %s.", self.wire.remote, reason)
+        self.wire.send([negotiation.encode_reject(*numbers)])
+        self.wire.close()
+        return False
+
     def _serve_messages(self, stream: MessageStream, calling_aet: str) -> None:
-        origin = Origin(self._scp.directory, calling_aet, self.wire.remote, self._scp.place)
+        scp = self._scp
+        intake = Intake(scp.limits, self.wire)
+        origin = Origin(scp.directory, calling_aet, self.wire.remote, scp.place, intake=intake)
         while (message := stream.receive_command("the next message")) is not None:
             self._busy = True
             self.wire.limit_operation(self._scp.timeouts.operation)

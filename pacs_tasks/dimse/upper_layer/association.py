@@ -16,7 +16,7 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 
 from pacs_tasks.ae import LocalAE, RemoteAE
-from pacs_tasks.dimse.upper_layer import command, negotiation
+from pacs_tasks.dimse.upper_layer import command, identity, negotiation
 from pacs_tasks.dimse.upper_layer.command import Command, DataSet, MessageStream
 from pacs_tasks.dimse.upper_layer.negotiation import Agreement, Context, negotiate, propose
 from pacs_tasks.dimse.upper_layer.tls import SecureWire, caller_context
@@ -37,6 +37,7 @@ from pacs_tasks.errors import (
     PeerUnavailableError,
     PeerUnreachableError,
 )
+from pacs_tasks.settings import settings
 
 _CHECK_ADDRESS = "Check the IP address and port, and that the PACS is running and reachable from this machine."
 
@@ -77,6 +78,7 @@ def open_wire(remote: RemoteAE, connect_limit: float, limit: float, watch: Watch
     wire.watch, wire.round_trip = watch, round_trip
     try:
         wire.handshake()
+        wire.check_certificate(remote.tls.certificates)
     except BaseException:
         wire.abort()
         raise
@@ -271,7 +273,7 @@ class Association:
         JobCancelledError
             ``stop`` returned true.
         """
-        request = propose(local, remote, contexts, window)
+        request = propose(local, remote, contexts, window, identity.encode(settings().identity(remote)))
 
         def watch() -> None:
             if stop is not None and stop():

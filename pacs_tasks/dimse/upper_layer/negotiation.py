@@ -18,6 +18,7 @@ from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.files.elements import plain
 from pacs_tasks.dimse.files.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from pacs_tasks.dimse.upper_layer.command import aborted
+from pacs_tasks.dimse.upper_layer.identity import must_be_confirmed
 from pacs_tasks.dimse.upper_layer.wire import (
     A_ABORT,
     A_ASSOCIATE_AC,
@@ -49,8 +50,13 @@ _ITEM_IMPLEMENTATION_CLASS_UID = 0x52
 _ITEM_ASYNCHRONOUS_OPERATIONS = 0x53
 _ITEM_ROLE_SELECTION = 0x54
 _ITEM_IMPLEMENTATION_VERSION_NAME = 0x55
+_ITEM_USER_IDENTITY_AC = 0x59
 
 _HEADER = struct.Struct(">BxH")
+#: Bytes of a request that is read: 128 contexts with all transfer syntaxes of PS3.6 are shorter.
+_LONGEST_REQUEST = 1 << 18
+#: A context id is one byte. More contexts have ids that are not unique.
+_MOST_CONTEXTS = 255
 #: Maximum length for a remote that omits the item, though it is mandatory (PS3.7 section D.3.3.1).
 _USUAL_LENGTH = 16_384
 
@@ -78,6 +84,8 @@ class AssociateRequest:
     max_length: int = MAX_RECEIVE_LENGTH
     roles: Mapping[str, tuple[bool, bool]] = field(default_factory=dict)
     operations: tuple[int, int] | None = None
+    #: A whole user identity sub-item, which no log may show; see :mod:`.identity`.
+    identity: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,8 @@ class AssociateAccept:
     max_length: int = MAX_RECEIVE_LENGTH
     roles: Mapping[str, tuple[bool, bool]] = field(default_factory=dict)
     operations: tuple[int, int] | None = None
+    #: Whether the user identity is confirmed.
+    confirmed: bool = False
 
 
 def _item(kind: int, content: bytes) -> bytes:
@@ -122,6 +132,8 @@ def _user_information(proposal: AssociateRequest | AssociateAccept) -> bytes:
         content = struct.pack(f">H{len(name)}sBB", len(name), name, scu, scp)
         parts.append(_item(_ITEM_ROLE_SELECTION, content))
     parts.append(_item(_ITEM_IMPLEMENTATION_VERSION_NAME, IMPLEMENTATION_VERSION_NAME.encode()))
+    if isinstance(proposal, AssociateRequest):
+        parts.append(proposal.identity)
     return _item(_ITEM_USER_INFORMATION, b"".join(parts))
 
 
@@ -168,15 +180,19 @@ def _items(content: bytes) -> Iterator[tuple[int, bytes]]:
         position += length
 
 
-_UserInformation = tuple[int, dict[str, tuple[bool, bool]], tuple[int, int] | None]
+_UserInformation = tuple[int, dict[str, tuple[bool, bool]], tuple[int, int] | None, bool]
 
 
 def _read_user_information(content: bytes) -> _UserInformation:
-    """Give the maximum length (0 is no limit, PS3.8 section D.1), the roles and the asynchronous operations."""
+    """Give the maximum length (0 is no limit, PS3.8 section D.1), the roles, the asynchronous operations, and
+    whether the user identity is confirmed.
+    """
     max_length = _USUAL_LENGTH
     roles: dict[str, tuple[bool, bool]] = {}
     operations: tuple[int, int] | None = None
+    confirmed = False
     for kind, value in _items(content):
+        confirmed |= kind == _ITEM_USER_IDENTITY_AC
         if kind == _ITEM_MAXIMUM_LENGTH and len(value) >= 4:
             max_length = struct.unpack_from(">L", value)[0]
         elif kind == _ITEM_ASYNCHRONOUS_OPERATIONS and len(value) >= 4:
@@ -186,7 +202,7 @@ def _read_user_information(content: bytes) -> _UserInformation:
             if uid_length + 4 > len(value):
                 raise ValueError("a role selection is truncated")
             roles[plain(value[2 : 2 + uid_length])] = (bool(value[2 + uid_length]), bool(value[3 + uid_length]))
-    return max_length, roles, operations
+    return max_length, roles, operations, confirmed
 
 
 def decode_request(content: memoryview) -> AssociateRequest:
@@ -199,17 +215,21 @@ def decode_request(content: memoryview) -> AssociateRequest:
     """
     if len(content) < 68:
         raise ValueError("an A-ASSOCIATE-RQ is truncated")
+    if len(content) > _LONGEST_REQUEST:
+        raise ValueError("an A-ASSOCIATE-RQ is longer than any valid one")
     contexts: list[ProposedContext] = []
-    user: _UserInformation = (_USUAL_LENGTH, {}, None)
+    user: _UserInformation = (_USUAL_LENGTH, {}, None, False)
     for kind, value in _items(bytes(content[68:])):
         if kind == _ITEM_CONTEXT_RQ and len(value) >= 4:
             inner = list(_items(value[4:]))
             abstract = next((plain(uid) for item, uid in inner if item == _ITEM_ABSTRACT_SYNTAX), "")
             syntaxes = tuple(plain(uid) for item, uid in inner if item == _ITEM_TRANSFER_SYNTAX)
             contexts.append(ProposedContext(value[0], abstract, syntaxes))
+            if len(contexts) > _MOST_CONTEXTS:
+                raise ValueError("it proposes more presentation contexts than there are ids")
         elif kind == _ITEM_USER_INFORMATION:
             user = _read_user_information(value)
-    max_length, roles, operations = user
+    max_length, roles, operations, _ = user
     return AssociateRequest(
         called_aet=plain(bytes(content[4:20])),
         calling_aet=plain(bytes(content[20:36])),
@@ -231,7 +251,7 @@ def decode_accept(content: memoryview) -> AssociateAccept:
     if len(content) < 68:
         raise ValueError("an A-ASSOCIATE-AC is truncated")
     results: dict[int, tuple[int, str]] = {}
-    user: _UserInformation = (_USUAL_LENGTH, {}, None)
+    user: _UserInformation = (_USUAL_LENGTH, {}, None, False)
     for kind, value in _items(bytes(content[68:])):
         if kind == _ITEM_CONTEXT_AC and len(value) >= 4:
             # If the context is rejected, the transfer syntax is meaningless and may be missing.
@@ -248,6 +268,8 @@ def decode_accept(content: memoryview) -> AssociateAccept:
 MAX_CONTEXTS = 128
 # Result and source of an A-ASSOCIATE-RJ (PS3.8 section 9.3.4).
 _PERMANENT = 1
+#: Of the service user and of the ACSE provider.
+_NO_REASON_GIVEN = 1
 _SERVICE_USER, _ACSE_PROVIDER, _PRESENTATION_PROVIDER = 1, 2, 3
 
 
@@ -304,13 +326,17 @@ class Agreement:
         )
 
 
-def propose(local: LocalAE, remote: RemoteAE, contexts: Sequence[Context], window: int) -> AssociateRequest:
+def propose(
+    local: LocalAE, remote: RemoteAE, contexts: Sequence[Context], window: int, identity: bytes = b""
+) -> AssociateRequest:
     """Make an association request.
 
     Parameters
     ----------
     window
         How many requests to propose for the asynchronous operations window (PS3.7 section D.3.3.3).
+    identity
+        The user identity sub-item, if any.
 
     Raises
     ------
@@ -328,7 +354,9 @@ def propose(local: LocalAE, remote: RemoteAE, contexts: Sequence[Context], windo
     # The SCP role alone: the requestor of a C-GET sends no instances itself.
     roles = {cx.abstract_syntax: (False, True) for cx in contexts if cx.scp_role}
     operations = (window, 1) if window > 1 else None
-    return AssociateRequest(remote.ae_title, local.ae_title, proposed, roles=roles, operations=operations)
+    return AssociateRequest(
+        remote.ae_title, local.ae_title, proposed, roles=roles, operations=operations, identity=identity
+    )
 
 
 def negotiate(wire: Wire, request: AssociateRequest, local: LocalAE, remote: RemoteAE) -> Agreement:
@@ -345,11 +373,18 @@ def negotiate(wire: Wire, request: AssociateRequest, local: LocalAE, remote: Rem
     kind, content = wire.receive_pdu("an answer to the association request")
     if kind == A_ASSOCIATE_AC:
         with suppress(ValueError):
-            return Agreement.of(request, decode_accept(content))
+            accept = decode_accept(content)
+            if must_be_confirmed(request.identity) and not accept.confirmed:
+                wire.abort()
+                raise AssociationRejectedError(
+                    f"{remote} accepted the association without confirming the user identity. Ask its administrator, "
+                    "or set positive_response to false in [remotes.NAME.identity]."
+                )
+            return Agreement.of(request, accept)
         raise wire.protocol_error("sent a malformed A-ASSOCIATE-AC")
     if kind == A_ASSOCIATE_RJ:
         wire.close()
-        raise _rejection(bytes(content), local, remote)
+        raise _rejection(bytes(content), local, remote, identified=bool(request.identity))
     if kind == A_ABORT:
         raise aborted(
             wire, content, "instead of accepting it", "Check both AE titles: some remotes abort if one is wrong."
@@ -374,7 +409,7 @@ def _window(proposed: tuple[int, int] | None, accepted: tuple[int, int] | None) 
     return min(proposed[0], accepted[0] or proposed[0])
 
 
-def _rejection(content: bytes, local: LocalAE, remote: RemoteAE) -> AssociationError:
+def _rejection(content: bytes, local: LocalAE, remote: RemoteAE, *, identified: bool = False) -> AssociationError:
     """Give the error for the content of an A-ASSOCIATE-RJ.
 
     It is permanent if the remote says so, except for reasons of the presentation provider: some remotes call "local
@@ -389,6 +424,12 @@ def _rejection(content: bytes, local: LocalAE, remote: RemoteAE) -> AssociationE
     step = _NEXT_STEPS.get((rj.source, rj.reason_diagnostic), "Check --ae-title and --pacs-ae-title.").format(
         calling_aet=local.ae_title, called_aet=remote.ae_title
     )
+    if identified and rj.source != _PRESENTATION_PROVIDER and rj.reason_diagnostic == _NO_REASON_GIVEN:
+        # Not even if it is transient: the same passcode again may lock the account.
+        return AssociationRejectedError(
+            f"{remote} rejected the association: {reason}. It may not accept the user identity: check its "
+            "[remotes.NAME.identity] in the settings of the workers."
+        )
     if rj.result == _PERMANENT and rj.source != _PRESENTATION_PROVIDER:
         return AssociationRejectedError(f"{remote} rejected the association: {reason}. {step}")
     return PeerBusyError(f"{remote} rejected the association for now: {reason}. {step}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from pacs_tasks.ae import TLS
 from pacs_tasks.dimse.upper_layer.wire import SLICE, Buffer, Wire
@@ -190,6 +191,35 @@ class SecureWire(Wire):
             self.hint = "Check its log."
         else:
             self.hint = "Check its log: it may expect another certificate (--tls-cert)."
+
+    def certificate_names(self) -> frozenset[str]:
+        """Give what settings may call the certificate of the remote: its fingerprint, and its common name if verified.
+
+        The fingerprint is the SHA-256 in lower-case hexadecimal digits, the common name ``CN=...``. It is empty without
+        a certificate.
+        """
+        whole = self._tls.getpeercert(binary_form=True) if self._tls is not None else None
+        if self._tls is None or not whole:
+            return frozenset()
+        # It has names only if it was verified.
+        verified: Mapping[str, Any] = self._tls.getpeercert() or {}
+        names = (pair for name in verified.get("subject", ()) for pair in name)
+        common = (f"CN={value}" for key, value in names if key == "commonName")
+        return frozenset((hashlib.sha256(whole).hexdigest(), *common))
+
+    def check_certificate(self, bound: Collection[str]) -> None:
+        """Check that the remote presented one of the certificates that are bound to it, if any are.
+
+        Raises
+        ------
+        TLSError
+            If it presented another one.
+        """
+        if bound and self.certificate_names().isdisjoint(bound):
+            raise TLSError(
+                f"{self.remote} presented another certificate than the one bound to it. If its certificate was "
+                "renewed, correct `certificates` in [remotes.NAME.tls]."
+            )
 
     def close(self) -> None:
         """Send a close_notify alert (RFC 8446 section 6.1) if the socket accepts it at once, and close."""

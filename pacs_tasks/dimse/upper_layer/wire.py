@@ -99,6 +99,11 @@ class Wire:
     def closed(self) -> bool:
         return self._closed
 
+    def push(self, content: bytes | bytearray) -> None:
+        """Have these bytes received first: they were read from the socket before it became a wire."""
+        self._buffer[: len(content)] = content
+        self._end = len(content)
+
     def limit_operation(self, seconds: float = math.inf) -> None:
         """Limit the operation that begins now: a remote that sends a byte now and then is never silent."""
         self._until, self._operation = time.monotonic() + seconds, seconds

@@ -6,12 +6,15 @@ import os
 import socket
 import tempfile
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from celery import current_task
 
 from pacs_tasks.dimse.files.storage import make_directory
+from pacs_tasks.dimse.scp.limits import Limits, Space
 from pacs_tasks.errors import UnreadableInputError
+from pacs_tasks.settings import settings
 
 
 def _here() -> str:
@@ -55,6 +58,13 @@ def writable_directory(path: str) -> None:
             "Check its permissions and free space, or mount its storage on the worker's machine.",
             path,
         ) from None
+
+
+@lru_cache(maxsize=64)
+def limits_in(directory: str) -> Limits:
+    """What a remote may write to a directory by C-GET."""
+    config = settings()
+    return Limits(config.max_instance_bytes, space=Space(Path(directory), config.keep_free_bytes))
 
 
 def files_below(directory: str) -> Iterator[tuple[str, int]]:

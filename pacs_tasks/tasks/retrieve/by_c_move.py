@@ -28,6 +28,7 @@ from pacs_tasks.sealing import sealing_of
 from pacs_tasks.tasks.engine.associations import leased
 from pacs_tasks.tasks.engine.base import ledger, local_ae, timeouts
 from pacs_tasks.tasks.engine.claim import Claim, claimed, heartbeat
+from pacs_tasks.tasks.engine.expected import expecting_call
 from pacs_tasks.tasks.engine.part import Part
 from pacs_tasks.tasks.retrieve.arrivals import Arrivals
 
@@ -129,6 +130,7 @@ class Move:
         with (
             claimed(self._part.task, ledger(), self._part.job_id, name, scope) as claim,
             expecting(claim, receiver, self._study_uid, self._series_uid),
+            expecting_call(claim, request.remote),
         ):
 
             def stop() -> bool:

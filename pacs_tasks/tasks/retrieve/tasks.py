@@ -36,7 +36,7 @@ from pacs_tasks.tasks.engine.base import JobTask, ledger, local_ae, note_unreach
 from pacs_tasks.tasks.engine.claim import Claim
 from pacs_tasks.tasks.engine.job import Promise, Range, answer, register_chord
 from pacs_tasks.tasks.engine.part import Part
-from pacs_tasks.tasks.engine.paths import writable_directory
+from pacs_tasks.tasks.engine.paths import limits_in, writable_directory
 from pacs_tasks.tasks.retrieve import already_there
 from pacs_tasks.tasks.retrieve.arrivals import owner_of, placed
 from pacs_tasks.tasks.retrieve.attempt import Answer, Attempt
@@ -228,7 +228,10 @@ def _get(request: GetRequest, claim: Claim) -> GetOutcome:
     with leased(request.remote, claim) as stop:
         # Layout refuses a link that leads out of the directory.
         place = partial(placed, Layout(owner=owner), Path(request.output_dir))
-        outcome = c_get.get(request, local_ae(request), timeouts(request), stop, place=place, owner=owner)
+        limits = limits_in(request.output_dir)
+        outcome = c_get.get(
+            request, local_ae(request), timeouts(request), stop, place=place, owner=owner, limits=limits
+        )
     # An instance counts as received once it survives a power cut.
     storage.sync([Path(instance.path) for instance in outcome.instances])
     return outcome

@@ -29,6 +29,7 @@ from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine.associations import kept_association
 from pacs_tasks.tasks.engine.base import JobTask, ledger, local_ae, register
 from pacs_tasks.tasks.engine.claim import Claim
+from pacs_tasks.tasks.engine.expected import expecting_call
 from pacs_tasks.tasks.engine.job import answer
 from pacs_tasks.tasks.verify.inventory import Inquiry, Series
 
@@ -159,8 +160,27 @@ class _Committing:
         if self._receiver is not None:
             # The remote reports to the AE that it knows under the calling AE title.
             local = local.model_copy(update={"ae_title": self._receiver.ae_title})
+        with expecting_call(self._claim, request.remote, self._reports_later):
+            self._exchange(local)
+        counts, problems = self._commitments.totals(self._transactions)
+        return CommitOutcome(
+            committed=counts[CommitmentState.COMMITTED],
+            failed=counts[CommitmentState.FAILED],
+            pending=counts[CommitmentState.PENDING],
+            problems=tuple(problems),
+            receiver=str(self._receiver or ""),
+            seconds=time.monotonic() - started,
+        )
+
+    def _reports_later(self) -> float:
+        """Seconds for which the remote may still report to a receiver."""
+        pending = self._receiver is not None and self._commitments.unanswered(self._transactions)
+        return settings().keep_jobs if pending else 0.0
+
+    def _exchange(self, local: LocalAE) -> None:
+        """Request commitment, and wait for the reports."""
         try:
-            as_receiver = request.model_copy(update={"local": local})
+            as_receiver = self._request.model_copy(update={"local": local})
             with kept_association(as_receiver, [PUSH_MODEL_CONTEXT], self._claim) as assoc:
                 self._send_requests(assoc)
                 self._listen(assoc)
@@ -172,15 +192,6 @@ class _Committing:
             ) from None
         if self._receiver is not None:
             self._await_receiver()
-        counts, problems = self._commitments.totals(self._transactions)
-        return CommitOutcome(
-            committed=counts[CommitmentState.COMMITTED],
-            failed=counts[CommitmentState.FAILED],
-            pending=counts[CommitmentState.PENDING],
-            problems=tuple(problems),
-            receiver=str(self._receiver or ""),
-            seconds=time.monotonic() - started,
-        )
 
     def _send_requests(self, assoc: Association) -> None:
         for group in self._commitments.groups(MOST_REFERENCES):

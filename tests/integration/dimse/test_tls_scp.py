@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import re
 import socket
@@ -18,10 +19,17 @@ from pacs_tasks.ae import TLS, LocalAE, RemoteAE
 from pacs_tasks.dimse.c_echo import echo
 from pacs_tasks.dimse.c_store import store, store_all
 from pacs_tasks.dimse.files import part10
+from pacs_tasks.dimse.scp.callers import Caller, Callers
 from pacs_tasks.dimse.scp.storage_scp import StorageSCP
 from pacs_tasks.dimse.upper_layer import contexts
 from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
-from pacs_tasks.errors import InvalidRequestError, PeerUnavailableError, TLSError, UnreadableInputError
+from pacs_tasks.errors import (
+    AssociationRejectedError,
+    InvalidRequestError,
+    PeerUnavailableError,
+    TLSError,
+    UnreadableInputError,
+)
 from pacs_tasks.outcome import Category, InstanceCategory
 from tests.support import dicom_files, scripted
 from tests.support.certificates import VERSIONS, Authority, Identity
@@ -164,6 +172,32 @@ def test_who_is_not_known_stays_out(
         _wait_for_log(caplog, logged)
         assert "Traceback" not in caplog.text
         assert str(tmp_path) not in caplog.text
+
+
+@pytest.mark.parametrize("by", ["fingerprint", "name"])
+def test_an_ae_title_is_bound_to_a_certificate(
+    own: Identity, authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture, by: str
+) -> None:
+    """Another caller with a trusted certificate cannot use the AE title; titles that are not bound stay open."""
+    right, wrong = authority.identity("modality"), authority.identity("workstation")
+    der = ssl.PEM_cert_to_DER_cert(right.certificate.read_text().partition("-----END")[0] + "-----END CERTIFICATE-----")
+    names = {"fingerprint": hashlib.sha256(der).hexdigest(), "name": "CN=modality"}
+    callers = Callers([Caller(LOCAL.ae_title, certificates=frozenset({names[by]}))])
+    with StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", tls=own.tls, callers=callers) as bound:
+        assert echo(LOCAL, _remote(bound, right.tls), PATIENT).category is Category.SUCCESS
+        with pytest.raises(AssociationRejectedError, match="calling AE title not recognised"):
+            echo(LOCAL, _remote(bound, wrong.tls), PATIENT)
+        assert echo(LocalAE(ae_title="OTHER"), _remote(bound, wrong.tls), PATIENT).category is Category.SUCCESS
+    assert "CALLER at 127.0.0.1 was rejected: its certificate is not the one" in caplog.text
+
+
+def test_a_remote_is_bound_to_its_certificate(scp: StorageSCP, own: Identity) -> None:
+    """A remote that presents another certificate of a trusted authority is not called."""
+    right = own.trusted.model_copy(update={"certificates": ("CN=receiver",)})
+    wrong = own.trusted.model_copy(update={"certificates": ("CN=archive",)})
+    assert echo(LOCAL, _remote(scp, right), PATIENT).category is Category.SUCCESS
+    with pytest.raises(TLSError, match="presented another certificate than the one bound to it"):
+        echo(LOCAL, _remote(scp, wrong), PATIENT)
 
 
 def test_a_caller_that_does_not_trust_us(scp: StorageSCP, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,148 @@
+"""Who may call the receiver: named callers and remotes, this machine, and the remotes that jobs expect to call."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterable, Iterator
+
+import redis
+
+from pacs_tasks.connection import connect
+from pacs_tasks.dimse.scp.admission import Sparing
+from pacs_tasks.dimse.scp.callers import ANY, LOOPBACK, Caller, Callers, Network
+from pacs_tasks.errors import BrokerUnavailableError
+from pacs_tasks.fleet.callers import ExpectedCallers
+from pacs_tasks.settings import Settings
+
+logger = logging.getLogger("pacs_tasks.receiver")
+
+#: Seconds between two reads of what jobs expect, and after a Redis that did not answer.
+_ROUND = 1.0
+_AWAY = 5.0
+#: Seconds that Redis has for an answer.
+_QUICK = 1.0
+#: Seconds after which the addresses of a host name are looked up again.
+_NAMES_KEPT = 60.0
+#: Callers that the line at the start names.
+_MOST_NAMED = 8
+
+
+def is_restricted(config: Settings) -> bool:
+    """Whether only named callers may call: once any caller or remote is named."""
+    return bool(config.receiver_allow or config.remotes)
+
+
+def describe(config: Settings) -> str:
+    """Say who may call, in one line of the log."""
+    if not is_restricted(config):
+        return (
+            "Anybody may call this receiver, because the settings name no remote. Name remotes, or callers in "
+            "[receiver.allow], to reject all others"
+        )
+    allowed = config.receiver_allow.items()
+    named = [f"{title} at {', '.join(each.addresses) or 'any address'}" for title, each in allowed]
+    named += [f"{each.ae_title} at {each.host}" for each in config.remotes.values()]
+    if not config.receiver_allow:
+        named.insert(0, "this machine")
+    more = f" and {len(named) - _MOST_NAMED} more" if len(named) > _MOST_NAMED else ""
+    called = "any AE title" if config.receiver_any_called_ae_title else config.receiver_ae_title
+    return (
+        f"These may call {called}: {'; '.join(named[:_MOST_NAMED])}{more}; and each PACS from which a running job "
+        "expects instances or a report. All others are rejected"
+    )
+
+
+class KnownCallers(Callers):
+    """The callers that the settings name, and those that running jobs expect. A thread keeps both up to date."""
+
+    def __init__(self, config: Settings, redis_url: str) -> None:
+        restricted = is_restricted(config)
+        any_called = config.receiver_any_called_ae_title or not restricted
+        super().__init__(everybody=not restricted, called=None if any_called else config.receiver_ae_title)
+        self._config, self._url, self._timeout = config, redis_url, min(config.redis_timeout, _QUICK)
+        self._client: redis.Redis | None = None
+        self._expected: set[tuple[str, str]] = set()
+        self._addresses: dict[str, tuple[tuple[Network, ...], float]] = {}
+        self._lock = threading.Lock()
+        self._read = float("-inf")
+        self._certain = False
+        self._sparing = Sparing(logger)
+        self._ending = threading.Event()
+        # A name server may hang; the receiver must be able to end all the same.
+        self._thread = threading.Thread(target=self._run, name="callers", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._ending.set()
+        with contextlib.suppress(redis.RedisError, OSError):
+            if self._client is not None:
+                self._client.close()
+
+    def refresh(self) -> bool:
+        """Read what jobs expect now. Of several threads, one reads for all that have waited meanwhile."""
+        wanted = time.monotonic()
+        with self._lock:
+            if self._read < wanted:
+                self._update()
+            return self._certain
+
+    def _run(self) -> None:
+        while True:
+            certain = self.refresh()
+            if self._ending.wait(_ROUND if certain else _AWAY):
+                return
+
+    def _update(self) -> None:
+        began = time.monotonic()
+        try:
+            if self._client is None:
+                self._client = connect(self._url, self._timeout)
+            self._expected = ExpectedCallers(self._client).all()
+            self._certain = True
+        except (BrokerUnavailableError, redis.RedisError, OSError) as error:
+            if self._certain:
+                logger.warning("The receiver cannot check which callers jobs expect: %s", error)
+            self._certain = False
+        self._read = began
+        self.replace(self._all())
+
+    def _all(self) -> Iterator[Caller]:
+        config = self._config
+        for title, each in config.receiver_allow.items():
+            yield from self._caller(title, each.addresses, each.certificates)
+        for remote in config.remotes.values():
+            # Where callers present no certificate, none can be compared.
+            bound = remote.tls.certificates if remote.tls is not None and config.receiver_tls_ca is not None else ()
+            yield from self._caller(remote.ae_title, [remote.host], bound)
+        for title, host in self._expected:
+            yield from self._caller(title, [host], ())
+        if not config.receiver_allow:
+            yield Caller(ANY, LOOPBACK, known=False)
+
+    def _caller(self, title: str, addresses: Iterable[str], certificates: Iterable[str]) -> Iterator[Caller]:
+        """Give a caller, unless it has host names only and none of them has an address now."""
+        addresses = list(addresses)
+        networks = tuple(network for each in addresses for network in self._networks(each))
+        if networks or not addresses:
+            yield Caller(title, networks, frozenset(certificates))
+
+    def _networks(self, address: str) -> tuple[Network, ...]:
+        """Give the networks of an address, a network or a host name."""
+        with contextlib.suppress(ValueError):
+            return (ipaddress.ip_network(address.partition("%")[0]),)
+        found, until = self._addresses.get(address, ((), 0.0))
+        if time.monotonic() >= until:
+            try:
+                answers = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)
+                found = tuple({ipaddress.ip_network(str(each[4][0]).partition("%")[0]) for each in answers})
+            except (OSError, UnicodeError):
+                self._sparing.warning(address, "The host name %s of a caller has no address at present.", address)
+            self._addresses[address] = found, time.monotonic() + _NAMES_KEPT
+        return found
