@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import ipaddress
 import logging
 import re
 import socket
@@ -19,6 +20,7 @@ from pacs_tasks.ae import TLS, LocalAE, RemoteAE
 from pacs_tasks.dimse.c_echo import echo
 from pacs_tasks.dimse.c_store import store, store_all
 from pacs_tasks.dimse.files import part10
+from pacs_tasks.dimse.scp.admission import CROWDED_LIMIT
 from pacs_tasks.dimse.scp.callers import Caller, Callers
 from pacs_tasks.dimse.scp.storage_scp import StorageSCP
 from pacs_tasks.dimse.upper_layer import contexts
@@ -32,6 +34,7 @@ from pacs_tasks.errors import (
 )
 from pacs_tasks.outcome import Category, InstanceCategory
 from tests.support import dicom_files, scripted
+from tests.support.attacks import connected
 from tests.support.certificates import VERSIONS, Authority, Identity
 from tests.support.processes import environment
 from tests.support.waiting import wait_until
@@ -237,6 +240,20 @@ def test_who_does_not_shake_hands_holds_nobody_up(tmp_path: Path, own: Identity,
         silent.sendall(begun)
         with contextlib.suppress(ConnectionResetError):  # It had not read everything.
             scripted.wait_for_end(silent)
+
+
+def test_handshakes_without_end_leave_threads_for_known_remotes(tmp_path: Path, own: Identity) -> None:
+    """A crowd that begins handshakes takes all threads for strangers, and a known remote still gets in."""
+    known = Callers([Caller(LOCAL.ae_title, (ipaddress.ip_network("127.0.0.1"),))])
+    with (
+        StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", tls=own.shown, callers=known) as scp,
+        contextlib.ExitStack() as stack,
+    ):
+        for number in range(200):
+            stack.enter_context(connected(scp.port, f"127.0.0.{2 + number}", b"\x16\3\1\2\0\1"))
+        began = time.monotonic()
+        assert echo(LOCAL, _remote(scp, own.trusted), PATIENT).category is Category.SUCCESS
+        assert time.monotonic() - began < CROWDED_LIMIT, "it does not wait until the others have to go"
 
 
 def test_stopping_does_not_wait_for_a_handshake(tmp_path: Path, own: Identity) -> None:
