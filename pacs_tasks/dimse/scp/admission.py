@@ -175,7 +175,7 @@ class Lobby:
         self._listener, self._limit, self._secure = listener, limit, secure
         self._is_known, self._serve = is_known, serve
         self._most = most_waiting()
-        self._selector = selectors.DefaultSelector()
+        self._selector: selectors.BaseSelector
         self._silent: dict[Connection, None] = {}
         self._begun: dict[Connection, None] = {}
         self._whole: deque[Connection] = deque()
@@ -187,7 +187,9 @@ class Lobby:
     def run(self, stopping: threading.Event) -> None:
         """Serve until the event is set."""
         self._listener.setblocking(False)
-        with self._selector:
+        with contextlib.ExitStack() as stack:
+            self._selector = stack.enter_context(selectors.DefaultSelector())
+            stack.callback(self._close_all)
             self._selector.register(self._listener, selectors.EVENT_READ)
             while not stopping.is_set():
                 for key, _ in self._selector.select(_TRY_AGAIN if self._whole else SLICE):
@@ -199,8 +201,13 @@ class Lobby:
                         break
                 self._start_threads()
                 self._sweep()
-            for each in (*self._silent, *self._begun, *self._whole):
-                each.sock.close()
+
+    def _close_all(self) -> None:
+        for each in (*self._silent, *self._begun, *self._whole):
+            each.sock.close()
+        for waiting in (self._silent, self._begun, self._whole, self._from):
+            waiting.clear()
+        self._strangers = 0
 
     @property
     def crowded(self) -> bool:

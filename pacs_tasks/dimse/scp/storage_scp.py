@@ -172,10 +172,12 @@ class StorageSCP:
         self.stop()
 
     def _accept(self) -> None:
-        try:
-            self._lobby.run(self._stopping)
-        except Exception:
-            log.exception("The receiver accepts no more connections by a fault of its own.")
+        while not self._stopping.is_set():
+            try:
+                self._lobby.run(self._stopping)
+            except Exception:
+                log.exception("Connections that had sent no request were closed by a fault of the receiver.")
+                self._stopping.wait(SLICE)
 
     def _start_thread(self, connection: Connection) -> bool:
         """Start the thread of a connection, or reject it without one; false if it must wait."""
