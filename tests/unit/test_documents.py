@@ -127,13 +127,12 @@ def test_settings_file_is_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """Every name in it is a setting, and every value is accepted."""
     path = tmp_path / "pacs-tasks.toml"
     monkeypatch.setenv("PACS_TASKS_CONFIG", str(path))
-    shown = distinct(ENGLISH, "toml")
-    assert shown
-    for block in shown:
+    charsets = set()
+    for block in distinct(ENGLISH, "toml"):
         path.write_text(block.text, "utf-8")
-        known = load()
-        assert set(tomllib.loads(block.text)) <= set(Settings.model_fields)
-        assert known.remote("archive").charset == "GB18030"
+        # It refuses unknown names.
+        charsets |= {each.charset for each in load().remotes.values()}
+    assert "GB18030" in charsets
 
 
 def test_json_is_json() -> None:
