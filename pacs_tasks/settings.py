@@ -155,6 +155,8 @@ def _check_audit(value: str) -> str:
     if _AUDIT.fullmatch(value) is None:
         raise ValueError("write the absolute path of a file, or syslog+tls://HOST:PORT")
     return value
+
+
 class WhenFull(StrEnum):
     """How the receiver treats an unsolicited instance for which the quota has no room."""
 
