@@ -9,7 +9,7 @@ PACKAGE := .venv/.package
 TOOLS := .venv/.tools
 SITE := .venv/.site
 
-.PHONY: demo up test test-all test-rest bench chaos check audit sbom docs pins clean
+.PHONY: demo up test test-all test-rest bench chaos fuzz check audit sbom docs pins clean
 
 .venv: $(TOOLS)
 
@@ -70,6 +70,10 @@ bench: $(TOOLS)
 # Kill, cut and fill up everything, and check that nothing was lost. CHAOS="--help" shows its options.
 chaos: $(TOOLS)
 	@$(BIN)/python -m tests.chaos $(CHAOS)
+
+# A million inputs gone wrong. FUZZ="--help" shows its options.
+fuzz: $(TOOLS)
+	@$(BIN)/python -m tests.fuzz $(FUZZ)
 
 check: $(TOOLS)
 	$(BIN)/ruff check .

@@ -46,6 +46,7 @@ _THOROUGH = (
     "acceptance/test_chaos.py",
     "acceptance/test_exact_bytes.py",
     "acceptance/test_fleet.py",
+    "acceptance/test_fuzz.py",
     "acceptance/test_many_files.py",
     "acceptance/test_orthanc.py",
     "acceptance/test_receiver_peers.py",
@@ -82,6 +83,17 @@ _THOROUGH = (
     "integration/testing",
     "integration/workers",
 )
+#: What takes longest of these begins first: at the end of a run it would keep one core busy and the others idle.
+_FIRST = (
+    "acceptance/test_bench.py",
+    "acceptance/test_chaos.py",
+    "acceptance/test_fuzz.py",
+    "acceptance/test_trusted_retrieve.py",
+    "acceptance/test_many_files.py",
+    "acceptance/test_batch_retrieve.py",
+    "acceptance/test_orthanc.py",
+    "integration/tasks/engine/test_association_budget.py",
+)
 _TESTS = Path(__file__).parent
 
 
@@ -95,6 +107,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _is_thorough(item.path):
             item.add_marker("thorough")
+    items.sort(key=lambda item: not any(item.path == _TESTS / each for each in _FIRST))
     reasons = {marker: _missing(marker) for marker in _MARKERS}
     for item in items:
         for marker, reason in reasons.items():
@@ -149,6 +162,8 @@ def shared_worker(shared_redis_url: str, tmp_path_factory: pytest.TempPathFactor
     """One worker for all tests that do not care who else uses it."""
     with workers.worker(shared_redis_url, tmp_path_factory.mktemp("shared-worker"), "shared") as running:
         yield running
+        # Nobody looks at how it ends.
+        running.kill()
 
 
 @pytest.fixture
@@ -156,6 +171,7 @@ def worker(redis_url: str, tmp_path: Path) -> Iterator[Process]:
     """A worker of this test's own database."""
     with workers.worker(redis_url, tmp_path) as running:
         yield running
+        running.kill()
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pacs_tasks.testing import TestPACS
 from tests.support import dicom_files, peers, workers
 from tests.support.command import Terminal
 from tests.support.ports import free_port
+from tests.support.redis_server import RedisServer
 
 
 def _linked(paths: tuple[Path, ...], directory: Path) -> Path:
@@ -21,11 +22,12 @@ def _linked(paths: tuple[Path, ...], directory: Path) -> Path:
     return directory
 
 
-@pytest.fixture
-def one_at_a_time(redis_url: str, tmp_path: Path) -> Iterator[Terminal]:
+@pytest.fixture(scope="module")
+def one_at_a_time(redis_process: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
     """A command line whose worker opens one association at a time: dcmqrscp loses instances with more."""
-    with workers.worker(redis_url, tmp_path, concurrency=1):
-        yield Terminal(tmp_path, redis_url)
+    url, directory = redis_process.fresh_url(), tmp_path_factory.mktemp("one-at-a-time")
+    with workers.worker(url, directory, concurrency=1):
+        yield Terminal(directory, url)
 
 
 def _even(data_set: bytes) -> bytes:
@@ -87,17 +89,16 @@ def test_that_dcmqrscp_keeps_and_returns(one_at_a_time: Terminal, dcmqrscp: peer
 
 
 @pytest.mark.dcmtk
-def test_that_dcmqrscp_moves_to_the_receiver(redis_url: str, tmp_path: Path) -> None:
+def test_that_dcmqrscp_moves_to_the_receiver(one_at_a_time: Terminal, tmp_path: Path) -> None:
     """With a receiver that dcmqrscp knows, retrieve takes C-MOVE by itself and every byte is there."""
-    port = free_port()
+    terminal, port = one_at_a_time, free_port()
+    assert terminal.redis_url is not None
     known = {"PACS_TASKS": ("127.0.0.1", port)}
     paths = dicom_files.write_series(tmp_path / "source", 6)
     with (
         peers.dcmqrscp(tmp_path, "MOVEONLY", known, "--disable-get") as archive,
-        workers.worker(redis_url, tmp_path, concurrency=1),
-        workers.receiver(redis_url, tmp_path, port),
+        workers.receiver(terminal.redis_url, terminal.directory, port),
     ):
-        terminal = Terminal(tmp_path, redis_url)
         assert terminal.run("send-dir", "--dir", tmp_path / "source", *archive.options).code == 0
         command = ["retrieve", "--study-uid", dicom_files.study_uid(), "--output-dir", tmp_path / "back"]
         result = terminal.run(*command, *archive.options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,13 @@ from pacs_tasks.testing import Faults, TestPACS
 from tests.support import dicom_files, peers
 from tests.support.command import Result, Terminal
 from tests.support.ports import free_port
+
+
+@pytest.fixture(scope="module")
+def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[peers.Orthanc]:
+    """An Orthanc that stays empty, since it refuses everything here."""
+    with peers.orthanc(tmp_path_factory.mktemp("orthanc")) as running:
+        yield running
 
 
 def _error(result: Result, code: int) -> str:

@@ -252,9 +252,12 @@ def test_an_instance_that_breaks_off_is_not_there(tmp_path: Path, files: list[Pa
     assert not [path for path in (tmp_path / "got").rglob("*") if path.is_file()]
 
 
-def test_a_cancelled_retrieval_keeps_what_came(files: list[Path], tmp_path: Path) -> None:
+def test_a_cancelled_retrieval_keeps_what_came(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A remote that heeds C-CANCEL ends the retrieval with an outcome, one that ignores it with an error."""
     asked = count()
+    monkeypatch.setattr("pacs_tasks.dimse.cancellation.FINAL_STATUS_LIMIT", 20.0)
     with TestPACS(instances=files, faults=Faults(delay=0.4)) as pacs:
         outcome = get(_get(pacs.remote, tmp_path / "got"), LOCAL, PATIENT, lambda: next(asked) > 1, [CT])
     assert outcome.category is Category.CANCELLED
@@ -265,5 +268,6 @@ def test_a_cancelled_retrieval_keeps_what_came(files: list[Path], tmp_path: Path
         scripted.wait_for_end(sock)
 
     again = count()
+    monkeypatch.setattr("pacs_tasks.dimse.cancellation.FINAL_STATUS_LIMIT", 0.2)
     with scripted.peer(script) as remote, pytest.raises(JobCancelledError):
         move(_move(remote), LOCAL, PATIENT, lambda: next(again) > 1)

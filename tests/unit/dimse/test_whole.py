@@ -161,9 +161,9 @@ def test_a_deflated_bomb_is_read_in_bounded_memory(tmp_path: Path) -> None:
 
 
 def test_thousands_are_looked_at_in_a_second_or_two(tmp_path: Path) -> None:
-    """Only headers are read, whatever the size of the pixel data. The limit allows for a busy machine."""
+    """Only headers are read, whatever the size of the pixel data."""
     source = SHIPPED["CT_small.dcm"]
     paths = [Path(shutil.copy(source, tmp_path / f"{number}.dcm")) for number in range(500)]
-    uid, started = _uid(source), time.monotonic()
+    uid, started = _uid(source), time.process_time()
     assert all(_is_whole(path, uid) for path in paths)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
