@@ -10,6 +10,7 @@ from tests.fuzz.targets import TARGETS, share
 _CASES = 20_000
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 def test_that_no_input_breaks_its_reader(target: Target) -> None:
     """It raises what it documents, in time, and leaves neither memory nor a descriptor nor a thread."""

@@ -66,6 +66,7 @@ DicomPacsTransfer(pacs_port={pacs.port}).send_dicom_file('dicom_files/image1.dcm
     assert records[-1] in said
 
 
+@pytest.mark.thorough
 def test_9_from_python_with_nothing_configured(tmp_path: Path, pacs: TestPACS) -> None:
     """The guide's program runs as it stands, without a time-out and without any server."""
     desk = Terminal(tmp_path, settings=(("PACS_TASKS_IDLE_TIMEOUT", "0"),))

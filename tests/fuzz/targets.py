@@ -9,12 +9,12 @@ from tests.fuzz import encoded, options, requests
 from tests.fuzz.target import Target, changed, made, run
 
 TARGETS: Final = (
-    Target("requests", 15, made(requests.REQUESTS, requests.check)),
+    Target("requests", 10, made(requests.REQUESTS, requests.check)),
     Target("options", 5, made(options.LINES, options.check)),
     Target("pdus", 30, changed("pdus", encoded.check_pdu)),
     Target("commands", 15, changed("commands", encoded.check_command)),
     Target("identifiers", 15, changed("identifiers", encoded.check_identifier)),
-    Target("files", 20, changed("files", encoded.check_file)),
+    Target("files", 25, changed("files", encoded.check_file)),
 )
 
 

@@ -260,6 +260,7 @@ def test_a_large_deflated_data_set_is_not_inflated_whole() -> None:
         assert _peak(partial(read_uids, memoryview(content), DeflatedExplicitVRLittleEndian, WANTED)) < 8 << 20
 
 
+@pytest.mark.thorough
 def test_a_sequence_of_empty_items_ends_in_time() -> None:
     """Sixteen million empty items take seconds, not minutes."""
     content = UIDS[0] + b"\x08\0\x40\x11SQ\0\0" + UNDEFINED + ITEM[:4].ljust(8, b"\0") * (16 << 20)

@@ -151,6 +151,7 @@ def test_a_lost_association_loses_no_file(client: PacsClient, pacs: TestPACS, tm
     assert len(pacs.instances) == 30
 
 
+@pytest.mark.thorough
 def test_a_file_that_silences_the_peer_fails_alone(client: PacsClient, tmp_path: Path) -> None:
     """It is tried once more, and then a C-ECHO shows that the remote answers, so it does not count as unreachable."""
     (poison,) = write_series(tmp_path / "files", 1)
@@ -190,6 +191,7 @@ def test_a_peer_that_aborts_at_each_file_is_reached(client: PacsClient, pacs: Te
         assert {each.error for each in outcome.problems} == {"PeerStalledError"}
 
 
+@pytest.mark.thorough
 def test_associations_are_reused(redis_url: str, pacs: TestPACS, tmp_path: Path) -> None:
     """One task per file needs one association for the planner and one for each worker process: here, one."""
     write_series(tmp_path / "files", 60)
