@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import FileIO
+from typing import IO
 
 from pacs_tasks.dimse.files.elements import (
     DEFLATED,
@@ -166,6 +167,12 @@ def _checked(instance: StoredInstance) -> StoredInstance:
             "Export it again.",
             instance.path,
         )
+    if not "".join(uids).isprintable():
+        raise UnreadableInputError(
+            "The instance has a UID with a NUL or another control byte (PS3.5 section 9.1), which cannot be announced "
+            "to a PACS as it is. Export it again.",
+            instance.path,
+        )
     return instance
 
 
@@ -309,7 +316,7 @@ class FileWalker(Walker):
     It does not use a memory map, because touching the map of a file that somebody truncates ends the process.
     """
 
-    def __init__(self, file: FileIO, size: int, encoding: Encoding) -> None:
+    def __init__(self, file: FileIO | IO[bytes], size: int, encoding: Encoding) -> None:
         super().__init__(b"", encoding)
         self._file, self._start, self._file_size = file, 0, size
 

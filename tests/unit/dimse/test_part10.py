@@ -89,6 +89,23 @@ def test_long_private_information_is_read_over(tmp_path: Path) -> None:
     assert read_instance(str(path)).data_offset == path.stat().st_size - len(dicom_files.data_set(path))
 
 
+@pytest.mark.parametrize("byte", [b"\0", b"\n", b"\x1b", b"\x7f"])
+@pytest.mark.parametrize("place", ["meta", "data set"])
+def test_a_uid_with_a_control_byte_is_the_fault_of_the_file(tmp_path: Path, byte: bytes, place: str) -> None:
+    """No request can announce it as it is. Other UIDs that break the Standard go as they are."""
+    path = tmp_path / "a.dcm"
+    meta, content = _meta_and_data_set(path)
+    own = read_instance(str(path)).sop_instance_uid.encode()
+    for odd in (own[:3] + byte + own[4:], own[:3] + b"x" + own[4:]):
+        changed = meta.replace(own, odd), content.replace(own, odd)
+        path.write_bytes(bytes(128) + b"DICM" + (changed[0] if place == "meta" else meta) + changed[1])
+        if odd[3:4] == b"x":
+            assert read_instance(str(path)).sop_instance_uid == odd.decode()
+            continue
+        with pytest.raises(UnreadableInputError, match="a UID with a NUL or another control byte"):
+            read_instance(str(path))
+
+
 def _meta_and_data_set(path: Path) -> tuple[bytes, bytes]:
     """The file meta information of a generated file, without preamble and prefix, and its data set."""
     whole = dicom_files.write(dicom_files.instance(), path).read_bytes()
