@@ -3,6 +3,7 @@
 # Without `from __future__ import annotations`: pydantic would compile each annotation again from its text.
 
 import os
+from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Self
 
@@ -118,6 +119,9 @@ def _check_certificate(value: str) -> str:
 AETitle = Annotated[str, AfterValidator(_check_ae_title)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 MaxAssociations = Annotated[int, Field(ge=1, le=1000)]
+MaxMatches = Annotated[int, Field(ge=1)]
+MaxAnswerBytes = Annotated[int, Field(ge=1 << 16)]
+MaxMatchElements = Annotated[int, Field(ge=100)]
 #: A name of DNS has at most 253 characters (RFC 1035 section 2.3.4).
 Host = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255)]
 #: An IP address, a network such as 192.168.1.0/24, or a host name.
@@ -179,6 +183,25 @@ class TLS(BaseModel):
 def _switch(value: Any) -> Any:
     """Read ``tls = true`` as TLS with its defaults."""
     return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
+
+@dataclass(frozen=True)
+class AnswerLimits:
+    """How much a remote may answer to one query: a remote that is broken or hostile does not end by itself.
+
+    Attributes
+    ----------
+    matches
+        Matches in all.
+    answer_bytes
+        Bytes of all matches, as they are encoded.
+    match_elements
+        Elements of one match, with those within sequences.
+    """
+
+    matches: int = 200_000
+    answer_bytes: int = 1 << 27
+    match_elements: int = 10_000
 
 
 class LocalAE(BaseModel):
@@ -256,6 +279,8 @@ class RemoteAE(BaseModel):
         GB18030, GBK or ISO_IR 192.
     max_associations
         How many associations the whole fleet may have open with it at once. None: as in the settings of the worker.
+    max_matches, max_answer_bytes, max_match_elements
+        How much it may answer to one query. None: as in the settings of the worker.
     tls
         None: the connection is not encrypted.
     """
@@ -267,6 +292,9 @@ class RemoteAE(BaseModel):
     port: Port = DEFAULT_PORT
     charset: Charset = DEFAULT_CHARSET
     max_associations: MaxAssociations | None = None
+    max_matches: MaxMatches | None = None
+    max_answer_bytes: MaxAnswerBytes | None = None
+    max_match_elements: MaxMatchElements | None = None
     tls: Annotated[TLS | None, BeforeValidator(_switch)] = None
 
     def __str__(self) -> str:

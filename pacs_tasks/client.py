@@ -29,7 +29,7 @@ from pacs_tasks import embedded
 from pacs_tasks.errors import BrokerUnavailableError, InvalidRequestError, JobNotReadyError
 from pacs_tasks.fleet.remotes import AssociationLeases, Associations, Outages, name_of
 from pacs_tasks.ledger.jobs import Ledger
-from pacs_tasks.ledger.outcomes import Instances, RowAnswer, rows_of
+from pacs_tasks.ledger.outcomes import Instances, RowAnswer, rows_of, whole_outcome
 from pacs_tasks.ledger.receipts import Receipt, receipts_of
 from pacs_tasks.operations import HIDDEN, OPERATIONS
 from pacs_tasks.outcome import (
@@ -300,7 +300,7 @@ class Job(Generic[O_co]):
         PacsTasksError
             The error of a job without an outcome, in the class that the worker raised.
         """
-        return cast(O_co, self._ledger.outcome(self.id))
+        return cast(O_co, whole_outcome(self._ledger, self.id))
 
     def instances(self) -> Iterator[InstanceOutcome]:
         """Yield the outcome of each file or instance that has one, in the order of the manifest."""

@@ -22,6 +22,7 @@ An answer is a value; no answer is an exception. A DIMSE status never raises: it
     │   │   └── NotSendingError       it offers C-GET, but sends none of the SOP classes
     │   └── PeerUnavailableError      unreachable, aborted or silent: the one class that is retried
     │       ├── PeerStalledError      it accepts the association, and then the instances do not pass
+    │       │   └── AnswerCutOffError its answer exceeds a limit, as that of a broken or hostile remote does
     │       ├── PeerUnreachableError  there was no association at all
     │       └── PeerBusyError         it rejects the association for now; try again later
     └── JobError
@@ -139,6 +140,10 @@ class PeerUnavailableError(AssociationError):
 
 class PeerStalledError(PeerUnavailableError):
     """The remote accepts the association, but the instances do not come, or it ends the association at this one."""
+
+
+class AnswerCutOffError(PeerStalledError):
+    """The answer of the remote exceeds a limit, as that of a broken or hostile remote does; the rest was not read."""
 
 
 class PeerUnreachableError(PeerUnavailableError):

@@ -42,11 +42,15 @@ from pacs_tasks.ae import (
     TLS,
     AETitle,
     AllowedCaller,
+    AnswerLimits,
     FileName,
     Host,
     LocalAE,
+    MaxAnswerBytes,
     MaxAssociations,
     NamedRemote,
+    MaxMatchElements,
+    MaxMatches,
     Port,
     RemoteAE,
     ServerName,
@@ -230,6 +234,14 @@ class Settings(BaseModel):
     #: accepts one association at a time, another worker waits for this long.
     association_idle: float = Field(default=0.5, ge=0)
 
+    #: Matches that a remote may return to one query. A remote that is broken does not stop by itself. A request with a
+    #: larger ``limit`` (--limit) gets so many.
+    max_matches: MaxMatches = AnswerLimits.matches
+    #: Bytes that all matches of one query may have together.
+    max_answer_bytes: MaxAnswerBytes = AnswerLimits.answer_bytes
+    #: Elements that one match may have, with those within sequences.
+    max_match_elements: MaxMatchElements = AnswerLimits.match_elements
+
     #: C-STORE requests in flight on one association, if the remote agrees (few do). 1 negotiates nothing.
     operations_window: int = Field(default=16, ge=1, le=1000)
     #: Whether receipts hold the SHA-256 of each data set that was sent.
@@ -341,10 +353,21 @@ class Settings(BaseModel):
 
         The limit is its own, or that of a remote in the settings file with the same AE title, host and port.
         """
+        return self._limit(remote, "max_associations")
+
+    def answer_limits(self, remote: RemoteAE) -> AnswerLimits:
+        """Return how much a remote may answer to one query; found as :meth:`limit` finds its limit."""
+        return AnswerLimits(
+            matches=self._limit(remote, "max_matches"),
+            answer_bytes=self._limit(remote, "max_answer_bytes"),
+            match_elements=self._limit(remote, "max_match_elements"),
+        )
+
+    def _limit(self, remote: RemoteAE, name: str) -> int:
         for each in (remote, *self._named(remote)):
-            if each.max_associations is not None:
-                return each.max_associations
-        return self.max_associations
+            if getattr(each, name) is not None:
+                return int(getattr(each, name))
+        return int(getattr(self, name))
 
     def identity(self, remote: RemoteAE) -> UserIdentity | None:
         """Return the user identity for a remote: that of one in the settings with the same AE title, host and port."""

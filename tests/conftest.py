@@ -72,6 +72,7 @@ _THOROUGH = (
     "integration/tasks/engine",
     "integration/tasks/find/test_find_charsets.py",
     "integration/tasks/find/test_find_split.py",
+    "integration/tasks/find/test_hostile_pacs.py",
     "integration/tasks/retrieve/test_already_there.py",
     "integration/tasks/retrieve/test_cancel_retrieves.py",
     "integration/tasks/retrieve/test_count_deaths.py",

@@ -49,7 +49,8 @@ key_file = "/home/me/workstation.key"
 
 Each `[remotes.NAME]` table describes one PACS; select it with `--remote NAME`. Besides its address, a remote may have a
 `charset` (see [Query](../howto/query.md#chinese-names-and-character-sets)) and `max_associations`, the number of
-associations that all workers together may hold open with it. Work beyond that limit waits for its turn.
+associations that all workers together may hold open with it. Work beyond that limit waits for its turn. `max_matches`,
+`max_answer_bytes` and `max_match_elements` limit its answer to one query.
 
 ## All settings
 

@@ -62,6 +62,8 @@ _FAILED_SOP_SEQUENCE = 0x0008_1198
 _REFERENCED_SOP_SEQUENCE = 0x0008_1199
 _ITEM = 0xFFFE_E000
 _LONGEST_UID = 64
+#: Instances of one report; a request names those of one job at most.
+_MOST_REFERENCES = 200_000
 
 
 # The request (N-ACTION)
@@ -249,7 +251,9 @@ def decode_report(content: bytes, transfer_syntax_uid: str) -> CommitmentReport:
 def _references(content: Data, encoding: Encoding, sequence: Element) -> list[tuple[str, int]]:
     """The SOP Instance UID and the Failure Reason of each item; "processing failure" if it has no reason."""
     found = []
-    for item in items(content, encoding, sequence):
+    for number, item in enumerate(items(content, encoding, sequence)):
+        if number >= _MOST_REFERENCES:
+            raise MalformedError("it names too many instances")
         uid, reason = "", _PROCESSING_FAILURE
         for element in walk(item, encoding):
             if element.tag == _REFERENCED_SOP_INSTANCE_UID:

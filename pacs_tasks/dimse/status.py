@@ -31,6 +31,9 @@ _MEANINGS: Mapping[int, str] = {
     0xFE00: "Cancelled",
 }
 
+_CANCEL = 0xFE00
+#: Characters of an Error Comment that are kept; VR LO allows 64.
+_LONGEST_COMMENT = 256
 #: C-STORE: the remote already holds an instance with this UID (PS3.7 section C.5.8).
 DUPLICATE_SOP_INSTANCE = 0x0111
 
@@ -119,6 +122,16 @@ def ended_early(final: Status) -> Status:
     return final.model_copy(update={"category": StatusCategory.PERMANENT, "meaning": meaning})
 
 
+def is_cut_off(final: Status) -> bool:
+    """Whether an answer was ended early, by the remote without C-CANCEL or at a limit: there is more."""
+    return final.code == _CANCEL and final.category is StatusCategory.PERMANENT
+
+
+def cut_off(why: str) -> Status:
+    """Give the status of an answer that was not read to its end because it exceeds a limit."""
+    return Status(code=_CANCEL, category=StatusCategory.PERMANENT, meaning=why)
+
+
 def is_failure(final: Status) -> bool:
     """Whether the remote did not do what was requested."""
     return final.category in {StatusCategory.TRANSIENT, StatusCategory.PERMANENT}
@@ -131,7 +144,10 @@ def _status(
     meaning = _MEANINGS.get(code) or meaning
     step = steps.get(_family(code)) or _STEPS.get(code) or _default_step(code, category)
     return Status(
-        code=code, category=_category(code, category, of_service), meaning=f"{meaning}. {step}".strip(), comment=comment
+        code=code,
+        category=_category(code, category, of_service),
+        meaning=f"{meaning}. {step}".strip(),
+        comment=comment if len(comment) <= _LONGEST_COMMENT else f"{comment[:_LONGEST_COMMENT]}...",
     )
 
 

@@ -252,12 +252,16 @@ class RowLine:
 
 @dataclass(frozen=True, slots=True)
 class InstanceLine:
-    """An instance to retrieve that the remote listed. Not every remote gives its SOP class."""
+    """An instance to retrieve that the remote listed. Not every remote gives its SOP class.
+
+    ``transfer_syntax_uids`` are those in which the remote says that it can send it, between backslashes; few say so.
+    """
 
     sop_instance_uid: str
     series_uid: str
     sop_class_uid: str
     study_uid: str
+    transfer_syntax_uids: str = ""
 
     @property
     def subject(self) -> str:
@@ -270,6 +274,7 @@ class CountedLine:
 
     sop_instance_uid: ClassVar[str] = ""
     sop_class_uid: ClassVar[str] = ""
+    transfer_syntax_uids: ClassVar[str] = ""
     number: int
     count: int
     series_uid: str
@@ -286,6 +291,7 @@ class SelectionLine:
 
     sop_instance_uid: ClassVar[str] = ""
     sop_class_uid: ClassVar[str] = ""
+    transfer_syntax_uids: ClassVar[str] = ""
     series_uid: ClassVar[str] = ""
     name: str
     study_uid: str
@@ -308,7 +314,8 @@ def encode(line: Line) -> str:
         case RowLine():
             fields = [line.subject, line.number, line.keys]
         case _:
-            fields = [line.subject, line.series_uid, line.sop_class_uid, line.study_uid]
+            syntaxes = (line.transfer_syntax_uids,) if line.transfer_syntax_uids else ()
+            fields = [line.subject, line.series_uid, line.sop_class_uid, line.study_uid, *syntaxes]
     return json.dumps(fields, separators=(",", ":"))
 
 
@@ -321,12 +328,12 @@ def decode(text: str) -> Line:
             return FileLine(path, size, archive, place)
         case [_, number, keys]:
             return RowLine(number, keys)
-        case [name, series_uid, sop_class_uid, study_uid]:
+        case [name, series_uid, sop_class_uid, study_uid, *syntaxes]:
             if counted := _COUNTED.fullmatch(name):
                 return CountedLine(int(counted[1]), int(counted[2]), series_uid, study_uid)
             if " " in name:
                 return SelectionLine(name, study_uid)
-            return InstanceLine(name, series_uid, sop_class_uid, study_uid)
+            return InstanceLine(name, series_uid, sop_class_uid, study_uid, *syntaxes)
     raise ValueError("This is not a line of a manifest.")
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from typing import Any, NamedTuple, cast
 
@@ -15,7 +15,7 @@ from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.keys import Scripts, decode_short, decode_whole, index_of, job_key
 from pacs_tasks.ledger.manifest import CountedLine, Line, RowLine
-from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
+from pacs_tasks.outcome import FindOutcome, InstanceCategory, InstanceOutcome, Outcome
 from pacs_tasks.request import FindBatchRequest
 
 _CHUNK = 1_000
@@ -126,6 +126,8 @@ class Instances:
 
 #: DICOM JSON objects (PS3.18 annex F).
 MatchList = tuple[dict[str, Any], ...]
+#: Characters of a full piece of matches, at least.
+_PIECE = 1 << 20
 #: Rows whose matches are read together; each may have many.
 _ROWS = 50
 
@@ -141,23 +143,75 @@ class RowAnswer(NamedTuple):
     matches: MatchList
 
 
-def record_matches(ledger: Ledger, job_id: str, index: int, matches: MatchList) -> None:
-    """Keep the matches of a row, before its outcome is recorded; later ones replace them."""
-    text = json.dumps(matches, separators=(",", ":"), ensure_ascii=False)
-    text = ledger.seals.of(job_id).seal(text, f"matches {index}")
-    keys = [job_key(job_id), job_key(job_id, "matches")]
-    Scripts(ledger.client).run("record_matches", keys, [index, text, ledger.keep])
+class MatchRecorder:
+    """Writes the matches of a row to the ledger, a piece at a time, before the outcome of the row is recorded.
+
+    A query without rows is row 0 of its job. Matches of an earlier try are replaced.
+    """
+
+    def __init__(self, ledger: Ledger, job_id: str, index: int) -> None:
+        self._ledger, self._job_id, self._index = ledger, job_id, index
+        self._texts: list[str] = []
+        self._length = self._pieces = 0
+
+    def append(self, match: Mapping[str, Any]) -> None:
+        """Record one more match."""
+        text = json.dumps(match, separators=(",", ":"), ensure_ascii=False)
+        self._texts.append(text)
+        # With its comma or bracket.
+        self._length += len(text) + 1
+        if self._length + 1 >= _PIECE:
+            self._write()
+
+    def clear(self) -> None:
+        """Begin anew: what has been recorded is replaced."""
+        self._texts, self._length, self._pieces = [], 0, 0
+
+    def close(self) -> None:
+        """Write the rest. A piece that is not full shows that it is the last one."""
+        self._write()
+
+    def _write(self) -> None:
+        piece = _piece(self._index, self._pieces)
+        text = self._ledger.seals.of(self._job_id).seal(f"[{','.join(self._texts)}]", f"matches {piece}")
+        keys = [job_key(self._job_id), job_key(self._job_id, "matches")]
+        Scripts(self._ledger.client).run("record_matches", keys, [piece, text, self._ledger.keep])
+        self._texts, self._length, self._pieces = [], 0, self._pieces + 1
+
+
+def _piece(index: int, number: int) -> str:
+    """Name the field of a piece of a row's matches."""
+    return f"{index}+{number}" if number else str(index)
 
 
 def read_matches(ledger: Ledger, job_id: str, indices: Sequence[int]) -> list[MatchList]:
     """Read the matches of some rows; none for a row without an answer."""
     if not indices:
         return []
-    fields = [str(index) for index in indices]
-    texts = cast("list[str | None]", ledger.client.hmget(job_key(job_id, "matches"), fields))
+    found: list[MatchList] = []
+    for index, first in zip(indices, _read_pieces(ledger, job_id, [str(index) for index in indices]), strict=True):
+        matches, text, number = list(json.loads(first or "[]")), first, 1
+        while text is not None and len(text) >= _PIECE:
+            (text,) = _read_pieces(ledger, job_id, [_piece(index, number)])
+            matches += json.loads(text or "[]")
+            number += 1
+        found.append(tuple(matches))
+    return found
+
+
+def _read_pieces(ledger: Ledger, job_id: str, pieces: list[str]) -> list[str | None]:
+    texts = cast("list[str | None]", ledger.client.hmget(job_key(job_id, "matches"), pieces))
     sealer = ledger.seals.of(job_id)
-    found = zip(indices, texts, strict=True)
-    return [tuple(json.loads(sealer.unseal(text, f"matches {index}"))) if text else () for index, text in found]
+    return [text and sealer.unseal(text, f"matches {piece}") for piece, text in zip(pieces, texts, strict=True)]
+
+
+def whole_outcome(ledger: Ledger, job_id: str) -> Outcome:
+    """Read the outcome of a job with its matches, if it is a query; errors as of :meth:`.Ledger.outcome`."""
+    outcome = ledger.outcome(job_id)
+    if not isinstance(outcome, FindOutcome) or not outcome.kept:
+        return outcome
+    (matches,) = read_matches(ledger, job_id, [0])
+    return outcome.model_copy(update={"matches": (*outcome.matches, *matches), "kept": 0})
 
 
 def rows_of(ledger: Ledger, job_id: str) -> Iterator[RowAnswer]:

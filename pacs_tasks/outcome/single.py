@@ -74,7 +74,7 @@ class Doubt(StrEnum):
 
     #: The limit of the request.
     LIMIT = "limit"
-    #: The remote ended the query with a failure after some matches.
+    #: The remote ended the query with a failure after some matches, or early without a failure.
     STATUS = "status"
     #: A round number of matches: many PACS truncate their answers and report success.
     ROUND = "round"
@@ -84,10 +84,12 @@ class Doubt(StrEnum):
     UNDATED = "undated"
     #: The job reached its limit of queries.
     QUERIES = "queries"
+    #: The answer exceeded a limit of the settings, so the rest of it was not read.
+    CUT_OFF = "cut"
 
 
 #: The doubts that are known gaps.
-_GAPS = frozenset({Doubt.STATUS, Doubt.UNSPLIT, Doubt.UNDATED, Doubt.QUERIES})
+_GAPS = frozenset({Doubt.STATUS, Doubt.UNSPLIT, Doubt.UNDATED, Doubt.QUERIES, Doubt.CUT_OFF})
 
 
 def is_round(count: int) -> bool:
@@ -110,12 +112,14 @@ class FindOutcome(Value):
     """The outcome of a :class:`~pacs_tasks.request.FindRequest`.
 
     ``matches`` are DICOM JSON objects (PS3.18 annex F). ``limit_hit``: the remote had more matches than the limit.
+    ``kept`` is how many matches were put elsewhere instead of into ``matches``.
     ``doubts`` are the reasons why there may be more matches, and ``remarks`` say in sentences
     why, and which keys the remote ignored.
     """
 
     status: Status
     matches: tuple[dict[str, Any], ...] = ()
+    kept: int = 0
     limit_hit: bool = False
     seconds: float = 0.0
     doubts: tuple[Doubt, ...] = ()
@@ -130,6 +134,11 @@ class FindOutcome(Value):
     keys_unmatched: tuple[str, ...] = ()
 
     @property
+    def number(self) -> int:
+        """How many matches there are."""
+        return len(self.matches) + self.kept
+
+    @property
     def category(self) -> Category:
         if self.limit_hit:
             return Category.SUCCESS
@@ -142,7 +151,7 @@ class FindOutcome(Value):
         return {
             "category": self.category,
             "status": f"{self.status.code:04X}",
-            "matches": len(self.matches),
+            "matches": self.number,
             "limit_hit": self.limit_hit,
             "doubts": [str(doubt) for doubt in self.doubts],
             "queries": self.queries,

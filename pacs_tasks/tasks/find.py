@@ -16,9 +16,10 @@ from pacs_tasks.dimse.find.c_find import FindOperation, contexts_of
 from pacs_tasks.dimse.upper_layer.association import Association
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.ledger.manifest import RowLine
-from pacs_tasks.ledger.outcomes import record_matches
+from pacs_tasks.ledger.outcomes import MatchRecorder
 from pacs_tasks.outcome import Category, Doubt, FindOutcome, InstanceCategory, InstanceOutcome
 from pacs_tasks.request import FindBatchRequest, FindRequest
+from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine.associations import new_association
 from pacs_tasks.tasks.engine.base import JobTask, ledger, register
 from pacs_tasks.tasks.engine.claim import Claim
@@ -33,7 +34,8 @@ _ANSWERED = frozenset({Category.SUCCESS, Category.WARNING, Category.PARTIAL})
 
 
 def _find(request: FindRequest, claim: Claim) -> FindOutcome:
-    started, finding = time.monotonic(), FindOperation(request)
+    started, recorder = time.monotonic(), MatchRecorder(ledger(), claim.job_id, 0)
+    finding = FindOperation(request, settings().answer_limits(request.remote), recorder)
     answered = 0
 
     def lost(loss: Loss) -> None:
@@ -46,6 +48,7 @@ def _find(request: FindRequest, claim: Claim) -> FindOutcome:
     with Session(lambda: new_association(request, contexts_of(request), claim)) as session:
         while (outcome := session.attempt(finding.run, lost)) is None:
             pass
+    recorder.close()
     return outcome.model_copy(update={"seconds": time.monotonic() - started})
 
 
@@ -88,7 +91,7 @@ class _RowQueue(LineQueue[RowLine]):
         super().__init__(part, request, contexts_of(request), part.must_end, part.left)
         self._batch = request
         #: The row in front and its query: one that is split goes on where it was.
-        self._finding: tuple[int, FindOperation] | None = None
+        self._finding: tuple[int, FindOperation, MatchRecorder] | None = None
 
     def step(self, assoc: Association) -> None:
         """Query for the first row. Its matches are in the ledger before its outcome."""
@@ -98,27 +101,30 @@ class _RowQueue(LineQueue[RowLine]):
         self.part.begin(index)
         begun = time.time()
         try:
-            found = self._query(index, row.keys, assoc)
+            found, recorder = self._query(index, row.keys, assoc)
         except InvalidRequestError as error:
             self.part.fail(index, error)
         else:
             if found.category is Category.CANCELLED:
                 self.part.check_end()
             if not self.try_later(index, found.status):
-                if found.category in _ANSWERED:
-                    record_matches(ledger(), self.part.job_id, index, found.matches)
+                if found.category not in _ANSWERED:
+                    recorder.clear()
+                recorder.close()
                 outcome = _outcome_of(row.subject, self._batch, found)
                 self.part.record(index, outcome.model_copy(update={"begun": begun, "ended": time.time()}))
         self.unanswered.discard(index)
         del self.queue[index]
 
-    def _query(self, index: int, keys: Mapping[str, str], assoc: Association) -> FindOutcome:
+    def _query(self, index: int, keys: Mapping[str, str], assoc: Association) -> tuple[FindOutcome, MatchRecorder]:
         if self._finding is None or self._finding[0] != index:
-            self._finding = index, FindOperation(_request_of(self._batch, keys))
-        finding = self._finding[1]
+            recorder = MatchRecorder(ledger(), self.part.job_id, index)
+            limits = settings().answer_limits(self._batch.remote)
+            self._finding = index, FindOperation(_request_of(self._batch, keys), limits, recorder), recorder
+        _, finding, recorder = self._finding
         before = finding.queries
         try:
-            return finding.run(assoc)
+            return finding.run(assoc), recorder
         finally:
             self.answered = finding.queries > before
 
@@ -144,7 +150,7 @@ def _outcome_of(subject: str, request: FindBatchRequest, found: FindOutcome) -> 
 
 def _doubt_of(request: FindBatchRequest, found: FindOutcome) -> str:
     """Why the answer to a single query may be incomplete; empty if there is no reason to think so."""
-    count = len(found.matches)
+    count = found.number
     if found.limit_hit:
         return f"There are more matches than the limit of {request.limit}. Raise it or narrow the query."
     if Doubt.STATUS in found.doubts:
@@ -154,7 +160,8 @@ def _doubt_of(request: FindBatchRequest, found: FindOutcome) -> str:
             f"The PACS returned {count} matches, which may be a limit of its own. "
             "Narrow the query, or split it by dates."
         )
-    return "There may be more matches. Narrow the query." if found.doubts else ""
+    # The remark says why an answer was cut off.
+    return "There may be more matches. Narrow the query." if {*found.doubts} - {Doubt.CUT_OFF} else ""
 
 
 def _query_rows(part: Part[RowLine], request: FindBatchRequest) -> bool:

@@ -36,6 +36,7 @@ from pacs_tasks.errors import (
     PeerUnavailableError,
     UnreadableInputError,
 )
+from pacs_tasks.fleet.remotes import name_of
 from pacs_tasks.ledger.manifest import FileLine
 from pacs_tasks.ledger.outcomes import Instances
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, PreflightOutcome, ProposedPair
@@ -71,6 +72,11 @@ SMALL_DIRECTORY = 200
 FILE_WORK, BYTE_WORK = 0.0004, 1e-9
 #: A file at which an association was lost gets so many times the usual time of an answer, and at least so many seconds.
 _PATIENCE, _LEAST_PATIENCE = 10.0, 5.0
+#: A remote that has answered so often, and never taken longer than a part of the limit, is not waited for that long:
+#: it does not digest the file. Each file gets a second for so many bytes in any case.
+_KNOWN, _USUAL_SHARE, _LIMIT_SHARE, _SLOWEST_RATE = 20, 0.03, 0.6, 1 << 20
+#: Remotes of which one process remembers how fast they answer.
+_MOST_REMOTES = 1_000
 #: Files that tell what is usual.
 _SAMPLES = 200
 #: Most bytes of a part with more than one file.
@@ -232,6 +238,7 @@ class _FileQueue(LineQueue[StoredInstance]):
     def work(self) -> None:
         """Send the files, then find out which of those that the remote rejected as duplicates are there."""
         self._duplicates: dict[int, InstanceOutcome] = {}
+        self._remote_name = name_of(self.request.remote)
         self.refused = {}
         super().work()
         try:
@@ -250,6 +257,7 @@ class _FileQueue(LineQueue[StoredInstance]):
         ):
             index = index_of[instance.path]
             del self.queue[index]
+            _note_answer(self._remote_name, outcome)
             if c_store.may_be_converted(assoc, instance, outcome, self.request.transcode):
                 self.unanswered.discard(index)
                 self.refused[index] = instance
@@ -304,6 +312,30 @@ class _FileQueue(LineQueue[StoredInstance]):
             yield instance
 
 
+#: By remote, how many files it has answered for this process, and the most seconds that one took.
+_answers: dict[str, tuple[int, float]] = {}
+
+
+def _note_answer(remote: str, outcome: InstanceOutcome) -> None:
+    if outcome.begun:
+        count, slowest = _answers.get(remote, (0, 0.0))
+        if not count and len(_answers) >= _MOST_REMOTES:
+            _answers.clear()
+        _answers[remote] = count + 1, max(slowest, outcome.ended - outcome.begun)
+
+
+def _first_patience(request: _StoreRequest, largest: int) -> float | None:
+    """Seconds that a remote may stay silent at files of which none has given trouble yet; None for the usual limit.
+
+    A remote that answers everything else at once does not answer at all after half a minute of silence.
+    """
+    count, slowest = _answers.get(name_of(request.remote), (0, 0.0))
+    limit = timeouts(request).dimse
+    if count < _KNOWN or slowest > _USUAL_SHARE * limit:
+        return None
+    return _LIMIT_SHARE * limit + largest / _SLOWEST_RATE
+
+
 def _patience(job_id: str, size: int) -> float | None:
     """Seconds in which the remote answers a file of this size, by far; nothing if it has not answered any."""
     sent = [each for _, each in Instances(ledger(), job_id).receipts(0, _SAMPLES) if each.begun]
@@ -328,8 +360,8 @@ def _send(part: Part[FileLine], request: _StoreRequest, *, alone: bool = False) 
             return _FileQueue(part, request, proposed, part.claim.overdue, queue, alone=alone, patience=patience)
 
         usual = [each for index, each in instances if index not in lost]
-        for each in contexts.contexts_for(usual, request.transcode):
-            sent = queue_of(*each)
+        for proposed, batch in contexts.contexts_for(usual, request.transcode):
+            sent = queue_of(proposed, batch, _first_patience(request, max(each.size for each in batch)))
             yield sent
             refused |= sent.refused
         for each in contexts.alternatives_for(list(refused.values()), request.transcode):
@@ -340,7 +372,8 @@ def _send(part: Part[FileLine], request: _StoreRequest, *, alone: bool = False) 
                 [(proposed, _)] = contexts.contexts_for([instance], request.transcode)
                 yield queue_of(proposed, [instance], _patience(part.job_id, instance.size))
 
-    with Unpacked() as unpacked:
+    name = f"{part.job_id} {part.claim.name}"
+    with Unpacked(name, taken_up=part.claim.deaths > 0) as unpacked:
         return work_off(part, request, queues, alone=alone)
 
 

@@ -116,6 +116,14 @@ class Faults:
         Return at most so many matches to each C-FIND, and end with success all the same, as some PACS do.
     most_matches_status, all_or_nothing
         End a truncated answer with this status; return only the status.
+    matches_without_end
+        Return the matches of each C-FIND again and again, each time with other UIDs, without end.
+    match_elements, match_depth, match_bytes
+        Add to each match so many elements, so many sequences within each other, and a value of so many bytes.
+    related_instances
+        Report this as the number of related instances.
+    lists_syntaxes
+        Return Available Transfer Syntax UID, (0008,3002), which few PACS do.
     unknown_keys
         Respond to each C-FIND that has one of these keywords with A900.
     ignored_keys
@@ -209,6 +217,12 @@ class Faults:
     most_matches: int | None = None
     most_matches_status: int = 0x0000
     all_or_nothing: bool = False
+    matches_without_end: bool = False
+    match_elements: int = 0
+    match_depth: int = 0
+    match_bytes: int = 0
+    related_instances: int | None = None
+    lists_syntaxes: bool = False
     unknown_keys: Collection[str] = ()
     ignored_keys: Collection[str] = ()
     omitted_keys: Collection[str] = ()

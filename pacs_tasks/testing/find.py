@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from typing import Final
 
 from pydicom import Dataset
@@ -36,6 +36,7 @@ _RANGES: Final = frozenset({"DA", "TM", "DT"})
 _TEXTS: Final = frozenset(
     {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"}
 )
+_SYNTAXES: Final = "AvailableTransferSyntaxUID"
 #: Attributes that no instance holds (PS3.4 section C.3.4), and the attribute whose distinct values they count.
 _COUNTS: Final = {
     "NumberOfPatientRelatedStudies": "StudyInstanceUID",
@@ -114,11 +115,11 @@ def _tests(keys: Dataset) -> list[tuple[BaseTag, str, str]]:
     return found
 
 
-def _without_counts(keys: Dataset) -> Dataset:
-    """The same keys without the numbers of studies, series and instances."""
+def _without(keys: Dataset, keywords: Collection[str]) -> Dataset:
+    """The same keys without some of them."""
     kept = Dataset()
     for tag in _tags(keys):
-        if keyword_for_tag(tag) not in _COUNTS:
+        if keyword_for_tag(tag) not in keywords:
             kept[tag] = keys.get_item(tag)
     return kept
 
@@ -225,19 +226,50 @@ def responses(
         return
     if faults.refused_uid_lists and has_uid_list(keys):
         return
-    wanted = _without_counts(keys) if faults.no_counts else keys
+    unknown = (*(_COUNTS if faults.no_counts else ()), *(() if faults.lists_syntaxes else (_SYNTAXES,)))
+    wanted = _without(keys, unknown)
     wanted = _without_values(wanted, faults.ignored_keys)
     matches = partial(_matches, held, wanted, level, ae_title, with_charset=not faults.omit_charset)
     if faults.all_or_nothing and next(islice(matches(), faults.most_matches, None), None) is not None:
         yield faults.most_matches_status, None
         return
-    found = matches()
+    found = _without_end(matches, Tag(UNIQUE_KEYS[level])) if faults.matches_without_end else matches()
     for match in islice(found, faults.most_matches):
         for keyword in faults.omitted_keys:
             match.pop(tag_for_keyword(keyword) or 0, None)
+        _distort(match, faults)
         yield faults.pending_status, match
     if faults.most_matches_status and next(found, None) is not None:
         yield faults.most_matches_status, None
+
+
+def _without_end(matches: Callable[[], Iterator[Dataset]], unique: BaseTag) -> Iterator[Dataset]:
+    """The matches again and again, each time with another value of the unique key."""
+    for number in count():
+        for match in matches():
+            match[unique] = _element(unique, _vr(unique, match), _raw(match, unique) + f".{number}".encode())
+            yield match
+
+
+def _distort(match: Dataset, faults: Faults) -> None:
+    """Add to a match what no PACS that works sends."""
+    for number in range(faults.match_elements):
+        tag = Tag(0x0009 + 2 * (number >> 15), 0x8000 + (number & 0x7FFF))
+        match[tag] = _element(tag, "LO", b"")
+    if faults.match_bytes:
+        tag = Tag(0x0009, 0x1001)
+        match[tag] = _element(tag, "UT", b"x" * faults.match_bytes)
+    item = Dataset()
+    for _ in range(faults.match_depth):
+        outer = Dataset()
+        outer.RequestAttributesSequence = [item]
+        item = outer
+    match.update(item)
+    if faults.related_instances is not None:
+        for keyword, counted in _COUNTS.items():
+            tag = Tag(keyword)
+            if counted == "SOPInstanceUID" and tag in match:
+                match[tag] = _element(tag, "IS", str(faults.related_instances).encode())
 
 
 def _failure(keys: Dataset, level: str, sop_class_uid: str, faults: Faults) -> int | None:

@@ -59,7 +59,7 @@ class StoredBytes:
             encoded = self.data_set
             if known and syntax.is_deflated:
                 encoded = zlib.decompress(encoded, -zlib.MAX_WBITS)
-            return read_dataset(
+            header = read_dataset(
                 BytesIO(encoded),
                 known and syntax.is_implicit_VR,
                 not known or syntax.is_little_endian,
@@ -67,6 +67,9 @@ class StoredBytes:
             )
         except Exception:  # noqa: BLE001 - pydicom raises almost any exception
             return Dataset()
+        # What a query for it returns.
+        header.AvailableTransferSyntaxUID = self.transfer_syntax_uid
+        return header
 
     @classmethod
     def from_file(cls, path: Path) -> StoredBytes:

@@ -38,6 +38,7 @@ _NEXT = {
     Doubt.UNSPLIT: "Narrow the query by another key, such as --modality or --patient-id.",
     Doubt.UNDATED: "Query for studies without a date or time by another key, such as --patient-id.",
     Doubt.QUERIES: "Narrow the query, or query for a shorter range of dates at a time.",
+    Doubt.CUT_OFF: "Narrow the query, or raise the limit if the PACS really holds so much.",
 }
 #: How the names of characters begin in which people write family and given name without a space.
 _IDEOGRAPHIC = ("CJK", "HANGUL", "HIRAGANA", "KATAKANA")
@@ -76,10 +77,10 @@ class QueryView(View[FindRequest, FindOutcome]):
         if outcome.category is Category.FAILED:
             transient = outcome.status.category is StatusCategory.TRANSIENT
             return _TOO_MANY if transient and not outcome.split else _REFUSED
-        if not outcome.matches:
-            return _hint_at_name(self.request.keys.get("PatientName", "")) or _NO_MATCHES
         if outcome.doubts:
             return _NEXT[outcome.doubts[0]]
+        if not outcome.matches:
+            return _hint_at_name(self.request.keys.get("PatientName", "")) or _NO_MATCHES
         return _STRICT if outcome.keys_unmatched and not self.request.strict else ""
 
     def summarise(self, terminal: Terminal) -> None:

@@ -6,6 +6,7 @@ only for as long as it is sent. Archives within archives stay as they are.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 import time
@@ -90,9 +91,20 @@ def _opened(path: str) -> Iterator[zipfile.ZipFile]:
 
 
 class Unpacked:
-    """The files of members for as long as this is a context, in a private directory of this process."""
+    """The files of members for as long as this is a context, in a private directory of this process.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    owner
+        What they are unpacked for, under a claim; empty for nothing that is taken up again.
+    taken_up
+        A worker was killed that had unpacked for the same: what it left on this machine is removed.
+    """
+
+    def __init__(self, owner: str = "", *, taken_up: bool = False) -> None:
+        self._prefix = _PREFIX_OF_DIRECTORIES + (f"{hashlib.sha256(owner.encode()).hexdigest()[:16]}-" if owner else "")
+        if taken_up:
+            _remove(self._prefix)
         self._stack = ExitStack()
         self._directory: Path | None = None
         self._archives: dict[str, zipfile.ZipFile] = {}
@@ -160,8 +172,8 @@ class Unpacked:
 
     def _target(self, size: int, member: Member) -> Path:
         if self._directory is None:
-            _sweep()
-            made = tempfile.TemporaryDirectory(prefix=_PREFIX_OF_DIRECTORIES, ignore_cleanup_errors=True)
+            _remove(_PREFIX_OF_DIRECTORIES, _ABANDONED)
+            made = tempfile.TemporaryDirectory(prefix=self._prefix, ignore_cleanup_errors=True)
             self._directory = Path(self._stack.enter_context(made))
         if size > shutil.disk_usage(self._directory).free // 2:
             raise UnreadableInputError(
@@ -172,9 +184,9 @@ class Unpacked:
         return self._directory / str(next(self._numbers))
 
 
-def _sweep() -> None:
-    """Remove what workers left that were killed."""
-    for each in Path(tempfile.gettempdir()).glob(f"{_PREFIX_OF_DIRECTORIES}*"):
+def _remove(prefix: str, age: float = 0) -> None:
+    """Remove what workers left that were killed, if it is ``age`` seconds old."""
+    for each in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
         with suppress(OSError):
-            if time.time() - each.lstat().st_mtime > _ABANDONED:
+            if time.time() - each.lstat().st_mtime >= age:
                 shutil.rmtree(each, ignore_errors=True)

@@ -6,6 +6,7 @@ pixel data, in memory, in a process of their own. Nothing is ever compressed.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -58,6 +59,8 @@ LOSSLESS = frozenset(
 #: Bytes of a temporary copy that stay in memory, and of one read.
 _IN_MEMORY = 1 << 22
 _BLOCK = 1 << 18
+#: Bytes that a deflated data set may inflate to, and how many times its size if that is more. Images seldom reach ten.
+_HARMLESS, _MOST_GROWTH = 1 << 30, 50
 
 
 def convertible(syntax: str, transcode: Transcode) -> bool:
@@ -116,7 +119,7 @@ class ConvertedFile(DataSetFile):
         position, end = instance.data_offset, instance.size
         if source == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
             self._file.seek(position)
-            file = self._keep(_copied(_inflated(_read_on(self._file))))
+            file = self._keep(_copied(_bounded(_inflated(_read_on(self._file)), instance.size)))
         elif source not in UNCOMPRESSED:
             file, source = BytesIO(_decompressed(instance)), EXPLICIT_VR_LITTLE_ENDIAN
         if file is not self._file:
@@ -180,6 +183,21 @@ def _inflated(blocks: Iterable[bytes]) -> Iterator[bytes]:
         raise MalformedError("it cannot be inflated") from None
     if not inflating.eof:
         raise MalformedError("it is truncated")
+
+
+def _bounded(blocks: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """Pass on what a data set inflates to, as long as it is not far more than a file of this size holds."""
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    most = min(max(_HARMLESS, _MOST_GROWTH * size), free // 2)
+    length = 0
+    for block in blocks:
+        length += len(block)
+        if length > most:
+            raise MalformedError(
+                f"its {size} bytes inflate to more than {most}, which is too much for the disk of this worker, or the "
+                "file was made to fill it"
+            )
+        yield block
 
 
 def _deflated(blocks: Iterable[bytes]) -> Iterator[bytes]:

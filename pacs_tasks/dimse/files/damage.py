@@ -256,7 +256,7 @@ class _Judge(FileWalker):
     def _items(self, position: int, end: int | None, explicit: bool, depth: int) -> int:
         """Walk items up to ``end``, or else to the delimiter of their sequence (PS3.5 section 7.5)."""
         if depth > DEEPEST:
-            raise MalformedError("its sequences are nested too deeply")
+            raise MalformedError(f"its sequences are nested more than {DEEPEST} deep")
         while end is None or position < end:
             self._depth = depth
             tag, length, value = self.header(position, explicit=True)

@@ -41,8 +41,8 @@ SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI
 TEXT_VRS = frozenset(("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UR", "UT"))
 #: The groups of curves, overlays and pixel data begin here.
 _BULK_GROUPS = 0x5000
-#: No modality nests sequences deeper than this.
-DEEPEST = 64
+#: Sequences within each other. Each takes three frames of the stack, of which Python has 1,000; no modality nests ten.
+DEEPEST = 200
 #: More headers than any valid data set has. Walking them takes a few seconds.
 _MOST_HEADERS = 1 << 22
 #: Elements that the quick readers read before `walk`, which counts headers, continues.
@@ -154,7 +154,7 @@ class Walker:
         A UN value of undefined length is a sequence in Implicit VR (PS3.5 section 6.2.2).
         """
         if depth > DEEPEST:
-            raise MalformedError("its sequences are nested too deeply")
+            raise MalformedError(f"its sequences are nested more than {DEEPEST} deep")
         while True:
             tag, length, position = self.header(position, explicit=True)
             if tag == SEQUENCE_END:

@@ -7,13 +7,16 @@ does not grow with the pixel data. Every value stays the same; group lengths, wh
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import IO
 
 from pydicom.datadict import dictionary_VR, private_dictionary_VR
 
 from pacs_tasks.dimse.files.elements import (
+    DEEPEST,
     LONG_VRS,
     PIXEL_DATA,
     SHORT_VRS,
@@ -23,11 +26,13 @@ from pacs_tasks.dimse.files.elements import (
     MalformedError,
     length_size,
 )
+from pacs_tasks.dimse.files.part10 import FileWalker
 
 #: Bytes of a value that stays in the file, at least, and of one read of it; both are multiples of every unit.
 _LONG = 1 << 12
 _BLOCK = 1 << 18
-_DEEPEST = 64
+#: Bytes that are encoded in memory: a hundred times those of the usual long structure sets and reports.
+_MOST_IN_MEMORY = 1 << 27
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFE_E000, 0xFFFE_E00D, 0xFFFE_E0DD
 _BITS_ALLOCATED, _PIXEL_REPRESENTATION = 0x0028_0100, 0x0028_0103
 #: Bytes that change places with the byte order, by VR (PS3.5 section 7.3). UN is always little endian (section 6.2.2).
@@ -52,9 +57,10 @@ class _Span:
 
 @dataclass
 class _Encoded:
-    """What has been encoded so far, in order."""
+    """What has been encoded so far, in order; :meth:`add` raises where it does not fit into memory."""
 
     length: int = 0
+    in_memory: int = 0
     pieces: list[bytearray | _Span] = field(default_factory=list)
 
     def add(self, content: bytes | bytearray) -> None:
@@ -64,6 +70,9 @@ class _Encoded:
         else:
             self.pieces.append(bytearray(content))
         self.length += len(content)
+        self.in_memory += len(content)
+        if self.in_memory > _MOST_IN_MEMORY:
+            raise MalformedError(f"its headers and short values alone take more than {_MOST_IN_MEMORY} bytes")
 
     def add_span(self, span: _Span) -> None:
         self.pieces.append(span)
@@ -88,12 +97,38 @@ class _Element:
 
 
 class _Scope:
-    """What the elements of one data set or item say about those behind them."""
+    """What the elements of one data set or item say about the others.
 
-    def __init__(self, outer: _Scope | None = None) -> None:
-        self.signed: bool = outer is not None and outer.signed
+    Parameters
+    ----------
+    outer
+        The scope of what contains the item.
+    look_ahead
+        Gives the Pixel Representation behind a position at this level; None if there is none.
+
+    Attributes
+    ----------
+    position
+        The element that is encoded now.
+    """
+
+    def __init__(self, outer: _Scope | None, look_ahead: Callable[[int], int | None]) -> None:
+        self._outer, self._look_ahead = outer, look_ahead
+        self.position = 0
+        #: 1 if pixels are signed, by (0028,0103); None if that is not known.
+        self._representation: int | None = None
+        self._looked = False
         self._bits_allocated = 16
         self._creators: dict[int, str] = {}
+
+    @property
+    def signed(self) -> bool:
+        """Whether pixels are signed, as this data set says, or else the one around it, as pydicom reads it."""
+        if self._representation is None and not self._looked:
+            self._representation, self._looked = self._look_ahead(self.position), True
+        if self._representation is None:
+            return self._outer is not None and self._outer.signed
+        return self._representation == 1
 
     def note(self, tag: int, value: bytes, source: Encoding) -> None:
         """Remember how pixels are encoded, and the creators of private blocks (PS3.5 section 7.8.1)."""
@@ -102,7 +137,7 @@ class _Scope:
             if tag == _BITS_ALLOCATED:
                 self._bits_allocated = number
             else:
-                self.signed = number == 1
+                self._representation = number
         elif tag >> 16 & 1 and 0x10 <= tag & 0xFFFF <= 0xFF:
             self._creators[(tag & 0xFFFF_0000) | (tag & 0xFF) << 8] = value.decode("ascii", "replace").strip("\0 ")
 
@@ -144,6 +179,9 @@ class _Reader:
             raise MalformedError("it became shorter")
         return content
 
+    def walker(self, source: Encoding) -> FileWalker:
+        return FileWalker(self._file, self.end, source)
+
     def element(self, position: int, source: Encoding) -> _Element:
         order = ">" if source.big else "<"
         head = self.bytes_at(position, 8)
@@ -170,8 +208,9 @@ class _Recoder:
 
     def data_set(self, position: int, end: int, source: Encoding, depth: int, outer: _Scope | None) -> _Encoded:
         """Encode the elements up to ``end``."""
-        encoded, scope = _Encoded(), _Scope(outer)
+        encoded, scope = _Encoded(), _Scope(outer, partial(self._pixel_representation, source, end))
         while position < end:
+            scope.position = position
             element = self._reader.element(position, source)
             position = self._add(encoded, element, source, depth, scope)
         if position != end:
@@ -218,8 +257,8 @@ class _Recoder:
 
     def _items(self, sequence: _Element, source: Encoding, depth: int, scope: _Scope) -> tuple[_Encoded, int]:
         """Encode the items of a sequence, and give the position behind it (PS3.5 section 7.5)."""
-        if depth >= _DEEPEST:
-            raise MalformedError("its sequences are nested too deeply")
+        if depth >= DEEPEST:
+            raise MalformedError(f"its sequences are nested more than {DEEPEST} deep")
         encoded, position = _Encoded(), sequence.position
         end = self._reader.end if sequence.length == UNDEFINED else position + sequence.length
         while position < end:
@@ -245,13 +284,27 @@ class _Recoder:
 
     def _open_item(self, position: int, source: Encoding, depth: int, outer: _Scope) -> tuple[_Encoded, int]:
         """Encode an item of undefined length with its delimiter, and give the position behind it."""
-        encoded, scope = _Encoded(), _Scope(outer)
+        encoded, scope = _Encoded(), _Scope(outer, partial(self._pixel_representation, source, self._reader.end))
         while True:
+            scope.position = position
             element = self._reader.element(position, source)
             if element.tag == _ITEM_END:
                 encoded.add(self._header(_ITEM_END, "", 0))
                 return encoded, element.position
             position = self._add(encoded, element, source, depth, scope)
+
+    def _pixel_representation(self, source: Encoding, end: int, position: int) -> int | None:
+        """Look for (0028,0103) from a position on, at the level of that position."""
+        walker = self._reader.walker(source)
+        with suppress(MalformedError):
+            while position < end:
+                tag, length, value = walker.header(position, source.explicit)
+                if tag == _PIXEL_REPRESENTATION:
+                    return int.from_bytes(self._reader.bytes_at(value, 2), "big" if source.big else "little")
+                if tag > _PIXEL_REPRESENTATION:
+                    return None
+                position = walker.after(position, length, value, source.explicit)
+        return None
 
     def _header(self, tag: int, vr: str, length: int) -> bytes:
         group, number = tag >> 16, tag & 0xFFFF

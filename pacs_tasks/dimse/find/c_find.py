@@ -6,8 +6,9 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
+from typing import Any
 
-from pacs_tasks.ae import RemoteAE
+from pacs_tasks.ae import AnswerLimits, RemoteAE
 from pacs_tasks.dimse import status
 from pacs_tasks.dimse.cancellation import Cancellation
 from pacs_tasks.dimse.files.elements import (
@@ -26,13 +27,14 @@ from pacs_tasks.dimse.files.elements import (
 )
 from pacs_tasks.dimse.find import identifier, models
 from pacs_tasks.dimse.find.identifier import Path
-from pacs_tasks.dimse.find.match import Identity, Matches, decode_match, is_decoded
+from pacs_tasks.dimse.find.intake import Intake
+from pacs_tasks.dimse.find.match import Identity, Keep, Matches, decode_match, is_decoded
 from pacs_tasks.dimse.find.matching import KeyCheck
 from pacs_tasks.dimse.find.splitting import Answer, Splitting
 from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer.association import Association
 from pacs_tasks.dimse.upper_layer.negotiation import Context
-from pacs_tasks.errors import ContextRejectedError, JobCancelledError, PeerUnavailableError
+from pacs_tasks.errors import AnswerCutOffError, ContextRejectedError, JobCancelledError, PeerUnavailableError
 from pacs_tasks.outcome import Doubt, FindOutcome, Status, StatusCategory
 from pacs_tasks.outcome.single import is_round
 from pacs_tasks.request import FindRequest, Level, Query, QueryModel
@@ -40,6 +42,8 @@ from pacs_tasks.request import FindRequest, Level, Query, QueryModel
 log = logging.getLogger(__name__)
 
 _CANCELLED = 0xFE00
+#: Matches that a query for one study by its UID may have: a remote may hold it for several patients.
+_MOST_PATIENTS = 100
 #: No such attribute, invalid attribute value, processing failure: remotes refuse a key with one of these.
 _ABOUT_KEYS = frozenset({0x0105, 0x0106, 0x0110})
 
@@ -66,6 +70,13 @@ def _models_of(request: Query) -> tuple[QueryModel, ...]:
 class FindOperation:
     """One query, over an association that the caller opens with :func:`contexts_of` and may keep for further ones.
 
+    Parameters
+    ----------
+    limits
+        How much the remote may answer.
+    keep
+        Where to keep the matches; the outcome has only their number then. Without it, the outcome has them.
+
     Attributes
     ----------
     queries
@@ -77,7 +88,7 @@ class FindOperation:
         If a key is unknown or cannot be encoded in the character set of the remote, before any association.
     """
 
-    def __init__(self, request: FindRequest) -> None:
+    def __init__(self, request: FindRequest, limits: AnswerLimits | None = None, keep: Keep | None = None) -> None:
         self._request = request
         self._keys = identifier.keys_of(request)
         self._left_out: tuple[str, ...] = ()
@@ -85,9 +96,14 @@ class FindOperation:
         self._undecoded = 0
         for syntax in _SYNTAXES:
             identifier.encode_find(request, syntax, self._keys)
-        self._found = Matches(identifier.unique_keys(request), request.limit)
+        self._in_memory: list[dict[str, Any]] = []
+        dates = identifier.dates_of(request.model)
+        kept = self._in_memory if keep is None else keep
+        self._found = Matches(identifier.unique_keys(request), request.limit, kept, dates[0])
+        self._limits = limits or AnswerLimits()
+        self._intake = self._new_intake()
         self._check = KeyCheck(self._keys, identifier.required_keys(request))
-        self._splitting = Splitting(self._keys, identifier.dates_of(request.model)) if request.split_dates else None
+        self._splitting = Splitting(self._keys, dates) if request.split_dates else None
         self.queries = 0
 
     def run(self, assoc: Association) -> FindOutcome:
@@ -110,6 +126,7 @@ class FindOperation:
         started = time.monotonic()
         splitting, found = self._splitting, self._found
         if splitting is None:
+            self._begin_anew()
             final = self._query(assoc, {}).status
             doubts = self._doubts(final)
         else:
@@ -117,16 +134,29 @@ class FindOperation:
             doubts = splitting.doubts
         return FindOutcome(
             status=final,
-            matches=tuple(found.matches),
+            matches=tuple(self._in_memory),
+            kept=found.number - len(self._in_memory),
             limit_hit=found.limit_hit,
             seconds=time.monotonic() - started,
-            doubts=(Doubt.LIMIT,) if found.limit_hit else doubts,
+            doubts=(Doubt.LIMIT,) if found.limit_hit else (Doubt.CUT_OFF,) if found.cut_off else doubts,
             remarks=(*self._remarks(), *(() if splitting is None else splitting.remarks)),
             queries=self.queries,
             split=() if splitting is None else splitting.split,
             keys_left_out=self._left_out,
             keys_unmatched=self._check.unmatched,
         )
+
+    def _begin_anew(self) -> None:
+        """Forget what came over an association that was lost: the query is not split, so all of it comes again."""
+        self._found.clear()
+        self._intake = self._new_intake()
+        self._check = KeyCheck(self._keys, identifier.required_keys(self._request))
+        self._undecoded = 0
+
+    def _new_intake(self) -> Intake:
+        # One match more shows that a limit of the request is reached.
+        limit = self._request.limit
+        return Intake(self._request.remote, self._limits, None if limit is None else limit + 1)
 
     def _remarks(self) -> Iterator[str]:
         yield from self._check.remarks()
@@ -135,12 +165,15 @@ class FindOperation:
                 f"the text of {self._undecoded} matches does not fit its character set: name the right one with "
                 "--charset, or set the charset of this remote in pacs-tasks.toml"
             )
+        if self._found.cut_off:
+            yield self._found.cut_off
 
     def _doubts(self, final: Status) -> tuple[Doubt, ...]:
         """Why the answer to a single request may be incomplete."""
-        count = len(self._found.matches)
+        count = self._found.number
         if status.is_failure(final):
-            return (Doubt.STATUS,) if count else ()
+            # A remote that cuts its answer off has more, however little it sends.
+            return (Doubt.STATUS,) if count or status.is_cut_off(final) else ()
         return (Doubt.ROUND,) if final.category is not StatusCategory.CANCEL and is_round(count) else ()
 
     def _query(self, assoc: Association, changed: Mapping[Path, str]) -> Answer:
@@ -169,11 +202,14 @@ class FindOperation:
         identities: list[Identity] = []
         try:
             final = self._send(assoc, keys, identities)
-        except (PeerUnavailableError, JobCancelledError):
-            if not self._found.limit_hit:
+        except (PeerUnavailableError, JobCancelledError) as error:
+            if self._found.limit_hit:
+                # The remote ignores C-CANCEL or ends the association at it, but all wanted matches are here.
+                final = status.find_status(_CANCELLED)
+            elif isinstance(error, AnswerCutOffError):
+                self._found.cut_off, final = error.message, status.cut_off(error.message)
+            else:
                 raise
-            # The remote ignores C-CANCEL or ends the association at it, but all wanted matches are here.
-            final = status.find_status(_CANCELLED)
         self.queries += 1
         return Answer(final, identities)
 
@@ -185,6 +221,7 @@ class FindOperation:
         def collect(content: bytes, code: int) -> None:
             if self._found.limit_hit:
                 return
+            self._intake.check_kept(self._found.number)
             match = decode_match(content, syntax, charset)
             self._undecoded += not content.isascii() and not is_decoded(match)
             if not self._check.holds(match, code) and self._request.strict:
@@ -197,7 +234,7 @@ class FindOperation:
                 identities.append(identity)
 
         with assoc.exchange() as message_id, Cancellation(assoc, context_id, message_id) as cancellation:
-            final = _exchange(assoc, context_id, message_id, encoded, on_match=collect)
+            final = _exchange(assoc, context_id, message_id, encoded, self._intake, on_match=collect)
             return final if cancellation.cancelled else status.ended_early(final)
 
 
@@ -212,6 +249,8 @@ def patient_of(assoc: Association, study_uid: str) -> bytes:
     ------
     PeerUnavailableError
         If the association is lost before the final status.
+    AnswerCutOffError
+        If the remote lists far more than one study.
     """
     found = models.accepted(assoc, models.FIND, (QueryModel.PATIENT_ROOT,))
     if found is None:
@@ -227,7 +266,8 @@ def patient_of(assoc: Association, study_uid: str) -> bytes:
 
     keys: dict[int, str | bytes] = {QUERY_RETRIEVE_LEVEL: b"STUDY", PATIENT_ID: b"", STUDY_INSTANCE_UID: study_uid}
     with assoc.exchange() as message_id:
-        _exchange(assoc, context_id, message_id, encode_implicit(keys), on_match=collect)
+        intake = Intake(assoc.remote, AnswerLimits(matches=_MOST_PATIENTS))
+        _exchange(assoc, context_id, message_id, encode_implicit(keys), intake, on_match=collect)
     return patients.pop() if len(patients) == 1 else b""
 
 
@@ -267,16 +307,19 @@ def _exchange(
     context_id: int,
     message_id: int,
     encoded: bytes,
+    intake: Intake,
     *,
     on_match: Callable[[bytes, int], None],
 ) -> Status:
     """Send one C-FIND request, pass on each match with its status, and return the final status."""
+    syntax = assoc.contexts_by_id[context_id][1]
     elements: dict[int, int | str] = {
         command.AFFECTED_SOP_CLASS_UID: assoc.contexts_by_id[context_id][0],
         command.COMMAND_FIELD: command.C_FIND_RQ,
         command.MESSAGE_ID: message_id,
         command.PRIORITY: command.MEDIUM,
     }
+    intake.begin_request()
     assoc.send(context_id, command.encode(elements, data_set=True), encoded)
     while True:
         response, code = assoc.receive_response(context_id, message_id, command.C_FIND_RQ)
@@ -286,7 +329,8 @@ def _exchange(
                 # Nothing depends on it, so it is read only if it is here.
                 assoc.receive_final_data(context_id, 0)
             return found
-        on_match(assoc.receive_data(context_id, "the rest of a match") if response.has_data_set else b"", code)
+        fragments = assoc.stream.receive_data(context_id, "the rest of a match") if response.has_data_set else ()
+        on_match(intake.receive(fragments, syntax), code)
 
 
 def list_instances(
@@ -297,6 +341,7 @@ def list_instances(
     *,
     by_uid: bool,
     query_model: QueryModel | None = None,
+    limits: AnswerLimits | None = None,
 ) -> tuple[Status, set[str]]:
     """Query which of the ``wanted`` SOP Instance UIDs the remote lists in a series.
 
@@ -308,6 +353,8 @@ def list_instances(
         Hierarchical search needs both (PS3.4 section C.4.1.2.1). Some remotes also accept empty ones.
     by_uid
         Query a list of the wanted UIDs (PS3.4 section C.2.2.2.2) instead of the whole series.
+    limits
+        How much the remote may answer.
 
     Returns
     -------
@@ -317,6 +364,8 @@ def list_instances(
     ------
     PeerUnavailableError
         If the association is lost before the final status.
+    AnswerCutOffError
+        If the answer exceeds a limit.
     ContextRejectedError
         If the remote does not offer the query.
     """
@@ -328,7 +377,10 @@ def list_instances(
             uids = read_uids(content, IMPLICIT_VR_LITTLE_ENDIAN, (SOP_INSTANCE_UID,))
         except MalformedError:
             uids = {}
-        found.add(uids.get(SOP_INSTANCE_UID, ""))
+        uid = uids.get(SOP_INSTANCE_UID, "")
+        if not uid or uid in wanted:
+            # A remote may list more than the wanted instances.
+            found.add(uid)
 
     keys: dict[int, str | bytes] = {
         SOP_INSTANCE_UID: "\\".join(sorted(wanted)) if by_uid else "",
@@ -341,9 +393,9 @@ def list_instances(
         keys[PATIENT_ID] = b""
     encoded = encode_implicit(keys)
     with assoc.exchange() as message_id:
-        final = _exchange(assoc, context_id, message_id, encoded, on_match=collect)
+        intake = Intake(assoc.remote, limits or AnswerLimits())
+        final = _exchange(assoc, context_id, message_id, encoded, intake, on_match=collect)
     if "" in found and final.category is StatusCategory.SUCCESS:
         meaning = "Matches came without their SOP Instance UID, so they prove nothing."
         final = final.model_copy(update={"category": StatusCategory.WARNING, "meaning": meaning})
-    # The remote may list more than the wanted instances.
-    return final, found.intersection(wanted)
+    return final, found - {""}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
 from io import BytesIO
-from typing import Any
+from typing import Any, Protocol
 
 from pydicom.charset import convert_encodings, python_encoding
 from pydicom.dataset import Dataset
@@ -18,11 +19,21 @@ from pacs_tasks.dimse.find.identifier import Path, attempt, quiet
 
 log = logging.getLogger(__name__)
 
-#: The values that identify a match.
-Identity = tuple[str, ...]
+#: Stands for the values that identify a match, which may be long.
+Identity = bytes
 
 #: The escape sequence of ISO 2022 IR 58 (PS3.3 table C.12-4).
 _CHINESE = b"\x1b$)A"
+
+
+class Keep(Protocol):
+    """Where the matches of a query are kept, such as a list."""
+
+    def append(self, match: dict[str, Any], /) -> None:
+        """Keep one more match."""
+
+    def clear(self) -> None:
+        """Forget the matches so far: the query begins anew."""
 
 
 class Matches:
@@ -34,18 +45,37 @@ class Matches:
         The keys that identify a match.
     limit
         The largest number of matches to keep; None keeps all.
+    keep
+        Where they are kept.
+    date
+        The date by which the query can be split.
 
     Attributes
     ----------
+    number
+        How many are kept.
     limit_hit
         Whether the remote sent more than ``limit`` matches.
+    cut_off
+        Why the rest of the answer was not read; empty if it was.
+    undated
+        Whether a match lacks the date.
     """
 
-    def __init__(self, unique: Sequence[Path], limit: int | None) -> None:
-        self._unique, self._limit = unique, limit
+    def __init__(self, unique: Sequence[Path], limit: int | None, keep: Keep, date: Path) -> None:
+        self._unique, self._limit, self._keep, self._date = unique, limit, keep, date
         self._known: set[Identity] = set()
-        self.matches: list[dict[str, Any]] = []
-        self.limit_hit = False
+        self.number = 0
+        self.limit_hit = self.undated = False
+        self.cut_off = ""
+
+    def clear(self) -> None:
+        """Forget the matches so far."""
+        self._keep.clear()
+        self._known.clear()
+        self.number = 0
+        self.limit_hit = self.undated = False
+        self.cut_off = ""
 
     def add(self, match: dict[str, Any], *, once: bool) -> Identity | None:
         """Add a match and return its identity, or None if it is one more than the limit.
@@ -55,17 +85,21 @@ class Matches:
         identity = self.identity(match)
         if once and identity in self._known:
             return identity
-        if self._limit is not None and len(self.matches) >= self._limit:
+        if self._limit is not None and self.number >= self._limit:
             self.limit_hit = True
             return None
-        self._known.add(identity)
-        self.matches.append(match)
+        if once:
+            self._known.add(identity)
+        self._keep.append(match)
+        self.number += 1
+        self.undated = self.undated or not text_at(match, self._date)
         return identity
 
     def identity(self, match: Mapping[str, Any]) -> Identity:
-        """Return the values of the unique keys. If the last of them is missing, the whole match."""
-        values = tuple(text_at(match, path) for path in self._unique)
-        return values if values[-1] else ("", json.dumps(match, sort_keys=True))
+        """Return what stands for the values of the unique keys. If the last of them is missing, for the whole match."""
+        values = [text_at(match, path) for path in self._unique]
+        named = values if values[-1] else ["", json.dumps(match, sort_keys=True)]
+        return hashlib.blake2b("\0".join(named).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def text_at(match: Mapping[str, Any], path: Path) -> str:

@@ -11,7 +11,8 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
 from pacs_tasks.dimse.find.identifier import Path, name_of
 
@@ -19,6 +20,21 @@ from pacs_tasks.dimse.find.identifier import Path, name_of
 _SOME_KEYS_UNSUPPORTED = 0xFF01
 #: Digits of a date, and of a time with a fraction; shorter ones stand for all that begin so.
 _DIGITS = {"DA": 8, "TM": 12}
+#: A DT: year to second, fraction, offset from UTC.
+_DT = re.compile(
+    r"(\d{4})(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:(\d\d)(?:\.(\d{1,6}))?)?)?)?)?)?(?:([+-])(\d\d)(\d\d))?"
+)
+_INSTANT = timedelta(microseconds=1)
+#: How much time a DT means that has so many parts; a month and a year at their longest.
+_PRECISIONS = {
+    1: timedelta(days=366),
+    2: timedelta(days=31),
+    3: timedelta(days=1),
+    4: timedelta(hours=1),
+    5: timedelta(minutes=1),
+}
+#: The farthest local time from UTC: that of one who does not name the offset.
+_FARTHEST = timedelta(hours=14)
 #: Stands for bytes that could not be decoded.
 _UNDECODED = "\N{REPLACEMENT CHARACTER}"
 
@@ -117,6 +133,52 @@ def _in_range(key: str, digits: Iterable[str], width: int) -> bool:
     return any(low <= each.ljust(width, "9") and each.ljust(width, "0") <= high for each in digits)
 
 
+class _Moment(NamedTuple):
+    """The first and the last moment that a DT can mean, in UTC if it names its offset from UTC."""
+
+    first: datetime
+    last: datetime
+    zoned: bool
+
+
+def _moment(text: str) -> _Moment | None:
+    """Read a DT of any precision (PS3.5 section 6.2)."""
+    found = _DT.fullmatch(text)
+    if found is None:
+        return None
+    *parts, fraction, sign, hours, minutes = found.groups()
+    given, digits = [int(part) for part in parts if part], fraction or ""
+    year, month, day, hour, minute, second = (*given, *(1, 1, 0, 0, 0)[len(given) - 1 :])
+    offset = timedelta(hours=int(f"{sign}{hours}"), minutes=int(f"{sign}{minutes}")) if sign else timedelta()
+    precision = _PRECISIONS.get(len(given), timedelta(microseconds=10 ** (6 - len(digits))))
+    try:
+        first = datetime(year, month, day, hour, minute, second, int(digits.ljust(6, "0"))) - offset
+        return _Moment(first, first + precision - _INSTANT, bool(sign))
+    except (ValueError, OverflowError):
+        return None
+
+
+def _datetime_matches(key: str, text: str) -> bool:
+    """Whether a value can lie in a range, or be the same moment: a hyphen is that of a range or of an offset."""
+    value, key = _moment(text), key.strip()
+    hyphens = [place for place, each in enumerate(key) if each == "-"]
+    readings = [(key, key), *((key[:place], key[place + 1 :]) for place in hyphens)]
+    ranges = [
+        (_moment(first), _moment(last))
+        for first, last in readings
+        if all(each == "" or _moment(each) is not None for each in (first, last))
+    ]
+    return value is None or not ranges or any(_between(first, value, last) for first, last in ranges)
+
+
+def _between(first: _Moment | None, value: _Moment, last: _Moment | None) -> bool:
+    def slack(other: _Moment) -> timedelta:
+        return timedelta() if other.zoned == value.zoned else _FARTHEST
+
+    after = first is None or value.last + slack(first) >= first.first
+    return after and (last is None or value.first - slack(last) <= last.last)
+
+
 def _number_matches(key: str, text: str) -> bool:
     try:
         return float(key) == float(text)
@@ -142,8 +204,9 @@ def _text_matches(key: str, text: str) -> bool:
     return re.fullmatch(pattern, _plain(text), re.DOTALL) is not None
 
 
-#: By VR; values of others have no text form, or can be written in several ways (DT).
+#: By VR; values of others have no text form.
 _COMPARISONS: Mapping[str, Callable[[str, str], bool]] = {
+    "DT": _datetime_matches,
     "UI": _uid_matches,
     **dict.fromkeys(("DS", "FD", "FL", "IS", "SL", "SS", "SV", "UL", "US", "UV"), _number_matches),
     **dict.fromkeys(("AE", "AS", "CS", "LO", "LT", "SH", "ST", "UC", "UR", "UT"), _text_matches),

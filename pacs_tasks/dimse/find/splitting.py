@@ -19,8 +19,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
 from pacs_tasks.dimse.find.identifier import Path, name_of
-from pacs_tasks.dimse.find.match import Identity, Matches, text_at
-from pacs_tasks.dimse.status import find_status, is_failure
+from pacs_tasks.dimse.find.match import Identity, Matches
+from pacs_tasks.dimse.status import find_status, is_cut_off, is_failure
 from pacs_tasks.errors import InvalidRequestError, PeerUnavailableError
 from pacs_tasks.outcome import Doubt, SplitRange, Status, StatusCategory
 from pacs_tasks.outcome.single import FEWEST_SUSPICIOUS, is_round
@@ -223,7 +223,7 @@ class Splitting:
             self._waiting.pop()
             self._answered += 1
             self._final = answer.status
-            if found.limit_hit or answer.status.category is StatusCategory.CANCEL:
+            if found.limit_hit or found.cut_off or answer.status.category is StatusCategory.CANCEL:
                 return answer.status
             self._judge(span, answer)
         if self.split and not self._whole.date and not self._failed:
@@ -293,7 +293,8 @@ class Splitting:
     def _looks_truncated(self, span: Span, answer: Answer) -> bool:
         count = len(answer.identities)
         if is_failure(answer.status):
-            return count > 0 or answer.status.category is StatusCategory.TRANSIENT
+            transient = answer.status.category is StatusCategory.TRANSIENT
+            return count > 0 or transient or is_cut_off(answer.status)
         if count < FEWEST_SUSPICIOUS:
             return False
         # A remote that has returned more at once does not stop at less.
@@ -301,9 +302,10 @@ class Splitting:
 
     def _conclude(self, found: Matches) -> None:
         """Set doubts and remarks: which matches may be missing."""
-        remarks = [*self._gaps(len(found.matches)), *self._undated(found)]
-        # The final status is enough where there is no match.
-        self.doubts = tuple(doubt for doubt, _ in remarks if doubt) if found.matches else ()
+        remarks = [*self._gaps(found.number), *self._undated(found)]
+        # The final status is enough where there is no match, unless it says that there are some.
+        ended_early = any(is_cut_off(final) for _, final in self._failed)
+        self.doubts = tuple(doubt for doubt, _ in remarks if doubt) if found.number or ended_early else ()
         self.remarks = tuple(remark for _, remark in remarks)
 
     def _left(self) -> int:
@@ -336,7 +338,7 @@ class Splitting:
                 f"may have more without {date} or {time}"
             )
             return [(Doubt.UNDATED, remark)]
-        if self.split and not self._whole.date and all(text_at(match, self._date) for match in found.matches):
+        if self.split and not self._whole.date and not found.undated:
             return [(None, f"the PACS may hold matches without {date}, which belong to no range and are not listed")]
         return []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,6 +36,7 @@ def get(
     owner: str = "",
     rare: bool = True,
     limits: Limits = NO_LIMITS,
+    listed: Mapping[str, Collection[str]] | None = None,
 ) -> GetOutcome:
     """Retrieve instances into ``request.output_dir``.
 
@@ -51,7 +52,7 @@ def get(
         Moves each instance to its place; if omitted, the file is named by its UIDs.
     owner
         Who retrieves, as for :func:`pacs_tasks.dimse.files.storage.unfinished_path`.
-    rare
+    rare, listed
         As for :func:`pacs_tasks.dimse.upper_layer.contexts.contexts_to_receive`.
     limits
         What the remote may bring.
@@ -70,7 +71,8 @@ def get(
 
     def associate(model: QueryModel) -> Association:
         # Each context counts for the syntaxes of instances, so the models are not proposed together.
-        contexts = [*models.retrieve_contexts(models.GET, model), *contexts_to_receive(sop_class_uids, rare=rare)]
+        storage = contexts_to_receive(sop_class_uids, rare=rare, listed=listed)
+        contexts = [*models.retrieve_contexts(models.GET, model), *storage]
         return Association.open(local, request.remote, contexts[:MAX_CONTEXTS], timeouts, stop)
 
     model, assoc = _accepted(associate, request)

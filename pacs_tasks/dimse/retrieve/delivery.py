@@ -32,6 +32,8 @@ FINAL_RESPONSE_LIMIT = 5.0
 #: Seconds in which an announced list of failed instances has to begin after its response.
 _FAILED_LIST_LIMIT = 2.0
 _FAILED_SOP_INSTANCE_UID_LIST = 0x0008_0058
+#: Failed instances of one request that are read: no count of sub-operations holds more (VR US).
+_MOST_FAILED = 65_535
 
 
 class Arrived(NamedTuple):
@@ -239,5 +241,5 @@ def failed_uids(content: bytes) -> tuple[str, ...]:
         found = read_uids(content, IMPLICIT_VR_LITTLE_ENDIAN, (_FAILED_SOP_INSTANCE_UID_LIST,))
     except MalformedError:
         return ()
-    listed = found.get(_FAILED_SOP_INSTANCE_UID_LIST, "").split("\\")
+    listed = found.get(_FAILED_SOP_INSTANCE_UID_LIST, "").split("\\", _MOST_FAILED)[:_MOST_FAILED]
     return tuple(uid.strip("\0 ") for uid in listed if uid.strip("\0 "))

@@ -76,7 +76,9 @@ def _may_be_uncompressed(syntax: str, transcode: Transcode) -> bool:
     return transcode is not Transcode.NEVER and (syntax in LOSSLESS or convertible(syntax, transcode))
 
 
-def contexts_to_receive(sop_class_uids: Collection[str], *, rare: bool = False) -> list[Context]:
+def contexts_to_receive(
+    sop_class_uids: Collection[str], *, rare: bool = False, listed: Mapping[str, Collection[str]] | None = None
+) -> list[Context]:
     """Give the contexts in which to receive instances by C-GET, with the SCP role (PS3.7 section D.3.3.4).
 
     For few classes there is one context per class and transfer syntax, so that the remote sends each instance in its
@@ -89,11 +91,27 @@ def contexts_to_receive(sop_class_uids: Collection[str], *, rare: bool = False) 
         If empty, the common storage classes.
     rare
         Also propose the syntaxes that hardly any instance has: some remotes choose any context that is accepted.
+    listed
+        By class, the syntaxes in which the remote says that it can send all instances of the class. Of such a class,
+        the others are left out, except for the usual uncompressed ones.
     """
     classes = sorted(set(sop_class_uids)) or list(COMMON_STORAGE_CLASSES)
     classes = classes[:_MOST_CLASSES]
-    groups = _syntax_groups(_MOST_CLASSES // len(classes), rare=rare)
-    return [Context(sop_class_uid, group, scp_role=True) for sop_class_uid in classes for group in groups]
+    count = _MOST_CLASSES // len(classes)
+    usual = _syntax_groups(count, rare=rare)
+    contexts = []
+    for sop_class_uid in classes:
+        groups = _listed_groups((listed or {}).get(sop_class_uid, ()), count) or usual
+        contexts += [Context(sop_class_uid, group, scp_role=True) for group in groups]
+    return contexts
+
+
+def _listed_groups(syntaxes: Collection[str], count: int) -> list[tuple[str, ...]]:
+    """Put each listed syntax in a group of its own, the uncompressed ones first; nothing if there is no room."""
+    others: list[tuple[str, ...]] = [(syntax,) for syntax in sorted({*syntaxes} - {*_UNCOMPRESSED})]
+    apart: list[tuple[str, ...]] = [*((syntax,) for syntax in _UNCOMPRESSED), *others]
+    together = [_UNCOMPRESSED, *others]
+    return next((groups for groups in (apart, together) if syntaxes and len(groups) <= count), [])
 
 
 def _syntax_groups(count: int, *, rare: bool) -> list[tuple[str, ...]]:

@@ -20,7 +20,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 import redis
@@ -398,17 +398,16 @@ def kept_association(
     ``patience`` is the number of seconds that the remote may stay silent, if it is less than usual.
     """
     local, remote, limits = local_ae(request), request.remote, timeouts(request)
-    if patience is not None:
-        limits = replace(limits, dimse=min(limits.dimse, patience))
     kept = _idle.claim(local, remote, contexts, limits) or _open(local, remote, contexts, limits, stop)
     assoc, lease = kept.assoc, kept.lease
     assoc.stop = lease.watched(stop)
+    assoc.wire.limit = limits.dimse if patience is None else min(limits.dimse, patience)
     try:
         yield assoc
     except BaseException:
         kept.abort()
         raise
-    assoc.stop = None
+    assoc.stop, assoc.wire.limit = None, limits.dimse
     reusable = settings().association_idle and assoc.reusable()
     if reusable and not (lease.age > _TURN and leases().wanted(lease.remote)):
         _idle.keep(kept)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from pacs_tasks.dimse.find.c_find import FindOperation, contexts_of
 from pacs_tasks.dimse.upper_layer.association import Association
@@ -22,6 +22,7 @@ from pacs_tasks.errors import (
 )
 from pacs_tasks.outcome import FindOutcome
 from pacs_tasks.request import FindRequest, Level, RetrieveRequest
+from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine.associations import new_association
 from pacs_tasks.tasks.engine.base import timeouts
 from pacs_tasks.tasks.engine.claim import Claim
@@ -130,6 +131,20 @@ class UnansweredError(PeerUnavailableError):
         return PeerUnavailableError(self.message, self.subject)
 
 
+class _Rows(Generic[T]):
+    """What is kept of the matches of a query."""
+
+    def __init__(self, read: Callable[[Mapping[str, Any]], T]) -> None:
+        self._read = read
+        self.read: list[T] = []
+
+    def append(self, match: Mapping[str, Any]) -> None:
+        self.read.append(self._read(match))
+
+    def clear(self) -> None:
+        self.read.clear()
+
+
 class QuerySession:
     """The queries of one request; a context manager, at whose end the association ends."""
 
@@ -139,8 +154,19 @@ class QuerySession:
         self._session = Session(lambda: new_association(request, contexts, claim))
         self._unanswered, self._answered = 0, False
 
-    def find(self, level: Level, keys: Mapping[str, str]) -> FindOutcome:
+    def find(
+        self, level: Level, keys: Mapping[str, str], read: Callable[[Mapping[str, Any]], T]
+    ) -> tuple[FindOutcome, list[T]]:
         """Query the remote to the final status, in the model that the request names or that the remote offers.
+
+        Parameters
+        ----------
+        read
+            Gives what to keep of a match: all of a hundred thousand matches would not fit into memory.
+
+        Returns
+        -------
+        The outcome without the matches, and what ``read`` gave of each.
 
         Raises
         ------
@@ -163,11 +189,13 @@ class QuerySession:
             query_model=request.query_model,
         )
         begun, losses = 0.0, 0
+        rows = _Rows(read)
+        finding = FindOperation(query, settings().answer_limits(query.remote), rows)
 
         def query_remote(assoc: Association) -> FindOutcome:
             nonlocal begun
             begun = time.monotonic()
-            return FindOperation(query).run(assoc)
+            return finding.run(assoc)
 
         def lost(loss: Loss) -> None:
             nonlocal losses
@@ -184,7 +212,7 @@ class QuerySession:
         if self._claim.cancelled:
             raise JobCancelledError("The job was cancelled before it fetched anything.")
         self._unanswered, self._answered = 0, True
-        return outcome
+        return outcome, rows.read
 
     def _count_unanswered(self, error: PeerUnavailableError, *, silent: bool) -> None:
         self._unanswered += 1

@@ -5,7 +5,7 @@ A refusal is remembered for all parts and jobs. It decides which method comes fi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -179,6 +179,8 @@ class Fetch(Attempt):
         self._arrivals.whole = self._whole
         #: As listed; not every remote lists them.
         self._listed = {line.sop_class_uid for line in part.left.values()}
+        # What did not come is requested again in any syntax.
+        self._syntaxes = {} if self._tries else _listed_syntaxes(part.left.values())
         self._choice = MethodChoice(request, guesses(self._listed)[0])
         #: The receiver to which C-MOVE was to deliver.
         self._receiver: Receiver | None = None
@@ -274,8 +276,8 @@ class Fetch(Attempt):
         """The Modality of the series; empty if the remote does not say."""
         keys = {"StudyInstanceUID": self._study_uid, "SeriesInstanceUID": self._series_uid, "Modality": ""}
         with suppress(AssociationError), QuerySession(self._request, self._part.claim) as session:
-            matches = session.find(Level.SERIES, keys).matches
-            return value(matches[0], _MODALITY) if matches and self._series_uid else ""
+            _, found = session.find(Level.SERIES, keys, lambda match: value(match, _MODALITY))
+            return found[0] if found and self._series_uid else ""
         return ""
 
     def _get(self, classes: Sequence[str], uids: UIDs) -> MoveOutcome:
@@ -303,6 +305,7 @@ class Fetch(Attempt):
                     owner=owner_of(self._part),
                     rare=self._tries > 0,
                     limits=limits_in(get_request.output_dir),
+                    listed=self._syntaxes,
                 )
         finally:
             arrivals.record()
@@ -340,3 +343,15 @@ class Fetch(Attempt):
             what = f"{len(self._part.left)} of {self._part.size} instances did not come"
         refusals = "".join(f" {remark(*each)}." for each in self._choice.excluded.items())
         self._fail_rest(InstanceCategory.MISSING, f"{what} ({answer.text}).{refusals} Retry the job.", answer.status)
+
+
+def _listed_syntaxes(lines: Iterable[RetrieveLine]) -> Mapping[str, Collection[str]]:
+    """Give the transfer syntaxes that the remote lists of each class of which it lists those of every instance."""
+    found: dict[str, set[str]] = {}
+    unknown = set()
+    for line in lines:
+        if line.transfer_syntax_uids:
+            found.setdefault(line.sop_class_uid, set()).update(line.transfer_syntax_uids.split("\\"))
+        else:
+            unknown.add(line.sop_class_uid)
+    return {sop_class_uid: syntaxes for sop_class_uid, syntaxes in found.items() if sop_class_uid not in unknown}

@@ -6,7 +6,7 @@ recorded as failed. A retry queries the remote for it again; the instances that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
@@ -14,6 +14,7 @@ from pacs_tasks.errors import InvalidRequestError, JobFailedError, PacsTasksErro
 from pacs_tasks.ledger.manifest import CountedLine, InstanceLine, RetrieveLine, SelectionLine, Study
 from pacs_tasks.outcome import Proof
 from pacs_tasks.request import Level, RetrieveRequest, Selection
+from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine.base import ledger
 from pacs_tasks.tasks.engine.claim import Claim
 from pacs_tasks.tasks.engine.job import Promise
@@ -151,7 +152,7 @@ class _Name(NamedTuple):
         names = ("accession number" if self.number else "", "Patient ID" if self.patient else "")
         return " and ".join(filter(None, names))
 
-    def fits(self, match: dict[str, Any]) -> bool:
+    def fits(self, match: Mapping[str, Any]) -> bool:
         """Whether a match has this name. Another case would be another patient."""
         number, patient = (value(match, tag).strip() for tag in (_ACCESSION_NUMBER, _PATIENT_ID))
         same_number = not self.number or number.casefold() == self.number.casefold()
@@ -163,6 +164,7 @@ class _Search:
 
     def __init__(self, request: RetrieveRequest, session: QuerySession) -> None:
         self._session, self._remote = session, str(request.remote)
+        self._most = settings().answer_limits(request.remote).matches
         self._selections = request.wanted()
         #: By Study Instance UID, in the order of the selections.
         self._wanted: dict[str, Wanted] = {}
@@ -215,7 +217,9 @@ class _Search:
             "StudyInstanceUID": "",
             "NumberOfStudyRelatedInstances": "",
         }
-        outcome = self._session.find(Level.STUDY, keys)
+        outcome, rows = self._session.find(
+            Level.STUDY, keys, lambda match: (value(match, STUDY_UID), counted_in_study(match), name.fits(match))
+        )
         failure = failure_of(outcome)
         if failure:
             raise JobFailedError(
@@ -223,12 +227,7 @@ class _Search:
                 "the studies by their Study Instance UIDs.",
                 name.text,
             )
-        found = [
-            Wanted(value(match, STUDY_UID), counted=counted_in_study(match))
-            for match in outcome.matches
-            if name.fits(match)
-        ]
-        usable = {each.study_uid: each for each in found if is_uid(each.study_uid)}
+        usable = {uid: Wanted(uid, counted=counted) for uid, counted, fits in rows if fits and is_uid(uid)}
         if not usable:
             raise JobFailedError(
                 f"{self._remote} lists no study with this {name.words}. Check it, for example with `pacs-tasks query`.",
@@ -246,7 +245,7 @@ class _Search:
             selections=tuple(wanted.selections),
         )
         try:
-            listed = Listing(self._session, wanted, self._remote).promise()
+            listed = Listing(self._session, wanted, self._remote, self._most).promise()
         except (JobFailedError, UnansweredError) as error:
             return _Found(study, unfound=[(SelectionLine(study.name, wanted.study_uid), _public(error))])
         return _Found(_proven(study, listed), list(listed.lines), self._unlisted(wanted.study_uid, listed.unlisted))

@@ -6,9 +6,10 @@ instances of each series.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -21,12 +22,19 @@ from pacs_tasks.tasks.engine.session import QuerySession, UnansweredError, value
 
 STUDY_UID, SERIES_UID, SOP_INSTANCE_UID, SOP_CLASS_UID = "0020000D", "0020000E", "00080018", "00080016"
 _OF_STUDY, _OF_SERIES = "00201208", "00201209"
-#: A larger count must be a mistake, since each instance becomes a line of the manifest.
-_MOST = 1_000_000
+_TRANSFER_SYNTAX_UIDS = "00083002"
+#: The keyword of that tag. Few remotes know this key (PS3.4 table C.6-5).
+_SYNTAXES_KEY = "AvailableTransferSyntaxUID"
+#: Transfer syntaxes of one instance that are noted.
+_MOST_SYNTAXES = 8
 #: UIDs that an error names.
 _SHOWN = 10
 
+#: Characters of an Integer String, and of a UID that is kept (PS3.5 section 6.2; some are longer than it allows).
+_LONGEST_IS, _LONGEST_UID = 12, 128
+
 _uid = TypeAdapter(ListedUID)
+T = TypeVar("T")
 
 
 @dataclass
@@ -91,11 +99,18 @@ class Listed(NamedTuple):
     doubted: bool = False
 
 
+class _Instance(NamedTuple):
+    """What the remote lists of an instance beside its UID; empty where it does not say."""
+
+    sop_class_uid: str
+    transfer_syntax_uids: str
+
+
 class _Series(NamedTuple):
-    """One series: the SOP class of each listed instance, the count that the remote reports, why its query failed."""
+    """One series: its listed instances by UID, the count that the remote reports, why its query failed."""
 
     uid: str
-    listed: dict[str, str]
+    listed: dict[str, _Instance]
     counted: int | None
     failure: str = ""
 
@@ -122,13 +137,13 @@ def is_uid(text: str) -> bool:
         return False
 
 
-def count_of(match: dict[str, object], tag: str) -> int | None:
-    """The number of instances that a match reports; None if it reports none, or an impossible one."""
+def count_of(match: Mapping[str, Any], tag: str) -> int | None:
+    """The number of instances that a match reports; None if it reports none, or one that no IS can hold."""
     text = value(match, tag)
-    return int(text) if text.isascii() and text.isdigit() and int(text) <= _MOST else None
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _LONGEST_IS else None
 
 
-def counted_in_study(match: dict[str, object]) -> int | None:
+def counted_in_study(match: Mapping[str, Any]) -> int | None:
     """Number of Study Related Instances, (0020,1208)."""
     return count_of(match, _OF_STUDY)
 
@@ -140,10 +155,21 @@ def failure_of(outcome: FindOutcome) -> str:
 
 
 class Listing:
-    """Queries the remote for one study."""
+    """Queries the remote for one study.
 
-    def __init__(self, session: QuerySession, wanted: Wanted, remote: str) -> None:
-        self._session, self._wanted, self._remote = session, wanted, remote
+    Parameters
+    ----------
+    most
+        Instances that a study may have: each becomes a line of the manifest. A larger count is a mistake.
+    """
+
+    def __init__(self, session: QuerySession, wanted: Wanted, remote: str, most: int) -> None:
+        self._session, self._wanted, self._remote, self._most = session, wanted, remote, most
+        #: Why a count of the remote is ignored, if one is.
+        self._miscounted = ""
+        self._asks_syntaxes = True
+        #: The remote refused that key in the last query.
+        self._left_out = False
         #: The error of a query without an answer.
         self._unanswered: UnansweredError | None = None
 
@@ -162,10 +188,23 @@ class Listing:
         series_uids, failure = self._series()
         if failure:
             return self._by_count_of_study(self._cannot_list("series", failure), counted, failure)
-        series = [self._instances(uid, count) for uid, count in sorted(series_uids.items())]
+        series = list(self._listed_series(series_uids))
         if wanted.picked:
             return self._picked(series)
         return self._whole(series, counted)
+
+    def _listed_series(self, counts: Mapping[str, int | None]) -> Iterator[_Series]:
+        number = 0
+        for uid, count in sorted(counts.items()):
+            series = self._instances(uid, count)
+            number += series.size
+            if number > self._most:
+                raise JobFailedError(
+                    f"{self._remote} lists or counts more than {self._most} instances in this study. Retrieve its "
+                    "series one by one, or raise PACS_TASKS_MAX_MATCHES if it holds so many.",
+                    self._wanted.study_uid,
+                )
+            yield series
 
     def _whole(self, series: list[_Series], counted: int | None) -> Listed:
         """Promise whole series, or the whole study with the count that the remote reports of it."""
@@ -181,11 +220,20 @@ class Listing:
     def _counted(self) -> int | None:
         """How many instances the whole study has, if the remote reports it."""
         if self._wanted.counted is not None:
-            return self._wanted.counted
+            return self._possible(self._wanted.counted)
         keys = {"StudyInstanceUID": self._wanted.study_uid, "NumberOfStudyRelatedInstances": ""}
-        outcome, _ = self._find(Level.STUDY, keys)
-        counts = [counted_in_study(match) for match in outcome.matches] if outcome else []
-        return counts[0] if len(counts) == 1 else None
+        counts, _ = self._find(Level.STUDY, keys, counted_in_study)
+        return self._possible(counts[0]) if len(counts) == 1 else None
+
+    def _possible(self, count: int | None) -> int | None:
+        """Give a count that is not a mistake."""
+        if count is None or count <= self._most:
+            return count
+        self._miscounted = (
+            f"{self._remote} counts {count} instances, which is ignored: more than {self._most} must be a mistake. If "
+            "it is none, raise PACS_TASKS_MAX_MATCHES"
+        )
+        return None
 
     def _series(self) -> tuple[dict[str, int | None], str]:
         """The wanted series with their counts, and why the list may be incomplete."""
@@ -197,33 +245,49 @@ class Listing:
             "SeriesInstanceUID": series_uid,
             "NumberOfSeriesRelatedInstances": "",
         }
-        outcome, failure = self._find(Level.SERIES, keys)
-        matches = outcome.matches if outcome else ()
-        found = {value(match, SERIES_UID): count_of(match, _OF_SERIES) for match in matches}
-        return {uid: count for uid, count in found.items() if uid and (not named or uid in named)}, failure
+        found, failure = self._find(
+            Level.SERIES, keys, lambda match: (_short(match, SERIES_UID), count_of(match, _OF_SERIES))
+        )
+        wanted = {uid: count for uid, count in found if uid and (not named or uid in named)}
+        return {uid: self._possible(count) for uid, count in wanted.items()}, failure
 
     def _instances(self, series_uid: str, counted: int | None) -> _Series:
         """List the instances of a series."""
-        outcome, failure = self._find_instances(series_uid, "")
-        return _Series(series_uid, _classes(outcome) if outcome else {}, counted, failure)
+        listed, failure = self._find_instances(series_uid, "")
+        return _Series(series_uid, listed, counted, failure)
 
-    def _find_instances(self, series_uid: str, sop_instance_uid: str) -> tuple[FindOutcome | None, str]:
+    def _find_instances(self, series_uid: str, sop_instance_uid: str) -> tuple[dict[str, _Instance], str]:
+        """List instances by their UIDs, and why the list may be incomplete.
+
+        Some remotes refuse the key for transfer syntaxes, or hang up at it: they are queried without it then.
+        """
+        found, failure = self._find_with(series_uid, sop_instance_uid, syntaxes=self._asks_syntaxes)
+        if self._asks_syntaxes and ((failure and not found) or self._left_out):
+            self._asks_syntaxes, self._unanswered = False, None
+            found, failure = self._find_with(series_uid, sop_instance_uid, syntaxes=False)
+        return {uid: instance for uid, instance in found if uid}, failure
+
+    def _find_with(
+        self, series_uid: str, sop_instance_uid: str, *, syntaxes: bool
+    ) -> tuple[list[tuple[str, _Instance]], str]:
         keys = {
             "StudyInstanceUID": self._wanted.study_uid,
             "SeriesInstanceUID": series_uid,
             "SOPInstanceUID": sop_instance_uid,
             "SOPClassUID": "",
         }
-        return self._find(Level.IMAGE, keys)
+        return self._find(Level.IMAGE, keys | ({_SYNTAXES_KEY: ""} if syntaxes else {}), _instance)
 
-    def _find(self, level: Level, keys: dict[str, str]) -> tuple[FindOutcome | None, str]:
-        """The answer, and why it is not a complete list."""
+    def _find(self, level: Level, keys: dict[str, str], read: Callable[[Mapping[str, Any]], T]) -> tuple[list[T], str]:
+        """What is read of the answer, and why it is not a complete list."""
+        self._left_out = False
         try:
-            outcome = self._session.find(level, keys)
+            outcome, found = self._session.find(level, keys, read)
         except UnansweredError as error:
             self._unanswered = error
-            return None, error.message
-        return outcome, failure_of(outcome)
+            return [], error.message
+        self._left_out = _SYNTAXES_KEY in outcome.keys_left_out
+        return found, failure_of(outcome)
 
     def _of_series(self, series: list[_Series], *, doubted: bool) -> Listed:
         """Promise each series by its list, or by its count if the list is incomplete."""
@@ -235,7 +299,7 @@ class Listing:
         short = [each for each in series if each.short]
         if short:
             return Listed(lines, Proof.COUNTS, self._why_short(short[0]), self._unlisted_series(series))
-        why = self._at_limit(series) if doubted else ""
+        why = self._miscounted or (self._at_limit(series) if doubted else "")
         return Listed(lines, Proof.INSTANCES, why, self._unlisted_series(series), doubted=bool(why))
 
     def _at_limit(self, series: list[_Series]) -> str:
@@ -313,10 +377,10 @@ class Listing:
         """Query by UID for the instances that an incomplete list leaves out."""
         listed = dict(series.listed)
         for uid in sorted(wanted - listed.keys()):
-            outcome, failure = self._find_instances(series.uid, uid)
-            if failure or outcome is None:
+            found, failure = self._find_instances(series.uid, uid)
+            if failure:
                 break
-            listed.update((found, name) for found, name in _classes(outcome).items() if found == uid)
+            listed.update((each, instance) for each, instance in found.items() if each == uid)
         return series._replace(listed=listed)
 
     def _unproven(self, listed: list[RetrieveLine], unlisted: set[str], series: list[_Series], failure: str) -> Listed:
@@ -342,7 +406,11 @@ class Listing:
 
     def _lines(self, series: _Series, uids: set[str]) -> list[InstanceLine]:
         study_uid = self._wanted.study_uid
-        return [InstanceLine(uid, series.uid, series.listed[uid], study_uid) for uid in sorted(uids)]
+        return [
+            InstanceLine(uid, series.uid, listed.sop_class_uid, study_uid, listed.transfer_syntax_uids)
+            for uid, listed in sorted(series.listed.items())
+            if uid in uids
+        ]
 
     def _placeholders(self, series_uid: str, count: int) -> list[CountedLine]:
         """Lines for instances that the remote has only counted."""
@@ -370,7 +438,16 @@ class Listing:
         )
 
 
-def _classes(outcome: FindOutcome) -> dict[str, str]:
-    """SOP Instance UID to SOP Class UID, which not every remote returns."""
-    found = {value(match, SOP_INSTANCE_UID): value(match, SOP_CLASS_UID) for match in outcome.matches}
-    return {uid: sop_class for uid, sop_class in found.items() if uid}
+def _short(match: Mapping[str, Any], tag: str) -> str:
+    """The UID in a match; empty if there is none, or one that is far too long."""
+    text = value(match, tag)
+    return text if len(text) <= _LONGEST_UID else ""
+
+
+def _instance(match: Mapping[str, Any]) -> tuple[str, _Instance]:
+    """What a match says of an instance: its UID, and what not every remote returns."""
+    values = match.get(_TRANSFER_SYNTAX_UIDS, {}).get("Value") or ()
+    syntaxes = "\\".join(str(each) for each in values[:_MOST_SYNTAXES] if is_uid(str(each)))
+    # Instances of a series share these: each text is in memory once.
+    instance = _Instance(sys.intern(_short(match, SOP_CLASS_UID)), sys.intern(syntaxes))
+    return _short(match, SOP_INSTANCE_UID), instance

@@ -17,6 +17,7 @@ from pacs_tasks.dimse.upper_layer.association import Association, StopCheck
 from pacs_tasks.errors import ContextRejectedError, JobCancelledError
 from pacs_tasks.outcome import Status, StatusCategory
 from pacs_tasks.request import ListedUID, QueryModel, Request
+from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine.associations import kept_association
 from pacs_tasks.tasks.engine.session import Loss, Session
 
@@ -189,7 +190,13 @@ class Inquiry:
         self.queries += 1
         series.in_list = by_uid and len(uids) > 1
         status, self._listed = list_instances(
-            assoc, series.study_uid, series.series_uid, set(uids), by_uid=by_uid, query_model=self._model
+            assoc,
+            series.study_uid,
+            series.series_uid,
+            set(uids),
+            by_uid=by_uid,
+            query_model=self._model,
+            limits=settings().answer_limits(self._remote),
         )
         series.in_list = False
         series.held |= self._listed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -43,6 +45,25 @@ def test_members_are_told_apart_by_their_place_and_leave_the_directory_by_no_nam
         assert files[0].parent.stat().st_mode & 0o077 == 0
     assert not list(temporary.iterdir())
     assert set(tmp_path.iterdir()) == before
+
+
+def test_what_a_killed_worker_left_goes_when_its_work_is_taken_up(tmp_path: Path, temporary: Path) -> None:
+    """At once where the same part begins again, and after a day where it does not; others are left alone."""
+    path = str(tmp_path / "a.zip")
+    packed(Path(path))
+    (member,) = members(path)
+
+    def left(owner: str) -> Path:
+        with Unpacked(owner) as unpacked:
+            directory = Path(unpacked.file(path, member)).parent
+            return shutil.copytree(directory, directory.with_name(f"{directory.name}-left"))
+
+    mine, other, old = left("job 0-5"), left("job 5-10"), left("job 10-15")
+    os.utime(old, (0, 0))
+    with Unpacked("job 0-5", taken_up=True) as unpacked:
+        assert (mine.exists(), other.exists()) == (False, True)
+        unpacked.file(path, member)
+    assert (other.exists(), old.exists()) == (True, False)
 
 
 def packed(path: Path, method: int = zipfile.ZIP_STORED) -> bytearray:

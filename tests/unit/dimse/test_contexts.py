@@ -97,6 +97,28 @@ def test_rare_syntaxes_are_proposed_only_for_what_did_not_come() -> None:
         } == usual | rare
 
 
+def test_listed_syntaxes_are_proposed_alone() -> None:
+    """Of a class of which the remote lists the syntaxes, these and the usual uncompressed ones have a context each."""
+    listed: dict[str, set[str]] = {"1.1": {"1.2.840.10008.1.2.4.70", "1.2.3.4"}, "1.3": {ExplicitVRLittleEndian}}
+    contexts = contexts_to_receive(["1.1", "1.2", "1.3"], listed=listed)
+    proposed = {
+        uid: [cx.transfer_syntaxes for cx in contexts if cx.abstract_syntax == uid] for uid in ("1.1", "1.2", "1.3")
+    }
+    usual = [(ExplicitVRLittleEndian,), (ImplicitVRLittleEndian,)]
+    assert proposed["1.1"] == [*usual, ("1.2.3.4",), ("1.2.840.10008.1.2.4.70",)]
+    assert proposed["1.3"] == usual
+    assert len(proposed["1.2"]) > 20
+    many = [f"1.{number}" for number in range(60)]
+    crowded = contexts_to_receive(many, listed={"1.1": listed["1.1"], "1.3": {"1.2.840.10008.1.2.4.70"}})
+    assert [cx.transfer_syntaxes for cx in crowded if cx.abstract_syntax == "1.3"] == [
+        (ExplicitVRLittleEndian, ImplicitVRLittleEndian),
+        ("1.2.840.10008.1.2.4.70",),
+    ]
+    assert [cx for cx in crowded if cx.abstract_syntax == "1.1"] == [
+        cx for cx in contexts_to_receive(many) if cx.abstract_syntax == "1.1"
+    ]
+
+
 def test_the_other_uncompressed_syntaxes_are_offered_behind_the_own_one() -> None:
     """Implicit VR is offered for each class unless all of it is lossy (PS3.5 section 10.1), or nothing may change."""
     syntaxes = {"1.1": ExplicitVRLittleEndian, "1.2": ImplicitVRLittleEndian, "1.3": JPEGLosslessSV1, "1.4": MPEG2MPML}

@@ -57,6 +57,13 @@ def native(*others: bytes, syntax: str = ExplicitVRLittleEndian) -> bytes:
     return data_set(VALUE, *others, pixels(syntax), syntax=syntax)
 
 
+def nested(number: int) -> bytes:
+    content = b""
+    for _ in range(number):
+        content = undefined(0x0040_A730, b"SQ", item(content + ITEM_END, UNDEFINED) + SEQUENCE_END)
+    return content
+
+
 def odd_vr(vr: bytes) -> bytes:
     return struct.pack("<HH2sH", 0x0040, 0x0310, vr, 4) + b"TEXT"
 
@@ -99,6 +106,7 @@ BROKEN = {
     ),
     "no items in a sequence": (native(sequence(b"garbage!")), ExplicitVRLittleEndian, "other than items"),
     "a delimiter outside": (native(SEQUENCE_END), ExplicitVRLittleEndian, "outside of a sequence"),
+    "201 sequences deep": (native(nested(201)), ExplicitVRLittleEndian, "nested more than 200 deep"),
     "text behind it": (EXPLICIT + b"no element at all!", ExplicitVRLittleEndian, "truncated"),
 }
 #: Data sets that are unusual and that DCMTK reads all the same.
@@ -111,6 +119,7 @@ SOUND = {
     "out of order": (EXPLICIT + element(0x0008_0070, b"LO", b"LATE"), ExplicitVRLittleEndian),
     "twice the same": (native(INNER, INNER), ExplicitVRLittleEndian),
     "zeroes behind it": (EXPLICIT + bytes(64), ExplicitVRLittleEndian),
+    "200 sequences deep": (native(nested(200)), ExplicitVRLittleEndian),
     "two odd values": (native(*[element(0x0040_0310, b"LO", b"ODD")] * 2), ExplicitVRLittleEndian),
     "sequences of both kinds": (
         native(sequence(item(INNER)), undefined(0x0040_A730, b"SQ", item(INNER + ITEM_END, UNDEFINED) + SEQUENCE_END)),

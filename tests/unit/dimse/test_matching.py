@@ -21,7 +21,32 @@ TAGS = {
     "PatientSex": ("00100040", "CS"),
     "NumberOfFrames": ("00280008", "IS"),
     "Rows": ("00280010", "US"),
+    "AcquisitionDateTime": ("0008002A", "DT"),
 }
+#: A key, a value of VR DT, and whether the value can be meant by any reading.
+MOMENTS = [
+    ("20240115", "20240115093000.5", True),
+    ("20240115093000", "20240115", True),
+    ("2024", "20240115093000+0100", True),
+    ("20240115-20240116", "20240116235959.999999", True),
+    ("20240115-", "20240115", True),
+    ("-20240115093000", "20240115093000", True),
+    ("20240115093000+0100", "20240115083000+0000", True),
+    ("20240115093000-0500", "20240115143000+0000", True),
+    ("20240115093000-0500-20240115100000-0500", "20240115144500+0000", True),
+    ("20240115100000", "20240115210000+0100", True),
+    ("2024*", "20240115", True),
+    ("20240115", "15 January", True),
+    ("20240116", "20240115235959", False),
+    ("20240115-20240116", "20240117", False),
+    ("20240115-20240116", "20240114235959.999999", False),
+    ("20240116-", "2024011523", False),
+    ("-20240114", "20240115", False),
+    ("2023", "20240115", False),
+    ("20240115093000+0100", "20240115093000+0000", False),
+    ("20240115093000-0500-20240115100000-0500", "20240115094500+0000", False),
+    ("20240115093000", "20240117093000+0100", False),
+]
 
 
 def _check(**keys: str) -> KeyCheck:
@@ -86,6 +111,14 @@ def test_another_value_is_named(keyword: str, key: str, value: Any) -> None:
     assert check.unmatched == (keyword,)
     [remark] = check.remarks()
     assert remark == f"the PACS ignored {keyword}: 1 of 1 matches have another value"
+
+
+@pytest.mark.parametrize(("key", "value", "can_be"), MOMENTS)
+def test_moments_are_compared_by_any_reading(key: str, value: str, can_be: bool) -> None:
+    """Precision, ranges and offsets from UTC, whose hyphens look alike; who names no offset may be anywhere."""
+    check = _check(AcquisitionDateTime=key)
+    assert check.holds(_match(AcquisitionDateTime=value), FF00) is can_be
+    assert check.unmatched == (() if can_be else ("AcquisitionDateTime",))
 
 
 def test_no_value_may_be_an_ignored_key() -> None:

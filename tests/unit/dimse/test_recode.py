@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
+import tempfile
 import warnings
+import zlib
 from dataclasses import replace
 from io import BytesIO
 from itertools import product
@@ -19,9 +21,9 @@ from pydicom.uid import (
     JPEGLosslessSV1,
 )
 
-from pacs_tasks.dimse.files import decoder
+from pacs_tasks.dimse.files import converted, decoder, recode
 from pacs_tasks.dimse.files.converted import ConvertedFile
-from pacs_tasks.dimse.files.elements import Encoding, MalformedError
+from pacs_tasks.dimse.files.elements import DEEPEST, Encoding, MalformedError
 from pacs_tasks.dimse.files.part10 import StoredInstance, read_instance
 from pacs_tasks.dimse.files.recode import Recoded
 from pacs_tasks.errors import UnreadableInputError
@@ -182,6 +184,61 @@ def test_the_pixel_representation_decides_between_signed_and_unsigned(signed: in
     assert [found[at + 4 : at + 6].decode() for at in _places(found, b"\x28\0\x06\x01")] == [vr, other, vr]
 
 
+@pytest.mark.parametrize("defined", [True, False])
+def test_the_pixel_representation_may_come_later(defined: bool) -> None:
+    """That of the same level counts, or else that of the data set around it, as pydicom has it."""
+    mapped = _implicit(0x0022_1452, b"\xfe\xff")
+    signed, unsigned = (_implicit(0x0028_0103, bytes((number, 0))) for number in (1, 0))
+
+    def sequence(content: bytes) -> bytes:
+        end = b"" if defined else _implicit(0xFFFE_E0DD, b"")
+        items = _item(content, defined=defined) + end
+        return _implicit(0x0022_1450, items, None if defined else _UNDEFINED)
+
+    content = sequence(mapped) + sequence(mapped + unsigned) + mapped + signed + sequence(mapped)
+    found = _recoded(content, ImplicitVRLittleEndian, ExplicitVRLittleEndian)
+    vrs = [found[at + 4 : at + 6].decode() for at in _places(found, b"\x22\0\x52\x14")]
+    assert vrs == ["SS", "US", "SS", "SS"]
+    without = _recoded(mapped, ImplicitVRLittleEndian, ExplicitVRLittleEndian)
+    assert without[4:6] == b"US"
+
+
+def _deep(number: int) -> bytes:
+    opened = b"\x08\0\x15\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff"
+    return opened * number + b"\xfe\xff\r\xe0\0\0\0\0\xfe\xff\xdd\xe0\0\0\0\0" * number
+
+
+def test_deep_sequences_are_converted_within_a_bound() -> None:
+    """As deep as the stack of Python allows for sure; more is not read."""
+    deep = _recoded(_deep(DEEPEST), ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+    assert _recoded(deep, ImplicitVRLittleEndian, ExplicitVRLittleEndian) == _deep(DEEPEST)
+    with pytest.raises(MalformedError, match=f"more than {DEEPEST} deep"):
+        _recoded(_deep(DEEPEST + 1), ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+
+
+def test_what_inflates_without_end_is_not_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small deflated file neither fills the disk nor the memory: one sentence, and nothing stays."""
+    monkeypatch.setattr(converted, "_HARMLESS", 1 << 24)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    deflating = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    content = deflating.compress(_element(0x0008_0016, "UI", b"1.2.3.4.5.6.7\0"))
+    content += deflating.compress(_element(0x7FE0_0010, "OW", bytes(1 << 25))) + deflating.flush()
+    path = write(tmp_path / "bomb.dcm", "1.2.3", content, DeflatedExplicitVRLittleEndian)
+    assert path.stat().st_size < 1 << 16
+    with pytest.raises(UnreadableInputError, match="inflate to more than 16777216"):
+        ConvertedFile(read_instance(str(path)), ExplicitVRLittleEndian)
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_headers_are_not_collected_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long values stay in the file; a data set of short ones alone has a bound."""
+    monkeypatch.setattr(recode, "_MOST_IN_MEMORY", 1 << 16)
+    content = _element(0x0009_1001, "LO", b"TEXT") * 10_000
+    with pytest.raises(MalformedError, match="headers and short values"):
+        _recoded(content, ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+
+
 def _places(content: bytes, wanted: bytes) -> list[int]:
     return [at for at in range(len(content)) if content.startswith(wanted, at)]
 
@@ -195,7 +252,7 @@ def _places(content: bytes, wanted: bytes) -> list[int]:
         _element(0x0008_1115, "SQ", _implicit(0xFFFE_E000, b"", 80)),
         _element(0x7FE0_0010, "OB", _implicit(0xFFFE_E000, b"") + _implicit(0xFFFE_E0DD, b""), _UNDEFINED),
         _element(
-            0x0008_1115, "SQ", b"\xfe\xff\0\xe0\xff\xff\xff\xff\x08\0\x15\x11SQ\0\0\xff\xff\xff\xff" * 99, _UNDEFINED
+            0x0008_1115, "SQ", b"\xfe\xff\0\xe0\xff\xff\xff\xff\x08\0\x15\x11SQ\0\0\xff\xff\xff\xff" * 299, _UNDEFINED
         ),
     ],
 )

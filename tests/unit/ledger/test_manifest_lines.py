@@ -14,6 +14,7 @@ from pacs_tasks.ledger.manifest import CountedLine, FileLine, InstanceLine, Line
         (FileLine("/data/\udcff", 0), '["/data/\\udcff",0]', "/data/\udcff"),
         (RowLine(7, {"PatientID": "P1"}), '["row 7",7,{"PatientID":"P1"}]', "row 7"),
         (InstanceLine("1.2.3", "1.2", "", "1"), '["1.2.3","1.2","","1"]', "1.2.3"),
+        (InstanceLine("1.2.3", "1.2", "1.4", "1", "1.5\\1.6"), '["1.2.3","1.2","1.4","1","1.5\\\\1.6"]', "1.2.3"),
         (CountedLine(3, 12, "1.2", "1"), '["3 of 12","1.2","","1"]', "3 of 12"),
         (SelectionLine("row 4", ""), '["row 4","","",""]', "row 4"),
         (SelectionLine("selection 2", "1"), '["selection 2","","","1"]', "selection 2"),

@@ -164,16 +164,20 @@ def test_a_date_that_is_no_range_cannot_be_split(pacs: TestPACS, date: str) -> N
     assert not pacs.associations
 
 
-@pytest.mark.parametrize(("code", "refused"), [(0xA700, True), (0xA700, False), (0xFE00, False)])
+@pytest.mark.parametrize(("code", "refused"), [(0xA700, True), (0xA700, False), (0xFE00, False), (0xFE00, True)])
 def test_out_of_resources_is_a_cap_too(code: int, refused: bool) -> None:
-    """A700 after matches is partial, before any match a failure; both can be split. So can FE00 without C-CANCEL."""
+    """A700 after matches is partial, before any match a failure; both can be split. So can FE00 without C-CANCEL.
+
+    FE00 says that there is more, so it is partial without a match, too.
+    """
     faults = Faults(most_matches=60, most_matches_status=code, all_or_nothing=refused)
     with TestPACS(instances=[_study(n, _day(n)) for n in range(200)], faults=faults) as pacs:
         plain = find(FindRequest(remote=pacs.remote), LOCAL, PATIENT)
         split = find(FindRequest(remote=pacs.remote, split_dates=True), LOCAL, PATIENT)
-    assert plain.category is (Category.FAILED if refused else Category.PARTIAL)
+    failed = refused and code != 0xFE00
+    assert plain.category is (Category.FAILED if failed else Category.PARTIAL)
     assert len(plain.matches) == (0 if refused else 60)
-    assert plain.doubts == (() if refused else (Doubt.STATUS,))
+    assert plain.doubts == (() if failed else (Doubt.STATUS,))
     assert (len(set(_uids(split))), split.category, split.doubts) == (200, Category.SUCCESS, ())
 
 

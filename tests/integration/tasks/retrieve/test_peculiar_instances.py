@@ -17,6 +17,7 @@ from tests.integration.conftest import Receiver
 from tests.support import dicom_files
 from tests.support.dicom_files import instance, study_uid
 
+_SYNTAXES = "AvailableTransferSyntaxUID"
 #: SOP Instance UIDs and Series Instance UIDs as real remotes have them.
 _ODD = (
     ("1.2.3..840.9", "1.2.3.840.1"),
@@ -125,3 +126,29 @@ def test_instances_of_unlisted_classes_come_over_several_associations(client: Pa
         outcome = _retrieved(client, archive, tmp_path / "out", method=RetrieveMethod.GET)
     assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, len(classes)), outcome
     assert len(classes) > 128
+
+
+def test_a_private_syntax_that_is_listed_is_proposed(client: PacsClient, tmp_path: Path) -> None:
+    """What the remote says that it can send comes by C-GET, also in a syntax that nobody would guess."""
+    held = dicom_files.write_many(tmp_path / "held", (1, 1, 3))
+    content = held[1].read_bytes()
+    held[1].write_bytes(content.replace(b"1.2.840.10008.1.2.1\0", b"1.2.826.0.1.3.4.5.6\0", 1))
+    with TestPACS(instances=held) as archive:
+        plain = _retrieved(client, archive, tmp_path / "plain", method=RetrieveMethod.GET)
+        archive.faults = Faults(lists_syntaxes=True)
+        listed = _retrieved(client, archive, tmp_path / "listed", method=RetrieveMethod.GET)
+    assert (plain.category, plain.counters.success) == (Category.PARTIAL, 2)
+    assert (listed.category, listed.counters.success) == (Category.SUCCESS, 3)
+
+
+@pytest.mark.parametrize("faults", [Faults(unknown_keys=[_SYNTAXES]), Faults(abort_at_keys=[_SYNTAXES]), Faults()])
+def test_a_remote_that_does_not_know_the_key_is_asked_without_it(
+    client: PacsClient, tmp_path: Path, faults: Faults
+) -> None:
+    """Whether it refuses the key, hangs up at it, or ignores it: all comes, and few queries have it."""
+    held = [each for series in (1, 2, 3) for each in dicom_files.write_many(tmp_path / f"{series}", (1, series, 2))]
+    with TestPACS(instances=held, faults=faults) as archive:
+        outcome = _retrieved(client, archive, tmp_path / "out", method=RetrieveMethod.GET)
+        asked = [each for each in archive.identifiers if _SYNTAXES in each]
+    assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, 6), outcome
+    assert len(asked) <= 3
