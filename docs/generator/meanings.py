@@ -45,11 +45,11 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         "max_retries": "How often a part is retried after the PACS was lost or out of resources.",
         "give_up_after": "How long a job waits for a PACS that went down. `resume` continues it later.",
         "max_associations": "Associations with one PACS that all workers together may hold open at once.",
+        "association_idle": "An unused association is released after this time.",
         "max_matches": "Matches that a PACS may return to one query: one that is broken does not stop by itself. A "
         "larger `--limit` gets so many.",
         "max_answer_bytes": "Bytes that all matches of one query may have together.",
         "max_match_elements": "Elements that one match may have, with those within sequences.",
-        "association_idle": "An unused association is released after this time.",
         "operations_window": "C-STORE requests under way at once on one association, if the PACS agrees (asynchronous "
         "operations window). 1 does not negotiate it.",
         "sha256": "Record the SHA-256 of each data set that is sent. A gigabyte takes about a second of one core.",
