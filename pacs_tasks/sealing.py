@@ -214,6 +214,11 @@ class Sealing:
         SealingError
             If the value was changed.
         """
+        if not self.refuses_plain and not _KEY_ID.fullmatch(text.partition(".")[0]):
+            return text
+        return self._opened(text, context)
+
+    def _opened(self, text: str, context: str) -> str:
         key_id, _, sealed = text.partition(".")
         for key in self._keys:
             if key.id == key_id:
@@ -244,14 +249,14 @@ class Sealing:
 
     def again(self, job_id: str, sealed_key: str) -> str:
         """Encrypt the key of a job again, with the first key of the fleet."""
-        return self.seal(self.unseal(sealed_key, _of_job(job_id)), _of_job(job_id))
+        return self.seal(self._opened(sealed_key, _of_job(job_id)), _of_job(job_id))
 
     def of_job(self, job_id: str, sealed_key: str) -> Sealer:
         """Give the encryption of a job by what its record holds. It raises nothing: its methods do."""
         if not sealed_key:
             return _Locked(_plain_record()) if self.refuses_plain else self._plain
         try:
-            return _Sealed(base64.urlsafe_b64decode(self.unseal(sealed_key, _of_job(job_id))), job_id)
+            return _Sealed(base64.urlsafe_b64decode(self._opened(sealed_key, _of_job(job_id))), job_id)
         except SealingError as error:
             return _Locked(error)
 

@@ -19,7 +19,7 @@ from pydicom import dcmread
 
 from pacs_tasks.audit import RESTRICTED_FUNCTION, START, STOP, Code, Event, Kind, Party, Sink, message, privacy, sink_of
 from pacs_tasks.dimse.find.identifier import attempt, quiet
-from pacs_tasks.errors import ConfigurationError, JobNotFoundError, MissingKeyError, PacsTasksError
+from pacs_tasks.errors import ConfigurationError, JobNotFoundError, MissingKeyError, PacsTasksError, SealingError
 from pacs_tasks.fleet.audits import Audits
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.outcomes import Instances
@@ -226,13 +226,26 @@ class Trail:
         """Write the events of every job that has ended, and those that belong to no job."""
         if self._audits.claim(_OTHERS):
             try:
-                while (text := self._audits.first()) is not None and self.write(Event.from_json(text)):
-                    self._audits.drop_first()
+                self._write_others()
             finally:
                 self._audits.release(_OTHERS)
         for job_id, begun in self._audits.due():
             if not self._write_job(job_id, begun=begun):
                 return
+
+    def _write_others(self) -> None:
+        """Write the events that belong to no job, until one cannot be written now."""
+        while True:
+            try:
+                text = self._audits.first()
+            except MissingKeyError:
+                return  # Another worker has its key.
+            except SealingError as error:
+                logger.error("An event of the audit trail is left out: %s", error.message)  # noqa: TRY400
+            else:
+                if text is None or not self.write(Event.from_json(text)):
+                    return
+            self._audits.drop_first()
 
     def _write_job(self, job_id: str, *, begun: bool) -> bool:
         """Write the events of a job unless somebody else does; false if they cannot be written now."""

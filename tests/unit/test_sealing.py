@@ -78,9 +78,18 @@ def test_without_a_key_everything_stays_as_it_is() -> None:
         job.unname("x", "f"),
         sealing.hashed("x"),
     } == {"x"}
+    for text in ("x", "", '{"time": 1.5}'):
+        assert sealing.unseal(sealing.seal(text, "context"), "context") == text
+        assert Sealing([OLD], accept_plain=True).unseal(text, "context") == text
+        with pytest.raises(SealingError, match="was changed"):
+            Sealing([OLD]).unseal(text, "context")
     assert sealing.hashes("x") == ["x"]
     with pytest.raises(MissingKeyError):
         sealing.of_job("job", Sealing([OLD]).begin("job")).seal("x", "f")
+    # A stranger cannot give a job a key of their own.
+    for each in (sealing, Sealing([OLD], accept_plain=True)):
+        with pytest.raises(SealingError, match="was changed"):
+            each.of_job("job", NEW).seal("x", "f")
 
 
 def test_plain_jobs_are_refused_unless_allowed() -> None:

@@ -34,6 +34,13 @@ def _object(event: dict[str, Any], role: str) -> dict[str, Any]:
     return dict(found.get(role, {}))
 
 
+def test_without_a_key_the_start_of_a_worker_is_an_event_too(redis_url: str, tmp_path: Path) -> None:
+    trail = tmp_path / "audit.jsonl"
+    with workers.worker(redis_url, tmp_path, concurrency=1, PACS_TASKS_AUDIT=str(trail)):
+        wait_until(lambda: [_kind(each) for each in _events(trail)] == ["Application Activity"], 15, "the event")
+    wait_until(lambda: len(_events(trail)) == 2, 10, "the end of the worker")
+
+
 def test_each_job_and_study_is_one_event(redis_url: str, pacs: TestPACS, tmp_path: Path) -> None:
     """Transfers and queries, done and failed, by us and by another service; start and end of the worker."""
     write_patients(tmp_path / "files", 3)

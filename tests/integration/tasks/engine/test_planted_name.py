@@ -205,7 +205,15 @@ def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         archive.destinations = {"OTHER": (other.host, other.port), "PLANTED_RX": ("127.0.0.1", port)}
         scene = _Scene(directory, server, archive, other, sealed=sealed)
         worker = stack.enter_context(
-            workers.worker(url, directory, "planted", level="DEBUG", PACS_TASKS_ENCRYPTION_KEYS=scene.key)
+            workers.worker(
+                url,
+                directory,
+                "planted",
+                level="DEBUG",
+                PACS_TASKS_ENCRYPTION_KEYS=scene.key,
+                PACS_TASKS_AUDIT=str(directory / "audit.jsonl"),
+                PACS_TASKS_AUDIT_PATIENTS="masked",
+            )
         )
         receiver = stack.enter_context(
             workers.receiver(url, directory, port, "PLANTED_RX", PACS_TASKS_ENCRYPTION_KEYS=scene.key)
@@ -218,6 +226,7 @@ def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         scene.crash()
         lines = (path for path in Path("/proc").glob("[0-9]*/cmdline") if _ours(path, directory))
         found.places["ps"] = b"".join(path.read_bytes() for path in lines)
+        found.places["masked audit trail"] = (directory / "audit.jsonl").read_bytes()
         found.places |= {"worker": worker.log.read_bytes(), "receiver": receiver.log.read_bytes()}
         found.places |= {f"log of command {log.name}": log.read_bytes() for log in scene.logs if log.exists()}
         found.places["events"] = json.dumps(events.seen, default=str).encode()
@@ -294,6 +303,7 @@ def test_nobody_but_the_caller_sees_it(stage: Stage) -> None:
     """Logs, events, results, Flower, metrics, queues and the list of processes hold nothing of the patient."""
     leaks = {place: found_in(content) for place, content in stage.places.items() if not place.startswith("redis file")}
     assert {place: found for place, found in leaks.items() if found} == {}
+    assert stage.places["masked audit trail"].count(b"DICOM Instances Transferred") > 5
     assert any(place.startswith("key celery-task-meta") for place in stage.places)
     assert set(found_in(stage.shown.encode())) >= {"Zyxwvut", PATIENT_ID}
 
