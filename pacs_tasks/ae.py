@@ -2,7 +2,9 @@
 
 # Without `from __future__ import annotations`: pydantic would compile each annotation again from its text.
 
+import ipaddress
 import os
+import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Self
@@ -130,6 +132,43 @@ Address = Annotated[Host, AfterValidator(_check_address)]
 Certificate = Annotated[str, AfterValidator(_check_certificate)]
 #: A defined term of Specific Character Set, (0008,0005), PS3.3 section C.12.1.1.2.
 Charset = Annotated[str, AfterValidator(_check_charset)]
+
+
+def _check_network(value: str) -> str:
+    """Check an IP address or a network, such as 192.168.1.0/24."""
+    try:
+        network = ipaddress.ip_network(value.strip(), strict=False)
+    except ValueError:
+        raise ValueError(
+            f"{value!r} is neither an IP address nor a network; write 192.168.1.20 or 192.168.1.0/24"
+        ) from None
+    return str(network.network_address) if network.num_addresses == 1 else str(network)
+
+
+def _check_fingerprint(value: str) -> str:
+    """Check the SHA-256 of a certificate, as ``openssl x509 -fingerprint -sha256`` writes it, or without colons."""
+    digits = value.strip().rpartition("=")[2].replace(":", "").lower()
+    if re.fullmatch("[0-9a-f]{64}", digits) is None:
+        raise ValueError(
+            f"{value!r} is not the SHA-256 of a certificate, which `openssl x509 -noout -fingerprint -sha256` prints"
+        )
+    return digits
+
+
+Network = Annotated[str, AfterValidator(_check_network)]
+Fingerprint = Annotated[str, AfterValidator(_check_fingerprint)]
+
+
+def plain_address(address: str) -> str:
+    """Return an IP address in its one form: IPv4 within IPv6 as IPv4 (RFC 4291 section 2.5.5.2), without a zone.
+
+    Anything else is returned as it is.
+    """
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    return str(getattr(found, "ipv4_mapped", None) or found)
 
 
 def is_foreign_path(path: str) -> bool:
@@ -283,6 +322,12 @@ class RemoteAE(BaseModel):
         How much it may answer to one query. None: as in the settings of the worker.
     tls
         None: the connection is not encrypted.
+    receive_from
+        IP addresses and networks from which it delivers after a C-MOVE, beside its own address.
+    receive_from_ae_titles
+        AE titles with which it delivers, beside its own. They are also accepted as Move Originator.
+    receive_from_certificates
+        SHA-256 of the certificates that it may show when it delivers over TLS, beside the one of ``host``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
@@ -296,6 +341,10 @@ class RemoteAE(BaseModel):
     max_answer_bytes: MaxAnswerBytes | None = None
     max_match_elements: MaxMatchElements | None = None
     tls: Annotated[TLS | None, BeforeValidator(_switch)] = None
+    # None is left out of messages, so that a worker of an older version still reads them.
+    receive_from: tuple[Network, ...] | None = None
+    receive_from_ae_titles: tuple[AETitle, ...] | None = None
+    receive_from_certificates: tuple[Fingerprint, ...] | None = None
 
     def __str__(self) -> str:
         return f"{self.ae_title} at {self.host}:{self.port}{' over TLS' if self.tls else ''}"

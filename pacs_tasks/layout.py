@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import os
 import re
 import shutil
 import unicodedata
 from collections.abc import Collection
-from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from pacs_tasks.ae import DEFAULT_CHARSET
 from pacs_tasks.dimse.files import part10, storage
 from pacs_tasks.dimse.files.elements import IMPLICIT_VR_LITTLE_ENDIAN, SPECIFIC_CHARACTER_SET, encode_implicit
+from pacs_tasks.dimse.files.final_name import Placed, opened
+from pacs_tasks.dimse.files.regular import is_regular, read_regular
 from pacs_tasks.dimse.find.match import decode_match
 from pacs_tasks.errors import InvalidRequestError, NotDicomError, UnreadableInputError
 from pacs_tasks.request.template import DEFAULT, FIELDS, Field, parse
@@ -61,7 +61,7 @@ def values_of(path: str, keywords: Collection[str], charset: str) -> dict[str, s
         instance = part10.read_instance(path)
     except (NotDicomError, UnreadableInputError):
         return {}
-    with FileIO(path) as file:
+    with read_regular(path) as file:
         found = part10.read_values(file, instance, {*wanted, SPECIFIC_CHARACTER_SET}, _LONGEST_VALUE)
     # Text is encoded alike in every transfer syntax, and matches have the same trouble with character sets.
     decoded = decode_match(encode_implicit(found), IMPLICIT_VR_LITTLE_ENDIAN, charset)
@@ -136,8 +136,6 @@ def component(text: str, ending: str = "") -> str:
 _ENDING = ".dcm"
 #: Names to try for one instance: the one of the layout, with its UID, and with its UID and a number.
 _MOST_NAMES = 20
-#: Errors of a file system without hard links.
-_NO_LINKS = frozenset((errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK))
 
 
 class Layout:
@@ -172,11 +170,11 @@ class Layout:
         self.depth = len(self._components)
         self._charset, self._owner = charset, owner
         self._fields = {each for component in self._components for each in component if isinstance(each, Field)}
-        #: Directories that are known to lie in the output directory.
-        self._inside: set[Path] = set()
+        #: Directories that are known to lie in the output directory, and where they are without links.
+        self._inside: dict[Path, Path] = {}
 
-    def place(self, directory: Path, temporary: Path, study_uid: str, series_uid: str, sop_instance_uid: str) -> Path:
-        """Move a complete file to its place. It replaces only an older file of the same SOP instance.
+    def place(self, directory: Path, temporary: Path, study_uid: str, series_uid: str, sop_instance_uid: str) -> Placed:
+        """Move a complete file to its place. It replaces no file with other content: that is kept beside it.
 
         Parameters
         ----------
@@ -187,7 +185,8 @@ class Layout:
 
         Returns
         -------
-        The new path. The same instance always gets the same path; if another file is there, the SOP Instance UID is
+        The new path, with a remark if an older file of the instance has other content and is kept under another name.
+        The same instance always gets the same path; if a file of another instance is there, the SOP Instance UID is
         added to the name.
 
         Raises
@@ -206,33 +205,34 @@ class Layout:
         near = storage.unfinished_path(directory, self._owner)
         try:
             # shutil.copy keeps the permissions, so that the same people may read the file.
-            shutil.copy(temporary, near)
+            shutil.copy(temporary, near, follow_symlinks=False)
             placed = self._place(directory, near, *uids)
         finally:
             near.unlink(missing_ok=True)
         temporary.unlink()
         return placed
 
-    def _place(self, directory: Path, temporary: Path, study_uid: str, series_uid: str, sop_instance_uid: str) -> Path:
+    def _place(
+        self, directory: Path, temporary: Path, study_uid: str, series_uid: str, sop_instance_uid: str
+    ) -> Placed:
         # This checks the UIDs, whatever the template: a remote must not choose where a file goes.
         by_uids = storage.kept_path(directory, study_uid, series_uid, sop_instance_uid)
         if self.is_default:
             # No other instance can have this name.
-            self._prepare(directory, by_uids.parent)
-            temporary.replace(by_uids)
-            return by_uids
+            with opened(*self._prepared(directory, by_uids.parent)) as folder:
+                return Placed(by_uids, folder.settle(temporary, by_uids.name))
         *parents, stem = self._names(temporary, study_uid, series_uid, sop_instance_uid)
         parent = directory.joinpath(*(component(name) for name in parents))
-        self._prepare(directory, parent)
         plain, *longer = (parent / component(stem, ending) for ending in _endings(storage.safe_name(sop_instance_uid)))
-        # An instance that got a longer name keeps it, even if the plain one is free by now.
-        if _holds(longer[0], sop_instance_uid):
-            return temporary.replace(longer[0])
-        for target in (plain, *longer):
-            if _claim(temporary, target):
-                return target
-            if _holds(target, sop_instance_uid):
-                return temporary.replace(target)
+        with opened(*self._prepared(directory, parent)) as folder:
+            # An instance that got a longer name keeps it, even if the plain one is free by now.
+            if _holds(longer[0], sop_instance_uid):
+                return Placed(longer[0], folder.settle(temporary, longer[0].name))
+            for target in (plain, *longer):
+                if folder.claim(temporary, target.name):
+                    return Placed(target)
+                if _holds(target, sop_instance_uid):
+                    return Placed(target, folder.settle(temporary, target.name))
         raise FileExistsError(errno.EEXIST, "other files have all names for the instance")
 
     def _names(self, temporary: Path, study_uid: str, series_uid: str, sop_instance_uid: str) -> list[str]:
@@ -250,13 +250,17 @@ class Layout:
             for component in self._components
         ]
 
-    def _prepare(self, directory: Path, parent: Path) -> None:
-        """Create a directory below ``directory``, unless a link on the path leads out of it.
+    def _prepared(self, directory: Path, parent: Path) -> tuple[Path, Path]:
+        """Give the output directory and one below it, both without links, unless a link there leads out.
 
-        A directory is checked once: whoever can change it later may write there anyway.
+        A directory is resolved once. If a link takes its place later, nothing is written through it.
         """
-        if parent in self._inside and parent.is_dir():
-            return
+        if parent not in self._inside:
+            self._inside[directory] = directory.resolve()
+            self._inside[parent] = self._resolved(directory, parent)
+        return self._inside[directory], self._inside[parent]
+
+    def _resolved(self, directory: Path, parent: Path) -> Path:
         current = directory
         for name in parent.relative_to(directory).parts:
             current /= name
@@ -268,12 +272,12 @@ class Layout:
                     "link.",
                     str(current),
                 )
-        self._inside.add(parent)
+        return parent.resolve()
 
 
 def _holds(path: Path, sop_instance_uid: str) -> bool:
     """Whether a file is this SOP instance by its head; the rest of it may be missing."""
-    if not path.is_file():
+    if not is_regular(str(path)):
         return False
     try:
         return part10.read_instance(str(path)).sop_instance_uid == sop_instance_uid
@@ -284,31 +288,3 @@ def _holds(path: Path, sop_instance_uid: str) -> bool:
 def _endings(sop_instance_uid: str) -> list[str]:
     with_uid = f"_{sop_instance_uid}"
     return [_ENDING, with_uid + _ENDING, *(f"{with_uid}_{number}{_ENDING}" for number in range(2, _MOST_NAMES))]
-
-
-def _claim(temporary: Path, target: Path) -> bool:
-    """Give a file a free name; False if another file has it. Of two processes that want it at once, one gets it."""
-    try:
-        os.link(temporary, target)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        return _claim_without_links(temporary, target)
-    temporary.unlink()
-    return True
-
-
-def _claim_without_links(temporary: Path, target: Path) -> bool:
-    """The same with an empty file, which nobody mistakes for an instance."""
-    try:
-        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL))
-    except FileExistsError:
-        return False
-    try:
-        temporary.replace(target)
-    except BaseException:
-        target.unlink(missing_ok=True)
-        raise
-    return True

@@ -364,10 +364,14 @@ class Settings(BaseModel):
         )
 
     def _limit(self, remote: RemoteAE, name: str) -> int:
-        for each in (remote, *self._named(remote)):
+        for each in self.known_as(remote):
             if getattr(each, name) is not None:
                 return int(getattr(each, name))
         return int(getattr(self, name))
+
+    def known_as(self, remote: RemoteAE) -> list[RemoteAE]:
+        """Return a remote, and those of the settings file with the same AE title, host and port."""
+        return [remote, *self._named(remote)]
 
     def identity(self, remote: RemoteAE) -> UserIdentity | None:
         """Return the user identity for a remote: that of one in the settings with the same AE title, host and port."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 from pydantic import BaseModel, ConfigDict
 
 from pacs_tasks.ae import AETitle
+from pacs_tasks.fleet.senders import Expectation, Stranger
 from pacs_tasks.ledger.keys import Scripts
 from pacs_tasks.sealing import sealing_of
 
@@ -24,10 +25,13 @@ INCOMING = "incoming"
 UNSOLICITED = "unsolicited"
 _PREFIX = "pacs_tasks:receiver:"
 _EXPECTED = "pacs_tasks:expected:"
+_STRANGERS = "pacs_tasks:strangers:"
 #: Seconds after which an announcement expires; a receiver repeats it every third of that.
 LIFETIME = 15
 #: Seconds after the last renewal at which an expectation expires.
 EXPECTED_FOR = 60.0
+#: Seconds for which a worker can read who else sent what it expects.
+_STRANGERS_FOR = 3600
 
 
 class Receiver(BaseModel):
@@ -85,8 +89,8 @@ def running(client: redis.Redis) -> list[Receiver]:
 class ExpectedSeries:
     """The studies and series that jobs expect at the receivers of one Redis; any other instance is unsolicited.
 
-    With a key, their UIDs are hashed: they are only compared. Each has an owner, so that one owner withdraws only its
-    own, and an expiry, so that those of a dead worker end.
+    With a key, their UIDs are hashed: they are only compared. Each expectation says from whom. It has an owner, so that
+    one owner withdraws only its own, and an expiry, so that those of a dead worker end.
     """
 
     def __init__(self, client: redis.Redis) -> None:
@@ -94,21 +98,35 @@ class ExpectedSeries:
         self._run = Scripts(client, "fleet").run
         self._sealing = sealing_of(client)
 
-    def expect(self, receiver_ae_title: str, study_uid: str, series_uid: str, owner: str, seconds: float) -> None:
+    def expect(
+        self, receiver_ae_title: str, study_uid: str, series_uid: str, expectation: Expectation, seconds: float
+    ) -> None:
         """Expect a series for so many seconds from now; ``series_uid`` is empty for the whole study."""
-        member = f"{self._sealing.hashed(_series(study_uid, series_uid))} {owner}"
+        member = f"{self._sealing.hashed(_series(study_uid, series_uid))} {expectation.model_dump_json()}"
         self._run("expect", [_EXPECTED + receiver_ae_title], [member, seconds])
 
-    def withdraw(self, receiver_ae_title: str, study_uid: str, series_uid: str, owner: str) -> None:
-        """Withdraw the expectation of one owner."""
-        member = f"{self._sealing.hashed(_series(study_uid, series_uid))} {owner}"
+    def withdraw(self, receiver_ae_title: str, study_uid: str, series_uid: str, expectation: Expectation) -> None:
+        """Withdraw an expectation."""
+        member = f"{self._sealing.hashed(_series(study_uid, series_uid))} {expectation.model_dump_json()}"
         self._redis.zrem(_EXPECTED + receiver_ae_title, member)
 
-    def is_expected(self, receiver_ae_title: str, study_uid: str, series_uid: str) -> bool:
-        """Return whether anybody expects this series, or its whole study."""
+    def expectations(self, receiver_ae_title: str, study_uid: str, series_uid: str) -> tuple[Expectation, ...]:
+        """Read all expectations of this series, or of its whole study."""
         named = (_series(study_uid, series_uid), _series(study_uid, ""))
         prefixes = [f"{text} " for each in named for text in self._sealing.hashes(each)]
-        return bool(self._run("is_expected", [_EXPECTED + receiver_ae_title], prefixes))
+        texts = self._run("expectations", [_EXPECTED + receiver_ae_title], prefixes)
+        # A worker of an older version does not say from whom, so nobody is accepted for it.
+        return tuple(Expectation.model_validate_json(text) for text in texts if text.startswith("{"))
+
+    def record_stranger(self, owner: str, stranger: Stranger) -> None:
+        """Record that somebody else sent what this owner expects."""
+        self._redis.sadd(_STRANGERS + owner, stranger.model_dump_json())
+        self._redis.expire(_STRANGERS + owner, _STRANGERS_FOR)
+
+    def strangers(self, owner: str) -> tuple[Stranger, ...]:
+        """Read who else has sent what this owner expects."""
+        texts = cast("set[str]", self._redis.smembers(_STRANGERS + owner))
+        return tuple(Stranger.model_validate_json(text) for text in sorted(texts))
 
 
 def _series(study_uid: str, series_uid: str) -> str:

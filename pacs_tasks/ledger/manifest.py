@@ -23,8 +23,12 @@ from pacs_tasks.outcome.instance import Value
 if TYPE_CHECKING:
     import redis
 
-#: The field beside the methods of a study that counts instances which were not promised.
-_MORE = "more"
+#: The fields beside the methods of a study that count instances, each with what they are.
+_NOTES = {
+    "more": "more instances came than the remote had listed or counted",
+    "refused": "instances that were not requested came and were refused",
+    "again": "instances came again with other content, and both files are kept",
+}
 _LOST = (InstanceCategory.FAILED, InstanceCategory.MISSING, InstanceCategory.SKIPPED)
 
 #: Start and end of consecutive lines of the manifest, as a Python slice.
@@ -121,11 +125,13 @@ class Studies:
         self._redis.hsetnx(methods, field, sealer.seal(why, f"ways {field}"))
         self._redis.expire(methods, self._keep)
 
-    def record_more(self, job_id: str, study_uid: str, number: int) -> None:
-        """Record that so many more instances of a study came than the remote had listed or counted."""
-        if number:
-            name = self._seals.of(job_id).name(study_uid, "ways")
-            self._redis.hincrby(job_key(job_id, "ways"), f"{name} {_MORE}", number)
+    def record_notes(self, job_id: str, study_uid: str, *, more: int = 0, refused: int = 0, again: int = 0) -> None:
+        """Record that instances came which were not promised, were not requested, or had come with other content."""
+        key, name = job_key(job_id, "ways"), self._seals.of(job_id).name(study_uid, "ways")
+        for note, number in (("more", more), ("refused", refused), ("again", again)):
+            if number:
+                self._redis.hincrby(key, f"{name} {note}", number)
+                self._redis.expire(key, self._keep)
 
     def outcomes(self, job_id: str) -> tuple[StudyOutcome, ...]:
         """Read the outcome of each study, in the order of the manifest; nothing for a job without studies."""
@@ -155,10 +161,8 @@ class Studies:
         sealer = self._seals.of(job_id)
         for field, why in sorted(cast("dict[str, str]", self._redis.hgetall(job_key(job_id, "ways"))).items()):
             name, _, method = field.partition(" ")
-            if method == _MORE:
-                reason = f"more instances came than the remote had listed or counted ({why})"
-            else:
-                reason = sealer.unseal(why, f"ways {field}")
+            note = f"{_NOTES[method]} ({why})" if method in _NOTES else ""
+            reason = note or sealer.unseal(why, f"ways {field}")
             methods.setdefault(sealer.unname(name, "ways"), {})[method] = reason
         return methods
 
@@ -200,7 +204,7 @@ def _outcome(
         missing=tally.counts[InstanceCategory.MISSING],
         failed=tally.counts[InstanceCategory.FAILED] + tally.counts[InstanceCategory.SKIPPED],
         proof=study.proof,
-        ways=tuple(method for method in methods if method != _MORE),
+        ways=tuple(method for method in methods if method not in _NOTES),
         reason="; ".join(reasons),
         rows=study.rows,
     )

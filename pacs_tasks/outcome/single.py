@@ -55,12 +55,16 @@ class MoveOutcome(Value):
 
 
 class GetOutcome(MoveOutcome):
-    """The outcome of a C-GET, with the instances that are complete on disk."""
+    """The outcome of a C-GET, with the instances that are complete on disk.
+
+    ``refused`` counts instances that the remote sent although they were not requested.
+    """
 
     instances: tuple[InstanceOutcome, ...] = ()
+    refused: int = 0
 
     def summary(self) -> dict[str, Any]:
-        return {**super().summary(), "received": len(self.instances)}
+        return {**super().summary(), "received": len(self.instances), "refused": self.refused}
 
 
 #: From so many matches on, a round number is more likely a limit of the remote than chance.

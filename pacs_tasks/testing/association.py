@@ -179,6 +179,7 @@ def association_to(
     contexts: list[PresentationContext],
     *,
     scp_role: str = "",
+    source: str = "",
 ) -> Iterator[Association]:
     """Request an association with a destination; it may not be established.
 
@@ -189,10 +190,19 @@ def association_to(
     ----------
     scp_role
         The SOP class for which we propose the SCP role.
+    source
+        The IP address to call from; empty leaves it to the system.
     """
     handlers: list[EventHandlerType] = [(evt.EVT_CONN_OPEN, send_at_once), (evt.EVT_ESTABLISHED, _hold_reactor)]
     roles = [build_role(scp_role, scp_role=True)] if scp_role else []
-    assoc = ae.associate(*address, contexts=contexts, ae_title=ae_title, ext_neg=list(roles), evt_handlers=handlers)
+    assoc = ae.associate(
+        *address,
+        contexts=contexts,
+        ae_title=ae_title,
+        ext_neg=list(roles),
+        evt_handlers=handlers,
+        bind_address=(source, 0),
+    )
     assoc.dimse_timeout = _RESPONSE_SLICE
     try:
         yield assoc

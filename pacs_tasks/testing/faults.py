@@ -6,7 +6,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pacs_tasks.testing.instances import StoredBytes
 
 #: Any SOP Instance UID, in :attr:`Faults.store_status` and :attr:`Faults.uncommitted`.
 EVERY_INSTANCE: Final = "*"
@@ -158,6 +161,12 @@ class Faults:
         any class.
     never_finish
         In C-MOVE and C-GET, send every instance but never the final response.
+    also_sent
+        In each C-MOVE and C-GET, first send these instances, though nobody requested them.
+    delivers_as, delivers_from
+        In C-MOVE, call the destination with this AE title, or from this IP address, as the node of a cluster may.
+    originator
+        In C-MOVE, name this Move Originator Application Entity Title instead of the caller; empty names none.
     ignore_cancel
         Ignore C-CANCEL.
     hold_instances_after
@@ -239,6 +248,10 @@ class Faults:
     pending_for_ever: bool = False
     any_context: bool = False
     never_finish: bool = False
+    also_sent: Collection[StoredBytes] = ()
+    delivers_as: str = ""
+    delivers_from: str = ""
+    originator: str | None = None
     ignore_cancel: bool = False
     hold_instances_after: int | None = None
     action_status: int | None = None

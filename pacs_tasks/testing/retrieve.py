@@ -21,7 +21,7 @@ from pynetdicom.dimse_primitives import C_GET, C_MOVE, C_STORE
 from pynetdicom.dsutils import encode
 from pynetdicom.presentation import PresentationContext, build_context
 
-from pacs_tasks.testing.association import association_to
+from pacs_tasks.testing.association import Caller, association_to
 from pacs_tasks.testing.faults import Faults, is_warning
 from pacs_tasks.testing.find import select, text
 from pacs_tasks.testing.instances import StoredBytes
@@ -159,8 +159,9 @@ class Retrieval:
         message.AffectedSOPClassUID = UID(instance.sop_class_uid)
         message.AffectedSOPInstanceUID = UID(instance.sop_instance_uid)
         message.Priority = 0
-        if isinstance(self.request, C_MOVE):
-            message.MoveOriginatorApplicationEntityTitle = self.assoc.requestor.ae_title
+        originator = self.assoc.requestor.ae_title if self.faults.originator is None else self.faults.originator
+        if isinstance(self.request, C_MOVE) and originator:
+            message.MoveOriginatorApplicationEntityTitle = originator
             message.MoveOriginatorMessageID = self.request.MessageID
         message.DataSet = BytesIO(instance.data_set)
         carrier.dimse.send_msg(message, context_id)
@@ -202,7 +203,7 @@ class RetrieveService:
         if number <= faults.zero_suboperations:
             retrieval.finish()
             return
-        wanted = select(held.values(), _first_uid(keys) if faults.first_uid_only else keys)
+        wanted = [*faults.also_sent, *select(held.values(), _first_uid(keys) if faults.first_uid_only else keys)]
         retrieval.remaining = len(wanted)
         if faults.retrieve_status is not None:
             retrieval.respond(faults.retrieve_status)
@@ -250,9 +251,10 @@ def _move(
     retrieval: Retrieval, request: C_MOVE, wanted: Sequence[StoredBytes], destinations: Mapping[str, tuple[str, int]]
 ) -> bool:
     """Send the instances to the destination; return False if it was cancelled or the caller is gone."""
-    move_aet = _destination(request)
+    move_aet, faults = _destination(request), retrieval.faults
+    ae = Caller(ae_title=faults.delivers_as) if faults.delivers_as else retrieval.assoc.ae
     for contexts, some in _batches(wanted):
-        with association_to(retrieval.assoc.ae, destinations[move_aet], move_aet, contexts) as carrier:
+        with association_to(ae, destinations[move_aet], move_aet, contexts, source=faults.delivers_from) as carrier:
             if not retrieval.run(some, carrier):
                 return False
     return True

@@ -120,7 +120,10 @@ class KnownCallers(Callers):
         for remote in config.remotes.values():
             # Where callers present no certificate, none can be compared.
             bound = remote.tls.certificates if remote.tls is not None and config.receiver_tls_ca is not None else ()
-            yield from self._caller(remote.ae_title, [remote.host], bound)
+            if bound and remote.receive_from_certificates:
+                bound = (*bound, *remote.receive_from_certificates)
+            for title in (remote.ae_title, *(remote.receive_from_ae_titles or ())):
+                yield from self._caller(title, [remote.host, *(remote.receive_from or ())], bound)
         for title, host in self._expected:
             yield from self._caller(title, [host], ())
         if not config.receiver_allow:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from pacs_tasks.dimse.files import final_name
 from pacs_tasks.dimse.files.storage import UNFINISHED
 from pacs_tasks.dimse.scp.storage_scp import IDLE
 from pacs_tasks.fleet.receivers import INCOMING, UNSOLICITED
@@ -78,7 +79,7 @@ class Cleanup:
         for study in _directories(incoming):
             for series in _directories(study):
                 aside = unsolicited / study.name / series.name
-                late += self._clear(_files(series), self._keep, partial(_set_aside, aside))
+                late += self._clear(_files(series), self._keep, partial(_set_aside, self._directory, aside))
                 _remove_if_empty(series)
             _remove_if_empty(study)
         if late or abandoned:
@@ -100,14 +101,9 @@ class Cleanup:
         return cleared
 
 
-def _set_aside(directory: Path, path: Path) -> None:
-    """Move an instance to the unsolicited ones; of two files for one instance, the later one stays."""
-    directory.mkdir(parents=True, exist_ok=True)
-    target = directory / path.name
-    if target.exists() and target.stat().st_mtime > path.stat().st_mtime:
-        path.unlink()
-    else:
-        path.replace(target)
+def _set_aside(root: Path, directory: Path, path: Path) -> None:
+    """Move an instance to the unsolicited ones; an older file with other content is kept beside it."""
+    final_name.place(path, root, directory / path.name)
 
 
 def _files(directory: Path) -> list[os.DirEntry[str]]:

@@ -18,6 +18,7 @@ import redis
 
 from pacs_tasks.ae import LocalAE
 from pacs_tasks.connection import connect
+from pacs_tasks.dimse.files.final_name import OTHER_CONTENT
 from pacs_tasks.dimse.files.storage import kept_path
 from pacs_tasks.dimse.scp.c_store import NOT_AUTHORISED, OUT_OF_RESOURCES, Arrival, Refusal
 from pacs_tasks.dimse.scp.limits import Limits, Space
@@ -25,6 +26,7 @@ from pacs_tasks.dimse.scp.storage_scp import StorageSCP
 from pacs_tasks.dimse.status import commitment_failure
 from pacs_tasks.errors import BrokerUnavailableError
 from pacs_tasks.fleet.receivers import EXPECTED_FOR, INCOMING, UNSOLICITED, ExpectedSeries
+from pacs_tasks.fleet.senders import Expectation, Stranger
 from pacs_tasks.ledger.commitments import record_report
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
@@ -35,7 +37,7 @@ from workers.receiver.quota import UnsolicitedQuota
 
 logger = logging.getLogger("pacs_tasks.receiver")
 
-_UNSOLICITED = Refusal(NOT_AUTHORISED, "No job has requested this series; other series are refused")
+_UNSOLICITED = Refusal(NOT_AUTHORISED, "No job has requested this series; other series are refused", counted=True)
 #: A sender may try again after this status (PS3.4 table B.2-1).
 _UNCERTAIN = Refusal(OUT_OF_RESOURCES, "Cannot check in Redis whether it was requested; try again")
 _FULL = Refusal(OUT_OF_RESOURCES, "There is no room for instances that no job has requested")
@@ -56,6 +58,8 @@ _PAUSE = 1.0
 _PAUSES = 4
 #: Answers that are remembered; without a limit, senders would decide how many there are.
 _MOST_REMEMBERED = 1000
+#: Strangers that are recorded for one owner of an expectation.
+_MOST_STRANGERS = 10
 
 
 class Expectations:
@@ -64,7 +68,9 @@ class Expectations:
     def __init__(self, redis_url: str, timeout: float, receiver_ae_title: str) -> None:
         self._url, self._timeout, self._ae_title = redis_url, min(timeout, _QUICK), receiver_ae_title
         #: Study and series to the answer, and when it was given.
-        self._answers: dict[tuple[str, str], tuple[bool, float]] = {}
+        self._answers: dict[tuple[str, str], tuple[tuple[Expectation, ...], float]] = {}
+        #: Who else sent what an owner expects.
+        self._strangers: dict[str, set[Stranger]] = {}
         self._lock = threading.Lock()
         self._client: redis.Redis | None = None
         self._expected: ExpectedSeries | None = None
@@ -72,31 +78,33 @@ class Expectations:
         self._lost = False
 
     def has(self, arrival: Arrival) -> bool | None:
-        """Whether a job expects this instance; None if Redis is away.
+        """Whether a job expects this instance from its sender; None if Redis is away.
 
         While Redis is away, a series that was expected a moment ago still counts as expected.
         """
-        named = arrival.study_uid, arrival.series_uid
-        known = self._known(named, arrival.moved)
-        if known is not None:
-            return known
-        # If Redis does not answer, only the first thread waits for it.
-        with self._lock:
-            known = self._known(named, arrival.moved)
-            return self._request(named) if known is None else known
+        known = self._known(arrival)
+        if known is None:
+            # If Redis does not answer, only the first thread waits for it.
+            with self._lock:
+                known = self._known(arrival)
+                known = self._request(arrival) if known is None else known
+        if known is False:
+            self._note_stranger(arrival)
+        return known
 
-    def _known(self, named: tuple[str, str], moved: bool) -> bool | None:
-        expected, at = self._answers.get(named, (False, float("-inf")))
+    def _known(self, arrival: Arrival) -> bool | None:
+        expected, at = self._answers.get((arrival.study_uid, arrival.series_uid), ((), float("-inf")))
         age = time.monotonic() - at
-        if expected:
+        if _accepted(expected, arrival):
             return True if age < _REUSE_EXPECTED else None
-        return False if age < _REUSE_UNEXPECTED and not moved else None
+        return False if age < _REUSE_UNEXPECTED and arrival.originator is None else None
 
-    def _request(self, named: tuple[str, str]) -> bool | None:
+    def _request(self, arrival: Arrival) -> bool | None:
+        named = arrival.study_uid, arrival.series_uid
         began = time.monotonic()
         if began >= self._away_until:
             try:
-                expected = self._connected().is_expected(self._ae_title, *named)
+                expected = self._connected().expectations(self._ae_title, *named)
             except (BrokerUnavailableError, redis.RedisError) as error:
                 now = time.monotonic()
                 self._away_until = now + _PAUSE + _PAUSES * (now - began)
@@ -106,9 +114,29 @@ class Expectations:
                 if len(self._answers) >= _MOST_REMEMBERED:
                     self._answers.clear()
                 self._answers[named] = expected, time.monotonic()
-                return expected
-        expected, at = self._answers.get(named, (False, 0.0))
-        return True if expected and began - at < EXPECTED_FOR else None
+                return _accepted(expected, arrival)
+        expected, at = self._answers.get(named, ((), 0.0))
+        return True if _accepted(expected, arrival) and began - at < EXPECTED_FOR else None
+
+    def _note_stranger(self, arrival: Arrival) -> None:
+        """Record, once for each owner, who else sent what it expects, so that its outcome can say so."""
+        expected, _ = self._answers.get((arrival.study_uid, arrival.series_uid), ((), 0.0))
+        for each in expected:
+            if arrival.sender is None:
+                return
+            stranger = each.stranger(arrival.sender, arrival.originator)
+            with self._lock:
+                if len(self._strangers) >= _MOST_REMEMBERED:
+                    self._strangers.clear()
+                known = self._strangers.setdefault(each.owner, set())
+                if stranger in known or len(known) >= _MOST_STRANGERS:
+                    continue
+                known.add(stranger)
+                logger.warning(
+                    "%s sent an instance of a series that a job expects from another AE; it is unsolicited.", stranger
+                )
+                with contextlib.suppress(BrokerUnavailableError, redis.RedisError):
+                    self._connected().record_stranger(each.owner, stranger)
 
     def _connected(self) -> ExpectedSeries:
         if self._expected is None:
@@ -129,6 +157,12 @@ class Expectations:
             if self._client is not None:
                 with contextlib.suppress(redis.RedisError, OSError):
                     self._client.close()
+
+
+def _accepted(expected: tuple[Expectation, ...], arrival: Arrival) -> bool:
+    """Whether somebody expects an instance from its sender."""
+    sender, originator = arrival.sender, arrival.originator
+    return sender is not None and any(each.accepts(sender, originator) for each in expected)
 
 
 class Places:
@@ -162,8 +196,8 @@ class Counts:
     def __init__(self, places: Places) -> None:
         self._places = places
         self._lock = threading.Lock()
-        self._received = self._failed = self._unsolicited = self._unwelcome = 0
-        self._logged = (0, 0, 0, 0)
+        self._received = self._failed = self._unsolicited = self._unwelcome = self._twice = 0
+        self._logged = (0, 0, 0, 0, 0)
 
     def add(self, outcome: InstanceOutcome) -> None:
         with self._lock:
@@ -173,17 +207,24 @@ class Counts:
             else:
                 self._received += 1
                 self._unsolicited += self._places.is_unsolicited(outcome.path)
+                self._twice += OTHER_CONTENT in outcome.reason
 
     def log(self) -> None:
         """Log the counts if they have changed."""
         with self._lock:
-            counts = (self._received, self._failed, self._unsolicited, self._unwelcome)
+            counts = (self._received, self._failed, self._unsolicited, self._unwelcome, self._twice)
         if counts != self._logged:
+            again = self._twice != self._logged[-1]
             self._logged = counts
             logger.info(
                 "Received %d instances and refused %d; unsolicited were %d of those received and %d of those refused.",
-                *counts,
+                *counts[:-1],
             )
+            if again:
+                logger.warning(
+                    "%d instances came again with other content; the older files are kept under names with a number.",
+                    counts[-1],
+                )
 
 
 class Reports:

@@ -14,10 +14,12 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from io import BufferedReader
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from pacs_tasks.dimse.files.regular import read_regular
 from pacs_tasks.errors import UnreadableInputError
 
 _SIGNATURES = (b"PK\3\4", b"PK\5\6")
@@ -44,9 +46,7 @@ class Member(NamedTuple):
 def is_archive(path: str) -> bool:
     """Report whether a file is a ZIP archive, by its content."""
     try:
-        if not Path(path).is_file():
-            return False
-        with Path(path).open("rb") as file:
+        with read_regular(path) as file:
             head = file.read(_HEAD)
     except (OSError, ValueError):
         return False
@@ -78,7 +78,7 @@ def members(path: str) -> Iterator[Member]:
 @contextmanager
 def _opened(path: str) -> Iterator[zipfile.ZipFile]:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with BufferedReader(read_regular(path)) as file, zipfile.ZipFile(file) as archive:
             yield archive
     except OSError as error:
         raise UnreadableInputError(

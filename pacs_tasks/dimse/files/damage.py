@@ -37,6 +37,7 @@ from pacs_tasks.dimse.files.elements import (
     length_size,
 )
 from pacs_tasks.dimse.files.part10 import FileWalker, Padding, StoredInstance, guess_syntax
+from pacs_tasks.dimse.files.regular import read_regular
 from pacs_tasks.dimse.files.whole import behind_deflated
 from pacs_tasks.errors import DamagedFileError, UnreadableInputError
 
@@ -84,7 +85,7 @@ def judged(instance: StoredInstance, *, repair: bool = False) -> StoredInstance:
     if not f"{instance.transfer_syntax_uid}.".startswith(_STANDARD):
         return instance
     try:
-        with FileIO(instance.path) as file:
+        with read_regular(instance.path) as file:
             if instance.transfer_syntax_uid in DEFLATED:
                 _judge_deflated(file, instance)
                 return instance

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from hashlib import sha256
-from io import FileIO
 from types import TracebackType
 from typing import Self
 
@@ -20,6 +19,7 @@ from pacs_tasks.dimse.files.elements import (
     read_uids,
 )
 from pacs_tasks.dimse.files.part10 import StoredInstance, own_uids
+from pacs_tasks.dimse.files.regular import read_regular
 from pacs_tasks.errors import UnreadableInputError
 
 #: Blocks that may wait for the digest: memory stays constant where the network is faster than SHA-256.
@@ -50,7 +50,7 @@ class DataSetFile:
         self._digest = _Digest() if digest else None
         self._first = b""
         try:
-            self._file = FileIO(instance.path)
+            self._file = read_regular(instance.path)
         except (OSError, ValueError) as error:
             raise unreadable(error) from None
         try:

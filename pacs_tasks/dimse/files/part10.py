@@ -31,6 +31,7 @@ from pacs_tasks.dimse.files.elements import (
     read_uids,
     walk,
 )
+from pacs_tasks.dimse.files.regular import open_regular
 from pacs_tasks.errors import NotDicomError, UnreadableInputError
 
 #: Written into our files (PS3.10 section 7.1) and association requests (PS3.7 section D.3.3.2); a UID made from a UUID.
@@ -110,24 +111,31 @@ def read_instance(path: str) -> StoredInstance:
         If the file cannot be read or sent: permission denied, truncated, or without its UIDs.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0))
+        descriptor = open_regular(path)
     except (OSError, ValueError) as error:
         raise UnreadableInputError(
             f"The file cannot be opened ({_why(error)}). Check its path and permissions.", path
         ) from None
+    try:
+        return read_descriptor(descriptor, path)
+    finally:
+        os.close(descriptor)
+
+
+def read_descriptor(descriptor: int, path: str = "") -> StoredInstance:
+    """Read the same from an open file that has not been read yet; ``path`` names it in errors."""
     try:
         return _checked(_read(path, descriptor))
     except (OSError, ValueError) as error:
         raise UnreadableInputError(
             f"The file cannot be read ({_why(error)}). Check the disk, then try again.", path
         ) from None
-    finally:
-        os.close(descriptor)
 
 
 def _read(path: str, descriptor: int) -> StoredInstance:
-    first = os.read(descriptor, _FIRST_READ)
     size = os.fstat(descriptor).st_size
+    # Files of the kernel have no size; some lose what is read.
+    first = os.read(descriptor, _FIRST_READ) if size else b""
     start = _start_of_meta(first)
     if start is None:
         return _without_meta(path, descriptor, first, size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import mmap
 import os
@@ -12,14 +11,13 @@ import shutil
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from io import FileIO
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 from pydicom.config import IGNORE
 from pydicom.uid import UID
 
-from pacs_tasks.dimse.files import part10
+from pacs_tasks.dimse.files import final_name, part10
 from pacs_tasks.dimse.files.elements import (
     SERIES_INSTANCE_UID,
     SOP_INSTANCE_UID,
@@ -32,6 +30,7 @@ from pacs_tasks.dimse.files.elements import (
 )
 from pacs_tasks.dimse.files.label import ends_with_native_pixels, transfer_syntax_of
 from pacs_tasks.dimse.files.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from pacs_tasks.dimse.files.regular import read_regular
 from pacs_tasks.errors import InvalidRequestError, UnreadableInputError
 from pacs_tasks.request import ListedUID, StandardUID
 
@@ -45,8 +44,6 @@ _HEAD = 1 << 16
 #: Every instance has the first of these (PS3.3 section C.12.1).
 _WANTED = (SOP_INSTANCE_UID, STUDY_INSTANCE_UID, SERIES_INSTANCE_UID)
 _LONG_VRS = frozenset((b"OB", b"OW", b"UN"))
-#: Attempts to rename a file: a cleaner may remove the new, still empty directory in between.
-_MOST_TRIES = 100
 
 #: Longest beginning of a UID in a safe name, and bytes that are read of one.
 _LONGEST_NAME = 64
@@ -121,7 +118,7 @@ def uids_behind(path: str, instance_name: str, series_name: str) -> tuple[str, s
         instance = part10.read_instance(path)
     except UnreadableInputError:
         return instance_name, series_name
-    with FileIO(path) as file:
+    with read_regular(path) as file:
         value = part10.read_values(file, instance, {SERIES_INSTANCE_UID}, _LONGEST_VALUE).get(SERIES_INSTANCE_UID, b"")
     return instance.sop_instance_uid, plain(value)
 
@@ -277,7 +274,7 @@ class IncomingFile:
         return self._owners
 
     def finish(self, target: Path | None = None) -> Path:
-        """Move the file to its final path, over an older file of the same instance.
+        """Move the file to its final path; an older file with other content is kept beside it, with a remark.
 
         Parameters
         ----------
@@ -291,31 +288,14 @@ class IncomingFile:
         """
         study, series = self.belongs_to()
         target = target or kept_path(self._directory, study, series, self._sop_instance_uid)
-        for _ in range(_MOST_TRIES):
-            try:
-                self._path.replace(target)
-            except FileNotFoundError:
-                self._make_way(target)
-            else:
-                self._path, self._placed = target, True
-                return target
-        raise FileNotFoundError(errno.ENOENT, "the directory disappears each time it is made", str(target.parent))
+        remark = final_name.place(self._path, self._directory, target)
+        self.remarks += [remark] if remark else []
+        return self.moved(target)
 
     def moved(self, target: Path) -> Path:
         """Record that the caller has moved the file to ``target``, and give that path."""
         self._path, self._placed = target, True
         return target
-
-    def _make_way(self, target: Path) -> None:
-        """Make the directories between the top directory and the file, but never the top directory itself.
-
-        If somebody removed that one, it must not reappear unnoticed.
-        """
-        with suppress(FileNotFoundError):
-            for parent in reversed(target.relative_to(self._directory).parents[:-1]):
-                # exist_ok would still raise where the directory is gone again before pathlib checks its type.
-                with suppress(FileExistsError):
-                    (self._directory / parent).mkdir()
 
     def _uids(self) -> dict[int, str]:
         is_all = self.size - self._offset <= len(self._head)

@@ -8,10 +8,8 @@ cannot be detected.
 
 from __future__ import annotations
 
-import stat
 import zlib
 from io import FileIO
-from pathlib import Path
 
 from pydicom.config import IGNORE
 from pydicom.uid import UID
@@ -26,6 +24,7 @@ from pacs_tasks.dimse.files.elements import (
     MalformedError,
 )
 from pacs_tasks.dimse.files.part10 import StoredInstance, walk_file
+from pacs_tasks.dimse.files.regular import read_regular
 from pacs_tasks.errors import PacsTasksError
 
 _ROWS = 0x0028_0010
@@ -57,13 +56,10 @@ def whole_instance(path: str, sop_instance_uid: str) -> StoredInstance | None:
     A file truncated within an element, or before a last element that is known, never counts as complete.
     """
     try:
-        # A pipe or a device could block.
-        if not stat.S_ISREG(Path(path).stat().st_mode):
-            return None
         instance = part10.read_instance(path)
         if instance.sop_instance_uid != sop_instance_uid:
             return None
-        with FileIO(path) as file:
+        with read_regular(path) as file:
             if instance.transfer_syntax_uid in DEFLATED:
                 complete = _deflated_is_whole(file, instance)
             else:

@@ -9,18 +9,24 @@ from pathlib import Path
 
 from pacs_tasks.ae import LocalAE
 from pacs_tasks.dimse import status
+from pacs_tasks.dimse.files.final_name import Placed
+from pacs_tasks.dimse.files.storage import kept_path
 from pacs_tasks.dimse.find import models
 from pacs_tasks.dimse.find.c_find import patient_of
 from pacs_tasks.dimse.retrieve.delivery import CheckArrived, retrieve
-from pacs_tasks.dimse.scp.c_store import Origin, Place, receive
+from pacs_tasks.dimse.scp.c_store import Arrival, Origin, Place, Refusal, receive
 from pacs_tasks.dimse.scp.limits import NO_LIMITS, Intake, Limits
 from pacs_tasks.dimse.upper_layer.association import Association, StopCheck, Timeouts
 from pacs_tasks.dimse.upper_layer.command import Command
 from pacs_tasks.dimse.upper_layer.contexts import contexts_to_receive
 from pacs_tasks.dimse.upper_layer.negotiation import MAX_CONTEXTS
-from pacs_tasks.errors import ContextRejectedError, InvalidRequestError, NotSendingError
+from pacs_tasks.errors import AssociationError, ContextRejectedError, InvalidRequestError, NotSendingError
 from pacs_tasks.outcome import GetOutcome, InstanceCategory, InstanceOutcome
 from pacs_tasks.request import GetRequest, QueryModel
+
+#: Instances that a remote may send without a request. Some answer a list of UIDs with the whole series.
+MOST_UNREQUESTED = 10_000
+_UNREQUESTED = Refusal(0xA900, "the C-GET did not request this instance", counted=True)
 
 
 def get(
@@ -65,8 +71,16 @@ def get(
         If the output directory cannot be created.
     """
     started = time.monotonic()
-    origin = Origin(_created(Path(request.output_dir)), request.remote.ae_title, str(request.remote), place, owner)
-    origin = replace(origin, study_uid=request.study_uid, series_uid=request.series_uid or "")
+    unrequested = Unrequested(request, place)
+    origin = Origin(
+        _created(Path(request.output_dir)),
+        request.remote.ae_title,
+        str(request.remote),
+        unrequested.place,
+        owner,
+        study_uid=request.study_uid,
+        series_uid=request.series_uid or "",
+    )
     received: dict[str, InstanceOutcome] = {}
 
     def associate(model: QueryModel) -> Association:
@@ -80,7 +94,11 @@ def get(
         origin = replace(origin, intake=Intake(limits, assoc.wire))
 
         def on_store(context_id: int, message: Command) -> None:
+            before = unrequested.count
             outcome = receive(assoc.stream, context_id, message, assoc.contexts_by_id[context_id], origin)
+            if unrequested.count > before:
+                unrequested.check()
+                return
             if outcome.category is not InstanceCategory.FAILED:
                 received[outcome.sop_instance_uid] = outcome
             if on_instance is not None:
@@ -96,7 +114,63 @@ def get(
             patient_id=patient_of(assoc, request.study_uid) if model is QueryModel.PATIENT_ROOT else None,
             on_store=on_store,
         )
-    return GetOutcome(**final._asdict(), seconds=time.monotonic() - started, instances=tuple(received.values()))
+    return GetOutcome(
+        **final._asdict(),
+        seconds=time.monotonic() - started,
+        instances=tuple(received.values()),
+        refused=unrequested.count,
+    )
+
+
+class Unrequested:
+    """Refuses instances that a C-GET did not request: of another study or series, or not in its list of UIDs.
+
+    A9xx is the status that PS3.4 table B.2-1 has for a data set that is not what it should be; 0122 says that a SOP
+    class is not supported, which a remote may take for good.
+
+    Attributes
+    ----------
+    count
+        How many were refused.
+    """
+
+    def __init__(self, request: GetRequest, place: Place | None) -> None:
+        self._request, self._place = request, place
+        self._uids = frozenset(request.sop_instance_uids)
+        self.count = 0
+
+    def place(self, arrival: Arrival) -> Path | Placed | Refusal:
+        """Give the place of an instance, or refuse it."""
+        if not self._requested(arrival):
+            self.count += 1
+            return _UNREQUESTED
+        if self._place is not None:
+            return self._place(arrival)
+        uids = arrival.study_uid, arrival.series_uid, arrival.sop_instance_uid
+        return kept_path(Path(self._request.output_dir), *uids)
+
+    def _requested(self, arrival: Arrival) -> bool:
+        request = self._request
+        # A data set without these UIDs contradicts nothing, and goes to a directory of its own.
+        return (
+            arrival.study_uid in {"", request.study_uid}
+            and arrival.series_uid in {"", request.series_uid or arrival.series_uid}
+            and (not self._uids or arrival.sop_instance_uid in self._uids)
+        )
+
+    def check(self) -> None:
+        """Raise if a remote sends more and more that nobody requested.
+
+        Raises
+        ------
+        AssociationError
+            The caller ends the association.
+        """
+        if self.count > MOST_UNREQUESTED:
+            raise AssociationError(
+                f"{self._request.remote} sent more than {MOST_UNREQUESTED} instances by C-GET that were not requested, "
+                "so the association was aborted. Ask its administrator, or retrieve by C-MOVE (--method move)."
+            )
 
 
 def _created(directory: Path) -> Path:

@@ -29,6 +29,8 @@ def move(
     *,
     on_suboperations: Callable[[Suboperations], None] | None = None,
     check_arrived: CheckArrived | None = None,
+    on_association: Callable[[Association], None] | None = None,
+    message_id: int = 0,
 ) -> MoveOutcome:
     """Have the remote send instances to ``request.move_aet``, until its final status.
 
@@ -38,6 +40,10 @@ def move(
         Called with the counts of each pending response.
     check_arrived
         Reports the instances that have arrived at the destination; see :func:`retrieve`.
+    on_association
+        Called before the request is sent, and may raise.
+    message_id
+        Of the request, which remotes pass on to the destination as Move Originator Message ID; 0 chooses one.
 
     Raises
     ------
@@ -54,6 +60,8 @@ def move(
                 "allow C-MOVE."
             )
         model, context_id, _ = context
+        if on_association is not None:
+            on_association(assoc)
         final = retrieve(
             assoc,
             context_id,
@@ -62,6 +70,7 @@ def move(
             check_arrived=check_arrived,
             patient_id=patient_of(assoc, request.study_uid) if model is QueryModel.PATIENT_ROOT else None,
             on_counts=on_suboperations,
+            message_id=message_id,
         )
     outcome = MoveOutcome(**final._asdict(), seconds=time.monotonic() - started)
     if not refuses_destination(outcome, request.sop_instance_uids):

@@ -135,6 +135,7 @@ def retrieve(
     patient_id: bytes | None = None,
     on_store: Callable[[int, Command], None] | None = None,
     on_counts: Callable[[Suboperations], None] | None = None,
+    message_id: int = 0,
 ) -> FinalResponse:
     """Send a C-MOVE or C-GET request and follow it to its end.
 
@@ -151,6 +152,8 @@ def retrieve(
         Called with the presentation context id and the command set of each C-STORE request (C-GET).
     on_counts
         Called with the counts of each pending response.
+    message_id
+        Of the request; 0 chooses the next one.
 
     Raises
     ------
@@ -165,11 +168,11 @@ def retrieve(
     final = FinalResponse(_unfinished(assoc.remote), Suboperations())
     with (
         suppress(_AllArrivedError),
-        assoc.exchange() as message_id,
-        _Delivery(assoc, context_id, message_id, check_arrived) as delivery,
+        assoc.exchange(message_id) as used_id,
+        _Delivery(assoc, context_id, used_id, check_arrived) as delivery,
     ):
         sop_class_uid, _ = assoc.contexts_by_id[context_id]
-        assoc.send(context_id, _command_set(request, sop_class_uid, message_id), encode_identifier(request, patient_id))
+        assoc.send(context_id, _command_set(request, sop_class_uid, used_id), encode_identifier(request, patient_id))
         for response, code in delivery.responses(request, on_store):
             found = status_of(code, response.text(command.ERROR_COMMENT))
             final = final._replace(suboperations=suboperations(response))

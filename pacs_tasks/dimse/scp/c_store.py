@@ -13,9 +13,11 @@ from typing import NamedTuple
 
 from pacs_tasks.dimse import status
 from pacs_tasks.dimse.files.elements import MalformedError
+from pacs_tasks.dimse.files.final_name import Placed
 from pacs_tasks.dimse.files.label import MislabelledError
 from pacs_tasks.dimse.files.storage import IncomingFile, OtherInstanceError, breaks_rules
 from pacs_tasks.dimse.scp.limits import NO_LIMITS, Intake, LimitError
+from pacs_tasks.dimse.scp.sender import Originator, Sender, originator_of
 from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer.command import Command, MessageStream
 from pacs_tasks.errors import InvalidRequestError
@@ -40,6 +42,8 @@ class Refusal:
     code: int
     #: At most 64 characters: Error Comment is of VR LO (PS3.7 section C.4.2).
     comment: str
+    #: Such instances may come by the thousand, and ``place`` counts them.
+    counted: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,16 +56,10 @@ class Arrival:
     sop_instance_uid: str
     #: Its temporary path.
     path: Path
-    #: Whether a C-MOVE caused the sending: the remote gave a Move Originator Application Entity Title, (0000,1030),
-    #: which is optional (PS3.7 section 9.1.1.1.6).
-    moved: bool
-
-
-@dataclass(frozen=True)
-class Placed:
-    """An instance that the caller has already moved to its final path."""
-
-    path: Path
+    #: Who called us to send it; nothing where we called.
+    sender: Sender | None = None
+    #: The Move Originator, which is optional (PS3.7 sections 9.1.1.1.6 and 9.1.1.1.7).
+    originator: Originator | None = None
 
 
 #: Gives the final path of an instance below the directory, or moves it there itself, or refuses it.
@@ -86,6 +84,8 @@ class Origin:
     series_uid: str = ""
     #: What the association may bring; None is anything.
     intake: Intake | None = None
+    #: Who called us; nothing where we called.
+    sender: Sender | None = None
 
 
 def receive(
@@ -111,15 +111,14 @@ def receive(
     sop_instance_uid = request.text(command.AFFECTED_SOP_INSTANCE_UID)
     kept: _Kept | Refusal = Refusal(_CANNOT_UNDERSTAND, "the request has no data set")
     if request.has_data_set:
-        moved = bool(request.text(command.MOVE_ORIGINATOR_AE_TITLE))
-        kept = _to_disk(stream, context_id, origin, (sop_class_uid, sop_instance_uid, syntax), moved)
+        uids = sop_class_uid, sop_instance_uid, syntax
+        kept = _to_disk(stream, context_id, origin, uids, originator_of(request))
     stream.send(context_id, _response(request, kept if isinstance(kept, Refusal) else None))
     outcome = partial(
         InstanceOutcome, subject=sop_instance_uid, sop_class_uid=sop_class_uid, sop_instance_uid=sop_instance_uid
     )
     if isinstance(kept, Refusal):
-        # Unauthorised instances may arrive by the thousand, and `place` counts them.
-        level = logging.DEBUG if kept.code == NOT_AUTHORISED else logging.WARNING
+        level = logging.DEBUG if kept.counted else logging.WARNING
         log.log(level, "An instance from %s was refused (%04X): %s.", origin.remote, kept.code, kept.comment)
         final = status.store_status(kept.code, kept.comment)
         return outcome(category=InstanceCategory.FAILED, transfer_syntax_uid=syntax, status=final, reason=kept.comment)
@@ -150,7 +149,7 @@ class _Kept(NamedTuple):
 
 
 def _to_disk(
-    stream: MessageStream, context_id: int, origin: Origin, uids: tuple[str, str, str], moved: bool
+    stream: MessageStream, context_id: int, origin: Origin, uids: tuple[str, str, str], originator: Originator | None
 ) -> _Kept | Refusal:
     """Write an instance, and give what was kept or the refusal."""
     refusal = None
@@ -183,23 +182,27 @@ def _to_disk(
                 file.discard()
         if file is None or refusal is not None:
             return refusal or _CANNOT_KEEP
-        return _placed(file, origin, uids[1], moved)
+        return _placed(file, origin, uids[1], originator)
 
 
-def _placed(file: IncomingFile, origin: Origin, sop_instance_uid: str, moved: bool) -> _Kept | Refusal:
+def _placed(
+    file: IncomingFile, origin: Origin, sop_instance_uid: str, originator: Originator | None
+) -> _Kept | Refusal:
     """Move a complete file to its final path; give what was kept or the refusal."""
     try:
         study_uid, series_uid = file.belongs_to(origin.study_uid, origin.series_uid)
-        remarks = tuple(file.remarks)
         if breaks_rules(study_uid, series_uid, sop_instance_uid):
-            remarks += ("a UID breaks PS3.5 section 9.1",)
-        place = (
-            origin.place(Arrival(study_uid, series_uid, sop_instance_uid, file.path, moved)) if origin.place else None
-        )
+            file.remarks.append("a UID breaks PS3.5 section 9.1")
+        arrival = Arrival(study_uid, series_uid, sop_instance_uid, file.path, origin.sender, originator)
+        place = origin.place(arrival) if origin.place else None
         if isinstance(place, Refusal):
             return place
-        path = file.moved(place.path) if isinstance(place, Placed) else file.finish(place)
-        return _Kept(path, file.size, file.transfer_syntax_uid, remarks)
+        if isinstance(place, Placed):
+            path = file.moved(place.path)
+            file.remarks += [place.remark] if place.remark else []
+        else:
+            path = file.finish(place)
+        return _Kept(path, file.size, file.transfer_syntax_uid, tuple(file.remarks))
     except OSError as error:
         return _unwritable(error)
     except (InvalidRequestError, MalformedError, OtherInstanceError) as error:

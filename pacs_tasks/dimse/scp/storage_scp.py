@@ -29,6 +29,7 @@ from pacs_tasks.dimse.scp.admission import CROWDED_LIMIT, Connection, Lobby, Pla
 from pacs_tasks.dimse.scp.c_store import Origin, Place, receive
 from pacs_tasks.dimse.scp.callers import Callers
 from pacs_tasks.dimse.scp.limits import NO_LIMITS, Intake, Limits
+from pacs_tasks.dimse.scp.sender import sender_of
 from pacs_tasks.dimse.upper_layer import command, negotiation
 from pacs_tasks.dimse.upper_layer.association import Timeouts
 from pacs_tasks.dimse.upper_layer.command import Command, MessageStream
@@ -303,9 +304,9 @@ class _AcceptedAssociation:
         return False
 
     def _serve_messages(self, stream: MessageStream, calling_aet: str) -> None:
-        scp = self._scp
+        scp, sender = self._scp, sender_of(self.wire, calling_aet)
         intake = Intake(scp.limits, self.wire)
-        origin = Origin(scp.directory, calling_aet, self.wire.remote, scp.place, intake=intake)
+        origin = Origin(scp.directory, calling_aet, self.wire.remote, scp.place, intake=intake, sender=sender)
         while (message := stream.receive_command("the next message")) is not None:
             self._busy = True
             self.wire.limit_operation(self._scp.timeouts.operation)

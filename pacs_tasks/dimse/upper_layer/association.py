@@ -348,9 +348,10 @@ class Association:
     # For the services
 
     @contextmanager
-    def exchange(self) -> Iterator[int]:
-        """Give the message id (PS3.7 section E.1) for one request and its responses."""
+    def exchange(self, message_id: int = 0) -> Iterator[int]:
+        """Give the message id (PS3.7 section E.1) for one request and its responses; 0 chooses the next one."""
         with self.busy():
+            self._message_id = message_id - 1 if message_id else self._message_id
             yield self.next_message_id()
 
     @contextmanager

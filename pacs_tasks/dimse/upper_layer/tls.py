@@ -221,6 +221,23 @@ class SecureWire(Wire):
                 "renewed, correct `certificates` in [remotes.NAME.tls]."
             )
 
+    def certificate_marks(self) -> tuple[str, ...]:
+        """As :meth:`Wire.certificate_marks`: the SHA-256 of the certificate, and that of the names in it.
+
+        A PACS may have one certificate for the service that it offers and one for its calls, and renews both: those of
+        one machine have the same subject and alternative names.
+        """
+        der = self._tls.getpeercert(binary_form=True) if self._tls is not None else None
+        # Without verification there are no names, and the certificate proves nothing.
+        verified = self._tls.getpeercert() if self._tls is not None else None
+        if not der or not verified:
+            return ()
+        fingerprint = hashlib.sha256(der).hexdigest()
+        named = verified.get("subject"), sorted(verified.get("subjectAltName", ()))
+        return (
+            (fingerprint, f"names {hashlib.sha256(repr(named).encode()).hexdigest()}") if any(named) else (fingerprint,)
+        )
+
     def close(self) -> None:
         """Send a close_notify alert (RFC 8446 section 6.1) if the socket accepts it at once, and close."""
         if not self.closed and self._tls is not None:

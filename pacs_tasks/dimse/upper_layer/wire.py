@@ -112,6 +112,17 @@ class Wire:
         """Record that the remote is active: it delivers instances over another association."""
         self._heard = time.monotonic()
 
+    def addresses(self) -> tuple[str, str]:
+        """Give the network addresses of the remote and of our side; empty if the connection has gone."""
+        try:
+            return str(self._sock.getpeername()[0]), str(self._sock.getsockname()[0])
+        except OSError:
+            return "", ""
+
+    def certificate_marks(self) -> tuple[str, ...]:
+        """Give what identifies the verified certificate of the remote; nothing without TLS."""
+        return ()
+
     def close(self) -> None:
         self._closed = True
         self._sock.close()

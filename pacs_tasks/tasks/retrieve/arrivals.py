@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pacs_tasks.dimse.files import part10, storage
+from pacs_tasks.dimse.files.final_name import OTHER_CONTENT, Placed
 from pacs_tasks.dimse.retrieve.delivery import Arrived
-from pacs_tasks.dimse.scp.c_store import OUT_OF_RESOURCES, Arrival, Placed, Refusal
+from pacs_tasks.dimse.scp.c_store import OUT_OF_RESOURCES, Arrival, Refusal
 from pacs_tasks.errors import InvalidRequestError, JobCancelledError
 from pacs_tasks.layout import Layout
 from pacs_tasks.ledger.manifest import CountedLine, RetrieveLine
@@ -45,6 +46,8 @@ class Arrivals:
         How many wanted instances have come.
     extra
         How many have come beyond those that the remote had listed or counted. They are kept.
+    again
+        How many have come again with other content, after their outcome was recorded. Both files are kept.
     """
 
     def __init__(self, part: Part[RetrieveLine], directory: Path, layout: Layout, known: Collection[str] = ()) -> None:
@@ -61,7 +64,7 @@ class Arrivals:
         self.places: set[str] = set()
         #: Complete instances that wait to be recorded, by their index.
         self._whole: dict[int, InstanceOutcome] = {}
-        self.number = self.extra = 0
+        self.number = self.extra = self.again = 0
         #: Whether the series or study was requested as a whole.
         self.whole = False
         #: Is called before outcomes are recorded; the last of these may end the job.
@@ -111,18 +114,20 @@ class Arrivals:
         OSError
             If it cannot be written to the output directory.
         """
-        now = self.place(Arrival(study_uid, series_uid, sop_instance_uid, path, moved=True))
+        now = self.place(Arrival(study_uid, series_uid, sop_instance_uid, path))
         if isinstance(now, Refusal):
             self.add(_outcome(sop_instance_uid, InstanceCategory.FAILED, reason=now.comment))
             return
         here = part10.read_instance(str(now.path))
         self.places.add(here.path)
-        odd = storage.breaks_rules(study_uid, series_uid, sop_instance_uid)
+        remarks = [now.remark] if now.remark else []
+        if storage.breaks_rules(study_uid, series_uid, sop_instance_uid):
+            remarks.append("a UID breaks PS3.5 section 9.1")
         self.add(
             _outcome(
                 sop_instance_uid,
-                InstanceCategory.WARNING if odd else InstanceCategory.SUCCESS,
-                reason="It was kept although a UID breaks PS3.5 section 9.1." if odd else "",
+                InstanceCategory.WARNING if remarks else InstanceCategory.SUCCESS,
+                reason=f"It was kept although {' and '.join(remarks)}." if remarks else "",
                 sop_class_uid=here.sop_class_uid,
                 transfer_syntax_uid=here.transfer_syntax_uid,
                 path=here.path,
@@ -134,6 +139,7 @@ class Arrivals:
         """Add an instance that has come and is complete in its place, or could not be kept."""
         index = self._line_of(outcome.sop_instance_uid)
         if index is None:
+            self._note_other_content(outcome)
             return
         self.number += 1
         if outcome.category is not InstanceCategory.FAILED:
@@ -147,6 +153,16 @@ class Arrivals:
         # The last outcome may end the job, so it waits until it is known what else comes.
         if len(self._whole) >= _GROUP and not self.complete:
             self.record()
+
+    def _note_other_content(self, outcome: InstanceOutcome) -> None:
+        """Note that an instance of no line of its own has taken the name of a file with other content."""
+        if OTHER_CONTENT not in outcome.reason:
+            return
+        index = self.index_of.get(outcome.sop_instance_uid, -1)
+        if index in self._whole:
+            self._whole[index] = outcome
+        else:
+            self.again += 1
 
     def _line_of(self, sop_instance_uid: str) -> int | None:
         """The line of the manifest that an instance takes."""
@@ -170,7 +186,7 @@ class Arrivals:
     def record(self) -> None:
         """Record what is complete as received, once it is synced to disk."""
         arrived, self._whole = self._whole, {}
-        if arrived or self.extra:
+        if arrived or self.extra or self.again:
             self.before_recording()
         storage.sync([Path(outcome.path) for outcome in arrived.values()], self._layout.depth)
         for index, outcome in arrived.items():
@@ -197,7 +213,7 @@ def placed(layout: Layout, directory: Path, arrival: Arrival) -> Placed | Refusa
     """
     uids = arrival.study_uid, arrival.series_uid, arrival.sop_instance_uid
     try:
-        return Placed(layout.place(directory, arrival.path, *uids))
+        return layout.place(directory, arrival.path, *uids)
     except InvalidRequestError as error:
         # An Error Comment has at most 64 characters (PS3.7 annex C).
         return Refusal(OUT_OF_RESOURCES, error.message.partition(",")[0][:64])

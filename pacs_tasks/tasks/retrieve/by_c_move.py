@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import threading
 import time
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import redis
 
+from pacs_tasks.ae import RemoteAE
 from pacs_tasks.dimse.files import storage
 from pacs_tasks.dimse.retrieve import c_move
 from pacs_tasks.dimse.retrieve.delivery import Arrived
 from pacs_tasks.dimse.status import move_status
+from pacs_tasks.dimse.upper_layer.association import Association
 from pacs_tasks.errors import BrokerUnavailableError
 from pacs_tasks.fleet import receivers
 from pacs_tasks.fleet.receivers import EXPECTED_FOR, ExpectedSeries, Receiver
+from pacs_tasks.fleet.senders import Expectation, Stranger, expectation
 from pacs_tasks.ledger.manifest import RetrieveLine
 from pacs_tasks.outcome import MoveOutcome
 from pacs_tasks.request import MoveRequest, RetrieveRequest
 from pacs_tasks.sealing import sealing_of
+from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine.associations import leased
 from pacs_tasks.tasks.engine.base import ledger, local_ae, timeouts
 from pacs_tasks.tasks.engine.claim import Claim, claimed, heartbeat
@@ -40,6 +46,10 @@ _PAUSE = 0.05
 _QUIET = 3.0
 #: Seconds that a receiver has to accept a connection.
 _CONNECT = 2.0
+#: The name of an instance; an older one with other content has a number more.
+_FILE = re.compile(r"(.+)\.dcm(\.\w+)?")
+#: The greatest message id that we choose: some remotes read it as a signed number.
+_MOST_MESSAGE_ID = 0x7FFF
 
 
 class NoReceiverError(Exception):
@@ -101,6 +111,11 @@ class Move:
     ----------
     named
         Study, series (empty for the whole study) and SOP Instance UIDs (none for the whole series).
+
+    Attributes
+    ----------
+    strangers
+        Who else sent instances of this series or study meanwhile, if not all have come.
     """
 
     def __init__(
@@ -118,6 +133,7 @@ class Move:
         self._collected = 0
         #: What was there before this job.
         self._before: dict[str, tuple[int, int]] = {}
+        self.strangers: tuple[Stranger, ...] = ()
 
     def run(self) -> MoveOutcome:
         """Have the remote send to the receiver, and collect from there what arrives."""
@@ -129,9 +145,11 @@ class Move:
         name = self._series_uid and hashed(self._series_uid)
         with (
             claimed(self._part.task, ledger(), self._part.job_id, name, scope) as claim,
-            expecting(claim, receiver, self._study_uid, self._series_uid),
-            expecting_call(claim, request.remote),
+            expecting(claim, receiver, request, (self._study_uid, self._series_uid)) as expected,
+            ExitStack() as calls,
         ):
+            for caller in _callers_of(request.remote):
+                calls.enter_context(expecting_call(claim, caller))
 
             def stop() -> bool:
                 claim()
@@ -147,12 +165,20 @@ class Move:
             try:
                 with leased(request.remote, stop, one_of_many=True) as watched:
                     outcome = c_move.move(
-                        move_request, local_ae(request), timeouts(request), watched, check_arrived=collected
+                        move_request,
+                        local_ae(request),
+                        timeouts(request),
+                        watched,
+                        check_arrived=collected,
+                        on_association=expected.begin,
+                        message_id=message_id_of(self._part.job_id),
                     )
                 self._await_stragglers(outcome)
             finally:
                 self._collect()
                 self._arrivals.record()
+            if not self._arrivals.complete:
+                self.strangers = expected.strangers()
             return outcome
 
     def _request_for_the_rest(self) -> MoveRequest | None:
@@ -187,14 +213,14 @@ class Move:
     def _there(self) -> Iterator[_Found]:
         """Yield the instances of the series, or the study, at the receiver."""
         named = storage.kept_path(self._receiver.incoming, self._study_uid, self._series_uid, self._study_uid)
-        for series in [named.parent] if self._series_uid else map(Path, _listed(named.parent.parent)):
-            series_uid = "" if series.name == storage.NO_SERIES else series.name
-            for each in _listed(series):
-                uid, _, ending = each.name.rpartition(".")
-                if ending == "dcm":
+        study, wanted = named.parent.parent, named.parent.name if self._series_uid else ""
+        for series in _listed(study):
+            if series.is_dir(follow_symlinks=False) and wanted in {"", series.name}:
+                series_uid = "" if series.name == storage.NO_SERIES else series.name
+                for uid, each in _older_first(_listed(Path(series.path))):
                     # Another process may just have collected it.
                     with suppress(FileNotFoundError):
-                        stat = each.stat()
+                        stat = each.stat(follow_symlinks=False)
                         identity = stat.st_ino, stat.st_mtime_ns
                         names = storage.uids_behind(each.path, uid, series_uid)
                         yield _Found(*names, each.path, identity, stat.st_mtime)
@@ -224,11 +250,21 @@ class Move:
                 self._arrivals.collect(Path(each.path), self._study_uid, each.series_uid, each.sop_instance_uid)
                 self._collected += 1
             elif self._arrivals.has(each.sop_instance_uid) and each.path not in self._arrivals.places:
-                # It has come again.
-                Path(each.path).unlink(missing_ok=True)
+                # It has come again, perhaps with other content.
+                self._arrivals.collect(Path(each.path), self._study_uid, each.series_uid, each.sop_instance_uid)
+
+
+def _older_first(entries: list[os.DirEntry[str]]) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Give the files of instances with the UIDs in their names, and older ones of the same name before them."""
+    files = [(_FILE.fullmatch(each.name), each) for each in entries if each.is_file(follow_symlinks=False)]
+    for older in (True, False):
+        yield from ((name[1], each) for name, each in files if name is not None and bool(name[2]) is older)
 
 
 def _listed(directory: Path) -> list[os.DirEntry[str]]:
+    """List a directory, but follow no link: it may lead to what nobody has received."""
+    if directory.is_symlink():
+        return []
     try:
         with os.scandir(directory) as entries:
             return list(entries)
@@ -236,42 +272,78 @@ def _listed(directory: Path) -> list[os.DirEntry[str]]:
         return []
 
 
-class _Expectation:
+def _callers_of(remote: RemoteAE) -> Iterator[RemoteAE]:
+    """Give a remote under each AE title and address with which it may deliver."""
+    known = settings().known_as(remote)
+    titles = [title for each in known for title in each.receive_from_ae_titles or ()]
+    hosts = [host for each in known for host in each.receive_from or ()]
+    for ae_title in dict.fromkeys((remote.ae_title, *titles)):
+        for host in dict.fromkeys((remote.host, *hosts)):
+            yield remote.model_copy(update={"ae_title": ae_title, "host": host})
+
+
+def message_id_of(job_id: str) -> int:
+    """Give the message id of each C-MOVE request of a job.
+
+    A PACS passes it on as Move Originator Message ID. It is the same for all requests of a job, so that an instance
+    that comes late, after a worker has died, still counts.
+    """
+    return 1 + zlib.crc32(job_id.encode()) % _MOST_MESSAGE_ID
+
+
+class Expected:
     """Expects a series, or a whole study, at a receiver, as long as the owner of the claim shows signs of life."""
 
-    def __init__(self, claim: Claim, receiver: Receiver, study_uid: str, series_uid: str) -> None:
-        self._claim = claim
+    def __init__(self, claim: Claim, receiver: Receiver, request: RetrieveRequest, uids: tuple[str, str]) -> None:
+        self._claim, self._receiver, self._request, self._uids = claim, receiver, request, uids
         self._expected = ExpectedSeries(ledger().client)
-        self._what = (receiver.ae_title, study_uid, series_uid, claim.owner)
+        self._what: Expectation | None = None
+
+    def begin(self, assoc: Association) -> None:
+        """Expect the series from the PACS of this association, from now on.
+
+        Raises
+        ------
+        BrokerUnavailableError
+            If Redis is away. Nothing may be requested then: the instances would count as unsolicited.
+        """
+        request = self._request
+        self._what = expectation(
+            self._claim.owner,
+            settings().known_as(request.remote),
+            self._receiver.host,
+            assoc.wire.certificate_marks(),
+            (local_ae(request).ae_title, message_id_of(self._claim.job_id)),
+        )
+        self.prolong()
+        heartbeat().keep(self)
 
     @property
     def seen(self) -> float:
         return self._claim.seen
 
     def prolong(self) -> None:
-        self._expected.expect(*self._what, EXPECTED_FOR)
+        if self._what is not None:
+            self._expected.expect(self._receiver.ae_title, *self._uids, self._what, EXPECTED_FOR)
 
-    def forget(self) -> None:
-        self._expected.withdraw(*self._what)
+    def end(self) -> None:
+        heartbeat().forget(self)
+        if self._what is not None:
+            self._expected.withdraw(self._receiver.ae_title, *self._uids, self._what)
+
+    def strangers(self) -> tuple[Stranger, ...]:
+        """Read who else sent what is expected."""
+        return self._expected.strangers(self._claim.owner)
 
 
 @contextmanager
-def expecting(claim: Claim, receiver: Receiver, study_uid: str, series_uid: str) -> Iterator[None]:
-    """During the block, have a receiver expect a series, or with an empty ``series_uid`` the whole study.
-
-    Raises
-    ------
-    BrokerUnavailableError
-        If Redis is away. Nothing may be requested then: the instances would count as unsolicited.
-    """
-    expectation = _Expectation(claim, receiver, study_uid, series_uid)
-    expectation.prolong()
-    heartbeat().keep(expectation)
+def expecting(claim: Claim, receiver: Receiver, request: RetrieveRequest, uids: tuple[str, str]) -> Iterator[Expected]:
+    """During the block, from ``begin`` on, have a receiver expect a series, or without one the whole study."""
+    expected = Expected(claim, receiver, request, uids)
     try:
-        yield
+        yield expected
     finally:
-        heartbeat().forget(expectation)
         try:
-            expectation.forget()
+            expected.end()
         except (BrokerUnavailableError, redis.RedisError) as error:
             logger.debug("An expectation could not be removed (%s); it expires.", type(error).__name__)

@@ -16,6 +16,7 @@ from pacs_tasks.dimse.upper_layer.contexts import guesses
 from pacs_tasks.errors import AssociationError, ContextRejectedError, NotSendingError, PeerStalledError
 from pacs_tasks.fleet.receivers import Receiver
 from pacs_tasks.fleet.remotes import Method, Refusals, get_of, move_to, name_of
+from pacs_tasks.fleet.senders import Stranger
 from pacs_tasks.layout import Layout
 from pacs_tasks.ledger.manifest import RetrieveLine
 from pacs_tasks.ledger.outcomes import Instances
@@ -184,10 +185,12 @@ class Fetch(Attempt):
         self._choice = MethodChoice(request, guesses(self._listed)[0])
         #: The receiver to which C-MOVE was to deliver.
         self._receiver: Receiver | None = None
+        #: Who else sent instances of the series meanwhile.
+        self._strangers: dict[Stranger, None] = {}
         #: Methods by which something has come.
         self._worked: set[Method] = set()
-        #: How many of the instances beyond the promise are in the record of the study.
-        self._extra_recorded = 0
+        #: How many instances beyond the promise, and that came again, are in the record of the study.
+        self._recorded = (0, 0)
 
     def _counted_before(self) -> set[str]:
         """SOP Instance UIDs that have taken lines of this part, if the remote has only counted its instances."""
@@ -242,13 +245,15 @@ class Fetch(Attempt):
     def _request_by_move(self) -> Answer:
         receiver = self._receiver = self._choice.receiver()
 
-        def move(uids: UIDs) -> MoveOutcome:
+        def request_once(uids: UIDs) -> MoveOutcome:
             named = self._study_uid, self._series_uid, uids
-            outcome = Move(self._part, self._request, self._arrivals, receiver, named).run()
+            move = Move(self._part, self._request, self._arrivals, receiver, named)
+            outcome = move.run()
+            self._strangers |= dict.fromkeys(move.strangers)
             self._destination_unknown = refuses_destination(outcome, uids)
             return outcome
 
-        answer = self._request_all(move)
+        answer = self._request_all(request_once)
         self._destination_unknown = False
         if answer.destination_unknown and answer.status is not None:
             self._choice.record_unknown_destination(receiver, answer.status)
@@ -293,7 +298,7 @@ class Fetch(Attempt):
         )
         try:
             with leased(request.remote, self._part.must_end, one_of_many=True) as stop:
-                return c_get.get(
+                outcome = c_get.get(
                     get_request,
                     local_ae(request),
                     timeouts(request),
@@ -307,6 +312,8 @@ class Fetch(Attempt):
                     limits=limits_in(get_request.output_dir),
                     listed=self._syntaxes,
                 )
+                ledger().studies.record_notes(self._part.job_id, self._study_uid, refused=outcome.refused)
+                return outcome
         finally:
             arrivals.record()
 
@@ -329,8 +336,9 @@ class Fetch(Attempt):
             self._worked.add(method)
             self._choice.record_success(method)
             ledger().studies.record_method(*study, method, "; ".join(self._choice.remarks()))
-        ledger().studies.record_more(*study, self._arrivals.extra - self._extra_recorded)
-        self._extra_recorded = self._arrivals.extra
+        (more, again), now = self._recorded, (self._arrivals.extra, self._arrivals.again)
+        ledger().studies.record_notes(*study, more=now[0] - more, again=now[1] - again)
+        self._recorded = now
 
     def worth_another_try(self, answer: Answer) -> bool:
         receiver_gone = self._receiver is not None and not accepts_connections(self._receiver)
@@ -342,7 +350,17 @@ class Fetch(Attempt):
         if self._counted:
             what = f"{len(self._part.left)} of {self._part.size} instances did not come"
         refusals = "".join(f" {remark(*each)}." for each in self._choice.excluded.items())
-        self._fail_rest(InstanceCategory.MISSING, f"{what} ({answer.text}).{refusals} Retry the job.", answer.status)
+        others = "".join(map(_unexpected, self._strangers))
+        reason = f"{what} ({answer.text}).{refusals}{others} Retry the job."
+        self._fail_rest(InstanceCategory.MISSING, reason, answer.status)
+
+
+def _unexpected(stranger: Stranger) -> str:
+    """Say who sent instances in the place of the PACS, and how to accept them."""
+    return (
+        f" Instances of it came from {stranger}, were not expected from there, and are unsolicited. If that is the "
+        f"same PACS, set {' and '.join(stranger.settings)} in its [remotes.NAME] table on the workers."
+    )
 
 
 def _listed_syntaxes(lines: Iterable[RetrieveLine]) -> Mapping[str, Collection[str]]:

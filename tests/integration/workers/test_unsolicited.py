@@ -17,6 +17,7 @@ from pynetdicom.presentation import build_context
 from pacs_tasks import Category, PacsClient, RetrieveMethod, RetrieveRequest
 from pacs_tasks.connection import connect
 from pacs_tasks.fleet.receivers import EXPECTED_FOR, MARKER, ExpectedSeries
+from pacs_tasks.fleet.senders import Expectation
 from pacs_tasks.testing import TestPACS
 from pacs_tasks.testing.association import Caller
 from tests.support import workers
@@ -28,6 +29,8 @@ from tests.support.waiting import wait_until
 
 SERIES = f"{UID_ROOT}.1.1"
 _REFUSE = {"PACS_TASKS_UNSOLICITED": "refuse"}
+#: What somebody expects from :func:`associated`.
+ME = Expectation(owner="me", addresses=("127.0.0.1",), ae_titles=("MODALITY",), originator="WORKSTATION", message_id=1)
 
 
 @contextmanager
@@ -75,10 +78,10 @@ def test_what_nobody_asked_for_has_a_place_of_its_own(redis_url: str, tmp_path: 
     with workers.receiver(redis_url, tmp_path, port) as process, connect(redis_url, 5) as client:
         with associated(port) as assoc:
             assert [pushed(assoc, number).Status for number in (1, 2)] == [0x0000] * 2
-            ExpectedSeries(client).expect("PACS_TASKS", study_uid(), SERIES, "me", 60)
+            ExpectedSeries(client).expect("PACS_TASKS", study_uid(), SERIES, ME, 60)
             # For a C-MOVE, Redis is read each time, even right after another answer.
             assert pushed(assoc, 3, "WORKSTATION").Status == 0x0000
-            ExpectedSeries(client).withdraw("PACS_TASKS", study_uid(), SERIES, "me")
+            ExpectedSeries(client).withdraw("PACS_TASKS", study_uid(), SERIES, ME)
         process.end(15)
         said = process.said()
     assert below(tmp_path, "unsolicited") == {
@@ -94,7 +97,7 @@ def test_a_stream_that_names_no_c_move_is_noticed_soon(redis_url: str, tmp_path:
     port = free_port()
     with workers.receiver(redis_url, tmp_path, port), connect(redis_url, 5) as client, associated(port) as assoc:
         assert pushed(assoc, 1).Status == 0x0000
-        ExpectedSeries(client).expect("PACS_TASKS", study_uid(), SERIES, "me", 60)
+        ExpectedSeries(client).expect("PACS_TASKS", study_uid(), SERIES, ME, 60)
         began = time.monotonic()
         #: When the early instances were sent.
         early = [began]
@@ -109,7 +112,7 @@ def test_a_stream_that_names_no_c_move_is_noticed_soon(redis_url: str, tmp_path:
 
         wait_until(arrives, 10, "what is expected to be known")
         assert early[-1] - began < 1
-        ExpectedSeries(client).withdraw("PACS_TASKS", study_uid(), SERIES, "me")
+        ExpectedSeries(client).withdraw("PACS_TASKS", study_uid(), SERIES, ME)
         wait_until(lambda: pushed(assoc, 3).Status == 0 and uid(3) in below(tmp_path, "unsolicited"), 5, "the end")
 
 
@@ -152,7 +155,7 @@ def test_what_a_job_asks_for_comes(client: PacsClient, shared_redis_url: str, tm
         held = {sop: each.data_set for sop, each in archive.instances.items()}
         expected = ExpectedSeries(redis_client)
         # The job ends with the last outcome, a moment before its part does.
-        wait_until(lambda: not expected.is_expected("STRICT", study_uid(), SERIES), 10, "nothing to be expected")
+        wait_until(lambda: not expected.expectations("STRICT", study_uid(), SERIES), 10, "nothing to be expected")
     assert {path.stem: data_set(path) for path in (tmp_path / "out").rglob("*.dcm")} == held
     assert not list((tmp_path / "data").rglob("*.dcm"))
 
@@ -209,7 +212,7 @@ def test_without_redis_nothing_is_lost(tmp_path: Path, unsolicited: str) -> None
                 assert answer.ErrorComment == "Cannot check in Redis whether it was requested; try again"
                 assert everything(tmp_path) == [MARKER]
             with redis_server(tmp_path, redis_port), connect(url, 5) as client:
-                ExpectedSeries(client).expect("PACS_TASKS", study_uid(), SERIES, "me", 60)
+                ExpectedSeries(client).expect("PACS_TASKS", study_uid(), SERIES, ME, 60)
                 wait_until(lambda: pushed(assoc, 2).Status == 0 and below(tmp_path, "incoming"), 15, "Redis is found")
 
             def gone() -> bool:

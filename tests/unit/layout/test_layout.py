@@ -53,7 +53,7 @@ def _write(directory: Path, ds: Dataset) -> Path:
 
 def _place(layout: Layout, directory: Path, ds: Dataset) -> Path:
     path = _write(directory, ds)
-    return layout.place(directory, path, ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID)
+    return layout.place(directory, path, ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID).path
 
 
 def _files(directory: Path) -> dict[str, str]:
@@ -99,7 +99,7 @@ def test_a_name_without_charset_is_read_in_that_of_the_remote(tmp_path: Path) ->
     path = _write(tmp_path, ds)
     path.write_bytes(path.read_bytes().replace(b"\x08\x00\x05\x00CS\x08\x00GB18030 ", b"", 1))
     layout = Layout("{PatientName}", "GB18030")
-    assert layout.place(tmp_path, path, "1.2", "1.3", ds.SOPInstanceUID).name == "张_三丰.dcm"
+    assert layout.place(tmp_path, path, "1.2", "1.3", ds.SOPInstanceUID).path.name == "张_三丰.dcm"
 
 
 def test_the_first_group_of_a_name_is_taken(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_two_that_come_at_once_both_stay(links: bool, tmp_path: Path, monkeypatc
     """Of several instances that want one name, one gets it, with and without hard links."""
     if not links:
 
-        def refuse(*_: object) -> None:
+        def refuse(*_: object, **__: object) -> None:
             raise PermissionError(1, "no links here")
 
         monkeypatch.setattr(os, "link", refuse)
@@ -239,7 +239,7 @@ def test_two_that_come_at_once_both_stay(links: bool, tmp_path: Path, monkeypatc
 
     def place(number: int) -> Path:
         uid = str(instances[number].SOPInstanceUID)
-        return Layout("{PatientID}/one").place(tmp_path, paths[number], study_uid(), f"{study_uid()}.1", uid)
+        return Layout("{PatientID}/one").place(tmp_path, paths[number], study_uid(), f"{study_uid()}.1", uid).path
 
     with ThreadPoolExecutor(8) as pool:
         placed = list(pool.map(place, range(40)))

@@ -1,0 +1,302 @@
+"""Give a complete file its final name: never over another file without a trace, and never through a link.
+
+A remote chooses the UIDs, and so the name. If a file of that name is there already and has other content, it keeps its
+content under the name with ``.1`` added (or ``.2`` ...), and a remark gives the digests of both.
+
+Directories are opened one below the other without following links, and the file is linked into the open directory. So
+it cannot land elsewhere, even if somebody puts a link into the place of a directory meanwhile. Systems without
+``openat`` (Windows) check each directory by its path.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import NamedTuple
+
+from pacs_tasks.dimse.files import part10
+from pacs_tasks.dimse.files.regular import open_regular
+from pacs_tasks.errors import UnreadableInputError
+
+#: Part of the remark on a file that came although another one had its name.
+OTHER_CONTENT = "other content"
+#: Names to try for an older file before one is chosen at random: somebody may send many in a row.
+_NUMBERS = 20
+#: Attempts to give a file its name while others take it, or remove the empty directory.
+_MOST_TRIES = 100
+#: Attempts to wait for an empty file, and seconds between them: somebody without hard links is about to fill it.
+_PATIENCE, _PAUSE = 20, 0.01
+#: Errors of a file system without hard links.
+_NO_LINKS = frozenset((errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK))
+_CHUNK = 1 << 20
+_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
+_DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _NO_FOLLOW | getattr(os, "O_CLOEXEC", 0)
+_OPENAT = os.open in os.supports_dir_fd and os.link in os.supports_dir_fd and bool(_NO_FOLLOW)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A file that has its final path, and what is remarkable about that, as a clause."""
+
+    path: Path
+    remark: str = ""
+
+
+class Folder:
+    """An open directory in which files get their final names; made by :func:`opened`."""
+
+    def __init__(self, path: Path, descriptor: int | None) -> None:
+        self._path, self._fd = path, descriptor
+
+    def _at(self, name: str) -> str:
+        return name if self._fd is not None else str(self._path / name)
+
+    def claim(self, temporary: Path, name: str) -> bool:
+        """Give a file a free name; false if another one has it. Of two processes that want it at once, one gets it."""
+        try:
+            os.link(temporary, self._at(name), dst_dir_fd=self._fd)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            return self._claim_without_links(temporary, name)
+        temporary.unlink()
+        return True
+
+    def _claim_without_links(self, temporary: Path, name: str) -> bool:
+        """Do the same by an empty file, which nobody mistakes for an instance."""
+        if not self._reserve(name):
+            return False
+        try:
+            os.replace(temporary, self._at(name), dst_dir_fd=self._fd)
+        except BaseException:
+            os.unlink(self._at(name), dir_fd=self._fd)
+            raise
+        return True
+
+    def _reserve(self, name: str) -> bool:
+        try:
+            os.close(os.open(self._at(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=self._fd))
+        except FileExistsError:
+            return False
+        return True
+
+    def settle(self, temporary: Path, name: str) -> str:
+        """Give a file its name, whatever has that name now.
+
+        Returns
+        -------
+        A remark, empty unless a file with other content had the name. If the same content is there, that file stays,
+        with the time of now, and ``temporary`` is removed.
+        """
+        remark = ""
+        for tries in range(_MOST_TRIES):
+            if self.claim(temporary, name):
+                return remark
+            found = self._compare(temporary, name)
+            if found is None:
+                # It is gone again.
+                continue
+            if found.empty and tries < _PATIENCE:
+                time.sleep(_PAUSE)
+                continue
+            if found.same:
+                if not self._is(temporary, name):
+                    temporary.unlink()
+                return remark
+            kept = self._move_aside(name)
+            if kept and found.beginning and self._identity(kept) == found.identity:
+                os.unlink(self._at(kept), dir_fd=self._fd)
+            elif kept:
+                remark = _remark(found, kept.removeprefix(name))
+        raise FileExistsError(errno.EEXIST, "other files take the name of the instance again and again")
+
+    def _is(self, temporary: Path, name: str) -> bool:
+        """Whether a file has its final name already, by whatever path."""
+        return os.path.realpath(temporary) == os.path.join(os.path.realpath(self._path), name)  # noqa: PTH118
+
+    def _move_aside(self, name: str) -> str:
+        """Move whatever has a name to a free one beside it; return that, or nothing if the name is free by now."""
+        numbers = (f"{name}.{number}" for number in range(1, _NUMBERS))
+        aside = next(filter(self._reserve, numbers), "")
+        if not aside:
+            aside = f"{name}.{secrets.token_hex(8)}"
+            self._reserve(aside)
+        try:
+            # It replaces the empty file, and takes what is there at this moment, which nobody else can take then.
+            os.replace(self._at(name), self._at(aside), src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        except BaseException as error:
+            os.unlink(self._at(aside), dir_fd=self._fd)
+            if isinstance(error, FileNotFoundError):
+                return ""
+            raise
+        return aside
+
+    def _identity(self, name: str) -> tuple[int, int]:
+        found = os.stat(self._at(name), dir_fd=self._fd, follow_symlinks=False)
+        return found.st_dev, found.st_ino
+
+    def _compare(self, temporary: Path, name: str) -> _Compared | None:
+        """Compare a file with what has its name; nothing if there is nothing any more."""
+        try:
+            descriptor = open_regular(self._at(name), flags=_NO_FOLLOW, dir_fd=self._fd)
+        except FileNotFoundError:
+            return None
+        except OSError:
+            # A link, a pipe, or a file that we may not read.
+            return _Compared()
+        with FileIO(descriptor) as old, FileIO(open_regular(str(temporary))) as new:
+            if os.fstat(old.fileno()).st_dev != os.fstat(new.fileno()).st_dev:
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(temporary))
+            found = _compared(old, new)
+            if found.same:
+                # The file counts as new: whoever waits for it sees that it has come.
+                with suppress(OSError):
+                    os.utime(descriptor if os.utime in os.supports_fd else self._at(name))
+            return found
+
+
+class _Compared(NamedTuple):
+    """How an older file compares with a new one: the same content, or its beginning. ``identity``: device and inode."""
+
+    same: bool = False
+    beginning: bool = False
+    empty: bool = False
+    identity: tuple[int, int] | None = None
+    old_sha256: str = ""
+    new_sha256: str = ""
+
+
+def _compared(old: FileIO, new: FileIO) -> _Compared:
+    """Compare data sets: the file meta information names only who sent and who wrote."""
+    found = os.fstat(old.fileno())
+    identity = found.st_dev, found.st_ino
+    old_label, old_start = _data_set_of(old)
+    new_label, new_start = _data_set_of(new)
+    if old_label is None:
+        # Not even its file meta information is whole.
+        new_start = 0
+    if old_label in {new_label, None}:
+        left = found.st_size - old_start, os.fstat(new.fileno()).st_size - new_start
+        if left[0] <= left[1] and _begins_alike(old, new, (old_start, new_start), left[0]):
+            same = left[0] == left[1]
+            return _Compared(same=same, beginning=not same, empty=not found.st_size, identity=identity)
+    digests = (_sha256(old, old_start), _sha256(new, new_start))
+    return _Compared(identity=identity, old_sha256=digests[0], new_sha256=digests[1])
+
+
+def _data_set_of(file: FileIO) -> tuple[tuple[str, ...] | None, int]:
+    """Give SOP class, instance and transfer syntax of a file, and the offset of its data set."""
+    try:
+        found = part10.read_descriptor(file.fileno())
+    except UnreadableInputError:
+        return None, 0
+    return (found.sop_class_uid, found.sop_instance_uid, found.transfer_syntax_uid), found.data_offset
+
+
+def _begins_alike(old: FileIO, new: FileIO, starts: tuple[int, int], size: int) -> bool:
+    old.seek(starts[0])
+    new.seek(starts[1])
+    while size > 0:
+        part = old.read(min(_CHUNK, size))
+        if not part or part != new.read(len(part)):
+            return False
+        size -= len(part)
+    return True
+
+
+def _sha256(file: FileIO, start: int) -> str:
+    file.seek(start)
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remark(found: _Compared, ending: str) -> str:
+    """Say that an older file had the name, as a clause; paths stay out of it."""
+    if not found.old_sha256:
+        return (
+            f"something with {OTHER_CONTENT} that is not a readable file had its name and is kept with {ending} added"
+        )
+    return (
+        f"an older file with {OTHER_CONTENT} had its name and is kept with {ending} added (SHA-256 of the data sets: "
+        f"new {found.new_sha256}, older {found.old_sha256})"
+    )
+
+
+@contextmanager
+def opened(root: Path, parent: Path) -> Iterator[Folder]:
+    """Open a directory below ``root``, which must exist; those between are made.
+
+    Raises
+    ------
+    OSError
+        If it cannot be opened or made, or one between is a link.
+    """
+    parts = parent.relative_to(root).parts
+    if not _OPENAT:
+        yield Folder(_checked(root, parts), None)
+        return
+    descriptor = os.open(root, _DIRECTORY & ~_NO_FOLLOW)
+    try:
+        for name in parts:
+            below = _open_below(descriptor, name)
+            os.close(descriptor)
+            descriptor = below
+        yield Folder(parent, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _open_below(descriptor: int, name: str) -> int:
+    try:
+        return os.open(name, _DIRECTORY, dir_fd=descriptor)
+    except FileNotFoundError:
+        with suppress(FileExistsError):
+            os.mkdir(name, dir_fd=descriptor)
+        return os.open(name, _DIRECTORY, dir_fd=descriptor)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENOTDIR, errno.EMLINK}:
+            raise _link(name) from None
+        raise
+
+
+def _checked(root: Path, parts: tuple[str, ...]) -> Path:
+    """Do the same by path."""
+    current = root
+    for name in parts:
+        current /= name
+        current.mkdir(exist_ok=True)
+        if current.is_symlink() or current.resolve() != current.parent.resolve() / name:
+            raise _link(name)
+    return current
+
+
+def _link(name: str) -> OSError:
+    return OSError(errno.ELOOP, "a link is in the place of a directory", name)
+
+
+def place(temporary: Path, root: Path, target: Path) -> str:
+    """Give a file its final path below ``root``, as :meth:`Folder.settle`; return the remark.
+
+    Raises
+    ------
+    OSError
+        If it cannot; ``root`` itself is never made, because somebody may have moved it away on purpose.
+    """
+    for tries in range(1, _MOST_TRIES + 1):
+        try:
+            with opened(root, target.parent) as folder:
+                return folder.settle(temporary, target.name)
+        except FileNotFoundError:
+            # A cleaner may remove a new, still empty directory at any moment.
+            if tries == _MOST_TRIES or not root.is_dir() or not temporary.exists():
+                raise
+    raise FileNotFoundError(errno.ENOENT, "the directory disappears each time it is made", str(target.parent))
