@@ -21,7 +21,9 @@ from pacs_tasks.dimse.c_echo import echo
 from pacs_tasks.dimse.c_store import store, store_all
 from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.scp.admission import CROWDED_LIMIT
+from pacs_tasks.dimse.scp.c_store import Arrival, Refusal
 from pacs_tasks.dimse.scp.callers import Caller, Callers
+from pacs_tasks.dimse.scp.sender import Sender
 from pacs_tasks.dimse.scp.storage_scp import StorageSCP
 from pacs_tasks.dimse.upper_layer import contexts
 from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
@@ -280,3 +282,30 @@ def test_a_certificate_that_cannot_be_used_is_told_before_it_listens(tmp_path: P
     assert caught.value.subject == nowhere
     with pytest.raises(InvalidRequestError, match="needs a certificate for TLS"):
         StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", tls=own.trusted)
+
+
+def test_the_certificate_of_a_caller_identifies_it(own: Identity, authority: Authority, tmp_path: Path) -> None:
+    """The receiver sees the marks that the caller shows when it is called, if only in its names; no others."""
+    senders: list[Sender | None] = []
+
+    def refuse(arrival: Arrival) -> Refusal:
+        senders.append(arrival.sender)
+        return Refusal(0xA700, "not here")
+
+    [file] = dicom_files.write_series(tmp_path / "files", 1)
+    marks: list[tuple[str, ...]] = []
+    with StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", tls=own.tls, place=refuse) as scp:
+        for name in ("pacs", "pacs", "another"):
+            # The second is the first, renewed.
+            caller = authority.identity(name, organization_unit_name="Radiology")
+            [(proposed, batch)] = contexts.contexts_for([part10.read_instance(str(file))])
+            with Association.open(LOCAL, _remote(scp, caller.tls), proposed, PATIENT) as assoc:
+                assert store(assoc, batch[0]).category is InstanceCategory.FAILED
+                marks.append(assoc.wire.certificate_marks())
+    assert len(set(marks)) == 1
+    assert len(marks[0]) == 2
+    seen = [each.certificate for each in senders if each is not None]
+    assert [each.address for each in senders if each is not None] == ["127.0.0.1"] * 3
+    assert seen[0][0] != seen[1][0]
+    assert seen[0][1] == seen[1][1] != seen[2][1]
+    assert not set(seen[0]) & set(seen[2])

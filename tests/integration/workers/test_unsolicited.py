@@ -92,6 +92,39 @@ def test_what_nobody_asked_for_has_a_place_of_its_own(redis_url: str, tmp_path: 
     assert study_uid() not in said
 
 
+def test_the_same_instance_with_other_content_is_kept_twice(redis_url: str, tmp_path: Path) -> None:
+    """Both files stay, and the log counts them; the same content again changes nothing."""
+    port = free_port()
+    contents = [instance(1), instance(1, patient_id="OTHER"), instance(1, patient_id="OTHER")]
+    with workers.receiver(redis_url, tmp_path, port) as process:
+        with associated(port) as assoc:
+            assert [assoc.send_c_store(each).Status for each in contents] == [0x0000] * 3
+        process.end(15)
+        said = process.said()
+    directory = tmp_path / "data/received/unsolicited" / study_uid() / SERIES
+    kept = {path.name: data_set(path) for path in directory.iterdir()}
+    sent = [data_set(write(each, tmp_path / "sent.dcm")) for each in contents]
+    assert kept == {f"{uid(1)}.dcm": sent[1], f"{uid(1)}.dcm.1": sent[0]}
+    assert "1 instances came again with other content" in said
+    assert "OTHER" not in said
+
+
+@pytest.mark.parametrize("level", ["unsolicited", "study", "series"])
+def test_links_in_its_directory_are_not_followed(redis_url: str, tmp_path: Path, level: str) -> None:
+    """Somebody has put a link there: the instance is refused, and nothing is written elsewhere."""
+    port, elsewhere = free_port(), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    parts = {"unsolicited": [], "study": [study_uid()], "series": [study_uid(), SERIES]}[level]
+    link = tmp_path.joinpath("data/received/unsolicited", *parts)
+    link.parent.mkdir(parents=True)
+    link.symlink_to(elsewhere)
+    with workers.receiver(redis_url, tmp_path, port), associated(port) as assoc:
+        answer = pushed(assoc, 1)
+    assert (answer.Status, answer.ErrorComment) == (0xA700, "cannot write: a link is in the place of a directory")
+    assert not list(elsewhere.iterdir())
+    assert not list((tmp_path / "data/received").rglob("*.part"))
+
+
 def test_a_stream_that_names_no_c_move_is_noticed_soon(redis_url: str, tmp_path: Path) -> None:
     """Not every remote names it: a new expectation takes effect within a second."""
     port = free_port()

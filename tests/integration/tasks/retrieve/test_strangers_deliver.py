@@ -14,7 +14,7 @@ from pacs_tasks.testing import Faults, TestPACS
 from pacs_tasks.testing.association import Caller
 from tests.integration.conftest import Receiver
 from tests.support.callers import CT, EXPLICIT, GUARDED
-from tests.support.dicom_files import data_set, instance, study_uid
+from tests.support.dicom_files import UID_ROOT, data_set, instance, study_uid, write
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.holds((1, 1, 6))
@@ -137,3 +137,26 @@ def test_a_cluster_that_delivers_from_elsewhere_is_named_with_its_setting(
     job.wait(60)
     assert (job.outcome().category, job.outcome().counters.success) == (Category.SUCCESS, 6), job.outcome()
     assert below(tmp_path / "out") == {uid: held.data_set for uid, held in archive.instances.items()}
+
+
+@pytest.mark.parametrize("level", ["study", "series"])
+def test_a_link_at_the_receiver_delivers_nothing(
+    client: PacsClient, archive: TestPACS, receiver: Receiver, tmp_path: Path, level: str
+) -> None:
+    """Somebody has put a link to a directory of forgeries where the instances of the study are to arrive."""
+    forged = tmp_path / "forged"
+    directory = forged / f"{study_uid()}.1" if level == "study" else forged
+    directory.mkdir(parents=True)
+    name = f"{UID_ROOT}.1.1.1000001.dcm"
+    write(instance(1_000_001, patient_id="FORGED"), directory / name)
+    link = receiver.incoming / study_uid() / ("" if level == "study" else f"{study_uid()}.1")
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(forged)
+    try:
+        job = enqueued(client, archive.remote, receiver, tmp_path / "out")
+        job.wait(60)
+        assert job.outcome().category is Category.FAILED
+    finally:
+        link.unlink()
+    assert not below(tmp_path / "out")
+    assert [path.name for path in forged.rglob("*.dcm")] == [name]
