@@ -18,7 +18,7 @@ from typing import Any
 from pacs_tasks.ae import DEFAULT_CHARSET
 from pacs_tasks.dimse.files import part10, storage
 from pacs_tasks.dimse.files.elements import IMPLICIT_VR_LITTLE_ENDIAN, SPECIFIC_CHARACTER_SET, encode_implicit
-from pacs_tasks.dimse.files.final_name import Placed, opened
+from pacs_tasks.dimse.files.final_name import Folder, Placed
 from pacs_tasks.dimse.files.regular import is_regular, read_regular
 from pacs_tasks.dimse.find.match import decode_match
 from pacs_tasks.errors import InvalidRequestError, NotDicomError, UnreadableInputError
@@ -219,12 +219,12 @@ class Layout:
         by_uids = storage.kept_path(directory, study_uid, series_uid, sop_instance_uid)
         if self.is_default:
             # No other instance can have this name.
-            with opened(*self._prepared(directory, by_uids.parent)) as folder:
+            with Folder(*self._prepared(directory, by_uids.parent)) as folder:
                 return Placed(by_uids, folder.settle(temporary, by_uids.name))
         *parents, stem = self._names(temporary, study_uid, series_uid, sop_instance_uid)
         parent = directory.joinpath(*(component(name) for name in parents))
         plain, *longer = (parent / component(stem, ending) for ending in _endings(storage.safe_name(sop_instance_uid)))
-        with opened(*self._prepared(directory, parent)) as folder:
+        with Folder(*self._prepared(directory, parent)) as folder:
             # An instance that got a longer name keeps it, even if the plain one is free by now.
             if _holds(longer[0], sop_instance_uid):
                 return Placed(longer[0], folder.settle(temporary, longer[0].name))

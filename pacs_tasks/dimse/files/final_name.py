@@ -15,12 +15,11 @@ import hashlib
 import os
 import secrets
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.files.regular import open_regular
@@ -51,10 +50,44 @@ class Placed:
 
 
 class Folder:
-    """An open directory in which files get their final names; made by :func:`opened`."""
+    """A directory below ``root`` in which files get their final names, open while this is a context.
 
-    def __init__(self, path: Path, descriptor: int | None) -> None:
-        self._path, self._fd = path, descriptor
+    ``root`` must exist; directories between are made.
+
+    Raises
+    ------
+    OSError
+        On entry, if it cannot be opened or made, or one between is a link.
+    """
+
+    def __init__(self, root: Path, path: Path) -> None:
+        self._root, self._path = root, path
+        self._fd: int | None = None
+
+    def __enter__(self) -> Self:
+        # Each instance comes by here, and Path.relative_to takes as long as three directories.
+        above = len(self._root.parts)
+        parts = self._path.parts
+        if parts[:above] != self._root.parts:
+            raise ValueError("the directory is not below the top directory")
+        if not _OPENAT:
+            self._path = _checked(self._root, parts[above:])
+            return self
+        descriptor = os.open(self._root, _DIRECTORY & ~_NO_FOLLOW)
+        try:
+            for name in parts[above:]:
+                below = _open_below(descriptor, name)
+                os.close(descriptor)
+                descriptor = below
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._fd = descriptor
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
 
     def _at(self, name: str) -> str:
         return name if self._fd is not None else str(self._path / name)
@@ -231,30 +264,6 @@ def _remark(found: _Compared, ending: str) -> str:
     )
 
 
-@contextmanager
-def opened(root: Path, parent: Path) -> Iterator[Folder]:
-    """Open a directory below ``root``, which must exist; those between are made.
-
-    Raises
-    ------
-    OSError
-        If it cannot be opened or made, or one between is a link.
-    """
-    parts = parent.relative_to(root).parts
-    if not _OPENAT:
-        yield Folder(_checked(root, parts), None)
-        return
-    descriptor = os.open(root, _DIRECTORY & ~_NO_FOLLOW)
-    try:
-        for name in parts:
-            below = _open_below(descriptor, name)
-            os.close(descriptor)
-            descriptor = below
-        yield Folder(parent, descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _open_below(descriptor: int, name: str) -> int:
     try:
         return os.open(name, _DIRECTORY, dir_fd=descriptor)
@@ -293,7 +302,7 @@ def place(temporary: Path, root: Path, target: Path) -> str:
     """
     for tries in range(1, _MOST_TRIES + 1):
         try:
-            with opened(root, target.parent) as folder:
+            with Folder(root, target.parent) as folder:
                 return folder.settle(temporary, target.name)
         except FileNotFoundError:
             # A cleaner may remove a new, still empty directory at any moment.

@@ -444,7 +444,8 @@ def _sync_directories(directories: Iterable[Path]) -> None:
 
 
 def _sync(path: Path, flags: int) -> None:
-    descriptor = os.open(path, flags)
+    # A pipe in the place of a file would block without end.
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     try:
         os.fsync(descriptor)
     finally:

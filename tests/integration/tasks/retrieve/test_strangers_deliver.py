@@ -14,7 +14,7 @@ from pacs_tasks.testing import Faults, TestPACS
 from pacs_tasks.testing.association import Caller
 from tests.integration.conftest import Receiver
 from tests.support.callers import CT, EXPLICIT, GUARDED
-from tests.support.dicom_files import UID_ROOT, data_set, instance, study_uid, write
+from tests.support.dicom_files import data_set, instance, study_uid, write
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.holds((1, 1, 6))
@@ -22,11 +22,13 @@ pytestmark = pytest.mark.holds((1, 1, 6))
 EARLY = 3
 
 
-def enqueued(client: PacsClient, remote: RemoteAE, receiver: Receiver, directory: Path) -> Job[TransferOutcome]:
+def enqueued(
+    client: PacsClient, remote: RemoteAE, receiver: Receiver, directory: Path, study: int = 1
+) -> Job[TransferOutcome]:
     return client.enqueue(
         RetrieveRequest(
             remote=remote,
-            study_uid=study_uid(),
+            study_uid=study_uid(study),
             output_dir=str(directory),
             method=RetrieveMethod.MOVE,
             move_aet=receiver.ae_title,
@@ -139,24 +141,27 @@ def test_a_cluster_that_delivers_from_elsewhere_is_named_with_its_setting(
     assert below(tmp_path / "out") == {uid: held.data_set for uid, held in archive.instances.items()}
 
 
-@pytest.mark.parametrize("level", ["study", "series"])
+@pytest.mark.parametrize(
+    ("level", "study"),
+    [
+        pytest.param("study", 2, marks=pytest.mark.holds((2, 1, 2))),
+        pytest.param("series", 3, marks=pytest.mark.holds((3, 1, 2))),
+    ],
+)
 def test_a_link_at_the_receiver_delivers_nothing(
-    client: PacsClient, archive: TestPACS, receiver: Receiver, tmp_path: Path, level: str
+    client: PacsClient, archive: TestPACS, receiver: Receiver, tmp_path: Path, level: str, study: int
 ) -> None:
     """Somebody has put a link to a directory of forgeries where the instances of the study are to arrive."""
-    forged = tmp_path / "forged"
-    directory = forged / f"{study_uid()}.1" if level == "study" else forged
+    forged, series_uid = tmp_path / "forged", f"{study_uid(study)}.1"
+    directory = forged / series_uid if level == "study" else forged
     directory.mkdir(parents=True)
-    name = f"{UID_ROOT}.1.1.1000001.dcm"
-    write(instance(1_000_001, patient_id="FORGED"), directory / name)
-    link = receiver.incoming / study_uid() / ("" if level == "study" else f"{study_uid()}.1")
+    name = f"{series_uid}.1000001.dcm"
+    write(instance(1_000_001, study=study, patient_id="FORGED"), directory / name)
+    link = receiver.incoming / study_uid(study) / ("" if level == "study" else series_uid)
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(forged)
-    try:
-        job = enqueued(client, archive.remote, receiver, tmp_path / "out")
-        job.wait(60)
-        assert job.outcome().category is Category.FAILED
-    finally:
-        link.unlink()
+    job = enqueued(client, archive.remote, receiver, tmp_path / "out", study)
+    job.wait(60)
+    assert job.outcome().category is Category.FAILED
     assert not below(tmp_path / "out")
     assert [path.name for path in forged.rglob("*.dcm")] == [name]
