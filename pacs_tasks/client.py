@@ -104,7 +104,7 @@ class Broker:
             If the Redis does not accept it.
         """
         queue = OPERATIONS[task].queue
-        self._redis.lpush(queue, _message(task, job_id, queue))
+        self._redis.lpush(queue, _message(task, job_id, queue, self._settings))
         # Flower shows a task from this event on. The job does not depend on it.
         with contextlib.suppress(BrokerUnavailableError):
             database = self._redis.connection_pool.connection_kwargs.get("db") or 0
@@ -124,7 +124,7 @@ class Broker:
             return bool(app.control.ping(timeout=seconds, connection=connection, limit=1))
 
 
-def _message(task: str, job_id: str, queue: str) -> str:
+def _message(task: str, job_id: str, queue: str, config: Settings) -> str:
     headers: dict[str, Any] = {
         "lang": "py",
         "task": task,
@@ -146,6 +146,11 @@ def _message(task: str, job_id: str, queue: str) -> str:
         "stamped_headers": None,
         "stamps": {},
     }
+    if config.signing_key:
+        # Loads Celery.
+        from pacs_tasks.messages.signature import HEADER, Signed, own_signature
+
+        headers[HEADER] = own_signature(config, Signed(task, job_id, _BODY))
     shown = {"argsrepr": HIDDEN, "kwargsrepr": HIDDEN}
     return _envelope(_BODY, headers, "", queue, delivery_mode=2, correlation_id=job_id, reply_to="", **shown)
 
@@ -475,6 +480,10 @@ class PacsClient:
                 raise InvalidRequestError("This key belongs to a job with another request. Use another key.", job.id)
             return job
         try:
+            if self._settings.signing_key:
+                from pacs_tasks.messages.signature import sign_record
+
+                sign_record(self.ledger, job.id, request, self._settings)
             self._broker.publish(request.task, job.id)
         except BaseException:
             self.ledger.discard(job.id)

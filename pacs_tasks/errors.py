@@ -12,8 +12,9 @@ An answer is a value; no answer is an exception. A DIMSE status never raises: it
     │       ├── MissingKeyError       this process does not have the key
     │       └── PlainRecordError      it is not encrypted, and must be
     ├── InvalidRequestError           the request cannot be served; nothing was opened
-    │   └── UnreadableInputError      a file or directory of the request cannot be read on this machine
-    │       └── NotDicomError         the file is not a DICOM instance, or it is a DICOMDIR
+    │   ├── UnreadableInputError      a file or directory of the request cannot be read on this machine
+    │   │   └── NotDicomError         the file is not a DICOM instance, or it is a DICOMDIR
+    │   └── MessageError              the message of a task cannot be served; it is kept as a dead letter
     ├── DamagedFileError              the data set of a file breaks off, or cannot be read as what it declares to be
     ├── AssociationError              the remote gave no answer
     │   ├── AssociationRejectedError  permanent: it rejects the association (AE titles, application context)
@@ -108,6 +109,10 @@ class UnreadableInputError(InvalidRequestError):
 
 class NotDicomError(UnreadableInputError):
     """The file is not a DICOM instance (PS3.10 section 7), or it is a DICOMDIR: there is nothing to send."""
+
+
+class MessageError(InvalidRequestError):
+    """The message of a task cannot be served, whatever its request is; it is kept as a dead letter."""
 
 
 class DamagedFileError(PacsTasksError):

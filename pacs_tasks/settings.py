@@ -32,7 +32,16 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from pacs_tasks.ae import (
@@ -68,7 +77,7 @@ _OPTIONS_ONLY = ("config", "remote", "detach", "json", "quiet", "log_level", "lo
 #: Bytes of a key for AES-256.
 _ENCRYPTION_KEY = 32
 #: Settings that are tables in the file, and JSON objects in the environment.
-_TABLES = {"remotes", "receiver_allow"}
+_TABLES = {"remotes", "receiver_allow", "enqueuer_keys"}
 
 #: TLS has a scheme of its own, and redis-py accepts the parameters ssl_ only there.
 _REDIS_URL = re.compile(
@@ -136,6 +145,33 @@ def _check_encryption_keys(text: str) -> str:
 Directory = Annotated[Path, AfterValidator(_check_directory)]
 
 
+def _check_root(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("write it as an absolute path: a worker has another current directory")
+    return path
+
+
+def _split_paths(value: Any) -> Any:
+    """Read a variable as ``PATH`` is read, or as the JSON list that one of our processes gives another."""
+    if isinstance(value, str):
+        return json.loads(value) if value.startswith("[") else [each for each in value.split(os.pathsep) if each]
+    return value
+
+
+Roots = Annotated[tuple[Annotated[Directory, AfterValidator(_check_root)], ...], BeforeValidator(_split_paths)]
+
+
+#: The key of an HMAC should be as long as its result (RFC 2104 section 3).
+SigningKey = Annotated[str, StringConstraints(min_length=32)]
+EnqueuerName = Annotated[str, StringConstraints(pattern=r"^[\w.@-]{1,64}$")]
+
+
+def _check_signing_key(value: str) -> str:
+    if re.fullmatch(r"[\w.@-]{1,64}:.{32,}", value) is None:
+        raise ValueError("write it as NAME:KEY, with a key of at least 32 characters, such as `openssl rand -hex 32`")
+    return value
+
+
 class Unsolicited(StrEnum):
     """How the receiver treats an instance that no job expects."""
 
@@ -166,6 +202,13 @@ class WhenFull(StrEnum):
 
     REFUSE = "refuse"
     DROP_OLDEST = "drop-oldest"
+
+
+class RemoteAddresses(StrEnum):
+    """The addresses that a request may have called. Link-local, multicast and metadata addresses are never called."""
+
+    ANY = "any"
+    PRIVATE = "private"
 
 
 class PrivateServerKind(StrEnum):
@@ -219,6 +262,29 @@ class Settings(BaseModel):
     embedded: PrivateServerKind | None = None
     #: How long the private server and worker stay after the last command and the last job.
     idle_timeout: float = Field(default=60.0, ge=0)
+
+    #: Bytes that a message may have, also after it is decompressed. Larger ones become dead letters.
+    message_size: int = Field(default=32 << 20, ge=64 << 10, le=512 << 20)
+    #: How often a message is delivered, after workers died with it, before it becomes a dead letter.
+    max_deliveries: int = Field(default=20, ge=1)
+
+    #: Directories below which a request may name files to send, and certificates. Unset: all that the worker may read.
+    source_roots: Roots = ()
+    #: Directories below which a request may have files written. Unset: wherever the worker may write.
+    output_roots: Roots = ()
+    #: Serve only requests to remotes of the worker's own settings.
+    named_remotes_only: bool = False
+    #: The addresses that a request may have called.
+    remote_addresses: RemoteAddresses = RemoteAddresses.ANY
+
+    #: ``NAME:KEY``, by which this process signs the tasks that it enqueues.
+    signing_key: Annotated[str, AfterValidator(_check_signing_key)] | None = Field(default=None, repr=False)
+    #: The keys of enqueuers by their names, by which workers verify signatures. A worker knows its own key anyway.
+    enqueuer_keys: dict[EnqueuerName, SigningKey] = Field(default_factory=dict, repr=False)
+    #: Refuse tasks without a signature.
+    require_signatures: bool = False
+    #: How long the signature of a request is valid: it may wait for a worker for so long.
+    signature_lifetime: int = Field(default=86_400, ge=60)
 
     #: Files that one task sends. Unset: depends on the size of the directory.
     files_per_task: int | None = Field(default=None, ge=1)
@@ -308,6 +374,8 @@ class Settings(BaseModel):
             raise ValueError("receiver_tls_key and receiver_tls_ca need receiver_tls_certificate")
         if self.receiver_tls_ca is None and any(each.certificates for each in self.receiver_allow.values()):
             raise ValueError("certificates in receiver_allow need receiver_tls_ca: without it, callers present none")
+        if self.require_signatures and self.signing_key is None:
+            raise ValueError("require_signatures needs signing_key: the worker signs the parts of jobs")
         return self
 
     @property

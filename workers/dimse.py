@@ -1,17 +1,14 @@
 """The worker of a fleet: ``celery -A workers.dimse worker``.
 
-It loads every task, resumes stalled jobs, probes parked remotes, and releases its associations when it ends. It also
-survives the loss of its connection to the broker. In kombu 5.7.0, a channel that waits for messages cannot be closed
-once its connection has died: ``close`` reads from the dead connection and fails half-way. A later second ``close``
-puts unacknowledged messages back without knowing the broker's address, and raises ``AttributeError``, which ends the
-worker ("Unrecoverable error"). So a restart of Redis would end each worker that has a task and an idle process.
+It loads every task, resumes stalled jobs, probes parked remotes, and releases its associations when it ends. It takes
+messages by :mod:`workers.transport`, so that neither a malformed message nor a lost connection ends it.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from typing import Any
+from contextlib import suppress
 
 from celery.signals import (
     celeryd_after_setup,
@@ -20,19 +17,25 @@ from celery.signals import (
     worker_shutdown,
     worker_shutting_down,
 )
-from kombu.transport import redis
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from celery.states import FAILURE
+from celery.worker.consumer.gossip import Gossip
+from celery.worker.control import Panel
+from redis.exceptions import RedisError
 
 from pacs_tasks import tasks
 from pacs_tasks.app import app
-from pacs_tasks.connection import explain, place_of
+from pacs_tasks.errors import BrokerUnavailableError, JobNotFoundError, MessageError
+from pacs_tasks.messages.dead_letters import DeadLetter
+from pacs_tasks.messages.signature import sign_published
+from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.sealing import IN_CLEAR
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.audit import watch_audits
 from pacs_tasks.tasks.engine.associations import close_all
-from pacs_tasks.tasks.engine.base import shut_down
+from pacs_tasks.tasks.engine.base import ledger, shut_down
 from pacs_tasks.tasks.engine.claim import watch_jobs, watch_remotes
+from workers import logs
+from workers.transport import Channel, set_aside_wrong_types
 
 __all__ = ["app", "tasks"]
 
@@ -45,56 +48,50 @@ _audit = threading.Thread(target=watch_audits, args=[_stopped], name="audit", da
 #: Seconds to write what the end of the worker adds to the audit trail; Redis keeps it for another worker.
 _AUDIT_LIMIT = 5.0
 
+#: Seconds between two checks of the types of keys.
+_KEYS_INTERVAL = 10.0
 
-class QoS(redis.QoS):
-    """The messages that were delivered and are not acknowledged."""
+#: Commands of remote control that end a worker, keep it from serving a queue, or exhaust its machine.
+_REFUSED = ("shutdown", "pool_restart", "pool_grow", "pool_shrink", "autoscale", "add_consumer", "cancel_consumer",
+            "rate_limit", "time_limit", "election", "objgraph", "memsample", "memdump")  # fmt: skip
 
-    def ack(self, delivery_tag: str) -> None:
-        """Acknowledge a message; one that came over a lost connection is delivered again in any case.
-
-        Raises
-        ------
-        RedisConnectionError
-            If that connection is lost. Celery logs this error as one line, and any other with a traceback.
-        """
-        connection = self.channel.connection
-        if connection is None or connection.client is None:
-            raise RedisConnectionError("The connection over which this message came is lost.")
-        super().ack(delivery_tag)  # type: ignore[no-untyped-call]  # kombu ships no annotations
+app.loader.override_backends = dict.fromkeys(("redis", "rediss", "socket"), "workers.results:Backend")
+# The parts of jobs are signed like what others enqueue.
+sign_published()
+# Workers agree on everything by the ledger. An event of a stranger would reach the main process by this alone.
+Gossip.compatible_transports = frozenset()
 
 
-class Channel(redis.Channel):
-    """A channel that can be closed even if its connection is lost.
+def _end_job(letter: DeadLetter, too_often: bool) -> None:
+    """End a job whose message was refused.
 
-    Raises
-    ------
-    RedisConnectionError
-        If the Redis accepts no data. Celery pauses ever longer between attempts to connect, but begins anew at once,
-        with a traceback each second, if the first write fails over a connection that it has.
+    A job in the ledger whose message is only malformed has its planner enqueued again by :func:`.claim.watch_jobs`; so
+    have lost parts.
     """
-
-    QoS = QoS
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
+    if letter.task not in OPERATIONS:
+        return
+    error = MessageError(letter.reason)
+    try:
         try:
-            self.client.set("pacs_tasks.writable", 1, px=1)
-        except ResponseError as error:
-            place = place_of(self.connection.client.as_uri())
-            self.close()
-            raise RedisConnectionError(str(explain(error, place) or error).rstrip(".")) from None
-
-    def close(self) -> None:
-        """Close; unacknowledged messages return to their queue now, or by the visibility timeout if that fails."""
-        try:
-            super().close()  # type: ignore[no-untyped-call]
-        except self.connection_errors:
-            # The channel no longer reads, so this call reaches its end.
-            super().close()  # type: ignore[no-untyped-call]
+            ended = ledger().progress(letter.job_id).state.finished or not too_often
+        except JobNotFoundError:
+            ended = not ledger().open(letter.job_id, letter.task, None)
+        if not ended:
+            ledger().fail(letter.job_id, error)
+            app.backend.store_result(letter.job_id, error, FAILURE)
+    except (BrokerUnavailableError, RedisError) as failure:
+        logger.warning("job %s could not be ended (%s)", letter.job_id, type(failure).__name__)
 
 
-# The addresses of Unix sockets override Celery's setting for the transport.
-redis.Transport.Channel = Channel
+@celeryd_after_setup.connect  # type: ignore[untyped-decorator]
+def _judge_messages(**_: object) -> None:
+    """Let the transport know the tasks and commands of this worker."""
+    for name in _REFUSED:
+        Panel.data.pop(name, None)
+    Channel.tasks = {name: task.__header__ for name, task in app.tasks.items()}
+    Channel.commands = Panel.data
+    Channel.on_dead_letter = _end_job
+    logs.hide_bodies()
 
 
 @celeryd_after_setup.connect  # type: ignore[untyped-decorator]
@@ -106,13 +103,20 @@ def _route_what_follows(**_: object) -> None:
     app.amqp.queues.create_missing = True
 
 
+def _watch_keys(stopped: threading.Event) -> None:
+    """Set keys of wrong types aside until ``stopped``."""
+    while not stopped.wait(_KEYS_INTERVAL):
+        with suppress(BrokerUnavailableError, RedisError):
+            set_aside_wrong_types(ledger().client)
+
+
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def _watch(**_: object) -> None:
-    """Start the threads that resume stalled jobs and probe parked remotes, in the main process of the worker."""
+    """Start the threads that resume jobs, probe remotes and mend keys, in the main process of the worker."""
     if not settings().keys:
         logger.warning(IN_CLEAR)
     _audit.start()
-    for target in (watch_jobs, watch_remotes):
+    for target in (watch_jobs, watch_remotes, _watch_keys):
         threading.Thread(target=target, args=[_stopped], name=target.__name__, daemon=True).start()
 
 

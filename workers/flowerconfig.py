@@ -1,5 +1,7 @@
 """Flower, the monitor of workers and tasks: ``python -m workers.flowerconfig``.
 
+Its events pass :mod:`workers.transport`, as the messages of a worker do: a malformed one would interrupt it.
+
 This is also a configuration file of Flower: ``celery -A pacs_tasks.app flower --conf=workers/flowerconfig.py``. The
 names at the end are Flower's options. Flower shows which task runs where, but neither arguments nor results.
 """
@@ -30,7 +32,9 @@ from pacs_tasks.app import DEFAULT_REDIS_URL
 from pacs_tasks.connection import connect
 from pacs_tasks.errors import BrokerUnavailableError, ConfigurationError, PacsTasksError
 from pacs_tasks.fleet.remotes import AssociationLeases
+from pacs_tasks.messages.dead_letters import DeadLetters
 from pacs_tasks.settings import Settings, load
+from workers import logs
 
 logger = getLogger("pacs_tasks.flower")
 
@@ -66,22 +70,32 @@ def hide(task: Any) -> Any:
 
 
 @cache
+def _fleet() -> redis.Redis:
+    """The Redis of the fleet."""
+    return connect(load().redis_url or DEFAULT_REDIS_URL, _QUICK)
+
+
 def budget() -> AssociationLeases:
     """The association budget in the Redis of the fleet."""
-    return AssociationLeases(connect(load().redis_url or DEFAULT_REDIS_URL, _QUICK))
+    return AssociationLeases(_fleet())
 
 
-class AssociationCollector(Collector):
-    """Gauges of the association budget at ``/metrics``, read from Redis at each request; none if it does not answer.
+def count_letters() -> int:
+    """The number of dead letters in the Redis of the fleet."""
+    return DeadLetters(_fleet(), load().keep_jobs).count()
+
+
+class FleetCollector(Collector):
+    """Gauges of the fleet at ``/metrics``, read from Redis at each request; none if it does not answer.
 
     Parameters
     ----------
-    budget
-        Returns the budget, over a connection with a short timeout.
+    budget, letters
+        Return the budget and the number of dead letters, over a connection with a short timeout.
     """
 
-    def __init__(self, budget: Callable[[], AssociationLeases]) -> None:
-        self._budget = budget
+    def __init__(self, budget: Callable[[], AssociationLeases], letters: Callable[[], int]) -> None:
+        self._budget, self._letters = budget, letters
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
         """Describe nothing, so that Flower does not query Redis at its start."""
@@ -90,9 +104,13 @@ class AssociationCollector(Collector):
     def collect(self) -> Iterable[GaugeMetricFamily]:
         try:
             found = self._budget().in_use()
+            letters = GaugeMetricFamily(
+                "pacs_tasks_dead_letters", "Messages that no worker serves", value=self._letters()
+            )
         except (BrokerUnavailableError, redis.RedisError) as error:
-            logger.warning("Redis gave no metrics of associations (%s).", type(error).__name__)
+            logger.warning("Redis gave no metrics of the fleet (%s).", type(error).__name__)
             return
+        yield letters
         for name, field, meaning in (
             ("pacs_tasks_associations", "in_use", "Associations that the fleet has open to a remote"),
             ("pacs_tasks_associations_limit", "limit", "Associations that the fleet may have open to a remote"),
@@ -143,7 +161,8 @@ try:
 except PacsTasksError as _error:
     sys.exit(str(_error))
 views.hmac = SimpleNamespace(compare_digest=_same)
-REGISTRY.register(AssociationCollector(budget))
+REGISTRY.register(FleetCollector(budget, count_letters))
+logs.hide_bodies()
 address = _config.flower_address
 port = _config.flower_port
 format_task = hide

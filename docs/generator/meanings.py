@@ -40,6 +40,19 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         "embedded": "Program of the private server: `valkey`, or `fakeredis`, which is slower. "
         "Unset: Valkey where it is installed, otherwise fakeredis (Windows).",
         "idle_timeout": "How long the private server keeps running after the last command and job.",
+        "message_size": "Bytes that a message may have, also decompressed; larger ones become dead letters.",
+        "max_deliveries": "Deliveries after which a message with which workers die becomes a dead letter.",
+        "source_roots": "Directories below which requests may name files to send and certificates, as in `PATH` "
+        "(in the file: a list). Links are followed first. Unset: all that the worker may read.",
+        "output_roots": "Directories below which requests may write files. Unset: wherever the worker may write.",
+        "named_remotes_only": "Serve only requests to the remotes of the worker's own settings.",
+        "remote_addresses": "`any`, or `private`: call only addresses of private networks (RFC 1918, RFC 4193) and "
+        "of this machine. Link-local, multicast and cloud metadata addresses are never called.",
+        "signing_key": "`NAME:KEY`: sign the tasks that this command, service or worker enqueues.",
+        "enqueuer_keys": "The keys of enqueuers by their names; workers verify signatures by them. Write them as an "
+        "`[enqueuer_keys]` table in the file, or as JSON.",
+        "require_signatures": "Workers refuse tasks without a valid signature.",
+        "signature_lifetime": "How long the signature of a request is valid.",
         "files_per_task": "Files that one task sends. Unset: depends on the size of the directory.",
         "concurrency": "Tasks that a worker runs at once. Unset: one per core.",
         "max_retries": "How often a part is retried after the PACS was lost or out of resources.",

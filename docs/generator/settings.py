@@ -66,8 +66,13 @@ _END = """
 `PACS_TASKS_LOG_FILE` set the options of the same names. `PACS_TASKS_CONFIG` names the settings file.
 """
 
-#: Defaults that depend on the machine, and the setting that is a table of the file.
-_SHOWN: Mapping[str, str] = {"data_dir": "the user's data directory", "remotes": "", "receiver_allow": ""}
+#: Defaults that depend on the machine, and the settings that are tables of the file.
+_SHOWN: Mapping[str, str] = {
+    "data_dir": "the user's data directory",
+    "remotes": "",
+    "receiver_allow": "",
+    "enqueuer_keys": "",
+}
 
 
 def page(_root: Path) -> str:
@@ -95,7 +100,7 @@ def _written(value: Any) -> str:
         return f"{value:g}"
     if isinstance(value, Enum):
         return str(value.value)
-    return "" if value is None else str(value)
+    return "" if value is None or value == () else str(value)
 
 
 def _options() -> dict[str, str]:

@@ -11,6 +11,7 @@ import click
 
 from pacs_tasks.cli import language
 from pacs_tasks.cli.commands.config import config
+from pacs_tasks.cli.commands.dead_letters import dead_letters
 from pacs_tasks.cli.commands.jobs import cancel, jobs, resume, retry, status, wait
 from pacs_tasks.cli.commands.processes import demo, flower, receiver, up, worker
 from pacs_tasks.cli.commands.query import query
@@ -52,6 +53,7 @@ for _command in (
     resume,
     verify,
     report,
+    dead_letters,
 ):
     commands.add_command(_command)
 for _command in (worker, receiver, flower, up, demo, config):

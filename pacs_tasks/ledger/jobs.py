@@ -454,6 +454,10 @@ class Ledger:
                 found.append(self.progress(job_id))
             except JobNotFoundError:
                 self._redis.zrem(JOBS, job_id)
+            except PacsTasksError:
+                raise
+            except Exception:  # noqa: BLE001, S112 - whatever else was written there must not hide the others
+                continue
         return found
 
     def problems(self, job_id: str) -> list[tuple[int, InstanceOutcome]]:

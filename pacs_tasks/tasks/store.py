@@ -65,6 +65,7 @@ from pacs_tasks.tasks.engine.job import (
 )
 from pacs_tasks.tasks.engine.part import LineQueue, Part, run_part, work_off
 from pacs_tasks.tasks.engine.paths import files_below, readable_directory, readable_file
+from pacs_tasks.tasks.engine.permissions import check_source
 
 #: Up to so many files, each is a task of its own, as people who watch Flower expect.
 SMALL_DIRECTORY = 200
@@ -191,6 +192,7 @@ def _read_header(line: FileLine, unpacked: Unpacked, request: FilesRequest) -> S
     """The instance in a file; else SKIPPED for a file that is not one, FAILED for an unreadable or damaged one."""
     member = Member(line.path, line.size, line.place)
     try:
+        check_source(line.archive or line.path)
         if not line.archive:
             return _judged(_instance_in(line.path), request)
         path = unpacked.file(line.archive, member)
@@ -307,6 +309,13 @@ class _FileQueue(LineQueue[StoredInstance]):
         for index, instance in list(self.queue.items()):
             if self.part.must_end():
                 return
+            try:
+                check_source(self.part.left[index].archive or instance.path)
+            except UnreadableInputError as error:
+                # A link was changed since the file was read.
+                del self.queue[index]
+                self.part.fail(index, error)
+                continue
             self.unanswered.add(index)
             self.part.begin(index)
             yield instance

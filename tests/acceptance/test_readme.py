@@ -256,6 +256,7 @@ RULES: Mapping[str, Rule] = {
     "pacs-tasks echo --timeout 5": prints("0000: Success."),
     "pacs-tasks worker": stays(" ready.", works=True),
     "celery -A workers.dimse worker --loglevel INFO --concurrency 4": stays(" ready.", works=True),
+    "pacs-tasks worker  # with permissions": stays(" ready.", works=True),
     "pacs-tasks receiver": stays("Add this destination to your PACS: AE title PACS_TASKS"),
     "pacs-tasks flower": stays("Visit me at"),
     "pacs-tasks echo --port 2762 --tls-ca hospital.pem": over_tls(prints("over TLS answered")),

@@ -39,10 +39,11 @@ def worker(
 
 
 @contextmanager
-def flower(redis_url: str, directory: Path, login: str) -> Iterator[str]:
+def flower(redis_url: str, directory: Path, login: str, log_level: str = "info") -> Iterator[str]:
     """Flower behind ``login`` (``user:password``); gives its address."""
     port = free_port()
     command = [sys.executable, "-m", "celery", "-A", "workers.dimse", "flower", "--address=127.0.0.1", f"--port={port}"]
+    command += ["--conf=workers/flowerconfig.py", f"--logging={log_level}"]
     env = environment(
         PACS_TASKS_REDIS_URL=redis_url,
         PACS_TASKS_DATA_DIR=str(directory / "data"),

@@ -17,6 +17,7 @@ from typing import Self
 
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.upper_layer import command, identity, negotiation
+from pacs_tasks.dimse.upper_layer.addresses import may_be_called
 from pacs_tasks.dimse.upper_layer.command import Command, DataSet, MessageStream
 from pacs_tasks.dimse.upper_layer.negotiation import Agreement, Context, negotiate, propose
 from pacs_tasks.dimse.upper_layer.tls import SecureWire, caller_context
@@ -31,6 +32,7 @@ from pacs_tasks.dimse.upper_layer.wire import (
     Wire,
 )
 from pacs_tasks.errors import (
+    AssociationError,
     JobCancelledError,
     PacsTasksError,
     PeerBusyError,
@@ -99,6 +101,8 @@ def connect(host: str, port: int, name: str, limit: float, watch: Watch) -> sock
     ------
     PeerUnavailableError
         If no address does.
+    AssociationError
+        If the worker's settings exclude all addresses; none was tried then.
     """
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -106,6 +110,13 @@ def connect(host: str, port: int, name: str, limit: float, watch: Watch) -> sock
         raise PeerUnavailableError(
             f"Cannot connect to {name}: the host name has no address. {_CHECK_ADDRESS}"
         ) from None
+    allowed = settings().remote_addresses
+    # The very address that was checked is connected to: a name server may answer otherwise the next time.
+    addresses = [each for each in addresses if may_be_called(str(each[4][0]), allowed)]
+    if not addresses:
+        raise AssociationError(
+            f"{name} has an address that workers do not call. Correct it, or see PACS_TASKS_REMOTE_ADDRESSES."
+        )
     deadline = time.monotonic() + limit
     problem = "no address"
     for number, (family, kind, protocol, _, address) in enumerate(addresses):

@@ -84,7 +84,6 @@ class JobTask(EndingTask):
     """
 
     abstract = True
-    Request = "pacs_tasks.tasks.engine.base:PrivateRequest"
 
     def apply_async(self, *args: Any, **options: Any) -> Any:
         return super().apply_async(*args, **({"argsrepr": HIDDEN, "kwargsrepr": HIDDEN} | options))

@@ -218,6 +218,8 @@ _PATIENCE_AT_THE_END = 10.0
 #: Seconds between two rounds of each watch.
 _RESUME_INTERVAL = 10.0
 _PROBE_INTERVAL = 1.0
+#: What reading the record of a job raises if something else wrote it.
+_NOT_A_RECORD = (redis.ResponseError, LookupError, TypeError, ValueError)
 #: Seconds that a remote may take for each step of its answer to a probe.
 _PROBE_TIMEOUTS = Timeouts.of(5.0)
 
@@ -242,7 +244,7 @@ def resume_stalled(celery: Celery, record: Ledger, patience: float = PATIENCE) -
         try:
             seen = record.standstills.check(job_id, patience)
             queue = OPERATIONS[record.progress(job_id).task].queue
-        except JobNotFoundError:
+        except (JobNotFoundError, *_NOT_A_RECORD):
             continue
         if seen:
             celery.send_task("pacs_tasks.resume", args=[job_id, seen], queue=queue)
@@ -256,7 +258,7 @@ def publish_ends(celery: Celery, record: Ledger) -> None:
     for job_id in record.callers.waiting():
         try:
             progress = record.progress(job_id)
-        except JobNotFoundError:
+        except (JobNotFoundError, *_NOT_A_RECORD):
             record.callers.forget(job_id)
             continue
         overdue = progress.finished and server_time(record.client) - progress.finished > _PATIENCE_AT_THE_END

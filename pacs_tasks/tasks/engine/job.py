@@ -60,7 +60,9 @@ from pacs_tasks.tasks.engine.base import (
     unexpected,
 )
 from pacs_tasks.tasks.engine.claim import Claim, claimed
+from pacs_tasks.tasks.engine.enqueuers import check_record, note_enqueuer
 from pacs_tasks.tasks.engine.part import L, Part, run_part, store_end
+from pacs_tasks.tasks.engine.permissions import check_request
 
 #: A part has so much work, in seconds, that the 5 ms of its task are a thirtieth of it.
 PART_WORK = 0.16
@@ -287,12 +289,15 @@ def _accepted(task: Task, payload: Mapping[str, Any] | None, request_type: type[
             raise
         origin = str(task.request.origin or "")
         opened = ledger().open(job_id, task.name, cast(Any, request), _what_follows(task), origin)
+        note_enqueuer(task, cast(Any, request), opened=opened)
     else:
         request = cast(R, ledger().request(job_id, bulk=True))
+        check_record(job_id, cast(Any, request))
     if not opened:
         _restore(task, ledger().callers.follows(job_id))
     if ledger().start(job_id, task.request.hostname).finished:
         return None
+    check_request(cast(Any, request))
     if settings().audit:
         Audits(ledger().client).expect(job_id)
     return request

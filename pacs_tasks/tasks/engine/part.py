@@ -55,6 +55,7 @@ from pacs_tasks.tasks.engine.base import (
     unexpected,
 )
 from pacs_tasks.tasks.engine.claim import MOST_DEATHS, Claim, claimed, poison
+from pacs_tasks.tasks.engine.permissions import check_request
 from pacs_tasks.tasks.engine.session import Loss, Session
 
 #: Associations that may be lost in one try of a part before the rest of it goes back to the queue.
@@ -355,7 +356,7 @@ def run_part(task: Task, job_id: str, lines: range, tries: int, work: Callable[[
         How often it failed for now. Celery's own count also includes waits for a claim or an association.
     """
     try:
-        if not _has_ended(task, job_id) and _tried(task, job_id, lines, tries, work):
+        if not _has_ended(task, job_id, lines) and _tried(task, job_id, lines, tries, work):
             come_again(task, pause(tries), kwargs={"tries": tries + 1})
     except JobNotFoundError:
         pass  # Its record has expired.
@@ -369,12 +370,15 @@ def run_part(task: Task, job_id: str, lines: range, tries: int, work: Callable[[
         ledger().fail(job_id, error)
 
 
-def _has_ended(task: Task, job_id: str) -> bool:
-    """Whether a part comes too late; the one that ended the job may have died before Celery had its summary."""
-    state = ledger().progress(job_id).state
-    if state is JobState.DONE:
+def _has_ended(task: Task, job_id: str, lines: range) -> bool:
+    """Whether a part comes too late; the one that ended the job may have died before Celery had its summary.
+
+    Nor is there anything to do for a part of lines that the job does not have, which no planner has sent.
+    """
+    progress = ledger().progress(job_id)
+    if progress.state is JobState.DONE:
         store_end(task, job_id)
-    return state.finished
+    return progress.state.finished or not 0 <= lines.start <= lines.stop <= progress.counters.total
 
 
 def store_end(task: Task, job_id: str) -> dict[str, Any] | JobOutcomeError:
@@ -414,7 +418,9 @@ def _tried(task: Task, job_id: str, lines: range, tries: int, work: Callable[[Pa
 
 def _worked(part: Part[L], work: Callable[[Part[L], R], bool]) -> bool:
     try:
-        return work(part, cast(R, ledger().request(part.job_id)))
+        request = ledger().request(part.job_id)
+        check_request(request)
+        return work(part, cast(R, request))
     except PeerBusyError as error:
         if give_up(part.job_id, error) is None:
             raise

@@ -15,6 +15,7 @@ from pacs_tasks.dimse.files.storage import make_directory
 from pacs_tasks.dimse.scp.limits import Limits, Space
 from pacs_tasks.errors import UnreadableInputError
 from pacs_tasks.settings import settings
+from pacs_tasks.tasks.engine.permissions import check_source
 
 
 def _here() -> str:
@@ -70,13 +71,18 @@ def limits_in(directory: str) -> Limits:
 def files_below(directory: str) -> Iterator[tuple[str, int]]:
     """Every file below ``directory`` with its size in bytes, in the order of names.
 
-    A directory that cannot be listed counts as a file, so that the part that tries to read it reports the error. Links
-    to directories are followed only once.
+    A directory that cannot or must not be listed counts as a file, so that the part that reads it reports the error.
+    Links to directories are followed only once.
     """
     seen: set[tuple[int, int]] = set()
     waiting = [directory]
     while waiting:
         current = waiting.pop()
+        try:
+            check_source(current)
+        except UnreadableInputError:
+            yield current, 0
+            continue
         try:
             stat = Path(current).stat()
             with os.scandir(current) as listing:

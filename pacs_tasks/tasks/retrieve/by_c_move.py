@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import socket
 import threading
 import time
 import zlib
@@ -21,8 +20,8 @@ from pacs_tasks.dimse.files import storage
 from pacs_tasks.dimse.retrieve import c_move
 from pacs_tasks.dimse.retrieve.delivery import Arrived
 from pacs_tasks.dimse.status import move_status
-from pacs_tasks.dimse.upper_layer.association import Association
-from pacs_tasks.errors import BrokerUnavailableError
+from pacs_tasks.dimse.upper_layer.association import Association, connect
+from pacs_tasks.errors import AssociationError, BrokerUnavailableError
 from pacs_tasks.fleet import receivers
 from pacs_tasks.fleet.receivers import EXPECTED_FOR, ExpectedSeries, Receiver
 from pacs_tasks.fleet.senders import Expectation, Stranger, expectation
@@ -86,8 +85,8 @@ def receiver_for(wanted: str | None) -> Receiver:
 def accepts_connections(receiver: Receiver) -> bool:
     """Whether a receiver still accepts connections from this machine."""
     try:
-        socket.create_connection((receiver.host, receiver.port), timeout=_CONNECT).close()
-    except OSError:
+        connect(receiver.host, receiver.port, receiver.ae_title, _CONNECT, lambda: None).close()
+    except AssociationError:
         return False
     return True
 

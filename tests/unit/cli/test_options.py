@@ -93,6 +93,7 @@ OWN: dict[str, dict[str, Any]] = {
     "up": {},
     "demo": {},
     "config": {"action": REQUIRED},
+    "dead-letters": {"letter_id": None, "--content": False, "--delete": False, "--enqueue": False},
 }
 GIVEN_IN = click.Context(commands)
 

@@ -1,4 +1,4 @@
--- Returns the ids of the jobs that are queued or running, and forgets those that have expired.
+-- Returns the ids of the jobs that are queued or running, and forgets those that have expired or are no records.
 -- KEYS: jobs (sorted set: id by creation time)
 -- ARGV: prefix of the key of a job
 -- include ledger/job
@@ -8,7 +8,7 @@ local prefix = ARGV[1]
 
 local found = {}
 for _, id in ipairs(redis.call('ZRANGE', jobs, 0, -1)) do
-  if redis.call('EXISTS', prefix .. id) == 0 then
+  if redis.call('TYPE', prefix .. id).ok ~= 'hash' then
     redis.call('ZREM', jobs, id)
   elseif unfinished(prefix .. id) then
     found[#found + 1] = id

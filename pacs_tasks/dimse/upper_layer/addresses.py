@@ -1,0 +1,45 @@
+"""The addresses that a request may have called: never those that no remote has, such as a cloud's metadata service."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Final
+
+from pacs_tasks.settings import RemoteAddresses
+
+_Address = IPv4Address | IPv6Address
+#: Beside link-local addresses, of which 169.254.169.254 is one, some clouds have their metadata service here.
+_METADATA: Final = frozenset(map(ip_address, ("fd00:ec2::254", "100.100.100.200", "168.63.129.16")))
+#: RFC 1918, RFC 4193, and this machine.
+_PRIVATE: Final = tuple(
+    map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8", "fc00::/7", "::1/128"))
+)
+#: Networks whose addresses contain one of IPv4 at the end (RFC 6052, RFC 4291 section 2.5.5.1).
+_TRANSLATED: Final = tuple(map(ip_network, ("64:ff9b::/96", "::/96")))
+
+
+def may_be_called(text: str, allowed: RemoteAddresses) -> bool:
+    """Whether an address, as the system resolved it, may be called.
+
+    Parameters
+    ----------
+    text
+        The address, of an IPv6 link perhaps with its zone.
+    """
+    address = _plain(ip_address(text.partition("%")[0]))
+    if address.is_link_local or address.is_multicast or address.is_unspecified or address in _METADATA:
+        return False
+    if address.version == 4 and (address.packed[0] == 0 or address.packed == b"\xff" * 4):
+        return False
+    return allowed is RemoteAddresses.ANY or any(address in network for network in _PRIVATE)
+
+
+def _plain(address: _Address) -> _Address:
+    """The IPv4 address within one of IPv6: a system or a gateway connects to that."""
+    if isinstance(address, IPv4Address):
+        return address
+    if (within := address.ipv4_mapped or address.sixtofour) is not None:
+        return within
+    if int(address) > 1 and any(address in network for network in _TRANSLATED):
+        return IPv4Address(address.packed[-4:])
+    return address

@@ -1,0 +1,4 @@
+"""Messages between those who enqueue and the workers: what a message may be, and where the others go.
+
+Other rooms may import ``envelope`` (reads and judges raw messages) and ``dead_letters`` (those that were refused).
+"""

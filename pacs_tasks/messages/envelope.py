@@ -1,0 +1,392 @@
+"""Raw messages of the queues, of remote control and of events, judged before Celery and kombu act on them.
+
+Celery trusts its broker: an error in a message's envelope ends the worker, the message comes back, and the next worker
+ends. So each message is read here first. What passes has the shape of Celery's task protocol (version 2, or 1 from old
+clients), is nested little and small enough, also after it is decompressed. The functions are pure and raise nothing but
+:class:`~pacs_tasks.errors.MessageError`.
+"""
+
+# Without `from __future__ import annotations`: pydantic would compile each annotation again from its text.
+
+import base64
+import binascii
+import bz2
+import json
+import lzma
+import re
+import zlib
+from collections.abc import Callable, Collection, Mapping
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal, NoReturn, Protocol, TypeVar
+from uuid import UUID
+
+from celery.app.task import Context
+from celery.utils.time import maybe_iso8601
+from kombu.utils.json import object_hook
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from pacs_tasks.errors import MessageError
+from pacs_tasks.ledger.keys import PARTS
+
+#: Levels of lists and objects. Celery and pickle fail at some 300; a request has 6, a canvas of tasks some 30.
+DEEPEST: Final = 100
+#: Values, names and members in a message, which bound the memory that its objects need: 100,000 rows have a million.
+MOST_ITEMS: Final = 3_000_000
+#: Bytes that LZMA may take for its dictionary.
+_LZMA_MEMORY: Final = 64 << 20
+_LONGEST_ID: Final = 255
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+#: Header names that would take the place of a method of the task's request.
+_METHODS = frozenset(name for name in dir(Context) if callable(getattr(Context, name)) or name == "children")
+
+#: The tasks of a worker: by name, a function with the same parameters.
+Tasks = Mapping[str, Callable[..., object]]
+_T = TypeVar("_T", bound=BaseModel)
+
+
+class _Inflater(Protocol):
+    """An incremental decompressor of the standard library."""
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+_INFLATERS: Final[dict[str, Callable[[], _Inflater]]] = {
+    **dict.fromkeys(("application/x-gzip", "gzip", "zlib"), zlib.decompressobj),
+    **dict.fromkeys(("application/x-bz2", "bzip2", "bzip"), bz2.BZ2Decompressor),
+    **dict.fromkeys(("application/x-lzma", "lzma", "xz"), lambda: lzma.LZMADecompressor(memlimit=_LZMA_MEMORY)),
+}
+
+
+def _check_id(text: str) -> str:
+    if not text.isprintable() or text.rpartition(":")[2] in PARTS:
+        raise ValueError("no task has this id")
+    return text
+
+
+def _check_moment(text: str) -> str:
+    found = maybe_iso8601(text)
+    if not isinstance(found, datetime) or not 1970 <= found.year < 9000:
+        raise ValueError("not a time")
+    return text
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
+_Text = Annotated[str, StringConstraints(max_length=1_000)]
+_Name = Annotated[str, StringConstraints(min_length=1, max_length=_LONGEST_ID)]
+_Id = Annotated[str, StringConstraints(min_length=1, max_length=_LONGEST_ID), AfterValidator(_check_id)] | UUID
+_Moment = Annotated[str, StringConstraints(max_length=64), AfterValidator(_check_moment)]
+_Count = Annotated[int, Field(ge=0, lt=2**31)]
+_Seconds = Annotated[float, Field(ge=0, lt=10**9, allow_inf_nan=False)]
+_Time = Annotated[float, Field(ge=0, lt=10**11, allow_inf_nan=False)]
+_Clock = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class _DeliveryInfo(_Shape):
+    exchange: _Text
+    routing_key: _Text
+
+
+class _Properties(_Shape):
+    delivery_tag: _Name
+    delivery_info: _DeliveryInfo
+    body_encoding: Literal["base64", "utf-8"] | None = None
+    priority: Annotated[int, Field(gt=-(2**31), lt=2**31)] | None = None
+    correlation_id: _Text | UUID | None = None
+    reply_to: _Text | None = None
+
+
+class _Envelope(_Shape):
+    """What kombu reads of any message."""
+
+    properties: _Properties
+    headers: dict[str, Any]
+    body: str
+    content_type: Annotated[Literal["application/json"], Field(alias="content-type")]
+    content_encoding: Annotated[Literal["utf-8", "UTF-8"] | None, Field(alias="content-encoding")] = None
+
+
+class _TaskFields(_Shape):
+    """What Celery reads of a task: the headers of protocol 2, the body of protocol 1."""
+
+    id: _Id
+    task: _Name
+    root_id: _Id | None = None
+    parent_id: _Id | None = None
+    group: _Text | UUID | None = None
+    taskset: _Text | None = None
+    group_index: int | None = None
+    lang: _Text | None = None
+    meth: _Text | None = None
+    shadow: _Text | None = None
+    origin: _Text | None = None
+    eta: _Moment | None = None
+    expires: _Moment | None = None
+    retries: _Count | None = None
+    timelimit: Annotated[list[_Seconds | None], Field(min_length=2, max_length=2)] | None = None
+    replaced_task_nesting: _Count | None = None
+    ignore_result: bool | None = None
+    redelivered: bool | None = None
+    utc: bool | None = None
+    stamped_headers: list[_Text] | None = None
+    stamps: dict[str, Any] | None = None
+
+
+class _Following(_Shape):
+    """What follows a task."""
+
+    callbacks: list[dict[str, Any] | str] | None = None
+    errbacks: list[dict[str, Any] | str] | None = None
+    chain: list[dict[str, Any]] | None = None
+    chord: dict[str, Any] | None = None
+
+
+class _ReplyTo(_Shape):
+    exchange: _Text
+    routing_key: _Text
+
+
+class _Command(_Shape):
+    """A command of Celery's remote control. Regular expressions may take for ever, so the names are compared."""
+
+    method: _Name
+    arguments: dict[str, Any] | None = None
+    destination: list[_Text] | None = None
+    pattern: None = None
+    matcher: None = None
+    reply_to: _ReplyTo | None = None
+    ticket: _Text | None = None
+
+
+class _ControlHeaders(_Shape):
+    clock: _Clock | None = None
+    expires: _Time | None = None
+    ticket: _Text | None = None
+    hostname: _Text | None = None
+    compression: None = None
+
+
+class _Event(_Shape):
+    """An event of a worker or a task, as Flower keeps it."""
+
+    type: _Name
+    hostname: _Name
+    timestamp: _Time
+    clock: _Clock | None = None
+    pid: _Count | None = None
+    utcoffset: Annotated[float, Field(gt=-100, lt=100)] | None = None
+    freq: Annotated[float, Field(gt=0, lt=10**9)] | None = None
+    active: _Count | None = None
+    processed: _Clock | None = None
+    loadavg: list[float] | None = None
+    uuid: _Id | None = None
+    name: _Text | None = None
+    root_id: _Id | None = None
+    parent_id: _Id | None = None
+    retries: _Count | None = None
+    eta: _Text | None = None
+    expires: _Text | None = None
+    runtime: float | None = None
+    queue: _Text | None = None
+    routing_key: _Text | None = None
+    exchange: _Text | None = None
+
+
+class Envelope(dict[str, Any]):
+    """A message as kombu takes it.
+
+    Attributes
+    ----------
+    content
+        Its body, decoded.
+    """
+
+    content: Any = None
+
+
+def read_task(raw: bytes, tasks: Tasks, size: int) -> Envelope:
+    """Read a message of a task queue; raise :class:`MessageError` unless Celery can serve it.
+
+    Parameters
+    ----------
+    raw
+        The item of the queue.
+    tasks
+        The tasks that the worker knows.
+    size
+        Bytes that the message may have, and its body after it is decompressed.
+    """
+    found = read_envelope(raw, size)
+    check_task(found, tasks)
+    return found
+
+
+def read_envelope(raw: bytes, size: int) -> Envelope:
+    """Read the envelope of any message, and its body. A compressed body is replaced by what it contains."""
+    if len(raw) > size:
+        raise MessageError(
+            f"The message has more than {size:,} bytes. Send less in one request, or raise PACS_TASKS_MESSAGE_SIZE."
+        )
+    value = _parsed(raw)
+    envelope = _checked(_Envelope, value, "envelope")
+    found = Envelope(value)
+    body = _decoded(envelope)
+    compression = envelope.headers.get("compression")
+    if compression is not None:
+        body = _inflated(body, compression, size)
+        del found["headers"]["compression"]
+        found["properties"]["body_encoding"] = "base64"
+        found["body"] = base64.b64encode(body).decode()
+    found.content = _parsed(body)
+    return found
+
+
+def check_task(message: Envelope, tasks: Tasks) -> None:
+    """Raise :class:`MessageError` unless the message of a task is one that Celery can serve."""
+    headers, content = message["headers"], message.content
+    if not _METHODS.isdisjoint(headers):
+        raise MessageError("A header of the message has a name that Celery uses itself. Rename it.")
+    fields = headers
+    if "task" not in headers or isinstance(content, dict):
+        # Protocol 1, or both at once: Celery merges them.
+        if not isinstance(content, dict):
+            raise MessageError("The message does not name a task. Enqueue tasks with Celery.")
+        fields = {**content, **headers}
+        args, kwargs, following = content.get("args", []), content.get("kwargs", {}), content
+    else:
+        args, kwargs, following = _protocol_2(content)
+    checked = _checked(_TaskFields, fields, "header")
+    if not isinstance(args, list) or not isinstance(kwargs, dict):
+        raise MessageError("The arguments of the task are not a list and an object. Enqueue tasks with Celery.")
+    _checked(_Following, following, "body")
+    task = tasks.get(checked.task)
+    if task is None:
+        raise MessageError("No task of pacs-tasks has this name. Correct it: docs/reference/tasks lists all.")
+    try:
+        task(*args, **kwargs)
+    except TypeError:
+        raise MessageError(
+            "The task does not have these arguments. Correct them: docs/reference/tasks lists all."
+        ) from None
+
+
+def about(message: Envelope) -> tuple[str, str]:
+    """The names of the task and of the job of a message that may be wrong elsewhere; empty where they are not valid."""
+    content = message.content if isinstance(message.content, dict) else {}
+    fields = {name: message["headers"].get(name, content.get(name)) for name in ("task", "id")}
+    try:
+        known = _TaskFields.model_validate(fields)
+    except ValidationError:
+        return "", ""
+    return known.task, str(known.id)
+
+
+def check_command(message: Envelope, commands: Collection[str]) -> None:
+    """Raise :class:`MessageError` unless the message is one of these commands of remote control."""
+    _checked(_ControlHeaders, message["headers"], "header")
+    if _checked(_Command, message.content, "body").method not in commands:
+        raise MessageError("Workers do not obey this command of remote control. Stop workers where they run.")
+
+
+def check_reply(message: Envelope) -> None:
+    """Raise :class:`MessageError` unless the message is an answer to a command of remote control."""
+    _checked(_ControlHeaders, message["headers"], "header")
+    if not isinstance(message.content, dict):
+        raise MessageError("The answer of a worker is not an object. Look for what else writes to this Redis.")
+
+
+def check_events(message: Envelope) -> None:
+    """Raise :class:`MessageError` unless the message is an event or a list of events that Flower can keep."""
+    _checked(_ControlHeaders, message["headers"], "header")
+    events = message.content if isinstance(message.content, list) else [message.content]
+    for each in events:
+        event = _checked(_Event, each, "body")
+        if event.type.startswith("task-") and event.uuid is None:
+            raise MessageError("The event of a task lacks its id. Look for what else writes to this Redis.")
+
+
+def _protocol_2(content: Any) -> tuple[Any, Any, Any]:
+    if not isinstance(content, list) or len(content) != 3:
+        raise MessageError("The body is not a list of arguments, named arguments and options. Use Celery to enqueue.")
+    args, kwargs, following = content
+    return args, kwargs, {} if following is None else following
+
+
+def _checked(shape: type[_T], value: Any, where: str) -> _T:
+    """Validate a part of a message. The error names a field of the protocol, never what the message has there."""
+    try:
+        return shape.model_validate(value)
+    except ValidationError as error:
+        # Only names of fields of ours: what stands below them may be private.
+        wrong = str((*error.errors(include_url=False, include_input=False)[0]["loc"], "its type")[0])
+        raise MessageError(
+            f"Celery cannot serve the {where} of the message ({wrong}). Enqueue tasks with Celery, and do not change "
+            "its messages."
+        ) from None
+    except OverflowError:
+        raise MessageError("The message has a time that no calendar has. Correct eta and expires.") from None
+
+
+def _decoded(envelope: _Envelope) -> bytes:
+    """The bytes of the body."""
+    try:
+        body = envelope.body.encode()
+        return base64.b64decode(body) if envelope.properties.body_encoding == "base64" else body
+    except (UnicodeEncodeError, binascii.Error):
+        raise MessageError("The body of the message is not Base64. Enqueue tasks with Celery.") from None
+
+
+def _inflated(body: bytes, compression: Any, size: int) -> bytes:
+    """Decompress a body, but never more than ``size`` bytes of it."""
+    make = _INFLATERS.get(compression) if isinstance(compression, str) else None
+    if make is None:
+        raise MessageError("The message is compressed in a way that workers do not read. Use gzip, bzip2 or lzma.")
+    inflater = make()
+    try:
+        found = inflater.decompress(body, size + 1)
+    except (OSError, EOFError, ValueError, MemoryError, zlib.error, lzma.LZMAError):
+        raise MessageError("The body of the message cannot be decompressed. Enqueue the task again.") from None
+    if len(found) > size or inflater.unused_data:
+        raise MessageError(
+            f"The message has more than {size:,} bytes when it is decompressed. Send less in one request, or raise "
+            "PACS_TASKS_MESSAGE_SIZE."
+        )
+    return found
+
+
+def _parsed(text: bytes) -> Any:
+    """Read JSON that is neither deep nor crowded."""
+    _check_nesting(text)
+    try:
+        return json.loads(text.decode(), object_hook=object_hook, parse_constant=_refuse_constant)
+    except MessageError:
+        raise
+    except Exception:  # noqa: BLE001 - types of kombu raise whatever their constructors raise
+        raise MessageError("The message is not JSON in UTF-8. Enqueue tasks with Celery.") from None
+
+
+def _refuse_constant(_: str) -> NoReturn:
+    raise MessageError("The message has a number that JSON does not have (NaN or Infinity). Leave it out.")
+
+
+def _check_nesting(text: bytes) -> None:
+    opened = text.count(b"[") + text.count(b"{")
+    if opened + text.count(b",") + text.count(b":") > MOST_ITEMS:
+        stripped = _STRING.sub(b"", text)
+        if sum(stripped.count(each) for each in (b"[", b"{", b",", b":")) > MOST_ITEMS:
+            raise MessageError("The message has millions of values. Send less in one request.")
+    if opened <= DEEPEST:
+        return
+    brackets = _STRING.sub(b"", text).translate(None, _NOT_BRACKETS)
+    for _ in range(DEEPEST):
+        if not brackets:
+            return
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+    if brackets:
+        raise MessageError(f"The message is nested deeper than {DEEPEST} levels. Send the values at fewer levels.")

@@ -1,0 +1,106 @@
+"""What this worker does for whoever may enqueue: the directories, certificates and remotes that a request may name.
+
+Without these settings a request may name what the worker's user may read and write. Each check comes before anything
+else is done with a path, so that its answer is the same whether that path exists or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pacs_tasks.ae import TLS, RemoteAE
+from pacs_tasks.errors import InvalidRequestError, UnreadableInputError
+from pacs_tasks.request import (
+    AnyRequest,
+    GetRequest,
+    PreflightRequest,
+    RetrieveRequest,
+    StoreDirectoryRequest,
+    StorePathsRequest,
+    StoreRequest,
+)
+from pacs_tasks.settings import Settings, settings
+
+
+def check_request(request: AnyRequest) -> None:
+    """Raise :class:`InvalidRequestError` if this worker may not serve a request."""
+    config = settings()
+    for remote in _remotes(request):
+        _check_remote(remote, config)
+    for path in _sources(request):
+        check_source(path)
+    if isinstance(request, RetrieveRequest | GetRequest) and request.output_dir is not None:
+        check_output(request.output_dir)
+
+
+def check_source(path: str) -> None:
+    """Raise :class:`UnreadableInputError` unless a file or directory, its links followed, may be sent."""
+    roots = settings().source_roots
+    if roots and not _is_below(path, roots):
+        raise UnreadableInputError(
+            "The path is outside the directories that this worker sends from. Name one below PACS_TASKS_SOURCE_ROOTS.",
+            path,
+        )
+
+
+def check_output(path: str) -> None:
+    """Raise :class:`UnreadableInputError` unless files may be written below a directory, its links followed."""
+    roots = settings().output_roots
+    if roots and not _is_below(path, roots):
+        raise UnreadableInputError(
+            "The path is outside the directories that this worker writes to. Name one below PACS_TASKS_OUTPUT_ROOTS.",
+            path,
+        )
+
+
+def _remotes(request: AnyRequest) -> Iterator[RemoteAE]:
+    yield request.remote
+    if isinstance(request, RetrieveRequest) and request.to is not None:
+        yield request.to
+
+
+def _sources(request: AnyRequest) -> Iterator[str]:
+    if isinstance(request, StoreRequest):
+        yield request.path
+    if isinstance(request, StoreDirectoryRequest | PreflightRequest) and request.directory is not None:
+        yield request.directory
+    if isinstance(request, StorePathsRequest | PreflightRequest):
+        yield from request.paths
+
+
+def _known(config: Settings) -> list[RemoteAE]:
+    """The remotes that the worker's settings name."""
+    default = [config.default_remote] if config.model_fields_set & {"ip", "port", "pacs_ae_title"} else []
+    return [*default, *config.remotes.values()]
+
+
+def _check_remote(remote: RemoteAE, config: Settings) -> None:
+    known = _known(config)
+    if config.named_remotes_only and all(_address(remote) != _address(each) for each in known):
+        raise InvalidRequestError(
+            "This worker serves only the remotes of its own settings (PACS_TASKS_NAMED_REMOTES_ONLY). Name one of "
+            "them, with the AE title, address and TLS that it has there."
+        )
+    if config.source_roots and remote.tls is not None:
+        own = {file for each in known for file in _files(each.tls)}
+        for file in set(_files(remote.tls)) - own:
+            check_source(file)
+
+
+def _address(remote: RemoteAE) -> tuple[object, ...]:
+    return remote.ae_title, remote.host.lower(), remote.port, remote.tls
+
+
+def _files(tls: TLS | None) -> Iterator[str]:
+    if tls is not None:
+        yield from filter(None, (tls.ca_file, tls.certificate_file, tls.key_file))
+
+
+def _is_below(path: str, roots: Sequence[Path]) -> bool:
+    try:
+        resolved = Path(path).resolve()
+        return any(resolved.is_relative_to(root.resolve()) for root in roots)
+    except (OSError, RuntimeError, ValueError):
+        # A circle of links, or a name that no path can have.
+        return False

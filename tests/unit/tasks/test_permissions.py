@@ -1,0 +1,164 @@
+"""What a request may name, by the settings of the worker."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pacs_tasks.ae import TLS, RemoteAE
+from pacs_tasks.dimse.upper_layer import association
+from pacs_tasks.dimse.upper_layer.addresses import may_be_called
+from pacs_tasks.embedded.launch import environment
+from pacs_tasks.errors import AssociationError, ConfigurationError, InvalidRequestError
+from pacs_tasks.request import EchoRequest, GetRequest, RetrieveRequest, StoreDirectoryRequest, StoreRequest
+from pacs_tasks.settings import RemoteAddresses, Settings, load
+from pacs_tasks.tasks.engine import paths, permissions
+
+_ARCHIVE = RemoteAE(ae_title="ARCHIVE", host="pacs.example", port=104)
+
+
+@pytest.fixture
+def allow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Set what the worker allows."""
+
+    def set_to(**values: object) -> None:
+        config = Settings.model_validate(values)
+        monkeypatch.setattr(permissions, "settings", lambda: config)
+        monkeypatch.setattr(association, "settings", lambda: config)
+
+    return set_to
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A root with a file, and links out of it; beside it a secret."""
+    root = tmp_path / "root"
+    (root / "below").mkdir(parents=True)
+    (root / "below/file").write_bytes(b"x")
+    (tmp_path / "root2").mkdir()
+    (tmp_path / "secret").write_bytes(b"x")
+    (root / "link").symlink_to(tmp_path / "secret")
+    (root / "dangling").symlink_to(tmp_path / "nothing")
+    (root / "out").symlink_to(tmp_path)
+    (root / "circle").symlink_to(root / "circle")
+    return root
+
+
+_FORBIDDEN = ("../secret", "../nothing", "../root2", "below/../../secret", "link", "dangling", "out", "out/secret",
+              "out/nothing", "circle/x", "..")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", _FORBIDDEN)
+def test_a_path_outside_gets_the_same_answer_whether_it_exists_or_not(
+    allow: Callable[..., None], tree: Path, name: str
+) -> None:
+    allow(source_roots=[tree], output_roots=[tree])
+    answers = set()
+    for check in (permissions.check_source, permissions.check_output):
+        with pytest.raises(InvalidRequestError) as raised:
+            check(str(tree / name))
+        answers.add(raised.value.message.replace("SOURCE", "OUTPUT").replace("sends from", "writes to"))
+    assert answers == {
+        "The path is outside the directories that this worker writes to. Name one below PACS_TASKS_OUTPUT_ROOTS."
+    }
+
+
+@pytest.mark.parametrize("name", ["", "below", "below/file", "missing", "below/../missing"])
+def test_a_path_inside_may_be_named(allow: Callable[..., None], tree: Path, name: str) -> None:
+    allow(source_roots=[tree.parent / "root2", tree], output_roots=[tree])
+    permissions.check_source(str(tree / name))
+    permissions.check_output(str(tree / name))
+
+
+def test_a_root_may_be_a_link(allow: Callable[..., None], tree: Path) -> None:
+    (tree.parent / "alias").symlink_to(tree)
+    allow(source_roots=[tree.parent / "alias"])
+    permissions.check_source(str(tree / "below/file"))
+
+
+def test_requests_are_checked_by_what_they_read_and_write(allow: Callable[..., None], tree: Path) -> None:
+    allow(source_roots=[tree], output_roots=[tree])
+    outside = str(tree.parent)
+    for request in (
+        StoreRequest(path=outside),
+        StoreDirectoryRequest(directory=outside),
+        RetrieveRequest(study_uid="1.2", output_dir=outside),
+        GetRequest(study_uid="1.2", output_dir=outside),
+        EchoRequest(remote=_ARCHIVE.model_copy(update={"tls": TLS(ca_file="/etc/shadow")})),
+    ):
+        with pytest.raises(InvalidRequestError, match="outside the directories"):
+            permissions.check_request(request)
+    permissions.check_request(StoreDirectoryRequest(directory=str(tree)))
+    allow(source_roots=[tree], remotes={"a": {"host": "pacs.example", "tls": {"ca_file": "/etc/ca"}}})
+    permissions.check_request(EchoRequest(remote=RemoteAE(tls=TLS(ca_file="/etc/ca"))))
+
+
+def test_links_out_of_a_directory_are_not_listed(allow: Callable[..., None], tree: Path) -> None:
+    allow(source_roots=[tree])
+    found = [path for path, _ in paths.files_below(str(tree))]
+    assert str(tree / "below/file") in found
+    assert not [path for path in found if path.startswith(f"{tree}/out/")]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"host": "169.254.169.254"}, {"port": 22}, {"ae_title": "OTHER"}, {"tls": TLS(ca_file="/etc/shadow")}],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_only_named_remotes_are_served(allow: Callable[..., None], changed: dict[str, object]) -> None:
+    allow(named_remotes_only=True, remotes={"archive": _ARCHIVE.model_dump()})
+    permissions.check_request(EchoRequest(remote=_ARCHIVE.model_copy(update={"host": "PACS.example"})))
+    other = _ARCHIVE.model_copy(update=changed)
+    for request in (EchoRequest(remote=other), RetrieveRequest(remote=_ARCHIVE, study_uid="1.2", to=other)):
+        with pytest.raises(InvalidRequestError, match="NAMED_REMOTES_ONLY"):
+            permissions.check_request(request)
+    with pytest.raises(InvalidRequestError, match="NAMED_REMOTES_ONLY"):
+        permissions.check_request(EchoRequest())
+
+
+_NEVER = ("169.254.169.254", "169.254.0.1", "fe80::1", "fe80::1%eth0", "224.0.0.1", "ff02::1", "0.0.0.0", "0.1.2.3",
+          "::", "255.255.255.255", "::ffff:169.254.169.254", "::169.254.169.254", "64:ff9b::a9fe:a9fe",
+          "2002:a9fe:a9fe::1", "fd00:ec2::254", "100.100.100.200")  # fmt: skip
+_PRIVATE = ("10.1.2.3", "172.31.0.1", "192.168.1.1", "127.0.0.1", "::1", "fd12::1", "::ffff:10.0.0.1")
+_PUBLIC = ("8.8.8.8", "172.32.0.1", "2001:4860::1", "::ffff:8.8.8.8")
+
+
+@pytest.mark.parametrize("address", [*_NEVER, *_PRIVATE, *_PUBLIC])
+def test_some_addresses_are_never_called_and_public_ones_only_by_default(address: str) -> None:
+    assert may_be_called(address, RemoteAddresses.ANY) is (address not in _NEVER)
+    assert may_be_called(address, RemoteAddresses.PRIVATE) is (address in _PRIVATE)
+
+
+def test_the_address_is_checked_that_is_connected_to(
+    allow: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that resolves to a forbidden address, also as one of several, and each time to another."""
+    asked = []
+
+    def resolve(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        asked.append(host)
+        return [(2, 1, 6, "", (address, port)) for address in (["169.254.169.254"] if len(asked) > 1 else ["8.8.8.8"])]
+
+    def no_socket(*_: object) -> None:
+        raise AssertionError("it was connected to")
+
+    allow(remote_addresses="private")
+    monkeypatch.setattr("pacs_tasks.dimse.upper_layer.association.socket.getaddrinfo", resolve)
+    monkeypatch.setattr("pacs_tasks.dimse.upper_layer.association.socket.socket", no_socket)
+    for _ in range(2):
+        with pytest.raises(AssociationError, match="workers do not call") as raised:
+            association.connect("rebinding.example", 80, "X at rebinding.example:80", 1, lambda: None)
+        assert type(raised.value) is AssociationError, "it is not tried again"
+
+
+def test_roots_are_read_as_a_path_or_a_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PACS_TASKS_SOURCE_ROOTS", f"{tmp_path}{os.pathsep}/data")
+    assert load().source_roots == (tmp_path, Path("/data"))
+    monkeypatch.setenv("PACS_TASKS_SOURCE_ROOTS", environment(load(), None)["PACS_TASKS_SOURCE_ROOTS"])
+    assert load().source_roots == (tmp_path, Path("/data"))
+    monkeypatch.setenv("PACS_TASKS_SOURCE_ROOTS", "data")
+    with pytest.raises(ConfigurationError, match="absolute"):
+        load()

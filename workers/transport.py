@@ -1,0 +1,304 @@
+"""How a worker and Flower take messages from Redis: each is judged before kombu and Celery act on it.
+
+kombu trusts what it reads from Redis, and Celery trusts kombu: an exception in either ends the worker, and the
+message goes to the next one. :class:`Channel` is the place that all messages pass: those of tasks, of remote control,
+the answers to it, and events. What :mod:`pacs_tasks.messages.envelope` refuses becomes a dead letter, or, where nobody
+waits for it, is dropped with a line in the log.
+
+In kombu 5.7.0, a channel that waits for messages cannot be closed once its connection has died: ``close`` reads from
+the dead connection and fails half-way. A later second ``close`` puts unacknowledged messages back without knowing the
+broker's address, and raises ``AttributeError``, which ends the worker ("Unrecoverable error"). So a restart of Redis
+would end each worker that has a task and an idle process.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime
+from queue import Empty
+from typing import Any, ClassVar
+
+from celery.utils.time import maybe_iso8601
+from kombu.transport import redis
+from kombu.transport.virtual import Message as VirtualMessage
+from kombu.utils.json import dumps
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+
+from pacs_tasks.app import UNACKED
+from pacs_tasks.connection import explain, place_of
+from pacs_tasks.errors import MessageError
+from pacs_tasks.ledger.keys import CALLERS, JOBS
+from pacs_tasks.messages import envelope
+from pacs_tasks.messages.dead_letters import LETTERS, DeadLetter, DeadLetters
+from pacs_tasks.messages.envelope import Envelope, Tasks
+from pacs_tasks.messages.signature import check_signature
+from pacs_tasks.operations import HIDDEN, QUEUES
+from pacs_tasks.settings import settings
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for which deliveries of a message are counted.
+_REMEMBER = 86_400
+#: Seconds between two lines about refused messages of one kind: a stranger may send thousands.
+_PACE = 1.0
+#: The type that Redis must have at each key that all jobs share.
+_TYPES: Mapping[str, str] = {
+    UNACKED: "hash",
+    "pacs_tasks.unacked_index": "zset",
+    "pacs_tasks.unacked_mutex": "string",
+    JOBS: "zset",
+    CALLERS: "hash",
+    LETTERS: "list",
+    **{f"{queue}{step}": "list" for queue in QUEUES for step in ("", *(f"\x06\x16{each}" for each in (3, 6, 9)))},
+    **{f"_kombu.binding.{name}": "set" for name in (*QUEUES, "celery.pidbox", "celeryev", "reply.celery.pidbox")},
+}
+
+
+class Message(VirtualMessage):
+    """A message whose body was decoded when it was judged."""
+
+    def __init__(self, payload: Any, channel: Any = None, **options: Any) -> None:
+        super().__init__(payload, channel=channel, **options)  # type: ignore[no-untyped-call]
+        if isinstance(payload, Envelope):
+            self._decoded_cache = payload.content
+
+
+class QoS(redis.QoS):
+    """The messages that were delivered and are not acknowledged."""
+
+    def ack(self, delivery_tag: str) -> None:
+        """Acknowledge a message; one that came over a lost connection is delivered again in any case.
+
+        Raises
+        ------
+        RedisConnectionError
+            If that connection is lost. Celery logs this error as one line, and any other with a traceback.
+        """
+        connection = self.channel.connection
+        if connection is None or connection.client is None:
+            raise RedisConnectionError("The connection over which this message came is lost.")
+        super().ack(delivery_tag)  # type: ignore[no-untyped-call]  # kombu ships no annotations
+
+    def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
+        """Put a message back into its queue; one that cannot be read any more becomes a dead letter."""
+        try:
+            super().restore_by_tag(tag, client, leftmost)  # type: ignore[no-untyped-call]
+        except RedisError:
+            raise
+        except Exception:  # noqa: BLE001 - whatever stands there must not hold up the messages behind it
+            with self.channel.conn_or_acquire(client) as connection:
+                raw = connection.hget(self.unacked_key, tag) or b""
+                self.channel.refuse(raw, self.unacked_key, _not_readable())
+                self._remove_from_indices(tag).execute()  # type: ignore[no-untyped-call]
+
+
+def _not_readable() -> MessageError:
+    return MessageError("A message that a worker had taken was changed in Redis. Look for what else writes there.")
+
+
+class Channel(redis.Channel):
+    """A channel that judges what it takes, and that can be closed even if its connection is lost.
+
+    Raises
+    ------
+    RedisConnectionError
+        If the Redis accepts no data. Celery pauses ever longer between attempts to connect, but begins anew at once,
+        with a traceback each second, if the first write fails over a connection that it has.
+    """
+
+    QoS = QoS
+    Message = Message
+    #: The tasks of this process; none where it only watches.
+    tasks: ClassVar[Tasks] = {}
+    #: The commands of remote control that it obeys.
+    commands: ClassVar[Collection[str]] = ()
+    #: Called with each dead letter, and whether its message was delivered too often.
+    on_dead_letter: ClassVar[Callable[[DeadLetter, bool], None] | None] = None
+    _logged: ClassVar[dict[str, float]] = {}
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
+        try:
+            self.client.set("pacs_tasks.writable", 1, px=1)
+            set_aside_wrong_types(self.client)
+        except ResponseError as error:
+            place = place_of(self.connection.client.as_uri())
+            self.close()
+            raise RedisConnectionError(str(explain(error, place) or error).rstrip(".")) from None
+
+    def close(self) -> None:
+        """Close; unacknowledged messages return to their queue now, or by the visibility timeout if that fails."""
+        try:
+            super().close()  # type: ignore[no-untyped-call]
+        except self.connection_errors:
+            # The channel no longer reads, so this call reaches its end.
+            super().close()  # type: ignore[no-untyped-call]
+
+    def _brpop_read(self, **options: Any) -> bool:
+        """Take a message of a queue, as kombu's method does."""
+        try:
+            try:
+                reply = self.client.parse_response(self.client.connection, "BRPOP", **options)
+            except self.connection_errors:
+                self.client.connection.disconnect()
+                raise
+            if not reply:
+                raise Empty
+            queue = reply[0].decode(errors="replace").rsplit(self.sep, 1)[0]
+            self._queue_cycle.rotate(queue)
+            message = self._judged(reply[1], queue)
+            if message is not None:
+                self._deliver(message, queue, reply)
+            return True
+        finally:
+            self._in_poll = None  # type: ignore[assignment]
+            self._flush_brpop_reauth()  # type: ignore[no-untyped-call]
+
+    def _deliver(self, message: Envelope, queue: str, reply: tuple[bytes, bytes]) -> None:
+        try:
+            self.connection._deliver(message, queue)
+        except ResponseError:
+            # It could not be recorded as taken, for example because that key holds another type.
+            with self.conn_or_acquire() as client:
+                client.rpush(*reply)
+            raise
+
+    def _judged(self, raw: bytes, queue: str) -> Envelope | None:
+        """The message; None if it was refused."""
+        size = settings().message_size
+        if queue.endswith(".pidbox"):
+            return _passed(raw, queue, size, envelope.check_reply)
+        message = None
+        try:
+            message = envelope.read_envelope(raw, size)
+            envelope.check_task(message, self.tasks)
+            check_signature(message, settings())
+        except MessageError as error:
+            self.refuse(raw, queue, error, message)
+            return None
+        if message["headers"].get("redelivered") and self._delivered_too_often(message):
+            self.refuse(raw, queue, _too_often(settings().max_deliveries), message, too_often=True)
+            return None
+        # What Celery logs, and sends to Flower, of a task of whatever publisher.
+        message["headers"] |= {"argsrepr": HIDDEN, "kwargsrepr": HIDDEN, "shadow": None}
+        message["queue"] = queue
+        return message
+
+    def _delivered_too_often(self, message: Envelope) -> bool:
+        """Count a delivery after the first; one that waits for its time goes from worker to worker until then."""
+        eta = message["headers"].get("eta")
+        moment = maybe_iso8601(eta) if eta else None
+        if moment is not None and (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) > datetime.now(UTC):
+            return False
+        key = f"pacs_tasks:deliveries:{message['properties']['delivery_tag']}"
+        try:
+            with self.client_pipeline() as pipe:
+                pipe.incr(key)
+                pipe.expire(key, _REMEMBER)
+                return bool(pipe.execute()[0] >= settings().max_deliveries)
+        except ResponseError:
+            # A Redis that is full delivers again and again, which is not the message's fault.
+            return False
+
+    def client_pipeline(self) -> Any:
+        """A pipeline over a connection that does not wait for messages."""
+        with self.conn_or_acquire() as client:
+            return client.pipeline()
+
+    def refuse(
+        self, raw: bytes, queue: str, error: MessageError, message: Envelope | None = None, *, too_often: bool = False
+    ) -> None:
+        """Keep a message as a dead letter, and end what waits for it."""
+        task, job_id = ("", "") if message is None else envelope.about(message)
+        # Any other name may be anything.
+        task = task if task in self.tasks else ""
+        try:
+            with self.conn_or_acquire() as client:
+                letter = DeadLetters(client, settings().keep_jobs).add(raw, queue, error.message, task, job_id)
+        except ResponseError as failure:
+            logger.error("a message was refused (%s) and could not be kept (%s)", error.message, failure)  # noqa: TRY400
+            return
+        _log(f"dead letter {letter.id} of {queue}: {error.message} Run `pacs-tasks dead-letters` to see it.")
+        end_job = type(self).on_dead_letter
+        if end_job is not None and job_id:
+            end_job(letter, too_often)
+
+    def _do_restore_message(
+        self,
+        payload: Any,
+        exchange: str,
+        routing_key: str,
+        pipe: Any,
+        leftmost: bool = False,
+    ) -> None:
+        """Put a message back where it came from, whatever it says of its route."""
+        if not all(isinstance(each, dict) for each in (payload, payload["headers"], payload["properties"])):
+            raise TypeError("not a message")
+        queue = payload.pop("queue", None)
+        if queue is None or queue not in {*QUEUES, *self._active_queues}:
+            super()._do_restore_message(payload, exchange, routing_key, pipe, leftmost)  # type: ignore[no-untyped-call]
+            return
+        payload["headers"]["redelivered"] = True
+        key = self._q_for_pri(queue, self._get_message_priority(payload, reverse=False))  # type: ignore[no-untyped-call]
+        (pipe.lpush if leftmost else pipe.rpush)(key, dumps(payload))  # type: ignore[no-untyped-call]
+
+    def _handle_message(self, client: Any, response: Any) -> dict[str, Any]:
+        """Empty what comes by publish and subscribe unless it is a command or an event."""
+        payload: dict[str, Any] = super()._handle_message(client, response)  # type: ignore[no-untyped-call]
+        if payload["type"].endswith(b"message") and payload["data"]:
+            channel = payload["channel"].decode(errors="replace")
+            check = envelope.check_events if ".celeryev" in channel else self._check_command
+            if _passed(payload["data"], channel, settings().message_size, check) is None:
+                payload["data"] = None
+        return payload
+
+    def _check_command(self, message: Envelope) -> None:
+        envelope.check_command(message, self.commands)
+
+
+def set_aside_wrong_types(client: Any) -> None:
+    """Rename keys that hold what workers cannot use: they would fail at each of them for ever."""
+    with client.pipeline() as pipe:
+        for key in _TYPES:
+            pipe.type(key)
+        types = pipe.execute()
+    for (key, expected), found in zip(_TYPES.items(), types, strict=True):
+        name = found.decode() if isinstance(found, bytes) else found
+        if name not in {expected, "none"}:
+            aside = f"pacs_tasks:dead_key:{key}:{time.time():.0f}"
+            client.rename(key, aside)
+            client.expire(aside, settings().keep_jobs)
+            logger.error("the key %s of Redis held another type; it is now %s", key, aside)
+
+
+def _too_often(deliveries: int) -> MessageError:
+    return MessageError(
+        f"Workers received this message {deliveries} times and did not finish it. Read their logs, and look at the "
+        "memory of their machines."
+    )
+
+
+def _passed(raw: bytes, place: str, size: int, check: Callable[[Envelope], None]) -> Envelope | None:
+    """The message if it passes; else a line in the log. Nobody waits for it, and its sender may send the next."""
+    try:
+        found = envelope.read_envelope(raw, size)
+        check(found)
+    except MessageError as error:
+        _log(f"a message of {place.rpartition('.')[2][:32]!r} was dropped: {error.message}")
+        return None
+    return found
+
+
+def _log(line: str) -> None:
+    """Log a line unless one of its kind was logged just now."""
+    kind, now = line.rpartition(": ")[2], time.monotonic()
+    if now - Channel._logged.get(kind, -_PACE) >= _PACE:
+        Channel._logged[kind] = now
+        logger.warning("%s", line)
+
+
+# The addresses of Unix sockets override Celery's setting for the transport.
+redis.Transport.Channel = Channel
