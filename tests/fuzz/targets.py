@@ -5,14 +5,15 @@ from __future__ import annotations
 import traceback
 from typing import Final
 
-from tests.fuzz import encoded, options, requests
+from tests.fuzz import encoded, messages, options, requests
 from tests.fuzz.target import Target, changed, made, run
 
 TARGETS: Final = (
     Target("requests", 10, made(requests.REQUESTS, requests.check)),
     Target("options", 5, made(options.LINES, options.check)),
-    Target("pdus", 30, changed("pdus", encoded.check_pdu)),
-    Target("commands", 15, changed("commands", encoded.check_command)),
+    Target("pdus", 25, changed("pdus", encoded.check_pdu)),
+    Target("commands", 10, changed("commands", encoded.check_command)),
+    Target("messages", 15, changed("messages", messages.check)),
     Target("identifiers", 15, changed("identifiers", encoded.check_identifier)),
     Target("files", 25, changed("files", encoded.check_file)),
 )
