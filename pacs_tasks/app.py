@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from celery import Celery
+from kombu.utils.url import parse_url
 
 from pacs_tasks.operations import FIND_QUEUE, OPERATIONS, QUEUES
 from pacs_tasks.settings import Settings, settings
@@ -115,6 +116,8 @@ def configuration(config: Settings, redis_url: str | None = None) -> dict[str, A
     return {
         "broker_url": url,
         "result_backend": url,
+        # For Flower's page about the broker, which does not read the address.
+        "broker_use_ssl": parse_url(url).get("ssl"),
         "broker_transport_options": _transport_options(config),
         # The backend reads its visibility timeout here; it must be that of the broker.
         "result_backend_transport_options": {"visibility_timeout": VISIBILITY_TIMEOUT},

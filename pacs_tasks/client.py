@@ -410,6 +410,8 @@ class PacsClient:
 
         self._settings = config or settings()
         url = redis_url or self._settings.redis_url
+        if redis_url and redis_url.startswith("rediss://"):
+            url = self._settings.with_tls(redis_url)
         with ExitStack() as stack:
             private = url is None
             if url is None:

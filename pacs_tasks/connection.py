@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
+from urllib.parse import parse_qsl, urlsplit
 
 import redis
 from redis.backoff import ExponentialBackoff, NoBackoff
@@ -18,6 +22,14 @@ AWAY = (
     redis.TimeoutError,
     redis.OutOfMemoryError,
     redis.ReadOnlyError,
+)
+#: The parameters of an address that name files, and the settings that they come from.
+_FILES: Mapping[str, str] = MappingProxyType(
+    {
+        "ssl_ca_certs": "PACS_TASKS_REDIS_CA",
+        "ssl_certfile": "PACS_TASKS_REDIS_CERT",
+        "ssl_keyfile": "PACS_TASKS_REDIS_KEY",
+    }
 )
 #: The replies of a Redis that cannot write for the moment and for which redis-py has no class of its own.
 _UNWRITABLE = ("MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "BUSY")
@@ -52,11 +64,41 @@ def explain(error: redis.RedisError | OSError, place: str) -> BrokerUnavailableE
     if isinstance(error, redis.InvalidResponse):
         return BrokerSettingError(f"The server at {place} is not a Redis. Check host and port in PACS_TASKS_REDIS_URL.")
     if isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError):
+        return _explain_silence(error, place)
+    return None
+
+
+def _explain_silence(error: Exception, place: str) -> BrokerUnavailableError:
+    if "[SSL" not in str(error):
         return BrokerUnavailableError(
             f"The Redis at {place} does not answer ({str(error).rstrip('.') or type(error).__name__}). "
             "Check PACS_TASKS_REDIS_URL, and that the Redis is running and accepts connections from this machine."
         )
-    return None
+    # What OpenSSL says, without its names of files and lines.
+    reason = str(error).rpartition("] ")[2].partition(" (_ssl.c")[0].rstrip(".")
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return BrokerSettingError(
+            f"The Redis at {place} has a certificate that this machine does not trust ({reason}). Name its authority "
+            "in PACS_TASKS_REDIS_CA, and the host of its certificate in PACS_TASKS_REDIS_URL."
+        )
+    return BrokerSettingError(
+        f"There is no TLS with the Redis at {place} ({reason}). Check that it uses TLS at this port, and set "
+        "PACS_TASKS_REDIS_CERT if it requires a certificate."
+    )
+
+
+def _check_files(redis_url: str) -> None:
+    """Check that the files of TLS in an address can be read. redis-py takes the error for one of the network."""
+    for name, path in parse_qsl(urlsplit(redis_url).query):
+        if (setting := _FILES.get(name)) is None:
+            continue
+        try:
+            with Path(path).open("rb"):
+                pass
+        except OSError as error:
+            raise BrokerSettingError(
+                f"The file of {setting} cannot be read ({error.strerror}). Check its path and its permissions.", path
+            ) from None
 
 
 def _explain_reply(error: redis.ResponseError, place: str) -> BrokerUnavailableError | None:
@@ -66,7 +108,7 @@ def _explain_reply(error: redis.ResponseError, place: str) -> BrokerUnavailableE
             "(PACS_TASKS_KEEP_JOBS)."
         )
     if isinstance(error, redis.ReadOnlyError):
-        return BrokerUnavailableError(
+        return BrokerSettingError(
             f"The Redis at {place} is a read-only replica. Name its primary in PACS_TASKS_REDIS_URL."
         )
     if isinstance(error, redis.exceptions.NoPermissionError):
@@ -88,7 +130,8 @@ def _explain_reply(error: redis.ResponseError, place: str) -> BrokerUnavailableE
             )
             if "No space left" in str(error)
             else BrokerUnavailableError(
-                f"The Redis at {place} accepts no data at present ({str(error).rstrip('.')}). Read its log."
+                f"The Redis at {place} accepts no data at present ({str(error).partition('. ')[0].rstrip('.')}). Read "
+                "its log."
             )
         )
     return None
@@ -116,11 +159,13 @@ def connect(redis_url: str, timeout: float, patience: int = 0, sealing: Sealing 
     BrokerSettingError
         If the address is malformed, is not that of a Redis, or holds a password that the Redis rejects.
     """
+    url = check_redis_url(redis_url)
+    _check_files(url)
     try:
         client = cast(
             _Redis,
             _Redis.from_url(
-                check_redis_url(redis_url),
+                url,
                 decode_responses=True,
                 socket_connect_timeout=timeout,
                 socket_timeout=timeout,

@@ -7,7 +7,7 @@ An answer is a value; no answer is an exception. A DIMSE status never raises: it
     PacsTasksError
     ├── ConfigurationError            a setting is wrong, or something that must be installed is missing
     │   ├── BrokerUnavailableError    the Redis that carries the jobs does not answer, or cannot be written
-    │   │   └── BrokerSettingError    its address or its password is wrong
+    │   │   └── BrokerSettingError    its address or its password is wrong, or it is a replica
     │   └── SealingError              a value in Redis was changed: it does not match its encryption
     │       ├── MissingKeyError       this process does not have the key
     │       └── PlainRecordError      it is not encrypted, and must be
@@ -84,7 +84,7 @@ class BrokerUnavailableError(ConfigurationError):
 
 
 class BrokerSettingError(BrokerUnavailableError):
-    """The address of the Redis that carries the jobs is wrong, or the password in it."""
+    """The address of the Redis that carries the jobs is wrong, or the password in it, or it is a read-only replica."""
 
 
 class SealingError(ConfigurationError):

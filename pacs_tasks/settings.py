@@ -23,14 +23,16 @@ Settings ``receiver_...`` may be in a table ``[receiver]``, which also names its
 
 import base64
 import binascii
+import ipaddress
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote
 
 from pydantic import (
     AfterValidator,
@@ -68,17 +70,30 @@ from pacs_tasks.ae import (
     is_foreign_path,
 )
 from pacs_tasks.errors import BrokerSettingError, ConfigurationError
+from pacs_tasks.privacy import GroupAccess
 
 CONFIG_NAME = "pacs-tasks.toml"
 
 #: Variables that only the command line and the search for the settings file read.
-_OPTIONS_ONLY = ("config", "remote", "detach", "json", "quiet", "log_level", "log_file", "language")
+_OPTIONS_ONLY = ("config", "remote", "detach", "json", "quiet", "log_level", "log_file")
+#: Variables of docker-compose.yml.
+_COMPOSE_ONLY = ("redis_password", "files", "certificates")
+#: The variables of the tests of this package begin so.
+_OF_TESTS = "tests_"
 
 #: Bytes of a key for AES-256.
 _ENCRYPTION_KEY = 32
 #: Settings that are tables in the file, and JSON objects in the environment.
 _TABLES = {"remotes", "receiver_allow", "enqueuer_keys"}
 
+#: The shortest password that Flower accepts where other machines reach it, and what it must have beside known words.
+_PASSWORD, _BESIDE_WORDS = 12, 6
+_WORDS = re.compile(
+    "pass(?:word|wort|w0rd)|admin(?:istrator)?|changeme|flower|celery|secret|welcome|letmein|qwert[yz]|asdfgh|"
+    "pacs|dicom|hospital|radiology|root|user|guest|0?123456789?0?|abcdefg?h?|(.)\\1{3,}"
+)
+
+_REDIS_TLS = ("redis_ca", "redis_cert", "redis_key")
 #: TLS has a scheme of its own, and redis-py accepts the parameters ssl_ only there.
 _REDIS_URL = re.compile(
     r"(?:(?:redis(?!://[^?]*\?.*\bssl_)|rediss)://"
@@ -121,6 +136,29 @@ def check_redis_url(url: str) -> str:
             "with / # ? @ : and % in the password percent-encoded (/ is %2F), and parameters ssl_ only after rediss://."
         )
     return url
+
+
+def with_tls(url: str, ca: str | None, certificate: str | None, key: str | None) -> str:
+    """Return the address of a Redis with the files of its TLS.
+
+    Raises
+    ------
+    BrokerSettingError
+        If the address is not one with TLS: everything would go unencrypted.
+    """
+    names = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+    files = {
+        name: str(Path(file).expanduser().absolute())
+        for name, file in zip(names, (ca, certificate, key), strict=True)
+        if file
+    }
+    if files and not url.startswith("rediss://"):
+        raise BrokerSettingError(
+            "PACS_TASKS_REDIS_CA, PACS_TASKS_REDIS_CERT and PACS_TASKS_REDIS_KEY need TLS, which PACS_TASKS_REDIS_URL "
+            "does not have. Begin it with rediss://, or unset them."
+        )
+    missing = [f"{name}={quote(file, safe='/:')}" for name, file in files.items() if f"{name}=" not in url]
+    return f"{url}{'&' if '?' in url else '?'}{'&'.join(missing)}" if missing else url
 
 
 def _check_directory(path: Path) -> Path:
@@ -247,6 +285,11 @@ class Settings(BaseModel):
 
     #: The Redis of jobs, results and ledger. Unset: a private server on this machine.
     redis_url: Annotated[str, AfterValidator(check_redis_url)] | None = None
+    #: TLS with that Redis, whose address begins with rediss:// then. The authorities to trust beside those of the
+    #: system, and the certificate and key of this machine, if the Redis requires one.
+    redis_ca: FileName | None = None
+    redis_cert: FileName | None = None
+    redis_key: FileName | None = None
     #: How long to wait for a reply of that Redis. The client promises an answer within 5 s.
     redis_timeout: float = Field(default=3.0, gt=0)
     #: Keys, separated by commas, that encrypt what is private in Redis. The first encrypts, all decrypt. Every machine
@@ -256,6 +299,9 @@ class Settings(BaseModel):
     accept_plain: bool = False
     #: How long to keep a job after its last change.
     keep_jobs: int = Field(default=7 * 86_400, ge=60)
+    #: What the group of a file may do with what this machine writes: received and retrieved files, receipts, logs.
+    #: Others may do nothing with them, whatever the umask is. Windows knows no such groups.
+    group_access: GroupAccess = "none"
     #: The directory of the private server and the receiver.
     data_dir: Directory = Field(default_factory=_user_data_path)
     #: The program of the private server. Unset: Valkey where there is one, or else fakeredis, which is slower.
@@ -365,10 +411,20 @@ class Settings(BaseModel):
     flower_address: Host = "127.0.0.1"
     flower_port: int = Field(default=5555, ge=0, le=65_535)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_redis_url(cls, given: Any) -> Any:
+        """Write the TLS settings of the Redis into its address, in which redis-py, Celery and Flower read them."""
+        if isinstance(given, dict) and isinstance(given.get("redis_url"), str):
+            return {**given, "redis_url": with_tls(given["redis_url"], *(given.get(name) for name in _REDIS_TLS))}
+        return given
+
     @model_validator(mode="after")
     def _keys_have_certificates(self) -> Self:
         check_key_has_certificate(self.tls_cert, self.tls_key)
         check_key_has_certificate(self.audit_cert, self.audit_key)
+        if self.redis_key and not self.redis_cert:
+            raise ValueError("redis_key needs redis_cert")
         # Authorities without a certificate would accept unencrypted callers that they should keep out.
         if self.receiver_tls_certificate is None and (self.receiver_tls_key or self.receiver_tls_ca):
             raise ValueError("receiver_tls_key and receiver_tls_ca need receiver_tls_certificate")
@@ -377,6 +433,32 @@ class Settings(BaseModel):
         if self.require_signatures and self.signing_key is None:
             raise ValueError("require_signatures needs signing_key: the worker signs the parts of jobs")
         return self
+
+    def flower_login(self) -> str:
+        """The ``user:password`` that Flower requires.
+
+        Raises
+        ------
+        ConfigurationError
+            If none is set: everybody who reaches the port could see tasks. If the password is weak and other machines
+            reach the port: they could try passwords.
+        """
+        user, _, password = (self.flower_basic_auth or "").partition(":")
+        if not user or not password:
+            raise ConfigurationError(
+                "Flower does not start without a login. Set PACS_TASKS_FLOWER_BASIC_AUTH to user:password."
+            )
+        if not is_loopback(self.flower_address) and _is_weak(user, password):
+            raise ConfigurationError(
+                "The password of Flower is too weak for an address that other machines reach. Set "
+                f"PACS_TASKS_FLOWER_BASIC_AUTH to user:password with {_PASSWORD} or more random characters, or "
+                "PACS_TASKS_FLOWER_ADDRESS to 127.0.0.1."
+            )
+        return f"{user}:{password}"
+
+    def with_tls(self, redis_url: str) -> str:
+        """Return another address of a Redis, with the files of TLS that these settings name."""
+        return with_tls(redis_url, self.redis_ca, self.redis_cert, self.redis_key)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -468,6 +550,21 @@ class Settings(BaseModel):
             ) from None
 
 
+def is_loopback(host: str) -> bool:
+    """Report whether only this machine reaches an address."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host.lower() == "localhost"
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def _is_weak(user: str, password: str) -> bool:
+    """Report whether a password is short, or little more than the name of the user and known words."""
+    rest = _WORDS.sub("", password.lower().replace(user.lower(), ""))
+    return len(password) < _PASSWORD or len(set(rest)) < _BESIDE_WORDS
+
+
 def _in_file() -> dict[str, Any]:
     """Read the settings file. Editors on Windows begin it with a byte order mark, which TOML does not allow."""
     file = config_file()
@@ -500,16 +597,26 @@ def _in_environment() -> dict[str, Any]:
 
 def _refuse_misspelt(given: Mapping[str, str]) -> None:
     """Refuse a variable whose name is almost that of a setting. Others may belong to other programs."""
-    known = {f"pacs_tasks_{name}" for name in Settings.model_fields}
-    others = {f"pacs_tasks_{name}" for name in _OPTIONS_ONLY}
-    for name in given:
-        if name.startswith("pacs_tasks_") and name not in known | others:
-            from difflib import get_close_matches
+    for name in unread_variables(given):
+        from difflib import get_close_matches
 
-            for near in get_close_matches(name.removeprefix("pacs_tasks_"), Settings.model_fields, 1, 0.7):
-                raise ConfigurationError(
-                    f"There is no setting {name.upper()}. Set PACS_TASKS_{near.upper()} instead, or unset it."
-                )
+        for near in get_close_matches(name.removeprefix("pacs_tasks_"), Settings.model_fields, 1, 0.7):
+            raise ConfigurationError(
+                f"There is no setting {name.upper()}. Set PACS_TASKS_{near.upper()} instead, or unset it."
+            )
+
+
+def unread_variables(given: Iterable[str] = os.environ) -> list[str]:
+    """Return the names of the variables ``PACS_TASKS_*`` that nothing reads."""
+    read = {*Settings.model_fields, *_OPTIONS_ONLY, *_COMPOSE_ONLY}
+    ours = {name: name.lower().removeprefix("pacs_tasks_") for name in given if name.lower().startswith("pacs_tasks_")}
+    return sorted(name for name, short in ours.items() if short not in read and not short.startswith(_OF_TESTS))
+
+
+def remark_on_variables() -> str:
+    """Return a sentence that names the variables that nothing reads; "" if there are none."""
+    names = unread_variables(name for name, value in os.environ.items() if value)
+    return f"There is no setting {', '.join(names)}. Correct the name, or unset the variable." if names else ""
 
 
 def _merged(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:

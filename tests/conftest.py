@@ -58,6 +58,7 @@ _THOROUGH = (
     "integration/cli/test_alone.py",
     "integration/cli/test_batch.py",
     "integration/cli/test_chinese.py",
+    "integration/cli/test_purge.py",
     "integration/cli/test_up.py",
     "integration/dimse/test_crowds.py",
     "integration/dimse/test_delivery.py",

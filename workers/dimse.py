@@ -28,8 +28,9 @@ from pacs_tasks.errors import BrokerUnavailableError, JobNotFoundError, MessageE
 from pacs_tasks.messages.dead_letters import DeadLetter
 from pacs_tasks.messages.signature import sign_published
 from pacs_tasks.operations import OPERATIONS
+from pacs_tasks.privacy import keep_private, log_plainly
 from pacs_tasks.sealing import IN_CLEAR
-from pacs_tasks.settings import settings
+from pacs_tasks.settings import remark_on_variables, settings
 from pacs_tasks.tasks.audit import watch_audits
 from pacs_tasks.tasks.engine.associations import close_all
 from pacs_tasks.tasks.engine.base import ledger, shut_down
@@ -43,6 +44,8 @@ logger = logging.getLogger(__name__)
 # At DEBUG, the pool of Celery logs the arguments of each task, which may be the request of another service.
 logging.getLogger("celery.pool").setLevel(logging.INFO)
 
+
+log_plainly()
 _stopped = threading.Event()
 _audit = threading.Thread(target=watch_audits, args=[_stopped], name="audit", daemon=True)
 #: Seconds to write what the end of the worker adds to the audit trail; Redis keeps it for another worker.
@@ -92,6 +95,14 @@ def _judge_messages(**_: object) -> None:
     Channel.commands = Panel.data
     Channel.on_dead_letter = _end_job
     logs.hide_bodies()
+
+
+@celeryd_after_setup.connect  # type: ignore[untyped-decorator]
+def _begin(**_: object) -> None:
+    """Log which variables look like settings and are none, and keep what the worker writes private."""
+    keep_private(settings().group_access)
+    if remark := remark_on_variables():
+        logger.warning("%s", remark)
 
 
 @celeryd_after_setup.connect  # type: ignore[untyped-decorator]

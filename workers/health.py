@@ -20,6 +20,7 @@ from pacs_tasks.dimse.c_echo import echo
 from pacs_tasks.dimse.upper_layer.association import Timeouts, open_wire
 from pacs_tasks.errors import AssociationRejectedError, ConfigurationError, PacsTasksError, TLSError
 from pacs_tasks.outcome import Category
+from pacs_tasks.privacy import plain
 from pacs_tasks.settings import Settings, load
 
 #: Seconds for the whole check, and for each of its requests.
@@ -124,7 +125,7 @@ def main(arguments: Sequence[str] = ()) -> int:
     checking.join(LIMIT)
     code = codes[0] if codes else 1
     line = lines[0] if codes else f"{kind.capitalize()} does not answer within {LIMIT:.0f} s."
-    print(line, file=sys.stderr if code else sys.stdout, flush=True)
+    print(plain(line), file=sys.stderr if code else sys.stdout, flush=True)
     return code
 
 

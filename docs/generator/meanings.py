@@ -28,6 +28,10 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         "language": "The language of the command line, `zh` or `en`. Unset: Chinese if the locale is Chinese, else "
         "English.",
         "redis_url": "The Redis of the fleet. Unset: a private server on this machine.",
+        "redis_ca": "Certificates of the authorities that may sign the certificate of that Redis, beside those that "
+        "the system trusts. The address begins with `rediss://` then.",
+        "redis_cert": "Your certificate, for a Redis that requires one.",
+        "redis_key": "The private key of your certificate, if it is in another file.",
         "redis_timeout": "Longest time that a command waits for a reply of that Redis.",
         "encryption_keys": "Keys, separated by commas, that encrypt what is private in Redis: the first encrypts, all "
         "decrypt. `pacs-tasks config new-key` prints one. Unset: Redis holds patient data in clear. See "
@@ -35,6 +39,8 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         "accept_plain": "With keys, also accept jobs and requests that are not encrypted, while the machines of a "
         "fleet are changed.",
         "keep_jobs": "How long Redis keeps the record of a job after its last change.",
+        "group_access": "What the group of a file may do with received and retrieved files, receipts and logs: `none`, "
+        "`read` or `write`. Others may do nothing with them.",
         "data_dir": "Directory for the files of the private server and of the receiver "
         "(Linux: `~/.local/share/pacs-tasks`).",
         "embedded": "Program of the private server: `valkey`, or `fakeredis`, which is slower. "

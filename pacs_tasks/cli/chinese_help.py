@@ -8,6 +8,7 @@ import os
 
 import click
 
+from pacs_tasks.cli.invocation import HELP_OPTIONS
 from pacs_tasks.cli.language import DOMAIN, LOCALE, translated, widened
 
 
@@ -25,7 +26,8 @@ def _translate(command: click.Command) -> None:
     # Click shortens a text at spaces, of which Chinese has none.
     command.short_help = (_text(command.help) or "").partition("。")[0]
     command.help = _text(command.help)
-    for param in command.get_params(click.Context(command)):
+    # Click keeps the option for help that it makes here.
+    for param in command.get_params(click.Context(command, help_option_names=HELP_OPTIONS)):
         if isinstance(param, click.Option):
             param.help = _text(param.help)
             if isinstance(param.show_default, str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -16,13 +17,16 @@ from click.core import ParameterSource
 
 from pacs_tasks.cli.input.values import AE_TITLE, FILE_NAME, HOST, SERVER_NAME, Seconds, WholeNumber
 from pacs_tasks.cli.language import choose, narrowed, translated, widened
-from pacs_tasks.cli.output.terminal import LEVELS, CommandLog, Terminal
+from pacs_tasks.cli.output.terminal import LEVELS, SHOWN, CommandLog, Terminal
 from pacs_tasks.errors import ConfigurationError
+from pacs_tasks.privacy import keep_private
 
 if TYPE_CHECKING:
     from pacs_tasks.ae import TLS, RemoteAE
     from pacs_tasks.request import Request
     from pacs_tasks.settings import Settings
+
+logger = logging.getLogger("pacs_tasks.cli")
 
 #: Fields of a remote, with the options that override them.
 _ADDRESS = {"host": "ip", "port": "port", "ae_title": "pacs_ae_title"}
@@ -85,13 +89,19 @@ class Invocation:
         ConfigurationError
             If a setting is wrong or the log file cannot be written.
         """
-        from pacs_tasks.settings import load
+        from pacs_tasks.settings import load, remark_on_variables
 
         self.terminal = Terminal(json=self.option("json"), quiet=self.option("quiet"))
-        self._open_log()
-        self._settings = load(**{name: self._typed[name] for name in _SETTINGS if name in self._typed})
+        try:
+            self._settings = load(**{name: self._typed[name] for name in _SETTINGS if name in self._typed})
+            keep_private(self._settings.group_access)
+        finally:
+            self._open_log()
         if self._settings.language:
             choose(self._settings.language)
+        if remark := remark_on_variables():
+            logger.warning("%s", remark, extra=SHOWN)
+            self.terminal.say(remark)
 
     @property
     def settings(self) -> Settings:
@@ -281,6 +291,17 @@ def root_option(function: F) -> F:
     return option(function)
 
 
+def excel_option(function: F) -> F:
+    """Add the option for CSV that a spreadsheet can open without harm."""
+    option = click.option(
+        "--excel",
+        is_flag=True,
+        help="With --format csv: write for a spreadsheet. A byte order mark comes first, and an apostrophe before each "
+        "cell that would be a formula.",
+    )
+    return option(function)
+
+
 def transfer_options(function: F) -> F:
     """Add the options of every job that may wait for a PACS that is down."""
     give_up_after = click.option(
@@ -320,6 +341,7 @@ _HABITS = {
     "--output": "--output-dir", "--out": "--output-dir",
 }  # fmt: skip
 _ALL = "pacs_tasks.help_all"
+HELP_OPTIONS = ["-h", "--help"]
 
 
 def _show_all(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -361,10 +383,19 @@ class SharedOptionsCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         typed = list(args)
+        repeated = next((param.opts[0] for param in self.params if param.required and param.multiple), "")
+        ctx.allow_extra_args = bool(repeated)
         try:
-            return super().parse_args(ctx, args)
+            rest = super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             raise _as_meant(error, self, typed) from None
+        if rest and repeated and not ctx.resilient_parsing:
+            raise click.UsageError(
+                f"{rest[0]!r} is not the value of an option. Write {repeated} before each path, or use `pacs-tasks "
+                "send`, which takes files and directories without an option.",
+                ctx,
+            )
+        return rest
 
     def get_help(self, ctx: click.Context) -> str:
         return narrowed(super().get_help(ctx))
@@ -374,7 +405,7 @@ class SharedOptionsCommand(click.Command):
         if self.examples:
             with formatter.section(translated("Example" if len(self.examples) == 1 else "Examples")):
                 for example in self.examples:
-                    formatter.write(f"{'':{formatter.current_indent}}{example}\n")
+                    formatter.write(_example(example, formatter.width, " " * formatter.current_indent))
 
 
 class CommandGroup(click.Group):
@@ -429,19 +460,34 @@ def _format_options(
         record = param.get_help_record(ctx)
         if record is not None and param.name not in without:
             (shared if isinstance(param, SharedOption) else own).append(record)
+    # A third of a narrow terminal is enough for the names.
+    widest = min(30, formatter.width // 3)
     with formatter.section(translated("Options")):
-        formatter.write_dl(own)
+        formatter.write_dl(own, widest)
     invocation = ctx.find_object(Invocation)
     if ctx.meta.get(_ALL) or (invocation is not None and invocation.program.full_help):
         with formatter.section(translated("Options of all commands")):
-            formatter.write_dl(shared)
+            formatter.write_dl(shared, widest)
     else:
-        names = [each.partition(" ")[0] for each, _ in shared]
-        short = ", ".join(dict.fromkeys("--tls-..." if each.startswith("--tls-") else each for each in names))
-        text = f"Options of all commands, which --help-all explains: {short}"
         formatter.write_paragraph()
-        lines = textwrap.fill(widened(translated(text)), formatter.width, break_on_hyphens=False)
-        formatter.write(lines + "\n")
+        formatter.write(_in_one_line([each.partition(" ")[0] for each, _ in shared], formatter.width) + "\n")
+
+
+def _in_one_line(names: Sequence[str], width: int) -> str:
+    """Name the shared options, those that most people need first, as far as one line has room."""
+    for count in range(len(names), -1, -1):
+        short = ", ".join([*names[:count], *(["..."] if count < len(names) else [])])
+        line = widened(translated(f"Shared options (--help-all): {short}"))
+        if len(line) <= width:
+            break
+    return line
+
+
+def _example(text: str, width: int, indent: str) -> str:
+    """An example that can be copied whole: a shell continues a line that ends with a backslash."""
+    wrapper = textwrap.TextWrapper(width - 2, indent, f"{indent}  ", break_long_words=False, break_on_hyphens=False)
+    lines = wrapper.wrap(text)
+    return " \\\n".join(lines) + "\n"
 
 
 def refuse(invocation: Invocation, names: Iterable[str], where: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,27 +13,28 @@ import click
 from pacs_tasks.cli import language
 from pacs_tasks.cli.commands.config import config
 from pacs_tasks.cli.commands.dead_letters import dead_letters
-from pacs_tasks.cli.commands.jobs import cancel, jobs, resume, retry, status, wait
+from pacs_tasks.cli.commands.jobs import cancel, jobs, purge, resume, retry, status, wait
 from pacs_tasks.cli.commands.processes import demo, flower, receiver, up, worker
 from pacs_tasks.cli.commands.query import query
 from pacs_tasks.cli.commands.retrieve import retrieve
 from pacs_tasks.cli.commands.transfer import echo, send, send_dir, send_file
 from pacs_tasks.cli.commands.verify import report, verify
-from pacs_tasks.cli.invocation import CommandGroup, Invocation, Program
+from pacs_tasks.cli.invocation import HELP_OPTIONS, CommandGroup, Invocation, Program
 from pacs_tasks.cli.output.exit_codes import ExitCode, advice_on, of_error
 from pacs_tasks.cli.output.terminal import SHOWN, open_streams, place_of, readable, stack_of
 from pacs_tasks.errors import PacsTasksError
+from pacs_tasks.privacy import keep_private, log_plainly
 
 logger = logging.getLogger("pacs_tasks.cli")
 
-_EPILOG = """\b
-Exit codes: 0 everything done, perhaps with warnings; 1 failed; 2 wrong usage
-or unreadable input; 3 partial; 4 PACS unreachable or association refused;
-5 cancelled; 6 not finished in time; 7 no such job.
+_EPILOG = """\
+Exit codes: 0 everything done, perhaps with warnings; 1 failed; 2 wrong usage or unreadable input; 3 partial; 4 PACS
+unreachable or association refused; 5 cancelled; 6 not finished in time; 7 no such job.
+
 Results go to stdout; progress, remarks and errors go to stderr."""
 
 
-@click.group(cls=CommandGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandGroup, epilog=_EPILOG, context_settings={"help_option_names": HELP_OPTIONS})
 @click.version_option(package_name="pacs-tasks", prog_name="pacs-tasks")
 def commands() -> None:
     """Transfer DICOM files to and from a PACS. Each transfer is a job that workers do."""
@@ -54,6 +56,7 @@ for _command in (
     verify,
     report,
     dead_letters,
+    purge,
 ):
     commands.add_command(_command)
 for _command in (worker, receiver, flower, up, demo, config):
@@ -68,6 +71,8 @@ def main(argv: Sequence[str] | None = None, program: Program | None = None) -> i
     arguments = list(sys.argv[1:] if argv is None else argv)
     program = program or Program()
     open_streams()
+    log_plainly()
+    umask = keep_private()
     language.choose()
     if language.chinese():
         from pacs_tasks.cli.chinese_help import translate_help
@@ -88,6 +93,7 @@ def main(argv: Sequence[str] | None = None, program: Program | None = None) -> i
         return _report_defect(invocation, error)
     finally:
         invocation.close()
+        os.umask(umask)
 
 
 def _check_text(arguments: Sequence[str]) -> None:
@@ -104,7 +110,7 @@ def _report_usage(invocation: Invocation, error: click.ClickException) -> int:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         click.echo(error.format_message(), err=True)
         return ExitCode.USAGE
-    message = error.format_message()
+    message = " ".join(error.format_message().split())
     invocation.terminal.complain(message)
     context = getattr(error, "ctx", None)
     if context is not None:

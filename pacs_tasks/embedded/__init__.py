@@ -44,7 +44,7 @@ def attach(settings: Settings) -> Iterator[str]:
     """
     server_kind(settings)
     places = Places.of(settings)
-    places.make()
+    places.make(settings.group_access)
     with ExitStack() as stack:
         with holding(places.start_lock, START_LIMIT) as free:
             if not free:

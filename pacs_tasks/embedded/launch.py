@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pacs_tasks.errors import ConfigurationError
-from pacs_tasks.settings import PrivateServerKind, Settings, config_file
+from pacs_tasks.settings import PrivateServerKind, Settings, config_file, unread_variables
 
 #: Options of Popen that give a process a group of its own, so that Ctrl-C reaches its starter only, which ends it.
 APART: dict[str, Any]
@@ -97,7 +97,8 @@ def worker_arguments(settings: Settings) -> list[str]:
 def environment(settings: Settings, redis_url: str | None) -> dict[str, str]:
     """Return the environment that gives a process these settings, whatever its working directory."""
     values = settings.model_dump(mode="json", exclude_none=True, exclude=_NOT_INHERITED)
-    variables = dict(os.environ)
+    # The caller has named the variables that nothing reads.
+    variables = {name: value for name, value in os.environ.items() if name not in unread_variables()}
     variables.pop("PACS_TASKS_REDIS_URL", None)
     for name, value in values.items():
         variables[f"PACS_TASKS_{name.upper()}"] = value if isinstance(value, str) else json.dumps(value)
@@ -106,6 +107,9 @@ def environment(settings: Settings, redis_url: str | None) -> dict[str, str]:
         variables["PACS_TASKS_RECEIVER_DIR"] = str(settings.received)
     if (file := config_file()) is not None:
         variables["PACS_TASKS_CONFIG"] = str(file.absolute())
+    for name in ("PACS_TASKS_REDIS_CA", "PACS_TASKS_REDIS_CERT", "PACS_TASKS_REDIS_KEY"):
+        # The address has them where it needs them; the private server is on this machine.
+        variables.pop(name, None)
     if redis_url is not None:
         variables["PACS_TASKS_REDIS_URL"] = redis_url
     # dicom_pacs_transfer.py also runs from a checkout that is not installed. Its processes must find the package.

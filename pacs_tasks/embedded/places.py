@@ -35,6 +35,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pacs_tasks.errors import ConfigurationError
+from pacs_tasks.privacy import LOG_LIMIT, GroupAccess, directory_mode
 from pacs_tasks.settings import Settings
 
 #: Seconds between two attempts at a lock that another process holds.
@@ -138,8 +139,6 @@ def holding(path: Path, timeout: float) -> Iterator[bool]:
         yield lock.acquire(timeout=timeout)
 
 
-#: The contents of a log file beyond this many bytes move to ``<name>.1``.
-LOG_LIMIT = 10 * 1024 * 1024
 _ATTEMPTS = 50
 
 
@@ -198,11 +197,11 @@ class Places:
         """Return the log file of ``supervisor``, ``server`` or ``worker``."""
         return self.data_dir / "log" / f"{name}.log"
 
-    def make(self) -> None:
+    def make(self, access: GroupAccess = "none") -> None:
         """Create the directories.
 
-        Only its owner can read a new ``data_dir``. An existing one keeps its mode, since others may use it too. The
-        private directories in it always have mode 0700.
+        Only its owner can read a new ``data_dir``, and its group with ``access``. An existing one keeps its mode, since
+        others may use it too. The private directories in it always have mode 0700.
 
         Raises
         ------
@@ -210,7 +209,7 @@ class Places:
             If they cannot be created.
         """
         try:
-            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.data_dir.mkdir(mode=directory_mode(access), parents=True, exist_ok=True)
             for path in (self.private, self.server_dir, self.attached_dir, self.data_dir / "log"):
                 path.mkdir(mode=0o700, exist_ok=True)
                 path.chmod(0o700)
@@ -293,5 +292,7 @@ class Places:
             # The disk may be full, or the directory was removed.
             with contextlib.suppress(OSError):
                 if path.stat().st_size > LOG_LIMIT:
-                    shutil.copyfile(path, path.with_name(f"{path.name}.1"))
+                    old = path.with_name(f"{path.name}.1")
+                    shutil.copyfile(path, old)
+                    old.chmod(0o600)
                     os.truncate(path, 0)

@@ -34,6 +34,7 @@ from pacs_tasks.embedded.launch import (
 from pacs_tasks.embedded.places import Lock, Places, State, holder, is_held
 from pacs_tasks.errors import ConfigurationError, PacsTasksError
 from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.privacy import keep_private
 from pacs_tasks.settings import PrivateServerKind, Settings, load
 
 logger = logging.getLogger(__name__)
@@ -382,8 +383,9 @@ def main() -> int:
     """Run the supervisor of the ``data_dir`` of the settings in a process of its own."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr)
     settings = load()
+    keep_private(settings.group_access)
     places = Places.of(settings)
-    places.make()
+    places.make(settings.group_access)
     places.rotate()
     # Never closed: it ends with the process, so that a free lock means that we have ended.
     lock = Lock(places.supervisor_lock)

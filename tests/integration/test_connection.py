@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -10,11 +11,15 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from pacs_tasks.connection import connect, place_of
 from pacs_tasks.errors import BrokerSettingError, BrokerUnavailableError
 from pacs_tasks.settings import check_redis_url
 from tests.support.redis_server import RedisServer, redis_server
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -93,7 +98,7 @@ def test_the_address_is_shown_without_its_secrets() -> None:
 @pytest.mark.parametrize(
     ("settings", "said", "kind"),
     [
-        (["--replicaof", "127.0.0.1 1"], "read-only replica", BrokerUnavailableError),
+        (["--replicaof", "127.0.0.1 1"], "read-only replica", BrokerSettingError),
         (["--maxmemory", "1"], r"full \(maxmemory\)", BrokerUnavailableError),
         (["--min-replicas-to-write", "1"], "accepts no data at present", BrokerUnavailableError),
         (["--requirepass", "secret"], "rejected the password.*percent-encoded", BrokerSettingError),
@@ -115,6 +120,49 @@ def test_a_redis_that_cannot_be_written_is_one_sentence(
             with pytest.raises(BrokerUnavailableError, match=said) as raised:
                 write(*command)
             assert type(raised.value) is kind
+
+
+def test_a_redis_that_cannot_save_is_one_sentence(tmp_path: Path) -> None:
+    """Such as one whose disk is full: it refuses to write after a snapshot that failed (MISCONF)."""
+    (place := tmp_path / "dump").mkdir()
+    more = ["--dir", str(place), "--save", "3600 1", "--stop-writes-on-bgsave-error", "yes"]
+    with redis_server(tmp_path, more=more) as server, redis.Redis(port=server.port) as direct:
+        place.rmdir()
+        direct.bgsave()
+        wait_until(lambda: direct.info("persistence")["rdb_last_bgsave_status"] == "err", 10, "the snapshot to fail")
+        with pytest.raises(
+            BrokerUnavailableError, match=r"accepts no data at present \(MISCONF [^.]*\). Read"
+        ) as raised:
+            connect(server.url(), 3)
+    assert type(raised.value) is BrokerUnavailableError
+
+
+def test_a_redis_that_loads_its_data_is_one_sentence(tmp_path: Path) -> None:
+    """It answers LOADING to everything, also to the first ping."""
+    more = ["--enable-debug-command", "yes", "--loading-process-events-interval-bytes", "1024"]
+    with redis_server(tmp_path, more=more) as server, redis.Redis(port=server.port) as direct:
+        for number in range(100):
+            direct.set(str(number), f"{number}" * 1000)
+        direct.config_set("key-load-delay", 100_000)
+        loading = threading.Thread(target=_reload, args=[server.port])
+        loading.start()
+
+        def said() -> str:
+            try:
+                connect(server.url(), 3).close()
+            except BrokerUnavailableError as error:
+                return error.message if type(error) is BrokerUnavailableError else ""
+            return ""
+
+        assert "is still loading its data. Try again" in wait_until(said, 10, "the Redis to load its data")
+        server.process.kill()
+        loading.join(10)
+
+
+def _reload(port: int) -> None:
+    """Have a server load its data again; this waits until it is killed."""
+    with contextlib.suppress(redis.RedisError), redis.Redis(port=port, retry=Retry(NoBackoff(), 0)) as client:
+        client.execute_command("DEBUG", "RELOAD")
 
 
 def test_a_redis_that_is_not_there_is_told_at_once() -> None:

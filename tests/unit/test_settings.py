@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from pacs_tasks.ae import RemoteAE
+from pacs_tasks.embedded.launch import environment
 from pacs_tasks.errors import ConfigurationError
-from pacs_tasks.settings import load
+from pacs_tasks.settings import load, remark_on_variables
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +61,47 @@ def test_a_misspelt_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str
         return
     with pytest.raises(ConfigurationError, match=f"no setting {name.upper()}. Set PACS_TASKS_{meant} instead"):
         load()
+
+
+def test_variables_that_nothing_reads_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they are written. Those of docker-compose.yml are read there, and empty ones count as unset."""
+    monkeypatch.setenv("PACS_TASKS_SOMETHING", "1")
+    monkeypatch.setenv("pacs_tasks_x", "1")
+    monkeypatch.setenv("PACS_TASKS_EMPTY", "")
+    monkeypatch.setenv("PACS_TASKS_REDIS_PASSWORD", "secret")
+    said = remark_on_variables()
+    if sys.platform != "win32":
+        assert said.startswith("There is no setting PACS_TASKS_SOMETHING, pacs_tasks_x. Correct")
+    assert "secret" not in said
+    # A process that this one starts would name them once more.
+    assert "PACS_TASKS_SOMETHING" not in environment(load(), None)
+
+
+@pytest.mark.parametrize(
+    ("login", "address", "refused"),
+    [
+        *[
+            (login, "0.0.0.0", True)
+            for login in ("me:secret", "me:password1234", "pacs:PacsPacs2024", "me:aaaaaaaaaaaaaa")
+        ],
+        *[(login, "::", True) for login in ("archive:archive-2024", "me:123456789012", "me:Flower-Admin-1")],
+        *[
+            ("me:secret", address, False)
+            for address in ("127.0.0.1", "127.1.2.3", "::1", "localhost", "::ffff:127.0.0.1")
+        ],
+        *[("me:secret", address, True) for address in ("10.0.0.1", "fe80::1", "flower.hospital.example")],
+        *[(login, "10.0.0.1", False) for login in ("me:tall-otter-92-lamp", "me:x7Gh2kPq9wLm", "pacs:6-Bäume-vor-Ort")],
+    ],
+)
+def test_flower_refuses_a_weak_password_where_others_reach_it(login: str, address: str, *, refused: bool) -> None:
+    """They could try passwords. On this machine's own address, any will do."""
+    config = load(flower_basic_auth=login, flower_address=address)
+    if not refused:
+        assert config.flower_login() == login
+        return
+    with pytest.raises(ConfigurationError, match="too weak") as raised:
+        config.flower_login()
+    assert login.partition(":")[2] not in str(raised.value)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="it is a path of this machine there")

@@ -30,7 +30,8 @@ from pacs_tasks.dimse.scp.storage_scp import listen
 from pacs_tasks.dimse.upper_layer.tls import called_context
 from pacs_tasks.errors import ConfigurationError, PacsTasksError
 from pacs_tasks.fleet.receivers import LIFETIME, MARKER, Receiver, announce, withdraw
-from pacs_tasks.settings import Settings, load
+from pacs_tasks.privacy import directory_mode, keep_private, log_plainly
+from pacs_tasks.settings import Settings, load, remark_on_variables
 from workers.receiver.callers import describe
 from workers.receiver.cleanup import Cleanup
 from workers.receiver.reception import FORMAT, STOP_LIMIT, receive
@@ -246,8 +247,7 @@ def serve(config: Settings, redis_url: str, ending: threading.Event) -> None:
         # Each process reads the certificate itself; this check reports an error once.
         called_context(config.receiver_tls)
     if config.receiver_dir is None:
-        # Instances are patient data, so only the owner may read a new data directory.
-        config.data_dir.expanduser().mkdir(mode=0o700, parents=True, exist_ok=True)
+        config.data_dir.expanduser().mkdir(mode=directory_mode(config.group_access), parents=True, exist_ok=True)
     directory = config.received
     token = mark(directory)
     listener = _bound(config)
@@ -286,12 +286,16 @@ def serve(config: Settings, redis_url: str, ending: threading.Event) -> None:
 
 def main() -> int:
     """Run the receiver of this machine until SIGTERM or SIGINT; return the exit code."""
+    log_plainly()
     logging.basicConfig(format=FORMAT, level=logging.INFO, stream=sys.stderr)
     ending = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ending.set())
     try:
         config = load()
+        keep_private(config.group_access)
+        if remark := remark_on_variables():
+            logger.warning("%s", remark)
         with contextlib.ExitStack() as stack:
             url = config.redis_url or stack.enter_context(embedded.attach(config))
             serve(config, url, ending)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING
 
 import click
 
-from pacs_tasks.cli.input.values import Seconds, WholeNumber
+from pacs_tasks.cli.input.values import Age, Seconds, WholeNumber
 from pacs_tasks.cli.invocation import ADDRESS, Invocation, command
 from pacs_tasks.cli.output.exit_codes import ExitCode, of_error
+from pacs_tasks.cli.output.terminal import counted
 from pacs_tasks.errors import JobNotFoundError, JobNotReadyError, PacsTasksError
 
 if TYPE_CHECKING:
@@ -170,6 +172,44 @@ def resume(invocation: Invocation, job_id: str) -> int:
         job.resume()
         logger.info("job %s: enqueued again for what has no outcome", job.id)
         return begin(invocation, job, job.request())
+
+
+@command("purge", "pacs-tasks purge 1f3870be", "pacs-tasks purge --older-than 30d", without=(*ADDRESS, "detach"))
+@click.argument("job_ids", nargs=-1, metavar="[ID]...")
+@click.option(
+    "--older-than",
+    "age",
+    type=Age(),
+    help="Delete the jobs that ended longer ago than this, such as 30d, 2w, 12h or 90m.",
+)
+def purge(invocation: Invocation, job_ids: tuple[str, ...], age: float | None) -> int:
+    """Delete the records of jobs that have ended, in Redis and in its append-only file. DICOM files stay."""
+    from pacs_tasks.cli.running import find_job
+    from pacs_tasks.client import PacsClient
+    from pacs_tasks.ledger.purge import ended_before, purge_all, rewrite_file
+
+    if bool(job_ids) == (age is not None):
+        raise click.UsageError("Name jobs by their ids, or all that are old with --older-than.")
+    terminal = invocation.terminal
+    with PacsClient(config=invocation.settings) as client:
+        ledger = client.ledger
+        named = [find_job(invocation, client, each).id for each in job_ids]
+        purged = purge_all(ledger, dict.fromkeys(named) if age is None else ended_before(ledger, time.time() - age))
+        logger.info("purged %d jobs", len(purged))
+        why = rewrite_file(ledger.client) if purged else ""
+    left = [each for each in dict.fromkeys(named) if each not in purged]
+    if terminal.json:
+        document = {"purged": purged, "unfinished": left, "append_only_file": why or "rewritten"}
+        terminal.document({**document, "exit_code": ExitCode.USAGE if left else ExitCode.DONE})
+    terminal.say(f"{counted(len(purged), 'job')} purged." if purged else "There was nothing to purge.")
+    if left:
+        terminal.complain(f"{', '.join(left)}: this job has not ended. Cancel it first, or wait for its end.")
+    if why:
+        terminal.say(
+            f"Redis may keep them in its append-only file until it rewrites that file ({why.rstrip('.')}). Run "
+            "BGREWRITEAOF as a user of Redis who may."
+        )
+    return ExitCode.USAGE if left else ExitCode.DONE
 
 
 def _cancel(job: Job, *, detach: bool) -> Progress:

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from pacs_tasks.cli.input.values import CHARSET, Key, StudyDate, UIDs, WholeNumber
-from pacs_tasks.cli.invocation import Invocation, command, refuse, root_option, transfer_options
+from pacs_tasks.cli.input.values import CHARSET, Key, Private, StudyDate, UIDs, WholeNumber
+from pacs_tasks.cli.invocation import Invocation, command, excel_option, refuse, root_option, transfer_options
 from pacs_tasks.errors import InvalidRequestError
 
 
@@ -20,15 +20,26 @@ from pacs_tasks.errors import InvalidRequestError
     "pacs-tasks query --study-date 20230101- --split-dates --json",
     "pacs-tasks query --worklist --study-date 20240115 --modality CT",
 )
-@click.option("--patient-id", metavar="ID", help="Match this Patient ID. * and ? match any characters.")
-@click.option("--patient-name", metavar="NAME", help="Match this name, as FAMILY^GIVEN. * and ? match any characters.")
+@click.option(
+    "--patient-id",
+    type=Private(),
+    metavar="ID",
+    help="Match this Patient ID. * and ? match any characters. Write - for stdin or @FILE for a file, also for names "
+    "and numbers, since every user of this machine can read a command line.",
+)
+@click.option(
+    "--patient-name",
+    type=Private(),
+    metavar="NAME",
+    help="Match this name, as FAMILY^GIVEN. * and ? match any characters.",
+)
 @click.option(
     "--study-date",
     type=StudyDate(),
     help="Match a day or a range of days, which may be open at either end: 20230131, 2023-01-01..2023-12-31, today, "
     "yesterday, -7d. In a worklist, this is the scheduled date.",
 )
-@click.option("--accession-number", metavar="NUMBER", help="Match this accession number.")
+@click.option("--accession-number", type=Private(), metavar="NUMBER", help="Match this accession number.")
 @click.option(
     "--modality", metavar="MODALITY", help="Match this modality, such as CT, of a series or of any series of a study."
 )
@@ -89,8 +100,9 @@ from pacs_tasks.errors import InvalidRequestError
     show_default=True,
     help="Print matches in this format. json is the same as --json; jsonl is one object a line.",
 )
+@excel_option
 @transfer_options
-def query(invocation: Invocation, *, output_format: str, batch: str | None, **options: Any) -> int:
+def query(invocation: Invocation, *, output_format: str, excel: bool, batch: str | None, **options: Any) -> int:
     """Find patients, studies, series, instances or scheduled procedures in the PACS (C-FIND)."""
     from pacs_tasks.cli.input.keys import batch_request
     from pacs_tasks.cli.running import run
@@ -101,6 +113,9 @@ def query(invocation: Invocation, *, output_format: str, batch: str | None, **op
         refuse(invocation, ["output_format"], "beside --json")
     terminal.json = terminal.json or output_format == "json"
     terminal.csv = output_format == "csv" and not terminal.json
+    terminal.excel = excel
+    if not terminal.csv:
+        refuse(invocation, ["excel"], "without --format csv")
     terminal.jsonl = output_format == "jsonl" and not terminal.json
     fields = _fields(**options)
     if batch is not None:

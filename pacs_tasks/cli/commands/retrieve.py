@@ -54,7 +54,8 @@ _BESIDE_A_STUDY = ("AccessionNumber", "PatientID")
     "--patient-id",
     type=PATIENT_ID,
     metavar="ID",
-    help="Retrieve all studies of the patient with this Patient ID, or only those that other options name.",
+    help="Retrieve all studies of the patient with this Patient ID, or only those that other options name. Write - "
+    "for stdin or @FILE for a file, since every user of this machine can read a command line.",
 )
 @click.option(
     "--batch",

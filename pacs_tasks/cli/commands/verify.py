@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from pacs_tasks.cli.input.values import Seconds
-from pacs_tasks.cli.invocation import ADDRESS, Invocation, command, refuse, root_option
+from pacs_tasks.cli.invocation import ADDRESS, Invocation, command, excel_option, refuse, root_option
 from pacs_tasks.cli.output.exit_codes import ExitCode
 
 
@@ -66,22 +66,28 @@ def verify(invocation: Invocation, job_id: str, commit: bool, patience: float | 
     show_default=True,
     help="Write a JSON object on each line, or CSV.",
 )
+@excel_option
 @click.option("--output", metavar="FILE", show_default="stdout", help="Write the receipts to this file.")
-def report(invocation: Invocation, job_id: str, output_format: str, output: str | None) -> int:
+def report(invocation: Invocation, job_id: str, output_format: str, excel: bool, output: str | None) -> int:
     """Write a receipt for each file or instance of a job that sends or retrieves."""
     from pacs_tasks.cli.output.receipts import write_receipts
     from pacs_tasks.cli.running import open_job
     from pacs_tasks.ledger.receipts import WITH_RECEIPTS
 
     terminal = invocation.terminal
+    terminal.excel = excel
+    if output_format != "csv":
+        refuse(invocation, ["excel"], "without --format csv")
     if terminal.json and output is None:
         raise click.UsageError("Receipts are many lines, not one JSON document. Name a file for them with --output.")
     with open_job(invocation, job_id, WITH_RECEIPTS) as job:
         count = write_receipts(job.receipts(), output_format, output, terminal)
+    if not count:
+        terminal.say(f"There are no receipts: job {job.id} has not recorded the outcome of any file or instance.")
     if output is None:
         return ExitCode.DONE
     if terminal.json:
         terminal.document({"job_id": job.id, "receipts": count, "output": output, "exit_code": ExitCode.DONE})
-    else:
+    elif count:
         terminal.say(f"1 receipt in {output}." if count == 1 else f"{count} receipts in {output}.")
     return ExitCode.DONE

@@ -10,13 +10,14 @@ import csv
 import difflib
 import io
 import sys
+import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from pacs_tasks.cli.output.terminal import counted, plain, readable
+from pacs_tasks.cli.output.terminal import counted, readable
 from pacs_tasks.errors import InvalidRequestError, UnreadableInputError
 from pacs_tasks.request import Selection, build
 
@@ -88,7 +89,8 @@ def read(path: str, known: Collection[str], *, spare: Callable[[str], bool] = la
     return Rows(rows, [cell for cell, name in zip(header, columns, strict=True) if not name])
 
 
-def _opened(path: str) -> AbstractContextManager[BinaryIO]:
+def opened(path: str) -> AbstractContextManager[BinaryIO]:
+    """Open a file to read, or stdin for ``-``."""
     if path == STDIN:
         return nullcontext(getattr(sys.stdin, "buffer", io.BytesIO()))
     return Path(path).expanduser().open("rb")
@@ -96,7 +98,7 @@ def _opened(path: str) -> AbstractContextManager[BinaryIO]:
 
 def _text(path: str, shown: str) -> str:
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             content = file.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "not a possible name of a file"
@@ -143,7 +145,7 @@ def _lines(text: str, shown: str) -> Iterator[tuple[int, list[str]]]:
 def _check_characters(number: int, cells: list[str], shown: str) -> None:
     """Reject a line with a control character in a cell."""
     for column, cell in enumerate(cells, 1):
-        if not cell.isprintable() and plain(cell) != cell:
+        if not cell.isprintable() and any(unicodedata.category(each) == "Cc" for each in cell):
             raise InvalidRequestError(
                 f"Line {number} has a line break or another control character in cell {column}. Remove it.",
                 shown,

@@ -6,6 +6,7 @@ Declaring an option must not import pydantic, so a type imports its rule when it
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,17 +17,73 @@ from pacs_tasks.cli.input.dates import as_dicom
 from pacs_tasks.cli.output.terminal import readable
 from pacs_tasks.errors import UnreadableInputError
 
+_AGE = re.compile(r"(\d{1,9})([smhdw])")
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}
+#: The longest value that a file for one option may have, in bytes.
+_LONGEST = 10_000
+
+
+def from_elsewhere(value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+    """Read a value that other users of this machine must not see in the list of processes.
+
+    ``-`` is the line on stdin, ``@FILE`` the line in a file; anything else is the value itself, and ``@@`` begins one
+    with ``@``.
+
+    Raises
+    ------
+    click.BadParameter
+        If it cannot be read, or is not one line of text.
+    """
+    if value.startswith("@@"):
+        return value[1:]
+    if value != "-" and not value.startswith("@"):
+        return value
+    from pacs_tasks.cli.input.batch_file import STDIN, opened
+
+    try:
+        with opened(STDIN if value == "-" else value[1:]) as file:
+            lines = file.read(_LONGEST).decode("utf-8-sig").split("\n")
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise click.BadParameter(
+            f"{value!r} cannot be read ({why}). Write - for stdin, @FILE for a file, or @@ for a value that begins "
+            "with @.",
+            ctx,
+            param,
+        ) from None
+    lines = [line.strip() for line in lines if line.strip()]
+    if len(lines) != 1:
+        raise click.BadParameter(
+            f"{value!r} has {len(lines)} lines instead of one. Use --batch for several values.", ctx, param
+        )
+    return lines[0]
+
+
+class Private(click.ParamType[str]):
+    """Patient data, which may come from stdin or a file."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return from_elsewhere(str(value), param, ctx)
+
 
 class Checked(click.ParamType[str]):
-    """Text that a rule of the requests or settings checks, so that a wrong value is wrong usage."""
+    """Text that a rule of the requests or settings checks, so that a wrong value is wrong usage.
 
-    def __init__(self, name: str, rule: Callable[[], Any]) -> None:
+    With ``private``, the text may come from stdin or a file.
+    """
+
+    def __init__(self, name: str, rule: Callable[[], Any], *, private: bool = False) -> None:
         self.name = name
         self._rule = rule
+        self._private = private
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if param is not None and value == param.default:
             return str(value)
+        if self._private:
+            value = from_elsewhere(str(value), param, ctx)
         from pydantic import TypeAdapter, ValidationError
 
         try:
@@ -76,7 +133,19 @@ class Key(click.ParamType[tuple[str, str]]):
                 param,
                 ctx,
             )
-        return keyword, wanted
+        return keyword, from_elsewhere(wanted, param, ctx)
+
+
+class Age(click.ParamType[float]):
+    """A time in seconds, minutes, hours, days or weeks."""
+
+    name = "AGE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = _AGE.fullmatch(str(value).strip().lower())
+        if found is None:
+            self.fail(f"{value!r} is not an age. Write a number with its unit: 30d, 2w, 12h, 90m or 45s.", param, ctx)
+        return int(found[1]) * _UNITS[found[2]]
 
 
 class UIDs(click.ParamType[tuple[str, ...]]):
@@ -116,8 +185,8 @@ FILE_NAME = Checked("file", lambda: _ae().FileName)
 SERVER_NAME = Checked("host", lambda: _ae().ServerName)
 CHARSET = Checked("character set", lambda: _ae().Charset)
 UID = Checked("UID", lambda: _request().UID)
-ACCESSION_NUMBER = Checked("accession number", lambda: _request().AccessionNumber)
-PATIENT_ID = Checked("Patient ID", lambda: _request().PatientID)
+ACCESSION_NUMBER = Checked("accession number", lambda: _request().AccessionNumber, private=True)
+PATIENT_ID = Checked("Patient ID", lambda: _request().PatientID, private=True)
 LAYOUT = Checked("layout", _layout)
 
 

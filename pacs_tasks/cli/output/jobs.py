@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Self
 
 from pacs_tasks.cli.language import translated
-from pacs_tasks.cli.output.terminal import Fact, Table, Terminal, duration, plain, size, when
+from pacs_tasks.cli.output.terminal import Fact, Table, Terminal, duration, size, when
 from pacs_tasks.cli.output.view import command_of, count_facts, done_of, positive
 from pacs_tasks.fleet.remotes import Associations
 from pacs_tasks.outcome import Counters, JobState, Progress
+from pacs_tasks.privacy import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +27,9 @@ def job_document(progress: Progress) -> dict[str, Any]:
 def job_table(jobs: Iterable[Progress]) -> Table:
     """One row for each job."""
     table = Table(
-        "Job", "Command", "State", "Done", "Failed", "Remote", "Created", "Duration", whole=[0], spare=[7, 6, 5]
+        *("Job", "Command", "State", "Done", "Failed", "Remote", "Created", "Duration"),
+        whole=[0, 3, 7],
+        spare=[7, 6, 5],
     )
     for job in jobs:
         counters = job.counters
@@ -45,7 +48,7 @@ def job_table(jobs: Iterable[Progress]) -> Table:
 
 def association_table(remotes: Iterable[Associations]) -> Table:
     """One row for each remote with associations in use."""
-    table = Table("Remote", "Associations")
+    table = Table("Remote", "Associations", whole=[1])
     for each in remotes:
         table.add(plain(each.remote), translated(in_use(each)))
     return table
@@ -199,7 +202,7 @@ class LiveView(View):
             self._bar.start()
         self._bar.update(
             self._bar.task_ids[0],
-            description=f"{self._title}: {translated(_state(progress))}",
+            description=plain(f"{self._title}: {translated(_state(progress))}"),
             total=counters.since(progress.earlier).total or None,
             completed=counters.since(progress.earlier).recorded,
             speed=f"{size(speed)}/s" if counters.bytes else "",
@@ -215,7 +218,8 @@ def _new_bar(console: Console | None) -> Bar:
     console = console or Console(stderr=True, highlight=False, emoji=False)
     return progress.Progress(
         progress.SpinnerColumn(),
-        progress.TextColumn("{task.description}"),
+        # A reason is not markup, whatever brackets it has.
+        progress.TextColumn("{task.description}", markup=False),
         # On a narrow terminal the bar gives way to the figures.
         *([progress.BarColumn()] if console.width >= _ROOM_FOR_A_BAR else []),
         progress.MofNCompleteColumn(),

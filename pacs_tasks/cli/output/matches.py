@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydicom.datadict import dictionary_description, dictionary_has_tag, tag_for_keyword
 
-from pacs_tasks.cli.output.terminal import Table, plain
+from pacs_tasks.cli.output.terminal import Table
+from pacs_tasks.privacy import plain
 from pacs_tasks.request import Level, QueryModel
 from pacs_tasks.request.find import place_of
 
@@ -95,16 +94,13 @@ def new_match_table(columns: Sequence[str], before: Sequence[str] = ()) -> Table
     return Table(*before, *map(_heading, columns), whole=whole)
 
 
-def csv_of(
-    matches: Sequence[Mapping[str, Any]], level: Level, keys: Iterable[str] = (), model: QueryModel | None = None
-) -> str:
-    """Matches as CSV (RFC 4180): a line of keywords, then one line for each match."""
+def match_rows(
+    matches: Iterable[Mapping[str, Any]], level: Level, keys: Iterable[str] = (), model: QueryModel | None = None
+) -> Iterator[Sequence[str]]:
+    """A row of keywords, then one for each match."""
     columns = columns_of(level, keys, model)
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(columns)
-    writer.writerows([text_of(match, column) for column in columns] for match in matches)
-    return text.getvalue()
+    yield columns
+    yield from ([text_of(match, column) for column in columns] for match in matches)
 
 
 def text_of(match: Mapping[str, Any], key: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pacs_tasks.cli.language import translated
 from pacs_tasks.cli.output.exit_codes import Advice
 from pacs_tasks.cli.output.query import BatchView, QueryView
-from pacs_tasks.cli.output.terminal import STYLES, Fact, duration, plain
+from pacs_tasks.cli.output.terminal import STYLES, Fact, duration
 from pacs_tasks.cli.output.transfer import CommitmentView, PreflightView, RetrieveView, SendView, VerificationView
 from pacs_tasks.cli.output.view import View, positive
 from pacs_tasks.outcome import EchoOutcome, MoveOutcome, Outcome
@@ -42,7 +42,7 @@ class EchoView(View[EchoRequest, EchoOutcome]):
 
     def summarise(self, terminal: Terminal) -> None:
         outcome = self.outcome
-        answer = f"{self.request.remote} answered in {outcome.seconds * 1000:.0f} ms: {plain(str(outcome.status))}"
+        answer = f"{self.request.remote} answered in {outcome.seconds * 1000:.0f} ms: {outcome.status}"
         terminal.line(translated(answer), STYLES[outcome.category])
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import unicodedata
 from collections import Counter
@@ -11,10 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from pacs_tasks.cli.output.terminal import counted, duration, plain, sentence
+from pacs_tasks.cli.output.terminal import counted, duration, sentence
 from pacs_tasks.cli.output.transfer import TransferView
 from pacs_tasks.cli.output.view import View, reason_of
 from pacs_tasks.outcome import Category, Doubt, FindOutcome, InstanceCategory, StatusCategory
+from pacs_tasks.privacy import plain
 from pacs_tasks.request import FindBatchRequest, FindRequest
 
 if TYPE_CHECKING:
@@ -85,14 +84,14 @@ class QueryView(View[FindRequest, FindOutcome]):
 
     def summarise(self, terminal: Terminal) -> None:
         # The data dictionary, which names the columns, takes as long to import as a whole echo.
-        from pacs_tasks.cli.output.matches import csv_of, match_table
+        from pacs_tasks.cli.output.matches import match_rows, match_table
 
         matches, request = self.outcome.matches, self.request
         if terminal.csv:
-            terminal.write(csv_of(matches, request.level, request.keys, request.model))
+            terminal.rows(match_rows(matches, request.level, request.keys, request.model))
         elif terminal.jsonl:
             for match in matches:
-                terminal.line(json.dumps({"match": match}, ensure_ascii=False))
+                terminal.json_text(json.dumps({"match": match}, ensure_ascii=False) + "\n")
         elif matches:
             terminal.table(match_table(matches, request.level, request.keys, request.model))
         # A failed query has nothing else to show.
@@ -137,7 +136,8 @@ class BatchView(TransferView[FindBatchRequest]):
         answers = tally.count(self.job.matches())
         if terminal.jsonl:
             for answer in answers:
-                terminal.write("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in _json_lines(answer)))
+                lines = (json.dumps(each, ensure_ascii=False) + "\n" for each in _json_lines(answer))
+                terminal.json_text("".join(lines))
         elif terminal.csv:
             self._write_csv(terminal, answers)
         else:
@@ -150,27 +150,27 @@ class BatchView(TransferView[FindBatchRequest]):
 
     def write_document(self, terminal: Terminal, document: Mapping[str, Any]) -> None:
         """Write the document and its rows, of which few are in memory at once."""
-        terminal.write(json.dumps(document, ensure_ascii=False, indent=2).removesuffix("\n}") + ',\n  "rows": [')
+        head = json.dumps(document, ensure_ascii=False, indent=2).removesuffix("\n}")
+        terminal.json_text(f'{head},\n  "rows": [')
         separator = "\n    "
         for answer in self.job.matches():
             row = {"row": answer.row, "category": _category_of(answer), "matches": answer.matches, **_reason(answer)}
-            terminal.write(separator + json.dumps(row, ensure_ascii=False))
+            terminal.json_text(separator + json.dumps(row, ensure_ascii=False))
             separator = ",\n    "
-        terminal.write("\n  ]\n}\n")
+        terminal.json_text("\n  ]\n}\n")
 
     def _write_csv(self, terminal: Terminal, answers: Iterable[RowAnswer]) -> None:
-        """RFC 4180: a line of keywords, then a line for each match, each with the number of its row."""
+        """A line of keywords, then a line for each match, each with the number of its row."""
         from pacs_tasks.cli.output.matches import text_of
 
         columns = self._columns()
-        terminal.write(_csv([("row", *columns)]))
+        terminal.rows([("row", *columns)])
         for _, chunk in groupby(enumerate(answers), key=lambda numbered: numbered[0] // 100):
-            lines = (
+            terminal.rows(
                 (answer.row, *(text_of(match, each) for each in columns))
                 for _, answer in chunk
                 for match in answer.matches
             )
-            terminal.write(_csv(lines))
 
     def _show_table(self, terminal: Terminal, answers: Iterable[RowAnswer]) -> None:
         from pacs_tasks.cli.output.matches import new_match_table, text_of
@@ -245,9 +245,3 @@ def _json_lines(answer: RowAnswer) -> Iterator[dict[str, Any]]:
     """An object for each match of a row, or one that shows that the row has none."""
     common = {"row": answer.row, "category": _category_of(answer), **_reason(answer)}
     yield from ({**common, "match": match} for match in answer.matches or (None,))
-
-
-def _csv(lines: Iterable[Iterable[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text).writerows(lines)
-    return text.getvalue()

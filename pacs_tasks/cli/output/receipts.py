@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import secrets
@@ -12,6 +10,7 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
+from pacs_tasks.cli.output.sheet import BOM, csv_lines
 from pacs_tasks.cli.output.terminal import Terminal
 from pacs_tasks.errors import PacsTasksError
 from pacs_tasks.ledger.receipts import Receipt
@@ -43,36 +42,40 @@ def write_receipts(receipts: Iterable[Receipt], output_format: str, output: str 
             count += 1
             yield receipt
 
-    lines = _csv(counted()) if output_format == "csv" else _json_lines(counted())
-    if output is None:
-        _write(lines, terminal.write)
+    all_receipts = counted()
+    chunks = iter(lambda: list(islice(all_receipts, _CHUNK)), [])
+    if output_format == "csv":
+        _write_csv(chunks, output, terminal)
+    elif output is None:
+        for chunk in chunks:
+            terminal.json_text(_json_lines(chunk))
     else:
         with _file(output) as write:
-            _write(lines, write)
+            for chunk in chunks:
+                write(_json_lines(chunk))
     return count
 
 
-def _json_lines(receipts: Iterable[Receipt]) -> Iterator[str]:
-    for receipt in receipts:
-        yield json.dumps(receipt.model_dump(), ensure_ascii=False) + "\n"
+def _json_lines(receipts: Iterable[Receipt]) -> str:
+    return "".join(json.dumps(receipt.model_dump(), ensure_ascii=False) + "\n" for receipt in receipts)
 
 
-def _csv(receipts: Iterable[Receipt]) -> Iterator[str]:
-    """RFC 4180: a line of names, then one line for each receipt."""
-    yield _csv_line(Receipt.model_fields)
-    for receipt in receipts:
-        yield _csv_line(receipt.model_dump().values())
+def _write_csv(chunks: Iterable[list[Receipt]], output: str | None, terminal: Terminal) -> None:
+    """Write a line of names, then one for each receipt."""
 
+    def rows() -> Iterator[list[Iterable[object]]]:
+        yield [Receipt.model_fields]
+        for chunk in chunks:
+            yield [each.model_dump().values() for each in chunk]
 
-def _csv_line(cells: Iterable[object]) -> str:
-    text = io.StringIO()
-    csv.writer(text).writerow(cells)
-    return text.getvalue()
-
-
-def _write(lines: Iterator[str], write: Write) -> None:
-    while chunk := "".join(islice(lines, _CHUNK)):
-        write(chunk)
+    if output is None:
+        for each in rows():
+            terminal.rows(each)
+        return
+    with _file(output) as write:
+        write(BOM if terminal.excel else "")
+        for each in rows():
+            write(csv_lines(each, excel=terminal.excel))
 
 
 @contextmanager

@@ -12,14 +12,15 @@ import logging
 import os
 import sys
 import traceback
-import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from pacs_tasks.cli.language import translated, widened, words
+from pacs_tasks.cli.output.sheet import BOM, csv_lines
 from pacs_tasks.errors import ConfigurationError, PacsTasksError
+from pacs_tasks.privacy import plain, rotate
 
 #: Columns of a table that goes to a pipe or a file. Each row stays one line, so that ``grep`` finds all of it.
 _UNLIMITED = 100_000
@@ -28,11 +29,6 @@ _CODES = {"bold": 1, "red": 31, "green": 32, "yellow": 33}
 
 #: The style of each category of an outcome.
 STYLES = {"success": "green", "warning": "yellow", "partial": "yellow", "failed": "red", "cancelled": "yellow"}
-
-
-def plain(text: str) -> str:
-    """Replace control characters by spaces, so that text of a remote cannot control the terminal."""
-    return "".join(" " if unicodedata.category(character) == "Cc" else character for character in text)
 
 
 def readable(text: str) -> str:
@@ -101,10 +97,12 @@ class Table:
         self.headings = tuple(map(translated, headings))
         self.whole = whole
         self.spare = spare
-        self.rows: list[tuple[Cell | str, ...]] = []
+        self.rows: list[tuple[Cell, ...]] = []
 
     def add(self, *cells: Cell | str) -> None:
-        self.rows.append(cells)
+        """Add a row. Lines of a cell are lines of the table; text of others has none (see :func:`plain`)."""
+        texts = [Cell(cell) if isinstance(cell, str) else cell for cell in cells]
+        self.rows.append(tuple(Cell("\n".join(map(plain, each.text.split("\n"))), each.style) for each in texts))
 
 
 def is_coloured(stream: TextIO) -> bool:
@@ -155,8 +153,7 @@ def draw(table: Table) -> str:
     for number, width in zip(columns, widths, strict=True):
         drawn.add_column(table.headings[number], width=width, overflow="fold", no_wrap=number in table.whole)
     for row in table.rows:
-        cells = [row[number] if number < len(row) else "" for number in columns]
-        drawn.add_row(*(Text(cell) if isinstance(cell, str) else Text(cell.text, cell.style) for cell in cells))
+        drawn.add_row(*(Text(*row[number]) if number < len(row) else "" for number in columns))
     console.print(drawn)
     # Rich pads each line to the width of the table.
     return "".join(f"{line.rstrip()}\n" for line in output.getvalue().splitlines())
@@ -168,13 +165,13 @@ def _fitting(table: Table, width: int) -> tuple[list[int], list[int]]:
 
     columns = list(range(len(table.headings)))
     most, least = [0] * len(columns), [0] * len(columns)
-    for row in (table.headings, *table.rows):
+    for row in (map(Cell, table.headings), *table.rows):
         for number, cell in enumerate(row):
-            lines = (cell if isinstance(cell, str) else cell.text).split("\n")
+            lines = cell.text.split("\n")
             parts = lines if number in table.whole else [word for line in lines for word in words(line)]
             most[number] = max(most[number], *map(cell_len, lines))
             least[number] = max(least[number], *map(cell_len, parts))
-    empty = [number for number in columns if all(len(row) <= number or not row[number] for row in table.rows)]
+    empty = [number for number in columns if all(len(row) <= number or not row[number].text for row in table.rows)]
     for spare in (None, *empty, *(each for each in table.spare if each not in empty)):
         if spare is not None:
             columns.remove(spare)
@@ -195,9 +192,8 @@ def _drawn_singly(table: Table) -> str:
     for row in table.rows:
         facts: list[Fact] = []
         for heading, cell in zip(table.headings, row, strict=False):
-            text, style = (cell, "") if isinstance(cell, str) else cell
-            first, *more = text.split("\n")
-            facts += [Fact(heading, first, style), *(Fact("", line, style) for line in more)]
+            first, *more = cell.text.split("\n")
+            facts += [Fact(heading, first, cell.style), *(Fact("", line, cell.style) for line in more)]
         rows.append(_aligned(facts))
     return "\n".join(rows)
 
@@ -228,6 +224,9 @@ class Terminal:
         self.quiet = quiet
         #: Whether the matches of a query are written as CSV, or as JSON lines.
         self.csv = self.jsonl = False
+        #: Whether that CSV is for a spreadsheet.
+        self.excel = False
+        self._begun = False
         self._nobody_reads = False
 
     @property
@@ -265,12 +264,23 @@ class Terminal:
 
     def line(self, text: str, style: str = "") -> None:
         """Write one line to stdout."""
-        self.write(f"{in_style(text, style, sys.stdout)}\n")
+        self.write(f"{in_style(plain(text), style, sys.stdout)}\n")
 
     def document(self, content: Mapping[str, Any]) -> None:
         """Write the JSON document to stdout."""
         # A path may hold bytes that are not UTF-8. Written as escapes, they leave the document valid.
-        self.write(json.dumps(content, ensure_ascii=False, indent=2) + "\n", errors="backslashreplace")
+        self.json_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", errors="backslashreplace")
+
+    def json_text(self, text: str, errors: str = "surrogateescape") -> None:
+        """Write JSON to stdout, where it is a terminal with escapes for characters that steer one."""
+        lines = text.split("\n")
+        self.write("\n".join(map(plain, lines)) if sys.stdout.isatty() else text, errors)
+
+    def rows(self, rows: Iterable[Iterable[object]]) -> None:
+        """Write rows to stdout as CSV."""
+        text = csv_lines(rows, on_terminal=sys.stdout.isatty(), excel=self.excel)
+        self.write(text if self._begun or not self.excel else f"{BOM}{text}")
+        self._begun = True
 
     def write(self, text: str, errors: str = "surrogateescape") -> None:
         """Write results to stdout, in UTF-8 where it is a file or a pipe, whatever the locale is.
@@ -334,7 +344,8 @@ class _ConsoleLog(logging.Handler):
         return not getattr(record, "shown", False)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._write(self.format(record))
+        # A traceback quotes what others have written.
+        self._write("\n".join(map(plain, self.format(record).split("\n"))))
 
 
 class CommandLog:
@@ -359,6 +370,7 @@ class CommandLog:
         ConfigurationError
             If it cannot be written.
         """
+        rotate(Path(path))
         try:
             self._add(logging.FileHandler(Path(path).absolute(), encoding="utf-8", errors="backslashreplace"))
         except OSError as error:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from pacs_tasks.cli.language import translated
 from pacs_tasks.cli.output.exit_codes import Advice, ExitCode
-from pacs_tasks.cli.output.terminal import STYLES, Cell, Fact, Table, counted, duration, plain, size
+from pacs_tasks.cli.output.terminal import STYLES, Cell, Fact, Table, counted, duration, size
 from pacs_tasks.cli.output.view import LISTED, R, View, count_facts, done_of, of_all, positive
 from pacs_tasks.errors import InvalidRequestError, from_record
 from pacs_tasks.outcome import (
@@ -21,6 +21,7 @@ from pacs_tasks.outcome import (
     TransferOutcome,
     VerifyOutcome,
 )
+from pacs_tasks.privacy import plain
 from pacs_tasks.request import (
     CommitRequest,
     PreflightRequest,
@@ -237,7 +238,7 @@ class PreflightView(View[PreflightRequest, PreflightOutcome]):
         )
 
     def tables(self) -> Iterable[Table]:
-        table = Table("SOP class", "Transfer syntax", "Files", "Size", "Accepted")
+        table = Table("SOP class", "Transfer syntax", "Files", "Size", "Accepted", whole=[3])
         for pair in self.outcome.pairs:
             table.add(
                 pair.sop_class_name or pair.sop_class_uid,

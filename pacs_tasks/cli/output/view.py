@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pacs_tasks.cli.language import translated
 from pacs_tasks.cli.output.exit_codes import OF_CATEGORY, ExitCode
-from pacs_tasks.cli.output.terminal import STYLES, Cell, Fact, Table, plain
+from pacs_tasks.cli.output.terminal import STYLES, Cell, Fact, Table
 from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.outcome import Counters, InstanceCategory, InstanceOutcome, Outcome
+from pacs_tasks.privacy import plain
 from pacs_tasks.request import Request
 
 if TYPE_CHECKING:

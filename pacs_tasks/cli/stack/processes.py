@@ -19,6 +19,7 @@ import click
 
 from pacs_tasks.embedded.launch import APART, command, end_group
 from pacs_tasks.errors import ConfigurationError
+from pacs_tasks.privacy import plain
 
 #: Seconds between two checks of the children.
 _INTERVAL = 0.2
@@ -61,7 +62,7 @@ class Child:
             line = raw.decode(errors="replace").rstrip()
             self.tail.append(line)
             if not self._quiet:
-                click.echo(f"{self.name:<8} | {line}", err=True)
+                click.echo(f"{self.name:<8} | {plain(line)}", err=True)
 
     def end(self, limit: float, hurry: Callable[[], bool]) -> None:
         """Let the lifeline end it; kill it after ``limit`` seconds or when in a hurry, and the rest of its group."""

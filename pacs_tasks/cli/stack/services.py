@@ -15,8 +15,8 @@ from pacs_tasks.cli.stack.processes import Stack, address_to_call, check_port, i
 from pacs_tasks.connection import connect
 from pacs_tasks.embedded.launch import command, environment, worker_arguments
 from pacs_tasks.embedded.places import Places
-from pacs_tasks.errors import ConfigurationError
 from pacs_tasks.fleet.receivers import running
+from pacs_tasks.privacy import plain
 from pacs_tasks.sealing import IN_CLEAR
 from pacs_tasks.settings import Settings
 
@@ -41,13 +41,12 @@ def run_flower(settings: Settings) -> int:
     Raises
     ------
     ConfigurationError
-        If no login is set, or the port is in use.
+        If no login is set or its password is weak, or the port is in use.
     """
-    if not settings.flower_basic_auth:
-        raise ConfigurationError(f"Flower does not start without a login. Set {LOGIN} to user:password.")
+    login = settings.flower_login()
     if settings.flower_port:
         check_port("Flower", "PACS_TASKS_FLOWER_PORT", settings.flower_address, settings.flower_port)
-    return _run("workers.flowerconfig", [], settings, {LOGIN: settings.flower_basic_auth})
+    return _run("workers.flowerconfig", [], settings, {LOGIN: login})
 
 
 def run_up(settings: Settings) -> int:
@@ -56,13 +55,13 @@ def run_up(settings: Settings) -> int:
     Raises
     ------
     ConfigurationError
-        If a port is in use, or no Redis can be used.
+        If a port is in use, the password of Flower is weak, or no Redis can be used.
     """
     receiver_port = check_port(
         "The receiver", "PACS_TASKS_RECEIVER_PORT", settings.receiver_host, settings.receiver_port
     )
     flower_port = check_port("Flower", "PACS_TASKS_FLOWER_PORT", settings.flower_address, settings.flower_port)
-    login = settings.flower_basic_auth or f"pacs:{secrets.token_urlsafe(12)}"
+    login = settings.flower_login() if settings.flower_basic_auth else f"pacs:{secrets.token_urlsafe(12)}"
     settings = settings.model_copy(update={"receiver_port": receiver_port, "flower_port": flower_port})
     try:
         with _server(settings) as url, Stack() as stack:
@@ -97,11 +96,11 @@ def _keep_up(stack: Stack, settings: Settings, url: str, login: str) -> int:
         _introduce(settings, login)
         dead = stack.wait(until=broken)
     if dead is not None:
-        why = "\n".join(f"    {line}" for line in dead.tail)
+        why = "\n".join(f"    {plain(line)}" for line in dead.tail)
         click.echo(f"The {dead.name} ended with {dead.process.returncode}. Its last lines:\n{why}", err=True)
         return 1
     if broken():
-        click.echo(embedded.failure(settings), err=True)
+        click.echo(plain(embedded.failure(settings)), err=True)
         return 1
     click.echo("Stopping ...", err=True)
     return 0

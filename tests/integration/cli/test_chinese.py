@@ -59,7 +59,7 @@ def read(text: str) -> str:
         (["wait"], 2, "缺少参数"),
         (["--nonsense"], 2, "没有选项"),
         (["--help"], 0, "退出码"),
-        (["send", "--help"], 0, "所有命令共用的选项"),
+        (["send", "-h"], 0, "共用选项（--help-all）：--ip"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

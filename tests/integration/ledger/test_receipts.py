@@ -35,6 +35,7 @@ from pacs_tasks.testing import Faults, Report, TestPACS
 from tests.support.callers import series
 from tests.support.command import Terminal
 from tests.support.dicom_files import data_set, study_uid, write_series, write_text
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 PLAIN = store_status(0x0000)
@@ -215,6 +216,15 @@ def test_a_report_that_cannot_be_written_leaves_nothing(terminal: Terminal, repo
         assert "cannot be written" in result.stderr
     assert terminal.run("report", "nothing", "--output", tmp_path / "x.csv").code == 7
     assert not (tmp_path / "x.csv").exists()
+
+
+def test_a_report_without_receipts_says_why(terminal: Terminal, tmp_path: Path) -> None:
+    """Nothing on stdout, and a sentence."""
+    write_series(tmp_path / "files", 1)
+    assert terminal.run("send-dir", "--dir", tmp_path / "files", "--port", free_port()).code == 4
+    result = terminal.run("report", "last")
+    assert (result.code, result.stdout) == (0, "")
+    assert "There are no receipts: job " in result.stderr
 
 
 def test_a_report_goes_into_a_pipe(terminal: Terminal, reported: str, tmp_path: Path) -> None:

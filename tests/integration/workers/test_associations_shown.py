@@ -43,7 +43,9 @@ def test_status_shows_the_associations_of_a_job_and_of_all(
         f'[remotes.archive]\nae_title = "TESTPACS"\nhost = "127.0.0.1"\nport = {pacs.port}\nmax_associations = 1\n'
     )
     budget, name = AssociationLeases(client.ledger.client), name_of(pacs.remote)
-    with workers.worker(redis_url, tmp_path, concurrency=1), held(budget, name) as give_back:
+    worker = workers.worker(redis_url, tmp_path, concurrency=1, PACS_TASKS_UNHEARD_OF="1")
+    with worker as process, held(budget, name) as give_back:
+        assert "There is no setting PACS_TASKS_UNHEARD_OF" in process.said()
         job_id = terminal.run("echo", "--remote", "archive", "--detach").stdout.strip()
         job = client.job(job_id)
         waiting = Associations(remote=name, in_use=1, limit=1, waiting=1)

@@ -24,7 +24,7 @@ from tests.support.waiting import wait_until
 
 NEEDED = {
     "PACS_TASKS_REDIS_PASSWORD": "secret123",
-    "PACS_TASKS_FLOWER_BASIC_AUTH": "somebody:secret456",
+    "PACS_TASKS_FLOWER_BASIC_AUTH": "somebody:tall-otter-92",
     "PACS_TASKS_ENCRYPTION_KEYS": new_key(),
 }
 #: The virtual environment replaces that of the image.

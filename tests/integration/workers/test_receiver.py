@@ -127,9 +127,11 @@ def test_receives_for_the_private_server(tmp_path: Path) -> None:
         PACS_TASKS_IDLE_TIMEOUT="0",
         PACS_TASKS_RECEIVER_HOST="127.0.0.1",
         PACS_TASKS_RECEIVER_PORT=str(port),
+        PACS_TASKS_UNHEARD_OF="1",
     )
     command = [sys.executable, "-m", "workers.receiver"]
     with started(command, tmp_path / "receiver.log", lambda _: answers(port), env=env, cwd=ROOT) as process:
+        assert "There is no setting PACS_TASKS_UNHEARD_OF" in process.said()
         assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
         process.popen.terminate()
         assert process.popen.wait(15) == 0, process.said()

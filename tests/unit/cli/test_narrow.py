@@ -99,6 +99,22 @@ def test_a_table_fits_or_gives_each_value_a_line(program: str, id_: str, remote:
         assert {line.partition("  ")[0] for line in lines} <= names
 
 
+@pytest.mark.parametrize("columns", [40, 60, 80])
+def test_a_count_stays_on_one_line(columns: int) -> None:
+    """In jobs as in associations."""
+    program = _JOBS.replace("remote='A at 10.0.0.1:1'", "remote='A', counters=Counters(total=8, success=7)")
+    program = f"from pacs_tasks.outcome import Counters\n{program}".format(id=JOB_ID)
+    program += (
+        "from pacs_tasks.cli.output.jobs import association_table\n"
+        "from pacs_tasks.fleet.remotes import Associations\n"
+        "remote = 'A_LONG_AE_TITLE at archive.hospital.example:11112'\n"
+        "terminal.table(association_table([Associations(remote=remote, in_use=3, limit=4, waiting=0)]))\n"
+    )
+    said = shown(program, columns)
+    assert said.count("7 of 8") == 3
+    assert "3 of 4 in use" in said
+
+
 def test_at_80_columns_jobs_are_a_table() -> None:
     said = shown(_JOBS.format(id=JOB_ID), 80)
     assert said.count("10.0.0.1:1") == 3

@@ -46,6 +46,7 @@ OWN: dict[str, dict[str, Any]] = {
     "send-file": {"--file": REQUIRED, **DAMAGED, **PATIENCE},
     "send-dir": {"--dir": REQUIRED, "--files-per-task": None, "--dry-run": False, **DAMAGED, **PATIENCE},
     "query": {
+        "--excel": False,
         "--patient-id": None,
         "--patient-name": None,
         "--study-date": None,
@@ -86,7 +87,8 @@ OWN: dict[str, dict[str, Any]] = {
     "retry": {"job_id": REQUIRED},
     "resume": {"job_id": REQUIRED},
     "verify": {"job_id": REQUIRED, "--commit": False, "--commit-timeout": None, "--root": None},
-    "report": {"job_id": REQUIRED, "--format": "jsonl", "--output": None},
+    "report": {"job_id": REQUIRED, "--format": "jsonl", "--excel": False, "--output": None},
+    "purge": {"job_ids": None, "--older-than": None},
     "worker": {},
     "receiver": {},
     "flower": {},
@@ -162,20 +164,44 @@ def test_no_command_is_forgotten_here() -> None:
 
 @pytest.mark.parametrize("name", OWN)
 def test_each_help_shows_an_example_and_every_environment_twin(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its own options first. The shared ones are named, and --help-all explains them. Both end with 0."""
+    """Its own options first. One line names shared ones, and --help-all explains them. Both end with 0."""
     assert main([name, "--help"]) == 0
     shown = capsys.readouterr().out
     assert main([name, "--help-all"]) == 0
     said = "".join(capsys.readouterr().out.split())
     without = _command(name).without
     assert "pacs-tasks" + name in said.partition("Example")[2]
-    own, _, shared = shown.partition("Options of all commands, which --help-all explains: ")
+    own, _, shared = shown.partition("Shared options (--help-all): ")
+    named = shared.partition("\n")[0].removesuffix(", ...").split(", ")
+    offered = [option for option in SHARED if option.removeprefix("--").replace("-", "_") not in without]
+    assert named == offered[: len(named)]
     for option, (_, twin) in SHARED.items():
-        has = option.removeprefix("--").replace("-", "_") not in without
-        named = "--tls-..." if option.startswith("--tls-") else option
-        assert (named in shared.replace(",", " ").split()) == has
-        assert (twin in said) == has
+        assert (twin in said) == (option in offered)
         assert f"  {option} " not in own
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+@pytest.mark.parametrize("argv", [["-h"], ["query", "-h"], ["report", "-h"]])
+def test_a_help_fits_and_names_the_shared_options_on_one_line(
+    argv: list[str], columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An example that is too long goes on after a backslash, as a shell reads it."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns
+    shared = lines.index(next(line for line in lines if line.startswith("Shared options (--help-all): --")))
+    assert not lines[shared - 1]
+    assert not lines[shared + 1]
+
+
+def test_a_path_without_its_option_is_told_of_send(capsys: pytest.CaptureFixture[str]) -> None:
+    """As a shell leaves it of ``--file *.dcm``."""
+    for name, option in (("send-file", "--file"), ("send-dir", "--dir")):
+        assert main([name, option, "a", "b"]) == 2
+        said = capsys.readouterr().err
+        assert f"'b' is not the value of an option. Write {option} before each path" in said
+        assert "`pacs-tasks send`" in said
 
 
 def test_an_option_stands_before_or_after_the_command_and_the_later_one_wins() -> None:

@@ -17,9 +17,9 @@ from pacs_tasks.ae import RemoteAE
 from pacs_tasks.cli.output import jobs
 from pacs_tasks.cli.output.exit_codes import advice_on
 from pacs_tasks.cli.output.jobs import Clock, LiveView, PlainView, Speed, job_facts, job_table, remarks
-from pacs_tasks.cli.output.matches import csv_of, text_of
+from pacs_tasks.cli.output.matches import match_rows, text_of
 from pacs_tasks.cli.output.outcomes import view_of
-from pacs_tasks.cli.output.terminal import Terminal, plain, size
+from pacs_tasks.cli.output.terminal import Terminal, size
 from pacs_tasks.cli.output.view import LISTED, problem_table
 from pacs_tasks.client import Job
 from pacs_tasks.errors import JobFailedError, PeerUnavailableError
@@ -38,6 +38,7 @@ from pacs_tasks.outcome import (
     TransferOutcome,
 )
 from pacs_tasks.outcome.verification import CommitOutcome, VerifyOutcome
+from pacs_tasks.privacy import plain
 from pacs_tasks.request import (
     AnyRequest,
     CommitRequest,
@@ -93,10 +94,10 @@ def test_a_name_keeps_its_ideographs_in_the_table(capsys: pytest.CaptureFixture[
 
 
 def test_a_peer_cannot_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    """Its control characters become spaces."""
+    """Its control characters become escapes."""
     show_outcome(Terminal(), FindRequest(), FindOutcome(status=DONE, matches=MATCHES))
     assert "\x1b" not in capsys.readouterr().out
-    assert plain("a\x1b]0;b\x07c\n") == "a ]0;b c "
+    assert plain("a\x1b]0;b\x07c\n") == r"a\u001b]0;b\u0007c\n"
 
 
 def test_csv_has_keywords_one_line_per_match_and_utf_8(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
@@ -114,7 +115,7 @@ def test_csv_has_keywords_one_line_per_match_and_utf_8(capsysbinary: pytest.Capt
 
 def test_csv_without_a_match_has_its_heading() -> None:
     """So a program that reads it needs no special case."""
-    assert csv_of((), Level.PATIENT).split(",")[:2] == ["PatientID", "PatientName"]
+    assert [row[:2] for row in match_rows((), Level.PATIENT)] == [("PatientID", "PatientName")]
 
 
 def test_an_attribute_may_be_asked_for_by_its_tag() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import io
 import json
 import os
+import sys
 from pathlib import Path
 
 import click
@@ -12,7 +14,17 @@ import pytest
 
 from pacs_tasks.cli.input.dates import as_dicom
 from pacs_tasks.cli.input.keys import typed_key
-from pacs_tasks.cli.input.values import Key, StudyDate, absolute, local_directory, local_file, local_output
+from pacs_tasks.cli.input.values import (
+    PATIENT_ID,
+    Age,
+    Key,
+    Private,
+    StudyDate,
+    absolute,
+    local_directory,
+    local_file,
+    local_output,
+)
 from pacs_tasks.cli.program import main
 from pacs_tasks.errors import UnreadableInputError
 
@@ -244,3 +256,46 @@ def test_paths_are_absolute_and_local_ones_exist(tmp_path: Path) -> None:
             check(wrong)
     with pytest.raises(UnreadableInputError, match="a file, not a directory"):
         local_output("file/below")
+
+
+@pytest.fixture
+def stdin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A patient's id on stdin, as Windows writes a line."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfP4711\r\n")))
+
+
+@pytest.mark.usefixtures("stdin")
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("-", "P4711"), ("@{file}", "张^三"), ("@@x", "@x"), ("P*", "P*"), ("", "")]
+)
+def test_patient_data_may_come_from_stdin_or_a_file(tmp_path: Path, typed: str, meant: str) -> None:
+    """So no list of processes shows it."""
+    (tmp_path / "file").write_text("\n张^三\n", encoding="utf-8")
+    value = typed.replace("{file}", str(tmp_path / "file"))
+    assert Private().convert(value, None, None) == meant
+    assert Key().convert(f"PatientName={value}", None, None) == ("PatientName", meant)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"", "0 lines"), (b"a\nb\n", "2 lines"), (b"\xff", "not UTF-8"), (None, "No such file")]
+)
+def test_a_file_without_one_value_is_wrong_usage(tmp_path: Path, content: bytes | None, said: str) -> None:
+    """Its contents are not in the message."""
+    if content is not None:
+        (tmp_path / "file").write_bytes(content)
+    for option in (Private(), PATIENT_ID):
+        with pytest.raises(click.BadParameter, match=said):
+            option.convert(f"@{tmp_path / 'file'}", None, None)
+
+
+@pytest.mark.parametrize(
+    ("typed", "seconds"), [("30d", 2_592_000), ("2w", 1_209_600), ("12H", 43_200), ("90m", 5400), ("0s", 0)]
+)
+def test_an_age_has_a_unit(typed: str, seconds: float) -> None:
+    assert Age().convert(typed, None, None) == seconds
+
+
+@pytest.mark.parametrize("typed", ["30", "d", "-1d", "1.5h", "1 year", ""])
+def test_an_age_without_a_unit_is_wrong_usage(typed: str) -> None:
+    with pytest.raises(click.BadParameter, match="Write a number with its unit"):
+        Age().convert(typed, None, None)
