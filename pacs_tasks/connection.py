@@ -113,8 +113,8 @@ def _explain_reply(error: redis.ResponseError, place: str) -> BrokerUnavailableE
         )
     if isinstance(error, redis.exceptions.NoPermissionError):
         return BrokerSettingError(
-            f"The user of the Redis at {place} may not do this ({error}). Grant it all commands, keys and channels, "
-            "or name another user in PACS_TASKS_REDIS_URL."
+            f"The user of the Redis at {place} may not do this ({error}). Grant it the rights that the guide to "
+            "fleets lists, or name another user in PACS_TASKS_REDIS_URL."
         )
     if isinstance(error, redis.exceptions.MovedError | redis.exceptions.ClusterCrossSlotError):
         return BrokerSettingError(

@@ -91,6 +91,17 @@ def test_certificates_are_where_they_are_named() -> None:
         assert given == {name: values.get(name, "") for name in settings}
 
 
+def test_redis_is_on_a_network_of_its_own() -> None:
+    """Which leads nowhere else; no port of it is published."""
+    found = yaml.safe_load(_docker_compose("config", **NEEDED).stdout)
+    assert found["networks"]["backend"]["internal"] is True
+    networks = {name: set(service["networks"]) for name, service in found["services"].items()}
+    assert networks.pop("redis") == {"backend"}
+    assert networks.pop("orthanc") == {"outside"}
+    assert all(each == {"backend", "outside"} for each in networks.values())
+    assert "ports" not in found["services"]["redis"]
+
+
 def test_images_are_pinned(services: Mapping[str, Any]) -> None:
     """Each image has a fixed version."""
     for name, service in services.items():

@@ -258,21 +258,18 @@ def test_paths_are_absolute_and_local_ones_exist(tmp_path: Path) -> None:
         local_output("file/below")
 
 
-@pytest.fixture
-def stdin(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A patient's id on stdin, as Windows writes a line."""
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfP4711\r\n")))
-
-
-@pytest.mark.usefixtures("stdin")
 @pytest.mark.parametrize(
     ("typed", "meant"), [("-", "P4711"), ("@{file}", "张^三"), ("@@x", "@x"), ("P*", "P*"), ("", "")]
 )
-def test_patient_data_may_come_from_stdin_or_a_file(tmp_path: Path, typed: str, meant: str) -> None:
-    """So no list of processes shows it."""
+def test_patient_data_may_come_from_stdin_or_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: str, meant: str
+) -> None:
+    """So no list of processes shows it. Windows writes such a line."""
     (tmp_path / "file").write_text("\n张^三\n", encoding="utf-8")
     value = typed.replace("{file}", str(tmp_path / "file"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfP4711\r\n")))
     assert Private().convert(value, None, None) == meant
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"P4711")))
     assert Key().convert(f"PatientName={value}", None, None) == ("PatientName", meant)
 
 
