@@ -69,7 +69,7 @@ def explain(error: redis.RedisError | OSError, place: str) -> BrokerUnavailableE
 
 
 def _explain_silence(error: Exception, place: str) -> BrokerUnavailableError:
-    if "[SSL" not in str(error):
+    if "[SSL" not in str(error) and "[X509" not in str(error):
         return BrokerUnavailableError(
             f"The Redis at {place} does not answer ({str(error).rstrip('.') or type(error).__name__}). "
             "Check PACS_TASKS_REDIS_URL, and that the Redis is running and accepts connections from this machine."
