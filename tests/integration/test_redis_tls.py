@@ -65,7 +65,7 @@ def test_the_authorities_of_the_system_are_trusted(secured: Secured, monkeypatch
     [
         ("127.0.0.1", {"redis_ca": None}, r"does not trust \(certificate verify failed.*PACS_TASKS_REDIS_CA"),
         ("127.0.0.1", {"redis_ca": "{other}"}, r"does not trust \(certificate verify failed.*PACS_TASKS_REDIS_CA"),
-        ("localhost", {}, "at rediss://localhost:.* does not trust .*the host of its certificate in PACS_TASKS_REDIS_URL"),
+        ("localhost", {}, "localhost:.* does not trust .*the host of its certificate in PACS_TASKS_REDIS_URL"),
         (
             "127.0.0.1",
             {"redis_cert": None, "redis_key": None},
