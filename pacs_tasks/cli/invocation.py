@@ -378,6 +378,9 @@ class SharedOptionsCommand(click.Command):
         self.examples = examples
         self.without = without
 
+    def get_help_option_names(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - whoever asks first
+        return list(HELP_OPTIONS)
+
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         return [*super().get_params(ctx), _HELP_ALL]
 
@@ -414,6 +417,9 @@ class CommandGroup(click.Group):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params += SHARED_OPTIONS
+
+    def get_help_option_names(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - whoever asks first
+        return list(HELP_OPTIONS)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         return [*super().get_params(ctx), _HELP_ALL]
