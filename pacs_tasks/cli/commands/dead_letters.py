@@ -68,7 +68,7 @@ def _show(
 
 
 def _text(letters: DeadLetters, letter: DeadLetter) -> str:
-    from pacs_tasks.cli.output.terminal import plain
+    from pacs_tasks.privacy import plain
 
     return plain(letters.content(letter).decode("utf-8", "replace"))
 
