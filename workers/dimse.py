@@ -24,6 +24,7 @@ from redis.exceptions import RedisError
 
 from pacs_tasks import tasks
 from pacs_tasks.app import app
+from pacs_tasks.audit import RESTRICTED_FUNCTION, Party
 from pacs_tasks.errors import BrokerUnavailableError, JobNotFoundError, MessageError
 from pacs_tasks.messages.dead_letters import DeadLetter
 from pacs_tasks.messages.signature import sign_published
@@ -31,7 +32,7 @@ from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.privacy import keep_private, log_plainly
 from pacs_tasks.sealing import IN_CLEAR
 from pacs_tasks.settings import remark_on_variables, settings
-from pacs_tasks.tasks.audit import watch_audits
+from pacs_tasks.tasks.audit import alert, watch_audits
 from pacs_tasks.tasks.engine.associations import close_all
 from pacs_tasks.tasks.engine.base import ledger, shut_down
 from pacs_tasks.tasks.engine.claim import watch_jobs, watch_remotes
@@ -65,14 +66,20 @@ sign_published()
 Gossip.compatible_transports = frozenset()
 
 
+def _after_refusal(letter: DeadLetter, too_often: bool) -> None:
+    """Have the audit trail tell that a message was refused, and end the job that it names."""
+    with suppress(BrokerUnavailableError, RedisError):
+        alert(RESTRICTED_FUNCTION, Party("unknown"), f"Dead letter {letter.id}: {letter.reason}")
+    if letter.job_id and letter.task in OPERATIONS:
+        _end_job(letter, too_often)
+
+
 def _end_job(letter: DeadLetter, too_often: bool) -> None:
     """End a job whose message was refused.
 
     A job in the ledger whose message is only malformed has its planner enqueued again by :func:`.claim.watch_jobs`; so
     have lost parts.
     """
-    if letter.task not in OPERATIONS:
-        return
     error = MessageError(letter.reason)
     try:
         try:
@@ -93,7 +100,7 @@ def _judge_messages(**_: object) -> None:
         Panel.data.pop(name, None)
     Channel.tasks = {name: task.__header__ for name, task in app.tasks.items()}
     Channel.commands = Panel.data
-    Channel.on_dead_letter = _end_job
+    Channel.on_dead_letter = _after_refusal
     logs.hide_bodies()
 
 

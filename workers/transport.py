@@ -222,9 +222,8 @@ class Channel(redis.Channel):
             logger.error("a message was refused (%s) and could not be kept (%s)", error.message, failure)  # noqa: TRY400
             return
         _log(f"dead letter {letter.id} of {queue}: {error.message} Run `pacs-tasks dead-letters` to see it.")
-        end_job = type(self).on_dead_letter
-        if end_job is not None and job_id:
-            end_job(letter, too_often)
+        if (hook := type(self).on_dead_letter) is not None:
+            hook(letter, too_often)
 
     def _do_restore_message(
         self,

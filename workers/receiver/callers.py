@@ -12,10 +12,13 @@ from collections.abc import Iterable, Iterator
 
 import redis
 
+from pacs_tasks.audit import NODE_AUTHENTICATION, Event, Kind, Party
 from pacs_tasks.connection import connect
 from pacs_tasks.dimse.scp.admission import Sparing
-from pacs_tasks.dimse.scp.callers import ANY, LOOPBACK, Caller, Callers, Network
+from pacs_tasks.dimse.scp.callers import ANY, LOOPBACK, UNCERTAIN, Caller, Callers, Network, Rejection
+from pacs_tasks.dimse.upper_layer.negotiation import AssociateRequest
 from pacs_tasks.errors import BrokerUnavailableError
+from pacs_tasks.fleet.audits import Audits
 from pacs_tasks.fleet.callers import ExpectedCallers
 from pacs_tasks.settings import Settings
 
@@ -30,6 +33,9 @@ _QUICK = 1.0
 _NAMES_KEPT = 60.0
 #: Callers that the line at the start names.
 _MOST_NAMED = 8
+#: Seconds for which one Security Alert stands for all that is rejected from an address, and addresses that have one.
+_ALERT_COVERS = 60.0
+_MOST_ALERTED = 1000
 
 
 def is_restricted(config: Settings) -> bool:
@@ -71,6 +77,9 @@ class KnownCallers(Callers):
         self._lock = threading.Lock()
         self._read = float("-inf")
         self._certain = False
+        # The events of callers that were rejected since the last round, and when the last one was made, by address.
+        self._alerts: dict[str, Event] = {}
+        self._alerted: dict[str, float] = {}
         self._sparing = Sparing(logger)
         self._ending = threading.Event()
         # A name server may hang; the receiver must be able to end all the same.
@@ -93,9 +102,36 @@ class KnownCallers(Callers):
                 self._update()
             return self._certain
 
+    def rejection(
+        self, request: AssociateRequest, host: str, certificates: frozenset[str], *, own: bool = False
+    ) -> Rejection | None:
+        """Give the reason to reject a request, if there is one, and have the audit trail tell of it."""
+        found = super().rejection(request, host, certificates, own=own)
+        if found is not None and found != UNCERTAIN and self._config.audit and len(self._alerted) < _MOST_ALERTED:
+            now = time.time()
+            if self._alerted.setdefault(host, now) == now:
+                caller = Party(request.calling_aet, host)
+                self._alerts[host] = Event(
+                    Kind.ALERT, now, category="failed", type=NODE_AUTHENTICATION, source=caller, detail=found.reason
+                )
+        return found
+
+    def _put_alerts(self, client: redis.Redis) -> None:
+        """Hand the events of rejected callers to the workers, one of which writes them."""
+        audits = Audits(client)
+        for host in list(self._alerts):
+            audits.put(self._alerts[host].as_json())
+            del self._alerts[host]
+        over = time.time() - _ALERT_COVERS
+        for host in [host for host, since in self._alerted.copy().items() if since < over]:
+            del self._alerted[host]
+
     def _run(self) -> None:
         while True:
             certain = self.refresh()
+            with contextlib.suppress(redis.RedisError, OSError):
+                if certain and self._client is not None:
+                    self._put_alerts(self._client)
             if self._ending.wait(_ROUND if certain else _AWAY):
                 return
 

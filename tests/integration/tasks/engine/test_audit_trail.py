@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from pacs_tasks import FindRequest, PacsClient, RetrieveRequest, StoreDirectoryRequest
+from pacs_tasks.connection import connect
 from pacs_tasks.operations import FIND_QUEUE
 from pacs_tasks.sealing import new_key
 from pacs_tasks.settings import Settings
 from pacs_tasks.testing import TestPACS
-from tests.support import workers
+from tests.support import attacks, workers
 from tests.support.dicom_files import study_uid, write_patients
+from tests.support.ports import free_port
 from tests.support.service import another_service
 from tests.support.waiting import wait_until
 
@@ -98,3 +100,32 @@ def test_each_job_and_study_is_one_event(redis_url: str, pacs: TestPACS, tmp_pat
     assert trail.stat().st_mode & 0o777 == 0o600
     started = next(each for each in events if _kind(each) == "Application Activity")
     assert started["EventIdentification"]["EventDateTime"] <= time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
+
+
+def test_who_is_turned_away_is_an_alert(redis_url: str, tmp_path: Path) -> None:
+    """A caller that the receiver rejects, once a minute and address, and a message that no worker serves."""
+    trail, port = tmp_path / "audit.jsonl", free_port()
+    audit = {"PACS_TASKS_AUDIT": str(trail)}
+    allowed = json.dumps({"CT": {"addresses": ["127.0.0.2"]}})
+    with (
+        workers.receiver(redis_url, tmp_path, port, PACS_TASKS_RECEIVER_ALLOW=allowed, **audit),
+        workers.worker(redis_url, tmp_path, concurrency=1, **audit),
+    ):
+        assert [attacks.called(port, source, "STRANGER") for source in ("127.0.0.5", "127.0.0.5", "127.0.0.6")] == [
+            (1, 1, 3)
+        ] * 3
+        assert attacks.called(port, "127.0.0.2", "CT") is None
+        with connect(redis_url, 5) as client:
+            client.lpush(FIND_QUEUE, "[1, 2]")
+        wait_until(lambda: len(_events(trail)) >= 4, 15, "the alerts")
+    alerts = [each for each in _events(trail) if _kind(each) == "Security Alert"]
+    assert sorted(each["EventIdentification"]["EventTypeCode"]["originalText"] for each in alerts) == [
+        "Node Authentication",
+        "Node Authentication",
+        "Use of Restricted Function",
+    ]
+    text = json.dumps(alerts)
+    assert "127.0.0.5" in text
+    assert "127.0.0.6" in text
+    assert "Dead letter" in text
+    assert all(each["EventIdentification"]["EventOutcomeIndicator"] == 8 for each in alerts)
