@@ -1,50 +1,11 @@
-"""The settings, read once: from ``PACS_TASKS_*``, then from ``pacs-tasks.toml``, then the defaults below.
-
-The file is the first found of ``$PACS_TASKS_CONFIG``, ``pacs-tasks.toml`` in the current directory, and
-``pacs-tasks.toml`` in the user's configuration directory. It gives names to remotes::
-
-    [remotes.archive]
-    ae_title = "ARCHIVE"
-    host = "192.168.1.100"
-    port = 11112
-    charset = "GB18030"
-    max_associations = 2
-
-    [remotes.archive.tls]
-    ca_file = "/etc/pacs-tasks/archive.pem"
-
-Settings ``receiver_...`` may be in a table ``[receiver]``, which also names its callers::
-
-    [receiver.allow.CT_1]
-    addresses = ["192.168.1.21"]
-"""
+"""The settings, with their defaults."""
 
 # Without `from __future__ import annotations`: pydantic would compile each annotation again from its text.
 
-import base64
-import binascii
-import ipaddress
-import json
-import os
-import re
-from collections.abc import Iterable, Mapping
-from enum import StrEnum
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import quote
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
-    model_validator,
-)
-from pydantic_core import ErrorDetails
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from pacs_tasks.ae import (
     DEFAULT_CALLED_AET,
@@ -67,193 +28,37 @@ from pacs_tasks.ae import (
     ServerName,
     UserIdentity,
     check_key_has_certificate,
-    is_foreign_path,
 )
-from pacs_tasks.errors import BrokerSettingError, ConfigurationError
+from pacs_tasks.errors import ConfigurationError
 from pacs_tasks.privacy import GroupAccess
-
-CONFIG_NAME = "pacs-tasks.toml"
-
-#: Variables that only the command line and the search for the settings file read.
-_OPTIONS_ONLY = ("config", "remote", "detach", "json", "quiet", "log_level", "log_file")
-#: Variables of docker-compose.yml.
-_COMPOSE_ONLY = ("redis_password", "files", "certificates")
-#: The variables of the tests of this package begin so.
-_OF_TESTS = "tests_"
-
-#: Bytes of a key for AES-256.
-_ENCRYPTION_KEY = 32
-#: Settings that are tables in the file, and JSON objects in the environment.
-_TABLES = {"remotes", "receiver_allow", "enqueuer_keys"}
-
-#: The shortest password that Flower accepts where other machines reach it, and what it must have beside known words.
-_PASSWORD, _BESIDE_WORDS = 12, 6
-_WORDS = re.compile(
-    "pass(?:word|wort|w0rd)|admin(?:istrator)?|changeme|flower|celery|secret|welcome|letmein|qwert[yz]|asdfgh|"
-    "pacs|dicom|hospital|radiology|root|user|guest|0?123456789?0?|abcdefg?h?|(.)\\1{3,}"
+from pacs_tasks.settings.file import CONFIG_NAME, config_file
+from pacs_tasks.settings.values import (
+    PASSWORD,
+    AuditPatients,
+    Directory,
+    EnqueuerName,
+    PrivateServerKind,
+    RemoteAddresses,
+    Roots,
+    SigningKey,
+    Unsolicited,
+    WhenFull,
+    check_audit,
+    check_encryption_keys,
+    check_redis_url,
+    check_signing_key,
+    is_loopback,
+    is_weak,
+    with_tls,
 )
 
 _REDIS_TLS = ("redis_ca", "redis_cert", "redis_key")
-#: TLS has a scheme of its own, and redis-py accepts the parameters ssl_ only there.
-_REDIS_URL = re.compile(
-    r"(?:(?:redis(?!://[^?]*\?.*\bssl_)|rediss)://"
-    r"(?:[^/?#\[\]\s]*@)?(?:\[[\da-fA-F:.]+\]|[^/?#\[\]\s@:]*)(?::\d{1,5})?(?:/\d*)?(?:\?[\w.]+=[^#@\s]*)?"
-    r"|unix://[^?#]*/[^?#]+(?:\?[\w.]+=[^#\s]*)?)"
-)
-
-
-def config_file() -> Path | None:
-    """Return the path of the settings file, or None if there is none."""
-    named = os.environ.get("PACS_TASKS_CONFIG")
-    if named:
-        return Path(named)
-    import platformdirs
-
-    candidates = (Path(CONFIG_NAME), platformdirs.user_config_path("pacs-tasks") / CONFIG_NAME)
-    return next((path for path in candidates if path.is_file()), None)
 
 
 def _user_data_path() -> Path:
     import platformdirs
 
     return platformdirs.user_data_path("pacs-tasks")
-
-
-def check_redis_url(url: str) -> str:
-    """Return the address of a Redis if it is well-formed.
-
-    redis-py ignores much of what it does not understand. A password with ``#``, ``/`` or ``?`` then ends the host name
-    early, and the client connects to whatever the rest of the password names.
-
-    Raises
-    ------
-    BrokerSettingError
-        If it is not. No part of the address is in the message, since any may belong to the password.
-    """
-    if _REDIS_URL.fullmatch(url) is None:
-        raise BrokerSettingError(
-            "PACS_TASKS_REDIS_URL is not the address of a Redis. Write it as redis://:PASSWORD@HOST:PORT/0, "
-            "with / # ? @ : and % in the password percent-encoded (/ is %2F), and parameters ssl_ only after rediss://."
-        )
-    return url
-
-
-def with_tls(url: str, ca: str | None, certificate: str | None, key: str | None) -> str:
-    """Return the address of a Redis with the files of its TLS.
-
-    Raises
-    ------
-    BrokerSettingError
-        If the address is not one with TLS: everything would go unencrypted.
-    """
-    names = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-    files = {
-        name: str(Path(file).expanduser().absolute())
-        for name, file in zip(names, (ca, certificate, key), strict=True)
-        if file
-    }
-    if files and not url.startswith("rediss://"):
-        raise BrokerSettingError(
-            "PACS_TASKS_REDIS_CA, PACS_TASKS_REDIS_CERT and PACS_TASKS_REDIS_KEY need TLS, which PACS_TASKS_REDIS_URL "
-            "does not have. Begin it with rediss://, or unset them."
-        )
-    missing = [f"{name}={quote(file, safe='/:')}" for name, file in files.items() if f"{name}=" not in url]
-    return f"{url}{'&' if '?' in url else '?'}{'&'.join(missing)}" if missing else url
-
-
-def _check_directory(path: Path) -> Path:
-    """Refuse to create a directory whose name is a path of Windows."""
-    if is_foreign_path(str(path)):
-        raise ValueError("this is a path of Windows; name a directory of this machine")
-    return path
-
-
-def _check_encryption_keys(text: str) -> str:
-    """Check keys for AES-256 as ``pacs-tasks config new-key`` prints them. No message holds any part of them."""
-    for key in text.replace(",", " ").split():
-        try:
-            wrong = len(base64.b64decode(key, b"-_", validate=True)) != _ENCRYPTION_KEY
-        except (binascii.Error, ValueError):
-            wrong = True
-        if wrong:
-            raise ValueError("a key has 44 characters; print one with `pacs-tasks config new-key`")
-    return text
-
-
-Directory = Annotated[Path, AfterValidator(_check_directory)]
-
-
-def _check_root(path: Path) -> Path:
-    if not path.is_absolute():
-        raise ValueError("write it as an absolute path: a worker has another current directory")
-    return path
-
-
-def _split_paths(value: Any) -> Any:
-    """Read a variable as ``PATH`` is read, or as the JSON list that one of our processes gives another."""
-    if isinstance(value, str):
-        return json.loads(value) if value.startswith("[") else [each for each in value.split(os.pathsep) if each]
-    return value
-
-
-Roots = Annotated[tuple[Annotated[Directory, AfterValidator(_check_root)], ...], BeforeValidator(_split_paths)]
-
-
-#: The key of an HMAC should be as long as its result (RFC 2104 section 3).
-SigningKey = Annotated[str, StringConstraints(min_length=32)]
-EnqueuerName = Annotated[str, StringConstraints(pattern=r"^[\w.@-]{1,64}$")]
-
-
-def _check_signing_key(value: str) -> str:
-    if re.fullmatch(r"[\w.@-]{1,64}:.{32,}", value) is None:
-        raise ValueError("write it as NAME:KEY, with a key of at least 32 characters, such as `openssl rand -hex 32`")
-    return value
-
-
-class Unsolicited(StrEnum):
-    """How the receiver treats an instance that no job expects."""
-
-    KEEP = "keep"
-    REFUSE = "refuse"
-
-
-class AuditPatients(StrEnum):
-    """How the audit trail writes what identifies patients and studies."""
-
-    PLAIN = "plain"
-    MASKED = "masked"
-    SEALED = "sealed"
-
-
-_AUDIT = re.compile(r"/.+|syslog\+tls://(?:\[[\da-fA-F:.]+\]|[^/?#\[\]\s@:]+)(?::\d{1,5})?")
-
-
-def _check_audit(value: str) -> str:
-    """Accept the path of a file, or the address of a syslog server over TLS."""
-    if _AUDIT.fullmatch(value) is None:
-        raise ValueError("write the absolute path of a file, or syslog+tls://HOST:PORT")
-    return value
-
-
-class WhenFull(StrEnum):
-    """How the receiver treats an unsolicited instance for which the quota has no room."""
-
-    REFUSE = "refuse"
-    DROP_OLDEST = "drop-oldest"
-
-
-class RemoteAddresses(StrEnum):
-    """The addresses that a request may have called. Link-local, multicast and metadata addresses are never called."""
-
-    ANY = "any"
-    PRIVATE = "private"
-
-
-class PrivateServerKind(StrEnum):
-    """The program of the private server, the preferred one first."""
-
-    VALKEY = "valkey"
-    FAKEREDIS = "fakeredis"
 
 
 class Settings(BaseModel):
@@ -294,7 +99,7 @@ class Settings(BaseModel):
     redis_timeout: float = Field(default=3.0, gt=0)
     #: Keys, separated by commas, that encrypt what is private in Redis. The first encrypts, all decrypt. Every machine
     #: of the fleet needs them; `pacs-tasks config new-key` prints one. Unset: Redis holds patient data in clear.
-    encryption_keys: Annotated[str, AfterValidator(_check_encryption_keys)] | None = Field(default=None, repr=False)
+    encryption_keys: Annotated[str, AfterValidator(check_encryption_keys)] | None = Field(default=None, repr=False)
     #: With keys, also accept jobs and requests that are not encrypted, while the machines of a fleet are changed.
     accept_plain: bool = False
     #: How long to keep a job after its last change.
@@ -324,7 +129,7 @@ class Settings(BaseModel):
     remote_addresses: RemoteAddresses = RemoteAddresses.ANY
 
     #: ``NAME:KEY``, by which this process signs the tasks that it enqueues.
-    signing_key: Annotated[str, AfterValidator(_check_signing_key)] | None = Field(default=None, repr=False)
+    signing_key: Annotated[str, AfterValidator(check_signing_key)] | None = Field(default=None, repr=False)
     #: The keys of enqueuers by their names, by which workers verify signatures. A worker knows its own key anyway.
     enqueuer_keys: dict[EnqueuerName, SigningKey] = Field(default_factory=dict, repr=False)
     #: Refuse tasks without a signature.
@@ -398,7 +203,7 @@ class Settings(BaseModel):
     receiver_tls_ca: FileName | None = None
 
     #: Where workers write the audit trail: a file, or ``syslog+tls://host:port``. Unset: nowhere.
-    audit: Annotated[str, AfterValidator(_check_audit)] | None = None
+    audit: Annotated[str, AfterValidator(check_audit)] | None = None
     #: How the trail writes ids, names and UIDs of patients and studies. ``sealed`` encrypts them with the first key.
     audit_patients: AuditPatients = AuditPatients.PLAIN
     #: The authorities of the syslog server (unset: those of the system), and our certificate for it.
@@ -448,10 +253,10 @@ class Settings(BaseModel):
             raise ConfigurationError(
                 "Flower does not start without a login. Set PACS_TASKS_FLOWER_BASIC_AUTH to user:password."
             )
-        if not is_loopback(self.flower_address) and _is_weak(user, password):
+        if not is_loopback(self.flower_address) and is_weak(user, password):
             raise ConfigurationError(
                 "The password of Flower is too weak for an address that other machines reach. Set "
-                f"PACS_TASKS_FLOWER_BASIC_AUTH to user:password with {_PASSWORD} or more random characters, or "
+                f"PACS_TASKS_FLOWER_BASIC_AUTH to user:password with {PASSWORD} or more random characters, or "
                 "PACS_TASKS_FLOWER_ADDRESS to 127.0.0.1."
             )
         return f"{user}:{password}"
@@ -548,123 +353,3 @@ class Settings(BaseModel):
                 f"No remote is called {name!r} in {config_file() or CONFIG_NAME} (known: {known}). "
                 f"Add a [remotes.{name}] table there."
             ) from None
-
-
-def is_loopback(host: str) -> bool:
-    """Report whether only this machine reaches an address."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host.lower() == "localhost"
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
-
-
-def _is_weak(user: str, password: str) -> bool:
-    """Report whether a password is short, or little more than the name of the user and known words."""
-    rest = _WORDS.sub("", password.lower().replace(user.lower(), ""))
-    return len(password) < _PASSWORD or len(set(rest)) < _BESIDE_WORDS
-
-
-def _in_file() -> dict[str, Any]:
-    """Read the settings file. Editors on Windows begin it with a byte order mark, which TOML does not allow."""
-    file = config_file()
-    if file is None:
-        return {}
-    import tomllib
-
-    found = tomllib.loads(file.read_text("utf-8-sig"))
-    receiver = found.pop("receiver", {})
-    if not isinstance(receiver, dict):
-        raise ConfigurationError("receiver is not a table. Write [receiver], and its settings below it.")
-    return found | {f"receiver_{name}": value for name, value in receiver.items()}
-
-
-def _in_environment() -> dict[str, Any]:
-    """Read the environment. An empty variable counts as unset, and the case of names does not matter."""
-    given = {name.lower(): value for name, value in os.environ.items() if value}
-    found: dict[str, Any] = {
-        name: given[f"pacs_tasks_{name}"] for name in Settings.model_fields if f"pacs_tasks_{name}" in given
-    }
-    _refuse_misspelt(given)
-    for name in _TABLES & found.keys():
-        try:
-            found[name] = json.loads(found[name])
-        except json.JSONDecodeError as error:
-            variable = f"PACS_TASKS_{name.upper()}"
-            raise ConfigurationError(f"{variable} is not valid JSON ({error}). Correct it.") from None
-    return found
-
-
-def _refuse_misspelt(given: Mapping[str, str]) -> None:
-    """Refuse a variable whose name is almost that of a setting. Others may belong to other programs."""
-    for name in unread_variables(given):
-        from difflib import get_close_matches
-
-        for near in get_close_matches(name.removeprefix("pacs_tasks_"), Settings.model_fields, 1, 0.7):
-            raise ConfigurationError(
-                f"There is no setting {name.upper()}. Set PACS_TASKS_{near.upper()} instead, or unset it."
-            )
-
-
-def unread_variables(given: Iterable[str] = os.environ) -> list[str]:
-    """Return the names of the variables ``PACS_TASKS_*`` that nothing reads."""
-    read = {*Settings.model_fields, *_OPTIONS_ONLY, *_COMPOSE_ONLY}
-    ours = {name: name.lower().removeprefix("pacs_tasks_") for name in given if name.lower().startswith("pacs_tasks_")}
-    return sorted(name for name, short in ours.items() if short not in read and not short.startswith(_OF_TESTS))
-
-
-def remark_on_variables() -> str:
-    """Return a sentence that names the variables that nothing reads; "" if there are none."""
-    names = unread_variables(name for name, value in os.environ.items() if value)
-    return f"There is no setting {', '.join(names)}. Correct the name, or unset the variable." if names else ""
-
-
-def _merged(low: dict[str, Any], high: dict[str, Any]) -> dict[str, Any]:
-    """Merge two tables. ``high`` wins, down to a single field of a remote."""
-    found = low | high
-    for name in low.keys() & high.keys():
-        if isinstance(low[name], dict) and isinstance(high[name], dict):
-            found[name] = _merged(low[name], high[name])
-    return found
-
-
-def load(**overrides: Any) -> Settings:
-    """Read the settings again.
-
-    Raises
-    ------
-    ConfigurationError
-        If a setting is wrong; the message names each of them.
-    """
-    try:
-        return Settings.model_validate(_merged(_merged(_in_file(), _in_environment()), overrides))
-    except ValidationError as error:
-        wrong = "; ".join(_what_is_wrong(each) for each in error.errors(include_url=False, include_input=False))
-        raise ConfigurationError(
-            f"A setting is wrong ({wrong}). Correct PACS_TASKS_<NAME> or {config_file() or CONFIG_NAME}."
-        ) from None
-    except (ValueError, OSError) as error:
-        raise ConfigurationError(
-            f"The settings file cannot be read: {_why_unreadable(error)}.", str(config_file() or "")
-        ) from None
-
-
-def _what_is_wrong(error: ErrorDetails) -> str:
-    name = ".".join(str(part) for part in error["loc"])
-    if not name:
-        return error["msg"].removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        return f"{name}: there is no setting of this name"
-    return f"{name}: {error['msg'].removeprefix('Value error, ')}"
-
-
-def _why_unreadable(error: ValueError | OSError) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return "it is not UTF-8 text. Save it as UTF-8"
-    return f"{error.strerror}. Check its path" if isinstance(error, OSError) else f"{error}. Correct it there"
-
-
-@cache
-def settings() -> Settings:
-    """Return the settings of this process, read at the first call."""
-    return load()

@@ -1,0 +1,188 @@
+"""The kinds of settings: what each accepts, and why it is refused."""
+
+# Without `from __future__ import annotations`: pydantic would compile each annotation again from its text.
+
+import base64
+import binascii
+import ipaddress
+import json
+import os
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from pydantic import AfterValidator, BeforeValidator, StringConstraints
+
+from pacs_tasks.ae import is_foreign_path
+from pacs_tasks.errors import BrokerSettingError
+
+#: Bytes of a key for AES-256.
+_ENCRYPTION_KEY = 32
+
+#: The shortest password that Flower accepts where other machines reach it, and what it must have beside known words.
+PASSWORD, _BESIDE_WORDS = 12, 6
+_WORDS = re.compile(
+    "pass(?:word|wort|w0rd)|admin(?:istrator)?|changeme|flower|celery|secret|welcome|letmein|qwert[yz]|asdfgh|"
+    "pacs|dicom|hospital|radiology|root|user|guest|0?123456789?0?|abcdefg?h?|(.)\\1{3,}"
+)
+
+#: TLS has a scheme of its own, and redis-py accepts the parameters ssl_ only there.
+_REDIS_URL = re.compile(
+    r"(?:(?:redis(?!://[^?]*\?.*\bssl_)|rediss)://"
+    r"(?:[^/?#\[\]\s]*@)?(?:\[[\da-fA-F:.]+\]|[^/?#\[\]\s@:]*)(?::\d{1,5})?(?:/\d*)?(?:\?[\w.]+=[^#@\s]*)?"
+    r"|unix://[^?#]*/[^?#]+(?:\?[\w.]+=[^#\s]*)?)"
+)
+
+
+def check_redis_url(url: str) -> str:
+    """Return the address of a Redis if it is well-formed.
+
+    redis-py ignores much of what it does not understand. A password with ``#``, ``/`` or ``?`` then ends the host name
+    early, and the client connects to whatever the rest of the password names.
+
+    Raises
+    ------
+    BrokerSettingError
+        If it is not. No part of the address is in the message, since any may belong to the password.
+    """
+    if _REDIS_URL.fullmatch(url) is None:
+        raise BrokerSettingError(
+            "PACS_TASKS_REDIS_URL is not the address of a Redis. Write it as redis://:PASSWORD@HOST:PORT/0, "
+            "with / # ? @ : and % in the password percent-encoded (/ is %2F), and parameters ssl_ only after rediss://."
+        )
+    return url
+
+
+def with_tls(url: str, ca: str | None, certificate: str | None, key: str | None) -> str:
+    """Return the address of a Redis with the files of its TLS.
+
+    Raises
+    ------
+    BrokerSettingError
+        If the address is not one with TLS: everything would go unencrypted.
+    """
+    names = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+    files = {
+        name: str(Path(file).expanduser().absolute())
+        for name, file in zip(names, (ca, certificate, key), strict=True)
+        if file
+    }
+    if files and not url.startswith("rediss://"):
+        raise BrokerSettingError(
+            "PACS_TASKS_REDIS_CA, PACS_TASKS_REDIS_CERT and PACS_TASKS_REDIS_KEY need TLS, which PACS_TASKS_REDIS_URL "
+            "does not have. Begin it with rediss://, or unset them."
+        )
+    missing = [f"{name}={quote(file, safe='/:')}" for name, file in files.items() if f"{name}=" not in url]
+    return f"{url}{'&' if '?' in url else '?'}{'&'.join(missing)}" if missing else url
+
+
+def _check_directory(path: Path) -> Path:
+    """Refuse to create a directory whose name is a path of Windows."""
+    if is_foreign_path(str(path)):
+        raise ValueError("this is a path of Windows; name a directory of this machine")
+    return path
+
+
+def check_encryption_keys(text: str) -> str:
+    """Check keys for AES-256 as ``pacs-tasks config new-key`` prints them. No message holds any part of them."""
+    for key in text.replace(",", " ").split():
+        try:
+            wrong = len(base64.b64decode(key, b"-_", validate=True)) != _ENCRYPTION_KEY
+        except (binascii.Error, ValueError):
+            wrong = True
+        if wrong:
+            raise ValueError("a key has 44 characters; print one with `pacs-tasks config new-key`")
+    return text
+
+
+Directory = Annotated[Path, AfterValidator(_check_directory)]
+
+
+def _check_root(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("write it as an absolute path: a worker has another current directory")
+    return path
+
+
+def _split_paths(value: Any) -> Any:
+    """Read a variable as ``PATH`` is read, or as the JSON list that one of our processes gives another."""
+    if isinstance(value, str):
+        return json.loads(value) if value.startswith("[") else [each for each in value.split(os.pathsep) if each]
+    return value
+
+
+Roots = Annotated[tuple[Annotated[Directory, AfterValidator(_check_root)], ...], BeforeValidator(_split_paths)]
+
+
+#: The key of an HMAC should be as long as its result (RFC 2104 section 3).
+SigningKey = Annotated[str, StringConstraints(min_length=32)]
+EnqueuerName = Annotated[str, StringConstraints(pattern=r"^[\w.@-]{1,64}$")]
+
+
+def check_signing_key(value: str) -> str:
+    if re.fullmatch(r"[\w.@-]{1,64}:.{32,}", value) is None:
+        raise ValueError("write it as NAME:KEY, with a key of at least 32 characters, such as `openssl rand -hex 32`")
+    return value
+
+
+class Unsolicited(StrEnum):
+    """How the receiver treats an instance that no job expects."""
+
+    KEEP = "keep"
+    REFUSE = "refuse"
+
+
+class AuditPatients(StrEnum):
+    """How the audit trail writes what identifies patients and studies."""
+
+    PLAIN = "plain"
+    MASKED = "masked"
+    SEALED = "sealed"
+
+
+_AUDIT = re.compile(r"/.+|syslog\+tls://(?:\[[\da-fA-F:.]+\]|[^/?#\[\]\s@:]+)(?::\d{1,5})?")
+
+
+def check_audit(value: str) -> str:
+    """Accept the path of a file, or the address of a syslog server over TLS."""
+    if _AUDIT.fullmatch(value) is None:
+        raise ValueError("write the absolute path of a file, or syslog+tls://HOST:PORT")
+    return value
+
+
+class WhenFull(StrEnum):
+    """How the receiver treats an unsolicited instance for which the quota has no room."""
+
+    REFUSE = "refuse"
+    DROP_OLDEST = "drop-oldest"
+
+
+class RemoteAddresses(StrEnum):
+    """The addresses that a request may have called. Link-local, multicast and metadata addresses are never called."""
+
+    ANY = "any"
+    PRIVATE = "private"
+
+
+class PrivateServerKind(StrEnum):
+    """The program of the private server, the preferred one first."""
+
+    VALKEY = "valkey"
+    FAKEREDIS = "fakeredis"
+
+
+def is_loopback(host: str) -> bool:
+    """Report whether only this machine reaches an address."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host.lower() == "localhost"
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def is_weak(user: str, password: str) -> bool:
+    """Report whether a password is short, or little more than the name of the user and known words."""
+    rest = _WORDS.sub("", password.lower().replace(user.lower(), ""))
+    return len(password) < PASSWORD or len(set(rest)) < _BESIDE_WORDS
