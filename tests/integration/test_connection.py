@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 import time
@@ -141,8 +142,9 @@ def test_a_redis_that_loads_its_data_is_one_sentence(tmp_path: Path) -> None:
     """It answers LOADING to everything, also to the first ping."""
     more = ["--enable-debug-command", "yes", "--loading-process-events-interval-bytes", "1024"]
     with redis_server(tmp_path, more=more) as server, redis.Redis(port=server.port) as direct:
+        # It answers between two kilobytes that it loads, which nothing compresses.
         for number in range(100):
-            direct.set(str(number), f"{number}" * 1000)
+            direct.set(str(number), os.urandom(2048))
         direct.config_set("key-load-delay", 100_000)
         loading = threading.Thread(target=_reload, args=[server.port])
         loading.start()

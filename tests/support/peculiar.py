@@ -17,6 +17,8 @@ from tests.support.messages import CT, EXPLICIT, IMPLICIT
 
 BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
 _ROOT: Final = "2.25.27182818284590"
+#: The study of :func:`data_set`.
+STUDY_UID: Final = f"{_ROOT}.1"
 #: Maximum lengths that peers announce.
 MAXIMA: Final = (4_096, 16_384, 131_072)
 _LONG_VRS: Final = frozenset((b"OB", b"OW", b"SQ", b"UN", b"UT"))
@@ -40,7 +42,7 @@ def data_set(uid: bytes, *others: bytes, syntax: str = EXPLICIT) -> bytes:
             element(0x0008_0016, b"UI", CT.encode() + b"\0" * (len(CT) % 2), syntax),
             element(0x0008_0018, b"UI", uid, syntax),
             element(0x0010_0020, b"LO", b"P1", syntax),
-            element(0x0020_000D, b"UI", _even(f"{_ROOT}.1"), syntax),
+            element(0x0020_000D, b"UI", _even(STUDY_UID), syntax),
             element(0x0020_000E, b"UI", _even(f"{_ROOT}.1.1"), syntax),
             *others,
         )

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from pacs_tasks.dimse.files.elements import plain
+from pacs_tasks.dimse.upper_layer.negotiation import LONGEST_REQUEST
 from pacs_tasks.dimse.upper_layer.wire import A_ASSOCIATE_RQ, SLICE
 
 log = logging.getLogger(__name__)
@@ -316,7 +317,10 @@ def _is_enough(received: bytearray) -> bool:
     """Whether a thread can go on: with the whole request, with most of it, or with what is not one."""
     if received[0] != A_ASSOCIATE_RQ or len(received) >= _ENOUGH:
         return True
-    return len(received) >= _HEADER and len(received) >= _HEADER + int.from_bytes(received[2:_HEADER], "big")
+    if len(received) < _HEADER:
+        return False
+    length = int.from_bytes(received[2:_HEADER], "big")
+    return length > LONGEST_REQUEST or len(received) >= _HEADER + length
 
 
 def most_waiting() -> int:

@@ -53,8 +53,8 @@ _ITEM_IMPLEMENTATION_VERSION_NAME = 0x55
 _ITEM_USER_IDENTITY_AC = 0x59
 
 _HEADER = struct.Struct(">BxH")
-#: Bytes of a request that is read: 128 contexts with all transfer syntaxes of PS3.6 are shorter.
-_LONGEST_REQUEST = 1 << 18
+#: Bytes of a request that is read: 128 contexts of forty transfer syntaxes of 64 characters are shorter.
+LONGEST_REQUEST = 1 << 19
 #: A context id is one byte. More contexts have ids that are not unique.
 _MOST_CONTEXTS = 255
 #: Maximum length for a remote that omits the item, though it is mandatory (PS3.7 section D.3.3.1).
@@ -215,7 +215,7 @@ def decode_request(content: memoryview) -> AssociateRequest:
     """
     if len(content) < 68:
         raise ValueError("an A-ASSOCIATE-RQ is truncated")
-    if len(content) > _LONGEST_REQUEST:
+    if len(content) > LONGEST_REQUEST:
         raise ValueError("an A-ASSOCIATE-RQ is longer than any valid one")
     contexts: list[ProposedContext] = []
     user: _UserInformation = (_USUAL_LENGTH, {}, None, False)

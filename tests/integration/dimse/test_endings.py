@@ -190,7 +190,7 @@ def _move(remote: RemoteAE, directory: Path) -> None:
 
 
 def _get(remote: RemoteAE, directory: Path) -> None:
-    request = GetRequest(remote=remote, study_uid="1.2", output_dir=str(directory))
+    request = GetRequest(remote=remote, study_uid=peculiar.STUDY_UID, output_dir=str(directory))
     get(request, LOCAL, PATIENT, sop_class_uids=[CT])
 
 

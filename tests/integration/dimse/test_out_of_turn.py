@@ -14,6 +14,7 @@ import pytest
 
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.c_echo import echo
+from pacs_tasks.dimse.scp.admission import Sparing
 from pacs_tasks.dimse.scp.storage_scp import StorageSCP
 from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer import negotiation as acse
@@ -38,7 +39,8 @@ def shared_scp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageSCP]
 
 @pytest.fixture
 def scp(shared_scp: StorageSCP) -> Iterator[StorageSCP]:
-    """Give the shared Storage SCP with an empty directory."""
+    """Give the shared Storage SCP with an empty directory, and warnings that nobody has used up."""
+    shared_scp.sparing = Sparing()
     yield shared_scp
     for each in shared_scp.directory.iterdir():
         shutil.rmtree(each)
