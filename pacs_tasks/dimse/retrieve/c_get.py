@@ -81,7 +81,6 @@ def get(
         study_uid=request.study_uid,
         series_uid=request.series_uid or "",
     )
-    received: dict[str, InstanceOutcome] = {}
 
     def associate(model: QueryModel) -> Association:
         # Each context counts for the syntaxes of instances, so the models are not proposed together.
@@ -91,35 +90,55 @@ def get(
 
     model, assoc = _accepted(associate, request)
     with assoc:
-        origin = replace(origin, intake=Intake(limits, assoc.wire))
-
-        def on_store(context_id: int, message: Command) -> None:
-            before = unrequested.count
-            outcome = receive(assoc.stream, context_id, message, assoc.contexts_by_id[context_id], origin)
-            if unrequested.count > before:
-                unrequested.check()
-                return
-            if outcome.category is not InstanceCategory.FAILED:
-                received[outcome.sop_instance_uid] = outcome
-            if on_instance is not None:
-                on_instance(outcome)
-
-        context_id = _accepted_context(assoc, model)
+        arrivals = _Arrivals(assoc, replace(origin, intake=Intake(limits, assoc.wire)), unrequested, on_instance)
         final = retrieve(
             assoc,
-            context_id,
+            _accepted_context(assoc, model),
             request,
             status.get_status,
             check_arrived=check_arrived,
             patient_id=patient_of(assoc, request.study_uid) if model is QueryModel.PATIENT_ROOT else None,
-            on_store=on_store,
+            on_store=arrivals.store,
         )
     return GetOutcome(
         **final._asdict(),
         seconds=time.monotonic() - started,
-        instances=tuple(received.values()),
+        instances=tuple(arrivals.received.values()),
         refused=unrequested.count,
     )
+
+
+class _Arrivals:
+    """Stores what arrives over the association of a C-GET.
+
+    Attributes
+    ----------
+    received
+        What is complete on disk, by SOP Instance UID.
+    """
+
+    def __init__(
+        self,
+        assoc: Association,
+        origin: Origin,
+        unrequested: Unrequested,
+        on_instance: Callable[[InstanceOutcome], None] | None,
+    ) -> None:
+        self._assoc, self._origin, self._unrequested, self._on_instance = assoc, origin, unrequested, on_instance
+        self.received: dict[str, InstanceOutcome] = {}
+
+    def store(self, context_id: int, message: Command) -> None:
+        """Receive the instance of a C-STORE request, and answer it."""
+        before = self._unrequested.count
+        context = self._assoc.contexts_by_id[context_id]
+        outcome = receive(self._assoc.stream, context_id, message, context, self._origin)
+        if self._unrequested.count > before:
+            self._unrequested.check()
+            return
+        if outcome.category is not InstanceCategory.FAILED:
+            self.received[outcome.sop_instance_uid] = outcome
+        if self._on_instance is not None:
+            self._on_instance(outcome)
 
 
 class Unrequested:
