@@ -529,7 +529,17 @@ class PacsClient:
 def _user() -> str:
     """Name the user of this process and the machine, as the system has them."""
     known = (os.environ.get(name) for name in ("LOGNAME", "USER", "USERNAME"))
-    return f"{next(filter(None, known), '') or 'unknown'}@{socket.gethostname()}"
+    return f"{next(filter(None, known), '') or _account()}@{socket.gethostname()}"
+
+
+def _account() -> str:
+    """Name the account of a process that has no environment of a login, such as a service's."""
+    try:
+        import pwd
+
+        return pwd.getpwuid(os.getuid()).pw_name
+    except (ImportError, KeyError):
+        return "unknown"
 
 
 def _job_id(idempotency_key: str | None) -> str:

@@ -70,7 +70,8 @@ def _after_refusal(letter: DeadLetter, too_often: bool) -> None:
     """Have the audit trail tell that a message was refused, and end the job that it names."""
     with suppress(BrokerUnavailableError, RedisError):
         alert(RESTRICTED_FUNCTION, Party("unknown"), f"Dead letter {letter.id}: {letter.reason}")
-    if letter.job_id and letter.task in OPERATIONS:
+    # Parts of jobs are enqueued again. Whoever waits for a task that no worker knows would wait for ever.
+    if letter.job_id and (letter.task in OPERATIONS or not letter.task):
         _end_job(letter, too_often)
 
 
@@ -85,9 +86,10 @@ def _end_job(letter: DeadLetter, too_often: bool) -> None:
         try:
             ended = ledger().progress(letter.job_id).state.finished or not too_often
         except JobNotFoundError:
-            ended = not ledger().open(letter.job_id, letter.task, None)
+            ended = bool(letter.task) and not ledger().open(letter.job_id, letter.task, None)
         if not ended:
-            ledger().fail(letter.job_id, error)
+            if letter.task:
+                ledger().fail(letter.job_id, error)
             app.backend.store_result(letter.job_id, error, FAILURE)
     except (BrokerUnavailableError, RedisError) as failure:
         logger.warning("job %s could not be ended (%s)", letter.job_id, type(failure).__name__)

@@ -173,7 +173,8 @@ class Channel(redis.Channel):
             return _passed(raw, queue, size, envelope.check_reply)
         message = None
         try:
-            message = envelope.read_envelope(raw, size)
+            message = envelope.read_outside(raw, size)
+            envelope.read_body(message, size)
             envelope.check_task(message, self.tasks)
             check_signature(message, settings())
         except MessageError as error:

@@ -276,6 +276,8 @@ def checked_job_key(job_id: str) -> str:
     JobNotFoundError
         If no job can have this id.
     """
+    # The message of a stranger may name any value.
+    job_id = str(job_id)
     if not job_id.isprintable() or len(job_id) > _LONGEST_ID or job_id.rpartition(":")[2] in PARTS:
         raise not_found(job_id)
     return job_key(job_id)

@@ -138,13 +138,22 @@ class _TaskFields(_Shape):
     stamps: dict[str, Any] | None = None
 
 
+class _Signature(_Shape):
+    """A task that follows, as Celery writes it."""
+
+    task: _Name
+    args: list[Any]
+    named: Annotated[dict[str, Any], Field(alias="kwargs")]
+    options: dict[str, Any]
+
+
 class _Following(_Shape):
     """What follows a task."""
 
-    callbacks: list[dict[str, Any] | str] | None = None
-    errbacks: list[dict[str, Any] | str] | None = None
-    chain: list[dict[str, Any]] | None = None
-    chord: dict[str, Any] | None = None
+    callbacks: list[_Signature | str] | None = None
+    errbacks: list[_Signature | str] | None = None
+    chain: list[_Signature] | None = None
+    chord: _Signature | None = None
 
 
 class _ReplyTo(_Shape):
@@ -228,23 +237,33 @@ def read_task(raw: bytes, tasks: Tasks, size: int) -> Envelope:
 
 
 def read_envelope(raw: bytes, size: int) -> Envelope:
-    """Read the envelope of any message, and its body. A compressed body is replaced by what it contains."""
+    """Read the envelope of any message, and its body."""
+    found = read_outside(raw, size)
+    read_body(found, size)
+    return found
+
+
+def read_outside(raw: bytes, size: int) -> Envelope:
+    """Read the envelope of any message, and leave its body as it is."""
     if len(raw) > size:
         raise MessageError(
             f"The message has more than {size:,} bytes. Send less in one request, or raise PACS_TASKS_MESSAGE_SIZE."
         )
     value = _parsed(raw)
-    envelope = _checked(_Envelope, value, "envelope")
-    found = Envelope(value)
-    body = _decoded(envelope)
-    compression = envelope.headers.get("compression")
+    _checked(_Envelope, value, "envelope")
+    return Envelope(value)
+
+
+def read_body(found: Envelope, size: int) -> None:
+    """Read the body of a message. A compressed body is replaced by what it contains."""
+    body = _decoded(found)
+    compression = found["headers"].get("compression")
     if compression is not None:
         body = _inflated(body, compression, size)
         del found["headers"]["compression"]
         found["properties"]["body_encoding"] = "base64"
         found["body"] = base64.b64encode(body).decode()
     found.content = _parsed(body)
-    return found
 
 
 def check_task(message: Envelope, tasks: Tasks) -> None:
@@ -265,6 +284,10 @@ def check_task(message: Envelope, tasks: Tasks) -> None:
     if not isinstance(args, list) or not isinstance(kwargs, dict):
         raise MessageError("The arguments of the task are not a list and an object. Enqueue tasks with Celery.")
     _checked(_Following, following, "body")
+    if isinstance(fields["id"], UUID):
+        # Celery accepts one from those who enqueue, and Redis none.
+        holder = headers if "id" in headers else content
+        holder["id"] = str(checked.id)
     task = tasks.get(checked.task)
     if task is None:
         raise MessageError("No task of pacs-tasks has this name. Correct it: docs/reference/tasks lists all.")
@@ -333,11 +356,11 @@ def _checked(shape: type[_T], value: Any, where: str) -> _T:
         raise MessageError("The message has a time that no calendar has. Correct eta and expires.") from None
 
 
-def _decoded(envelope: _Envelope) -> bytes:
+def _decoded(found: Envelope) -> bytes:
     """The bytes of the body."""
     try:
-        body = envelope.body.encode()
-        return base64.b64decode(body) if envelope.properties.body_encoding == "base64" else body
+        body: bytes = found["body"].encode()
+        return base64.b64decode(body) if found["properties"].get("body_encoding") == "base64" else body
     except (UnicodeEncodeError, binascii.Error):
         raise MessageError("The body of the message is not Base64. Enqueue tasks with Celery.") from None
 

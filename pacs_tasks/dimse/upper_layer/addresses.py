@@ -9,7 +9,7 @@ from pacs_tasks.settings import RemoteAddresses
 
 _Address = IPv4Address | IPv6Address
 #: Beside link-local addresses, of which 169.254.169.254 is one, some clouds have their metadata service here.
-_METADATA: Final = frozenset(map(ip_address, ("fd00:ec2::254", "100.100.100.200", "168.63.129.16")))
+_METADATA: Final = frozenset(map(ip_address, ("fd00:ec2::254", "100.100.100.200", "168.63.129.16", "192.0.0.192")))
 #: RFC 1918, RFC 4193, and this machine.
 _PRIVATE: Final = tuple(
     map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8", "fc00::/7", "::1/128"))

@@ -12,7 +12,6 @@ last outcome ends the job too, so a body that Redis loses or runs twice changes 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple, cast
 
 from celery import Task, chord
 from celery.exceptions import Ignore, Reject, Retry
+from kombu.utils.json import dumps, loads
 
 from pacs_tasks.audit import RESTRICTED_FUNCTION, Party
 from pacs_tasks.dimse.upper_layer.negotiation import Context
@@ -303,14 +303,16 @@ def _accepted(task: Task, payload: Mapping[str, Any] | None, request_type: type[
     return request
 
 
-def _in_clear(task: Task, payload: Mapping[str, Any]) -> Mapping[str, Any]:
+def _in_clear(task: Task, payload: object) -> Mapping[str, Any]:
     """Decrypt the request of another service, from :func:`pacs_tasks.sealing.sealed_request`.
 
     Raises
     ------
     InvalidRequestError
-        If it is not encrypted and must be.
+        If it is no object, or is not encrypted and must be.
     """
+    if not isinstance(payload, Mapping):
+        raise InvalidRequestError("The request is not a JSON object. docs/reference/tasks lists its fields.")
     sealing = sealing_of(ledger().client)
     if set(payload) == {SEALED}:
         return unsealed_request(sealing, payload, task.name, task.request.id)
@@ -324,7 +326,9 @@ def _in_clear(task: Task, payload: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _what_follows(task: Task) -> str:
     """Write what follows the running task: callbacks, the rest of a chain, a group, a chord."""
-    return json.dumps({name: getattr(task.request, name) for name in _FOLLOWING})
+    following = {name: getattr(task.request, name) for name in _FOLLOWING}
+    # Celery's JSON, since times and UUIDs may be among the arguments.
+    return cast(str, dumps(following))  # type: ignore[no-untyped-call]  # kombu ships no annotations
 
 
 def _restore(task: Task, follows: str | None) -> None:
@@ -333,7 +337,7 @@ def _restore(task: Task, follows: str | None) -> None:
     Celery carries it from message to message while a task is retried or replaced. A message of ours has none of it, and
     a message that Redis delivers twice still has it after Celery has called it.
     """
-    known = json.loads(follows) if follows else {}
+    known = loads(follows) if follows else {}  # type: ignore[no-untyped-call]  # kombu ships no annotations
     task.request.update({name: known.get(name) for name in _FOLLOWING})
 
 

@@ -25,6 +25,14 @@ from tests.support.waiting import wait_until
 _LOGIN = "admin:poison"
 
 
+#: Requests that are none, with what the service that waits is told.
+_NO_REQUESTS = [
+    (poison.NAME, "not a JSON object"),
+    ([1], "not a JSON object"),
+    ({"remote": poison._nested(500)}, "nested deeper"),
+]
+
+
 @pytest.fixture
 def broker(redis_url: str) -> Iterator[redis.Redis]:
     with redis.Redis.from_url(redis_url) as client:
@@ -98,7 +106,14 @@ def test_a_job_whose_message_is_refused_ends_with_the_reason(
         with pytest.raises(Exception, match="does not have these arguments"):
             service.AsyncResult(task_id).get(timeout=30)
         assert "does not have these arguments" in terminal.run("status", task_id).stdout
-    [letter] = DeadLetters(broker, 60).all()
+        for request, reason in _NO_REQUESTS:
+            waiting = service.send_task("pacs_tasks.echo", kwargs={"request": request}, queue="pacs_tasks.find")
+            with pytest.raises(Exception, match=reason):
+                waiting.get(timeout=30)
+        unknown = service.send_task("pacs_tasks.nothing", queue="pacs_tasks.find")
+        with pytest.raises(Exception, match="No task of pacs-tasks has this name"):
+            unknown.get(timeout=30)
+    _unknown, _deep, letter = DeadLetters(broker, 60).all()
     assert (letter.task, letter.job_id) == ("pacs_tasks.echo", task_id)
     shown = terminal.run("dead-letters", letter.id)
     assert "does not have these arguments" in shown.stdout
@@ -106,7 +121,7 @@ def test_a_job_whose_message_is_refused_ends_with_the_reason(
     message = terminal.run("dead-letters", letter.id, "--content", "--json").json["dead_letters"][0]["content"]
     assert poison.NAME in base64.b64decode(json.loads(message)["body"]).decode()
     terminal.run("dead-letters", letter.id[:6], "--delete")
-    assert "There are no dead letters" in terminal.run("dead-letters").stderr
+    assert letter.id not in terminal.run("dead-letters").stdout
 
 
 def test_a_message_that_was_delivered_too_often_is_a_dead_letter(

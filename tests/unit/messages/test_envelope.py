@@ -8,6 +8,7 @@ import json
 import lzma
 import time
 import tracemalloc
+import uuid
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,9 @@ from pacs_tasks.messages import envelope
 from tests.support import poison
 
 _SIZE = 1 << 20
+_UUID = uuid.uuid4()
+_TYPED = {"__type__": "uuid", "__value__": {"hex": _UUID.hex, "version": 4}}
+_FIRST = {"task": "pacs_tasks.echo", "args": [], "kwargs": {}}
 
 
 def _echo(request: Any = None) -> None:
@@ -96,6 +100,19 @@ def test_what_honest_publishers_send_passes(raw: bytes) -> None:
     found = envelope.read_task(raw, _TASKS, _SIZE)
     assert envelope.about(found)[0] in _TASKS
     assert json.loads(base64.b64decode(found["body"])) == found.content
+
+
+@pytest.mark.parametrize("raw", [poison.task(id=_TYPED), poison.envelope(_FIRST | {"id": _TYPED})])
+def test_an_id_that_is_a_uuid_becomes_text_as_redis_needs_it(raw: bytes) -> None:
+    found = envelope.read_task(raw, _TASKS, _SIZE)
+    assert (found["headers"] | (found.content if isinstance(found.content, dict) else {}))["id"] == str(_UUID)
+
+
+def test_the_job_of_a_message_whose_body_is_refused_is_known() -> None:
+    found = envelope.read_outside(poison.tasks()["deep request, 500 objects"], _SIZE)
+    with pytest.raises(MessageError, match="nested"):
+        envelope.read_body(found, _SIZE)
+    assert envelope.about(found) == ("pacs_tasks.echo", found["headers"]["id"])
 
 
 def test_what_celery_publishes_passes() -> None:

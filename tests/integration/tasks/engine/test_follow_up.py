@@ -7,6 +7,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,9 @@ def note_of(service: Celery, **options: Any) -> tuple[Signature, AsyncResult]:
 def test_what_is_linked_to_a_task_receives_its_summary(
     service: Celery, requests: dict[str, dict[str, Any]], pacs: TestPACS, task: str
 ) -> None:
-    """One callback has a queue that only its service knows, the other none."""
-    (called, receives), (plain, receives_too) = note_of(service), note_of(service, queue=None)
+    """One callback has a queue that only its service knows, and a time; the other has none."""
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    (called, receives), (plain, receives_too) = note_of(service, expires=soon), note_of(service, queue=None)
     failed, errs = note_of(service)
     pacs.faults = Faults(report=Report.SAME_ASSOCIATION)
     signature = task_of(service, task, requests[task])
