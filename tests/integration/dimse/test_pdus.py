@@ -153,7 +153,7 @@ def test_retrieves_of_every_shape(shape: Shape, tmp_path: Path) -> None:
     ]
     answer = [*sent, *_halves(messages.response(command.C_GET_RQ, 0x0000, COMPLETED=3))]
     with scripted.peer(_answering(answer, shape)) as remote:
-        request = GetRequest(remote=remote, study_uid="1.2", output_dir=str(tmp_path))
+        request = GetRequest(remote=remote, study_uid=peculiar.STUDY_UID, output_dir=str(tmp_path))
         outcome = get(request, LOCAL, PATIENT, sop_class_uids=[CT])
     assert outcome.category is Category.SUCCESS
     kept = {path.stem: dicom_files.data_set(path) for path in tmp_path.rglob("*.dcm")}
