@@ -43,6 +43,7 @@ def get(
     rare: bool = True,
     limits: Limits = NO_LIMITS,
     listed: Mapping[str, Collection[str]] | None = None,
+    on_refused: Callable[[int], None] | None = None,
 ) -> GetOutcome:
     """Retrieve instances into ``request.output_dir``.
 
@@ -62,6 +63,8 @@ def get(
         As for :func:`pacs_tasks.dimse.upper_layer.contexts.contexts_to_receive`.
     limits
         What the remote may bring.
+    on_refused
+        Called at the end, also if that is an error, with the number of instances that were not requested.
 
     Raises
     ------
@@ -88,18 +91,22 @@ def get(
         contexts = [*models.retrieve_contexts(models.GET, model), *storage]
         return Association.open(local, request.remote, contexts[:MAX_CONTEXTS], timeouts, stop)
 
-    model, assoc = _accepted(associate, request)
-    with assoc:
-        arrivals = _Arrivals(assoc, replace(origin, intake=Intake(limits, assoc.wire)), unrequested, on_instance)
-        final = retrieve(
-            assoc,
-            _accepted_context(assoc, model),
-            request,
-            status.get_status,
-            check_arrived=check_arrived,
-            patient_id=patient_of(assoc, request.study_uid) if model is QueryModel.PATIENT_ROOT else None,
-            on_store=arrivals.store,
-        )
+    try:
+        model, assoc = _accepted(associate, request)
+        with assoc:
+            arrivals = _Arrivals(assoc, replace(origin, intake=Intake(limits, assoc.wire)), unrequested, on_instance)
+            final = retrieve(
+                assoc,
+                _accepted_context(assoc, model),
+                request,
+                status.get_status,
+                check_arrived=check_arrived,
+                patient_id=patient_of(assoc, request.study_uid) if model is QueryModel.PATIENT_ROOT else None,
+                on_store=arrivals.store,
+            )
+    finally:
+        if on_refused is not None:
+            on_refused(unrequested.count)
     return GetOutcome(
         **final._asdict(),
         seconds=time.monotonic() - started,

@@ -16,6 +16,7 @@ from pacs_tasks.dimse.files.elements import MalformedError
 from pacs_tasks.dimse.files.final_name import Placed
 from pacs_tasks.dimse.files.label import MislabelledError
 from pacs_tasks.dimse.files.storage import IncomingFile, OtherInstanceError, breaks_rules
+from pacs_tasks.dimse.scp.admission import Sparing
 from pacs_tasks.dimse.scp.limits import NO_LIMITS, Intake, LimitError
 from pacs_tasks.dimse.scp.sender import Originator, Sender, originator_of
 from pacs_tasks.dimse.upper_layer import command
@@ -24,6 +25,7 @@ from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 
 log = logging.getLogger(__name__)
+_sparing = Sparing(log)
 
 SUCCESS = 0x0000
 #: Refused: Not Authorized (PS3.7 section 9.1.1.1.9 and annex C).
@@ -87,6 +89,10 @@ class Origin:
     #: Who called us; nothing where we called.
     sender: Sender | None = None
 
+    def warning(self, message: str, *values: object) -> None:
+        """Log a warning about an instance. Senders decide how many there are, so the log gets a few a minute."""
+        _sparing.warning(self.sender.address if self.sender else self.remote, message, self.remote, *values)
+
 
 def receive(
     stream: MessageStream, context_id: int, request: Command, pair: tuple[str, str], origin: Origin
@@ -118,15 +124,15 @@ def receive(
         InstanceOutcome, subject=sop_instance_uid, sop_class_uid=sop_class_uid, sop_instance_uid=sop_instance_uid
     )
     if isinstance(kept, Refusal):
-        level = logging.DEBUG if kept.counted else logging.WARNING
-        log.log(level, "An instance from %s was refused (%04X): %s.", origin.remote, kept.code, kept.comment)
+        if not kept.counted:
+            origin.warning("An instance from %s was refused (%04X): %s.", kept.code, kept.comment)
         final = status.store_status(kept.code, kept.comment)
         return outcome(category=InstanceCategory.FAILED, transfer_syntax_uid=syntax, status=final, reason=kept.comment)
     remarks = kept.remarks
     if sop_class != sop_class_uid:
         remarks += ("it came in a presentation context of another SOP class",)
     if remarks:
-        log.warning("An instance from %s was kept although %s.", origin.remote, " and ".join(remarks))
+        origin.warning("An instance from %s was kept although %s.", " and ".join(remarks))
     return outcome(
         category=InstanceCategory.WARNING if remarks else InstanceCategory.SUCCESS,
         transfer_syntax_uid=kept.transfer_syntax_uid,

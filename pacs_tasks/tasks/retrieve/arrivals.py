@@ -9,11 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pacs_tasks.ae import RemoteAE
 from pacs_tasks.dimse.files import part10, storage
 from pacs_tasks.dimse.files.final_name import OTHER_CONTENT, Placed
+from pacs_tasks.dimse.retrieve.c_get import MOST_UNREQUESTED
 from pacs_tasks.dimse.retrieve.delivery import Arrived
 from pacs_tasks.dimse.scp.c_store import OUT_OF_RESOURCES, Arrival, Refusal
-from pacs_tasks.errors import InvalidRequestError, JobCancelledError
+from pacs_tasks.errors import AssociationError, InvalidRequestError, JobCancelledError
 from pacs_tasks.layout import Layout
 from pacs_tasks.ledger.manifest import CountedLine, RetrieveLine
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
@@ -37,6 +39,8 @@ class Arrivals:
         The output directory.
     layout
         How files are named there.
+    remote
+        Who was asked for them.
     known
         SOP Instance UIDs that have already taken a line of a part that is only counted.
 
@@ -50,8 +54,15 @@ class Arrivals:
         How many have come again with other content, after their outcome was recorded. Both files are kept.
     """
 
-    def __init__(self, part: Part[RetrieveLine], directory: Path, layout: Layout, known: Collection[str] = ()) -> None:
-        self._part, self._directory, self._layout = part, directory, layout
+    def __init__(
+        self,
+        part: Part[RetrieveLine],
+        directory: Path,
+        layout: Layout,
+        remote: RemoteAE,
+        known: Collection[str] = (),
+    ) -> None:
+        self._part, self._directory, self._layout, self._remote = part, directory, layout, remote
         self.counted = any(isinstance(line, CountedLine) for line in part.left.values())
         #: SOP Instance UID to the index in the manifest.
         self.index_of: dict[str, int] = {}
@@ -65,6 +76,8 @@ class Arrivals:
         #: Complete instances that wait to be recorded, by their index.
         self._whole: dict[int, InstanceOutcome] = {}
         self.number = self.extra = self.again = 0
+        #: How many have come with other content than before.
+        self._differing = 0
         #: Whether the series or study was requested as a whole.
         self.whole = False
         #: Is called before outcomes are recorded; the last of these may end the job.
@@ -76,8 +89,19 @@ class Arrivals:
         return self._part.left.keys() <= self._whole.keys()
 
     def so_far(self) -> Arrived:
-        """How many instances have come, and whether these are all."""
+        """How many instances have come, and whether these are all.
+
+        Raises
+        ------
+        AssociationError
+            If more and more come that were not promised, or have other content each time.
+        """
         more = self.extra if self.counted else len(self._unlisted)
+        if more + self._differing > MOST_UNREQUESTED:
+            raise AssociationError(
+                f"{self._remote} sent more than {MOST_UNREQUESTED} instances beyond those that it had listed, so the "
+                "association was aborted. Ask its administrator."
+            )
         return Arrived(self.number + more, self.complete)
 
     def wants(self, sop_instance_uid: str) -> bool:
@@ -158,6 +182,7 @@ class Arrivals:
         """Note that an instance of no line of its own has taken the name of a file with other content."""
         if OTHER_CONTENT not in outcome.reason:
             return
+        self._differing += 1
         index = self.index_of.get(outcome.sop_instance_uid, -1)
         if index in self._whole:
             self._whole[index] = outcome
@@ -172,14 +197,16 @@ class Arrivals:
             self._seen.add(sop_instance_uid)
             if self._free:
                 return self._free.popleft()
+            if not self.extra:
+                logger.warning("Job %s: the remote sent more instances than it had counted.", self._part.job_id)
             self.extra += 1
-            logger.warning("Job %s: the remote sent more instances than it had counted.", self._part.job_id)
             return None
         if not self.wants(sop_instance_uid):
+            if not self._unlisted:
+                logger.warning("Job %s: the remote sent instances that were not requested.", self._part.job_id)
             self._unlisted.add(sop_instance_uid)
             # Some remotes send the whole series for a list of instances. That says nothing about the promise.
             self.extra += self.whole
-            logger.warning("Job %s: the remote sent an instance that was not requested.", self._part.job_id)
             return None
         return self.index_of[sop_instance_uid]
 

@@ -172,7 +172,7 @@ class Fetch(Attempt):
     def __init__(self, part: Part[RetrieveLine], request: RetrieveRequest, *, whole_series: bool) -> None:
         super().__init__(part, request, whole_series=whole_series)
         layout = Layout(request.layout, request.remote.charset, owner_of(part))
-        self._arrivals = Arrivals(part, Path(request.directory), layout, self._counted_before())
+        self._arrivals = Arrivals(part, Path(request.directory), layout, request.remote, self._counted_before())
         # What is missing is requested by name. If nothing at all came, attempts alternate: a remote may serve only
         # whole series, or only lists.
         nothing_yet = len(part.left) == part.size
@@ -298,7 +298,7 @@ class Fetch(Attempt):
         )
         try:
             with leased(request.remote, self._part.must_end, one_of_many=True) as stop:
-                outcome = c_get.get(
+                return c_get.get(
                     get_request,
                     local_ae(request),
                     timeouts(request),
@@ -311,11 +311,14 @@ class Fetch(Attempt):
                     rare=self._tries > 0,
                     limits=limits_in(get_request.output_dir),
                     listed=self._syntaxes,
+                    # Before what has come is recorded: that may end the job.
+                    on_refused=self._record_refused,
                 )
-                ledger().studies.record_notes(self._part.job_id, self._study_uid, refused=outcome.refused)
-                return outcome
         finally:
             arrivals.record()
+
+    def _record_refused(self, number: int) -> None:
+        ledger().studies.record_notes(self._part.job_id, self._study_uid, refused=number)
 
     def _request_all(self, request_once: RequestOnce) -> Answer:
         """Request the whole series or study, or what is missing by lists of UIDs."""

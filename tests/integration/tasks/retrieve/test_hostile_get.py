@@ -94,12 +94,14 @@ def test_what_a_request_does_not_name_is_refused(archive: TestPACS, tmp_path: Pa
 def test_a_flood_of_what_nobody_requested_ends_the_association(
     archive: TestPACS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The limit is ten thousand; here it is five."""
+    """The limit is ten thousand; here it is five. The count is told all the same."""
+    refused: list[int] = []
     monkeypatch.setattr(c_get, "MOST_UNREQUESTED", 5)
     archive.faults = Faults(also_sent=[archive.instances[uid(2, 1)]] * 9)
     request = GetRequest(remote=archive.remote, output_dir=str(tmp_path / "out"), study_uid=study_uid())
     with pytest.raises(AssociationError, match="more than 5 instances by C-GET that were not requested"):
-        c_get.get(request, LocalAE(ae_title="ME"), Timeouts.of(20), None, [CT])
+        c_get.get(request, LocalAE(ae_title="ME"), Timeouts.of(20), None, [CT], on_refused=refused.append)
+    assert refused == [6]
     assert not below(tmp_path / "out")
 
 
