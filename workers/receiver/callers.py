@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 
 import redis
 
+from pacs_tasks.ae import plain_address
 from pacs_tasks.audit import NODE_AUTHENTICATION, Event, Kind, Party
 from pacs_tasks.connection import connect
 from pacs_tasks.dimse.scp.admission import Sparing
@@ -175,12 +176,12 @@ class KnownCallers(Callers):
     def _networks(self, address: str) -> tuple[Network, ...]:
         """Give the networks of an address, a network or a host name."""
         with contextlib.suppress(ValueError):
-            return (ipaddress.ip_network(address.partition("%")[0]),)
+            return (ipaddress.ip_network(plain_address(address)),)
         found, until = self._addresses.get(address, ((), 0.0))
         if time.monotonic() >= until:
             try:
                 answers = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)
-                found = tuple({ipaddress.ip_network(str(each[4][0]).partition("%")[0]) for each in answers})
+                found = tuple({ipaddress.ip_network(plain_address(str(each[4][0]))) for each in answers})
             except (OSError, UnicodeError):
                 self._sparing.warning(address, "The host name %s of a caller has no address at present.", address)
             self._addresses[address] = found, time.monotonic() + _NAMES_KEPT

@@ -24,6 +24,7 @@ _ALLOWED = {
             "CT": {"addresses": ["127.0.0.2", "127.0.8.0/24"]},
             "ANYWHERE": {},
             "NAMED": {"addresses": ["localhost"]},
+            "MAPPED": {"addresses": ["::ffff:127.0.0.5"]},
             "*": {"addresses": ["127.0.0.7"]},
         }
     )
@@ -57,6 +58,7 @@ _REMOTES = {"PACS_TASKS_REMOTES": json.dumps({"archive": {"ae_title": "ARCHIVE",
                 ("127.0.0.2", "*", "PACS_TASKS"): CALLING_AET,
                 ("127.0.0.4", "ANYWHERE", "PACS_TASKS"): None,
                 ("127.0.0.1", "NAMED", "PACS_TASKS"): None,
+                ("127.0.0.5", "MAPPED", "PACS_TASKS"): None,
                 ("127.0.0.7", "STRANGER", "PACS_TASKS"): None,
                 ("127.0.0.1", "STRANGER", "PACS_TASKS"): CALLING_AET,
             },
