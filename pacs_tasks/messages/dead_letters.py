@@ -9,6 +9,7 @@ import base64
 import json
 import time
 import uuid
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -132,6 +133,13 @@ class DeadLetters:
             pipe.lrem(LETTERS, 1, json.dumps(asdict(letter)))
             pipe.delete(_content_key(letter.id))
             pipe.execute()
+
+    def purge(self, job_ids: Collection[str], before: float) -> int:
+        """Forget the letters of these jobs, and those that were refused before a time in seconds since 1970."""
+        found = [each for each in self.all() if each.job_id in job_ids or each.time < before]
+        for each in found:
+            self.delete(each)
+        return len(found)
 
     def enqueue_again(self, letter: DeadLetter) -> None:
         """Put the message back into its queue, after what made workers refuse it was changed.

@@ -187,6 +187,7 @@ def purge(invocation: Invocation, job_ids: tuple[str, ...], age: float | None) -
     from pacs_tasks.cli.running import find_job
     from pacs_tasks.client import PacsClient
     from pacs_tasks.ledger.purge import ended_before, purge_all, rewrite_file
+    from pacs_tasks.messages.dead_letters import DeadLetters
 
     if bool(job_ids) == (age is not None):
         raise click.UsageError("Name jobs by their ids, or all that are old with --older-than.")
@@ -196,12 +197,13 @@ def purge(invocation: Invocation, job_ids: tuple[str, ...], age: float | None) -
         named = [find_job(invocation, client, each).id for each in job_ids]
         purged = purge_all(ledger, dict.fromkeys(named) if age is None else ended_before(ledger, time.time() - age))
         logger.info("purged %d jobs", len(purged))
-        why = rewrite_file(ledger.client) if purged else ""
+        letters = DeadLetters(ledger.client, 0).purge(purged, 0.0 if age is None else time.time() - age)
+        why = rewrite_file(ledger.client) if purged or letters else ""
     left = [each for each in dict.fromkeys(named) if each not in purged]
     if terminal.json:
         document = {"purged": purged, "unfinished": left, "append_only_file": why or "rewritten"}
         terminal.document({**document, "exit_code": ExitCode.USAGE if left else ExitCode.DONE})
-    terminal.say(f"{counted(len(purged), 'job')} purged." if purged else "There was nothing to purge.")
+    terminal.say(f"{counted(len(purged), 'job')} purged." if purged or letters else "There was nothing to purge.")
     if left:
         terminal.complain(f"{', '.join(left)}: this job has not ended. Cancel it first, or wait for its end.")
     if why:

@@ -14,6 +14,7 @@ from pacs_tasks.embedded.places import Places
 from pacs_tasks.errors import PeerUnreachableError
 from pacs_tasks.ledger.commitments import Commitments, Transaction
 from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.messages.dead_letters import DeadLetters
 from pacs_tasks.request import FindRequest
 from pacs_tasks.settings import load
 from tests.support.command import PACS_TASKS, Terminal
@@ -49,6 +50,7 @@ def _record(server: RedisServer) -> None:
                 Commitments(ledger, job_id).begin("1.2.3", Transaction(peer="PACS", asked=1.0))
             if job_id != "running":
                 ledger.fail(job_id, PeerUnreachableError("The remote is not there."))
+        DeadLetters(client, 60).add(b"{}", "pacs_tasks.find", "It was sent twice.", FindRequest.task, "committed")
 
 
 def _terminal(tmp_path: Path, url: str | None) -> Terminal:
