@@ -392,6 +392,9 @@ def main() -> int:
     if not lock.acquire(timeout=2):
         logger.error("another supervisor has this data directory")
         return 3
+    # A supervisor that was killed left word that its server is ready, which we end and start again.
+    with contextlib.suppress(OSError):
+        places.write_state(State(url=places.state().url))
     # The parent ends now, so that the process that started it need not wait for us to avoid a zombie. The lock stays
     # with the child: both share the descriptor. Windows has neither zombies nor forks.
     if sys.platform != "win32" and not as_on_windows(settings) and os.fork():

@@ -76,7 +76,6 @@ def test_killed_supervisor_is_replaced(settings: Settings) -> None:
         _remember(url)
         (worker,) = wait_until(lambda: _workers(settings), 10)
         assert embedded.failure(settings) == ""
-        # The next supervisor, which replaces it, may come at once.
         orphan = _pid(places.server_lock)
         _kill(places.supervisor_lock)
         assert "Run the command again" in embedded.failure(settings), "who waits is told"
