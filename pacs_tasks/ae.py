@@ -142,7 +142,9 @@ def _check_network(value: str) -> str:
         raise ValueError(
             f"{value!r} is neither an IP address nor a network; write 192.168.1.20 or 192.168.1.0/24"
         ) from None
-    return str(network.network_address) if network.num_addresses == 1 else str(network)
+    if network.num_addresses > 1:
+        return str(network)
+    return plain_address(str(network.network_address))
 
 
 def _check_fingerprint(value: str) -> str:

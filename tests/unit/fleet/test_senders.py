@@ -55,6 +55,7 @@ def own_address() -> str:
         ("192.0.2.1", {"receive_from": ["2001:db8::/64"]}, "192.0.2.2", False),
         ("192.0.2.1", {"receive_from": ["2001:db8::/64"]}, "2001:db8::77", True),
         ("no-such-host.invalid", {"receive_from": ["192.0.2.5"]}, "192.0.2.5", True),
+        ("no-such-host.invalid", {"receive_from": ["::ffff:192.0.2.5"]}, "192.0.2.5", True),
         ("no-such-host.invalid", {}, "192.0.2.5", False),
     ],
 )
