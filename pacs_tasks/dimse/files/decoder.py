@@ -8,6 +8,7 @@ starts a process that has them. A plugin that a damaged file crashes takes that 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import struct
@@ -58,8 +59,8 @@ class _Decoder:
 
     def close(self) -> None:
         self._process.kill()
-        # It closes the pipes, and collects the process.
-        with self._process:
+        # It closes the pipes, one of which may hold a request that nobody reads any more, and collects the process.
+        with contextlib.suppress(OSError), self._process:
             pass
 
 

@@ -14,6 +14,7 @@ import errno
 import hashlib
 import os
 import secrets
+import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ _PATIENCE, _PAUSE = 20, 0.01
 #: Errors of a file system without hard links.
 _NO_LINKS = frozenset((errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK))
 _CHUNK = 1 << 20
+#: What keeps the threads of a process apart where directories cannot be locked; Windows has one worker process.
+_by_path = threading.Lock()
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _NO_FOLLOW | getattr(os, "O_CLOEXEC", 0)
 _OPENAT = os.open in os.supports_dir_fd and os.link in os.supports_dir_fd and bool(_NO_FOLLOW)
@@ -63,6 +66,7 @@ class Folder:
     def __init__(self, root: Path, path: Path) -> None:
         self._root, self._path = root, path
         self._fd: int | None = None
+        self._locked = False
 
     def __enter__(self) -> Self:
         # Each instance comes by here, and Path.relative_to takes as long as three directories.
@@ -88,6 +92,8 @@ class Folder:
     def __exit__(self, *_: object) -> None:
         if self._fd is not None:
             os.close(self._fd)
+        elif self._locked:
+            _by_path.release()
 
     def _at(self, name: str) -> str:
         return name if self._fd is not None else str(self._path / name)
@@ -107,6 +113,7 @@ class Folder:
 
     def _claim_without_links(self, temporary: Path, name: str) -> bool:
         """Do the same by an empty file, which nobody mistakes for an instance."""
+        self._lock()
         if not self._reserve(name):
             return False
         try:
@@ -115,6 +122,23 @@ class Folder:
             os.unlink(self._at(name), dir_fd=self._fd)
             raise
         return True
+
+    def _lock(self) -> None:
+        """Keep others of this machine out of the directory until it is closed.
+
+        One that stops for long between its empty file and its replacement would replace the file of another.
+        """
+        if self._locked:
+            return
+        self._locked = True
+        if self._fd is None:
+            _by_path.acquire()
+            return
+        # The file system may have no locks either.
+        with suppress(ImportError, OSError):
+            import fcntl  # noqa: PLC0415 - Windows has none
+
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
 
     def _reserve(self, name: str) -> bool:
         try:
