@@ -98,12 +98,16 @@ def _check_address(value: str) -> str:
     """Check an IP address or a network; anything else is a host name."""
     if "/" not in value:
         return value
-    import ipaddress  # noqa: PLC0415 - only a receiver has these
-
     try:
         return str(ipaddress.ip_network(value, strict=False))
     except ValueError:
         raise ValueError("this is not a network; write one such as 192.168.1.0/24") from None
+
+
+def _sha256_of(text: str) -> str:
+    """Read a SHA-256 as openssl prints it, behind its name and with colons; empty if it is none."""
+    digits = text.rpartition("=")[2].replace(":", "").lower()
+    return digits if re.fullmatch("[0-9a-f]{64}", digits) else ""
 
 
 def _check_certificate(value: str) -> str:
@@ -111,8 +115,8 @@ def _check_certificate(value: str) -> str:
     value = value.strip()
     if value.startswith("CN=") and len(value) > 3:
         return value
-    digits = value.rpartition("=")[2].lower().removeprefix("sha256:").replace(":", "")
-    if len(digits) != 64 or any(each not in "0123456789abcdef" for each in digits):
+    digits = _sha256_of(value.rpartition("=")[2].lower().removeprefix("sha256:"))
+    if not digits:
         raise ValueError("a certificate is named by its SHA-256 fingerprint (64 hexadecimal digits) or by CN=NAME")
     return digits
 
@@ -149,8 +153,8 @@ def _check_network(value: str) -> str:
 
 def _check_fingerprint(value: str) -> str:
     """Check the SHA-256 of a certificate, as ``openssl x509 -fingerprint -sha256`` writes it, or without colons."""
-    digits = value.strip().rpartition("=")[2].replace(":", "").lower()
-    if re.fullmatch("[0-9a-f]{64}", digits) is None:
+    digits = _sha256_of(value.strip())
+    if not digits:
         raise ValueError(
             f"{value!r} is not the SHA-256 of a certificate, which `openssl x509 -noout -fingerprint -sha256` prints"
         )
@@ -171,6 +175,14 @@ def plain_address(address: str) -> str:
     except ValueError:
         return address
     return str(getattr(found, "ipv4_mapped", None) or found)
+
+
+def is_loopback(host: str) -> bool:
+    """Report whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(plain_address(host)).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def is_foreign_path(path: str) -> bool:

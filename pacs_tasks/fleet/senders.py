@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from pacs_tasks.ae import plain_address
+from pacs_tasks.ae import is_loopback, plain_address
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -166,17 +166,13 @@ def _addresses_of(host: str, receiver_host: str) -> list[str]:
     # The PACS runs on this machine, and calls the receiver from the address from which this machine reaches it. The
     # loopback address means another machine there, unless the receiver is on this one.
     source = _source_towards(receiver_host)
-    here = not source or _is_loopback(source) or source == plain_address(receiver_host)
-    return [*(each for each in found if here or not _is_loopback(each)), *filter(None, (source,))]
+    here = not source or is_loopback(source) or source == plain_address(receiver_host)
+    return [*(each for each in found if here or not is_loopback(each)), *filter(None, (source,))]
 
 
 def _is_here(address: str) -> bool:
     """Whether an address is one of this machine."""
-    return _is_loopback(address) or _source_towards(address) == address
-
-
-def _is_loopback(address: str) -> bool:
-    return ipaddress.ip_address(address).is_loopback
+    return is_loopback(address) or _source_towards(address) == address
 
 
 def _source_towards(host: str) -> str:

@@ -28,6 +28,7 @@ from pacs_tasks.ae import (
     ServerName,
     UserIdentity,
     check_key_has_certificate,
+    is_loopback,
 )
 from pacs_tasks.errors import ConfigurationError
 from pacs_tasks.privacy import GroupAccess
@@ -47,7 +48,6 @@ from pacs_tasks.settings.values import (
     check_encryption_keys,
     check_redis_url,
     check_signing_key,
-    is_loopback,
     is_weak,
     with_tls,
 )

@@ -4,7 +4,6 @@
 
 import base64
 import binascii
-import ipaddress
 import json
 import os
 import re
@@ -171,15 +170,6 @@ class PrivateServerKind(StrEnum):
 
     VALKEY = "valkey"
     FAKEREDIS = "fakeredis"
-
-
-def is_loopback(host: str) -> bool:
-    """Report whether only this machine reaches an address."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host.lower() == "localhost"
-    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def is_weak(user: str, password: str) -> bool:

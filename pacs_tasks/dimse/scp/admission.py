@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import ipaddress
 import logging
 import selectors
 import socket
@@ -20,6 +19,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from pacs_tasks.ae import plain_address
 from pacs_tasks.dimse.files.elements import plain
 from pacs_tasks.dimse.upper_layer.negotiation import LONGEST_REQUEST
 from pacs_tasks.dimse.upper_layer.wire import A_ASSOCIATE_RQ, SLICE
@@ -53,16 +53,6 @@ _RESERVE = 4
 _MOST_LINES = 50
 _LINES_OF_ONE = 10
 _MINUTE = 60.0
-
-
-def address_of(host: str) -> str:
-    """Give the address of a caller as it is written in settings: without IPv6's form of an IPv4 address."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return str(mapped or address)
 
 
 class Places:
@@ -229,8 +219,8 @@ class Lobby:
                 time.sleep(_TRY_AGAIN)
             return False
         sock.setblocking(False)
-        host = address_of(str(address[0]))
-        own = host == address_of(str(sock.getsockname()[0]))
+        host = plain_address(str(address[0]))
+        own = host == plain_address(str(sock.getsockname()[0]))
         known = self._is_known(host)
         if self._from[host] >= max(self._most // _PART_OF_WAITING, 1):
             self._make_way(host)

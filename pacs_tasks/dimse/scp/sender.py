@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import NamedTuple
 
-from pacs_tasks.ae import plain_address
+from pacs_tasks.ae import is_loopback, plain_address
 from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer.command import Command
 from pacs_tasks.dimse.upper_layer.wire import Wire
@@ -36,7 +35,7 @@ class Originator(NamedTuple):
 def sender_of(wire: Wire, calling_aet: str) -> Sender:
     """Give the requestor of an accepted association."""
     theirs, ours = (plain_address(each) for each in wire.addresses())
-    own = theirs == ours and not ipaddress.ip_address(theirs).is_loopback if theirs else False
+    own = theirs == ours and not is_loopback(theirs) if theirs else False
     return Sender(theirs, calling_aet, theirs in LOOPBACK or own, wire.certificate_marks())
 
 

@@ -8,7 +8,8 @@ import struct
 
 import pytest
 
-from pacs_tasks.dimse.scp.admission import Places, Sparing, address_of
+from pacs_tasks.ae import plain_address
+from pacs_tasks.dimse.scp.admission import Places, Sparing
 from pacs_tasks.dimse.scp.callers import (
     ANY,
     CALLED_AET_NOT_RECOGNISED,
@@ -120,7 +121,7 @@ def test_places_are_kept_for_those_with_an_address() -> None:
 
 def test_addresses_are_written_as_in_settings() -> None:
     """A socket for both versions of IP reports IPv4 addresses in a form of IPv6."""
-    assert [address_of(each) for each in ("::ffff:10.0.0.1", "10.0.0.1", "::1", "name")] == [
+    assert [plain_address(each) for each in ("::ffff:10.0.0.1", "10.0.0.1", "::1", "name")] == [
         "10.0.0.1",
         "10.0.0.1",
         "::1",
