@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -534,12 +535,12 @@ def _user() -> str:
 
 def _account() -> str:
     """Name the account of a process that has no environment of a login, such as a service's."""
-    try:
+    if sys.platform != "win32":
         import pwd
 
-        return pwd.getpwuid(os.getuid()).pw_name
-    except (ImportError, KeyError):
-        return "unknown"
+        with contextlib.suppress(KeyError):
+            return pwd.getpwuid(os.getuid()).pw_name
+    return "unknown"
 
 
 def _job_id(idempotency_key: str | None) -> str:

@@ -14,6 +14,7 @@ import errno
 import hashlib
 import os
 import secrets
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -134,11 +135,12 @@ class Folder:
         if self._fd is None:
             _by_path.acquire()
             return
-        # The file system may have no locks either.
-        with suppress(ImportError, OSError):
+        if sys.platform != "win32":
             import fcntl  # noqa: PLC0415 - Windows has none
 
-            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            # The file system may have no locks either.
+            with suppress(OSError):
+                fcntl.flock(self._fd, fcntl.LOCK_EX)
 
     def _reserve(self, name: str) -> bool:
         try:

@@ -315,12 +315,13 @@ def _is_enough(received: bytearray) -> bool:
 
 def most_waiting() -> int:
     """Give how many connections may wait at once; associations need open files too."""
-    if sys.platform == "win32":
-        return _MOST_WAITING
-    import resource  # noqa: PLC0415 - Windows has none
+    if sys.platform != "win32":
+        import resource  # noqa: PLC0415 - Windows has none
 
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _MOST_WAITING if soft < 0 else max(min(_MOST_WAITING, soft // _PART_OF_FILES), 1)
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft >= 0:
+            return max(min(_MOST_WAITING, soft // _PART_OF_FILES), 1)
+    return _MOST_WAITING
 
 
 class Sparing:
