@@ -6,16 +6,25 @@ ended, so the process leaves at once.
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
+import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from pacs_tasks.dimse.files import hide_decoders
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 _MESSAGE = b"Error: Cancelled before anything was begun.\n"
 #: As :class:`~pacs_tasks.cli.output.exit_codes.ExitCode`, which is not imported yet.
 CANCELLED = 5
+#: Seconds after which a Ctrl-C that was lost comes again.
+_SOON = 0.01
 
 
 def guarded(command: Callable[[], int]) -> int:
@@ -24,6 +33,7 @@ def guarded(command: Callable[[], int]) -> int:
     # A process that was started to ignore Ctrl-C goes on to do so.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _on_interrupt)
+        sys.unraisablehook = _on_unraisable
     try:
         code = command()
     except KeyboardInterrupt:
@@ -46,3 +56,19 @@ def _on_interrupt(_number: int, frame: FrameType | None) -> None:
             os._exit(CANCELLED)
         frame = frame.f_back
     raise KeyboardInterrupt
+
+
+def _on_unraisable(lost: UnraisableHookArgs) -> None:
+    """Let Ctrl-C come again that code in C, which cannot raise at that moment, has lost."""
+    if isinstance(lost.exc_value, KeyboardInterrupt):
+        threading.Timer(_SOON, _interrupt_again).start()
+    else:
+        sys.__unraisablehook__(lost)
+
+
+def _interrupt_again() -> None:
+    if sys.platform == "win32":
+        _thread.interrupt_main()
+    else:
+        # A signal also ends a wait in the system.
+        os.kill(os.getpid(), signal.SIGINT)

@@ -52,3 +52,28 @@ def test_a_command_that_is_interrupted_at_its_start_shows_no_traceback(program: 
     assert codes[0] == ExitCode.FAILED
     assert set(codes[1:]) <= {ExitCode.FAILED, ExitCode.CANCELLED}
     assert codes.count(ExitCode.CANCELLED) >= _MOMENTS / 3
+
+
+_LOST = """
+import os, signal, sys
+from pacs_tasks.cli.interrupt import guarded
+
+class Ending:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):
+            pass  # The interrupt is raised here, where Python can only report it.
+
+def command():
+    Ending()
+    signal.pause()
+
+sys.exit(guarded(command))
+"""
+
+
+def test_ctrl_c_that_comes_where_nothing_can_be_raised_is_not_lost() -> None:
+    """Such as in a destructor, from which Python would print the exception and go on."""
+    command, env = [sys.executable, "-c", _LOST], environment(PYTHONPATH=str(ROOT))
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)
+    assert (ended.returncode, ended.stderr) == (ExitCode.CANCELLED, "")
