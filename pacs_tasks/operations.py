@@ -43,6 +43,18 @@ FIND_QUEUE = "pacs_tasks.find"
 MOVE_QUEUE = "pacs_tasks.move"
 QUEUES = (STORE_QUEUE, FIND_QUEUE, MOVE_QUEUE)
 
+#: The priorities of messages that kombu tells apart in Redis, the highest first. It keeps a list for each.
+MESSAGE_PRIORITIES = (0, 3, 6, 9)
+
+
+def queue_key(queue: str, priority: int) -> str:
+    """Give the list in Redis that holds the messages of one priority, as kombu names it."""
+    return f"{queue}\x06\x16{priority}" if priority else queue
+
+
+#: The lists in Redis of all queues.
+QUEUE_KEYS = tuple(queue_key(queue, priority) for priority in MESSAGE_PRIORITIES for queue in QUEUES)
+
 #: Shown instead of arguments in events, Flower and logs: they may hold paths and patient data.
 HIDDEN = "(hidden)"
 

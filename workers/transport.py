@@ -35,7 +35,7 @@ from pacs_tasks.messages import envelope
 from pacs_tasks.messages.dead_letters import LETTERS, DeadLetter, DeadLetters
 from pacs_tasks.messages.envelope import Envelope, Tasks
 from pacs_tasks.messages.signature import check_signature
-from pacs_tasks.operations import HIDDEN, QUEUES
+from pacs_tasks.operations import HIDDEN, QUEUE_KEYS, QUEUES
 from pacs_tasks.settings import settings
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ _TYPES: Mapping[str, str] = {
     JOBS: "zset",
     CALLERS: "hash",
     LETTERS: "list",
-    **{f"{queue}{step}": "list" for queue in QUEUES for step in ("", *(f"\x06\x16{each}" for each in (3, 6, 9)))},
+    **dict.fromkeys(QUEUE_KEYS, "list"),
     **{f"_kombu.binding.{name}": "set" for name in (*QUEUES, "celery.pidbox", "celeryev", "reply.celery.pidbox")},
 }
 

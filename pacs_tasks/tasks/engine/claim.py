@@ -45,7 +45,7 @@ from pacs_tasks.errors import (
 from pacs_tasks.fleet.remotes import Outages, Probe
 from pacs_tasks.ledger.jobs import CLAIM_LIFETIME, Ledger
 from pacs_tasks.ledger.keys import server_time
-from pacs_tasks.operations import HIDDEN, OPERATIONS, QUEUES
+from pacs_tasks.operations import HIDDEN, OPERATIONS, QUEUE_KEYS
 from pacs_tasks.tasks.engine.base import come_again, ledger, outages, register
 
 logger = logging.getLogger(__name__)
@@ -238,7 +238,7 @@ def _enqueue(celery: Celery, task: str, job_id: str) -> None:
 
 def resume_stalled(celery: Celery, record: Ledger, patience: float = PATIENCE) -> None:
     """Send ``pacs_tasks.resume`` for each job that has stood still for ``patience`` seconds."""
-    if not record.client.exists(*QUEUES, UNACKED):
+    if not record.client.exists(*QUEUE_KEYS, UNACKED):
         patience = min(patience, PATIENCE_WHEN_IDLE)
     for job_id in record.standstills.unfinished_jobs():
         try:
