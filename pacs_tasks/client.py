@@ -32,7 +32,7 @@ from pacs_tasks.fleet.remotes import AssociationLeases, Associations, Outages, n
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.outcomes import Instances, RowAnswer, rows_of, whole_outcome
 from pacs_tasks.ledger.receipts import Receipt, receipts_of
-from pacs_tasks.operations import HIDDEN, OPERATIONS
+from pacs_tasks.operations import HIDDEN, OPERATIONS, message_priority, queue_key
 from pacs_tasks.outcome import (
     CommitOutcome,
     EchoOutcome,
@@ -96,8 +96,8 @@ class Broker:
         self._settings = settings
         self._private = private
 
-    def publish(self, task: str, job_id: str) -> None:
-        """Put the task of a job that the ledger knows on its queue.
+    def publish(self, task: str, job_id: str, priority: int = 0) -> None:
+        """Put the task of a job that the ledger knows on its queue; ``priority`` is that of the message.
 
         Raises
         ------
@@ -105,7 +105,7 @@ class Broker:
             If the Redis does not accept it.
         """
         queue = OPERATIONS[task].queue
-        self._redis.lpush(queue, _message(task, job_id, queue, self._settings))
+        self._redis.lpush(queue_key(queue, priority), _message(task, job_id, queue, priority, self._settings))
         # Flower shows a task from this event on. The job does not depend on it.
         with contextlib.suppress(BrokerUnavailableError):
             database = self._redis.connection_pool.connection_kwargs.get("db") or 0
@@ -125,7 +125,7 @@ class Broker:
             return bool(app.control.ping(timeout=seconds, connection=connection, limit=1))
 
 
-def _message(task: str, job_id: str, queue: str, config: Settings) -> str:
+def _message(task: str, job_id: str, queue: str, priority: int, config: Settings) -> str:
     headers: dict[str, Any] = {
         "lang": "py",
         "task": task,
@@ -153,7 +153,7 @@ def _message(task: str, job_id: str, queue: str, config: Settings) -> str:
 
         headers[HEADER] = own_signature(config, Signed(task, job_id, _BODY))
     shown = {"argsrepr": HIDDEN, "kwargsrepr": HIDDEN}
-    return _envelope(_BODY, headers, "", queue, delivery_mode=2, correlation_id=job_id, reply_to="", **shown)
+    return _envelope(_BODY, headers, "", queue, priority, delivery_mode=2, correlation_id=job_id, reply_to="", **shown)
 
 
 def _sent_event(task: str, job_id: str, queue: str) -> str:
@@ -177,10 +177,12 @@ def _sent_event(task: str, job_id: str, queue: str) -> str:
         "exchange": "",
         "routing_key": queue,
     }
-    return _envelope(event, {"hostname": _sender()}, "celeryev", "task.sent", delivery_mode=1)
+    return _envelope(event, {"hostname": _sender()}, "celeryev", "task.sent", 0, delivery_mode=1)
 
 
-def _envelope(body: Any, headers: dict[str, Any], exchange: str, routing_key: str, **properties: Any) -> str:
+def _envelope(
+    body: Any, headers: dict[str, Any], exchange: str, routing_key: str, priority: int, **properties: Any
+) -> str:
     return json.dumps(
         {
             "body": base64.b64encode(json.dumps(body).encode()).decode(),
@@ -190,7 +192,7 @@ def _envelope(body: Any, headers: dict[str, Any], exchange: str, routing_key: st
             "properties": {
                 **properties,
                 "delivery_info": {"exchange": exchange, "routing_key": routing_key},
-                "priority": 0,
+                "priority": priority,
                 "body_encoding": "base64",
                 "delivery_tag": str(uuid.uuid4()),
             },
@@ -371,7 +373,8 @@ class Job(Generic[O_co]):
 
     def _publish_again(self) -> Self:
         self._broker.forget(self.id)
-        self._broker.publish(self._ledger.progress(self.id).task, self.id)
+        request = self._ledger.request(self.id)
+        self._broker.publish(request.task, self.id, message_priority(request))
         return self
 
     def associations(self) -> Associations | None:
@@ -487,7 +490,7 @@ class PacsClient:
                 from pacs_tasks.messages.signature import sign_record
 
                 sign_record(self.ledger, job.id, request, self._settings)
-            self._broker.publish(request.task, job.id)
+            self._broker.publish(request.task, job.id, message_priority(request))
         except BaseException:
             self.ledger.discard(job.id)
             raise

@@ -29,6 +29,7 @@ from pacs_tasks.request import (
     GetRequest,
     MoveRequest,
     PreflightRequest,
+    Priority,
     RetrieveRequest,
     StoreDirectoryRequest,
     StorePathsRequest,
@@ -54,6 +55,9 @@ def queue_key(queue: str, priority: int) -> str:
 
 #: The lists in Redis of all queues.
 QUEUE_KEYS = tuple(queue_key(queue, priority) for priority in MESSAGE_PRIORITIES for queue in QUEUES)
+
+#: The priority of the messages of a job's parts.
+PART_PRIORITIES: Mapping[Priority, int] = MappingProxyType({Priority.STAT: 3, Priority.NORMAL: 6, Priority.BULK: 9})
 
 #: Shown instead of arguments in events, Flower and logs: they may hold paths and patient data.
 HIDDEN = "(hidden)"
@@ -141,3 +145,16 @@ _ROWS = (
 TRANSFERS = frozenset(row.task for row in _ROWS if row.outcome is TransferOutcome)
 #: Every operation, by the name of its public task.
 OPERATIONS: Mapping[str, Operation] = MappingProxyType({row.task: row for row in _ROWS})
+
+
+def message_priority(request: AnyRequest) -> int:
+    """Give the priority of the message that begins a job.
+
+    Planners are first, so that a job soon shows what it has to do; so is whatever somebody waits for. A single file
+    goes before the parts of jobs.
+    """
+    if OPERATIONS[request.task].steps or request.priority is Priority.STAT:
+        return MESSAGE_PRIORITIES[0]
+    if request.priority is Priority.BULK:
+        return PART_PRIORITIES[Priority.BULK]
+    return MESSAGE_PRIORITIES[isinstance(request, StoreRequest | MoveRequest | GetRequest)]

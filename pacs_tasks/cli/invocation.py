@@ -140,8 +140,14 @@ class Invocation:
             raise ConfigurationError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
 
     def address(self) -> Mapping[str, Any]:
-        """The fields of every request: both AEs, and the timeout."""
-        return {"remote": self.remote, "local": self.settings.local, "timeout": self.settings.timeout}
+        """The fields of every request: both AEs, the timeout and the priority."""
+        priority = self.option("priority") or "normal"
+        return {
+            "remote": self.remote,
+            "local": self.settings.local,
+            "timeout": self.settings.timeout,
+            "priority": priority,
+        }
 
     def transfer(self) -> Mapping[str, Any]:
         """The fields of every transfer: those of every request, and how long it waits for a PACS that is down."""
@@ -322,7 +328,19 @@ def transfer_options(function: F) -> F:
         callback=_note,
         help="Give the job a key. Another command with the same key gets the same job instead of a new one.",
     )
-    return give_up_after(key(function))
+    priority = click.option(
+        "--priority",
+        type=click.Choice(["stat", "normal", "bulk"], case_sensitive=False),
+        default="normal",
+        show_default=True,
+        envvar="PACS_TASKS_PRIORITY",
+        show_envvar=True,
+        expose_value=False,
+        callback=_note,
+        help="Let this job go before the others (stat), or after them (bulk), here and as priority of the requests to "
+        "the PACS.",
+    )
+    return give_up_after(key(priority(function)))
 
 
 #: The shared options that say which PACS to talk to, and how.

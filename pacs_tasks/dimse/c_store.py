@@ -27,7 +27,7 @@ from pacs_tasks.dimse.upper_layer.negotiation import (
 )
 from pacs_tasks.errors import ContextRejectedError, UnreadableInputError
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, StatusCategory
-from pacs_tasks.request import Transcode
+from pacs_tasks.request import Priority, Transcode
 
 _PADDED = (
     "Its last value had an odd length, so it was sent with a padding byte (PS3.5 section 7.1.1). The instance in the "
@@ -53,6 +53,7 @@ def store_all(
     *,
     digest: bool = False,
     transcode: Transcode = Transcode.UNCOMPRESSED,
+    priority: Priority = Priority.NORMAL,
 ) -> Generator[tuple[StoredInstance, InstanceOutcome]]:
     """Send instances, each as the bytes of its data set, not decoded where the remote accepts its transfer syntax.
 
@@ -66,6 +67,8 @@ def store_all(
         sending.
     transcode
         Whether to convert an instance whose transfer syntax the remote does not accept.
+    priority
+        What the requests ask of the remote.
 
     Yields
     ------
@@ -80,7 +83,7 @@ def store_all(
         If ``assoc.stop`` returned true during a wait; the association is aborted.
     """
     with assoc.busy():
-        requests = _Requests(assoc, transcode, digest=digest)
+        requests = _Requests(assoc, transcode, command.PRIORITIES[priority], digest=digest)
         for instance in instances:
             failed = requests.send(instance)
             if failed is not None:
@@ -106,8 +109,8 @@ class _Request:
 class _Requests:
     """The outstanding requests of one association."""
 
-    def __init__(self, assoc: Association, transcode: Transcode, *, digest: bool) -> None:
-        self._assoc, self._transcode, self._digest = assoc, transcode, digest
+    def __init__(self, assoc: Association, transcode: Transcode, priority: int, *, digest: bool) -> None:
+        self._assoc, self._transcode, self._priority, self._digest = assoc, transcode, priority, digest
         #: By message id, the oldest first.
         self.outstanding: dict[int, _Request] = {}
 
@@ -134,7 +137,7 @@ class _Requests:
                 if converted
                 else DataSetFile(instance, digest=self._digest)
             ) as data_set:
-                assoc.send(context_id, _request(instance, message_id), data_set)
+                assoc.send(context_id, _request(instance, message_id, self._priority), data_set)
                 # Meanwhile the remote processes the instance.
                 known = data_set.series() | ({"sent_as": syntax} if converted else {})
                 if self._digest:
@@ -156,13 +159,13 @@ class _Requests:
         return request.instance, _outcome(self._assoc, request, response, code)
 
 
-def _request(instance: StoredInstance, message_id: int) -> bytes:
+def _request(instance: StoredInstance, message_id: int, priority: int) -> bytes:
     return command.encode(
         {
             command.AFFECTED_SOP_CLASS_UID: instance.sop_class_uid,
             command.COMMAND_FIELD: command.C_STORE_RQ,
             command.MESSAGE_ID: message_id,
-            command.PRIORITY: command.MEDIUM,
+            command.PRIORITY: priority,
             command.AFFECTED_SOP_INSTANCE_UID: instance.sop_instance_uid,
         },
         data_set=True,

@@ -139,6 +139,14 @@ class RetrieveMethod(StrEnum):
     GET = "get"
 
 
+class Priority(StrEnum):
+    """How urgent a request is: what workers do first, and Priority, (0000,0700), of its DIMSE requests."""
+
+    STAT = "stat"
+    NORMAL = "normal"
+    BULK = "bulk"
+
+
 #: The validation context of a request that is read without its bulk, which would otherwise be invalid.
 BULK_APART: Mapping[str, bool] = MappingProxyType({"bulk_apart": True})
 
@@ -161,6 +169,8 @@ class Request(BaseModel):
     #: `partial`. The task of a worse outcome fails with `JobOutcomeError`. None: Celery counts every outcome as a
     #: success.
     raise_unless: Literal["success", "partial"] | None = None
+    #: `stat` goes before `normal`, and `normal` before `bulk`, which still gets a twentieth of the work.
+    priority: Priority = Priority.NORMAL
 
 
 class EchoRequest(Request):

@@ -58,7 +58,7 @@ __all__ = [
 ]
 
 #: Variables that only the command line and the search for the settings file read.
-_OPTIONS_ONLY = ("config", "remote", "detach", "json", "quiet", "log_level", "log_file")
+_OPTIONS_ONLY = ("config", "remote", "detach", "json", "quiet", "log_level", "log_file", "priority")
 #: Variables of docker-compose.yml.
 _COMPOSE_ONLY = ("redis_password", "files", "certificates")
 #: The variables of the tests of this package begin so.

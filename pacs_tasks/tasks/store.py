@@ -255,7 +255,11 @@ class _FileQueue(LineQueue[StoredInstance]):
         """Send all files; several may be in progress at once."""
         index_of = {instance.path: index for index, instance in self.queue.items()}
         for instance, outcome in c_store.store_all(
-            assoc, self._until_the_end(), digest=settings().sha256, transcode=self.request.transcode
+            assoc,
+            self._until_the_end(),
+            digest=settings().sha256,
+            transcode=self.request.transcode,
+            priority=self.request.priority,
         ):
             index = index_of[instance.path]
             del self.queue[index]

@@ -156,7 +156,7 @@ def _send(
     from pacs_tasks.request import PreflightRequest, StorePathsRequest, build
 
     if dry_run:
-        refuse(invocation, ["files_per_task", "give_up_after"], "with --dry-run")
+        refuse(invocation, ["files_per_task", "give_up_after", "priority"], "with --dry-run")
         return run(invocation, build(PreflightRequest, {**invocation.address(), "paths": paths, **options}))
     parts = {"files_per_task": files_per_task or invocation.settings.files_per_task}
     return run(invocation, build(StorePathsRequest, {**invocation.transfer(), "paths": paths, **parts, **options}))

@@ -233,8 +233,9 @@ class FindOperation:
             else:
                 identities.append(identity)
 
+        priority = command.PRIORITIES[self._request.priority]
         with assoc.exchange() as message_id, Cancellation(assoc, context_id, message_id) as cancellation:
-            final = _exchange(assoc, context_id, message_id, encoded, self._intake, on_match=collect)
+            final = _exchange(assoc, context_id, message_id, encoded, self._intake, priority=priority, on_match=collect)
             return final if cancellation.cancelled else status.ended_early(final)
 
 
@@ -309,6 +310,7 @@ def _exchange(
     encoded: bytes,
     intake: Intake,
     *,
+    priority: int = command.MEDIUM,
     on_match: Callable[[bytes, int], None],
 ) -> Status:
     """Send one C-FIND request, pass on each match with its status, and return the final status."""
@@ -317,7 +319,7 @@ def _exchange(
         command.AFFECTED_SOP_CLASS_UID: assoc.contexts_by_id[context_id][0],
         command.COMMAND_FIELD: command.C_FIND_RQ,
         command.MESSAGE_ID: message_id,
-        command.PRIORITY: command.MEDIUM,
+        command.PRIORITY: priority,
     }
     intake.begin_request()
     assoc.send(context_id, command.encode(elements, data_set=True), encoded)

@@ -190,7 +190,7 @@ def _command_set(request: MoveRequest | GetRequest, sop_class_uid: str, message_
     elements: dict[int, int | str] = {
         command.AFFECTED_SOP_CLASS_UID: sop_class_uid,
         command.MESSAGE_ID: message_id,
-        command.PRIORITY: command.MEDIUM,
+        command.PRIORITY: command.PRIORITIES[request.priority],
     }
     if isinstance(request, MoveRequest):
         elements[command.COMMAND_FIELD] = command.C_MOVE_RQ

@@ -22,6 +22,7 @@ from pacs_tasks.dimse.upper_layer.wire import (
     Wire,
 )
 from pacs_tasks.errors import PeerUnavailableError, UnreadableInputError
+from pacs_tasks.request import Priority
 
 # Command Field, (0000,0100), PS3.7 section E.1.
 C_STORE_RQ = 0x0001
@@ -58,7 +59,9 @@ MOVE_ORIGINATOR_MESSAGE_ID = 0x1031
 
 NO_DATA_SET = 0x0101
 _DATA_SET = 0x0001
-MEDIUM = 0
+#: Values of Priority, (0000,0700), PS3.7 section E.1.
+MEDIUM, HIGH, LOW = 0, 1, 2
+PRIORITIES = {Priority.STAT: HIGH, Priority.NORMAL: MEDIUM, Priority.BULK: LOW}
 
 _ELEMENT = struct.Struct("<HHL")
 _US = struct.Struct("<HHLH")

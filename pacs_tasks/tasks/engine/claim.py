@@ -45,7 +45,15 @@ from pacs_tasks.errors import (
 from pacs_tasks.fleet.remotes import Outages, Probe
 from pacs_tasks.ledger.jobs import CLAIM_LIFETIME, Ledger
 from pacs_tasks.ledger.keys import server_time
-from pacs_tasks.operations import HIDDEN, OPERATIONS, QUEUE_KEYS
+from pacs_tasks.operations import (
+    HIDDEN,
+    MESSAGE_PRIORITIES,
+    OPERATIONS,
+    PART_PRIORITIES,
+    QUEUE_KEYS,
+    message_priority,
+)
+from pacs_tasks.request import AnyRequest, Priority
 from pacs_tasks.tasks.engine.base import come_again, ledger, outages, register
 
 logger = logging.getLogger(__name__)
@@ -229,11 +237,22 @@ def resume(_: Task, job_id: str, seen: str) -> None:
     """Enqueue the task of a job again if the job still stands still as ``seen``."""
     if ledger().standstills.persists(job_id, seen):
         logger.warning("job %s stands still; its task is enqueued again", job_id)
-        _enqueue(app, ledger().progress(job_id).task, job_id)
+        _enqueue(app, ledger(), job_id)
 
 
-def _enqueue(celery: Celery, task: str, job_id: str) -> None:
-    celery.send_task(task, task_id=job_id, argsrepr=HIDDEN, kwargsrepr=HIDDEN)
+def _enqueue(celery: Celery, record: Ledger, job_id: str) -> None:
+    """Enqueue the task of a job again."""
+    task, request = record.progress(job_id).task, _request(record, job_id)
+    priority = message_priority(request) if request else MESSAGE_PRIORITIES[0]
+    celery.send_task(task, task_id=job_id, argsrepr=HIDDEN, kwargsrepr=HIDDEN, priority=priority)
+
+
+def _request(record: Ledger, job_id: str) -> AnyRequest | None:
+    """The request of a job, if this process can read it."""
+    try:
+        return record.request(job_id)
+    except PacsTasksError:
+        return None
 
 
 def resume_stalled(celery: Celery, record: Ledger, patience: float = PATIENCE) -> None:
@@ -247,7 +266,10 @@ def resume_stalled(celery: Celery, record: Ledger, patience: float = PATIENCE) -
         except (JobNotFoundError, *_NOT_A_RECORD):
             continue
         if seen:
-            celery.send_task("pacs_tasks.resume", args=[job_id, seen], queue=queue)
+            # After the messages of its parts.
+            request = _request(record, job_id)
+            priority = PART_PRIORITIES[request.priority if request else Priority.BULK]
+            celery.send_task("pacs_tasks.resume", args=[job_id, seen], queue=queue, priority=priority)
 
 
 def publish_ends(celery: Celery, record: Ledger) -> None:
@@ -263,7 +285,7 @@ def publish_ends(celery: Celery, record: Ledger) -> None:
             continue
         overdue = progress.finished and server_time(record.client) - progress.finished > _PATIENCE_AT_THE_END
         if overdue and record.callers.begin_publishing(job_id):
-            _enqueue(celery, progress.task, job_id)
+            _enqueue(celery, record, job_id)
 
 
 def probe_remotes(celery: Celery, record: Ledger, known: Outages) -> None:
@@ -274,7 +296,7 @@ def probe_remotes(celery: Celery, record: Ledger, known: Outages) -> None:
             logger.info("%s is back; %d jobs go on", probe.name, len(waiting))
             for job_id in waiting:
                 with suppress(JobNotFoundError):
-                    _enqueue(celery, record.progress(job_id).task, job_id)
+                    _enqueue(celery, record, job_id)
         else:
             for job_id in known.still_down(probe.name):
                 logger.warning("job %s gives up waiting for %s", job_id, probe.name)

@@ -38,6 +38,7 @@ from pacs_tasks.errors import (
 from pacs_tasks.fleet.audits import Audits
 from pacs_tasks.ledger.manifest import Line, Study
 from pacs_tasks.ledger.recorder import Recorder
+from pacs_tasks.operations import PART_PRIORITIES
 from pacs_tasks.outcome import InstanceOutcome, Outcome
 from pacs_tasks.request import R, Request, build
 from pacs_tasks.sealing import SEALED, sealing_of, unsealed_request
@@ -216,7 +217,10 @@ def register_chord(
 
     def fan_out(task: Task, job_id: str) -> None:
         # The message of a part has the job's id and the range, nothing private.
-        header = [part.si(job_id, start, stop) for start, stop in _pending(job_id, parts(job_id))]
+        priority = PART_PRIORITIES[ledger().request(job_id).priority]
+        header = [
+            part.si(job_id, start, stop).set(priority=priority) for start, stop in _pending(job_id, parts(job_id))
+        ]
         task.replace(chord(header, body=finish.si(job_id)))
 
     @register(request_type.task, base=JobTask)

@@ -187,6 +187,7 @@ class QuerySession:
             level=level,
             keys=keys,
             query_model=request.query_model,
+            priority=request.priority,
         )
         begun, losses = 0.0, 0
         rows = _Rows(read)

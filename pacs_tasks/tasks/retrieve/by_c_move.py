@@ -200,6 +200,7 @@ class Move:
             study_uid=self._study_uid,
             series_uid=self._series_uid or None,
             sop_instance_uids=uids,
+            priority=self._request.priority,
         )
 
     def _uids_of_the_rest(self) -> tuple[str, ...]:

@@ -295,6 +295,7 @@ class Fetch(Attempt):
             study_uid=self._study_uid,
             series_uid=self._series_uid or None,
             sop_instance_uids=uids,
+            priority=request.priority,
         )
         try:
             with leased(request.remote, self._part.must_end, one_of_many=True) as stop:
