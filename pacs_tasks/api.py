@@ -27,7 +27,7 @@ from pacs_tasks.errors import (
     TLSError,
     UnreadableInputError,
 )
-from pacs_tasks.fleet.remotes import Associations
+from pacs_tasks.fleet.leases import Associations
 from pacs_tasks.ledger.outcomes import RowAnswer
 from pacs_tasks.ledger.receipts import Receipt
 from pacs_tasks.outcome import (
@@ -64,6 +64,7 @@ from pacs_tasks.request import (
     Level,
     MoveRequest,
     PreflightRequest,
+    Priority,
     QueryModel,
     RetrieveMethod,
     RetrieveRequest,
@@ -124,6 +125,7 @@ __all__ = [
     "PlainRecordError",
     "PreflightOutcome",
     "PreflightRequest",
+    "Priority",
     "Progress",
     "Proof",
     "QueryModel",

@@ -28,7 +28,8 @@ from typing_extensions import TypeVar
 
 from pacs_tasks import embedded
 from pacs_tasks.errors import BrokerUnavailableError, InvalidRequestError, JobNotReadyError
-from pacs_tasks.fleet.remotes import AssociationLeases, Associations, Outages, name_of
+from pacs_tasks.fleet.leases import AssociationLeases, Associations, name_of
+from pacs_tasks.fleet.outages import Outages
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.outcomes import Instances, RowAnswer, rows_of, whole_outcome
 from pacs_tasks.ledger.receipts import Receipt, receipts_of

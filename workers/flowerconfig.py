@@ -35,7 +35,7 @@ from tornado.web import OutputTransform
 from pacs_tasks.app import DEFAULT_REDIS_URL
 from pacs_tasks.connection import connect
 from pacs_tasks.errors import BrokerUnavailableError, PacsTasksError
-from pacs_tasks.fleet.remotes import AssociationLeases
+from pacs_tasks.fleet.leases import AssociationLeases
 from pacs_tasks.messages.dead_letters import DeadLetters
 from pacs_tasks.privacy import log_plainly
 from pacs_tasks.settings import load, remark_on_variables

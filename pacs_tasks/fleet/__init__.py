@@ -1,5 +1,5 @@
 """What the workers of a fleet agree on, in Redis.
 
-``remotes``: leases of associations, remotes that are down, retrieve methods that a remote has refused. ``receivers``:
-which receivers run, and what jobs expect at them.
+``leases``: who may have an association with a remote. ``outages``: which remotes are down. ``refusals``: retrieve
+methods that a remote has refused. ``receivers``: which receivers run, and what jobs expect at them.
 """

@@ -36,7 +36,7 @@ from pacs_tasks.errors import (
     PeerUnavailableError,
     UnreadableInputError,
 )
-from pacs_tasks.fleet.remotes import name_of
+from pacs_tasks.fleet.leases import name_of
 from pacs_tasks.ledger.manifest import FileLine
 from pacs_tasks.ledger.outcomes import Instances
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, PreflightOutcome, ProposedPair

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pacs_tasks.fleet.remotes import AssociationLeases, Associations
+from pacs_tasks.fleet.leases import AssociationLeases, Associations
 
 #: A lease runs out after 15 s, a place in the line after 3 s: both are kept up well before.
 _BEAT = 0.5

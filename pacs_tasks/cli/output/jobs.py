@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pacs_tasks.cli.language import translated
 from pacs_tasks.cli.output.terminal import Fact, Table, Terminal, duration, size, when
 from pacs_tasks.cli.output.view import command_of, count_facts, done_of, positive
-from pacs_tasks.fleet.remotes import Associations
+from pacs_tasks.fleet.leases import Associations
 from pacs_tasks.outcome import Counters, JobState, Progress
 from pacs_tasks.privacy import plain
 

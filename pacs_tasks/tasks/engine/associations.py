@@ -31,7 +31,7 @@ from pacs_tasks.connection import connect
 from pacs_tasks.dimse.upper_layer.association import Association, StopCheck, Timeouts
 from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.errors import AssociationError, BrokerUnavailableError, JobCancelledError, PeerBusyError
-from pacs_tasks.fleet.remotes import AssociationLeases, name_of
+from pacs_tasks.fleet.leases import AssociationLeases, name_of
 from pacs_tasks.request import Request
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine.base import budget, local_ae, outages, timeouts
@@ -71,7 +71,7 @@ class Lease:
     Attributes
     ----------
     remote
-        As :func:`pacs_tasks.fleet.remotes.name_of` gives it.
+        As :func:`pacs_tasks.fleet.leases.name_of` gives it.
     seen
         When its holder last gave a sign of life.
     refusing

@@ -39,7 +39,8 @@ from pacs_tasks.errors import (
     PeerUnreachableError,
     SealingError,
 )
-from pacs_tasks.fleet.remotes import AssociationLeases, Outages, name_of
+from pacs_tasks.fleet.leases import AssociationLeases, name_of
+from pacs_tasks.fleet.outages import Outages
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.operations import HIDDEN
 from pacs_tasks.outcome import Category, Outcome, Progress

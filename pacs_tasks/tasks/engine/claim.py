@@ -42,7 +42,7 @@ from pacs_tasks.errors import (
     PeerBusyError,
     PeerUnavailableError,
 )
-from pacs_tasks.fleet.remotes import Outages, Probe
+from pacs_tasks.fleet.outages import Outages, Probe
 from pacs_tasks.ledger.jobs import CLAIM_LIFETIME, Ledger
 from pacs_tasks.ledger.keys import server_time
 from pacs_tasks.operations import (

@@ -14,8 +14,9 @@ from pacs_tasks.dimse.retrieve import c_get
 from pacs_tasks.dimse.retrieve.c_move import DESTINATION_UNKNOWN, refuses_destination
 from pacs_tasks.dimse.upper_layer.contexts import guesses
 from pacs_tasks.errors import AssociationError, ContextRejectedError, NotSendingError, PeerStalledError
+from pacs_tasks.fleet.leases import name_of
 from pacs_tasks.fleet.receivers import Receiver
-from pacs_tasks.fleet.remotes import Method, Refusals, get_of, move_to, name_of
+from pacs_tasks.fleet.refusals import Method, Refusals, get_of, move_to
 from pacs_tasks.fleet.senders import Stranger
 from pacs_tasks.layout import Layout
 from pacs_tasks.ledger.manifest import RetrieveLine

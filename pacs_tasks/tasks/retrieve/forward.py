@@ -15,7 +15,7 @@ from typing import cast
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.dimse.retrieve import c_move
 from pacs_tasks.errors import AssociationError, JobCancelledError, PeerBusyError, PeerUnavailableError
-from pacs_tasks.fleet.remotes import Method
+from pacs_tasks.fleet.refusals import Method
 from pacs_tasks.ledger.manifest import RetrieveLine
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, MoveOutcome
 from pacs_tasks.request import MoveRequest, RetrieveRequest

@@ -13,8 +13,8 @@ import redis
 
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.connection import connect
-from pacs_tasks.fleet import remotes as budget_module
-from pacs_tasks.fleet.remotes import AssociationLeases, Associations, name_of
+from pacs_tasks.fleet import leases as budget_module
+from pacs_tasks.fleet.leases import AssociationLeases, Associations, name_of
 from tests.support.waiting import wait_until
 
 REMOTE = "PACS at 127.0.0.1:104"

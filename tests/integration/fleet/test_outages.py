@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pacs_tasks.ae import LocalAE, RemoteAE
-from pacs_tasks.fleet import remotes as outages_module
-from pacs_tasks.fleet.remotes import MOST_FAILURES, Outages
+from pacs_tasks.fleet import outages as outages_module
+from pacs_tasks.fleet.outages import MOST_FAILURES, Outages
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.outcome import JobState
 from pacs_tasks.request import StoreDirectoryRequest

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pacs_tasks import Associations, PacsClient
-from pacs_tasks.fleet.remotes import AssociationLeases, name_of
+from pacs_tasks.fleet.leases import AssociationLeases, name_of
 from pacs_tasks.testing import TestPACS
 from tests.support import workers
 from tests.support.command import Terminal

@@ -106,7 +106,7 @@ def test_a_count_stays_on_one_line(columns: int) -> None:
     program = f"from pacs_tasks.outcome import Counters\n{program}".format(id=JOB_ID)
     program += (
         "from pacs_tasks.cli.output.jobs import association_table\n"
-        "from pacs_tasks.fleet.remotes import Associations\n"
+        "from pacs_tasks.fleet.leases import Associations\n"
         "remote = 'A_LONG_AE_TITLE at archive.hospital.example:11112'\n"
         "terminal.table(association_table([Associations(remote=remote, in_use=3, limit=4, waiting=0)]))\n"
     )

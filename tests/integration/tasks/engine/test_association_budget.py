@@ -27,7 +27,7 @@ from pacs_tasks import (
     TransferOutcome,
 )
 from pacs_tasks.app import create
-from pacs_tasks.fleet.remotes import LIFETIME, AssociationLeases, Associations, name_of
+from pacs_tasks.fleet.leases import LIFETIME, AssociationLeases, Associations, name_of
 from pacs_tasks.request import AnyRequest
 from pacs_tasks.settings import Settings
 from pacs_tasks.tasks.engine.claim import resume_stalled

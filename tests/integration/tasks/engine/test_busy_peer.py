@@ -24,7 +24,7 @@ from pacs_tasks import (
     TransferOutcome,
 )
 from pacs_tasks.app import create
-from pacs_tasks.fleet.remotes import AssociationLeases, name_of
+from pacs_tasks.fleet.leases import AssociationLeases, name_of
 from pacs_tasks.settings import Settings
 from pacs_tasks.testing import EVERY_INSTANCE, Faults, TestPACS
 from pacs_tasks.testing.faults import LOCAL_LIMIT_EXCEEDED

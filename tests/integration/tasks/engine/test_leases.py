@@ -10,8 +10,8 @@ import pytest
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.connection import connect
 from pacs_tasks.errors import BrokerUnavailableError, JobCancelledError, PeerBusyError
-from pacs_tasks.fleet import remotes as budget_module
-from pacs_tasks.fleet.remotes import AssociationLeases, name_of
+from pacs_tasks.fleet import leases as budget_module
+from pacs_tasks.fleet.leases import AssociationLeases, name_of
 from pacs_tasks.tasks.engine import associations as associations_module
 from pacs_tasks.tasks.engine import claim as claim_module
 from pacs_tasks.tasks.engine.associations import Leases

@@ -10,7 +10,8 @@ import pytest
 
 from pacs_tasks import Category, PacsClient, RetrieveMethod, RetrieveRequest, TransferOutcome
 from pacs_tasks.connection import connect
-from pacs_tasks.fleet.remotes import REFUSED_FOR, Method, Refusals, get_of, move_to, name_of
+from pacs_tasks.fleet.leases import name_of
+from pacs_tasks.fleet.refusals import REFUSED_FOR, Method, Refusals, get_of, move_to
 from pacs_tasks.settings import load
 from pacs_tasks.testing import Faults, TestPACS
 from tests.integration.conftest import Receiver
