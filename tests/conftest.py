@@ -164,8 +164,6 @@ def shared_worker(shared_redis_url: str, tmp_path_factory: pytest.TempPathFactor
     """One worker for all tests that do not care who else uses it."""
     with workers.worker(shared_redis_url, tmp_path_factory.mktemp("shared-worker"), "shared") as running:
         yield running
-        # Nobody looks at how it ends.
-        running.kill()
 
 
 @pytest.fixture
@@ -173,7 +171,6 @@ def worker(redis_url: str, tmp_path: Path) -> Iterator[Process]:
     """A worker of this test's own database."""
     with workers.worker(redis_url, tmp_path) as running:
         yield running
-        running.kill()
 
 
 @pytest.fixture

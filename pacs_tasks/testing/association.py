@@ -217,6 +217,14 @@ def association_to(
         close(assoc)
 
 
+def is_lost(assoc: Association) -> bool:
+    """Whether the remote of an association is gone. Its reactor does not check this while it is held or busy.
+
+    The end of the thread that reads counts too: an abort is not seen behind what :func:`disconnect` has queued.
+    """
+    return not assoc.is_established or assoc.acse.is_aborted() or not assoc.dul.is_alive()
+
+
 def _hold_reactor(event: Event) -> None:
     event.assoc._reactor_checkpoint.clear()
 
@@ -241,6 +249,8 @@ class Reception:
 
     def _on_connection(self, event: Event) -> None:
         event.assoc.dul.socket.__class__ = _Socket
+        # C-GET waits for responses of its caller in the thread of the association.
+        event.assoc.dimse_timeout = _RESPONSE_SLICE
         with self._lock:
             ended = {assoc for assoc in self._known if _has_ended(assoc)}
             self._known = self._known - ended | {event.assoc}

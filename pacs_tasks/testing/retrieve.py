@@ -21,7 +21,7 @@ from pynetdicom.dimse_primitives import C_GET, C_MOVE, C_STORE
 from pynetdicom.dsutils import encode
 from pynetdicom.presentation import PresentationContext, build_context
 
-from pacs_tasks.testing.association import Caller, association_to
+from pacs_tasks.testing.association import Caller, association_to, is_lost
 from pacs_tasks.testing.faults import Faults, is_warning
 from pacs_tasks.testing.find import select, text
 from pacs_tasks.testing.instances import StoredBytes
@@ -120,7 +120,7 @@ class Retrieval:
                 self.respond(_CANCELLED)
                 return False
             self._count(instance, self._store(instance, carrier, accepted))
-            if not self.assoc.is_established or self.assoc.acse.is_aborted():
+            if is_lost(self.assoc):
                 return False
             if self.remaining:
                 self.respond(_PENDING)
@@ -152,7 +152,7 @@ class Retrieval:
         if context_id is None and self.faults.any_context:
             of_class = [number for (sop_class, _), number in accepted.items() if sop_class == instance.sop_class_uid]
             context_id = next(reversed([*accepted.values(), *of_class]), None)
-        if instance.sop_instance_uid in self.faults.unsent or context_id is None or _is_lost(carrier):
+        if instance.sop_instance_uid in self.faults.unsent or context_id is None or is_lost(carrier):
             return None
         message = C_STORE()
         message.MessageID = (self.request.MessageID or 0) % 0xFFFF + 1
@@ -170,14 +170,9 @@ class Retrieval:
             _, response = carrier.dimse.get_msg(block=True)
             if isinstance(response, C_STORE):
                 return response.Status
-            if _is_lost(carrier):
+            if is_lost(carrier):
                 break
         return None
-
-
-def _is_lost(carrier: Association) -> bool:
-    """Whether the destination is gone. Nobody else checks this, since the reactor of the carrier is held."""
-    return not carrier.is_established or carrier.acse.is_aborted()
 
 
 class RetrieveService:

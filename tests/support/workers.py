@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import redis
@@ -14,6 +14,18 @@ from pacs_tasks.errors import BrokerUnavailableError
 from pacs_tasks.fleet import receivers
 from tests.support.ports import answers, free_port
 from tests.support.processes import ROOT, Process, environment, started
+
+
+@contextmanager
+def _running(
+    command: Sequence[str], log: Path, ready: Callable[[Process], bool], env: Mapping[str, str]
+) -> Iterator[Process]:
+    """A process of a fleet, killed in the end: in good order, a worker takes seconds. A test that asks how one ends
+    ends it itself.
+    """
+    with started(command, log, ready, env=env, cwd=ROOT, timeout=60, end_timeout=20) as process:
+        yield process
+        process.kill()
 
 
 @contextmanager
@@ -29,12 +41,10 @@ def worker(
 ) -> Iterator[Process]:
     """A ``celery -A workers.dimse worker`` that is ready; ``settings`` are ``PACS_TASKS_*`` variables in full."""
     command = [sys.executable, "-m", "celery", "-A", "workers.dimse", "worker", "--hostname", f"{name}@%h"]
-    command += ["--concurrency", str(concurrency), "--pool", pool, "--loglevel", level]
+    # Like the worker of a private server, it does not wait a second for others to greet it.
+    command += ["--concurrency", str(concurrency), "--pool", pool, "--loglevel", level, "--without-mingle"]
     env = environment(PACS_TASKS_REDIS_URL=redis_url, PACS_TASKS_DATA_DIR=str(directory / "data"), **settings)
-    log = directory / f"{name}.log"
-    with started(
-        command, log, lambda process: " ready." in process.said(), env=env, cwd=ROOT, timeout=60, end_timeout=20
-    ) as process:
+    with _running(command, directory / f"{name}.log", lambda process: " ready." in process.said(), env) as process:
         yield process
 
 
@@ -50,20 +60,14 @@ def flower(redis_url: str, directory: Path, login: str, log_level: str = "info")
         PACS_TASKS_FLOWER_BASIC_AUTH=login,
         PACS_TASKS_FLOWER_PORT=str(port),
     )
-    with started(
-        [*command, f"--basic-auth={login}"],
-        directory / "flower.log",
-        lambda _: answers(port),
-        env=env,
-        cwd=ROOT,
-        timeout=60,
-    ):
+    with _running([*command, f"--basic-auth={login}"], directory / "flower.log", lambda _: answers(port), env):
         yield f"http://127.0.0.1:{port}"
 
 
+@contextmanager
 def receiver(
     redis_url: str, directory: Path, port: int, ae_title: str = "PACS_TASKS", **settings: str
-) -> AbstractContextManager[Process]:
+) -> Iterator[Process]:
     """A receiver that C-MOVE may deliver to; ``settings`` are ``PACS_TASKS_*`` variables in full."""
     env = environment(
         PACS_TASKS_REDIS_URL=redis_url,
@@ -73,12 +77,12 @@ def receiver(
         PACS_TASKS_RECEIVER_AE_TITLE=ae_title,
         **settings,
     )
-    command = [sys.executable, "-m", "workers.receiver"]
 
     def ready(_: Process) -> bool:
         return answers(port) and _announced(redis_url, ae_title, port)
 
-    return started(command, directory / "receiver.log", ready, env=env, cwd=ROOT, timeout=60)
+    with _running([sys.executable, "-m", "workers.receiver"], directory / "receiver.log", ready, env) as process:
+        yield process
 
 
 def _announced(redis_url: str, ae_title: str, port: int) -> bool:

@@ -221,7 +221,7 @@ def register_chord(
         header = [
             part.si(job_id, start, stop).set(priority=priority) for start, stop in _pending(job_id, parts(job_id))
         ]
-        task.replace(chord(header, body=finish.si(job_id)))
+        task.replace(chord(header, body=finish.si(job_id, ledger().progress(job_id).attempt)))
 
     @register(request_type.task, base=JobTask)
     def planner(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -232,18 +232,24 @@ def register_chord(
         run_part(self, job_id, range(start, stop), tries, work)
 
     @register(f"{prefix}_finish", base=EndingTask)
-    def finish(self: Task, job_id: str) -> dict[str, Any]:
+    def finish(self: Task, job_id: str, attempt: int = 0) -> dict[str, Any]:
         try:
-            return _finished(self, job_id, partial(fan_out, self, job_id))
+            return finished(self, job_id, attempt, partial(fan_out, self, job_id))
         except (MissingKeyError, PlainRecordError) as error:
             hold(self, job_id, error)
 
 
-def _finished(task: Task, job_id: str, fan_out: Callable[[], None]) -> dict[str, Any]:
-    """Serve the body of a chord: return the job's summary, or plan lost parts again for what is left."""
+def finished(task: Task, job_id: str, attempt: int, fan_out: Callable[[], None]) -> dict[str, Any]:
+    """Serve the body of a chord: return the job's summary, or plan lost parts again for what is left.
+
+    The body of an earlier ``attempt`` (0 if it is not known) may come after the job was retried. The planner of the
+    next one has not yet queried the remote again for what was not found, which is not lost.
+    """
     ledger().settle(job_id)
     progress = ledger().progress(job_id)
     if not progress.state.finished:
+        if attempt not in {0, progress.attempt}:
+            raise Ignore
         if progress.waiting_for:
             raise Ignore  # The probe enqueues the planner again when the remote is back.
         if ledger().claims.count(job_id):

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
 import pytest
 from pydicom import Dataset
+from pynetdicom import evt
+from pynetdicom.events import Event
 from pynetdicom.presentation import build_role
 
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support.callers import (
     CT,
+    CT_CONTEXT,
     STUDY_FIND,
+    STUDY_GET,
     STUDY_MOVE,
     associated,
     find,
@@ -197,3 +203,26 @@ def test_that_a_destination_that_is_not_there_leaves_nothing_open(archive: TestP
     archive.destinations = {pacs.ae_title: ("127.0.0.1", free_port())}
     status, came = moved(archive, pacs)
     assert (counts(status), came) == ((NOTHING_DONE, 0, 7), [])
+
+
+def test_that_it_stops_although_a_caller_owes_a_response(archive: TestPACS) -> None:
+    """The caller of a C-GET has an instance and does not respond: the end of the PACS does not wait for it."""
+    received, released = threading.Event(), threading.Event()
+
+    def on_store(_: Event) -> int:
+        received.set()
+        released.wait(30)
+        return SUCCESS
+
+    handlers = [(evt.EVT_C_STORE, on_store)]
+    with (
+        associated(archive, (STUDY_GET, None), CT_CONTEXT, ext_neg=ROLES, evt_handlers=handlers) as assoc,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        answers = pool.submit(lambda: list(assoc.send_c_get(retrieve_keys(), STUDY_GET)))
+        try:
+            assert received.wait(10)
+            archive.stop(5)
+        finally:
+            released.set()
+        assert not answers.result(10)[-1][0]

@@ -38,8 +38,9 @@ def _object(event: dict[str, Any], role: str) -> dict[str, Any]:
 
 def test_without_a_key_the_start_of_a_worker_is_an_event_too(redis_url: str, tmp_path: Path) -> None:
     trail = tmp_path / "audit.jsonl"
-    with workers.worker(redis_url, tmp_path, concurrency=1, PACS_TASKS_AUDIT=str(trail)):
+    with workers.worker(redis_url, tmp_path, concurrency=1, PACS_TASKS_AUDIT=str(trail)) as worker:
         wait_until(lambda: [_kind(each) for each in _events(trail)] == ["Application Activity"], 15, "the event")
+        worker.end(20)
     wait_until(lambda: len(_events(trail)) == 2, 10, "the end of the worker")
 
 
@@ -72,6 +73,7 @@ def test_each_job_and_study_is_one_event(redis_url: str, pacs: TestPACS, tmp_pat
             # The jobs were not held up; what was kept is written now.
             trail.parent.mkdir()
             wait_until(lambda: len(_events(trail)) >= 10, 15, "the trail")
+            worker.end(20)
         wait_until(lambda: "Stop" in trail.read_text(), 10, "the end of the worker")
     events = _events(trail)
     kinds = [_kind(each) for each in events]

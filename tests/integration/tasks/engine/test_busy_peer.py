@@ -41,10 +41,8 @@ def client(redis_process: RedisServer, tmp_path_factory: pytest.TempPathFactory)
     """A client of a worker with three processes and no retries; each test has a remote of its own."""
     url, settings = redis_process.fresh_url(), {"PACS_TASKS_MAX_RETRIES": "0"}
     directory = tmp_path_factory.mktemp("busy")
-    with workers.worker(url, directory, concurrency=3, **settings) as worker, PacsClient(url) as running:
+    with workers.worker(url, directory, concurrency=3, **settings), PacsClient(url) as running:
         yield running
-        # Some of its tasks would go on waiting for their remote.
-        worker.kill()
 
 
 def transferred(job: Job) -> TransferOutcome:

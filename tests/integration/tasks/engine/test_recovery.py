@@ -13,11 +13,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 import pytest
 import redis
-from celery import Celery
+from celery import Celery, Task
 from celery.exceptions import Ignore
 
 from pacs_tasks import Category, Job, JobState, PacsClient, StoreDirectoryRequest, TransferOutcome
@@ -25,13 +25,14 @@ from pacs_tasks.app import UNACKED, create
 from pacs_tasks.connection import connect
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.manifest import FileLine
-from pacs_tasks.operations import MOVE_QUEUE, QUEUES, STORE_QUEUE
+from pacs_tasks.operations import QUEUE_KEYS
 from pacs_tasks.settings import Settings
 from pacs_tasks.tasks.engine.claim import resume_stalled
-from pacs_tasks.tasks.engine.job import conclude
+from pacs_tasks.tasks.engine.job import conclude, finished
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support import workers
 from tests.support.dicom_files import write_series
+from tests.support.recording import FAILED
 from tests.support.waiting import wait_until
 
 LIMIT = 40
@@ -48,10 +49,15 @@ def transferred(job: Job) -> TransferOutcome:
 def lose_messages(redis_url: str) -> int:
     """Remove every message from the queues, as a Redis does that dies while it delivers them."""
     client = connect(redis_url, 5)
-    lost = sum(int(str(client.llen(queue))) for queue in QUEUES)
-    client.delete(*QUEUES)
+    lost = waiting(client)
+    client.delete(*QUEUE_KEYS)
     client.close()
     return lost
+
+
+def waiting(client: redis.Redis) -> int:
+    """How many messages wait in all queues."""
+    return sum(int(str(client.llen(key))) for key in QUEUE_KEYS)
 
 
 @pytest.fixture
@@ -91,10 +97,10 @@ def test_a_job_is_looked_into_soon_where_nothing_is_on_its_way(
     own.ledger.client.hset(UNACKED, "in hand", "a message")
     for _ in range(3):
         resume_stalled(celery, own.ledger)
-    assert own.ledger.client.llen(STORE_QUEUE) == 0
+    assert waiting(own.ledger.client) == 0
     own.ledger.client.delete(UNACKED)
     resume_stalled(celery, own.ledger)
-    assert own.ledger.client.llen(STORE_QUEUE) == 1
+    assert waiting(own.ledger.client) == 1
 
 
 def test_parts_that_were_lost_are_taken_up(
@@ -125,8 +131,7 @@ def test_a_job_that_waits_for_its_turn_is_left_alone(own: PacsClient, celery: Ce
         resume_stalled(celery, own.ledger, 0.001)
     # The pauses double from one millisecond on.
     checks = math.log2((time.monotonic() - began) / 0.001)
-    assert int(str(own.ledger.client.llen(STORE_QUEUE))) < checks + 2
-    assert own.ledger.client.llen(MOVE_QUEUE) == 0
+    assert waiting(own.ledger.client) < checks + 2
     assert own.ledger.standstills.persists(job.id, "queued 1 0 0")
     own.ledger.start(job.id, "worker")
     assert not own.ledger.standstills.persists(job.id, "queued 1 0 0")
@@ -144,6 +149,28 @@ def test_a_message_of_an_earlier_attempt_does_not_end_the_job(
     with pytest.raises(Ignore):
         conclude(job.id)
     assert job.state is JobState.QUEUED
+
+
+def test_the_body_of_an_earlier_attempt_plans_nothing_again(
+    own: PacsClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes after the retry and before its planner: nothing is lost as yet."""
+    monkeypatch.setattr("pacs_tasks.tasks.engine.job.ledger", lambda: own.ledger)
+    job = own.enqueue(StoreDirectoryRequest(directory=str(tmp_path)))
+    own.ledger.start(job.id, "worker")
+    own.ledger.manifest.plan(job.id, [FileLine("/data/a", 1)], "worker")
+    own.ledger.record(job.id, 0, FAILED)
+    job.retry()
+    planned: list[int] = []
+
+    def plan() -> NoReturn:
+        planned.append(job.progress().attempt)
+        raise Ignore
+
+    for attempt in (1, 2):
+        with pytest.raises(Ignore):
+            finished(Task(), job.id, attempt, plan)
+    assert planned == [2]
 
 
 def test_a_cancelled_job_whose_worker_died_ends(own: PacsClient, celery: Celery, tmp_path: Path) -> None:
@@ -268,7 +295,8 @@ def test_a_pool_of_threads_sends_each_file_once(
 def hand_out_again(client: redis.Redis) -> None:
     """Deliver all messages again, as Redis does with those that nobody acknowledges in time."""
     for held in cast("list[str]", client.hvals("pacs_tasks.unacked")):
-        client.lpush(STORE_QUEUE, json.dumps(json.loads(held)[0]))
+        message, _, queue = json.loads(held)
+        client.lpush(queue, json.dumps(message))
 
 
 @contextmanager

@@ -40,9 +40,8 @@ def port() -> int:
 def client(redis_process: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PacsClient]:
     """A client of a Redis and a worker that these tests share; each has a remote of its own."""
     url = redis_process.fresh_url()
-    with workers.worker(url, tmp_path_factory.mktemp("waiting")) as worker, PacsClient(url) as own:
+    with workers.worker(url, tmp_path_factory.mktemp("waiting")), PacsClient(url) as own:
         yield own
-        worker.kill()
 
 
 def begun(client: PacsClient, port: int, directory: Path, **options: float) -> tuple[Job, list[str]]:
