@@ -63,7 +63,8 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         "concurrency": "Tasks that a worker runs at once. Unset: one per core.",
         "max_retries": "How often a part is retried after the PACS was lost or out of resources.",
         "give_up_after": "How long a job waits for a PACS that went down. `resume` continues it later.",
-        "max_associations": "Associations with one PACS that all workers together may hold open at once.",
+        "max_associations": "Associations with one PACS that all workers together may hold open at once. They use "
+        "as many as they measure to be worthwhile.",
         "association_idle": "An unused association is released after this time.",
         "max_matches": "Matches that a PACS may return to one query: one that is broken does not stop by itself. A "
         "larger `--limit` gets so many.",

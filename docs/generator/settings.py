@@ -48,9 +48,9 @@ key_file = "/home/me/workstation.key"
 ```
 
 Each `[remotes.NAME]` table describes one PACS; select it with `--remote NAME`. Besides its address, a remote may have a
-`charset` (see [Query](../howto/query.md#chinese-names-and-character-sets)) and `max_associations`, the number of
-associations that all workers together may hold open with it. Work beyond that limit waits for its turn. `max_matches`,
-`max_answer_bytes` and `max_match_elements` limit its answer to one query.
+`charset` (see [Query](../howto/query.md#chinese-names-and-character-sets)) and `max_associations`, the most
+associations that all workers together may hold open with it (see [Associations](../howto/fleet.md#associations)).
+`max_matches`, `max_answer_bytes` and `max_match_elements` limit its answer to one query.
 `receive_from`, `receive_from_ae_titles` and `receive_from_certificates` name addresses, AE titles and certificates with
 which it may deliver after a C-MOVE, beside its own
 (see [Receiver](../howto/receiver.md#only-the-pacs-that-was-asked-delivers)).

@@ -145,8 +145,9 @@ class Settings(BaseModel):
     max_retries: int = Field(default=4, ge=0)
     #: How long a job waits for a remote that is down. Then it ends, and `resume` continues it.
     give_up_after: float = Field(default=3600.0, ge=0)
-    #: Associations that the whole fleet may have open at once with a remote that sets no limit of its own.
-    max_associations: MaxAssociations = 4
+    #: Associations that the whole fleet may have open at once with a remote that sets no limit of its own. It uses as
+    #: many of them as it measures to be worthwhile.
+    max_associations: MaxAssociations = 64
     #: Release an idle association after this long. The next part of a job comes within milliseconds; with a remote that
     #: accepts one association at a time, another worker waits for this long.
     association_idle: float = Field(default=0.5, ge=0)

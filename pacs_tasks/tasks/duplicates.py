@@ -17,7 +17,9 @@ def is_duplicate(outcome: InstanceOutcome) -> bool:
     return outcome.status is not None and outcome.status.code == DUPLICATE_SOP_INSTANCE
 
 
-def resolve(outcomes: Mapping[int, InstanceOutcome], request: Request, stop: StopCheck) -> dict[int, InstanceOutcome]:
+def resolve(
+    outcomes: Mapping[int, InstanceOutcome], request: Request, job_id: str, stop: StopCheck
+) -> dict[int, InstanceOutcome]:
     """Query which of these duplicates the remote lists (C-FIND), and return their outcomes.
 
     Each is present, unless the remote answers that it does not hold it. A remote that cannot be queried is believed.
@@ -35,7 +37,7 @@ def resolve(outcomes: Mapping[int, InstanceOutcome], request: Request, stop: Sto
         found.setdefault(pair, Series(*pair)).wanted.add(each.sop_instance_uid)
     try:
         if found:
-            Inquiry(request, request.remote, stop).find(found.values())
+            Inquiry(request, request.remote, job_id, stop).find(found.values())
     except PeerBusyError:
         raise
     except AssociationError as error:

@@ -16,8 +16,8 @@ from pacs_tasks.tasks.engine.job import answer
 
 
 def _work(request: EchoRequest, claim: Claim) -> EchoOutcome:
-    with leased(request.remote, claim) as stop:
-        return c_echo.echo(local_ae(request), request.remote, timeouts(request), stop)
+    with leased(request, claim.job_id, claim) as lease:
+        return c_echo.echo(local_ae(request), request.remote, timeouts(request), lease.stop)
 
 
 @register(EchoRequest.task, base=JobTask)

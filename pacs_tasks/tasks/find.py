@@ -45,7 +45,7 @@ def _find(request: FindRequest, claim: Claim) -> FindOutcome:
             raise loss.error
         answered = finding.queries
 
-    with Session(lambda: new_association(request, contexts_of(request), claim)) as session:
+    with Session(lambda: new_association(request, claim.job_id, contexts_of(request), claim)) as session:
         while (outcome := session.attempt(finding.run, lost)) is None:
             pass
     recorder.close()
@@ -115,6 +115,8 @@ class _RowQueue(LineQueue[RowLine]):
                 self.part.record(index, outcome.model_copy(update={"begun": begun, "ended": time.time()}))
         self.unanswered.discard(index)
         del self.queue[index]
+        if self.lease is not None:
+            self.lease.moved(1, 0)
 
     def _query(self, index: int, keys: Mapping[str, str], assoc: Association) -> tuple[FindOutcome, MatchRecorder]:
         if self._finding is None or self._finding[0] != index:

@@ -37,9 +37,10 @@ from pacs_tasks.errors import (
     UnreadableInputError,
 )
 from pacs_tasks.fleet.leases import name_of
+from pacs_tasks.fleet.tuning import Trouble
 from pacs_tasks.ledger.manifest import FileLine
 from pacs_tasks.ledger.outcomes import Instances
-from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, PreflightOutcome, ProposedPair
+from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, PreflightOutcome, ProposedPair, StatusCategory
 from pacs_tasks.request import (
     FilesRequest,
     PreflightRequest,
@@ -244,7 +245,7 @@ class _FileQueue(LineQueue[StoredInstance]):
         self.refused = {}
         super().work()
         try:
-            resolved = duplicates.resolve(self._duplicates, self.request, self.part.must_end)
+            resolved = duplicates.resolve(self._duplicates, self.request, self.part.job_id, self.part.must_end)
         except JobCancelledError:
             self.part.check_end()
             raise
@@ -264,6 +265,7 @@ class _FileQueue(LineQueue[StoredInstance]):
             index = index_of[instance.path]
             del self.queue[index]
             _note_answer(self._remote_name, outcome)
+            self._note_moved(instance, outcome)
             if c_store.may_be_converted(assoc, instance, outcome, self.request.transcode):
                 self.unanswered.discard(index)
                 self.refused[index] = instance
@@ -274,6 +276,12 @@ class _FileQueue(LineQueue[StoredInstance]):
                 # After a cancel, the answers for the files in progress still count.
                 with suppress(JobCancelledError):
                     self.part.record(index, self._named(index, outcome))
+
+    def _note_moved(self, instance: StoredInstance, outcome: InstanceOutcome) -> None:
+        if self.lease is not None and outcome.begun:
+            self.lease.moved(1, instance.size, outcome.ended - outcome.begun)
+            if outcome.status is not None and outcome.status.category is StatusCategory.TRANSIENT:
+                self.lease.note(Trouble.BUSY)
 
     def _named(self, index: int, outcome: InstanceOutcome) -> InstanceOutcome:
         """The outcome of a file in an archive has its name there."""
@@ -296,8 +304,8 @@ class _FileQueue(LineQueue[StoredInstance]):
         request = self.request
         limits = Timeouts.of(min(timeouts(request).dimse, _LEAST_PATIENCE))
         try:
-            with leased(request.remote, self.part.claim.overdue) as stop:
-                c_echo.echo(local_ae(request), request.remote, limits, stop)
+            with leased(request, self.part.job_id, self.part.claim.overdue) as lease:
+                c_echo.echo(local_ae(request), request.remote, limits, lease.stop)
         except ContextRejectedError:
             return True
         except AssociationError:
@@ -309,9 +317,9 @@ class _FileQueue(LineQueue[StoredInstance]):
         return PeerStalledError(error.message)
 
     def _until_the_end(self) -> Iterator[StoredInstance]:
-        """The files in order, until the job is cancelled or the worker shuts down."""
+        """The files in order, until the job is cancelled, the worker shuts down, or others need the association."""
         for index, instance in list(self.queue.items()):
-            if self.part.must_end():
+            if self.part.must_end() or self.must_yield():
                 return
             try:
                 check_source(self.part.left[index].archive or instance.path)
@@ -424,12 +432,12 @@ def _preflight(request: PreflightRequest, claim: Claim) -> PreflightOutcome:
     accepted: set[tuple[str, str]] = set()
     refused: list[StoredInstance] = []
     for proposed, batch in batches:
-        with new_association(request, proposed, claim) as assoc:
+        with new_association(request, claim.job_id, proposed, claim) as assoc:
             accepted |= set(assoc.accepted_contexts)
             refused += [each for each in batch if c_store.may_be_converted(assoc, each, None, request.transcode)]
     for more in contexts.alternatives_for(refused, request.transcode):
         batches.append(more)
-        with new_association(request, more[0], claim) as assoc:
+        with new_association(request, claim.job_id, more[0], claim) as assoc:
             accepted |= set(assoc.accepted_contexts)
     return PreflightOutcome(
         total=total,

@@ -2,6 +2,7 @@
 -- include fleet/leases
 
 redis.call('ZREM', held, lease)
+redis.call('ZREM', going, lease)
 redis.call('HDEL', waiting, lease)
 redis.call('DEL', wake .. lease)
 hand_over()

@@ -171,7 +171,7 @@ def note_round_trip(request: Request, contexts: Sequence[Context], claim: Claim)
 
     A remote that is busy is no reason to stop: the parts wait for it.
     """
-    with suppress(PeerBusyError), new_association(request, contexts, claim) as assoc:
+    with suppress(PeerBusyError), new_association(request, claim.job_id, contexts, claim) as assoc:
         ledger().record_round_trip(claim.job_id, assoc.wire.round_trip)
 
 

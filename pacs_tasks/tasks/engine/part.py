@@ -30,6 +30,7 @@ from pacs_tasks.errors import (
     PlainRecordError,
     SealingError,
 )
+from pacs_tasks.fleet.tuning import Trouble
 from pacs_tasks.ledger.jobs import Recorded
 from pacs_tasks.ledger.manifest import Line
 from pacs_tasks.ledger.recorder import Recorder
@@ -55,6 +56,7 @@ from pacs_tasks.tasks.engine.base import (
     unexpected,
 )
 from pacs_tasks.tasks.engine.claim import MOST_DEATHS, Claim, claimed, poison
+from pacs_tasks.tasks.engine.leases import Lease
 from pacs_tasks.tasks.engine.permissions import check_request
 from pacs_tasks.tasks.engine.session import Loss, Session
 
@@ -224,7 +226,20 @@ class LineQueue(ABC, Generic[T]):
         self.unanswered: set[int] = set()
         self.again = self.answered = False
         self._losses = 0
-        self._session = Session(lambda: kept_association(request, contexts, stop, patience))
+        #: The lease of the last association.
+        self.lease: Lease | None = None
+        self._session = Session(
+            lambda: kept_association(
+                request, part.job_id, contexts, stop, patience=patience, note_lease=self._note_lease
+            )
+        )
+
+    def _note_lease(self, lease: Lease) -> None:
+        self.lease = lease
+
+    def must_yield(self) -> bool:
+        """Whether to go on over another association, since others have a better right to this one."""
+        return self.lease is not None and self.lease.must_yield()
 
     @abstractmethod
     def step(self, assoc: Association) -> None:
@@ -242,6 +257,8 @@ class LineQueue(ABC, Generic[T]):
             with self._session:
                 while self.queue:
                     self.part.check_end()
+                    if self.must_yield():
+                        self._session.close()
                     self._session.attempt(self.step, self._lost)
         except PeerBusyError:
             raise
@@ -286,6 +303,9 @@ class LineQueue(ABC, Generic[T]):
             self.part.count_attempt(each)
         self.unanswered.clear()
         index = self._pop()
+        if self.lease is not None and index not in self.part.lost:
+            # Some files make a remote abort each time.
+            self.lease.note(Trouble.ABORTED)
         self.part.count_loss(index)
         failure = self.failure(index, error) or (self.lost_error(error) if self.part.last_try else None)
         if failure is not None:

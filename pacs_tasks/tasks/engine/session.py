@@ -151,7 +151,7 @@ class QuerySession:
     def __init__(self, request: RetrieveRequest, claim: Claim) -> None:
         self._request, self._claim = request, claim
         contexts = contexts_of(FindRequest(remote=request.remote, query_model=request.query_model))
-        self._session = Session(lambda: new_association(request, contexts, claim))
+        self._session = Session(lambda: new_association(request, claim.job_id, contexts, claim))
         self._unanswered, self._answered = 0, False
 
     def find(

@@ -155,19 +155,22 @@ class Move:
                 return self._part.must_end()
 
             def collected() -> Arrived:
+                before = self._collected
                 self._collect()
+                if self._collected > before:
+                    lease.moved(self._collected - before, 0)
                 return self._arrivals.so_far()
 
             move_request = self._request_for_the_rest()
             if move_request is None:
                 return MoveOutcome(status=move_status(0x0000))
             try:
-                with leased(request.remote, stop, one_of_many=True) as watched:
+                with leased(request, self._part.job_id, stop, one_of_many=True) as lease:
                     outcome = c_move.move(
                         move_request,
                         local_ae(request),
                         timeouts(request),
-                        watched,
+                        lease.stop,
                         check_arrived=collected,
                         on_association=expected.begin,
                         message_id=message_id_of(self._part.job_id),

@@ -21,7 +21,7 @@ from pacs_tasks.fleet.senders import Stranger
 from pacs_tasks.layout import Layout
 from pacs_tasks.ledger.manifest import RetrieveLine
 from pacs_tasks.ledger.outcomes import Instances
-from pacs_tasks.outcome import InstanceCategory, MoveOutcome, Status
+from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, MoveOutcome, Status
 from pacs_tasks.request import GetRequest, Level, RetrieveMethod, RetrieveRequest
 from pacs_tasks.tasks.engine.associations import leased
 from pacs_tasks.tasks.engine.base import ledger, local_ae, timeouts
@@ -298,15 +298,20 @@ class Fetch(Attempt):
             sop_instance_uids=uids,
             priority=request.priority,
         )
+
+        def add(outcome: InstanceOutcome) -> None:
+            lease.moved(1, outcome.size)
+            arrivals.add(outcome)
+
         try:
-            with leased(request.remote, self._part.must_end, one_of_many=True) as stop:
+            with leased(request, self._part.job_id, self._part.must_end, one_of_many=True) as lease:
                 return c_get.get(
                     get_request,
                     local_ae(request),
                     timeouts(request),
-                    stop,
+                    lease.stop,
                     classes,
-                    on_instance=arrivals.add,
+                    on_instance=add,
                     check_arrived=arrivals.so_far,
                     place=arrivals.place,
                     owner=owner_of(self._part),

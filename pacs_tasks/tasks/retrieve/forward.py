@@ -49,7 +49,7 @@ class Forward(Attempt):
         self._index_of: dict[str, int] = {}
         if not self._counted:
             self._index_of = {line.sop_instance_uid: index for index, line in part.left.items()}
-        self._inquiry = Inquiry(request, self._destination, part.must_end)
+        self._inquiry = Inquiry(request, self._destination, part.job_id, part.must_end)
         #: Why the destination cannot list what it holds, if it cannot.
         self._unlisted = "The source has counted its instances and not named them." if self._counted else ""
         #: How often the destination itself has answered so.
@@ -155,8 +155,9 @@ class Forward(Attempt):
             priority=request.priority,
         )
         try:
-            with leased(request.remote, self._part.must_end, one_of_many=True) as stop:
-                outcome = c_move.move(move_request, local_ae(request), timeouts(request), stop)
+            with leased(request, self._part.job_id, self._part.must_end, one_of_many=True) as lease:
+                outcome = c_move.move(move_request, local_ae(request), timeouts(request), lease.stop)
+                lease.moved(outcome.suboperations.completed, 0)
         except PeerBusyError:
             raise
         except PeerUnavailableError:

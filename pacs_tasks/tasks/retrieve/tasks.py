@@ -225,12 +225,12 @@ def _get(request: GetRequest, claim: Claim) -> GetOutcome:
     owner = claim.job_id
     if claim.deaths:
         _remove_unfinished(request.output_dir, owner)
-    with leased(request.remote, claim) as stop:
+    with leased(request, claim.job_id, claim) as lease:
         # Layout refuses a link that leads out of the directory.
         place = partial(placed, Layout(owner=owner), Path(request.output_dir))
         limits = limits_in(request.output_dir)
         outcome = c_get.get(
-            request, local_ae(request), timeouts(request), stop, place=place, owner=owner, limits=limits
+            request, local_ae(request), timeouts(request), lease.stop, place=place, owner=owner, limits=limits
         )
     # An instance counts as received once it survives a power cut.
     storage.sync([Path(instance.path) for instance in outcome.instances])
@@ -244,8 +244,8 @@ def get(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
 
 
 def _move(request: MoveRequest, claim: Claim) -> MoveOutcome:
-    with leased(request.remote, claim) as stop:
-        return c_move.move(request, local_ae(request), timeouts(request), stop)
+    with leased(request, claim.job_id, claim) as lease:
+        return c_move.move(request, local_ae(request), timeouts(request), lease.stop)
 
 
 @register(MoveRequest.task, base=JobTask)

@@ -72,6 +72,8 @@ class Inquiry:
     ----------
     request
         Gives the local AE and the time limits.
+    job_id
+        The job that asks.
     stop
         Returns whether to end.
     query_model
@@ -84,12 +86,17 @@ class Inquiry:
     """
 
     def __init__(
-        self, request: Request, remote: RemoteAE, stop: StopCheck, query_model: QueryModel | None = None
+        self,
+        request: Request,
+        remote: RemoteAE,
+        job_id: str,
+        stop: StopCheck,
+        query_model: QueryModel | None = None,
     ) -> None:
         to_remote = request.model_copy(update={"remote": remote})
         self._model = query_model
         contexts = instances_contexts(query_model)
-        self._session = Session(lambda: kept_association(to_remote, contexts, stop))
+        self._session = Session(lambda: kept_association(to_remote, job_id, contexts, stop))
         self._remote, self._stop = remote, stop
         self.queries = 0
 

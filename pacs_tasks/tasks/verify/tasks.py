@@ -111,7 +111,7 @@ def _work(request: VerifyRequest, claim: Claim) -> VerifyOutcome:
     started = time.monotonic()
     instances = instances_sent(request.job_id)
     series = _by_series(instances)
-    inquiry = Inquiry(request, request.remote, claim, request.query_model)
+    inquiry = Inquiry(request, request.remote, claim.job_id, claim, request.query_model)
     inquiry.find(series)
     problems = _problems(request, instances, series)
     missing = sum(each.category is InstanceCategory.MISSING for each in problems)
@@ -181,7 +181,7 @@ class _Committing:
         """Request commitment, and wait for the reports."""
         try:
             as_receiver = self._request.model_copy(update={"local": local})
-            with kept_association(as_receiver, [PUSH_MODEL_CONTEXT], self._claim) as assoc:
+            with kept_association(as_receiver, self._claim.job_id, [PUSH_MODEL_CONTEXT], self._claim) as assoc:
                 self._send_requests(assoc)
                 self._listen(assoc)
                 # It is not kept for other tasks: a report that still comes on it would be lost.

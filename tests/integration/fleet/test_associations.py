@@ -56,8 +56,8 @@ def test_no_more_leases_than_allowed(budget: AssociationLeases, client: redis.Re
     assert [granted(budget, lease) for lease in ("a", "b", "a", "c")] == [True, True, True, False]
     assert granted(budget, "c", remote="OTHER at 127.0.0.1:104")
     assert budget.in_use() == [
-        Associations(remote="OTHER at 127.0.0.1:104", in_use=1, limit=2, waiting=0),
-        Associations(remote=REMOTE, in_use=2, limit=2, waiting=0),
+        Associations(remote="OTHER at 127.0.0.1:104", in_use=1, limit=2, waiting=0, ceiling=2),
+        Associations(remote=REMOTE, in_use=2, limit=2, waiting=0, ceiling=2),
     ]
     budget.release(REMOTE, "a", 2)
     assert granted(budget, "c")
@@ -83,7 +83,7 @@ def test_whoever_waits_longest_is_woken_first(budget: AssociationLeases) -> None
         for lease in ("b", "c", "d"):
             assert not budget.request(REMOTE, lease, 1, wait=True).granted
             waiting.append(pool.submit(wait, lease))
-        assert budget.in_use() == [Associations(remote=REMOTE, in_use=1, limit=1, waiting=3)]
+        assert budget.in_use() == [Associations(remote=REMOTE, in_use=1, limit=1, waiting=3, ceiling=1)]
         for holder, next_one in (("a", "b"), ("b", "c"), ("c", "d")):
             freed = time.monotonic()
             budget.release(REMOTE, holder, 1)

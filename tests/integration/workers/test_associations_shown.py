@@ -48,7 +48,7 @@ def test_status_shows_the_associations_of_a_job_and_of_all(
         assert "There is no setting PACS_TASKS_UNHEARD_OF" in process.said()
         job_id = terminal.run("echo", "--remote", "archive", "--detach").stdout.strip()
         job = client.job(job_id)
-        waiting = Associations(remote=name, in_use=1, limit=1, waiting=1)
+        waiting = Associations(remote=name, in_use=1, limit=1, waiting=1, ceiling=1)
         wait_until(lambda: job.associations() == waiting, 20, "the job stands in line")
         # The job returns to the queue; another task stays in the line.
         with in_line(budget, name):

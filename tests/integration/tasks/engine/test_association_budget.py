@@ -58,6 +58,12 @@ def allowed(pacs: TestPACS | Directory, most: int) -> RemoteAE:
     return pacs.remote.model_copy(update={"max_associations": most})
 
 
+def places(budget: AssociationLeases, remote: RemoteAE) -> tuple[int, int, int] | None:
+    """How many associations are in use, may be, and are waited for."""
+    found = in_use(budget, str(remote))
+    return None if found is None else (found.in_use, found.limit, found.waiting)
+
+
 def transferred(job: Job) -> TransferOutcome:
     """The outcome of a job, once it has ended."""
     job.wait(LIMIT)
@@ -153,8 +159,7 @@ def test_every_kind_of_association_counts(client: PacsClient, tmp_path: Path) ->
             before = pacs.associations
             with held(budget, name_of(remote)) as give_back:
                 job = client.enqueue(request)
-                waits = Associations(remote=str(remote), in_use=1, limit=1, waiting=1)
-                wait_until(lambda: in_use(budget, str(remote)) == waits, 20, f"{request.task} waits")  # noqa: B023
+                wait_until(lambda: places(budget, remote) == (1, 1, 1), 20, f"{request.task} waits")
                 assert (job.state, pacs.associations) == (JobState.RUNNING, before)
                 give_back()
                 assert job.wait(LIMIT).state is JobState.DONE, request.task
@@ -212,7 +217,7 @@ def test_a_cancel_ends_the_wait_for_an_association(client: PacsClient, pacs: Tes
     """A cancel works while a part waits in line and while it is on the queue; no waiter stays in the line."""
     write_series(tmp_path, 5)
     budget, remote = AssociationLeases(client.ledger.client), allowed(pacs, 1)
-    alone = Associations(remote=str(remote), in_use=1, limit=1, waiting=0)
+    alone = Associations(remote=str(remote), in_use=1, limit=1, waiting=0, ceiling=1)
     with held(budget, name_of(remote)):
         jobs = [
             client.enqueue(StoreDirectoryRequest(remote=remote, directory=str(tmp_path))),

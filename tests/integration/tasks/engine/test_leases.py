@@ -12,13 +12,16 @@ from pacs_tasks.connection import connect
 from pacs_tasks.errors import BrokerUnavailableError, JobCancelledError, PeerBusyError
 from pacs_tasks.fleet import leases as budget_module
 from pacs_tasks.fleet.leases import AssociationLeases, name_of
-from pacs_tasks.tasks.engine import associations as associations_module
+from pacs_tasks.fleet.tuning import Tuning
+from pacs_tasks.request import EchoRequest
 from pacs_tasks.tasks.engine import claim as claim_module
-from pacs_tasks.tasks.engine.associations import Leases
+from pacs_tasks.tasks.engine import leases as leases_module
+from pacs_tasks.tasks.engine.leases import Leases
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 REMOTE = RemoteAE(max_associations=1)
+REQUEST = EchoRequest(remote=REMOTE)
 LIFETIME = 1.5
 
 
@@ -28,10 +31,14 @@ def budget(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Associat
     monkeypatch.setattr(budget_module, "LIFETIME", LIFETIME)
     monkeypatch.setattr(claim_module, "_BEAT", 0.25)
     monkeypatch.setattr(claim_module, "_SILENCE", 2.0)
-    monkeypatch.setattr(associations_module, "_PATIENCE", 0.3)
+    monkeypatch.setattr(leases_module, "_PATIENCE", 0.3)
     client = connect(redis_url, 5)
     yield AssociationLeases(client)
     client.close()
+
+
+def leases_over(budget: AssociationLeases) -> Leases:
+    return Leases(lambda: budget, lambda: budget, lambda: Tuning(budget._redis))
 
 
 def never() -> bool:
@@ -44,8 +51,8 @@ def in_use(budget: AssociationLeases) -> int:
 
 def test_a_lease_lives_as_long_as_its_holder_shows_life(budget: AssociationLeases) -> None:
     """A holder that hangs loses its lease and has it again when it goes on."""
-    leases = Leases(lambda: budget, lambda: budget)
-    lease = leases.lease(REMOTE, never, lambda _: None)
+    leases = leases_over(budget)
+    lease = leases.lease(REQUEST, "job", never, lambda _: None)
     look = lease.watched(never)
     until = time.monotonic() + 3 * LIFETIME
     wait_until(lambda: look() or in_use(budget) != 1 or time.monotonic() > until, 10, "three lifetimes", 0.05)
@@ -60,8 +67,8 @@ def test_a_lease_lives_as_long_as_its_holder_shows_life(budget: AssociationLease
 def test_an_idle_lease_needs_no_sign_of_life(budget: AssociationLeases, monkeypatch: pytest.MonkeyPatch) -> None:
     """The keeper of an idle association ends it in time."""
     monkeypatch.setattr(claim_module, "_SILENCE", 0.1)
-    leases = Leases(lambda: budget, lambda: budget)
-    lease = leases.lease(REMOTE, never, lambda _: None)
+    leases = leases_over(budget)
+    lease = leases.lease(REQUEST, "job", never, lambda _: None)
     lease.unwatched()
     until = time.monotonic() + 2 * LIFETIME
     wait_until(lambda: in_use(budget) != 1 or time.monotonic() > until, 10, "two lifetimes", 0.05)
@@ -71,32 +78,32 @@ def test_an_idle_lease_needs_no_sign_of_life(budget: AssociationLeases, monkeypa
 
 def test_no_lease_in_time_is_told_and_leaves_nothing(budget: AssociationLeases) -> None:
     """The second part fails at once: work for other remotes comes first."""
-    leases = Leases(lambda: budget, lambda: budget)
-    held = leases.lease(REMOTE, never, lambda _: None)
+    leases = leases_over(budget)
+    held = leases.lease(REQUEST, "job", never, lambda _: None)
     asked: list[str] = []
     for _ in range(2):
         with pytest.raises(PeerBusyError, match=r"PACS at 127.0.0.1:11112 are in use \(1\)"):
-            leases.lease(REMOTE, never, asked.append, one_of_many=True)
+            leases.lease(REQUEST, "job", never, asked.append, one_of_many=True)
     assert asked == [name_of(REMOTE)] * 2
     with pytest.raises(JobCancelledError):
-        leases.lease(REMOTE, lambda: True, asked.append)
+        leases.lease(REQUEST, "job", lambda: True, asked.append)
     assert [(each.in_use, each.waiting) for each in budget.in_use()] == [(1, 0)]
     leases.give_back(held)
-    assert leases.lease(REMOTE, never, asked.append).limit == 1
+    assert leases.lease(REQUEST, "job", never, asked.append).limit == 1
 
 
 def test_what_the_process_lets_go_it_gets(budget: AssociationLeases) -> None:
     """An idle association with other contexts makes room for the one needed."""
-    leases = Leases(lambda: budget, lambda: budget)
-    idle = leases.lease(REMOTE, never, lambda _: None)
-    leases.lease(REMOTE, never, lambda _: leases.give_back(idle))
+    leases = leases_over(budget)
+    idle = leases.lease(REQUEST, "job", never, lambda _: None)
+    leases.lease(REQUEST, "job", never, lambda _: leases.give_back(idle))
     assert in_use(budget) == 1
 
 
 def test_nobody_is_asked_for_more_than_was_needed(budget: AssociationLeases) -> None:
     """Idle associations are released for one that the remote does not accept at once, until it has accepted it."""
-    leases = Leases(lambda: budget, lambda: budget)
-    lease = leases.lease(REMOTE, never, lambda _: None)
+    leases = leases_over(budget)
+    lease = leases.lease(REQUEST, "job", never, lambda _: None)
     leases.want(lease)
     assert leases.wanted(lease.remote)
     leases.accepted(lease)
@@ -112,8 +119,8 @@ def test_nothing_waits_for_a_redis_that_is_away(budget: AssociationLeases) -> No
 
     with pytest.raises(BrokerUnavailableError):
         away()
-    leases = Leases(lambda: budget, away)
-    lease = leases.lease(REMOTE, never, lambda _: None)
+    leases = Leases(lambda: budget, away, lambda: Tuning(away()._redis))
+    lease = leases.lease(REQUEST, "job", never, lambda _: None)
     assert not leases.wanted(lease.remote)
     leases.accepted(lease)
     leases.give_back(lease)

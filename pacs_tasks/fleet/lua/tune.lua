@@ -1,0 +1,258 @@
+-- Records what was moved over associations with a remote, and adapts how many there may be. Returns that number, and by
+-- group the seconds of holding after each of which somebody in it shall give a lease back.
+--
+-- The number in force is the base, the best that is known, or a candidate that is measured against it: twice the base as
+-- long as that brings more (slow start), later a quarter more; half or a quarter less where more brought nothing.
+-- Measured is a window in which the associations were in use. Trouble, and a remote that turns slow, halve the base.
+--
+-- tuning (hash): limit (in force), base, rate, byte_rate and cycle (of the base; rates by second, seconds by instance),
+--   last (cycle of the last window),
+--   response (seconds, usual), shown (instances by second, last), since (of the window), settled (when the window may
+--   begin), probe (1 up, -1 down), coarse (1: steps by two), again (when to probe next), pause (seconds between probes),
+--   idle (windows without use), cut, aborted (times of the last), refused (number that the remote refused), until (when
+--   that is forgotten), seen (last report)
+-- ARGV also: worker process, seconds since its last report, seconds of associations in use in these, instances, bytes,
+--   seconds of their cycles, seconds of their responses, trouble or ''
+-- KEYS also: window (hash: sums)
+-- include fleet/leases
+
+local window = KEYS[9]
+local process, elapsed, used = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
+local instances, bytes, cycles, responses = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
+local trouble = ARGV[13]
+
+-- Seconds to remember a remote that nobody uses, and after which the rate of its base is out of date.
+local KEPT, STALE = 30 * 86400, 10
+-- The least seconds and cycles of a window, and its most seconds.
+local LEAST, CYCLES, MOST = 0.3, 3, 5
+-- Seconds until a new number of associations is in use: cycles and at least, at most.
+local SETTLE_CYCLES, SETTLE_LEAST, SETTLE_MOST = 1.5, 0.2, 2
+-- The share of the associations that must be in use for a window to count, and windows without until a probe ends.
+local IN_USE, PATIENCE = 0.7, 3
+-- A larger number counts as better if the rate grows by this power of its growth, a smaller one if it loses less.
+local GAIN, LOSS = 0.12, 0.05
+-- A remote whose rates both fall below this share of what they were has turned slow.
+local SLOW = 0.6
+-- Seconds until the first probe after others that failed, the most, after a cut, after a refusal, and between two cuts.
+local PAUSE, LONGEST_PAUSE, AFTER_CUT, AFTER_REFUSAL, BETWEEN_CUTS = 5, 60, 5, 2, 1
+-- Seconds within which a second abort is no accident, and for which a number that was refused is not tried again.
+local ABORTS, REFUSED = 10, 60
+
+local state, entries = {}, redis.call('HGETALL', tuning)
+for i = 1, #entries, 2 do
+  state[entries[i]] = tonumber(entries[i + 1])
+end
+
+-- Begins a new window once what changed has taken effect.
+local function restart(settle)
+  redis.call('DEL', window)
+  state.since, state.settled = nil, now + settle
+end
+
+-- Sets the number in force.
+local function set(number, probe)
+  number = math.max(1, math.min(number, limit))
+  if number ~= state.limit then
+    restart(math.min(math.max(SETTLE_LEAST, SETTLE_CYCLES * (state.last or state.cycle or 0)), SETTLE_MOST))
+  else
+    restart(0)
+  end
+  state.limit, state.probe, state.idle = number, probe, 0
+end
+
+-- Halves the number. What made that necessary may pass: it is tried again later, by twos.
+local function cut()
+  if now - state.cut < BETWEEN_CUTS then
+    return
+  end
+  state.base = math.max(1, math.min(state.base, math.floor(state.limit / 2)))
+  state.cut, state.again, state.pause, state.coarse = now, now + AFTER_CUT, PAUSE, 1
+  state.rate, state.byte_rate, state.cycle = nil, nil, nil
+  set(state.base, 0)
+end
+
+-- Forgets a candidate that the remote refuses; halves a base that it refuses.
+local function refuse()
+  if now - state.cut < BETWEEN_CUTS then
+    return
+  end
+  state.refused, state['until'] = math.max(state.limit, 2), now + REFUSED
+  if state.probe == 1 then
+    state.cut, state.again = now, now + AFTER_REFUSAL
+    set(state.base, 0)
+  else
+    cut()
+  end
+end
+
+-- Returns the next number to measure in a direction; nothing if there is none.
+local function candidate(direction)
+  local number
+  if direction > 0 then
+    number = state.coarse == 1 and 2 * state.base or math.ceil(1.25 * state.base)
+    if state.refused and now < state['until'] then
+      number = math.min(number, state.refused - 1)
+    end
+    number = math.min(number, limit)
+  else
+    number = math.floor((state.coarse == 1 and 0.5 or 0.75) * state.base)
+  end
+  return number ~= state.base and number >= 1 and (number > state.base) == (direction > 0) and number or nil
+end
+
+-- Probes in a direction, or in the other one if that is not possible; else waits.
+local function probe(direction, other)
+  local number = candidate(direction)
+  if not number and other then
+    direction = other
+    number = candidate(direction)
+  end
+  if number then
+    set(number, direction)
+  else
+    state.coarse, state.again = 0, now + state.pause
+    set(state.base, 0)
+  end
+end
+
+local function adopt(measured)
+  state.base, state.rate, state.byte_rate, state.cycle = state.limit, measured.rate, measured.byte_rate, measured.cycle
+end
+
+-- Judges a window of the base.
+local function judge_base(measured)
+  if state.rate and measured.rate < SLOW * state.rate and measured.byte_rate < SLOW * state.byte_rate then
+    restart(0)
+    return cut()
+  end
+  local share = state.rate and 0.5 or 0
+  measured.rate = share * (state.rate or 0) + (1 - share) * measured.rate
+  measured.byte_rate = share * (state.byte_rate or 0) + (1 - share) * measured.byte_rate
+  adopt(measured)
+  if now >= state.again then
+    local direction = state.next == -1 and -1 or 1
+    probe(direction, state.coarse ~= 1 and -direction or nil)
+  else
+    restart(0)
+  end
+end
+
+-- Judges a window of a candidate.
+local function judge_candidate(measured)
+  local direction, gained = state.probe, math.sqrt(measured.rate / state.rate * measured.byte_rate / state.byte_rate)
+  local grown = state.limit / state.base
+  if gained >= math.pow(grown, direction > 0 and GAIN or LOSS) then
+    adopt(measured)
+    state.pause, state.next = PAUSE, direction
+    return probe(direction)
+  end
+  state.next = -direction
+  if direction > 0 and state.coarse == 1 then
+    -- More brings nothing: perhaps less is enough. The base is measured again first.
+    state.again = now
+  else
+    state.coarse, state.again = 0, now + state.pause
+    state.pause = math.min(2 * state.pause, LONGEST_PAUSE)
+  end
+  set(state.base, 0)
+end
+
+-- Closes the window if it says enough.
+local function close()
+  local sums, concurrency = {}, 0
+  local fields = redis.call('HGETALL', window)
+  for i = 1, #fields, 2 do
+    sums[fields[i]] = tonumber(fields[i + 1])
+  end
+  for name, seconds in pairs(sums) do
+    local of = string.match(name, '^used (.*)$')
+    if of and sums['elapsed ' .. of] > 0 then
+      concurrency = concurrency + seconds / sums['elapsed ' .. of]
+    end
+  end
+  local took, count = now - state.since, sums.instances or 0
+  local enough = took >= math.max(LEAST, CYCLES * (state.cycle or 0)) and count >= math.max(3, state.limit / 2)
+  if (not enough and took < MOST) or count < 2 or sums.cycles <= 0 then
+    return
+  end
+  local cycle = sums.cycles / count
+  local rate = concurrency / cycle
+  state.shown, state.last = count / took, cycle
+  if concurrency < IN_USE * state.limit then
+    state.idle = (state.idle or 0) + 1
+    if state.probe ~= 0 and state.idle > PATIENCE then
+      state.again = now + state.pause
+      set(state.base, 0)
+    else
+      restart(0)
+    end
+    return
+  end
+  local measured = {rate = rate, byte_rate = rate * math.max(sums.bytes / count, 1), cycle = cycle}
+  if state.probe ~= 0 and state.rate then
+    judge_candidate(measured)
+  else
+    judge_base(measured)
+  end
+end
+
+local function add()
+  if now < state.settled then
+    return
+  end
+  state.since = state.since or now - elapsed
+  for name, value in pairs({instances = instances, bytes = bytes, cycles = cycles,
+      ['used ' .. process] = used, ['elapsed ' .. process] = elapsed}) do
+    redis.call('HINCRBYFLOAT', window, name, string.format('%.6f', value))
+  end
+  redis.call('EXPIRE', window, STALE)
+  if instances > 0 then
+    local usual = responses / instances
+    state.response = state.response and 0.8 * state.response + 0.2 * usual or usual
+    close()
+  end
+end
+
+if not state.base or now - (state.seen or 0) > STALE then
+  -- Rates of another time say nothing.
+  state.limit = state.base or state.limit or START
+  state.base, state.rate, state.byte_rate, state.cycle, state.next = state.limit, nil, nil, nil, 1
+  state.coarse, state.again, state.pause, state.cut = 1, now, PAUSE, state.cut or 0
+  set(state.limit, 0)
+  state.settled = now - elapsed
+end
+state.seen = now
+if state.limit > limit or state.base > limit then
+  state.base = math.min(state.base, limit)
+  set(state.base, 0)
+end
+if trouble == 'aborted' then
+  if now - (state.aborted or 0) < ABORTS then
+    cut()
+  end
+  state.aborted = now
+elseif trouble == 'refused' then
+  refuse()
+elseif trouble ~= '' then
+  cut()
+end
+add()
+
+local written = {}
+for name, value in pairs(state) do
+  written[#written + 1] = name
+  written[#written + 1] = string.format('%.6f', value)
+end
+redis.call('DEL', tuning)
+redis.call('HSET', tuning, unpack(written))
+redis.call('EXPIRE', tuning, KEPT)
+tuned = state.limit
+hand_over()
+update_index()
+
+local reply = {in_force(limit)}
+for group, each in pairs(claims()) do
+  reply[#reply + 1] = group
+  reply[#reply + 1] = cjson.encode(each)
+end
+return reply

@@ -1,0 +1,484 @@
+"""The leases of a worker process: each association with a remote needs one, and says what is moved over it.
+
+The heartbeat of the process renews its leases as long as their holders show signs of life. If Redis does not answer, an
+association in use goes on; its lease is renewed, or leased again, when Redis answers.
+
+A process reports what it moves over all associations with a remote at most ten times a second. The reply says how many
+associations there may be, and whether holders shall give one back to others who wait; they read it between two files.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import platform
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import TypeVar
+
+import redis
+
+from pacs_tasks.ae import RemoteAE
+from pacs_tasks.app import DEFAULT_REDIS_URL
+from pacs_tasks.connection import connect
+from pacs_tasks.dimse.upper_layer.association import StopCheck
+from pacs_tasks.errors import BrokerUnavailableError, JobCancelledError, PeerBusyError
+from pacs_tasks.fleet.leases import START, AssociationLeases, LeaseClass, group_of, lease_name, name_of
+from pacs_tasks.fleet.tuning import Moved, Trouble, Tuning
+from pacs_tasks.operations import OPERATIONS
+from pacs_tasks.request import GetRequest, MoveRequest, Priority, Request
+from pacs_tasks.settings import settings
+from pacs_tasks.tasks.engine.base import budget
+from pacs_tasks.tasks.engine.claim import heartbeat
+
+logger = logging.getLogger(__name__)
+
+#: Seconds to wait for a lease before the work goes back to the queue, and between two stop checks meanwhile.
+_PATIENCE = 2.0
+_SLICE = 0.5
+#: Seconds for which parts do not wait for a remote after one has waited in vain: work for other remotes comes first.
+_NO_PATIENCE = 10.0
+#: Seconds for which the answer to "does anybody wait?" stays valid, and for which a silent Redis is not asked again.
+_ANSWER_VALID = 0.02
+_REDIS_SILENT = 5.0
+#: Redis timeout in seconds for commands whose failure does no harm.
+_QUICK = 2.0
+#: Seconds for which the place of a refused association stays empty, so that a fleet does not storm a busy remote.
+_REST = 1.0
+#: Seconds between two reports of what was moved.
+_REPORT = 0.1
+#: Seconds for which the usual response time of a remote is remembered.
+_RESPONSE_VALID = 5.0
+#: A line whose association takes so many seconds to open is slow, and begins with so many associations.
+_SLOW_LINE, _MANY = 0.04, 2 * START
+#: Seconds to open an association after which the remote has too many of them.
+_LONG_OPENING = 2.0
+
+T = TypeVar("T")
+
+
+def class_of(request: Request) -> LeaseClass:
+    """The class of the leases for a request: whoever waits for a single answer waits for no other job."""
+    single = not OPERATIONS[request.task].steps and not isinstance(request, GetRequest | MoveRequest)
+    if request.priority is Priority.STAT or (single and request.priority is Priority.NORMAL):
+        return LeaseClass.STAT
+    return LeaseClass.BULK if request.priority is Priority.BULK else LeaseClass.NORMAL
+
+
+class Flow:
+    """What one process moves over all its associations with one remote; safe in threads."""
+
+    def __init__(self, remote: str, tuning: Callable[[], Tuning]) -> None:
+        self._remote, self._tuning = remote, tuning
+        self._process = f"{platform.node()}-{os.getpid()}"
+        self._lock = threading.Lock()
+        #: By the lease of an association in use, since when its use is not reported, and when it was last moved over.
+        self._in_use: dict[str, tuple[float, float]] = {}
+        self._moved, self._reported = Moved(), time.monotonic()
+        #: As the last reply said.
+        self.claims: Mapping[str, Sequence[float]] = {}
+
+    def begin(self, lease: Lease) -> None:
+        """Note that an association is in use from now on."""
+        now = time.monotonic()
+        with self._lock:
+            if not self._in_use:
+                # Nothing was in use in the meantime.
+                self._reported = max(self._reported, now - _REPORT)
+            self._in_use[lease.name] = now, now
+
+    def end(self, lease: Lease) -> None:
+        """Note that it is not in use any more."""
+        with self._lock:
+            since, _ = self._in_use.pop(lease.name, (math.inf, math.inf))
+            self._moved = self._moved._replace(used=self._moved.used + max(0.0, time.monotonic() - since))
+
+    def add(self, lease: Lease, instances: int, size: int, response: float | None = None) -> None:
+        """Add what has been moved over one of them.
+
+        Parameters
+        ----------
+        size
+            In bytes.
+        response
+            Seconds from request to response of all of them. None: since what was moved before.
+        """
+        now = time.monotonic()
+        with self._lock:
+            since, last = self._in_use.get(lease.name, (now, now))
+            moved, cycle = self._moved, now - last
+            self._moved = moved._replace(
+                instances=moved.instances + instances,
+                bytes=moved.bytes + size,
+                cycles=moved.cycles + cycle,
+                responses=moved.responses + (cycle if response is None else response),
+            )
+            self._in_use[lease.name] = since, now
+        if now - self._reported >= _REPORT:
+            self.report(lease.limit)
+
+    def report(self, limit: int, trouble: Trouble = Trouble.NONE) -> None:
+        """Report what was moved since the last report."""
+        now = time.monotonic()
+        with self._lock:
+            elapsed = now - self._reported
+            if elapsed <= 0:
+                return
+            used = sum(now - since for since, _ in self._in_use.values())
+            moved = self._moved._replace(elapsed=elapsed, used=self._moved.used + used)
+            self._in_use = {name: (now, last) for name, (_, last) in self._in_use.items()}
+            self._moved, self._reported = Moved(), now
+        try:
+            self.claims = self._tuning().report(self._remote, limit, self._process, moved, trouble).claims
+        except (BrokerUnavailableError, redis.RedisError) as error:
+            self.claims, self._reported = {}, now + _REDIS_SILENT
+            logger.debug("nothing was reported of a remote (%s)", type(error).__name__)
+
+
+class Lease:
+    """The right to one association with a remote.
+
+    Attributes
+    ----------
+    remote
+        As :func:`pacs_tasks.fleet.leases.name_of` gives it.
+    flow
+        What is moved over the associations with the remote.
+    stop
+        The stop check of :meth:`watched`.
+    seen
+        When its holder last gave a sign of life.
+    refusing
+        The remote refuses associations for now, and has accepted none since.
+    wanting
+        All workers were asked to release idle associations for this one.
+    yielding
+        Its holder gives it back to others.
+    """
+
+    def __init__(self, request: Request, job_id: str, flow: Flow, quick: Callable[[], AssociationLeases]) -> None:
+        self.remote = name_of(request.remote)
+        self.limit = settings().limit(request.remote)
+        self._holder = f"{platform.node().replace(' ', '-') or '-'} {os.getpid()} {uuid.uuid4().hex}"
+        self.name = lease_name(class_of(request), job_id, self._holder)
+        self.flow = flow
+        self.refusing = self.wanting = self.yielding = False
+        self.stop: StopCheck = lambda: False
+        self._quick = quick
+        self._begun = self.seen = time.monotonic()
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was leased."""
+        return time.monotonic() - self._begun
+
+    def watched(self, stop: StopCheck) -> StopCheck:
+        """A stop check that is also the holder's sign of life."""
+        self.seen = time.monotonic()
+
+        def check() -> bool:
+            self.seen = time.monotonic()
+            return stop()
+
+        self.stop = check
+        return check
+
+    def unwatched(self) -> None:
+        """Keep it without signs of life: its association is idle, and its keeper ends it in time."""
+        self.seen = math.inf
+
+    def prolong(self) -> None:
+        """Renew it; called by the heartbeat's thread."""
+        self._quick().renew(self.remote, [self.name], self.limit)
+
+    def belongs_to(self, request: Request, job_id: str) -> bool:
+        """Whether it is one for this job."""
+        return self.name == lease_name(class_of(request), job_id, self._holder)
+
+    def pass_on(self, request: Request, job_id: str) -> None:
+        """Pass it on to another job, with its association."""
+        before, self.name = self.name, lease_name(class_of(request), job_id, self._holder)
+        # The heartbeat must not renew it under its name of before.
+        heartbeat().forget(self)
+        _quickly(lambda: self._quick().rename(self.remote, before, self.name, self.limit))
+        heartbeat().keep(self)
+
+    def moved(self, instances: int, size: int, response: float | None = None) -> None:
+        """Note what has been moved over its association; see :meth:`Flow.add`."""
+        self.flow.add(self, instances, size, response)
+
+    def note(self, trouble: Trouble) -> None:
+        """Note that the remote may have too many associations."""
+        self.flow.report(self.limit, trouble)
+
+    def must_yield(self) -> bool:
+        """Whether its holder must give it back now, between two files, because somebody else has a better right."""
+        if not self.yielding and (claims := self.flow.claims.get(group_of(self.name))):
+            age = self.age
+            if age >= min(claims):
+                self.yielding = bool(
+                    _quickly(lambda: self._quick().must_yield(self.remote, self.name, self.limit, age))
+                )
+        return self.yielding
+
+
+class _Line:
+    """The tasks of this process that wait for a lease of the same remote and group: one at a time asks Redis."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self._waiting: deque[object] = deque()
+
+    @contextmanager
+    def place(self) -> Iterator[Callable[[], bool]]:
+        """A place in the line. Gives what says whether it is the first one."""
+        place = object()
+        with self.changed:
+            self._waiting.append(place)
+        try:
+            yield lambda: self._waiting[0] is place
+        finally:
+            with self.changed:
+                self._waiting.remove(place)
+                self.changed.notify_all()
+
+    def notify(self) -> None:
+        with self.changed:
+            self.changed.notify_all()
+
+
+class Leases:
+    """The leases of one process; safe in a pool of threads.
+
+    Parameters
+    ----------
+    patient, quick
+        Give the budget over a connection that repeats commands while Redis is unavailable for a moment, and over one
+        that sends each command once.
+    tuning
+        Gives the tuning over the latter.
+    """
+
+    def __init__(
+        self,
+        patient: Callable[[], AssociationLeases],
+        quick: Callable[[], AssociationLeases],
+        tuning: Callable[[], Tuning],
+    ) -> None:
+        self._patient, self._quick, self._tuning = patient, quick, tuning
+        self._lock = threading.Lock()
+        #: By remote, until when parts do not wait for it.
+        self._in_vain: dict[str, float] = {}
+        #: By remote and question, until when the answer to "does anybody wait?" is valid, and that answer.
+        self._wanted: dict[tuple[str, str], tuple[float, bool]] = {}
+        #: By remote, until when its usual response time is valid, and that time.
+        self._responses: dict[str, tuple[float, float | None]] = {}
+        self._flows: dict[str, Flow] = {}
+        #: Remotes on slow lines.
+        self._slow: set[str] = set()
+        self._lines: dict[str, dict[str, _Line]] = {}
+
+    def flow(self, remote: str) -> Flow:
+        """What this process moves over its associations with a remote."""
+        with self._lock:
+            return self._flows.setdefault(remote, Flow(remote, self._tuning))
+
+    def response_time(self, remote: RemoteAE) -> float | None:
+        """The seconds that a remote usually takes to respond; None if that is not known. Seldom asks Redis."""
+        name = name_of(remote)
+        until, found = self._responses.get(name, (0.0, None))
+        now = time.monotonic()
+        if now >= until:
+            found = _quickly(lambda: self._tuning().response_time(name))
+            self._responses[name] = now + _RESPONSE_VALID, found
+        return found
+
+    def lease(
+        self,
+        request: Request,
+        job_id: str,
+        stop: StopCheck,
+        before_waiting: Callable[[str], object],
+        *,
+        one_of_many: bool = False,
+        instead: Callable[[], T | None] = lambda: None,
+    ) -> Lease | T:
+        """Lease an association with the remote of a request; wait a little if none is free.
+
+        Parameters
+        ----------
+        before_waiting
+            Called with the remote's name; releases what this process can do without.
+        one_of_many
+            The lease is for a part, which does not wait if another has just waited in vain.
+        instead
+            Gives what does as well, if it has become free meanwhile.
+
+        Raises
+        ------
+        PeerBusyError
+            If none became free.
+        JobCancelledError
+            If ``stop`` returned true meanwhile.
+        """
+        lease = Lease(request, job_id, self.flow(name_of(request.remote)), self._quick)
+        in_vain = self._in_vain.get(lease.remote, 0.0) > time.monotonic()
+        deadline = time.monotonic() + (0.0 if one_of_many and in_vain else _PATIENCE)
+        with self._lock:
+            line = self._lines.setdefault(lease.remote, {}).setdefault(group_of(lease.name), _Line())
+        with line.place() as first:
+            while not first():
+                self._check_wait(request.remote, lease, stop, deadline)
+                with line.changed:
+                    if not first():
+                        line.changed.wait(min(_SLICE, max(0.0, deadline - time.monotonic())))
+                if (found := instead()) is not None:
+                    return found
+            try:
+                lease.refusing = self._wait_in_line(lease, request.remote, stop, deadline, before_waiting)
+            except BaseException:
+                _quickly(lambda: self._quick().release(lease.remote, lease.name, lease.limit))
+                raise
+        heartbeat().keep(lease)
+        return lease
+
+    def _wait_in_line(
+        self,
+        lease: Lease,
+        remote: RemoteAE,
+        stop: StopCheck,
+        deadline: float,
+        before_waiting: Callable[[str], object],
+    ) -> bool:
+        """Return when the lease is granted: whether the remote refuses associations now."""
+        first = True
+        while True:
+            left = deadline - time.monotonic()
+            answer = self._patient().request(lease.remote, lease.name, lease.limit, wait=left > 0 or first)
+            if answer.granted:
+                return answer.refusing
+            if first:
+                first = False
+                before_waiting(lease.remote)
+                if stop():
+                    raise _cancelled(remote)
+            else:
+                self._check_wait(remote, lease, stop, deadline)
+            if left > 0:
+                self._patient().wait(lease.name, max(min(_SLICE, left, answer.patience or _SLICE), 0.01))
+
+    def _check_wait(self, remote: RemoteAE, lease: Lease, stop: StopCheck, deadline: float) -> None:
+        """Raise if the wait for a lease is over."""
+        if time.monotonic() >= deadline:
+            self._in_vain[lease.remote] = time.monotonic() + _NO_PATIENCE
+            raise PeerBusyError(
+                f"All associations allowed with {remote} are in use ({lease.limit}). "
+                "Wait for the other jobs, or raise max_associations."
+            )
+        if stop():
+            raise _cancelled(remote)
+
+    def notify(self, remote: str) -> None:
+        """Have the tasks of this process that wait for a remote look for what does instead of a lease."""
+        for line in list(self._lines.get(remote, {}).values()):
+            line.notify()
+
+    def give_back(self, lease: Lease) -> None:
+        """Give a lease back whose association has ended."""
+        heartbeat().forget(lease)
+        _quickly(lambda: self._quick().release(lease.remote, lease.name, lease.limit))
+
+    def accepted(self, lease: Lease) -> None:
+        """Record that the remote accepted the association."""
+        if lease.refusing:
+            _quickly(lambda: self._quick().record_acceptance(lease.remote))
+        if lease.wanting:
+            # Otherwise every worker, this one too, would release its idle associations for another second.
+            for key in [key for key in self._wanted if key[0] == lease.remote]:
+                del self._wanted[key]
+            _quickly(lambda: self._quick().forget_wanted(lease.remote))
+
+    def note_opening(self, lease: Lease, seconds: float) -> None:
+        """Note how long it took to open an association."""
+        if seconds > _LONG_OPENING:
+            lease.note(Trouble.BUSY)
+        elif seconds > _SLOW_LINE and lease.remote not in self._slow:
+            self._slow.add(lease.remote)
+            _quickly(lambda: self._tuning().begin_with(lease.remote, min(_MANY, lease.limit)))
+
+    def refused(self, lease: Lease) -> None:
+        """Record that the remote refused the association for now; the place stays empty for a moment."""
+        heartbeat().forget(lease)
+        _quickly(lambda: self._quick().record_refusal(lease.remote, lease.name, lease.limit, _REST))
+        lease.note(Trouble.REFUSED)
+
+    def want(self, lease: Lease) -> None:
+        """Ask all workers to release idle associations with a remote that may accept only one at a time."""
+        lease.wanting = True
+        _quickly(lambda: self._quick().record_wanted(lease.remote))
+
+    def wanted(self, remote: str) -> bool:
+        """Whether somebody waits for a lease of this remote; does not ask Redis each time."""
+        return self._known("wanted", remote, lambda: self._quick().wanted(remote))
+
+    def wanted_elsewhere(self, remote: str) -> bool:
+        """Whether somebody has been granted no lease and does not wait in line, or waits for the remote itself."""
+        return self._known("elsewhere", remote, lambda: self._quick().wanted_elsewhere(remote))
+
+    def _known(self, question: str, remote: str, read: Callable[[], bool]) -> bool:
+        key = remote, question
+        until, wanted = self._wanted.get(key, (0.0, False))
+        now = time.monotonic()
+        if now < until:
+            return wanted
+        try:
+            wanted, until = read(), now + _ANSWER_VALID
+        except (BrokerUnavailableError, redis.RedisError):
+            wanted, until = False, now + _REDIS_SILENT
+        self._wanted[key] = until, wanted
+        return wanted
+
+
+def _cancelled(remote: RemoteAE) -> JobCancelledError:
+    return JobCancelledError(f"The job was cancelled while it waited for an association with {remote}.")
+
+
+def _quickly(step: Callable[[], T]) -> T | None:
+    """Run a command whose failure does no harm: the lease expires, or is renewed the next time."""
+    try:
+        return step()
+    except (BrokerUnavailableError, redis.RedisError) as error:
+        logger.debug("a command about a lease failed (%s)", type(error).__name__)
+        return None
+
+
+@cache
+def _quick_client() -> redis.Redis:
+    """A connection that sends each command once; that of :func:`budget` repeats them."""
+    return connect(settings().redis_url or DEFAULT_REDIS_URL, _QUICK)
+
+
+@cache
+def _quick_budget() -> AssociationLeases:
+    return AssociationLeases(_quick_client())
+
+
+@cache
+def _tuning() -> Tuning:
+    return Tuning(_quick_client())
+
+
+@cache
+def _leases_of(_: int) -> Leases:
+    return Leases(budget, _quick_budget, _tuning)
+
+
+def leases() -> Leases:
+    """The leases of this process; a forked child starts without those of its parent."""
+    return _leases_of(os.getpid())
