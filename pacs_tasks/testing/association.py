@@ -321,7 +321,9 @@ class Reception:
         return False
 
     def _delay(self, assoc: Association) -> bool:
-        return self._pause(assoc, self.faults.delay)
+        with self._lock:
+            open_now = len(self._accepted)
+        return self._pause(assoc, self.faults.delay_with(open_now))
 
     def _wait_while(self, assoc: Association, held: Callable[[Faults], bool]) -> bool:
         """Wait while ``held`` is true of the faults, which may be replaced meanwhile; return as :meth:`_pause`."""

@@ -189,6 +189,9 @@ class Faults:
         Omit Specific Character Set, (0008,0005), from matches, however their text is encoded.
     delay
         Seconds to wait before each response.
+    overload
+        So many open associations double the delay of each response but those of C-MOVE and C-GET; n of them make it
+        1 + (n / ``overload``)² times as long, as in an archive whose disk is too busy. With so many it is fastest.
     hold_requests_after
         Serve so many requests since the start, not counting the sub-operations of C-MOVE and C-GET; hold the later ones
         until the faults are replaced.
@@ -262,6 +265,7 @@ class Faults:
     unreported: Collection[str] = ()
     omit_charset: bool = False
     delay: float = 0.0
+    overload: int | None = None
     hold_requests_after: int | None = None
     comment: str = ""
     max_pdu_size: int = 16_382
@@ -280,6 +284,10 @@ class Faults:
         if self.require_called_aet and called_aet != ae_title:
             return CALLED_AET_NOT_RECOGNISED
         return None
+
+    def delay_with(self, open_now: int) -> float:
+        """Return the seconds to wait before a response while so many associations are open."""
+        return self.delay if self.overload is None else self.delay * (1 + (open_now / self.overload) ** 2)
 
     def holds_instance(self, done: int) -> bool:
         """Whether to hold the next instance back after so many."""
