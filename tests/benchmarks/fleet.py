@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -75,15 +75,26 @@ def took(job: Progress) -> float:
 
 @contextmanager
 def fleet(directory: Path, *, pool: str = "prefork", concurrency: int = 2) -> Iterator[Fleet]:
-    """Redis and a worker of ``concurrency`` processes or threads that is ready, with their files in a directory."""
-    with (
-        redis_server(directory, durable=True) as redis,
-        workers.worker(
-            redis.url(),
-            directory,
-            pool=pool,
-            concurrency=concurrency,
-            PACS_TASKS_MAX_ASSOCIATIONS=str(concurrency),
-        ) as worker,
-    ):
-        yield Fleet(redis, worker, Terminal(directory, redis.url(), entry=PACS_TASKS))
+    """A fleet that has as many associations as its worker has processes or threads."""
+    limit = str(concurrency)
+    with default_fleet(directory, pool=pool, concurrency=concurrency, PACS_TASKS_MAX_ASSOCIATIONS=limit) as started:
+        yield started
+
+
+@contextmanager
+def default_fleet(
+    directory: Path, *, number: int = 1, pool: str = "prefork", concurrency: int = 2, **settings: str
+) -> Iterator[Fleet]:
+    """Redis and workers that are ready, with their files in a directory.
+
+    How many associations they open is their own affair, without a setting.
+    """
+    with ExitStack() as stack:
+        redis = stack.enter_context(redis_server(directory, durable=True))
+        first, *_ = [
+            stack.enter_context(
+                workers.worker(redis.url(), directory, f"worker{each}", pool=pool, concurrency=concurrency, **settings)
+            )
+            for each in range(1, number + 1)
+        ]
+        yield Fleet(redis, first, Terminal(directory, redis.url(), entry=PACS_TASKS))

@@ -26,12 +26,13 @@ from typing import Any, Protocol, cast
 from pacs_tasks import InstanceCategory, InstanceOutcome, Job, JobState
 from pacs_tasks.app import UNACKED, create
 from pacs_tasks.ledger.keys import JOBS
-from pacs_tasks.operations import QUEUES
+from pacs_tasks.operations import QUEUE_KEYS
 from pacs_tasks.outcome import Progress
 from pacs_tasks.settings import Settings
 from tests.chaos.files import Files
 from tests.chaos.stage import RoundError, Stage
 from tests.support.dicom_files import data_set
+from tests.support.ports import connections
 
 #: Seconds for everything to become quiet: a message that a dead worker had comes back after 45 s, and does nothing.
 _QUIET = 100.0
@@ -197,7 +198,7 @@ def _check_held(peer: Peer, claimed: Collection[str], digests: Mapping[str, str]
 
 def _check_quiet(stage: Stage, peer: Peer) -> None:
     def left() -> dict[str, int]:
-        counts = {queue: int(str(stage.redis.llen(queue))) for queue in QUEUES}
+        counts = {queue: int(str(stage.redis.llen(queue))) for queue in QUEUE_KEYS}
         counts[UNACKED] = int(str(stage.redis.hlen(UNACKED)))
         counts[f"{UNACKED}_index"] = int(str(stage.redis.zcard(f"{UNACKED}_index")))
         counts["associations at the PACS"] = connections(peer.port)
@@ -209,13 +210,6 @@ def _check_quiet(stage: Stage, peer: Peer) -> None:
     except RoundError:
         raise RoundError(f"not quiet: {left()}") from None
     stage.note("all is quiet")
-
-
-def connections(port: int) -> int:
-    """Connections to a port of this machine that are established, as the one who listens sees them."""
-    lines = Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]
-    wanted = f":{port:04X}"
-    return sum(fields[1].endswith(wanted) and fields[3] == "01" for fields in map(str.split, lines))
 
 
 def _check_unchanged(stage: Stage, job: Job, ended: Progress) -> None:

@@ -52,7 +52,7 @@ def _over(stage: Stage, files: Files, plan: Plan, round_trip: float = 0.0) -> Fo
     line = Line(stage.stack, stage.directory, pacs.remote, plan)
     remote: RemoteAE = line.remote
     if round_trip:
-        port = stage.stack.enter_context(line_to(remote.port, stage.directory, round_trip))
+        port = stage.stack.enter_context(line_to(remote.port, stage.directory, round_trip)).port
         remote = remote.model_copy(update={"port": port})
     stage.start_workers(WORKERS)
     job = sent(stage, remote, files, timeout=_PATIENCE)

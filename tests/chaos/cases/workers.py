@@ -8,7 +8,7 @@ from typing import Final
 
 from pacs_tasks import Job
 from pacs_tasks.app import UNACKED
-from pacs_tasks.operations import STORE_QUEUE
+from pacs_tasks.operations import QUEUE_KEYS
 from tests.chaos.cases.case import WORKERS, Case, sent, written
 from tests.chaos.closing import Expected, Found, check_sent
 from tests.chaos.stage import CHILDREN, Stage, Worker
@@ -61,7 +61,8 @@ def _planner(stage: Stage) -> Found:
     wanted = stage.random.choice([0, 1, stage.random.randint(2, stage.count - 1)])
 
     def published() -> int:
-        return int(str(stage.redis.llen(STORE_QUEUE))) + int(str(stage.redis.hlen(UNACKED)))
+        waiting = sum(int(str(stage.redis.llen(queue))) for queue in QUEUE_KEYS)
+        return waiting + int(str(stage.redis.hlen(UNACKED)))
 
     def there() -> bool:
         planned = bool(stage.client.ledger.manifest.planned(job.id))
