@@ -10,6 +10,7 @@ from tests.chaos.cases.case import Case
 from tests.chaos.cases.jobs import CASES as JOBS
 from tests.chaos.cases.peer import CASES as PEER
 from tests.chaos.cases.receiving import CASES as RECEIVING
+from tests.chaos.cases.scheduling import CASES as SCHEDULING
 from tests.chaos.cases.workers import CASES as WORKERS
 
-CASES: Final[tuple[Case, ...]] = (*WORKERS, *BROKER, *PEER, *BROKEN_LINE, *JOBS, *RECEIVING)
+CASES: Final[tuple[Case, ...]] = (*WORKERS, *BROKER, *PEER, *BROKEN_LINE, *JOBS, *RECEIVING, *SCHEDULING)
