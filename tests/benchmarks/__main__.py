@@ -17,7 +17,7 @@ from pacs_tasks.errors import PacsTasksError
 from tests.benchmarks.files import FULL, SMALL
 from tests.benchmarks.machine import machine, missing
 from tests.benchmarks.measuring import Bench, BenchError, Work, measure
-from tests.benchmarks.picture import picture, speeds
+from tests.benchmarks.picture import over_time, picture, speeds, traces
 from tests.benchmarks.report import markdown, show
 from tests.benchmarks.results import Results, WorkResult
 from tests.benchmarks.works import WORKS
@@ -36,6 +36,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=_positive, help=f"how often each contestant works ({_ROUNDS}; small: 1)")
     parser.add_argument("--json", type=Path, default=ROOT / "build/bench.json", help="where the figures go")
     parser.add_argument("--svg", type=Path, default=ROOT / "build/bench.svg", help="where the picture goes")
+    parser.add_argument("--time-svg", type=Path, default=ROOT / "build/bench-time.svg", help="and that over time")
     parser.add_argument("--from", type=Path, dest="earlier", help="measure nothing: take the figures of this file")
     parser.add_argument("--readme", action="store_true", help="print the tables of the READMEs as well")
     return parser.parse_args()
@@ -72,6 +73,8 @@ def main() -> int:
         _write(arguments.json, results.model_dump_json(indent=2) + "\n")
     if speeds(results):
         _write(arguments.svg, picture(results))
+    if traces(results):
+        _write(arguments.time_svg, over_time(traces(results)))
     return 1 if any(work.failure for work in results.works) else 0
 
 
@@ -90,7 +93,7 @@ def _measured(arguments: argparse.Namespace) -> Results:
     recipes = SMALL if arguments.small else FULL
     with (
         tempfile.TemporaryDirectory(prefix="pacs-tasks-bench-") as directory,
-        Bench(Path(directory), recipes, _say) as bench,
+        Bench(Path(directory), recipes, _say, arguments.small) as bench,
     ):
         bench.check_space([name for work in works for name in work.files])
         done = tuple(_attempt(bench, work, rounds) for work in works)

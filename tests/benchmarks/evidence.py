@@ -6,6 +6,7 @@ from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 
+from pacs_tasks import InstanceCategory, Job
 from pacs_tasks.dimse.files.part10 import read_instance
 from tests.benchmarks.files import Files
 from tests.benchmarks.measuring import BenchError
@@ -42,6 +43,23 @@ def check_uids(who: str, files: Files, uids: Collection[str]) -> None:
     """Raise :class:`BenchError` unless these are the SOP Instance UIDs of all instances."""
     if set(uids) != set(_sent(files)):
         raise BenchError(f"{who} moved other instances than those of {files.name}: {len(uids)}, not {files.count}")
+
+
+def claimed(job: Job) -> set[str]:
+    """The SOP Instance UIDs of all that the ledger calls sent or received."""
+    done = (InstanceCategory.SUCCESS, InstanceCategory.WARNING)
+    return {each.sop_instance_uid for each in job.instances() if each.category in done}
+
+
+def check_claims(who: str, job: Job, held: Collection[str]) -> int:
+    """Raise :class:`BenchError` unless the peer holds all that the ledger calls sent; how much that is.
+
+    For jobs that are cancelled when enough has been seen.
+    """
+    claims = claimed(job)
+    if missing := claims - set(held):
+        raise BenchError(f"{who}: {len(missing)} of {len(claims)} instances that the ledger calls sent are not held")
+    return len(claims)
 
 
 def check_ignored(who: str, files: Files, peer: Directory) -> None:

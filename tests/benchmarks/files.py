@@ -22,31 +22,36 @@ _PIXEL_DATA: Final = b"\xe0\x7f\x10\x00OW\x00\x00"
 
 @dataclass(frozen=True)
 class Recipe:
-    """So many instances of ``rows`` times ``rows`` pixels of 16 bits, or one of several ``frames``."""
+    """So many instances of ``rows`` times ``rows`` pixels of 16 bits in each series, or one of several ``frames``."""
 
     count: int
     rows: int
     frames: int = 1
+    series: int = 1
 
     @property
     def size(self) -> int:
         """Bytes on disk, a little more than it takes."""
         each = _HEADER + 2 * self.rows**2 * self.frames
-        return self.count * -(-each // _BLOCK) * _BLOCK
+        return self.series * self.count * -(-each // _BLOCK) * _BLOCK
 
 
 CT: Final = "CT500"
 SMALL_CT: Final = "SMALL2000"
+THREE_HUNDRED: Final = "300"
 TEN_THOUSAND: Final = "10,000"
 HUNDRED_THOUSAND: Final = "100,000"
+MANY_SERIES: Final = "2,000 in 40 series"
 ONE_MB: Final = "1 MB"
 TWO_GB: Final = "2 GB"
 
 FULL: Final[Mapping[str, Recipe]] = {
     CT: Recipe(500, 512),
     SMALL_CT: Recipe(2000, 64),
+    THREE_HUNDRED: Recipe(300, 36),
     TEN_THOUSAND: Recipe(10_000, 36),
     HUNDRED_THOUSAND: Recipe(100_000, 36),
+    MANY_SERIES: Recipe(50, 36, series=40),
     ONE_MB: Recipe(1, 512, frames=2),
     TWO_GB: Recipe(1, 512, frames=4096),
 }
@@ -54,8 +59,10 @@ FULL: Final[Mapping[str, Recipe]] = {
 SMALL: Final[Mapping[str, Recipe]] = {
     CT: Recipe(12, 128),
     SMALL_CT: Recipe(16, 64),
+    THREE_HUNDRED: Recipe(12, 36),
     TEN_THOUSAND: Recipe(25, 36),
     HUNDRED_THOUSAND: Recipe(250, 36),
+    MANY_SERIES: Recipe(6, 36, series=4),
     ONE_MB: Recipe(1, 512, frames=2),
     TWO_GB: Recipe(1, 512, frames=16),
 }
@@ -80,12 +87,21 @@ def generate(name: str, recipe: Recipe, directory: Path) -> Files:
     if recipe.frames > 1:
         paths = [_write_frames(directory, recipe)]
     else:
-        paths = write_series(directory, recipe.count, rows=recipe.rows)
+        paths = [
+            path
+            for series in range(1, recipe.series + 1)
+            for path in write_series(_of_series(directory, series), recipe.count, rows=recipe.rows, series=series)
+        ]
     size = sum(path.stat().st_size for path in paths)
     if size > 2**30:
         # Else the disk would still be writing it while others are measured.
         os.sync()
     return Files(name, directory, len(paths), size)
+
+
+def _of_series(directory: Path, series: int) -> Path:
+    # DCMTK's senders look into no directory of a directory.
+    return directory if series == 1 else directory / f"{series:03d}"
 
 
 def _write_frames(directory: Path, recipe: Recipe) -> Path:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar, cast
 
 from tests.benchmarks.files import Files, Recipe, generate
-from tests.benchmarks.results import BarResult, Measured, WorkResult
+from tests.benchmarks.results import BarResult, Measured, Trace, WorkResult
 
 T = TypeVar("T")
 
@@ -44,7 +44,8 @@ class Contestant:
 class Bar:
     """What is compared: the median of ``over`` over that of ``under``, or ``over`` alone where ``under`` is empty.
 
-    Of several in ``under`` the smallest counts. ``limit`` None is a ratio to look at, without a bar.
+    Of several in ``under`` the smallest counts. ``limit`` None is a ratio to look at, without a bar. ``own``: we are
+    compared with ourselves, which says nothing about other programs.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Bar:
     against: tuple[str, str]
     at_least: bool = True
     unit: str = ""
+    own: bool = False
 
     def result(self, medians: Mapping[str, float]) -> BarResult:
         under = min((medians[name] for name in self.under), default=None)
@@ -68,12 +70,16 @@ class Bar:
             limit=self.limit,
             at_least=self.at_least,
             unit=self.unit,
+            own=self.own or not self.under or not self.at_least,
         )
 
 
 @dataclass(frozen=True)
 class Work:
-    """A row of the table: what is to be done, by whom, and what must be reached."""
+    """A row of the table: what is to be done, by whom, and what must be reached.
+
+    ``scheduling``: it is about who waits for whom, and has a table of its own.
+    """
 
     name: str
     #: In English and in Chinese.
@@ -82,15 +88,22 @@ class Work:
     #: Starts what all rounds share, and ends it.
     scene: Callable[[Bench], AbstractContextManager[Sequence[Contestant]]]
     bars: tuple[Bar, ...]
+    scheduling: bool = False
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Where a run keeps its files, how large they are, and what several works share; a context manager."""
+    """Where a run keeps its files, how large they are, and what several works share; a context manager.
+
+    ``small``: the run shows that everything works, so that nothing need last. ``traces`` are those of the work that is
+    measured now.
+    """
 
     directory: Path
     recipes: Mapping[str, Recipe]
     say: Callable[[str], None]
+    small: bool = False
+    traces: dict[str, Trace] = field(default_factory=dict)
     _made: dict[str, Files] = field(default_factory=dict)
     _shared: dict[Callable[[Path], Any], Any] = field(default_factory=dict)
     _stack: ExitStack = field(default_factory=ExitStack)
@@ -144,6 +157,7 @@ def measure(bench: Bench, work: Work, rounds: int) -> WorkResult:
         If one of them did not do all of it.
     """
     taken: dict[str, list[Figure]] = {}
+    bench.traces.clear()
     with work.scene(bench) as contestants:
         for number in range(rounds):
             for contestant in contestants:
@@ -163,8 +177,10 @@ def measure(bench: Bench, work: Work, rounds: int) -> WorkResult:
     return WorkResult(
         name=work.name,
         title=work.title,
+        scheduling=work.scheduling,
         instances=main.count,
         bytes=main.size,
         figures=measured,
         bars=tuple(bar.result(medians) for bar in work.bars),
+        traces=tuple(bench.traces.values()),
     )

@@ -21,7 +21,9 @@ from pacs_tasks.outcome import InstanceCategory
 def main(host: str, port: str, called_aet: str, directory: str) -> None:
     """Print how many instances the peer took, and the seconds from the first header read to the release."""
     began = time.perf_counter()
-    instances = [read_instance(str(path)) for path in sorted(Path(directory).iterdir())]
+    instances = [
+        read_instance(str(path)) for path in sorted(each for each in Path(directory).rglob("*") if each.is_file())
+    ]
     remote = RemoteAE(ae_title=called_aet, host=host, port=int(port))
     sent = 0
     for proposed, batch in contexts_for(instances):

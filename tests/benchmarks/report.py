@@ -52,7 +52,7 @@ def _figures(results: Results) -> Table:
 
 def _rate(work: WorkResult, measured: Measured) -> str:
     # The name of a figure that is about a part of the work begins with what part, and a colon.
-    whole = measured.unit == "s" and ":" not in measured.name
+    whole = measured.unit == "s" and ":" not in measured.name and not work.scheduling
     return f"{work.bytes / measured.median / 1e6:.0f} MB/s" if whole else ""
 
 
@@ -84,40 +84,50 @@ class _Language:
     place: int
     speeds: tuple[str, ...]
     growths: tuple[str, ...]
+    bounds: tuple[str, str]
 
 
 _LANGUAGES: Final = (
     _Language(
         0,
         ("Work", "Compared with", "pacs-tasks", "The other", "Times as fast", "Aim"),
-        ("Work", "Figure, or compared with", "Measured", "Aim: at most"),
+        ("Work", "Figure, or compared with", "Measured", "Aim"),
+        ("at most", "at least"),
     ),
     _Language(
         1,
         ("任务", "对比", "pacs-tasks", "对方", "倍数", "目标"),
-        ("任务", "数值或对比", "实测", "目标：不超过"),
+        ("任务", "数值或对比", "实测", "目标"),
+        ("不超过", "不低于"),
     ),
 )
 
 
 def markdown(results: Results) -> str:
-    """The tables of both READMEs."""
+    """The tables of the documentation: beside others, what grows, and who waits."""
     return "\n".join(_markdown(results, language) for language in _LANGUAGES)
 
 
 def _markdown(results: Results, language: _Language) -> str:
-    speeds, growths = [], []
+    speeds: list[list[str]] = []
+    growths: list[list[str]] = []
+    schedules: list[list[str]] = []
     for work in results.works:
         for bar in work.bars:
             cells = [work.title[language.place], bar.against[language.place]]
-            aim = "" if bar.limit is None else f"{bar.limit:g}"
-            if bar.at_least and bar.under is not None:
-                cells += [seconds(bar.under), seconds(bar.over), amount(bar.value, ""), aim]
-                speeds.append(cells)
+            if bar.own or bar.under is None:
+                (schedules if work.scheduling else growths).append([*cells, *_own(bar, language)])
             else:
-                cells += [amount(bar.value, bar.unit), f"{aim} {bar.unit}".strip()]
-                growths.append(cells)
-    return "\n".join([*_table(language.speeds, speeds), "", *_table(language.growths, growths), ""])
+                aim = "" if bar.limit is None else f"{bar.limit:g}"
+                speeds.append([*cells, seconds(bar.under), seconds(bar.over), amount(bar.value, ""), aim])
+    tables = [(language.speeds, speeds), (language.growths, growths), (language.growths, schedules)]
+    return "\n".join(line for header, rows in tables for line in [*_table(header, rows), ""])
+
+
+def _own(bar: BarResult, language: _Language) -> list[str]:
+    """What was measured, and the aim."""
+    aim = "" if bar.limit is None else f"{language.bounds[bar.at_least]} {bar.limit:g} {bar.unit}".strip()
+    return [amount(bar.value, bar.unit), aim]
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:

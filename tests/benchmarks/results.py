@@ -35,6 +35,8 @@ class BarResult(_Value):
     limit: float | None
     at_least: bool
     unit: str
+    #: It is about us alone, and not about how fast others are.
+    own: bool
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -44,15 +46,34 @@ class BarResult(_Value):
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
 
+class Sample(_Value):
+    """What was seen at a moment: seconds since the begin, outcomes in the ledger, and connections at the peer."""
+
+    at: float
+    recorded: int
+    associations: int
+
+
+class Trace(_Value):
+    """What a job did, moment by moment; ``mark`` is when something was done to its peer, in seconds."""
+
+    title: str
+    samples: tuple[Sample, ...]
+    mark: float | None = None
+    mark_title: str = ""
+
+
 class WorkResult(_Value):
     """One work: the figures of its contestants and what came of its bars. ``failure`` says why there is none."""
 
     name: str
     title: tuple[str, str]
+    scheduling: bool = False
     instances: int = 0
     bytes: int = 0
     figures: tuple[Measured, ...] = ()
     bars: tuple[BarResult, ...] = ()
+    traces: tuple[Trace, ...] = ()
     failure: str = ""
 
 

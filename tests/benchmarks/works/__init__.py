@@ -5,13 +5,30 @@ from __future__ import annotations
 from typing import Final
 
 from tests.benchmarks.measuring import Work
-from tests.benchmarks.works import growth, receiving, retrieving, sending, slow_line, start
+from tests.benchmarks.works import (
+    growth,
+    interactive,
+    priorities,
+    receiving,
+    retrieving,
+    scaling,
+    sending,
+    shares,
+    slow_line,
+    start,
+    tuning,
+)
 
 WORKS: Final[tuple[Work, ...]] = (
     *sending.WORKS,
     *receiving.WORKS,
     *retrieving.WORKS,
-    slow_line.WORK,
+    *slow_line.WORKS,
+    scaling.WORK,
+    tuning.WORK,
+    interactive.WORK,
+    priorities.WORK,
+    shares.WORK,
     *growth.WORKS,
     start.WORK,
 )
