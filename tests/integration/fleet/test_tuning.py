@@ -1,0 +1,90 @@
+"""The number of associations that the tuning finds for PACS that differ, by a clock of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+
+from pacs_tasks.connection import connect
+from tests.support.model_pacs import ModelPACS, Service
+
+#: Seconds of the model in which the number is found, and in which the rate counts.
+FINDING, COUNTING = 10, 5
+
+
+@pytest.fixture
+def model(redis_url: str) -> Iterator[Callable[..., ModelPACS]]:
+    client: redis.Redis = connect(redis_url, 5)
+    yield lambda service, **changes: ModelPACS(client, service, **changes)
+    client.close()
+
+
+@pytest.mark.parametrize(
+    "service",
+    [
+        lambda n: 0.001 + 0.005 * max(1, n / 8),
+        lambda n: 0.02 + 0.001 * max(1, n / 32),
+        lambda n: 0.1 + 0.0005 * n,
+        lambda n: 0.05 * max(1, n / 12),
+        lambda n: 0.01 * n,
+        lambda n: 0.02 * (1 + 0.05 * (n - 1)),
+        lambda n: 0.02 * (1 + 0.05 * (n - 1) ** 2),
+        lambda n: 0.1 * (1 + (n / 6) ** 2),
+        lambda n: 0.01 * n * n,
+    ],
+    ids=["8-at-once", "20-ms-line", "100-ms-line", "12-at-once", "one-at-once", "slower", "much-slower", "six", "one"],
+)
+def test_the_number_comes_near_the_best(model: Callable[..., ModelPACS], service: Service) -> None:
+    """Within ten seconds, at least 90 % of what the best fixed number gives."""
+    best = max(number / service(number) for number in range(1, 65))
+    pacs = model(service)
+    pacs.run(FINDING)
+    assert pacs.run(COUNTING) >= 0.9 * best, pacs.history
+
+
+def test_a_pacs_that_serves_one_at_a_time_gets_one(model: Callable[..., ModelPACS]) -> None:
+    """More bring nothing, so there are no more."""
+    pacs = model(lambda n: 0.01 * n)
+    pacs.run(FINDING)
+    assert pacs.number == 1
+
+
+def test_a_pacs_that_slows_down_has_half_the_load(model: Callable[..., ModelPACS]) -> None:
+    pacs = model(lambda n: 0.05 * max(1, n / 12))
+    pacs.run(FINDING)
+    before = pacs.number
+    pacs.service = lambda n: 0.5 * max(1, n / 2)
+    pacs.run(5)
+    assert pacs.number <= before / 2, pacs.history
+
+
+def test_a_pacs_that_is_fast_again_has_its_load_back(model: Callable[..., ModelPACS]) -> None:
+    pacs = model(lambda n: 0.05 * max(1, n / 12))
+    pacs.run(FINDING)
+    pacs.service = lambda n: 0.5 * max(1, n / 2)
+    pacs.run(20)
+    pacs.service = lambda n: 0.05 * max(1, n / 12)
+    pacs.run(70)
+    assert pacs.run(COUNTING) >= 0.9 * 12 / 0.05, pacs.history
+
+
+def test_a_ceiling_holds(model: Callable[..., ModelPACS]) -> None:
+    pacs = model(lambda n: 0.1, limit=10)
+    pacs.run(30)
+    assert max(number for _, number in pacs.history) == 10
+
+
+def test_a_pacs_that_rejects_associations_gets_as_many_as_it_accepts(model: Callable[..., ModelPACS]) -> None:
+    pacs = model(lambda n: 0.05, refuses=6)
+    pacs.run(20)
+    assert pacs.number == 6
+    assert pacs.run(COUNTING) >= 0.9 * 6 / 0.05
+
+
+def test_the_number_stays_where_there_is_not_more_to_do(model: Callable[..., ModelPACS]) -> None:
+    """Two processes that are busy themselves learn nothing about more associations."""
+    pacs = model(lambda n: 0.02, most=2)
+    pacs.run(30)
+    assert {number for _, number in pacs.history} == {4}
