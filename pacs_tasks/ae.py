@@ -362,13 +362,3 @@ class RemoteAE(BaseModel):
 
     def __str__(self) -> str:
         return f"{self.ae_title} at {self.host}:{self.port}{' over TLS' if self.tls else ''}"
-
-
-class NamedRemote(RemoteAE):
-    """A remote in the settings of a process, with what no request may contain."""
-
-    identity: UserIdentity | None = None
-
-    def public(self) -> RemoteAE:
-        """Give what requests may contain."""
-        return RemoteAE.model_construct(**{name: getattr(self, name) for name in RemoteAE.model_fields})

@@ -365,6 +365,10 @@ class Job(Generic[O_co]):
             If every file or instance has an outcome.
         """
         progress = self._ledger.progress(self.id)
+        if progress.waiting_until is not None:
+            from pacs_tasks.fleet.pace import HoursWaits
+
+            return self._publish_again() if HoursWaits(self._ledger.client).end(self.id) else self
         if progress.waiting_for:
             Outages(self._ledger.client).probe_now(progress.waiting_for)
             return self

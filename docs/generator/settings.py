@@ -54,6 +54,8 @@ associations that all workers together may hold open with it (see [Associations]
 `receive_from`, `receive_from_ae_titles` and `receive_from_certificates` name addresses, AE titles and certificates with
 which it may deliver after a C-MOVE, beside its own
 (see [Receiver](../howto/receiver.md#only-the-pacs-that-was-asked-delivers)).
+`instances_per_second` and `bytes_per_second` limit what all workers send to it or have it deliver. `bulk_hours` with
+`time_zone` say when jobs of priority `bulk` run (see [Pace](../howto/pace.md)).
 
 ## All settings
 

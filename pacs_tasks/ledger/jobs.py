@@ -412,6 +412,11 @@ class Ledger:
         if self._redis.exists(job_key(job_id)):
             self._redis.hset(job_key(job_id), "waiting_reason", reason)
 
+    def note_pace(self, job_id: str, pace: str) -> None:
+        """Record the pace to which a job keeps."""
+        if self._redis.exists(job_key(job_id)):
+            self._redis.hset(job_key(job_id), "pace", pace)
+
     def cancel(self, job_id: str) -> JobState:
         """Request that the job be cancelled; it is once no worker works on it any more."""
         state = self._run("jobs/cancel", [checked_job_key(job_id), job_key(job_id, "claims")])

@@ -252,7 +252,7 @@ SEALED_KEY = "sealed_key"
 ERROR_FIELDS = ("error_type", "error", "error_subject", "error_whole")
 #: The fields of a job that :func:`progress_of` reads.
 PROGRESS_FIELDS = ("task", "request", "state", "created", "started", "finished", "cancel", "attempt", "worker",
-                   *ERROR_FIELDS, "waiting", "waiting_since", "waiting_reason", "retrying",
+                   *ERROR_FIELDS, "waiting", "waiting_since", "waiting_reason", "waiting_until", "pace", "retrying",
                    SEALED_KEY, *COUNTED, *(f"before_{name}" for name in COUNTED))  # fmt: skip
 _LONGEST_ID = 255
 _LONGEST_SHOWN = 64
@@ -357,6 +357,8 @@ def progress_of(job_id: str, fields: Mapping[str, str | None], sealer: Sealer) -
         waiting_for=fields["waiting"] or "",
         waiting_since=_time(fields["waiting_since"]),
         waiting_reason=fields["waiting_reason"] or "",
+        waiting_until=_time(fields["waiting_until"]),
+        pace=fields["pace"] or "",
         retrying=max(0, int(fields["retrying"] or 0)),
     )
 

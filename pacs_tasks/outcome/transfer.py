@@ -219,6 +219,10 @@ class Progress(BaseModel):
     waiting_for: str = ""
     waiting_since: float | None = None
     waiting_reason: str = ""
+    #: When the hours of that remote begin, if the job waits for them and the remote is not down.
+    waiting_until: float | None = None
+    #: The pace to which the job has to keep, once it had to wait for it: ``5 instances a second``.
+    pace: str = ""
     #: Files or rows that wait for another try: the remote ended the association, or fell silent, at them.
     retrying: int = 0
 

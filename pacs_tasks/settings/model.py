@@ -22,7 +22,6 @@ from pacs_tasks.ae import (
     MaxAssociations,
     MaxMatchElements,
     MaxMatches,
-    NamedRemote,
     Port,
     RemoteAE,
     ServerName,
@@ -33,6 +32,8 @@ from pacs_tasks.ae import (
 from pacs_tasks.errors import ConfigurationError
 from pacs_tasks.privacy import GroupAccess
 from pacs_tasks.settings.file import CONFIG_NAME, config_file
+from pacs_tasks.settings.pace import Pace
+from pacs_tasks.settings.remotes import NamedRemote
 from pacs_tasks.settings.values import (
     PASSWORD,
     AuditPatients,
@@ -332,6 +333,11 @@ class Settings(BaseModel):
     def identity(self, remote: RemoteAE) -> UserIdentity | None:
         """Return the user identity for a remote: that of one in the settings with the same AE title, host and port."""
         return next((each.identity for each in self._named(remote) if each.identity is not None), None)
+
+    def pace(self, remote: RemoteAE) -> Pace | None:
+        """Return the pace of a remote, found as :meth:`identity` finds its identity; None if it has none."""
+        paces = (each.pace for each in self._named(remote))
+        return next((pace for pace in paces if pace != Pace()), None)
 
     def _named(self, remote: RemoteAE) -> list[NamedRemote]:
         """Give the remotes of the settings that are this one."""

@@ -52,7 +52,7 @@ from pacs_tasks.request import (
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks import duplicates
 from pacs_tasks.tasks.engine.associations import leased, new_association
-from pacs_tasks.tasks.engine.base import JobTask, ledger, local_ae, register, timeouts
+from pacs_tasks.tasks.engine.base import JobTask, PartPausedError, ledger, local_ae, register, timeouts
 from pacs_tasks.tasks.engine.claim import Claim
 from pacs_tasks.tasks.engine.job import (
     FEWEST_PARTS,
@@ -64,6 +64,7 @@ from pacs_tasks.tasks.engine.job import (
     plan,
     register_chord,
 )
+from pacs_tasks.tasks.engine.pace import pacing_of
 from pacs_tasks.tasks.engine.part import LineQueue, Part, run_part, work_off
 from pacs_tasks.tasks.engine.paths import files_below, readable_directory, readable_file
 from pacs_tasks.tasks.engine.permissions import check_source
@@ -243,7 +244,15 @@ class _FileQueue(LineQueue[StoredInstance]):
         self._duplicates: dict[int, InstanceOutcome] = {}
         self._remote_name = name_of(self.request.remote)
         self.refused = {}
-        super().work()
+        try:
+            super().work()
+        except PartPausedError:
+            # At a slow pace, the files that are rejected each time would never let the part come to the others.
+            self._resolve_duplicates()
+            raise
+        self._resolve_duplicates()
+
+    def _resolve_duplicates(self) -> None:
         try:
             resolved = duplicates.resolve(self._duplicates, self.request, self.part.job_id, self.part.must_end)
         except JobCancelledError:
@@ -266,6 +275,8 @@ class _FileQueue(LineQueue[StoredInstance]):
             del self.queue[index]
             _note_answer(self._remote_name, outcome)
             self._note_moved(instance, outcome)
+            if self.part.pacing is not None and not outcome.begun:
+                self.part.pacing.not_sent(instance.size)
             if c_store.may_be_converted(assoc, instance, outcome, self.request.transcode):
                 self.unanswered.discard(index)
                 self.refused[index] = instance
@@ -317,8 +328,10 @@ class _FileQueue(LineQueue[StoredInstance]):
         return PeerStalledError(error.message)
 
     def _until_the_end(self) -> Iterator[StoredInstance]:
-        """The files in order, until the job is cancelled, the worker shuts down, or others need the association."""
-        for index, instance in list(self.queue.items()):
+        """The files in order, until the part must end or come again, or others need the association."""
+        pacing, files = self.part.pacing, list(self.queue.items())
+        sizes = [instance.size for _, instance in files] if pacing is not None else []
+        for place, (index, instance) in enumerate(files):
             if self.part.must_end() or self.must_yield():
                 return
             try:
@@ -328,6 +341,8 @@ class _FileQueue(LineQueue[StoredInstance]):
                 del self.queue[index]
                 self.part.fail(index, error)
                 continue
+            if pacing is not None and not pacing.admits(sizes, place):
+                return
             self.unanswered.add(index)
             self.part.begin(index)
             yield instance
@@ -369,6 +384,10 @@ def _patience(job_id: str, size: int) -> float | None:
 
 def _send(part: Part[FileLine], request: _StoreRequest, *, alone: bool = False) -> bool:
     """Send the rest of a part; true if something should be tried again later."""
+    part.pacing = pacing_of(part.job_id, request, part.must_end)
+    if part.pacing is not None:
+        # Before the headers of the files are read, perhaps in vain.
+        part.pacing.begin(next(iter(part.left.values())).size)
 
     def queues() -> Iterator[_FileQueue]:
         instances = _read_headers(part, unpacked, request)

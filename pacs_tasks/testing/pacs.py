@@ -73,6 +73,8 @@ class TestPACS(Reception):
     ----------
     stores
         SOP Instance UIDs of all complete C-STORE requests, in order, whatever the response.
+    deliveries
+        SOP Instance UIDs of all instances that it has sent for C-MOVE and C-GET, in order.
     calling_aets
         AE titles of all association requests, in order.
     identities
@@ -117,6 +119,7 @@ class TestPACS(Reception):
         self.destinations: MutableMapping[str, tuple[str, int]] = dict(destinations)
         self.host = host
         self.stores: list[str] = []
+        self.deliveries: list[str] = []
         self.identifiers: list[Dataset] = []
         self.transactions: list[tuple[str, ...]] = []
         self.report_statuses: list[int | None] = []
@@ -376,7 +379,7 @@ class TestPACS(Reception):
     def _retrieve(self, assoc: Association, request: C_MOVE | C_GET, context: PresentationContext) -> None:
         faults = self.faults
         keys = self._identifier(request, context.transfer_syntax[0])
-        retrieval = Retrieval(assoc, request, context, faults, self._pause, self._wait_while)
+        retrieval = Retrieval(assoc, request, context, faults, self._pause, self._wait_while, sent=self.deliveries)
         assoc.dimse.cancel_req.clear()
         if retrieval.await_turn():
             self._retrieve_service.serve(retrieval, keys, self.instances, dict(self.destinations))

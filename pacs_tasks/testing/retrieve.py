@@ -65,6 +65,8 @@ class Retrieval:
     completed: int = 0
     warning: int = 0
     failed: list[str] = field(default_factory=list)
+    #: SOP Instance UIDs of what was sent.
+    sent: list[str] = field(default_factory=list)
 
     @property
     def cancelled(self) -> bool:
@@ -164,6 +166,7 @@ class Retrieval:
             message.MoveOriginatorApplicationEntityTitle = originator
             message.MoveOriginatorMessageID = self.request.MessageID
         message.DataSet = BytesIO(instance.data_set)
+        self.sent.append(instance.sop_instance_uid)
         carrier.dimse.send_msg(message, context_id)
         deadline = time.monotonic() + _PATIENCE
         while time.monotonic() < deadline:

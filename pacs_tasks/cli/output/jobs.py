@@ -77,6 +77,7 @@ def job_facts(job: Progress, *, counts: bool = True, associations: Associations 
     yield Fact("Command", command_of(job.task))
     yield Fact("State", state_of(job), "bold")
     yield Fact("Waiting for", waiting_for(job), "yellow")
+    yield Fact("Pace", job.pace if not job.state.finished else "")
     yield Fact("Remote", job.remote if counts else "")
     yield Fact("Associations", in_use(associations))
     yield Fact("Created", when(job.created))
@@ -93,15 +94,19 @@ def job_facts(job: Progress, *, counts: bool = True, associations: Associations 
 
 def state_of(job: Progress) -> str:
     """The state of a job, and whether it is about to change."""
+    if job.waiting_until is not None and not job.cancel_requested:
+        return f"{job.state} (waiting for the hours of the PACS)"
     if job.waiting_for and not job.cancel_requested:
         return f"{job.state} (waiting for the PACS)"
     return f"{job.state} (cancelling)" if job.cancel_requested and not job.state.finished else str(job.state)
 
 
 def waiting_for(job: Progress) -> str:
-    """The remote that a job waits for, since when, and why."""
+    """The remote that a job waits for, since when, and why; or for its hours, and until when."""
     if not job.waiting_for:
         return ""
+    if job.waiting_until is not None:
+        return f"the hours of {job.waiting_for}: {job.waiting_reason}"
     return f"{job.waiting_for}, down since {when(job.waiting_since)} ({job.waiting_reason})"
 
 
@@ -284,12 +289,20 @@ def _state(progress: Progress) -> str:
     if progress.cancel_requested and not progress.state.finished:
         return "cancelling"
     if progress.waiting_for:
-        return f"waiting for {progress.waiting_for}, which is down"
+        return _waiting(progress)
     if _only_retries(progress):
         return "retrying after an abort"
     if progress.waiting_reason and not progress.counters.recorded:
         return f"waiting: {progress.waiting_reason.removesuffix('.')}"
+    if progress.pace and progress.state is JobState.RUNNING:
+        return f"{progress.state}, paced: {progress.pace}"
     return "waiting for a worker" if progress.state is JobState.QUEUED else str(progress.state)
+
+
+def _waiting(progress: Progress) -> str:
+    if progress.waiting_until is not None:
+        return f"waiting for the hours of {progress.waiting_for}: {progress.waiting_reason}"
+    return f"waiting for {progress.waiting_for}, which is down"
 
 
 def _only_retries(progress: Progress) -> bool:

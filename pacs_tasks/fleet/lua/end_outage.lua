@@ -7,7 +7,7 @@ local prefix = ARGV[2]
 local found = {}
 for _, id in ipairs(redis.call('HKEYS', jobs)) do
   if waits(prefix .. id) then
-    redis.call('HDEL', prefix .. id, 'waiting', 'waiting_since', 'waiting_reason')
+    redis.call('HDEL', prefix .. id, 'waiting', 'waiting_since', 'waiting_reason', 'waiting_until')
     found[#found + 1] = id
   end
 end

@@ -11,4 +11,5 @@ redis.call('HSETNX', jobs, id, now + patience)
 redis.call('EXPIRE', jobs, redis.call('TTL', outage))
 local since, reason = unpack(redis.call('HMGET', outage, 'since', 'reason'))
 redis.call('HSET', prefix .. id, 'waiting', name, 'waiting_since', since, 'waiting_reason', reason)
+redis.call('HDEL', prefix .. id, 'waiting_until')
 return 1

@@ -12,7 +12,7 @@ for i = 1, #entries, 2 do
     redis.call('HDEL', jobs, id)
   elseif patience_ends <= now then
     redis.call('HDEL', jobs, id)
-    redis.call('HDEL', prefix .. id, 'waiting', 'waiting_since', 'waiting_reason')
+    redis.call('HDEL', prefix .. id, 'waiting', 'waiting_since', 'waiting_reason', 'waiting_until')
     given_up[#given_up + 1] = id
   end
 end

@@ -37,7 +37,7 @@ local function settle(job, claims)
   end
   if redis.call('HGET', job, 'cancel') == '1' and live_claims(claims) == 0 then
     redis.call('HSET', job, 'state', 'cancelled', 'finished', stamp())
-    redis.call('HDEL', job, 'waiting', 'waiting_since', 'waiting_reason')
+    redis.call('HDEL', job, 'waiting', 'waiting_since', 'waiting_reason', 'waiting_until')
     return 1
   end
   return 0

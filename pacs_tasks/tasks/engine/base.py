@@ -5,6 +5,7 @@
   not count as a try, until the job's patience ends (:func:`give_up`).
 - The remote is down: the job is parked, and its parts end without outcomes for what they have not begun. The probe in
   :mod:`.claim` enqueues the planner again when the remote is back.
+- The pace of the remote allows no work: the task comes again, or the job is parked until the hours of the remote.
 - The worker shuts down: a part ends after the file in progress, and the rest goes back to the queue. A warm shutdown
   of Celery would wait for the whole part, which may take minutes.
 """
@@ -199,6 +200,14 @@ class PartParkedError(Exception):
     """The job waits for its remote now."""
 
 
+class PartPausedError(Exception):
+    """The pace of the remote allows no work now; the part comes again after so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
+        self.seconds = seconds
+
+
 class WorkerShutdownError(Exception):
     """The worker shuts down; another one does the rest of the part."""
 
@@ -313,6 +322,12 @@ def note_unreachable(job_id: str, request: TransferRequest, error: PeerUnreachab
 def _park(job_id: str, request: TransferRequest) -> None:
     if outages().park(name_of(request.remote), job_id, _patience(request)):
         raise PartParkedError
+
+
+def come_again_in_time(task: Task, job_id: str, paused: PartPausedError) -> NoReturn:
+    """Run a task again when the pace of the remote may allow it, which is no standstill of the job."""
+    ledger().standstills.reset(job_id)
+    come_again(task, paused.seconds)
 
 
 def shut_down() -> None:

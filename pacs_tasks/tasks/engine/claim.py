@@ -14,7 +14,7 @@ and sends ``pacs_tasks.resume`` through the job's own queue. That task runs afte
 that queue. If the job still stands still then, a message is lost, and the planner runs again for what has no outcome.
 
 One worker at a time probes each remote that is down, at growing intervals, and enqueues the jobs that wait for it when
-it is back.
+it is back. In the same manner, the jobs that wait for the hours of a remote are enqueued when these begin.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import NoReturn, Protocol
@@ -42,7 +42,9 @@ from pacs_tasks.errors import (
     PeerBusyError,
     PeerUnavailableError,
 )
+from pacs_tasks.fleet.leases import name_of
 from pacs_tasks.fleet.outages import Outages, Probe
+from pacs_tasks.fleet.pace import HoursWaits
 from pacs_tasks.ledger.jobs import CLAIM_LIFETIME, Ledger
 from pacs_tasks.ledger.keys import server_time
 from pacs_tasks.operations import (
@@ -54,6 +56,8 @@ from pacs_tasks.operations import (
     message_priority,
 )
 from pacs_tasks.request import AnyRequest, Priority
+from pacs_tasks.settings import settings
+from pacs_tasks.settings.pace import Hours
 from pacs_tasks.tasks.engine.base import come_again, ledger, outages, register
 
 logger = logging.getLogger(__name__)
@@ -303,6 +307,27 @@ def probe_remotes(celery: Celery, record: Ledger, known: Outages) -> None:
                 record.fail(job_id, _given_up(str(probe.remote), job_id))
 
 
+def resume_in_hours(celery: Celery, record: Ledger, hours: Mapping[str, Hours]) -> None:
+    """Enqueue the jobs that waited for the hours of a remote, by its name, and those whose wait is over elsewhere.
+
+    The settings of this worker may have changed since, or name other remotes than those of the worker that parked it.
+    """
+    waits, now = HoursWaits(record.client), time.time()
+    for wait in waits.all():
+        begun = hours[wait.remote].hold(now) if wait.remote in hours else wait.until <= now
+        if begun and waits.end(wait.job_id):
+            logger.info("the hours of %s have begun; job %s goes on", wait.remote, wait.job_id)
+            with suppress(JobNotFoundError):
+                _enqueue(celery, record, wait.job_id)
+
+
+@cache
+def _hours() -> Mapping[str, Hours]:
+    """The hours of the remotes that this worker's settings name."""
+    found = {name_of(each): each.pace.hours for each in settings().remotes.values()}
+    return {name: hours for name, hours in found.items() if hours is not None}
+
+
 def _answers(probe: Probe) -> bool:
     """Whether an association can be opened; a remote that rejects the association or C-ECHO is back as well."""
     try:
@@ -335,8 +360,13 @@ def watch_jobs(stopped: threading.Event) -> None:
 
 
 def watch_remotes(stopped: threading.Event) -> None:
-    """Probe remotes that are down until ``stopped``."""
-    _repeat(stopped, _PROBE_INTERVAL, lambda: probe_remotes(app, ledger(), outages()))
+    """Probe remotes that are down, and look for hours that have begun, until ``stopped``."""
+
+    def watch() -> None:
+        probe_remotes(app, ledger(), outages())
+        resume_in_hours(app, ledger(), _hours())
+
+    _repeat(stopped, _PROBE_INTERVAL, watch)
 
 
 def _repeat(stopped: threading.Event, interval: float, watch: Callable[[], None]) -> None:

@@ -49,7 +49,10 @@ from pacs_tasks.tasks.engine.base import (
     BROKER_AWAY,
     EndingTask,
     JobTask,
+    PartParkedError,
+    PartPausedError,
     come_again,
+    come_again_in_time,
     give_up,
     go_back,
     hold,
@@ -379,6 +382,10 @@ def errors_recorded(task: Task) -> Iterator[None]:
             raise RecordedError(ended) from None
     except (Ignore, Retry, Reject):
         raise
+    except PartParkedError:
+        raise Ignore from None
+    except PartPausedError as paused:
+        come_again_in_time(task, task.request.id, paused)
     except RecordedError as recorded:
         raise recorded.error.public() from None
     except BROKER_AWAY as error:

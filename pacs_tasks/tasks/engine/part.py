@@ -41,8 +41,10 @@ from pacs_tasks.tasks.engine.associations import kept_association
 from pacs_tasks.tasks.engine.base import (
     BROKER_AWAY,
     PartParkedError,
+    PartPausedError,
     WorkerShutdownError,
     come_again,
+    come_again_in_time,
     give_up,
     go_back,
     hold,
@@ -57,6 +59,7 @@ from pacs_tasks.tasks.engine.base import (
 )
 from pacs_tasks.tasks.engine.claim import MOST_DEATHS, Claim, claimed, poison
 from pacs_tasks.tasks.engine.leases import Lease
+from pacs_tasks.tasks.engine.pace import Pacing
 from pacs_tasks.tasks.engine.permissions import check_request
 from pacs_tasks.tasks.engine.session import Loss, Session
 
@@ -87,11 +90,14 @@ class Part(Generic[L]):
         How often the part was tried before.
     last_try
         Whether what could be tried again later fails now.
+    pacing
+        The pace of the remote, if it has one.
     """
 
     def __init__(self, task: Task, recorder: Recorder, claim: Claim, lines: range, tries: int = 0) -> None:
         self.task, self.tries, self._recorder, self.claim = task, tries, recorder, claim
         self.indices = lines
+        self.pacing: Pacing | None = None
         self.job_id = job_id = recorder.job_id
         self.last_try = tries >= settings().max_retries
         recorded = ledger().recorded(job_id, lines.start, lines.stop)
@@ -142,15 +148,17 @@ class Part(Generic[L]):
             raise JobCancelledError
 
     def must_end(self) -> bool:
-        """Whether to stop waiting for the remote: the job was cancelled, or the worker shuts down."""
-        return self.claim() or shutting_down()
+        """Whether to stop waiting for the remote: the job was cancelled, the worker shuts down, or its hours end."""
+        return self.claim() or shutting_down() or (self.pacing is not None and self.pacing.closed)
 
     def check_end(self) -> None:
-        """Raise :class:`JobCancelledError` or :class:`WorkerShutdownError` if the part must end."""
+        """Raise :class:`JobCancelledError`, :class:`WorkerShutdownError`, or as the pacing, if the part must end."""
         if self.claim():
             raise JobCancelledError
         if shutting_down():
             raise WorkerShutdownError
+        if self.pacing is not None:
+            self.pacing.check()
 
     def begin(self, index: int) -> None:
         """Note that work on a line begins, if a worker has died with this part: that finds the line it died of."""
@@ -341,8 +349,8 @@ def work_off(
 
     Raises
     ------
-    PeerBusyError
-        If only the lack of an association keeps the rest from being done: that is not a try.
+    PeerBusyError, PartPausedError
+        If only the lack of an association, or the pace, keeps the rest from being done: that is not a try.
     """
     if part.claim.deaths >= _MOST_DEATHS_OF_A_PART:
         raise poison(part.claim.deaths)
@@ -353,7 +361,7 @@ def work_off(
     for queue in queues():
         try:
             queue.work()
-        except PeerBusyError:
+        except (PeerBusyError, PartPausedError):
             if not (again or queue.again):
                 raise
             return True
@@ -364,9 +372,9 @@ def work_off(
 def run_part(task: Task, job_id: str, lines: range, tries: int, work: Callable[[Part[L], R], bool]) -> None:
     """Serve the task of a part. It comes again later if ``work`` returns true.
 
-    A part for which there is no association now comes again as well, which does not count as a try. A part that is
-    parked or cancelled just ends: what it has not begun has no outcome, so the probe or ``retry`` finds it. Any other
-    error fails the rest of the part and spares the chord.
+    A part for which there is no association or token now comes again as well, which does not count as a try. A part
+    that is parked or cancelled just ends: what it has not begun has no outcome, so the probe or ``retry`` finds it. Any
+    other error fails the rest of the part and spares the chord.
 
     Parameters
     ----------
@@ -384,6 +392,8 @@ def run_part(task: Task, job_id: str, lines: range, tries: int, work: Callable[[
         go_back(error)
     except WorkerShutdownError:
         come_again(task, 0)
+    except PartPausedError as paused:
+        come_again_in_time(task, job_id, paused)
     except (MissingKeyError, PlainRecordError) as error:
         hold(task, job_id, error)
     except SealingError as error:
@@ -430,6 +440,8 @@ def _tried(task: Task, job_id: str, lines: range, tries: int, work: Callable[[Pa
             except (PartParkedError, JobCancelledError):
                 return False
             finally:
+                if part.pacing is not None:
+                    part.pacing.close()
                 with suppress(JobCancelledError):
                     part.flush()
     except PeerBusyError as error:
@@ -444,7 +456,9 @@ def _worked(part: Part[L], work: Callable[[Part[L], R], bool]) -> bool:
     except PeerBusyError as error:
         if give_up(part.job_id, error) is None:
             raise
-    except (AssociationError, JobCancelledError, JobNotFoundError, PartParkedError, WorkerShutdownError, Retry):
+    except (AssociationError, JobCancelledError, JobNotFoundError, Retry):
+        raise
+    except (PartParkedError, PartPausedError, WorkerShutdownError):
         raise
     except (*BROKER_AWAY, MissingKeyError, PlainRecordError):
         raise

@@ -48,6 +48,8 @@ class Arrivals:
     ----------
     number
         How many wanted instances have come.
+    bytes
+        The bytes of all that have come.
     extra
         How many have come beyond those that the remote had listed or counted. They are kept.
     again
@@ -75,7 +77,7 @@ class Arrivals:
         self.places: set[str] = set()
         #: Complete instances that wait to be recorded, by their index.
         self._whole: dict[int, InstanceOutcome] = {}
-        self.number = self.extra = self.again = 0
+        self.number = self.extra = self.again = self.bytes = 0
         #: How many have come with other content than before.
         self._differing = 0
         #: Whether the series or study was requested as a whole.
@@ -161,6 +163,7 @@ class Arrivals:
 
     def add(self, outcome: InstanceOutcome) -> None:
         """Add an instance that has come and is complete in its place, or could not be kept."""
+        self.bytes += outcome.size
         index = self._line_of(outcome.sop_instance_uid)
         if index is None:
             self._note_other_content(outcome)

@@ -107,7 +107,9 @@ class Attempt(ABC):
         which it does not know, and some remotes read the first UID of a list only, or none.
         """
         answer, in_vain, waiting = Answer("nothing was requested"), 0, list(reversed(lists))
-        while waiting and in_vain < _MOST_IN_VAIN and not self._part.must_end():
+        # At a pace the lists are short, and each is to be requested.
+        most = _MOST_IN_VAIN + (len(lists) if self._part.pacing is not None else 0)
+        while waiting and in_vain < most and not self._part.must_end():
             uids, before = waiting.pop(), self._number
             outcome = request_once(uids)
             brought = self._number > before
@@ -124,6 +126,16 @@ class Attempt(ABC):
     def _read(self, outcome: MoveOutcome, *, brought: bool) -> Answer:
         answer = Answer.of(outcome, brought=brought)
         return answer._replace(destination_unknown=self._destination_unknown and not brought)
+
+    def _before_move(self, uids: UIDs) -> None:
+        """Wait until the pace allows a C-MOVE of these instances, or of all that are left."""
+        if self._part.pacing is not None:
+            self._part.pacing.before_request(len(uids) or len(self._part.left))
+
+    def _list_size(self, longest: int, *, waits_between: bool = True) -> int:
+        """As :meth:`.Pacing.list_size`; without a pace, lists are as long as they may be."""
+        pacing = self._part.pacing
+        return longest if pacing is None else pacing.list_size(longest, waits_between=waits_between)
 
     def _may_continue(self, answer: Answer) -> bool:
         """Whether to send the next list after this answer."""

@@ -175,9 +175,10 @@ class Fetch(Attempt):
         layout = Layout(request.layout, request.remote.charset, owner_of(part))
         self._arrivals = Arrivals(part, Path(request.directory), layout, request.remote, self._counted_before())
         # What is missing is requested by name. If nothing at all came, attempts alternate: a remote may serve only
-        # whole series, or only lists.
+        # whole series, or only lists. At a pace, the short lists come first.
         nothing_yet = len(part.left) == part.size
-        self._whole = self._counted or (whole_series and nothing_yet and not self._tries % 2)
+        short = self._list_size(_LONGEST_LIST) < min(part.size, _LONGEST_LIST)
+        self._whole = self._counted or (whole_series and nothing_yet and self._tries % 2 == short)
         self._arrivals.whole = self._whole
         #: As listed; not every remote lists them.
         self._listed = {line.sop_class_uid for line in part.left.values()}
@@ -247,9 +248,12 @@ class Fetch(Attempt):
         receiver = self._receiver = self._choice.receiver()
 
         def request_once(uids: UIDs) -> MoveOutcome:
-            named = self._study_uid, self._series_uid, uids
+            self._before_move(uids)
+            named, before = (self._study_uid, self._series_uid, uids), (self._arrivals.number, self._arrivals.bytes)
             move = Move(self._part, self._request, self._arrivals, receiver, named)
             outcome = move.run()
+            if self._part.pacing is not None:
+                self._part.pacing.after_request(self._arrivals.number - before[0], self._arrivals.bytes - before[1])
             self._strangers |= dict.fromkeys(move.strangers)
             self._destination_unknown = refuses_destination(outcome, uids)
             return outcome
@@ -271,7 +275,7 @@ class Fetch(Attempt):
             if answer is not None and (not self._part.left or self._part.must_end()):
                 break
             try:
-                answer = self._request_all(partial(self._get, classes))
+                answer = self._request_all(partial(self._get, classes), waits_between=False)
             except NotSendingError as error:
                 refusal = error
         if answer is None:
@@ -302,6 +306,8 @@ class Fetch(Attempt):
         def add(outcome: InstanceOutcome) -> None:
             lease.moved(1, outcome.size)
             arrivals.add(outcome)
+            if self._part.pacing is not None:
+                self._part.pacing.arrived(outcome.size)
 
         try:
             with leased(request, self._part.job_id, self._part.must_end, one_of_many=True) as lease:
@@ -327,9 +333,10 @@ class Fetch(Attempt):
     def _record_refused(self, number: int) -> None:
         ledger().studies.record_notes(self._part.job_id, self._study_uid, refused=number)
 
-    def _request_all(self, request_once: RequestOnce) -> Answer:
+    def _request_all(self, request_once: RequestOnce, *, waits_between: bool = True) -> Answer:
         """Request the whole series or study, or what is missing by lists of UIDs."""
-        lists: list[UIDs] = [()] if self._whole else lists_of(self._arrivals.missing(), _LONGEST_LIST)
+        size = self._list_size(_LONGEST_LIST, waits_between=waits_between)
+        lists: list[UIDs] = [()] if self._whole else lists_of(self._arrivals.missing(), size)
         return self._request_lists(lists, request_once, halve=True)
 
     @property

@@ -79,8 +79,9 @@ class Forward(Attempt):
             # What came late.
             self._record(self._listed(), InstanceCategory.SUCCESS)
         left = list(self._left())
-        whole = self._counted or (self._whole_series and len(left) == self._part.size and not self._tries)
-        size = _LISTS[min(max(self._tries - 1, 0), len(_LISTS) - 1)]
+        whole = self._whole_series and len(left) == self._part.size and not self._tries
+        size = self._list_size(_LISTS[min(max(self._tries - 1, 0), len(_LISTS) - 1)])
+        whole = self._counted or (whole and size >= len(left))
         self._since = time.monotonic()
         answer = self._request_lists([()] if whole else lists_of(left, size), self._send)
         if self._unlisted and not answer.destination_unknown and not self._part.must_end():
@@ -154,6 +155,7 @@ class Forward(Attempt):
             sop_instance_uids=uids,
             priority=request.priority,
         )
+        self._before_move(uids)
         try:
             with leased(request, self._part.job_id, self._part.must_end, one_of_many=True) as lease:
                 outcome = c_move.move(move_request, local_ae(request), timeouts(request), lease.stop)

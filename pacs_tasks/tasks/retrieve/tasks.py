@@ -35,6 +35,7 @@ from pacs_tasks.tasks.engine.associations import leased
 from pacs_tasks.tasks.engine.base import JobTask, ledger, local_ae, note_unreachable, park_if_down, register, timeouts
 from pacs_tasks.tasks.engine.claim import Claim
 from pacs_tasks.tasks.engine.job import Promise, Range, answer, register_chord
+from pacs_tasks.tasks.engine.pace import paced, pacing_of
 from pacs_tasks.tasks.engine.part import Part
 from pacs_tasks.tasks.engine.paths import limits_in, writable_directory
 from pacs_tasks.tasks.retrieve import already_there
@@ -85,6 +86,10 @@ def _promise(request: RetrieveRequest, claim: Claim) -> Promise:
 def _retrieve(part: Part[RetrieveLine], request: RetrieveRequest) -> bool:
     """Make one attempt at what is left of a part; true if another one should follow later."""
     part.claim.check_deaths()
+    others = () if request.to is None else (request.to,)
+    part.pacing = pacing_of(part.job_id, request, part.must_end, others)
+    if part.pacing is not None:
+        part.pacing.begin()
     try:
         return _attempt(part, request)
     except PeerBusyError:
@@ -225,12 +230,19 @@ def _get(request: GetRequest, claim: Claim) -> GetOutcome:
     owner = claim.job_id
     if claim.deaths:
         _remove_unfinished(request.output_dir, owner)
-    with leased(request, claim.job_id, claim) as lease:
+    with paced(owner, request, claim) as pacing, leased(request, owner, claim) as lease:
         # Layout refuses a link that leads out of the directory.
         place = partial(placed, Layout(owner=owner), Path(request.output_dir))
         limits = limits_in(request.output_dir)
         outcome = c_get.get(
-            request, local_ae(request), timeouts(request), lease.stop, place=place, owner=owner, limits=limits
+            request,
+            local_ae(request),
+            timeouts(request),
+            lease.stop,
+            on_instance=None if pacing is None else lambda instance: pacing.arrived(instance.size),
+            place=place,
+            owner=owner,
+            limits=limits,
         )
     # An instance counts as received once it survives a power cut.
     storage.sync([Path(instance.path) for instance in outcome.instances])
@@ -244,8 +256,12 @@ def get(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
 
 
 def _move(request: MoveRequest, claim: Claim) -> MoveOutcome:
-    with leased(request, claim.job_id, claim) as lease:
-        return c_move.move(request, local_ae(request), timeouts(request), lease.stop)
+    with paced(claim.job_id, request, claim) as pacing:
+        with leased(request, claim.job_id, claim) as lease:
+            outcome = c_move.move(request, local_ae(request), timeouts(request), lease.stop)
+        if pacing is not None:
+            pacing.count(outcome.suboperations.completed + outcome.suboperations.warning)
+    return outcome
 
 
 @register(MoveRequest.task, base=JobTask)

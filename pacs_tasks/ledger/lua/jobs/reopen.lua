@@ -10,7 +10,7 @@ if unfinished(job) then
 end
 redis.call('HSET', job, 'state', 'queued', 'unreachable', 0, 'replans', 0, 'retrying', 0)
 redis.call('HDEL', job, 'cancel', 'started', 'finished', 'error', 'error_type', 'error_subject', 'error_whole', 'outcome',
-           'worker', 'waiting', 'waiting_since', 'waiting_reason')
+           'worker', 'waiting', 'waiting_since', 'waiting_reason', 'waiting_until', 'pace')
 -- What this attempt does is what is counted beyond this.
 for _, name in ipairs(ARGV) do
   redis.call('HSET', job, 'before_' .. name, redis.call('HGET', job, name) or 0)
