@@ -1,6 +1,6 @@
 """What the workers of a fleet agree on, in Redis.
 
 ``leases``: who may have an association with a remote. ``outages``: which remotes are down. ``refusals``: retrieve
-methods that a remote has refused. ``pace``: what a remote takes a second, and jobs that wait for its hours. ``receivers``:
-which receivers run, and what jobs expect at them.
+methods that a remote has refused. ``pace``: what a remote takes a second, and jobs that wait for its hours.
+``receivers``: which receivers run, and what jobs expect at them.
 """

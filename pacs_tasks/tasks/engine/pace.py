@@ -28,7 +28,7 @@ from pacs_tasks.tasks.engine.base import BROKER_AWAY, PartParkedError, PartPause
 #: Seconds for which a task takes tokens at once: few enough to be exact, so that Redis is asked ten times a second.
 _AT_ONCE = 0.1
 #: The same for a request of a retrieve, which costs an association.
-_REQUEST = 0.5
+_REQUEST = 0.25
 #: Instances for which it takes tokens at once: the more they are, the more a killed worker has taken in vain.
 _MOST_AT_ONCE = 64
 #: Seconds to wait in place.
