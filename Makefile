@@ -9,6 +9,9 @@ PACKAGE := .venv/.package
 TOOLS := .venv/.tools
 SITE := .venv/.site
 
+# Tests and demo start hundreds of processes: each of them would compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo up test test-all test-rest bench chaos fuzz check audit sbom docs pins clean
 
 .venv: $(TOOLS)
