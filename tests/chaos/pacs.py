@@ -19,7 +19,7 @@ from typing import Any, Final
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.testing import Faults, Silence, TestPACS
 from tests.chaos import control
-from tests.support.ports import answers, free_port
+from tests.support.ports import answers, connections, free_port
 from tests.support.processes import ROOT, Process, environment, started
 
 AE_TITLE: Final = "CHAOS"
@@ -119,6 +119,11 @@ class Pacs:
     def pause(self) -> None:
         """Let it do nothing any more, with every connection open."""
         os.kill(self._process.pid, signal.SIGSTOP)
+
+    def freeze(self) -> int:
+        """Stop it before it is killed; how many associations it has: what is under way on each may have to go again."""
+        self.pause()
+        return connections(self.port)
 
     def go_on(self) -> None:
         os.kill(self._process.pid, signal.SIGCONT)

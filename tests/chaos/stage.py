@@ -8,7 +8,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from pacs_tasks.outcome import Progress
 from pacs_tasks.settings import Settings
 from tests.chaos.pacs import Pacs
 from tests.support import workers
-from tests.support.ports import free_port
+from tests.support.ports import connections, free_port
 from tests.support.processes import Process
 from tests.support.redis_server import RedisServer, redis_server
 
@@ -255,6 +255,12 @@ class Stage:
             if worker.process.running() and pid in worker.children():
                 return worker
         raise RoundError(f"no worker has the process {pid}")
+
+    def freeze(self, pids: Collection[int], pacs: Pacs) -> int:
+        """Stop processes that are to be killed; how many associations they have: what is under way may go again."""
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        return connections(pacs.port, pids)
 
     def logs_say(self, pattern: str) -> list[str]:
         """Lines of the workers' logs that match."""

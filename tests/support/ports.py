@@ -7,6 +7,7 @@ import os
 import random
 import socket
 import threading
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -61,8 +62,22 @@ def answers(port: int) -> bool:
     return True
 
 
-def connections(port: int) -> int:
-    """Connections to a port of this machine that are established, as the one who listens sees them (Linux)."""
-    lines = Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]
-    wanted = f":{port:04X}"
-    return sum(fields[1].endswith(wanted) and fields[3] == "01" for fields in map(str.split, lines))
+def connections(port: int, processes: Collection[int] | None = None) -> int:
+    """Connections to a port of this machine that are established (Linux).
+
+    With ``processes`` those that these have opened, else as the one who listens sees them.
+    """
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text("ascii").splitlines()[1:]]
+    side = 1 if processes is None else 2
+    found = [fields[9] for fields in lines if fields[side].endswith(f":{port:04X}") and fields[3] == "01"]
+    if processes is None:
+        return len(found)
+    sockets = {f"socket:[{inode}]" for inode in found}
+    return sum(_open_file(each) in sockets for pid in processes for each in Path(f"/proc/{pid}/fd").glob("*"))
+
+
+def _open_file(descriptor: Path) -> str:
+    try:
+        return str(descriptor.readlink())
+    except OSError:
+        return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -9,11 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from pacs_tasks import Job, RemoteAE, RetrieveMethod, RetrieveRequest, StoreDirectoryRequest
+from pacs_tasks import Job, PacsClient, RemoteAE, RetrieveMethod, RetrieveRequest, StoreDirectoryRequest
+from pacs_tasks.fleet.leases import name_of, tuning_key
 from pacs_tasks.request import AnyRequest
 from tests.benchmarks.evidence import check_claims, claimed, instances
 from tests.benchmarks.files import MANY_SERIES, TEN_THOUSAND, Files
-from tests.benchmarks.fleet import Fleet, default_fleet, fleet, took
+from tests.benchmarks.fleet import Fleet, default_fleet, took
 from tests.benchmarks.line import line_to
 from tests.benchmarks.measuring import Bar, Bench, BenchError, Contestant, Figure, Work
 from tests.benchmarks.programs import one_association
@@ -148,19 +150,28 @@ _CASES: Final = (
 )
 
 
-def _rate(bench: Bench, case: _Case, ours: Fleet, room: Path, window: tuple[float, float], *, limit: int = 0) -> float:
-    """Instances a second at an empty peer, within a window or over the whole job."""
+def _rate(bench: Bench, case: _Case, ours: Fleet, window: tuple[float, float], number: int = 0) -> float:
+    """Instances a second at an empty peer, within a window or over the whole job; 0 leaves the number to us."""
     files = bench.files(case.files)
-    with case.start(files, room) as (remote, held), ours.client() as client:
-        limited = remote.model_copy(update={"max_associations": limit}) if limit else remote
-        job = client.enqueue(case.request(limited, files, room))
+    with bench.room() as room, case.start(files, room) as (remote, held), ours.client() as client:
+        if number:
+            _fix(client, remote, number)
+        job = client.enqueue(case.request(remote, files, room))
         with timeline(job, remote.port) as seen:
             seen.run(window[1])
         found = _rate_of(job, seen.samples, window)
         _end(case.name, job, held)
-        if case.drawn and not limit:
+        if case.drawn and not number:
             bench.traces[case.name] = Trace(title=case.name, samples=tuple(seen.samples))
         return found
+
+
+def _fix(client: PacsClient, remote: RemoteAE, number: int) -> None:
+    """Have exactly so many associations: nothing is tried, and nothing that is measured makes them fewer."""
+    never = 1e12
+    fixed = {"limit": number, "base": number, "seen": time.time(), "again": never, "cut": never, "pause": never}
+    for name, value in {**fixed, "settled": 0, "probe": 0, "coarse": 0}.items():
+        client.ledger.client.hset(tuning_key(name_of(remote)), name, str(value))
 
 
 def _rate_of(job: Job, samples: Sequence[Sample], window: tuple[float, float]) -> float:
@@ -181,8 +192,8 @@ def _end(who: str, job: Job, held: Held) -> None:
 def _contestant(bench: Bench, case: _Case) -> Contestant:
     def run() -> Mapping[str, Figure]:
         with bench.room() as room, default_fleet(room) as ours:
-            tuned = _rate(bench, case, ours, room, _TUNED)
-        best, number = max(_by_hand(bench, case))
+            tuned = _rate(bench, case, ours, _TUNED)
+            best, number = max(_by_hand(bench, case, ours))
         return {
             f"{case.name}: by itself": Figure(tuned, "instances/s"),
             f"{case.name}: best by hand": Figure(best, "instances/s"),
@@ -193,11 +204,10 @@ def _contestant(bench: Bench, case: _Case) -> Contestant:
     return Contestant(case.name, run, once=True)
 
 
-def _by_hand(bench: Bench, case: _Case) -> Iterator[tuple[float, int]]:
-    """The rate of each fixed number of associations, with a worker that has as many processes."""
+def _by_hand(bench: Bench, case: _Case, ours: Fleet) -> Iterator[tuple[float, int]]:
+    """The rate of each fixed number of associations, each at a peer of its own."""
     for number in _FIXED[:2] if bench.small else _FIXED:
-        with bench.room() as room, fleet(room, concurrency=number) as ours:
-            found = _rate(bench, case, ours, room, _BY_HAND, limit=number)
+        found = _rate(bench, case, ours, _BY_HAND, number)
         bench.say(f"{case.name}: {number} associations: {found:.1f} instances/s")
         yield found, number
 

@@ -14,8 +14,6 @@ from tests.chaos.files import joined, write
 from tests.chaos.orthanc import Orthanc
 from tests.chaos.stage import Stage
 
-#: Associations that the fleet has with a PACS at most: what was under way on each may have to go again.
-_ASSOCIATIONS: Final = 4
 #: Seconds for which it is away, and for which it is out of resources or silent.
 _AWAY: Final = 60.0
 _WHILE: Final = 10.0
@@ -29,13 +27,15 @@ def _killed(stage: Stage) -> Found:
     stage.start_workers(WORKERS)
     job = sent(stage, pacs.remote, files)
     shares = sorted(stage.random.uniform(0.05, 0.7) for _ in range(stage.random.randint(1, 2)))
+    twice = 0
     for share in shares:
         known = stage.after(job, share, share)
+        twice += pacs.freeze()
         stage.strike(f"kill -9 of the PACS after {known} outcomes")
         pacs.kill()
         pacs.start()
         stage.note("the PACS is back")
-    expected = Expected(most_twice=len(shares) * _ASSOCIATIONS, told=True)
+    expected = Expected(most_twice=twice, told=True)
     return check_sent(stage, pacs, files, job, expected=expected)
 
 
@@ -57,6 +57,7 @@ def _gone(stage: Stage) -> Found:
     stage.start_workers(WORKERS)
     job = sent(stage, pacs.remote, files)
     known = stage.after(job)
+    twice = pacs.freeze()
     stage.strike(f"the PACS is killed after {known} outcomes and stays away for {_AWAY:.0f} s")
     pacs.kill()
     stage.wait(lambda: job.progress().waiting_for, "the job to say that it waits for the PACS", _AWAY)
@@ -64,7 +65,7 @@ def _gone(stage: Stage) -> Found:
     stage.pass_time(_AWAY)
     pacs.start()
     stage.note("the PACS is back")
-    expected = Expected(most_twice=_ASSOCIATIONS, told=True)
+    expected = Expected(most_twice=twice, told=True)
     return check_sent(stage, pacs, files, job, expected=expected)
 
 

@@ -18,7 +18,6 @@ from tests.chaos.files import Files
 from tests.chaos.line import Cut, Line, Plan
 from tests.chaos.pacs import Pacs
 from tests.chaos.stage import Stage
-from tests.support.ports import connections
 
 #: Seconds within which shares of a worker that was killed are free for others.
 _GIVEN_BACK: Final = 20.0
@@ -37,15 +36,15 @@ def _killed(stage: Stage) -> Found:
     """A child and a whole other worker: their leases and claims are back in time, and the jobs end as always."""
     pacs, files = stage.pacs(delay=stage.pace), written(stage)
     jobs = _begun(stage, pacs, files)
-    known, twice = stage.after(jobs[-1], 0.05, 0.5), connections(pacs.port)
+    known = stage.after(jobs[-1], 0.05, 0.5)
     child = stage.at_work(jobs[-1])
     worker = stage.random.choice([each for each in stage.workers if child not in each.children()])
     dead = {child, *worker.children()}
+    twice = stage.freeze(dead, pacs)
     stage.strike(f"kill -9 of child {child} and of {worker.name} after {known} outcomes of the most urgent job")
     os.kill(child, signal.SIGKILL)
     worker.kill()
     _given_back(stage, pacs, jobs, dead)
-    # What was under way on each of their associations may go again.
     return check_sent(stage, pacs, files, *jobs, expected=Expected(most_twice=twice))
 
 
@@ -54,8 +53,12 @@ def _given_back(stage: Stage, pacs: Pacs, jobs: Collection[Job], dead: set[int])
         now = server_time(stage.redis)
         key = f"pacs_tasks:associations:held:{name_of(pacs.remote)}"
         leases = stage.redis.zrangebyscore(key, f"({now}", "+inf")
-        claims = [f"{host} {pid}" for job in jobs for host, pid in stage.claims(job).values()]
-        return [each for each in (*map(str, leases), *claims) if int(each.split(" ")[1]) in dead]
+        # The last words of a lease are its process and a number.
+        kept = [lease for lease in map(str, leases) if int(lease.rsplit(" ", 2)[1]) in dead]
+        claims = [
+            f"claim of {pid} at {host}" for job in jobs for host, pid in stage.claims(job).values() if pid in dead
+        ]
+        return kept + claims
 
     stage.wait(lambda: not kept(), f"leases and claims of the dead to be free: {kept()}", _GIVEN_BACK)
     stage.note("what the dead held is free")
