@@ -8,6 +8,7 @@ from tests.benchmarks.measuring import Work
 from tests.benchmarks.works import (
     growth,
     interactive,
+    pace,
     priorities,
     receiving,
     retrieving,
@@ -29,6 +30,7 @@ WORKS: Final[tuple[Work, ...]] = (
     interactive.WORK,
     priorities.WORK,
     shares.WORK,
+    pace.WORK,
     *growth.WORKS,
     start.WORK,
 )
