@@ -1,4 +1,4 @@
-"""Jobs of every priority share a PACS, over as many associations as it bears; then what holds their shares dies."""
+"""Jobs of every priority share a PACS at a pace, over as many associations as it bears; then what has shares dies."""
 
 from __future__ import annotations
 
@@ -17,23 +17,32 @@ from tests.chaos.closing import Expected, Found, check_sent, require
 from tests.chaos.files import Files
 from tests.chaos.line import Cut, Line, Plan
 from tests.chaos.pacs import Pacs
-from tests.chaos.stage import Stage
+from tests.chaos.stage import RoundError, Stage
 
 #: Seconds within which shares of a worker that was killed are free for others.
 _GIVEN_BACK: Final = 20.0
+#: Seconds by which tokens of the pace may be taken ahead.
+_AHEAD: Final = 5.0
 #: Seconds that the PACS is given behind a line that is cut.
 _PATIENCE: Final = 3.0
+#: Seconds that the pace lets all jobs of a round take at least.
+_LENGTH: Final = 10.0
 
 
 def _begun(stage: Stage, pacs: Pacs, files: Files, port: int | None = None, **request: object) -> list[Job]:
-    """A job of each priority, the least urgent first, while the PACS keeps them all waiting."""
+    """A job of each priority, the least urgent first, to a PACS or to the line that leads to it."""
     remote = pacs.remote.model_copy(update={"port": port or pacs.port})
-    stage.start_workers(WORKERS)
+    config = stage.directory / "pacs-tasks.toml"
+    config.write_text(
+        f'[remotes.chaos]\nae_title = "{remote.ae_title}"\nhost = "{remote.host}"\nport = {remote.port}\n'
+        f"instances_per_second = {files.count * len(Priority) / _LENGTH}\n"
+    )
+    stage.start_workers(WORKERS, PACS_TASKS_CONFIG=str(config))
     return [sent(stage, remote, files, priority=each, **request) for each in reversed(Priority)]
 
 
 def _killed(stage: Stage) -> Found:
-    """A child and a whole other worker: their leases and claims are back in time, and the jobs end as always."""
+    """A child and a whole other worker: their shares are back in time, and the jobs end as always."""
     pacs, files = stage.pacs(delay=stage.pace), written(stage)
     jobs = _begun(stage, pacs, files)
     known = stage.after(jobs[-1], 0.05, 0.5)
@@ -50,17 +59,21 @@ def _killed(stage: Stage) -> Found:
 
 def _given_back(stage: Stage, pacs: Pacs, jobs: Collection[Job], dead: set[int]) -> None:
     def kept() -> list[str]:
-        now = server_time(stage.redis)
-        key = f"pacs_tasks:associations:held:{name_of(pacs.remote)}"
-        leases = stage.redis.zrangebyscore(key, f"({now}", "+inf")
+        now, name = server_time(stage.redis), name_of(pacs.remote)
+        leases = stage.redis.zrangebyscore(f"pacs_tasks:associations:held:{name}", f"({now}", "+inf")
         # The last words of a lease are its process and a number.
         kept = [lease for lease in map(str, leases) if int(lease.rsplit(" ", 2)[1]) in dead]
         claims = [
             f"claim of {pid} at {host}" for job in jobs for host, pid in stage.claims(job).values() if pid in dead
         ]
-        return kept + claims
+        due = float(stage.redis.hget(f"pacs_tasks:pace:tokens:{name}", "instances") or now)
+        tokens = [f"tokens for {due - now:.0f} s"] if due > now + _AHEAD else []
+        return kept + claims + tokens
 
-    stage.wait(lambda: not kept(), f"leases and claims of the dead to be free: {kept()}", _GIVEN_BACK)
+    try:
+        stage.wait(lambda: not kept(), "shares of the dead", _GIVEN_BACK)
+    except RoundError:
+        raise RoundError(f"not free within {_GIVEN_BACK:.0f} s: {kept()}") from None
     stage.note("what the dead held is free")
 
 
