@@ -34,6 +34,7 @@ from pacs_tasks.sealing import IN_CLEAR
 from pacs_tasks.settings import remark_on_variables, settings
 from pacs_tasks.tasks.audit import alert, watch_audits
 from pacs_tasks.tasks.engine.associations import close_all
+from pacs_tasks.tasks.engine.background import end_all
 from pacs_tasks.tasks.engine.base import ledger, shut_down
 from pacs_tasks.tasks.engine.claim import watch_jobs, watch_remotes
 from workers import logs
@@ -51,6 +52,8 @@ _stopped = threading.Event()
 _audit = threading.Thread(target=watch_audits, args=[_stopped], name="audit", daemon=True)
 #: Seconds to write what the end of the worker adds to the audit trail; Redis keeps it for another worker.
 _AUDIT_LIMIT = 5.0
+#: Seconds that tasks in the background have to end with their process.
+_END_LIMIT = 10.0
 
 #: Seconds between two checks of the types of keys.
 _KEYS_INTERVAL = 10.0
@@ -148,7 +151,8 @@ def _end_soon(**_: object) -> None:
 
 @worker_process_shutdown.connect  # type: ignore[untyped-decorator]
 def _release_in_child(**_: object) -> None:
-    """Release the associations of a child of the prefork pool."""
+    """Have the tasks in the background of a child of the prefork pool end, and release its associations."""
+    end_all(_END_LIMIT)
     close_all()
 
 
@@ -156,6 +160,7 @@ def _release_in_child(**_: object) -> None:
 def _release_in_worker(**_: object) -> None:
     """Release the associations of a worker whose pool is threads or solo."""
     _stopped.set()
+    end_all(_END_LIMIT)
     close_all()
     if _audit.is_alive():
         _audit.join(_AUDIT_LIMIT)

@@ -61,6 +61,8 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         "signature_lifetime": "How long the signature of a request is valid.",
         "files_per_task": "Files that one task sends. Unset: depends on the size of the directory.",
         "concurrency": "Tasks that a worker runs at once. Unset: one per core.",
+        "associations_per_process": "Tasks that one process of a worker runs at once while they wait for their PACS. "
+        "Parts of jobs take three quarters at most. 1: a task that waits holds its process.",
         "max_retries": "How often a part is retried after the PACS was lost or out of resources.",
         "give_up_after": "How long a job waits for a PACS that went down. `resume` continues it later.",
         "max_associations": "Associations with one PACS that all workers together may hold open at once. They use "

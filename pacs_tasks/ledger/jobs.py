@@ -39,6 +39,7 @@ from pacs_tasks.ledger.keys import (
     progress_of,
     seal_short,
     seal_whole,
+    server_time,
     touch,
 )
 from pacs_tasks.ledger.manifest import Manifest, Studies
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
 CLAIM_LIFETIME = 15.0
 #: Seconds until the end of a job is published again if Celery still does not have it.
 _PUBLISH_AGAIN = 60
+#: Seconds for which a planner's message that comes once more is awaited.
+_FANNED_OUT = 300
 
 
 class Claims:
@@ -77,7 +80,11 @@ class Claims:
 
     def release(self, scope: str, name: str, owner: str) -> None:
         """Release a claim if the owner still has it."""
-        self._run("claims/release", [job_key(scope, "claims")], [name, owner])
+        self._run("claims/release", [job_key(scope, "claims"), job_key(scope, "losses")], [name, owner])
+
+    def owner(self, scope: str, name: str) -> str:
+        """Read who owns a claim, or did so last; empty if nobody does."""
+        return str(self._redis.hget(job_key(scope, "claims"), name) or "").partition(" ")[2]
 
     def count(self, scope: str) -> int:
         """Count the claims that are held now. Expired ones stay: the next owner sees that the last one died."""
@@ -113,6 +120,20 @@ class Claims:
     def attempts(self, job_id: str, start: int, stop: int) -> list[int]:
         """Read how often each line from ``start`` up to ``stop`` was put on the wire without an outcome."""
         return self._counts(job_id, "attempts", start, stop)
+
+    def record_try(self, job_id: str, name: str, tries: int, pause: float) -> None:
+        """Record how often a part was tried, where no message says so, and in how many seconds it may be again."""
+        key = job_key(job_id, "losses")
+        self._redis.hset(key, f"tries {name}", f"{tries} {server_time(self._redis) + pause:.3f}")
+        self._redis.expire(key, self._keep)
+
+    def tries(self, job_id: str, name: str) -> tuple[int, float]:
+        """Read what :meth:`record_try` recorded: the number, and the seconds that are left."""
+        found = cast("str | None", self._redis.hget(job_key(job_id, "losses"), f"tries {name}"))
+        if found is None:
+            return 0, 0.0
+        tries, due = found.split()
+        return int(tries), max(0.0, float(due) - server_time(self._redis))
 
     def count_replan(self, job_id: str) -> int:
         """Count that lost parts are planned again; return how often that happened since the last outcome."""
@@ -348,6 +369,14 @@ class Ledger:
     def round_trip(self, job_id: str) -> float:
         """Read the round trip to the remote in seconds; 0 if it is not known."""
         return float(cast("str | None", self._redis.hget(job_key(job_id), "round_trip")) or 0)
+
+    def record_fan_out(self, job_id: str) -> None:
+        """Record that the parts of a job are published although the message of its planner comes once more."""
+        self._redis.set(job_key(job_id, "fanned"), 1, ex=_FANNED_OUT)
+
+    def is_fanned_out(self, job_id: str) -> bool:
+        """Return whether :meth:`record_fan_out` recorded that, once."""
+        return bool(self._redis.delete(job_key(job_id, "fanned")))
 
     def recorded(self, job_id: str, start: int, stop: int) -> set[int]:
         """Read the indices from ``start`` up to, not including, ``stop`` that have an outcome."""

@@ -244,7 +244,7 @@ CALLERS = f"{_PREFIX}:callers"
 #: The keys of a job beside its own: those kept as long as the job, and all.
 KEPT = ("manifest", "studies", "ways", "recorded", "present", "receipts", "problems", "series", "commitments",
         "bulk", "matches")  # fmt: skip
-PARTS = (*KEPT, "claims", "losses", "attempts", "ending")
+PARTS = (*KEPT, "claims", "losses", "attempts", "ending", "fanned")
 COUNTED = tuple(Counters.model_fields)
 #: The field of a job that holds its key, encrypted.
 SEALED_KEY = "sealed_key"

@@ -142,6 +142,9 @@ class Settings(BaseModel):
     files_per_task: int | None = Field(default=None, ge=1)
     #: Tasks that a worker runs at once. Unset: one per core.
     concurrency: int | None = Field(default=None, ge=1)
+    #: Tasks that one process runs at once while they wait for their remotes. Parts of jobs take three quarters at most.
+    #: 1: a task that waits holds its process.
+    associations_per_process: int = Field(default=40, ge=1, le=1000)
     #: How often to requeue a part after the remote was lost or out of resources, before its files fail.
     max_retries: int = Field(default=4, ge=0)
     #: How long a job waits for a remote that is down. Then it ends, and `resume` continues it.

@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from pacs_tasks.dimse.upper_layer.association import Association, StopCheck
 from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.errors import AssociationError, PeerBusyError
+from pacs_tasks.fleet.leases import name_of
 from pacs_tasks.request import Request
 from pacs_tasks.settings import settings
+from pacs_tasks.tasks.engine import background
 from pacs_tasks.tasks.engine.base import local_ae, outages, timeouts
 from pacs_tasks.tasks.engine.leases import Lease, leases
 
@@ -122,8 +124,14 @@ class _Idle:
             due = [found for _, found in self._idle if found in some]
             self._idle = [each for each in self._idle if each[1] not in some]
             self._changed.notify()
-        for found in due:
+        # All at once: each costs a round trip, and the remote may be silent.
+        releases = [threading.Thread(target=found.release, daemon=True) for found in due[1:]]
+        for each in releases:
+            each.start()
+        for found in due[:1]:
             found.release()
+        for each in releases:
+            each.join()
 
     def _release_idle(self) -> None:
         while True:
@@ -196,7 +204,7 @@ def new_association(
     with leased(request, job_id, stop) as lease:
         begun = time.monotonic()
         with Association.open(local, remote, contexts, limits, lease.stop) as assoc:
-            leases().note_opening(lease, time.monotonic() - begun)
+            _note_opening(lease, time.monotonic() - begun)
             yield assoc
 
 
@@ -220,6 +228,7 @@ def kept_association(
         Called with the lease, which the block may give back early.
     """
     limits = timeouts(request)
+    background.expect_to_wait(name_of(request.remote), leases().response_time(request.remote))
     kept = _idle.claim(request, job_id, contexts, any_job=True) or _open(request, job_id, contexts, stop)
     assoc, lease = kept.assoc, kept.lease
     assoc.stop = lease.watched(stop)
@@ -261,8 +270,13 @@ def _open(request: Request, job_id: str, contexts: Sequence[Context], stop: Stop
         assoc = Association.open(
             local_ae(request), request.remote, contexts, timeouts(request), check, window=settings().operations_window
         )
-    leases().note_opening(lease, time.monotonic() - begun)
+    _note_opening(lease, time.monotonic() - begun)
     return _Kept(assoc, lease)
+
+
+def _note_opening(lease: Lease, seconds: float) -> None:
+    leases().note_opening(lease, seconds)
+    background.note_distance(lease.remote, seconds)
 
 
 def close_all() -> None:

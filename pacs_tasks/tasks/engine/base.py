@@ -17,11 +17,15 @@ import mmap
 import random
 import traceback
 from collections.abc import Callable
-from functools import cache
+from contextlib import suppress
+from functools import cache, partial
 from typing import Any, NoReturn, cast
 
+import redis
 from celery import Task
-from celery.exceptions import BackendError, Ignore, Reject, SoftTimeLimitExceeded
+from celery._state import _task_stack
+from celery.exceptions import BackendError, Ignore, Reject, Retry, SoftTimeLimitExceeded
+from celery.states import FAILURE, SUCCESS
 from celery.worker.request import Request as CeleryRequest
 from kombu.exceptions import OperationalError
 
@@ -43,15 +47,20 @@ from pacs_tasks.errors import (
 from pacs_tasks.fleet.leases import AssociationLeases, name_of
 from pacs_tasks.fleet.outages import Outages
 from pacs_tasks.ledger.jobs import Ledger
-from pacs_tasks.operations import HIDDEN
+from pacs_tasks.operations import HIDDEN, MESSAGE_PRIORITIES, queue_key
 from pacs_tasks.outcome import Category, Outcome, Progress
 from pacs_tasks.request import EchoRequest, Request, TransferRequest
 from pacs_tasks.settings import settings
+from pacs_tasks.tasks.engine import background
 
 logger = logging.getLogger(__name__)
 
 #: How often a worker repeats a command that Redis does not answer: about a minute in all.
 _REDIS_TRIES = 30
+#: Redis timeout in seconds for commands whose failure does no harm.
+_QUICK = 2.0
+#: Seconds until the ticket of a body in the background comes.
+_TICKET = 1.0
 #: Outcomes that every request allows.
 _GOOD = (Category.SUCCESS, Category.WARNING)
 
@@ -68,12 +77,64 @@ class PrivateRequest(CeleryRequest):  # type: ignore[misc]  # Celery ships no an
         return cast("dict[str, Any]", super().info(safe=True))
 
 
-class EndingTask(Task):  # type: ignore[misc]  # Celery ships no annotations
+class WaitingTask(Task):  # type: ignore[misc]  # Celery ships no annotations
+    """Base of all tasks: their bodies go on in the background while they wait for a remote; see :mod:`.background`."""
+
+    abstract = True
+    #: Bodies in the background that a process has at most, as a part of the setting.
+    share = 0.75
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        request = self.request
+        if request.called_directly or request.is_eager or settings().associations_per_process == 1:
+            return self.run(*args, **kwargs)
+        # The public tasks have the id of their job; the arguments of the others begin with it.
+        job_id = args[0] if args and isinstance(args[0], str) else request.id
+        if self._is_full() and background.in_background(job_id):
+            # It would wait as well, and hold the process.
+            come_back(self, _about(2 * _TICKET))
+        return background.run(
+            partial(self._run_in_thread, request, args, kwargs),
+            job_id,
+            self._may_detach,
+            partial(come_back, self, _TICKET),
+        )
+
+    def _run_in_thread(self, request: Any, args: Any, kwargs: Any) -> Any:
+        # Celery knows the running task of each thread.
+        _task_stack.push(self)
+        self.request_stack.push(request)
+        try:
+            return self.run(*args, **kwargs)
+        finally:
+            if background.detached():
+                self.end_in_background()
+            self.request_stack.pop()
+            _task_stack.pop()
+
+    def _is_full(self) -> bool:
+        return background.in_background() >= self.share * settings().associations_per_process - 1
+
+    def _may_detach(self) -> bool:
+        return not self._is_full() and others_wait()
+
+    def end_in_background(self) -> None:
+        """Called at the end of a body whose task has ended before it."""
+
+
+class EndingTask(WaitingTask):
     """Base of the tasks whose result in Celery is that of the job, and which what follows the job waits for."""
 
     abstract = True
     #: Celery logs these as one line without a traceback.
     throws = (PacsTasksError,)
+    #: Parts cannot take all places.
+    share = 1.0
+
+    def end_in_background(self) -> None:
+        """Store the result: who waits for it need not wait for the ticket."""
+        with suppress(Ignore, PacsTasksError, *BROKER_AWAY):
+            store_end(self, self.request.id)
 
     def after_return(self, _status: str, _value: Any, task_id: str, *_: Any) -> None:
         ledger().callers.forget(task_id)
@@ -93,6 +154,7 @@ class JobTask(EndingTask):
 
 def register(name: str, **options: Any) -> Callable[[Callable[..., Any]], Any]:
     """Register a function as the task of this name; ``options`` as for :meth:`celery.Celery.task`."""
+    options.setdefault("base", WaitingTask)
     return cast("Callable[[Callable[..., Any]], Any]", app.task(bind=True, name=name, **options))
 
 
@@ -102,6 +164,26 @@ def ledger() -> Ledger:
     config = settings()
     url = config.redis_url or DEFAULT_REDIS_URL
     return Ledger(connect(url, max(config.redis_timeout, 5.0), _REDIS_TRIES), config.keep_jobs)
+
+
+@cache
+def quick_redis() -> redis.Redis:
+    """A connection to this worker's Redis for commands whose failure does no harm: it sends each once."""
+    return connect(settings().redis_url or DEFAULT_REDIS_URL, _QUICK)
+
+
+@cache
+def _queue_keys() -> list[str]:
+    """The lists of the queues that this worker serves."""
+    return [queue_key(queue, priority) for queue in app.amqp.queues.consume_from for priority in MESSAGE_PRIORITIES]
+
+
+def others_wait() -> bool:
+    """Whether messages wait for this worker."""
+    try:
+        return bool(quick_redis().exists(*_queue_keys()))
+    except (BrokerUnavailableError, redis.RedisError):
+        return False
 
 
 @cache
@@ -145,6 +227,25 @@ def result_of(job_id: str) -> dict[str, Any]:
         raise
     except PacsTasksError as error:
         raise error.public() from None
+
+
+def store_end(task: Task, job_id: str) -> dict[str, Any] | PacsTasksError:
+    """Make the summary of a job's last attempt its result in Celery, or the error with which it ended.
+
+    Celery keeps the first success of an id for good, and the end of an earlier attempt may come late: when the job was
+    retried at once.
+    """
+    try:
+        end: dict[str, Any] | PacsTasksError = result_of(job_id)
+    except MissingKeyError:
+        raise
+    except PacsTasksError as error:
+        end = error
+    stored = task.backend.get_task_meta(job_id, cache=False)
+    if stored["status"] == SUCCESS and stored["result"] != end:
+        task.backend.forget(job_id)
+    task.backend.store_result(job_id, end, FAILURE if isinstance(end, PacsTasksError) else SUCCESS)
+    return end
 
 
 def summary_of(job_id: str, outcome: Outcome) -> dict[str, Any]:
@@ -216,10 +317,26 @@ def come_again(task: Task, countdown: float, **options: Any) -> NoReturn:
     """End the running task and run it again in ``countdown`` seconds.
 
     If the broker does not accept that, the message goes back as it was. Celery's own ``retry`` would drop it, and the
-    part would wait until the job has stood still for a minute.
+    part would wait until the job has stood still for a minute. The ticket of a body in the background comes anyway.
     """
+    raise _published_again(task, countdown, **options)
+
+
+def come_back(task: Task, countdown: float) -> NoReturn:
+    """As :func:`come_again`, but only to see whether the work is done that is under way elsewhere.
+
+    That counts as no return, and Celery takes the task for one that still runs.
+    """
+    task.request.retries -= 1
+    _published_again(task, countdown)
+    raise Ignore
+
+
+def _published_again(task: Task, countdown: float, **options: Any) -> Retry:
+    if not background.keep():
+        raise Ignore
     try:
-        raise task.retry(countdown=countdown, max_retries=None, **options)
+        return cast(Retry, task.retry(countdown=countdown, max_retries=None, throw=False, **options))
     except Reject as error:
         raise Reject(error.reason, requeue=True) from None
 
@@ -336,5 +453,5 @@ def shut_down() -> None:
 
 
 def shutting_down() -> bool:
-    """Whether this worker shuts down."""
-    return bool(_shutdown[0])
+    """Whether this worker shuts down, or the current task shall end early."""
+    return bool(_shutdown[0]) or background.must_end()

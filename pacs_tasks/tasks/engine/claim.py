@@ -58,7 +58,8 @@ from pacs_tasks.operations import (
 from pacs_tasks.request import AnyRequest, Priority
 from pacs_tasks.settings import settings
 from pacs_tasks.settings.pace import Hours
-from pacs_tasks.tasks.engine.base import come_again, ledger, outages, register
+from pacs_tasks.tasks.engine import background
+from pacs_tasks.tasks.engine.base import come_back, ledger, outages, register
 
 logger = logging.getLogger(__name__)
 
@@ -70,10 +71,12 @@ _SILENCE = 60.0
 _CANCEL_CHECK = 0.4
 #: Seconds that the remote has to answer for the file in progress when a cancel comes: that answer still counts.
 _LAST_ANSWER = 2.0
-#: Seconds after which a task whose claim another holds tries again.
-_STEP_BACK = 2
+#: Seconds after which a task whose claim another holds tries again; the longer it was held, the more, up to the second.
+_STEP_BACK, _LONGEST_STEP_BACK = 2.0, 10.0
 #: Workers that may die at one thing before it fails: it is the likely cause.
 MOST_DEATHS = 3
+#: Seconds that the other tasks of a process have to end for one that may kill it.
+_LONE = 40.0
 
 
 class Held(Protocol):
@@ -156,8 +159,10 @@ class Claim:
 
     def __init__(self, task: Task, ledger: Ledger, scope: str, name: str, job_id: str) -> None:
         self._task, self._ledger, self._scope, self.name, self.job_id = task, ledger, scope, name, job_id
-        # With the thread: a pool of threads may receive the same task twice.
-        self.owner = f"{task.request.hostname} {os.getpid()} {threading.get_ident()} {task.request.id}"
+        # With the thread: a process may receive the same task twice. With the time: see `_step_back`.
+        self.owner = (
+            f"{task.request.hostname} {os.getpid()} {threading.get_ident()} {task.request.id} {time.time():.0f}"
+        )
         self.cancelled = self._lost = False
         self.seen = self._checked = time.monotonic()
         held = self._ledger.claims.claim(scope, name, self.owner)
@@ -168,6 +173,7 @@ class Claim:
 
     def __call__(self) -> bool:
         self.seen = now = time.monotonic()
+        background.check_time()
         if self._lost:
             self._step_back()
         if not self.cancelled and now - self._checked >= _CANCEL_CHECK:
@@ -194,7 +200,9 @@ class Claim:
         self._ledger.settle(self.job_id)
 
     def _step_back(self) -> NoReturn:
-        come_again(self._task, _STEP_BACK)
+        since = self._ledger.claims.owner(self._scope, self.name).rpartition(" ")[2]
+        held_for = time.time() - int(since) if since.isdigit() else 0.0
+        come_back(self._task, min(max(held_for / 4, _STEP_BACK), _LONGEST_STEP_BACK))
 
 
 def poison(deaths: int) -> JobFailedError:
@@ -216,6 +224,9 @@ def claimed(task: Task, ledger: Ledger, job_id: str, name: str, scope: str | Non
     """
     claim = Claim(task, ledger, scope or job_id, name, job_id)
     try:
+        # Whoever shares the process would die as well.
+        if claim.deaths >= MOST_DEATHS - 1 and not background.be_alone(_LONE, claim):
+            come_back(task, 0)
         yield claim
     finally:
         claim.release()

@@ -28,7 +28,6 @@ from pacs_tasks.errors import (
     InvalidRequestError,
     JobCancelledError,
     JobFailedError,
-    JobOutcomeError,
     MissingKeyError,
     PacsTasksError,
     PeerBusyError,
@@ -44,6 +43,7 @@ from pacs_tasks.request import R, Request, build
 from pacs_tasks.sealing import SEALED, sealing_of, unsealed_request
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.audit import alert
+from pacs_tasks.tasks.engine import background
 from pacs_tasks.tasks.engine.associations import new_association
 from pacs_tasks.tasks.engine.base import (
     BROKER_AWAY,
@@ -60,12 +60,13 @@ from pacs_tasks.tasks.engine.base import (
     pause_of_job,
     register,
     result_of,
+    store_end,
     summary_of,
     unexpected,
 )
 from pacs_tasks.tasks.engine.claim import Claim, claimed
 from pacs_tasks.tasks.engine.enqueuers import check_record, note_enqueuer
-from pacs_tasks.tasks.engine.part import L, Part, run_part, store_end
+from pacs_tasks.tasks.engine.part import L, Part, run_part
 from pacs_tasks.tasks.engine.permissions import check_request
 
 #: A part has so much work, in seconds, that the 5 ms of its task are a thirtieth of it.
@@ -145,6 +146,8 @@ def plan(
         request = _accepted(task, payload, request_type)
         if request is None:
             return conclude(job_id)
+        if task.request.eta and ledger().is_fanned_out(job_id):
+            raise Ignore
         with claimed(task, ledger(), job_id, "plan") as claim:
             claim.check_deaths()
             manifest = ledger().manifest
@@ -224,6 +227,9 @@ def register_chord(
         header = [
             part.si(job_id, start, stop).set(priority=priority) for start, stop in _pending(job_id, parts(job_id))
         ]
+        if not background.keep():
+            # The ticket of this planner has nothing to do.
+            ledger().record_fan_out(job_id)
         task.replace(chord(header, body=finish.si(job_id, ledger().progress(job_id).attempt)))
 
     @register(request_type.task, base=JobTask)
@@ -251,7 +257,7 @@ def finished(task: Task, job_id: str, attempt: int, fan_out: Callable[[], None])
     ledger().settle(job_id)
     progress = ledger().progress(job_id)
     if not progress.state.finished:
-        if attempt not in {0, progress.attempt}:
+        if attempt not in {0, progress.attempt} or (task.request.eta and ledger().is_fanned_out(job_id)):
             raise Ignore
         if progress.waiting_for:
             raise Ignore  # The probe enqueues the planner again when the remote is back.
@@ -268,7 +274,7 @@ def finished(task: Task, job_id: str, attempt: int, fan_out: Callable[[], None])
             rest.fail_rest(_lost())
             rest.flush()
     end = store_end(task, job_id)
-    if isinstance(end, JobOutcomeError):
+    if isinstance(end, PacsTasksError):
         raise end
     return end
 

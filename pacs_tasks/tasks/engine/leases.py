@@ -25,8 +25,6 @@ from typing import TypeVar
 import redis
 
 from pacs_tasks.ae import RemoteAE
-from pacs_tasks.app import DEFAULT_REDIS_URL
-from pacs_tasks.connection import connect
 from pacs_tasks.dimse.upper_layer.association import StopCheck
 from pacs_tasks.errors import BrokerUnavailableError, JobCancelledError, PeerBusyError
 from pacs_tasks.fleet.leases import START, AssociationLeases, LeaseClass, group_of, lease_name, name_of
@@ -34,7 +32,7 @@ from pacs_tasks.fleet.tuning import Moved, Trouble, Tuning
 from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.request import GetRequest, MoveRequest, Priority, Request
 from pacs_tasks.settings import settings
-from pacs_tasks.tasks.engine.base import budget
+from pacs_tasks.tasks.engine.base import budget, quick_redis
 from pacs_tasks.tasks.engine.claim import heartbeat
 
 logger = logging.getLogger(__name__)
@@ -47,8 +45,6 @@ _NO_PATIENCE = 10.0
 #: Seconds for which the answer to "does anybody wait?" stays valid, and for which a silent Redis is not asked again.
 _ANSWER_VALID = 0.02
 _REDIS_SILENT = 5.0
-#: Redis timeout in seconds for commands whose failure does no harm.
-_QUICK = 2.0
 #: Seconds for which the place of a refused association stays empty, so that a fleet does not storm a busy remote.
 _REST = 1.0
 #: Seconds between two reports of what was moved.
@@ -459,19 +455,13 @@ def _quickly(step: Callable[[], T]) -> T | None:
 
 
 @cache
-def _quick_client() -> redis.Redis:
-    """A connection that sends each command once; that of :func:`budget` repeats them."""
-    return connect(settings().redis_url or DEFAULT_REDIS_URL, _QUICK)
-
-
-@cache
 def _quick_budget() -> AssociationLeases:
-    return AssociationLeases(_quick_client())
+    return AssociationLeases(quick_redis())
 
 
 @cache
 def _tuning() -> Tuning:
-    return Tuning(_quick_client())
+    return Tuning(quick_redis())
 
 
 @cache

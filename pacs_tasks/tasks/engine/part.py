@@ -12,8 +12,7 @@ from contextlib import suppress
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from celery import Task
-from celery.exceptions import Retry
-from celery.states import FAILURE, SUCCESS
+from celery.exceptions import TaskPredicate
 
 from pacs_tasks.dimse.upper_layer.association import Association, StopCheck
 from pacs_tasks.dimse.upper_layer.negotiation import Context
@@ -21,7 +20,6 @@ from pacs_tasks.errors import (
     AssociationError,
     JobCancelledError,
     JobNotFoundError,
-    JobOutcomeError,
     MissingKeyError,
     PacsTasksError,
     PeerBusyError,
@@ -37,6 +35,7 @@ from pacs_tasks.ledger.recorder import Recorder
 from pacs_tasks.outcome import InstanceOutcome, JobState, Status, StatusCategory
 from pacs_tasks.request import R, TransferRequest
 from pacs_tasks.settings import settings
+from pacs_tasks.tasks.engine import background
 from pacs_tasks.tasks.engine.associations import kept_association
 from pacs_tasks.tasks.engine.base import (
     BROKER_AWAY,
@@ -45,6 +44,7 @@ from pacs_tasks.tasks.engine.base import (
     WorkerShutdownError,
     come_again,
     come_again_in_time,
+    come_back,
     give_up,
     go_back,
     hold,
@@ -53,8 +53,8 @@ from pacs_tasks.tasks.engine.base import (
     park_if_down,
     pause,
     pause_of_part,
-    result_of,
     shutting_down,
+    store_end,
     unexpected,
 )
 from pacs_tasks.tasks.engine.claim import MOST_DEATHS, Claim, claimed, poison
@@ -383,9 +383,19 @@ def run_part(task: Task, job_id: str, lines: range, tries: int, work: Callable[[
     tries
         How often it failed for now. Celery's own count also includes waits for a claim or an association.
     """
+    name = _name_of(lines)
     try:
+        if task.request.eta:
+            # Its body may have gone on in the background.
+            known, left = ledger().claims.tries(job_id, name)
+            tries = max(tries, known)
+            if left:
+                come_back(task, left)
         if not _has_ended(task, job_id, lines) and _tried(task, job_id, lines, tries, work):
-            come_again(task, pause(tries), kwargs={"tries": tries + 1})
+            seconds = pause(tries)
+            if not background.keep():
+                ledger().claims.record_try(job_id, name, tries + 1, seconds)
+            come_again(task, seconds, kwargs={"tries": tries + 1})
     except JobNotFoundError:
         pass  # Its record has expired.
     except BROKER_AWAY as error:
@@ -400,6 +410,11 @@ def run_part(task: Task, job_id: str, lines: range, tries: int, work: Callable[[
         ledger().fail(job_id, error)
 
 
+def _name_of(lines: range) -> str:
+    """Name the claim on a part."""
+    return f"{lines.start}-{lines.stop}"
+
+
 def _has_ended(task: Task, job_id: str, lines: range) -> bool:
     """Whether a part comes too late; the one that ended the job may have died before Celery had its summary.
 
@@ -411,27 +426,12 @@ def _has_ended(task: Task, job_id: str, lines: range) -> bool:
     return progress.state.finished or not 0 <= lines.start <= lines.stop <= progress.counters.total
 
 
-def store_end(task: Task, job_id: str) -> dict[str, Any] | JobOutcomeError:
-    """Make the summary of a job's last attempt its result in Celery, or that its request does not allow the outcome.
-
-    Celery keeps the first success of an id for good, and the end of an earlier attempt may come late: when the job was
-    retried at once.
-    """
-    try:
-        end: dict[str, Any] | JobOutcomeError = result_of(job_id)
-    except JobOutcomeError as error:
-        end = error
-    stored = task.backend.get_task_meta(job_id, cache=False)
-    if stored["status"] == SUCCESS and stored["result"] != end:
-        task.backend.forget(job_id)
-    task.backend.store_result(job_id, end, FAILURE if isinstance(end, JobOutcomeError) else SUCCESS)
-    return end
-
-
 def _tried(task: Task, job_id: str, lines: range, tries: int, work: Callable[[Part[L], R], bool]) -> bool:
     try:
-        name = f"{lines.start}-{lines.stop}"
-        with claimed(task, ledger(), job_id, name) as claim, Recorder(ledger(), job_id) as recorder:
+        with (
+            claimed(task, ledger(), job_id, _name_of(lines)) as claim,
+            Recorder(ledger(), job_id) as recorder,
+        ):
             part: Part[L] = Part(task, recorder, claim, lines, tries)
             if not part.left or ledger().cancel_requested(job_id):
                 return False
@@ -456,7 +456,7 @@ def _worked(part: Part[L], work: Callable[[Part[L], R], bool]) -> bool:
     except PeerBusyError as error:
         if give_up(part.job_id, error) is None:
             raise
-    except (AssociationError, JobCancelledError, JobNotFoundError, Retry):
+    except (AssociationError, JobCancelledError, JobNotFoundError, TaskPredicate):
         raise
     except (PartParkedError, PartPausedError, WorkerShutdownError):
         raise

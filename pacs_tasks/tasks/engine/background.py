@@ -1,0 +1,306 @@
+"""The bodies of tasks, each in a thread, so that a task that waits for a remote gives its process back.
+
+A remote that is slow or silent costs time, but no CPU. Were its task to hold one of the few processes of a worker, an
+echo to another remote would wait behind it. So the body of a task runs in a thread, and the task's own thread watches
+it (:func:`run`). A body that waits while other messages do is detached: its task ends by a *ticket*, a message with the
+same task id that comes again in a moment, and the body goes on in the background with its claim and its lease. When the
+ticket comes, it finds the claim held, and comes again, or it finds the work done, and ends the task. If the process
+dies, the ticket finds that the claim has expired, and does the rest.
+
+A body whose task has ended publishes nothing: its ticket does. It asks :func:`keep` before it publishes, so that it is
+not detached meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from celery.exceptions import SoftTimeLimitExceeded
+
+from pacs_tasks.app import LONGEST_TASK
+
+#: Seconds after which a body may be detached, and between two looks at it.
+_SOON = 0.05
+_LOOK = 0.02
+#: A body waits if it uses less than this part of its time.
+_LITTLE_CPU = 0.25
+#: Seconds within which a near remote accepts an association, and responds: a body for another one is detached at once.
+_NEAR = 0.02
+#: Remotes of which one process remembers how far they are.
+_MOST_REMOTES = 1_000
+#: Threads without a body that a process keeps for the next ones.
+_SPARE_THREADS = 4
+
+
+class Body:
+    """A running body.
+
+    Parameters
+    ----------
+    call
+        Runs it.
+    job_id
+        The job that it works on.
+    """
+
+    def __init__(self, call: Callable[[], Any], job_id: str) -> None:
+        self.job_id = job_id
+        #: Its task has ended.
+        self.detached = False
+        #: It shall end early; its ticket does the rest.
+        self.must_end = False
+        #: Celery has called the end of its time.
+        self.overdue = False
+        #: No other body shall run in its process.
+        self.alone = False
+        #: It is not detached any more.
+        self.kept = False
+        self._ended = False
+        self._call = call
+        self._value: Any = None
+        self._error: BaseException | None = None
+        self._changing = threading.Lock()
+        #: Whatever wakes the task's thread: the end of the body, or that it begins to wait for a far or slow remote.
+        self._news: SimpleQueue[None] = SimpleQueue()
+        self._waits = False
+        self._begun = time.monotonic()
+        self._clock: int | None = None
+        self._cpu = 0.0
+
+    def run(self) -> None:
+        """Run it; called by its thread."""
+        if sys.platform != "win32" and hasattr(time, "pthread_getcpuclockid"):
+            self._cpu = time.thread_time()
+            self._clock = time.pthread_getcpuclockid(threading.get_ident())
+        try:
+            self._value = self._call()
+        except BaseException as error:  # noqa: BLE001 - the task's own thread raises it
+            self._error = error
+        with self._changing:
+            self._ended = True
+
+    def wake(self) -> None:
+        self._news.put(None)
+
+    def wait(self, seconds: float | None) -> bool:
+        """Wait for its end or for news; whether it has ended."""
+        with suppress(Empty):
+            self._news.get(timeout=seconds)
+        return self._ended
+
+    def outcome(self) -> Any:
+        """What it returned, or raise what it raised."""
+        error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error
+            return self._value
+        finally:
+            # Otherwise the error holds this frame, and this frame the error.
+            del error
+
+    def waits(self) -> bool:
+        """Whether it waits: it has used little of its time, or begins to wait for a remote that is far or slow."""
+        elapsed = time.monotonic() - self._begun
+        if self._waits or elapsed < _SOON:
+            return self._waits
+        if sys.platform != "win32" and self._clock is not None:
+            return time.clock_gettime(self._clock) - self._cpu < _LITTLE_CPU * elapsed
+        return True
+
+    def is_overdue(self) -> bool:
+        """Whether its task has reached Celery's limit, or would have if it had not ended."""
+        return self.overdue or (self.detached and time.monotonic() - self._begun > LONGEST_TASK)
+
+    def expect_wait(self) -> None:
+        """Note that it begins to wait for a remote that is far or slow."""
+        if not self._waits:
+            self._waits = True
+            self.wake()
+
+    def keep(self) -> bool:
+        """Have it not detached any more; false if it is."""
+        with self._changing:
+            self.kept = not self.detached
+            return self.kept
+
+    def detach(self) -> bool:
+        """Detach it; false if it has ended or is to be kept."""
+        with self._changing:
+            self.detached = not (self._ended or self.kept)
+            return self.detached
+
+
+class _Threads:
+    """The threads of one process, and the bodies that they run."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.bodies: set[Body] = set()
+        self._due: SimpleQueue[Body] = SimpleQueue()
+        self._spare = 0
+
+    def start(self, body: Body) -> None:
+        with self.changed:
+            self.bodies.add(body)
+            spare = self._spare > 0
+            self._spare -= spare
+        if not spare:
+            threading.Thread(target=self._serve, name="task", daemon=True).start()
+        self._due.put(body)
+
+    def _serve(self) -> None:
+        more = True
+        while more:
+            body = self._due.get()
+            _here.body = body
+            body.run()
+            _here.body = None
+            with self.changed:
+                self.bodies.discard(body)
+                more = self._spare < _SPARE_THREADS
+                self._spare += more
+                self.changed.notify_all()
+            body.wake()
+            del body
+
+
+class _Here(threading.local):
+    """What the current thread runs."""
+
+    body: Body | None = None
+
+
+_here = _Here()
+#: The threads by the process: a fork has none yet.
+_threads_of: dict[int, _Threads] = {}
+#: By remote, the seconds that it took to open an association.
+_distances: dict[str, float] = {}
+
+
+def _threads() -> _Threads:
+    return _threads_of.get(os.getpid()) or _threads_of.setdefault(os.getpid(), _Threads())
+
+
+def run(call: Callable[[], Any], job_id: str, may_detach: Callable[[], bool], ticket: Callable[[], Any]) -> Any:
+    """Run a body in a thread of this process, and wait for its end, or until it is detached.
+
+    Parameters
+    ----------
+    job_id
+        The job that it works on.
+    may_detach
+        Whether a body that waits may be detached now.
+    ticket
+        Ends the task of a detached body so that it comes again: it raises.
+    """
+    body = Body(call, job_id)
+    _threads().start(body)
+    pause = _SOON
+    try:
+        while not body.wait(pause):
+            if not body.kept and body.waits() and may_detach() and body.detach():
+                break
+            pause = _LOOK
+    except SoftTimeLimitExceeded:
+        body.overdue = True
+        while not body.wait(None):
+            pass
+    except BaseException:
+        # The process has been ordered to end.
+        body.must_end = True
+        raise
+    return ticket() if body.detached else body.outcome()
+
+
+def keep() -> bool:
+    """Have the current body not detached any more, so that it may publish; false if its ticket is published."""
+    return _here.body is None or _here.body.keep()
+
+
+def detached() -> bool:
+    """Whether the task of the current body has ended."""
+    return _here.body is not None and _here.body.detached
+
+
+def must_end() -> bool:
+    """Whether the current body shall end early."""
+    return _here.body is not None and _here.body.must_end
+
+
+def check_time() -> None:
+    """Raise :class:`SoftTimeLimitExceeded` if the current body has run for too long."""
+    if _here.body is not None and _here.body.is_overdue():
+        raise SoftTimeLimitExceeded
+
+
+def in_background(job_id: str = "") -> int:
+    """How many detached bodies this process has, of one job or of all."""
+    threads = _threads()
+    with threads.changed:
+        return sum(each.detached and job_id in {"", each.job_id} for each in threads.bodies)
+
+
+def end_all(seconds: float) -> bool:
+    """Have all bodies of this process end early, and wait; false if some still run after so many seconds."""
+    return _end(lambda _: True, seconds, lambda: None)
+
+
+def be_alone(seconds: float, sign_of_life: Callable[[], object]) -> bool:
+    """Have the current body be the only one of its process, which it may kill; what stays for so long stays.
+
+    Parameters
+    ----------
+    sign_of_life
+        Called now and then.
+
+    Returns
+    -------
+    False if the body is in the background.
+    """
+    mine = _here.body
+    if mine is None:
+        return True
+    mine.alone = mine.keep()
+    if mine.alone:
+        _end(lambda each: each is not mine and not each.alone, seconds, sign_of_life)
+    return mine.alone
+
+
+def _end(which: Callable[[Body], bool], seconds: float, sign_of_life: Callable[[], object]) -> bool:
+    threads, deadline = _threads(), time.monotonic() + seconds
+    while True:
+        with threads.changed:
+            others = [each for each in threads.bodies if which(each)]
+            for each in others:
+                each.must_end = True
+            if not others or time.monotonic() >= deadline:
+                return not others
+            threads.changed.wait(_SOON)
+        sign_of_life()
+
+
+def note_distance(remote: str, seconds: float) -> None:
+    """Note how long it took to open an association with a remote."""
+    if len(_distances) >= _MOST_REMOTES:
+        _distances.clear()
+    _distances[remote] = seconds
+
+
+def expect_to_wait(remote: str, response_time: float | None = None) -> None:
+    """Have the current body detached at once, if it may be, where the remote is known to be far or slow.
+
+    Parameters
+    ----------
+    response_time
+        Seconds that it usually takes to respond, if that is known.
+    """
+    if _here.body is not None and max(_distances.get(remote, 0.0), response_time or 0.0) > _NEAR:
+        _here.body.expect_wait()
