@@ -28,11 +28,8 @@ from typing_extensions import TypeVar
 
 from pacs_tasks import embedded
 from pacs_tasks.errors import BrokerUnavailableError, InvalidRequestError, JobNotReadyError
-from pacs_tasks.fleet.leases import AssociationLeases, Associations, name_of
-from pacs_tasks.fleet.outages import Outages
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.outcomes import Instances, RowAnswer, rows_of, whole_outcome
-from pacs_tasks.ledger.receipts import Receipt, receipts_of
 from pacs_tasks.operations import HIDDEN, OPERATIONS, message_priority, queue_key
 from pacs_tasks.outcome import (
     CommitOutcome,
@@ -68,6 +65,9 @@ from pacs_tasks.settings import Settings, settings
 
 if TYPE_CHECKING:
     import redis
+
+    from pacs_tasks.fleet.leases import Associations
+    from pacs_tasks.ledger.receipts import Receipt
 
 #: Neither positional nor named arguments, and nothing that follows the task.
 _BODY = [[], {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]
@@ -325,6 +325,8 @@ class Job(Generic[O_co]):
         InvalidRequestError
             If the job does not send or retrieve.
         """
+        from pacs_tasks.ledger.receipts import receipts_of
+
         return receipts_of(self._ledger, self.id)
 
     def matches(self) -> Iterator[RowAnswer]:
@@ -370,6 +372,8 @@ class Job(Generic[O_co]):
 
             return self._publish_again() if HoursWaits(self._ledger.client).end(self.id) else self
         if progress.waiting_for:
+            from pacs_tasks.fleet.outages import Outages
+
             Outages(self._ledger.client).probe_now(progress.waiting_for)
             return self
         if progress.state.finished:
@@ -384,6 +388,8 @@ class Job(Generic[O_co]):
 
     def associations(self) -> Associations | None:
         """Return the associations of all jobs with the remote of this job, or None if there are none."""
+        from pacs_tasks.fleet.leases import AssociationLeases, name_of
+
         name = name_of(self._ledger.request(self.id).remote)
         return next((each for each in AssociationLeases(self._ledger.client).in_use() if each.remote == name), None)
 
@@ -528,6 +534,8 @@ class PacsClient:
 
     def associations(self) -> list[Associations]:
         """Return every remote with which the fleet has associations open or waits for one."""
+        from pacs_tasks.fleet.leases import AssociationLeases
+
         return AssociationLeases(self.ledger.client).in_use()
 
     def jobs(self, limit: int = 50) -> list[Progress]:

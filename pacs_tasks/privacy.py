@@ -12,7 +12,7 @@ from typing import Literal
 
 #: C0, C1 and DEL steer a terminal (ECMA-48), and marks of direction change the order in which text is read (Unicode
 #: Standard Annex #9): a name would show as another one. U+2028 and U+2029 begin a line.
-_STEERING = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f]")
+_STEERING = "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f]"
 _NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 #: What the members of a file's group may do with it.
@@ -28,7 +28,7 @@ def plain(text: str) -> str:
     r"""Show each character that steers a terminal as an escape, such as ``\u001b``, which JSON reads as well."""
     if text.isprintable():
         return text
-    return _STEERING.sub(lambda found: _NAMED.get(found[0]) or f"\\u{ord(found[0]):04x}", text)
+    return re.sub(_STEERING, lambda found: _NAMED.get(found[0]) or f"\\u{ord(found[0]):04x}", text)
 
 
 class _Record(logging.LogRecord):

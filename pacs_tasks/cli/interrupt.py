@@ -30,6 +30,8 @@ _SOON = 0.01
 def guarded(command: Callable[[], int]) -> int:
     """Run the one command of this process and return its exit code. Ctrl-C never ends in a traceback."""
     hide_decoders()
+    # pydantic would read the metadata of every package that is installed, to look for plugins.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     # A process that was started to ignore Ctrl-C goes on to do so.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _on_interrupt)

@@ -23,10 +23,11 @@ _VARIABLES = ("PACS_TASKS_LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG")
 _FEW_LETTERS = 8
 _FIGURES = r"(?:No match|[\d.,]+(?: [kMGT]?B)?(?: [a-z ]+)?(?:, [\d.,]+ [a-z ]+)*)"
 _DEPTH = 4
-_PLACEHOLDER = re.compile(r"\{(\w+)\}")
-_SENTENCES = re.compile(r"(?<=[.!?]) +(?=[A-Z`‘'\"/\d])")
+# These are compiled at their first use, since English needs none of them.
+_PLACEHOLDER = r"\{(\w+)\}"
+_SENTENCES = r"(?<=[.!?]) +(?=[A-Z`‘'\"/\d])"
 #: An invisible space after each wide character lets programs that count characters count columns.
-_WIDE = re.compile("([\u2e80-\ua4cf\uf900-\ufaff\ufe30-\ufe4f\uff00-\uff60])")
+_WIDE = "([\u2e80-\ua4cf\uf900-\ufaff\ufe30-\ufe4f\uff00-\uff60])"
 _INVISIBLE = "\u200b"
 
 
@@ -53,7 +54,7 @@ class Catalogue:
     @cached_property
     def _templates(self) -> list[_Template]:
         """Every text with placeholders, those with most letters first: they say most about what they fit."""
-        found = [(_PLACEHOLDER.split(key)[::2], key) for key in self._entries if _PLACEHOLDER.search(key)]
+        found = [(re.split(_PLACEHOLDER, key)[::2], key) for key in self._entries if re.search(_PLACEHOLDER, key)]
         found.sort(key=lambda pair: -sum(map(len, pair[0])))
         return [_Template(max(parts, key=len), _pattern(key), self._entries[key]) for parts, key in found]
 
@@ -79,12 +80,12 @@ class Catalogue:
         for core, pattern, translation in self._templates if depth else ():
             if core in text and (found := re.fullmatch(pattern, text, re.DOTALL)):
                 values = {name: self.translate(value, depth - 1) for name, value in found.groupdict().items()}
-                return _PLACEHOLDER.sub(_filled(values), translation)
+                return re.sub(_PLACEHOLDER, _filled(values), translation)
         return ""
 
     def _sentences(self, text: str, depth: int) -> str:
         """Translate a text of several known texts: sentences, or what commas separate."""
-        for separator, parts in ((" ", _SENTENCES.split(text)), (", ", text.split(", "))):
+        for separator, parts in ((" ", re.split(_SENTENCES, text)), (", ", text.split(", "))):
             if len(parts) == 1:
                 continue
             done, known, start = [], False, 0
@@ -120,7 +121,7 @@ def _filled(values: Mapping[str, str]) -> Callable[[re.Match[str]], str]:
 
 
 def _pattern(key: str) -> str:
-    parts = _PLACEHOLDER.split(key)
+    parts = re.split(_PLACEHOLDER, key)
     letters = sum(each.isalpha() for part in parts[::2] for each in part)
     value = _FIGURES if letters < _FEW_LETTERS else ".*?"
     return "".join(f"(?P<{part}>{value})" if number % 2 else re.escape(part) for number, part in enumerate(parts))
@@ -165,7 +166,7 @@ def translated(text: str) -> str:
 
 def widened(text: str) -> str:
     """The text with as many characters as it takes columns; :func:`narrowed` reverses it."""
-    return _WIDE.sub(rf"\1{_INVISIBLE}", text)
+    return text if text.isascii() else re.sub(_WIDE, rf"\1{_INVISIBLE}", text)
 
 
 def words(text: str) -> list[str]:

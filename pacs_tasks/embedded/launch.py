@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +112,8 @@ def environment(settings: Settings, redis_url: str | None) -> dict[str, str]:
     if redis_url is not None:
         variables["PACS_TASKS_REDIS_URL"] = redis_url
     # dicom_pacs_transfer.py also runs from a checkout that is not installed. Its processes must find the package.
+    import sysconfig
+
     root = str(Path(__file__).resolve().parents[2])
     if root not in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
         known = variables.get("PYTHONPATH", "").split(os.pathsep)

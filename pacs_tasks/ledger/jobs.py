@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from pacs_tasks.errors import (
@@ -42,7 +43,6 @@ from pacs_tasks.ledger.keys import (
     server_time,
     touch,
 )
-from pacs_tasks.ledger.manifest import Manifest, Studies
 from pacs_tasks.ledger.seals import Seals
 from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.outcome import Category, InstanceCategory, InstanceOutcome, JobState, Outcome, Progress, TransferOutcome
@@ -50,6 +50,8 @@ from pacs_tasks.request import AnyRequest, JobRequest, R
 
 if TYPE_CHECKING:
     import redis
+
+    from pacs_tasks.ledger.manifest import Manifest, Studies
 
 #: Seconds after the last renewal at which a claim expires.
 CLAIM_LIFETIME = 15.0
@@ -244,9 +246,21 @@ class Ledger:
         self.seals = Seals(client)
         self.callers = Callers(client, self.seals)
         self.claims = Claims(client, keep_jobs)
-        self.manifest = Manifest(client, keep_jobs, self.seals)
-        self.studies = Studies(client, keep_jobs, self.seals)
         self.standstills = Standstills(client, keep_jobs)
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The manifests of all jobs."""
+        from pacs_tasks.ledger.manifest import Manifest
+
+        return Manifest(self._redis, self._keep, self.seals)
+
+    @cached_property
+    def studies(self) -> Studies:
+        """The studies of all jobs."""
+        from pacs_tasks.ledger.manifest import Studies
+
+        return Studies(self._redis, self._keep, self.seals)
 
     @property
     def client(self) -> redis.Redis:

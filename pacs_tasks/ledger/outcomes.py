@@ -9,14 +9,16 @@ import json
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, islice
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.keys import Scripts, decode_short, decode_whole, index_of, job_key
-from pacs_tasks.ledger.manifest import CountedLine, Line, RowLine
 from pacs_tasks.outcome import FindOutcome, InstanceCategory, InstanceOutcome, Outcome
 from pacs_tasks.request import FindBatchRequest
+
+if TYPE_CHECKING:
+    from pacs_tasks.ledger.manifest import Line, RowLine
 
 _CHUNK = 1_000
 #: The categories of instances at their destination. A success with a comment has no receipt.
@@ -83,6 +85,8 @@ class Instances:
 
     def in_order(self) -> Iterator[LineOutcome]:
         """Read every line of the manifest."""
+        from pacs_tasks.ledger.manifest import CountedLine
+
         places, start = self._places(), 0
         while lines := self._ledger.manifest.lines(self._job_id, start, start + _CHUNK):
             indices = range(start, start + len(lines))
@@ -235,4 +239,4 @@ def _rows(ledger: Ledger, job_id: str) -> Iterator[RowAnswer]:
         answered = [each.number for each in chunk if each.outcome is not None]
         found = dict(zip(answered, read_matches(ledger, job_id, answered), strict=True))
         for each in chunk:
-            yield RowAnswer(cast(RowLine, each.line).number, each.outcome, found.get(each.number, ()))
+            yield RowAnswer(cast("RowLine", each.line).number, each.outcome, found.get(each.number, ()))

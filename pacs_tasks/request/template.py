@@ -4,7 +4,6 @@ In ``{PatientID}/{StudyDate}_{Modality}/{InstanceNumber:05}``, ``/`` separates d
 file, which gets the suffix ``.dcm``. :mod:`pacs_tasks.layout` turns values into names.
 """
 
-import difflib
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -54,10 +53,11 @@ DEFAULT = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}"
 #: Components of 255 bytes each then fit into the 4,096 bytes of a path on Linux.
 _MOST_COMPONENTS = 10
 _LONGEST = 1_000
-_FIELD = re.compile(r"\{([^{}]*)\}")
-_WIDTH = re.compile(r"0?([1-9][0-9]?)")
+# Each is compiled at its first use: most commands have no template.
+_FIELD = r"\{([^{}]*)\}"
+_WIDTH = r"0?([1-9][0-9]?)"
 #: Characters that file names on Windows cannot hold; files are often copied there.
-_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"\\|?*]')
+_FORBIDDEN = r'[\x00-\x1f\x7f<>:"\\|?*]'
 
 
 class Field(NamedTuple):
@@ -105,7 +105,7 @@ def _component(text: str) -> Component:
         )
     found: list[str | Field] = []
     position = 0
-    for match in _FIELD.finditer(text):
+    for match in re.finditer(_FIELD, text):
         found += [_literal(text[position : match.start()]), _field(match[1])]
         position = match.end()
     found.append(_literal(text[position:]))
@@ -115,7 +115,7 @@ def _component(text: str) -> Component:
 def _literal(text: str) -> str:
     if "{" in text or "}" in text:
         raise ValueError("the layout has a brace without its partner; write fields as {PatientID}")
-    wrong = _FORBIDDEN.search(text)
+    wrong = re.search(_FORBIDDEN, text)
     if wrong:
         raise ValueError(
             f"the layout has the character {wrong[0]!r}, which file names on Windows cannot hold; "
@@ -128,7 +128,7 @@ def _field(text: str) -> Field:
     keyword, colon, spec = text.partition(":")
     if keyword not in FIELDS:
         raise _unknown_field(keyword)
-    width = _WIDTH.fullmatch(spec)
+    width = re.fullmatch(_WIDTH, spec)
     if colon and width is None:
         raise ValueError(f"the layout has a wrong width of {{{keyword}}}; write it as {{{keyword}:05}}")
     return Field(keyword, int(width[1]) if width else 0)
@@ -136,6 +136,8 @@ def _field(text: str) -> Field:
 
 def _unknown_field(keyword: str) -> ValueError:
     """Make the error for a field that does not exist; it names the closest one, or all."""
+    import difflib
+
     near = difflib.get_close_matches(keyword.lower(), [each.lower() for each in FIELDS], n=1)
     meant = next((each for each in FIELDS if near and each.lower() == near[0]), "")
     hint = f"did you mean {{{meant}}}" if meant else f"there are {', '.join(sorted(FIELDS))}"

@@ -178,3 +178,11 @@ def test_a_character_set_may_be_written_in_small_letters(empty_directory: Path) 
     """The PACS gets the defined term."""
     (empty_directory / "pacs-tasks.toml").write_text('[remotes.main]\ncharset = "gbk"\n')
     assert load().remote("main").charset == "GBK"
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a:b", "x" * 65, "a\n"])
+def test_the_name_of_an_enqueuer_is_a_word(name: str) -> None:
+    """A signature separates it from the rest by a colon."""
+    assert load(enqueuer_keys={"pacs.admin@ward-1_\u00e4": "k" * 32}).enqueuer_keys
+    with pytest.raises(ConfigurationError, match="a name has 1 to 64 letters"):
+        load(enqueuer_keys={name: "k" * 32})

@@ -9,8 +9,8 @@ _DAY = (
     r"[0-9]{8}|[0-9]{4}(?:-[0-9]{1,2}-|/[0-9]{1,2}/|\.[0-9]{1,2}\.)[0-9]{1,2}"
     r"|today|yesterday|tomorrow|[-+][0-9]{1,4}[dw]"
 )
-_ONE = re.compile(_DAY, re.IGNORECASE | re.ASCII)
-_RANGE = re.compile(rf"({_DAY})?\s*(?:-|\.\.|/|\u2013)\s*({_DAY})?", re.IGNORECASE | re.ASCII)
+_RANGE = rf"({_DAY})?\s*(?:-|\.\.|/|\u2013)\s*({_DAY})?"
+_FLAGS = re.IGNORECASE | re.ASCII
 _NAMED = {"yesterday": -1, "today": 0, "tomorrow": 1}
 _DAYS_OF = {"d": 1, "w": 7}
 HOW = (
@@ -36,12 +36,12 @@ def as_dicom(text: str, today: datetime.date | None = None) -> str:
         If it is none of them; the message names it and says what to write.
     """
     typed, today = text.strip(), today or datetime.date.today()
-    if _ONE.fullmatch(typed):
+    if re.fullmatch(_DAY, typed, _FLAGS):
         day = _day(typed, today)
         if typed[0] not in "-+":
             return _written(day)
         return f"{_written(min(day, today))}-{_written(max(day, today))}"
-    found = _RANGE.fullmatch(typed)
+    found = re.fullmatch(_RANGE, typed, _FLAGS)
     if found is None or not (found[1] or found[2]):
         raise ValueError(f"{typed!r}: {HOW}")
     first, last = (each and _day(each, today) for each in found.groups())

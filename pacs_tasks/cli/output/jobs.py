@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Self
 from pacs_tasks.cli.language import translated
 from pacs_tasks.cli.output.terminal import Fact, Table, Terminal, duration, size, when
 from pacs_tasks.cli.output.view import command_of, count_facts, done_of, positive
-from pacs_tasks.fleet.leases import Associations
 from pacs_tasks.outcome import Counters, JobState, Progress
 from pacs_tasks.privacy import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bar
+
+    from pacs_tasks.fleet.leases import Associations
 
 
 def job_document(progress: Progress) -> dict[str, Any]:

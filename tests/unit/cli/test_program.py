@@ -273,6 +273,23 @@ def test_a_short_command_loads_neither_rich_nor_pydicom() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_a_short_command_loads_and_reads_nothing_that_it_does_not_need() -> None:
+    """Its settings need no metadata of the packages that are installed, and its job no manifest."""
+    script = (
+        "import importlib.metadata, sys\n"
+        "def refuse(**_): raise AssertionError('the metadata of all packages is read')\n"
+        "importlib.metadata.distributions = refuse\n"
+        "import pacs_tasks.cli.program, pacs_tasks.cli.running\n"
+        "from pacs_tasks.cli.interrupt import guarded\n"
+        "from pacs_tasks.settings import load\n"
+        "guarded(lambda: bool(load()))\n"
+        "unneeded = ('difflib', 'pacs_tasks.ledger.manifest', 'pacs_tasks.ledger.receipts')\n"
+        "print([name for name in unneeded if name in sys.modules])"
+    )
+    done = _run_python(script)
+    assert done.stdout == "[]\n"
+
+
 def test_no_argument_shows_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     """As wrong usage, on stderr."""
     assert main([]) == 2
