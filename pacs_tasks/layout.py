@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import re
 import shutil
 import unicodedata
@@ -134,6 +135,7 @@ def component(text: str, ending: str = "") -> str:
 
 
 _ENDING = ".dcm"
+_CHUNK = 1 << 20
 #: Names to try for one instance: the one of the layout, with its UID, and with its UID and a number.
 _MOST_NAMES = 20
 
@@ -149,6 +151,9 @@ class Layout:
         The character set of data sets that do not name one.
     owner
         Who writes, as for :func:`pacs_tasks.dimse.files.storage.unfinished_path`.
+    root
+        Where the output directory is without links; None: where it is when the first file comes. Nothing is written
+        once a link has come into that path.
 
     Attributes
     ----------
@@ -161,14 +166,16 @@ class Layout:
         If the template is not valid.
     """
 
-    def __init__(self, template: str = "", charset: str = DEFAULT_CHARSET, owner: str = "") -> None:
+    def __init__(
+        self, template: str = "", charset: str = DEFAULT_CHARSET, owner: str = "", root: Path | None = None
+    ) -> None:
         try:
             self._components = parse(template or DEFAULT)
         except ValueError as error:
             raise InvalidRequestError(f"{error}") from None
         self.is_default = self._components == parse(DEFAULT)
         self.depth = len(self._components)
-        self._charset, self._owner = charset, owner
+        self._charset, self._owner, self._root = charset, owner, root
         self._fields = {each for component in self._components for each in component if isinstance(each, Field)}
         #: Directories that are known to lie in the output directory, and where they are without links.
         self._inside: dict[Path, Path] = {}
@@ -202,10 +209,14 @@ class Layout:
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-        near = storage.unfinished_path(directory, self._owner)
+        near, descriptor = storage.create_unfinished(self._top(directory), self._owner, strict=True)
         try:
-            # shutil.copy keeps the permissions, so that the same people may read the file.
-            shutil.copy(temporary, near, follow_symlinks=False)
+            with open(descriptor, "wb") as copy, read_regular(str(temporary)) as file:  # noqa: PTH123 - a descriptor
+                shutil.copyfileobj(file, copy, _CHUNK)
+                # The same people may read the file.
+                os.chmod(  # noqa: PTH101 - a descriptor
+                    descriptor if os.chmod in os.supports_fd else near, os.fstat(file.fileno()).st_mode & 0o777
+                )
             placed = self._place(directory, near, *uids)
         finally:
             near.unlink(missing_ok=True)
@@ -219,12 +230,12 @@ class Layout:
         by_uids = storage.kept_path(directory, study_uid, series_uid, sop_instance_uid)
         if self.is_default:
             # No other instance can have this name.
-            with Folder(*self._prepared(directory, by_uids.parent)) as folder:
+            with Folder(*self._prepared(directory, by_uids.parent), strict=True) as folder:
                 return Placed(by_uids, folder.settle(temporary, by_uids.name))
         *parents, stem = self._names(temporary, study_uid, series_uid, sop_instance_uid)
         parent = directory.joinpath(*(component(name) for name in parents))
         plain, *longer = (parent / component(stem, ending) for ending in _endings(storage.safe_name(sop_instance_uid)))
-        with Folder(*self._prepared(directory, parent)) as folder:
+        with Folder(*self._prepared(directory, parent), strict=True) as folder:
             # An instance that got a longer name keeps it, even if the plain one is free by now.
             if _holds(longer[0], sop_instance_uid):
                 return Placed(longer[0], folder.settle(temporary, longer[0].name))
@@ -255,24 +266,29 @@ class Layout:
 
         A directory is resolved once. If a link takes its place later, nothing is written through it.
         """
+        top = self._top(directory)
         if parent not in self._inside:
-            self._inside[directory] = directory.resolve()
-            self._inside[parent] = self._resolved(directory, parent)
-        return self._inside[directory], self._inside[parent]
+            self._inside[parent] = self._resolved(top, top / parent.relative_to(directory))
+        return top, self._inside[parent]
 
-    def _resolved(self, directory: Path, parent: Path) -> Path:
-        current = directory
-        for name in parent.relative_to(directory).parts:
-            current /= name
-            # The output directory itself is not created again: someone may have moved it away on purpose.
-            current.mkdir(exist_ok=True)
-            if current.is_symlink() and not current.resolve().is_relative_to(directory.resolve()):
-                raise InvalidRequestError(
-                    "A link inside the output directory leads out of it, so nothing is written through it. Remove the "
-                    "link.",
-                    str(current),
-                )
-        return parent.resolve()
+    def _top(self, directory: Path) -> Path:
+        if self._root is None:
+            self._root = directory.resolve()
+        return self._root
+
+    def _resolved(self, top: Path, parent: Path) -> Path:
+        found = parent.resolve()
+        if not found.is_relative_to(top):
+            below = [parent, *parent.parents][len(parent.parts) - len(top.parts) :: -1]
+            link = next(
+                (each for each in below if each.is_symlink() and not each.resolve().is_relative_to(top)), parent
+            )
+            raise InvalidRequestError(
+                "A link inside the output directory leads out of it, so nothing is written through it. Remove the "
+                "link.",
+                str(link),
+            )
+        return found
 
 
 def _holds(path: Path, sop_instance_uid: str) -> bool:

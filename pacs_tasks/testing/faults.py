@@ -156,6 +156,10 @@ class Faults:
         In C-MOVE and C-GET, use only the first of a list of SOP Instance UIDs.
     pending_for_ever
         In C-MOVE and C-GET, send nothing but pending responses, ten a second, without end.
+    changing_counts
+        With ``pending_for_ever``, report one remaining sub-operation more in every other response.
+    repeats_for_ever
+        In C-MOVE and C-GET, send the last instance again and again, without end.
     any_context
         In C-MOVE and C-GET, send an instance whose own context is not accepted in another one: of its class, or else of
         any class.
@@ -249,6 +253,8 @@ class Faults:
     zero_suboperations: int = 0
     first_uid_only: bool = False
     pending_for_ever: bool = False
+    changing_counts: bool = False
+    repeats_for_ever: bool = False
     any_context: bool = False
     never_finish: bool = False
     also_sent: Collection[StoredBytes] = ()

@@ -126,7 +126,15 @@ class Retrieval:
                 return False
             if self.remaining:
                 self.respond(_PENDING)
+            elif self.faults.repeats_for_ever:
+                self._repeat(instance, carrier, accepted)
         return True
+
+    def _repeat(self, instance: StoredBytes, carrier: Association, accepted: dict[tuple[str, str], int]) -> None:
+        """Send an instance again and again, uncounted, until C-CANCEL arrives or the caller is gone."""
+        while self.pause(self.assoc, self.faults.delay) and not self.cancelled:
+            if self._store(instance, carrier, accepted) is None:
+                return
 
     def never_end(self, *, pending: bool) -> None:
         """Stay silent, or respond ``pending`` again and again, until C-CANCEL arrives or the caller is gone."""
@@ -136,6 +144,7 @@ class Retrieval:
                 return
             if pending:
                 self.respond(_PENDING)
+                self.remaining ^= self.faults.changing_counts
 
     def _count(self, instance: StoredBytes, status: int | None) -> None:
         """Count the response to one C-STORE sub-operation; None means there was none."""

@@ -17,6 +17,7 @@ import secrets
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
@@ -42,7 +43,12 @@ _CHUNK = 1 << 20
 _by_path = threading.Lock()
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 _DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _NO_FOLLOW | getattr(os, "O_CLOEXEC", 0)
-_OPENAT = os.open in os.supports_dir_fd and os.link in os.supports_dir_fd and bool(_NO_FOLLOW)
+#: A directory above may be entered without being listed.
+_ABOVE = _DIRECTORY | getattr(os, "O_PATH", 0)
+#: Whether directories can be opened one below the other.
+OPENAT = os.open in os.supports_dir_fd and os.link in os.supports_dir_fd and bool(_NO_FOLLOW)
+#: A link in the place of an unfinished file is not followed.
+_FOLLOW = os.link not in os.supports_follow_symlinks
 
 
 @dataclass(frozen=True)
@@ -58,14 +64,19 @@ class Folder:
 
     ``root`` must exist; directories between are made.
 
+    Parameters
+    ----------
+    strict
+        ``root`` had no link in its path when it was resolved, and must not have one now.
+
     Raises
     ------
     OSError
         On entry, if it cannot be opened or made, or one between is a link.
     """
 
-    def __init__(self, root: Path, path: Path) -> None:
-        self._root, self._path = root, path
+    def __init__(self, root: Path, path: Path, *, strict: bool = False) -> None:
+        self._root, self._path, self._strict = root, path, strict
         self._fd: int | None = None
         self._locked = False
 
@@ -75,19 +86,11 @@ class Folder:
         parts = self._path.parts
         if parts[:above] != self._root.parts:
             raise ValueError("the directory is not below the top directory")
-        if not _OPENAT:
+        if not OPENAT:
             self._path = _checked(self._root, parts[above:])
             return self
-        descriptor = os.open(self._root, _DIRECTORY & ~_NO_FOLLOW)
-        try:
-            for name in parts[above:]:
-                below = _open_below(descriptor, name)
-                os.close(descriptor)
-                descriptor = below
-        except BaseException:
-            os.close(descriptor)
-            raise
-        self._fd = descriptor
+        top = open_directory(self._root) if self._strict else os.open(self._root, _DIRECTORY & ~_NO_FOLLOW)
+        self._fd = _descend(top, parts[above:], make=True)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -102,7 +105,7 @@ class Folder:
     def claim(self, temporary: Path, name: str) -> bool:
         """Give a file a free name; false if another one has it. Of two processes that want it at once, one gets it."""
         try:
-            os.link(temporary, self._at(name), dst_dir_fd=self._fd)
+            os.link(temporary, self._at(name), dst_dir_fd=self._fd, follow_symlinks=_FOLLOW)
         except FileExistsError:
             return False
         except OSError as error:
@@ -290,13 +293,57 @@ def _remark(found: _Compared, ending: str) -> str:
     )
 
 
-def _open_below(descriptor: int, name: str) -> int:
+def open_directory(path: Path, *, make: bool = False) -> int:
+    """Open a directory whose path had no links when it was resolved; not on Windows.
+
+    Parameters
+    ----------
+    make
+        Make it, and what is missing above it.
+
+    Raises
+    ------
+    OSError
+        If it cannot be opened, or a link has come into its path since.
+    """
+    if not make:
+        descriptor = os.open(path, _DIRECTORY & ~_NO_FOLLOW)
+        if _is_at(descriptor, path):
+            return descriptor
+        os.close(descriptor)
+    return _descend(os.open(path.anchor, _DIRECTORY), path.parts[1:], make=make)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the system knows an open directory by this path, where it tells (Linux): one step instead of many."""
     try:
-        return os.open(name, _DIRECTORY, dir_fd=descriptor)
+        return Path(f"/proc/self/fd/{descriptor}").readlink() == path
+    except OSError:
+        return False
+
+
+def _descend(descriptor: int, names: Sequence[str], *, make: bool) -> int:
+    """Open directories one below the other; close all but the last."""
+    try:
+        for number, name in enumerate(names, 1):
+            below = _open_below(descriptor, name, _DIRECTORY if number == len(names) else _ABOVE, make=make)
+            os.close(descriptor)
+            descriptor = below
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _open_below(descriptor: int, name: str, flags: int, *, make: bool) -> int:
+    try:
+        return os.open(name, flags, dir_fd=descriptor)
     except FileNotFoundError:
+        if not make:
+            raise
         with suppress(FileExistsError):
             os.mkdir(name, dir_fd=descriptor)
-        return os.open(name, _DIRECTORY, dir_fd=descriptor)
+        return os.open(name, flags, dir_fd=descriptor)
     except OSError as error:
         if error.errno in {errno.ELOOP, errno.ENOTDIR, errno.EMLINK}:
             raise _link(name) from None
@@ -318,8 +365,13 @@ def _link(name: str) -> OSError:
     return OSError(errno.ELOOP, "a link is in the place of a directory", name)
 
 
-def place(temporary: Path, root: Path, target: Path) -> str:
+def place(temporary: Path, root: Path, target: Path, *, strict: bool = False) -> str:
     """Give a file its final path below ``root``, as :meth:`Folder.settle`; return the remark.
+
+    Parameters
+    ----------
+    strict
+        As for :class:`Folder`.
 
     Raises
     ------
@@ -328,7 +380,7 @@ def place(temporary: Path, root: Path, target: Path) -> str:
     """
     for tries in range(1, _MOST_TRIES + 1):
         try:
-            with Folder(root, target.parent) as folder:
+            with Folder(root, target.parent, strict=strict) as folder:
                 return folder.settle(temporary, target.name)
         except FileNotFoundError:
             # A cleaner may remove a new, still empty directory at any moment.

@@ -146,6 +146,32 @@ def unfinished_path(directory: Path, owner: str = "") -> Path:
     return directory / f"{_prefix(owner) if owner else '.'}{secrets.token_hex(12)}{UNFINISHED}"
 
 
+def create_unfinished(directory: Path, owner: str = "", *, strict: bool = False) -> tuple[Path, int]:
+    """Create a file that is not complete, and give its path and descriptor.
+
+    Parameters
+    ----------
+    owner
+        As for :func:`unfinished_path`.
+    strict
+        As for :class:`pacs_tasks.dimse.files.final_name.Folder`.
+
+    Raises
+    ------
+    OSError
+        If that is impossible.
+    """
+    path = unfinished_path(directory, owner)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    if not strict or not final_name.OPENAT:
+        return path, os.open(path, flags, 0o666)
+    below = final_name.open_directory(directory)
+    try:
+        return path, os.open(path.name, flags, 0o666, dir_fd=below)
+    finally:
+        os.close(below)
+
+
 def _prefix(owner: str) -> str:
     # An owner may have any name, also one with a slash.
     return f".{hashlib.sha256(owner.encode()).hexdigest()[:16]}-"
@@ -179,8 +205,8 @@ class IncomingFile:
         An existing directory; the instance goes below it.
     calling_aet
         The sender: Source Application Entity Title, (0002,0016).
-    owner
-        As for :func:`unfinished_path`.
+    owner, strict
+        As for :func:`create_unfinished`.
 
     Raises
     ------
@@ -197,8 +223,9 @@ class IncomingFile:
         transfer_syntax_uid: str,
         calling_aet: str,
         owner: str = "",
+        strict: bool = False,
     ) -> None:
-        self._directory = directory
+        self._directory, self._strict = directory, strict
         self._sop_instance_uid = sop_instance_uid
         #: As announced, or corrected by :meth:`belongs_to`.
         self.transfer_syntax_uid = transfer_syntax_uid
@@ -211,9 +238,8 @@ class IncomingFile:
         self.size = 0
         self._placed = False
         self._owners: tuple[str, str] | None = None
-        self._path = unfinished_path(directory, owner)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        self._descriptor: int | None = os.open(self._path, flags, 0o666)
+        self._descriptor: int | None
+        self._path, self._descriptor = create_unfinished(directory, owner, strict=strict)
         try:
             self._write(_head_of(sop_class_uid, sop_instance_uid, transfer_syntax_uid, calling_aet))
         except BaseException:
@@ -288,7 +314,7 @@ class IncomingFile:
         """
         study, series = self.belongs_to()
         target = target or kept_path(self._directory, study, series, self._sop_instance_uid)
-        remark = final_name.place(self._path, self._directory, target)
+        remark = final_name.place(self._path, self._directory, target, strict=self._strict)
         self.remarks += [remark] if remark else []
         return self.moved(target)
 
@@ -340,9 +366,10 @@ class IncomingFile:
         self.remarks.append(f"it came labelled {UID(label, IGNORE).name} and is {UID(found, IGNORE).name}")
         self.transfer_syntax_uid = found
         # The length of the file meta information differs, so the data set moves.
-        old, offset, self._path = self._path, self._offset, unfinished_path(self._directory, self._owner)
+        old, offset = self._path, self._offset
+        self._path, descriptor = create_unfinished(self._directory, self._owner, strict=self._strict)
         try:
-            with old.open("rb") as source, self._path.open("xb") as copy:
+            with open(descriptor, "wb") as copy, old.open("rb") as source:  # noqa: PTH123 - a descriptor
                 self._offset = copy.write(_head_of(*self._names, found, self._calling_aet))
                 source.seek(offset)
                 shutil.copyfileobj(source, copy)
@@ -425,7 +452,7 @@ def sync(paths: Iterable[Path], depth: int = 3) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory and its parents, and sync them to disk.
+    """Make a directory and its parents, and sync them to disk. Its path has no links.
 
     Raises
     ------
@@ -433,7 +460,10 @@ def make_directory(path: Path) -> None:
         If it cannot be made.
     """
     missing = [each for each in (path, *path.parents) if not each.exists()]
-    path.mkdir(parents=True, exist_ok=True)
+    if final_name.OPENAT:
+        os.close(final_name.open_directory(path, make=True))
+    else:
+        path.mkdir(parents=True, exist_ok=True)
     _sync_directories(each.parent for each in missing)
 
 

@@ -44,6 +44,7 @@ def get(
     limits: Limits = NO_LIMITS,
     listed: Mapping[str, Collection[str]] | None = None,
     on_refused: Callable[[int], None] | None = None,
+    directory: Path | None = None,
 ) -> GetOutcome:
     """Retrieve instances into ``request.output_dir``.
 
@@ -65,6 +66,8 @@ def get(
         What the remote may bring.
     on_refused
         Called at the end, also if that is an error, with the number of instances that were not requested.
+    directory
+        Where the output directory is without links; if omitted, it is made and resolved.
 
     Raises
     ------
@@ -74,15 +77,17 @@ def get(
         If the output directory cannot be created.
     """
     started = time.monotonic()
-    unrequested = Unrequested(request, place)
+    directory = directory or _created(Path(request.output_dir))
+    unrequested = Unrequested(request, directory, place)
     origin = Origin(
-        _created(Path(request.output_dir)),
+        directory,
         request.remote.ae_title,
         str(request.remote),
         unrequested.place,
         owner,
         study_uid=request.study_uid,
         series_uid=request.series_uid or "",
+        strict=True,
     )
 
     def associate(model: QueryModel) -> Association:
@@ -133,19 +138,39 @@ class _Arrivals:
     ) -> None:
         self._assoc, self._origin, self._unrequested, self._on_instance = assoc, origin, unrequested, on_instance
         self.received: dict[str, InstanceOutcome] = {}
+        # The SOP Instance UIDs that have come, and how often one has come again.
+        self._seen: set[str] = set()
+        self._repeats = 0
 
-    def store(self, context_id: int, message: Command) -> None:
-        """Receive the instance of a C-STORE request, and answer it."""
+    def store(self, context_id: int, message: Command) -> bool:
+        """Receive the instance of a C-STORE request, and answer it; return whether it is a new one that was requested.
+
+        Raises
+        ------
+        AssociationError
+            If the remote sends more and more that nobody requested, or the same again and again.
+        """
         before = self._unrequested.count
         context = self._assoc.contexts_by_id[context_id]
         outcome = receive(self._assoc.stream, context_id, message, context, self._origin)
         if self._unrequested.count > before:
             self._unrequested.check()
-            return
+            return False
         if outcome.category is not InstanceCategory.FAILED:
             self.received[outcome.sop_instance_uid] = outcome
         if self._on_instance is not None:
             self._on_instance(outcome)
+        if outcome.sop_instance_uid not in self._seen:
+            self._seen.add(outcome.sop_instance_uid)
+            return True
+        self._repeats += 1
+        # Some remotes send everything twice.
+        if self._repeats > MOST_UNREQUESTED + len(self._seen):
+            raise AssociationError(
+                f"{self._assoc.remote} sent the same instances again and again by C-GET, so the association was "
+                "aborted. Ask its administrator, or retrieve by C-MOVE (--method move)."
+            )
+        return False
 
 
 class Unrequested:
@@ -160,8 +185,8 @@ class Unrequested:
         How many were refused.
     """
 
-    def __init__(self, request: GetRequest, place: Place | None) -> None:
-        self._request, self._place = request, place
+    def __init__(self, request: GetRequest, directory: Path, place: Place | None) -> None:
+        self._request, self._directory, self._place = request, directory, place
         self._uids = frozenset(request.sop_instance_uids)
         self.count = 0
 
@@ -173,7 +198,7 @@ class Unrequested:
         if self._place is not None:
             return self._place(arrival)
         uids = arrival.study_uid, arrival.series_uid, arrival.sop_instance_uid
-        return kept_path(Path(self._request.output_dir), *uids)
+        return kept_path(self._directory, *uids)
 
     def _requested(self, arrival: Arrival) -> bool:
         request = self._request
@@ -207,7 +232,7 @@ def _created(directory: Path) -> Path:
             f"The output directory cannot be created ({error.strerror}). Name one that the worker can write to.",
             str(directory),
         ) from None
-    return directory
+    return directory.resolve()
 
 
 def _accepted(associate: Callable[[QueryModel], Association], request: GetRequest) -> tuple[QueryModel, Association]:

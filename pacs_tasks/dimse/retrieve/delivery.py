@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -68,17 +69,22 @@ class _Delivery(Cancellation):
         self._arrived = Arrived(0, complete=False) if check is None else check()
         self._before_request = self._arrived.number
         self._counts: Suboperations | None = None
+        #: The extremes of the counts: sub-operations that are done, and the fewest and most that remained.
+        self._most_done, self._fewest, self._most = 0, math.inf, -1
         self._since = time.monotonic()
         #: An instance is on its way over this association, and may take its time.
         self._receiving = False
 
     def count(self, counts: Suboperations) -> None:
-        """Record the counts of a pending response."""
-        if counts != self._counts:
-            self._counts, self._since = counts, time.monotonic()
+        """Record the counts of a pending response. Those that only go up and down are no progress."""
+        done = counts.total - counts.remaining
+        if done > self._most_done or not self._fewest <= counts.remaining <= self._most:
+            self._since = time.monotonic()
+        self._counts, self._most_done = counts, max(done, self._most_done)
+        self._fewest, self._most = min(counts.remaining, self._fewest), max(counts.remaining, self._most)
 
     def responses(
-        self, request: MoveRequest | GetRequest, on_store: Callable[[int, Command], None] | None
+        self, request: MoveRequest | GetRequest, on_store: Callable[[int, Command], bool] | None
     ) -> Iterator[tuple[Command, int]]:
         """Receive responses without end, each with its status, and C-STORE requests between them."""
         assoc = self._assoc
@@ -89,8 +95,9 @@ class _Delivery(Cancellation):
             found_id, message = assoc.receive_command(awaited)
             if on_store is not None and message.field == command.C_STORE_RQ:
                 self._receiving = True
-                on_store(found_id, message)
-                self._receiving, self._since = False, time.monotonic()
+                if on_store(found_id, message):
+                    self._since = time.monotonic()
+                self._receiving = False
                 continue
             code = assoc.check_response(found_id == self._context_id, message, self._message_id, field)
             yield message, code
@@ -133,7 +140,7 @@ def retrieve(
     *,
     check_arrived: CheckArrived | None,
     patient_id: bytes | None = None,
-    on_store: Callable[[int, Command], None] | None = None,
+    on_store: Callable[[int, Command], bool] | None = None,
     on_counts: Callable[[Suboperations], None] | None = None,
     message_id: int = 0,
 ) -> FinalResponse:
@@ -149,7 +156,8 @@ def retrieve(
     patient_id
         Only for a context of the Patient Root model.
     on_store
-        Called with the presentation context id and the command set of each C-STORE request (C-GET).
+        Called with the presentation context id and the command set of each C-STORE request (C-GET). Returns whether
+        the instance is one that has not come before.
     on_counts
         Called with the counts of each pending response.
     message_id

@@ -15,7 +15,7 @@ from pacs_tasks.dimse.files.storage import make_directory
 from pacs_tasks.dimse.scp.limits import Limits, Space
 from pacs_tasks.errors import UnreadableInputError
 from pacs_tasks.settings import settings
-from pacs_tasks.tasks.engine.permissions import check_source
+from pacs_tasks.tasks.engine.permissions import check_source, output_directory
 
 
 def _here() -> str:
@@ -47,12 +47,19 @@ def readable_directory(path: str) -> None:
     raise UnreadableInputError(reason, path)
 
 
-def writable_directory(path: str) -> None:
-    """Create ``path`` if necessary; raise :class:`UnreadableInputError` unless files can be written there."""
+def writable_directory(path: str) -> Path:
+    """Create ``path`` if necessary; where it is without links.
+
+    Raises
+    ------
+    UnreadableInputError
+        If files cannot or must not be written there.
+    """
+    directory = output_directory(path)
     try:
-        make_directory(Path(path))
-        with tempfile.TemporaryFile(dir=path):
-            return
+        make_directory(directory)
+        with tempfile.TemporaryFile(dir=directory):
+            return directory
     except OSError as error:
         raise UnreadableInputError(
             f"{_here()} cannot write to the directory ({error.strerror}). "

@@ -31,27 +31,31 @@ def check_request(request: AnyRequest) -> None:
     for path in _sources(request):
         check_source(path)
     if isinstance(request, RetrieveRequest | GetRequest) and request.output_dir is not None:
-        check_output(request.output_dir)
+        output_directory(request.output_dir)
 
 
 def check_source(path: str) -> None:
     """Raise :class:`UnreadableInputError` unless a file or directory, its links followed, may be sent."""
     roots = settings().source_roots
-    if roots and not _is_below(path, roots):
+    if roots and not ((found := _resolved(path)) and _is_below(found, roots)):
         raise UnreadableInputError(
             "The path is outside the directories that this worker sends from. Name one below PACS_TASKS_SOURCE_ROOTS.",
             path,
         )
 
 
-def check_output(path: str) -> None:
-    """Raise :class:`UnreadableInputError` unless files may be written below a directory, its links followed."""
-    roots = settings().output_roots
-    if roots and not _is_below(path, roots):
+def output_directory(path: str) -> Path:
+    """Give a directory without links if files may be written below it, else raise :class:`UnreadableInputError`.
+
+    What writes there refuses links that come into this path later.
+    """
+    roots, found = settings().output_roots, _resolved(path)
+    if roots and (found is None or not _is_below(found, roots)):
         raise UnreadableInputError(
             "The path is outside the directories that this worker writes to. Name one below PACS_TASKS_OUTPUT_ROOTS.",
             path,
         )
+    return found or Path(path)
 
 
 def _remotes(request: AnyRequest) -> Iterator[RemoteAE]:
@@ -97,10 +101,16 @@ def _files(tls: TLS | None) -> Iterator[str]:
         yield from filter(None, (tls.ca_file, tls.certificate_file, tls.key_file))
 
 
-def _is_below(path: str, roots: Sequence[Path]) -> bool:
+def _resolved(path: str) -> Path | None:
     try:
-        resolved = Path(path).resolve()
-        return any(resolved.is_relative_to(root.resolve()) for root in roots)
+        return Path(path).resolve()
     except (OSError, RuntimeError, ValueError):
         # A circle of links, or a name that no path can have.
+        return None
+
+
+def _is_below(resolved: Path, roots: Sequence[Path]) -> bool:
+    try:
+        return any(resolved.is_relative_to(root.resolve()) for root in roots)
+    except (OSError, RuntimeError):
         return False

@@ -147,7 +147,7 @@ class Move:
             expecting(claim, receiver, request, (self._study_uid, self._series_uid)) as expected,
             ExitStack() as calls,
         ):
-            for caller in _callers_of(request.remote):
+            for caller in callers_of(request.remote):
                 calls.enter_context(expecting_call(claim, caller))
 
             def stop() -> bool:
@@ -275,7 +275,7 @@ def _listed(directory: Path) -> list[os.DirEntry[str]]:
         return []
 
 
-def _callers_of(remote: RemoteAE) -> Iterator[RemoteAE]:
+def callers_of(remote: RemoteAE) -> Iterator[RemoteAE]:
     """Give a remote under each AE title and address with which it may deliver."""
     known = settings().known_as(remote)
     titles = [title for each in known for title in each.receive_from_ae_titles or ()]

@@ -27,6 +27,7 @@ from pacs_tasks.tasks.engine.associations import leased
 from pacs_tasks.tasks.engine.base import ledger, local_ae, timeouts
 from pacs_tasks.tasks.engine.part import Part
 from pacs_tasks.tasks.engine.paths import limits_in
+from pacs_tasks.tasks.engine.permissions import output_directory
 from pacs_tasks.tasks.engine.session import QuerySession, value
 from pacs_tasks.tasks.retrieve.arrivals import Arrivals, owner_of
 from pacs_tasks.tasks.retrieve.attempt import Answer, Attempt, RequestOnce, UIDs, lists_of
@@ -172,7 +173,8 @@ class Fetch(Attempt):
 
     def __init__(self, part: Part[RetrieveLine], request: RetrieveRequest, *, whole_series: bool) -> None:
         super().__init__(part, request, whole_series=whole_series)
-        layout = Layout(request.layout, request.remote.charset, owner_of(part))
+        self._directory = output_directory(request.directory)
+        layout = Layout(request.layout, request.remote.charset, owner_of(part), self._directory)
         self._arrivals = Arrivals(part, Path(request.directory), layout, request.remote, self._counted_before())
         # What is missing is requested by name. If nothing at all came, attempts alternate: a remote may serve only
         # whole series, or only lists. At a pace, the short lists come first.
@@ -326,6 +328,7 @@ class Fetch(Attempt):
                     listed=self._syntaxes,
                     # Before what has come is recorded: that may end the job.
                     on_refused=self._record_refused,
+                    directory=self._directory,
                 )
         finally:
             arrivals.record()

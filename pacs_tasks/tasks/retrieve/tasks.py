@@ -8,7 +8,8 @@ missing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +28,7 @@ from pacs_tasks.errors import (
     PeerUnreachableError,
     UnreadableInputError,
 )
+from pacs_tasks.fleet import receivers
 from pacs_tasks.layout import Layout
 from pacs_tasks.ledger.manifest import CountedLine, RetrieveLine
 from pacs_tasks.outcome import GetOutcome, MoveOutcome
@@ -34,6 +36,7 @@ from pacs_tasks.request import GetRequest, MoveRequest, RetrieveRequest
 from pacs_tasks.tasks.engine.associations import leased
 from pacs_tasks.tasks.engine.base import JobTask, ledger, local_ae, note_unreachable, park_if_down, register, timeouts
 from pacs_tasks.tasks.engine.claim import Claim
+from pacs_tasks.tasks.engine.expected import expecting_call
 from pacs_tasks.tasks.engine.job import Promise, Range, answer, register_chord
 from pacs_tasks.tasks.engine.pace import paced, pacing_of
 from pacs_tasks.tasks.engine.part import Part
@@ -41,7 +44,7 @@ from pacs_tasks.tasks.engine.paths import limits_in, writable_directory
 from pacs_tasks.tasks.retrieve import already_there
 from pacs_tasks.tasks.retrieve.arrivals import owner_of, placed
 from pacs_tasks.tasks.retrieve.attempt import Answer, Attempt
-from pacs_tasks.tasks.retrieve.by_c_move import NoReceiverError
+from pacs_tasks.tasks.retrieve.by_c_move import NoReceiverError, callers_of
 from pacs_tasks.tasks.retrieve.fetch import Fetch
 from pacs_tasks.tasks.retrieve.forward import Forward
 from pacs_tasks.tasks.retrieve.plan import promise, promise_again
@@ -226,13 +229,13 @@ register_chord(RetrieveRequest, "pacs_tasks.retrieve", _promise, _parts, _retrie
 
 
 def _get(request: GetRequest, claim: Claim) -> GetOutcome:
-    writable_directory(request.output_dir)
+    directory = writable_directory(request.output_dir)
     owner = claim.job_id
     if claim.deaths:
         _remove_unfinished(request.output_dir, owner)
     with paced(owner, request, claim) as pacing, leased(request, owner, claim) as lease:
         # Layout refuses a link that leads out of the directory.
-        place = partial(placed, Layout(owner=owner), Path(request.output_dir))
+        place = partial(placed, Layout(owner=owner, root=directory), Path(request.output_dir))
         limits = limits_in(request.output_dir)
         outcome = c_get.get(
             request,
@@ -243,6 +246,7 @@ def _get(request: GetRequest, claim: Claim) -> GetOutcome:
             place=place,
             owner=owner,
             limits=limits,
+            directory=directory,
         )
     # An instance counts as received once it survives a power cut.
     storage.sync([Path(instance.path) for instance in outcome.instances])
@@ -255,9 +259,19 @@ def get(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
     return answer(self, request, GetRequest, _get)
 
 
+@contextmanager
+def _call_expected(request: MoveRequest, claim: Claim) -> Iterator[None]:
+    """Have our receivers accept the remote, if it delivers to one of them and not to any other AE."""
+    with ExitStack() as calls:
+        if any(each.ae_title == request.move_aet for each in receivers.running(ledger().client)):
+            for caller in callers_of(request.remote):
+                calls.enter_context(expecting_call(claim, caller))
+        yield
+
+
 def _move(request: MoveRequest, claim: Claim) -> MoveOutcome:
     with paced(claim.job_id, request, claim) as pacing:
-        with leased(request, claim.job_id, claim) as lease:
+        with leased(request, claim.job_id, claim) as lease, _call_expected(request, claim):
             outcome = c_move.move(request, local_ae(request), timeouts(request), lease.stop)
         if pacing is not None:
             pacing.count(outcome.suboperations.completed + outcome.suboperations.warning)

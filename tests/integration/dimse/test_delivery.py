@@ -55,13 +55,26 @@ def move_response(context_id: int, status: int, completed: int, remaining: int =
 
 
 @pytest.mark.parametrize("ask", [by_get, by_move])
-def test_pending_for_ever_ends(ask: Ask, tmp_path: Path) -> None:
-    """The remote is never silent, but nothing arrives: the error names the limit."""
+@pytest.mark.parametrize("changing", [False, True])
+def test_pending_for_ever_ends(ask: Ask, tmp_path: Path, changing: bool) -> None:
+    """The remote is never silent, but nothing arrives: the error names the limit. Counts that go up and down are no
+    progress.
+    """
+    faults = Faults(pending_for_ever=True, changing_counts=changing)
     with (
-        TestPACS(destinations={"ME": ("127.0.0.1", 1)}, faults=Faults(pending_for_ever=True)) as pacs,
+        TestPACS(destinations={"ME": ("127.0.0.1", 1)}, faults=faults) as pacs,
         pytest.raises(PeerStalledError, match="PACS_TASKS_PROGRESS_TIMEOUT"),
     ):
         ask(pacs.remote, tmp_path, None)
+
+
+def test_repeats_are_no_progress(tmp_path: Path) -> None:
+    """A remote that sends one instance again and again stalls."""
+    held = write_series(tmp_path / "held", NUMBER)
+    faults = Faults(repeats_for_ever=True, delay=0.05)
+    with TestPACS(instances=held, faults=faults) as pacs, pytest.raises(PeerStalledError):
+        by_get(pacs.remote, tmp_path / "got", None)
+    assert len(list((tmp_path / "got").rglob("*.dcm"))) == NUMBER
 
 
 def test_instances_are_progress(tmp_path: Path) -> None:

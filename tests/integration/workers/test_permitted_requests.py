@@ -9,19 +9,22 @@ from pathlib import Path
 import pytest
 
 from pacs_tasks import (
+    Category,
     EchoRequest,
     InvalidRequestError,
     PacsClient,
     RemoteAE,
+    RetrieveMethod,
     RetrieveRequest,
     StoreDirectoryRequest,
     StoreRequest,
 )
 from pacs_tasks.request import AnyRequest
-from pacs_tasks.testing import TestPACS
+from pacs_tasks.testing import Faults, TestPACS
 from tests.support import workers
-from tests.support.dicom_files import write_many
+from tests.support.dicom_files import instance, study_uid, write_many
 from tests.support.ports import free_port
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture
@@ -50,6 +53,25 @@ def _refusal(client: PacsClient, request: AnyRequest) -> str:
     with pytest.raises(InvalidRequestError) as raised:
         job.outcome()
     return raised.value.message
+
+
+def test_an_output_directory_that_becomes_a_link_is_not_followed(
+    client: PacsClient, pacs: TestPACS, tmp_path: Path
+) -> None:
+    """Somebody who may write below the root exchanges it amid the job. What the link names stays empty."""
+    out, elsewhere = tmp_path / "root/out", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    pacs.hold(*(instance(number) for number in range(6)))
+    pacs.faults = Faults(hold_instances_after=2)
+    request = RetrieveRequest(remote=pacs.remote, study_uid=study_uid(), output_dir=str(out), method=RetrieveMethod.GET)
+    job = client.enqueue(request)
+    wait_until(lambda: len(list(out.rglob("*.dcm"))) == 2, 30, "two instances")
+    out.rename(out.with_name("moved"))
+    out.symlink_to(elsewhere)
+    pacs.faults = Faults()
+    job.wait(60)
+    assert job.outcome().category is not Category.SUCCESS
+    assert not list(elsewhere.iterdir())
 
 
 def test_what_is_not_permitted_is_refused_in_one_sentence(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:

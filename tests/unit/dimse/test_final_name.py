@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Barrier
+from typing import Any
 
 import pytest
 
-from pacs_tasks.dimse.files import final_name
+from pacs_tasks.dimse.files import final_name, storage
 from tests.support import dicom_files
 from tests.support.dicom_files import data_set
 
@@ -32,7 +35,7 @@ def _files(root: Path) -> dict[str, bytes]:
 def root(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory, on a system with openat and on one without."""
     if request.param == "by path":
-        monkeypatch.setattr(final_name, "_OPENAT", False)
+        monkeypatch.setattr(final_name, "OPENAT", False)
     return tmp_path / "root"
 
 
@@ -111,6 +114,55 @@ def test_a_link_in_place_of_a_directory_is_not_followed(root: Path, tmp_path: Pa
         final_name.place(root / ".0.part", root, root / NAME)
     assert not list(elsewhere.iterdir())
     assert (root / ".0.part").exists()
+
+
+def _exchanged(directory: Path, elsewhere: Path) -> None:
+    """Put a link into the place of a directory, which lives on under another name."""
+    directory.rename(directory.with_name("moved"))
+    directory.symlink_to(elsewhere)
+
+
+@pytest.mark.parametrize("moment", ["before", "amid"])
+@pytest.mark.parametrize("name", ["top", "above"])
+@pytest.mark.parametrize("makes", ["a name", "an unfinished file", "a directory"])
+def test_a_strict_top_must_not_become_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, makes: str, name: str, moment: str
+) -> None:
+    """Before it is opened, or between that and the look at what was opened: nothing is written through the link."""
+    top = tmp_path.resolve() / "above/top"
+    top.parent.mkdir()
+    temporary, elsewhere = _temporary(top), tmp_path / "elsewhere"
+    exchange = partial(_exchanged, top if name == "top" else top.parent, elsewhere)
+    (elsewhere if name == "top" else elsewhere / "top").mkdir(parents=True)
+    look = final_name._is_at
+
+    def exchange_and_look(*arguments: Any) -> bool:
+        exchange()
+        return look(*arguments)
+
+    if moment == "before":
+        exchange()
+    else:
+        monkeypatch.setattr(final_name, "_is_at", exchange_and_look)
+    make: Callable[[], object] = {
+        "a name": lambda: final_name.place(temporary, top, top / NAME, strict=True),
+        "an unfinished file": lambda: storage.create_unfinished(top, strict=True),
+        "a directory": lambda: final_name.open_directory(top, make=moment == "before"),
+    }[makes]
+    with pytest.raises(OSError, match="a link is in the place of a directory"):
+        make()
+    assert not [each for each in elsewhere.rglob("*") if each.name != "top"]
+
+
+def test_a_directory_above_need_not_be_listed(tmp_path: Path) -> None:
+    """It may only be entered, as the home of a user often is."""
+    (tmp_path / "above/top").mkdir(parents=True)
+    (tmp_path / "above").chmod(0o111)
+    try:
+        storage.make_directory(tmp_path.resolve() / "above/top/new")
+    finally:
+        (tmp_path / "above").chmod(0o755)
+    assert (tmp_path / "above/top/new").is_dir()
 
 
 def test_a_file_that_is_there_already_stays(root: Path) -> None:

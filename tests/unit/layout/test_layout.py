@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -264,6 +265,32 @@ def test_a_link_that_leads_out_is_not_followed(tmp_path: Path) -> None:
     (out / "P12345").symlink_to(out / "real")
     placed = _place(Layout(BY_NUMBER), out, dicom_files.instance())
     assert placed.resolve() == out / "real" / "001" / "00001.dcm"
+
+
+@pytest.mark.parametrize("template", ["", BY_NUMBER])
+@pytest.mark.parametrize("copied", [False, True])
+def test_nothing_is_written_through_a_link_that_takes_the_place_of_the_output_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str, copied: bool
+) -> None:
+    """Somebody exchanges it after the first file, or after it was checked. A file of another file system is copied."""
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    out.mkdir()
+    elsewhere.mkdir()
+    names = Layout(template, root=out.resolve())
+    _place(names, out, dicom_files.instance(1))
+    out.rename(tmp_path / "moved")
+    out.symlink_to(elsewhere)
+    path = _write(tmp_path, ds := dicom_files.instance(2))
+    if copied:
+
+        def refuse(*_: object) -> None:
+            raise OSError(errno.EXDEV, "another file system")
+
+        monkeypatch.setattr(names, "_place", refuse)
+    with pytest.raises(OSError, match="a link is in the place of a directory"):
+        names.place(out, path, ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID)
+    assert not list(elsewhere.iterdir())
+    assert path.exists()
 
 
 def test_a_link_in_place_of_a_file_is_replaced_rather_than_followed(tmp_path: Path) -> None:

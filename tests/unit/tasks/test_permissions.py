@@ -57,7 +57,7 @@ def test_a_path_outside_gets_the_same_answer_whether_it_exists_or_not(
 ) -> None:
     allow(source_roots=[tree], output_roots=[tree])
     answers = set()
-    for check in (permissions.check_source, permissions.check_output):
+    for check in (permissions.check_source, permissions.output_directory):
         with pytest.raises(InvalidRequestError) as raised:
             check(str(tree / name))
         answers.add(raised.value.message.replace("SOURCE", "OUTPUT").replace("sends from", "writes to"))
@@ -70,7 +70,7 @@ def test_a_path_outside_gets_the_same_answer_whether_it_exists_or_not(
 def test_a_path_inside_may_be_named(allow: Callable[..., None], tree: Path, name: str) -> None:
     allow(source_roots=[tree.parent / "root2", tree], output_roots=[tree])
     permissions.check_source(str(tree / name))
-    permissions.check_output(str(tree / name))
+    permissions.output_directory(str(tree / name))
 
 
 def test_a_root_may_be_a_link(allow: Callable[..., None], tree: Path) -> None:

@@ -105,6 +105,18 @@ def test_a_flood_of_what_nobody_requested_ends_the_association(
     assert not below(tmp_path / "out")
 
 
+def test_the_same_instance_again_and_again_ends_the_association(
+    archive: TestPACS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As often as another ten thousand instances would; here five."""
+    monkeypatch.setattr(c_get, "MOST_UNREQUESTED", 5)
+    archive.faults = Faults(repeats_for_ever=True)
+    request = GetRequest(remote=archive.remote, output_dir=str(tmp_path / "out"), study_uid=study_uid())
+    with pytest.raises(AssociationError, match="the same instances again and again by C-GET"):
+        c_get.get(request, LocalAE(ae_title="ME"), Timeouts.of(20), None, [CT])
+    assert below(tmp_path / "out") == held(archive, 1)
+
+
 @pytest.mark.parametrize("method", [RetrieveMethod.GET, RetrieveMethod.MOVE])
 def test_other_content_of_the_same_instance_is_kept_with_both_digests(
     client: PacsClient, archive: TestPACS, receiver: Receiver, tmp_path: Path, method: RetrieveMethod
