@@ -39,6 +39,8 @@ _FIXED: dict[str, Any] = {
     "task_reject_on_worker_lost": True,
     # Prefetched messages count against the visibility timeout, and a part should go to an idle worker.
     "worker_prefetch_multiplier": 1,
+    # A worker keeps messages that wait for their time in memory, about 10 kB each. Then it takes no more.
+    "worker_eta_task_limit": 20_000,
     # Otherwise a Redis that is killed amid a chord loses the count of its parts.
     "result_backend_always_retry": True,
     "result_backend_max_retries": 20,

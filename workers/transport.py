@@ -42,6 +42,11 @@ logger = logging.getLogger(__name__)
 
 #: Seconds for which deliveries of a message are counted.
 _REMEMBER = 86_400
+#: Seconds until the latest time for which a message may wait; what counts as long; and how many messages with a long
+#: wait one worker keeps. What pacs-tasks sends waits for minutes at most.
+_LONGEST_WAIT = 86_400
+_LONG_WAIT = 900
+_MOST_WAITING = 1_000
 #: Seconds between two lines about refused messages of one kind: a stranger may send thousands.
 _PACE = 1.0
 #: The type that Redis must have at each key that all jobs share.
@@ -68,6 +73,11 @@ class Message(VirtualMessage):
 
 class QoS(redis.QoS):
     """The messages that were delivered and are not acknowledged."""
+
+    @property
+    def held(self) -> Collection[str]:
+        """The delivery tags of these messages."""
+        return self._delivered
 
     def ack(self, delivery_tag: str) -> None:
         """Acknowledge a message; one that came over a lost connection is delivered again in any case.
@@ -150,7 +160,7 @@ class Channel(redis.Channel):
             queue = reply[0].decode(errors="replace").rsplit(self.sep, 1)[0]
             self._queue_cycle.rotate(queue)
             message = self._judged(reply[1], queue)
-            if message is not None:
+            if message is not None and not self._waits_here(message):
                 self._deliver(message, queue, reply)
             return True
         finally:
@@ -166,6 +176,17 @@ class Channel(redis.Channel):
                 client.rpush(*reply)
             raise
 
+    def _waits_here(self, message: Envelope) -> bool:
+        """Whether this worker has a message already and waits for its time.
+
+        kombu delivers a message again after the visibility timeout, and Celery would keep each delivery.
+        """
+        tag = message["properties"]["delivery_tag"]
+        if tag not in self.qos.held or not _wait_of(message):
+            return False
+        self.qos.append(self.Message(message, channel=self), tag)
+        return True
+
     def _judged(self, raw: bytes, queue: str) -> Envelope | None:
         """The message; None if it was refused."""
         size = settings().message_size
@@ -177,6 +198,7 @@ class Channel(redis.Channel):
             envelope.read_body(message, size)
             envelope.check_task(message, self.tasks)
             check_signature(message, settings())
+            self._check_wait(message)
         except MessageError as error:
             self.refuse(raw, queue, error, message)
             return None
@@ -188,11 +210,19 @@ class Channel(redis.Channel):
         message["queue"] = queue
         return message
 
+    def _check_wait(self, message: Envelope) -> None:
+        """Raise :class:`MessageError` if a message is due too late: workers keep it in memory until then."""
+        wait = _wait_of(message)
+        if wait > _LONGEST_WAIT:
+            raise MessageError("The message is due in more than 24 hours. Enqueue the task on the day.")
+        if wait > _LONG_WAIT and len(self.qos.held) >= _MOST_WAITING:
+            raise MessageError(
+                "The worker keeps many messages already, and this one is not due soon. Enqueue the task later."
+            )
+
     def _delivered_too_often(self, message: Envelope) -> bool:
         """Count a delivery after the first; one that waits for its time goes from worker to worker until then."""
-        eta = message["headers"].get("eta")
-        moment = maybe_iso8601(eta) if eta else None
-        if moment is not None and (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) > datetime.now(UTC):
+        if _wait_of(message):
             return False
         key = f"pacs_tasks:deliveries:{message['properties']['delivery_tag']}"
         try:
@@ -257,6 +287,18 @@ class Channel(redis.Channel):
 
     def _check_command(self, message: Envelope) -> None:
         envelope.check_command(message, self.commands)
+
+
+def _wait_of(message: Envelope) -> float:
+    """Seconds until a message is due; zero if it is."""
+    # Protocol 1 has the time in the body.
+    content = message.content if isinstance(message.content, dict) else {}
+    eta = message["headers"].get("eta") or content.get("eta")
+    moment: datetime | None = maybe_iso8601(eta) if eta else None
+    if moment is None:
+        return 0.0
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
 
 
 def set_aside_wrong_types(client: Any) -> None:

@@ -288,9 +288,10 @@ _LONGEST_PAUSE = 30.0
 #: Seconds for which a remote may refuse every association "for now" before a job with a single answer fails.
 _LONGEST_REFUSAL = 600.0
 
-#: Seconds until a task returns to a worker that has the key of its job, and jobs that the log has named.
-_HELD = 5.0
-_held: set[str] = set()
+#: Seconds until a task first returns, perhaps to a worker that has the key of its job, and later at most; and seconds
+#: for which one line in the log of a worker stands for a job.
+_HELD, _LONGEST_HELD = 5.0, 60.0
+_HELD_LOGGED = 86_400
 
 _random = random.SystemRandom()
 #: One byte that the children of a prefork pool share with their parent: only the parent receives the signal.
@@ -348,16 +349,20 @@ def go_back(error: Exception) -> NoReturn:
 
 def hold(task: Task, job_id: str, error: SealingError) -> NoReturn:
     """Leave a task to a worker that has the key of its job; this one neither works on the job nor ends it."""
-    if job_id not in _held:
-        _held.add(job_id)
+    if ledger().client.set(f"pacs_tasks:held:{task.request.hostname}:{job_id}", 1, nx=True, ex=_HELD_LOGGED):
         logger.error("job %s is left to other workers: %s", job_id, error.message)
     ledger().note_busy(job_id, error.message)
-    come_again(task, _about(_HELD), exc=error.public())
+    come_again(task, pause_without_key(task.request.retries), exc=error.public())
 
 
 def pause(retries: int) -> float:
     """Seconds before the next try: about 1, 2, 4 and so on, at random, so that tasks do not all come back at once."""
     return _about(min(2.0 ** min(retries, 10), _LONGEST_PAUSE))
+
+
+def pause_without_key(retries: int) -> float:
+    """Seconds before the next try of a task whose key this worker lacks: while keys change, the next may have it."""
+    return _about(min(max(_HELD, retries), _LONGEST_HELD))
 
 
 def _about(seconds: float) -> float:

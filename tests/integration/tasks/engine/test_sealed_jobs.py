@@ -53,6 +53,7 @@ def test_a_worker_without_the_key_leaves_the_job_to_others(redis_url: str, pacs:
         with workers.worker(redis_url, tmp_path, "having", PACS_TASKS_ENCRYPTION_KEYS=OLD):
             job.wait(60)
         assert job.outcome().counters.success == len(files) == len(pacs.instances)
+        assert lacking.said().count("is left to other workers") == 1, "however often the message came again"
         with client_of(redis_url, NEW) as other:
             # State and counters are there; what is private is not.
             assert other.jobs()[0].state is JobState.DONE
