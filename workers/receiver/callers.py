@@ -108,14 +108,23 @@ class KnownCallers(Callers):
     ) -> Rejection | None:
         """Give the reason to reject a request, if there is one, and have the audit trail tell of it."""
         found = super().rejection(request, host, certificates, own=own)
-        if found is not None and found != UNCERTAIN and self._config.audit and len(self._alerted) < _MOST_ALERTED:
-            now = time.time()
-            if self._alerted.setdefault(host, now) == now:
-                caller = Party(request.calling_aet, host)
-                self._alerts[host] = Event(
-                    Kind.ALERT, now, category="failed", type=NODE_AUTHENTICATION, source=caller, detail=found.reason
-                )
+        if found is not None and found != UNCERTAIN:
+            self._alert(Party(request.calling_aet, host), host, found.reason)
         return found
+
+    def note_failed_handshake(self, host: str) -> None:
+        """Have the audit trail tell of a TLS handshake that failed."""
+        self._alert(Party("unknown", host), host, "its TLS handshake failed")
+
+    def _alert(self, caller: Party, host: str, detail: str) -> None:
+        """Prepare an event, unless one of the address stands for it."""
+        if not self._config.audit or len(self._alerted) >= _MOST_ALERTED:
+            return
+        now = time.time()
+        if self._alerted.setdefault(host, now) == now:
+            self._alerts[host] = Event(
+                Kind.ALERT, now, category="failed", type=NODE_AUTHENTICATION, source=caller, detail=detail
+            )
 
     def _put_alerts(self, client: redis.Redis) -> None:
         """Hand the events of rejected callers to the workers, one of which writes them."""

@@ -100,6 +100,11 @@ class Places:
                 if not self._shares[known, name]:
                     del self._shares[known, name]
 
+    def is_in_the_way(self, holder: object) -> bool:
+        """Whether it has a place as a stranger while strangers have more than half of those that they may have."""
+        known, _ = self._taken.get(holder, (True, ()))
+        return not known and 2 * self._strangers > self._for_strangers
+
     @property
     def crowded(self) -> bool:
         """Whether more than half of the places are taken."""

@@ -88,6 +88,8 @@ class Origin:
     intake: Intake | None = None
     #: Who called us; nothing where we called.
     sender: Sender | None = None
+    #: Whether the directory must not have a link in its path: it had none when it was resolved.
+    strict: bool = False
 
     def warning(self, message: str, *values: object) -> None:
         """Log a warning about an instance. Senders decide how many there are, so the log gets a few a minute."""
@@ -171,6 +173,7 @@ def _to_disk(
                 transfer_syntax_uid=uids[2],
                 calling_aet=origin.calling_aet,
                 owner=origin.owner,
+                strict=origin.strict,
             )
             # It does nothing after the file has its final path.
             stack.callback(file.discard)

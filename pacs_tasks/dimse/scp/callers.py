@@ -135,6 +135,9 @@ class Callers:
             return CALLED_AET_NOT_RECOGNISED
         return None
 
+    def note_failed_handshake(self, host: str) -> None:
+        """Note that a connection from an address did not become one over TLS."""
+
     def _matching(self, ae_title: str, *hosts: str) -> list[Caller]:
         titled = (each for each in self._callers if each.ae_title in {ae_title, ANY})
         return [each for each in titled if any(each.is_at(host) for host in hosts)]

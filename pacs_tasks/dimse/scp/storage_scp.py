@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 #: Remotes keep associations open between studies, but not for longer than this without a message. An instance of many
 #: gigabytes takes long on a slow line, but not for ever.
 IDLE = Timeouts(connect=10, acse=30, dimse=300, operation=3600)
+#: Seconds that the association of a stranger may be idle while strangers have more than half of their places.
+IDLE_WHEN_CROWDED = 30.0
 #: Each takes a thread and a quarter of a megabyte. A PACS opens far fewer to one destination.
 MAX_ASSOCIATIONS = 128
 #: Threads of connections that are no associations yet: a TLS handshake, the rest of a long request, a rejection.
@@ -242,6 +244,10 @@ class StorageSCP:
         if self._stopping.is_set() and (not busy or time.monotonic() >= self._until):
             raise JobCancelledError("The receiver stops.")
 
+    def is_in_the_way(self, connection: Connection) -> bool:
+        """Whether an association should end if it is idle."""
+        return self._associations.is_in_the_way(connection)
+
 
 class _AcceptedAssociation:
     """The acceptor side of one association."""
@@ -256,7 +262,8 @@ class _AcceptedAssociation:
         self.wire.push(connection.received)
         self.wire.advice = "Check that it is not overloaded; the receiver aborts the association."
         self.wire.tls_advice = "Set PACS_TASKS_RECEIVER_TLS_CERTIFICATE to accept it."
-        self.wire.watch = lambda: scp.check_running(self._busy)
+        self.wire.watch = self._check
+        self._idle_since = time.monotonic()
 
     def run(self) -> None:
         """Serve until the remote releases; abort if anything fails."""
@@ -265,9 +272,19 @@ class _AcceptedAssociation:
         finally:
             self.wire.abort()
 
+    def _check(self) -> None:
+        self._scp.check_running(self._busy)
+        idle = 0.0 if self._busy else time.monotonic() - self._idle_since
+        if idle > IDLE_WHEN_CROWDED and self._scp.is_in_the_way(self._connection):
+            raise self.wire.lost("was idle while many others called. The association was aborted.")
+
     def _run(self) -> None:
         if isinstance(self.wire, SecureWire):
-            self.wire.handshake()
+            try:
+                self.wire.handshake()
+            except TLSError:
+                self._scp.callers.note_failed_handshake(self._connection.host)
+                raise
         kind, content = self.wire.receive_pdu("an association request")
         if kind != A_ASSOCIATE_RQ:
             raise self.wire.protocol_error(f"began with a PDU of type {kind}")
@@ -320,7 +337,7 @@ class _AcceptedAssociation:
             else:
                 _respond(stream, context_id, request)
             self.wire.limit_operation()
-            self._busy = False
+            self._busy, self._idle_since = False, time.monotonic()
 
 
 def _respond(stream: MessageStream, context_id: int, request: Command) -> None:

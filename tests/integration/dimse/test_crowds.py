@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import socket
 import subprocess
 import threading
@@ -15,11 +16,13 @@ from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.c_echo import echo
 from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.files import part10
+from pacs_tasks.dimse.scp import storage_scp
+from pacs_tasks.dimse.scp.callers import Caller, Callers
 from pacs_tasks.dimse.scp.storage_scp import StorageSCP
 from pacs_tasks.dimse.upper_layer import contexts
 from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
 from pacs_tasks.outcome import Category, InstanceCategory
-from tests.support import dicom_files
+from tests.support import attacks, dicom_files
 from tests.support.processes import environment
 
 LOCAL = LocalAE(ae_title="CALLER")
@@ -52,6 +55,34 @@ def test_callers_that_never_ask_do_not_pile_up(
         assert threading.active_count() <= before + 1, "the thread of the echo may still end"
     assert echo(LOCAL, RemoteAE(ae_title="RECEIVER", port=scp.port), PATIENT).category is Category.SUCCESS
     assert "fault" not in caplog.text
+
+
+def test_an_idle_stranger_gives_way_where_strangers_crowd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not before: a PACS may keep its association open between studies. The limit is half a minute; here it is less."""
+    monkeypatch.setattr(storage_scp, "IDLE_WHEN_CROWDED", 0.3)
+    known = Callers([Caller("KNOWN", (ipaddress.ip_network("127.0.0.1"),))])
+    with (
+        StorageSCP(
+            LocalAE(ae_title="RECEIVER"), "127.0.0.1", 0, tmp_path, max_associations=4, max_per_caller=4, callers=known
+        ) as scp,
+        contextlib.ExitStack() as stack,
+    ):
+
+        def associated(title: str) -> socket.socket:
+            sock = stack.enter_context(attacks.connected(scp.port, "127.0.0.1", attacks.request(title)))
+            assert attacks.answered(sock) is None
+            return sock
+
+        named, first = associated("KNOWN"), associated("STRANGER")
+        first.settimeout(1.5)
+        with pytest.raises(TimeoutError):
+            first.recv(1)
+        associated("STRANGER")
+        first.settimeout(10)
+        assert first.recv(1) == b"\7", "an A-ABORT"
+        named.settimeout(1.5)
+        with pytest.raises(TimeoutError):
+            named.recv(1)
 
 
 @pytest.mark.dcmtk

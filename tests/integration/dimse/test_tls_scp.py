@@ -205,12 +205,16 @@ def test_a_remote_is_bound_to_its_certificate(scp: StorageSCP, own: Identity) ->
         echo(LOCAL, _remote(scp, wrong), PATIENT)
 
 
-def test_a_caller_that_does_not_trust_us(scp: StorageSCP, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It hangs up with an alert, which is logged."""
-    stranger = Authority(tmp_path, "stranger").identity("other")
+def test_a_caller_that_does_not_trust_us(
+    scp: StorageSCP, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hangs up with an alert, which is logged, and noted for the audit trail."""
+    stranger, noted = Authority(tmp_path, "stranger").identity("other"), list[str]()
+    monkeypatch.setattr(scp.callers, "note_failed_handshake", noted.append)
     with caplog.at_level(logging.WARNING), pytest.raises(TLSError, match="untrusted issuer"):
         echo(LOCAL, _remote(scp, stranger.trusted), PATIENT)
     _wait_for_log(caplog, "refused our certificate: its issuer is unknown")
+    assert noted == ["127.0.0.1"]
 
 
 def test_a_caller_with_tls_at_a_port_without(own: Identity, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from pacs_tasks import Category, PacsClient, RetrieveMethod, RetrieveRequest
+from pacs_tasks import Category, MoveRequest, PacsClient, RetrieveMethod, RetrieveRequest
+from pacs_tasks.connection import connect
+from pacs_tasks.fleet.audits import Audits
+from pacs_tasks.settings import Settings
 from pacs_tasks.testing import TestPACS
 from tests.support import attacks, workers
 from tests.support.attacks import Numbers
 from tests.support.dicom_files import study_uid, write_series
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
+from workers.receiver.callers import KnownCallers
 
 CALLING_AET = (1, 1, 3)
 CALLED_AET = (1, 1, 7)
@@ -117,9 +121,26 @@ def test_the_pacs_of_a_running_job_may_call(client: PacsClient, shared_redis_url
         job.wait(30)
         assert job.outcome().category is Category.SUCCESS, job.outcome()
         assert len(list((tmp_path / "out").rglob("*.dcm"))) == 5
+        moved = client.enqueue(MoveRequest(remote=archive.remote, move_aet="GUARDED", study_uid=study_uid()))
+        moved.wait(30)
+        assert moved.outcome().suboperations.completed == 5, moved.outcome()
         # The job ends with the last outcome, a moment before its part does.
         wait_until(
             lambda: attacks.called(port, "127.0.0.1", archive.ae_title, "GUARDED") == CALLING_AET,
             10,
             "it to be a stranger",
         )
+
+
+def test_failed_handshakes_are_one_alert_for_each_address(redis_url: str) -> None:
+    """A worker writes them into the audit trail."""
+    callers = KnownCallers(Settings(audit="/audit.jsonl"), redis_url)
+    for host in ("192.0.2.1", "192.0.2.1", "192.0.2.2"):
+        callers.note_failed_handshake(host)
+    callers.start()
+    try:
+        with connect(redis_url, 5) as client:
+            wait_until(lambda: client.llen("pacs_tasks:audit:events") == 2, 10, "the alerts")
+            assert "TLS handshake" in str(Audits(client).first())
+    finally:
+        callers.close()
