@@ -43,11 +43,12 @@ def _rotate_keys(invocation: Invocation) -> int:
     if terminal.json:
         terminal.document({**found._asdict(), "exit_code": code})
         return code
-    terminal.say(f"{found.rotated} jobs have the first key now, and {found.current} had it already.")
+    terminal.say(f"Jobs that have the first key now: {found.rotated}. Jobs that had it already: {found.current}.")
     if found.plain:
-        terminal.say(f"{found.plain} jobs are not encrypted. They expire by PACS_TASKS_KEEP_JOBS.")
+        terminal.say(f"Jobs that are not encrypted: {found.plain}. They expire by PACS_TASKS_KEEP_JOBS.")
     if found.missing:
         terminal.complain(
-            f"{found.missing} jobs are encrypted with a key that is missing here. Add it to PACS_TASKS_ENCRYPTION_KEYS."
+            f"Jobs that are encrypted with a key that is missing here: {found.missing}. Add it to "
+            "PACS_TASKS_ENCRYPTION_KEYS."
         )
     return code

@@ -34,10 +34,16 @@ def from_elsewhere(value: str, param: click.Parameter | None, ctx: click.Context
     click.BadParameter
         If it cannot be read, or is not one line of text.
     """
-    if value.startswith("@@"):
-        return value[1:]
-    if value != "-" and not value.startswith("@"):
-        return value
+    if value != "-" and (value.startswith("@@") or not value.startswith("@")):
+        found = value.removeprefix("@") if value.startswith("@@") else value
+    else:
+        found = _read_line(value, param, ctx)
+    if any(each < " " or "\x7f" <= each < "\xa0" for each in found):
+        raise click.BadParameter("The value has a line break or another control character. Remove it.", ctx, param)
+    return found
+
+
+def _read_line(value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
     from pacs_tasks.cli.input.batch_file import STDIN, opened
 
     try:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
+from functools import cache
 from io import FileIO
 from pathlib import Path
 
@@ -57,7 +59,24 @@ def is_regular(path: str) -> bool:
         return False
 
 
+@cache
+def _system_devices() -> frozenset[int]:
+    """The devices of what the system shows as files (Linux): its directories have no end, and nothing to send."""
+    found = set()
+    for name in ("/proc", "/sys"):
+        with suppress(OSError):
+            found.add(Path(name).stat().st_dev)
+    return frozenset(found - {Path("/").stat().st_dev})
+
+
+def is_of_system(found: os.stat_result) -> bool:
+    """Whether a file or directory is in /proc or /sys."""
+    return found.st_dev in _system_devices()
+
+
 def _check(found: os.stat_result, path: str) -> None:
+    if stat.S_ISDIR(found.st_mode) and is_of_system(found):
+        raise IsADirectoryError(errno.EISDIR, "it is a directory of the system, not of files", path)
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     if not stat.S_ISREG(found.st_mode):

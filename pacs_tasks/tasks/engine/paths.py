@@ -11,6 +11,7 @@ from pathlib import Path
 
 from celery import current_task
 
+from pacs_tasks.dimse.files.regular import is_of_system
 from pacs_tasks.dimse.files.storage import make_directory
 from pacs_tasks.dimse.scp.limits import Limits, Space
 from pacs_tasks.errors import UnreadableInputError
@@ -36,6 +37,10 @@ def readable_file(path: str) -> None:
 def readable_directory(path: str) -> None:
     """Raise :class:`UnreadableInputError` unless ``path`` is a directory that this worker can list."""
     try:
+        if is_of_system(Path(path).stat()):
+            raise UnreadableInputError(
+                "The directory is in /proc or /sys, with nothing to send. Name another one.", path
+            )
         with os.scandir(path):
             return
     except FileNotFoundError:
@@ -92,6 +97,9 @@ def files_below(directory: str) -> Iterator[tuple[str, int]]:
             continue
         try:
             stat = Path(current).stat()
+            if is_of_system(stat):
+                yield current, 0
+                continue
             with os.scandir(current) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError:

@@ -12,6 +12,7 @@ from kombu.connection import Connection
 from kombu.entity import Queue
 from kombu.messaging import Consumer
 
+from pacs_tasks.app import UNACKED
 from pacs_tasks.messages.dead_letters import DeadLetters
 from tests.support import poison
 from workers import transport
@@ -42,7 +43,7 @@ class Taker:
 def taker(redis_url: str, broker: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[Taker]:
     monkeypatch.setattr(transport.Channel, "tasks", {"pacs_tasks.echo": lambda request=None: None})
     untyped: Any = Connection
-    with untyped(redis_url) as connection, connection.channel() as channel:
+    with untyped(redis_url, transport_options={"unacked_key": UNACKED}) as connection, connection.channel() as channel:
         found, untyped = Taker(connection, broker), Consumer
         queue: Any = Queue
         with untyped(channel, [queue(_QUEUE, routing_key=_QUEUE)], on_message=found.messages.append):
@@ -82,6 +83,6 @@ def test_a_worker_keeps_a_message_once_however_often_it_is_delivered(taker: Take
         broker.lpush(_QUEUE, message)
         taker.drain()
     assert len(taker.messages) == 1
-    assert broker.hlen("pacs_tasks.unacked") == 1
+    assert broker.hlen(UNACKED) == 1
     taker.messages[0].ack()
-    assert not broker.exists("pacs_tasks.unacked")
+    assert not broker.exists(UNACKED)

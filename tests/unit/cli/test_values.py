@@ -273,6 +273,16 @@ def test_patient_data_may_come_from_stdin_or_a_file(
     assert Key().convert(f"PatientName={value}", None, None) == ("PatientName", meant)
 
 
+@pytest.mark.parametrize("value", ["P1\x1b[2J", "P1\n", "P\t1", "P\x7f", "P\x9b"])
+def test_patient_data_has_no_control_characters(value: str, tmp_path: Path) -> None:
+    """As in a batch: no PACS matches them, and they steer terminals."""
+    (tmp_path / "file").write_text(f"x{value}x".replace("\n", "\x1b"), encoding="utf-8")
+    for typed in (value, f"@{tmp_path / 'file'}"):
+        for option, text in ((Private(), typed), (Key(), f"PatientName={typed}")):
+            with pytest.raises(click.BadParameter, match="another control character"):
+                option.convert(text, None, None)
+
+
 @pytest.mark.parametrize(
     ("content", "said"), [(b"", "0 lines"), (b"a\nb\n", "2 lines"), (b"\xff", "not UTF-8"), (None, "No such file")]
 )

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pacs_tasks.ae import TLS, RemoteAE
+from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.upper_layer import association
 from pacs_tasks.dimse.upper_layer.addresses import may_be_called
 from pacs_tasks.embedded.launch import environment
-from pacs_tasks.errors import AssociationError, ConfigurationError, InvalidRequestError
+from pacs_tasks.errors import AssociationError, ConfigurationError, InvalidRequestError, UnreadableInputError
 from pacs_tasks.request import EchoRequest, GetRequest, RetrieveRequest, StoreDirectoryRequest, StoreRequest
 from pacs_tasks.settings import RemoteAddresses, Settings, load
 from pacs_tasks.tasks.engine import paths, permissions
@@ -101,6 +103,17 @@ def test_links_out_of_a_directory_are_not_listed(allow: Callable[..., None], tre
     found = [path for path, _ in paths.files_below(str(tree))]
     assert str(tree / "below/file") in found
     assert not [path for path in found if path.startswith(f"{tree}/out/")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows itself as files")
+def test_what_the_system_shows_as_files_is_not_listed(tree: Path) -> None:
+    """A link to it would be followed for minutes. The job says so instead, as it does for a directory that it names."""
+    (tree / "system").symlink_to("/proc/self")
+    assert [path for path, _ in paths.files_below(str(tree)) if "/system" in path] == [str(tree / "system")]
+    with pytest.raises(UnreadableInputError, match="it is a directory of the system, not of files"):
+        part10.read_instance(str(tree / "system"))
+    with pytest.raises(UnreadableInputError, match="in /proc or /sys"):
+        paths.readable_directory("/sys/kernel")
 
 
 @pytest.mark.parametrize(
