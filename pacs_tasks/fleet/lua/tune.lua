@@ -6,11 +6,11 @@
 -- Measured is a window in which the associations were in use. Trouble, and a remote that turns slow, halve the base.
 --
 -- tuning (hash): limit (in force), base, rate, byte_rate and cycle (of the base; rates by second, seconds by instance),
---   last (cycle of the last window),
---   response (seconds, usual), shown (instances by second, last), since (of the window), settled (when the window may
---   begin), probe (1 up, -1 down), coarse (1: steps by two), again (when to probe next), pause (seconds between probes),
---   idle (windows without use), cut, aborted (times of the last), refused (number that the remote refused), until (when
---   that is forgotten), seen (last report)
+--   last (cycle of the last window), response (seconds, usual), shown (instances by second, last), since (of the window),
+--   settled (when the window may begin), probe (1 up, -1 down), next (the same of the next probe), coarse (1: steps by
+--   two), again (when to probe next), pause (seconds between probes), idle (windows without use), slow (windows in which
+--   the remote was slow), cut, aborted (times of the last), refused (number that the remote refused), until (when that is
+--   forgotten), seen (last report)
 -- ARGV also: worker process, seconds since its last report, seconds of associations in use in these, instances, bytes,
 --   seconds of their cycles, seconds of their responses, trouble or ''
 -- KEYS also: window (hash: sums)
@@ -31,8 +31,9 @@ local SETTLE_CYCLES, SETTLE_LEAST, SETTLE_MOST = 1.5, 0.2, 2
 local IN_USE, PATIENCE = 0.7, 3
 -- A larger number counts as better if the rate grows by this power of its growth, a smaller one if it loses less.
 local GAIN, LOSS = 0.12, 0.05
--- A remote whose rates both fall below this share of what they were has turned slow.
-local SLOW = 0.6
+-- A remote whose rates both fall below this share of what they were has turned slow: at once, or in two windows in a
+-- row, since a machine that is busy for a moment shows the same.
+local VERY_SLOW, SLOW = 0.35, 0.6
 -- Seconds until the first probe after others that failed, the most, after a cut, after a refusal, and between two cuts.
 local PAUSE, LONGEST_PAUSE, AFTER_CUT, AFTER_REFUSAL, BETWEEN_CUTS = 5, 60, 5, 2, 1
 -- Seconds within which a second abort is no accident, and for which a number that was refused is not tried again.
@@ -121,9 +122,11 @@ end
 
 -- Judges a window of the base.
 local function judge_base(measured)
-  if state.rate and measured.rate < SLOW * state.rate and measured.byte_rate < SLOW * state.byte_rate then
+  local left = state.rate and math.max(measured.rate / state.rate, measured.byte_rate / state.byte_rate) or 1
+  state.slow = left < SLOW and (state.slow or 0) + 1 or 0
+  if state.slow > 0 then
     restart(0)
-    return cut()
+    return (left < VERY_SLOW or state.slow > 1) and cut()
   end
   local share = state.rate and 0.5 or 0
   measured.rate = share * (state.rate or 0) + (1 - share) * measured.rate

@@ -32,16 +32,19 @@ from pacs_tasks.fleet.tuning import Moved, Trouble, Tuning
 from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.request import GetRequest, MoveRequest, Priority, Request
 from pacs_tasks.settings import settings
+from pacs_tasks.tasks.engine import background
 from pacs_tasks.tasks.engine.base import budget, quick_redis
 from pacs_tasks.tasks.engine.claim import heartbeat
 
 logger = logging.getLogger(__name__)
 
-#: Seconds to wait for a lease before the work goes back to the queue, and between two stop checks meanwhile.
-_PATIENCE = 2.0
-_SLICE = 0.5
-#: Seconds for which parts do not wait for a remote after one has waited in vain: work for other remotes comes first.
-_NO_PATIENCE = 10.0
+#: Seconds to wait for a lease before the work goes back to the queue, and in the background, where it holds no process;
+#: seconds between two stop checks meanwhile, and in the background.
+_PATIENCE, _LONG_PATIENCE = 2.0, 30.0
+_SLICE, _LONG_SLICE = 0.5, 1.0
+#: Seconds for which parts hardly wait for a remote after one has waited in vain, since work for other remotes comes
+#: first, and how long they wait then: a part that may go on in the background does so before.
+_NO_PATIENCE, _LITTLE_PATIENCE = 10.0, 0.1
 #: Seconds for which the answer to "does anybody wait?" stays valid, and for which a silent Redis is not asked again.
 _ANSWER_VALID = 0.02
 _REDIS_SILENT = 5.0
@@ -224,6 +227,23 @@ class Lease:
         return self.yielding
 
 
+class _Wait:
+    """A wait for a lease, for so many seconds, or longer once it holds no process."""
+
+    def __init__(self, patience: float) -> None:
+        self._begun, self._patience = time.monotonic(), patience
+
+    @property
+    def left(self) -> float:
+        """Seconds for which it goes on."""
+        patience = _LONG_PATIENCE if background.detached() else self._patience
+        return self._begun + patience - time.monotonic()
+
+    def slice(self, in_background: float = _SLICE) -> float:
+        """Seconds until the next stop check."""
+        return max(0.0, min(in_background if background.detached() else _SLICE, self.left))
+
+
 class _Line:
     """The tasks of this process that wait for a lease of the same remote and group: one at a time asks Redis."""
 
@@ -325,19 +345,19 @@ class Leases:
         """
         lease = Lease(request, job_id, self.flow(name_of(request.remote)), self._quick)
         in_vain = self._in_vain.get(lease.remote, 0.0) > time.monotonic()
-        deadline = time.monotonic() + (0.0 if one_of_many and in_vain else _PATIENCE)
+        wait = _Wait(_LITTLE_PATIENCE if one_of_many and in_vain else _PATIENCE)
         with self._lock:
             line = self._lines.setdefault(lease.remote, {}).setdefault(group_of(lease.name), _Line())
         with line.place() as first:
             while not first():
-                self._check_wait(request.remote, lease, stop, deadline)
+                self._check_wait(request.remote, lease, stop, wait)
                 with line.changed:
                     if not first():
-                        line.changed.wait(min(_SLICE, max(0.0, deadline - time.monotonic())))
+                        line.changed.wait(wait.slice(_LONG_SLICE))
                 if (found := instead()) is not None:
                     return found
             try:
-                lease.refusing = self._wait_in_line(lease, request.remote, stop, deadline, before_waiting)
+                lease.refusing = self._wait_in_line(lease, request.remote, stop, wait, before_waiting)
             except BaseException:
                 _quickly(lambda: self._quick().release(lease.remote, lease.name, lease.limit))
                 raise
@@ -349,14 +369,13 @@ class Leases:
         lease: Lease,
         remote: RemoteAE,
         stop: StopCheck,
-        deadline: float,
+        wait: _Wait,
         before_waiting: Callable[[str], object],
     ) -> bool:
         """Return when the lease is granted: whether the remote refuses associations now."""
         first = True
         while True:
-            left = deadline - time.monotonic()
-            answer = self._patient().request(lease.remote, lease.name, lease.limit, wait=left > 0 or first)
+            answer = self._patient().request(lease.remote, lease.name, lease.limit, wait=wait.left > 0 or first)
             if answer.granted:
                 return answer.refusing
             if first:
@@ -365,13 +384,13 @@ class Leases:
                 if stop():
                     raise _cancelled(remote)
             else:
-                self._check_wait(remote, lease, stop, deadline)
-            if left > 0:
-                self._patient().wait(lease.name, max(min(_SLICE, left, answer.patience or _SLICE), 0.01))
+                self._check_wait(remote, lease, stop, wait)
+            if wait.left > 0:
+                self._patient().wait(lease.name, max(min(wait.slice(), answer.patience or _SLICE), 0.01))
 
-    def _check_wait(self, remote: RemoteAE, lease: Lease, stop: StopCheck, deadline: float) -> None:
+    def _check_wait(self, remote: RemoteAE, lease: Lease, stop: StopCheck, wait: _Wait) -> None:
         """Raise if the wait for a lease is over."""
-        if time.monotonic() >= deadline:
+        if wait.left <= 0:
             self._in_vain[lease.remote] = time.monotonic() + _NO_PATIENCE
             raise PeerBusyError(
                 f"All associations allowed with {remote} are in use ({lease.limit}). "
