@@ -206,7 +206,8 @@ local function add()
   state.since = state.since or now - elapsed
   for name, value in pairs({instances = instances, bytes = bytes, cycles = cycles,
       ['used ' .. process] = used, ['elapsed ' .. process] = elapsed}) do
-    redis.call('HINCRBYFLOAT', window, name, string.format('%.6f', value))
+    local sum = tonumber(redis.call('HGET', window, name) or '0') + value
+    redis.call('HSET', window, name, string.format('%.6f', sum))
   end
   redis.call('EXPIRE', window, STALE)
   if instances > 0 then
