@@ -224,6 +224,8 @@ class Lease:
                 self.yielding = bool(
                     _quickly(lambda: self._quick().must_yield(self.remote, self.name, self.limit, age))
                 )
+                # Another one goes instead; the next report tells more.
+                self.flow.claims = {}
         return self.yielding
 
 
