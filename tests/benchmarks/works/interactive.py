@@ -106,7 +106,8 @@ def _contestant(bench: Bench, scene: _Scene) -> Contestant:
     files = bench.files(TEN_THOUSAND)
 
     def run() -> Mapping[str, Figure]:
-        with bench.room() as room, bench.room() as other, default_fleet(room) as ours, ExitStack() as stack:
+        ours = bench.shared(default_fleet)
+        with bench.room() as room, bench.room() as other, ExitStack() as stack:
             idle = stack.enter_context(peers.orthanc(other, "OTHER")).remote
             held: Callable[[], set[str]]
             if scene.milliseconds is None:

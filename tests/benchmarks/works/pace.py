@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pacs_tasks import RemoteAE, RetrieveMethod, RetrieveRequest, StoreDirectoryRequest
+from pacs_tasks import PacsClient, RemoteAE, RetrieveMethod, RetrieveRequest, StoreDirectoryRequest
 from pacs_tasks.request import AnyRequest
 from tests.benchmarks.evidence import check_claims, instances
 from tests.benchmarks.files import CT, MANY_SERIES, TEN_THOUSAND, Files
@@ -41,17 +41,15 @@ class _Case:
         return self.words[0]
 
     @contextmanager
-    def started(self, files: Files, room: Path, to_us: int) -> Iterator[tuple[RemoteAE, Path]]:
-        """The remote, and where the instances arrive."""
+    def arrival(self, room: Path, remote: RemoteAE) -> Iterator[Path]:
+        """Where the instances arrive: at an empty peer, or in a directory of ours."""
         if self.method is None:
-            with peers.storescp(room, "STORESCP", "--fork") as storescp:
-                yield storescp.remote, storescp.directory
-            return
-        output = room / "output"
-        output.mkdir()
-        with peers.orthanc(room, destinations={RECEIVER: ("127.0.0.1", to_us)}) as orthanc:
-            one_association().send(orthanc, files)
-            yield orthanc.remote, output
+            with peers.storescp(room, remote.ae_title, "--fork", port=remote.port) as peer:
+                yield peer.directory
+        else:
+            output = room / "output"
+            output.mkdir()
+            yield output
 
     def request(self, remote: RemoteAE, files: Files, output: Path) -> AnyRequest:
         if self.method is None:
@@ -80,15 +78,10 @@ _CASES: Final = (
 )
 
 
-def _contestant(bench: Bench, case: _Case) -> Contestant:
+def _contestant(bench: Bench, case: _Case, remote: RemoteAE, client: PacsClient) -> Contestant:
     def run() -> Mapping[str, Figure]:
-        files, to_us = bench.files(case.files), free_port()
-        with bench.room() as room, case.started(files, room, to_us) as (remote, there), ExitStack() as stack:
-            config = _config(room, remote, case)
-            ours = stack.enter_context(default_fleet(room, PACS_TASKS_CONFIG=str(config)))
-            if case.method is RetrieveMethod.MOVE:
-                stack.enter_context(workers.receiver(ours.url, room, to_us, RECEIVER))
-            client = stack.enter_context(ours.client())
+        files = bench.files(case.files)
+        with bench.room() as room, case.arrival(room, remote) as there:
             job = client.enqueue(case.request(remote, files, there))
             _let_run(bench, there)
             job.cancel()
@@ -101,13 +94,22 @@ def _contestant(bench: Bench, case: _Case) -> Contestant:
     return Contestant(case.name, run, once=True)
 
 
-def _config(room: Path, remote: RemoteAE, case: _Case) -> Path:
-    """The settings of the worker, with the pace of the remote."""
+def _remotes() -> list[RemoteAE]:
+    """A remote for each case; those that deliver are one Orthanc."""
+    archive = RemoteAE(ae_title="ORTHANC", port=free_port())
+    sent = [RemoteAE(ae_title="STORESCP", port=free_port()) for case in _CASES if case.method is None]
+    return sent + [archive] * (len(_CASES) - len(sent))
+
+
+def _config(room: Path, remotes: Sequence[RemoteAE]) -> Path:
+    """The settings of the worker, with the pace of each remote."""
     config = room / "pacs-tasks.toml"
-    config.write_text(
-        f'[remotes.paced]\nae_title = "{remote.ae_title}"\nhost = "{remote.host}"\nport = {remote.port}\n'
-        f"{case.setting} = {case.pace}\n"
-    )
+    tables = {
+        remote.port: f'[remotes.port{remote.port}]\nae_title = "{remote.ae_title}"\nhost = "{remote.host}"\n'
+        f"port = {remote.port}\n{case.setting} = {case.pace}\n"
+        for case, remote in zip(_CASES, remotes, strict=True)
+    }
+    config.write_text("\n".join(tables.values()))
     return config
 
 
@@ -140,7 +142,16 @@ def _rate(bench: Bench, case: _Case, there: Path) -> float:
 
 @contextmanager
 def _scene(bench: Bench) -> Iterator[Sequence[Contestant]]:
-    yield [_contestant(bench, case) for case in _CASES]
+    remotes, to_us = _remotes(), free_port()
+    archive = remotes[-1]
+    with bench.room() as room, ExitStack() as stack:
+        ours = stack.enter_context(default_fleet(room, PACS_TASKS_CONFIG=str(_config(room, remotes))))
+        stack.enter_context(workers.receiver(ours.url, room, to_us, RECEIVER))
+        to = {RECEIVER: ("127.0.0.1", to_us)}
+        orthanc = stack.enter_context(peers.orthanc(room, destinations=to, ports=(archive.port, free_port())))
+        one_association().send(orthanc, bench.files(MANY_SERIES))
+        client = stack.enter_context(ours.client())
+        yield [_contestant(bench, case, remote, client) for case, remote in zip(_CASES, remotes, strict=True)]
 
 
 WORK: Final = Work(

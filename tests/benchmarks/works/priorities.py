@@ -54,8 +54,7 @@ def _urgent(bench: Bench) -> Contestant:
         files = bench.files(TEN_THOUSAND)
         with (
             bench.room() as room,
-            default_fleet(room) as ours,
-            ours.client() as client,
+            bench.shared(default_fleet).client() as client,
             peers.storescp(room, "STORESCP", "--fork") as peer,
             line_to(peer.port, room, _SMALL_EACH if bench.small else _EACH) as line,
         ):
@@ -87,8 +86,7 @@ def _beside(bench: Bench) -> Contestant:
         files = bench.files(TEN_THOUSAND)
         with (
             bench.room() as room,
-            default_fleet(room) as ours,
-            ours.client() as client,
+            bench.shared(default_fleet).client() as client,
             peers.storescp(room, "STORESCP", "--fork") as peer,
             line_to(peer.port, room, _SMALL_EACH if bench.small else _EACH) as line,
         ):

@@ -51,8 +51,7 @@ def _two_jobs(bench: Bench) -> Contestant:
         files = bench.files(SMALL_CT)
         with (
             bench.room() as room,
-            default_fleet(room) as ours,
-            ours.client() as client,
+            bench.shared(default_fleet).client() as client,
             _peer(room) as (peer, remote),
         ):
             jobs = [_enqueue(client, remote, files) for _ in range(2)]
@@ -70,8 +69,7 @@ def _one_job(bench: Bench, name: str, *, beside_silent: bool) -> Contestant:
         files = bench.files(SMALL_CT)
         with (
             bench.room() as room,
-            default_fleet(room) as ours,
-            ours.client() as client,
+            bench.shared(default_fleet).client() as client,
             _peer(room) as (peer, remote),
             ExitStack() as stack,
         ):

@@ -15,7 +15,7 @@ from pacs_tasks.fleet.leases import name_of, tuning_key
 from pacs_tasks.request import AnyRequest
 from tests.benchmarks.evidence import check_claims, claimed, instances
 from tests.benchmarks.files import MANY_SERIES, TEN_THOUSAND, Files
-from tests.benchmarks.fleet import Fleet, default_fleet, took
+from tests.benchmarks.fleet import default_fleet, took
 from tests.benchmarks.line import line_to
 from tests.benchmarks.measuring import Bar, Bench, BenchError, Contestant, Figure, Work
 from tests.benchmarks.programs import one_association
@@ -150,9 +150,10 @@ _CASES: Final = (
 )
 
 
-def _rate(bench: Bench, case: _Case, ours: Fleet, window: tuple[float, float], number: int = 0) -> float:
+def _rate(bench: Bench, case: _Case, window: tuple[float, float], number: int = 0) -> float:
     """Instances a second at an empty peer, within a window or over the whole job; 0 leaves the number to us."""
     files = bench.files(case.files)
+    ours = bench.shared(default_fleet)
     with bench.room() as room, case.start(files, room) as (remote, held), ours.client() as client:
         if number:
             _fix(client, remote, number)
@@ -191,9 +192,8 @@ def _end(who: str, job: Job, held: Held) -> None:
 
 def _contestant(bench: Bench, case: _Case) -> Contestant:
     def run() -> Mapping[str, Figure]:
-        with bench.room() as room, default_fleet(room) as ours:
-            tuned = _rate(bench, case, ours, _TUNED)
-            best, number = max(_by_hand(bench, case, ours))
+        tuned = _rate(bench, case, _TUNED)
+        best, number = max(_by_hand(bench, case))
         return {
             f"{case.name}: by itself": Figure(tuned, "instances/s"),
             f"{case.name}: best by hand": Figure(best, "instances/s"),
@@ -204,10 +204,10 @@ def _contestant(bench: Bench, case: _Case) -> Contestant:
     return Contestant(case.name, run, once=True)
 
 
-def _by_hand(bench: Bench, case: _Case, ours: Fleet) -> Iterator[tuple[float, int]]:
+def _by_hand(bench: Bench, case: _Case) -> Iterator[tuple[float, int]]:
     """The rate of each fixed number of associations, each at a peer of its own."""
-    for number in _FIXED[:2] if bench.small else _FIXED:
-        found = _rate(bench, case, ours, _BY_HAND, number)
+    for number in _FIXED[:1] if bench.small else _FIXED:
+        found = _rate(bench, case, _BY_HAND, number)
         bench.say(f"{case.name}: {number} associations: {found:.1f} instances/s")
         yield found, number
 
@@ -223,8 +223,7 @@ def _fall(bench: Bench) -> Contestant:
         files = bench.files(TEN_THOUSAND)
         with (
             bench.room() as room,
-            default_fleet(room) as ours,
-            ours.client() as client,
+            bench.shared(default_fleet).client() as client,
             ExitStack() as stack,
         ):
             pacs = _test_pacs(stack, room)
