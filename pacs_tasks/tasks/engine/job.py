@@ -242,6 +242,8 @@ def register_chord(
 
     @register(f"{prefix}_finish", base=EndingTask)
     def finish(self: Task, job_id: str, attempt: int = 0) -> dict[str, Any]:
+        # It waits for no remote.
+        background.keep()
         try:
             return finished(self, job_id, attempt, partial(fan_out, self, job_id))
         except (MissingKeyError, PlainRecordError) as error:
@@ -257,7 +259,7 @@ def finished(task: Task, job_id: str, attempt: int, fan_out: Callable[[], None])
     ledger().settle(job_id)
     progress = ledger().progress(job_id)
     if not progress.state.finished:
-        if attempt not in {0, progress.attempt} or (task.request.eta and ledger().is_fanned_out(job_id)):
+        if attempt not in {0, progress.attempt}:
             raise Ignore
         if progress.waiting_for:
             raise Ignore  # The probe enqueues the planner again when the remote is back.
