@@ -79,7 +79,10 @@ class Flow:
         self._lock = threading.Lock()
         #: By the lease of an association in use, since when its use is not reported, and when it was last moved over.
         self._in_use: dict[str, tuple[float, float]] = {}
-        self._moved, self._reported = Moved(), time.monotonic()
+        self._reported = time.monotonic()
+        #: The sums since the last report, as in :class:`Moved`. They are for each file, so they are plain numbers.
+        self._used = self._cycles = self._responses = 0.0
+        self._instances = self._bytes = 0
         #: As the last reply said.
         self.claims: Mapping[str, Sequence[float]] = {}
 
@@ -96,7 +99,7 @@ class Flow:
         """Note that it is not in use any more."""
         with self._lock:
             since, _ = self._in_use.pop(lease.name, (math.inf, math.inf))
-            self._moved = self._moved._replace(used=self._moved.used + max(0.0, time.monotonic() - since))
+            self._used += max(0.0, time.monotonic() - since)
 
     def add(self, lease: Lease, instances: int, size: int, response: float | None = None) -> None:
         """Add what has been moved over one of them.
@@ -111,13 +114,10 @@ class Flow:
         now = time.monotonic()
         with self._lock:
             since, last = self._in_use.get(lease.name, (now, now))
-            moved, cycle = self._moved, now - last
-            self._moved = moved._replace(
-                instances=moved.instances + instances,
-                bytes=moved.bytes + size,
-                cycles=moved.cycles + cycle,
-                responses=moved.responses + (cycle if response is None else response),
-            )
+            self._instances += instances
+            self._bytes += size
+            self._cycles += now - last
+            self._responses += now - last if response is None else response
             self._in_use[lease.name] = since, now
         if now - self._reported >= _REPORT:
             self.report(lease.limit)
@@ -129,10 +129,12 @@ class Flow:
             elapsed = now - self._reported
             if elapsed <= 0:
                 return
-            used = sum(now - since for since, _ in self._in_use.values())
-            moved = self._moved._replace(elapsed=elapsed, used=self._moved.used + used)
+            used = self._used + sum(now - since for since, _ in self._in_use.values())
+            moved = Moved(elapsed, used, self._instances, self._bytes, self._cycles, self._responses)
             self._in_use = {name: (now, last) for name, (_, last) in self._in_use.items()}
-            self._moved, self._reported = Moved(), now
+            self._used = self._cycles = self._responses = 0.0
+            self._instances = self._bytes = 0
+            self._reported = now
         try:
             self.claims = self._tuning().report(self._remote, limit, self._process, moved, trouble).claims
         except (BrokerUnavailableError, redis.RedisError) as error:
