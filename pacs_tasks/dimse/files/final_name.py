@@ -317,7 +317,7 @@ def open_directory(path: Path, *, make: bool = False) -> int:
 def _is_at(descriptor: int, path: Path) -> bool:
     """Whether the system knows an open directory by this path, where it tells (Linux): one step instead of many."""
     try:
-        return Path(f"/proc/self/fd/{descriptor}").readlink() == path
+        return os.readlink(f"/proc/self/fd/{descriptor}") == str(path)  # noqa: PTH115 - a Path takes ten times as long
     except OSError:
         return False
 
