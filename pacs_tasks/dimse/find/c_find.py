@@ -26,8 +26,8 @@ from pacs_tasks.dimse.files.elements import (
     walk,
 )
 from pacs_tasks.dimse.find import identifier, models
+from pacs_tasks.dimse.find.answer import CountedAnswer
 from pacs_tasks.dimse.find.identifier import Path
-from pacs_tasks.dimse.find.intake import Intake
 from pacs_tasks.dimse.find.match import Identity, Keep, Matches, decode_match, is_decoded
 from pacs_tasks.dimse.find.matching import KeyCheck
 from pacs_tasks.dimse.find.splitting import Answer, Splitting
@@ -101,7 +101,7 @@ class FindOperation:
         kept = self._in_memory if keep is None else keep
         self._found = Matches(identifier.unique_keys(request), request.limit, kept, dates[0])
         self._limits = limits or AnswerLimits()
-        self._intake = self._new_intake()
+        self._counted = self._new_answer()
         self._check = KeyCheck(self._keys, identifier.required_keys(request))
         self._splitting = Splitting(self._keys, dates) if request.split_dates else None
         self.queries = 0
@@ -149,14 +149,14 @@ class FindOperation:
     def _begin_anew(self) -> None:
         """Forget what came over an association that was lost: the query is not split, so all of it comes again."""
         self._found.clear()
-        self._intake = self._new_intake()
+        self._counted = self._new_answer()
         self._check = KeyCheck(self._keys, identifier.required_keys(self._request))
         self._undecoded = 0
 
-    def _new_intake(self) -> Intake:
+    def _new_answer(self) -> CountedAnswer:
         # One match more shows that a limit of the request is reached.
         limit = self._request.limit
-        return Intake(self._request.remote, self._limits, None if limit is None else limit + 1)
+        return CountedAnswer(self._request.remote, self._limits, None if limit is None else limit + 1)
 
     def _remarks(self) -> Iterator[str]:
         yield from self._check.remarks()
@@ -221,7 +221,7 @@ class FindOperation:
         def collect(content: bytes, code: int) -> None:
             if self._found.limit_hit:
                 return
-            self._intake.check_kept(self._found.number)
+            self._counted.check_kept(self._found.number)
             match = decode_match(content, syntax, charset)
             self._undecoded += not content.isascii() and not is_decoded(match)
             if not self._check.holds(match, code) and self._request.strict:
@@ -235,7 +235,9 @@ class FindOperation:
 
         priority = command.PRIORITIES[self._request.priority]
         with assoc.exchange() as message_id, Cancellation(assoc, context_id, message_id) as cancellation:
-            final = _exchange(assoc, context_id, message_id, encoded, self._intake, priority=priority, on_match=collect)
+            final = _exchange(
+                assoc, context_id, message_id, encoded, self._counted, priority=priority, on_match=collect
+            )
             return final if cancellation.cancelled else status.ended_early(final)
 
 
@@ -267,8 +269,8 @@ def patient_of(assoc: Association, study_uid: str) -> bytes:
 
     keys: dict[int, str | bytes] = {QUERY_RETRIEVE_LEVEL: b"STUDY", PATIENT_ID: b"", STUDY_INSTANCE_UID: study_uid}
     with assoc.exchange() as message_id:
-        intake = Intake(assoc.remote, AnswerLimits(matches=_MOST_PATIENTS))
-        _exchange(assoc, context_id, message_id, encode_implicit(keys), intake, on_match=collect)
+        counted = CountedAnswer(assoc.remote, AnswerLimits(matches=_MOST_PATIENTS))
+        _exchange(assoc, context_id, message_id, encode_implicit(keys), counted, on_match=collect)
     return patients.pop() if len(patients) == 1 else b""
 
 
@@ -308,7 +310,7 @@ def _exchange(
     context_id: int,
     message_id: int,
     encoded: bytes,
-    intake: Intake,
+    counted: CountedAnswer,
     *,
     priority: int = command.MEDIUM,
     on_match: Callable[[bytes, int], None],
@@ -321,7 +323,7 @@ def _exchange(
         command.MESSAGE_ID: message_id,
         command.PRIORITY: priority,
     }
-    intake.begin_request()
+    counted.begin_request()
     assoc.send(context_id, command.encode(elements, data_set=True), encoded)
     while True:
         response, code = assoc.receive_response(context_id, message_id, command.C_FIND_RQ)
@@ -332,7 +334,7 @@ def _exchange(
                 assoc.receive_final_data(context_id, 0)
             return found
         fragments = assoc.stream.receive_data(context_id, "the rest of a match") if response.has_data_set else ()
-        on_match(intake.receive(fragments, syntax), code)
+        on_match(counted.receive(fragments, syntax), code)
 
 
 def list_instances(
@@ -395,8 +397,8 @@ def list_instances(
         keys[PATIENT_ID] = b""
     encoded = encode_implicit(keys)
     with assoc.exchange() as message_id:
-        intake = Intake(assoc.remote, limits or AnswerLimits())
-        final = _exchange(assoc, context_id, message_id, encoded, intake, on_match=collect)
+        counted = CountedAnswer(assoc.remote, limits or AnswerLimits())
+        final = _exchange(assoc, context_id, message_id, encoded, counted, on_match=collect)
     if "" in found and final.category is StatusCategory.SUCCESS:
         meaning = "Matches came without their SOP Instance UID, so they prove nothing."
         final = final.model_copy(update={"category": StatusCategory.WARNING, "meaning": meaning})

@@ -1,4 +1,4 @@
-"""What is taken in of the answer to a query: a remote that is broken or hostile does not end it by itself.
+"""The answer to a query, counted: a remote that is broken or hostile does not end it by itself.
 
 Caps on matches, bytes and elements bound the memory and the time of a worker. A remote that exceeds one is not waited
 for: the association is aborted, and what came before counts as an incomplete answer.
@@ -22,7 +22,7 @@ _SHORTEST_ELEMENT = 8
 _ITEM_BYTES = b"\xfe\xff\x00\xe0"
 
 
-class Intake:
+class CountedAnswer:
     """Counts the answer to one query, which may take several requests.
 
     Parameters

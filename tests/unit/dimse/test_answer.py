@@ -6,7 +6,7 @@ import pytest
 
 from pacs_tasks.ae import AnswerLimits, RemoteAE
 from pacs_tasks.dimse.files.elements import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, encode_implicit
-from pacs_tasks.dimse.find.intake import Intake
+from pacs_tasks.dimse.find.answer import CountedAnswer
 from pacs_tasks.errors import AnswerCutOffError
 from tests.support import hostile
 
@@ -15,7 +15,7 @@ ITEM = 0xFFFE_E000
 
 
 def _intake(content: bytes, syntax: str = EXPLICIT_VR_LITTLE_ENDIAN, limits: AnswerLimits = LIMITS) -> bytes:
-    return Intake(RemoteAE(), limits).receive([memoryview(content)], syntax)
+    return CountedAnswer(RemoteAE(), limits).receive([memoryview(content)], syntax)
 
 
 def _implicit(depth: int, number: int) -> bytes:
@@ -61,29 +61,29 @@ def test_broken_matches_are_left_to_the_decoder() -> None:
 
 def test_bytes_and_matches_add_up() -> None:
     """Over all requests of a query for bytes; for each request, and for what is kept, for matches."""
-    intake = Intake(RemoteAE(), LIMITS)
+    counted = CountedAnswer(RemoteAE(), LIMITS)
     for _ in range(3):
-        intake.receive([memoryview(hostile.study(1))], EXPLICIT_VR_LITTLE_ENDIAN)
+        counted.receive([memoryview(hostile.study(1))], EXPLICIT_VR_LITTLE_ENDIAN)
     with pytest.raises(AnswerCutOffError, match="more than 3 matches"):
-        intake.receive([memoryview(b"")], EXPLICIT_VR_LITTLE_ENDIAN)
-    intake.begin_request()
+        counted.receive([memoryview(b"")], EXPLICIT_VR_LITTLE_ENDIAN)
+    counted.begin_request()
     with pytest.raises(AnswerCutOffError, match="more than 1048576 bytes"):
-        intake.receive([memoryview(bytes(1 << 20))], EXPLICIT_VR_LITTLE_ENDIAN)
+        counted.receive([memoryview(bytes(1 << 20))], EXPLICIT_VR_LITTLE_ENDIAN)
     with pytest.raises(AnswerCutOffError, match="more than 3 matches"):
-        intake.check_kept(4)
+        counted.check_kept(4)
 
 
 def test_one_match_has_an_end() -> None:
     """A match of which more and more comes is not collected for ever."""
     fragments = iter(lambda: memoryview(bytes(1 << 16)), None)
     with pytest.raises(AnswerCutOffError, match="match of more than 4194304 bytes"):
-        Intake(RemoteAE(), AnswerLimits()).receive(fragments, EXPLICIT_VR_LITTLE_ENDIAN)
+        CountedAnswer(RemoteAE(), AnswerLimits()).receive(fragments, EXPLICIT_VR_LITTLE_ENDIAN)
 
 
 def test_a_limit_of_the_request_goes_beyond() -> None:
     """Whoever asks for so many matches gets them."""
-    intake = Intake(RemoteAE(), LIMITS, 5)
+    counted = CountedAnswer(RemoteAE(), LIMITS, 5)
     for _ in range(5):
-        intake.receive([memoryview(b"")], EXPLICIT_VR_LITTLE_ENDIAN)
+        counted.receive([memoryview(b"")], EXPLICIT_VR_LITTLE_ENDIAN)
     with pytest.raises(AnswerCutOffError, match="more than 5 matches"):
-        intake.receive([memoryview(b"")], EXPLICIT_VR_LITTLE_ENDIAN)
+        counted.receive([memoryview(b"")], EXPLICIT_VR_LITTLE_ENDIAN)
