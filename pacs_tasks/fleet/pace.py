@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from pacs_tasks.settings.pace import Pace
 
-#: Seconds of the pace that may come at once after a pause.
-BURST = 0.1
+#: Seconds of lateness that are caught up: a busy machine keeps to the pace on average, and a pause gives no more.
+LATENESS = 0.5
 #: Most seconds until somebody without tokens asks again.
 LONGEST_AWAY = 15.0
 _PREFIX = "pacs_tasks:pace"
@@ -76,7 +76,7 @@ class TokenBuckets:
         patience
             The tokens are granted only if the work may begin within so many seconds.
         """
-        arguments = [*wanted.seconds(pace), *owed.seconds(pace), patience, BURST, LONGEST_AWAY]
+        arguments = [*wanted.seconds(pace), *owed.seconds(pace), patience, LATENESS, LONGEST_AWAY]
         granted, seconds = self._scripts.run("take_tokens", [f"{_PREFIX}:tokens:{remote}"], arguments)
         return TokensReply(bool(granted), float(seconds))
 

@@ -2,24 +2,24 @@
 -- request for tokens that are not granted.
 -- KEYS: bucket (hash: instances, bytes, away, each to the Unix seconds from which the next one is due)
 -- ARGV: seconds that the instances and that the bytes are worth, the same of what was done without tokens, or negative
---   of tokens that were not used, most seconds until the work may begin, seconds of burst, most seconds until the next
---   request
+--   of tokens that were not used, most seconds until the work may begin, seconds of lateness that are caught up, most
+--   seconds until the next request
 -- include ledger/marks
 
 local bucket = KEYS[1]
 local worth = {instances = tonumber(ARGV[1]), bytes = tonumber(ARGV[2])}
 local owed = {instances = tonumber(ARGV[3]), bytes = tonumber(ARGV[4])}
-local patience, burst, longest = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local patience, late, longest = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 
 local due, wait = {}, 0
 for name in pairs(worth) do
-  due[name] = math.max(tonumber(redis.call('HGET', bucket, name) or '0'), now - burst) + owed[name]
+  due[name] = math.max(tonumber(redis.call('HGET', bucket, name) or now), now - late) + owed[name]
   wait = math.max(wait, due[name] - now)
 end
 local granted = wait <= patience
 if granted then
   for name, seconds in pairs(worth) do
-    due[name] = math.max(due[name], now + wait - burst) + seconds
+    due[name] = math.max(due[name], now + wait - late) + seconds
   end
 else
   -- Those that go away return one after the other.
