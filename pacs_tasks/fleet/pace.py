@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 #: Seconds of lateness that are caught up: a busy machine keeps to the pace on average, and a pause gives no more.
 LATENESS = 0.5
-#: Most seconds until somebody without tokens asks again.
+#: Most seconds until somebody without tokens asks again, and between two of them: a few wait for each token, so that
+#: none is lost, and not all of many.
 LONGEST_AWAY = 15.0
+_LONGEST_SPACING = 0.25
 _PREFIX = "pacs_tasks:pace"
 _HOURS = f"{_PREFIX}:hours"
 
@@ -66,7 +68,9 @@ class TokenBuckets:
     def __init__(self, client: redis.Redis) -> None:
         self._scripts = Scripts(client, "fleet")
 
-    def take(self, remote: str, pace: Pace, wanted: Amount, owed: Amount, patience: float) -> TokensReply:
+    def take(
+        self, remote: str, pace: Pace, wanted: Amount, owed: Amount, patience: float, *, left: Amount = NOTHING
+    ) -> TokensReply:
         """Take tokens.
 
         Parameters
@@ -75,8 +79,11 @@ class TokenBuckets:
             What was done without tokens; negative what was taken and not done.
         patience
             The tokens are granted only if the work may begin within so many seconds.
+        left
+            What the caller has to do in all, if that is more.
         """
-        arguments = [*wanted.seconds(pace), *owed.seconds(pace), patience, LATENESS, LONGEST_AWAY]
+        spacing = min(max(*wanted.seconds(pace), *left.seconds(pace)), _LONGEST_SPACING)
+        arguments = [*wanted.seconds(pace), *owed.seconds(pace), patience, LATENESS, LONGEST_AWAY, spacing]
         granted, seconds = self._scripts.run("take_tokens", [f"{_PREFIX}:tokens:{remote}"], arguments)
         return TokensReply(bool(granted), float(seconds))
 

@@ -387,7 +387,7 @@ def _send(part: Part[FileLine], request: _StoreRequest, *, alone: bool = False) 
     part.pacing = pacing_of(part.job_id, request, part.must_end)
     if part.pacing is not None:
         # Before the headers of the files are read, perhaps in vain.
-        part.pacing.begin(next(iter(part.left.values())).size)
+        part.pacing.begin(len(part.left), next(iter(part.left.values())).size)
 
     def queues() -> Iterator[_FileQueue]:
         instances = _read_headers(part, unpacked, request)

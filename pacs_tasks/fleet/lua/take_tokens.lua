@@ -3,13 +3,13 @@
 -- KEYS: bucket (hash: instances, bytes, away, each to the Unix seconds from which the next one is due)
 -- ARGV: seconds that the instances and that the bytes are worth, the same of what was done without tokens, or negative
 --   of tokens that were not used, most seconds until the work may begin, seconds of lateness that are caught up, most
---   seconds until the next request
+--   seconds until the next request, seconds between two next requests
 -- include ledger/marks
 
 local bucket = KEYS[1]
 local worth = {instances = tonumber(ARGV[1]), bytes = tonumber(ARGV[2])}
 local owed = {instances = tonumber(ARGV[3]), bytes = tonumber(ARGV[4])}
-local patience, late, longest = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local patience, late, longest, spacing = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 
 local due, wait = {}, 0
 for name in pairs(worth) do
@@ -25,7 +25,7 @@ else
   -- Those that go away return one after the other.
   local away = math.max(tonumber(redis.call('HGET', bucket, 'away') or '0'), now + wait)
   wait = math.min(away - now, longest)
-  due.away = math.min(away + math.max(worth.instances, worth.bytes), now + longest)
+  due.away = math.min(away + spacing, now + longest)
 end
 local last = now
 for name, at in pairs(due) do

@@ -91,8 +91,13 @@ class Tokens:
         self._tokens.appendleft(0)
         self.owe(Amount(0, -size))
 
-    def take(self, sizes: Sequence[int]) -> float:
+    def take(self, sizes: Sequence[int], left: int) -> float:
         """Take tokens for instances of these sizes, or for the first of them; wait for half a second at most.
+
+        Parameters
+        ----------
+        left
+            How many instances the task has to send in all.
 
         Returns
         -------
@@ -101,8 +106,9 @@ class Tokens:
         self._measure()
         some = self._some(sizes)
         wanted, wait, granted = self._before(some), 0.0, list[str]()
+        rest = Amount(left, left * _sizes.get(self.name, 0))
         for name, pace in self._paces.items():
-            reply = self._buckets.take(name, pace, wanted, self._owed[name], _PATIENCE)
+            reply = self._buckets.take(name, pace, wanted, self._owed[name], _PATIENCE, left=rest)
             self._owed[name] = NOTHING
             if reply.seconds and not self._waited:
                 self._waited = True
@@ -121,7 +127,7 @@ class Tokens:
     def acquire(self, number: int) -> None:
         """Have so many tokens, however long that takes; return early if the task must end."""
         while (missing := number - len(self._tokens)) > 0:
-            left = self.take([0] * missing)
+            left = self.take([0] * missing, missing)
             while left > 0:
                 if self._stop():
                     return
@@ -232,7 +238,7 @@ class Pacing:
         """
         if self.tokens is None or self.tokens.spend(sizes[index]):
             return True
-        self._pause = self.tokens.take(sizes[index : index + self.tokens.at_once])
+        self._pause = self.tokens.take(sizes[index : index + self.tokens.at_once], len(sizes) - index)
         return not self._pause and self.tokens.spend(sizes[index])
 
     def not_sent(self, size: int) -> None:
@@ -240,10 +246,18 @@ class Pacing:
         if self.tokens is not None:
             self.tokens.return_one(size)
 
-    def begin(self, size: int = 0) -> None:
-        """Check whether the task may begin with an instance of so many bytes; errors as of :meth:`check`."""
+    def begin(self, left: int, size: int = 0) -> None:
+        """Check whether the task may begin with the first of its instances; errors as of :meth:`check`.
+
+        Parameters
+        ----------
+        left
+            How many instances it has to do.
+        size
+            The bytes of the first, if they are known.
+        """
         self.check()
-        if self.tokens is not None and (seconds := self.tokens.take([size])):
+        if self.tokens is not None and (seconds := self.tokens.take([size], left)):
             raise PartPausedError(seconds)
 
     def check(self) -> None:
@@ -325,7 +339,7 @@ def paced(job_id: str, request: Request, stop: StopCheck) -> Iterator[Pacing | N
     if pacing is None:
         yield None
         return
-    pacing.begin()
+    pacing.begin(1)
     try:
         yield pacing
     finally:

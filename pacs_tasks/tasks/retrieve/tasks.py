@@ -92,7 +92,7 @@ def _retrieve(part: Part[RetrieveLine], request: RetrieveRequest) -> bool:
     others = () if request.to is None else (request.to,)
     part.pacing = pacing_of(part.job_id, request, part.must_end, others)
     if part.pacing is not None:
-        part.pacing.begin()
+        part.pacing.begin(len(part.left))
     try:
         return _attempt(part, request)
     except PeerBusyError:
