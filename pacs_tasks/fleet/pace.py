@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pacs_tasks.settings.pace import Pace
 
 #: Seconds of lateness that are caught up: a busy machine keeps to the pace on average, and a pause gives no more.
-LATENESS = 0.5
+LATENESS = 0.25
 #: Most seconds until somebody without tokens asks again, and between two of them: a few wait for each token, so that
 #: none is lost, and not all of many.
 LONGEST_AWAY = 15.0
