@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pynetdicom import _config
 
 from pacs_tasks.testing import TestPACS
 from tests.support import peers, workers
@@ -17,6 +18,9 @@ from tests.support.redis_server import RedisServer, redis_program, redis_server
 
 # An activated environment would find pynetdicom's programs where DCMTK's of the same names are meant.
 hide_our_scripts()
+
+# Nobody reads what pynetdicom would log of each PDU and message, which takes a tenth of a TestPACS's time.
+_config.LOG_HANDLER_LEVEL = "none"
 
 # A run that was started in the background ignores Ctrl-C, and so would every program that a test starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -37,8 +37,8 @@ def test_that_two_workers_share_a_job_and_flower_is_blind(redis_url: str, pacs: 
     paths = dicom_files.write_series(secret, 150, patient_name="Hidden^Person", patient_id="HIDDEN-ID")
     options = ["--ip", pacs.host, "--port", pacs.port, "--pacs-ae-title", pacs.ae_title]
     with (
-        workers.worker(redis_url, tmp_path, "one") as one,
-        workers.worker(redis_url, tmp_path, "two") as two,
+        workers.worker(redis_url, tmp_path, "one", options="") as one,
+        workers.worker(redis_url, tmp_path, "two", options="") as two,
         workers.flower(redis_url, tmp_path, _LOGIN) as address,
     ):
         wait_until(lambda: len(json.loads(_page(address, "/api/workers?refresh=1"))) == 2, 30, "both workers in Flower")

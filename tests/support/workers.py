@@ -37,12 +37,16 @@ def worker(
     concurrency: int = 2,
     pool: str = "prefork",
     level: str = "INFO",
+    options: str = "--without-mingle",
     **settings: str,
 ) -> Iterator[Process]:
-    """A ``celery -A workers.dimse worker`` that is ready; ``settings`` are ``PACS_TASKS_*`` variables in full."""
+    """A ``celery -A workers.dimse worker`` that is ready; ``settings`` are ``PACS_TASKS_*`` variables in full.
+
+    ``options`` are more of its own; by default it does not wait a second for other workers to greet it.
+    """
     command = [sys.executable, "-m", "celery", "-A", "workers.dimse", "worker", "--hostname", f"{name}@%h"]
-    # Like the worker of a private server, it does not wait a second for others to greet it.
-    command += ["--concurrency", str(concurrency), "--pool", pool, "--loglevel", level, "--without-mingle"]
+    command += ["--concurrency", str(concurrency), "--pool", pool, "--loglevel", level]
+    command += options.split()
     env = environment(PACS_TASKS_REDIS_URL=redis_url, PACS_TASKS_DATA_DIR=str(directory / "data"), **settings)
     with _running(command, directory / f"{name}.log", lambda process: " ready." in process.said(), env) as process:
         yield process

@@ -84,7 +84,7 @@ def test_every_process_and_command_works_with_these_rights(secured: Secured, tmp
     terminal = Terminal(tmp_path / "terminal", secured.url, tuple(settings.items()), PACS_TASKS)
     with ExitStack() as stack:
         enter = stack.enter_context
-        enter(workers.worker(secured.url, tmp_path, "worker", concurrency=2, pool="prefork", **settings))
+        enter(workers.worker(secured.url, tmp_path, concurrency=2, options="", **settings))
         for name, port in (("receiver", receiver), ("flowerconfig", flower)):
             program = [sys.executable, "-m", f"workers.{name}"]
             enter(started(program, tmp_path / f"{name}.log", _listens(port), env=variables, cwd=ROOT, timeout=60))

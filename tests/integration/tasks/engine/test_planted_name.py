@@ -210,6 +210,7 @@ def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
                 directory,
                 "planted",
                 level="DEBUG",
+                options="",
                 PACS_TASKS_ENCRYPTION_KEYS=scene.key,
                 PACS_TASKS_AUDIT=str(directory / "audit.jsonl"),
                 PACS_TASKS_AUDIT_PATIENTS="masked",
