@@ -33,14 +33,16 @@ _BENCH = [sys.executable, "-m", "tests.benchmarks", "--small"]
 
 
 @pytest.mark.timeout(400)
-def test_that_every_contestant_does_every_work(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheduling", [False, True])
+def test_that_every_contestant_does_every_work(tmp_path: Path, *, scheduling: bool) -> None:
     """A contestant that did not move every instance, by what its peer holds, would end it with 1.
 
     The JSON has every figure and every bar, the table and the picture every row. No figure is looked at.
     """
-    outputs = ["--json", tmp_path / "bench.json", "--svg", tmp_path / "bench.svg", "--readme"]
+    works = [work for work in WORKS if work.scheduling == scheduling]
+    outputs = ["--json", tmp_path / "bench.json", "--svg", tmp_path / "bench.svg", "--time-svg", tmp_path / "time.svg"]
     done = subprocess.run(
-        [*_BENCH, *map(str, outputs)],
+        [*_BENCH, "--readme", *map(str, outputs), *(f"--only={work.name}" for work in works)],
         cwd=ROOT,
         env=environment(TMPDIR=str(tmp_path)),
         capture_output=True,
@@ -50,8 +52,8 @@ def test_that_every_contestant_does_every_work(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     results = Results.model_validate_json((tmp_path / "bench.json").read_text("utf-8"))
-    assert [work.name for work in results.works] == [work.name for work in WORKS]
-    for work, planned in zip(results.works, WORKS, strict=True):
+    assert [work.name for work in results.works] == [work.name for work in works]
+    for work, planned in zip(results.works, works, strict=True):
         assert [bar.name for bar in work.bars] == [bar.name for bar in planned.bars]
         assert all(bar.value > 0 for bar in work.bars)
         recipe = SMALL[planned.files[0]]
@@ -61,10 +63,12 @@ def test_that_every_contestant_does_every_work(tmp_path: Path) -> None:
             assert figure.name in done.stdout
         assert work.title[0].replace("`", "") in done.stdout
     assert markdown(results) in done.stdout
-    drawn = "".join(Xml.fromstring((tmp_path / "bench.svg").read_text("utf-8")).itertext())
+    drawn = tmp_path / ("time.svg" if scheduling else "bench.svg")
+    assert set(tmp_path.iterdir()) == {tmp_path / "bench.json", drawn}, "its files are removed"
+    texts = "".join(Xml.fromstring(drawn.read_text("utf-8")).itertext())
     for work in results.works:
-        assert (work.title[0].replace("`", "") in drawn) == any(not bar.own for bar in work.bars)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.json", "bench.svg"], "its files are removed"
+        assert (work.title[0].replace("`", "") in texts) == any(not bar.own for bar in work.bars)
+        assert all(trace.title in texts for trace in work.traces)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

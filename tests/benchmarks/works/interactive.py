@@ -184,7 +184,10 @@ def _scene(bench: Bench) -> Iterator[Sequence[Contestant]]:
 
 
 def _bar(scene: _Scene, where: str) -> Bar:
-    against = (f"{where}, beside a job to {scene.words[0]}", f"{_CHINESE[where]}，同时向{scene.words[1]}批量发送")
+    against = (
+        f"{where}, beside a job of 10,000 files to {scene.words[0]}",
+        f"{_CHINESE[where]}，同时向{scene.words[1]}发送 10,000 个文件",
+    )
     name = scene.name(_P95, where)
     return Bar(name, name, (), 1, against, at_least=False, unit="s")
 
@@ -192,8 +195,8 @@ def _bar(scene: _Scene, where: str) -> Bar:
 WORK: Final = Work(
     "interactive",
     (
-        "echo, query, dry run, `send-file`, verify within a job of 10,000 files: 95 % answered within",
-        "在 10,000 个文件的任务期间执行 echo、查询、试运行、`send-file`、核实：95% 的响应时间",
+        "95 % of echo, query, dry run, send-file, verify answered within",
+        "95% 的 echo、查询、试运行、send-file、核实的响应时间",
     ),
     (TEN_THOUSAND,),
     _scene,

@@ -110,8 +110,8 @@ def _scene(bench: Bench) -> Iterator[Sequence[Contestant]]:
 WORK: Final = Work(
     "stat",
     (
-        "a PACS of 20 ms an instance and 4 associations, filled by a job of 10,000 files",
-        "每实例 20 毫秒、4 个关联的 PACS，正在接收 10,000 个文件的任务",
+        "10,000 files on their way to a PACS of 20 ms an instance",
+        "正在向每实例 20 毫秒的 PACS 发送 10,000 个文件",
     ),
     (TEN_THOUSAND,),
     _scene,

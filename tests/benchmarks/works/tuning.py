@@ -159,6 +159,7 @@ def _rate(bench: Bench, case: _Case, window: tuple[float, float], number: int = 
             _fix(client, remote, number)
         job = client.enqueue(case.request(remote, files, room))
         with timeline(job, remote.port) as seen:
+            seen.wait(lambda each: each.recorded > 0, _PATIENCE)
             seen.run(window[1])
         found = _rate_of(job, seen.samples, window)
         _end(case.name, job, held)
