@@ -71,13 +71,17 @@ def test_that_every_contestant_does_every_work(tmp_path: Path, *, scheduling: bo
         assert all(trace.title in texts for trace in work.traces)
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_that_an_interrupted_run_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
     """Neither a process nor a file; one sentence says so."""
     (tmp_path / "work").mkdir()
     command = [*_BENCH, "--only", "slow-line", "--json", str(tmp_path / "a"), "--svg", str(tmp_path / "b")]
     env = environment(TMPDIR=str(tmp_path / "work"))
-    with started(command, tmp_path / "log", lambda process: "8 processes:" in process.said(), env=env, cwd=ROOT) as run:
+    begun = started(
+        command, tmp_path / "log", lambda process: "8 processes:" in process.said(), env=env, cwd=ROOT, timeout=120
+    )
+    with begun as run:
         assert _processes_below(tmp_path / "work")
         run.popen.send_signal(number)
         assert run.popen.wait(60) == 130, run.said()

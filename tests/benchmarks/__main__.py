@@ -95,6 +95,8 @@ def _measured(arguments: argparse.Namespace) -> Results:
         tempfile.TemporaryDirectory(prefix="pacs-tasks-bench-") as directory,
         Bench(Path(directory), recipes, _say, arguments.small) as bench,
     ):
+        # Whoever is killed leaves its temporary files behind.
+        os.environ["TMPDIR"] = directory
         bench.check_space([name for work in works for name in work.files])
         done = tuple(_attempt(bench, work, rounds) for work in works)
     return Results(machine=machine(), small=arguments.small, rounds=rounds, works=done)
