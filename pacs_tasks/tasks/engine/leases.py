@@ -45,6 +45,8 @@ _SLICE, _LONG_SLICE = 0.5, 1.0
 #: Seconds for which parts hardly wait for a remote after one has waited in vain, since work for other remotes comes
 #: first, and how long they wait then: a part that may go on in the background does so before.
 _NO_PATIENCE, _LITTLE_PATIENCE = 10.0, 0.1
+#: Parts of a job that wait in a process, for each association that there may be: as many as a doubling needs.
+_WAITING = 2
 #: Seconds for which the answer to "does anybody wait?" stays valid, and for which a silent Redis is not asked again.
 _ANSWER_VALID = 0.02
 _REDIS_SILENT = 5.0
@@ -83,7 +85,8 @@ class Flow:
         #: The sums since the last report, as in :class:`Moved`. They are for each file, so they are plain numbers.
         self._used = self._cycles = self._responses = 0.0
         self._instances = self._bytes = 0
-        #: As the last reply said.
+        #: As the last reply said: how many associations there may be, and who shall give one back.
+        self.limit = START
         self.claims: Mapping[str, Sequence[float]] = {}
 
     def begin(self, lease: Lease) -> None:
@@ -136,7 +139,7 @@ class Flow:
             self._instances = self._bytes = 0
             self._reported = now
         try:
-            self.claims = self._tuning().report(self._remote, limit, self._process, moved, trouble).claims
+            self.limit, self.claims = self._tuning().report(self._remote, limit, self._process, moved, trouble)
         except (BrokerUnavailableError, redis.RedisError) as error:
             self.claims, self._reported = {}, now + _REDIS_SILENT
             logger.debug("nothing was reported of a remote (%s)", type(error).__name__)
@@ -255,6 +258,9 @@ class _Line:
         self.changed = threading.Condition()
         self._waiting: deque[object] = deque()
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
     @contextmanager
     def place(self) -> Iterator[Callable[[], bool]]:
         """A place in the line. Gives what says whether it is the first one."""
@@ -352,6 +358,9 @@ class Leases:
         wait = _Wait(_LITTLE_PATIENCE if one_of_many and in_vain else _PATIENCE)
         with self._lock:
             line = self._lines.setdefault(lease.remote, {}).setdefault(group_of(lease.name), _Line())
+        if one_of_many and len(line) >= _WAITING * lease.flow.limit:
+            # It would only keep the parts of other jobs from coming to theirs.
+            raise _busy(request.remote, lease)
         with line.place() as first:
             while not first():
                 self._check_wait(request.remote, lease, stop, wait)
@@ -396,10 +405,7 @@ class Leases:
         """Raise if the wait for a lease is over."""
         if wait.left <= 0:
             self._in_vain[lease.remote] = time.monotonic() + _NO_PATIENCE
-            raise PeerBusyError(
-                f"All associations allowed with {remote} are in use ({lease.limit}). "
-                "Wait for the other jobs, or raise max_associations."
-            )
+            raise _busy(remote, lease)
         if stop():
             raise _cancelled(remote)
 
@@ -462,6 +468,13 @@ class Leases:
             wanted, until = False, now + _REDIS_SILENT
         self._wanted[key] = until, wanted
         return wanted
+
+
+def _busy(remote: RemoteAE, lease: Lease) -> PeerBusyError:
+    return PeerBusyError(
+        f"All associations allowed with {remote} are in use ({lease.limit}). "
+        "Wait for the other jobs, or raise max_associations."
+    )
 
 
 def _cancelled(remote: RemoteAE) -> JobCancelledError:

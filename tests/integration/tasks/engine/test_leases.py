@@ -92,6 +92,16 @@ def test_no_lease_in_time_is_told_and_leaves_nothing(budget: AssociationLeases) 
     assert leases.lease(REQUEST, "job", never, asked.append).limit == 1
 
 
+def test_no_more_parts_wait_than_can_be_of_use(budget: AssociationLeases, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others go back to the queue at once, so that the parts of other jobs come to their turn; a single task waits."""
+    monkeypatch.setattr(leases_module, "_WAITING", 0)
+    leases, asked = leases_over(budget), list[str]()
+    with pytest.raises(PeerBusyError):
+        leases.lease(REQUEST, "job", never, asked.append, one_of_many=True)
+    assert (asked, in_use(budget)) == ([], 0)
+    leases.give_back(leases.lease(REQUEST, "job", never, asked.append))
+
+
 def test_what_the_process_lets_go_it_gets(budget: AssociationLeases) -> None:
     """An idle association with other contexts makes room for the one needed."""
     leases = leases_over(budget)
