@@ -109,6 +109,30 @@ def test_a_claim_belongs_to_one_owner_until_it_is_released(ledger: Ledger) -> No
     assert ledger.claims.claim("job", "0-9", "two")
 
 
+def test_a_line_is_suspected_only_if_its_owner_died(ledger: Ledger) -> None:
+    ledger.claims.claim("job", "0-9", "one")
+    ledger.claims.record_begun("job", "0-9", 5)
+    ledger.claims.release("job", "0-9", "one")
+    assert ledger.claims.suspect("job", "0-9") is None
+    ledger.claims.claim("job", "0-9", "one")
+    ledger.claims.record_begun("job", "0-9", 5)
+    assert ledger.claims.owner("job", "0-9") == "one"
+    assert ledger.claims.suspect("job", "0-9") == (5, 1)
+
+
+def test_the_tries_of_a_part_are_recorded_with_the_pause_after_them(ledger: Ledger) -> None:
+    assert ledger.claims.tries("job", "0-9") == (0, 0.0)
+    ledger.claims.record_try("job", "0-9", 2, 60.0)
+    tries, left = ledger.claims.tries("job", "0-9")
+    assert tries == 2
+    assert 0 < left <= 60
+
+
+def test_a_planner_whose_parts_are_published_is_told_once(ledger: Ledger) -> None:
+    ledger.record_fan_out("job")
+    assert [ledger.is_fanned_out("job") for _ in range(2)] == [True, False]
+
+
 def test_the_owner_of_a_whole_scope_is_alone_there(ledger: Ledger) -> None:
     """As for a study and its series. The owner's other claims do not conflict."""
     assert ledger.claims.claim("study", "series 1", "one")
