@@ -49,8 +49,9 @@ MESSAGE_PRIORITIES = (0, 3, 6, 9)
 
 
 def queue_key(queue: str, priority: int) -> str:
-    """Give the list in Redis that holds the messages of one priority, as kombu names it."""
-    return f"{queue}\x06\x16{priority}" if priority else queue
+    """Give the list in Redis that holds the messages of a priority, as kombu names it."""
+    step = max(each for each in MESSAGE_PRIORITIES if each <= max(priority, 0))
+    return f"{queue}\x06\x16{step}" if step else queue
 
 
 #: The lists in Redis of all queues.

@@ -30,12 +30,13 @@ from redis.exceptions import RedisError, ResponseError
 from pacs_tasks.app import UNACKED
 from pacs_tasks.connection import explain, place_of
 from pacs_tasks.errors import MessageError
-from pacs_tasks.ledger.keys import CALLERS, JOBS
+from pacs_tasks.ledger.keys import CALLERS, JOBS, RUNNING
 from pacs_tasks.messages import envelope
 from pacs_tasks.messages.dead_letters import LETTERS, DeadLetter, DeadLetters
 from pacs_tasks.messages.envelope import Envelope, Tasks
 from pacs_tasks.messages.signature import check_signature
-from pacs_tasks.operations import HIDDEN, QUEUE_KEYS, QUEUES
+from pacs_tasks.messages.turns import let_others
+from pacs_tasks.operations import HIDDEN, MESSAGE_PRIORITIES, QUEUE_KEYS, QUEUES, queue_key
 from pacs_tasks.settings import settings
 
 logger = logging.getLogger(__name__)
@@ -49,12 +50,17 @@ _LONG_WAIT = 900
 _MOST_WAITING = 1_000
 #: Seconds between two lines about refused messages of one kind: a stranger may send thousands.
 _PACE = 1.0
+#: Of so many messages, one may be taken before others of a higher priority.
+_TURN = 5
+#: Seconds for which a job counts as the only one that runs.
+_ALONE = 0.1
 #: The type that Redis must have at each key that all jobs share.
 _TYPES: Mapping[str, str] = {
     UNACKED: "hash",
     "pacs_tasks.unacked_index": "zset",
     "pacs_tasks.unacked_mutex": "string",
     JOBS: "zset",
+    RUNNING: "zset",
     CALLERS: "hash",
     LETTERS: "list",
     **dict.fromkeys(QUEUE_KEYS, "list"),
@@ -128,6 +134,8 @@ class Channel(redis.Channel):
     #: Called with each dead letter, and whether its message was delivered too often.
     on_dead_letter: ClassVar[Callable[[DeadLetter, bool], None] | None] = None
     _logged: ClassVar[dict[str, float]] = {}
+    #: Messages taken, and until when one job counts as the only one that runs.
+    _taken, _alone_until = 0, 0.0
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
@@ -147,6 +155,21 @@ class Channel(redis.Channel):
             # The channel no longer reads, so this call reaches its end.
             super().close()  # type: ignore[no-untyped-call]
 
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        """Wait for the next message, as kombu's method does.
+
+        Each priority comes first at one message of twenty at least, or the lower ones would starve.
+        """
+        turn, others = divmod(self._taken, _TURN)
+        first = MESSAGE_PRIORITIES[0 if others else turn % len(MESSAGE_PRIORITIES)]
+        order = sorted(MESSAGE_PRIORITIES, key=lambda each: (each != first, each))
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        if queues:
+            keys = [queue_key(queue, priority) for priority in order for queue in queues]
+            self._in_poll = self.client.connection
+            self._brpop_sent_at = time.monotonic()  # type: ignore[assignment]  # kombu declares None
+            self.client.connection.send_command("BRPOP", *keys, timeout or self.brpop_timeout)
+
     def _brpop_read(self, **options: Any) -> bool:
         """Take a message of a queue, as kombu's method does."""
         try:
@@ -157,11 +180,13 @@ class Channel(redis.Channel):
                 raise
             if not reply:
                 raise Empty
+            self._taken += 1
             queue = reply[0].decode(errors="replace").rsplit(self.sep, 1)[0]
             self._queue_cycle.rotate(queue)
             message = self._judged(reply[1], queue)
             if message is not None and not self._waits_here(message):
                 self._deliver(message, queue, reply)
+                self._let_others(reply[0], message)
             return True
         finally:
             self._in_poll = None  # type: ignore[assignment]
@@ -186,6 +211,19 @@ class Channel(redis.Channel):
             return False
         self.qos.append(self.Message(message, channel=self), tag)
         return True
+
+    def _let_others(self, key: bytes, message: Envelope) -> None:
+        """Let other jobs go before what follows of the same job in a list."""
+        root = message["headers"].get("root_id")
+        if root is None or time.monotonic() < self._alone_until:
+            return
+        try:
+            with self.conn_or_acquire() as client:
+                shared = let_others(client, key.decode(), root)
+        except RedisError as error:
+            logger.debug("messages were not moved (%s)", type(error).__name__)
+        else:
+            self._alone_until = 0.0 if shared else time.monotonic() + _ALONE
 
     def _judged(self, raw: bytes, queue: str) -> Envelope | None:
         """The message; None if it was refused."""

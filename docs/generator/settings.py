@@ -64,8 +64,9 @@ which it may deliver after a C-MOVE, beside its own
 _END = """
 ## Command line only
 
-`PACS_TASKS_REMOTE`, `PACS_TASKS_DETACH`, `PACS_TASKS_JSON`, `PACS_TASKS_QUIET`, `PACS_TASKS_LOG_LEVEL` and
-`PACS_TASKS_LOG_FILE` set the options of the same names. `PACS_TASKS_CONFIG` names the settings file.
+`PACS_TASKS_REMOTE`, `PACS_TASKS_PRIORITY`, `PACS_TASKS_DETACH`, `PACS_TASKS_JSON`, `PACS_TASKS_QUIET`,
+`PACS_TASKS_LOG_LEVEL` and `PACS_TASKS_LOG_FILE` set the options of the same names. `PACS_TASKS_CONFIG` names the
+settings file.
 """
 
 #: Defaults that depend on the machine, and the settings that are tables of the file.

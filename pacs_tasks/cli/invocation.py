@@ -337,8 +337,7 @@ def transfer_options(function: F) -> F:
         show_envvar=True,
         expose_value=False,
         callback=_note,
-        help="Let this job go before the others (stat), or after them (bulk), here and as priority of the requests to "
-        "the PACS.",
+        help="Do this job before the others (stat) or after them (bulk), and request the same of the PACS.",
     )
     return give_up_after(key(priority(function)))
 

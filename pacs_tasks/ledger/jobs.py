@@ -23,6 +23,7 @@ from pacs_tasks.ledger.keys import (
     JOBS,
     PARTS,
     PROGRESS_FIELDS,
+    RUNNING,
     SEALED_KEY,
     Bitmap,
     Marks,
@@ -44,7 +45,7 @@ from pacs_tasks.ledger.keys import (
     touch,
 )
 from pacs_tasks.ledger.seals import Seals
-from pacs_tasks.operations import OPERATIONS
+from pacs_tasks.operations import MESSAGE_PRIORITIES, OPERATIONS, QUEUE_KEYS, QUEUES, queue_key
 from pacs_tasks.outcome import Category, InstanceCategory, InstanceOutcome, JobState, Outcome, Progress, TransferOutcome
 from pacs_tasks.request import AnyRequest, JobRequest, R
 
@@ -172,6 +173,18 @@ class Standstills:
         """
         touch(self._redis, job_id, self._keep)
         return str(self._run("jobs/standstill", [job_key(job_id), job_key(job_id, "claims")], [patience]))
+
+    def others_wait(self, priority: int) -> bool:
+        """Return whether a running part should let others have its turn.
+
+        A message of a higher priority waits, or any message does and another job runs.
+        """
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.exists(*(queue_key(queue, each) for each in MESSAGE_PRIORITIES if each < priority for queue in QUEUES))
+            pipe.exists(*QUEUE_KEYS)
+            pipe.zcard(RUNNING)
+            higher, any_message, running = pipe.execute()
+        return bool(higher or (any_message and running > 1))
 
     def reset(self, job_id: str) -> None:
         """Begin to count anew: the job waits for its remote."""

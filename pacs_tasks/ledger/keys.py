@@ -239,6 +239,8 @@ def decode_whole(text: str, index: int, known: Series, sealer: Sealer) -> Instan
 _PREFIX = "pacs_tasks"
 #: The index of all jobs.
 JOBS = f"{_PREFIX}:jobs"
+#: The jobs that workers have begun and that have not ended; written by scripts.
+RUNNING = f"{_PREFIX}:running"
 #: What follows the tasks that other services published, by the id of the job.
 CALLERS = f"{_PREFIX}:callers"
 #: The keys of a job beside its own: those kept as long as the job, and all.

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from pacs_tasks.errors import InvalidRequestError, JobNotFoundError
+from pacs_tasks.operations import MESSAGE_PRIORITIES, queue_key
 from pacs_tasks.sealing import sealing_of
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ class DeadLetters:
         return len(found)
 
     def enqueue_again(self, letter: DeadLetter) -> None:
-        """Put the message back into its queue, after what made workers refuse it was changed.
+        """Put the message back into its queue, with its priority, after what made workers refuse it was changed.
 
         Raises
         ------
@@ -154,8 +155,16 @@ class DeadLetters:
             raise InvalidRequestError(
                 "This message is not kept whole, so it cannot be enqueued again. Enqueue its request anew."
             )
-        self._redis.lpush(letter.queue, content)
+        self._redis.lpush(queue_key(letter.queue, _priority_of(content)), content)
         self.delete(letter)
+
+
+def _priority_of(content: bytes) -> int:
+    """Read the priority of a message of whatever form."""
+    try:
+        return int(json.loads(content)["properties"]["priority"])
+    except (LookupError, TypeError, ValueError, RecursionError):
+        return MESSAGE_PRIORITIES[0]
 
 
 def _letter(text: str | bytes) -> DeadLetter:

@@ -6,6 +6,7 @@ result.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -23,7 +24,7 @@ from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine.associations import new_association
 from pacs_tasks.tasks.engine.base import JobTask, ledger, register
 from pacs_tasks.tasks.engine.claim import Claim
-from pacs_tasks.tasks.engine.job import Promise, Range, answer, lines_of_a_part, note_round_trip, register_chord
+from pacs_tasks.tasks.engine.job import Promise, Range, answer, note_round_trip, parts_of_a_job, register_chord
 from pacs_tasks.tasks.engine.part import LineQueue, Part, work_off
 from pacs_tasks.tasks.engine.session import Loss, Session
 
@@ -66,7 +67,7 @@ def cut(total: int, round_trip: float) -> list[Range]:
     round_trip
         Seconds that a request and its response take at least.
     """
-    rows = lines_of_a_part(total, ROW_WORK + round_trip)
+    rows = math.ceil(total / parts_of_a_job(total * (ROW_WORK + round_trip), round_trip))
     return [(start, min(start + rows, total)) for start in range(0, total, rows)]
 
 

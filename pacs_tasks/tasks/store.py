@@ -59,8 +59,8 @@ from pacs_tasks.tasks.engine.job import (
     Promise,
     Range,
     answer,
-    lines_of_a_part,
     note_round_trip,
+    parts_of_a_job,
     plan,
     register_chord,
 )
@@ -82,8 +82,10 @@ _KNOWN, _USUAL_SHARE, _LIMIT_SHARE, _SLOWEST_RATE = 20, 0.03, 0.6, 1 << 20
 _MOST_REMOTES = 1_000
 #: Files that tell what is usual.
 _SAMPLES = 200
-#: Most bytes of a part with more than one file.
+#: Most bytes that a part unpacks, unless one file has more.
 PART_BYTES = 64 * 2**20
+#: Files whose headers a part reads before it sends them: they share an association with the right contexts.
+_READ_AHEAD = 200
 
 _StoreRequest = StoreRequest | StoreDirectoryRequest | StorePathsRequest
 
@@ -97,29 +99,25 @@ def cut(lines: Sequence[FileLine], files_per_task: int | None, round_trip: float
         Seconds that a request and its response take at least: on a slow line a few files are work enough, and small
         parts keep all associations busy to the end.
     """
-    most = files_per_task or _files_of_a_part(lines, round_trip)
+    total = len(lines)
+    packed = any(line.archive for line in lines)
+    if files_per_task or (total <= SMALL_DIRECTORY and not packed):
+        works, share = [1.0] * total, float(files_per_task or 1)
+    else:
+        works = [max(FILE_WORK + BYTE_WORK * line.size, round_trip) for line in lines]
+        # Each part reads the whole directory of an archive.
+        share = sum(works) / (FEWEST_PARTS if packed else parts_of_a_job(sum(works), round_trip))
     ranges: list[Range] = []
-    start = size = 0
+    start, work, unpacked = 0, 0.0, 0
     for index, line in enumerate(lines):
         # However many files a task has, what it unpacks stays small.
-        limited = files_per_task is None or bool(line.archive)
-        full = index - start >= most or (limited and size + line.size > PART_BYTES)
+        full = work >= share or (line.archive and unpacked + line.size > PART_BYTES)
         if full and index > start:
             ranges.append((start, index))
-            start, size = index, 0
-        size += line.size
-    return [*ranges, (start, len(lines))] if lines else []
-
-
-def _files_of_a_part(lines: Sequence[FileLine], round_trip: float) -> int:
-    total = len(lines)
-    if any(line.archive for line in lines):
-        # Each part reads the whole directory of an archive.
-        return max(1, total // FEWEST_PARTS)
-    if total <= SMALL_DIRECTORY:
-        return 1
-    file_work: float = FILE_WORK + BYTE_WORK * sum(line.size for line in lines) / total
-    return lines_of_a_part(total, max(file_work, round_trip))
+            start, work, unpacked = index, 0.0, 0
+        work += works[index]
+        unpacked += line.size if line.archive else 0
+    return [*ranges, (start, total)] if lines else []
 
 
 def _parts(job_id: str) -> list[Range]:
@@ -218,10 +216,13 @@ def _judged(instance: StoredInstance, request: FilesRequest) -> StoredInstance:
         return replace(instance, padding=part10.AS_IT_IS)
 
 
-def _read_headers(part: Part[FileLine], unpacked: Unpacked, request: FilesRequest) -> list[tuple[int, StoredInstance]]:
-    """The instances of a part by their index; records the outcomes of other files."""
+def _read_headers(
+    part: Part[FileLine], indices: Sequence[int], unpacked: Unpacked, request: FilesRequest
+) -> list[tuple[int, StoredInstance]]:
+    """The instances among some files of a part by their index; records the outcomes of other files."""
     found = []
-    for index, line in list(part.left.items()):
+    for index in indices:
+        line = part.left[index]
         part.check_end()
         part.begin(index)
         read = _read_header(line, unpacked, request)
@@ -332,7 +333,7 @@ class _FileQueue(LineQueue[StoredInstance]):
         pacing, files = self.part.pacing, list(self.queue.items())
         sizes = [instance.size for _, instance in files] if pacing is not None else []
         for place, (index, instance) in enumerate(files):
-            if self.part.must_end() or self.must_yield():
+            if self.part.must_end() or self.part.slice_over() or self.must_yield():
                 return
             try:
                 check_source(self.part.left[index].archive or instance.path)
@@ -390,28 +391,33 @@ def _send(part: Part[FileLine], request: _StoreRequest, *, alone: bool = False) 
         part.pacing.begin(len(part.left), next(iter(part.left.values())).size)
 
     def queues() -> Iterator[_FileQueue]:
-        instances = _read_headers(part, unpacked, request)
-        index_of = {instance.path: index for index, instance in instances}
-        lost = dict(part.lost)
+        lost = [index for index in part.left if index in part.lost]
+        usual = [index for index in part.left if index not in part.lost]
+        for start in range(0, len(usual), _READ_AHEAD):
+            yield from together(dict(_read_headers(part, usual[start : start + _READ_AHEAD], unpacked, request)))
+        # Files at which an association was lost come last, each alone, so that they hold up and lose no other.
+        for index, instance in _read_headers(part, lost, unpacked, request):
+            [(proposed, _)] = contexts.contexts_for([instance], request.transcode)
+            yield queue_of({index: instance}, proposed, _patience(part.job_id, instance.size))
+
+    def together(instances: dict[int, StoredInstance]) -> Iterator[_FileQueue]:
+        index_of = {instance.path: index for index, instance in instances.items()}
         refused: dict[int, StoredInstance] = {}
-
-        def queue_of(proposed: list[Context], batch: list[StoredInstance], patience: float | None = None) -> _FileQueue:
-            queue = {index_of[instance.path]: instance for instance in batch}
-            return _FileQueue(part, request, proposed, part.claim.overdue, queue, alone=alone, patience=patience)
-
-        usual = [each for index, each in instances if index not in lost]
-        for proposed, batch in contexts.contexts_for(usual, request.transcode):
-            sent = queue_of(proposed, batch, _first_patience(request, max(each.size for each in batch)))
+        for proposed, batch in contexts.contexts_for(list(instances.values()), request.transcode):
+            patience = _first_patience(request, max(each.size for each in batch))
+            sent = queue_of({index_of[each.path]: each for each in batch}, proposed, patience)
             yield sent
             refused |= sent.refused
-        for each in contexts.alternatives_for(list(refused.values()), request.transcode):
-            yield queue_of(*each)
-        # Files at which an association was lost come last, each alone, so that they hold up and lose no other.
-        for index, instance in instances:
-            if index in lost:
-                [(proposed, _)] = contexts.contexts_for([instance], request.transcode)
-                yield queue_of(proposed, [instance], _patience(part.job_id, instance.size))
+        for proposed, batch in contexts.alternatives_for(list(refused.values()), request.transcode):
+            yield queue_of({index_of[each.path]: each for each in batch}, proposed)
 
+    def queue_of(
+        batch: dict[int, StoredInstance], proposed: list[Context], patience: float | None = None
+    ) -> _FileQueue:
+        return _FileQueue(part, request, proposed, part.claim.overdue, batch, alone=alone, patience=patience)
+
+    # Each run of a part reads the whole directory of an archive.
+    part.undivided = any(line.archive for line in part.left.values())
     name = f"{part.job_id} {part.claim.name}"
     with Unpacked(name, taken_up=part.claim.deaths > 0) as unpacked:
         return work_off(part, request, queues, alone=alone)

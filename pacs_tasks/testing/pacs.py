@@ -41,6 +41,8 @@ _CONTROL: Final = 11
 
 #: Requests for which we choose the service, not pynetdicom.
 _Served = C_STORE | C_MOVE | C_GET | N_ACTION
+#: Requests with a priority.
+_Prioritised = C_STORE | C_FIND | C_MOVE | C_GET
 
 
 class TestPACS(Reception):
@@ -75,6 +77,8 @@ class TestPACS(Reception):
         SOP Instance UIDs of all complete C-STORE requests, in order, whatever the response.
     deliveries
         SOP Instance UIDs of all instances that it has sent for C-MOVE and C-GET, in order.
+    priorities
+        Priority, (0000,0700), of all C-STORE, C-FIND, C-MOVE and C-GET requests, in order: 0 medium, 1 high, 2 low.
     calling_aets
         AE titles of all association requests, in order.
     identities
@@ -120,6 +124,7 @@ class TestPACS(Reception):
         self.host = host
         self.stores: list[str] = []
         self.deliveries: list[str] = []
+        self.priorities: list[int] = []
         self.identifiers: list[Dataset] = []
         self.transactions: list[tuple[str, ...]] = []
         self.report_statuses: list[int | None] = []
@@ -290,6 +295,9 @@ class TestPACS(Reception):
         """Serve one request in the thread of its association."""
         context = assoc._accepted_cx.get(context_id)
         number = next(self._numbers)
+        if isinstance(message, _Prioritised):
+            with self._lock:
+                self.priorities.append(message.Priority)
         in_time = self._wait_while(assoc, lambda faults: faults.holds_request(number))
         if not in_time or self.faults.silence is Silence.ASSOCIATED:
             self._stay_silent(assoc)

@@ -26,17 +26,25 @@ local function unfinished(job)
   return state == 'queued' or state == 'running'
 end
 
+-- The jobs that workers have begun and that have not ended: a sorted set of their keys, by when that was noted.
+local RUNNING = 'pacs_tasks:running'
+
+local function end_job(job, state)
+  redis.call('HSET', job, 'state', state, 'finished', stamp())
+  redis.call('ZREM', RUNNING, job)
+end
+
 -- Ends the job if nothing is left to do. Returns 1 if this call ended it.
 local function settle(job, claims)
   if not unfinished(job) then
     return 0
   end
   if redis.call('HGET', job, 'planned') == '1' and counter(job, 'recorded') >= counter(job, 'total') then
-    redis.call('HSET', job, 'state', 'done', 'finished', stamp())
+    end_job(job, 'done')
     return 1
   end
   if redis.call('HGET', job, 'cancel') == '1' and live_claims(claims) == 0 then
-    redis.call('HSET', job, 'state', 'cancelled', 'finished', stamp())
+    end_job(job, 'cancelled')
     redis.call('HDEL', job, 'waiting', 'waiting_since', 'waiting_reason', 'waiting_until')
     return 1
   end

@@ -310,8 +310,8 @@ class PartPausedError(Exception):
         self.seconds = seconds
 
 
-class WorkerShutdownError(Exception):
-    """The worker shuts down; another one does the rest of the part."""
+class PartSuspendedError(Exception):
+    """The rest of the part goes back to the queue: the worker shuts down, or others have their turn."""
 
 
 def come_again(task: Task, countdown: float, **options: Any) -> NoReturn:

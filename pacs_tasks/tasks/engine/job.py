@@ -71,8 +71,10 @@ from pacs_tasks.tasks.engine.permissions import check_request
 
 #: A part has so much work, in seconds, that the 5 ms of its task are a thirtieth of it.
 PART_WORK = 0.16
-#: Parts that a large job has at least, so that workers share it, and at most, so that its chord stays small.
-FEWEST_PARTS, MOST_PARTS = 16, 2000
+#: Parts that a large job has at least, so that workers share it, and at most: jobs take turns by their parts.
+FEWEST_PARTS, MOST_PARTS = 16, 64
+#: The most on a line whose round trip takes so many seconds: 64 associations should be busy to the end.
+MOST_PARTS_FAR, FAR = 256, 0.01
 #: How often lost parts are planned again without any outcome in between before they fail.
 _MOST_REPLANS = 3
 #: Seconds after which ``finish`` comes again while parts are at work.
@@ -181,17 +183,18 @@ def note_round_trip(request: Request, contexts: Sequence[Context], claim: Claim)
         ledger().record_round_trip(claim.job_id, assoc.wire.round_trip)
 
 
-def lines_of_a_part(total: int, line_work: float) -> int:
-    """How many lines of a large job are a part: about :data:`PART_WORK` seconds of work.
+def parts_of_a_job(work: float, round_trip: float) -> int:
+    """How many parts a large job has: each is about :data:`PART_WORK` seconds of work.
 
     Parameters
     ----------
-    total
-        How many lines the job has.
-    line_work
-        Seconds that one line takes.
+    work
+        Seconds that all lines take, one after the other.
+    round_trip
+        Seconds that a request and its response take at least.
     """
-    return max(1, min(math.ceil(PART_WORK / line_work), total // FEWEST_PARTS), math.ceil(total / MOST_PARTS))
+    most = MOST_PARTS_FAR if round_trip >= FAR else MOST_PARTS
+    return min(max(math.ceil(work / PART_WORK), FEWEST_PARTS), most)
 
 
 def _pending(job_id: str, ranges: list[Range]) -> list[Range]:
@@ -230,7 +233,9 @@ def register_chord(
         if not background.keep():
             # The ticket of this planner has nothing to do.
             ledger().record_fan_out(job_id)
-        task.replace(chord(header, body=finish.si(job_id, ledger().progress(job_id).attempt)))
+        # After the parts: where messages come twice, it would find parts that nobody has begun.
+        body = finish.si(job_id, ledger().progress(job_id).attempt).set(priority=priority)
+        task.replace(chord(header, body=body))
 
     @register(request_type.task, base=JobTask)
     def planner(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:

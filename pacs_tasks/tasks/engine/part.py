@@ -6,6 +6,7 @@ other, which sending and querying share; what differs between them is a step (:m
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -41,7 +42,7 @@ from pacs_tasks.tasks.engine.base import (
     BROKER_AWAY,
     PartParkedError,
     PartPausedError,
-    WorkerShutdownError,
+    PartSuspendedError,
     come_again,
     come_again_in_time,
     come_back,
@@ -70,6 +71,9 @@ _LOSSES_OF_A_LINE = 3
 #: Workers that may die with a part, for whatever reason, before the rest of it fails.
 _MOST_DEATHS_OF_A_PART = 10
 
+#: Seconds of work after which a part lets others have their turn, and between two looks whether any wait.
+SLICE, _LOOK = 0.15, 0.1
+
 #: The lines of a kind of job, and the form in which a queue holds them.
 L = TypeVar("L", bound=Line)
 T = TypeVar("T")
@@ -92,6 +96,12 @@ class Part(Generic[L]):
         Whether what could be tried again later fails now.
     pacing
         The pace of the remote, if it has one.
+    again
+        Something failed for now and is left for the next try.
+    sliced
+        Others have their turn now.
+    undivided
+        It does not end for others to have their turn.
     """
 
     def __init__(self, task: Task, recorder: Recorder, claim: Claim, lines: range, tries: int = 0) -> None:
@@ -99,6 +109,8 @@ class Part(Generic[L]):
         self.indices = lines
         self.pacing: Pacing | None = None
         self.job_id = job_id = recorder.job_id
+        self.again = self.sliced = self.undivided = False
+        self._progress, self._next_look = False, time.monotonic() + SLICE
         self.last_try = tries >= settings().max_retries
         recorded = ledger().recorded(job_id, lines.start, lines.stop)
         self._attempts = ledger().claims.attempts(job_id, lines.start, lines.stop)
@@ -120,6 +132,7 @@ class Part(Generic[L]):
         JobCancelledError
             If the job was cancelled; the outcome is recorded.
         """
+        self._progress = True
         attempts = self._attempts[index - self.indices.start] + (outcome.begun > 0)
         receipt = outcome.model_copy(update={"worker": self.task.request.hostname, "attempts": attempts})
         self.left.pop(index, None)
@@ -151,12 +164,26 @@ class Part(Generic[L]):
         """Whether to stop waiting for the remote: the job was cancelled, the worker shuts down, or its hours end."""
         return self.claim() or shutting_down() or (self.pacing is not None and self.pacing.closed)
 
+    def slice_over(self) -> bool:
+        """Whether to end here for now: the part has had its turn, and others wait for theirs.
+
+        A part that has done nothing or leaves something for its next try goes on, or it might never end. So does one in
+        the background, which keeps no process from others.
+        """
+        now = time.monotonic()
+        divisible = self._progress and not (self.sliced or self.again or self.undivided)
+        if divisible and now >= self._next_look and not background.detached():
+            self._next_look = now + _LOOK
+            priority = (self.task.request.delivery_info or {}).get("priority") or 0
+            self.sliced = ledger().standstills.others_wait(priority)
+        return self.sliced
+
     def check_end(self) -> None:
-        """Raise :class:`JobCancelledError`, :class:`WorkerShutdownError`, or as the pacing, if the part must end."""
+        """Raise :class:`JobCancelledError`, :class:`PartSuspendedError`, or as the pacing, if the part must end."""
         if self.claim():
             raise JobCancelledError
         if shutting_down():
-            raise WorkerShutdownError
+            raise PartSuspendedError
         if self.pacing is not None:
             self.pacing.check()
 
@@ -207,8 +234,6 @@ class LineQueue(ABC, Generic[T]):
 
     Attributes
     ----------
-    again
-        Something failed for now and is left for the next try.
     unanswered
         The indices of lines that were sent to the remote and have no answer.
     answered
@@ -232,7 +257,7 @@ class LineQueue(ABC, Generic[T]):
         self.part, self.request, self._alone = part, request, alone
         self.queue = dict(queue)
         self.unanswered: set[int] = set()
-        self.again = self.answered = False
+        self.answered = False
         self._losses = 0
         #: The lease of the last association.
         self.lease: Lease | None = None
@@ -254,7 +279,7 @@ class LineQueue(ABC, Generic[T]):
         """Do the first line, or several; remove each from ``queue`` when it has its answer."""
 
     def work(self) -> None:
-        """Work until the queue is empty or the try is over.
+        """Work until the queue is empty, the try is over or others have their turn.
 
         Raises
         ------
@@ -263,7 +288,7 @@ class LineQueue(ABC, Generic[T]):
         """
         try:
             with self._session:
-                while self.queue:
+                while self.queue and not self.part.slice_over():
                     self.part.check_end()
                     if self.must_yield():
                         self._session.close()
@@ -274,7 +299,7 @@ class LineQueue(ABC, Generic[T]):
             if self._alone:
                 raise
             if isinstance(error, PeerUnavailableError) and not self.part.last_try:
-                self.again |= bool(self.queue)
+                self.part.again |= bool(self.queue)
             else:
                 while self.queue:
                     self.part.fail(self._pop(), error)
@@ -290,7 +315,7 @@ class LineQueue(ABC, Generic[T]):
         if status is None or status.category is not StatusCategory.TRANSIENT or self.part.last_try:
             return False
         self.part.count_attempt(index)
-        self.again = True
+        self.part.again = True
         return True
 
     def _lost(self, loss: Loss) -> None:
@@ -319,7 +344,7 @@ class LineQueue(ABC, Generic[T]):
         if failure is not None:
             self.part.fail(index, failure)
         else:
-            self.again = True
+            self.part.again = True
 
     def failure(self, index: int, error: PeerUnavailableError) -> PeerUnavailableError | None:
         """The error with which a line fails at which an association was lost; nothing if it is tried again."""
@@ -357,16 +382,16 @@ def work_off(
     part.quarantine()
     if not alone:
         park_if_down(part.job_id, request)
-    again = False
     for queue in queues():
         try:
             queue.work()
         except (PeerBusyError, PartPausedError):
-            if not (again or queue.again):
+            if not part.again:
                 raise
             return True
-        again |= queue.again
-    return again
+        if part.sliced and part.left:
+            raise PartSuspendedError
+    return part.again
 
 
 def run_part(task: Task, job_id: str, lines: range, tries: int, work: Callable[[Part[L], R], bool]) -> None:
@@ -400,7 +425,9 @@ def run_part(task: Task, job_id: str, lines: range, tries: int, work: Callable[[
         pass  # Its record has expired.
     except BROKER_AWAY as error:
         go_back(error)
-    except WorkerShutdownError:
+    except PartSuspendedError:
+        # That is not a try: pauses grow with Celery's count.
+        task.request.retries = -1
         come_again(task, 0)
     except PartPausedError as paused:
         come_again_in_time(task, job_id, paused)
@@ -458,7 +485,7 @@ def _worked(part: Part[L], work: Callable[[Part[L], R], bool]) -> bool:
             raise
     except (AssociationError, JobCancelledError, JobNotFoundError, TaskPredicate):
         raise
-    except (PartParkedError, PartPausedError, WorkerShutdownError):
+    except (PartParkedError, PartPausedError, PartSuspendedError):
         raise
     except (*BROKER_AWAY, MissingKeyError, PlainRecordError):
         raise

@@ -39,12 +39,12 @@ SHARED = {
 REQUIRED = object()
 #: What becomes of damaged files, and of those in a transfer syntax that the remote refuses.
 DAMAGED = {"--send-damaged": False, "--repair": False, "--transcode": "uncompressed"}
-PATIENCE = {"--give-up-after": None, "--key": None}
+TRANSFER = {"--give-up-after": None, "--key": None, "--priority": "normal"}
 OWN: dict[str, dict[str, Any]] = {
     "echo": {},
-    "send": {"paths": REQUIRED, "--files-per-task": None, "--dry-run": False, **DAMAGED, **PATIENCE},
-    "send-file": {"--file": REQUIRED, **DAMAGED, **PATIENCE},
-    "send-dir": {"--dir": REQUIRED, "--files-per-task": None, "--dry-run": False, **DAMAGED, **PATIENCE},
+    "send": {"paths": REQUIRED, "--files-per-task": None, "--dry-run": False, **DAMAGED, **TRANSFER},
+    "send-file": {"--file": REQUIRED, **DAMAGED, **TRANSFER},
+    "send-dir": {"--dir": REQUIRED, "--files-per-task": None, "--dry-run": False, **DAMAGED, **TRANSFER},
     "query": {
         "--excel": False,
         "--patient-id": None,
@@ -63,7 +63,7 @@ OWN: dict[str, dict[str, Any]] = {
         "--strict": False,
         "--batch": None,
         "--format": "table",
-        **PATIENCE,
+        **TRANSFER,
     },
     "retrieve": {
         "--study-uid": None,
@@ -78,7 +78,7 @@ OWN: dict[str, dict[str, Any]] = {
         "--layout": None,
         "--root": None,
         "--overwrite": False,
-        **PATIENCE,
+        **TRANSFER,
     },
     "jobs": {"--limit": 50},
     "status": {"job_id": None},
@@ -268,7 +268,18 @@ def test_who_calls_is_part_of_every_request() -> None:
         "remote": RemoteAE(),
         "local": LocalAE(ae_title="MY_APP"),
         "timeout": 2.5,
+        "priority": "normal",
     }
+
+
+@pytest.mark.parametrize("command", [["send-file", "--file", "a"], ["send-dir", "--dir", "."], ["send", "."], ["query"],
+                                     ["retrieve"]], ids=lambda each: each[0])  # fmt: skip
+def test_a_transfer_has_a_priority(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The option overrides the environment."""
+    assert _parsed(*command).transfer()["priority"] == "normal"
+    monkeypatch.setenv("PACS_TASKS_PRIORITY", "bulk")
+    assert _parsed(*command).transfer()["priority"] == "bulk"
+    assert _parsed(*command, "--priority", "STAT").transfer()["priority"] == "stat"
 
 
 #: Everything that commands take no notice of, as people may type it.
@@ -284,6 +295,7 @@ WITHOUT_EFFECT = [
     ["verify", "1f38", "--commit-timeout", "3"],
     ["send", ".", "--dry-run", "--files-per-task", "3"],
     ["send-dir", "--dir", ".", "--dry-run", "--give-up-after", "3"],
+    ["send", ".", "--dry-run", "--priority", "stat"],
     ["query", "--give-up-after", "3"],
     ["query", "--json", "--format", "csv"],
     ["worker", "--detach"],

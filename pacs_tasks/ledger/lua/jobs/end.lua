@@ -13,7 +13,7 @@ if attempt ~= '0' and attempt ~= redis.call('HGET', job, 'attempt') then
   return 0
 end
 redis.call('HSETNX', job, 'started', stamp())
-redis.call('HSET', job, 'state', state, 'finished', stamp())
+end_job(job, state)
 for i = 4, #ARGV, 2 do
   redis.call('HSET', job, ARGV[i], ARGV[i + 1])
 end

@@ -10,5 +10,7 @@ if redis.call('HGET', job, 'state') == 'queued' then
   redis.call('HSET', job, 'state', 'running', 'worker', worker)
   redis.call('HSETNX', job, 'started', stamp())
 end
-settle(job, claims)
+if settle(job, claims) == 0 and unfinished(job) then
+  redis.call('ZADD', RUNNING, now, job)
+end
 return redis.call('HGET', job, 'state')
