@@ -250,7 +250,8 @@ def test_a_job_that_waits_for_an_association_does_not_stand_still(
         def waited_often() -> bool:
             if not own.ledger.claims.count(job.id):  # A worker checks every 20 s and hardly ever meets a part.
                 resume_stalled(celery, own.ledger, 4.0)
-            return worker.said().count("retry: Retry in") > 10
+            # In the background it waits in line, and its message comes again and again.
+            return worker.said().count("] received") > 10
 
         wait_until(waited_often, 60, "the parts come and go")
         assert "Task pacs_tasks.resume" not in worker.said()
