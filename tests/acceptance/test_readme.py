@@ -229,6 +229,8 @@ RULES: Mapping[str, Rule] = {
     "pacs-tasks send image1.dcm dicom_files study.zip": prints("Sent       17", stored=SENT),
     "pacs-tasks send-dir --dir dicom_files --transcode decompress": prints(stored=SENT),
     "pacs-tasks send-dir --dir dicom_files --key nightly-2026-11-25": prints(stored=SENT),
+    "pacs-tasks send-dir --dir dicom_files --priority bulk": prints(stored=SENT),
+    "pacs-tasks status last": prints(stored=SENT),
     "pacs-tasks query --patient-id P12345": prints("P12345"),
     "pacs-tasks query --accession-number A1 --format json": prints("张^三丰", '"exit_code": 0'),
     'pacs-tasks query --patient-name "张*" --charset GB18030': prints("1 match", "张^三丰"),

@@ -379,6 +379,11 @@ class Association:
         self._busy = False
         self.wire.limit_operation()
 
+    @property
+    def fresh(self) -> bool:
+        """Whether nothing has been requested over it yet."""
+        return not self._message_id
+
     def next_message_id(self) -> int:
         """Give the id of the next request and start the time limit of its operation. Needs :meth:`busy`."""
         self.wire.limit_operation(self.timeouts.operation)

@@ -10,6 +10,9 @@ local remote, limit, lifetime, wake, lease = ARGV[1], tonumber(ARGV[2]), tonumbe
 
 -- Associations with a remote of which nothing is known.
 local START = 4
+-- Associations beyond the number in force for whoever waits for a single answer: holders that a silent remote keeps from
+-- the end of a file give none back.
+local SPARE = 4
 -- Seconds for which a lower class keeps an association while a higher one waits, and seconds between two such turns for
 -- each association: a little more than a twentieth, since opening an association takes a part of it.
 local TURN, BETWEEN_TURNS = 1, 16
@@ -19,6 +22,16 @@ local tuned = tonumber(redis.call('HGET', tuning, 'limit') or START)
 -- Returns how many associations there may be now, of so many at most.
 local function in_force(most)
   return math.max(1, math.min(most, tuned))
+end
+
+-- Returns how many associations there may be now for a lease of the highest class whose job has none yet: a few more, but
+-- no number that the remote has just refused.
+local function in_force_for_single(most)
+  local refused, till = unpack(redis.call('HMGET', tuning, 'refused', 'until'))
+  if refused and now < tonumber(till) then
+    most = math.min(most, tonumber(refused) - 1)
+  end
+  return math.max(in_force(most), math.min(most, tuned + SPARE))
 end
 
 -- Returns the class of a lease (0 is the highest) and its job, which share one text: its group.
@@ -126,7 +139,8 @@ local function hand_over()
   while #waiters > 0 do
     local due = class_due(waiters, by_group)
     local next = take_next(waiters, by_group, due)
-    if taken >= in_force(next.limit) then
+    local single = class_of(next.group) == 0 and not by_group[next.group]
+    if taken >= (single and in_force_for_single or in_force)(next.limit) then
       break
     end
     hold(held, next.lease, lifetime)

@@ -294,6 +294,11 @@ def note_distance(remote: str, seconds: float) -> None:
     _distances[remote] = seconds
 
 
+def distance(remote: str) -> float:
+    """How many seconds it took to open the last association with a remote; zero if that is not known."""
+    return _distances.get(remote, 0.0)
+
+
 def expect_to_wait(remote: str, response_time: float | None = None) -> None:
     """Have the current body detached at once, if it may be, where the remote is known to be far or slow.
 
@@ -302,5 +307,5 @@ def expect_to_wait(remote: str, response_time: float | None = None) -> None:
     response_time
         Seconds that it usually takes to respond, if that is known.
     """
-    if _here.body is not None and max(_distances.get(remote, 0.0), response_time or 0.0) > _NEAR:
+    if _here.body is not None and max(distance(remote), response_time or 0.0) > _NEAR:
         _here.body.expect_wait()

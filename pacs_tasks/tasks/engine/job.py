@@ -35,6 +35,7 @@ from pacs_tasks.errors import (
     SealingError,
 )
 from pacs_tasks.fleet.audits import Audits
+from pacs_tasks.fleet.leases import name_of
 from pacs_tasks.ledger.manifest import Line, Study
 from pacs_tasks.ledger.recorder import Recorder
 from pacs_tasks.operations import PART_PRIORITIES
@@ -66,6 +67,7 @@ from pacs_tasks.tasks.engine.base import (
 )
 from pacs_tasks.tasks.engine.claim import Claim, claimed
 from pacs_tasks.tasks.engine.enqueuers import check_record, note_enqueuer
+from pacs_tasks.tasks.engine.leases import leases
 from pacs_tasks.tasks.engine.part import L, Part, run_part
 from pacs_tasks.tasks.engine.permissions import check_request
 
@@ -75,6 +77,8 @@ PART_WORK = 0.16
 FEWEST_PARTS, MOST_PARTS = 16, 64
 #: The most on a line whose round trip takes so many seconds: 64 associations should be busy to the end.
 MOST_PARTS_FAR, FAR = 256, 0.01
+#: Seconds that a remote takes for a response, beside which the round trip of the line does not count.
+_SLOW = 0.02
 #: How often lost parts are planned again without any outcome in between before they fail.
 _MOST_REPLANS = 3
 #: Seconds after which ``finish`` comes again while parts are at work.
@@ -180,7 +184,9 @@ def note_round_trip(request: Request, contexts: Sequence[Context], claim: Claim)
     A remote that is busy is no reason to stop: the parts wait for it.
     """
     with suppress(PeerBusyError), new_association(request, claim.job_id, contexts, claim) as assoc:
-        ledger().record_round_trip(claim.job_id, assoc.wire.round_trip)
+        # A gateway may end the connection near us, and the remote itself may be slow.
+        slow = max(leases().response_time(request.remote) or 0.0, background.distance(name_of(request.remote)) / 2)
+        ledger().record_round_trip(claim.job_id, slow if slow >= _SLOW else assoc.wire.round_trip)
 
 
 def parts_of_a_job(work: float, round_trip: float) -> int:

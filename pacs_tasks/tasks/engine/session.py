@@ -43,7 +43,7 @@ class Loss(NamedTuple):
     opened
         Whether there was an association.
     first
-        Whether this was the first step on that association.
+        Whether this was the first step on that association, and no other task had used it.
     """
 
     error: PeerUnavailableError
@@ -89,6 +89,8 @@ class Session:
         first = self._assoc is None
         try:
             assoc = self._assoc = self._assoc or self._open.enter_context(self._associate())
+            # One that another task has used may have ended since.
+            first = first and assoc.fresh
             result = step(assoc)
         except InvalidRequestError:
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import cast
@@ -14,7 +15,15 @@ import redis
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.connection import connect
 from pacs_tasks.fleet import leases as budget_module
-from pacs_tasks.fleet.leases import AssociationLeases, Associations, name_of
+from pacs_tasks.fleet.leases import (
+    START,
+    AssociationLeases,
+    Associations,
+    LeaseClass,
+    lease_name,
+    name_of,
+    tuning_key,
+)
 from tests.support.waiting import wait_until
 
 REMOTE = "PACS at 127.0.0.1:104"
@@ -220,6 +229,27 @@ def test_many_parts_do_not_delay_a_single_job(budget: AssociationLeases, client:
     wait_until(all_returned, 20, "every part to return")
     budget.release(REMOTE, "a", 1)
     wait_until(lambda: not keys(client), 5, "Redis to be empty")
+
+
+def test_a_single_answer_gets_an_association_beyond_the_tuned_number(
+    budget: AssociationLeases, client: redis.Redis
+) -> None:
+    """A silent remote keeps its holders from giving one back. The ceiling, and a number that it refused, still hold."""
+
+    def lease(lease_class: LeaseClass, job: str) -> str:
+        return lease_name(lease_class, job, f"machine 1 {uuid.uuid4().hex}")
+
+    bulk = [lease(LeaseClass.NORMAL, "bulk") for _ in range(START + 1)]
+    assert [granted(budget, each, 64) for each in bulk] == [True] * START + [False]
+    echoes = [lease(LeaseClass.STAT, f"echo{number}") for number in range(5)]
+    assert [granted(budget, each, 64) for each in echoes] == [True] * 4 + [False]
+    budget.release(REMOTE, echoes[0], 64)
+    assert not granted(budget, lease(LeaseClass.STAT, "echo1"), 64)  # The job has one.
+    assert not granted(budget, echoes[0], START + 3)
+    client.hset(tuning_key(REMOTE), mapping={"limit": START, "refused": START + 1, "until": time.time() + 60})
+    assert not granted(budget, echoes[0], 64)
+    client.delete(tuning_key(REMOTE))
+    assert granted(budget, echoes[0], 64)
 
 
 def test_a_remote_is_an_ae_title_at_an_address() -> None:

@@ -96,6 +96,7 @@ def test_others_are_served_while_a_directory_waits_for_a_silent_pacs(
     wait_until(lambda: len(silent.stores) > 2, LIMIT, "more parts wait than there are processes")
     requests: list[EchoRequest | FindRequest | StoreRequest] = [
         EchoRequest(remote=pacs.remote),
+        EchoRequest(remote=silent.remote),
         FindRequest(remote=pacs.remote, level="STUDY", keys={"StudyInstanceUID": ""}),
         StoreRequest(remote=pacs.remote, path=str(paths[0])),
     ]
@@ -122,8 +123,9 @@ def test_others_are_served_while_a_retrieve_waits(
         )
         retrieve = own.enqueue(request)
         wait_until(lambda: sum("PatientID" not in each for each in archive.identifiers) > 2, LIMIT, "three parts wait")
-        echo = own.enqueue(EchoRequest(remote=pacs.remote))
-        echo.wait(LIMIT)
+        echoes = [own.enqueue(EchoRequest(remote=each)) for each in (pacs.remote, archive.remote)]
+        for echo in echoes:
+            echo.wait(LIMIT)
         assert not list(out.rglob("*.dcm"))
         archive.faults = Faults()
         assert (transferred(retrieve).category, len(list(out.rglob("*.dcm")))) == (Category.SUCCESS, 12)
