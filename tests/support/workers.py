@@ -85,7 +85,9 @@ def receiver(
     def ready(_: Process) -> bool:
         return answers(port) and _announced(redis_url, ae_title, port)
 
-    with _running([sys.executable, "-m", "workers.receiver"], directory / "receiver.log", ready, env) as process:
+    command = [sys.executable, "-m", "workers.receiver"]
+    # Not killed: the next test would find it announced.
+    with started(command, directory / "receiver.log", ready, env=env, cwd=ROOT, timeout=60) as process:
         yield process
 
 

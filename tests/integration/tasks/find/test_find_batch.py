@@ -216,11 +216,13 @@ def test_rows_that_a_cancel_left_are_asked_by_a_retry(client: PacsClient, archiv
 @pytest.mark.thorough
 def test_a_killed_worker_in_the_middle_costs_no_row(redis_url: str, archive: TestPACS, tmp_path: Path) -> None:
     """Another worker goes on; only the rows in progress are queried again."""
-    archive.faults = Faults(delay=0.1)
+    archive.faults = Faults(hold_requests_after=8)
     with PacsClient(redis_url) as client:
         job = client.enqueue(batch(archive, patients(40)))
-        with workers.worker(redis_url, tmp_path, "first", concurrency=2) as first:
+        alone = {"PACS_TASKS_ASSOCIATIONS_PER_PROCESS": "1"}
+        with workers.worker(redis_url, tmp_path, "first", concurrency=2, **alone) as first:
             wait_until(lambda: job.progress().counters.success > 4, 30, "some rows are answered")
+            wait_until(lambda: client.ledger.claims.count(job.id) == 2, 10, "each process waits for an answer")
             first.kill()
         expire_claims(client)
         return_messages(client)

@@ -195,8 +195,9 @@ def test_a_peer_that_aborts_at_each_file_is_reached(client: PacsClient, pacs: Te
 def test_associations_are_reused(redis_url: str, pacs: TestPACS, tmp_path: Path) -> None:
     """One task per file needs one association for the planner and one for each worker process: here, one."""
     write_series(tmp_path / "files", 60)
+    one = {"PACS_TASKS_ASSOCIATIONS_PER_PROCESS": "1", "PACS_TASKS_ASSOCIATION_IDLE": "5"}
     with (
-        workers.worker(redis_url, tmp_path, concurrency=1, PACS_TASKS_ASSOCIATION_IDLE="5"),
+        workers.worker(redis_url, tmp_path, concurrency=1, **one),
         PacsClient(redis_url) as own,
     ):
         outcome = sent(own, pacs, tmp_path / "files")

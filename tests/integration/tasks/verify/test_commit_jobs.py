@@ -290,6 +290,8 @@ def test_nothing_of_it_outlives_the_job(client: PacsClient, tmp_path: Path) -> N
         assert committed(client, job).committed == COUNT
         redis = client.ledger.client
         keys = [key for key in redis.scan_iter("pacs_tasks:*") if job.id in key or ":commitment:" in key]
+        # The mark of a planner that went on in the background, and claims, go sooner.
+        keys = [key for key in keys if not key.endswith((":fanned", ":claims"))]
         assert any(":commitment:" in key for key in keys)
         assert {redis.ttl(key) > 600_000 for key in keys} == {True}
         record = Commitments(Ledger(redis, 60), job.id)
