@@ -18,7 +18,7 @@ class Remote:
 
     def __init__(self) -> None:
         self.refusal: Exception | None = None
-        self.reusable = True
+        self.reusable = self.fresh = True
         self.opened = 0
         self.ended: list[str] = []
         self.losses: list[tuple[bool, bool]] = []
@@ -40,7 +40,7 @@ class Remote:
         """One association."""
 
         def __init__(self, remote: Remote) -> None:
-            self.number, self._remote = remote.opened, remote
+            self.number, self._remote, self.fresh = remote.opened, remote, remote.fresh
 
         def reusable(self) -> bool:
             return self._remote.reusable
@@ -73,6 +73,13 @@ def test_steps_share_an_association_until_it_is_lost(remote: Remote) -> None:
         assert remote.attempt() == 3
     assert remote.losses == [(True, False), (True, True)]
     assert remote.ended == ["PeerUnavailableError", "PeerUnavailableError", "released"]
+
+
+def test_an_association_that_another_task_has_used_may_have_ended_since(remote: Remote) -> None:
+    """Its loss says nothing about the step."""
+    remote.fresh = False
+    assert remote.attempt(PeerUnavailableError("aborted")) is None
+    assert remote.losses == [(True, False)]
 
 
 def test_an_association_that_cannot_be_opened_is_a_loss_too(remote: Remote) -> None:
