@@ -27,12 +27,12 @@ from celery.exceptions import SoftTimeLimitExceeded
 from pacs_tasks.app import LONGEST_TASK
 
 #: Seconds after which a body may be detached, and between two looks at it.
-_SOON = 0.05
+_SOON = 0.25
 _LOOK = 0.02
 #: A body waits if it uses less than this part of its time.
 _LITTLE_CPU = 0.25
 #: Seconds within which a near remote accepts an association, and responds: a body for another one is detached at once.
-_NEAR = 0.02
+_NEAR = 0.05
 #: Remotes of which one process remembers how far they are.
 _MOST_REMOTES = 1_000
 #: Threads without a body that a process keeps for the next ones.
