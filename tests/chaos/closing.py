@@ -233,12 +233,12 @@ def _check_expiry(stage: Stage) -> None:
     def ours() -> list[str]:
         return sorted(key for key in map(str, client.scan_iter()) if not key.startswith(_CELERY))
 
+    # Whoever still announces something, or looks for abandoned messages, writes a key again.
+    for worker in stage.workers:
+        worker.kill()
     keys = ours()
     lasting = [key for key in keys if client.ttl(key) == -1 and key != JOBS]
     require(not lasting, f"keys do not expire: {lasting}")
-    # Whoever still announces something writes it again.
-    for worker in stage.workers:
-        worker.kill()
     client.delete(*(key for key in keys if key != JOBS))
     require(not stage.client.ledger.standstills.unfinished_jobs(), "a job that has expired is still unfinished")
     require(not ours(), f"keys are left when all has expired: {ours()}")

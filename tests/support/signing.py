@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import redis
 from celery import Celery
 from celery.signals import before_task_publish
 from kombu.utils.json import dumps
@@ -34,13 +35,14 @@ def signed_by(name: str, key: str, stamp: float | None = None) -> Iterator[None]
         before_task_publish.disconnect(sign)
 
 
-def captured(service: Celery, task: str, kwargs: dict[str, Any], queue: str) -> dict[str, Any]:
-    """The message of a task as it stands in its queue, from which it is taken; no worker may serve it meanwhile."""
+def captured(service: Celery, broker: redis.Redis, task: str, kwargs: dict[str, Any], queue: str) -> dict[str, Any]:
+    """The message of a task as it stands in its queue, from which it is taken; no worker may serve it meanwhile.
+
+    It is read from Redis and not by kombu: a test of the same process may have imported the channel of workers, which
+    refuses the tasks that its process does not have.
+    """
     apart = f"apart.{queue}"
     service.send_task(task, kwargs=kwargs, queue=apart).forget()
-    with service.connection() as connection, connection.SimpleQueue(apart) as waiting:
-        message = waiting.get(timeout=5)
-        message.ack()
-    found: dict[str, Any] = message._raw
+    found: dict[str, Any] = json.loads(str(broker.rpop(apart)))
     found["properties"]["delivery_info"]["routing_key"] = queue
     return found

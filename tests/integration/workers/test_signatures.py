@@ -111,7 +111,7 @@ def test_a_message_is_accepted_once(broker: redis.Redis, redis_url: str, strict:
     """A copy of it does nothing, not even when the record of its job is gone."""
     request = {"remote": json.loads(pacs.remote.model_dump_json())}
     with another_service(redis_url) as service, signing.signed_by("ris", _SERVICE), _client(redis_url) as client:
-        message = signing.captured(service, "pacs_tasks.echo", {"request": request}, "pacs_tasks.find")
+        message = signing.captured(service, broker, "pacs_tasks.echo", {"request": request}, "pacs_tasks.find")
         job_id = message["headers"]["id"]
         broker.lpush("pacs_tasks.find", json.dumps(message))
         wait_until(lambda: broker.exists(job_key(job_id)), 30)
