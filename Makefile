@@ -116,8 +116,8 @@ PIN := build/pins/bin/uv pip compile --quiet --universal --python-version 3.11 -
 pins:
 	$(PYTHON) -m venv build/pins
 	build/pins/bin/python -m pip install --quiet --disable-pip-version-check uv
-	echo 'setuptools>=77' | $(PIN) --extra dev --output-file constraints.txt
-	echo 'setuptools>=77' | $(PIN) --constraints constraints.txt --output-file workers/constraints.txt
+	echo 'setuptools>=77' | $(PIN) --extra dev --extra all --output-file constraints.txt
+	echo 'setuptools>=77' | $(PIN) --extra all --constraints constraints.txt --output-file workers/constraints.txt
 	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["audit"], sep="\n")' \
 	  | $(PIN:pyproject.toml=) --output-file workers/audit-constraints.txt
 	# The extra alone: what the checkout has is in constraints.txt.
