@@ -6,12 +6,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime
 from typing import Any
 
 import pytest
-from celery.exceptions import SoftTimeLimitExceeded
+from celery import Celery
+from celery.exceptions import Ignore, SoftTimeLimitExceeded
+from celery.signals import before_task_publish
 
 from pacs_tasks.tasks.engine import background
+from pacs_tasks.tasks.engine.base import WaitingTask
 from tests.support.waiting import wait_until
 
 LIMIT = 10.0
@@ -201,3 +205,34 @@ def test_a_body_learns_that_its_time_is_over(monkeypatch: pytest.MonkeyPatch, re
 def test_threads_serve_one_body_after_the_other() -> None:
     threads = {run(threading.get_ident) for _ in range(20)}
     assert len(threads) <= background._SPARE_THREADS + 1
+
+
+def test_a_ticket_comes_at_once_when_the_work_is_done(
+    tasks: ThreadPoolExecutor, released: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of a job waits for the tasks of its parts; the ticket that was to come a second later may lag behind."""
+    monkeypatch.setattr("pacs_tasks.tasks.engine.base.others_wait", lambda: True)
+    monkeypatch.setattr(background, "_SOON", 0.0)
+    published: list[dict[str, Any]] = []
+
+    def note(headers: dict[str, Any], **_: Any) -> None:
+        published.append(headers)
+
+    def waits() -> None:
+        released.wait(LIMIT)
+
+    with Celery(broker="memory://", set_as_current=False) as celery:
+        task = celery.task(base=WaitingTask, name="waits")(waits)
+        task.push_request(id="part", called_directly=False, retries=3, delivery_info={"routing_key": "parts"})
+        before_task_publish.connect(note)
+        try:
+            with pytest.raises(Ignore):
+                task()
+            released.set()
+            wait_until(lambda: len(published) == 2, LIMIT, "two tickets")
+        finally:
+            before_task_publish.disconnect(note)
+            task.pop_request()
+    later, at_once = (datetime.fromisoformat(each["eta"]) for each in published)
+    assert {each["id"] for each in published} == {"part"}
+    assert at_once < later
