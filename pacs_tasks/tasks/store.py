@@ -106,7 +106,7 @@ def cut(lines: Sequence[FileLine], files_per_task: int | None, round_trip: float
     else:
         works = [max(FILE_WORK + BYTE_WORK * line.size, round_trip) for line in lines]
         # Each part reads the whole directory of an archive.
-        share = sum(works) / (FEWEST_PARTS if packed else parts_of_a_job(sum(works), round_trip))
+        share = sum(works) / (FEWEST_PARTS if packed else parts_of_a_job(sum(works)))
     ranges: list[Range] = []
     start, work, unpacked = 0, 0.0, 0
     for index, line in enumerate(lines):

@@ -95,12 +95,17 @@ class WaitingTask(Task):  # type: ignore[misc]  # Celery ships no annotations
         if self._is_full() and background.in_background(job_id):
             # It would wait as well, and hold the process.
             come_back(self, _about(2 * _TICKET))
-        return background.run(
-            partial(self._run_in_thread, request, args, kwargs),
-            job_id,
-            self._may_detach,
-            partial(come_back, self, _TICKET),
-        )
+        try:
+            return background.run(
+                partial(self._run_in_thread, request, args, kwargs),
+                job_id,
+                self._may_detach,
+                partial(come_back, self, _TICKET),
+            )
+        except Ignore:
+            # Celery copies each frame of its traceback, which would be a fifth of the work for a part.
+            ignored = Ignore()
+        raise ignored
 
     def _run_in_thread(self, request: Any, args: Any, kwargs: Any) -> Any:
         # Celery knows the running task of each thread.

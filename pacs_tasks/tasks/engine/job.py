@@ -75,8 +75,6 @@ from pacs_tasks.tasks.engine.permissions import check_request
 PART_WORK = 0.16
 #: Parts that a large job has at least, so that workers share it, and at most: jobs take turns by their parts.
 FEWEST_PARTS, MOST_PARTS = 16, 64
-#: The most on a line whose round trip takes so many seconds: 64 associations should be busy to the end.
-MOST_PARTS_FAR, FAR = 256, 0.01
 #: Seconds that a remote takes for a response, beside which the round trip of the line does not count.
 _SLOW = 0.02
 #: How often lost parts are planned again without any outcome in between before they fail.
@@ -189,18 +187,15 @@ def note_round_trip(request: Request, contexts: Sequence[Context], claim: Claim)
         ledger().record_round_trip(claim.job_id, slow if slow >= _SLOW else assoc.wire.round_trip)
 
 
-def parts_of_a_job(work: float, round_trip: float) -> int:
+def parts_of_a_job(work: float) -> int:
     """How many parts a large job has: each is about :data:`PART_WORK` seconds of work.
 
     Parameters
     ----------
     work
         Seconds that all lines take, one after the other.
-    round_trip
-        Seconds that a request and its response take at least.
     """
-    most = MOST_PARTS_FAR if round_trip >= FAR else MOST_PARTS
-    return min(max(math.ceil(work / PART_WORK), FEWEST_PARTS), most)
+    return min(max(math.ceil(work / PART_WORK), FEWEST_PARTS), MOST_PARTS)
 
 
 def _pending(job_id: str, ranges: list[Range]) -> list[Range]:

@@ -56,8 +56,8 @@ _REST = 1.0
 _REPORT = 0.1
 #: Seconds for which the usual response time of a remote is remembered.
 _RESPONSE_VALID = 5.0
-#: A line whose association takes so many seconds to open is slow, and begins with so many associations.
-_SLOW_LINE, _MANY = 0.04, 2 * START
+#: How many associations a line begins with where opening one takes so many seconds or more.
+_SLOW_LINE: Mapping[float, int] = {0.1: 4 * START, 0.04: 2 * START}
 #: Seconds to open an association after which the remote has too many of them.
 _LONG_OPENING = 2.0
 
@@ -433,9 +433,9 @@ class Leases:
         """Note how long it took to open an association."""
         if seconds > _LONG_OPENING:
             lease.note(Trouble.BUSY)
-        elif seconds > _SLOW_LINE and lease.remote not in self._slow:
+        elif lease.remote not in self._slow and (many := _slow_line(seconds)):
             self._slow.add(lease.remote)
-            _quickly(lambda: self._tuning().begin_with(lease.remote, min(_MANY, lease.limit)))
+            _quickly(lambda: self._tuning().begin_with(lease.remote, min(many, lease.limit)))
 
     def refused(self, lease: Lease) -> None:
         """Record that the remote refused the association for now; the place stays empty for a moment."""
@@ -468,6 +468,11 @@ class Leases:
             wanted, until = False, now + _REDIS_SILENT
         self._wanted[key] = until, wanted
         return wanted
+
+
+def _slow_line(seconds: float) -> int:
+    """How many associations a line begins with if opening one takes so long; zero if it is not slow."""
+    return next((many for least, many in _SLOW_LINE.items() if seconds > least), 0)
 
 
 def _busy(remote: RemoteAE, lease: Lease) -> PeerBusyError:

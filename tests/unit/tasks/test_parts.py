@@ -8,7 +8,7 @@ import pytest
 
 from pacs_tasks.ledger.manifest import FileLine
 from pacs_tasks.tasks import find
-from pacs_tasks.tasks.engine.job import FAR, FEWEST_PARTS, MOST_PARTS, MOST_PARTS_FAR, PART_WORK
+from pacs_tasks.tasks.engine.job import FEWEST_PARTS, MOST_PARTS, PART_WORK
 from pacs_tasks.tasks.store import PART_BYTES, cut
 
 CT = 526_000
@@ -48,16 +48,14 @@ def test_there_is_enough_to_share_out(count: int, round_trip: float) -> None:
 
 
 def test_on_a_slow_line_parts_are_small() -> None:
-    """Each file takes at least a round trip, and 64 associations should be busy to the end."""
-    assert sizes(files(500, CT), round_trip=0.02) == {8}
-    assert sizes(files(500, CT), round_trip=0.2) == {2}
+    """Each file takes at least a round trip, and 64 associations may be busy."""
+    assert sizes(files(500, CT), round_trip=0.02) == sizes(files(500, CT), round_trip=0.2) == {8}
 
 
 @pytest.mark.parametrize("round_trip", [0.0, 0.2])
 def test_a_huge_directory_is_no_huge_chord(round_trip: float) -> None:
     """The line may be as slow as it likes. Jobs take turns by their parts, so one has not many more than another."""
-    most = MOST_PARTS_FAR if round_trip else MOST_PARTS
-    assert len(cut(files(100_000, SMALL), None, round_trip)) <= most
+    assert len(cut(files(100_000, SMALL), None, round_trip)) <= MOST_PARTS
 
 
 def test_parts_have_about_the_same_work() -> None:
@@ -85,7 +83,6 @@ def test_rows_of_a_batch_are_shared_out(total: int, round_trip: float) -> None:
     """In order and completely; neither so many parts that the chord is large, nor a part that takes minutes."""
     parts = find.cut(total, round_trip)
     assert [index for start, stop in parts for index in range(start, stop)] == list(range(total))
-    most = MOST_PARTS_FAR if round_trip >= FAR else MOST_PARTS
     rows = parts[0][1] - parts[0][0]
-    assert min(total, FEWEST_PARTS) <= math.ceil(total / rows) == len(parts) <= most
-    assert rows * round_trip <= PART_WORK or rows == max(1, math.ceil(total / most))
+    assert min(total, FEWEST_PARTS) <= math.ceil(total / rows) == len(parts) <= MOST_PARTS
+    assert rows * round_trip <= PART_WORK or rows == max(1, math.ceil(total / MOST_PARTS))
