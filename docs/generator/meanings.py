@@ -110,5 +110,7 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         "flower_basic_auth": "Login for Flower, as `user:password`.",
         "flower_address": "Address at which Flower listens.",
         "flower_port": "Port of Flower.",
+        "serve_address": "Address at which the [HTTP API](../howto/http-api.md) and its console listen.",
+        "serve_port": "Port of the HTTP API and its console.",
     }
 )

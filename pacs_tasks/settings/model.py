@@ -221,6 +221,10 @@ class Settings(BaseModel):
     flower_address: Host = "127.0.0.1"
     flower_port: int = Field(default=5555, ge=0, le=65_535)
 
+    #: The HTTP API and its console. Where other machines reach it, put a proxy with TLS before it.
+    serve_address: Host = "127.0.0.1"
+    serve_port: int = Field(default=8080, ge=0, le=65_535)
+
     @model_validator(mode="before")
     @classmethod
     def _complete_redis_url(cls, given: Any) -> Any:
