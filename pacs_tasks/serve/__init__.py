@@ -5,12 +5,14 @@
 
 The routes of the API are ``/jobs``, ``/remotes``, ``/uploads``, ``/openapi.json`` and ``/health``. The console has all
 others: ``create_app`` calls ``pacs_tasks.serve.console.mount(app)`` last, which adds a router of its own at ``/`` and
-its static files. A page asks for these as FastAPI dependencies:
+its static files, both with ``include_in_schema=False``. A page gets these as FastAPI dependencies:
 
-``services: Services = Depends(services_of)``, from :mod:`pacs_tasks.serve.services`
-    The settings, the client, the access and the watch of this process.
+``services: Shared``, from :mod:`pacs_tasks.serve.services`
+    The settings, the client, the access, the watch and the uploads of this process. ``services.watch.follow(job_id)``
+    yields the progress of a job as it changes.
 ``caller: Reader`` (``Submitter``, ``Administrator``), from :mod:`pacs_tasks.serve.access`
     Who calls, with the scopes that the route needs; ``caller.may(Scope.PATIENTS)`` decides about patient data.
+    :mod:`pacs_tasks.serve.shown` gives of a job what a caller may see.
 ``services.access.sign_ons.append(function)``
     How a console that logs in by cookie or by a trusted proxy header says who calls: the function gets the connection
     and returns a ``Caller`` or None. The API then accepts it too, and refuses its unsafe methods from other origins.

@@ -7,16 +7,20 @@ from fastapi import Depends, Request
 
 from pacs_tasks.client import PacsClient
 from pacs_tasks.serve.access import Access
+from pacs_tasks.serve.spool import Spool
+from pacs_tasks.serve.watch import Watch
 from pacs_tasks.settings import Settings
 
 
 @dataclass(frozen=True)
 class Services:
-    """The settings, the client and the access of one application."""
+    """The settings, the client, the access, the watch and the uploads of one application."""
 
     settings: Settings
     client: PacsClient
     access: Access
+    watch: Watch
+    spool: Spool
 
 
 def services_of(request: Request) -> Services:
