@@ -469,8 +469,8 @@ class PacsClient:
     @overload
     def enqueue(self, request: CommitRequest, idempotency_key: str | None = None) -> Job[CommitOutcome]: ...
     @overload
-    def enqueue(self, request: AnyRequest, idempotency_key: str | None = None) -> Job: ...
-    def enqueue(self, request: AnyRequest, idempotency_key: str | None = None) -> Job:
+    def enqueue(self, request: AnyRequest, idempotency_key: str | None = None, requester: str = "") -> Job: ...
+    def enqueue(self, request: AnyRequest, idempotency_key: str | None = None, requester: str = "") -> Job:
         """Enqueue a request.
 
         The request goes to the ledger and only the id of the job to the queue, so that neither the queue nor Flower
@@ -480,6 +480,8 @@ class PacsClient:
         ----------
         idempotency_key
             Any text. The same key gives the same job again for as long as that job is kept.
+        requester
+            On whose behalf, for the audit trail. Empty: the user of this process.
 
         Raises
         ------
@@ -492,7 +494,7 @@ class PacsClient:
         """
         request = self.ledger.complete(request)
         job: Job = Job(_job_id(idempotency_key), self.ledger, self._broker)
-        if not self.ledger.open(job.id, request.task, request, requester=_user()):
+        if not self.ledger.open(job.id, request.task, request, requester=requester or _user()):
             if job.request() != request:
                 raise InvalidRequestError("This key belongs to a job with another request. Use another key.", job.id)
             return job

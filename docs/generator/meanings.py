@@ -110,5 +110,11 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         "flower_basic_auth": "Login for Flower, as `user:password`.",
         "flower_address": "Address at which Flower listens.",
         "flower_port": "Port of Flower.",
+        "serve_address": "Address at which the [HTTP API](../howto/http-api.md) and its console listen.",
+        "serve_port": "Port of the HTTP API and its console.",
+        "serve_uploads": "Directory of [uploads](../howto/http-api.md#uploads), which the workers must see too. Unset: "
+        "`uploads` in the data directory.",
+        "serve_upload_bytes": "Bytes that one upload may have, packed and unpacked.",
+        "serve_keep_uploads": "How long to keep an upload that was not sent whole, after its last job began.",
     }
 )

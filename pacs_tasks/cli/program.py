@@ -17,6 +17,7 @@ from pacs_tasks.cli.commands.jobs import cancel, jobs, purge, resume, retry, sta
 from pacs_tasks.cli.commands.processes import demo, flower, receiver, up, worker
 from pacs_tasks.cli.commands.query import query
 from pacs_tasks.cli.commands.retrieve import retrieve
+from pacs_tasks.cli.commands.serve import serve, token
 from pacs_tasks.cli.commands.transfer import echo, send, send_dir, send_file
 from pacs_tasks.cli.commands.verify import report, verify
 from pacs_tasks.cli.invocation import HELP_OPTIONS, CommandGroup, Invocation, Program
@@ -59,7 +60,7 @@ for _command in (
     purge,
 ):
     commands.add_command(_command)
-for _command in (worker, receiver, flower, up, demo, config):
+for _command in (worker, receiver, flower, serve, token, up, demo, config):
     commands.add_command(_command)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from pacs_tasks.errors import (
@@ -509,17 +510,37 @@ class Ledger:
 
     def jobs(self, limit: int) -> list[Progress]:
         """Read the progress of the newest jobs, the newest first."""
-        found = []
-        for job_id in cast("list[str]", self._redis.zrevrange(JOBS, 0, limit - 1)):
-            try:
-                found.append(self.progress(job_id))
-            except JobNotFoundError:
-                self._redis.zrem(JOBS, job_id)
-            except PacsTasksError:
-                raise
-            except Exception:  # noqa: BLE001, S112 - whatever else was written there must not hide the others
-                continue
-        return found
+        return list(islice(self.newest(), limit))
+
+    def newest(self, before: str = "") -> Iterator[Progress]:
+        """Read the progress of each job, the newest first, from the one that is older than ``before`` on.
+
+        Raises
+        ------
+        JobNotFoundError
+            If no job has the id ``before``.
+        """
+        start = 0
+        if before:
+            rank = self._redis.zrevrank(JOBS, before)
+            if rank is None:
+                raise not_found(before)
+            start = int(cast(int, rank)) + 1
+        while ids := cast("list[str]", self._redis.zrevrange(JOBS, start, start + _CHUNK - 1)):
+            for job_id in ids:
+                try:
+                    yield self.progress(job_id)
+                except JobNotFoundError:
+                    start -= int(cast(int, self._redis.zrem(JOBS, job_id)))
+                except PacsTasksError:
+                    raise
+                except Exception:  # noqa: BLE001, S112 - whatever else was written there must not hide the others
+                    continue
+            start += len(ids)
+
+    def public_error(self, job_id: str) -> str:
+        """Read the error of a job without its subject and without what the remote said; empty if it has none."""
+        return cast("str | None", self._redis.hget(job_key(job_id), "error")) or ""
 
     def problems(self, job_id: str) -> list[tuple[int, InstanceOutcome]]:
         """Read the outcomes that have no receipt, in the order of the manifest."""

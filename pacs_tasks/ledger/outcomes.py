@@ -83,11 +83,11 @@ class Instances:
             found.update((index, lines[index % _CHUNK].subject) for index in members)
         return found
 
-    def in_order(self) -> Iterator[LineOutcome]:
-        """Read every line of the manifest."""
+    def in_order(self, start: int = 0) -> Iterator[LineOutcome]:
+        """Read every line of the manifest from the line ``start`` on."""
         from pacs_tasks.ledger.manifest import CountedLine
 
-        places, start = self._places(), 0
+        places = self._places()
         while lines := self._ledger.manifest.lines(self._job_id, start, start + _CHUNK):
             indices = range(start, start + len(lines))
             found = self._receipts_at(places[index] for index in indices if places[index] >= 0)

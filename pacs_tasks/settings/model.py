@@ -221,6 +221,16 @@ class Settings(BaseModel):
     flower_address: Host = "127.0.0.1"
     flower_port: int = Field(default=5555, ge=0, le=65_535)
 
+    #: The HTTP API and its console. Where other machines reach it, put a proxy with TLS before it.
+    serve_address: Host = "127.0.0.1"
+    serve_port: int = Field(default=5556, ge=0, le=65_535)
+    #: The directory of uploads, which the workers must see too. Unset: ``uploads`` in ``data_dir``.
+    serve_uploads: Directory | None = None
+    #: Bytes that one upload may have, packed and unpacked.
+    serve_upload_bytes: int = Field(default=4 << 30, ge=1)
+    #: How long to keep an upload that was not sent whole, after its last job began.
+    serve_keep_uploads: int = Field(default=86_400, ge=60)
+
     @model_validator(mode="before")
     @classmethod
     def _complete_redis_url(cls, given: Any) -> Any:
@@ -307,6 +317,11 @@ class Settings(BaseModel):
     def received(self) -> Path:
         """The directory of received instances."""
         return (self.receiver_dir or self.data_dir / "received").absolute()
+
+    @property
+    def uploads(self) -> Path:
+        """The directory of uploads to the HTTP API."""
+        return (self.serve_uploads or self.data_dir / "uploads").absolute()
 
     def limit(self, remote: RemoteAE) -> int:
         """Return how many associations the fleet may have open at once with a remote.

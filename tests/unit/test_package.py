@@ -20,6 +20,7 @@ NETWORK_FLOOR = "pacs_tasks.dimse.c_store, pacs_tasks.dimse.find.c_find, pacs_ta
     ("modules", "unloaded"),
     [
         (ASKING_SIDE, {"pynetdicom", "pydicom", "celery", "kombu"}),
+        ("pacs_tasks.serve.application", {"pynetdicom", "pydicom", "celery", "kombu"}),
         ("dicom_pacs_transfer", {"pynetdicom", "pydicom", "celery", "kombu"}),
         (NETWORK_FLOOR, {"celery", "redis", "kombu"}),
         ("workers.dimse, workers.receiver.service", {"numpy", "pylibjpeg"}),

@@ -1,4 +1,4 @@
-"""The services of the commands ``worker``, ``receiver``, ``flower`` and ``up``. Each function returns an exit code."""
+"""The services of the commands that run processes. Each function returns an exit code."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import secrets
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 
 import click
 
@@ -15,6 +16,7 @@ from pacs_tasks.cli.stack.processes import Stack, address_to_call, check_port, i
 from pacs_tasks.connection import connect
 from pacs_tasks.embedded.launch import command, environment, worker_arguments
 from pacs_tasks.embedded.places import Places
+from pacs_tasks.errors import ConfigurationError
 from pacs_tasks.fleet.receivers import running
 from pacs_tasks.privacy import plain
 from pacs_tasks.sealing import IN_CLEAR
@@ -47,6 +49,39 @@ def run_flower(settings: Settings) -> int:
     if settings.flower_port:
         check_port("Flower", "PACS_TASKS_FLOWER_PORT", settings.flower_address, settings.flower_port)
     return _run("workers.flowerconfig", [], settings, {LOGIN: login})
+
+
+def run_serve(settings: Settings) -> int:
+    """Run the HTTP API and its console.
+
+    Raises
+    ------
+    ConfigurationError
+        If what they need is not installed, or the port is in use.
+    """
+    check_extra()
+    if settings.serve_port:
+        check_port("The HTTP API", "PACS_TASKS_SERVE_PORT", settings.serve_address, settings.serve_port)
+    return _run("pacs_tasks.serve", [], settings)
+
+
+def has_extra() -> bool:
+    """Whether what the HTTP API needs is installed."""
+    return all(find_spec(module) is not None for module in ("fastapi", "uvicorn", "jinja2", "python_multipart"))
+
+
+def check_extra() -> None:
+    """Check that what the HTTP API needs is installed.
+
+    Raises
+    ------
+    ConfigurationError
+        If it is not.
+    """
+    if not has_extra():
+        raise ConfigurationError(
+            "The HTTP API is not installed. Run `pip install 'pacs-tasks[serve]'` to install what it needs."
+        )
 
 
 def run_up(settings: Settings) -> int:

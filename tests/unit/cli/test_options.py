@@ -92,6 +92,8 @@ OWN: dict[str, dict[str, Any]] = {
     "worker": {},
     "receiver": {},
     "flower": {},
+    "serve": {},
+    "token": {"action": REQUIRED, "name": None, "--scope": ()},
     "up": {},
     "demo": {},
     "config": {"action": REQUIRED},

@@ -1,0 +1,55 @@
+"""The process of ``pacs-tasks serve``: ``python -m pacs_tasks.serve``."""
+
+from __future__ import annotations
+
+import sys
+
+import uvicorn
+
+from pacs_tasks.client import PacsClient
+from pacs_tasks.errors import PacsTasksError
+from pacs_tasks.privacy import keep_private, log_plainly
+from pacs_tasks.serve.application import create_app
+from pacs_tasks.settings import Settings, settings
+
+#: Seconds that open connections have to end after SIGTERM: those that watch a job never end by themselves.
+_PATIENCE = 3
+
+
+def serve(config: Settings) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Raises
+    ------
+    PacsTasksError
+        If the Redis cannot be used.
+    """
+    with PacsClient(config=config) as client:
+        uvicorn.run(
+            create_app(config, client),
+            host=config.serve_address,
+            port=config.serve_port,
+            # A line for each request would hold ids of jobs, and be the most of the log.
+            access_log=False,
+            server_header=False,
+            # Who the caller is follows from tokens and from what the console trusts, never from such a header.
+            proxy_headers=False,
+            timeout_graceful_shutdown=_PATIENCE,
+        )
+
+
+def main() -> int:
+    """Run the process, and return its exit code."""
+    log_plainly()
+    config = settings()
+    keep_private(config.group_access)
+    try:
+        serve(config)
+    except PacsTasksError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - whoever started this process reads it
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""The application that serves the API and the console."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from pacs_tasks.client import PacsClient
+from pacs_tasks.errors import PacsTasksError
+from pacs_tasks.ledger.tokens import Tokens
+from pacs_tasks.serve import console, downloads, events, jobs, problems, remotes, uploads
+from pacs_tasks.serve.access import Access
+from pacs_tasks.serve.description import describe
+from pacs_tasks.serve.guard import Guard
+from pacs_tasks.serve.services import Services, Shared
+from pacs_tasks.serve.spool import Spool
+from pacs_tasks.serve.watch import Watch
+from pacs_tasks.settings import Settings
+
+logger = logging.getLogger("pacs_tasks.serve")
+
+#: Seconds between two looks for uploads that are over.
+_SWEEP = 30.0
+
+_DESCRIPTION = """\
+Transfer DICOM files to and from a PACS. Each transfer is a job that workers do.
+
+Errors are problem details (RFC 9457). `code` and `detail` are the name and the message that the command line shows.
+"""
+
+
+def create_app(settings: Settings, client: PacsClient) -> FastAPI:
+    """Make the application.
+
+    Parameters
+    ----------
+    settings
+        Its settings.
+    client
+        The client of the Redis that it serves; the caller closes it after the application has ended.
+    """
+    app = bare_app()
+    app.state.services = Services(
+        settings,
+        client,
+        Access(Tokens(client.ledger.client)),
+        Watch(client),
+        Spool(settings.uploads, settings.serve_upload_bytes, settings.serve_keep_uploads),
+    )
+    console.mount(app)
+    return app
+
+
+def bare_app() -> FastAPI:
+    """Make the application without a Redis, which is enough to describe it."""
+    # The pages of FastAPI about the API load scripts from the internet.
+    app = FastAPI(
+        title="pacs-tasks",
+        description=_DESCRIPTION,
+        version=version("pacs-tasks"),
+        docs_url=None,
+        redoc_url=None,
+        lifespan=_sweeping,
+    )
+    app.exception_handler(PacsTasksError)(problems.on_error)
+    app.exception_handler(problems.RefusedError)(problems.on_refusal)
+    app.exception_handler(HTTPException)(problems.on_http_error)
+    app.exception_handler(RequestValidationError)(problems.on_invalid)
+    app.add_middleware(Guard, upload=uploads.PATH)
+    app.add_api_route("/health", health, tags=["service"], operation_id="health")
+    for each in (jobs, events, downloads, remotes, uploads):
+        app.include_router(each.router)
+    app.openapi = partial(describe, app)  # type: ignore[method-assign]  # as FastAPI's documentation has it
+    return app
+
+
+@asynccontextmanager
+async def _sweeping(app: FastAPI) -> AsyncIterator[None]:
+    """Remove uploads that are over, from time to time, for as long as the application runs."""
+    services: Services = app.state.services
+
+    async def sweep() -> None:
+        while True:
+            try:
+                await asyncio.to_thread(services.spool.sweep, services.client)
+            except (PacsTasksError, OSError) as error:
+                logger.warning("uploads were not removed: %s", type(error).__name__)
+            await asyncio.sleep(_SWEEP)
+
+    task = asyncio.create_task(sweep())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def health(services: Shared) -> dict[str, str]:
+    """Report whether the Redis answers. It needs no token."""
+    services.client.ledger.client.ping()
+    return {"status": "up"}

@@ -1,0 +1,109 @@
+"""What every request and response passes: a limit of the body, and the headers that browsers obey."""
+
+from __future__ import annotations
+
+import logging
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pacs_tasks.cli.output.terminal import place_of
+from pacs_tasks.serve import problems
+
+logger = logging.getLogger("pacs_tasks.serve")
+
+#: Bytes of a body, except that of an upload. A batch of 100,000 queries has some megabytes.
+LARGEST_BODY = 32 << 20
+#: Headers of every response that has no others of its own.
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+
+class Guard:
+    """An ASGI application around ours.
+
+    Parameters
+    ----------
+    app
+        Ours.
+    upload
+        The path whose bodies have a limit of their own.
+    """
+
+    def __init__(self, app: ASGIApp, upload: str) -> None:
+        self._app, self._upload = app, upload
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = False
+
+        async def send_guarded(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        problem = None
+        limited = _Limited(receive)
+        try:
+            if scope["path"] == self._upload:
+                await self._app(scope, receive, send_guarded)
+            elif limited.announces_too_much(scope):
+                problem = _TOO_LARGE
+            else:
+                await self._app(scope, limited, send_guarded)
+        except _TooLargeError:
+            problem = _TOO_LARGE
+        except Exception as error:  # noqa: BLE001 - uvicorn would log its values, which may be patient data
+            logger.error("unexpected %s", place_of(error))  # noqa: TRY400 - for the same reason
+            problem = _DEFECT
+        if problem is not None and not begun:
+            await problem(scope, receive, send_guarded)
+
+
+class _TooLargeError(Exception):
+    pass
+
+
+class _Limited:
+    """The body of a request, up to the limit."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive, self._size = receive, 0
+
+    def announces_too_much(self, scope: Scope) -> bool:
+        announced = Headers(scope=scope).get("content-length", "0")
+        return announced.isascii() and announced.isdigit() and int(announced) > LARGEST_BODY
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self._size += len(message.get("body", b""))
+        if self._size > LARGEST_BODY:
+            raise _TooLargeError
+        return message
+
+
+_TOO_LARGE = problems.response(
+    413,
+    "ContentTooLargeError",
+    f"The body is larger than {LARGEST_BODY} bytes. Divide the request, or upload files to /uploads.",
+    {"Connection": "close"},
+)
+_DEFECT = problems.response(
+    500,
+    "UnexpectedError",
+    "An unexpected error ended this request. See the log of `pacs-tasks serve` for details.",
+)

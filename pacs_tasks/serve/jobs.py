@@ -1,0 +1,195 @@
+"""The routes of jobs: enqueue, list, follow, cancel, retry, resume and verify."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Header, Path, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from pacs_tasks.client import Job
+from pacs_tasks.ledger.outcomes import Instances
+from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, JobState, Progress
+from pacs_tasks.request import CommitRequest, QueryModel, VerifyRequest, build
+from pacs_tasks.serve.access import Caller, Reader, Submitter
+from pacs_tasks.serve.services import Services, Shared
+from pacs_tasks.serve.shown import JobDetail, detail_for, instance_for, progress_for
+from pacs_tasks.serve.submission import Submission
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+#: Jobs that one request looks at for those that its filter wants.
+_EXAMINED = 2_000
+_LONGEST_ID = 255
+
+JobId = Annotated[str, Path(min_length=1, max_length=_LONGEST_ID, description="The id of a job.")]
+Limit = Annotated[int, Query(ge=1, le=1_000, description="The most that one page has.")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=255,
+        description="Any text. The same key gives the same job again for as long as that job is kept.",
+    ),
+]
+
+
+class JobPage(BaseModel):
+    """Jobs, the newest first. ``next`` is the parameter ``before`` of the next page; None on the last one."""
+
+    jobs: list[Progress]
+    next: str | None = None
+
+
+class InstancePage(BaseModel):
+    """Instances that have an outcome, in the order of the job. ``next`` is the parameter ``start`` of the next page."""
+
+    instances: list[InstanceOutcome]
+    next: int | None = None
+
+
+class Verification(BaseModel):
+    """How to verify what a job has sent.
+
+    Attributes
+    ----------
+    commit
+        Request storage commitment instead of querying.
+    patience
+        Seconds to wait for the next report of storage commitment.
+    query_model
+        The query model without ``commit``.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    commit: bool = False
+    patience: float | None = Field(default=None, ge=0, le=86_400)
+    query_model: QueryModel | None = None
+
+
+@router.post("", status_code=202, operation_id="enqueue")
+def enqueue(
+    submission: Annotated[Submission, Body()],
+    caller: Submitter,
+    services: Shared,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> Progress:
+    """Enqueue any operation."""
+    request = submission.to_request(services.settings, services.spool)
+    job = services.client.enqueue(request, idempotency_key, requester=caller.name)
+    if submission.upload is not None:
+        services.spool.note_job(submission.upload, job.id)
+    return _accepted(job, caller, services, response)
+
+
+@router.get("", operation_id="list_jobs")
+def list_jobs(
+    caller: Reader,
+    services: Shared,
+    *,
+    state: Annotated[JobState | None, Query(description="Only jobs of this state.")] = None,
+    task: Annotated[str | None, Query(max_length=100, description="Only jobs of this task.")] = None,
+    remote: Annotated[str | None, Query(max_length=300, description="Only jobs whose remote has this text.")] = None,
+    before: Annotated[str, Query(max_length=_LONGEST_ID, description="Only jobs older than this one.")] = "",
+    limit: Limit = 50,
+) -> JobPage:
+    """List jobs, the newest first. A page may have fewer than ``limit`` although there are more: see ``next``."""
+    found: list[Progress] = []
+    last: str | None = None
+    for progress in islice(services.client.ledger.newest(before), _EXAMINED):
+        last = progress.job_id
+        wanted = state in {None, progress.state} and task in {None, progress.task}
+        if wanted and (remote is None or remote.lower() in progress.remote.lower()):
+            found.append(progress_for(caller, services.client, progress))
+            if len(found) == limit:
+                break
+    else:
+        # Fewer were left than are examined at once, unless the filter left most of them out.
+        last = last if _more_after(services, last) else None
+    return JobPage(jobs=found, next=last)
+
+
+def _more_after(services: Services, last: str | None) -> bool:
+    return last is not None and next(services.client.ledger.newest(last), None) is not None
+
+
+@router.get("/{job_id}", operation_id="show_job")
+def show_job(job_id: JobId, caller: Reader, services: Shared) -> JobDetail:
+    """Show one job, with its outcome or error once it has ended."""
+    return detail_for(caller, services.client, job_id)
+
+
+@router.get("/{job_id}/instances", operation_id="list_instances")
+def list_instances(
+    job_id: JobId,
+    caller: Reader,
+    services: Shared,
+    *,
+    category: Annotated[list[InstanceCategory] | None, Query(description="Only these categories.")] = None,
+    start: Annotated[int, Query(ge=0, le=1 << 31, description="The number of the line to begin with.")] = 0,
+    limit: Limit = 100,
+) -> InstancePage:
+    """List the files or instances of a job that have an outcome."""
+    services.client.job(job_id)
+    wanted = frozenset(category or InstanceCategory)
+    lines = _lines(services, job_id, start, wanted)
+    found = list(islice(lines, limit))
+    more = next(lines, None)
+    shown = [instance_for(caller, outcome) for _, outcome in found]
+    return InstancePage(instances=shown, next=None if more is None else more[0])
+
+
+def _lines(
+    services: Services, job_id: str, start: int, wanted: frozenset[InstanceCategory]
+) -> Iterator[tuple[int, InstanceOutcome]]:
+    """Read the lines with an outcome of these categories, those that failed without reading the others."""
+    ledger = services.client.ledger
+    if wanted <= {InstanceCategory.FAILED, InstanceCategory.MISSING, InstanceCategory.SKIPPED}:
+        found: Iterator[tuple[int, InstanceOutcome]] = iter(ledger.problems(job_id))
+        return ((number, each) for number, each in found if number >= start and each.category in wanted)
+    lines = Instances(ledger, job_id).in_order(start)
+    return ((each.number, each.outcome) for each in lines if each.outcome and each.outcome.category in wanted)
+
+
+@router.post("/{job_id}/cancel", status_code=202, operation_id="cancel_job")
+def cancel_job(job_id: JobId, caller: Submitter, services: Shared) -> Progress:
+    """Cancel a job. What was sent stays sent. It ends when no worker works on it any more."""
+    return progress_for(caller, services.client, services.client.job(job_id).cancel())
+
+
+@router.post("/{job_id}/retry", status_code=202, operation_id="retry_job")
+def retry_job(job_id: JobId, caller: Submitter, services: Shared, response: Response) -> Progress:
+    """Continue a job with what failed, is missing or was never begun, and with nothing else."""
+    return _accepted(services.client.job(job_id).retry(), caller, services, response)
+
+
+@router.post("/{job_id}/resume", status_code=202, operation_id="resume_job")
+def resume_job(job_id: JobId, caller: Submitter, services: Shared, response: Response) -> Progress:
+    """Continue a job with what has no outcome yet."""
+    return _accepted(services.client.job(job_id).resume(), caller, services, response)
+
+
+@router.post("/{job_id}/verify", status_code=202, operation_id="verify_job")
+def verify_job(
+    job_id: JobId,
+    caller: Submitter,
+    services: Shared,
+    response: Response,
+    verification: Annotated[Verification | None, Body()] = None,
+) -> Progress:
+    """Enqueue a job that verifies that the PACS holds each instance that another job has sent."""
+    how = verification or Verification()
+    request: VerifyRequest | CommitRequest
+    if how.commit:
+        request = build(CommitRequest, {"job_id": job_id, "patience": how.patience})
+    else:
+        request = build(VerifyRequest, {"job_id": job_id, "query_model": how.query_model})
+    return _accepted(services.client.enqueue(request, requester=caller.name), caller, services, response)
+
+
+def _accepted(job: Job, caller: Caller, services: Services, response: Response) -> Progress:
+    """Report a job that was enqueued."""
+    response.headers["Location"] = f"/jobs/{job.id}"
+    return progress_for(caller, services.client, job.progress())
