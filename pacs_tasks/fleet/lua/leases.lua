@@ -15,7 +15,7 @@ local START = 4
 local SPARE = 4
 -- Seconds for which a lower class keeps an association while a higher one waits, and seconds between two such turns for
 -- each association: a little more than a twentieth, since opening an association takes a part of it.
-local TURN, BETWEEN_TURNS = 1, 16
+local TURN, BETWEEN_TURNS = 1, 14
 
 local tuned = tonumber(redis.call('HGET', tuning, 'limit') or START)
 

@@ -109,8 +109,16 @@ class Body:
     def waits(self) -> bool:
         """Whether it waits: it has used little of its time, or begins to wait for a remote that is far or slow."""
         elapsed = time.monotonic() - self._begun
-        if self._waits or elapsed < _SOON:
-            return self._waits
+        return self._waits or (elapsed >= _SOON and self._waits_mostly(elapsed))
+
+    def ask(self) -> bool:
+        """Ask to be detached, which it may be in a moment; false if it does not wait, or has asked before."""
+        asks = not (self._waits or self.kept) and self._waits_mostly(time.monotonic() - self._begun)
+        if asks:
+            self.expect_wait()
+        return asks
+
+    def _waits_mostly(self, elapsed: float) -> bool:
         if sys.platform != "win32" and self._clock is not None:
             return time.clock_gettime(self._clock) - self._cpu < _LITTLE_CPU * elapsed
         return True
@@ -223,6 +231,11 @@ def run(call: Callable[[], Any], job_id: str, may_detach: Callable[[], bool], ti
 def keep() -> bool:
     """Have the current body not detached any more, so that it may publish; false if its ticket is published."""
     return _here.body is None or _here.body.keep()
+
+
+def ask() -> bool:
+    """Ask for the current body to be detached, which it may be in a moment; false if it does not wait for a remote."""
+    return _here.body is not None and _here.body.ask()
 
 
 def detached() -> bool:

@@ -175,7 +175,8 @@ class Part(Generic[L]):
         if divisible and now >= self._next_look and not background.detached():
             self._next_look = now + _LOOK
             priority = (self.task.request.delivery_info or {}).get("priority") or 0
-            self.sliced = ledger().standstills.others_wait(priority)
+            # One that waits for its remote may go on in the background instead.
+            self.sliced = ledger().standstills.others_wait(priority) and not background.ask()
         return self.sliced
 
     def check_end(self) -> None:

@@ -236,3 +236,29 @@ def test_a_ticket_comes_at_once_when_the_work_is_done(
     later, at_once = (datetime.fromisoformat(each["eta"]) for each in published)
     assert {each["id"] for each in published} == {"part"}
     assert at_once < later
+
+
+def test_a_part_that_waits_asks_to_go_on_in_the_background_instead_of_ending_its_turn(
+    tasks: ThreadPoolExecutor, released: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a job whose remote is slow would have as many associations as there are processes while others run."""
+    monkeypatch.setattr(background, "_SOON", LIMIT)
+    asked: list[bool] = []
+
+    def body() -> None:
+        released.wait(0.05)
+        asked.extend([background.ask(), background.ask()])
+        released.wait(LIMIT)
+
+    assert run(body) == "ticket"
+    assert asked == [True, False]
+
+
+def test_a_part_that_works_does_not_ask(tasks: ThreadPoolExecutor) -> None:
+    def body() -> bool:
+        begun = time.thread_time()
+        while time.thread_time() - begun < 0.05:
+            pass
+        return background.ask()
+
+    assert run(body, may_detach=False) is False
