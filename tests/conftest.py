@@ -74,6 +74,7 @@ _THOROUGH = (
     "integration/dimse/test_pdus.py",
     "integration/dimse/test_tls_sending.py",
     "integration/embedded",
+    "integration/serve/test_schema.py",
     "integration/tasks/engine",
     "integration/tasks/find/test_find_charsets.py",
     "integration/tasks/find/test_find_split.py",

@@ -525,13 +525,13 @@ class Ledger:
             rank = self._redis.zrevrank(JOBS, before)
             if rank is None:
                 raise not_found(before)
-            start = int(cast(int, rank)) + 1
+            start = cast(int, rank) + 1
         while ids := cast("list[str]", self._redis.zrevrange(JOBS, start, start + _CHUNK - 1)):
             for job_id in ids:
                 try:
                     yield self.progress(job_id)
                 except JobNotFoundError:
-                    start -= int(cast(int, self._redis.zrem(JOBS, job_id)))
+                    start -= self._redis.zrem(JOBS, job_id)
                 except PacsTasksError:
                     raise
                 except Exception:  # noqa: BLE001, S112 - whatever else was written there must not hide the others

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import uvicorn
@@ -14,6 +15,18 @@ from pacs_tasks.settings import Settings, settings
 
 #: Seconds that open connections have to end after SIGTERM: those that watch a job never end by themselves.
 _PATIENCE = 3
+#: Open files that this process wants: each connection is one.
+_MOST_FILES = 16_384
+
+
+def _raise_limit_of_files() -> None:
+    """Allow as many connections as the system does: each who watches a job has one."""
+    if sys.platform != "win32":
+        import resource  # noqa: PLC0415 - Windows has none
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 def serve(config: Settings) -> None:
@@ -24,6 +37,9 @@ def serve(config: Settings) -> None:
     PacsTasksError
         If the Redis cannot be used.
     """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # uvicorn ends in order on a signal, and then raises it again.
+        signal.signal(number, lambda *_: None)
     with PacsClient(config=config) as client:
         uvicorn.run(
             create_app(config, client),
@@ -43,6 +59,7 @@ def main() -> int:
     log_plainly()
     config = settings()
     keep_private(config.group_access)
+    _raise_limit_of_files()
     try:
         serve(config)
     except PacsTasksError as error:

@@ -75,7 +75,7 @@ def _requires(scope: Scope) -> Callable[..., Caller]:
         request: Request, bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)] = None
     ) -> Caller:
         access: Access = request.app.state.services.access
-        caller = access.caller(request, bearer and bearer.credentials)
+        caller = access.caller(request, None if bearer is None else bearer.credentials)
         if caller is None:
             raise RefusedError(
                 401,

@@ -26,7 +26,7 @@ from pacs_tasks.settings import Settings
 logger = logging.getLogger("pacs_tasks.serve")
 
 #: Seconds between two looks for uploads that are over.
-_SWEEP = 30.0
+_SWEEP = 5.0
 
 _DESCRIPTION = """\
 Transfer DICOM files to and from a PACS. Each transfer is a job that workers do.

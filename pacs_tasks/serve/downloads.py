@@ -84,11 +84,11 @@ def _matches(services: Services, job: Job) -> Iterable[dict[str, Any]]:
     progress = job.progress()
     if progress.task == FindBatchRequest.task:
         return ({"row": each.row, "match": match} for each in job.matches() for match in each.matches)
-    operation = OPERATIONS.get(progress.task)
+    job_id, operation = job.id, OPERATIONS.get(progress.task)
     if operation is None or operation.outcome is not FindOutcome:
-        raise InvalidRequestError(f"Job {job.id} is not a query. Name a job of pacs_tasks.find.")
+        raise InvalidRequestError(f"Job {job_id} is not a query. Name a job of pacs_tasks.find.")
     if not progress.state.finished:
-        raise JobNotReadyError(f"Job {job.id} is still {progress.state}. Wait for its end.")
+        raise JobNotReadyError(f"Job {job_id} is still {progress.state}. Wait for its end.")
     (found,) = read_matches(services.client.ledger, job.id, [0])
     return ({"row": 1, "match": match} for match in found)
 

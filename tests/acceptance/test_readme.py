@@ -25,6 +25,7 @@ from tests.benchmarks.machine import missing
 from tests.support import peers, worklists
 from tests.support.dicom_files import CHINESE_NAME, write_series
 from tests.support.documents import ENGLISH, Block, distinct
+from tests.support.http_api import serving
 from tests.support.known_study import known_study
 from tests.support.ports import free_port
 from tests.support.processes import ROOT, Process
@@ -202,6 +203,15 @@ def executes(scene: Scene, block: Block) -> None:
     assert len(scene.pacs.instances) == len(known_study()) + SENT
 
 
+def calls_over_http(scene: Scene, block: Block) -> None:
+    """A server listens at port 5556 that knows the remotes of the home directory."""
+    need("" if shutil.which("curl") else "curl is not installed (Debian: apt-get install curl)")
+    with serving(scene.redis_url, scene.home, PACS_TASKS_CONFIG=str(scene.home / "pacs-tasks.toml")) as server:
+        said = scene.shell(block.text.replace("5556", str(server.port)))
+    assert "event: end" in said
+    assert len(scene.pacs.instances) == len(known_study()) + SENT
+
+
 def _compose(scene: Scene, exports: list[str], options: str) -> Mapping[str, Any]:
     installed = shutil.which("docker-compose") is not None
     need("" if installed else "docker-compose is not installed (Debian: apt-get install docker-compose)")
@@ -253,6 +263,8 @@ RULES: Mapping[str, Rule] = {
     'pacs-tasks verify "$job"': about_a_job(),
     'pacs-tasks verify "$job" --commit': commits,
     'pacs-tasks report "$job" --format csv --output receipts.csv': about_a_job("9 receipts in receipts.csv"),
+    "pacs-tasks serve": stays("Uvicorn running"),
+    'curl -sN "http://127.0.0.1:5556/jobs/$job/events" -H "Authorization: Bearer $token"': calls_over_http,
     "pacs-tasks up": stays("Ready. Press Ctrl-C to stop.", fleet=False),
     "pacs-tasks echo --json": prints('"job_id"', '"task"', '"category"', '"seconds"', '"advice"', '"exit_code": 0'),
     "pacs-tasks echo --timeout 5": prints("0000: Success."),

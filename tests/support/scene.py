@@ -59,6 +59,7 @@ class Scene:
             PACS_TASKS_RECEIVER_HOST="127.0.0.1",
             PACS_TASKS_RECEIVER_PORT=str(free_port()),
             PACS_TASKS_FLOWER_PORT=str(free_port()),
+            PACS_TASKS_SERVE_PORT=str(free_port()),
         )
 
     def run(self, *command: str, cwd: Path | None = None) -> str:

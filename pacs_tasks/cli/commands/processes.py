@@ -32,7 +32,7 @@ def flower(invocation: Invocation) -> int:
 
 @command("up", "pacs-tasks up", without=("remote", "detach"))
 def up(invocation: Invocation) -> int:
-    """Run the whole stack on this machine until Ctrl-C: server, worker, receiver and Flower."""
+    """Run the whole stack on this machine until Ctrl-C: server, worker, receiver, Flower and the HTTP API."""
     from pacs_tasks.cli.stack.services import run_up
 
     return _end(invocation, run_up(invocation.settings))

@@ -22,7 +22,7 @@ from pacs_tasks.privacy import plain
 from pacs_tasks.sealing import IN_CLEAR
 from pacs_tasks.settings import Settings
 
-#: Seconds that the receiver and Flower have to answer.
+#: Seconds that the receiver, Flower and the HTTP API have to answer.
 START_LIMIT = 60.0
 LOGIN = "PACS_TASKS_FLOWER_BASIC_AUTH"
 
@@ -97,7 +97,12 @@ def run_up(settings: Settings) -> int:
     )
     flower_port = check_port("Flower", "PACS_TASKS_FLOWER_PORT", settings.flower_address, settings.flower_port)
     login = settings.flower_login() if settings.flower_basic_auth else f"pacs:{secrets.token_urlsafe(12)}"
-    settings = settings.model_copy(update={"receiver_port": receiver_port, "flower_port": flower_port})
+    ports = {"receiver_port": receiver_port, "flower_port": flower_port}
+    if has_extra():
+        ports["serve_port"] = check_port(
+            "The HTTP API", "PACS_TASKS_SERVE_PORT", settings.serve_address, settings.serve_port
+        )
+    settings = settings.model_copy(update=ports)
     try:
         with _server(settings) as url, Stack() as stack:
             return _keep_up(stack, settings, url, login)
@@ -110,6 +115,8 @@ def _keep_up(stack: Stack, settings: Settings, url: str, login: str) -> int:
     variables = environment(settings, url)
     # They end in this order: the worker may need the receiver until its last task is done.
     stack.start("flower", "workers.flowerconfig", [], {**variables, LOGIN: login})
+    if has_extra():
+        stack.start("serve", "pacs_tasks.serve", [], variables)
     if settings.redis_url is not None:
         arguments = [*worker_arguments(settings), "--hostname", f"up-{os.getpid()}@%h"]
         stack.start("worker", "celery", arguments, variables)
@@ -119,13 +126,18 @@ def _keep_up(stack: Stack, settings: Settings, url: str, login: str) -> int:
         return settings.redis_url is None and bool(embedded.failure(settings))
 
     def ready() -> bool:
-        return is_listening(settings.flower_address, settings.flower_port) and _announced(settings, url)
+        listening = is_listening(settings.flower_address, settings.flower_port)
+        if has_extra():
+            listening = listening and is_listening(settings.serve_address, settings.serve_port)
+        return listening and _announced(settings, url)
 
     dead = stack.wait(START_LIMIT, lambda: broken() or ready())
     if dead is None and not broken() and not stack.is_stopping:
         if not ready():
             click.echo(
-                f"The receiver and Flower do not answer within {START_LIMIT:.0f} s. See their output above.", err=True
+                f"The receiver, Flower and the HTTP API do not answer within {START_LIMIT:.0f} s. See their output "
+                "above.",
+                err=True,
             )
             return 1
         _introduce(settings, login)
@@ -151,6 +163,11 @@ def _introduce(settings: Settings, login: str) -> None:
         f"  Receiver: AE title {settings.receiver_ae_title}, port {settings.receiver_port}{how} (configure your PACS)",
         f"  Received: {settings.received}",
     ]
+    if has_extra():
+        lines.append(
+            f"  Console:  http://{address_to_call(settings.serve_address)}:{settings.serve_port}, with a token of "
+            "`pacs-tasks token new`"
+        )
     if settings.redis_url is None:
         lines.append(f"  Logs of the private server and its worker: {Places.of(settings).log('worker').parent}")
         # With the Redis of a fleet, the worker reports it.

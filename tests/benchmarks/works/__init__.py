@@ -7,6 +7,7 @@ from typing import Final
 from tests.benchmarks.measuring import Work
 from tests.benchmarks.works import (
     growth,
+    http_api,
     interactive,
     pace,
     priorities,
@@ -31,6 +32,7 @@ WORKS: Final[tuple[Work, ...]] = (
     priorities.WORK,
     shares.WORK,
     pace.WORK,
+    http_api.WORK,
     *growth.WORKS,
     start.WORK,
 )

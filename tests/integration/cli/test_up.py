@@ -45,6 +45,7 @@ def alone(tmp_path: Path, ports: tuple[int, int]) -> Terminal:
         "PACS_TASKS_RECEIVER_HOST": "127.0.0.1",
         "PACS_TASKS_RECEIVER_PORT": str(ports[0]),
         "PACS_TASKS_FLOWER_PORT": str(ports[1]),
+        "PACS_TASKS_SERVE_PORT": "0",
         "PACS_TASKS_IDLE_TIMEOUT": "0",
         "PACS_TASKS_CONCURRENCY": "1",
     }
@@ -127,7 +128,7 @@ def test_up_serves_a_fleet(alone: Terminal, ports: tuple[int, int], redis_url: s
     """With a Redis the worker is a child whose output is shown, and SIGTERM ends all."""
     with _up(replace(alone, redis_url=redis_url)) as process:
         wait_until(lambda: re.search(r"worker +\| .* ready\.", process.said()), START, "the worker")
-        assert set(_children(process)) == {"celery", "workers.receiver", "workers.flowerconfig"}
+        assert set(_children(process)) == {"celery", "workers.receiver", "workers.flowerconfig", "pacs_tasks.serve"}
         process.popen.terminate()
         assert process.popen.wait(40) == 0, process.said()
     assert _nothing_left(alone, ports)

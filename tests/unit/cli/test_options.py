@@ -93,7 +93,7 @@ OWN: dict[str, dict[str, Any]] = {
     "receiver": {},
     "flower": {},
     "serve": {},
-    "token": {"action": REQUIRED, "name": None, "--scope": ()},
+    "token": {"action": REQUIRED, "name": None, "--scope": None},
     "up": {},
     "demo": {},
     "config": {"action": REQUIRED},

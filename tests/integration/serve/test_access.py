@@ -1,0 +1,120 @@
+"""Who may do what over HTTP, what they see, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pacs_tasks.ledger.tokens import Scope
+from pacs_tasks.testing import TestPACS
+from tests.support.command import Terminal
+from tests.support.dicom_files import write_series
+from tests.support.http_api import Api
+
+NAME = "Zyxwvut^Planted"
+PATIENT = "PLANTED-4711"
+ECHO = {"task": "pacs_tasks.echo"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code"),
+    [
+        ("GET", "/jobs/nonsense", None, 404, "JobNotFoundError"),
+        ("GET", "/jobs/nonsense/events", None, 404, "JobNotFoundError"),
+        ("GET", "/jobs?before=nonsense", None, 404, "JobNotFoundError"),
+        ("GET", "/jobs?limit=0", None, 422, "InvalidRequestError"),
+        ("GET", "/nonsense", None, 404, "NotFoundError"),
+        ("DELETE", "/jobs", None, 405, "MethodNotAllowedError"),
+        ("POST", "/jobs", {"task": "nonsense"}, 422, "InvalidRequestError"),
+        ("POST", "/jobs", {"task": "pacs_tasks.store_directory", "request": {}}, 422, "InvalidRequestError"),
+        ("POST", "/jobs", {**ECHO, "remote": "nonsense"}, 422, "InvalidRequestError"),
+        ("POST", "/jobs", {**ECHO, "upload": "nonsense"}, 422, "InvalidRequestError"),
+        ("POST", "/jobs", {**ECHO, "request": {"timeout": -1}}, 422, "InvalidRequestError"),
+        ("POST", "/jobs", {"task": "pacs_tasks.store_paths", "upload": "0" * 32}, 404, "UploadNotFoundError"),
+        ("POST", "/remotes/nonsense/echo", None, 404, "RemoteNotFoundError"),
+        ("POST", "/uploads", b"text", 415, "UnsupportedMediaTypeError"),
+    ],
+)
+def test_errors_are_problems(service: Api, method: str, path: str, body: Any, status: int, code: str) -> None:
+    """RFC 9457, with the name and the message that the command line shows, and what browsers should obey."""
+    answer = service.call(method, path, body, status=status)
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    problem = answer.json
+    assert (problem["status"], problem["code"], problem["type"]) == (status, code, f"urn:pacs-tasks:{code}")
+    assert problem["detail"].endswith(".")
+
+
+def test_a_message_is_that_of_the_command_line(service: Api, terminal: Terminal) -> None:
+    """Somebody who looks a message up finds it once."""
+    told = terminal.run("status", "nonsense", "--json").json
+    problem = service.call("GET", "/jobs/nonsense", status=404).json
+    assert problem["detail"] == told["error"]["message"]
+    assert problem["code"] == told["error"]["type"]
+    assert problem["exit_code"] == told["exit_code"]
+
+
+def test_a_token_does_what_its_scopes_say(server: Api, reader: Api) -> None:
+    """Without a token nothing; with ``read`` nothing is enqueued; ``admin`` sees no patient data."""
+    for caller in (server, Api(server.port, server.redis_url, "nonsense")):
+        refused = caller.call("GET", "/jobs", status=401)
+        assert refused.headers["WWW-Authenticate"] == "Bearer"
+    assert server.call("GET", "/health", status=200).json == {"status": "up"}
+    assert reader.call("POST", "/jobs", ECHO, status=403).json["code"] == "MissingScopeError"
+    administrator = server.as_one_who(Scope.ADMIN)
+    job_id = administrator.submit("pacs_tasks.echo", {}, remote="absent")
+    assert administrator.call("GET", f"/jobs/{job_id}/receipts").status == 403
+    assert administrator.get(f"/jobs/{job_id}")["request"] is None
+
+
+def test_tokens_are_made_and_revoked_on_the_command_line(server: Api, terminal: Terminal) -> None:
+    """A token is shown once, kept as a hash, and refused as soon as it is revoked."""
+    made = terminal.run("token", "new", "reporting", "--scope", "read", "--json").json
+    caller = Api(server.port, server.redis_url, made["token"])
+    caller.call("GET", "/jobs", status=200)
+    listed = terminal.run("token", "list")
+    assert "reporting" in listed.stdout
+    assert made["token"] not in listed.stdout
+    again = terminal.run("token", "new", "reporting", "--scope", "read")
+    assert again.code == 2
+    assert "exists already" in again.stderr
+    assert terminal.run("token", "revoke", "reporting").code == 0
+    caller.call("GET", "/jobs", status=401)
+    assert terminal.run("token", "revoke", "reporting").code == 2
+    assert terminal.run("token", "new", "reporting").code == 2
+
+
+def test_patient_data_is_for_tokens_that_may_see_it(service: Api, reader: Api, pacs: TestPACS, tmp_path: Path) -> None:
+    """Without the scope ``patients``, no answer has a name, an id, a path or a UID."""
+    directory = tmp_path / PATIENT
+    write_series(directory, 3, rows=2, patient_name=NAME, patient_id=PATIENT)
+    (directory / "notes.txt").write_text(NAME)
+    remote = json.loads(pacs.remote.model_dump_json(exclude_none=True))
+    sent = service.submit("pacs_tasks.store_directory", {"remote": remote, "directory": str(directory)})
+    service.follow(sent)
+    keys = {"PatientID": PATIENT, "PatientName": ""}
+    asked = service.submit("pacs_tasks.find", {"remote": remote, "level": "STUDY", "keys": keys})
+    service.follow(asked)
+    absent = service.submit("pacs_tasks.store_file", {"remote": remote, "path": str(directory / "absent")})
+    service.follow(absent)
+    private = [NAME, PATIENT, *pacs.instances]
+    matches = [json.loads(line) for line in service.call("GET", f"/jobs/{asked}/matches").text.splitlines()]
+    assert PATIENT in json.dumps(matches)
+    assert PATIENT in service.call("GET", f"/jobs/{absent}").text
+    for job_id in (sent, asked, absent):
+        for path in ("", "/instances", "/events", "/receipts", "/matches"):
+            text = reader.call("GET", f"/jobs/{job_id}{path}").text
+            assert not [each for each in private if each in text], (path, text)
+    shown = reader.get(f"/jobs/{sent}/instances")["instances"]
+    assert [each["category"] for each in shown].count("success") == 3
+    assert not any(each in reader.call("GET", "/jobs").text for each in private)
+
+
+def test_a_body_is_limited(service: Api) -> None:
+    """A body that is announced as too large is refused before it is sent."""
+    answer = service.call("POST", "/jobs", b"{}", {"Content-Length": str(1 << 40)}, status=413)
+    assert answer.json["code"] == "ContentTooLargeError"

@@ -1,0 +1,123 @@
+"""A service sends, queries and retries over HTTP."""
+
+from __future__ import annotations
+
+import csv
+import json
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from pacs_tasks.testing import Faults, TestPACS
+from tests.support.dicom_files import write_series
+from tests.support.http_api import Api
+
+REFUSED = 0xC000
+
+
+def _remote(pacs: TestPACS) -> dict[str, Any]:
+    return pacs.remote.model_dump(mode="json", exclude_none=True)
+
+
+def test_a_directory_is_sent_and_followed_to_its_receipts(service: Api, pacs: TestPACS, tmp_path: Path) -> None:
+    """Each step of a service: enqueue, follow, read the outcome, page through instances, download receipts."""
+    write_series(tmp_path / "study", 12, rows=2)
+    body = {"task": "pacs_tasks.store_directory", "request": {"remote": _remote(pacs), "directory": str(tmp_path)}}
+    key = {"Idempotency-Key": str(tmp_path)}
+    accepted = service.call("POST", "/jobs", body, key, status=202)
+    job_id = accepted.json["job_id"]
+    assert accepted.headers["Location"] == f"/jobs/{job_id}"
+    assert service.call("POST", "/jobs", body, key, status=202).json["job_id"] == job_id
+    events = service.follow(job_id)
+    assert events[-1][0] == "end"
+    assert events[-1][1]["counters"]["success"] == 12
+    assert len(pacs.instances) == 12
+    detail = service.get(f"/jobs/{job_id}")
+    assert detail["outcome"]["category"] == "success"
+    assert detail["exit_code"] == 0
+    assert detail["request"]["directory"] == str(tmp_path)
+    found: list[str] = []
+    start: int | None = 0
+    while start is not None:
+        page = service.get(f"/jobs/{job_id}/instances?limit=5&start={start}")
+        found += [each["sop_instance_uid"] for each in page["instances"]]
+        start = page["next"]
+    assert sorted(found) == sorted(pacs.instances)
+    receipts = service.call("GET", f"/jobs/{job_id}/receipts?format=csv", status=200)
+    assert receipts.headers["Content-Type"].startswith("text/csv")
+    assert [row["sop_instance_uid"] for row in csv.DictReader(StringIO(receipts.text))] == found
+    lines = service.call("GET", f"/jobs/{job_id}/receipts", status=200).text.splitlines()
+    assert [json.loads(line)["sop_instance_uid"] for line in lines] == found
+    verifying = service.call("POST", f"/jobs/{job_id}/verify", {}, status=202).json["job_id"]
+    service.follow(verifying)
+    assert service.get(f"/jobs/{verifying}")["outcome"]["held"] == 12
+
+
+def test_what_failed_is_found_and_retried(service: Api, tmp_path: Path) -> None:
+    """A job that is partial names its failed instance; a retry sends that one alone."""
+    files = write_series(tmp_path, 4, rows=2)
+    with TestPACS() as pacs:
+        job_id = service.submit("pacs_tasks.store_directory", {"remote": _remote(pacs), "directory": str(tmp_path)})
+        service.follow(job_id)
+        unlucky = sorted(pacs.instances)[1]
+    with TestPACS(faults=Faults(store_status={unlucky: REFUSED})) as pacs:
+        job_id = service.submit("pacs_tasks.store_directory", {"remote": _remote(pacs), "directory": str(tmp_path)})
+        service.follow(job_id)
+        detail = service.get(f"/jobs/{job_id}")
+        assert (detail["outcome"]["category"], detail["exit_code"]) == ("partial", 3)
+        (failed,) = service.get(f"/jobs/{job_id}/instances?category=failed")["instances"]
+        assert failed["sop_instance_uid"] == unlucky
+        assert failed["subject"] in map(str, files)
+        assert failed["status"]["code"] == REFUSED
+        pacs.faults = Faults()
+        service.call("POST", f"/jobs/{job_id}/retry", status=202)
+        service.follow(job_id)
+        assert service.get(f"/jobs/{job_id}")["outcome"]["category"] == "success"
+        assert len(pacs.instances) == 4
+        refused = service.call("POST", f"/jobs/{job_id}/retry", status=422).json
+        assert refused["code"] == "InvalidRequestError"
+        assert "nothing to retry" in refused["detail"]
+
+
+def test_jobs_are_listed_by_state_and_page_by_page(service: Api, pacs: TestPACS) -> None:
+    """Each page begins where the last one ended, and a filter leaves out the rest."""
+    made = [service.submit("pacs_tasks.echo", {"remote": _remote(pacs)}) for _ in range(3)]
+    for job_id in made:
+        service.follow(job_id)
+    place = f"{pacs.remote.host}:{pacs.port}"
+    seen: list[str] = []
+    before = ""
+    for _ in range(3):
+        page = service.get(f"/jobs?limit=1&task=pacs_tasks.echo&state=done&remote={place}&before={before}")
+        seen += [each["job_id"] for each in page["jobs"]]
+        before = page["next"]
+    assert seen == made[::-1]
+    assert service.get(f"/jobs?state=failed&remote={place}")["jobs"] == []
+
+
+def test_a_remote_of_the_settings_is_named_and_echoed(service: Api) -> None:
+    """A service needs no address; what a remote that is away answers is the error of the command line."""
+    listed = service.get("/remotes")["remotes"]
+    assert "absent" in [each["name"] for each in listed]
+    assert service.get("/remotes/absent")["ae_title"] == "ABSENT"
+    echoed = service.call("POST", "/remotes/absent/echo", status=202).json["job_id"]
+    service.follow(echoed)
+    detail = service.get(f"/jobs/{echoed}")
+    assert detail["job"]["state"] == "failed"
+    assert (detail["error"]["type"], detail["exit_code"]) == ("PeerUnreachableError", 4)
+    job_id = service.submit("pacs_tasks.echo", {}, remote="absent")
+    assert "ABSENT" in service.follow(job_id)[-1][1]["remote"]
+
+
+def test_a_job_is_cancelled(service: Api, pacs: TestPACS, tmp_path: Path) -> None:
+    """What the command line can do with a waiting job, a service can too."""
+    files = write_series(tmp_path, 40, rows=2)
+    pacs.faults = Faults(rejection=None, busy_associations=1_000)
+    job_id = service.submit("pacs_tasks.store_directory", {"remote": _remote(pacs), "directory": str(tmp_path)})
+    service.call("POST", f"/jobs/{job_id}/cancel", status=202)
+    assert service.follow(job_id)[-1][1]["state"] == "cancelled"
+    assert len(pacs.instances) < len(files)
+    pacs.faults = Faults()
+    service.call("POST", f"/jobs/{job_id}/resume", status=202)
+    service.follow(job_id)
+    assert len(pacs.instances) == len(files)

@@ -1,0 +1,54 @@
+"""Many watch one job: its ledger is read as if one did."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import cast
+
+from pacs_tasks.connection import connect
+from pacs_tasks.ledger.tokens import Scope
+from tests.support.http_api import Api, serving
+from tests.support.redis_server import redis_server
+
+WATCHERS = 40
+
+
+@contextmanager
+def _watching(service: Api, job_id: str) -> Iterator[http.client.HTTPResponse]:
+    with closing(http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)) as connection:
+        connection.request("GET", f"/jobs/{job_id}/events", headers={"Authorization": f"Bearer {service.token}"})
+        response = connection.getresponse()
+        with response:
+            yield response
+
+
+def _next(response: http.client.HTTPResponse) -> str:
+    """The next event: its name, and the state in its data."""
+    while not (line := response.readline().decode()).startswith("event: "):
+        assert line, "the stream ended"
+    data = json.loads(response.readline().decode().removeprefix("data: "))
+    return f"{line.removeprefix('event: ').strip()} {data['state']}"
+
+
+def _reads(url: str) -> int:
+    with closing(connect(url, 5)) as client:
+        stats = cast("dict[str, dict[str, int]]", client.info("commandstats"))
+        return stats["cmdstat_hmget"]["calls"]
+
+
+def test_a_job_is_read_once_for_all_who_watch_it(tmp_path: Path) -> None:
+    """All learn of the end. Meanwhile each look at the ledger serves all of them."""
+    with redis_server(tmp_path) as redis, serving(redis.url(), tmp_path) as server, ExitStack() as stack:
+        service = server.as_one_who(Scope.READ, Scope.SUBMIT)
+        job_id = service.submit("pacs_tasks.echo", {})
+        watching = [stack.enter_context(_watching(service, job_id)) for _ in range(WATCHERS)]
+        assert [_next(each) for each in watching] == ["progress queued"] * WATCHERS
+        before = _reads(redis.url())
+        service.call("POST", f"/jobs/{job_id}/cancel", status=202)
+        assert [_next(each) for each in watching] == ["end cancelled"] * WATCHERS
+        assert not any(each.read().strip() for each in watching)
+        assert _reads(redis.url()) - before < WATCHERS
