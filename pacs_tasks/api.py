@@ -1,5 +1,7 @@
 """The public names of the package: ``from pacs_tasks import ...`` finds these."""
 
+from typing import TYPE_CHECKING, Any
+
 from pacs_tasks.ae import TLS, LocalAE, RemoteAE
 from pacs_tasks.client import Job, PacsClient
 from pacs_tasks.errors import (
@@ -76,11 +78,26 @@ from pacs_tasks.request import (
     VerifyRequest,
 )
 
+if TYPE_CHECKING:
+    from pacs_tasks.client.asynchronous import AsyncJob, AsyncPacsClient
+else:
+
+    def __getattr__(name: str) -> Any:
+        # asyncio takes long to load.
+        if name in {"AsyncJob", "AsyncPacsClient"}:
+            from pacs_tasks.client import asynchronous
+
+            return getattr(asynchronous, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "TLS",
     "AssociationError",
     "AssociationRejectedError",
     "Associations",
+    "AsyncJob",
+    "AsyncPacsClient",
     "BrokerSettingError",
     "BrokerUnavailableError",
     "Category",

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
+from weakref import WeakSet
 
 import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.retry import Retry
 
@@ -23,6 +30,8 @@ AWAY = (
     redis.OutOfMemoryError,
     redis.ReadOnlyError,
 )
+#: Connections that the waits of an event loop share.
+_MOST_CONNECTIONS = 8
 #: The parameters of an address that name files, and the settings that they come from.
 _FILES: Mapping[str, str] = MappingProxyType(
     {
@@ -40,6 +49,8 @@ class _Redis(redis.Redis):
 
     place: str
     sealing: Sealing | None
+    #: Makes a pool without connections.
+    new_pool: Callable[[], redis.ConnectionPool]
 
     def execute_command(self, *args: Any, **options: Any) -> Any:
         try:
@@ -48,6 +59,40 @@ class _Redis(redis.Redis):
             if (explained := explain(error, self.place)) is None:
                 raise
             raise explained from None
+
+
+class _AsyncRedis(redis.asyncio.Redis):
+    """As :class:`_Redis`, for asyncio. Thousands of waits share a few connections."""
+
+    place: str
+    turns: asyncio.Semaphore
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        try:
+            async with self.turns:
+                return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]  # as above
+        except (redis.RedisError, OSError) as error:
+            if (explained := explain(error, self.place)) is None:
+                raise
+            raise explained from None
+
+
+#: The clients of this process, to renew them in a forked child.
+_clients: WeakSet[_Redis] = WeakSet()
+
+
+def _renew_after_fork() -> None:
+    """Give each client of a forked child a pool of its own.
+
+    redis-py replaces the connections by itself, but first acquires a lock of the pool, which a thread of the parent may
+    have held during the fork: nobody would ever release it.
+    """
+    for client in _clients:
+        client.connection_pool = client.new_pool()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_renew_after_fork)
 
 
 def explain(error: redis.RedisError | OSError, place: str) -> BrokerUnavailableError | None:
@@ -161,20 +206,19 @@ def connect(redis_url: str, timeout: float, patience: int = 0, sealing: Sealing 
     """
     url = check_redis_url(redis_url)
     _check_files(url)
+    new_pool = partial(
+        redis.ConnectionPool.from_url,
+        url,
+        decode_responses=True,
+        socket_connect_timeout=timeout,
+        socket_timeout=timeout,
+        retry=Retry(ExponentialBackoff(cap=2, base=0.1), patience),
+        # A full Redis has room again when a key expires or somebody frees memory.
+        retry_on_error=[redis.OutOfMemoryError],
+        health_check_interval=30,
+    )
     try:
-        client = cast(
-            _Redis,
-            _Redis.from_url(
-                url,
-                decode_responses=True,
-                socket_connect_timeout=timeout,
-                socket_timeout=timeout,
-                retry=Retry(ExponentialBackoff(cap=2, base=0.1), patience),
-                # A full Redis has room again when a key expires or somebody frees memory.
-                retry_on_error=[redis.OutOfMemoryError],
-                health_check_interval=30,
-            ),
-        )
+        client = _Redis.from_pool(new_pool())
         # redis-py checks the parameters of the address when it makes a connection.
         client.connection_pool.make_connection()
     except (ValueError, TypeError, redis.RedisError):
@@ -182,13 +226,28 @@ def connect(redis_url: str, timeout: float, patience: int = 0, sealing: Sealing 
         raise BrokerSettingError(
             "PACS_TASKS_REDIS_URL has a port or a parameter after ? that no Redis has. Correct or remove it."
         ) from None
-    client.place, client.sealing = place_of(redis_url), sealing
+    client.place, client.sealing, client.new_pool = place_of(redis_url), sealing, new_pool
+    _clients.add(client)
     try:
         client.ping()
     except redis.ResponseError as error:
         raise BrokerSettingError(
             f"The Redis at {client.place} refused the connection ({error}). Check PACS_TASKS_REDIS_URL."
         ) from None
+    return client
+
+
+def connect_async(redis_url: str, timeout: float) -> redis.asyncio.Redis:
+    """Make a client for asyncio of a Redis to which :func:`connect` has connected; the same errors when it is used."""
+    client = _AsyncRedis.from_url(
+        redis_url,
+        decode_responses=True,
+        socket_connect_timeout=timeout,
+        socket_timeout=timeout,
+        retry=AsyncRetry(NoBackoff(), 0),
+        health_check_interval=30,
+    )
+    client.place, client.turns = place_of(redis_url), asyncio.Semaphore(_MOST_CONNECTIONS)
     return client
 
 

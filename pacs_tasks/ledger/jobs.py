@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+<<<<<<< HEAD
 from collections.abc import Collection, Iterator, Sequence
+=======
+from collections.abc import Collection, Iterable, Iterator, Sequence
+>>>>>>> a68a145 (Wait for many jobs at once, let a client outlive a fork, and give asyncio a client of its own)
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -238,6 +242,46 @@ class Recorded(NamedTuple):
     new: bool
     cancelled: bool
     ended: bool
+
+
+def chunks(job_ids: Iterable[str]) -> Iterator[list[str]]:
+    """Give these ids a thousand at a time."""
+    rest = iter(job_ids)
+    while chunk := list(islice(rest, _CHUNK)):
+        yield chunk
+
+
+class JobView(NamedTuple):
+    """As much of a job as a wait for many jobs reads. ``mark`` changes whenever somebody works on it."""
+
+    state: JobState
+    cancel_requested: bool
+    mark: str
+
+    @property
+    def finished(self) -> bool:
+        return self.state.finished
+
+    @property
+    def cancelling(self) -> bool:
+        """Whether the job was cancelled and has not ended, perhaps since a worker died with a claim on it."""
+        return self.cancel_requested and not self.state.finished
+
+
+def read_views(job_ids: Iterable[str], reply: Iterable[Sequence[str]]) -> dict[str, JobView]:
+    """Read the reply to the script ``states``.
+
+    Raises
+    ------
+    JobNotFoundError
+        If one of the jobs has no record.
+    """
+    found = {}
+    for job_id, (state, cancel, mark) in zip(job_ids, reply, strict=True):
+        if not state:
+            raise not_found(job_id)
+        found[job_id] = JobView(JobState(state), cancel == "1", mark)
+    return found
 
 
 class Ledger:
@@ -507,6 +551,13 @@ class Ledger:
         values = cast("list[str | None]", self._redis.hmget(checked_job_key(job_id), list(PROGRESS_FIELDS)))
         fields = dict(zip(PROGRESS_FIELDS, values, strict=True))
         return progress_of(job_id, fields, self.seals.read(job_id, fields[SEALED_KEY]))
+
+    def states(self, job_ids: Collection[str]) -> dict[str, JobView]:
+        """Read the states of many jobs, a thousand with each command; errors as of :func:`read_views`."""
+        found: dict[str, JobView] = {}
+        for chunk in chunks(job_ids):
+            found |= read_views(chunk, self._run("jobs/states", [job_key(each) for each in chunk]))
+        return found
 
     def jobs(self, limit: int) -> list[Progress]:
         """Read the progress of the newest jobs, the newest first."""

@@ -23,8 +23,8 @@ from pacs_tasks import (
     VerifyRequest,
     embedded,
 )
-from pacs_tasks import client as job_module
 from pacs_tasks.cli.output.exit_codes import ExitCode
+from pacs_tasks.client import Broker, waiting
 from pacs_tasks.connection import connect
 from pacs_tasks.operations import FIND_QUEUE, STORE_QUEUE
 from pacs_tasks.settings import Settings
@@ -179,7 +179,7 @@ def test_waiting_where_no_worker_is_ends_with_a_sentence(
     redis_url: str, pacs: TestPACS, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The job stays queued until a worker starts."""
-    monkeypatch.setattr(job_module, "_STANDSTILL", 0.2)
+    monkeypatch.setattr(waiting, "_STANDSTILL", 0.2)
     with PacsClient(redis_url) as client:
         job = client.enqueue(EchoRequest(remote=pacs.remote))
         with pytest.raises(JobNotReadyError, match=r"no worker serves this Redis\. Start one with `pacs-tasks worker`"):
@@ -199,5 +199,5 @@ def test_a_command_says_after_seconds_that_there_is_no_worker(redis_url: str, tm
 def test_a_private_worker_may_take_long_to_start(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
     """Its supervisor knows whether it cannot."""
     monkeypatch.setattr(embedded, "failure", lambda _: why)
-    broker = job_module.Broker(cast("redis.Redis", None), "", Settings(), private=True)
+    broker = Broker(cast("redis.Redis", None), "", Settings(), private=True)
     assert broker.has_worker(0) is not bool(why)

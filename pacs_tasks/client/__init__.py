@@ -1,0 +1,18 @@
+"""The Python client: it enqueues requests and follows their jobs::
+
+    from pacs_tasks import PacsClient, RemoteAE, StoreDirectoryRequest
+
+    with PacsClient() as client:
+        job = client.enqueue(StoreDirectoryRequest(remote=RemoteAE(host="192.168.1.100"), directory="/data/study"))
+        job.wait()
+        print(job.outcome().category)
+
+Other rooms import from here :class:`PacsClient`, :class:`Job` and :class:`Broker`, and from :mod:`.asynchronous` the
+same for asyncio.
+"""
+
+from pacs_tasks.client.broker import Broker
+from pacs_tasks.client.job import Job
+from pacs_tasks.client.pacs_client import PacsClient
+
+__all__ = ["Broker", "Job", "PacsClient"]
