@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import re
-<<<<<<< HEAD
-from collections.abc import Collection, Iterator, Sequence
-=======
 from collections.abc import Collection, Iterable, Iterator, Sequence
->>>>>>> a68a145 (Wait for many jobs at once, let a client outlive a fork, and give asyncio a client of its own)
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, cast
