@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qsl, urlsplit
 from weakref import WeakSet
 
@@ -218,7 +218,7 @@ def connect(redis_url: str, timeout: float, patience: int = 0, sealing: Sealing 
         health_check_interval=30,
     )
     try:
-        client = _Redis.from_pool(new_pool())
+        client = cast(_Redis, _Redis.from_pool(new_pool()))
         # redis-py checks the parameters of the address when it makes a connection.
         client.connection_pool.make_connection()
     except (ValueError, TypeError, redis.RedisError):
@@ -239,13 +239,16 @@ def connect(redis_url: str, timeout: float, patience: int = 0, sealing: Sealing 
 
 def connect_async(redis_url: str, timeout: float) -> redis.asyncio.Redis:
     """Make a client for asyncio of a Redis to which :func:`connect` has connected; the same errors when it is used."""
-    client = _AsyncRedis.from_url(
-        redis_url,
-        decode_responses=True,
-        socket_connect_timeout=timeout,
-        socket_timeout=timeout,
-        retry=AsyncRetry(NoBackoff(), 0),
-        health_check_interval=30,
+    client = cast(
+        _AsyncRedis,
+        _AsyncRedis.from_url(
+            redis_url,
+            decode_responses=True,
+            socket_connect_timeout=timeout,
+            socket_timeout=timeout,
+            retry=AsyncRetry(NoBackoff(), 0),
+            health_check_interval=30,
+        ),
     )
     client.place, client.turns = place_of(redis_url), asyncio.Semaphore(_MOST_CONNECTIONS)
     return client

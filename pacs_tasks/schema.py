@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -20,6 +21,7 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _DEFINITIONS = "$defs"
 
 
+@cache
 def document() -> dict[str, Any]:
     """Give all schemas, and which of them belong to a task."""
     models: list[tuple[type[BaseModel], JsonSchemaMode]] = [(row.request, "validation") for row in OPERATIONS.values()]

@@ -37,6 +37,7 @@ from pacs_tasks.tasks.engine.associations import close_all
 from pacs_tasks.tasks.engine.background import end_all
 from pacs_tasks.tasks.engine.base import ledger, shut_down
 from pacs_tasks.tasks.engine.claim import watch_jobs, watch_remotes
+from pacs_tasks.tasks.webhooks import watch_webhooks
 from workers import logs
 from workers.transport import Channel, set_aside_wrong_types
 
@@ -135,11 +136,11 @@ def _watch_keys(stopped: threading.Event) -> None:
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def _watch(**_: object) -> None:
-    """Start the threads that resume jobs, probe remotes and mend keys, in the main process of the worker."""
+    """Start the threads that resume jobs, probe remotes, deliver webhooks and mend keys, in the main process."""
     if not settings().keys:
         logger.warning(IN_CLEAR)
     _audit.start()
-    for target in (watch_jobs, watch_remotes, _watch_keys):
+    for target in (watch_jobs, watch_remotes, watch_webhooks, _watch_keys):
         threading.Thread(target=target, args=[_stopped], name=target.__name__, daemon=True).start()
 
 

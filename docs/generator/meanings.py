@@ -107,6 +107,8 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         "audit_ca": "Certificates of the authorities of the syslog server. Unset: those of the system.",
         "audit_cert": "Our certificate for the syslog server, if it requires one.",
         "audit_key": "The private key of that certificate, if it is in another file.",
+        "webhooks": "Who learns of the ends of jobs. Write them as `[webhooks.NAME]` tables in the file, or as JSON. "
+        "See [Webhooks](../howto/webhooks.md).",
         "flower_basic_auth": "Login for Flower, as `user:password`.",
         "flower_address": "Address at which Flower listens.",
         "flower_port": "Port of Flower.",

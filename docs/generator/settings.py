@@ -75,6 +75,7 @@ _SHOWN: Mapping[str, str] = {
     "remotes": "",
     "receiver_allow": "",
     "enqueuer_keys": "",
+    "webhooks": "",
 }
 
 

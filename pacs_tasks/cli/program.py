@@ -17,9 +17,11 @@ from pacs_tasks.cli.commands.jobs import cancel, jobs, purge, resume, retry, sta
 from pacs_tasks.cli.commands.processes import demo, flower, receiver, up, worker
 from pacs_tasks.cli.commands.query import query
 from pacs_tasks.cli.commands.retrieve import retrieve
+from pacs_tasks.cli.commands.schema import schema
 from pacs_tasks.cli.commands.serve import serve, token
 from pacs_tasks.cli.commands.transfer import echo, send, send_dir, send_file
 from pacs_tasks.cli.commands.verify import report, verify
+from pacs_tasks.cli.commands.webhooks import webhooks
 from pacs_tasks.cli.invocation import HELP_OPTIONS, CommandGroup, Invocation, Program
 from pacs_tasks.cli.output.exit_codes import ExitCode, advice_on, of_error
 from pacs_tasks.cli.output.terminal import SHOWN, open_streams, place_of, readable, stack_of
@@ -60,7 +62,7 @@ for _command in (
     purge,
 ):
     commands.add_command(_command)
-for _command in (worker, receiver, flower, serve, token, up, demo, config):
+for _command in (worker, receiver, flower, serve, token, up, demo, config, schema, webhooks):
     commands.add_command(_command)
 
 

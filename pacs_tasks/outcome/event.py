@@ -9,8 +9,6 @@ from pydantic import Field
 from pacs_tasks.outcome.instance import Category, InstanceOutcome, Value
 from pacs_tasks.outcome.transfer import JobState
 
-JOB_ENDED = "pacs_tasks.job.ended"
-
 
 class JobEnded(Value):
     """The data of an event: how a job ended. Times are in Unix seconds.
@@ -49,7 +47,7 @@ class JobEvent(Value):
     specversion: Literal["1.0"] = "1.0"
     id: str
     source: Literal["pacs-tasks"] = "pacs-tasks"
-    type: Literal["pacs_tasks.job.ended"] = JOB_ENDED
+    type: Literal["pacs_tasks.job.ended"] = "pacs_tasks.job.ended"
     subject: str
     time: str
     datacontenttype: Literal["application/json"] = "application/json"

@@ -52,6 +52,7 @@ from pacs_tasks.settings.values import (
     is_weak,
     with_tls,
 )
+from pacs_tasks.settings.webhooks import Webhook
 
 _REDIS_TLS = ("redis_ca", "redis_cert", "redis_key")
 
@@ -215,6 +216,9 @@ class Settings(BaseModel):
     audit_ca: FileName | None = None
     audit_cert: FileName | None = None
     audit_key: FileName | None = None
+
+    #: Who learns of the ends of jobs, by names, as tables ``[webhooks.NAME]``.
+    webhooks: dict[EnqueuerName, Webhook] = Field(default_factory=dict)
 
     #: ``user:password`` for Flower.
     flower_basic_auth: str | None = None

@@ -27,8 +27,8 @@ from tests.support.dicom_files import CHINESE_NAME, write_series
 from tests.support.documents import ENGLISH, Block, distinct
 from tests.support.http_api import serving
 from tests.support.known_study import known_study
-from tests.support.ports import free_port
-from tests.support.processes import ROOT, Process
+from tests.support.ports import answers, free_port
+from tests.support.processes import ROOT, Process, started
 from tests.support.redis_server import RedisServer
 from tests.support.rules import Rule, about_a_job, alone, need, over_tls, prints, python, says, stays
 from tests.support.scene import SENT, Scene, reading
@@ -66,6 +66,33 @@ def installs_package(scene: Scene, block: Block) -> None:
     """The checkout is a package that pip can install; its dependencies are there already."""
     command = block.text.replace("pip install", "pip install --dry-run --no-deps --no-build-isolation")
     assert "Would install pacs-tasks" in scene.run("bash", "-euc", command, cwd=ROOT)
+
+
+def over_http(scene: Scene, block: Block) -> None:
+    """The API answers with the job, and a worker does it."""
+    port, before = free_port(), len(scene.pacs.instances)
+    command, variables = (
+        [sys.executable, "-m", "pacs_tasks.serve"],
+        scene.variables() | {"PACS_TASKS_SERVE_PORT": str(port)},
+    )
+    with started(command, scene.home / "serve.log", lambda _: answers(port), env=variables, cwd=scene.home, timeout=60):
+        said = scene.shell(block.text.replace("5556", str(port)))
+        assert '"task":"pacs_tasks.store_directory"' in said
+        wait_until(lambda: len(scene.pacs.instances) == before + SENT, 30, "the job that was enqueued over HTTP")
+
+
+def verifies(scene: Scene, block: Block) -> None:
+    """The function accepts what workers sign, and nothing that was changed since."""
+    check = """
+from pacs_tasks.tasks.webhooks import signature
+secret, now = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", int(time.time())
+names = ("webhook-id", "webhook-timestamp", "webhook-signature")
+headers = dict(zip(names, ("evt_1", str(now), signature(secret, "evt_1", now, b"{}"))))
+old = dict(zip(names, ("evt_1", str(now - 900), signature(secret, "evt_1", now - 900, b"{}"))))
+print(is_genuine(secret, headers, b"{}"), is_genuine(secret, headers, b"[]"), is_genuine(secret, old, b"{}"))
+"""
+    said = scene.run(sys.executable, "-W", "error", "-c", block.text + check)
+    assert said.split() == ["True", "False", "False"], said
 
 
 def measures(scene: Scene, block: Block) -> None:
@@ -284,6 +311,7 @@ RULES: Mapping[str, Rule] = {
     "docker-compose --profile demo up --build": composes,
     "docker-compose exec worker pacs-tasks send-dir --dir /files --ip 192.168.1.100 --port 11112 "
     "--pacs-ae-title MY_PACS": executes,
+    "}'  # enqueue over HTTP": over_http,
     # Python
     'print("complete")': python("the PACS has accepted it", "8 of 9", "report.txt", "complete", stored=SENT),
     'print(outcome.category, outcome.counters.done, "of", outcome.counters.total)': python(
@@ -296,6 +324,11 @@ RULES: Mapping[str, Rule] = {
     'print("no answer:", error.message)': python("0000: Success."),
     'print(len(pacs.instances), "instances in", pacs.associations, "associations")': python("8 instances in"),
     'print("over TLS:", job.outcome().status)': over_tls(python("over TLS: 0000: Success.")),
+    "print([progress.state for progress in client.wait_all(jobs)])": python(
+        "ended as success", "[<JobState.DONE", stored=SENT
+    ),
+    "asyncio.run(send())": python("success 8 of 9", stored=SENT),
+    'return any(hmac.compare_digest(each, expected) for each in headers["webhook-signature"].split())': verifies,
     "result.forget()": python("success 8 of 9", stored=SENT),
 }
 

@@ -26,7 +26,7 @@ EVENT = {
              "remote": "PACS", "created": 1.0, "finished": 2.0},
 }  # fmt: skip
 #: Documents that the model of this name accepts.
-ACCEPTED = {
+ACCEPTED: dict[str, dict[str, Any]] = {
     "EchoRequest": {"remote": {"ae_title": "PACS", "host": "pacs.example", "port": 104}, "priority": "stat"},
     "StoreRequest": {"path": "/data/1.dcm", "timeout": 5},
     "FindRequest": {"keys": {"PatientID": "P1"}, "level": "STUDY"},

@@ -186,6 +186,7 @@ def purge(invocation: Invocation, job_ids: tuple[str, ...], age: float | None) -
     """Delete the records of jobs that have ended, in Redis and in its append-only file. DICOM files stay."""
     from pacs_tasks.cli.running import find_job
     from pacs_tasks.client import PacsClient
+    from pacs_tasks.fleet.webhooks import Webhooks
     from pacs_tasks.ledger.purge import ended_before, purge_all, rewrite_file
     from pacs_tasks.messages.dead_letters import DeadLetters
 
@@ -198,6 +199,7 @@ def purge(invocation: Invocation, job_ids: tuple[str, ...], age: float | None) -
         purged = purge_all(ledger, dict.fromkeys(named) if age is None else ended_before(ledger, time.time() - age))
         logger.info("purged %d jobs", len(purged))
         letters = DeadLetters(ledger.client, 0).purge(purged, 0.0 if age is None else time.time() - age)
+        letters += Webhooks(ledger.client).purge(purged)
         why = rewrite_file(ledger.client) if purged or letters else ""
     left = [each for each in dict.fromkeys(named) if each not in purged]
     if terminal.json:

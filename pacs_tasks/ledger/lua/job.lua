@@ -29,9 +29,17 @@ end
 -- The jobs that workers have begun and that have not ended: a sorted set of their keys, by when that was noted.
 local RUNNING = 'pacs_tasks:running'
 
+-- Present where workers deliver webhooks; the ends that these still have to plan: attempt and key of the job, by time.
+local WEBHOOKS, ENDED = 'pacs_tasks:webhooks', 'pacs_tasks:webhooks:ended'
+local ENDED_KEPT = 30 * 86400
+
 local function end_job(job, state)
   redis.call('HSET', job, 'state', state, 'finished', stamp())
   redis.call('ZREM', RUNNING, job)
+  if redis.call('EXISTS', WEBHOOKS) == 1 then
+    redis.call('ZADD', ENDED, stamp(), counter(job, 'attempt') .. ' ' .. job)
+    redis.call('EXPIRE', ENDED, ENDED_KEPT)
+  end
 end
 
 -- Ends the job if nothing is left to do. Returns 1 if this call ended it.

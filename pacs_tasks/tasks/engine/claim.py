@@ -367,7 +367,7 @@ def watch_jobs(stopped: threading.Event) -> None:
         resume_stalled(app, ledger())
         publish_ends(app, ledger())
 
-    _repeat(stopped, _RESUME_INTERVAL, watch)
+    repeat(stopped, _RESUME_INTERVAL, watch)
 
 
 def watch_remotes(stopped: threading.Event) -> None:
@@ -377,10 +377,10 @@ def watch_remotes(stopped: threading.Event) -> None:
         probe_remotes(app, ledger(), outages())
         resume_in_hours(app, ledger(), _hours())
 
-    _repeat(stopped, _PROBE_INTERVAL, watch)
+    repeat(stopped, _PROBE_INTERVAL, watch)
 
 
-def _repeat(stopped: threading.Event, interval: float, watch: Callable[[], None]) -> None:
+def repeat(stopped: threading.Event, interval: float, watch: Callable[[], None]) -> None:
     """Call ``watch`` at intervals; an error in one round does not end the others."""
     while not stopped.wait(interval):
         try:

@@ -97,6 +97,8 @@ OWN: dict[str, dict[str, Any]] = {
     "up": {},
     "demo": {},
     "config": {"action": REQUIRED},
+    "schema": {"name": None},
+    "webhooks": {"action": REQUIRED, "delivery_id": None},
     "dead-letters": {"letter_id": None, "--content": False, "--delete": False, "--enqueue": False},
 }
 GIVEN_IN = click.Context(commands)

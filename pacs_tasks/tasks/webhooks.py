@@ -1,0 +1,240 @@
+"""Webhooks: the ends of jobs, delivered to those that the settings name, as Standard Webhooks signs them.
+
+Each worker looks for ends whose deliveries are not planned, and for deliveries that are due; ``pacs_tasks.webhook``
+posts one. It may run twice: the id of the event is the same. No request can name a URL, no redirect is followed, and no
+proxy is used, so that nothing is called but the hosts in the settings.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import http.client
+import itertools
+import logging
+import random
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+
+from celery import Celery, Task
+
+from pacs_tasks.app import app
+from pacs_tasks.errors import JobCancelledError, JobNotFoundError, MissingKeyError, PacsTasksError, SealingError
+from pacs_tasks.fleet.webhooks import Delivery, Webhooks, event_id
+from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.operations import FIND_QUEUE, PART_PRIORITIES
+from pacs_tasks.outcome import Category, Outcome, Progress
+from pacs_tasks.outcome.event import JobEnded, JobEvent
+from pacs_tasks.request import Priority
+from pacs_tasks.schema import ID
+from pacs_tasks.settings import settings
+from pacs_tasks.settings.webhooks import Webhook, key_of
+from pacs_tasks.tasks.engine.base import BROKER_AWAY, go_back, ledger, register
+from pacs_tasks.tasks.engine.claim import repeat
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks for ends and deliveries, and looks after which what was given up long ago is forgotten.
+_INTERVAL = 1.0
+_PURGED = 3600
+#: Seconds after each try that failed until the next; after the last one, a delivery is given up: in all a day and more.
+PAUSES = (1, 5, 30, 120, 600, 1_800, 7_200, 18_000, 36_000, 36_000)
+#: Files or instances that an event names.
+_MOST_PROBLEMS = 100
+#: HTTP status codes: success, redirects, and "Gone", by which a service ends its subscription.
+_SUCCESS, _REDIRECTS, _GONE = range(200, 300), range(300, 400), 410
+_TASK = "pacs_tasks.webhook"
+
+_random = random.SystemRandom()
+
+
+def event_of(record: Ledger, progress: Progress, *, patients: bool) -> JobEvent:
+    """Make the event of the end of a job.
+
+    Raises
+    ------
+    MissingKeyError
+        If this process cannot read the record of the job.
+    """
+    job_id, finished = progress.job_id, progress.finished or progress.created
+    ended = _ended_by(record, job_id)
+    failure = ended if isinstance(ended, PacsTasksError) else None
+    shown = failure if patients or failure is None else failure.public()
+    data = JobEnded(
+        job_id=job_id,
+        task=progress.task,
+        state=progress.state,
+        category=_category_of(ended),
+        attempt=progress.attempt,
+        remote=progress.remote,
+        created=progress.created,
+        started=progress.started,
+        finished=finished,
+        summary={} if isinstance(ended, PacsTasksError) else ended.summary(),
+        error=str(shown or ""),
+        error_type=type(failure).__name__ if failure else "",
+        request=_request_of(record, job_id) if patients else None,
+        problems=getattr(ended, "problems", ())[:_MOST_PROBLEMS] if patients else (),
+    )
+    moment = datetime.fromtimestamp(finished, UTC).isoformat(timespec="milliseconds")
+    identity = event_id(job_id, progress.attempt)
+    return JobEvent(id=identity, subject=job_id, time=moment, dataschema=f"{ID}:JobEnded", data=data)
+
+
+def _ended_by(record: Ledger, job_id: str) -> Outcome | PacsTasksError:
+    try:
+        return record.outcome(job_id)
+    except MissingKeyError:
+        raise
+    except PacsTasksError as error:
+        return error
+
+
+def _category_of(ended: Outcome | PacsTasksError) -> Category:
+    if isinstance(ended, PacsTasksError):
+        return Category.CANCELLED if isinstance(ended, JobCancelledError) else Category.FAILED
+    return ended.category
+
+
+def _request_of(record: Ledger, job_id: str) -> dict[str, object] | None:
+    """Give the request of a job; None if it was not valid."""
+    try:
+        return record.request(job_id).model_dump(mode="json", exclude_none=True)
+    except PacsTasksError:
+        return None
+
+
+def plan_deliveries(record: Ledger, found: Webhooks, webhooks: Mapping[str, Webhook]) -> None:
+    """Plan the deliveries of the jobs that have ended. An end that a retry has undone has none."""
+    for attempt, job_id in found.ended():
+        try:
+            progress = record.progress(job_id)
+            bodies = {}
+            if progress.state.finished and progress.attempt == attempt:
+                for name, webhook in webhooks.items():
+                    event = event_of(record, progress, patients=webhook.patients)
+                    if event.data.category in webhook.events:
+                        bodies[name] = event.model_dump_json(exclude_none=True)
+        except JobNotFoundError:
+            bodies = {}
+        except MissingKeyError:
+            continue  # Another worker has its key.
+        found.plan(attempt, job_id, bodies)
+
+
+def watch_webhooks(stopped: threading.Event) -> None:
+    """Plan deliveries and enqueue those that are due until ``stopped``; nothing if there is no webhook."""
+    webhooks = settings().webhooks
+    if not webhooks:
+        return
+
+    rounds = itertools.count()
+
+    def watch(celery: Celery = app) -> None:
+        found = Webhooks(ledger().client)
+        found.want()
+        plan_deliveries(ledger(), found, webhooks)
+        for delivery_id in found.due():
+            priority = PART_PRIORITIES[Priority.STAT]
+            celery.send_task(_TASK, args=[delivery_id], queue=FIND_QUEUE, priority=priority)
+        if next(rounds) % _PURGED == 0:
+            found.purge(before=time.time() - ledger().keep)
+
+    repeat(stopped, _INTERVAL, watch)
+
+
+@register(_TASK, ignore_result=True)
+def webhook(_: Task, delivery_id: str) -> None:
+    """Post one delivery, unless it has succeeded or another worker is at it."""
+    try:
+        found = Webhooks(ledger().client)
+        if found.claim(delivery_id):
+            try:
+                _deliver(found, found.get(delivery_id))
+            finally:
+                found.release(delivery_id, f"queued {delivery_id}")
+    except BROKER_AWAY as error:
+        go_back(error)
+
+
+def _deliver(found: Webhooks, delivery: Delivery | None) -> None:
+    if delivery is None or delivery.given_up:
+        return
+    target = settings().webhooks.get(delivery.webhook)
+    if target is None:
+        found.note_failure(delivery, "The settings of the worker have no webhook of this name.", None)
+        return
+    try:
+        status, error = post(target, delivery.event_id, found.body(delivery).encode())
+    except SealingError as sealed:
+        # Another worker may have the key.
+        status, error = 0, sealed.message
+    if status in _SUCCESS:
+        found.forget(delivery.id)
+        return
+    last = status == _GONE or delivery.tries >= len(PAUSES)
+    pause = None if last else PAUSES[delivery.tries] * _random.uniform(1.0, 1.25)
+    found.note_failure(delivery, error, pause)
+    # A URL may hold a secret of the service.
+    logger.warning("webhook %s: event %s of job %s: %s", delivery.webhook, delivery.event_id, delivery.job_id, error)
+
+
+def signature(secret: str, identity: str, timestamp: int, body: bytes) -> str:
+    """Sign a delivery, as Standard Webhooks does: HMAC-SHA256 of id, Unix time and body."""
+    signed = f"{identity}.{timestamp}.".encode() + body
+    digest = hmac.digest(key_of(secret) or b"", signed, hashlib.sha256)
+    return "v1," + base64.b64encode(digest).decode()
+
+
+def post(target: Webhook, identity: str, body: bytes) -> tuple[int, str]:
+    """Post a signed body; return the status code, 0 without a response, and what went wrong."""
+    parts, timestamp = urlsplit(target.url), int(time.time())
+    headers = {
+        "Content-Type": "application/cloudevents+json; charset=utf-8",
+        "User-Agent": "pacs-tasks",
+        "webhook-id": identity,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": signature(target.secret, identity, timestamp, body),
+        "Connection": "close",
+    }
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    host, late = parts.hostname or "", threading.Event()
+    try:
+        with closing(_connection(target, host, parts.port)) as connection:
+            connection.connect()
+            # Whoever sends a byte now and then would hold a worker for ever.
+            limit = threading.Timer(target.timeout, _cut, [connection.sock, late])
+            limit.start()
+            try:
+                connection.request("POST", path, body, headers)
+                status = connection.getresponse().status
+            finally:
+                limit.cancel()
+    except (OSError, http.client.HTTPException) as error:
+        if late.is_set() or isinstance(error, TimeoutError):
+            return 0, f"No response within {target.timeout:g} s."
+        reason = getattr(error, "verify_message", "") or getattr(error, "strerror", "") or type(error).__name__
+        return 0, f"No response ({reason})."
+    if status in _REDIRECTS:
+        return status, f"HTTP status {status}: redirects are not followed. Correct the URL in the settings."
+    return status, "" if status in _SUCCESS else f"HTTP status {status}."
+
+
+def _connection(target: Webhook, host: str, port: int | None) -> http.client.HTTPConnection:
+    if target.url.startswith("https:"):
+        context = ssl.create_default_context(cafile=target.ca_file)
+        return http.client.HTTPSConnection(host, port, timeout=target.timeout, context=context)
+    return http.client.HTTPConnection(host, port, timeout=target.timeout)
+
+
+def _cut(connection: socket.socket, late: threading.Event) -> None:
+    late.set()
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
