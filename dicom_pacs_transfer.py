@@ -228,7 +228,7 @@ def _text(value: Any) -> str:
 def _what_to_install() -> str:
     """Return one English and one Chinese sentence about what is missing, or ""."""
     here = Path(__file__).resolve().parent
-    package = f'"{here}"' if (here / "pyproject.toml").is_file() else "pacs-tasks"
+    package = f'"{here}[all]"' if (here / "pyproject.toml").is_file() else '"pacs-tasks[all]"'
     if sys.hexversion < 0x030B0000:
         return "This program needs Python 3.11 or newer: install it.\n本程序需要 Python 3.11 或更高版本，请先安装。\n"
     missing = ", ".join(name for name in _NEEDED if importlib.util.find_spec(name) is None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 import sys
@@ -29,18 +28,6 @@ def plain(text: str) -> str:
     if text.isprintable():
         return text
     return re.sub(_STEERING, lambda found: _NAMED.get(found[0]) or f"\\u{ord(found[0]):04x}", text)
-
-
-class _Record(logging.LogRecord):
-    """A record whose text steers no terminal, and whose further lines are not mistaken for records."""
-
-    def getMessage(self) -> str:  # noqa: N802 - the name in the base class
-        return "\n    ".join(map(plain, super().getMessage().split("\n")))
-
-
-def log_plainly() -> None:
-    """Have all records of this process show control characters as escapes."""
-    logging.setLogRecordFactory(_Record)
 
 
 def keep_private(access: GroupAccess = "none") -> int:

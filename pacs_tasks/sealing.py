@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pacs_tasks.errors import ConfigurationError, MissingKeyError, PlainRecordError, SealingError
+from pacs_tasks.extras import require
 from pacs_tasks.settings import Settings, settings
 
 if TYPE_CHECKING:
@@ -330,11 +331,19 @@ def _plain_record() -> PlainRecordError:
 
 @functools.cache
 def _of(keys: tuple[str, ...], accept_plain: bool) -> Sealing:
+    if keys:
+        require("encryption")
     return Sealing(keys, accept_plain=accept_plain)
 
 
 def sealing_by(config: Settings) -> Sealing:
-    """Give the encryption that these settings ask for."""
+    """Give the encryption that these settings ask for.
+
+    Raises
+    ------
+    ConfigurationError
+        If they have keys, and the extra ``encryption`` is not installed.
+    """
     return _of(config.keys, config.accept_plain)
 
 

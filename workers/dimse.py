@@ -9,9 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 from contextlib import suppress
+from typing import Any
 
 from celery.signals import (
+    after_setup_logger,
+    after_setup_task_logger,
     celeryd_after_setup,
+    celeryd_init,
     worker_process_shutdown,
     worker_ready,
     worker_shutdown,
@@ -26,10 +30,11 @@ from pacs_tasks import tasks
 from pacs_tasks.app import app
 from pacs_tasks.audit import RESTRICTED_FUNCTION, Party
 from pacs_tasks.errors import BrokerUnavailableError, JobNotFoundError, MessageError
+from pacs_tasks.logs import log_plainly, write_lines
 from pacs_tasks.messages.dead_letters import DeadLetter
 from pacs_tasks.messages.signature import sign_published
 from pacs_tasks.operations import OPERATIONS
-from pacs_tasks.privacy import keep_private, log_plainly
+from pacs_tasks.privacy import keep_private
 from pacs_tasks.sealing import IN_CLEAR
 from pacs_tasks.settings import remark_on_variables, settings
 from pacs_tasks.tasks.audit import alert, watch_audits
@@ -49,6 +54,7 @@ logging.getLogger("celery.pool").setLevel(logging.INFO)
 
 
 log_plainly()
+app.conf.worker_log_format = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s%(about)s"
 _stopped = threading.Event()
 _audit = threading.Thread(target=watch_audits, args=[_stopped], name="audit", daemon=True)
 #: Seconds to write what the end of the worker adds to the audit trail; Redis keeps it for another worker.
@@ -97,6 +103,19 @@ def _end_job(letter: DeadLetter, too_often: bool) -> None:
             app.backend.store_result(letter.job_id, error, FAILURE)
     except (BrokerUnavailableError, RedisError) as failure:
         logger.warning("job %s could not be ended (%s)", letter.job_id, type(failure).__name__)
+
+
+@celeryd_init.connect  # type: ignore[untyped-decorator]
+def _leave_out_banner(instance: Any, **_: object) -> None:
+    """Print no banner among JSON lines."""
+    instance.quiet = settings().log_format == "json"
+
+
+@after_setup_logger.connect  # type: ignore[untyped-decorator]
+@after_setup_task_logger.connect  # type: ignore[untyped-decorator]
+def _write_lines(logger: logging.Logger, **_: object) -> None:
+    """Write lines as the settings say."""
+    write_lines(settings().log_format, logger)
 
 
 @celeryd_after_setup.connect  # type: ignore[untyped-decorator]

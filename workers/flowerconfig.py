@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from functools import cache
 
 # Flower would read the module's name as its option --logging.
-from logging import getLogger
+from logging import StreamHandler, getLogger
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,8 +36,8 @@ from pacs_tasks.app import DEFAULT_REDIS_URL
 from pacs_tasks.connection import connect
 from pacs_tasks.errors import BrokerUnavailableError, PacsTasksError
 from pacs_tasks.fleet.leases import AssociationLeases
+from pacs_tasks.logs import log_plainly, write_lines
 from pacs_tasks.messages.dead_letters import DeadLetters
-from pacs_tasks.privacy import log_plainly
 from pacs_tasks.settings import load, remark_on_variables
 from workers import logs
 
@@ -180,6 +180,10 @@ try:
 except PacsTasksError as _error:
     sys.exit(str(_error))
 log_plainly()
+if _config.log_format == "json" and not getLogger().handlers:
+    # Tornado adds its own output only where there is none.
+    getLogger().addHandler(StreamHandler())
+write_lines(_config.log_format)
 if _remark := remark_on_variables():
     logger.warning("%s", _remark)
 views.hmac = SimpleNamespace(compare_digest=_same)

@@ -167,7 +167,7 @@ class Invocation:
             self.log.close()
 
     def _open_log(self) -> None:
-        self.log = CommandLog(self.option("log_level"))
+        self.log = CommandLog(self.option("log_level"), "text" if self._settings is None else self._settings.log_format)
         named = self.option("log_file")
         if not self.terminal.quiet and (self.program.log_to_console or (self.typed("log_level") and not named)):
             self.log.to_console(self.terminal.log)

@@ -26,7 +26,9 @@ from pacs_tasks.cli.invocation import HELP_OPTIONS, CommandGroup, Invocation, Pr
 from pacs_tasks.cli.output.exit_codes import ExitCode, advice_on, of_error
 from pacs_tasks.cli.output.terminal import SHOWN, open_streams, place_of, readable, stack_of
 from pacs_tasks.errors import PacsTasksError
-from pacs_tasks.privacy import keep_private, log_plainly
+from pacs_tasks.extras import missing_extra
+from pacs_tasks.logs import log_plainly
+from pacs_tasks.privacy import keep_private
 
 logger = logging.getLogger("pacs_tasks.cli")
 
@@ -147,7 +149,12 @@ def _report_interrupt(invocation: Invocation) -> int:
 
 
 def _report_defect(invocation: Invocation, error: Exception) -> int:
-    """Report a defect of this program. The log gets the stack without values, since they may be patient data."""
+    """Report a defect of this program. The log gets the stack without values, since they may be patient data.
+
+    A package that an extra brings is not a defect.
+    """
+    if absent := missing_extra(error):
+        return _report_error(invocation, absent)
     logger.error("unexpected %s", place_of(error), extra=SHOWN)
     logger.debug("stack of the unexpected error: %s", stack_of(error), extra=SHOWN)
     details = (

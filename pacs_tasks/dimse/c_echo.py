@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from pynetdicom.presentation import VerificationPresentationContexts
+from pynetdicom.sop_class import (
+    CTImageStorage,
+    ModalityWorklistInformationFind,
+    StorageCommitmentPushModel,
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
+)
 
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse import status
@@ -13,15 +23,40 @@ from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer.association import Association, StopCheck, Timeouts
 from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.errors import ContextRejectedError
-from pacs_tasks.outcome import EchoOutcome
+from pacs_tasks.outcome import EchoOutcome, OfferedService
 
 VERIFICATION = str(VerificationPresentationContexts[0].abstract_syntax)
 #: Any remote should accept it, so it shows whether the remote accepts our association.
 VERIFICATION_CONTEXT = Context(VERIFICATION, (IMPLICIT_VR_LITTLE_ENDIAN,))
 
 
-def echo(local: LocalAE, remote: RemoteAE, timeouts: Timeouts, stop: StopCheck | None = None) -> EchoOutcome:
+#: The services that pacs-tasks uses, each with a SOP class that stands for it.
+SERVICES: Mapping[str, str] = MappingProxyType(
+    {
+        "C-STORE": str(CTImageStorage),
+        "C-FIND": str(StudyRootQueryRetrieveInformationModelFind),
+        "C-MOVE": str(StudyRootQueryRetrieveInformationModelMove),
+        "C-GET": str(StudyRootQueryRetrieveInformationModelGet),
+        "worklist": str(ModalityWorklistInformationFind),
+        "storage commitment": str(StorageCommitmentPushModel),
+    }
+)
+
+
+def echo(
+    local: LocalAE,
+    remote: RemoteAE,
+    timeouts: Timeouts,
+    stop: StopCheck | None = None,
+    *,
+    services: bool = False,
+) -> EchoOutcome:
     """Open an association, send a C-ECHO request and release.
+
+    Parameters
+    ----------
+    services
+        Also propose a context for each of :data:`SERVICES`, to report which the remote accepts.
 
     Raises
     ------
@@ -31,13 +66,16 @@ def echo(local: LocalAE, remote: RemoteAE, timeouts: Timeouts, stop: StopCheck |
         If the remote accepts the association but not Verification.
     """
     started = time.monotonic()
-    with Association.open(local, remote, [VERIFICATION_CONTEXT], timeouts, stop) as assoc:
-        if not assoc.accepted_contexts:
+    wanted = SERVICES if services else {}
+    contexts = [VERIFICATION_CONTEXT, *(Context(uid, (IMPLICIT_VR_LITTLE_ENDIAN,)) for uid in wanted.values())]
+    with Association.open(local, remote, contexts, timeouts, stop) as assoc:
+        verification = assoc.context_of(VERIFICATION)
+        if verification is None:
             raise ContextRejectedError(
                 f"{remote} accepted the association but not C-ECHO. Ask its administrator to allow Verification for "
                 f"{local.ae_title}."
             )
-        (context_id,) = assoc.accepted_contexts.values()
+        context_id, _ = verification
         with assoc.exchange() as message_id:
             assoc.send(
                 context_id,
@@ -52,4 +90,11 @@ def echo(local: LocalAE, remote: RemoteAE, timeouts: Timeouts, stop: StopCheck |
             )
             response, code = assoc.receive_response(context_id, message_id, command.C_ECHO_RQ)
         seconds = time.monotonic() - started
-    return EchoOutcome(status=status.echo_status(code, response.text(command.ERROR_COMMENT)), seconds=seconds)
+    return EchoOutcome(
+        status=status.echo_status(code, response.text(command.ERROR_COMMENT)),
+        seconds=seconds,
+        services=tuple(
+            OfferedService(name=name, accepted=assoc.context_of(uid) is not None) for name, uid in wanted.items()
+        ),
+        max_pdu=assoc.max_length if services else None,
+    )

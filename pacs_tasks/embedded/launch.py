@@ -73,8 +73,8 @@ def server_kind(settings: Settings) -> PrivateServerKind:
         if all(importlib.util.find_spec(module) is not None for module in modules[kind]):
             return kind
     raise ConfigurationError(
-        "No private server is installed. Install pacs-tasks again with its dependencies, or set PACS_TASKS_REDIS_URL "
-        "to a Redis, for example redis://localhost:6379/0."
+        "No private server is installed. Run `pip install 'pacs-tasks[worker]'`, or set PACS_TASKS_REDIS_URL to a "
+        "Redis, for example redis://localhost:6379/0."
     )
 
 

@@ -13,19 +13,17 @@ import hmac
 import json
 import time
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple, cast
-
-from celery.signals import before_task_publish
-from celery.utils.time import maybe_iso8601
-from kombu.utils.json import dumps
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from pacs_tasks.errors import MessageError
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.keys import dump_request, job_key
-from pacs_tasks.messages.envelope import Envelope
 from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.request import AnyRequest
 from pacs_tasks.settings import Settings, settings
+
+if TYPE_CHECKING:
+    from pacs_tasks.messages.envelope import Envelope
 
 #: The header of a message that has its signature, and the one that a worker adds once it is verified.
 HEADER: Final = "pacs_tasks_signature"
@@ -56,9 +54,16 @@ class Signed(NamedTuple):
 def signature(name: str, key: str, stamp: int, signed: Signed) -> str:
     """Sign a task at a time in seconds since 1970."""
     covered = [name, stamp, signed.task, signed.job_id, signed.eta, signed.expires, signed.content]
-    value = json.loads(dumps(covered))  # type: ignore[no-untyped-call]  # kombu ships no annotations
+    value = json.loads(json.dumps(covered, default=_as_sent))
     text = json.dumps(value, sort_keys=True, separators=(",", ":"))
     return f"{name}:{stamp}:{hmac.new(key.encode(), text.encode(), hashlib.sha256).hexdigest()}"
+
+
+def _as_sent(value: object) -> object:
+    """Encode what JSON does not know as a message does. Clients, which may lack kombu, have no such value."""
+    from kombu.utils.json import JSONEncoder
+
+    return JSONEncoder().default(value)  # type: ignore[no-untyped-call]  # kombu ships no annotations
 
 
 def own_signature(config: Settings, signed: Signed) -> str:
@@ -69,6 +74,8 @@ def own_signature(config: Settings, signed: Signed) -> str:
 
 def sign_published() -> None:
     """Have this process sign each task that it publishes, if it has a key."""
+    from celery.signals import before_task_publish
+
     before_task_publish.connect(_sign, dispatch_uid="pacs_tasks.messages.signature")
 
 
@@ -132,6 +139,8 @@ def check_signature(message: Envelope, config: Settings) -> None:
 
 
 def _check_age(stamp: int, eta: str | None, lifetime: float) -> None:
+    from celery.utils.time import maybe_iso8601
+
     due = maybe_iso8601(eta) if eta else None
     begins = max(stamp, due.timestamp() if due is not None else 0)
     now = time.time()

@@ -11,7 +11,15 @@ from pacs_tasks.outcome.instance import (
     StatusCategory,
     Suboperations,
 )
-from pacs_tasks.outcome.single import Doubt, EchoOutcome, FindOutcome, GetOutcome, MoveOutcome, SplitRange
+from pacs_tasks.outcome.single import (
+    Doubt,
+    EchoOutcome,
+    FindOutcome,
+    GetOutcome,
+    MoveOutcome,
+    OfferedService,
+    SplitRange,
+)
 from pacs_tasks.outcome.transfer import (
     Counters,
     JobState,
@@ -38,6 +46,7 @@ __all__ = [
     "InstanceOutcome",
     "JobState",
     "MoveOutcome",
+    "OfferedService",
     "Outcome",
     "PreflightOutcome",
     "Progress",

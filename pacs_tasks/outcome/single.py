@@ -17,11 +17,23 @@ from pacs_tasks.outcome.instance import (
 )
 
 
+class OfferedService(Value):
+    """A service that pacs-tasks uses, and whether a remote accepts a presentation context for it."""
+
+    name: str
+    accepted: bool
+
+
 class EchoOutcome(Value):
-    """The outcome of an :class:`~pacs_tasks.request.EchoRequest`; ``seconds`` from A-ASSOCIATE-RQ to C-ECHO-RSP."""
+    """The outcome of an :class:`~pacs_tasks.request.EchoRequest`; ``seconds`` from A-ASSOCIATE-RQ to C-ECHO-RSP.
+
+    ``services`` and ``max_pdu``, the bytes that the remote accepts in one PDU (0: no limit), are there on request.
+    """
 
     status: Status
     seconds: float
+    services: tuple[OfferedService, ...] = ()
+    max_pdu: int | None = None
 
     @property
     def category(self) -> Category:

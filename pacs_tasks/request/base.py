@@ -178,6 +178,10 @@ class EchoRequest(Request):
 
     task: ClassVar[str] = "pacs_tasks.echo"
 
+    #: Also propose the services that pacs-tasks uses, and report which of them the remote accepts. None, as False, is
+    #: left out of a message, so that older workers read it.
+    services: bool | None = None
+
 
 class TransferRequest(Request):
     """A request whose job waits while the remote is down."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import signal
+import logging
 import sys
 
 import uvicorn
+from uvicorn.config import LOGGING_CONFIG
 
 from pacs_tasks.client import PacsClient
 from pacs_tasks.errors import PacsTasksError
-from pacs_tasks.privacy import keep_private, log_plainly
+from pacs_tasks.logs import log_plainly, write_lines
+from pacs_tasks.privacy import keep_private
 from pacs_tasks.serve.application import create_app
 from pacs_tasks.settings import Settings, settings
 
@@ -47,6 +50,8 @@ def serve(config: Settings) -> None:
             port=config.serve_port,
             # A line for each request would hold ids of jobs, and be the most of the log.
             access_log=False,
+            # JSON lines are written by the output of all loggers.
+            log_config=None if config.log_format == "json" else LOGGING_CONFIG,
             server_header=False,
             # Who the caller is follows from tokens and from what the console trusts, never from such a header.
             proxy_headers=False,
@@ -60,6 +65,8 @@ def main() -> int:
     config = settings()
     keep_private(config.group_access)
     _raise_limit_of_files()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    write_lines(config.log_format)
     try:
         serve(config)
     except PacsTasksError as error:

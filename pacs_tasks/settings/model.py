@@ -30,6 +30,7 @@ from pacs_tasks.ae import (
     is_loopback,
 )
 from pacs_tasks.errors import ConfigurationError
+from pacs_tasks.logs import LogFormat
 from pacs_tasks.privacy import GroupAccess
 from pacs_tasks.settings.file import CONFIG_NAME, config_file
 from pacs_tasks.settings.pace import Pace
@@ -89,6 +90,9 @@ class Settings(BaseModel):
     remotes: dict[str, NamedRemote] = Field(default_factory=dict)
     #: The language of the command line. Unset: Chinese if the locale is Chinese, else English.
     language: Literal["zh", "en"] | None = None
+
+    #: How processes and commands write their log: as text, or each line as a JSON object.
+    log_format: LogFormat = "text"
 
     #: The Redis of jobs, results and ledger. Unset: a private server on this machine.
     redis_url: Annotated[str, AfterValidator(check_redis_url)] | None = None

@@ -17,7 +17,9 @@ from pacs_tasks.tasks.engine.job import answer
 
 def _work(request: EchoRequest, claim: Claim) -> EchoOutcome:
     with leased(request, claim.job_id, claim) as lease:
-        return c_echo.echo(local_ae(request), request.remote, timeouts(request), lease.stop)
+        return c_echo.echo(
+            local_ae(request), request.remote, timeouts(request), lease.stop, services=bool(request.services)
+        )
 
 
 @register(EchoRequest.task, base=JobTask)

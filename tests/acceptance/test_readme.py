@@ -257,7 +257,7 @@ RULES: Mapping[str, Rule] = {
     "make demo": demonstrates,
     "make test": make("pacs-tasks demo", "-m pytest"),
     "make bench": measures,
-    "pip install .": installs_package,
+    'pip install ".[all]"': installs_package,
     ".venv/bin/pacs-tasks --help": installs,
     "pacs-tasks echo": alone(),
     "pacs-tasks echo --remote archive": prints("MY_PACS at 127.0.0.1"),

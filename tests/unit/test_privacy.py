@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from pacs_tasks import privacy
-from pacs_tasks.privacy import GroupAccess, directory_mode, keep_private, log_plainly, plain, rotate
+from pacs_tasks.logs import log_plainly
+from pacs_tasks.privacy import GroupAccess, directory_mode, keep_private, plain, rotate
 
 STEERING = [
     *("\0", "\a", "\b", "\t", "\n", "\v", "\f", "\r", "\x1b", "\x7f", "\x80", "\x85", "\x9b", "\x9d", "\x9f"),

@@ -29,9 +29,9 @@ from pacs_tasks.fleet.receivers import EXPECTED_FOR, INCOMING, UNSOLICITED, Expe
 from pacs_tasks.fleet.senders import Expectation, Stranger
 from pacs_tasks.ledger.commitments import record_report
 from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.logs import log_plainly, write_lines
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 from pacs_tasks.outcome.verification import CommitmentReport
-from pacs_tasks.privacy import log_plainly
 from pacs_tasks.settings import Settings, Unsolicited
 from workers.receiver.callers import KnownCallers
 from workers.receiver.quota import UnsolicitedQuota
@@ -266,6 +266,7 @@ def receive(config: Settings, redis_url: str, listener: socket.socket, ending: t
     """Receive until ``ending`` is set. Each process of the receiver runs this."""
     log_plainly()
     logging.basicConfig(format=FORMAT, level=logging.INFO, stream=sys.stderr)
+    write_lines(config.log_format)
     expectations = Expectations(redis_url, config.redis_timeout, config.receiver_ae_title)
     space = Space(config.received, config.keep_free_bytes)
     places = Places(config, expectations, space)

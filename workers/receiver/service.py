@@ -30,7 +30,8 @@ from pacs_tasks.dimse.scp.storage_scp import listen
 from pacs_tasks.dimse.upper_layer.tls import called_context
 from pacs_tasks.errors import ConfigurationError, PacsTasksError
 from pacs_tasks.fleet.receivers import LIFETIME, MARKER, Receiver, announce, withdraw
-from pacs_tasks.privacy import directory_mode, keep_private, log_plainly
+from pacs_tasks.logs import log_plainly, write_lines
+from pacs_tasks.privacy import directory_mode, keep_private
 from pacs_tasks.settings import Settings, load, remark_on_variables
 from workers.receiver.callers import describe
 from workers.receiver.cleanup import Cleanup
@@ -293,6 +294,7 @@ def main() -> int:
         signal.signal(number, lambda *_: ending.set())
     try:
         config = load()
+        write_lines(config.log_format)
         keep_private(config.group_access)
         if remark := remark_on_variables():
             logger.warning("%s", remark)

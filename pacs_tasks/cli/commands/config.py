@@ -1,19 +1,56 @@
-"""The command about the keys that encrypt what is private in Redis."""
+"""The command about the settings: it checks them, and makes and changes the keys that encrypt."""
 
 from __future__ import annotations
 
 import click
 
-from pacs_tasks.cli.invocation import ADDRESS, Invocation, command
+from pacs_tasks.cli.invocation import ADDRESS, Invocation, command, refuse
+from pacs_tasks.cli.language import translated
 from pacs_tasks.cli.output.exit_codes import ExitCode
 from pacs_tasks.errors import ConfigurationError
+from pacs_tasks.privacy import plain
 
 
-@command("config", "pacs-tasks config new-key", "pacs-tasks config rotate-keys", without=(*ADDRESS, "detach"))
-@click.argument("action", type=click.Choice(["new-key", "rotate-keys"]), metavar="new-key|rotate-keys")
+@command(
+    "config",
+    "pacs-tasks config check",
+    "pacs-tasks config new-key",
+    "pacs-tasks config rotate-keys",
+    without=(*(each for each in ADDRESS if each != "remote"), "detach"),
+)
+@click.argument("action", type=click.Choice(["check", "new-key", "rotate-keys"]), metavar="check|new-key|rotate-keys")
 def config(invocation: Invocation, action: str) -> int:
-    """Make a key for PACS_TASKS_ENCRYPTION_KEYS, or encrypt the keys of all jobs with the first of these keys."""
+    """Check the settings, the Redis and each remote (or --remote), or make and change the keys that encrypt.
+
+    `new-key` makes a key for PACS_TASKS_ENCRYPTION_KEYS, and `rotate-keys` encrypts the keys of all jobs with the first
+    of these keys.
+    """
+    if action == "check":
+        return _check(invocation)
+    refuse(invocation, ["remote"], f"on `config {action}`")
     return _new_key(invocation) if action == "new-key" else _rotate_keys(invocation)
+
+
+def _check(invocation: Invocation) -> int:
+    """Print a row for each check; the exit code is 3 if only some remotes failed, and that of the failure otherwise."""
+    from pacs_tasks.cli.output.terminal import Table
+    from pacs_tasks.cli.stack.checks import Result, exit_code, run_checks
+
+    terminal = invocation.terminal
+    checks = list(run_checks(invocation.settings, invocation.option("remote")))
+    code = exit_code(checks)
+    if terminal.json:
+        rows = [
+            {"check": each.name, "result": str(each.result), "detail": each.detail, **each.facts} for each in checks
+        ]
+        terminal.document({"checks": rows, "exit_code": code})
+        return code
+    styles = {Result.OK: "green", Result.REMARK: "yellow", Result.FAILED: "red"}
+    table = Table("Check", "Result", "Details", whole=[0, 1])
+    for each in checks:
+        table.add(plain(each.name), (translated(str(each.result)), styles[each.result]), plain(each.detail))
+    terminal.table(table)
+    return code
 
 
 def _new_key(invocation: Invocation) -> int:

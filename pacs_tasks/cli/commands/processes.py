@@ -41,6 +41,10 @@ def up(invocation: Invocation) -> int:
 @command("demo", "pacs-tasks demo", without=(*ADDRESS, "detach"))
 def demo(invocation: Invocation) -> int:
     """Start everything, send, query, retrieve by C-MOVE and C-GET, compare, and stop everything."""
+    from pacs_tasks.extras import require
+
+    require("worker")
+    require("flower")
     from pacs_tasks.cli.stack.demo import run_demo
 
     terminal = invocation.terminal

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TextIO
 from pacs_tasks.cli.language import translated, widened, words
 from pacs_tasks.cli.output.sheet import BOM, csv_lines
 from pacs_tasks.errors import ConfigurationError, PacsTasksError
+from pacs_tasks.logs import JsonLines, LogFormat
 from pacs_tasks.privacy import plain, rotate
 
 #: Columns of a table that goes to a pipe or a file. Each row stays one line, so that ``grep`` finds all of it.
@@ -351,8 +352,9 @@ class _ConsoleLog(logging.Handler):
 class CommandLog:
     """Sends the records of one command to its outputs, until :meth:`close`."""
 
-    def __init__(self, level: str) -> None:
+    def __init__(self, level: str, kind: LogFormat = "text") -> None:
         self._level = level
+        self._formatter = JsonLines() if kind == "json" else logging.Formatter(FORMAT)
         self._outputs: list[logging.Handler] = []
         self._levels = {name: logging.getLogger(name).level for name in _LOGGERS}
         for name in _LOGGERS:
@@ -389,7 +391,7 @@ class CommandLog:
 
     def _add(self, output: logging.Handler) -> None:
         output.setLevel(self._level)
-        output.setFormatter(logging.Formatter(FORMAT))
+        output.setFormatter(self._formatter)
         self._outputs.append(output)
         for name in _LOGGERS:
             logging.getLogger(name).addHandler(output)

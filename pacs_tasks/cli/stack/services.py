@@ -7,7 +7,6 @@ import secrets
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from importlib.util import find_spec
 
 import click
 
@@ -16,7 +15,7 @@ from pacs_tasks.cli.stack.processes import Stack, address_to_call, check_port, i
 from pacs_tasks.connection import connect
 from pacs_tasks.embedded.launch import command, environment, worker_arguments
 from pacs_tasks.embedded.places import Places
-from pacs_tasks.errors import ConfigurationError
+from pacs_tasks.extras import require
 from pacs_tasks.fleet.receivers import running
 from pacs_tasks.privacy import plain
 from pacs_tasks.sealing import IN_CLEAR
@@ -29,11 +28,13 @@ LOGIN = "PACS_TASKS_FLOWER_BASIC_AUTH"
 
 def run_worker(settings: Settings, extra_args: Sequence[str] = ()) -> int:
     """Run a Celery worker. ``extra_args`` are options of Celery, such as ``--pool threads``."""
+    require("worker")
     return _run("celery", [*worker_arguments(settings), *extra_args], settings)
 
 
 def run_receiver(settings: Settings) -> int:
     """Run the receiver."""
+    require("worker")
     return _run("workers.receiver", [], settings)
 
 
@@ -43,8 +44,9 @@ def run_flower(settings: Settings) -> int:
     Raises
     ------
     ConfigurationError
-        If no login is set or its password is weak, or the port is in use.
+        If no login is set or its password is weak, the port is in use, or the extra ``flower`` is not installed.
     """
+    require("flower")
     login = settings.flower_login()
     if settings.flower_port:
         check_port("Flower", "PACS_TASKS_FLOWER_PORT", settings.flower_address, settings.flower_port)
@@ -59,29 +61,10 @@ def run_serve(settings: Settings) -> int:
     ConfigurationError
         If what they need is not installed, or the port is in use.
     """
-    check_extra()
+    require("serve")
     if settings.serve_port:
         check_port("The HTTP API", "PACS_TASKS_SERVE_PORT", settings.serve_address, settings.serve_port)
     return _run("pacs_tasks.serve", [], settings)
-
-
-def has_extra() -> bool:
-    """Whether what the HTTP API needs is installed."""
-    return all(find_spec(module) is not None for module in ("fastapi", "uvicorn", "jinja2", "python_multipart"))
-
-
-def check_extra() -> None:
-    """Check that what the HTTP API needs is installed.
-
-    Raises
-    ------
-    ConfigurationError
-        If it is not.
-    """
-    if not has_extra():
-        raise ConfigurationError(
-            "The HTTP API is not installed. Run `pip install 'pacs-tasks[serve]'` to install what it needs."
-        )
 
 
 def run_up(settings: Settings) -> int:
@@ -90,8 +73,10 @@ def run_up(settings: Settings) -> int:
     Raises
     ------
     ConfigurationError
-        If a port is in use, the password of Flower is weak, or no Redis can be used.
+        If a port is in use, the password of Flower is weak, no Redis can be used, or an extra is not installed.
     """
+    require("worker")
+    require("flower")
     receiver_port = check_port(
         "The receiver", "PACS_TASKS_RECEIVER_PORT", settings.receiver_host, settings.receiver_port
     )

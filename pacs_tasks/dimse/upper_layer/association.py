@@ -218,6 +218,8 @@ class Association:
         SOP classes for which the remote accepted our SCP role.
     window
         How many requests may be outstanding at once.
+    max_length
+        Bytes that the remote accepts in one PDU; 0 means no limit.
     stop
         Called at least every half second while waiting. Once it is true, :class:`JobCancelledError` ends the wait.
     """
@@ -246,6 +248,7 @@ class Association:
         self.refused = agreement.refused
         self.roles = agreement.roles
         self.window = agreement.window
+        self.max_length = agreement.max_length
         self._proposed = agreement.proposed
         self._busy = False
         self._message_id = 0

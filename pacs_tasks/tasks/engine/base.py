@@ -16,7 +16,7 @@ import logging
 import mmap
 import random
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from typing import Any, NoReturn, cast
@@ -47,6 +47,7 @@ from pacs_tasks.errors import (
 from pacs_tasks.fleet.leases import AssociationLeases, name_of
 from pacs_tasks.fleet.outages import Outages
 from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.logs import work_on
 from pacs_tasks.operations import HIDDEN, MESSAGE_PRIORITIES, queue_key
 from pacs_tasks.outcome import Category, Outcome, Progress
 from pacs_tasks.request import EchoRequest, Request, TransferRequest
@@ -88,16 +89,18 @@ class WaitingTask(Task):  # type: ignore[misc]  # Celery ships no annotations
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         request = self.request
-        if request.called_directly or request.is_eager or settings().associations_per_process == 1:
-            return self.run(*args, **kwargs)
         # The public tasks have the id of their job; the arguments of the others begin with it.
         job_id = args[0] if args and isinstance(args[0], str) else request.id
+        # Celery logs the end of the task in this thread, which therefore keeps it until the next task.
+        work_on(work := _named(job_id, args))
+        if request.called_directly or request.is_eager or settings().associations_per_process == 1:
+            return self.run(*args, **kwargs)
         if self._is_full() and background.in_background(job_id):
             # It would wait as well, and hold the process.
             come_back(self, _about(2 * _TICKET))
         try:
             return background.run(
-                partial(self._run_in_thread, request, args, kwargs),
+                partial(self._run_in_thread, request, work, args, kwargs),
                 job_id,
                 self._may_detach,
                 partial(come_back, self, _TICKET),
@@ -107,7 +110,8 @@ class WaitingTask(Task):  # type: ignore[misc]  # Celery ships no annotations
             ignored = Ignore()
         raise ignored
 
-    def _run_in_thread(self, request: Any, args: Any, kwargs: Any) -> Any:
+    def _run_in_thread(self, request: Any, work: dict[str, str], args: Any, kwargs: Any) -> Any:
+        work_on(work)
         # Celery knows the running task of each thread.
         _task_stack.push(self)
         self.request_stack.push(request)
@@ -125,6 +129,7 @@ class WaitingTask(Task):  # type: ignore[misc]  # Celery ships no annotations
         finally:
             self.request_stack.pop()
             _task_stack.pop()
+            work_on({})
 
     def _hasten(self, request: Any) -> None:
         """Publish the ticket once more, for now: the end of a job waits for it. The later one finds the work done."""
@@ -140,6 +145,14 @@ class WaitingTask(Task):  # type: ignore[misc]  # Celery ships no annotations
 
     def end_in_background(self) -> None:
         """Called at the end of a body whose task has ended before it."""
+
+
+def _named(job_id: str, args: Sequence[object]) -> dict[str, str]:
+    """Name the job of a task for the log, and its range if it is a part."""
+    match args:
+        case [str(), int() as start, int() as stop, *_]:
+            return {"job": str(job_id), "part": f"{start}-{stop}"}
+    return {"job": str(job_id)}
 
 
 class EndingTask(WaitingTask):

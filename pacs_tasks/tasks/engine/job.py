@@ -38,6 +38,7 @@ from pacs_tasks.fleet.audits import Audits
 from pacs_tasks.fleet.leases import name_of
 from pacs_tasks.ledger.manifest import Line, Study
 from pacs_tasks.ledger.recorder import Recorder
+from pacs_tasks.logs import add_to_work
 from pacs_tasks.operations import PART_PRIORITIES
 from pacs_tasks.outcome import InstanceOutcome, Outcome
 from pacs_tasks.request import R, Request, build
@@ -324,6 +325,7 @@ def _accepted(task: Task, payload: Mapping[str, Any] | None, request_type: type[
         _restore(task, ledger().callers.follows(job_id))
     if ledger().start(job_id, task.request.hostname).finished:
         return None
+    add_to_work(remote=name_of(request.remote))
     check_request(cast(Any, request))
     if settings().audit:
         Audits(ledger().client).expect(job_id)

@@ -29,10 +29,12 @@ from pacs_tasks.errors import (
     PlainRecordError,
     SealingError,
 )
+from pacs_tasks.fleet.leases import name_of
 from pacs_tasks.fleet.tuning import Trouble
 from pacs_tasks.ledger.jobs import Recorded
 from pacs_tasks.ledger.manifest import Line
 from pacs_tasks.ledger.recorder import Recorder
+from pacs_tasks.logs import add_to_work
 from pacs_tasks.outcome import InstanceOutcome, JobState, Status, StatusCategory
 from pacs_tasks.request import R, TransferRequest
 from pacs_tasks.settings import settings
@@ -479,6 +481,7 @@ def _tried(task: Task, job_id: str, lines: range, tries: int, work: Callable[[Pa
 def _worked(part: Part[L], work: Callable[[Part[L], R], bool]) -> bool:
     try:
         request = ledger().request(part.job_id)
+        add_to_work(remote=name_of(request.remote))
         check_request(request)
         return work(part, cast(R, request))
     except PeerBusyError as error:
