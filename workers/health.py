@@ -1,4 +1,4 @@
-"""Health checks: ``python -m workers.health worker|receiver|redis|flower`` prints one line and exits with 0 or 1.
+"""Health checks: ``python -m workers.health worker|receiver|redis|flower|serve`` prints one line and exits with 0 or 1.
 
 ``worker`` checks the worker that Celery calls ``celery@HOSTNAME``, or another one by its name: ``worker send-1@host``.
 Each check sends a request to the process itself and has a time limit. Containers and people use them.
@@ -77,24 +77,37 @@ def check_receiver(config: Settings, _name: str = "") -> str:
 
 
 def check_flower(config: Settings, _name: str = "") -> str:
-    host = _ANYWHERE.get(config.flower_address, config.flower_address)
-    connection = http.client.HTTPConnection(host, config.flower_port, timeout=STEP)
+    return _check_http("Flower", config.flower_address, config.flower_port, "/healthcheck")
+
+
+def check_serve(config: Settings, _name: str = "") -> str:
+    """Request what the HTTP API answers without a token; it asks the Redis."""
+    return _check_http("The HTTP API", config.serve_address, config.serve_port, "/health")
+
+
+def _check_http(name: str, address: str, port: int, path: str) -> str:
+    host = _ANYWHERE.get(address, address)
+    connection = http.client.HTTPConnection(host, port, timeout=STEP)
     try:
-        connection.request("GET", "/healthcheck")
+        connection.request("GET", path)
         code = connection.getresponse().status
     except (OSError, http.client.HTTPException) as error:
-        raise PacsTasksError(
-            f"Flower at {host}:{config.flower_port} does not answer ({error}). Check its log."
-        ) from None
+        raise PacsTasksError(f"{name} at {host}:{port} does not answer ({error}). Check its log.") from None
     finally:
         connection.close()
     if code != http.client.OK:
-        raise PacsTasksError(f"Flower at {host}:{config.flower_port} answers HTTP status {code}. Check its log.")
-    return f"Flower at {host}:{config.flower_port} answers."
+        raise PacsTasksError(f"{name} at {host}:{port} answers HTTP status {code}. Check its log.")
+    return f"{name} at {host}:{port} answers."
 
 
 CHECKS: Mapping[str, Callable[[Settings, str], str]] = MappingProxyType(
-    {"worker": check_worker, "receiver": check_receiver, "redis": check_redis, "flower": check_flower}
+    {
+        "worker": check_worker,
+        "receiver": check_receiver,
+        "redis": check_redis,
+        "flower": check_flower,
+        "serve": check_serve,
+    }
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 import yaml
 
 from pacs_tasks.sealing import new_key
+from pacs_tasks.settings import unread_variables
 from tests.support.peers import orthanc_program
 from tests.support.ports import free_port
 from tests.support.processes import ROOT, Process, environment, started
@@ -60,8 +62,8 @@ def services() -> Mapping[str, Any]:
 
 
 def test_every_service_is_there_and_has_a_health_check(services: Mapping[str, Any]) -> None:
-    """Redis, worker, receiver, Flower, and with the profile demo an Orthanc."""
-    assert set(services) == {"redis", "worker", "receiver", "flower", "orthanc"}
+    """Redis, worker, receiver, HTTP API, Flower, and with the profile demo an Orthanc."""
+    assert set(services) == {"redis", "worker", "receiver", "serve", "flower", "orthanc"}
     for name, service in services.items():
         assert service["healthcheck"]["test"], name
     assert services["orthanc"]["profiles"] == ["demo"]
@@ -110,9 +112,39 @@ def test_images_are_pinned(services: Mapping[str, Any]) -> None:
         assert "latest" not in tag
 
 
-def test_flower_is_for_this_machine(services: Mapping[str, Any]) -> None:
-    """Flower's port is published on the loopback address only."""
-    assert all(str(port).startswith("127.0.0.1:") for port in services["flower"]["ports"])
+def test_pages_are_for_this_machine(services: Mapping[str, Any]) -> None:
+    """The ports of Flower and of the HTTP API are published on the loopback address only."""
+    for name in ("flower", "serve"):
+        assert all(str(port).startswith("127.0.0.1:") for port in services[name]["ports"])
+
+
+def test_logs_rotate_and_other_services_may_join_the_network(services: Mapping[str, Any]) -> None:
+    for name in ("redis", "worker", "receiver", "serve", "flower"):
+        assert services[name]["logging"]["options"] == {"max-size": "10m", "max-file": "5"}, name
+    for values, name in (({}, "pacs-tasks"), ({"PACS_TASKS_NETWORK": "imaging"}, "imaging")):
+        found = yaml.safe_load(_docker_compose("config", **NEEDED, **values).stdout)
+        assert found["networks"]["outside"]["name"] == name
+        assert "outside" in found["services"]["serve"]["networks"]
+
+
+def test_the_example_of_env_has_every_variable() -> None:
+    """And no other; each is a setting, or a variable of this file that no process mistakes for one."""
+    named = re.findall(r"^(PACS_TASKS_\w+)=$", (ROOT / ".env.example").read_text(), re.MULTILINE)
+    used = re.findall(r"\$\{(PACS_TASKS_\w+)", (ROOT / "docker-compose.yml").read_text())
+    assert len(named) == len(set(named))
+    assert set(named) == set(used)
+    assert unread_variables(named) == []
+
+
+def test_what_an_operator_sets_reaches_the_containers(tmp_path: Path) -> None:
+    """Settings, the directory of pacs-tasks.toml, and that of `--output-dir`."""
+    values = {"PACS_TASKS_CONCURRENCY": "3", "PACS_TASKS_MAX_ASSOCIATIONS": "9", "PACS_TASKS_AE_TITLE": "US_AE"}
+    places = {"PACS_TASKS_CONFIG_DIR": str(tmp_path), "PACS_TASKS_OUTPUT": str(tmp_path)}
+    found = yaml.safe_load(_docker_compose("config", **NEEDED, **values, **places).stdout)["services"]
+    assert values.items() <= found["worker"]["environment"].items()
+    assert f"{tmp_path}:/output:rw" in found["worker"]["volumes"]
+    for name in ("worker", "receiver", "serve"):
+        assert f"{tmp_path}:/home/pacs-tasks/.config/pacs-tasks:ro" in found[name]["volumes"]
 
 
 def test_containers_have_no_privilege(services: Mapping[str, Any]) -> None:
@@ -186,7 +218,7 @@ def fleet(services: Mapping[str, Any], tmp_path_factory: pytest.TempPathFactory)
         yield {"PACS_TASKS_REDIS_URL": url, "PACS_TASKS_DATA_DIR": str(directory / "data")}
 
 
-@pytest.mark.parametrize("name", ["worker", "receiver", "flower"])
+@pytest.mark.parametrize("name", ["worker", "receiver", "serve", "flower"])
 def test_command_runs_and_its_health_check_tells(
     services: Mapping[str, Any], fleet: dict[str, str], tmp_path: Path, name: str
 ) -> None:
@@ -197,6 +229,8 @@ def test_command_runs_and_its_health_check_tells(
         "PACS_TASKS_RECEIVER_PORT": str(free_port()),
         "PACS_TASKS_FLOWER_ADDRESS": "127.0.0.1",
         "PACS_TASKS_FLOWER_PORT": str(free_port()),
+        "PACS_TASKS_SERVE_ADDRESS": "127.0.0.1",
+        "PACS_TASKS_SERVE_PORT": str(free_port()),
     }
     with _service(services, name, tmp_path, values) as process:
         variables = {**environment(PATH=PATH), **services[name]["environment"], **values}
