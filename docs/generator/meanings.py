@@ -27,6 +27,8 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         "remotes": "The remotes by name. Write them as `[remotes.NAME]` tables in the file.",
         "language": "The language of the command line, `zh` or `en`. Unset: Chinese if the locale is Chinese, else "
         "English.",
+        "log_format": "Write logs as `text`, or each line as a JSON object (`json`): those of workers, the receiver, "
+        "Flower, the HTTP API, and of `--log-file`.",
         "redis_url": "The Redis of the fleet. Unset: a private server on this machine.",
         "redis_ca": "Certificates of the authorities that may sign the certificate of that Redis, beside those that "
         "the system trusts. The address begins with `rediss://` then.",

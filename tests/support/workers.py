@@ -18,12 +18,12 @@ from tests.support.processes import ROOT, Process, environment, started
 
 @contextmanager
 def _running(
-    command: Sequence[str], log: Path, ready: Callable[[Process], bool], env: Mapping[str, str]
+    command: Sequence[str], log: Path, ready: Callable[[Process], bool], env: Mapping[str, str], root: Path = ROOT
 ) -> Iterator[Process]:
     """A process of a fleet, killed in the end: in good order, a worker takes seconds. A test that asks how one ends
     ends it itself.
     """
-    with started(command, log, ready, env=env, cwd=ROOT, timeout=60, end_timeout=20) as process:
+    with started(command, log, ready, env=env, cwd=root, timeout=60, end_timeout=20) as process:
         yield process
         process.kill()
 
@@ -38,17 +38,20 @@ def worker(
     pool: str = "prefork",
     level: str = "INFO",
     options: str = "--without-mingle",
+    root: Path = ROOT,
     **settings: str,
 ) -> Iterator[Process]:
     """A ``celery -A workers.dimse worker`` that is ready; ``settings`` are ``PACS_TASKS_*`` variables in full.
 
-    ``options`` are more of its own; by default it does not wait a second for other workers to greet it.
+    ``options`` are more of its own; by default it does not wait a second for other workers to greet it. ``root`` holds
+    its packages.
     """
     command = [sys.executable, "-m", "celery", "-A", "workers.dimse", "worker", "--hostname", f"{name}@%h"]
     command += ["--concurrency", str(concurrency), "--pool", pool, "--loglevel", level]
     command += options.split()
     env = environment(PACS_TASKS_REDIS_URL=redis_url, PACS_TASKS_DATA_DIR=str(directory / "data"), **settings)
-    with _running(command, directory / f"{name}.log", lambda process: " ready." in process.said(), env) as process:
+    log = directory / f"{name}.log"
+    with _running(command, log, lambda process: " ready." in process.said(), env, root) as process:
         yield process
 
 
