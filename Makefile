@@ -12,7 +12,7 @@ SITE := .venv/.site
 # Tests and demo start hundreds of processes: each of them would compile every module again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo up test test-all test-rest bench chaos fuzz check audit sbom docs pins clean
+.PHONY: demo up test test-all test-rest compose-test bench chaos fuzz check audit sbom docs pins clean
 
 .venv: $(TOOLS)
 
@@ -65,6 +65,10 @@ test-rest: $(TOOLS)
 
 test-all: $(TOOLS)
 	$(PYTEST)
+
+# Build the image and bring the compose file up for real; it says so where there is no container engine.
+compose-test: $(TOOLS)
+	@$(BIN)/python -m tests.compose
 
 # Beside DCMTK and pynetdicom, on this machine. BENCH="--help" shows its options, BENCH="--small" is quick.
 bench: $(TOOLS)

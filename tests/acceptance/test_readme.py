@@ -208,6 +208,13 @@ def makes_a_certificate(scene: Scene, block: Block) -> None:
         assert "over TLS" in scene.run("pacs-tasks", "echo", "--port", str(pacs.port), "--tls-ca", "my-pacs.pem")
 
 
+def checks(scene: Scene, block: Block) -> None:
+    """It calls the remotes of the scene; the page shows those of a hospital."""
+    said = scene.shell(block.text)
+    assert all(word in said for word in ("Settings", "Encryption", "Redis", "Receivers", "answers in", "Maximum PDU"))
+    assert all(word in block.prints for word in ("answers in", "Maximum PDU", "Accepted", "Refused"))
+
+
 def composes(scene: Scene, block: Block) -> None:
     """Docker-compose understands the file with these options; whether it brings them up needs an engine."""
     *exports, last = block.text.rstrip().splitlines()
@@ -267,6 +274,7 @@ RULES: Mapping[str, Rule] = {
     "pacs-tasks send-dir --dir dicom_files --transcode decompress": prints(stored=SENT),
     "pacs-tasks send-dir --dir dicom_files --key nightly-2026-11-25": prints(stored=SENT),
     "pacs-tasks send-dir --dir dicom_files --priority bulk": prints(stored=SENT),
+    "pacs-tasks config check": checks,
     "pacs-tasks status last": prints(stored=SENT),
     "pacs-tasks query --patient-id P12345": prints("P12345"),
     "pacs-tasks query --accession-number A1 --format json": prints("张^三丰", '"exit_code": 0'),
