@@ -6,6 +6,7 @@ A client of a fleet needs none of them. Whatever needs one imports it when it is
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -27,7 +28,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 def installed(extra: str) -> bool:
     """Report whether the packages of an extra are installed."""
-    return all(importlib.util.find_spec(package) is not None for package in EXTRAS[extra])
+    return not any(map(_absent, EXTRAS[extra]))
 
 
 def require(extra: str) -> None:
@@ -39,7 +40,7 @@ def require(extra: str) -> None:
         If one is missing; the message names it and the extra.
     """
     for package in EXTRAS[extra]:
-        if importlib.util.find_spec(package) is None:
+        if _absent(package):
             raise _missing(package, extra)
 
 
@@ -48,6 +49,11 @@ def missing_extra(error: BaseException) -> ConfigurationError | None:
     package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     extra = next((name for name, packages in EXTRAS.items() if package in packages), None)
     return None if extra is None else _missing(package, extra)
+
+
+def _absent(package: str) -> bool:
+    # kombu replaces itself by a module that has no specification.
+    return package not in sys.modules and importlib.util.find_spec(package) is None
 
 
 def _missing(package: str, extra: str) -> ConfigurationError:

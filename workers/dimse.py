@@ -7,10 +7,12 @@ messages by :mod:`workers.transport`, so that neither a malformed message nor a 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from contextlib import suppress
 from typing import Any
 
+from celery.apps import worker as celery_worker
 from celery.signals import (
     after_setup_logger,
     after_setup_task_logger,
@@ -30,7 +32,7 @@ from pacs_tasks import tasks
 from pacs_tasks.app import app
 from pacs_tasks.audit import RESTRICTED_FUNCTION, Party
 from pacs_tasks.errors import BrokerUnavailableError, JobNotFoundError, MessageError
-from pacs_tasks.logs import log_plainly, write_lines
+from pacs_tasks.logs import JsonLines, log_plainly, write_lines
 from pacs_tasks.messages.dead_letters import DeadLetter
 from pacs_tasks.messages.signature import sign_published
 from pacs_tasks.operations import OPERATIONS
@@ -107,8 +109,16 @@ def _end_job(letter: DeadLetter, too_often: bool) -> None:
 
 @celeryd_init.connect  # type: ignore[untyped-decorator]
 def _leave_out_banner(instance: Any, **_: object) -> None:
-    """Print no banner among JSON lines."""
-    instance.quiet = settings().log_format == "json"
+    """Print neither a banner nor other plain text among JSON lines."""
+    if settings().log_format == "json":
+        instance.quiet = True
+        celery_worker.safe_say = _say_as_json
+
+
+def _say_as_json(message: str, *_: object) -> None:
+    """Write that the worker shuts down, from the handler of a signal: a stream may be in use there."""
+    record = logging.makeLogRecord({"name": __name__, "levelname": "INFO", "msg": message})
+    os.write(2, f"{JsonLines().format(record)}\n".encode())
 
 
 @after_setup_logger.connect  # type: ignore[untyped-decorator]

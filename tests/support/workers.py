@@ -18,12 +18,12 @@ from tests.support.processes import ROOT, Process, environment, started
 
 @contextmanager
 def _running(
-    command: Sequence[str], log: Path, ready: Callable[[Process], bool], env: Mapping[str, str], root: Path = ROOT
+    command: Sequence[str], log: Path, ready: Callable[[Process], bool], env: Mapping[str, str], root: str = str(ROOT)
 ) -> Iterator[Process]:
     """A process of a fleet, killed in the end: in good order, a worker takes seconds. A test that asks how one ends
     ends it itself.
     """
-    with started(command, log, ready, env=env, cwd=root, timeout=60, end_timeout=20) as process:
+    with started(command, log, ready, env=env, cwd=Path(root), timeout=60, end_timeout=20) as process:
         yield process
         process.kill()
 
@@ -38,7 +38,7 @@ def worker(
     pool: str = "prefork",
     level: str = "INFO",
     options: str = "--without-mingle",
-    root: Path = ROOT,
+    root: str = str(ROOT),
     **settings: str,
 ) -> Iterator[Process]:
     """A ``celery -A workers.dimse worker`` that is ready; ``settings`` are ``PACS_TASKS_*`` variables in full.

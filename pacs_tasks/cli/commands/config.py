@@ -33,7 +33,7 @@ def config(invocation: Invocation, action: str) -> int:
 
 def _check(invocation: Invocation) -> int:
     """Print a row for each check; the exit code is 3 if only some remotes failed, and that of the failure otherwise."""
-    from pacs_tasks.cli.output.terminal import Table
+    from pacs_tasks.cli.output.terminal import Cell, Table
     from pacs_tasks.cli.stack.checks import Result, exit_code, run_checks
 
     terminal = invocation.terminal
@@ -48,7 +48,7 @@ def _check(invocation: Invocation) -> int:
     styles = {Result.OK: "green", Result.REMARK: "yellow", Result.FAILED: "red"}
     table = Table("Check", "Result", "Details", whole=[0, 1])
     for each in checks:
-        table.add(plain(each.name), (translated(str(each.result)), styles[each.result]), plain(each.detail))
+        table.add(plain(each.name), Cell(translated(str(each.result)), styles[each.result]), plain(each.detail))
     terminal.table(table)
     return code
 

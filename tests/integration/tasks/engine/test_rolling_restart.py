@@ -15,7 +15,7 @@ from tests.support.dicom_files import write_series
 from tests.support.processes import ROOT, Process
 from tests.support.waiting import wait_until
 
-FILES = 120
+FILES, SOME = 200, 10
 
 
 def _older(directory: Path) -> Path:
@@ -30,8 +30,11 @@ def _older(directory: Path) -> Path:
     return directory
 
 
-def _replace(old: Process) -> None:
+def _replace(old: Process, pacs: TestPACS) -> None:
+    """End a worker amid its work: the PACS answers what it holds once the worker knows."""
     old.popen.send_signal(signal.SIGTERM)
+    wait_until(lambda: "Warm shutdown" in old.said(), 30, "the worker to know")
+    pacs.faults = Faults(hold_instances_after=len(pacs.stores) + SOME)
     wait_until(lambda: not old.running(), 30, "the worker to end")
     assert "Traceback" not in old.said()
 
@@ -39,28 +42,28 @@ def _replace(old: Process) -> None:
 def test_a_rolling_restart_loses_nothing(redis_url: str, pacs: TestPACS, tmp_path: Path) -> None:
     """Two old workers are replaced while a job runs: each new one starts before the next old one ends."""
     write_series(tmp_path / "files", FILES, rows=2)
-    old = _older(tmp_path / "old")
-    pacs.faults = Faults(delay=0.05)
+    old = str(_older(tmp_path / "old"))
+    pacs.faults = Faults(hold_instances_after=SOME)
     with PacsClient(redis_url) as client, ExitStack() as stack:
-        first, second = (
+        before = [
             stack.enter_context(workers.worker(redis_url, tmp_path, name, concurrency=1, root=old))
             for name in ("old-1", "old-2")
-        )
+        ]
         job = client.enqueue(
             StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files"), files_per_task=10)
         )
-        wait_until(lambda: len(pacs.stores) > 5, 30, "some files are sent")
-        for number, each in enumerate((first, second)):
+        wait_until(lambda: len(pacs.stores) > SOME, 30, "some files are sent")
+        for number, each in enumerate(before):
             stack.enter_context(workers.worker(redis_url, tmp_path, f"new-{number}", concurrency=1))
-            _replace(each)
+            _replace(each, pacs)
+        assert not job.progress().state.finished
         pacs.faults = Faults()
-        # A job of this version that the old one would not have read.
+        # What the old ones would not have read.
         asked = client.enqueue(EchoRequest(remote=pacs.remote, services=True))
-        asked.wait(30)
+        asked.wait(60)
         assert asked.outcome().services
         job.wait(60)
         outcome = job.outcome()
         assert isinstance(outcome, TransferOutcome)
         assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, FILES)
         assert len(pacs.stores) == len(pacs.instances) == FILES
-        assert {each.worker.partition("@")[0] for each in job.instances() if each.worker} >= {"old-1", "new-1"}
