@@ -15,7 +15,7 @@ from pacs_tasks.cli.stack.processes import Stack, address_to_call, check_port, i
 from pacs_tasks.connection import connect
 from pacs_tasks.embedded.launch import command, environment, worker_arguments
 from pacs_tasks.embedded.places import Places
-from pacs_tasks.extras import require
+from pacs_tasks.extras import installed, require
 from pacs_tasks.fleet.receivers import running
 from pacs_tasks.privacy import plain
 from pacs_tasks.sealing import IN_CLEAR
@@ -83,7 +83,7 @@ def run_up(settings: Settings) -> int:
     flower_port = check_port("Flower", "PACS_TASKS_FLOWER_PORT", settings.flower_address, settings.flower_port)
     login = settings.flower_login() if settings.flower_basic_auth else f"pacs:{secrets.token_urlsafe(12)}"
     ports = {"receiver_port": receiver_port, "flower_port": flower_port}
-    if has_extra():
+    if installed("serve"):
         ports["serve_port"] = check_port(
             "The HTTP API", "PACS_TASKS_SERVE_PORT", settings.serve_address, settings.serve_port
         )
@@ -100,7 +100,7 @@ def _keep_up(stack: Stack, settings: Settings, url: str, login: str) -> int:
     variables = environment(settings, url)
     # They end in this order: the worker may need the receiver until its last task is done.
     stack.start("flower", "workers.flowerconfig", [], {**variables, LOGIN: login})
-    if has_extra():
+    if installed("serve"):
         stack.start("serve", "pacs_tasks.serve", [], variables)
     if settings.redis_url is not None:
         arguments = [*worker_arguments(settings), "--hostname", f"up-{os.getpid()}@%h"]
@@ -112,7 +112,7 @@ def _keep_up(stack: Stack, settings: Settings, url: str, login: str) -> int:
 
     def ready() -> bool:
         listening = is_listening(settings.flower_address, settings.flower_port)
-        if has_extra():
+        if installed("serve"):
             listening = listening and is_listening(settings.serve_address, settings.serve_port)
         return listening and _announced(settings, url)
 
@@ -148,7 +148,7 @@ def _introduce(settings: Settings, login: str) -> None:
         f"  Receiver: AE title {settings.receiver_ae_title}, port {settings.receiver_port}{how} (configure your PACS)",
         f"  Received: {settings.received}",
     ]
-    if has_extra():
+    if installed("serve"):
         lines.append(
             f"  Console:  http://{address_to_call(settings.serve_address)}:{settings.serve_port}, with a token of "
             "`pacs-tasks token new`"
