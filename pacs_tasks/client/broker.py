@@ -71,8 +71,8 @@ class Broker:
     def has_worker(self, seconds: float) -> bool:
         """Report whether a worker answers within so many seconds. A private worker may still be starting.
 
-        True also without the extra ``worker``: only Celery can ask workers, so a slim client waits as long as its caller
-        lets it.
+        True also without the extra ``worker``: only Celery can ask workers, so a slim client waits as long as its
+        caller lets it.
         """
         if self._private:
             return not embedded.failure(self._settings)
