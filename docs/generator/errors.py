@@ -123,7 +123,7 @@ def _texts_returned(function: ast.FunctionDef) -> Iterator[ast.expr]:
 
 
 def _note_messages(path: Path, tree: ast.Module, found: Catalogue) -> None:
-    values = "request" in path.parts or path.name in {"ae.py", "model.py", "values.py"}
+    values = "request" in path.parts or path.name in {"ae.py", "source.py", "model.py", "values.py"}
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue

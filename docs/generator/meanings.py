@@ -52,6 +52,11 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         "max_deliveries": "Deliveries after which a message with which workers die becomes a dead letter.",
         "source_roots": "Directories below which requests may name files to send and certificates, as in `PATH` "
         "(in the file: a list). Links are followed first. Unset: all that the worker may read.",
+        "source_urls": "URLs below which requests may name objects to send, between commas or spaces (in the file: a "
+        "list). Unset: all that the worker may read in object stores, or none if there are source roots. `https://` "
+        "must be named. See [Archives, object stores and stdin](../howto/sources.md).",
+        "spool_dir": "Directory of what commands read from stdin until it is sent. All machines of a fleet must see it "
+        "at the same path. Unset: `spool` in the data directory.",
         "output_roots": "Directories below which requests may write files. Unset: wherever the worker may write.",
         "named_remotes_only": "Serve only requests to the remotes of the worker's own settings.",
         "remote_addresses": "`any`, or `private`: call only addresses of private networks (RFC 1918, RFC 4193) and "

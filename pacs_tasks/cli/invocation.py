@@ -378,6 +378,14 @@ _HELP_ALL = click.Option(
 )
 
 
+def _with_stdin(args: list[str], option: str) -> list[str]:
+    """Write the option before a lone ``-`` at the beginning or the end, where it is not there at all."""
+    if option and "-" in (*args[:1], *args[-1:]) and not any(each.partition("=")[0] == option for each in args):
+        place = 0 if args[0] == "-" else len(args) - 1
+        return [*args[:place], option, *args[place:]]
+    return args
+
+
 class SharedOptionsCommand(click.Command):
     """A command whose help shows its own options before those that all commands share.
 
@@ -406,7 +414,7 @@ class SharedOptionsCommand(click.Command):
         repeated = next((param.opts[0] for param in self.params if param.required and param.multiple), "")
         ctx.allow_extra_args = bool(repeated)
         try:
-            rest = super().parse_args(ctx, args)
+            rest = super().parse_args(ctx, _with_stdin(args, repeated))
         except click.NoSuchOption as error:
             raise _as_meant(error, self, typed) from None
         if rest and repeated and not ctx.resilient_parsing:

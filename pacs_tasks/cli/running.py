@@ -28,8 +28,10 @@ CANCEL_PATIENCE = 20.0
 NO_WORKER = 5.0
 
 
-def run(invocation: Invocation, request: AnyRequest) -> int:
+def run(invocation: Invocation, request: AnyRequest, key: str | None = None) -> int:
     """Enqueue ``request`` and, unless detached, wait for its outcome and show it.
+
+    ``key`` is that of the job. None: as the command line says.
 
     Raises
     ------
@@ -37,13 +39,13 @@ def run(invocation: Invocation, request: AnyRequest) -> int:
         If there is no outcome.
     """
     with PacsClient(config=invocation.settings) as client:
-        return submit(invocation, client, request)
+        return submit(invocation, client, request, key)
 
 
-def submit(invocation: Invocation, client: PacsClient, request: AnyRequest) -> int:
+def submit(invocation: Invocation, client: PacsClient, request: AnyRequest, key: str | None = None) -> int:
     """Do the same as :func:`run` with an open client."""
     interrupt.expect_job()
-    job = client.enqueue(request, invocation.option("key"))
+    job = client.enqueue(request, key or invocation.option("key"))
     logger.info("%s to %s: job %s enqueued", command_of(request.task), request.remote, job.id)
     invocation.job_id, invocation.task = job.id, request.task
     return begin(invocation, job, request)

@@ -151,7 +151,7 @@ class PacsClient:
             If the request is about another job and no job has its id.
         """
         request = self.ledger.complete(request)
-        job: Job = Job(_job_id(idempotency_key), self.ledger, self._broker)
+        job: Job = Job(job_id_of(idempotency_key), self.ledger, self._broker)
         if not self.ledger.open(job.id, request.task, request, requester=requester or _user()):
             if job.request() != request:
                 raise InvalidRequestError("This key belongs to a job with another request. Use another key.", job.id)
@@ -266,8 +266,8 @@ def _account() -> str:
     return "unknown"
 
 
-def _job_id(idempotency_key: str | None) -> str:
-    """Return a new id, or one that a key determines without revealing it."""
+def job_id_of(idempotency_key: str | None) -> str:
+    """Return the id of the job of a key, which does not reveal the key, or a new one."""
     if idempotency_key is None:
         return uuid.uuid4().hex
     return hashlib.sha256(idempotency_key.encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -102,6 +102,8 @@ def environment(settings: Settings, redis_url: str | None) -> dict[str, str]:
     for name, value in values.items():
         variables[f"PACS_TASKS_{name.upper()}"] = value if isinstance(value, str) else json.dumps(value)
     variables["PACS_TASKS_DATA_DIR"] = str(settings.data_dir.expanduser().absolute())
+    if settings.spool_dir is not None:
+        variables["PACS_TASKS_SPOOL_DIR"] = str(settings.spool)
     if settings.receiver_dir is not None:
         variables["PACS_TASKS_RECEIVER_DIR"] = str(settings.received)
     if (file := config_file()) is not None:

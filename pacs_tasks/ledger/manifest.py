@@ -229,7 +229,8 @@ _COUNTED = re.compile(r"(\d+) of (\d+)")
 class FileLine:
     """A file to send, and its size in bytes.
 
-    ``archive`` is the ZIP archive that holds it, if one does, and ``place`` its place there.
+    ``archive`` is the archive that holds it, if one does, and ``place`` its place there. An object at a URL is its own
+    archive. A negative place is in an archive that can only be read from its beginning.
     """
 
     path: str

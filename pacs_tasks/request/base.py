@@ -1,10 +1,8 @@
 """The fields of every request with the values in them, and the request for C-ECHO."""
 
-import os
 import re
 from collections.abc import Mapping
 from enum import StrEnum
-from pathlib import PurePath
 from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal
 
@@ -62,18 +60,6 @@ def _check_accession_number(value: str) -> str:
     if not 0 < len(stripped) <= 16 or not stripped.isprintable() or set(stripped) & set("\\*?"):
         raise ValueError("an accession number has 1 to 16 characters, none of them a backslash, * or ?")
     return stripped
-
-
-def _check_absolute(value: str) -> str:
-    """Refuse a relative path: it would be another one in the current directory of a worker."""
-    # On Windows, a path of another machine may begin with a slash.
-    if value and not value.startswith("/") and not (os.name == "nt" and PurePath(value).is_absolute()):
-        raise ValueError("a path must be absolute, since a worker has another current directory; begin it at the root")
-    return value
-
-
-#: A path that every process reads as the same.
-AbsolutePath = Annotated[str, Field(min_length=1), AfterValidator(_check_absolute)]
 
 
 def _check_patient_id(value: str) -> str:

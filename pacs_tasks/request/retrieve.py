@@ -8,7 +8,6 @@ from pacs_tasks.ae import AETitle, RemoteAE
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.request.base import (
     UID,
-    AbsolutePath,
     AccessionNumber,
     ListedUID,
     PatientID,
@@ -18,6 +17,7 @@ from pacs_tasks.request.base import (
     TransferRequest,
 )
 from pacs_tasks.request.template import Template
+from pacs_tasks.source import AbsolutePath
 
 
 class _RetrieveOperation(Request):

@@ -5,7 +5,8 @@ from typing import ClassVar, Self
 
 from pydantic import Field, ValidationInfo, model_validator
 
-from pacs_tasks.request.base import AbsolutePath, Request, Root, TransferRequest
+from pacs_tasks.request.base import Request, Root, TransferRequest
+from pacs_tasks.source import Source
 
 
 class Transcode(StrEnum):
@@ -30,15 +31,15 @@ class FilesRequest(Request):
 
 
 class StoreRequest(FilesRequest, TransferRequest):
-    """Send one DICOM file (C-STORE, PS3.4 annex B). The worker must see ``path``."""
+    """Send one DICOM file (C-STORE, PS3.4 annex B): ``path``, which the worker must see, or the URL of an object."""
 
     task: ClassVar[str] = "pacs_tasks.store_file"
 
-    path: AbsolutePath
+    path: Source
 
 
 class StoreDirectoryRequest(FilesRequest, TransferRequest):
-    """Send every DICOM file below ``directory``, which the workers must see.
+    """Send every DICOM file below ``directory``, which the workers must see, or every object below a URL.
 
     ``files_per_task`` sets the size of a part. By default it is one file in a small directory; otherwise it depends on
     the sizes of the files and the round trip to the remote.
@@ -46,21 +47,21 @@ class StoreDirectoryRequest(FilesRequest, TransferRequest):
 
     task: ClassVar[str] = "pacs_tasks.store_directory"
 
-    directory: AbsolutePath
+    directory: Source
     files_per_task: int | None = Field(default=None, ge=1, le=100_000)
 
 
 class StorePathsRequest(FilesRequest, TransferRequest):
-    """Send files, the DICOM files below directories, and those in ZIP archives, which the workers must see.
+    """Send files, the DICOM files below directories, and those in ZIP and tar archives, which the workers must see.
 
-    An archive stays as it is: each part unpacks its own files for as long as it sends them. ``files_per_task`` is as in
-    :class:`StoreDirectoryRequest`.
+    Each may be the URL of an object, of an archive, or of what is below it. An archive stays as it is: each part
+    unpacks its own files for as long as it sends them. ``files_per_task`` is as in :class:`StoreDirectoryRequest`.
     """
 
     task: ClassVar[str] = "pacs_tasks.store_paths"
     bulk: ClassVar[str] = "paths"
 
-    paths: tuple[AbsolutePath, ...] = Field(default=(), max_length=100_000)
+    paths: tuple[Source, ...] = Field(default=(), max_length=100_000)
     files_per_task: int | None = Field(default=None, ge=1, le=100_000)
 
     @model_validator(mode="after")
@@ -75,8 +76,8 @@ class PreflightRequest(FilesRequest):
 
     task: ClassVar[str] = "pacs_tasks.preflight"
 
-    directory: AbsolutePath | None = None
-    paths: tuple[AbsolutePath, ...] = Field(default=(), max_length=100_000)
+    directory: Source | None = None
+    paths: tuple[Source, ...] = Field(default=(), max_length=100_000)
 
     @model_validator(mode="after")
     def _names_files(self) -> Self:

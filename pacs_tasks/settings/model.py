@@ -44,6 +44,7 @@ from pacs_tasks.settings.values import (
     RemoteAddresses,
     Roots,
     SigningKey,
+    SourceURLs,
     Unsolicited,
     WhenFull,
     check_audit,
@@ -127,6 +128,11 @@ class Settings(BaseModel):
 
     #: Directories below which a request may name files to send, and certificates. Unset: all that the worker may read.
     source_roots: Roots = ()
+    #: URLs below which a request may name objects to send. Unset: all that the worker may read in object stores, or
+    #: none if there are source roots. Those of web servers must be named.
+    source_urls: SourceURLs = ()
+    #: The directory of what commands read from stdin, which workers must see. Unset: ``spool`` in ``data_dir``.
+    spool_dir: Directory | None = None
     #: Directories below which a request may have files written. Unset: wherever the worker may write.
     output_roots: Roots = ()
     #: Serve only requests to remotes of the worker's own settings.
@@ -320,6 +326,11 @@ class Settings(BaseModel):
             key_file=self.receiver_tls_key,
             ca_file=self.receiver_tls_ca,
         )
+
+    @property
+    def spool(self) -> Path:
+        """The directory of what has no file of its own."""
+        return (self.spool_dir or self.data_dir / "spool").expanduser().absolute()
 
     @property
     def received(self) -> Path:

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, StringConstraints
 
 from pacs_tasks.ae import is_foreign_path
 from pacs_tasks.errors import BrokerSettingError
+from pacs_tasks.source import URL
 
 #: Bytes of a key for AES-256.
 _ENCRYPTION_KEY = 32
@@ -113,6 +114,16 @@ def _split_paths(value: Any) -> Any:
 
 
 Roots = Annotated[tuple[Annotated[Directory, AfterValidator(_check_root)], ...], BeforeValidator(_split_paths)]
+
+
+def _split_urls(value: Any) -> Any:
+    """Read a variable as URLs between commas or spaces, or as the JSON list that a process of ours gives another."""
+    if isinstance(value, str):
+        return json.loads(value) if value.startswith("[") else value.replace(",", " ").split()
+    return value
+
+
+SourceURLs = Annotated[tuple[URL, ...], BeforeValidator(_split_urls)]
 
 
 #: The key of an HMAC should be as long as its result (RFC 2104 section 3).

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 from celery import Task
@@ -20,9 +19,11 @@ from pydicom.config import IGNORE
 from pydicom.uid import UID
 
 from pacs_tasks.dimse import c_echo, c_store
-from pacs_tasks.dimse.files import archive, damage, part10
-from pacs_tasks.dimse.files.archive import Member, Unpacked
+from pacs_tasks.dimse.files import damage, part10
 from pacs_tasks.dimse.files.part10 import StoredInstance
+from pacs_tasks.dimse.sources import archive
+from pacs_tasks.dimse.sources.archive import Unpacked
+from pacs_tasks.dimse.sources.members import Member
 from pacs_tasks.dimse.upper_layer import contexts
 from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
 from pacs_tasks.dimse.upper_layer.negotiation import Context
@@ -66,8 +67,8 @@ from pacs_tasks.tasks.engine.job import (
 )
 from pacs_tasks.tasks.engine.pace import pacing_of
 from pacs_tasks.tasks.engine.part import LineQueue, Part, run_part, work_off
-from pacs_tasks.tasks.engine.paths import files_below, readable_directory, readable_file
-from pacs_tasks.tasks.engine.permissions import check_source
+from pacs_tasks.tasks.engine.permissions import check_file, check_source
+from pacs_tasks.tasks.sources import Kind, lines_of
 
 #: Up to so many files, each is a task of its own, as people who watch Flower expect.
 SMALL_DIRECTORY = 200
@@ -110,8 +111,11 @@ def cut(lines: Sequence[FileLine], files_per_task: int | None, round_trip: float
     ranges: list[Range] = []
     start, work, unpacked = 0, 0.0, 0
     for index, line in enumerate(lines):
+        if line.place < 0 and index > start and line.archive == lines[start].archive:
+            # Every part would read the archive from its beginning.
+            continue
         # However many files a task has, what it unpacks stays small.
-        full = work >= share or (line.archive and unpacked + line.size > PART_BYTES)
+        full = work >= share or line.place < 0 or (line.archive and unpacked + line.size > PART_BYTES)
         if full and index > start:
             ranges.append((start, index))
             start, work, unpacked = index, 0.0, 0
@@ -127,15 +131,15 @@ def _parts(job_id: str) -> list[Range]:
     return cut(lines, files_per_task, ledger().round_trip(job_id))
 
 
-def _promise_file(request: StoreRequest, _: Claim) -> Promise:
-    readable_file(request.path)
-    _instance_in(request.path)
-    return Promise([FileLine(request.path, Path(request.path).stat().st_size)])
+def _promise_file(request: StoreRequest, claim: Claim) -> Promise:
+    lines = list(_listed([request.path], claim, what=Kind.FILE))
+    if not lines[0].archive:
+        _instance_in(request.path)
+    return Promise(lines)
 
 
 def _promise_directory(request: StoreDirectoryRequest, claim: Claim) -> Promise:
-    readable_directory(request.directory)
-    lines = list(_listed(_files_below(request.directory), claim))
+    lines = list(_listed([request.directory], claim, what=Kind.DIRECTORY))
     if not lines:
         raise UnreadableInputError("The directory contains no file. Check the path.", request.directory)
     note_round_trip(request, [c_echo.VERIFICATION_CONTEXT], claim)
@@ -144,34 +148,15 @@ def _promise_directory(request: StoreDirectoryRequest, claim: Claim) -> Promise:
 
 def _promise_paths(request: StorePathsRequest, claim: Claim) -> Promise:
     # A file may be named twice: by itself, and by its directory.
-    lines = list(dict.fromkeys(_listed(_files_of(request.paths), claim)))
+    lines = list(dict.fromkeys(_listed(request.paths, claim)))
     if not lines:
         raise UnreadableInputError("These paths contain no file. Check them.", request.paths[0])
     note_round_trip(request, [c_echo.VERIFICATION_CONTEXT], claim)
     return Promise(lines)
 
 
-def _files_of(paths: Sequence[str]) -> Iterator[FileLine]:
-    """The files, those below the directories, and those in the ZIP archives."""
-    for path in paths:
-        if Path(path).is_dir():
-            readable_directory(path)
-            yield from _files_below(path)
-        else:
-            readable_file(path)
-            yield from _files_in(path) if archive.is_archive(path) else [FileLine(path, Path(path).stat().st_size)]
-
-
-def _files_below(directory: str) -> Iterator[FileLine]:
-    return (FileLine(path, size) for path, size in files_below(directory))
-
-
-def _files_in(path: str) -> Iterator[FileLine]:
-    return (FileLine(each.path, each.size, path, each.place) for each in archive.members(path))
-
-
-def _listed(lines: Iterator[FileLine], claim: Claim) -> Iterator[FileLine]:
-    for line in lines:
+def _listed(paths: Sequence[str], claim: Claim, what: Kind = Kind.ANY) -> Iterator[FileLine]:
+    for line in lines_of(paths, what):
         if claim():
             raise JobCancelledError("The job was cancelled before it sent anything.")
         yield line
@@ -183,7 +168,7 @@ def _instance_in(path: str) -> StoredInstance:
     except NotDicomError:
         if archive.is_archive(path):
             raise NotDicomError(
-                "The file is a ZIP archive. Name it in `pacs-tasks send` to send the files in it.", path
+                "The file is an archive. Name it in `pacs-tasks send` to send the files in it.", path
             ) from None
         raise
 
@@ -192,9 +177,10 @@ def _read_header(line: FileLine, unpacked: Unpacked, request: FilesRequest) -> S
     """The instance in a file; else SKIPPED for a file that is not one, FAILED for an unreadable or damaged one."""
     member = Member(line.path, line.size, line.place)
     try:
-        check_source(line.archive or line.path)
         if not line.archive:
+            check_file(line.path)
             return _judged(_instance_in(line.path), request)
+        check_source(line.archive)
         path = unpacked.file(line.archive, member)
         try:
             return _judged(part10.read_instance(path), request)
@@ -205,6 +191,24 @@ def _read_header(line: FileLine, unpacked: Unpacked, request: FilesRequest) -> S
         return InstanceOutcome.unanswered(line.path, error, InstanceCategory.SKIPPED)
     except (DamagedFileError, UnreadableInputError) as error:
         return InstanceOutcome.unanswered(line.path, error)
+
+
+def _groups(part: Part[FileLine], indices: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Files that are read together before they are sent, and so are on the disk together if they are unpacked."""
+    if not part.undivided:
+        for start in range(0, len(indices), _READ_AHEAD):
+            yield indices[start : start + _READ_AHEAD]
+        return
+    group: list[int] = []
+    size = 0
+    for index in indices:
+        if group and (len(group) == _READ_AHEAD or size + part.left[index].size > PART_BYTES):
+            yield group
+            group, size = [], 0
+        group.append(index)
+        size += part.left[index].size
+    if group:
+        yield group
 
 
 def _judged(instance: StoredInstance, request: FilesRequest) -> StoredInstance:
@@ -336,7 +340,10 @@ class _FileQueue(LineQueue[StoredInstance]):
             if self.part.must_end() or self.part.slice_over() or self.must_yield():
                 return
             try:
-                check_source(self.part.left[index].archive or instance.path)
+                if packed_in := self.part.left[index].archive:
+                    check_source(packed_in)
+                else:
+                    check_file(instance.path)
             except UnreadableInputError as error:
                 # A link was changed since the file was read.
                 del self.queue[index]
@@ -393,8 +400,9 @@ def _send(part: Part[FileLine], request: _StoreRequest, *, alone: bool = False) 
     def queues() -> Iterator[_FileQueue]:
         lost = [index for index in part.left if index in part.lost]
         usual = [index for index in part.left if index not in part.lost]
-        for start in range(0, len(usual), _READ_AHEAD):
-            yield from together(dict(_read_headers(part, usual[start : start + _READ_AHEAD], unpacked, request)))
+        for group in _groups(part, usual):
+            yield from together(dict(_read_headers(part, group, unpacked, request)))
+            unpacked.clear()
         # Files at which an association was lost come last, each alone, so that they hold up and lose no other.
         for index, instance in _read_headers(part, lost, unpacked, request):
             [(proposed, _)] = contexts.contexts_for([instance], request.transcode)
@@ -439,13 +447,12 @@ register_chord(StorePathsRequest, "pacs_tasks.store_paths", _promise_paths, _par
 
 def _preflight(request: PreflightRequest, claim: Claim) -> PreflightOutcome:
     started = time.monotonic()
-    if request.directory is not None:
-        readable_directory(request.directory)
     instances: list[StoredInstance] = []
     skipped: list[InstanceOutcome] = []
     unreadable: list[InstanceOutcome] = []
     total = 0
-    for line in dict.fromkeys(_listed(_files_of((*filter(None, [request.directory]), *request.paths)), claim)):
+    named = (request.directory,) if request.directory is not None else request.paths
+    for line in dict.fromkeys(_listed(named, claim, Kind.DIRECTORY if request.directory is not None else Kind.ANY)):
         total += 1
         with Unpacked() as unpacked:
             read = _read_header(line, unpacked, request)

@@ -271,6 +271,8 @@ RULES: Mapping[str, Rule] = {
     "pacs-tasks echo --ip 192.168.1.100 --port 11112 --pacs-ae-title MY_PACS": prints("0000: Success."),
     "pacs-tasks send-dir --dir dicom_files": prints(stored=SENT),
     "pacs-tasks send image1.dcm dicom_files study.zip": prints("Sent       17", stored=SENT),
+    "pacs-tasks send-file --file study.tar.gz": prints("Sent       8", stored=SENT),
+    "cat image1.dcm | pacs-tasks send-file -": prints("Sent       1"),
     "pacs-tasks send-dir --dir dicom_files --transcode decompress": prints(stored=SENT),
     "pacs-tasks send-dir --dir dicom_files --key nightly-2026-11-25": prints(stored=SENT),
     "pacs-tasks send-dir --dir dicom_files --priority bulk": prints(stored=SENT),

@@ -184,6 +184,7 @@ def resume(invocation: Invocation, job_id: str) -> int:
 )
 def purge(invocation: Invocation, job_ids: tuple[str, ...], age: float | None) -> int:
     """Delete the records of jobs that have ended, in Redis and in its append-only file. DICOM files stay."""
+    from pacs_tasks import spool
     from pacs_tasks.cli.running import find_job
     from pacs_tasks.client import PacsClient
     from pacs_tasks.fleet.webhooks import Webhooks
@@ -201,6 +202,8 @@ def purge(invocation: Invocation, job_ids: tuple[str, ...], age: float | None) -
         letters = DeadLetters(ledger.client, 0).purge(purged, 0.0 if age is None else time.time() - age)
         letters += Webhooks(ledger.client).purge(purged)
         why = rewrite_file(ledger.client) if purged or letters else ""
+    for each in purged:
+        spool.remove(invocation.settings, each)
     left = [each for each in dict.fromkeys(named) if each not in purged]
     if terminal.json:
         document = {"purged": purged, "unfinished": left, "append_only_file": why or "rewritten"}

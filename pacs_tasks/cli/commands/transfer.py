@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import click
 
 from pacs_tasks.cli.input.values import WholeNumber, absolute, local_directory, local_file, local_path
 from pacs_tasks.cli.invocation import Invocation, command, refuse, transfer_options
+
+#: The path that stands for stdin.
+_STDIN = "-"
+#: Names of archives, whose files are sent where one file is named.
+_ARCHIVE = re.compile(r".+\.(zip|tar(\.(gz|bz2|xz))?|t(gz|bz2?|xz))", re.IGNORECASE)
 
 
 @command("echo", "pacs-tasks echo --ip 192.168.1.100 --port 11112 --pacs-ae-title MY_PACS")
@@ -65,7 +74,7 @@ def _files(function: _Command) -> _Command:
 @command(
     "send",
     "pacs-tasks send image1.dcm dicom_files study.zip --ip 192.168.1.100 --port 11112 --pacs-ae-title MY_PACS",
-    "pacs-tasks send dicom_files --dry-run",
+    "pacs-tasks send s3://bucket/study/ --dry-run",
 )
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @_files_per_task
@@ -75,8 +84,8 @@ def _files(function: _Command) -> _Command:
 def send(
     invocation: Invocation, paths: tuple[str, ...], files_per_task: int | None, dry_run: bool, **options: _Option
 ) -> int:
-    """Send files, directories and ZIP archives (C-STORE). DICOM files are recognised by their content."""
-    return _send(invocation, _found(invocation, paths, local_path), options, files_per_task, dry_run=dry_run)
+    """Send files, directories, archives, objects at URLs, or - for stdin (C-STORE). The content tells what is DICOM."""
+    return _send(invocation, paths, options, files_per_task, dry_run=dry_run, local=local_path)
 
 
 @command("send-file", "pacs-tasks send-file --file image1.dcm --ip 192.168.1.100 --port 11112")
@@ -86,7 +95,7 @@ def send(
     required=True,
     multiple=True,
     metavar="FILE",
-    help="Send this DICOM file. Repeat the option for several.",
+    help="Send this DICOM file, archive (ZIP, tar) or object at a URL, or - for stdin. Repeat the option for several.",
 )
 @_files
 @transfer_options
@@ -95,10 +104,10 @@ def send_file(invocation: Invocation, paths: tuple[str, ...], **options: _Option
     from pacs_tasks.cli.running import run
     from pacs_tasks.request import StoreRequest, build
 
-    found = _found(invocation, paths, local_file)
-    if len(found) > 1:
-        return _send(invocation, found, options)
-    return run(invocation, build(StoreRequest, {**invocation.transfer(), "path": found[0], **options}))
+    if len(set(paths)) > 1 or paths[0] == _STDIN or _ARCHIVE.fullmatch(paths[0]):
+        return _send(invocation, paths, options, local=local_file)
+    (found,) = _found(invocation, paths, local_file)
+    return run(invocation, build(StoreRequest, {**invocation.transfer(), "path": found, **options}))
 
 
 @command(
@@ -129,19 +138,22 @@ def send_dir(
     from pacs_tasks.cli.running import run
     from pacs_tasks.request import StoreDirectoryRequest, build
 
-    found = _found(invocation, directories, local_directory)
-    if len(found) > 1 or dry_run:
-        return _send(invocation, found, options, files_per_task, dry_run=dry_run)
-    fields = {"directory": found[0], "files_per_task": files_per_task or invocation.settings.files_per_task}
+    if len(set(directories)) > 1 or dry_run:
+        return _send(invocation, directories, options, files_per_task, dry_run=dry_run, local=local_directory)
+    (found,) = _found(invocation, directories, local_directory)
+    fields = {"directory": found, "files_per_task": files_per_task or invocation.settings.files_per_task}
     return run(invocation, build(StoreDirectoryRequest, {**invocation.transfer(), **fields, **options}))
 
 
 def _found(invocation: Invocation, paths: Iterable[str], local: Callable[[str], str]) -> tuple[str, ...]:
-    """The absolute paths, each once.
+    """The absolute paths and the URLs, each once.
 
     The workers of a fleet may have other storage than this machine. They report whether the files exist.
     """
-    return tuple(dict.fromkeys(map(absolute if invocation.settings.redis_url else local, paths)))
+    from pacs_tasks.source import is_url
+
+    found = absolute if invocation.settings.redis_url else local
+    return tuple(dict.fromkeys(path if is_url(path) else found(path) for path in paths))
 
 
 def _send(
@@ -151,12 +163,42 @@ def _send(
     files_per_task: int | None = None,
     *,
     dry_run: bool = False,
+    local: Callable[[str], str],
 ) -> int:
     from pacs_tasks.cli.running import run
     from pacs_tasks.request import PreflightRequest, StorePathsRequest, build
 
     if dry_run:
         refuse(invocation, ["files_per_task", "give_up_after", "priority"], "with --dry-run")
-        return run(invocation, build(PreflightRequest, {**invocation.address(), "paths": paths, **options}))
-    parts = {"files_per_task": files_per_task or invocation.settings.files_per_task}
-    return run(invocation, build(StorePathsRequest, {**invocation.transfer(), "paths": paths, **parts, **options}))
+    with _spooled(invocation, paths, stays=not dry_run) as (named, key):
+        found = _found(invocation, named, local)
+        if dry_run:
+            return run(invocation, build(PreflightRequest, {**invocation.address(), "paths": found, **options}), key)
+        parts = {"files_per_task": files_per_task or invocation.settings.files_per_task}
+        request = build(StorePathsRequest, {**invocation.transfer(), "paths": found, **parts, **options})
+        return run(invocation, request, key)
+
+
+@contextmanager
+def _spooled(
+    invocation: Invocation, paths: tuple[str, ...], *, stays: bool
+) -> Iterator[tuple[tuple[str, ...], str | None]]:
+    """Give the paths with stdin as a file, and the key of the job that owns it.
+
+    ``stays`` says that the file belongs to the job once that is enqueued: its worker removes it.
+    """
+    if _STDIN not in paths:
+        yield paths, None
+        return
+    from pacs_tasks import spool
+    from pacs_tasks.client import job_id_of
+
+    refuse(invocation, ["key"], "with -")
+    key = os.urandom(16).hex()
+    job_id = job_id_of(key)
+    file = spool.keep(invocation.settings, job_id, "stdin", sys.stdin.buffer)
+    try:
+        yield tuple(str(file) if path == _STDIN else path for path in paths), key
+    finally:
+        if not (invocation.job_id and (stays or invocation.detach)):
+            spool.remove(invocation.settings, job_id)

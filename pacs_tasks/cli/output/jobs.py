@@ -107,7 +107,7 @@ def waiting_for(job: Progress) -> str:
     if not job.waiting_for:
         return ""
     if job.waiting_until is not None:
-        return f"the hours of {job.waiting_for}: {job.waiting_reason}"
+        return f"the hours of {job.waiting_for}: until {job.waiting_reason.removeprefix('until ')}"
     return f"{job.waiting_for}, down since {when(job.waiting_since)} ({job.waiting_reason})"
 
 
@@ -302,7 +302,9 @@ def _state(progress: Progress) -> str:
 
 def _waiting(progress: Progress) -> str:
     if progress.waiting_until is not None:
-        return f"waiting for the hours of {progress.waiting_for}: {progress.waiting_reason}"
+        return (
+            f"waiting for the hours of {progress.waiting_for}: until {progress.waiting_reason.removeprefix('until ')}"
+        )
     return f"waiting for {progress.waiting_for}, which is down"
 
 

@@ -29,6 +29,7 @@ from celery.states import FAILURE, SUCCESS
 from celery.worker.request import Request as CeleryRequest
 from kombu.exceptions import OperationalError
 
+from pacs_tasks import spool
 from pacs_tasks.ae import LocalAE
 from pacs_tasks.app import DEFAULT_REDIS_URL, LONGEST_TASK, app
 from pacs_tasks.connection import AWAY, connect
@@ -277,6 +278,8 @@ def store_end(task: Task, job_id: str) -> dict[str, Any] | PacsTasksError:
     stored = task.backend.get_task_meta(job_id, cache=False)
     if stored["status"] == SUCCESS and stored["result"] != end:
         task.backend.forget(job_id)
+    if isinstance(end, dict) and end.get("category") in _GOOD:
+        spool.remove(settings(), job_id)
     task.backend.store_result(job_id, end, FAILURE if isinstance(end, PacsTasksError) else SUCCESS)
     return end
 

@@ -476,9 +476,10 @@ def _slow_line(seconds: float) -> int:
 
 
 def _busy(remote: RemoteAE, lease: Lease) -> PeerBusyError:
+    tuned = min(lease.flow.limit, lease.limit)
     return PeerBusyError(
-        f"All associations allowed with {remote} are in use ({lease.limit}). "
-        "Wait for the other jobs, or raise max_associations."
+        f"All associations that are worthwhile with {remote} are in use: {tuned}, of at most {lease.limit} "
+        "(max_associations). Wait for the other jobs."
     )
 
 

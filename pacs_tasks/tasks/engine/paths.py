@@ -16,7 +16,7 @@ from pacs_tasks.dimse.files.storage import make_directory
 from pacs_tasks.dimse.scp.limits import Limits, Space
 from pacs_tasks.errors import UnreadableInputError
 from pacs_tasks.settings import settings
-from pacs_tasks.tasks.engine.permissions import check_source, output_directory
+from pacs_tasks.tasks.engine.permissions import check_file, output_directory
 
 
 def _here() -> str:
@@ -91,7 +91,7 @@ def files_below(directory: str) -> Iterator[tuple[str, int]]:
     while waiting:
         current = waiting.pop()
         try:
-            check_source(current)
+            check_file(current)
         except UnreadableInputError:
             yield current, 0
             continue

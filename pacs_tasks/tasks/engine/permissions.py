@@ -21,6 +21,7 @@ from pacs_tasks.request import (
     StoreRequest,
 )
 from pacs_tasks.settings import Settings, settings
+from pacs_tasks.source import WEB, is_below, is_url
 
 
 def check_request(request: AnyRequest) -> None:
@@ -34,7 +35,22 @@ def check_request(request: AnyRequest) -> None:
         output_directory(request.output_dir)
 
 
-def check_source(path: str) -> None:
+def check_source(source: str) -> None:
+    """Raise :class:`UnreadableInputError` unless a path or a URL may be sent."""
+    if not is_url(source):
+        check_file(source)
+        return
+    config = settings()
+    web = source.startswith(f"{WEB}://")
+    # Whoever limits the directories has not yet thought of buckets.
+    anywhere = not (config.source_urls or config.source_roots or web)
+    if not anywhere and not is_below(source, config.source_urls):
+        raise UnreadableInputError(
+            "This worker does not send from this URL. Name one below PACS_TASKS_SOURCE_URLS of the worker.", source
+        )
+
+
+def check_file(path: str) -> None:
     """Raise :class:`UnreadableInputError` unless a file or directory, its links followed, may be sent."""
     roots = settings().source_roots
     if roots and not ((found := _resolved(path)) and _is_below(found, roots)):
@@ -89,7 +105,7 @@ def _check_remote(remote: RemoteAE, config: Settings) -> None:
     if config.source_roots and remote.tls is not None:
         own = {file for each in known for file in _files(each.tls)}
         for file in set(_files(remote.tls)) - own:
-            check_source(file)
+            check_file(file)
 
 
 def _address(remote: RemoteAE) -> tuple[object, ...]:

@@ -1,9 +1,12 @@
-"""ZIP archives: what they hold, and what they must not do to a worker."""
+"""ZIP and tar archives: what they hold, and what they must not do to a worker."""
 
 from __future__ import annotations
 
+import gzip
+import io
 import os
 import shutil
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -11,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from pacs_tasks.dimse.files import archive
-from pacs_tasks.dimse.files.archive import Unpacked, members
+from pacs_tasks.dimse.sources import archive
+from pacs_tasks.dimse.sources.archive import Unpacked, members
 from pacs_tasks.errors import UnreadableInputError
 from pacs_tasks.ledger.manifest import FileLine, decode, encode
 
@@ -152,3 +155,90 @@ def test_an_archive_is_recognised_by_its_content(tmp_path: Path, content: bytes,
 def test_a_member_survives_its_way_through_the_manifest() -> None:
     line = FileLine("/data/a.zip/1.dcm", 7, "/data/a.zip", 3)
     assert decode(encode(line)) == line
+
+
+_CONTENT = {"IM/1": b"1" * 1000, "x" * 200: os.urandom(200_000), "IM/2": b"2" * 513, "IM/1 ": b""}
+_MODES = ("w", "w:gz", "w:bz2", "w:xz")
+
+
+def tarred(path: Path, mode: str) -> str:
+    """Write a tar, with a link, a directory and a name that is not UTF-8."""
+    with tarfile.open(path, mode, encoding="gbk", format=tarfile.GNU_FORMAT) as file:  # type: ignore[call-overload]
+        for name, content in {**_CONTENT, "张三/3": b"3"}.items():
+            header = tarfile.TarInfo(name)
+            header.size = len(content)
+            file.addfile(header, io.BytesIO(content))
+        for name, kind in (("directory", tarfile.DIRTYPE), ("link", tarfile.SYMTYPE)):
+            header = tarfile.TarInfo(name)
+            header.type, header.linkname = kind, "/etc/passwd"
+            file.addfile(header)
+    return str(path)
+
+
+@pytest.mark.parametrize("mode", _MODES)
+@pytest.mark.usefixtures("temporary")
+def test_each_member_of_a_tar_comes_out_as_it_went_in(tmp_path: Path, mode: str) -> None:
+    """In any order, and a link leads nowhere."""
+    path = tarred(tmp_path / "named", mode)
+    assert archive.is_archive(path)
+    *files, chinese, link = members(path)
+    assert [each.path for each in files] == [f"{path}/{name}" for name in _CONTENT]
+    chinese.path.encode()
+    line = FileLine(files[1].path, files[1].size, path, files[1].place)
+    assert decode(encode(line)) == line
+    with Unpacked() as unpacked:
+        for each in (files[2], files[1], chinese, files[0], files[3]):
+            name = each.path.removeprefix(f"{path}/")
+            assert Path(unpacked.file(path, each)).read_bytes() == _CONTENT.get(name, b"3")
+        with pytest.raises(UnreadableInputError, match="link"):
+            unpacked.file(path, link)
+        unpacked.clear()
+        assert Path(unpacked.file(path, files[0])).read_bytes() == _CONTENT["IM/1"]
+
+
+@pytest.mark.parametrize("mode", _MODES)
+@pytest.mark.parametrize("spoil", ["cut off", "damaged"])
+def test_a_tar_that_is_not_whole_is_refused_before_anything_is_sent(tmp_path: Path, mode: str, spoil: str) -> None:
+    """tarfile takes a damaged header for the end, and reads no checksum of what compresses it."""
+    path = tmp_path / "a"
+    content = bytearray(Path(tarred(path, mode)).read_bytes())
+    if spoil == "cut off":
+        del content[-15_000:]
+    else:
+        content[1536 if mode == "w" else len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UnreadableInputError, match="not whole"):
+        list(members(str(path)))
+
+
+def head(size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    found = tarfile.TarInfo("a")
+    found.size, found.type = size, kind
+    return found.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (head(9 << 30), "fill a disk"),
+        (head(9 << 30, tarfile.XHDTYPE), "damaged"),
+        (head(9 << 30, tarfile.GNUTYPE_LONGNAME), "damaged"),
+        (head(9 << 30, tarfile.GNUTYPE_SPARSE), "damaged"),
+        (b"no tar", "damaged"),
+    ],
+    ids=["size", "attributes", "name", "sparse", "no tar"],
+)
+def test_a_compressed_tar_takes_no_more_than_it_holds(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "a.tgz"
+    path.write_bytes(gzip.compress(content))
+    with pytest.raises(UnreadableInputError, match=reason):
+        list(members(str(path)))
+
+
+@pytest.mark.usefixtures("temporary")
+def test_a_compressed_tar_that_changed_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.tgz"
+    first, *_ = members(tarred(path, "w:gz"))
+    path.write_bytes(gzip.compress(head(5).ljust(10_240, b"\0")))
+    with Unpacked() as unpacked, pytest.raises(UnreadableInputError, match="has changed"):
+        unpacked.file(str(path), first)

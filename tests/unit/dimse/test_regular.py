@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from pacs_tasks.dimse.files import archive, damage, part10
+from pacs_tasks.dimse.files import damage, part10
 from pacs_tasks.dimse.files.data_set import DataSetFile
 from pacs_tasks.dimse.files.part10 import StoredInstance
 from pacs_tasks.dimse.files.regular import is_regular, open_regular, read_regular
 from pacs_tasks.dimse.files.whole import whole_instance
+from pacs_tasks.dimse.sources import archive
 from pacs_tasks.errors import PacsTasksError
 from tests.support import dicom_files
 

@@ -15,7 +15,14 @@ from pacs_tasks.dimse.upper_layer import association
 from pacs_tasks.dimse.upper_layer.addresses import may_be_called
 from pacs_tasks.embedded.launch import environment
 from pacs_tasks.errors import AssociationError, ConfigurationError, InvalidRequestError, UnreadableInputError
-from pacs_tasks.request import EchoRequest, GetRequest, RetrieveRequest, StoreDirectoryRequest, StoreRequest
+from pacs_tasks.request import (
+    EchoRequest,
+    GetRequest,
+    RetrieveRequest,
+    StoreDirectoryRequest,
+    StorePathsRequest,
+    StoreRequest,
+)
 from pacs_tasks.settings import RemoteAddresses, Settings, load
 from pacs_tasks.tasks.engine import paths, permissions
 
@@ -98,6 +105,38 @@ def test_requests_are_checked_by_what_they_read_and_write(allow: Callable[..., N
     permissions.check_request(EchoRequest(remote=RemoteAE(tls=TLS(ca_file="/etc/ca"))))
 
 
+@pytest.mark.parametrize(
+    ("settings", "allowed", "forbidden"),
+    [
+        ({}, ["s3://any/1", "gs://any", "az://any/1"], ["https://server/1"]),
+        ({"source_roots": ["/data"]}, [], ["s3://any/1", "https://server/1", "/elsewhere/1"]),
+        (
+            {"source_urls": ["s3://bucket/a", "https://server/b/"]},
+            ["s3://bucket/a", "s3://bucket/a/1", "https://server/b/1", "/data/1"],
+            [
+                "s3://bucket/ab",
+                "s3://bucket",
+                "s3://other/a/1",
+                "https://server/c/1",
+                "https://server.evil/b/1",
+                "gs://a/1",
+            ],
+        ),
+        ({"source_urls": ["s3://bucket"], "source_roots": ["/data"]}, ["s3://bucket/1"], ["s3://other/1", "/1"]),
+    ],
+    ids=["neither", "roots", "urls", "both"],
+)
+def test_urls_are_allowed_by_prefixes(
+    allow: Callable[..., None], settings: dict[str, object], allowed: list[str], forbidden: list[str]
+) -> None:
+    allow(**settings)
+    for each in allowed:
+        permissions.check_request(StorePathsRequest(paths=(each,)))
+    for each in forbidden:
+        with pytest.raises(InvalidRequestError, match=r"does not send from this URL|outside the directories"):
+            permissions.check_request(StorePathsRequest(paths=(each,)))
+
+
 def test_links_out_of_a_directory_are_not_listed(allow: Callable[..., None], tree: Path) -> None:
     allow(source_roots=[tree])
     found = [path for path, _ in paths.files_below(str(tree))]
@@ -172,6 +211,9 @@ def test_roots_are_read_as_a_path_or_a_list(monkeypatch: pytest.MonkeyPatch, tmp
     assert load().source_roots == (tmp_path, Path("/data"))
     monkeypatch.setenv("PACS_TASKS_SOURCE_ROOTS", environment(load(), None)["PACS_TASKS_SOURCE_ROOTS"])
     assert load().source_roots == (tmp_path, Path("/data"))
+    monkeypatch.setenv("PACS_TASKS_SOURCE_URLS", "s3://a/b, gs://c")
+    monkeypatch.setenv("PACS_TASKS_SOURCE_URLS", environment(load(), None)["PACS_TASKS_SOURCE_URLS"])
+    assert load().source_urls == ("s3://a/b", "gs://c")
     monkeypatch.setenv("PACS_TASKS_SOURCE_ROOTS", "data")
     with pytest.raises(ConfigurationError, match="absolute"):
         load()
