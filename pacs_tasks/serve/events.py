@@ -28,7 +28,8 @@ _SIGN_OF_LIFE = b": still there\n\n"
 )
 async def watch_job(job_id: JobId, caller: Reader, services: Shared) -> StreamingResponse:
     """Follow a job by server-sent events. Each has the progress as data; the last one is called ``end``."""
-    await run_in_threadpool(services.client.job, job_id)
+    if not services.watch.knows(job_id):
+        await run_in_threadpool(services.client.job, job_id)
     updates = services.watch.follow(job_id)
     return StreamingResponse(_events(updates, patients=caller.may(Scope.PATIENTS)), 200, HEADERS, MEDIA_TYPE)
 

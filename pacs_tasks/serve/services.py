@@ -23,8 +23,8 @@ class Services:
     spool: Spool
 
 
-def services_of(request: Request) -> Services:
-    """Return what belongs to the application of a request."""
+async def services_of(request: Request) -> Services:
+    """Return what belongs to the application of a request. FastAPI would run it in a thread if it were not async."""
     return cast(Services, request.app.state.services)
 
 

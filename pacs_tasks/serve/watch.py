@@ -10,9 +10,10 @@ from pacs_tasks.client import PacsClient
 from pacs_tasks.errors import JobNotFoundError, PacsTasksError, without_comments
 from pacs_tasks.outcome import Progress
 
-#: Seconds between two looks at the ledger, and what each watcher adds: its part of a look takes about 0.1 ms.
+#: Seconds between two looks at the ledger, and what each watcher adds, so that an event to each takes a few hundredths
+#: of a core however many there are.
 _PAUSE = 0.5
-_PAUSE_PER_WATCHER = 0.002
+_PAUSE_PER_WATCHER = 0.005
 #: Seconds without a change after which watchers get a sign of life, which finds the dead among them.
 _QUIET = 15.0
 
@@ -74,6 +75,11 @@ class Watch:
         self._channels: dict[str, _Channel] = {}
         self._new = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
+
+    def knows(self, job_id: str) -> bool:
+        """Whether somebody watches a job already, so that it exists."""
+        channel = self._channels.get(job_id)
+        return channel is not None and channel.update is not None
 
     async def follow(self, job_id: str) -> AsyncIterator[Update | None]:
         """Yield the progress of a job now and after each change until it ends or its record is gone.
