@@ -84,8 +84,6 @@ def test_tokens_are_made_and_revoked_on_the_command_line(server: Api, terminal: 
     assert "exists already" in again.stderr
     assert terminal.run("token", "revoke", "reporting").code == 0
     caller.call("GET", "/jobs", status=401)
-    assert terminal.run("token", "revoke", "reporting").code == 2
-    assert terminal.run("token", "new", "reporting").code == 2
 
 
 def test_patient_data_is_for_tokens_that_may_see_it(service: Api, reader: Api, pacs: TestPACS, tmp_path: Path) -> None:
