@@ -11,14 +11,11 @@ from typing import Any
 from celery import Celery
 from kombu.utils.url import parse_url
 
-from pacs_tasks.operations import FIND_QUEUE, OPERATIONS, QUEUES
+from pacs_tasks.operations import FIND_QUEUE, OPERATIONS, QUEUES, UNACKED
 from pacs_tasks.settings import Settings, settings
 
 #: The Redis of a worker that was started by hand without one.
 DEFAULT_REDIS_URL = "redis://127.0.0.1:6379/0"
-
-#: The key of messages that workers have taken and not acknowledged.
-UNACKED = "pacs_tasks.unacked"
 
 #: Seconds after which an unacknowledged message goes to another worker. It must exceed 30 s. With the 5 s between two
 #: checks, the work of a machine that died continues within a minute. It may be shorter than a task: a task that is

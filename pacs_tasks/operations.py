@@ -57,8 +57,14 @@ def queue_key(queue: str, priority: int) -> str:
 #: The lists in Redis of all queues.
 QUEUE_KEYS = tuple(queue_key(queue, priority) for priority in MESSAGE_PRIORITIES for queue in QUEUES)
 
+#: The key of messages that workers have taken and not acknowledged.
+UNACKED = "pacs_tasks.unacked"
+
 #: The priority of the messages of a job's parts.
 PART_PRIORITIES: Mapping[Priority, int] = MappingProxyType({Priority.STAT: 3, Priority.NORMAL: 6, Priority.BULK: 9})
+
+#: Where instances go: to the remote, from it to us, or from it to another AE.
+DIRECTIONS = ("sent", "received", "forwarded")
 
 #: Shown instead of arguments in events, Flower and logs: they may hold paths and patient data.
 HIDDEN = "(hidden)"

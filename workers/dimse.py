@@ -28,8 +28,8 @@ from celery.worker.consumer.gossip import Gossip
 from celery.worker.control import Panel
 from redis.exceptions import RedisError
 
-from pacs_tasks import tasks
-from pacs_tasks.app import app
+from pacs_tasks import tasks, tracing
+from pacs_tasks.app import DEFAULT_REDIS_URL, app
 from pacs_tasks.audit import RESTRICTED_FUNCTION, Party
 from pacs_tasks.errors import BrokerUnavailableError, JobNotFoundError, MessageError
 from pacs_tasks.logs import JsonLines, log_plainly, write_lines
@@ -46,6 +46,7 @@ from pacs_tasks.tasks.engine.base import ledger, shut_down
 from pacs_tasks.tasks.engine.claim import watch_jobs, watch_remotes
 from pacs_tasks.tasks.webhooks import watch_webhooks
 from workers import logs
+from workers.metrics import serve_metrics
 from workers.transport import Channel, set_aside_wrong_types
 
 __all__ = ["app", "tasks"]
@@ -143,6 +144,8 @@ def _judge_messages(**_: object) -> None:
 def _begin(**_: object) -> None:
     """Log which variables look like settings and are none, and keep what the worker writes private."""
     keep_private(settings().group_access)
+    if collector := settings().traces:
+        tracing.trace_published(collector)
     if remark := remark_on_variables():
         logger.warning("%s", remark)
 
@@ -165,9 +168,10 @@ def _watch_keys(stopped: threading.Event) -> None:
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def _watch(**_: object) -> None:
-    """Start the threads that resume jobs, probe remotes, deliver webhooks and mend keys, in the main process."""
+    """Start the threads that resume jobs, probe remotes, deliver webhooks, mend keys, and serve metrics."""
     if not settings().keys:
         logger.warning(IN_CLEAR)
+    serve_metrics(settings(), settings().redis_url or DEFAULT_REDIS_URL)
     _audit.start()
     for target in (watch_jobs, watch_remotes, watch_webhooks, _watch_keys):
         threading.Thread(target=target, args=[_stopped], name=target.__name__, daemon=True).start()
@@ -184,6 +188,7 @@ def _release_in_child(**_: object) -> None:
     """Have the tasks in the background of a child of the prefork pool end, and release its associations."""
     end_all(_END_LIMIT)
     close_all()
+    tracing.flush(settings().traces)
 
 
 @worker_shutdown.connect  # type: ignore[untyped-decorator]
@@ -192,5 +197,6 @@ def _release_in_worker(**_: object) -> None:
     _stopped.set()
     end_all(_END_LIMIT)
     close_all()
+    tracing.flush(settings().traces)
     if _audit.is_alive():
         _audit.join(_AUDIT_LIMIT)

@@ -3,7 +3,8 @@
 Its events pass :mod:`workers.transport`, as the messages of a worker do: a malformed one would interrupt it.
 
 This is also a configuration file of Flower: ``celery -A pacs_tasks.app flower --conf=workers/flowerconfig.py``. The
-names at the end are Flower's options. Flower shows which task runs where, but neither arguments nor results.
+names at the end are Flower's options. Of the arguments and results, Flower shows ids, ranges, counts and remotes
+(:mod:`pacs_tasks.messages.shown`), and nothing else.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import os
 import runpy
 import signal
 import sys
-from collections.abc import Callable, Iterable
-from functools import cache
+import time
+from collections.abc import Callable
+from contextlib import suppress
 
 # Flower would read the module's name as its option --logging.
 from logging import StreamHandler, getLogger
@@ -26,25 +29,27 @@ from typing import Any
 import redis
 from flower import urls, views
 from prometheus_client import REGISTRY
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
 from tornado.httputil import HTTPHeaders
 from tornado.ioloop import IOLoop
 from tornado.web import OutputTransform
 
 from pacs_tasks.app import DEFAULT_REDIS_URL
-from pacs_tasks.connection import connect
 from pacs_tasks.errors import BrokerUnavailableError, PacsTasksError
-from pacs_tasks.fleet.leases import AssociationLeases
+from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.logs import log_plainly, write_lines
-from pacs_tasks.messages.dead_letters import DeadLetters
-from pacs_tasks.settings import load, remark_on_variables
+from pacs_tasks.messages.shown import checked, job_of
+from pacs_tasks.metrics import FleetCollector
+from pacs_tasks.privacy import directory_mode, keep_private
+from pacs_tasks.settings import Settings, load, remark_on_variables
 from workers import logs
+from workers.metrics import fleet
 
 logger = getLogger("pacs_tasks.flower")
 
-#: Seconds that Redis has for an answer; Flower does nothing else meanwhile.
-_QUICK = 1.0
+#: Seconds without a request to Redis after it gave no answer: Flower does nothing else while it waits.
+_PAUSE = 5.0
+#: Tasks that Flower remembers.
+max_tasks = 10_000
 
 
 #: The one script inside Flower's pages, in workers.html, which the policy allows by its hash.
@@ -82,63 +87,56 @@ def _same(expected: str, given: str) -> bool:
     return hmac.compare_digest(expected.encode(), given.encode())
 
 
-def hide(task: Any) -> Any:
-    """Remove from a task the values that Flower must not show."""
-    task.args = task.kwargs = task.result = "(hidden)"
-    return task
-
-
-@cache
-def _fleet() -> redis.Redis:
-    """The Redis of the fleet."""
-    return connect(load().redis_url or DEFAULT_REDIS_URL, _QUICK)
-
-
-def budget() -> AssociationLeases:
-    """The association budget in the Redis of the fleet."""
-    return AssociationLeases(_fleet())
-
-
-def count_letters() -> int:
-    """The number of dead letters in the Redis of the fleet."""
-    return DeadLetters(_fleet(), load().keep_jobs).count()
-
-
-class FleetCollector(Collector):
-    """Gauges of the fleet at ``/metrics``, read from Redis at each request; none if it does not answer.
+class Remotes:
+    """The remotes of jobs, for people; each is read once from the ledger.
 
     Parameters
     ----------
-    budget, letters
-        Return the budget and the number of dead letters, over a connection with a short timeout.
+    fleet
+        Returns the Redis of the fleet, over a connection with a short timeout.
     """
 
-    def __init__(self, budget: Callable[[], AssociationLeases], letters: Callable[[], int]) -> None:
-        self._budget, self._letters = budget, letters
+    def __init__(self, fleet: Callable[[], redis.Redis]) -> None:
+        self._fleet = fleet
+        self._known: dict[str, str] = {}
+        self._away_until = 0.0
 
-    def describe(self) -> Iterable[GaugeMetricFamily]:
-        """Describe nothing, so that Flower does not query Redis at its start."""
-        return []
+    def of(self, job_id: str) -> str:
+        """Give the remote of a job; empty if it is not known, or Redis did not answer in the last seconds."""
+        if job_id not in self._known and time.monotonic() >= self._away_until:
+            try:
+                found = Ledger(self._fleet()).progress(job_id).remote
+            except (BrokerUnavailableError, redis.RedisError):
+                self._away_until = time.monotonic() + _PAUSE
+                return ""
+            except (PacsTasksError, LookupError, TypeError, ValueError):
+                # The job has expired, or is not in the ledger yet.
+                return ""
+            if len(self._known) >= max_tasks:
+                self._known.clear()
+            self._known[job_id] = found
+        return self._known.get(job_id, "")
 
-    def collect(self) -> Iterable[GaugeMetricFamily]:
-        try:
-            found = self._budget().in_use()
-            letters = GaugeMetricFamily(
-                "pacs_tasks_dead_letters", "Messages that no worker serves", value=self._letters()
-            )
-        except (BrokerUnavailableError, redis.RedisError) as error:
-            logger.warning("Redis gave no metrics of the fleet (%s).", type(error).__name__)
-            return
-        yield letters
-        for name, field, meaning in (
-            ("pacs_tasks_associations", "in_use", "Associations that the fleet has open to a remote"),
-            ("pacs_tasks_associations_limit", "limit", "Associations that the fleet may have open to a remote"),
-            ("pacs_tasks_associations_waiting", "waiting", "Tasks that wait for an association to a remote"),
-        ):
-            gauge = GaugeMetricFamily(name, meaning, labels=["remote"])
-            for each in found:
-                gauge.add_metric([each.remote], getattr(each, field))
-            yield gauge
+
+def show(task: Any) -> Any:
+    """Leave in a task only what Flower may show, and add the remote of its job."""
+    job_id = job_of(task.kwargs)
+    task.args, task.kwargs, task.result = checked(task.args), checked(task.kwargs), checked(task.result or "")
+    if job_id and (remote := _remotes.of(job_id)):
+        task.args += f", {remote}"
+    return task
+
+
+def _keeps_files(config: Settings) -> bool:
+    """Make the directory of Flower's database; false, with a line in the log, if it cannot be written."""
+    keep_private(config.group_access)
+    directory = config.data_dir.expanduser()
+    with suppress(OSError):
+        directory.mkdir(mode=directory_mode(config.group_access), parents=True, exist_ok=True)
+    if os.access(directory, os.W_OK):
+        return True
+    logger.warning("Flower forgets its tasks when it ends: it cannot write to PACS_TASKS_DATA_DIR.")
+    return False
 
 
 def _hold_sigterm() -> None:
@@ -188,13 +186,19 @@ if _remark := remark_on_variables():
     logger.warning("%s", _remark)
 views.hmac = SimpleNamespace(compare_digest=_same)
 urls.settings["transforms"] = [SafeHeaders]
-REGISTRY.register(FleetCollector(budget, count_letters))
+_fleet = fleet(_config.redis_url or DEFAULT_REDIS_URL)
+_remotes = Remotes(_fleet)
+REGISTRY.register(FleetCollector(_fleet))
 logs.hide_bodies()
 address = _config.flower_address
 port = _config.flower_port
-format_task = hide
+format_task = show
+tasks_columns = "name,uuid,state,args,result,received,runtime,worker"
 #: Jobs are cancelled and retried with our own commands, which the ledger records.
 read_only = True
 #: Seconds for which a worker that is gone is still shown.
 purge_offline_workers = 60
-max_tasks = 10_000
+#: What Flower has seen outlives it: it saves at its end, and at intervals in milliseconds.
+persistent = _keeps_files(_config)
+db = str(_config.data_dir.expanduser() / "flower")
+state_save_interval = 300_000

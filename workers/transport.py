@@ -27,7 +27,6 @@ from kombu.utils.json import dumps
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
-from pacs_tasks.app import UNACKED
 from pacs_tasks.connection import explain, place_of
 from pacs_tasks.errors import MessageError
 from pacs_tasks.ledger.keys import CALLERS, JOBS, RUNNING
@@ -36,7 +35,7 @@ from pacs_tasks.messages.dead_letters import LETTERS, DeadLetter, DeadLetters
 from pacs_tasks.messages.envelope import Envelope, Tasks
 from pacs_tasks.messages.signature import check_signature
 from pacs_tasks.messages.turns import let_others
-from pacs_tasks.operations import HIDDEN, MESSAGE_PRIORITIES, QUEUE_KEYS, QUEUES, queue_key
+from pacs_tasks.operations import MESSAGE_PRIORITIES, QUEUE_KEYS, QUEUES, UNACKED, queue_key
 from pacs_tasks.settings import settings
 
 logger = logging.getLogger(__name__)
@@ -63,6 +62,8 @@ _TYPES: Mapping[str, str] = {
     RUNNING: "zset",
     CALLERS: "hash",
     LETTERS: "list",
+    "pacs_tasks:metrics": "hash",
+    "pacs_tasks:metrics:open": "set",
     **dict.fromkeys(QUEUE_KEYS, "list"),
     **{f"_kombu.binding.{name}": "set" for name in (*QUEUES, "celery.pidbox", "celeryev", "reply.celery.pidbox")},
 }
@@ -244,7 +245,8 @@ class Channel(redis.Channel):
             self.refuse(raw, queue, _too_often(settings().max_deliveries), message, too_often=True)
             return None
         # What Celery logs, and sends to Flower, of a task of whatever publisher.
-        message["headers"] |= {"argsrepr": HIDDEN, "kwargsrepr": HIDDEN, "shadow": None}
+        shown, job = envelope.shown(message)
+        message["headers"] |= {"argsrepr": shown, "kwargsrepr": job, "shadow": None}
         message["queue"] = queue
         return message
 

@@ -116,6 +116,11 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         "audit_key": "The private key of that certificate, if it is in another file.",
         "webhooks": "Who learns of the ends of jobs. Write them as `[webhooks.NAME]` tables in the file, or as JSON. "
         "See [Webhooks](../howto/webhooks.md).",
+        "metrics_port": "Port at which each worker and receiver serves the metrics of the fleet for Prometheus, "
+        "without a login. Unset: nowhere.",
+        "metrics_address": "Address of that port.",
+        "traces": "Where traces go by OTLP over HTTP, such as `http://collector:4318/v1/traces`. It needs the extra "
+        "`otel`. Unset: nowhere.",
         "flower_basic_auth": "Login for Flower, as `user:password`.",
         "flower_address": "Address at which Flower listens.",
         "flower_port": "Port of Flower.",

@@ -11,9 +11,10 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from pacs_tasks import embedded
+from pacs_tasks import embedded, tracing
 from pacs_tasks.errors import BrokerUnavailableError
 from pacs_tasks.extras import installed
+from pacs_tasks.messages.shown import shown_arguments
 from pacs_tasks.operations import HIDDEN, OPERATIONS, queue_key
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class Broker:
             If the Redis does not accept it.
         """
         queue = OPERATIONS[task].queue
-        self._redis.lpush(queue_key(queue, priority), _message(task, job_id, queue, priority, self._settings))
+        with tracing.span(self._settings.traces, f"enqueue {OPERATIONS[task].command}", job=job_id):
+            self._redis.lpush(queue_key(queue, priority), _message(task, job_id, queue, priority, self._settings))
         # Flower shows a task from this event on. The job does not depend on it.
         with contextlib.suppress(BrokerUnavailableError):
             database = self._redis.connection_pool.connection_kwargs.get("db") or 0
@@ -105,6 +107,7 @@ def _message(task: str, job_id: str, queue: str, priority: int, config: Settings
         "replaced_task_nesting": 0,
         "stamped_headers": None,
         "stamps": {},
+        **tracing.carried(config.traces),
     }
     if config.signing_key:
         # Loads Celery.
@@ -116,6 +119,7 @@ def _message(task: str, job_id: str, queue: str, priority: int, config: Settings
 
 
 def _sent_event(task: str, job_id: str, queue: str) -> str:
+    shown, job = shown_arguments(task, job_id, ())
     event = {
         "type": "task-sent",
         "timestamp": time.time(),
@@ -127,8 +131,8 @@ def _sent_event(task: str, job_id: str, queue: str) -> str:
         "root_id": job_id,
         "parent_id": None,
         "name": task,
-        "args": HIDDEN,
-        "kwargs": HIDDEN,
+        "args": shown,
+        "kwargs": job,
         "retries": 0,
         "eta": None,
         "expires": None,

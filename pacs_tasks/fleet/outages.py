@@ -8,7 +8,7 @@ may be repeated.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.ledger.keys import Scripts, job_key
@@ -37,6 +37,14 @@ class Probe(NamedTuple):
     name: str
     local: LocalAE
     remote: RemoteAE
+
+
+class Outage(NamedTuple):
+    """A remote that is down, since when in Unix seconds, and how many jobs wait for it."""
+
+    name: str
+    since: float
+    jobs: int
 
 
 class Outages:
@@ -94,6 +102,11 @@ class Outages:
     def since(self, name: str) -> float:
         """Read when a remote went down, in Unix seconds."""
         return float(str(self._redis.hget(f"{_OUTAGE}:{name}", "since") or 0))
+
+    def all(self) -> list[Outage]:
+        """Read the remotes that are down, by name."""
+        names = cast("list[str]", self._redis.zrange(_OUTAGES, 0, -1))
+        return [Outage(name, self.since(name), self._redis.hlen(f"{_OUTAGE}:{name}:jobs")) for name in sorted(names)]
 
     def _run(self, script: str, name: str, *arguments: Any) -> Any:
         keys = [f"{_OUTAGE}:{name}", f"{_OUTAGE}:{name}:jobs", _OUTAGES]

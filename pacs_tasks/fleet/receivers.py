@@ -6,6 +6,7 @@ that reads the token there shares the storage, so it can check what a C-MOVE to 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -26,6 +27,9 @@ UNSOLICITED = "unsolicited"
 _PREFIX = "pacs_tasks:receiver:"
 _EXPECTED = "pacs_tasks:expected:"
 _STRANGERS = "pacs_tasks:strangers:"
+#: What all receivers were sent: numbers by AE title, a tab, and what is counted; and seconds to keep it after the last.
+_RECEPTION = "pacs_tasks:metrics:received"
+_RECEPTION_FOR = 30 * 86_400
 #: Seconds after which an announcement expires; a receiver repeats it every third of that.
 LIFETIME = 15
 #: Seconds after the last renewal at which an expectation expires.
@@ -84,6 +88,23 @@ def running(client: redis.Redis) -> list[Receiver]:
     return [
         Receiver.model_validate_json(text) for text in cast("list[str | None]", client.mget(keys)) if text is not None
     ]
+
+
+def count_reception(client: redis.Redis, ae_title: str, counts: Mapping[str, int]) -> None:
+    """Add to what a receiver was sent: ``bytes``, and instances by category."""
+    with client.pipeline() as pipe:
+        for name, number in counts.items():
+            if number:
+                pipe.hincrby(_RECEPTION, f"{ae_title}\t{name}", number)
+        pipe.expire(_RECEPTION, _RECEPTION_FOR)
+        pipe.execute()
+
+
+def reception(client: redis.Redis) -> list[tuple[str, str, int]]:
+    """Read what receivers were sent: AE title, what is counted, and its number."""
+    fields = cast("dict[str, str]", client.hgetall(_RECEPTION))
+    split = ((*field.partition("\t"), number) for field, number in sorted(fields.items()))
+    return [(ae_title, name, int(number)) for ae_title, _, name, number in split]
 
 
 class ExpectedSeries:

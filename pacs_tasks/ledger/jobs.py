@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
@@ -47,7 +49,17 @@ from pacs_tasks.ledger.keys import (
 )
 from pacs_tasks.ledger.seals import Seals
 from pacs_tasks.operations import MESSAGE_PRIORITIES, OPERATIONS, QUEUE_KEYS, QUEUES, queue_key
-from pacs_tasks.outcome import Category, InstanceCategory, InstanceOutcome, JobState, Outcome, Progress, TransferOutcome
+from pacs_tasks.outcome import (
+    Category,
+    GetOutcome,
+    InstanceCategory,
+    InstanceOutcome,
+    JobState,
+    MoveOutcome,
+    Outcome,
+    Progress,
+    TransferOutcome,
+)
 from pacs_tasks.request import AnyRequest, JobRequest, R
 
 if TYPE_CHECKING:
@@ -105,7 +117,10 @@ class Claims:
 
     def count_loss(self, job_id: str, index: int) -> int:
         """Count an association that was lost at this line; return how many were in this attempt."""
-        return self._increment(job_key(job_id, "losses"), index)
+        key = job_key(job_id, "losses")
+        count = int(self._redis.hincrby(key, str(index), 1))
+        self._redis.expire(key, self._keep)
+        return count
 
     def losses(self, job_id: str, start: int, stop: int) -> dict[int, int]:
         """Read how many associations were lost at each line from ``start`` up to ``stop``, where some were."""
@@ -119,7 +134,7 @@ class Claims:
 
     def count_attempt(self, job_id: str, index: int) -> None:
         """Count that this line was put on the wire and has no outcome yet."""
-        self._increment(job_key(job_id, "attempts"), index)
+        self._run("claims/count_attempt", [job_key(job_id, "attempts"), job_key(job_id)], [index, self._keep])
 
     def attempts(self, job_id: str, start: int, stop: int) -> list[int]:
         """Read how often each line from ``start`` up to ``stop`` was put on the wire without an outcome."""
@@ -147,11 +162,6 @@ class Claims:
         indices = [str(index) for index in range(start, stop)]
         counts = cast("list[str | None]", self._redis.hmget(job_key(job_id, part), indices))
         return [int(count or 0) for count in counts]
-
-    def _increment(self, counts: str, index: int) -> int:
-        count = int(self._redis.hincrby(counts, str(index), 1))
-        self._redis.expire(counts, self._keep)
-        return count
 
 
 class Standstills:
@@ -426,9 +436,26 @@ class Ledger:
         """Complete a request about another job: it goes to the remote of that job unless it names one."""
         return request.about(self.request(request.job_id)) if isinstance(request, JobRequest) else request
 
-    def start(self, job_id: str, worker: str) -> JobState:
-        """Start a queued job; return the state of the job."""
-        return JobState(self._run("jobs/start", [job_key(job_id), job_key(job_id, "claims")], [worker]))
+    def start(self, job_id: str, worker: str, about: str = "") -> JobState:
+        """Start a queued job; return the state of the job.
+
+        Parameters
+        ----------
+        about
+            Its operation, direction and remote, with tabs between them; :meth:`measure` counts by it.
+        """
+        return JobState(self._run("jobs/start", [job_key(job_id), job_key(job_id, "claims")], [worker, about]))
+
+    def measure(self) -> dict[str, int]:
+        """Read what all jobs have done, those that run included: numbers by what they are about, a tab, and their name.
+
+        Each instance counts once, whatever happens to workers, and no number decreases.
+        """
+        found: dict[str, int] = {}
+        reply = iter(self._run("jobs/measure", [JOBS]))
+        for field, number in zip(reply, reply, strict=True):
+            found[field] = found.get(field, 0) + int(number)
+        return found
 
     def record_round_trip(self, job_id: str, seconds: float) -> None:
         """Record the round trip to the remote. Later values are ignored: the parts of a job are cut by the first."""
@@ -449,6 +476,16 @@ class Ledger:
     def recorded(self, job_id: str, start: int, stop: int) -> set[int]:
         """Read the indices from ``start`` up to, not including, ``stop`` that have an outcome."""
         return Bitmap(self._redis, job_key(job_id, "recorded"), start, stop).indices()
+
+    def counts(self, job_id: str, lines: range) -> Counter[str]:
+        """Count the outcomes of a range of lines by category."""
+        recorded = self.recorded(job_id, lines.start, lines.stop)
+        present = Bitmap(self._redis, job_key(job_id, "present"), lines.start, lines.stop).indices() & recorded
+        texts = cast("list[str | None]", self._redis.hmget(job_key(job_id, "problems"), [str(each) for each in lines]))
+        found = Counter[str](json.loads(text)["category"] for text in texts if text)
+        found["present"] += len(present)
+        found["success"] += len(recorded) - found.total()
+        return found
 
     def record(self, job_id: str, index: int, outcome: InstanceOutcome) -> Recorded:
         """Record an outcome; a second outcome for the same index changes nothing."""
@@ -491,7 +528,8 @@ class Ledger:
         """End a job that has one outcome rather than one per instance."""
         state = JobState.CANCELLED if outcome.category is Category.CANCELLED else JobState.DONE
         text = outcome.model_dump_json(exclude_defaults=True)
-        self._end(job_id, state, {"outcome": self.seals.of(job_id).seal(text, "outcome")})
+        fields = {f"measured_{name}": str(value) for name, value in counted(outcome).items()}
+        self._end(job_id, state, {"outcome": self.seals.of(job_id).seal(text, "outcome"), **fields})
 
     def fail(self, job_id: str, error: PacsTasksError, attempt: int = 0) -> None:
         """End a job with an error.
@@ -656,6 +694,19 @@ class Ledger:
         arguments = [state.value, int(only_cancelled), attempt, *(part for pair in fields.items() for part in pair)]
         self._run("jobs/end", [job_key(job_id)], arguments)
         self.touch(job_id)
+
+
+def counted(outcome: Outcome) -> dict[str, str | int]:
+    """Count the instances of an outcome that is the only one of its job, for those who watch the fleet."""
+    found: dict[str, str | int] = {"category": outcome.category.value}
+    if isinstance(outcome, GetOutcome):
+        received = [each for each in outcome.instances if each.category in _TRANSFERRED]
+        found |= Counter(each.category.value for each in received)
+        found |= {"bytes": sum(each.size for each in received), "failed": outcome.suboperations.failed}
+    elif isinstance(outcome, MoveOutcome):
+        done = outcome.suboperations
+        found |= {"success": done.completed, "warning": done.warning, "failed": done.failed}
+    return found
 
 
 def _nothing_left(job_id: str, *, failed_too: bool) -> InvalidRequestError:

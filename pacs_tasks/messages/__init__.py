@@ -1,4 +1,5 @@
 """Messages between those who enqueue and the workers: what a message may be, and where the others go.
 
-Other rooms may import ``envelope`` (reads and judges raw messages) and ``dead_letters`` (those that were refused).
+Other rooms may import ``envelope`` (reads and judges raw messages), ``dead_letters`` (those that were refused) and
+``shown`` (what events and Flower show of a task).
 """

@@ -27,6 +27,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from pacs_tasks.errors import MessageError
 from pacs_tasks.ledger.keys import PARTS
+from pacs_tasks.messages.shown import shown_arguments
 
 #: Levels of lists and objects. Celery and pickle fail at some 300; a request has 6, a canvas of tasks some 30.
 DEEPEST: Final = 100
@@ -308,6 +309,13 @@ def about(message: Envelope) -> tuple[str, str]:
     except ValidationError:
         return "", ""
     return known.task, str(known.id)
+
+
+def shown(message: Envelope) -> tuple[str, str]:
+    """Give what is shown instead of the arguments of a task whose message was checked."""
+    task, task_id = about(message)
+    args = message.content.get("args", []) if isinstance(message.content, dict) else message.content[0]
+    return shown_arguments(task, task_id, args)
 
 
 def check_command(message: Envelope, commands: Collection[str]) -> None:

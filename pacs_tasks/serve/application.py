@@ -10,16 +10,19 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse, Response
 
 from pacs_tasks.client import PacsClient
 from pacs_tasks.errors import PacsTasksError
 from pacs_tasks.ledger.tokens import Tokens
+from pacs_tasks.metrics import CONTENT_TYPE, exposition
 from pacs_tasks.serve import console, downloads, events, jobs, problems, remotes, uploads
-from pacs_tasks.serve.access import Access
+from pacs_tasks.serve.access import Access, Reader
 from pacs_tasks.serve.description import describe
 from pacs_tasks.serve.guard import Guard
 from pacs_tasks.serve.services import Services, Shared
 from pacs_tasks.serve.spool import Spool
+from pacs_tasks.serve.traced import Traced
 from pacs_tasks.serve.watch import Watch
 from pacs_tasks.settings import Settings
 
@@ -54,6 +57,8 @@ def create_app(settings: Settings, client: PacsClient) -> FastAPI:
         Spool(settings.uploads, settings.serve_upload_bytes, settings.serve_keep_uploads),
     )
     console.mount(app)
+    if settings.traces is not None:
+        app.add_middleware(Traced, collector=settings.traces)
     return app
 
 
@@ -74,6 +79,7 @@ def bare_app() -> FastAPI:
     app.exception_handler(RequestValidationError)(problems.on_invalid)
     app.add_middleware(Guard, upload=uploads.PATH)
     app.add_api_route("/health", health, tags=["service"], operation_id="health")
+    app.add_api_route("/metrics", metrics, tags=["service"], operation_id="metrics", response_class=PlainTextResponse)
     for each in (jobs, events, downloads, remotes, uploads):
         app.include_router(each.router)
     app.openapi = partial(describe, app)  # type: ignore[method-assign]  # as FastAPI's documentation has it
@@ -106,3 +112,8 @@ def health(services: Shared) -> dict[str, str]:
     """Report whether the Redis answers. It needs no token."""
     services.client.ledger.client.ping()
     return {"status": "up"}
+
+
+def metrics(services: Shared, _caller: Reader) -> Response:
+    """Give the figures of the fleet in the text format of Prometheus."""
+    return Response(exposition(services.client.ledger.client), media_type=CONTENT_TYPE)

@@ -230,6 +230,12 @@ class Settings(BaseModel):
     #: Who learns of the ends of jobs, by names, as tables ``[webhooks.NAME]``.
     webhooks: dict[EnqueuerName, Webhook] = Field(default_factory=dict)
 
+    #: Where each worker and receiver serves the metrics of the fleet for Prometheus, without a login. Unset: nowhere.
+    metrics_port: int | None = Field(default=None, ge=0, le=65_535)
+    metrics_address: Host = "127.0.0.1"
+    #: Where traces go by OTLP over HTTP, with the extra ``otel``: ``http://collector:4318/v1/traces``. Unset: nowhere.
+    traces: str | None = Field(default=None, pattern="^https?://")
+
     #: ``user:password`` for Flower.
     flower_basic_auth: str | None = None
     flower_address: Host = "127.0.0.1"

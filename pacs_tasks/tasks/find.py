@@ -85,6 +85,7 @@ def _promise(request: FindBatchRequest, claim: Claim) -> Promise:
 class _RowQueue(LineQueue[RowLine]):
     """The rows of a part."""
 
+    service: ClassVar[str] = "C-FIND"
     #: Some remotes end the association after each query, or after some.
     spares_progress: ClassVar[bool] = True
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from celery import Task
 from pydicom.config import IGNORE
@@ -240,6 +240,7 @@ def _read_headers(
 class _FileQueue(LineQueue[StoredInstance]):
     """The files of a part that share an association."""
 
+    service: ClassVar[str] = "C-STORE"
     request: _StoreRequest
     #: Instances whose own syntax was refused, and for whose other ones the association had no context.
     refused: dict[int, StoredInstance]

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from pacs_tasks import InstanceCategory, InstanceOutcome, Job, JobState
-from pacs_tasks.app import UNACKED, create
+from pacs_tasks.app import create
 from pacs_tasks.ledger.keys import JOBS
-from pacs_tasks.operations import QUEUE_KEYS
+from pacs_tasks.operations import QUEUE_KEYS, UNACKED
 from pacs_tasks.outcome import Progress
 from pacs_tasks.settings import Settings
 from tests.chaos.files import Files

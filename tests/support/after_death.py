@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from pacs_tasks import PacsClient
-from pacs_tasks.app import UNACKED
+from pacs_tasks.operations import UNACKED
 from tests.support.waiting import wait_until
 
 

@@ -56,8 +56,13 @@ def worker(
 
 
 @contextmanager
-def flower(redis_url: str, directory: Path, login: str, log_level: str = "info") -> Iterator[str]:
-    """Flower behind ``login`` (``user:password``); gives its address."""
+def flower(
+    redis_url: str, directory: Path, login: str, log_level: str = "info", *options: str, kill: bool = True
+) -> Iterator[str]:
+    """Flower behind ``login`` (``user:password``), with more ``options`` of its own; gives its address.
+
+    Unless ``kill`` is set, it ends in good order.
+    """
     port = free_port()
     command = [sys.executable, "-m", "celery", "-A", "workers.dimse", "flower", "--address=127.0.0.1", f"--port={port}"]
     command += ["--conf=workers/flowerconfig.py", f"--logging={log_level}"]
@@ -67,8 +72,11 @@ def flower(redis_url: str, directory: Path, login: str, log_level: str = "info")
         PACS_TASKS_FLOWER_BASIC_AUTH=login,
         PACS_TASKS_FLOWER_PORT=str(port),
     )
-    with _running([*command, f"--basic-auth={login}"], directory / "flower.log", lambda _: answers(port), env):
+    command += [f"--basic-auth={login}", *options]
+    with started(command, directory / "flower.log", lambda _: answers(port), env=env, cwd=ROOT, timeout=60) as process:
         yield f"http://127.0.0.1:{port}"
+        if kill:
+            process.kill()
 
 
 @contextmanager

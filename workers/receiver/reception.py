@@ -34,6 +34,7 @@ from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 from pacs_tasks.outcome.verification import CommitmentReport
 from pacs_tasks.settings import Settings, Unsolicited
 from workers.receiver.callers import KnownCallers
+from workers.receiver.figures import Figures
 from workers.receiver.quota import UnsolicitedQuota
 
 logger = logging.getLogger("pacs_tasks.receiver")
@@ -197,7 +198,7 @@ class Counts:
     def __init__(self, places: Places) -> None:
         self._places = places
         self._lock = threading.Lock()
-        self._received = self._failed = self._unsolicited = self._unwelcome = self._twice = 0
+        self._received = self._failed = self._unsolicited = self._unwelcome = self._twice = self._bytes = 0
         self._logged = (0, 0, 0, 0, 0)
 
     def add(self, outcome: InstanceOutcome) -> None:
@@ -207,8 +208,16 @@ class Counts:
                 self._unwelcome += outcome.status is not None and outcome.status.code == NOT_AUTHORISED
             else:
                 self._received += 1
+                self._bytes += outcome.size
                 self._unsolicited += self._places.is_unsolicited(outcome.path)
                 self._twice += OTHER_CONTENT in outcome.reason
+
+    def figures(self) -> dict[str, int]:
+        """Give the counts for those who watch the fleet."""
+        with self._lock:
+            expected = self._received - self._unsolicited
+            counts = {"expected": expected, "unsolicited": self._unsolicited, "refused": self._failed}
+            return {**counts, "bytes": self._bytes}
 
     def log(self) -> None:
         """Log the counts if they have changed."""
@@ -271,6 +280,7 @@ def receive(config: Settings, redis_url: str, listener: socket.socket, ending: t
     space = Space(config.received, config.keep_free_bytes)
     places = Places(config, expectations, space)
     counts, reports = Counts(places), Reports(redis_url, config)
+    figures = Figures(redis_url, config.redis_timeout, config.receiver_ae_title)
     callers = KnownCallers(config, redis_url)
     callers.start()
     scp = StorageSCP(
@@ -292,9 +302,12 @@ def receive(config: Settings, redis_url: str, listener: socket.socket, ending: t
     try:
         while not ending.wait(_LOG):
             counts.log()
+            figures.send(counts.figures())
     finally:
         scp.stop(STOP_LIMIT)
         reports.close()
         expectations.close()
         callers.close()
         counts.log()
+        figures.send(counts.figures())
+        figures.close()

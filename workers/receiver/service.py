@@ -33,6 +33,7 @@ from pacs_tasks.fleet.receivers import LIFETIME, MARKER, Receiver, announce, wit
 from pacs_tasks.logs import log_plainly, write_lines
 from pacs_tasks.privacy import directory_mode, keep_private
 from pacs_tasks.settings import Settings, load, remark_on_variables
+from workers.metrics import serve_metrics
 from workers.receiver.callers import describe
 from workers.receiver.cleanup import Cleanup
 from workers.receiver.reception import FORMAT, STOP_LIMIT, receive
@@ -275,6 +276,7 @@ def serve(config: Settings, redis_url: str, ending: threading.Event) -> None:
     with _receiving(config, redis_url, listener) as renew:
         try:
             cleanup.start()
+            serve_metrics(config, redis_url)
             announcer.beat()
             while not ending.wait(BEAT):
                 renew()

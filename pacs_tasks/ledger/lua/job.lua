@@ -1,5 +1,6 @@
 -- Functions about a job (a hash: state, request, counters). Included by other scripts.
 -- include ledger/marks
+-- include ledger/metrics
 
 local function stamp()
   return string.format('%.6f', now)
@@ -35,6 +36,7 @@ local ENDED_KEPT = 30 * 86400
 
 local function end_job(job, state)
   redis.call('HSET', job, 'state', state, 'finished', stamp())
+  add_up(job, state)
   redis.call('ZREM', RUNNING, job)
   if redis.call('EXISTS', WEBHOOKS) == 1 then
     redis.call('ZADD', ENDED, stamp(), counter(job, 'attempt') .. ' ' .. job)

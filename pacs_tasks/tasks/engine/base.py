@@ -29,7 +29,7 @@ from celery.states import FAILURE, SUCCESS
 from celery.worker.request import Request as CeleryRequest
 from kombu.exceptions import OperationalError
 
-from pacs_tasks import spool
+from pacs_tasks import spool, tracing
 from pacs_tasks.ae import LocalAE
 from pacs_tasks.app import DEFAULT_REDIS_URL, LONGEST_TASK, app
 from pacs_tasks.connection import AWAY, connect
@@ -49,6 +49,7 @@ from pacs_tasks.fleet.leases import AssociationLeases, name_of
 from pacs_tasks.fleet.outages import Outages
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.logs import work_on
+from pacs_tasks.messages.shown import checked, shown_arguments, shown_result
 from pacs_tasks.operations import HIDDEN, MESSAGE_PRIORITIES, queue_key
 from pacs_tasks.outcome import Category, Outcome, Progress
 from pacs_tasks.request import EchoRequest, Request, TransferRequest
@@ -70,15 +71,25 @@ _GOOD = (Category.SUCCESS, Category.WARNING)
 
 
 class PrivateRequest(CeleryRequest):  # type: ignore[misc]  # Celery ships no annotations
-    """A task message whose arguments no event, log line or `inspect` shows, whoever published it."""
+    """A task message of which events, log lines and `inspect` show only what is harmless, whoever published it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._argsrepr = self._kwargsrepr = HIDDEN
-        self._request_dict["argsrepr"] = self._request_dict["kwargsrepr"] = HIDDEN
+        fields = self._request_dict
+        fields |= {name: checked(fields.get(name)) for name in ("argsrepr", "kwargsrepr")}
+        self._argsrepr, self._kwargsrepr = fields["argsrepr"], fields["kwargsrepr"]
 
     def info(self, *_: Any, **__: Any) -> dict[str, Any]:
         return cast("dict[str, Any]", super().info(safe=True))
+
+    def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's name
+        """Send an event. A job that did not do all has failed for whoever watches, although Celery has its summary."""
+        if type == "task-succeeded":
+            good, result = shown_result(self.name, fields["result"])
+            fields["result"] = result
+            if not good:
+                type, fields["exception"] = "task-failed", result  # noqa: A001
+        super().send_event(type, **fields)
 
 
 class WaitingTask(Task):  # type: ignore[misc]  # Celery ships no annotations
@@ -94,8 +105,10 @@ class WaitingTask(Task):  # type: ignore[misc]  # Celery ships no annotations
         job_id = args[0] if args and isinstance(args[0], str) else request.id
         # Celery logs the end of the task in this thread, which therefore keeps it until the next task.
         work_on(work := _named(job_id, args))
-        if request.called_directly or request.is_eager or settings().associations_per_process == 1:
+        if request.called_directly or request.is_eager:
             return self.run(*args, **kwargs)
+        if settings().associations_per_process == 1:
+            return self._run_traced(args, kwargs)
         if self._is_full() and background.in_background(job_id):
             # It would wait as well, and hold the process.
             come_back(self, _about(2 * _TICKET))
@@ -117,7 +130,7 @@ class WaitingTask(Task):  # type: ignore[misc]  # Celery ships no annotations
         _task_stack.push(self)
         self.request_stack.push(request)
         try:
-            value = self.run(*args, **kwargs)
+            value = self._run_traced(args, kwargs)
         except BaseException:
             if background.detached():
                 self.end_in_background()
@@ -137,6 +150,14 @@ class WaitingTask(Task):  # type: ignore[misc]  # Celery ships no annotations
         with suppress(*BROKER_AWAY):
             retries = max(request.retries, 0)
             self.signature_from_request(request, countdown=_AT_ONCE, retries=retries).apply_async()
+
+    def _run_traced(self, args: Any, kwargs: Any) -> Any:
+        collector = settings().traces
+        if collector is None:
+            return self.run(*args, **kwargs)
+        shown, _ = shown_arguments(self.name, self.request.id, args)
+        with tracing.span(collector, self.name, self.request.get(tracing.HEADER), task=shown):
+            return self.run(*args, **kwargs)
 
     def _is_full(self) -> bool:
         return background.in_background() >= self.share * settings().associations_per_process - 1

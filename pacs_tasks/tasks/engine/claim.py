@@ -31,7 +31,7 @@ from typing import NoReturn, Protocol
 import redis
 from celery import Celery, Task
 
-from pacs_tasks.app import UNACKED, VISIBILITY_TIMEOUT, app
+from pacs_tasks.app import VISIBILITY_TIMEOUT, app
 from pacs_tasks.dimse import c_echo
 from pacs_tasks.dimse.upper_layer.association import Timeouts
 from pacs_tasks.errors import (
@@ -53,6 +53,7 @@ from pacs_tasks.operations import (
     OPERATIONS,
     PART_PRIORITIES,
     QUEUE_KEYS,
+    UNACKED,
     message_priority,
 )
 from pacs_tasks.request import AnyRequest, Priority

@@ -22,6 +22,7 @@ from celery import Task, chord
 from celery.exceptions import Ignore, Reject, Retry
 from kombu.utils.json import dumps, loads
 
+from pacs_tasks import tracing
 from pacs_tasks.audit import RESTRICTED_FUNCTION, Party
 from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.errors import (
@@ -39,9 +40,9 @@ from pacs_tasks.fleet.leases import name_of
 from pacs_tasks.ledger.manifest import Line, Study
 from pacs_tasks.ledger.recorder import Recorder
 from pacs_tasks.logs import add_to_work
-from pacs_tasks.operations import PART_PRIORITIES
+from pacs_tasks.operations import DIRECTIONS, OPERATIONS, PART_PRIORITIES
 from pacs_tasks.outcome import InstanceOutcome, Outcome
-from pacs_tasks.request import R, Request, build
+from pacs_tasks.request import MoveRequest, R, Request, RetrieveRequest, build
 from pacs_tasks.sealing import SEALED, sealing_of, unsealed_request
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.audit import alert
@@ -237,6 +238,9 @@ def register_chord(
             ledger().record_fan_out(job_id)
         # After the parts: where messages come twice, it would find parts that nobody has begun.
         body = finish.si(job_id, ledger().progress(job_id).attempt).set(priority=priority)
+        if carried := tracing.carried(settings().traces):
+            # The last part publishes it after its own span.
+            body.set(headers=dict(carried))
         task.replace(chord(header, body=body))
 
     @register(request_type.task, base=JobTask)
@@ -244,8 +248,8 @@ def register_chord(
         return plan(self, request, request_type, promise, partial(fan_out, self), promise_again=promise_again)
 
     @register(f"{prefix}_part", ignore_result=True)
-    def part(self: Task, job_id: str, start: int, stop: int, tries: int = 0) -> None:
-        run_part(self, job_id, range(start, stop), tries, work)
+    def part(self: Task, job_id: str, start: int, stop: int, tries: int = 0) -> str:
+        return run_part(self, job_id, range(start, stop), tries, work)
 
     @register(f"{prefix}_finish", base=EndingTask)
     def finish(self: Task, job_id: str, attempt: int = 0) -> dict[str, Any]:
@@ -323,13 +327,21 @@ def _accepted(task: Task, payload: Mapping[str, Any] | None, request_type: type[
         check_record(job_id, cast(Any, request))
     if not opened:
         _restore(task, ledger().callers.follows(job_id))
-    if ledger().start(job_id, task.request.hostname).finished:
+    if ledger().start(job_id, task.request.hostname, _about(cast(Any, request))).finished:
         return None
     add_to_work(remote=name_of(request.remote))
     check_request(cast(Any, request))
     if settings().audit:
         Audits(ledger().client).expect(job_id)
     return request
+
+
+def _about(request: Request) -> str:
+    """What the job is about for those who watch the fleet: its operation, direction and remote."""
+    operation = OPERATIONS[request.task]
+    forwards = isinstance(request, MoveRequest) or (isinstance(request, RetrieveRequest) and request.to is not None)
+    direction = "forwarded" if forwards else operation.done
+    return "\t".join((operation.command, direction if direction in DIRECTIONS else "", name_of(request.remote)))
 
 
 def _in_clear(task: Task, payload: object) -> Mapping[str, Any]:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from celery import Task
 from celery.exceptions import TaskPredicate
+from redis.exceptions import RedisError
 
+from pacs_tasks import tracing
 from pacs_tasks.dimse.upper_layer.association import Association, StopCheck
 from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.errors import (
@@ -35,6 +38,7 @@ from pacs_tasks.ledger.jobs import Recorded
 from pacs_tasks.ledger.manifest import Line
 from pacs_tasks.ledger.recorder import Recorder
 from pacs_tasks.logs import add_to_work
+from pacs_tasks.messages.shown import shown_counts
 from pacs_tasks.outcome import InstanceOutcome, JobState, Status, StatusCategory
 from pacs_tasks.request import R, TransferRequest
 from pacs_tasks.settings import settings
@@ -73,6 +77,9 @@ _LOSSES_OF_A_LINE = 3
 #: Workers that may die with a part, for whatever reason, before the rest of it fails.
 _MOST_DEATHS_OF_A_PART = 10
 
+#: Lines that a part may have for its outcomes to be counted again at its end. Users decide how many it has.
+_MOST_LINES = 1_000
+
 #: Seconds of work after which a part lets others have their turn, and between two looks whether any wait.
 SLICE, _LOOK = 0.15, 0.1
 
@@ -104,6 +111,8 @@ class Part(Generic[L]):
         Others have their turn now.
     undivided
         It does not end for others to have their turn.
+    counts
+        What it has recorded, by category.
     """
 
     def __init__(self, task: Task, recorder: Recorder, claim: Claim, lines: range, tries: int = 0) -> None:
@@ -121,6 +130,7 @@ class Part(Generic[L]):
         self.left: dict[int, L] = {
             index: line for index, line in zip(lines, found, strict=False) if index not in recorded
         }
+        self.counts = Counter[str]()
 
     @property
     def size(self) -> int:
@@ -135,6 +145,7 @@ class Part(Generic[L]):
             If the job was cancelled; the outcome is recorded.
         """
         self._progress = True
+        self.counts[outcome.category.value] += 1
         attempts = self._attempts[index - self.indices.start] + (outcome.begun > 0)
         receipt = outcome.model_copy(update={"worker": self.task.request.hostname, "attempts": attempts})
         self.left.pop(index, None)
@@ -243,6 +254,8 @@ class LineQueue(ABC, Generic[T]):
         Whether the remote has answered a request of the step that runs.
     """
 
+    #: The DIMSE service, for traces.
+    service: ClassVar[str]
     #: Whether the loss of an association over which something was done does not count.
     spares_progress: ClassVar[bool] = False
 
@@ -290,7 +303,7 @@ class LineQueue(ABC, Generic[T]):
             If there is no association now.
         """
         try:
-            with self._session:
+            with tracing.span(settings().traces, self.service, **self._about()), self._session:
                 while self.queue and not self.part.slice_over():
                     self.part.check_end()
                     if self.must_yield():
@@ -311,6 +324,9 @@ class LineQueue(ABC, Generic[T]):
             raise
         if self.part.claim.cancelled:
             raise JobCancelledError
+
+    def _about(self) -> dict[str, str | int]:
+        return {"remote": name_of(self.request.remote), "lines": len(self.queue)}
 
     def try_later(self, index: int, status: Status | None) -> bool:
         """Leave a line for the next try if its status is transient; false if it has an outcome now."""
@@ -397,7 +413,7 @@ def work_off(
     return part.again
 
 
-def run_part(task: Task, job_id: str, lines: range, tries: int, work: Callable[[Part[L], R], bool]) -> None:
+def run_part(task: Task, job_id: str, lines: range, tries: int, work: Callable[[Part[L], R], bool]) -> str:
     """Serve the task of a part. It comes again later if ``work`` returns true.
 
     A part for which there is no association or token now comes again as well, which does not count as a try. A part
@@ -410,7 +426,13 @@ def run_part(task: Task, job_id: str, lines: range, tries: int, work: Callable[[
         The range of the part in the manifest.
     tries
         How often it failed for now. Celery's own count also includes waits for a claim or an association.
+
+    Returns
+    -------
+    str
+        What it did, in numbers, for whoever watches.
     """
+    done: Counter[str] = Counter()
     name = _name_of(lines)
     try:
         if task.request.eta:
@@ -419,7 +441,7 @@ def run_part(task: Task, job_id: str, lines: range, tries: int, work: Callable[[
             tries = max(tries, known)
             if left:
                 come_back(task, left)
-        if not _has_ended(task, job_id, lines) and _tried(task, job_id, lines, tries, work):
+        if not _has_ended(task, job_id, lines) and _tried(task, job_id, lines, tries, work, done=done):
             seconds = pause(tries)
             if not background.keep():
                 ledger().claims.record_try(job_id, name, tries + 1, seconds)
@@ -438,6 +460,15 @@ def run_part(task: Task, job_id: str, lines: range, tries: int, work: Callable[[
         hold(task, job_id, error)
     except SealingError as error:
         ledger().fail(job_id, error)
+    return _shown(task, job_id, lines, done)
+
+
+def _shown(task: Task, job_id: str, lines: range, done: Counter[str]) -> str:
+    """What a part did, in numbers; from the ledger if it did some of it before, or goes on in the background."""
+    if done.total() < len(lines) <= _MOST_LINES:
+        with suppress(*BROKER_AWAY, RedisError, LookupError, TypeError, ValueError):
+            return shown_counts(task.name, ledger().counts(job_id, lines))
+    return shown_counts(task.name, done)
 
 
 def _name_of(lines: range) -> str:
@@ -456,7 +487,10 @@ def _has_ended(task: Task, job_id: str, lines: range) -> bool:
     return progress.state.finished or not 0 <= lines.start <= lines.stop <= progress.counters.total
 
 
-def _tried(task: Task, job_id: str, lines: range, tries: int, work: Callable[[Part[L], R], bool]) -> bool:
+def _tried(
+    task: Task, job_id: str, lines: range, tries: int, work: Callable[[Part[L], R], bool], *, done: Counter[str]
+) -> bool:
+    """Try a part once, and add to ``done`` what it recorded; true if it should be tried again later."""
     try:
         with (
             claimed(task, ledger(), job_id, _name_of(lines)) as claim,
@@ -472,6 +506,7 @@ def _tried(task: Task, job_id: str, lines: range, tries: int, work: Callable[[Pa
             finally:
                 if part.pacing is not None:
                     part.pacing.close()
+                done.update(part.counts)
                 with suppress(JobCancelledError):
                     part.flush()
     except PeerBusyError as error:

@@ -11,9 +11,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from pacs_tasks import tracing
+from pacs_tasks.fleet.leases import name_of
 from pacs_tasks.ledger.manifest import CountedLine, RetrieveLine
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, MoveOutcome, Status, StatusCategory
 from pacs_tasks.request import RetrieveRequest
+from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine.part import Part
 
 #: Cxxx, "Failed: Unable to process" (PS3.4 tables C.4-2 and C.4-3).
@@ -111,7 +114,9 @@ class Attempt(ABC):
         most = _MOST_IN_VAIN + (len(lists) if self._part.pacing is not None else 0)
         while waiting and in_vain < most and not self._part.must_end():
             uids, before = waiting.pop(), self._number
-            outcome = request_once(uids)
+            about: dict[str, str | int] = {"remote": name_of(self._request.remote), "instances": len(uids)}
+            with tracing.span(settings().traces, "C-MOVE or C-GET", **about):
+                outcome = request_once(uids)
             brought = self._number > before
             in_vain = 0 if brought else in_vain + 1
             latest, missing = self._read(outcome, brought=brought), self._missing_of(uids)

@@ -10,8 +10,7 @@ import signal
 from typing import Final
 
 from pacs_tasks import Job
-from pacs_tasks.app import UNACKED
-from pacs_tasks.operations import QUEUE_KEYS
+from pacs_tasks.operations import QUEUE_KEYS, UNACKED
 from tests.chaos.cases.case import WORKERS, Case, sent, written
 from tests.chaos.closing import Expected, Found, check_sent
 from tests.chaos.stage import Stage, Worker

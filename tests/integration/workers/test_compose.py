@@ -62,12 +62,12 @@ def services() -> Mapping[str, Any]:
 
 
 def test_every_service_is_there_and_has_a_health_check(services: Mapping[str, Any]) -> None:
-    """Redis, worker, receiver, HTTP API, Flower, and with the profile demo an Orthanc."""
-    assert set(services) == {"redis", "worker", "receiver", "serve", "flower", "orthanc"}
+    """Redis, worker, receiver, API, Flower; with the profile demo an Orthanc, with metrics Prometheus and Grafana."""
+    profiles = {"orthanc": ["demo"], "prometheus": ["metrics"], "grafana": ["metrics"]}
+    assert set(services) == {"redis", "worker", "receiver", "serve", "flower", *profiles}
     for name, service in services.items():
         assert service["healthcheck"]["test"], name
-    assert services["orthanc"]["profiles"] == ["demo"]
-    assert all("profiles" not in service for name, service in services.items() if name != "orthanc")
+        assert service.get("profiles") == profiles.get(name), name
 
 
 def test_workers_can_be_scaled(services: Mapping[str, Any]) -> None:
@@ -99,7 +99,7 @@ def test_redis_is_on_a_network_of_its_own() -> None:
     assert found["networks"]["backend"]["internal"] is True
     networks = {name: set(service["networks"]) for name, service in found["services"].items()}
     assert networks.pop("redis") == {"backend"}
-    assert networks.pop("orthanc") == {"outside"}
+    assert all(networks.pop(name) == {"outside"} for name in ("orthanc", "prometheus", "grafana"))
     assert all(each == {"backend", "outside"} for each in networks.values())
     assert "ports" not in found["services"]["redis"]
 
@@ -108,7 +108,7 @@ def test_images_are_pinned(services: Mapping[str, Any]) -> None:
     """Each image has a fixed version."""
     for name, service in services.items():
         tag = service["image"].rpartition(":")[2]
-        assert tag[0].isdigit(), name
+        assert tag.removeprefix("v")[0].isdigit(), name
         assert "latest" not in tag
 
 

@@ -12,8 +12,8 @@ from kombu.connection import Connection
 from kombu.entity import Queue
 from kombu.messaging import Consumer
 
-from pacs_tasks.app import UNACKED
 from pacs_tasks.messages.dead_letters import DeadLetters
+from pacs_tasks.operations import UNACKED
 from tests.support import poison
 from workers import transport
 

@@ -13,8 +13,8 @@ if attempt ~= '0' and attempt ~= redis.call('HGET', job, 'attempt') then
   return 0
 end
 redis.call('HSETNX', job, 'started', stamp())
-end_job(job, state)
 for i = 4, #ARGV, 2 do
   redis.call('HSET', job, ARGV[i], ARGV[i + 1])
 end
+end_job(job, state)
 return 1

@@ -48,7 +48,12 @@ if new == 1 then
     redis.call('EXPIRE', recorded, keep)
   end
 end
-local total, cancel = unpack(redis.call('HMGET', job, 'total', 'cancel'))
+local total, cancel, about, state = unpack(redis.call('HMGET', job, 'total', 'cancel', 'about', 'state'))
+if new == 1 and about and state ~= 'running' and state ~= 'queued' then
+  -- The job ended with an error while its parts were at work.
+  count_for(about, category, 1)
+  count_for(about, 'bytes', bytes)
+end
 local ended = 0
 if cancel == '1' or counter(job, 'recorded') >= tonumber(total or '0') then
   ended = settle(job, claims)

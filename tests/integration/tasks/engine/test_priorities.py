@@ -26,9 +26,9 @@ from pacs_tasks import (
     StoreDirectoryRequest,
     StoreRequest,
 )
-from pacs_tasks.app import UNACKED, create
+from pacs_tasks.app import create
 from pacs_tasks.ledger.jobs import Ledger
-from pacs_tasks.operations import FIND_QUEUE, MOVE_QUEUE, STORE_QUEUE, queue_key
+from pacs_tasks.operations import FIND_QUEUE, MOVE_QUEUE, STORE_QUEUE, UNACKED, queue_key
 from pacs_tasks.request import AnyRequest
 from pacs_tasks.settings import Settings
 from pacs_tasks.tasks.engine.claim import resume_stalled

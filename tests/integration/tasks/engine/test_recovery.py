@@ -21,11 +21,11 @@ from celery import Celery, Task
 from celery.exceptions import Ignore
 
 from pacs_tasks import Category, Job, JobState, PacsClient, StoreDirectoryRequest, TransferOutcome
-from pacs_tasks.app import UNACKED, create
+from pacs_tasks.app import create
 from pacs_tasks.connection import connect
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.manifest import FileLine
-from pacs_tasks.operations import QUEUE_KEYS
+from pacs_tasks.operations import QUEUE_KEYS, UNACKED
 from pacs_tasks.settings import Settings
 from pacs_tasks.tasks.engine.claim import resume_stalled
 from pacs_tasks.tasks.engine.job import conclude, finished

@@ -1,0 +1,210 @@
+"""The figures of a fleet for Prometheus, read from its Redis at each request.
+
+Workers, receivers, ``serve`` and Flower give the same figures, so whoever watches reads one of them, or all and takes
+the maximum. They survive the processes that did the work: :meth:`.Ledger.measure` counts what the ledger records, each
+instance once, without a step for each file.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple, cast
+
+import redis
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from pacs_tasks.errors import BrokerUnavailableError, PacsTasksError
+from pacs_tasks.fleet.leases import AssociationLeases
+from pacs_tasks.fleet.outages import Outages
+from pacs_tasks.fleet.receivers import reception, running
+from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.ledger.keys import JOBS, RUNNING, server_time
+from pacs_tasks.messages.dead_letters import DeadLetters
+from pacs_tasks.operations import DIRECTIONS, MESSAGE_PRIORITIES, OPERATIONS, QUEUES, UNACKED, queue_key
+
+logger = logging.getLogger(__name__)
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+#: Upper bounds of the seconds of a job, as in ``ledger/lua/metrics.lua``.
+BOUNDS = ("0.1", "0.3", "1", "3", "10", "30", "100", "300", "1000", "3000", "10000", "+Inf")
+_CATEGORIES = ("success", "warning", "failed", "missing", "present", "skipped")
+_MILLISECONDS = 1000
+
+
+class About(NamedTuple):
+    """What a number is about: an operation by its command, and the remote."""
+
+    operation: str
+    direction: str
+    remote: str
+
+
+class FleetCollector(Collector):
+    """The figures of a fleet; none if its Redis does not answer.
+
+    Parameters
+    ----------
+    client
+        Returns the Redis of the fleet, over a connection with a short timeout.
+    """
+
+    def __init__(self, client: Callable[[], redis.Redis]) -> None:
+        self._client = client
+
+    def describe(self) -> Iterable[Metric]:
+        """Describe nothing, so that nobody queries Redis at the start of a process."""
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        try:
+            return list(_metrics(self._client()))
+        except (BrokerUnavailableError, redis.RedisError) as error:
+            logger.warning("Redis gave no metrics of the fleet (%s).", type(error).__name__)
+            return []
+
+
+def exposition(client: redis.Redis) -> bytes:
+    """Give the figures of the fleet as Prometheus reads them, with :data:`CONTENT_TYPE`; blocks while Redis answers."""
+    registry = CollectorRegistry()
+    registry.register(FleetCollector(lambda: client))
+    return generate_latest(registry)
+
+
+def _metrics(client: redis.Redis) -> Iterator[Metric]:
+    ledger = Ledger(client)
+    yield from _work(ledger.measure())
+    yield from _associations(AssociationLeases(client))
+    now = server_time(client)
+    yield from _outages(Outages(client), now)
+    yield from _queues(ledger, now)
+    yield from _receivers(client)
+    yield GaugeMetricFamily(
+        "pacs_tasks_dead_letters", "Messages that no worker serves", value=DeadLetters(client, 0).count()
+    )
+    yield GaugeMetricFamily("pacs_tasks_ledger_jobs", "Jobs that the ledger keeps", value=client.zcard(JOBS))
+    yield GaugeMetricFamily("pacs_tasks_jobs_running", "Jobs that workers have begun", value=client.zcard(RUNNING))
+    memory = cast("dict[str, int]", client.info("memory"))
+    for name, field, meaning in (
+        ("pacs_tasks_redis_memory_bytes", "used_memory", "Memory that Redis uses"),
+        ("pacs_tasks_redis_memory_limit_bytes", "maxmemory", "Memory that Redis may use; 0 for no limit"),
+    ):
+        yield GaugeMetricFamily(name, meaning, value=memory.get(field, 0))
+
+
+def _work(measured: Mapping[str, int]) -> Iterator[Metric]:
+    """What jobs have done."""
+    work: defaultdict[About, dict[str, int]] = defaultdict(dict)
+    for field, number in measured.items():
+        parts = field.split("\t")
+        if len(parts) == len(About._fields) + 1:
+            work[About(*parts[:-1])][parts[-1]] = number
+    labels = ["operation", "direction", "remote"]
+    instances = CounterMetricFamily(
+        "pacs_tasks_instances", "Files and instances with an outcome", labels=[*labels, "category"]
+    )
+    moved = CounterMetricFamily("pacs_tasks_bytes", "Bytes that were transferred", labels=labels)
+    retries = CounterMetricFamily(
+        "pacs_tasks_retries", "Files and rows that went to the remote in vain and were tried again", labels=labels
+    )
+    ended = CounterMetricFamily("pacs_tasks_jobs_ended", "Jobs that ended", labels=["operation", "remote", "category"])
+    seconds = HistogramMetricFamily(
+        "pacs_tasks_job_seconds", "Seconds from the start of a job to its end", labels=["operation", "remote"]
+    )
+    for about, numbers in sorted(work.items()):
+        if about.direction in DIRECTIONS:
+            for category in _CATEGORIES:
+                if category in numbers:
+                    instances.add_metric([*about, category], numbers[category])
+            moved.add_metric(list(about), numbers.get("bytes", 0))
+        retries.add_metric(list(about), numbers.get("retries", 0))
+        of_job = [about.operation, about.remote]
+        for name, number in numbers.items():
+            if name.startswith("ended "):
+                ended.add_metric([*of_job, name.removeprefix("ended ")], number)
+        seconds.add_metric(of_job, _buckets(numbers), numbers.get("milliseconds", 0) / _MILLISECONDS)
+    yield from (instances, moved, retries, ended, seconds)
+
+
+def _buckets(numbers: Mapping[str, int]) -> list[tuple[str, float]]:
+    """The buckets of a histogram, each with those before it."""
+    count, found = 0, []
+    for place, bound in enumerate(BOUNDS, start=1):
+        count += numbers.get(f"within {place}", 0)
+        found.append((bound, float(count)))
+    return found
+
+
+def _associations(leases: AssociationLeases) -> Iterator[Metric]:
+    found = leases.in_use()
+    for name, field, meaning in (
+        ("pacs_tasks_associations", "in_use", "Associations that the fleet has open to a remote"),
+        ("pacs_tasks_associations_limit", "limit", "Associations that the fleet may have open to a remote"),
+        ("pacs_tasks_associations_waiting", "waiting", "Tasks that wait for an association to a remote"),
+    ):
+        gauge = GaugeMetricFamily(name, meaning, labels=["remote"])
+        for each in found:
+            gauge.add_metric([each.remote], getattr(each, field))
+        yield gauge
+
+
+def _outages(outages: Outages, now: float) -> Iterator[Metric]:
+    parked = GaugeMetricFamily("pacs_tasks_parked_jobs", "Jobs that wait for a remote that is down", labels=["remote"])
+    down = GaugeMetricFamily("pacs_tasks_remote_down_seconds", "Seconds since a remote went down", labels=["remote"])
+    for each in outages.all():
+        parked.add_metric([each.name], each.jobs)
+        down.add_metric([each.name], max(0.0, now - each.since))
+    yield from (parked, down)
+
+
+def _queues(ledger: Ledger, now: float) -> Iterator[Metric]:
+    labels = ["queue", "priority"]
+    depth = GaugeMetricFamily("pacs_tasks_messages", "Messages that wait for a worker", labels=labels)
+    age = GaugeMetricFamily(
+        "pacs_tasks_oldest_message_seconds", "Age of the message that has waited longest", labels=labels
+    )
+    for queue in QUEUES:
+        for priority in MESSAGE_PRIORITIES:
+            key, names = queue_key(queue, priority), [queue, str(priority)]
+            depth.add_metric(names, ledger.client.llen(key))
+            oldest = cast("str | None", ledger.client.lindex(key, -1))
+            age.add_metric(names, _age(ledger, oldest, now) if oldest else 0.0)
+    yield from (depth, age)
+    yield GaugeMetricFamily(
+        "pacs_tasks_messages_taken", "Messages that workers have and have not done", value=ledger.client.hlen(UNACKED)
+    )
+
+
+def _age(ledger: Ledger, message: str, now: float) -> float:
+    """Seconds since a message was published: a part with the start of its job, any other when its job was enqueued.
+
+    Zero if the ledger does not know the job: the client of another service writes nothing there.
+    """
+    try:
+        headers = json.loads(message)["headers"]
+        progress = ledger.progress(str(headers["root_id"] or headers["id"]))
+        begun = progress.created if headers["task"] in OPERATIONS or not progress.started else progress.started
+    except (PacsTasksError, redis.ResponseError, LookupError, TypeError, ValueError):
+        return 0.0
+    return max(0.0, now - begun)
+
+
+def _receivers(client: redis.Redis) -> Iterator[Metric]:
+    yield GaugeMetricFamily("pacs_tasks_receivers", "Receivers that run", value=len(running(client)))
+    instances = CounterMetricFamily(
+        "pacs_tasks_receiver_instances",
+        "Instances that a receiver was sent: expected by a job, unsolicited, or refused",
+        labels=["receiver", "category"],
+    )
+    moved = CounterMetricFamily("pacs_tasks_receiver_bytes", "Bytes that a receiver has stored", labels=["receiver"])
+    for receiver, name, number in reception(client):
+        if name == "bytes":
+            moved.add_metric([receiver], number)
+        else:
+            instances.add_metric([receiver, name], number)
+    yield from (instances, moved)

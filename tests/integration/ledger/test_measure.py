@@ -1,0 +1,96 @@
+"""What jobs have done, for those who watch the fleet: each outcome counts once, and no number decreases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from pacs_tasks.connection import connect
+from pacs_tasks.errors import PeerBusyError
+from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.ledger.manifest import FileLine
+from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
+from pacs_tasks.outcome.instance import Status, StatusCategory, Suboperations
+from pacs_tasks.outcome.single import MoveOutcome
+from pacs_tasks.request import StoreDirectoryRequest
+
+ABOUT = "send-dir\tsent\tPACS at 10.0.0.1:104"
+REQUEST = StoreDirectoryRequest(directory="/data")
+
+
+@pytest.fixture
+def ledger(redis_url: str) -> Iterator[Ledger]:
+    with connect(redis_url, 5) as client:
+        yield Ledger(client, keep_jobs=60)
+
+
+def begun(ledger: Ledger, lines: int, job_id: str = "job") -> None:
+    ledger.open(job_id, REQUEST.task, REQUEST)
+    ledger.start(job_id, "worker", ABOUT)
+    ledger.manifest.plan(job_id, (FileLine(f"/data/{index}", 10) for index in range(lines)), "worker")
+
+
+def outcome(category: InstanceCategory) -> InstanceOutcome:
+    return InstanceOutcome(subject="/data/0", category=category, size=10)
+
+
+def of(ledger: Ledger, name: str) -> int:
+    return ledger.measure().get(f"{ABOUT}\t{name}", 0)
+
+
+SENT, FAILED = outcome(InstanceCategory.SUCCESS), outcome(InstanceCategory.FAILED)
+
+
+def test_an_outcome_counts_once_while_its_job_runs_and_after(ledger: Ledger) -> None:
+    begun(ledger, 3)
+    for _ in range(2):
+        ledger.record("job", 0, SENT)
+    assert (of(ledger, "success"), of(ledger, "bytes"), of(ledger, "ended success")) == (1, 10, 0)
+    ledger.record("job", 1, SENT)
+    ledger.record("job", 2, FAILED)
+    assert (of(ledger, "success"), of(ledger, "failed"), of(ledger, "ended partial")) == (2, 1, 1)
+    assert sum(of(ledger, f"within {place}") for place in range(1, 13)) == 1
+
+
+def test_a_retry_adds_what_it_does(ledger: Ledger) -> None:
+    """What failed before has failed, although the job's own counters forget it."""
+    begun(ledger, 2)
+    ledger.record("job", 0, SENT)
+    ledger.record("job", 1, FAILED)
+    ledger.reopen("job")
+    assert (of(ledger, "success"), of(ledger, "failed")) == (1, 1)
+    ledger.start("job", "worker", ABOUT)
+    ledger.claims.count_attempt("job", 1)
+    assert (of(ledger, "success"), of(ledger, "failed"), of(ledger, "retries")) == (1, 1, 1)
+    ledger.record("job", 1, SENT)
+    assert (of(ledger, "success"), of(ledger, "failed"), of(ledger, "retries")) == (2, 1, 1)
+    assert (of(ledger, "ended partial"), of(ledger, "ended success")) == (1, 1)
+
+
+def test_what_is_recorded_after_the_end_counts(ledger: Ledger) -> None:
+    """A job may give up while its parts are at work."""
+    begun(ledger, 2)
+    ledger.record("job", 0, SENT)
+    ledger.fail("job", PeerBusyError("no association"))
+    ledger.record("job", 1, SENT)
+    assert (of(ledger, "success"), of(ledger, "bytes"), of(ledger, "ended failed")) == (2, 20, 1)
+
+
+def test_a_job_with_one_answer_counts_its_suboperations(ledger: Ledger) -> None:
+    begun(ledger, 0)
+    status = Status(code=0xB000, category=StatusCategory.WARNING, meaning="")
+    ledger.finish("job", MoveOutcome(status=status, suboperations=Suboperations(completed=4, failed=1)))
+    assert (of(ledger, "success"), of(ledger, "failed"), of(ledger, "ended partial")) == (4, 1, 1)
+
+
+def test_strangers_do_not_fill_redis_with_remotes(ledger: Ledger) -> None:
+    """Beyond some number, all that are new count as one."""
+    pipe = ledger.client.pipeline()
+    for number in range(20_000):
+        pipe.hset("pacs_tasks:metrics", f"echo\t\tX at {number}\tended success", 1)
+    pipe.execute()
+    begun(ledger, 1)
+    ledger.record("job", 0, SENT)
+    assert of(ledger, "success") == 0
+    assert ledger.measure()["send-dir\tsent\t(others)\tsuccess"] == 1
