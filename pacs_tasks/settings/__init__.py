@@ -60,7 +60,8 @@ __all__ = [
 #: Variables that only the command line and the search for the settings file read.
 _OPTIONS_ONLY = ("config", "remote", "detach", "json", "quiet", "log_level", "log_file", "priority")
 #: Variables of docker-compose.yml.
-_COMPOSE_ONLY = ("redis_password", "files", "output", "certificates", "config_dir", "network")
+_COMPOSE_ONLY = ("redis_password", "files", "output", "certificates", "config_dir", "network", "prometheus_port",
+                 "grafana_port")  # fmt: skip
 #: The variables of the tests of this package begin so.
 _OF_TESTS = "tests_"
 #: Settings that are tables in the file, and JSON objects in the environment.
