@@ -33,11 +33,13 @@ def _missing(marker: str) -> str:
     """Why tests with this marker cannot run here; empty when they can."""
     if marker == "orthanc":
         return "" if peers.orthanc_program() else "Orthanc is not installed (Debian: apt-get install orthanc)"
+    if marker == "chromium":
+        return "" if peers.chromium_program() else "Chromium is not installed (Debian: apt-get install chromium)"
     absent = peers.dcmtk_missing()
     return f"DCMTK is not installed: no {', '.join(absent)} (Debian: apt-get install dcmtk)" if absent else ""
 
 
-_MARKERS = ("orthanc", "dcmtk")
+_MARKERS = ("orthanc", "dcmtk", "chromium")
 
 #: Files and folders whose tests are marked `thorough`, so that `make test` takes minutes. They repeat shorter tests
 #: with more peers, more files or more failures.
@@ -137,6 +139,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         "Redis": peers.version_of(redis_program()),
         "Orthanc": _missing("orthanc") or peers.version_of(orthanc or ""),
         "DCMTK": _missing("dcmtk") or peers.version_of("storescp"),
+        "Chromium": _missing("chromium") or "installed",
     }
     for name, version in found.items():
         terminalreporter.write_line(f"{name}: {version}")

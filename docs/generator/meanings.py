@@ -130,5 +130,9 @@ MEANINGS: Final[Mapping[str, str]] = MappingProxyType(
         "`uploads` in the data directory.",
         "serve_upload_bytes": "Bytes that one upload may have, packed and unpacked.",
         "serve_keep_uploads": "How long to keep an upload that was not sent whole, after its last job began.",
+        "serve_proxy_header": "The header in which a proxy names the user whom it has logged in to the "
+        "[console](../howto/console.md#single-sign-on).",
+        "serve_proxies": "IP addresses and networks of the proxies whose header counts, separated by commas.",
+        "serve_users": "What these users may do: a table `[serve_users]`, or a JSON object; `*` is everybody else.",
     }
 )

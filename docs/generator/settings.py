@@ -76,6 +76,7 @@ _SHOWN: Mapping[str, str] = {
     "receiver_allow": "",
     "enqueuer_keys": "",
     "webhooks": "",
+    "serve_users": "",
 }
 
 

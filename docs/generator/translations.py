@@ -1,4 +1,4 @@
-"""The catalogue of translations: every text that people read on the command line, as the source has it.
+"""The catalogue of translations: every text that people read on the command line and in the console.
 
 A text with values is a template such as ``{remote} rejected the association``. Each template of the source is an entry
 of ``pacs_tasks/locale/zh/LC_MESSAGES/pacs_tasks.po``; the ``.mo`` beside it is compiled from that and ships.
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from jinja2 import Environment
+from jinja2.ext import extract_from_ast
 
 import pacs_tasks
 from docs.generator import errors
@@ -23,6 +25,9 @@ from pacs_tasks.cli.output.exit_codes import Advice
 from pacs_tasks.cli.program import commands
 from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.outcome import Category, InstanceCategory, JobState
+from pacs_tasks.serve.console import fleet
+from pacs_tasks.serve.console.forms import FORMS
+from pacs_tasks.serve.console.views import Label
 
 if TYPE_CHECKING:
     from babel.messages.catalog import Catalog
@@ -74,7 +79,28 @@ def messages(root: Path) -> list[str]:
         if {"dimse", "tasks", "outcome", "ledger", "fleet"} & set(path.relative_to(root / "pacs_tasks").parts):
             texts = _texts(ast.parse(path.read_text("utf-8")), known)
             found |= {_numbered(each) for each in texts if re.fullmatch(r"[A-Z].*[a-z] .*\.", each)}
+    found |= set(_console(root, known))
     return sorted({_tidy(each) for each in found if _is_text(_tidy(each))})
+
+
+def _console(root: Path, known: errors.Catalogue) -> Iterator[str]:
+    """The texts of the console: of its templates, its forms, the states of jobs, and what it refuses."""
+    yield from map(str, Label)
+    yield from fleet.QUEUES.values()
+    for form in FORMS.values():
+        yield form.title
+        for field in form.fields:
+            yield from (field.label, field.hint)
+    console = root / "pacs_tasks/serve/console"
+    for path in sorted((console / "templates").rglob("*.html")):
+        parsed = Environment(autoescape=True).parse(path.read_text("utf-8"))
+        for _, _, message in extract_from_ast(parsed, ["_"]):
+            # A text with values comes with a place for each of them.
+            if text := message[0] if isinstance(message, tuple) else message:
+                yield text
+    for path in (root / "pacs_tasks/serve/access.py", *sorted(console.glob("*.py"))):
+        texts = _texts(ast.parse(path.read_text("utf-8")), known)
+        yield from (_numbered(each) for each in texts if re.fullmatch(r"[A-Z].*[a-z] .*\.", each))
 
 
 def _is_text(text: str) -> bool:

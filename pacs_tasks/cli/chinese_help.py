@@ -8,8 +8,9 @@ import os
 
 import click
 
+from pacs_tasks.catalogue import DOMAIN, LOCALE
 from pacs_tasks.cli.invocation import HELP_OPTIONS
-from pacs_tasks.cli.language import DOMAIN, LOCALE, translated, widened
+from pacs_tasks.cli.language import translated, widened
 
 
 def translate_help(command: click.Command) -> None:

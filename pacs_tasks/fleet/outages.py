@@ -40,10 +40,11 @@ class Probe(NamedTuple):
 
 
 class Outage(NamedTuple):
-    """A remote that is down, since when in Unix seconds, and how many jobs wait for it."""
+    """A remote that is down, since when in Unix seconds, why, and how many jobs wait for it."""
 
     name: str
     since: float
+    reason: str
     jobs: int
 
 
@@ -104,9 +105,13 @@ class Outages:
         return float(str(self._redis.hget(f"{_OUTAGE}:{name}", "since") or 0))
 
     def all(self) -> list[Outage]:
-        """Read the remotes that are down, by name."""
-        names = cast("list[str]", self._redis.zrange(_OUTAGES, 0, -1))
-        return [Outage(name, self.since(name), self._redis.hlen(f"{_OUTAGE}:{name}:jobs")) for name in sorted(names)]
+        """Read every remote that is down, by name."""
+        found = []
+        for name in sorted(cast("list[str]", self._redis.zrange(_OUTAGES, 0, -1))):
+            since, reason = cast("list[str | None]", self._redis.hmget(f"{_OUTAGE}:{name}", ["since", "reason"]))
+            jobs = self._redis.hlen(f"{_OUTAGE}:{name}:jobs")
+            found.append(Outage(name, float(since or 0), reason or "", jobs))
+        return found
 
     def _run(self, script: str, name: str, *arguments: Any) -> Any:
         keys = [f"{_OUTAGE}:{name}", f"{_OUTAGE}:{name}:jobs", _OUTAGES]

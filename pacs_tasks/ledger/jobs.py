@@ -627,11 +627,11 @@ class Ledger:
         """Read the error of a job without its subject and without what the remote said; empty if it has none."""
         return cast("str | None", self._redis.hget(job_key(job_id), "error")) or ""
 
-    def problems(self, job_id: str) -> list[tuple[int, InstanceOutcome]]:
-        """Read the outcomes that have no receipt, in the order of the manifest."""
-        found = {  # A scan may return a field twice.
-            int(index): text for index, text in self._redis.hscan_iter(job_key(job_id, "problems"), count=_CHUNK)
-        }
+    def problems(self, job_id: str, most: int | None = None) -> list[tuple[int, InstanceOutcome]]:
+        """Read the outcomes that have no receipt, in the order of the manifest; at most so many."""
+        scan = self._redis.hscan_iter(job_key(job_id, "problems"), count=_CHUNK)
+        # A scan may return a field twice.
+        found = {int(index): text for index, text in islice(scan, most)}
         known = self.series(job_id) if found else {}
         sealer = self.seals.of(job_id)
         return [(index, decode_whole(found[index], index, known, sealer)) for index in sorted(found)]

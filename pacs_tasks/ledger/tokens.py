@@ -68,12 +68,16 @@ class Tokens:
             )
         token = _PREFIX + secrets.token_urlsafe(_BYTES)
         record = {"name": name, "scopes": sorted(scopes), "created": time.time()}
-        self._redis.hset(_TOKENS, _digest(token), json.dumps(record))
+        self._redis.hset(_TOKENS, digest_of(token), json.dumps(record))
         return token
 
     def find(self, token: str) -> Token | None:
         """Return what is known of a token; None if there is none like it."""
-        text = cast("str | None", self._redis.hget(_TOKENS, _digest(token)))
+        return self.of_digest(digest_of(token))
+
+    def of_digest(self, digest: str) -> Token | None:
+        """Return what is known of the token with this hash; None if there is none, or it was revoked."""
+        text = cast("str | None", self._redis.hget(_TOKENS, digest))
         return None if text is None else _read(text)
 
     def all(self) -> list[Token]:
@@ -97,7 +101,7 @@ class Tokens:
         self._redis.hdel(_TOKENS, *found)
 
 
-def _digest(token: str) -> str:
+def digest_of(token: str) -> str:
     """Hash a token. It is chance all through, so that neither salt nor a slow hash would add anything."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 

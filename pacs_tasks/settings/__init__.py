@@ -65,7 +65,7 @@ _COMPOSE_ONLY = ("redis_password", "files", "output", "certificates", "config_di
 #: The variables of the tests of this package begin so.
 _OF_TESTS = "tests_"
 #: Settings that are tables in the file, and JSON objects in the environment.
-_TABLES = {"remotes", "receiver_allow", "enqueuer_keys", "webhooks"}
+_TABLES = {"remotes", "receiver_allow", "enqueuer_keys", "webhooks", "serve_users"}
 
 
 def _in_environment() -> dict[str, Any]:

@@ -40,7 +40,9 @@ from pacs_tasks.settings.values import (
     AuditPatients,
     Directory,
     EnqueuerName,
+    HeaderName,
     PrivateServerKind,
+    Proxies,
     RemoteAddresses,
     Roots,
     SigningKey,
@@ -250,6 +252,12 @@ class Settings(BaseModel):
     serve_upload_bytes: int = Field(default=4 << 30, ge=1)
     #: How long to keep an upload that was not sent whole, after its last job began.
     serve_keep_uploads: int = Field(default=86_400, ge=60)
+    #: The header in which a proxy, at one of these addresses, names the user whom it has logged in to the console. The
+    #: proxy must remove that header from requests of its own clients.
+    serve_proxy_header: HeaderName | None = None
+    serve_proxies: Proxies = ()
+    #: What these users may do, as a table ``[serve_users]``: ``anna = ["read", "submit"]``. ``"*"`` is everybody else.
+    serve_users: dict[str, tuple[Literal["read", "submit", "admin", "patients"], ...]] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -270,6 +278,8 @@ class Settings(BaseModel):
             raise ValueError("receiver_tls_key and receiver_tls_ca need receiver_tls_certificate")
         if self.receiver_tls_ca is None and any(each.certificates for each in self.receiver_allow.values()):
             raise ValueError("certificates in receiver_allow need receiver_tls_ca: without it, callers present none")
+        if self.serve_proxy_header and not self.serve_proxies:
+            raise ValueError("serve_proxy_header needs serve_proxies: anybody could send that header")
         if self.require_signatures and self.signing_key is None:
             raise ValueError("require_signatures needs signing_key: the worker signs the parts of jobs")
         return self

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from pydantic import AfterValidator, BeforeValidator, StringConstraints
 
-from pacs_tasks.ae import is_foreign_path
+from pacs_tasks.ae import Network, is_foreign_path
 from pacs_tasks.errors import BrokerSettingError
 from pacs_tasks.source import URL
 
@@ -138,6 +138,25 @@ def _check_enqueuer(name: str) -> str:
 
 
 EnqueuerName = Annotated[str, AfterValidator(_check_enqueuer)]
+
+
+def _check_header(name: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9-]{1,64}", name) is None:
+        raise ValueError("the name of a header has letters, digits and dashes, such as X-Remote-User")
+    return name
+
+
+HeaderName = Annotated[str, AfterValidator(_check_header)]
+
+
+def _split_words(value: Any) -> Any:
+    """Read a variable whose values are separated by commas or spaces, or the JSON list that our processes give."""
+    if isinstance(value, str):
+        return json.loads(value) if value.startswith("[") else value.replace(",", " ").split()
+    return value
+
+
+Proxies = Annotated[tuple[Network, ...], BeforeValidator(_split_words)]
 
 
 def check_signing_key(value: str) -> str:

@@ -35,6 +35,11 @@ def orthanc_program() -> str | None:
     return shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin") or shutil.which("Orthanc")
 
 
+def chromium_program() -> str | None:
+    """Debian's Chromium."""
+    return shutil.which("chromium")
+
+
 def dcmtk_missing() -> list[str]:
     """The programs of DCMTK that tests use and that are not installed."""
     wanted = ("storescp", "dcmqrscp", "echoscu", "storescu", "dcmsend", "findscu", "movescu", "getscu", "wlmscpfs")

@@ -1,7 +1,45 @@
-"""The console: pages for people who look after jobs."""
+"""The console: pages for people who look after jobs, at ``/`` and below ``/console``.
+
+They are made by the server, work without a script and load nothing from elsewhere. Others import :func:`mount`.
+"""
+
+from dataclasses import dataclass
 
 from fastapi import FastAPI
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from pacs_tasks.serve.console.live import Live
+from pacs_tasks.serve.console.pages import STATIC, Pages
+from pacs_tasks.serve.console.routes import router
+from pacs_tasks.serve.console.sessions import Sessions
+from pacs_tasks.serve.services import Services
+
+
+@dataclass(frozen=True)
+class Console:
+    """What the pages of one application share."""
+
+    pages: Pages
+    sessions: Sessions
+    live: Live
+
+
+class _Static(StaticFiles):
+    """Static files. Their addresses change with their contents."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+        return response
 
 
 def mount(app: FastAPI) -> None:
     """Add the pages to an application whose ``app.state.services`` is set."""
+    services: Services = app.state.services
+    sessions = Sessions(services.client.ledger.client, services.settings)
+    app.state.console = Console(Pages(services), sessions, Live())
+    services.access.sign_ons.append(sessions.visitor)
+    app.mount("/console/static", _Static(directory=STATIC))
+    app.include_router(router)
