@@ -4,9 +4,6 @@
 
 local METRICS = 'pacs_tasks:metrics'
 local OPEN = 'pacs_tasks:metrics:open'
-local MEASURED = {'success', 'warning', 'failed', 'missing', 'present', 'skipped', 'bytes', 'retries'}
--- Upper bounds of the seconds of a job, in pacs_tasks/metrics.py as well.
-local BOUNDS = {0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000}
 -- Strangers decide how many remotes there are: later ones are counted together.
 local MOST_FIELDS = 20000
 -- Seconds to keep the numbers after the last job.
@@ -22,6 +19,8 @@ end
 
 -- Returns what the attempt that runs has done so far: numbers by name.
 local function measured(job)
+  -- Here, since every file would pay for a table outside.
+  local MEASURED = {'success', 'warning', 'failed', 'missing', 'present', 'skipped', 'bytes', 'retries'}
   local names = {}
   for _, name in ipairs(MEASURED) do
     names[#names + 1] = name
@@ -55,6 +54,8 @@ end
 
 -- Adds the attempt that ends now.
 local function add_up(job, state)
+  -- Upper bounds of the seconds of a job, in pacs_tasks/metrics.py as well.
+  local BOUNDS = {0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000}
   local about, started = unpack(redis.call('HMGET', job, 'about', 'started'))
   if redis.call('SREM', OPEN, job) == 0 or not about then
     return
