@@ -272,7 +272,7 @@ RULES: Mapping[str, Rule] = {
     "pacs-tasks send-dir --dir dicom_files": prints(stored=SENT),
     "pacs-tasks send image1.dcm dicom_files study.zip": prints("Sent       17", stored=SENT),
     "pacs-tasks send-file --file study.tar.gz": prints("Sent       8", stored=SENT),
-    "cat image1.dcm | pacs-tasks send-file -": prints("Sent       1"),
+    "cat image1.dcm | pacs-tasks send-file -": prints("Sent    1"),
     "pacs-tasks send-dir --dir dicom_files --transcode decompress": prints(stored=SENT),
     "pacs-tasks send-dir --dir dicom_files --key nightly-2026-11-25": prints(stored=SENT),
     "pacs-tasks send-dir --dir dicom_files --priority bulk": prints(stored=SENT),
