@@ -50,6 +50,7 @@ _THOROUGH = (
     "acceptance/test_cancelled_retrieve.py",
     "acceptance/test_capped_query.py",
     "acceptance/test_chaos.py",
+    "acceptance/test_console.py",
     "acceptance/test_exact_bytes.py",
     "acceptance/test_fleet.py",
     "acceptance/test_fuzz.py",

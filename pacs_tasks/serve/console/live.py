@@ -71,7 +71,7 @@ class Live:
         """
         part = self._parts.setdefault(key, _Part(render))
         part.watchers += 1
-        if part.task is None:
+        if part.task is None or part.task.done():
             part.task = asyncio.create_task(part.renew())
         version = 0
         try:
@@ -81,7 +81,7 @@ class Live:
                     async with asyncio.timeout(_SILENCE):
                         version, text = await part.after(version)
                 except TimeoutError:
-                    if not await run_in_threadpool(known):
+                    if part.task.done() or not await run_in_threadpool(known):
                         return
                     yield ": still here\n\n"
                 else:

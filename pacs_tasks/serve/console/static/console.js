@@ -62,7 +62,7 @@ function show(html) {
 }
 
 let source = null;
-function open() {
+function listen() {
   if (source) return;
   source = new EventSource(live.dataset.live);
   source.onopen = () => (lost.hidden = true);
@@ -73,7 +73,7 @@ function open() {
     if (source.readyState === EventSource.CLOSED) setTimeout(() => location.reload(), 5000);
   };
 }
-function close() {
+function hush() {
   source?.close();
   source = null;
 }
@@ -81,11 +81,11 @@ function close() {
 localise(document);
 if (live) {
   say();
-  open();
+  listen();
   // A browser has few connections for each server, and many tabs.
-  document.addEventListener("visibilitychange", () => (document.hidden ? close() : open()));
-  addEventListener("pagehide", close);
-  addEventListener("pageshow", open);
+  document.addEventListener("visibilitychange", () => (document.hidden ? hush() : listen()));
+  addEventListener("pagehide", hush);
+  addEventListener("pageshow", listen);
 }
 
 for (const choice of document.querySelectorAll("select[data-other]")) {
