@@ -60,14 +60,14 @@ def list_remotes(_caller: Reader, services: Shared) -> RemoteList:
 @router.get("/{name}", operation_id="show_remote")
 def show_remote(name: RemoteName, _caller: Reader, services: Shared) -> RemoteState:
     """Show how the fleet fares with a remote of the settings."""
-    remote = _named(services, name)
+    remote = named(services, name)
     return _state(services, name, remote, {each.remote: each for each in services.client.associations()})
 
 
 @router.post("/{name}/echo", status_code=202, operation_id="echo_remote")
 def echo_remote(name: RemoteName, caller: Submitter, services: Shared, response: Response) -> Progress:
     """Enqueue a C-ECHO to a remote of the settings."""
-    request = build(EchoRequest, {"remote": _named(services, name)})
+    request = build(EchoRequest, {"remote": named(services, name)})
     job = services.client.enqueue(request, requester=caller.name)
     response.headers["Location"] = f"/jobs/{job.id}"
     return progress_for(caller, services.client, job.progress())
@@ -82,7 +82,8 @@ def states(services: Services) -> list[RemoteState]:
     return found + [_other(services, used[remote]) for remote in sorted(others)]
 
 
-def _named(services: Services, name: str) -> RemoteAE:
+def named(services: Services, name: str) -> RemoteAE:
+    """Return a remote of the settings; :class:`RefusedError` if there is none of this name."""
     if name not in services.settings.remotes:
         raise RefusedError(
             404, "RemoteNotFoundError", "The settings have no remote of this name. `GET /remotes` lists them."

@@ -26,6 +26,7 @@ from pacs_tasks.serve.console.pages import Look, Pages
 from pacs_tasks.serve.console.sessions import FORM_FIELD, FormToken, Sessions
 from pacs_tasks.serve.console.texts import LANGUAGES, Texts, preferred
 from pacs_tasks.serve.problems import RefusedError, status_of
+from pacs_tasks.serve.remotes import named
 from pacs_tasks.serve.services import Services
 
 LOGIN = "/console/login"
@@ -301,8 +302,8 @@ async def echo(visit: Submitter, name: str) -> Response:
     await visit.form()
 
     def enqueue() -> Response:
-        settings = visit.services.settings
-        request = EchoRequest(remote=settings.remote(name), local=settings.local)
+        remote, local = named(visit.services, name), visit.services.settings.local
+        request = EchoRequest(remote=remote, local=local)
         return _to_job(visit.services.client.enqueue(request, requester=visit.name))
 
     return await run_in_threadpool(enqueue)
