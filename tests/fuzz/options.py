@@ -18,7 +18,7 @@ from pacs_tasks.cli.program import commands, main
 from tests.fuzz.values import ARGUMENTS
 
 #: They would run until Ctrl-C; their options are parsed only.
-_PROCESSES: Final = {"worker", "receiver", "flower", "up", "demo"}
+_PROCESSES: Final = {"worker", "receiver", "flower", "serve", "up", "demo"}
 #: Options that write a file, in the test's own directory only.
 _WRITTEN: Final = {"log_file", "output", "output_dir"}
 #: Characters of what a command says at most.
