@@ -82,7 +82,7 @@ def test_no_lease_in_time_is_told_and_leaves_nothing(budget: AssociationLeases) 
     held = leases.lease(REQUEST, "job", never, lambda _: None)
     asked: list[str] = []
     for _ in range(2):
-        with pytest.raises(PeerBusyError, match=r"PACS at 127.0.0.1:11112 are in use \(1\)"):
+        with pytest.raises(PeerBusyError, match=r"PACS at 127.0.0.1:11112 are in use: 1, of at most 1 "):
             leases.lease(REQUEST, "job", never, asked.append, one_of_many=True)
     assert asked == [name_of(REMOTE)] * 2
     with pytest.raises(JobCancelledError):
