@@ -45,8 +45,7 @@ _SLICE, _LONG_SLICE = 0.5, 1.0
 #: Seconds for which parts hardly wait for a remote after one has waited in vain, since work for other remotes comes
 #: first, and how long they wait then: a part that may go on in the background does so before.
 _NO_PATIENCE, _LITTLE_PATIENCE = 10.0, 0.1
-#: Parts of a job that wait in a process, for each association that there may be: twice what a
-#: doubling needs.
+#: Parts of a job that wait in a process, for each association that there may be: twice what a doubling needs.
 _WAITING = 2
 #: Seconds for which the answer to "does anybody wait?" stays valid, and for which a silent Redis is not asked again.
 _ANSWER_VALID = 0.02
