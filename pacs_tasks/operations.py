@@ -54,7 +54,7 @@ def queue_key(queue: str, priority: int) -> str:
     return f"{queue}\x06\x16{step}" if step else queue
 
 
-#: The lists in Redis of all queues.
+#: The lists in Redis of all queues, those of the highest priority first.
 QUEUE_KEYS = tuple(queue_key(queue, priority) for priority in MESSAGE_PRIORITIES for queue in QUEUES)
 
 #: The key of messages that workers have taken and not acknowledged.

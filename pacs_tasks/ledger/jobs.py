@@ -48,7 +48,7 @@ from pacs_tasks.ledger.keys import (
     touch,
 )
 from pacs_tasks.ledger.seals import Seals
-from pacs_tasks.operations import MESSAGE_PRIORITIES, OPERATIONS, QUEUE_KEYS, QUEUES, queue_key
+from pacs_tasks.operations import OPERATIONS, QUEUE_KEYS, QUEUES, queue_key
 from pacs_tasks.outcome import (
     Category,
     GetOutcome,
@@ -191,11 +191,12 @@ class Standstills:
         A message of a higher priority waits, or any message does and another job runs.
         """
         with self._redis.pipeline(transaction=False) as pipe:
-            pipe.exists(*(queue_key(queue, each) for each in MESSAGE_PRIORITIES if each < priority for queue in QUEUES))
-            pipe.exists(*QUEUE_KEYS)
+            for key in QUEUE_KEYS:
+                pipe.exists(key)
             pipe.zcard(RUNNING)
-            higher, any_message, running = pipe.execute()
-        return bool(higher or (any_message and running > 1))
+            *waiting, running = pipe.execute()
+        higher = QUEUE_KEYS.index(queue_key(QUEUES[0], priority))
+        return any(waiting[:higher]) or (any(waiting) and running > 1)
 
     def reset(self, job_id: str) -> None:
         """Begin to count anew: the job waits for its remote."""

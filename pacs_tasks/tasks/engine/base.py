@@ -138,18 +138,12 @@ class WaitingTask(Task):  # type: ignore[misc]  # Celery ships no annotations
         else:
             if background.detached():
                 self.end_in_background()
-                self._hasten(request)
+                publish_ticket(self, _AT_ONCE)
             return value
         finally:
             self.request_stack.pop()
             _task_stack.pop()
             work_on({})
-
-    def _hasten(self, request: Any) -> None:
-        """Publish the ticket once more, for now: the end of a job waits for it. The later one finds the work done."""
-        with suppress(*BROKER_AWAY):
-            retries = max(request.retries, 0)
-            self.signature_from_request(request, countdown=_AT_ONCE, retries=retries).apply_async()
 
     def _run_traced(self, args: Any, kwargs: Any) -> Any:
         collector = settings().traces
@@ -397,6 +391,16 @@ def _published_again(task: Task, countdown: float, **options: Any) -> Retry:
         return cast(Retry, task.retry(countdown=countdown, max_retries=None, throw=False, **options))
     except Reject as error:
         raise Reject(error.reason, requeue=True) from None
+
+
+def publish_ticket(task: Task, countdown: float) -> None:
+    """Publish the ticket of a body in the background once more: the one under way may come seconds later.
+
+    That one finds the work done, or done by others, and ends.
+    """
+    with suppress(*BROKER_AWAY):
+        retries = max(task.request.retries, 0)
+        task.signature_from_request(task.request, countdown=countdown, retries=retries).apply_async()
 
 
 def go_back(error: Exception) -> NoReturn:

@@ -60,6 +60,7 @@ from pacs_tasks.tasks.engine.base import (
     park_if_down,
     pause,
     pause_of_part,
+    publish_ticket,
     shutting_down,
     store_end,
     unexpected,
@@ -445,6 +446,7 @@ def run_part(task: Task, job_id: str, lines: range, tries: int, work: Callable[[
             seconds = pause(tries)
             if not background.keep():
                 ledger().claims.record_try(job_id, name, tries + 1, seconds)
+                publish_ticket(task, seconds)
             come_again(task, seconds, kwargs={"tries": tries + 1})
     except JobNotFoundError:
         pass  # Its record has expired.

@@ -10,7 +10,7 @@ import pytest
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.keys import RUNNING
 from pacs_tasks.messages.turns import let_others
-from pacs_tasks.operations import STORE_QUEUE
+from pacs_tasks.operations import FIND_QUEUE, MESSAGE_PRIORITIES, STORE_QUEUE, queue_key
 from pacs_tasks.request import EchoRequest
 
 
@@ -45,3 +45,14 @@ def test_a_job_alone_is_left_as_it_is(ledger: Ledger) -> None:
     ledger.client.zadd(RUNNING, {"expired": 1})
     assert ledger.standstills.unfinished_jobs() == ["two"]
     assert not let_others(ledger.client, STORE_QUEUE, "two")
+
+
+@pytest.mark.parametrize("mine", MESSAGE_PRIORITIES)
+@pytest.mark.parametrize("theirs", MESSAGE_PRIORITIES)
+def test_a_part_ends_its_turn_for_whoever_comes_before_it(ledger: Ledger, mine: int, theirs: int) -> None:
+    """A message of a higher priority does, and any other while another job runs; a message without one has 0."""
+    assert not ledger.standstills.others_wait(mine)
+    ledger.client.lpush(queue_key(FIND_QUEUE, theirs), "message")
+    assert ledger.standstills.others_wait(mine) == (theirs < mine)
+    ledger.client.zadd(RUNNING, {"one": 1, "two": 1})
+    assert ledger.standstills.others_wait(mine)
