@@ -71,10 +71,6 @@ class Tokens:
         self._redis.hset(_TOKENS, digest_of(token), json.dumps(record))
         return token
 
-    def find(self, token: str) -> Token | None:
-        """Return what is known of a token; None if there is none like it."""
-        return self.of_digest(digest_of(token))
-
     def of_digest(self, digest: str) -> Token | None:
         """Return what is known of the token with this hash; None if there is none, or it was revoked."""
         text = cast("str | None", self._redis.hget(_TOKENS, digest))

@@ -1,28 +1,42 @@
 """Who calls and what they may do: bearer tokens, and what the console knows of its visitors."""
 
-from collections.abc import Callable
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.concurrency import run_in_threadpool
 
-from pacs_tasks.ledger.tokens import Scope, Tokens
+from pacs_tasks.ledger.tokens import Scope, Tokens, digest_of
 from pacs_tasks.serve.problems import RefusedError
 
 _BEARER = HTTPBearer(auto_error=False, description="A token of `pacs-tasks token new`.", scheme_name="token")
 _IMPLIED = frozenset({Scope.READ, Scope.SUBMIT})
 #: Methods that change nothing (RFC 9110 section 9.2.1).
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+#: Seconds for which a token that was just found may still read, so that a thousand who watch a job ask Redis once.
+_RECENT = 1.0
+#: Tokens that are remembered for so long.
+_MOST_RECENT = 1_000
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who calls: the name of a token, or of a person whom the console knows."""
+    """Who calls: the name of a token, or of a person whom the console knows.
+
+    Attributes
+    ----------
+    digest
+        The hash of the token; nothing for a person whom a proxy names.
+    """
 
     name: str
     scopes: frozenset[Scope]
+    digest: str = field(default="", repr=False)
 
     def may(self, scope: Scope) -> bool:
         """Whether the caller has a scope. ``admin`` implies ``read`` and ``submit``, and never ``patients``."""
@@ -39,11 +53,33 @@ class Access:
 
     tokens: Tokens
     sign_ons: list[SignOn] = field(default_factory=list)
+    _recent: dict[str, tuple[float, Caller]] = field(default_factory=dict, repr=False)
+    _asking: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
-    def by_token(self, token: str) -> Caller | None:
-        """Return the caller whose token this is; None if it is nobody's."""
-        found = self.tokens.find(token)
-        return None if found is None else Caller(found.name, found.scopes)
+    def by_digest(self, digest: str) -> Caller | None:
+        """Return the caller whose token has this hash; None if it is nobody's."""
+        found = self.tokens.of_digest(digest)
+        return None if found is None else Caller(found.name, found.scopes, digest)
+
+    async def reader(self, digest: str) -> Caller | None:
+        """As :meth:`by_digest`, but what was found a second ago still counts: for requests that change nothing."""
+        found = self._found(digest)
+        if found is None:
+            async with self._asking:
+                # Another may have asked meanwhile.
+                found = self._found(digest) or await run_in_threadpool(self.by_digest, digest)
+                if found is not None:
+                    if len(self._recent) >= _MOST_RECENT:
+                        self._recent.clear()
+                    self._recent.setdefault(digest, (time.monotonic() + _RECENT, found))
+        return found
+
+    def _found(self, digest: str) -> Caller | None:
+        until, found = self._recent.get(digest, (0.0, None))
+        if until > time.monotonic():
+            return found
+        self._recent.pop(digest, None)
+        return None
 
     def caller(self, request: Request, token: str | None) -> Caller | None:
         """Return who calls; None if nobody knows.
@@ -54,7 +90,7 @@ class Access:
             If a browser sends what its user may not know of: it adds cookies to requests of other pages too.
         """
         if token is not None:
-            return self.by_token(token)
+            return self.by_digest(digest_of(token))
         found = next(filter(None, (sign_on(request) for sign_on in self.sign_ons)), None)
         if found is not None and request.method not in _SAFE and not _same_origin(request):
             raise RefusedError(403, "OtherOriginError", "Another page sent this request. Send it from the console.")
@@ -68,14 +104,17 @@ def _same_origin(request: Request) -> bool:
     return urlsplit(request.headers.get("origin", "")).netloc == request.headers.get("host")
 
 
-def _requires(scope: Scope) -> Callable[..., Caller]:
+def _requires(scope: Scope) -> Callable[..., Coroutine[Any, Any, Caller]]:
     """Make the dependency that refuses whoever has not this scope."""
 
-    def find_caller(
+    async def find_caller(
         request: Request, bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)] = None
     ) -> Caller:
         access: Access = request.app.state.services.access
-        caller = access.caller(request, None if bearer is None else bearer.credentials)
+        if bearer is not None and request.method in _SAFE:
+            caller = await access.reader(digest_of(bearer.credentials))
+        else:
+            caller = await run_in_threadpool(access.caller, request, None if bearer is None else bearer.credentials)
         if caller is None:
             raise RefusedError(
                 401,

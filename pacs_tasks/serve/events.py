@@ -1,13 +1,15 @@
 """The route of server-sent events: the progress of a job as it changes."""
 
+import contextlib
 from collections.abc import AsyncIterator
 
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
 
+from pacs_tasks.errors import PacsTasksError
 from pacs_tasks.ledger.tokens import Scope
-from pacs_tasks.serve.access import Reader
+from pacs_tasks.serve.access import Access, Caller, Reader
 from pacs_tasks.serve.jobs import JobId
 from pacs_tasks.serve.services import Shared
 from pacs_tasks.serve.watch import Update
@@ -28,15 +30,29 @@ _SIGN_OF_LIFE = b": still there\n\n"
 )
 async def watch_job(job_id: JobId, caller: Reader, services: Shared) -> StreamingResponse:
     """Follow a job by server-sent events. Each has the progress as data; the last one is called ``end``."""
-    if not services.watch.knows(job_id):
-        await run_in_threadpool(services.client.job, job_id)
     updates = services.watch.follow(job_id)
-    return StreamingResponse(_events(updates, patients=caller.may(Scope.PATIENTS)), 200, HEADERS, MEDIA_TYPE)
+    first = await anext(updates, None)
+    if first is None:
+        # There is no such job, or Redis does not answer: this says which.
+        await run_in_threadpool(services.client.job, job_id)
+    return StreamingResponse(_events(first, updates, caller, services.access), 200, HEADERS, MEDIA_TYPE)
 
 
-async def _events(updates: AsyncIterator[Update | None], *, patients: bool) -> AsyncIterator[bytes]:
+async def _events(
+    first: Update | None, updates: AsyncIterator[Update | None], caller: Caller, access: Access
+) -> AsyncIterator[bytes]:
+    """Give the events of a job; the stream ends when the token is revoked."""
+    patients = caller.may(Scope.PATIENTS)
+    yield _event(first, patients=patients)
     async for update in updates:
-        if update is None:
-            yield _SIGN_OF_LIFE
-        else:
-            yield update.whole_event if patients else update.public_event
+        # While Redis is away nothing changes.
+        with contextlib.suppress(PacsTasksError):
+            if caller.digest and await access.reader(caller.digest) is None:
+                return
+        yield _event(update, patients=patients)
+
+
+def _event(update: Update | None, *, patients: bool) -> bytes:
+    if update is None:
+        return _SIGN_OF_LIFE
+    return update.whole_event if patients else update.public_event

@@ -76,11 +76,6 @@ class Watch:
         self._new = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
 
-    def knows(self, job_id: str) -> bool:
-        """Whether somebody watches a job already, so that it exists."""
-        channel = self._channels.get(job_id)
-        return channel is not None and channel.update is not None
-
     async def follow(self, job_id: str) -> AsyncIterator[Update | None]:
         """Yield the progress of a job now and after each change until it ends or its record is gone.
 
@@ -88,7 +83,7 @@ class Watch:
         """
         channel = self._channels.setdefault(job_id, _Channel())
         channel.watchers += 1
-        self._wake()
+        self._wake(at_once=channel.update is None)
         try:
             seen: Update | None = None
             while not channel.gone:
@@ -100,7 +95,8 @@ class Watch:
                         return
                     continue
                 try:
-                    await asyncio.wait_for(changed.wait(), _QUIET)
+                    async with asyncio.timeout(_QUIET):
+                        await changed.wait()
                 except TimeoutError:
                     yield None
         finally:
@@ -108,8 +104,9 @@ class Watch:
             if not channel.watchers:
                 self._channels.pop(job_id, None)
 
-    def _wake(self) -> None:
-        self._new.set()
+    def _wake(self, *, at_once: bool) -> None:
+        if at_once:
+            self._new.set()
         if self._reader is None or self._reader.done():
             self._reader = asyncio.create_task(self._read())
 

@@ -56,9 +56,9 @@ class Sessions:
 
     def _by_cookie(self, request: Request) -> Caller | None:
         session = request.cookies.get(_COOKIE)
-        token = cast("str | None", self._redis.get(_key(session))) if session else None
-        found = self._tokens.of_digest(token) if token else None
-        return None if found is None else Caller(found.name, found.scopes)
+        digest = cast("str | None", self._redis.get(_key(session))) if session else None
+        found = self._tokens.of_digest(digest) if digest else None
+        return None if found is None else Caller(found.name, found.scopes, digest or "")
 
     def _by_proxy(self, request: Request) -> Caller | None:
         """Return whom the proxy names. A name that comes from elsewhere, or twice, counts for nothing."""

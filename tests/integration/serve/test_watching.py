@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import cast
 
 from pacs_tasks.connection import connect
-from pacs_tasks.ledger.tokens import Scope
+from pacs_tasks.ledger.tokens import Scope, Tokens
 from tests.support.http_api import Api, serving
 from tests.support.redis_server import redis_server
+from tests.support.waiting import wait_until
 
 WATCHERS = 40
 
@@ -52,3 +53,28 @@ def test_a_job_is_read_once_for_all_who_watch_it(tmp_path: Path) -> None:
         assert [_next(each) for each in watching] == ["end cancelled"] * WATCHERS
         assert not any(each.read().strip() for each in watching)
         assert _reads(redis.url()) - before < WATCHERS
+
+
+def test_a_stream_ends_when_its_token_is_revoked(tmp_path: Path) -> None:
+    """Its holder learns nothing more of the job."""
+    with (
+        redis_server(tmp_path) as redis,
+        serving(redis.url(), tmp_path) as server,
+        closing(connect(redis.url(), 5)) as client,
+    ):
+        service, watcher = server.as_one_who(Scope.READ, Scope.SUBMIT), server.as_one_who(Scope.READ)
+        job_id = service.submit("pacs_tasks.echo", {})
+        with _watching(watcher, job_id) as response:
+            assert _next(response) == "progress queued"
+            tokens = Tokens(client)
+            tokens.revoke(tokens.all()[-1].name)
+            wait_until(lambda: watcher.call("GET", "/jobs").status == 401, 5, "the token to be forgotten")
+            service.call("POST", f"/jobs/{job_id}/cancel", status=202)
+            assert response.read().strip() == b""
+
+
+def test_a_job_that_does_not_exist_is_not_followed(tmp_path: Path) -> None:
+    """It is named, as by every other route."""
+    with redis_server(tmp_path) as redis, serving(redis.url(), tmp_path) as server:
+        problem = server.as_one_who(Scope.READ).call("GET", "/jobs/nonsense/events", status=404)
+    assert problem.json["code"] == "JobNotFoundError"
