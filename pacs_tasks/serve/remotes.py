@@ -6,6 +6,7 @@ from fastapi import APIRouter, Path, Response
 from pydantic import BaseModel
 
 from pacs_tasks.ae import RemoteAE
+from pacs_tasks.client import Job
 from pacs_tasks.fleet.leases import Associations, name_of
 from pacs_tasks.fleet.outages import Outages
 from pacs_tasks.outcome import Progress
@@ -67,10 +68,14 @@ def show_remote(name: RemoteName, _caller: Reader, services: Shared) -> RemoteSt
 @router.post("/{name}/echo", status_code=202, operation_id="echo_remote")
 def echo_remote(name: RemoteName, caller: Submitter, services: Shared, response: Response) -> Progress:
     """Enqueue a C-ECHO to a remote of the settings."""
-    request = build(EchoRequest, {"remote": named(services, name)})
-    job = services.client.enqueue(request, requester=caller.name)
+    job = echo(services, name, caller.name)
     response.headers["Location"] = f"/jobs/{job.id}"
     return progress_for(caller, services.client, job.progress())
+
+
+def echo(services: Services, name: str, requester: str) -> Job:
+    """Enqueue a C-ECHO to a remote of the settings; :class:`RefusedError` if there is none of this name."""
+    return services.client.enqueue(build(EchoRequest, {"remote": named(services, name)}), requester=requester)
 
 
 def states(services: Services) -> list[RemoteState]:

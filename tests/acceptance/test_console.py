@@ -14,12 +14,14 @@ from playwright.sync_api import Page, expect
 
 from pacs_tasks import PacsClient, RemoteAE, StoreDirectoryRequest
 from pacs_tasks.ledger.tokens import Scope, Tokens
+from pacs_tasks.outcome import JobState
 from pacs_tasks.testing import TestPACS
 from pacs_tasks.testing.faults import Faults
 from tests.support.browser import browser
 from tests.support.dicom_files import study_uid, write_series
 from tests.support.http_api import Api, serving
 from tests.support.processes import Process
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.chromium
 
@@ -125,6 +127,57 @@ def test_from_a_query_to_a_retrieve(server: Api, pacs: TestPACS, tmp_path: Path)
         expect(page.locator(".state")).to_have_text("done")
         expect(page.get_by_text("3 of 3")).to_be_visible()
     assert len(list((tmp_path / "out").rglob("*.dcm"))) == 3
+
+
+def test_echo_verify_and_cancel(server: Api, pacs: TestPACS, tmp_path: Path) -> None:
+    """Each button does what it says, at the PACS and in the ledger."""
+    write_series(tmp_path / "one", 3, rows=2)
+    write_series(tmp_path / "many", 200, rows=2)
+    with PacsClient(server.redis_url) as client, browser() as page:
+        log_in(page, server.as_one_who(Scope.READ, Scope.SUBMIT), "/console/remotes")
+        pacs.faults = Faults()
+        page.get_by_role("button", name="Echo archive").click()
+        expect(page.get_by_role("heading", name=re.compile("^echo"))).to_be_visible()
+        expect(page.locator(".state")).to_have_text("done")
+
+        sent = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "one")))
+        sent.wait(60)
+        page.goto(f"{server.address}/console/jobs/{sent.id}")
+        page.get_by_role("button", name="Verify").click()
+        expect(page.get_by_role("heading", name=re.compile("^verify"))).to_be_visible()
+        expect(page.locator(".state")).to_have_text("done")
+        facts = page.locator("dl.facts div")
+        assert {"Held 3", "Missing 0"} <= {each.replace("\n", " ") for each in facts.all_inner_texts()}
+
+        pacs.faults = Faults(delay=0.2)
+        held = len(pacs.stores)
+        long = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "many")))
+        wait_until(lambda: len(pacs.stores) > held, 60, "files to arrive")
+        page.goto(f"{server.address}/console/jobs/{long.id}")
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.locator(".state")).to_have_text("cancelled")
+        counters = long.progress().counters
+        assert (long.progress().state, counters.success) == (JobState.CANCELLED, len(pacs.stores) - held)
+        assert counters.success < counters.total == 200
+
+
+def test_pages_of_failures(server: Api, pacs: TestPACS, tmp_path: Path) -> None:
+    """Fifty to a page, each once."""
+    files = write_series(tmp_path / "refused", 60, rows=2)
+    pacs.faults = Faults(store_status={str(pydicom.dcmread(each).SOPInstanceUID): REFUSED for each in files})
+    with PacsClient(server.redis_url) as client, browser() as page:
+        job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "refused")))
+        job.wait(60)
+        log_in(page, server.as_one_who(Scope.READ, Scope.PATIENTS), f"/console/jobs/{job.id}")
+        failures = page.get_by_role("region", name="Failures by reason")
+        expect(failures.get_by_role("row")).to_have_count(51)
+        shown = failures.locator("td.path").all_inner_texts()
+        page.get_by_role("link", name="Next page").click()
+        expect(failures.get_by_role("row")).to_have_count(11)
+        shown += failures.locator("td.path").all_inner_texts()
+        assert sorted(shown) == sorted(map(str, files))
+        page.get_by_role("link", name="First page").click()
+        expect(failures.get_by_role("row")).to_have_count(51)
 
 
 def test_without_the_scope_no_patient_data(server: Api, pacs: TestPACS, tmp_path: Path) -> None:

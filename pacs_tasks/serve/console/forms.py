@@ -125,7 +125,7 @@ def request_of(form: Form, given: Mapping[str, str], settings: Settings) -> AnyR
     fields: dict[str, Any] = {name: value for name, value in values.items() if value}
     if form.request is FindRequest:
         fields = _query(fields)
-    return build(form.request, {**fields, "remote": _remote(given, settings), "local": settings.local})
+    return build(form.request, {**fields, "remote": _remote(given, settings)})
 
 
 def _query(given: Mapping[str, str]) -> dict[str, Any]:

@@ -40,6 +40,8 @@ PAGE = 50
 _SEARCHED = 2_000
 #: Studies and matches that the page of a job lists.
 _LISTED = 200
+#: Parts of a summary that each page of a job has anyway.
+_SHOWN = ("category", "seconds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +160,7 @@ class Pages:
             known = self._services.settings.remotes.items()
             names = [name for name, each in known if name_of(each) == name_of(request.remote)]
             return {"headings": shown[0], "matches": shown[1], "match_count": outcome.number, "known_as": names}
-        said = {name: value for name, value in outcome.summary().items() if name != "category" and value != ""}
+        said = {name: value for name, value in outcome.summary().items() if name not in _SHOWN and value != ""}
         status = getattr(outcome, "status", None)
         if status is not None:
             said["status"] = f"{status.code:04X}: {status.meaning}"

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from pacs_tasks.client import Job
 from pacs_tasks.errors import ConfigurationError, InvalidRequestError, JobError, PacsTasksError
 from pacs_tasks.ledger.tokens import Scope
-from pacs_tasks.request import EchoRequest, VerifyRequest, build
+from pacs_tasks.request import VerifyRequest, build
 from pacs_tasks.serve.access import Caller, check_scope
 from pacs_tasks.serve.console.forms import FORMS, Form, request_of
 from pacs_tasks.serve.console.live import Live
@@ -26,7 +26,7 @@ from pacs_tasks.serve.console.pages import Look, Pages
 from pacs_tasks.serve.console.sessions import FORM_FIELD, FormToken, Sessions
 from pacs_tasks.serve.console.texts import LANGUAGES, Texts, preferred
 from pacs_tasks.serve.problems import RefusedError, status_of
-from pacs_tasks.serve.remotes import named
+from pacs_tasks.serve.remotes import echo
 from pacs_tasks.serve.services import Services
 
 LOGIN = "/console/login"
@@ -297,16 +297,11 @@ _ACTIONS: Mapping[str, Callable[[Visit, Job], Job]] = {
 
 
 @router.post("/console/echo/{name}")
-async def echo(visit: Submitter, name: str) -> Response:
+async def echo_remote(visit: Submitter, name: str) -> Response:
     """Echo a remote of the settings."""
     await visit.form()
 
-    def enqueue() -> Response:
-        remote, local = named(visit.services, name), visit.services.settings.local
-        request = EchoRequest(remote=remote, local=local)
-        return _to_job(visit.services.client.enqueue(request, requester=visit.name))
-
-    return await run_in_threadpool(enqueue)
+    return await run_in_threadpool(lambda: _to_job(echo(visit.services, name, visit.name)))
 
 
 @router.get(LOGIN)

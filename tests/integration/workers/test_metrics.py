@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -11,9 +12,11 @@ from pydicom import dcmread
 
 from pacs_tasks import PacsClient, RetrieveMethod, RetrieveRequest, StoreDirectoryRequest
 from pacs_tasks.fleet.leases import name_of
+from pacs_tasks.ledger.tokens import Scope
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support import workers
 from tests.support.dicom_files import study_uid, write_series
+from tests.support.http_api import serving
 from tests.support.ports import free_port
 from tests.support.processes import ROOT, Process
 from tests.support.waiting import wait_until
@@ -31,14 +34,22 @@ def named() -> set[str]:
     return found - {"pacs_tasks_job_seconds"}
 
 
-class Scrape:
-    """What a process gives at /metrics."""
+def scraped(process: Process) -> Scrape:
+    """What a worker or a receiver gives at /metrics."""
+    (address,) = re.findall(r"Metrics are at (http://127\.0\.0\.1:\d+/metrics)", process.said())
+    return Scrape(address, "")
 
-    def __init__(self, process: Process) -> None:
-        (self.address,) = re.findall(r"Metrics are at (http://127\.0\.0\.1:\d+/metrics)", process.said())
+
+@dataclass(frozen=True)
+class Scrape:
+    """What an address gives, to whoever has the token."""
+
+    address: str
+    token: str
 
     def text(self) -> str:
-        with urllib.request.urlopen(self.address, timeout=20) as answer:
+        wanted = urllib.request.Request(self.address, headers={"Authorization": f"Bearer {self.token}"})
+        with urllib.request.urlopen(wanted, timeout=20) as answer:
             return bytes(answer.read()).decode()
 
     def value(self, name: str, **labels: str) -> float:
@@ -49,7 +60,7 @@ class Scrape:
 
 
 def test_the_counters_are_what_the_pacs_holds(redis_url: str, pacs: TestPACS, tmp_path: Path) -> None:
-    """Of files sent, refused, sent again, and retrieved; worker and receiver give the same figures."""
+    """Of files sent, refused, sent again, and retrieved; worker, receiver and `serve` give the same figures."""
     paths, port = write_series(tmp_path / "files", COUNT), free_port()
     uids = [str(dcmread(path).SOPInstanceUID) for path in paths]
     statuses = dict.fromkeys(uids[:REFUSED], 0x0122)
@@ -57,14 +68,17 @@ def test_the_counters_are_what_the_pacs_holds(redis_url: str, pacs: TestPACS, tm
     with (
         workers.worker(redis_url, tmp_path, PACS_TASKS_METRICS_PORT="0") as worker,
         workers.receiver(redis_url, tmp_path, port, "METRICS", PACS_TASKS_METRICS_PORT="0") as receiver,
+        serving(redis_url, tmp_path) as server,
         PacsClient(redis_url) as client,
     ):
-        fleet, same = Scrape(worker), Scrape(receiver)
+        reader = server.as_one_who(Scope.READ)
+        fleet = scraped(worker)
+        same, also = scraped(receiver), Scrape(f"{reader.address}/metrics", reader.token)
         sent = {"operation": "send-dir", "direction": "sent", "remote": name_of(pacs.remote)}
         pacs.faults = Faults(store_status=statuses)
         job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files")))
         job.wait(60)
-        for scrape in (fleet, same):
+        for scrape in (fleet, same, also):
             assert scrape.value("pacs_tasks_instances_total", **sent, category="success") == len(pacs.instances)
             assert scrape.value("pacs_tasks_instances_total", **sent, category="failed") == REFUSED
         size = sum(path.stat().st_size for path in paths[REFUSED:])
