@@ -437,15 +437,15 @@ def run_part(task: Task, job_id: str, lines: range, tries: int, work: Callable[[
     name = _name_of(lines)
     try:
         if task.request.eta:
-            # Its body may have gone on in the background.
             known, left = ledger().claims.tries(job_id, name)
             tries = max(tries, known)
             if left:
                 come_back(task, left)
         if not _has_ended(task, job_id, lines) and _tried(task, job_id, lines, tries, work, done=done):
             seconds = pause(tries)
+            # Tickets that are under way do not know of this try.
+            ledger().claims.record_try(job_id, name, tries + 1, seconds)
             if not background.keep():
-                ledger().claims.record_try(job_id, name, tries + 1, seconds)
                 publish_ticket(task, seconds)
             come_again(task, seconds, kwargs={"tries": tries + 1})
     except JobNotFoundError:

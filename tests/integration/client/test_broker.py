@@ -37,7 +37,8 @@ def _sent(redis_url: str, publish: Any, queue: str) -> tuple[dict[str, Any], str
     """What arrives on the queue, on which channel the event goes, and the event."""
     client = connect(redis_url, 5)
     listener = cast(Any, client).pubsub()
-    listener.psubscribe("*")
+    # A channel is the same in all databases, and so in those of other tests.
+    listener.psubscribe(f"/{redis_url.rpartition('/')[2]}.*")
     while listener.get_message(timeout=5) is None:
         pass
     publish()
