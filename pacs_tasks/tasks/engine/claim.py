@@ -45,7 +45,8 @@ from pacs_tasks.errors import (
 from pacs_tasks.fleet.leases import name_of
 from pacs_tasks.fleet.outages import Outages, Probe
 from pacs_tasks.fleet.pace import HoursWaits
-from pacs_tasks.ledger.jobs import CLAIM_LIFETIME, Ledger
+from pacs_tasks.ledger.claims import CLAIM_LIFETIME
+from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.keys import server_time
 from pacs_tasks.operations import (
     HIDDEN,
@@ -148,7 +149,7 @@ class Claim:
     task
         Steps back when the claim has gone to another worker, for example because this machine slept.
     ledger, scope, name
-        As for :meth:`pacs_tasks.ledger.jobs.Claims.claim`.
+        As for :meth:`pacs_tasks.ledger.claims.Claims.claim`.
     job_id
         The job whose cancel flag is watched.
 
