@@ -16,10 +16,11 @@ from pacs_tasks.client import PacsClient
 from pacs_tasks.errors import PacsTasksError
 from pacs_tasks.ledger.tokens import Tokens
 from pacs_tasks.metrics import CONTENT_TYPE, exposition
-from pacs_tasks.serve import console, downloads, events, jobs, problems, remotes, uploads
+from pacs_tasks.serve import console, problems
 from pacs_tasks.serve.access import Access, Reader
 from pacs_tasks.serve.description import describe
 from pacs_tasks.serve.guard import Guard
+from pacs_tasks.serve.routes import downloads, events, jobs, remotes, uploads
 from pacs_tasks.serve.services import Services, Shared
 from pacs_tasks.serve.spool import Spool
 from pacs_tasks.serve.traced import Traced

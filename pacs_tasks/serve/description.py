@@ -5,8 +5,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from pacs_tasks.serve import submission
 from pacs_tasks.serve.problems import MEDIA_TYPE, Problem
+from pacs_tasks.serve.routes import submission
 
 _PROBLEM = {
     "description": "A problem (RFC 9457).",

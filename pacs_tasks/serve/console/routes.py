@@ -26,7 +26,7 @@ from pacs_tasks.serve.console.pages import Look, Pages
 from pacs_tasks.serve.console.sessions import FORM_FIELD, FormToken, Sessions
 from pacs_tasks.serve.console.texts import LANGUAGES, Texts, preferred
 from pacs_tasks.serve.problems import RefusedError, status_of
-from pacs_tasks.serve.remotes import echo
+from pacs_tasks.serve.routes.remotes import echo
 from pacs_tasks.serve.services import Services
 
 LOGIN = "/console/login"

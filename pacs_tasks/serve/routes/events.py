@@ -10,7 +10,7 @@ from starlette.responses import StreamingResponse
 from pacs_tasks.errors import PacsTasksError
 from pacs_tasks.ledger.tokens import Scope
 from pacs_tasks.serve.access import Access, Caller, Reader
-from pacs_tasks.serve.jobs import JobId
+from pacs_tasks.serve.routes.jobs import JobId
 from pacs_tasks.serve.services import Shared
 from pacs_tasks.serve.watch import Update
 

@@ -13,8 +13,8 @@ from pacs_tasks.outcome import Progress
 from pacs_tasks.request import EchoRequest, build
 from pacs_tasks.serve.access import Reader, Submitter
 from pacs_tasks.serve.problems import RefusedError
+from pacs_tasks.serve.routes.shown import progress_for
 from pacs_tasks.serve.services import Services, Shared
-from pacs_tasks.serve.shown import progress_for
 
 router = APIRouter(prefix="/remotes", tags=["remotes"])
 

@@ -12,9 +12,9 @@ from pacs_tasks.ledger.outcomes import Instances
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, JobState, Progress
 from pacs_tasks.request import CommitRequest, QueryModel, VerifyRequest, build
 from pacs_tasks.serve.access import Caller, Reader, Submitter
+from pacs_tasks.serve.routes.shown import JobDetail, detail_for, instance_for, progress_for
+from pacs_tasks.serve.routes.submission import Submission
 from pacs_tasks.serve.services import Services, Shared
-from pacs_tasks.serve.shown import JobDetail, detail_for, instance_for, progress_for
-from pacs_tasks.serve.submission import Submission
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 

@@ -19,7 +19,7 @@ from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.outcome import FindOutcome
 from pacs_tasks.request import FindBatchRequest
 from pacs_tasks.serve.access import Reader, check_scope
-from pacs_tasks.serve.jobs import JobId
+from pacs_tasks.serve.routes.jobs import JobId
 from pacs_tasks.serve.services import Services, Shared
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["jobs"])
