@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 from contextlib import suppress
 from typing import Any
@@ -32,6 +33,7 @@ from pacs_tasks import tasks, tracing
 from pacs_tasks.app import DEFAULT_REDIS_URL, app
 from pacs_tasks.audit import RESTRICTED_FUNCTION, Party
 from pacs_tasks.errors import BrokerUnavailableError, JobNotFoundError, MessageError
+from pacs_tasks.ledger.claims import Presence
 from pacs_tasks.logs import JsonLines, log_plainly, write_lines
 from pacs_tasks.messages.dead_letters import DeadLetter
 from pacs_tasks.messages.signature import sign_published
@@ -67,6 +69,8 @@ _END_LIMIT = 10.0
 
 #: Seconds between two checks of the types of keys.
 _KEYS_INTERVAL = 10.0
+#: Seconds between two renewals of this worker's presence.
+_PRESENCE_INTERVAL = 5.0
 
 #: Commands of remote control that end a worker, keep it from serving a queue, or exhaust its machine.
 _REFUSED = ("shutdown", "pool_restart", "pool_grow", "pool_shrink", "autoscale", "add_consumer", "cancel_consumer",
@@ -166,14 +170,27 @@ def _watch_keys(stopped: threading.Event) -> None:
             set_aside_wrong_types(ledger().client)
 
 
+def _presence() -> str:
+    """Name this worker among those that run."""
+    return f"{os.getpid()}@{socket.gethostname()}"
+
+
+def _be_present(stopped: threading.Event) -> None:
+    """Tell whoever waits for a job that this worker runs, until ``stopped``."""
+    while not stopped.is_set():
+        with suppress(BrokerUnavailableError, RedisError):
+            Presence(ledger().client).renew(_presence())
+        stopped.wait(_PRESENCE_INTERVAL)
+
+
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def _watch(**_: object) -> None:
-    """Start the threads that resume jobs, probe remotes, deliver webhooks, mend keys, and serve metrics."""
+    """Start the threads that resume jobs, probe remotes, deliver webhooks, mend keys, and show that the worker runs."""
     if not settings().keys:
         logger.warning(IN_CLEAR)
     serve_metrics(settings(), settings().redis_url or DEFAULT_REDIS_URL)
     _audit.start()
-    for target in (watch_jobs, watch_remotes, watch_webhooks, _watch_keys):
+    for target in (_be_present, watch_jobs, watch_remotes, watch_webhooks, _watch_keys):
         threading.Thread(target=target, args=[_stopped], name=target.__name__, daemon=True).start()
 
 
@@ -193,8 +210,10 @@ def _release_in_child(**_: object) -> None:
 
 @worker_shutdown.connect  # type: ignore[untyped-decorator]
 def _release_in_worker(**_: object) -> None:
-    """Release the associations of a worker whose pool is threads or solo."""
+    """End the presence of this worker, and release its associations if its pool is threads or solo."""
     _stopped.set()
+    with suppress(BrokerUnavailableError, RedisError):
+        Presence(ledger().client).end(_presence())
     end_all(_END_LIMIT)
     close_all()
     tracing.flush(settings().traces)

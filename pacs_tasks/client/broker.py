@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pacs_tasks import embedded, tracing
 from pacs_tasks.errors import BrokerUnavailableError
-from pacs_tasks.extras import installed
+from pacs_tasks.ledger.claims import Presence
 from pacs_tasks.messages.shown import shown_arguments
 from pacs_tasks.operations import HIDDEN, OPERATIONS, queue_key
 
@@ -70,20 +70,11 @@ class Broker:
         """Delete Celery's result of a job: the first success of an id would stay for good."""
         self._redis.delete(f"celery-task-meta-{job_id}")
 
-    def has_worker(self, seconds: float) -> bool:
-        """Report whether a worker answers within so many seconds. A private worker may still be starting.
-
-        True also without the extra ``worker``: only Celery can ask workers, so a slim client waits as long as its
-        caller lets it.
-        """
+    def has_worker(self) -> bool:
+        """Report whether a worker serves this Redis. A private worker may still be starting."""
         if self._private:
             return not embedded.failure(self._settings)
-        if not installed("worker"):
-            return True
-        from pacs_tasks.app import create
-
-        with create(self._url, self._settings) as app, app.connection_for_write() as connection:
-            return bool(app.control.ping(timeout=seconds, connection=connection, limit=1))
+        return Presence(self._redis).any()
 
 
 def _message(task: str, job_id: str, queue: str, priority: int, config: Settings) -> str:

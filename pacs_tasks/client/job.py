@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, Self, cast
 
 from typing_extensions import TypeVar
 
-from pacs_tasks.client.waiting import PING_TIMEOUT, Watch, no_worker, one_not_in_time
+from pacs_tasks.client.waiting import Watch, no_worker, one_not_in_time
 from pacs_tasks.ledger.outcomes import Instances, RowAnswer, rows_of, whole_outcome
 from pacs_tasks.operations import message_priority
 from pacs_tasks.outcome import InstanceOutcome, JobState, Outcome, Progress
@@ -86,8 +86,8 @@ class Job(Generic[O_co]):
             clock.wait(watch.pause())
 
     def check_worker(self) -> None:
-        """Raise :class:`JobNotReadyError` if no worker has a claim on this job and none answers."""
-        if not (self._ledger.claims.count(self.id) or self._broker.has_worker(PING_TIMEOUT)):
+        """Raise :class:`JobNotReadyError` if no worker has a claim on this job and none runs."""
+        if not (self._ledger.claims.count(self.id) or self._broker.has_worker()):
             raise no_worker(self.id)
 
     def outcome(self) -> O_co:

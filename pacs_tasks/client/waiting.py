@@ -15,9 +15,8 @@ _SHORTEST_PAUSE = 0.005
 _LONGEST_PAUSE = 0.25
 #: A pause is so many times as long as the read before it: thousands of jobs take long to read.
 _READS = 4
-#: Seconds without a change after which to check for a worker, and how long a worker may take to answer.
+#: Seconds without a change after which to check for a worker.
 _STANDSTILL = 30.0
-PING_TIMEOUT = 3.0
 
 
 class Watch:

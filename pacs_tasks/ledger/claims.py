@@ -1,10 +1,10 @@
-"""Who works on a job: claims on its planning and its parts, what became of them, and jobs on which nobody works."""
+"""Who works: the workers that run, their claims on a job and its parts, and jobs on which nobody works."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from pacs_tasks.ledger.keys import JOBS, RUNNING, Marks, Scripts, job_key, server_time, touch
+from pacs_tasks.ledger.keys import JOBS, RUNNING, WORKERS, Marks, Scripts, job_key, server_time, touch
 from pacs_tasks.operations import QUEUE_KEYS, QUEUES, queue_key
 
 if TYPE_CHECKING:
@@ -12,6 +12,25 @@ if TYPE_CHECKING:
 
 #: Seconds after the last renewal at which a claim expires.
 CLAIM_LIFETIME = 15.0
+#: The same for the presence of a worker; a busy machine may be late with several renewals.
+_PRESENCE = 20
+
+
+class Presence:
+    """The workers that run: each renews its name, since one that is busy may not answer."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._workers = Marks(client, WORKERS)
+
+    def renew(self, name: str) -> None:
+        self._workers.renew([name], _PRESENCE)
+
+    def end(self, name: str) -> None:
+        self._workers.remove([name])
+
+    def any(self) -> bool:
+        """Whether a worker runs, or did until some seconds ago."""
+        return bool(self._workers.live(remove_expired=False))
 
 
 class Claims:

@@ -241,6 +241,8 @@ _PREFIX = "pacs_tasks"
 JOBS = f"{_PREFIX}:jobs"
 #: The jobs that workers have begun and that have not ended; written by scripts.
 RUNNING = f"{_PREFIX}:running"
+#: The workers that run now.
+WORKERS = f"{_PREFIX}:workers"
 #: What follows the tasks that other services published, by the id of the job.
 CALLERS = f"{_PREFIX}:callers"
 #: The keys of a job beside its own: those kept as long as the job, and all.

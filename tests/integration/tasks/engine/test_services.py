@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from pacs_tasks import (
 from pacs_tasks.cli.output.exit_codes import ExitCode
 from pacs_tasks.client import Broker, waiting
 from pacs_tasks.connection import connect
+from pacs_tasks.ledger.claims import Presence
 from pacs_tasks.operations import FIND_QUEUE, STORE_QUEUE
 from pacs_tasks.settings import Settings
 from pacs_tasks.testing import Faults, Report, TestPACS
@@ -195,9 +197,25 @@ def test_a_command_says_after_seconds_that_there_is_no_worker(redis_url: str, tm
     assert result.seconds < 25
 
 
+def test_a_worker_too_busy_to_answer_is_no_absent_one(redis_url: str, pacs: TestPACS, tmp_path: Path) -> None:
+    """Whoever waits goes on waiting. Once the worker has ended, it is known to be absent."""
+    with PacsClient(redis_url) as client:
+        with workers.worker(redis_url, tmp_path) as worker:
+            wait_until(lambda: Presence(client.ledger.client).any(), 15, "the worker to be present")
+            worker.popen.send_signal(signal.SIGSTOP)
+            job = client.enqueue(EchoRequest(remote=pacs.remote))
+            with pytest.raises(JobNotReadyError, match="has not finished within 4 s"):
+                job.wait(4, check_after=0)
+            worker.popen.send_signal(signal.SIGCONT)
+            assert job.wait(60, check_after=0).state is JobState.DONE
+            worker.popen.terminate()
+            worker.popen.wait(30)
+        assert not Presence(client.ledger.client).any()
+
+
 @pytest.mark.parametrize("why", ["", "It does not start."])
 def test_a_private_worker_may_take_long_to_start(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
     """Its supervisor knows whether it cannot."""
     monkeypatch.setattr(embedded, "failure", lambda _: why)
     broker = Broker(cast("redis.Redis", None), "", Settings(), private=True)
-    assert broker.has_worker(0) is not bool(why)
+    assert broker.has_worker() is not bool(why)
