@@ -9,7 +9,7 @@ import os
 import click
 
 from pacs_tasks.catalogue import DOMAIN, LOCALE
-from pacs_tasks.cli.invocation import HELP_OPTIONS
+from pacs_tasks.cli.declarations import HELP_OPTIONS
 from pacs_tasks.cli.language import translated, widened
 
 

@@ -22,7 +22,8 @@ from pacs_tasks.cli.commands.serve import serve, token
 from pacs_tasks.cli.commands.transfer import echo, send, send_dir, send_file
 from pacs_tasks.cli.commands.verify import report, verify
 from pacs_tasks.cli.commands.webhooks import webhooks
-from pacs_tasks.cli.invocation import HELP_OPTIONS, CommandGroup, Invocation, Program
+from pacs_tasks.cli.declarations import HELP_OPTIONS, CommandGroup
+from pacs_tasks.cli.invocation import Invocation, Program
 from pacs_tasks.cli.output.exit_codes import ExitCode, advice_on, of_error
 from pacs_tasks.cli.output.terminal import SHOWN, open_streams, place_of, readable, stack_of
 from pacs_tasks.errors import PacsTasksError

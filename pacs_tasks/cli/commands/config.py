@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from pacs_tasks.cli.invocation import ADDRESS, Invocation, command, refuse
+from pacs_tasks.cli.declarations import ADDRESS, command, refuse
+from pacs_tasks.cli.invocation import Invocation
 from pacs_tasks.cli.language import translated
 from pacs_tasks.cli.output.exit_codes import ExitCode
 from pacs_tasks.errors import ConfigurationError

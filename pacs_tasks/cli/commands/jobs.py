@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pacs_tasks.cli.declarations import ADDRESS, command
 from pacs_tasks.cli.input.values import Age, Seconds, WholeNumber
-from pacs_tasks.cli.invocation import ADDRESS, Invocation, command
+from pacs_tasks.cli.invocation import Invocation
 from pacs_tasks.cli.output.exit_codes import ExitCode, of_error
 from pacs_tasks.cli.output.terminal import counted
 from pacs_tasks.errors import JobNotFoundError, JobNotReadyError, PacsTasksError

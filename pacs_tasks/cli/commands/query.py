@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
+from pacs_tasks.cli.declarations import command, excel_option, refuse, root_option, transfer_options
 from pacs_tasks.cli.input.values import CHARSET, Key, Private, StudyDate, UIDs, WholeNumber
-from pacs_tasks.cli.invocation import Invocation, command, excel_option, refuse, root_option, transfer_options
+from pacs_tasks.cli.invocation import Invocation
 from pacs_tasks.errors import InvalidRequestError
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import click
 
+from pacs_tasks.cli.declarations import command, root_option, transfer_options
 from pacs_tasks.cli.input.values import ACCESSION_NUMBER, LAYOUT, PATIENT_ID, UID, UIDs, absolute, local_output
-from pacs_tasks.cli.invocation import Invocation, command, root_option, transfer_options
+from pacs_tasks.cli.invocation import Invocation
 
 #: The columns of a batch file, and the fields of a selection that they fill.
 COLUMNS: Mapping[str, str] = {

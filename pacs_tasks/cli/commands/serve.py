@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pacs_tasks.cli.invocation import ADDRESS, Invocation, command
+from pacs_tasks.cli.declarations import ADDRESS, command
+from pacs_tasks.cli.invocation import Invocation
 from pacs_tasks.cli.output.exit_codes import ExitCode
 
 if TYPE_CHECKING:

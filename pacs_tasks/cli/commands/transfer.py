@@ -10,8 +10,9 @@ from contextlib import contextmanager
 
 import click
 
+from pacs_tasks.cli.declarations import command, refuse, transfer_options
 from pacs_tasks.cli.input.values import WholeNumber, absolute, local_directory, local_file, local_path
-from pacs_tasks.cli.invocation import Invocation, command, refuse, transfer_options
+from pacs_tasks.cli.invocation import Invocation
 
 #: The path that stands for stdin.
 _STDIN = "-"

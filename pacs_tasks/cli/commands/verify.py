@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
+from pacs_tasks.cli.declarations import ADDRESS, command, excel_option, refuse, root_option
 from pacs_tasks.cli.input.values import Seconds
-from pacs_tasks.cli.invocation import ADDRESS, Invocation, command, excel_option, refuse, root_option
+from pacs_tasks.cli.invocation import Invocation
 from pacs_tasks.cli.output.exit_codes import ExitCode
 
 

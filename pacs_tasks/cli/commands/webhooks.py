@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pacs_tasks.cli.invocation import ADDRESS, Invocation, command
+from pacs_tasks.cli.declarations import ADDRESS, command
+from pacs_tasks.cli.invocation import Invocation
 from pacs_tasks.cli.language import translated
 from pacs_tasks.cli.output.exit_codes import ExitCode
 

@@ -10,7 +10,8 @@ import pytest
 from click.shell_completion import ShellComplete
 
 from pacs_tasks.ae import LocalAE, RemoteAE
-from pacs_tasks.cli.invocation import Invocation, Program, SharedOption, SharedOptionsCommand
+from pacs_tasks.cli.declarations import SharedOption, SharedOptionsCommand
+from pacs_tasks.cli.invocation import Invocation, Program
 from pacs_tasks.cli.program import commands, main
 from pacs_tasks.errors import BrokerUnavailableError, ConfigurationError
 from pacs_tasks.request import EchoRequest

@@ -12,7 +12,8 @@ from pathlib import Path
 import click
 import pytest
 
-from pacs_tasks.cli.invocation import Invocation, Program, command
+from pacs_tasks.cli.declarations import command
+from pacs_tasks.cli.invocation import Invocation, Program
 from pacs_tasks.cli.output.terminal import Terminal, stack_of
 from pacs_tasks.cli.program import commands, main
 from pacs_tasks.errors import PacsTasksError
