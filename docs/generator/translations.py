@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 CATALOGUE = Path(pacs_tasks.__file__).parent / "locale/zh/LC_MESSAGES/pacs_tasks.po"
 
 #: Folders and files of the command line whose texts people read.
-_SHOWN = ("output", "input", "commands", "stack", "running.py", "program.py", "invocation.py")
+_SHOWN = ("output", "input", "commands", "stack", "running.py", "program.py", "invocation.py", "declarations.py")
 #: Functions whose texts are written to files or read by programs: logs, protocols, keys.
 _UNSEEN = frozenset(
     {"debug", "info", "warning", "error", "exception", "log", "get", "open", "startswith", "endswith", "removeprefix",
@@ -44,7 +44,7 @@ _UNSEEN = frozenset(
      "SharedOption", "Choice", "join_lines"}
 )  # fmt: skip
 #: Functions each of whose texts is shown, however short it is.
-_SEEN = frozenset({"Fact", "Table", "Cell", "counted", "say", "complain"})
+_SEEN = frozenset({"Fact", "Table", "Cell", "counted", "say", "complain", "translated"})
 #: What click itself prints.
 _CLICK = (
     "Usage:", "Commands", "Options", "Error:", "Show this message and exit.", "Show the version and exit.",

@@ -46,10 +46,14 @@ def _check(invocation: Invocation) -> int:
         ]
         terminal.document({"checks": rows, "exit_code": code})
         return code
-    styles = {Result.OK: "green", Result.REMARK: "yellow", Result.FAILED: "red"}
+    shown = {
+        Result.OK: Cell(translated("ok"), "green"),
+        Result.REMARK: Cell(translated("remark"), "yellow"),
+        Result.FAILED: Cell(translated("failed"), "red"),
+    }
     table = Table("Check", "Result", "Details", whole=[0, 1])
     for each in checks:
-        table.add(plain(each.name), Cell(translated(str(each.result)), styles[each.result]), plain(each.detail))
+        table.add(plain(each.name), shown[each.result], plain(each.detail))
     terminal.table(table)
     return code
 

@@ -243,21 +243,35 @@ def _explained(url: str, error: Exception) -> UnreadableInputError:
     names = {kind.__name__ for each in chain for kind in type(each).__mro__}
     status = next((each.status for each in chain if isinstance(each, _StatusError)), 0)
     if _code(chain) == "NoSuchBucket":
-        reason = "There is no such bucket. Check its name, and the address of the store in the worker's environment."
-    elif status in _ABSENT or (isinstance(error, FileNotFoundError) and not status):
-        reason = "There is no such object, or somebody has removed it since the job began. Check the URL."
-    elif names & _NO_CREDENTIALS:
-        reason = "The worker has no credentials for this store. Set them in its environment, and start it again."
-    elif status in _REFUSED or isinstance(error, PermissionError):
-        reason = "The store does not let this worker read it. Check the worker's credentials and their rights."
-    elif names & _CHANGED:
+        return UnreadableInputError(
+            "There is no such bucket. Check its name, and the address of the store in the worker's environment.", url
+        )
+    if status in _ABSENT or (isinstance(error, FileNotFoundError) and not status):
+        return UnreadableInputError(
+            "There is no such object, or somebody has removed it since the job began. Check the URL.", url
+        )
+    if names & _NO_CREDENTIALS:
+        return UnreadableInputError(
+            "The worker has no credentials for this store. Set them in its environment, and start it again.", url
+        )
+    if status in _REFUSED or isinstance(error, PermissionError):
+        return UnreadableInputError(
+            "The store does not let this worker read it. Check the worker's credentials and their rights.", url
+        )
+    if names & _CHANGED:
         return _changed(url)
-    elif status in _REDIRECTED:
-        reason = "The server redirects to another address, which workers do not follow. Name that address."
-    else:
-        what = f"status {status}" if status else type(error).__name__
-        reason = f"The store does not answer as it should ({what}). Check its address, and try again."
-    return UnreadableInputError(reason, url)
+    return _odd_answer(url, status, error)
+
+
+def _odd_answer(url: str, status: int, error: Exception) -> UnreadableInputError:
+    if status in _REDIRECTED:
+        return UnreadableInputError(
+            "The server redirects to another address, which workers do not follow. Name that address.", url
+        )
+    what = f"status {status}" if status else type(error).__name__
+    return UnreadableInputError(
+        f"The store does not answer as it should ({what}). Check its address, and try again.", url
+    )
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -44,12 +44,15 @@ def readable_directory(path: str) -> None:
         with os.scandir(path):
             return
     except FileNotFoundError:
-        reason = f"{_here()} cannot find the directory. Check the path, or mount its storage on the worker's machine."
+        raise UnreadableInputError(
+            f"{_here()} cannot find the directory. Check the path, or mount its storage on the worker's machine.", path
+        ) from None
     except NotADirectoryError:
-        reason = "The path is not a directory. Name a directory, or use send-file."
+        raise UnreadableInputError("The path is not a directory. Name a directory, or use send-file.", path) from None
     except OSError as error:
-        reason = f"{_here()} cannot list the directory ({error.strerror}). Check its permissions."
-    raise UnreadableInputError(reason, path)
+        raise UnreadableInputError(
+            f"{_here()} cannot list the directory ({error.strerror}). Check its permissions.", path
+        ) from None
 
 
 def writable_directory(path: str) -> Path:
