@@ -79,6 +79,6 @@ def _table(chosen: list[Delivery]) -> Any:
 
     table = Table("Delivery", "Job", "Since", "Tries", "State", "Error", whole=[0, 1], spare=[3, 2])
     for each in chosen:
-        state = translated("given up" if each.given_up else "waiting")
+        state = translated("given up" if each.given_up else "under way")
         table.add(each.id, each.job_id, when(each.time), str(each.tries), state, translated(each.error))
     return table
