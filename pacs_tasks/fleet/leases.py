@@ -182,6 +182,15 @@ class AssociationLeases:
         arguments = [task_id, soonest, spacing, _LONGEST_AWAY]
         return float(self._scripts.run("schedule_return", [_key("away", remote)], arguments))
 
+    def has_room(self, remote: str) -> bool:
+        """Return whether there may be more associations with a remote than there are."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.zcount(_key("held", remote), f"({server_time(self._redis):.3f}", "+inf")
+            pipe.zscore(_LEASES, remote)
+            pipe.hget(tuning_key(remote), "limit")
+            held, ceiling, tuned = pipe.execute()
+        return ceiling is None or held < _limit(ceiling, None if tuned is None else float(tuned))
+
     def in_use(self) -> list[Associations]:
         """Read, by name, every remote with which an association is open or waited for."""
         now = f"{server_time(self._redis):.3f}"
@@ -193,7 +202,7 @@ class AssociationLeases:
             if in_use + waiting:
                 fields = cast("list[str | None]", self._redis.hmget(tuning_key(remote), ["limit", "shown", "response"]))
                 tuned, rate, response = (None if each is None else float(each) for each in fields)
-                limit = min(int(ceiling), START if tuned is None else int(tuned))
+                limit = _limit(ceiling, tuned)
                 found.append(
                     Associations(
                         remote=remote,
@@ -209,6 +218,10 @@ class AssociationLeases:
 
     def _run(self, script: str, remote: str, limit: int, *arguments: Any) -> Any:
         return self._scripts.run(script, lease_keys(remote), [*lease_arguments(remote, limit), *arguments])
+
+
+def _limit(ceiling: float, tuned: float | None) -> int:
+    return min(int(ceiling), START if tuned is None else int(tuned))
 
 
 def lease_keys(remote: str) -> list[str]:

@@ -89,6 +89,7 @@ class _Idle:
                 ours = any_job or found.lease.belongs_to(request, job_id)
                 if same and ours and assoc.covers(pairs):
                     del self._idle[place]
+                    background.note_idle(found.lease.remote, -1)
                     break
             else:
                 return None
@@ -104,6 +105,7 @@ class _Idle:
         kept.lease.unwatched()
         with self._changed:
             self._idle.append((time.monotonic(), kept))
+            background.note_idle(kept.lease.remote, 1)
             if self._releaser is None:
                 self._releaser = threading.Thread(target=self._release_idle, name="idle-associations", daemon=True)
                 self._releaser.start()
@@ -123,6 +125,8 @@ class _Idle:
         with self._changed:
             due = [found for _, found in self._idle if found in some]
             self._idle = [each for each in self._idle if each[1] not in some]
+            for found in due:
+                background.note_idle(found.lease.remote, -1)
             self._changed.notify()
         # All at once: each costs a round trip, and the remote may be silent.
         releases = [threading.Thread(target=found.release, daemon=True) for found in due[1:]]

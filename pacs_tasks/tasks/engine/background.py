@@ -17,6 +17,7 @@ import os
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -29,6 +30,8 @@ from pacs_tasks.app import LONGEST_TASK
 #: Seconds after which a body may be detached, and between two looks at it.
 _SOON = 0.25
 _LOOK = 0.02
+#: The same once nobody could use its place: the end of another body is looked at in any case.
+_LONGEST_LOOK = 0.1
 #: A body waits if it uses less than this part of its time.
 _LITTLE_CPU = 0.25
 #: Seconds within which a near remote accepts an association, and responds: a body for another one is detached at once.
@@ -52,6 +55,8 @@ class Body:
 
     def __init__(self, call: Callable[[], Any], job_id: str) -> None:
         self.job_id = job_id
+        #: The remote that it works with, once it does.
+        self.remote = ""
         #: Its task has ended.
         self.detached = False
         #: It shall end early; its ticket does the rest.
@@ -176,7 +181,11 @@ class _Threads:
                 more = self._spare < _SPARE_THREADS
                 self._spare += more
                 self.changed.notify_all()
+                others = [each for each in self.bodies if not each.detached]
             body.wake()
+            for each in others:
+                # What this one used is free.
+                each.wake()
             del body
 
 
@@ -191,13 +200,15 @@ _here = _Here()
 _threads_of: dict[int, _Threads] = {}
 #: By remote, the seconds that it took to open an association.
 _distances: dict[str, float] = {}
+#: By remote, the idle associations of this process.
+_idle: Counter[str] = Counter()
 
 
 def _threads() -> _Threads:
     return _threads_of.get(os.getpid()) or _threads_of.setdefault(os.getpid(), _Threads())
 
 
-def run(call: Callable[[], Any], job_id: str, may_detach: Callable[[], bool], ticket: Callable[[], Any]) -> Any:
+def run(call: Callable[[], Any], job_id: str, may_detach: Callable[[str], bool], ticket: Callable[[], Any]) -> Any:
     """Run a body in a thread of this process, and wait for its end, or until it is detached.
 
     Parameters
@@ -205,7 +216,7 @@ def run(call: Callable[[], Any], job_id: str, may_detach: Callable[[], bool], ti
     job_id
         The job that it works on.
     may_detach
-        Whether a body that waits may be detached now.
+        Whether a body that waits may be detached now; called with the remote that it works with, if it does.
     ticket
         Ends the task of a detached body so that it comes again: it raises.
     """
@@ -214,9 +225,10 @@ def run(call: Callable[[], Any], job_id: str, may_detach: Callable[[], bool], ti
     pause = _SOON
     try:
         while not body.wait(pause):
-            if not body.kept and body.waits() and may_detach() and body.detach():
+            waits = not body.kept and body.waits()
+            if waits and may_detach(body.remote) and body.detach():
                 break
-            pause = _LOOK
+            pause = min(2 * pause, _LONGEST_LOOK) if waits and pause != _SOON else _LOOK
     except SoftTimeLimitExceeded:
         body.overdue = True
         while not body.wait(None):
@@ -312,6 +324,19 @@ def distance(remote: str) -> float:
     return _distances.get(remote, 0.0)
 
 
+def note_idle(remote: str, change: int) -> None:
+    """Note that this process has so many more idle associations with a remote."""
+    with _threads().changed:
+        _idle[remote] += change
+        if not _idle[remote]:
+            del _idle[remote]
+
+
+def has_idle(remote: str) -> bool:
+    """Whether this process has an idle association with a remote."""
+    return _idle[remote] > 0
+
+
 def expect_to_wait(remote: str, response_time: float | None = None) -> None:
     """Have the current body detached at once, if it may be, where the remote is known to be far or slow.
 
@@ -320,5 +345,7 @@ def expect_to_wait(remote: str, response_time: float | None = None) -> None:
     response_time
         Seconds that it usually takes to respond, if that is known.
     """
-    if _here.body is not None and max(distance(remote), response_time or 0.0) > _NEAR:
-        _here.body.expect_wait()
+    if _here.body is not None:
+        _here.body.remote = remote
+        if max(distance(remote), response_time or 0.0) > _NEAR:
+            _here.body.expect_wait()

@@ -48,6 +48,7 @@ from pacs_tasks.errors import (
 from pacs_tasks.fleet.leases import AssociationLeases, name_of
 from pacs_tasks.fleet.outages import Outages
 from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.ledger.keys import RUNNING
 from pacs_tasks.logs import work_on
 from pacs_tasks.messages.shown import checked, shown_arguments, shown_result
 from pacs_tasks.operations import HIDDEN, MESSAGE_PRIORITIES, queue_key
@@ -156,8 +157,9 @@ class WaitingTask(Task):  # type: ignore[misc]  # Celery ships no annotations
     def _is_full(self) -> bool:
         return background.in_background() >= self.share * settings().associations_per_process - 1
 
-    def _may_detach(self) -> bool:
-        return not self._is_full() and others_wait()
+    def _may_detach(self, remote: str) -> bool:
+        priority = (self.request.delivery_info or {}).get("priority") or 0
+        return not self._is_full() and others_wait(priority, remote)
 
     def end_in_background(self) -> None:
         """Called at the end of a body whose task has ended before it."""
@@ -222,15 +224,28 @@ def quick_redis() -> redis.Redis:
 
 
 @cache
-def _queue_keys() -> list[str]:
-    """The lists of the queues that this worker serves."""
-    return [queue_key(queue, priority) for queue in app.amqp.queues.consume_from for priority in MESSAGE_PRIORITIES]
+def _queue_keys(above: int) -> list[str]:
+    """The lists of the queues that this worker serves, of all priorities higher than this one."""
+    priorities = [each for each in MESSAGE_PRIORITIES if each < above]
+    return [queue_key(queue, each) for queue in app.amqp.queues.consume_from for each in priorities]
 
 
-def others_wait() -> bool:
-    """Whether messages wait for this worker."""
+def others_wait(priority: int, remote: str) -> bool:
+    """Whether messages wait that could be worked on in the place of one of a priority that waits for a remote.
+
+    If no other job runs, they are parts of the same job. These could not while all associations with the remote are in
+    use: they would only come and go.
+    """
     try:
-        return bool(quick_redis().exists(*_queue_keys()))
+        with quick_redis().pipeline(transaction=False) as pipe:
+            higher = _queue_keys(priority)
+            pipe.exists(*higher or ("",))
+            pipe.exists(*_queue_keys(MESSAGE_PRIORITIES[-1] + 1))
+            pipe.zcard(RUNNING)
+            above, waiting, running = pipe.execute()
+        if above or not waiting or running > 1 or not remote or background.has_idle(remote):
+            return bool(above or waiting)
+        return AssociationLeases(quick_redis()).has_room(remote)
     except (BrokerUnavailableError, redis.RedisError):
         return False
 

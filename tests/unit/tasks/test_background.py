@@ -38,7 +38,7 @@ def released() -> Iterator[threading.Event]:
 
 
 def run(call: Callable[[], Any], job_id: str = "job", *, may_detach: bool = True) -> Any:
-    return background.run(call, job_id, lambda: may_detach, lambda: "ticket")
+    return background.run(call, job_id, lambda _: may_detach, lambda: "ticket")
 
 
 def begun(tasks: ThreadPoolExecutor, released: threading.Event, job_id: str = "job") -> Future[Any]:
@@ -105,7 +105,7 @@ def test_a_body_that_is_to_publish_is_not_detached(tasks: ThreadPoolExecutor, re
     """The task does not even ask whether it might be."""
     asked: list[bool] = []
 
-    def may_detach() -> bool:
+    def may_detach(_: str) -> bool:
         asked.append(True)
         return True
 
@@ -211,7 +211,7 @@ def test_a_ticket_comes_at_once_when_the_work_is_done(
     tasks: ThreadPoolExecutor, released: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The end of a job waits for the tasks of its parts; the ticket that was to come a second later may lag behind."""
-    monkeypatch.setattr("pacs_tasks.tasks.engine.base.others_wait", lambda: True)
+    monkeypatch.setattr("pacs_tasks.tasks.engine.base.others_wait", lambda *_: True)
     monkeypatch.setattr(background, "_SOON", 0.0)
     published: list[dict[str, Any]] = []
 
