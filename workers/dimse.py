@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
+import secrets
 import threading
 from contextlib import suppress
 from typing import Any
@@ -44,7 +44,7 @@ from pacs_tasks.settings import remark_on_variables, settings
 from pacs_tasks.tasks.audit import alert, watch_audits
 from pacs_tasks.tasks.engine.associations import close_all
 from pacs_tasks.tasks.engine.background import end_all
-from pacs_tasks.tasks.engine.base import ledger, shut_down
+from pacs_tasks.tasks.engine.base import ledger, quick_redis, shut_down
 from pacs_tasks.tasks.engine.claim import watch_jobs, watch_remotes
 from pacs_tasks.tasks.webhooks import watch_webhooks
 from workers import logs
@@ -170,17 +170,18 @@ def _watch_keys(stopped: threading.Event) -> None:
             set_aside_wrong_types(ledger().client)
 
 
-def _presence() -> str:
-    """Name this worker among those that run."""
-    return f"{os.getpid()}@{socket.gethostname()}"
-
-
 def _be_present(stopped: threading.Event) -> None:
     """Tell whoever waits for a job that this worker runs, until ``stopped``."""
+    name = secrets.token_hex(8)
     while not stopped.is_set():
         with suppress(BrokerUnavailableError, RedisError):
-            Presence(ledger().client).renew(_presence())
+            Presence(quick_redis()).renew(name)
         stopped.wait(_PRESENCE_INTERVAL)
+    with suppress(BrokerUnavailableError, RedisError):
+        Presence(quick_redis()).end(name)
+
+
+_presence = threading.Thread(target=_be_present, args=[_stopped], name="presence", daemon=True)
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
@@ -190,7 +191,8 @@ def _watch(**_: object) -> None:
         logger.warning(IN_CLEAR)
     serve_metrics(settings(), settings().redis_url or DEFAULT_REDIS_URL)
     _audit.start()
-    for target in (_be_present, watch_jobs, watch_remotes, watch_webhooks, _watch_keys):
+    _presence.start()
+    for target in (watch_jobs, watch_remotes, watch_webhooks, _watch_keys):
         threading.Thread(target=target, args=[_stopped], name=target.__name__, daemon=True).start()
 
 
@@ -210,12 +212,11 @@ def _release_in_child(**_: object) -> None:
 
 @worker_shutdown.connect  # type: ignore[untyped-decorator]
 def _release_in_worker(**_: object) -> None:
-    """End the presence of this worker, and release its associations if its pool is threads or solo."""
+    """Release the associations of a worker whose pool is threads or solo, and end the presence of any."""
     _stopped.set()
-    with suppress(BrokerUnavailableError, RedisError):
-        Presence(ledger().client).end(_presence())
     end_all(_END_LIMIT)
     close_all()
     tracing.flush(settings().traces)
-    if _audit.is_alive():
-        _audit.join(_AUDIT_LIMIT)
+    for each in (_presence, _audit):
+        if each.is_alive():
+            each.join(_AUDIT_LIMIT)

@@ -6,19 +6,15 @@ import functools
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
 from pacs_tasks.cli.input.values import AE_TITLE, FILE_NAME, HOST, SERVER_NAME, Seconds, WholeNumber
+from pacs_tasks.cli.invocation import SETTING_OPTIONS, Invocation
 from pacs_tasks.cli.language import narrowed, translated, widened
 from pacs_tasks.cli.output.terminal import LEVELS
-
-if TYPE_CHECKING:
-    pass
-
-from pacs_tasks.cli.invocation import SETTING_OPTIONS, Invocation
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -36,17 +36,14 @@ class Broker:
     ----------
     client
         The connection to it.
-    url
-        Its address.
     settings
         Its time limits.
     private
         Whether it is the private server, whose supervisor starts the worker and starts it again.
     """
 
-    def __init__(self, client: redis.Redis, url: str, settings: Settings, *, private: bool = False) -> None:
+    def __init__(self, client: redis.Redis, settings: Settings, *, private: bool = False) -> None:
         self._redis = client
-        self._url = url
         self._settings = settings
         self._private = private
 

@@ -87,7 +87,7 @@ class PacsClient:
             redis = connect(url, self.redis_timeout, sealing=sealing_by(self._settings))
             stack.callback(redis.close)
             self.ledger = Ledger(redis, self._settings.keep_jobs)
-            self._broker = Broker(redis, url, self._settings, private=private)
+            self._broker = Broker(redis, self._settings, private=private)
             self._stack, self._process = stack.pop_all(), os.getpid()
 
     def __enter__(self) -> Self:

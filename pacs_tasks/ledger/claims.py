@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, cast
 
 from pacs_tasks.ledger.keys import JOBS, RUNNING, WORKERS, Marks, Scripts, job_key, server_time, touch
@@ -23,7 +24,9 @@ class Presence:
         self._workers = Marks(client, WORKERS)
 
     def renew(self, name: str) -> None:
+        """Renew the name of a worker, and forget those that have died."""
         self._workers.renew([name], _PRESENCE)
+        self._workers.live()
 
     def end(self, name: str) -> None:
         self._workers.remove([name])
@@ -99,10 +102,15 @@ class Claims:
         return self._counts(job_id, "attempts", start, stop)
 
     def record_try(self, job_id: str, name: str, tries: int, pause: float) -> None:
-        """Record how often a part was tried, where no message says so, and in how many seconds it may be again."""
+        """Record how often a part was tried, and in how many seconds it may be again."""
         key = job_key(job_id, "losses")
         self._redis.hset(key, f"tries {name}", f"{tries} {server_time(self._redis) + pause:.3f}")
         self._redis.expire(key, self._keep)
+
+    def forget_tries(self, job_id: str, names: Collection[str]) -> None:
+        """Forget how often these parts were tried: they begin anew."""
+        if names:
+            self._redis.hdel(job_key(job_id, "losses"), *(f"tries {name}" for name in names))
 
     def tries(self, job_id: str, name: str) -> tuple[int, float]:
         """Read what :meth:`record_try` recorded: the number, and the seconds that are left."""

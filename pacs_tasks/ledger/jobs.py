@@ -1,4 +1,4 @@
-"""The record of a job in Redis: request, manifest, counters, one outcome per file or instance, and who works on it."""
+"""The record of a job in Redis: request, manifest, counters, one outcome per file or instance."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from pacs_tasks.errors import PacsTasksError
 from pacs_tasks.logs import log_plainly, write_lines
 from pacs_tasks.privacy import keep_private
 from pacs_tasks.serve.application import create_app
+from pacs_tasks.serve.protocol import LimitedProtocol
 from pacs_tasks.settings import Settings, settings
 
 #: Seconds that open connections have to end after SIGTERM: those that watch a job never end by themselves.
@@ -48,6 +49,7 @@ def serve(config: Settings) -> None:
             create_app(config, client),
             host=config.serve_address,
             port=config.serve_port,
+            http=LimitedProtocol,
             # A line for each request would hold ids of jobs, and be the most of the log.
             access_log=False,
             # JSON lines are written by the output of all loggers.

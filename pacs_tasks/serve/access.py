@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -54,7 +55,7 @@ class Access:
     tokens: Tokens
     sign_ons: list[SignOn] = field(default_factory=list)
     _recent: dict[str, tuple[float, Caller]] = field(default_factory=dict, repr=False)
-    _asking: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+    _asking: dict[str, asyncio.Task[Caller | None]] = field(default_factory=dict, repr=False)
 
     def by_digest(self, digest: str) -> Caller | None:
         """Return the caller whose token has this hash; None if it is nobody's."""
@@ -63,16 +64,23 @@ class Access:
 
     async def reader(self, digest: str) -> Caller | None:
         """As :meth:`by_digest`, but what was found a second ago still counts: for requests that change nothing."""
-        found = self._found(digest)
-        if found is None:
-            async with self._asking:
-                # Another may have asked meanwhile.
-                found = self._found(digest) or await run_in_threadpool(self.by_digest, digest)
-                if found is not None:
-                    if len(self._recent) >= _MOST_RECENT:
-                        self._recent.clear()
-                    self._recent.setdefault(digest, (time.monotonic() + _RECENT, found))
-        return found
+        return self._found(digest) or await asyncio.shield(self._ask(digest))
+
+    def _ask(self, digest: str) -> asyncio.Task[Caller | None]:
+        """Ask Redis for a token: once for all who want to know at the same time."""
+        task = self._asking.get(digest)
+        if task is None:
+            task = self._asking[digest] = asyncio.create_task(run_in_threadpool(self.by_digest, digest))
+            task.add_done_callback(partial(self._remember, digest))
+        return task
+
+    def _remember(self, digest: str, task: asyncio.Task[Caller | None]) -> None:
+        del self._asking[digest]
+        found = None if task.cancelled() or task.exception() else task.result()
+        if found is not None:
+            if len(self._recent) >= _MOST_RECENT:
+                self._recent.clear()
+            self._recent[digest] = time.monotonic() + _RECENT, found
 
     def _found(self, digest: str) -> Caller | None:
         until, found = self._recent.get(digest, (0.0, None))

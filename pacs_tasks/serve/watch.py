@@ -2,13 +2,17 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from pacs_tasks.cli.output.terminal import place_of
 from pacs_tasks.client import PacsClient
 from pacs_tasks.errors import JobNotFoundError, PacsTasksError, without_comments
 from pacs_tasks.outcome import Progress
+
+logger = logging.getLogger("pacs_tasks.serve")
 
 #: Seconds between two looks at the ledger, and what each watcher adds, so that an event to each takes a few hundredths
 #: of a core however many there are.
@@ -82,6 +86,9 @@ class Watch:
         None is a sign of life: nothing has changed for a while.
         """
         channel = self._channels.setdefault(job_id, _Channel())
+        if channel.update is not None and channel.update.whole.state.finished:
+            # The job may have begun anew since.
+            channel.update = None
         channel.watchers += 1
         self._wake(at_once=channel.update is None)
         try:
@@ -114,12 +121,14 @@ class Watch:
         """Read the progress of all watched jobs, again and again, for as long as there are any."""
         while self._channels:
             self._new.clear()
-            # A Redis that is away comes back; until then nothing changes.
-            with contextlib.suppress(PacsTasksError):
+            try:
                 found = await asyncio.to_thread(self._read_all, list(self._channels))
-                for job_id, update in found.items():
-                    if (channel := self._channels.get(job_id)) is not None:
-                        channel.publish(update)
+            except PacsTasksError:
+                # A Redis that is away comes back; until then nothing changes, but who has nothing yet learns that.
+                found = {job_id: None for job_id, each in self._channels.items() if each.update is None}
+            for job_id, update in found.items():
+                if (channel := self._channels.get(job_id)) is not None:
+                    channel.publish(update)
             watchers = sum(channel.watchers for channel in self._channels.values())
             with contextlib.suppress(TimeoutError):
                 # Somebody who begins to watch another job is not kept waiting.
@@ -131,6 +140,11 @@ class Watch:
             try:
                 found[job_id] = self._update(self._client.job(job_id).progress())
             except JobNotFoundError:
+                found[job_id] = None
+            except PacsTasksError:
+                raise
+            except Exception as error:  # noqa: BLE001 - others are watched too
+                logger.error("a job that is watched cannot be read (%s)", place_of(error))  # noqa: TRY400 - no values
                 found[job_id] = None
         return found
 

@@ -7,8 +7,8 @@ same task id that comes again in a moment, and the body goes on in the backgroun
 ticket comes, it finds the claim held, and comes again, or it finds the work done, and ends the task. If the process
 dies, the ticket finds that the claim has expired, and does the rest.
 
-A body whose task has ended publishes nothing: its ticket does. It asks :func:`keep` before it publishes, so that it is
-not detached meanwhile.
+A body whose task has ended publishes nothing but its ticket once more, for the moment at which there is something to
+do. It asks :func:`keep` before it publishes, so that it is not detached meanwhile.
 """
 
 from __future__ import annotations

@@ -350,7 +350,7 @@ def unexpected(error: Exception) -> JobFailedError:
 BROKER_AWAY = (BrokerUnavailableError, OperationalError, BackendError, *AWAY)
 
 #: Longest pause between two tries, in seconds.
-_LONGEST_PAUSE = 30.0
+LONGEST_PAUSE = 30.0
 #: Seconds for which a remote may refuse every association "for now" before a job with a single answer fails.
 _LONGEST_REFUSAL = 600.0
 
@@ -433,7 +433,7 @@ def hold(task: Task, job_id: str, error: SealingError) -> NoReturn:
 
 def pause(retries: int) -> float:
     """Seconds before the next try: about 1, 2, 4 and so on, at random, so that tasks do not all come back at once."""
-    return _about(min(2.0 ** min(retries, 10), _LONGEST_PAUSE))
+    return _about(min(2.0 ** min(retries, 10), LONGEST_PAUSE))
 
 
 def pause_without_key(retries: int) -> float:
@@ -480,7 +480,7 @@ def pause_of_part(task: Task, job_id: str) -> float:
     """
     ledger().standstills.reset(job_id)
     refused = _refused_for(job_id, ledger().progress(job_id))
-    soonest = _about(min(max(1.0, min(task.request.retries / 4, 5.0), refused / 2), _LONGEST_PAUSE))
+    soonest = _about(min(max(1.0, min(task.request.retries / 4, 5.0), refused / 2), LONGEST_PAUSE))
     return budget().schedule_return(_remote_of(job_id), task.request.id, soonest, one_of_many=True)
 
 

@@ -230,9 +230,9 @@ def register_chord(
     def fan_out(task: Task, job_id: str) -> None:
         # The message of a part has the job's id and the range, nothing private.
         priority = PART_PRIORITIES[ledger().request(job_id).priority]
-        header = [
-            part.si(job_id, start, stop).set(priority=priority) for start, stop in _pending(job_id, parts(job_id))
-        ]
+        ranges = list(_pending(job_id, parts(job_id)))
+        ledger().claims.forget_tries(job_id, [f"{start}-{stop}" for start, stop in ranges])
+        header = [part.si(job_id, start, stop).set(priority=priority) for start, stop in ranges]
         if not background.keep():
             # The ticket of this planner has nothing to do.
             ledger().record_fan_out(job_id)

@@ -46,6 +46,7 @@ from pacs_tasks.tasks.engine import background
 from pacs_tasks.tasks.engine.associations import kept_association
 from pacs_tasks.tasks.engine.base import (
     BROKER_AWAY,
+    LONGEST_PAUSE,
     PartParkedError,
     PartPausedError,
     PartSuspendedError,
@@ -440,11 +441,10 @@ def run_part(task: Task, job_id: str, lines: range, tries: int, work: Callable[[
             known, left = ledger().claims.tries(job_id, name)
             tries = max(tries, known)
             if left:
-                come_back(task, left)
-        if not _has_ended(task, job_id, lines) and _tried(task, job_id, lines, tries, work, done=done):
-            seconds = pause(tries)
-            # Tickets that are under way do not know of this try.
-            ledger().claims.record_try(job_id, name, tries + 1, seconds)
+                # The clock of another Redis server may be behind.
+                come_back(task, min(left, LONGEST_PAUSE))
+        seconds = None if _has_ended(task, job_id, lines) else _tried(task, job_id, lines, tries, work, done=done)
+        if seconds is not None:
             if not background.keep():
                 publish_ticket(task, seconds)
             come_again(task, seconds, kwargs={"tries": tries + 1})
@@ -455,7 +455,7 @@ def run_part(task: Task, job_id: str, lines: range, tries: int, work: Callable[[
     except PartSuspendedError:
         # That is not a try: pauses grow with Celery's count.
         task.request.retries = -1
-        come_again(task, 0)
+        come_again(task, 0, kwargs={"tries": tries})
     except PartPausedError as paused:
         come_again_in_time(task, job_id, paused)
     except (MissingKeyError, PlainRecordError) as error:
@@ -491,8 +491,8 @@ def _has_ended(task: Task, job_id: str, lines: range) -> bool:
 
 def _tried(
     task: Task, job_id: str, lines: range, tries: int, work: Callable[[Part[L], R], bool], *, done: Counter[str]
-) -> bool:
-    """Try a part once, and add to ``done`` what it recorded; true if it should be tried again later."""
+) -> float | None:
+    """Try a part once, and add to ``done`` what it recorded; return in how many seconds it should be tried again."""
     try:
         with (
             claimed(task, ledger(), job_id, _name_of(lines)) as claim,
@@ -500,17 +500,23 @@ def _tried(
         ):
             part: Part[L] = Part(task, recorder, claim, lines, tries)
             if not part.left or ledger().cancel_requested(job_id):
-                return False
+                return None
             try:
-                return _worked(part, work)
+                again = _worked(part, work)
             except (PartParkedError, JobCancelledError):
-                return False
+                return None
             finally:
                 if part.pacing is not None:
                     part.pacing.close()
                 done.update(part.counts)
                 with suppress(JobCancelledError):
                     part.flush()
+            if not again:
+                return None
+            seconds = pause(tries)
+            # Under the claim: tickets that are under way do not know of this try.
+            ledger().claims.record_try(job_id, _name_of(lines), tries + 1, seconds)
+            return seconds
     except PeerBusyError as error:
         come_again(task, pause_of_part(task, job_id), exc=error.public())
 

@@ -60,7 +60,7 @@ def test_a_message_is_the_one_that_celery_sends(redis_url: str, task: str) -> No
     with create(redis_url, config) as app:
         theirs = _sent(redis_url, lambda: app.send_task(task, task_id="1", argsrepr=HIDDEN, kwargsrepr=HIDDEN), queue)
     client = connect(redis_url, 5)
-    ours = _sent(redis_url, lambda: Broker(client, redis_url, config).publish(task, "1"), queue)
+    ours = _sent(redis_url, lambda: Broker(client, config).publish(task, "1"), queue)
     client.close()
     assert [_kinds(part) for part in ours] == [_kinds(part) for part in theirs]
 
@@ -71,6 +71,6 @@ def test_a_result_is_forgotten_as_celery_forgets_it(redis_url: str) -> None:
     with create(redis_url, Settings()) as app:
         key = app.backend.get_key_for_task("1")
     client.set(key, "a result")
-    Broker(client, redis_url, Settings()).forget("1")
+    Broker(client, Settings()).forget("1")
     assert not client.exists(key)
     client.close()

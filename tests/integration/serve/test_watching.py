@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
 from pacs_tasks.connection import connect
+from pacs_tasks.ledger.keys import job_key
 from pacs_tasks.ledger.tokens import Scope, Tokens
 from tests.support.http_api import Api, serving
 from tests.support.redis_server import redis_server
@@ -78,3 +80,36 @@ def test_a_job_that_does_not_exist_is_not_followed(tmp_path: Path) -> None:
     with redis_server(tmp_path) as redis, serving(redis.url(), tmp_path) as server:
         problem = server.as_one_who(Scope.READ).call("GET", "/jobs/nonsense/events", status=404)
     assert problem.json["code"] == "JobNotFoundError"
+
+
+def test_a_damaged_record_ends_no_stream_but_its_own(tmp_path: Path) -> None:
+    """Somebody has written another type to the key of a job."""
+    with (
+        redis_server(tmp_path) as redis,
+        serving(redis.url(), tmp_path) as server,
+        closing(connect(redis.url(), 5)) as client,
+    ):
+        service = server.as_one_who(Scope.READ, Scope.SUBMIT)
+        job_id = service.submit("pacs_tasks.echo", {})
+        with _watching(service, job_id) as response:
+            assert _next(response) == "progress queued"
+            client.set(job_key("damaged"), "nonsense")
+            assert service.call("GET", "/jobs/damaged/events").status >= 400
+            service.call("POST", f"/jobs/{job_id}/cancel", status=202)
+            assert _next(response) == "end cancelled"
+
+
+def test_a_head_without_an_end_is_cut_off(tmp_path: Path) -> None:
+    """Nobody fills the memory of the server with a header that never ends; a long body is no head."""
+    with redis_server(tmp_path) as redis, serving(redis.url(), tmp_path) as server:
+        with closing(socket.create_connection(("127.0.0.1", server.port), 10)) as connection:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Endless: ")
+            with suppress(ConnectionError):
+                for _ in range(64):
+                    connection.sendall(b"x" * (1 << 16))
+            with suppress(ConnectionError):
+                assert connection.recv(1 << 16).startswith(b"HTTP/1.1 400 ")
+                assert connection.recv(1 << 16) == b""
+        service = server.as_one_who(Scope.SUBMIT)
+        long = {"task": "pacs_tasks.echo", "request": {"remote": {"host": "h" * 500_000}}}
+        assert service.call("POST", "/jobs", long).status == 422

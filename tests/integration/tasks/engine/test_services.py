@@ -217,5 +217,5 @@ def test_a_worker_too_busy_to_answer_is_no_absent_one(redis_url: str, pacs: Test
 def test_a_private_worker_may_take_long_to_start(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
     """Its supervisor knows whether it cannot."""
     monkeypatch.setattr(embedded, "failure", lambda _: why)
-    broker = Broker(cast("redis.Redis", None), "", Settings(), private=True)
+    broker = Broker(cast("redis.Redis", None), Settings(), private=True)
     assert broker.has_worker() is not bool(why)
