@@ -13,6 +13,7 @@ from pacs_tasks.client import Job
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support import workers
 from tests.support.dicom_files import study_uid, write_series
+from tests.support.redis_server import redis_server
 from tests.support.waiting import wait_until
 
 FILES = 60
@@ -84,3 +85,13 @@ def test_retrieving_goes_on_with_another_worker(own: PacsClient, redis_url: str,
             outcome = finished(job)
         assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, FILES)
         assert len(list(out.rglob("*.dcm"))) == FILES
+
+
+def test_a_worker_ends_although_its_redis_has_gone(tmp_path: Path) -> None:
+    """As when all containers stop at once: it does not wait for Redis until the engine kills it."""
+    with redis_server(tmp_path) as server, workers.worker(server.url(), tmp_path) as process:
+        server.process.kill()
+        wait_until(lambda: "Cannot connect to" in process.said(), 20, "the worker to miss Redis")
+        process.popen.send_signal(signal.SIGTERM)
+        wait_until(lambda: not process.running(), 20, "the worker to end")
+        assert "Traceback" not in process.said().partition("Warm shutdown")[2]
