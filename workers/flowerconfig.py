@@ -10,6 +10,7 @@ names at the end are Flower's options. Of the arguments and results, Flower show
 from __future__ import annotations
 
 import asyncio
+import atexit
 import base64
 import hashlib
 import hmac
@@ -17,6 +18,7 @@ import os
 import runpy
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -48,6 +50,8 @@ logger = getLogger("pacs_tasks.flower")
 
 #: Seconds without a request to Redis after it gave no answer: Flower does nothing else while it waits.
 _PAUSE = 5.0
+#: Seconds that Flower's threads have to end: less than the ten after which an engine kills a container.
+_END_LIMIT = 5.0
 #: Tasks that Flower remembers.
 max_tasks = 10_000
 
@@ -147,12 +151,24 @@ def _hold_sigterm() -> None:
     """
     if sys.platform != "win32":
 
+        def end() -> None:
+            IOLoop.current().stop()
+            threading.Thread(target=_end_anyway, daemon=True).start()
+
         def handle() -> None:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, IOLoop.current().stop)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
         IOLoop.current().add_callback(handle)
+
+
+def _end_anyway() -> None:
+    """End the process if Flower's threads do not: each tries for ever to reach a Redis that has gone."""
+    time.sleep(_END_LIMIT)
+    # Python would do it after the threads. Flower saves its tasks there.
+    atexit._run_exitfuncs()
+    os._exit(0)
 
 
 def main() -> int:

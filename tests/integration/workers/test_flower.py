@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import urllib.error
@@ -19,6 +20,8 @@ import pytest
 
 from tests.support.ports import answers, free_port
 from tests.support.processes import ROOT, Process, environment, started
+from tests.support.redis_server import redis_server
+from tests.support.waiting import wait_until
 
 LOGIN = "me:tall-otter-92-lamp"
 
@@ -111,3 +114,25 @@ def test_the_pages_work_in_a_browser(flower: str, path: str, works: str, tmp_pat
     assert works in done.stdout
     assert "Content Security Policy" not in done.stderr
     assert "Uncaught" not in done.stderr
+
+
+def test_it_ends_and_saves_its_tasks_although_its_redis_has_gone(tmp_path: Path) -> None:
+    """Its threads try on and on to reach Redis; an engine would kill it, with all that it has seen."""
+    port, data = free_port(), tmp_path / "data"
+    with redis_server(tmp_path) as server:
+        variables = environment(
+            PACS_TASKS_REDIS_URL=server.url(),
+            PACS_TASKS_DATA_DIR=str(data),
+            PACS_TASKS_FLOWER_BASIC_AUTH=LOGIN,
+            PACS_TASKS_FLOWER_PORT=str(port),
+        )
+        command = [sys.executable, "-m", "workers.flowerconfig"]
+        log = tmp_path / "flower.log"
+        with started(command, log, lambda _: answers(port), env=variables, cwd=ROOT, timeout=60) as flower:
+            wait_until(lambda: "Inspect method" in flower.said(), 20, "Flower to ask for workers")
+            server.process.kill()
+            # It asks workers for their events every five seconds: then a thread of it tries on and on.
+            wait_until(lambda: "trying again in 4 seconds" in flower.said(), 30, "Flower to miss Redis")
+            flower.popen.send_signal(signal.SIGTERM)
+            assert flower.popen.wait(10) == 0, flower.said()
+        assert any(data.iterdir())
