@@ -13,6 +13,7 @@ import threading
 from contextlib import suppress
 from typing import Any
 
+import billiard.pool
 from celery.apps import worker as celery_worker
 from celery.signals import (
     after_setup_logger,
@@ -66,6 +67,9 @@ _audit = threading.Thread(target=watch_audits, args=[_stopped], name="audit", da
 _AUDIT_LIMIT = 5.0
 #: Seconds that tasks in the background have to end with their process.
 _END_LIMIT = 10.0
+#: How often a child of the prefork pool looks, each tenth of a second, whether its parent has noted its results. Billiard
+#: would wait 30 s for a parent that ends and notes nothing more. Such a task comes again, and finds its work done.
+billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 30
 
 #: Seconds between two checks of the types of keys.
 _KEYS_INTERVAL = 10.0

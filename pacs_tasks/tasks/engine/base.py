@@ -238,13 +238,14 @@ def others_wait(priority: int, remote: str) -> bool:
     """
     try:
         with quick_redis().pipeline(transaction=False) as pipe:
-            higher = _queue_keys(priority)
-            pipe.exists(*higher or ("",))
             pipe.exists(*_queue_keys(MESSAGE_PRIORITIES[-1] + 1))
             pipe.zcard(RUNNING)
-            above, waiting, running = pipe.execute()
-        if above or not waiting or running > 1 or not remote or background.has_idle(remote):
-            return bool(above or waiting)
+            if higher := _queue_keys(priority):
+                # Without a key it would be an error.
+                pipe.exists(*higher)
+            waiting, running, *above = pipe.execute()
+        if any(above) or not waiting or running > 1 or not remote or background.has_idle(remote):
+            return bool(waiting)
         return AssociationLeases(quick_redis()).has_room(remote)
     except (BrokerUnavailableError, redis.RedisError):
         return False
