@@ -67,8 +67,9 @@ _audit = threading.Thread(target=watch_audits, args=[_stopped], name="audit", da
 _AUDIT_LIMIT = 5.0
 #: Seconds that tasks in the background have to end with their process.
 _END_LIMIT = 10.0
-#: How often a child of the prefork pool looks, each tenth of a second, whether its parent has noted its results. Billiard
-#: would wait 30 s for a parent that ends and notes nothing more. Such a task comes again, and finds its work done.
+#: How often a child of the prefork pool looks, each tenth of a second, whether its parent has noted its results.
+#: Billiard would wait 30 s for a parent that ends and notes nothing more. Such a task comes again, and finds its work
+#: done.
 billiard.pool.GUARANTEE_MESSAGE_CONSUMPTION_RETRY_LIMIT = 30
 
 #: Seconds between two checks of the types of keys.
