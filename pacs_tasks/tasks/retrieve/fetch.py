@@ -189,6 +189,8 @@ class Fetch(Attempt):
         self._choice = MethodChoice(request, guesses(self._listed)[0])
         #: The receiver to which C-MOVE was to deliver.
         self._receiver: Receiver | None = None
+        #: It was away when the remote was to deliver to it.
+        self._receiver_gone = False
         #: Who else sent instances of the series meanwhile.
         self._strangers: dict[Stranger, None] = {}
         #: Methods by which something has come.
@@ -257,7 +259,10 @@ class Fetch(Attempt):
             if self._part.pacing is not None:
                 self._part.pacing.after_request(self._arrivals.number - before[0], self._arrivals.bytes - before[1])
             self._strangers |= dict.fromkeys(move.strangers)
-            self._destination_unknown = refuses_destination(outcome, uids)
+            unknown = refuses_destination(outcome, uids)
+            # A remote may answer the same if it cannot reach the receiver, which may be back by the end of the attempt.
+            self._receiver_gone |= unknown and not accepts_connections(receiver)
+            self._destination_unknown = unknown and not self._receiver_gone
             return outcome
 
         answer = self._request_all(request_once)
@@ -361,8 +366,8 @@ class Fetch(Attempt):
         self._recorded = now
 
     def worth_another_try(self, answer: Answer) -> bool:
-        receiver_gone = self._receiver is not None and not accepts_connections(self._receiver)
-        return receiver_gone or super().worth_another_try(answer)
+        gone = self._receiver is not None and (self._receiver_gone or not accepts_connections(self._receiver))
+        return gone or super().worth_another_try(answer)
 
     def record_missing(self, answer: Answer) -> None:
         """Record by name what the remote listed and did not deliver; of what it only counted, record how many."""

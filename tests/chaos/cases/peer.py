@@ -7,6 +7,7 @@ from typing import Final
 
 from pydicom.uid import ImplicitVRLittleEndian
 
+from pacs_tasks.request import Transcode
 from pacs_tasks.testing import EVERY_INSTANCE, Silence
 from tests.chaos.cases.case import WORKERS, Case, sent, written
 from tests.chaos.closing import Expected, Found, check_sent
@@ -136,7 +137,8 @@ def _refused_syntax(stage: Stage) -> Found:
     files = joined(stage.directory / "files", taken, refused)
     pacs = stage.pacs(delay=stage.pace, refused_transfer_syntaxes=[ImplicitVRLittleEndian])
     stage.start_workers(WORKERS)
-    job = sent(stage, pacs.remote, files)
+    # They are not compressed, so they would be sent in another syntax.
+    job = sent(stage, pacs.remote, files, transcode=Transcode.NEVER)
     stage.strike(f"the PACS refuses the transfer syntax of {few} files")
     failed = dict.fromkeys(refused.uids.values(), "ContextRejectedError")
     return check_sent(stage, pacs, files, job, expected=Expected(failed=failed, most_twice=0, told=True))
