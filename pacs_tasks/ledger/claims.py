@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, cast
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from pacs_tasks.ledger.keys import JOBS, RUNNING, WORKERS, Marks, Scripts, job_key, server_time, touch
-from pacs_tasks.operations import QUEUE_KEYS, QUEUES, queue_key
+from pacs_tasks.operations import MESSAGE_PRIORITIES, QUEUES, queue_key
 
 if TYPE_CHECKING:
     import redis
@@ -34,6 +35,30 @@ class Presence:
     def any(self) -> bool:
         """Whether a worker runs, or did until some seconds ago."""
         return bool(self._workers.live(remove_expired=False))
+
+
+class Waiting(NamedTuple):
+    """The messages in queues: whether any waits, and whether one goes before the task that asks.
+
+    Those of a higher priority do, and any while another job runs.
+    """
+
+    any: bool
+    ahead: bool
+
+
+def read_waiting(client: redis.Redis, queues: Collection[str], priority: int) -> Waiting:
+    """Read what waits in these queues beside a task of a priority."""
+    keys = {each: [queue_key(queue, each) for queue in queues] for each in MESSAGE_PRIORITIES}
+    higher = [key for each in keys if each < priority for key in keys[each]]
+    with client.pipeline(transaction=False) as pipe:
+        pipe.exists(*chain.from_iterable(keys.values()))
+        pipe.zcard(RUNNING)
+        if higher:
+            # Without a key it would be an error.
+            pipe.exists(*higher)
+        waiting, running, *above = pipe.execute()
+    return Waiting(bool(waiting), any(above) or bool(waiting and running > 1))
 
 
 class Claims:
@@ -152,17 +177,8 @@ class Standstills:
         return str(self._run("jobs/standstill", [job_key(job_id), job_key(job_id, "claims")], [patience]))
 
     def others_wait(self, priority: int) -> bool:
-        """Return whether a running part should let others have its turn.
-
-        A message of a higher priority waits, or any message does and another job runs.
-        """
-        with self._redis.pipeline(transaction=False) as pipe:
-            for key in QUEUE_KEYS:
-                pipe.exists(key)
-            pipe.zcard(RUNNING)
-            *waiting, running = pipe.execute()
-        higher = QUEUE_KEYS.index(queue_key(QUEUES[0], priority))
-        return any(waiting[:higher]) or (any(waiting) and running > 1)
+        """Return whether a running part should let others have its turn."""
+        return read_waiting(self._redis, QUEUES, priority).ahead
 
     def reset(self, job_id: str) -> None:
         """Begin to count anew: the job waits for its remote."""

@@ -38,7 +38,7 @@ class _Static(StaticFiles):
 def mount(app: FastAPI) -> None:
     """Add the pages to an application whose ``app.state.services`` is set."""
     services: Services = app.state.services
-    sessions = Sessions(services.client.ledger.client, services.settings)
+    sessions = Sessions(services.client.ledger.client, services.access, services.settings)
     app.state.console = Console(Pages(services), sessions, Live())
     services.access.sign_ons.append(sessions.visitor)
     app.mount("/console/static", _Static(directory=STATIC))

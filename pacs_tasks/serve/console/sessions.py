@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, cast
 
 from fastapi import Request, Response
 
-from pacs_tasks.ledger.tokens import Scope, Tokens, digest_of
-from pacs_tasks.serve.access import Caller
+from pacs_tasks.ledger.tokens import Scope, digest_of
+from pacs_tasks.serve.access import Access, Caller
 from pacs_tasks.settings import Settings
 
 if TYPE_CHECKING:
@@ -42,12 +42,14 @@ class Sessions:
     ----------
     client
         The connection to it.
+    access
+        Knows the tokens.
     settings
         Whom to trust with the names of users.
     """
 
-    def __init__(self, client: redis.Redis, settings: Settings) -> None:
-        self._redis, self._settings, self._tokens = client, settings, Tokens(client)
+    def __init__(self, client: redis.Redis, access: Access, settings: Settings) -> None:
+        self._redis, self._access, self._settings = client, access, settings
         self._proxies = [ipaddress.ip_network(each) for each in settings.serve_proxies]
 
     def visitor(self, request: Request) -> Caller | None:
@@ -57,8 +59,7 @@ class Sessions:
     def _by_cookie(self, request: Request) -> Caller | None:
         session = request.cookies.get(_COOKIE)
         digest = cast("str | None", self._redis.get(_key(session))) if session else None
-        found = self._tokens.of_digest(digest) if digest else None
-        return None if found is None else Caller(found.name, found.scopes, digest or "")
+        return self._access.by_digest(digest) if digest else None
 
     def _by_proxy(self, request: Request) -> Caller | None:
         """Return whom the proxy names. A name that comes from elsewhere, or twice, counts for nothing."""
@@ -80,7 +81,7 @@ class Sessions:
     def begin(self, token: str, request: Request, response: Response) -> bool:
         """Begin a session for the holder of a token; false if it is nobody's."""
         digest = digest_of(token)
-        if self._tokens.of_digest(digest) is None:
+        if self._access.by_digest(digest) is None:
             return False
         session = secrets.token_urlsafe(_BYTES)
         self._redis.set(_key(session), digest, ex=LIFETIME)

@@ -47,11 +47,11 @@ from pacs_tasks.errors import (
 )
 from pacs_tasks.fleet.leases import AssociationLeases, name_of
 from pacs_tasks.fleet.outages import Outages
+from pacs_tasks.ledger.claims import read_waiting
 from pacs_tasks.ledger.jobs import Ledger
-from pacs_tasks.ledger.keys import RUNNING
 from pacs_tasks.logs import work_on
 from pacs_tasks.messages.shown import checked, shown_arguments, shown_result
-from pacs_tasks.operations import HIDDEN, MESSAGE_PRIORITIES, queue_key
+from pacs_tasks.operations import HIDDEN
 from pacs_tasks.outcome import Category, Outcome, Progress
 from pacs_tasks.request import EchoRequest, Request, TransferRequest
 from pacs_tasks.settings import settings
@@ -223,13 +223,6 @@ def quick_redis() -> redis.Redis:
     return connect(settings().redis_url or DEFAULT_REDIS_URL, _QUICK)
 
 
-@cache
-def _queue_keys(above: int) -> list[str]:
-    """The lists of the queues that this worker serves, of all priorities higher than this one."""
-    priorities = [each for each in MESSAGE_PRIORITIES if each < above]
-    return [queue_key(queue, each) for queue in app.amqp.queues.consume_from for each in priorities]
-
-
 def others_wait(priority: int, remote: str) -> bool:
     """Whether messages wait that could be worked on in the place of one of a priority that waits for a remote.
 
@@ -237,15 +230,9 @@ def others_wait(priority: int, remote: str) -> bool:
     use: they would only come and go.
     """
     try:
-        with quick_redis().pipeline(transaction=False) as pipe:
-            pipe.exists(*_queue_keys(MESSAGE_PRIORITIES[-1] + 1))
-            pipe.zcard(RUNNING)
-            if higher := _queue_keys(priority):
-                # Without a key it would be an error.
-                pipe.exists(*higher)
-            waiting, running, *above = pipe.execute()
-        if any(above) or not waiting or running > 1 or not remote or background.has_idle(remote):
-            return bool(waiting)
+        found = read_waiting(quick_redis(), app.amqp.queues.consume_from, priority)
+        if found.ahead or not found.any or not remote or background.has_idle(remote):
+            return found.any
         return AssociationLeases(quick_redis()).has_room(remote)
     except (BrokerUnavailableError, redis.RedisError):
         return False
