@@ -498,6 +498,9 @@ def _tried(
             claimed(task, ledger(), job_id, _name_of(lines)) as claim,
             Recorder(ledger(), job_id) as recorder,
         ):
+            if task.request.eta and ledger().claims.tries(job_id, _name_of(lines))[0] > tries:
+                # Another body has made this try since it was looked for.
+                come_back(task, pause(tries))
             part: Part[L] = Part(task, recorder, claim, lines, tries)
             if not part.left or ledger().cancel_requested(job_id):
                 return None
