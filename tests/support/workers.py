@@ -79,12 +79,11 @@ def flower(
             process.kill()
 
 
-@contextmanager
-def receiver(
+def receiver_environment(
     redis_url: str, directory: Path, port: int, ae_title: str = "PACS_TASKS", **settings: str
-) -> Iterator[Process]:
-    """A receiver that C-MOVE may deliver to; ``settings`` are ``PACS_TASKS_*`` variables in full."""
-    env = environment(
+) -> dict[str, str]:
+    """The environment of a receiver at this port."""
+    return environment(
         PACS_TASKS_REDIS_URL=redis_url,
         PACS_TASKS_DATA_DIR=str(directory / "data"),
         PACS_TASKS_RECEIVER_HOST="127.0.0.1",
@@ -93,8 +92,16 @@ def receiver(
         **settings,
     )
 
+
+@contextmanager
+def receiver(
+    redis_url: str, directory: Path, port: int, ae_title: str = "PACS_TASKS", **settings: str
+) -> Iterator[Process]:
+    """A receiver that C-MOVE may deliver to; ``settings`` are ``PACS_TASKS_*`` variables in full."""
+    env = receiver_environment(redis_url, directory, port, ae_title, **settings)
+
     def ready(_: Process) -> bool:
-        return answers(port) and _announced(redis_url, ae_title, port)
+        return answers(port) and is_announced(redis_url, ae_title, port)
 
     command = [sys.executable, "-m", "workers.receiver"]
     # Not killed: the next test would find it announced.
@@ -102,7 +109,7 @@ def receiver(
         yield process
 
 
-def _announced(redis_url: str, ae_title: str, port: int) -> bool:
+def is_announced(redis_url: str, ae_title: str, port: int) -> bool:
     """Whether workers find a receiver, which listens before it says so; where Redis is away, it only listens.
 
     One of the same AE title that was killed is announced for a while after its end.

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import redis
@@ -271,8 +272,10 @@ class Reports:
                     self._ledger.client.close()
 
 
-def receive(config: Settings, redis_url: str, listener: socket.socket, ending: threading.Event) -> None:
-    """Receive until ``ending`` is set. Each process of the receiver runs this."""
+def receive(
+    config: Settings, redis_url: str, listener: socket.socket, ending: threading.Event, begins: Callable[[], None]
+) -> None:
+    """Receive until ``ending`` is set; call ``begins`` once it does. Each process of the receiver runs this."""
     log_plainly()
     logging.basicConfig(format=FORMAT, level=logging.INFO, stream=sys.stderr)
     write_lines(config.log_format)
@@ -299,6 +302,7 @@ def receive(config: Settings, redis_url: str, listener: socket.socket, ending: t
         limits=Limits(config.max_instance_bytes, config.receiver_max_association_bytes, space),
     )
     scp.start()
+    begins()
     try:
         while not ending.wait(_LOG):
             counts.log()

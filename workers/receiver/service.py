@@ -44,6 +44,9 @@ logger = logging.getLogger("pacs_tasks.receiver")
 BEAT = LIFETIME / 3
 #: Seconds that a killed process may take to end.
 _GONE = 1.0
+#: Seconds within which the receiver must begin, and between two looks whether it has, or is told to end.
+_BEGIN_LIMIT = 60.0
+_LOOK = 0.2
 
 
 class Announcer:
@@ -151,8 +154,8 @@ def _bound(config: Settings) -> socket.socket:
         ) from None
 
 
-#: Receives on the listening socket until the event is set.
-Receive = Callable[[socket.socket, threading.Event], None]
+#: Receives on the listening socket until the event is set; calls the function once it does.
+Receive = Callable[[socket.socket, threading.Event, Callable[[], None]], None]
 
 
 class ReceiverProcesses:
@@ -170,12 +173,18 @@ class ReceiverProcesses:
     def __init__(self, count: int, listener: socket.socket, receive: Receive) -> None:
         self._listener, self._receive = listener, receive
         self._context = multiprocessing.get_context("spawn")
+        self._begun, self._begins = self._context.Pipe(duplex=False)
         self._running: list[BaseProcess] = [self._start() for _ in range(count)]
 
     def _start(self) -> BaseProcess:
-        process = self._context.Process(target=_live, args=(self._receive, self._listener), name="receiver")
+        arguments = (self._receive, self._listener, self._begins)
+        process = self._context.Process(target=_live, args=arguments, name="receiver")
         process.start()
         return process
+
+    def has_begun(self, timeout: float) -> bool:
+        """Whether one of them receives within ``timeout`` seconds."""
+        return self._begun.poll(timeout)
 
     def renew(self) -> None:
         """Replace processes that have ended."""
@@ -194,16 +203,18 @@ class ReceiverProcesses:
             if process.is_alive():
                 process.kill()
                 process.join(_GONE)
+        self._begun.close()
+        self._begins.close()
 
 
-def _live(receive: Receive, listener: socket.socket) -> None:
+def _live(receive: Receive, listener: socket.socket, begins: connection.Connection) -> None:
     """Receive until SIGTERM, or until the parent has ended."""
     ending = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ending.set())
     # Ctrl-C reaches the parent too, which ends all processes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(ending,), name="parent", daemon=True).start()
-    receive(listener, ending)
+    receive(listener, ending, partial(begins.send_bytes, b"1"))
 
 
 def _end_with_parent(ending: threading.Event) -> None:
@@ -214,25 +225,70 @@ def _end_with_parent(ending: threading.Event) -> None:
         ending.set()
 
 
+class ReceiverThread:
+    """Receives in a thread of this process."""
+
+    def __init__(self, listener: socket.socket, receive: Receive) -> None:
+        self._ended, self._begun = threading.Event(), threading.Event()
+        arguments = (listener, self._ended, self._begun.set)
+        self._thread = threading.Thread(target=receive, args=arguments, name="receiver")
+        self._thread.start()
+
+    def has_begun(self, timeout: float) -> bool:
+        """Whether it receives within ``timeout`` seconds."""
+        return self._begun.wait(timeout)
+
+    def renew(self) -> None:
+        """Check that it still receives.
+
+        Raises
+        ------
+        ConfigurationError
+            If a fault, which the log tells, has ended it.
+        """
+        if not self._thread.is_alive():
+            raise ConfigurationError(
+                "The receiver has ended by a fault. See its log for the cause, and start it again."
+            )
+
+    def stop(self, timeout: float) -> None:
+        """End it within ``timeout`` seconds."""
+        self._ended.set()
+        self._thread.join(timeout)
+
+
 @contextlib.contextmanager
-def _receiving(config: Settings, redis_url: str, listener: socket.socket) -> Iterator[Callable[[], None]]:
-    """Receive during the block, in this process or in several; yield a function to call at each beat."""
+def _receiving(
+    config: Settings, redis_url: str, listener: socket.socket, ending: threading.Event
+) -> Iterator[Callable[[], None]]:
+    """Receive during the block, in this process or in several; yield a function to call at each beat.
+
+    The block begins once a caller would be answered: before that, connections wait in the backlog of the socket.
+
+    Raises
+    ------
+    ConfigurationError
+        If it does not begin in time.
+    """
+    receiving = partial(receive, config, redis_url)
+    running: ReceiverProcesses | ReceiverThread
     if config.receiver_processes > 1:
-        processes = ReceiverProcesses(config.receiver_processes, listener, partial(receive, config, redis_url))
-        try:
-            yield processes.renew
-        finally:
-            processes.stop(STOP_LIMIT + 2)
-            listener.close()
-        return
-    ended = threading.Event()
-    thread = threading.Thread(target=receive, args=(config, redis_url, listener, ended), name="receiver")
-    thread.start()
+        running = ReceiverProcesses(config.receiver_processes, listener, receiving)
+    else:
+        running = ReceiverThread(listener, receiving)
     try:
-        yield lambda: None
+        limit = time.monotonic() + _BEGIN_LIMIT
+        while not running.has_begun(_LOOK) and not ending.is_set():
+            running.renew()
+            if time.monotonic() > limit:
+                raise ConfigurationError(
+                    f"The receiver did not begin within {_BEGIN_LIMIT:.0f} s. "
+                    "See its log for the cause, and check that this machine is not overloaded."
+                )
+        yield running.renew
     finally:
-        ended.set()
-        thread.join()
+        running.stop(STOP_LIMIT + 2)
+        listener.close()
 
 
 def serve(config: Settings, redis_url: str, ending: threading.Event) -> None:
@@ -264,16 +320,15 @@ def serve(config: Settings, redis_url: str, ending: threading.Event) -> None:
     )
     announcer = Announcer(redis_url, config.redis_timeout, receiver)
     cleanup = Cleanup(directory, config.keep_incoming)
-    how = ", TLS" if receiver.tls else ""
-    logger.info(
-        "Receiving. Add this destination to your PACS: AE title %s, host %s, port %d%s",
-        receiver.ae_title,
-        host,
-        port,
-        how,
-    )
-    logger.info("%s.", describe(config))
-    with _receiving(config, redis_url, listener) as renew:
+    with _receiving(config, redis_url, listener, ending) as renew:
+        logger.info(
+            "Receiving. Add this destination to your PACS: AE title %s, host %s, port %d%s",
+            receiver.ae_title,
+            host,
+            port,
+            ", TLS" if receiver.tls else "",
+        )
+        logger.info("%s.", describe(config))
         try:
             cleanup.start()
             serve_metrics(config, redis_url)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,10 +18,10 @@ from pacs_tasks.dimse.files.part10 import StoredInstance, read_instance
 from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
 from pacs_tasks.dimse.upper_layer.contexts import contexts_for
 from pacs_tasks.outcome import InstanceCategory
-from tests.support import workers
+from tests.support import attacks, workers
 from tests.support.dicom_files import data_set, write_series
 from tests.support.ports import answers, free_port
-from tests.support.processes import Process
+from tests.support.processes import ROOT, Process, started
 from tests.support.waiting import wait_until
 
 PROCESSES = 2
@@ -90,6 +91,26 @@ def test_a_process_that_dies_is_replaced(receiver: Process, port: int, tmp_path:
     assert sent(instances, port) == EACH
     wait_until(lambda: len(set(children(receiver)) - {victim}) == PROCESSES, 20, "another process")
     assert len(kept(tmp_path)) == EACH
+
+
+def test_it_announces_itself_once_it_receives(redis_url: str, tmp_path: Path, port: int) -> None:
+    """Not while its processes start: on a busy machine, a PACS that was told so would wait for them."""
+    env = workers.receiver_environment(redis_url, tmp_path, port, PACS_TASKS_RECEIVER_PROCESSES=str(PROCESSES))
+    command = [sys.executable, "-m", "workers.receiver"]
+    with started(command, tmp_path / "log", lambda it: len(children(it)) == PROCESSES, env=env, cwd=ROOT) as receiver:
+        starting = children(receiver)
+        for each in starting:
+            os.kill(each, signal.SIGSTOP)
+        try:
+            assert answers(port), "it listens"
+            assert "Receiving" not in receiver.said()
+            assert not workers.is_announced(redis_url, "PACS_TASKS", port)
+        finally:
+            for each in starting:
+                os.kill(each, signal.SIGCONT)
+        wait_until(lambda: workers.is_announced(redis_url, "PACS_TASKS", port), 60, "the announcement")
+        assert "Receiving" in receiver.said()
+        assert attacks.called(port, "127.0.0.1", "MODALITY") is None
 
 
 def test_no_process_outlives_the_receiver(receiver: Process, port: int) -> None:
