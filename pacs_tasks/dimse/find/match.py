@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from io import BytesIO
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ from pydicom.sequence import Sequence as Items
 
 from pacs_tasks.dimse.files.elements import IMPLICIT_VR_LITTLE_ENDIAN, SPECIFIC_CHARACTER_SET
 from pacs_tasks.dimse.find.identifier import Path, attempt, quiet
+from pacs_tasks.dimse.find.plain_match import decode_plain
 
 log = logging.getLogger(__name__)
 
@@ -123,9 +125,24 @@ def decode_match(content: bytes, transfer_syntax_uid: str, charset: str) -> dict
     -------
     Each element that can be read. A value that breaks its VR is kept as text, and its tag is logged.
     """
+    fallback = _encodings(charset)
+    if len(fallback) == 1:
+        found = decode_plain(content, transfer_syntax_uid, fallback[0])
+        if found is not None:
+            return found
+    return decode_by_pydicom(content, transfer_syntax_uid, list(fallback))
+
+
+@lru_cache(maxsize=64)
+def _encodings(charset: str) -> tuple[str, ...]:
+    with quiet():
+        return tuple(convert_encodings(charset.split("\\")))
+
+
+def decode_by_pydicom(content: bytes, transfer_syntax_uid: str, fallback: list[str]) -> dict[str, Any]:
+    """Decode any match; ``fallback`` are Python's names of the character set of matches that name none."""
     implicit = transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN
     with quiet():
-        fallback = convert_encodings(charset.split("\\"))
         match = attempt(lambda: read_dataset(BytesIO(content), implicit, True, parent_encoding=fallback))
         if match is None:
             log.warning("A match could not be read and is shown empty")
