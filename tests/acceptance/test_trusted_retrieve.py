@@ -175,7 +175,7 @@ def fleet(redis_process: RedisServer, tmp_path_factory: pytest.TempPathFactory) 
     with (
         workers.receiver(url, directory, port, _RECEIVER),
         workers.worker(
-            url, directory, concurrency=_AT_ONCE, PACS_TASKS_MAX_RETRIES="3", PACS_TASKS_PROGRESS_TIMEOUT="2"
+            url, directory, concurrency=_AT_ONCE, PACS_TASKS_MAX_RETRIES="3", PACS_TASKS_PROGRESS_TIMEOUT="4"
         ),
     ):
         yield Fleet(directory, url, port)
