@@ -84,8 +84,8 @@ def as_on_windows(settings: Settings) -> bool:
 
 
 def worker_arguments(settings: Settings) -> list[str]:
-    """Return the arguments of ``celery`` for a worker."""
-    arguments = ["-A", "workers.dimse", "worker", "--loglevel", "INFO"]
+    """Return the arguments of :mod:`workers` for a worker."""
+    arguments = ["--loglevel", "INFO"]
     if settings.concurrency is not None:
         arguments += ["--concurrency", str(settings.concurrency)]
     if as_on_windows(settings):

@@ -208,8 +208,8 @@ class PrivateWorker:
         if kind is PrivateServerKind.FAKEREDIS:
             files = settings.files_per_task or FILES_PER_TASK
             self._settings = settings.model_copy(update={"embedded": kind, "files_per_task": files})
-        arguments = ("--without-mingle", "--without-gossip", "--hostname", f"embedded-{os.getpid()}@%h")
-        self._command = command("pacs_tasks.embedded.lifeline", "celery", *worker_arguments(self._settings), *arguments)
+        options = ("--without-mingle", "--without-gossip", "--hostname", f"embedded-{os.getpid()}@%h")
+        self._command = command("pacs_tasks.embedded.lifeline", "workers", *worker_arguments(self._settings), *options)
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         self._deaths = 0

@@ -43,6 +43,7 @@ from pynetdicom.transport import AddressInformation, AssociationSocket, Threaded
 
 from pacs_tasks.ae import TLS
 from pacs_tasks.testing.faults import NO_REASON, Faults, Identity, Rejection, Silence
+from pacs_tasks.testing.rest import rest_when_idle
 
 logger = logging.getLogger(__name__)
 
@@ -249,6 +250,7 @@ class Reception:
 
     def _on_connection(self, event: Event) -> None:
         event.assoc.dul.socket.__class__ = _Socket
+        rest_when_idle(event.assoc)
         # C-GET waits for responses of its caller in the thread of the association.
         event.assoc.dimse_timeout = _RESPONSE_SLICE
         with self._lock:

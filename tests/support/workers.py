@@ -41,12 +41,12 @@ def worker(
     root: str = str(ROOT),
     **settings: str,
 ) -> Iterator[Process]:
-    """A ``celery -A workers.dimse worker`` that is ready; ``settings`` are ``PACS_TASKS_*`` variables in full.
+    """A ``python -m workers`` that is ready; ``settings`` are ``PACS_TASKS_*`` variables in full.
 
     ``options`` are more of its own; by default it does not wait a second for other workers to greet it. ``root`` holds
     its packages.
     """
-    command = [sys.executable, "-m", "celery", "-A", "workers.dimse", "worker", "--hostname", f"{name}@%h"]
+    command = [sys.executable, "-m", "workers", "--hostname", f"{name}@%h"]
     command += ["--concurrency", str(concurrency), "--pool", pool, "--loglevel", level]
     command += options.split()
     env = environment(PACS_TASKS_REDIS_URL=redis_url, PACS_TASKS_DATA_DIR=str(directory / "data"), **settings)

@@ -29,7 +29,7 @@ LOGIN = "PACS_TASKS_FLOWER_BASIC_AUTH"
 def run_worker(settings: Settings, extra_args: Sequence[str] = ()) -> int:
     """Run a Celery worker. ``extra_args`` are options of Celery, such as ``--pool threads``."""
     require("worker")
-    return _run("celery", [*worker_arguments(settings), *extra_args], settings)
+    return _run("workers", [*worker_arguments(settings), *extra_args], settings)
 
 
 def run_receiver(settings: Settings) -> int:
@@ -104,7 +104,7 @@ def _keep_up(stack: Stack, settings: Settings, url: str, login: str) -> int:
         stack.start("serve", "pacs_tasks.serve", [], variables)
     if settings.redis_url is not None:
         arguments = [*worker_arguments(settings), "--hostname", f"up-{os.getpid()}@%h"]
-        stack.start("worker", "celery", arguments, variables)
+        stack.start("worker", "workers", arguments, variables)
     stack.start("receiver", "workers.receiver", [], variables)
 
     def broken() -> bool:

@@ -6,21 +6,23 @@ import asyncio
 import http.client
 import json
 import os
+import signal
 import statistics
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Final
 
 from pacs_tasks import StoreDirectoryRequest
 from pacs_tasks.ledger.tokens import Scope
 from tests.benchmarks.files import TEN_THOUSAND
-from tests.benchmarks.fleet import default_fleet, took
+from tests.benchmarks.fleet import default_fleet
 from tests.benchmarks.measuring import Bar, Bench, BenchError, Contestant, Figure, Work
 from tests.support import peers
 from tests.support.http_api import Api, serving
+from tests.support.processes import Process
 from tests.support.redis_server import redis_server
 from tests.support.waiting import wait_until
 
@@ -38,6 +40,7 @@ _RATE: Final = "POST /jobs a second"
 _P99: Final = "POST /jobs, p99"
 _ALONE: Final = "job that nobody watches"
 _WATCHED: Final = "job that 1,000 watch"
+_JOINED: Final = "job that 1,000 begin to watch while it runs"
 
 
 def _submissions(bench: Bench) -> Contestant:
@@ -77,7 +80,9 @@ def _submit(service: Api, count: int) -> list[float]:
     return taken
 
 
-def _job(bench: Bench, name: str, watchers: int) -> Contestant:
+def _job(bench: Bench, name: str, watchers: int, *, joined: bool = False) -> Contestant:
+    """Send files; with ``joined``, the watchers connect while that goes on, else before it begins."""
+
     def run() -> Mapping[str, Figure]:
         files = bench.files(TEN_THOUSAND)
         fleet = bench.shared(default_fleet)
@@ -86,51 +91,71 @@ def _job(bench: Bench, name: str, watchers: int) -> Contestant:
             fleet.client() as client,
             serving(fleet.url, room) as server,
             peers.storescp(room, "STORESCP", "--fork") as peer,
+            ExitStack() as stack,
         ):
             service = server.as_one_who(Scope.READ)
-            job = client.enqueue(StoreDirectoryRequest(remote=peer.remote, directory=str(files.directory)))
-            with _watching(service, job.id, watchers):
-                progress = job.wait(_LIMIT)
-        if progress.counters.success != files.count:
+            with _paused(fleet.worker):
+                job = client.enqueue(StoreDirectoryRequest(remote=peer.remote, directory=str(files.directory)))
+                if watchers:
+                    all_watch = stack.enter_context(_watching(service, job.id, watchers))
+                    if not joined and not all_watch.wait(60):
+                        raise BenchError(f"not all of {watchers} watch after 60 s")
+            resumed = time.time()
+            progress = job.wait(_LIMIT)
+        if progress.finished is None or progress.counters.success != files.count:
             raise BenchError(f"{progress.counters.success} of {files.count} files were sent")
-        return {name: Figure(took(progress))}
+        # By Redis's clock, which is this machine's.
+        return {name: Figure(progress.finished - resumed)}
 
     return Contestant(name, run)
 
 
 @contextmanager
-def _watching(service: Api, job_id: str, watchers: int) -> Iterator[None]:
-    """Watch a job from so many connections, and check that each learns of its end.
+def _paused(worker: Process) -> Iterator[None]:
+    """Have a worker and its children begin nothing during the block."""
+    os.killpg(worker.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.killpg(worker.pid, signal.SIGCONT)
+
+
+@contextmanager
+def _watching(service: Api, job_id: str, watchers: int) -> Iterator[threading.Event]:
+    """Watch a job from so many connections, and check that each learns of its end; yield what tells that all watch.
 
     They stand for other machines, so they run when this one has nothing else to do.
     """
     ended: list[int] = []
-    if not watchers:
-        yield
-        return
+    all_watch = threading.Event()
 
     def watch() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _OTHER_MACHINES)
-        ended.append(asyncio.run(_watch(service, job_id, watchers)))
+        ended.append(asyncio.run(_watch(service, job_id, watchers, all_watch)))
 
     thread = threading.Thread(target=watch)
     thread.start()
-    yield
+    yield all_watch
     wait_until(lambda: not thread.is_alive(), 60, "all to learn of the end")
     if ended != [watchers]:
         raise BenchError(f"{ended} of {watchers} learnt of the end of the job")
 
 
-async def _watch(service: Api, job_id: str, watchers: int) -> int:
+async def _watch(service: Api, job_id: str, watchers: int, all_watch: threading.Event) -> int:
     request = (
         f"GET /jobs/{job_id}/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {service.token}\r\n"
         "Connection: close\r\n\r\n"
     ).encode()
+    watching = 0
 
     async def one() -> bool:
+        nonlocal watching
         reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
         writer.write(request)
-        last = b""
+        last = await reader.readuntil(b"event: ")
+        watching += 1
+        if watching == watchers:
+            all_watch.set()
         while piece := await reader.read(1 << 16):
             last = (last + piece)[-4096:]
         writer.close()
@@ -143,7 +168,12 @@ async def _watch(service: Api, job_id: str, watchers: int) -> int:
 @contextmanager
 def _scene(bench: Bench) -> Iterator[Sequence[Contestant]]:
     watchers = _SMALL_WATCHERS if bench.small else _WATCHERS
-    yield [_submissions(bench), _job(bench, _ALONE, 0), _job(bench, _WATCHED, watchers)]
+    yield [
+        _submissions(bench),
+        _job(bench, _ALONE, 0),
+        _job(bench, _WATCHED, watchers),
+        _job(bench, _JOINED, watchers, joined=True),
+    ]
 
 
 WORK: Final = Work(
@@ -161,6 +191,15 @@ WORK: Final = Work(
             (_ALONE,),
             1.05,
             ("the job that nobody watches", "无人监视的任务"),
+            at_least=False,
+            own=True,
+        ),
+        Bar(
+            "joined",
+            _JOINED,
+            (_ALONE,),
+            None,
+            ("1,000 that begin to watch at once", "同时开始监视的 1,000 个连接"),
             at_least=False,
             own=True,
         ),

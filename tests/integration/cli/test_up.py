@@ -128,7 +128,7 @@ def test_up_serves_a_fleet(alone: Terminal, ports: tuple[int, int], redis_url: s
     """With a Redis the worker is a child whose output is shown, and SIGTERM ends all."""
     with _up(replace(alone, redis_url=redis_url)) as process:
         wait_until(lambda: re.search(r"worker +\| .* ready\.", process.said()), START, "the worker")
-        assert set(_children(process)) == {"celery", "workers.receiver", "workers.flowerconfig", "pacs_tasks.serve"}
+        assert set(_children(process)) == {"workers", "workers.receiver", "workers.flowerconfig", "pacs_tasks.serve"}
         process.popen.terminate()
         assert process.popen.wait(40) == 0, process.said()
     assert _nothing_left(alone, ports)
@@ -163,7 +163,7 @@ def test_up_tells_of_a_worker_that_cannot_start(alone: Terminal, ports: tuple[in
         (broken / f"{name}.py").write_text(
             "import threading; threading.Event().wait(60)\n" if name != "__init__" else ""
         )
-    (broken / "dimse.py").write_text("raise RuntimeError('this worker is broken')\n")
+    (broken / "__main__.py").write_text("raise RuntimeError('this worker is broken')\n")
     terminal = replace(alone, settings=(*alone.settings, ("PYTHONPATH", str(broken.parent))))
     result = terminal.run("up", timeout=90)
     assert result.code == 1

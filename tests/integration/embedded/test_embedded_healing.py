@@ -205,7 +205,7 @@ def test_worker_that_cannot_start_says_so(settings: Settings, tmp_path: Path, mo
     broken = tmp_path / "broken" / "workers"
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text("")
-    (broken / "dimse.py").write_text("raise RuntimeError('this worker is broken')\n")
+    (broken / "__main__.py").write_text("raise RuntimeError('this worker is broken')\n")
     monkeypatch.setenv("PYTHONPATH", str(broken.parent))
     places = Places.of(settings)
     with embedded.attach(settings):
