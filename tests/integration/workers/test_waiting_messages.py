@@ -86,3 +86,20 @@ def test_a_worker_keeps_a_message_once_however_often_it_is_delivered(taker: Take
     assert broker.hlen(UNACKED) == 1
     taker.messages[0].ack()
     assert not broker.exists(UNACKED)
+
+
+def test_all_messages_are_published_by_one_client(redis_url: str, broker: redis.Redis) -> None:
+    """A child process has another, whose pool is its own."""
+    untyped: Any = Connection
+    with untyped(redis_url) as connection, connection.channel() as channel:
+        channel._size(_QUEUE)
+        client = channel._create_client()
+        assert channel._create_client() is client
+        assert client.connection_pool is channel.pool
+        # What kombu does in a child after a fork.
+        channel._after_fork()
+        assert channel._create_client() is not client
+        assert channel._create_client().connection_pool is channel.pool
+        assert channel._create_client(True) is not channel._create_client(True), "they wait, so each has a connection"
+        channel._put(_QUEUE, {"properties": {"priority": 0}})
+        assert broker.llen(_QUEUE) == 1
