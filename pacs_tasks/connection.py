@@ -13,6 +13,7 @@ from typing import Any, cast
 from urllib.parse import parse_qsl, urlsplit
 from weakref import WeakSet
 
+import pydantic.main
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
@@ -91,8 +92,20 @@ def _renew_after_fork() -> None:
         client.connection_pool = client.new_pool()
 
 
+def _build_no_model_while_forking() -> None:
+    """Let no thread build a pydantic model during a fork.
+
+    Models are built when they are first used, under one lock of the process. If a thread held it during the fork, the
+    child would wait for ever when it uses a model that has not been built.
+    """
+    lock = getattr(pydantic.main, "_rebuild_lock", None)
+    if lock is not None:
+        os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+
+
 if sys.platform != "win32":
     os.register_at_fork(after_in_child=_renew_after_fork)
+    _build_no_model_while_forking()
 
 
 def explain(error: redis.RedisError | OSError, place: str) -> BrokerUnavailableError | None:

@@ -92,28 +92,50 @@ def started(
     RuntimeError
         With the log, if it ends or does not become ready within ``timeout`` seconds.
     """
-    with log.open("ab") as output:
-        popen = subprocess.Popen(
-            [str(part) for part in command],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=dict(env) if env is not None else environment(),
-            cwd=cwd,
-            start_new_session=True,
-        )
-    process = Process(popen, log)
+    process: Process | None = None
     try:
+        with log.open("ab") as output, _uninterrupted():
+            popen = subprocess.Popen(
+                [str(part) for part in command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=dict(env) if env is not None else environment(),
+                cwd=cwd,
+                start_new_session=True,
+            )
+            process = Process(popen, log)
         _wait_ready(process, ready, timeout)
         yield process
     except KeyboardInterrupt:
         raise
     except BaseException:
-        # pytest shows this with the failure of the test.
-        sys.stderr.write(f"--- {command[0]} said ---\n{process.said()[-8000:]}\n")
+        if process is not None:
+            # pytest shows this with the failure of the test.
+            sys.stderr.write(f"--- {command[0]} said ---\n{process.said()[-8000:]}\n")
         raise
     finally:
-        process.end(end_timeout)
+        if process is not None:
+            process.end(end_timeout)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Deliver Ctrl-C and SIGTERM after the block: amid a start, nobody would know the process that must be ended."""
+    came: list[int] = []
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        found = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: handler for number, handler in found.items() if callable(handler)}
+    for number in before:
+        signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for each in came:
+            signal.raise_signal(each)
 
 
 def _wait_ready(process: Process, ready: Callable[[Process], bool], timeout: float) -> None:

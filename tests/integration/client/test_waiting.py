@@ -100,10 +100,15 @@ def test_threads_share_a_client(alone: PacsClient) -> None:
     assert len(alone.jobs(limit=1_000)) == 8 * 25 + 1
 
 
-#: Threads use the client all the time, and one holds the lock of its connections while the process forks.
+#: Threads use the client and build models all the time, and one holds the lock of its connections while the process
+#: forks.
 _FORKS = """
 import os, sys, threading
+from pydantic import BaseModel
 from pacs_tasks import EchoRequest, PacsClient
+
+class Built(BaseModel):
+    number: int
 
 with PacsClient(sys.argv[1]) as client:
     stopped, children = threading.Event(), []
@@ -112,7 +117,11 @@ with PacsClient(sys.argv[1]) as client:
         while not stopped.is_set():
             client.jobs(1)
 
-    threads = [threading.Thread(target=use) for _ in range(4)]
+    def build():
+        while not stopped.is_set():
+            Built.model_rebuild(force=True)
+
+    threads = [threading.Thread(target=each) for each in (use, use, use, build)]
     for thread in threads:
         thread.start()
     for number in range(10):
