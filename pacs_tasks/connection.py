@@ -92,20 +92,14 @@ def _renew_after_fork() -> None:
         client.connection_pool = client.new_pool()
 
 
-def _build_no_model_while_forking() -> None:
-    """Let no thread build a pydantic model during a fork.
-
-    Models are built when they are first used, under one lock of the process. If a thread held it during the fork, the
-    child would wait for ever when it uses a model that has not been built.
-    """
-    lock = getattr(pydantic.main, "_rebuild_lock", None)
-    if lock is not None:
-        os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
-
-
 if sys.platform != "win32":
     os.register_at_fork(after_in_child=_renew_after_fork)
-    _build_no_model_while_forking()
+    # Models are built when they are first used, under one lock of the process. If a thread held it during a fork, the
+    # child would wait for ever when it uses a model that has not been built.
+    if (_building := getattr(pydantic.main, "_rebuild_lock", None)) is not None:
+        os.register_at_fork(
+            before=_building.acquire, after_in_parent=_building.release, after_in_child=_building.release
+        )
 
 
 def explain(error: redis.RedisError | OSError, place: str) -> BrokerUnavailableError | None:
