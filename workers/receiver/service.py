@@ -214,7 +214,13 @@ def _live(receive: Receive, listener: socket.socket, begins: connection.Connecti
     # Ctrl-C reaches the parent too, which ends all processes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(ending,), name="parent", daemon=True).start()
-    receive(listener, ending, partial(begins.send_bytes, b"1"))
+
+    def begin() -> None:
+        # A parent that has ended does not read it.
+        with contextlib.suppress(OSError):
+            begins.send_bytes(b"1")
+
+    receive(listener, ending, begin)
 
 
 def _end_with_parent(ending: threading.Event) -> None:
@@ -321,18 +327,19 @@ def serve(config: Settings, redis_url: str, ending: threading.Event) -> None:
     announcer = Announcer(redis_url, config.redis_timeout, receiver)
     cleanup = Cleanup(directory, config.keep_incoming)
     with _receiving(config, redis_url, listener, ending) as renew:
-        logger.info(
-            "Receiving. Add this destination to your PACS: AE title %s, host %s, port %d%s",
-            receiver.ae_title,
-            host,
-            port,
-            ", TLS" if receiver.tls else "",
-        )
-        logger.info("%s.", describe(config))
         try:
             cleanup.start()
             serve_metrics(config, redis_url)
-            announcer.beat()
+            if not ending.is_set():
+                logger.info(
+                    "Receiving. Add this destination to your PACS: AE title %s, host %s, port %d%s",
+                    receiver.ae_title,
+                    host,
+                    port,
+                    ", TLS" if receiver.tls else "",
+                )
+                logger.info("%s.", describe(config))
+                announcer.beat()
             while not ending.wait(BEAT):
                 renew()
                 announcer.beat()
