@@ -138,8 +138,8 @@ class Channel(redis.Channel):
     _logged: ClassVar[dict[str, float]] = {}
     #: Messages taken, and until when one job counts as the only one that runs.
     _taken, _alone_until = 0, 0.0
-    #: The client that publishes, and its pool; a fork has another pool.
-    _publishing: tuple[object, Any] = None, None
+    #: The client that publishes.
+    _publisher: Any = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
@@ -167,11 +167,10 @@ class Channel(redis.Channel):
         """
         if asynchronous:
             return super()._create_client(asynchronous)  # type: ignore[no-untyped-call]
-        pool, client = self._publishing
-        if client is None or pool is not self.pool:
-            client = super()._create_client()  # type: ignore[no-untyped-call]
-            self._publishing = self.pool, client
-        return client
+        if self._publisher is None or self._publisher.connection_pool is not self.pool:
+            # A fork has another pool.
+            self._publisher = super()._create_client()  # type: ignore[no-untyped-call]
+        return self._publisher
 
     def _brpop_start(self, timeout: float | None = None) -> None:
         """Wait for the next message, as kombu's method does.

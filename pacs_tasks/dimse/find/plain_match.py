@@ -122,19 +122,22 @@ def _values(vr: str, value: bytes, codec: str) -> list[Any]:
     return read(text) if text else []
 
 
-def _split(text: str) -> list[Any]:
-    values = text.split("\\")
+def _filled(values: list[str]) -> list[Any]:
     if not all(values):
         raise _UnusualError
     return values
 
 
+def _split(text: str) -> list[Any]:
+    return _filled(text.split("\\"))
+
+
 def _stripped(text: str) -> list[Any]:
-    return _split("\\".join(each.strip() for each in text.split("\\")))
+    return _filled([each.strip() for each in text.split("\\")])
 
 
 def _right_stripped(text: str) -> list[Any]:
-    return _split("\\".join(each.rstrip(" ") for each in text.split("\\")))
+    return _filled([each.rstrip(" ") for each in text.split("\\")])
 
 
 def _whole(text: str) -> list[Any]:
