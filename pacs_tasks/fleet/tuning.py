@@ -80,9 +80,12 @@ class Tuning:
         pairs = zip(claims[::2], claims[1::2], strict=True)
         return Tuned(int(number), {group: json.loads(text) for group, text in pairs})
 
-    def begin_with(self, remote: str, number: int) -> None:
-        """Have a remote of which nothing is known begin with so many associations."""
-        self._redis.hsetnx(tuning_key(remote), "limit", str(number))
+    def begin_with(self, remote: str, number: int, response: float) -> None:
+        """Have a remote of which nothing is known begin with so many associations, and as many seconds to a response."""
+        with self._redis.pipeline() as pipe:
+            pipe.hsetnx(tuning_key(remote), "limit", str(number))
+            pipe.hsetnx(tuning_key(remote), "response", f"{response:.4f}")
+            pipe.execute()
 
     def response_time(self, remote: str) -> float | None:
         """Give the seconds that the remote usually takes to respond to a request; None if that is not known."""

@@ -67,7 +67,7 @@ def cut(total: int, round_trip: float) -> list[Range]:
     round_trip
         Seconds that a request and its response take at least.
     """
-    rows = math.ceil(total / parts_of_a_job(total * (ROW_WORK + round_trip)))
+    rows = math.ceil(total / parts_of_a_job(total * ROW_WORK, total * round_trip))
     return [(start, min(start + rows, total)) for start in range(0, total, rows)]
 
 

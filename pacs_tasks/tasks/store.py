@@ -97,17 +97,17 @@ def cut(lines: Sequence[FileLine], files_per_task: int | None, round_trip: float
     Parameters
     ----------
     round_trip
-        Seconds that a request and its response take at least: on a slow line a few files are work enough, and small
-        parts keep all associations busy to the end.
+        Seconds that a request and its response take at least.
     """
     total = len(lines)
     packed = any(line.archive for line in lines)
     if files_per_task or (total <= SMALL_DIRECTORY and not packed):
         works, share = [1.0] * total, float(files_per_task or 1)
     else:
-        works = [max(FILE_WORK + BYTE_WORK * line.size, round_trip) for line in lines]
+        alone = [FILE_WORK + BYTE_WORK * line.size for line in lines]
+        works = [max(each, round_trip) for each in alone]
         # Each part reads the whole directory of an archive.
-        share = sum(works) / (FEWEST_PARTS if packed else parts_of_a_job(sum(works)))
+        share = sum(works) / (FEWEST_PARTS if packed else parts_of_a_job(sum(alone), total * round_trip))
     ranges: list[Range] = []
     start, work, unpacked = 0, 0.0, 0
     for index, line in enumerate(lines):

@@ -48,6 +48,8 @@ class ModelPACS:
         Seconds to open an association.
     most
         Files that the workers send at once at most.
+    pause
+        Seconds between two associations that the workers open.
     history
         When the number changed, and to what.
     """
@@ -58,6 +60,7 @@ class ModelPACS:
     refuses: int = 10_000
     opening: float = 0.05
     most: int = 10_000
+    pause: float = 0.0
     processes: int = 2
     size: int = 500_000
     spread: float = 0.1
@@ -71,6 +74,7 @@ class ModelPACS:
         self._random = random.Random(1)
         self._moved = [_Process(self.now) for _ in range(self.processes)]
         self._numbers = itertools.count()
+        self._next_opening = 0.0
         #: By association, its process, since when it is in use or its use was reported, and when its cycle began.
         self._open: dict[int, list[float]] = {}
         self._events: list[tuple[float, int]] = []
@@ -91,7 +95,8 @@ class ModelPACS:
             self._complete(name)
 
     def _fill(self) -> None:
-        while len(self._open) < min(self.number, self.most):
+        while len(self._open) < min(self.number, self.most) and self._next_opening <= self.now:
+            self._next_opening = self.now + self.pause
             name = next(self._numbers)
             if len(self._open) >= self.refuses:
                 self._report(name % self.processes, Trouble.REFUSED)

@@ -8,7 +8,7 @@
 -- tuning (hash): limit (in force), base, rate, byte_rate and cycle (of the base; rates by second, seconds by instance),
 --   last (cycle of the last window), response (seconds, usual), shown (instances by second, last), since (of the window),
 --   settled (when the window may begin), probe (1 up, -1 down), next (the same of the next probe), coarse (1: steps by
---   two), again (when to probe next), pause (seconds between probes), idle (windows without use), slow (windows in which
+--   two), again (when to probe next), pause (seconds between probes), idle (windows without use in a row), reached (most associations in use at this number), slow (windows in which
 --   the remote was slow), cut, aborted (times of the last), refused (number that the remote refused), until (when that is
 --   forgotten), seen (last report)
 -- ARGV also: worker process, seconds since its last report, seconds of associations in use in these, instances, bytes,
@@ -27,8 +27,9 @@ local KEPT, STALE = 30 * 86400, 10
 local LEAST, CYCLES, MOST = 0.3, 3, 5
 -- Seconds until a new number of associations is in use: cycles and at least, at most.
 local SETTLE_CYCLES, SETTLE_LEAST, SETTLE_MOST = 1.5, 0.2, 2
--- The share of the associations that must be in use for a window to count, and windows without until a probe ends.
-local IN_USE, PATIENCE = 0.7, 3
+-- The share of the associations that must be in use for a window to count, windows without until a probe ends, and the
+-- growth of those in use within which another window is waited for: workers take seconds to open many.
+local IN_USE, PATIENCE, STILL_OPENING = 0.7, 3, 1.02
 -- A larger number counts as better if the rate grows by this power of its growth, a smaller one if it loses less.
 local GAIN, LOSS = 0.12, 0.05
 -- A remote whose rates both fall below this share of what they were has turned slow: at once, or in two windows in a
@@ -58,7 +59,7 @@ local function set(number, probe)
   else
     restart(0)
   end
-  state.limit, state.probe, state.idle = number, probe, 0
+  state.limit, state.probe, state.idle, state.reached = number, probe, 0, 0
 end
 
 -- Halves the number. What made that necessary may pass: it is tried again later, by twos.
@@ -182,7 +183,8 @@ local function close()
   local rate = concurrency / cycle
   state.shown, state.last = count / took, cycle
   if concurrency < IN_USE * state.limit then
-    state.idle = (state.idle or 0) + 1
+    local opening = concurrency > STILL_OPENING * (state.reached or 0)
+    state.idle, state.reached = opening and 0 or (state.idle or 0) + 1, math.max(state.reached or 0, concurrency)
     if state.probe ~= 0 and state.idle > PATIENCE then
       state.again = now + state.pause
       set(state.base, 0)

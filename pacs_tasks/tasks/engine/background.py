@@ -34,8 +34,9 @@ _LOOK = 0.02
 _LONGEST_LOOK = 0.1
 #: A body waits if it uses less than this part of its time.
 _LITTLE_CPU = 0.25
-#: Seconds within which a near remote accepts an association, and responds: a body for another one is detached at once.
-_NEAR = 0.05
+#: Seconds within which a near remote responds: a body for another one is detached at once. Else each would keep its
+#: process from the next one for :data:`_SOON`, and a process would begin four parts a second.
+_NEAR = 0.015
 #: Remotes of which one process remembers how far they are.
 _MOST_REMOTES = 1_000
 #: Threads without a body that a process keeps for the next ones.
@@ -347,5 +348,6 @@ def expect_to_wait(remote: str, response_time: float | None = None) -> None:
     """
     if _here.body is not None:
         _here.body.remote = remote
-        if max(distance(remote), response_time or 0.0) > _NEAR:
+        # Opening an association takes two round trips.
+        if max(distance(remote) / 2, response_time or 0.0) > _NEAR:
             _here.body.expect_wait()

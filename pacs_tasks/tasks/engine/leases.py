@@ -57,7 +57,7 @@ _REPORT = 0.1
 #: Seconds for which the usual response time of a remote is remembered.
 _RESPONSE_VALID = 5.0
 #: How many associations a line begins with where opening one takes so many seconds or more.
-_SLOW_LINE: Mapping[float, int] = {0.1: 4 * START, 0.04: 2 * START}
+_SLOW_LINE: Mapping[float, int] = {0.1: 8 * START, 0.04: 4 * START}
 #: Seconds to open an association after which the remote has too many of them.
 _LONG_OPENING = 2.0
 
@@ -435,7 +435,8 @@ class Leases:
             lease.note(Trouble.BUSY)
         elif lease.remote not in self._slow and (many := _slow_line(seconds)):
             self._slow.add(lease.remote)
-            _quickly(lambda: self._tuning().begin_with(lease.remote, min(many, lease.limit)))
+            # Two round trips. The other processes learn from it that the remote is far.
+            _quickly(lambda: self._tuning().begin_with(lease.remote, min(many, lease.limit), seconds / 2))
 
     def refused(self, lease: Lease) -> None:
         """Record that the remote refused the association for now; the place stays empty for a moment."""

@@ -86,7 +86,7 @@ def test_a_free_lease_goes_to_the_highest_class_then_to_the_job_with_fewest(budg
 
 def test_a_lower_class_has_its_turn(budget: AssociationLeases, client: redis.Redis) -> None:
     """It gets an association for a second in every fourteen of one association, however many of a higher class wait."""
-    Tuning(client).begin_with(REMOTE, 64)
+    Tuning(client).begin_with(REMOTE, 64, 0.1)
     held, (waiting,), (bulk,) = leases(STAT, "stat", 64), leases(STAT, "other", 1), leases(BULK, "bulk", 1)
     assert all(granted(budget, lease, 64) for lease in held)
     assert not granted(budget, bulk, 64)

@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from pacs_tasks.connection import connect
+from pacs_tasks.fleet.tuning import Moved, Tuning
 from tests.support.model_pacs import ModelPACS, Service
 
 #: Seconds of the model in which the number is found, and in which the rate counts.
@@ -51,6 +52,13 @@ def test_a_pacs_that_serves_one_at_a_time_gets_one(model: Callable[..., ModelPAC
     assert pacs.number == 1
 
 
+def test_workers_that_open_associations_slowly_find_the_best_number(model: Callable[..., ModelPACS]) -> None:
+    """A number is judged once it is in use, however long that takes."""
+    pacs = model(lambda n: 0.1, pause=0.1)
+    pacs.run(FINDING)
+    assert pacs.run(COUNTING) >= 0.9 * 64 / 0.1, pacs.history
+
+
 def test_a_pacs_that_slows_down_has_half_the_load(model: Callable[..., ModelPACS]) -> None:
     pacs = model(lambda n: 0.05 * max(1, n / 12))
     pacs.run(FINDING)
@@ -68,6 +76,17 @@ def test_a_pacs_that_is_fast_again_has_its_load_back(model: Callable[..., ModelP
     pacs.service = lambda n: 0.05 * max(1, n / 12)
     pacs.run(70)
     assert pacs.run(COUNTING) >= 0.9 * 12 / 0.05, pacs.history
+
+
+def test_a_remote_of_which_nothing_is_known_begins_with_what_opening_tells(redis_url: str) -> None:
+    """All processes learn from it how far the remote is; what was measured stays."""
+    with connect(redis_url, 5) as client:
+        tuning = Tuning(client)
+        tuning.begin_with("FAR", 32, 0.1)
+        assert tuning.report("FAR", 64, "process", Moved(elapsed=0.1)).limit == 32
+        assert tuning.response_time("FAR") == pytest.approx(0.1)
+        tuning.begin_with("FAR", 16, 0.5)
+        assert tuning.response_time("FAR") == pytest.approx(0.1)
 
 
 def test_a_ceiling_holds(model: Callable[..., ModelPACS]) -> None:
