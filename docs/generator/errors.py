@@ -181,8 +181,16 @@ def template(node: ast.expr, found: Catalogue) -> str:
         case ast.BinOp(left=left, op=ast.FloorDiv(), right=right):
             text = _quotient(template(left, found), template(right, found))
         case ast.BinOp(left=left, op=ast.Add(), right=right):
-            text = template(left, found) + template(right, found)
+            text = _sum(template(left, found), template(right, found))
     return text
+
+
+def _sum(left: str, right: str) -> str:
+    """Two texts joined, or two constants added; empty where a number is added to a value that is not known."""
+    numbers = [float(each) for each in (left, right) if re.fullmatch(r"\d+(?:\.\d+)?", each)]
+    if len(numbers) == 2:
+        return f"{sum(numbers):g}"
+    return "" if numbers else left + right
 
 
 def _quotient(dividend: str, divisor: str) -> str:
