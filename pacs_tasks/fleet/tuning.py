@@ -81,7 +81,7 @@ class Tuning:
         return Tuned(int(number), {group: json.loads(text) for group, text in pairs})
 
     def begin_with(self, remote: str, number: int, response: float) -> None:
-        """Have a remote of which nothing is known begin with so many associations, and as many seconds to a response."""
+        """Have a remote of which nothing is known begin with these: associations, and seconds to a response."""
         with self._redis.pipeline() as pipe:
             pipe.hsetnx(tuning_key(remote), "limit", str(number))
             pipe.hsetnx(tuning_key(remote), "response", f"{response:.4f}")

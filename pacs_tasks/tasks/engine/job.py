@@ -74,8 +74,8 @@ from pacs_tasks.tasks.engine.part import L, Part, run_part
 from pacs_tasks.tasks.engine.permissions import check_request
 
 #: A part has so much work, in seconds, that the 5 ms of its task are a thirtieth of it; or it waits for so long. Many
-#: parts wait at once, so that their tasks are most of what there is to do: 500 files over a line of 100 ms took 3.4 s in
-#: 64 parts, and take 2.9 s in 32.
+#: parts wait at once, so that their tasks are most of what there is to do: 500 files over a line of 100 ms took 3.4 s
+#: in 64 parts, and take 2.9 s in 32.
 PART_WORK, PART_WAIT = 0.16, 1.6
 #: Parts that a large job has at least, so that workers share it, and at most: jobs take turns by their parts.
 FEWEST_PARTS, MOST_PARTS = 16, 64

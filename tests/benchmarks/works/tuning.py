@@ -15,7 +15,7 @@ from pacs_tasks.fleet.leases import name_of, tuning_key
 from pacs_tasks.request import AnyRequest
 from tests.benchmarks.evidence import check_claims, claimed, instances
 from tests.benchmarks.files import MANY_SERIES, TEN_THOUSAND, Files
-from tests.benchmarks.fleet import default_fleet, took
+from tests.benchmarks.fleet import default_fleet
 from tests.benchmarks.line import line_to
 from tests.benchmarks.measuring import Bar, Bench, BenchError, Contestant, Figure, Work
 from tests.benchmarks.programs import one_association
@@ -26,9 +26,11 @@ from tests.support import peers
 
 #: What is tried by hand.
 _FIXED: Final = (1, 2, 4, 8, 16, 32)
-#: Seconds of a job whose rate counts, unless the job has ended before: ours tunes itself in the first ten.
+#: Seconds after its first outcome in which the rate of a job counts: ours tunes itself in the first ten.
 _TUNED: Final = (10.0, 20.0)
 _BY_HAND: Final = (2.0, 8.0)
+#: The share of its files after which the last parts of a job end one by one, so that its rate does not count any more.
+_WHOLE: Final = 0.9
 #: Seconds within which a cancelled job ends.
 _PATIENCE: Final = 60.0
 #: TestPACS answers after so many seconds, times 1 + (n / 6)² where n associations are open: six are the best.
@@ -154,33 +156,39 @@ def _rate(bench: Bench, case: _Case, window: tuple[float, float], number: int = 
     """Instances a second at an empty peer, within a window or over the whole job; 0 leaves the number to us."""
     files = bench.files(case.files)
     ours = bench.shared(default_fleet)
-    with bench.room() as room, case.start(files, room) as (remote, held), ours.client() as client:
-        if number:
-            _fix(client, remote, number)
+    with bench.room() as room, case.start(files, room) as (peer, held), ours.client() as client:
+        remote = _fixed(client, peer, number) if number else peer
         job = client.enqueue(case.request(remote, files, room))
         with timeline(job, remote.port) as seen:
-            seen.wait(lambda each: each.recorded > 0, _PATIENCE)
-            seen.run(window[1])
-        found = _rate_of(job, seen.samples, window)
+            first = seen.wait(lambda each: each.recorded > 0, _PATIENCE)
+            if first is None:
+                raise BenchError(f"{case.name}: nothing was moved in {_PATIENCE:g} s")
+            begin, end = (first.at + each for each in window)
+            seen.run(end)
+        found = _rate_of(job, [each for each in seen.samples if each.at >= first.at], begin, end)
         _end(case.name, job, held)
         if case.drawn and not number:
             bench.traces[case.name] = Trace(title=case.name, samples=tuple(seen.samples))
         return found
 
 
-def _fix(client: PacsClient, remote: RemoteAE, number: int) -> None:
-    """Have exactly so many associations: nothing is tried, and nothing that is measured makes them fewer."""
+def _fixed(client: PacsClient, remote: RemoteAE, number: int) -> RemoteAE:
+    """A remote with which there are exactly so many associations: nothing is tried, and nothing makes them fewer.
+
+    Listing what to retrieve may take longer than a record without use is believed: the ceiling holds then.
+    """
     never = 1e12
     fixed = {"limit": number, "base": number, "seen": time.time(), "again": never, "cut": never, "pause": never}
     for name, value in {**fixed, "settled": 0, "probe": 0, "coarse": 0}.items():
         client.ledger.client.hset(tuning_key(name_of(remote)), name, str(value))
+    return remote.model_copy(update={"max_associations": number})
 
 
-def _rate_of(job: Job, samples: Sequence[Sample], window: tuple[float, float]) -> float:
-    progress = job.progress()
-    if progress.state.finished:
-        return progress.counters.done / took(progress)
-    return rate(samples, *window)
+def _rate_of(job: Job, samples: Sequence[Sample], begin: float, end: float) -> float:
+    """The rate between two moments; of the second half of its time if the job has ended before."""
+    whole = _WHOLE * job.progress().counters.total
+    busy = [each for each in samples if each.recorded <= whole] or samples[:2]
+    return rate(samples, min(begin, (samples[0].at + busy[-1].at) / 2), max(min(end, busy[-1].at), samples[1].at))
 
 
 def _end(who: str, job: Job, held: Held) -> None:
@@ -195,6 +203,8 @@ def _contestant(bench: Bench, case: _Case) -> Contestant:
     def run() -> Mapping[str, Figure]:
         tuned = _rate(bench, case, _TUNED)
         best, number = max(_by_hand(bench, case))
+        if not best:
+            raise BenchError(f"{case.name}: nothing was moved by any number of associations in the seconds that count")
         return {
             f"{case.name}: by itself": Figure(tuned, "instances/s"),
             f"{case.name}: best by hand": Figure(best, "instances/s"),
