@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
@@ -21,12 +23,15 @@ from pacs_tasks.dimse.files.elements import (
     MalformedError,
     encode_implicit,
     items,
+    read_uids,
     walk,
 )
+from pacs_tasks.dimse.scp.limits import NO_LIMITS, Intake
 from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer.association import Association
 from pacs_tasks.dimse.upper_layer.command import Command, MessageStream
 from pacs_tasks.dimse.upper_layer.negotiation import Context
+from pacs_tasks.dimse.upper_layer.wire import SLICE, Wire
 from pacs_tasks.errors import ContextRejectedError, PacsTasksError, PeerUnavailableError
 from pacs_tasks.outcome import Status
 from pacs_tasks.outcome.verification import CommitmentReport
@@ -36,6 +41,8 @@ log = logging.getLogger(__name__)
 #: Called with each report; returns False if the transaction is unknown here. It may raise a PacsTasksError if it
 #: cannot record the report.
 OnReport = Callable[[CommitmentReport], bool]
+#: Whether a Transaction UID is known here, so that the rest of its report is worth reading. It may raise as well.
+IsKnown = Callable[[str], bool]
 
 #: Transfer syntaxes in which a report is read.
 REPORT_SYNTAXES = (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
@@ -64,6 +71,13 @@ _ITEM = 0xFFFE_E000
 _LONGEST_UID = 64
 #: Instances of one report; a request names those of one job at most.
 _MOST_REFERENCES = 200_000
+#: Bytes of the longest report.
+_LONGEST_REPORT = 1 << 24
+#: Bytes in which the Transaction UID must end: only the Retrieve AE Title, (0008,0054), comes before it.
+_BEGINNING = 4096
+#: Reports that a process reads at once: the longest takes 16 MB and seconds of a core.
+_AT_ONCE = 4
+_reading = threading.BoundedSemaphore(_AT_ONCE)
 
 
 # The request (N-ACTION)
@@ -171,58 +185,145 @@ def await_report(assoc: Association, seconds: float, on_report: OnReport) -> boo
 
 
 def answer_report(
-    stream: MessageStream, context_id: int, request: Command, pair: tuple[str, str], on_report: OnReport
+    stream: MessageStream,
+    context_id: int,
+    request: Command,
+    pair: tuple[str, str],
+    on_report: OnReport,
+    *,
+    is_known: IsKnown | None = None,
+    intake: Intake | None = None,
 ) -> None:
     """Read a report, pass it on and respond to it: with success only once ``on_report`` has accepted it.
+
+    Whoever may call can send reports, so one that nobody awaits is neither kept nor decoded.
 
     Parameters
     ----------
     pair
         SOP class and transfer syntax of the presentation context.
+    is_known
+        Called with the Transaction UID before the rest is read; None knows all.
+    intake
+        What the association may bring; None is anything.
 
     Raises
     ------
     PeerUnavailableError
         If the association is lost.
     """
-    content = stream.receive_identifier(context_id, "the rest of a report") if request.has_data_set else b""
+    parts = _parts(stream, context_id, intake or Intake(NO_LIMITS, stream.wire)) if request.has_data_set else iter(())
+    remote, content = stream.wire.remote, bytearray()
+    code = _header_status(remote, request, pair[0])
+    if code == _SUCCESS:
+        _read(parts, content, _BEGINNING)
+        code = _transaction_status(remote, content, pair[1], is_known)
+    if code == _SUCCESS:
+        with _one_of_few(stream.wire):
+            _read(parts, content, _LONGEST_REPORT)
+            code = _record(remote, content, pair[1], on_report)
+    for _ in parts:
+        # The remote receives the response only once it has sent all.
+        pass
     elements: dict[int, int | str] = {
         command.AFFECTED_SOP_CLASS_UID: request.text(command.AFFECTED_SOP_CLASS_UID),
         command.COMMAND_FIELD: command.N_EVENT_REPORT_RQ | command.RESPONSE,
         command.MESSAGE_ID_RESPONDED_TO: request.number(command.MESSAGE_ID) or 0,
-        command.STATUS: _process(stream.wire.remote, request, content, pair, on_report),
+        command.STATUS: code,
         command.AFFECTED_SOP_INSTANCE_UID: request.text(command.AFFECTED_SOP_INSTANCE_UID),
         command.EVENT_TYPE_ID: request.number(command.EVENT_TYPE_ID) or 0,
     }
     stream.send(context_id, command.encode(elements, data_set=False))
 
 
-def _process(remote: object, request: Command, content: bytes, pair: tuple[str, str], on_report: OnReport) -> int:
-    """Return the status of the response."""
-    if pair[0] != StorageCommitmentPushModel:
+def _parts(stream: MessageStream, context_id: int, intake: Intake) -> Iterator[memoryview]:
+    """Receive the fragments of a report, as many as one may have. Each is valid until the next one is requested."""
+    intake.begin()
+    received = 0
+    for part in stream.receive_data(context_id, "the rest of a report"):
+        intake.drain(len(part))
+        received += len(part)
+        if received > _LONGEST_REPORT:
+            raise stream.wire.protocol_error("sent an endless report")
+        yield part
+
+
+def _read(parts: Iterator[memoryview], content: bytearray, wanted: int) -> None:
+    """Add fragments until the content has ``wanted`` bytes, or all."""
+    while len(content) < wanted and (part := next(parts, None)) is not None:
+        content += part
+
+
+@contextmanager
+def _one_of_few(wire: Wire) -> Iterator[None]:
+    """Wait until few other reports are read at once; the watch of the wire may end the wait."""
+    while not _reading.acquire(timeout=SLICE):
+        if wire.watch is not None:
+            wire.watch()
+    try:
+        yield
+    finally:
+        _reading.release()
+
+
+# Each of these gives the status of the response so far.
+
+
+def _header_status(remote: object, request: Command, sop_class_uid: str) -> int:
+    if sop_class_uid != StorageCommitmentPushModel:
         log.warning("%s sent an event report on a presentation context of another service", remote)
         return _SOP_CLASS_NOT_SUPPORTED
     if request.number(command.EVENT_TYPE_ID) not in _EVENT_TYPES:
         log.warning("%s sent an event type that storage commitment does not define", remote)
         return _NO_SUCH_EVENT_TYPE
+    return _SUCCESS
+
+
+def _transaction_status(remote: object, content: Data, syntax: str, is_known: IsKnown | None) -> int:
+    """Check the beginning of a report."""
     try:
-        report = decode_report(content, pair[1])
+        transaction_uid = read_uids(content[:_BEGINNING], syntax, (_TRANSACTION_UID,)).get(_TRANSACTION_UID, "")
+        if not transaction_uid or len(transaction_uid) > _LONGEST_UID:
+            raise MalformedError("it does not name a transaction")
+        known = is_known is None or is_known(transaction_uid)
+    except ValueError as error:
+        return _malformed(remote, error)
+    except PacsTasksError as error:
+        return _not_recorded(remote, error)
+    return _SUCCESS if known else _unknown(remote)
+
+
+def _record(remote: object, content: Data, syntax: str, on_report: OnReport) -> int:
+    try:
+        report = decode_report(content, syntax)
         known = on_report(report)
     except ValueError as error:
-        log.warning("%s sent a malformed storage commitment report: %s", remote, error)
-        return _PROCESSING_FAILURE
+        return _malformed(remote, error)
     except PacsTasksError as error:
-        # A failure status asks the remote to report again later.
-        log.warning("A storage commitment report from %s could not be recorded: %s", remote, error.message)
-        return _PROCESSING_FAILURE
+        return _not_recorded(remote, error)
     if not known:
-        log.warning("%s reported about a transaction that is unknown or has expired", remote)
-        return _INVALID_ARGUMENT_VALUE
+        return _unknown(remote)
     log.info("%s reported: %d instances committed, %d failed", remote, len(report.committed), len(report.failed))
     return _SUCCESS
 
 
-def decode_report(content: bytes, transfer_syntax_uid: str) -> CommitmentReport:
+def _malformed(remote: object, error: ValueError) -> int:
+    log.warning("%s sent a malformed storage commitment report: %s", remote, error)
+    return _PROCESSING_FAILURE
+
+
+def _not_recorded(remote: object, error: PacsTasksError) -> int:
+    # A failure status asks the remote to report again later.
+    log.warning("A storage commitment report from %s could not be recorded: %s", remote, error.message)
+    return _PROCESSING_FAILURE
+
+
+def _unknown(remote: object) -> int:
+    log.warning("%s reported about a transaction that is unknown or has expired", remote)
+    return _INVALID_ARGUMENT_VALUE
+
+
+def decode_report(content: Data, transfer_syntax_uid: str) -> CommitmentReport:
     """Decode the Event Information of a report (PS3.4 section J.3.3.1.1).
 
     An instance in both lists counts as failed. An item without a readable UID is ignored.

@@ -248,3 +248,8 @@ def record_report(ledger: Ledger, report: CommitmentReport, meaning: Meaning) ->
     """Record a report for whichever job; false if the transaction is unknown, or its job has expired."""
     job_id = cast("str | None", ledger.client.get(transaction_key(report.transaction_uid)))
     return job_id is not None and Commitments(ledger, job_id).record_report(report, meaning)
+
+
+def is_known(ledger: Ledger, transaction_uid: str) -> bool:
+    """Whether a job awaits a report about this transaction, or did so not long ago."""
+    return bool(ledger.client.exists(transaction_key(transaction_uid)))

@@ -28,7 +28,7 @@ from pacs_tasks.dimse.status import commitment_failure
 from pacs_tasks.errors import BrokerUnavailableError
 from pacs_tasks.fleet.receivers import EXPECTED_FOR, INCOMING, UNSOLICITED, ExpectedSeries
 from pacs_tasks.fleet.senders import Expectation, Stranger
-from pacs_tasks.ledger.commitments import record_report
+from pacs_tasks.ledger.commitments import is_known, record_report
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.logs import log_plainly, write_lines
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
@@ -254,8 +254,15 @@ class Reports:
         BrokerUnavailableError
             If Redis is away. The remote receives a failure status and may report again.
         """
+        return self._answer(lambda ledger: record_report(ledger, report, commitment_failure))
+
+    def knows(self, transaction_uid: str) -> bool:
+        """Whether a report about this transaction can be recorded; raises as :meth:`record`."""
+        return self._answer(lambda ledger: is_known(ledger, transaction_uid))
+
+    def _answer(self, run: Callable[[Ledger], bool]) -> bool:
         try:
-            return record_report(self._connected(), report, commitment_failure)
+            return run(self._connected())
         except redis.RedisError as error:
             raise BrokerUnavailableError(f"Redis did not record the report ({error}). Check that it runs.") from None
 
@@ -295,6 +302,7 @@ def receive(
         listener=listener,
         tls=config.receiver_tls,
         on_report=reports.record,
+        knows_transaction=reports.knows,
         place=places.place,
         callers=callers,
         max_associations=config.receiver_max_associations,

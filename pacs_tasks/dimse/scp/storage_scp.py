@@ -23,7 +23,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModel
 
 from pacs_tasks.ae import TLS, LocalAE
 from pacs_tasks.dimse.c_echo import VERIFICATION
-from pacs_tasks.dimse.commitment import REPORT_SYNTAXES, OnReport, answer_report
+from pacs_tasks.dimse.commitment import REPORT_SYNTAXES, IsKnown, OnReport, answer_report
 from pacs_tasks.dimse.files.elements import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from pacs_tasks.dimse.scp.admission import CROWDED_LIMIT, Connection, Lobby, Places, Sparing
 from pacs_tasks.dimse.scp.c_store import Origin, Place, receive
@@ -88,6 +88,8 @@ class StorageSCP:
         A socket made by :func:`listen`, which other processes may share; the default is one of its own.
     on_report
         Called in the thread of the association with a report on storage commitment; without it none are accepted.
+    knows_transaction
+        Called before it with the transaction, so that other reports are not read; without it all are.
     tls
         Our certificate and key. Only TLS is accepted then, and with ``ca_file`` only callers with a certificate.
     place
@@ -117,6 +119,7 @@ class StorageSCP:
         limits: Limits = NO_LIMITS,
         listener: socket.socket | None = None,
         on_report: OnReport | None = None,
+        knows_transaction: IsKnown | None = None,
         tls: TLS | None = None,
         place: Place | None = None,
     ) -> None:
@@ -127,6 +130,7 @@ class StorageSCP:
         self.callers = callers or Callers()
         self.limits = limits
         self.on_report = on_report
+        self.knows_transaction = knows_transaction
         self.place = place
         self.context = None if tls is None else called_context(tls)
         directory.mkdir(parents=True, exist_ok=True)
@@ -332,15 +336,23 @@ class _AcceptedAssociation:
                 outcome = receive(stream, context_id, request, self._contexts[context_id], origin)
                 if self._scp.on_instance is not None:
                     self._scp.on_instance(outcome)
-            elif request.field == command.N_EVENT_REPORT_RQ and self._scp.on_report is not None:
-                answer_report(stream, context_id, request, self._contexts[context_id], self._scp.on_report)
+            elif request.field == command.N_EVENT_REPORT_RQ and scp.on_report is not None:
+                answer_report(
+                    stream,
+                    context_id,
+                    request,
+                    self._contexts[context_id],
+                    scp.on_report,
+                    is_known=scp.knows_transaction,
+                    intake=intake,
+                )
             else:
-                _respond(stream, context_id, request)
+                _respond(stream, context_id, request, intake)
             self.wire.limit_operation()
             self._busy, self._idle_since = False, time.monotonic()
 
 
-def _respond(stream: MessageStream, context_id: int, request: Command) -> None:
+def _respond(stream: MessageStream, context_id: int, request: Command, intake: Intake) -> None:
     """Respond to C-ECHO, and to requests for services that a Storage SCP does not offer."""
     if request.field == command.C_CANCEL_RQ:
         # It has no response of its own (PS3.7 section 9.3.2.3).
@@ -349,8 +361,9 @@ def _respond(stream: MessageStream, context_id: int, request: Command) -> None:
         # A response to a response would have no end.
         raise stream.wire.protocol_error("sent a message that is not a request")
     if request.has_data_set:
-        for _ in stream.receive_data(context_id, "the rest of a message"):
-            pass
+        intake.begin()
+        for part in stream.receive_data(context_id, "the rest of a message"):
+            intake.drain(len(part))
     elements: dict[int, int | str] = {
         command.AFFECTED_SOP_CLASS_UID: request.text(command.AFFECTED_SOP_CLASS_UID),
         command.COMMAND_FIELD: request.field | command.RESPONSE,

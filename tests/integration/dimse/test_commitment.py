@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.commitment import PUSH_MODEL_CONTEXT, await_report, encode_request, request_commitment
 from pacs_tasks.dimse.files import part10
+from pacs_tasks.dimse.scp.limits import Limits
 from pacs_tasks.dimse.scp.storage_scp import StorageSCP
 from pacs_tasks.dimse.upper_layer import command, contexts
 from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
@@ -58,7 +62,10 @@ def taken() -> Taken:
 @pytest.fixture
 def receiver(tmp_path: Path, taken: Taken) -> Iterator[StorageSCP]:
     """A receiver that accepts reports."""
-    with StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", on_report=taken) as running:
+    known = taken.known.__contains__
+    with StorageSCP(
+        RECEIVER, "127.0.0.1", 0, tmp_path / "received", on_report=taken, knows_transaction=known
+    ) as running:
         yield running
 
 
@@ -249,13 +256,20 @@ def test_a_report_comes_over_tls_as_well(tmp_path: Path, taken: Taken) -> None:
     assert len(taken.reports[0].committed) == 2
 
 
-def _reported(receiver: StorageSCP, fields: dict[int, int | str], content: bytes | None, answers: int = 1) -> list[int]:
+def _reported(
+    receiver: StorageSCP,
+    fields: dict[int, int | str],
+    content: bytes | None,
+    answers: int = 1,
+    sop_class_uid: str = StorageCommitmentPushModel,
+) -> list[int]:
     """Send a report several times over one association, and return the statuses of the responses."""
     remote = RemoteAE(ae_title="RECEIVER", port=receiver.port)
-    context = Context(StorageCommitmentPushModel, PUSH_MODEL_CONTEXT.transfer_syntaxes, scp_role=True)
+    is_scp = sop_class_uid == StorageCommitmentPushModel
+    context = Context(sop_class_uid, PUSH_MODEL_CONTEXT.transfer_syntaxes, scp_role=is_scp)
     statuses = []
     with Association.open(LocalAE(ae_title="ARCHIVE"), remote, [context], PATIENT) as assoc:
-        assert StorageCommitmentPushModel in assoc.roles
+        assert is_scp == (StorageCommitmentPushModel in assoc.roles)
         for _ in range(answers):
             with assoc.exchange() as message_id:
                 known = {command.COMMAND_FIELD: command.N_EVENT_REPORT_RQ, command.MESSAGE_ID: message_id, **fields}
@@ -292,3 +306,59 @@ def test_a_malformed_report_is_refused_and_the_association_continues(
     """Each gets the status for its fault, as often as it arrives, and none is accepted."""
     assert _reported(receiver, fields, content, answers=3) == [status] * 3
     assert len(taken.reports) == (3 if status == 0x0000 else 0)
+
+
+def _long_report(transaction_uid: str) -> bytes:
+    """A report that names as many instances as fit into 16 MiB."""
+    empty = encode_request(transaction_uid, [])
+    item = encode_request(transaction_uid, _references(1))[len(empty) :]
+    items = item * (((1 << 24) - len(empty)) // len(item))
+    return empty[:-4] + struct.pack("<L", len(items)) + items
+
+
+@pytest.mark.parametrize(
+    ("transaction_uid", "sop_class_uid", "status"),
+    [(TRANSACTION, CTImageStorage, 0x0122), ("2.25.99", StorageCommitmentPushModel, 0x0115)],
+    ids=["another service", "unknown transaction"],
+)
+def test_a_long_report_that_nobody_awaits_costs_little(
+    receiver: StorageSCP, taken: Taken, transaction_uid: str, sop_class_uid: str, status: int
+) -> None:
+    """It is answered as a short one, and neither kept nor decoded, which would take seconds."""
+    report = _long_report(transaction_uid)
+    begun = time.process_time()
+    assert _reported(receiver, REPORT, report, sop_class_uid=sop_class_uid) == [status]
+    assert time.process_time() - begun < 0.5
+    assert taken.reports == []
+
+
+def test_few_reports_are_read_at_once(tmp_path: Path) -> None:
+    """The others wait for their turn, and each gets its response."""
+    lock, now, most = threading.Lock(), 0, 0
+
+    def slowly(_: CommitmentReport) -> bool:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        threading.Event().wait(0.1)
+        with lock:
+            now -= 1
+        return True
+
+    content = encode_request(TRANSACTION, _references(1))
+    with StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path, on_report=slowly) as receiver, ThreadPoolExecutor(8) as pool:
+        answers = pool.map(lambda _: _reported(receiver, REPORT, content), range(8))
+        assert list(answers) == [[0x0000]] * 8
+    assert 1 < most <= 4
+
+
+@pytest.mark.parametrize("sop_class_uid", [StorageCommitmentPushModel, CTImageStorage])
+def test_reports_count_towards_the_limit_of_an_association(tmp_path: Path, sop_class_uid: str) -> None:
+    """One that goes on to send after it is aborted."""
+    limits = Limits(association=1000)
+    with (
+        StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path, on_report=Taken(TRANSACTION), limits=limits) as receiver,
+        pytest.raises(PeerUnavailableError),
+    ):
+        _reported(receiver, REPORT, encode_request(TRANSACTION, _references(20)), 2, sop_class_uid)
