@@ -1,11 +1,14 @@
 """The space that unsolicited instances may take: up to a quota, and up to twice the reserve of free space.
 
-Anybody who may call can send them, so they must not keep out what a job has requested.
+Anybody who may call can send them, so they must not keep out what a job has requested. What counts is the space on the
+disk: a small instance takes a block, and may take two for directories of its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import os
 import threading
 import time
@@ -19,9 +22,15 @@ logger = logging.getLogger("pacs_tasks.receiver")
 
 #: Seconds after which the directory is measured again: other processes write to it, and people remove files.
 _MEASURED_FOR = 60.0
+#: The same once the quota is used up: a crowd of instances must not have everything measured for each of them.
+_MEASURED_FOR_WHEN_FULL = 5.0
 #: Dropping the oldest stops at this part of the quota, so that it happens rarely.
 _DROPPED_TO = 0.9
 _RESERVES = 2
+#: Bytes of a block, which the smallest file and each directory take.
+_BLOCK = 4096
+#: Directories that an instance may need: those of its study and its series.
+_OWN_DIRECTORIES = 2
 
 
 class UnsolicitedQuota:
@@ -32,7 +41,7 @@ class UnsolicitedQuota:
     directory
         Where they are.
     quota
-        Bytes that they may take; None is anything.
+        Bytes that they may take, with their directories; None is anything.
     space
         The free space of their file system.
     """
@@ -51,9 +60,11 @@ class UnsolicitedQuota:
             return False
         if self._quota is None:
             return True
-        size = path.stat().st_size
+        # Whether its directories are there already is known at the next measurement.
+        size = _size(path.stat()) + _OWN_DIRECTORIES * _BLOCK
         with self._lock:
-            if time.monotonic() - self._measured > _MEASURED_FOR or self._used + size > self._quota:
+            full = self._used + size > self._quota
+            if time.monotonic() - self._measured > (_MEASURED_FOR_WHEN_FULL if full else _MEASURED_FOR):
                 self._measure()
             if self._used + size > self._quota and self._policy is WhenFull.DROP_OLDEST and size <= self._quota:
                 self._drop(self._quota * _DROPPED_TO - size)
@@ -63,24 +74,45 @@ class UnsolicitedQuota:
             return True
 
     def _measure(self) -> None:
-        self._used, self._measured = sum(each.stat().st_size for each in _files(self._directory)), time.monotonic()
+        found = (_size(each.stat()) if is_file else _BLOCK for each, is_file in _entries(self._directory))
+        self._used, self._measured = sum(found), time.monotonic()
 
     def _drop(self, wanted: float) -> None:
         """Remove the oldest files until the rest takes no more than ``wanted`` bytes."""
-        files = sorted((each.stat().st_mtime_ns, each.stat().st_size, each.path) for each in _files(self._directory))
+        self._measure()
+        found = ((each.stat(), each.path) for each, is_file in _entries(self._directory) if is_file)
         dropped = 0
-        for _, size, path in files:
+        for _, size, path in sorted((stat.st_mtime_ns, _size(stat), path) for stat, path in found):
             if self._used <= max(wanted, 0):
                 break
             # Another process may have removed it.
             Path(path).unlink(missing_ok=True)
-            self._used -= size
+            self._used -= size + _BLOCK * self._remove_empty(Path(path).parent)
             dropped += 1
         logger.warning("%d unsolicited instances were removed, the oldest first: their quota is used up.", dropped)
 
+    def _remove_empty(self, directory: Path) -> int:
+        """Remove a directory, and those above it, if nothing is left in them; give how many there were.
 
-def _files(directory: Path) -> Iterator[os.DirEntry[str]]:
-    """Yield the regular files below a directory. Links are not followed."""
+        If an instance comes at this moment, the directory stays or is made again.
+        """
+        removed = 0
+        with contextlib.suppress(OSError):
+            while directory != self._directory:
+                directory.rmdir()
+                directory, removed = directory.parent, removed + 1
+        return removed
+
+
+def _size(found: os.stat_result) -> int:
+    """Bytes that a file takes on the disk, in whole blocks. Some file systems know their blocks only later."""
+    blocks = math.ceil(found.st_size / _BLOCK) * _BLOCK
+    # Windows has no blocks.
+    return max(blocks, getattr(found, "st_blocks", 0) * 512, _BLOCK)
+
+
+def _entries(directory: Path) -> Iterator[tuple[os.DirEntry[str], bool]]:
+    """Yield the directories and regular files below a directory, and whether each is a file. Links are not followed."""
     try:
         with os.scandir(directory) as entries:
             found = list(entries)
@@ -88,6 +120,7 @@ def _files(directory: Path) -> Iterator[os.DirEntry[str]]:
         return
     for each in found:
         if each.is_dir(follow_symlinks=False):
-            yield from _files(Path(each.path))
+            yield each, False
+            yield from _entries(Path(each.path))
         elif each.is_file(follow_symlinks=False):
-            yield each
+            yield each, True

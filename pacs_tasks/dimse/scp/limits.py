@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,10 @@ from pacs_tasks.dimse.upper_layer.wire import Wire
 #: The reserve without a setting: so many bytes, or this part of a smaller file system.
 _RESERVE = 1 << 30
 _PART_OF_DISK = 20
+#: The reserve of files on a file system that can hold only so many: this part of them, and so many on a small one, but
+#: not more than a quarter.
+_PART_OF_FILES = 20
+_FILES, _MOST_OF_FILES = 1000, 4
 #: Free space is read again after so many bytes and seconds at most, in case others write too.
 _UNREAD = 1 << 26
 _UNREAD_FOR = 0.25
@@ -27,12 +33,13 @@ class LimitError(Exception):
 
 
 class Space:
-    """The free space of the file system of a directory. Thread-safe.
+    """The free space of the file system of a directory, in bytes and in files. Thread-safe.
 
     Parameters
     ----------
     keep
-        Bytes that stay free. None is a gibibyte, or a twentieth of a smaller file system.
+        Bytes that stay free. None is a gibibyte, or a twentieth of a smaller file system. 0 keeps no reserve of files
+        either.
     """
 
     def __init__(self, directory: Path, keep: int | None = None) -> None:
@@ -64,8 +71,20 @@ class Space:
         if keep and rest < 0:
             self._unread = 0
             raise LimitError("the disk of the receiver is almost full")
+        if keep and not self._has_files(times):
+            self._unread = 0
+            raise LimitError("the disk of the receiver has no room for more files")
         self._unread = min(rest // _PART_OF_REST, _UNREAD)
         self._until = time.monotonic() + _UNREAD_FOR
+
+    def _has_files(self, times: int) -> bool:
+        """Whether more files than the reserve may be made: small ones use up the inodes long before the bytes."""
+        if sys.platform == "win32":
+            return True
+        found = os.statvfs(self._directory)
+        # Those that make inodes as they need them, such as btrfs, report 0.
+        reserve = max(found.f_files // _PART_OF_FILES, min(_FILES, found.f_files // _MOST_OF_FILES))
+        return found.f_favail >= times * reserve
 
 
 @dataclass(frozen=True)
