@@ -1,4 +1,4 @@
-"""The routes of remotes: those of the settings, and all that the fleet has associations with."""
+"""The routes of remotes: those of the settings, and all that the fleet has associations with or that are down."""
 
 from typing import Annotated
 
@@ -47,14 +47,14 @@ class RemoteState(BaseModel):
 
 
 class RemoteList(BaseModel):
-    """All remotes: those of the settings by name, then those that the fleet has associations with."""
+    """All remotes: those of the settings by name, the default one, then others that are in use or down."""
 
     remotes: list[RemoteState]
 
 
 @router.get("", operation_id="list_remotes")
 def list_remotes(_caller: Reader, services: Shared) -> RemoteList:
-    """List the remotes of the settings, and others with which the fleet has associations open."""
+    """List the remotes of the settings, and others with which the fleet has associations open or that are down."""
     return RemoteList(remotes=states(services))
 
 
@@ -81,10 +81,16 @@ def echo(services: Services, name: str, requester: str) -> Job:
 def states(services: Services) -> list[RemoteState]:
     """Read the state of all remotes."""
     used = {each.remote: each for each in services.client.associations()}
-    known = {name: services.settings.remote(name) for name in sorted(services.settings.remotes)}
-    found = [_state(services, name, remote, used) for name, remote in known.items()]
-    others = used.keys() - {each.remote for each in found}
-    return found + [_other(services, used[remote]) for remote in sorted(others)]
+    default = services.settings.default_remote
+    known: list[tuple[str | None, RemoteAE]] = [
+        (name, services.settings.remote(name)) for name in sorted(services.settings.remotes)
+    ]
+    if name_of(default) not in {name_of(remote) for _, remote in known}:
+        known.append((None, default))
+    found = [_state(services, name, remote, used) for name, remote in known]
+    down = {each.name for each in Outages(services.client.ledger.client).all()}
+    others = {*used, *down} - {each.remote for each in found}
+    return found + [_other(services, place, used) for place in sorted(others)]
 
 
 def named(services: Services, name: str) -> RemoteAE:
@@ -96,7 +102,7 @@ def named(services: Services, name: str) -> RemoteAE:
     return services.settings.remote(name)
 
 
-def _state(services: Services, name: str, remote: RemoteAE, used: dict[str, Associations]) -> RemoteState:
+def _state(services: Services, name: str | None, remote: RemoteAE, used: dict[str, Associations]) -> RemoteState:
     place = name_of(remote)
     return RemoteState(
         name=name,
@@ -110,8 +116,8 @@ def _state(services: Services, name: str, remote: RemoteAE, used: dict[str, Asso
     )
 
 
-def _other(services: Services, used: Associations) -> RemoteState:
-    return RemoteState(name=None, remote=used.remote, associations=used, down_since=_down_since(services, used.remote))
+def _other(services: Services, place: str, used: dict[str, Associations]) -> RemoteState:
+    return RemoteState(name=None, remote=place, associations=used.get(place), down_since=_down_since(services, place))
 
 
 def _down_since(services: Services, place: str) -> float | None:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+from contextlib import closing
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from pacs_tasks import RemoteAE
+from pacs_tasks.ae import LocalAE
+from pacs_tasks.connection import connect
+from pacs_tasks.fleet.leases import name_of
+from pacs_tasks.fleet.outages import MOST_FAILURES, Outages
+from pacs_tasks.ledger.tokens import Scope
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support.dicom_files import write_series
-from tests.support.http_api import Api
+from tests.support.http_api import Api, serving
+from tests.support.redis_server import redis_server
 
 REFUSED = 0xC000
 
@@ -121,3 +129,20 @@ def test_a_job_is_cancelled(service: Api, pacs: TestPACS, tmp_path: Path) -> Non
     service.call("POST", f"/jobs/{job_id}/resume", status=202)
     service.follow(job_id)
     assert len(pacs.instances) == len(files)
+
+
+def test_remotes_for_which_jobs_wait_are_listed(tmp_path: Path) -> None:
+    """The default one, and one that is down and has a name nowhere; none of them has an association."""
+    absent = RemoteAE(host="192.0.2.8", ae_title="ABSENT")
+    with (
+        redis_server(tmp_path) as redis,
+        serving(redis.url(), tmp_path, PACS_TASKS_IP="192.0.2.7") as server,
+        closing(connect(redis.url(), 5)) as client,
+    ):
+        for _ in range(MOST_FAILURES):
+            Outages(client).record_failure(name_of(absent), LocalAE(), absent, "no answer")
+        listed = server.as_one_who(Scope.READ).get("/remotes")["remotes"]
+    default, down = listed
+    assert (default["name"], default["host"], default["down_since"]) == (None, "192.0.2.7", None)
+    assert (down["name"], down["remote"]) == (None, name_of(absent))
+    assert down["down_since"] > 0
