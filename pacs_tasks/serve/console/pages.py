@@ -6,11 +6,12 @@ A part of a page that renews itself is rendered for all who see the same, so tha
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -21,7 +22,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pacs_tasks.cli.output.terminal import size, when
 from pacs_tasks.client import Job
-from pacs_tasks.errors import without_comments
+from pacs_tasks.errors import InvalidRequestError, SealingError, without_comments
 from pacs_tasks.fleet.leases import name_of
 from pacs_tasks.messages.dead_letters import DeadLetters
 from pacs_tasks.operations import OPERATIONS
@@ -126,10 +127,15 @@ class Pages:
         view = self._views.view(job.progress(), patients=look.patients)
         values: dict[str, Any] = {"job": view, "remote": plain(view.progress.remote), "studies": (), "matches": None}
         values |= self._failures(view, query, look)
-        values["associations"] = None if view.progress.state.finished else job.associations()
+        finished = view.progress.state.finished
+        # The remote is not known if the request cannot be read.
+        values["associations"] = job.associations() if view.progress.remote and not finished else None
         values["facts"] = ()
-        if view.progress.state.finished and not view.error:
-            values |= self._outcome(job, look)
+        if finished and not view.error:
+            try:
+                values |= self._outcome(job, look)
+            except SealingError as error:
+                values["job"] = replace(view, error=plain(error.message))
         return values
 
     def _failures(self, view: JobView, query: Mapping[str, str], look: Look) -> dict[str, Any]:
@@ -151,7 +157,9 @@ class Pages:
 
     def _outcome(self, job: Job, look: Look) -> dict[str, Any]:
         """Give what a job that has ended has beside counts: studies, matches, or the answer of the remote."""
-        request = job.request()
+        request = None
+        with contextlib.suppress(InvalidRequestError):
+            request = job.request()
         outcome = job.outcome()
         if isinstance(outcome, TransferOutcome):
             return {"studies": _worst_first(outcome.studies)[:_LISTED], "study_count": len(outcome.studies)}

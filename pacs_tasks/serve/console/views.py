@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from pacs_tasks.cli.output.view import command_of, done_of
 from pacs_tasks.client import PacsClient
-from pacs_tasks.errors import PacsTasksError, without_comments
+from pacs_tasks.errors import PacsTasksError, SealingError, without_comments
 from pacs_tasks.ledger.receipts import WITH_RECEIPTS
 from pacs_tasks.operations import TRANSFERS
 from pacs_tasks.outcome import Category, Counters, InstanceCategory, InstanceOutcome, JobState, Progress
@@ -289,8 +289,14 @@ class JobViews:
         return reasons
 
     def problems(self, job_id: str) -> list[tuple[int, InstanceOutcome]]:
-        """Read instances that failed or are missing, in the order of the manifest, of the first so many problems."""
-        found = self.client.ledger.problems(job_id, MOST_PROBLEMS)
+        """Read instances that failed or are missing, in the order of the manifest, of the first so many problems.
+
+        There are none if the key of the job is missing here, so that its counts, and other jobs, stay visible.
+        """
+        try:
+            found = self.client.ledger.problems(job_id, MOST_PROBLEMS)
+        except SealingError:
+            return []
         return [(index, each) for index, each in found if each.category in _FAILED]
 
 

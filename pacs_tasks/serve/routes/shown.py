@@ -1,5 +1,6 @@
 """What a caller sees of jobs. Without the scope ``patients``: states, counts, statuses, times, remotes and reasons."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -10,7 +11,7 @@ from pydantic import BaseModel
 from pacs_tasks.cli.output.exit_codes import of_error
 from pacs_tasks.cli.output.outcomes import view_of
 from pacs_tasks.client import PacsClient
-from pacs_tasks.errors import JobNotFoundError, PacsTasksError, without_comments
+from pacs_tasks.errors import InvalidRequestError, JobNotFoundError, PacsTasksError, SealingError, without_comments
 from pacs_tasks.fleet.leases import Associations
 from pacs_tasks.ledger.tokens import Scope
 from pacs_tasks.outcome import FindOutcome, InstanceOutcome, Outcome, Progress, TransferOutcome
@@ -35,7 +36,7 @@ class JobDetail(BaseModel):
     Attributes
     ----------
     request
-        With the scope ``patients``.
+        With the scope ``patients``; None if it cannot be read.
     outcome
         Once the job has ended with one: its category and counts, and with the scope ``patients`` also its studies.
     error
@@ -92,7 +93,9 @@ def detail_for(caller: Caller, client: PacsClient, job_id: str) -> JobDetail:
     patients = caller.may(Scope.PATIENTS)
     found: dict[str, Any] = {"job": progress_for(caller, client, progress)}
     if patients:
-        found["request"] = json.loads(job.request().model_dump_json(exclude_none=True))
+        # A request that another version wrote, or whose key is missing here, must not hide the rest.
+        with contextlib.suppress(InvalidRequestError, SealingError):
+            found["request"] = json.loads(job.request().model_dump_json(exclude_none=True))
     if not progress.state.finished:
         # The remote is not known if another version wrote the request.
         return JobDetail(**found, associations=job.associations() if progress.remote else None)

@@ -9,12 +9,19 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from pacs_tasks import RemoteAE
+import pytest
+
+from pacs_tasks import PacsClient, RemoteAE, StoreDirectoryRequest
 from pacs_tasks.ae import LocalAE
 from pacs_tasks.connection import connect
 from pacs_tasks.fleet.leases import name_of
 from pacs_tasks.fleet.outages import MOST_FAILURES, Outages
+from pacs_tasks.ledger.keys import job_key
+from pacs_tasks.ledger.manifest import FileLine
 from pacs_tasks.ledger.tokens import Scope
+from pacs_tasks.outcome import FindOutcome, InstanceCategory, InstanceOutcome, Status, StatusCategory
+from pacs_tasks.sealing import new_key
+from pacs_tasks.settings import Settings
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support.dicom_files import write_series
 from tests.support.http_api import Api, serving
@@ -146,3 +153,59 @@ def test_remotes_for_which_jobs_wait_are_listed(tmp_path: Path) -> None:
     assert (default["name"], default["host"], default["down_since"]) == (None, "192.0.2.7", None)
     assert (down["name"], down["remote"]) == (None, name_of(absent))
     assert down["down_since"] > 0
+
+
+#: Whom the proxy names may see the console.
+PROXY = {
+    "PACS_TASKS_SERVE_PROXY_HEADER": "X-Remote-User",
+    "PACS_TASKS_SERVE_PROXIES": "127.0.0.1",
+    "PACS_TASKS_SERVE_USERS": '{"anna": ["read", "patients"]}',
+}
+
+
+@pytest.mark.parametrize("written", ["", '{"format": "of another version"}'], ids=["invalid", "another version"])
+def test_a_job_whose_request_cannot_be_read_is_shown(tmp_path: Path, written: str) -> None:
+    """Without it, also to those who may see it, by the API and the console, whether the job has ended or not."""
+    with (
+        redis_server(tmp_path) as redis,
+        serving(redis.url(), tmp_path, **PROXY) as server,
+        closing(connect(redis.url(), 5)) as client,
+    ):
+        service = server.as_one_who(Scope.READ, Scope.SUBMIT, Scope.PATIENTS)
+        job_id = service.submit("pacs_tasks.find", {"level": "STUDY", "keys": {}})
+        client.hset(job_key(job_id), "request", written)
+        for state in ("queued", "done"):
+            detail = service.get(f"/jobs/{job_id}")
+            assert (detail["job"]["state"], detail["request"]) == (state, None)
+            assert job_id in _console(server, f"/console/jobs/{job_id}")
+            ended: dict[Any, Any] = {"state": "done", "finished": detail["job"]["created"], "outcome": _found()}
+            client.hset(job_key(job_id), mapping=ended)
+
+
+def test_a_job_whose_key_is_missing_is_shown(tmp_path: Path) -> None:
+    """The API and the console show state and counts, and what is missing; the list shows the other jobs too."""
+    keys = [new_key(), new_key()]
+    with (
+        redis_server(tmp_path) as redis,
+        serving(redis.url(), tmp_path, PACS_TASKS_ENCRYPTION_KEYS=keys[0], **PROXY) as server,
+        PacsClient(redis.url(), Settings(encryption_keys=keys[1])) as other,
+    ):
+        sending = StoreDirectoryRequest(remote=RemoteAE(host="192.0.2.7"), directory="/data")
+        job_id = other.enqueue(sending).id
+        service = server.as_one_who(Scope.READ, Scope.PATIENTS)
+        assert service.get(f"/jobs/{job_id}")["request"] is None
+        assert job_id in _console(server, f"/console/jobs/{job_id}")
+        other.ledger.start(job_id, "worker")
+        other.ledger.manifest.plan(job_id, [FileLine("/data/1", 10)], "worker")
+        other.ledger.record(job_id, 0, InstanceOutcome(subject="/data/1", category=InstanceCategory.FAILED))
+        assert "Add the key to PACS_TASKS_ENCRYPTION_KEYS" in _console(server, f"/console/jobs/{job_id}")
+        assert job_id in _console(server, "/")
+
+
+def _found() -> str:
+    return FindOutcome(status=Status(code=0, category=StatusCategory.SUCCESS, meaning="Success")).model_dump_json()
+
+
+def _console(server: Api, path: str) -> str:
+    """A page of the console, which is there."""
+    return server.call("GET", path, headers={"X-Remote-User": "anna"}, status=200).text
