@@ -30,6 +30,7 @@ from pacs_tasks.outcome import (
     FindOutcome,
     GetOutcome,
     InstanceOutcome,
+    JobState,
     MoveOutcome,
     PreflightOutcome,
     Progress,
@@ -173,6 +174,10 @@ class AsyncJob(Generic[O_co]):
     async def associations(self) -> Associations | None:
         """Return the associations of all jobs with the remote of this job, or None if there are none."""
         return await asyncio.to_thread(self._job.associations)
+
+    async def state(self) -> JobState:
+        """Return the state of the job; as ``state`` of :class:`~pacs_tasks.client.Job`, which is a property."""
+        return (await self.progress()).state
 
 
 class AsyncPacsClient:
