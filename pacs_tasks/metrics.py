@@ -183,12 +183,16 @@ def _queues(ledger: Ledger, now: float) -> Iterator[Metric]:
 def _age(ledger: Ledger, message: str, now: float) -> float:
     """Seconds since a message was published: a part with the start of its job, any other when its job was enqueued.
 
+    A job that went back to its queue, such as for a retry, was enqueued then.
+
     Zero if the ledger does not know the job: the client of another service writes nothing there.
     """
     try:
         headers = json.loads(message)["headers"]
-        progress = ledger.progress(str(headers["root_id"] or headers["id"]))
+        job_id = str(headers["root_id"] or headers["id"])
+        progress = ledger.progress(job_id)
         begun = progress.created if headers["task"] in OPERATIONS or not progress.started else progress.started
+        begun = max(begun, ledger.queued_again(job_id))
     except (PacsTasksError, redis.ResponseError, LookupError, TypeError, ValueError):
         return 0.0
     return max(0.0, now - begun)

@@ -383,6 +383,13 @@ class Ledger:
         fields = dict(zip(PROGRESS_FIELDS, values, strict=True))
         return progress_of(job_id, fields, self.seals.read(job_id, fields[SEALED_KEY]))
 
+    def queued_again(self, job_id: str) -> float:
+        """Read when a job last went back to its queue, in Unix seconds; 0 if it never did.
+
+        It does so for a retry, when its remote is back, and when the hours of its remote begin.
+        """
+        return float(cast("str | None", self._redis.hget(job_key(job_id), "queued")) or 0)
+
     def states(self, job_ids: Collection[str]) -> dict[str, JobView]:
         """Read the states of many jobs, a thousand with each command; errors as of :func:`read_views`."""
         found: dict[str, JobView] = {}

@@ -8,6 +8,7 @@ local found = {}
 for _, id in ipairs(redis.call('HKEYS', jobs)) do
   if waits(prefix .. id) then
     redis.call('HDEL', prefix .. id, 'waiting', 'waiting_since', 'waiting_reason', 'waiting_until')
+    redis.call('HSET', prefix .. id, 'queued', string.format('%.6f', now))
     found[#found + 1] = id
   end
 end

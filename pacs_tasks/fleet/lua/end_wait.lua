@@ -11,4 +11,5 @@ if redis.call('HDEL', waits, id) == 0 or redis.call('HEXISTS', job, 'waiting_unt
   return 0
 end
 redis.call('HDEL', job, 'waiting', 'waiting_since', 'waiting_reason', 'waiting_until')
+redis.call('HSET', job, 'queued', stamp())
 return 1

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from pacs_tasks.ae import LocalAE
+from pacs_tasks.client.broker import Broker
 from pacs_tasks.connection import connect
 from pacs_tasks.errors import PeerBusyError
+from pacs_tasks.fleet.outages import MOST_FAILURES, Outages
+from pacs_tasks.fleet.pace import HoursWait, HoursWaits
 from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.ledger.keys import job_key
 from pacs_tasks.ledger.manifest import FileLine
+from pacs_tasks.metrics import exposition
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 from pacs_tasks.outcome.instance import Status, StatusCategory, Suboperations
 from pacs_tasks.outcome.single import MoveOutcome
 from pacs_tasks.request import StoreDirectoryRequest
+from pacs_tasks.settings import Settings
 
 ABOUT = "send-dir\tsent\tPACS at 10.0.0.1:104"
 REQUEST = StoreDirectoryRequest(directory="/data")
@@ -94,3 +102,44 @@ def test_strangers_do_not_fill_redis_with_remotes(ledger: Ledger) -> None:
     ledger.record("job", 0, SENT)
     assert of(ledger, "success") == 0
     assert ledger.measure()["send-dir\tsent\t(others)\tsuccess"] == 1
+
+
+def shown(ledger: Ledger, name: str, label: str) -> dict[str, float]:
+    """The largest values of a metric by one of its labels."""
+    families = text_string_to_metric_families(exposition(ledger.client).decode())
+    samples = [each for family in families for each in family.samples if each.name == name]
+    return {each.labels[label]: each.value for each in sorted(samples, key=lambda each: each.value)}
+
+
+def _retried(ledger: Ledger) -> None:
+    ledger.fail("job", PeerBusyError("busy"))
+    ledger.reopen("job")
+
+
+def _back(ledger: Ledger) -> None:
+    outages = Outages(ledger.client)
+    for _ in range(MOST_FAILURES):
+        outages.record_failure("PACS", LocalAE(), REQUEST.remote, "no answer")
+    assert outages.park("PACS", "job", 60)
+    assert outages.end("PACS") == ["job"]
+
+
+def _in_hours(ledger: Ledger) -> None:
+    waits = HoursWaits(ledger.client)
+    waits.add(HoursWait("job", "PACS", 0.0), "until 22:00")
+    assert waits.end("job")
+
+
+@pytest.mark.parametrize("enqueue", [_retried, _back, _in_hours])
+def test_a_job_that_goes_back_to_its_queue_has_waited_from_then_on(
+    ledger: Ledger, enqueue: Callable[[Ledger], None]
+) -> None:
+    """The age of its message is not that of the job, which may have been enqueued days ago."""
+    begun(ledger, 1)
+    created = ledger.progress("job").created
+    ledger.client.hset(job_key("job"), mapping={"created": created - 1000, "started": created - 900})
+    broker = Broker(ledger.client, Settings())
+    broker.publish(REQUEST.task, "job")
+    assert max(shown(ledger, "pacs_tasks_oldest_message_seconds", "queue").values()) >= 1000
+    enqueue(ledger)
+    assert max(shown(ledger, "pacs_tasks_oldest_message_seconds", "queue").values()) < 900

@@ -8,7 +8,7 @@ local job = KEYS[1]
 if unfinished(job) then
   return 0
 end
-redis.call('HSET', job, 'state', 'queued', 'unreachable', 0, 'replans', 0, 'retrying', 0)
+redis.call('HSET', job, 'state', 'queued', 'queued', stamp(), 'unreachable', 0, 'replans', 0, 'retrying', 0)
 redis.call('HDEL', job, 'cancel', 'started', 'finished', 'error', 'error_type', 'error_subject', 'error_whole', 'outcome',
            'worker', 'waiting', 'waiting_since', 'waiting_reason', 'waiting_until', 'pace')
 -- What this attempt does is what is counted beyond this.
