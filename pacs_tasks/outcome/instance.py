@@ -87,7 +87,8 @@ def category_of_suboperations(status: Status, suboperations: Suboperations) -> C
         return Category.PARTIAL
     if missed or status.category in {StatusCategory.TRANSIENT, StatusCategory.PERMANENT}:
         return Category.FAILED
-    return Category.WARNING if suboperations.warning else Category.SUCCESS
+    warned = suboperations.warning or status.category is StatusCategory.WARNING
+    return Category.WARNING if warned else Category.SUCCESS
 
 
 class InstanceCategory(StrEnum):

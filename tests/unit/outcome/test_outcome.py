@@ -60,6 +60,15 @@ def test_success_with_failed_suboperations_is_no_success() -> None:
     assert MoveOutcome(status=REFUSED).category is Category.FAILED
 
 
+def test_a_warning_without_counts_is_a_warning() -> None:
+    """A remote may count nothing, and yet warn that sub-operations failed (B000)."""
+    warned = Status(code=0xB000, category=StatusCategory.WARNING, meaning="some sub-operations failed")
+    assert MoveOutcome(status=warned).category is Category.WARNING
+    assert MoveOutcome(status=warned, suboperations=Suboperations(completed=2)).category is Category.WARNING
+    assert MoveOutcome(status=warned, suboperations=Suboperations(completed=1, failed=1)).category is Category.PARTIAL
+    assert MoveOutcome(status=warned, suboperations=Suboperations(failed=1)).category is Category.FAILED
+
+
 def test_a_summary_holds_no_match() -> None:
     """It becomes Celery's result, which Flower shows and workers log."""
     outcome = FindOutcome(status=SUCCESS, matches=({"00100010": {"Value": ["Secret"]}},))
