@@ -35,6 +35,8 @@ _PRECISIONS = {
 }
 #: The farthest local time from UTC: that of one who does not name the offset.
 _FARTHEST = timedelta(hours=14)
+#: What stands between the components of a name, and what people write there.
+_SEPARATORS = re.compile(r"[\^, ]+")
 #: Stands for bytes that could not be decoded.
 _UNDECODED = "\N{REPLACEMENT CHARACTER}"
 
@@ -227,7 +229,8 @@ def _name_matches(key: str, groups: Collection[str]) -> bool:
 
 
 def _group_matches(key: str, group: str) -> bool:
-    if _text_matches(re.sub(r"[\^, ]+", " ", key), re.sub(r"[\^, ]+", " ", group)):
+    # Chinese names are often written in one piece.
+    if any(_text_matches(_SEPARATORS.sub(each, key), _SEPARATORS.sub(each, group)) for each in (" ", "")):
         return True
     wanted, found = key.split("^"), group.split("^")
     found += [""] * (len(wanted) - len(found))

@@ -72,6 +72,8 @@ NAME = {"Alphabetic": "Zhang^Sanfeng", "Ideographic": "张^三丰"}
             ("PatientName", key, NAME)
             for key in ("zhang^SANFENG", "ZHANG*", "Zhang", "张*", "Zh?ng^", "*=张^三丰", "zhang s*")
         ),
+        ("PatientName", "张三", {"Alphabetic": "Zhang^San", "Ideographic": "张^三"}),
+        ("PatientName", "王^小明*", {"Alphabetic": "Wang^Xiaoming", "Ideographic": "王小明"}),
         ("PatientName", "MULLER*", {"Alphabetic": "Müller^Jörg"}),
         ("PatientName", "张*", {"Alphabetic": "\N{REPLACEMENT CHARACTER}^A"}),
         *(("PatientID", key, "P1") for key in ("P1", "p1", "P*", "?1", "P1 ", "P2\\P1", "", "*", '""')),
@@ -95,6 +97,7 @@ def test_what_matches_by_any_reading_is_no_contradiction(keyword: str, key: str,
     [
         ("PatientName", "LI*", NAME),
         ("PatientName", "Zhang^Wuji", NAME),
+        ("PatientName", "张三", NAME),
         ("PatientID", "P1", "P10"),
         ("StudyDate", "20240101-20240114", "20240115"),
         ("StudyDate", "20240116", "20240115"),
