@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import FileIO
-from typing import IO
+from typing import Protocol
 
 from pacs_tasks.dimse.files.elements import (
     DEFLATED,
@@ -29,6 +29,7 @@ from pacs_tasks.dimse.files.elements import (
     Walker,
     inflate,
     read_uids,
+    read_uids_anyhow,
     walk,
 )
 from pacs_tasks.dimse.files.regular import open_regular
@@ -260,13 +261,17 @@ def _uid(value: bytes) -> str:
 
 def _without_meta(path: str, descriptor: int, first: bytes, size: int) -> StoredInstance:
     """Read a file without preamble and file meta information, which some writers omit."""
-    if first[:2] not in _FIRST_GROUPS or guess_syntax(first) is None:
+    syntax = guess_syntax(first)
+    if first[:2] not in _FIRST_GROUPS or syntax is None:
         raise NotDicomError(
             "The file is not a DICOM file: it begins with neither a DICM prefix nor a data set. Leave it out.", path
         )
     try:
         return _from_data_set(path, descriptor, 0, size, ("", "", ""))
     except UnreadableInputError as error:
+        wanted = (SOP_CLASS_UID, SOP_INSTANCE_UID)
+        if len(read_uids_anyhow(first, syntax, wanted)) == len(wanted):
+            raise
         raise NotDicomError(f"The file is not a DICOM file: it has no DICM prefix. {error.message}", path) from None
 
 
@@ -318,13 +323,21 @@ def _why(error: Exception) -> str:
     return getattr(error, "strerror", None) or type(error).__name__
 
 
+class Source(Protocol):
+    """What a walker reads of a file."""
+
+    def seek(self, position: int, /) -> int: ...
+
+    def read(self, length: int, /) -> bytes: ...
+
+
 class FileWalker(Walker):
     """Walks an open file; ``data`` is the window that begins at ``_start``.
 
     It does not use a memory map, because touching the map of a file that somebody truncates ends the process.
     """
 
-    def __init__(self, file: FileIO | IO[bytes], size: int, encoding: Encoding) -> None:
+    def __init__(self, file: Source, size: int, encoding: Encoding) -> None:
         super().__init__(b"", encoding)
         self._file, self._start, self._file_size = file, 0, size
 

@@ -13,6 +13,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pacs_tasks.dimse.files.part10 import StoredInstance, read_instance
 from pacs_tasks.errors import NotDicomError, UnreadableInputError
 from tests.support import dicom_files
+from tests.support.peculiar import data_set
 
 SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
 
@@ -67,6 +68,25 @@ def test_a_data_set_without_file_meta_information_is_sent_as_what_it_is(name: st
     found = read_instance(str(SHIPPED / name))
     assert (found.data_offset, found.transfer_syntax_uid) == (0, syntax)
     assert found.sop_instance_uid
+
+
+@pytest.mark.parametrize(
+    ("end", "says"),
+    [
+        (b"\x10\0\x10\0LO\xff\x7fcut off", "data set cannot be read"),
+        (b"\xe0\x7f\x10\0OB\0\0\xff\xff\xff\xff", "pixel data are compressed"),
+    ],
+)
+def test_a_damaged_data_set_without_file_meta_information_is_an_instance(tmp_path: Path, end: bytes, says: str) -> None:
+    """It names its SOP class and instance, so it is not passed over as another file would be."""
+    path = tmp_path / "a"
+    path.write_bytes(data_set(b"1.2.3.4\0") + end)
+    with pytest.raises(UnreadableInputError, match=says) as caught:
+        read_instance(str(path))
+    assert not isinstance(caught.value, NotDicomError)
+    path.write_bytes(b"\x08\0\x10\0LO\xff\x7fcut off")
+    with pytest.raises(NotDicomError):
+        read_instance(str(path))
 
 
 def test_a_wrong_or_missing_group_length_changes_nothing(tmp_path: Path) -> None:
