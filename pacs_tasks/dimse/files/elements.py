@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import mmap
+import re
 import struct
 import zlib
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
 
@@ -151,7 +152,7 @@ class Walker:
     def skip(self, position: int, explicit: bool, depth: int = 0) -> int:
         """Give the position after the sequence delimiter of a value of undefined length (PS3.5 section 7.5).
 
-        A UN value of undefined length is a sequence in Implicit VR (PS3.5 section 6.2.2).
+        A UN value of undefined length is a sequence in Implicit VR Little Endian (PS3.5 section 6.2.2).
         """
         if depth > DEEPEST:
             raise MalformedError(f"its sequences are nested more than {DEEPEST} deep")
@@ -173,9 +174,22 @@ class Walker:
 
     def after(self, position: int, length: int, value: int, explicit: bool, depth: int = 0) -> int:
         """Give the position after the value of the element that has its header at ``position``."""
-        if length == UNDEFINED:
-            return self.skip(value, explicit and not self.unknown(position), depth)
-        return value + length
+        if length != UNDEFINED:
+            return value + length
+        if not explicit or not self.unknown(position):
+            return self.skip(value, explicit, depth)
+        with self.little_endian():
+            return self.skip(value, explicit=False, depth=depth)
+
+    @contextmanager
+    def little_endian(self) -> Iterator[None]:
+        """Read numbers as in a UN value of undefined length, which is Implicit VR Little Endian in any data set."""
+        readers = self.tag_at, self.short_at, self.long_at
+        self.tag_at, self.short_at, self.long_at = _LITTLE
+        try:
+            yield
+        finally:
+            self.tag_at, self.short_at, self.long_at = readers
 
     def unknown(self, position: int) -> bool:
         """Whether the Explicit VR element with its header at ``position`` has the VR UN."""
@@ -312,20 +326,38 @@ def read_uids_anyhow(
     data: Data, transfer_syntax_uid: str, wanted: Collection[int], position: int = 0
 ) -> dict[int, str]:
     """Read UIDs from a malformed data set as :func:`read_uids`, as many as any reading of it finds. Never raises."""
-    if transfer_syntax_uid in DEFLATED:
-        with suppress(MalformedError):
-            data, position = inflate(data, position), 0
     declared = Encoding.of(transfer_syntax_uid)
-    readings = product((declared, Encoding(explicit=not declared.explicit)), (False, True), (False, True))
+    others = (Encoding(explicit=not declared.explicit), Encoding(explicit=True), Encoding(explicit=True, big=True))
+    encodings = dict.fromkeys((declared, *others))
+    readings = product(_contents(data, position), encodings, (False, True), (False, True))
     best: dict[int, str] = {}
-    for encoding, odd_is_short, unknown_is_explicit in readings:
+    # All readings together take no longer than one of the largest data set.
+    left = _MOST_HEADERS
+    for (content, start), encoding, odd_is_short, unknown_is_explicit in readings:
         found: dict[int, str] = {}
-        walker = _TolerantWalker(data, encoding, odd_is_short=odd_is_short, unknown_is_explicit=unknown_is_explicit)
+        walker = _TolerantWalker(content, encoding, odd_is_short=odd_is_short, unknown_is_explicit=unknown_is_explicit)
+        walker.left = left
         with suppress(MalformedError):
-            _walk_uids(walker, encoding, wanted, position, found)
+            _walk_uids(walker, encoding, wanted, start, found)
+        left = walker.left
         if len(found) > len(best):
             best = found
     return best
+
+
+def names_instance(data: Data, sop_instance_uid: str, position: int = 0) -> bool:
+    """Whether a data set that cannot be walked to its SOP Instance UID has this one somewhere at its beginning."""
+    # A length of two bytes behind the VR, one of four without it, or one of four behind it.
+    pattern = rb"(?:\x08\0\x18\0|\0\x08\0\x18)(?:UI\0\0)?.{4}" + re.escape(sop_instance_uid.encode()) + rb"(?![0-9.])"
+    search = re.compile(pattern, re.DOTALL).search
+    return any(search(each, start, start + LONGEST_INFLATED) is not None for each, start in _contents(data, position))
+
+
+def _contents(data: Data, position: int) -> list[tuple[Data, int]]:
+    """Give a data set of any label, and what it inflates to if it is deflated."""
+    with suppress(MalformedError):
+        return [(inflate(data, position), 0), (data, position)]
+    return [(data, position)]
 
 
 def _walk_uids(

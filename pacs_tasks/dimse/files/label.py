@@ -11,6 +11,7 @@ import struct
 import zlib
 
 from pacs_tasks.dimse.files.elements import (
+    DEFLATED,
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
@@ -66,13 +67,14 @@ def transfer_syntax_of(data: Data, position: int, label: str) -> str:
     """
     found = _encoding_of(bytes(data[position : position + 8]))
     if label == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
-        if found is None or _is_deflated(data, position):
+        if found is None or is_deflated(data, position):
             return label
         label = EXPLICIT_VR_LITTLE_ENDIAN
-    if found is None and label in _NATIVE and _is_deflated(data, position):
-        return DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
-    if found is None or not (label in _NATIVE or _is_encapsulated(label)):
+    if not (label in _NATIVE or _is_encapsulated(label)):
         return label
+    if found is None:
+        deflated = label not in DEFLATED and is_deflated(data, position)
+        return DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN if deflated else label
     try:
         pixels = find_element(data, found, PIXEL_DATA, position)
     except MalformedError:
@@ -97,7 +99,8 @@ def ends_with_native_pixels(head: bytearray, size: int, label: str) -> bool:
     return place + start + int.from_bytes(head[place + start - 4 : place + start], "little") == size
 
 
-def _is_deflated(data: Data, position: int) -> bool:
+def is_deflated(data: Data, position: int) -> bool:
+    """Whether a data set is a deflated one whose first element is seen (PS3.5 section A.5)."""
     try:
         inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(bytes(data[position : position + _SAMPLE]), 8)
     except zlib.error:

@@ -24,6 +24,7 @@ from pacs_tasks.dimse.files.elements import (
     STUDY_INSTANCE_UID,
     Data,
     MalformedError,
+    names_instance,
     plain,
     read_uids,
     read_uids_anyhow,
@@ -273,7 +274,7 @@ class IncomingFile:
         Parameters
         ----------
         study_uid, series_uid
-            What a malformed data set belongs to that cannot be read so far.
+            What a data set belongs to that does not name it, or is malformed and cannot be read so far.
 
         Raises
         ------
@@ -289,8 +290,11 @@ class IncomingFile:
         if self._owners is None:
             self._close()
             uids = self._uids()
-            known = {STUDY_INSTANCE_UID: study_uid, SERIES_INSTANCE_UID: series_uid} if self._malformed else {}
-            study, series = (uids.get(tag) or known.get(tag, "") for tag in (STUDY_INSTANCE_UID, SERIES_INSTANCE_UID))
+            study, series = (uids.get(tag, "") for tag in (STUDY_INSTANCE_UID, SERIES_INSTANCE_UID))
+            owners = study or study_uid, series or series_uid
+            # A wrong length leads past them.
+            self._malformed |= owners != (study, series)
+            study, series = owners
             # Checked here, because the caller may build a path from them.
             kept_path(self._directory, study, series, self._sop_instance_uid)
             if uids[SOP_INSTANCE_UID] != self._sop_instance_uid:
@@ -334,6 +338,8 @@ class IncomingFile:
             with suppress(MalformedError):
                 return self._read_uids(whole, self._offset)
             found = read_uids_anyhow(whole, self.transfer_syntax_uid, _WANTED, self._offset)
+            if SOP_INSTANCE_UID not in found and names_instance(whole, self._sop_instance_uid, self._offset):
+                found[SOP_INSTANCE_UID] = self._sop_instance_uid
         if SOP_INSTANCE_UID not in found:
             raise MalformedError("it names no SOP instance")
         self._malformed = True

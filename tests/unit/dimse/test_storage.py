@@ -19,6 +19,7 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
 )
 
 from pacs_tasks.dimse.files.elements import SERIES_INSTANCE_UID, STUDY_INSTANCE_UID, MalformedError, read_uids
@@ -301,6 +302,84 @@ def test_a_malformed_instance_is_kept(tmp_path: Path, flaw: str) -> None:
     assert dicom_files.data_set(path) == flawed
     # A VR that is none is read as other programs read it.
     assert bool(file.remarks) is not flaw.startswith("VR")
+
+
+#: Elements in front of the SOP Instance UID that cannot be read as they stand.
+_EARLY_FLAWS = {
+    "OB with a length of two bytes": b"\x08\0\x08\0OB\x04\0TEXT",
+    "UT with a length of two bytes": b"\x08\0\x08\0UT\x04\0TEXT",
+    "LO with a length of four bytes": b"\x08\0\x08\0LO\0\0\4\0\0\0TEXT",
+    "an unknown VR with a length of two bytes": b"\x08\0\x08\0QQ\x04\0TEXT",
+    "a VR of hyphens with a length of four bytes": b"\x08\0\x08\0--\0\0\4\0\0\0TEXT",
+    "a sequence without a delimiter": b"\x08\0\x08\0SQ\0\0\xff\xff\xff\xff",
+    "a length that is too long": b"\x08\0\x08\0CS\x70\x17TEXT",
+    "a length that is too short": b"\x08\0\x08\0CS\2\0TEXT",
+}
+
+
+@pytest.mark.parametrize("flaw", _EARLY_FLAWS)
+def test_a_flaw_in_front_of_the_sop_instance_uid_loses_nothing(tmp_path: Path, flaw: str) -> None:
+    """The request names the instance (PS3.4 section B.4.1.1), and its UID is in the data set all the same."""
+    encoded = dicom_files.data_set(dicom_files.write(dicom_files.instance(), tmp_path / "source" / "a.dcm"))
+    place = encoded.index(b"\x08\0\x18\0UI")
+    flawed = encoded[:place] + _EARLY_FLAWS[flaw] + encoded[place:]
+    (kept := tmp_path / "kept").mkdir()
+    file = _incoming(kept)
+    file.write(memoryview(flawed))
+    file.belongs_to(dicom_files.study_uid(), "1.3")
+    path = file.finish()
+    assert path.parent.parent == kept / dicom_files.study_uid()
+    assert dicom_files.data_set(path) == flawed
+    assert file.remarks == ["its data set is malformed"]
+    other = _incoming(kept, "1.2.3")
+    other.write(memoryview(flawed))
+    with pytest.raises((MalformedError, OtherInstanceError)):
+        other.finish()
+    other.discard()
+
+
+_WRONG_CONTEXTS = [
+    (ExplicitVRLittleEndian, ExplicitVRBigEndian),
+    (ImplicitVRLittleEndian, ExplicitVRBigEndian),
+    (ExplicitVRBigEndian, ExplicitVRLittleEndian),
+    (ExplicitVRBigEndian, ImplicitVRLittleEndian),
+    (ExplicitVRBigEndian, JPEGBaseline8Bit),
+    (DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian),
+    (DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian),
+    (DeflatedExplicitVRLittleEndian, JPEGBaseline8Bit),
+]
+
+
+@pytest.mark.parametrize(("syntax", "label"), _WRONG_CONTEXTS)
+def test_an_instance_in_the_wrong_context_is_kept(tmp_path: Path, syntax: str, label: str) -> None:
+    """Its file has the transfer syntax that it is seen to have."""
+    made = dicom_files.instance(transfer_syntax_uid=syntax)
+    # One that was never encoded may get any encoding.
+    instance = Dataset(made)
+    instance.file_meta = made.file_meta
+    encoded = dicom_files.data_set(dicom_files.write(instance, tmp_path / "source" / "a.dcm"))
+    (kept := tmp_path / "kept").mkdir()
+    file = _incoming(kept, syntax=label)
+    file.write(memoryview(encoded))
+    path = file.finish()
+    assert path == instance_path(kept, dicom_files.study_uid(), f"{dicom_files.study_uid()}.1", INSTANCE)
+    assert (dicom_files.data_set(path), dcmread(path).file_meta.TransferSyntaxUID) == (encoded, syntax)
+    assert len(file.remarks) == 1
+
+
+def test_a_length_that_leads_past_study_and_series_loses_neither(tmp_path: Path) -> None:
+    """The request names them, and a remark tells it."""
+    encoded = dicom_files.data_set(dicom_files.write(dicom_files.instance(), tmp_path / "source" / "a.dcm"))
+    place = encoded.index(b"\x10\0\x10\0PN")
+    # Read two bytes early, the next tag is beyond that of the Series Instance UID.
+    flawed = encoded[:place] + b"\x09\0\x10\0LO\2\0AAzz" + encoded[place:]
+    for owners in ((), ("1.2", "1.3")):
+        (kept := tmp_path / f"kept{len(owners)}").mkdir()
+        file = _incoming(kept)
+        file.write(memoryview(flawed))
+        assert file.belongs_to(*owners) == (owners or ("", ""))
+        assert file.remarks == (["its data set is malformed"] if owners else [])
+        file.discard()
 
 
 @pytest.mark.parametrize("number", [95, 205])
