@@ -110,7 +110,7 @@ class ConvertedFile(DataSetFile):
             raise unreadable(error) from None
         length = deflated.seek(0, SEEK_END)
         deflated.seek(0)
-        self._blocks = _read_on(deflated)
+        self._blocks = read_on(deflated)
         return length
 
     def _recoded(self) -> Recoded:
@@ -119,7 +119,7 @@ class ConvertedFile(DataSetFile):
         position, end = instance.data_offset, instance.size
         if source == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
             self._file.seek(position)
-            file = self._keep(_copied(_bounded(_inflated(_read_on(self._file)), instance.size)))
+            file = self._keep(_copied(_bounded(inflated(read_on(self._file)), instance.size)))
         elif source not in UNCOMPRESSED:
             file, source = BytesIO(_decompressed(instance)), EXPLICIT_VR_LITTLE_ENDIAN
         if file is not self._file:
@@ -150,7 +150,7 @@ class ConvertedFile(DataSetFile):
         super().close()
 
 
-def _read_on(file: IO[bytes] | FileIO) -> Iterator[bytes]:
+def read_on(file: IO[bytes] | FileIO) -> Iterator[bytes]:
     while block := file.read(_BLOCK):
         yield block
 
@@ -169,7 +169,7 @@ def _copied(blocks: Iterable[bytes]) -> IO[bytes]:
     return file
 
 
-def _inflated(blocks: Iterable[bytes]) -> Iterator[bytes]:
+def inflated(blocks: Iterable[bytes]) -> Iterator[bytes]:
     """Inflate a data set (PS3.5 section A.5), with constant memory."""
     inflating = zlib.decompressobj(-zlib.MAX_WBITS)
     try:

@@ -8,7 +8,7 @@ occur twice and odd lengths inside are no reason to hold a file back: the usual 
 from __future__ import annotations
 
 import struct
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import replace
 from io import FileIO
 
@@ -16,6 +16,7 @@ from pydicom.config import IGNORE
 from pydicom.datadict import dictionary_VR
 from pydicom.uid import UID
 
+from pacs_tasks.dimse.files.converted import inflated, read_on
 from pacs_tasks.dimse.files.elements import (
     DEEPEST,
     DEFLATED,
@@ -36,9 +37,9 @@ from pacs_tasks.dimse.files.elements import (
     MalformedError,
     length_size,
 )
-from pacs_tasks.dimse.files.part10 import FileWalker, Padding, StoredInstance, guess_syntax
+from pacs_tasks.dimse.files.label import is_deflated
+from pacs_tasks.dimse.files.part10 import FileWalker, Padding, Source, StoredInstance, guess_syntax
 from pacs_tasks.dimse.files.regular import read_regular
-from pacs_tasks.dimse.files.whole import behind_deflated
 from pacs_tasks.errors import DamagedFileError, UnreadableInputError
 
 #: Transfer syntaxes of the Standard; what a private one means is not known.
@@ -56,8 +57,13 @@ _RLE = "1.2.840.10008.1.2.5"
 _JPEG = "1.2.840.10008.1.2.4."
 _JPIP = frozenset(("94", "95", "204", "205"))
 _PIXELS = 0x7FE0
+#: The group of the first element, or a lower one.
+_FIRST_GROUP = 0x0008
+#: Bytes of a deflated stream that show whether it is one.
+_SAMPLE = 1 << 10
 _DELIMITERS = 0xFFFE
 _ITEM_BYTES = struct.pack("<HH", ITEM >> 16, ITEM & 0xFFFF)
+_ITEM_STARTS = frozenset((_ITEM_BYTES, struct.pack(">HH", ITEM >> 16, ITEM & 0xFFFF)))
 _LONGEST_SHORT = 0xFFFF
 
 # Without the number of the element in its group.
@@ -98,30 +104,43 @@ def judged(instance: StoredInstance, *, repair: bool = False) -> StoredInstance:
 
 
 def _judge_deflated(file: FileIO, instance: StoredInstance) -> None:
-    with suppress(MalformedError):
-        if behind_deflated(file, instance) is not None:
-            return
-    raise DamagedFileError(
-        "The data set is damaged: it is not deflated as its transfer syntax requires (PS3.5 section A.5), or it breaks "
-        f"off before the end of the file ({instance.size} bytes). Export the file again, or send it all the same with "
-        "--send-damaged.",
-        instance.path,
-    )
+    try:
+        size = sum(map(len, _inflated(file, instance)))
+    except MalformedError:
+        raise DamagedFileError(
+            "The data set is damaged: it is not deflated as its transfer syntax requires (PS3.5 section A.5), or it "
+            f"breaks off before the end of the file ({instance.size} bytes). Export the file again, or send it all the "
+            "same with --send-damaged.",
+            instance.path,
+        ) from None
+    walker = _Judge(_Inflating(_inflated(file, instance)), replace(instance, data_offset=0, size=size))
+    try:
+        walker.elements(0, size, explicit=True)
+    except MalformedError as error:
+        raise DamagedFileError(
+            f"The data set is damaged: once it is inflated, {error}, at element {walker.name()} (byte {walker.at} of "
+            "what it inflates to). Export the file again, or send it all the same with --send-damaged.",
+            instance.path,
+        ) from None
+
+
+def _inflated(file: FileIO, instance: StoredInstance) -> Iterator[bytes]:
+    file.seek(instance.data_offset)
+    return inflated(read_on(file))
 
 
 def _judge(file: FileIO, instance: StoredInstance, *, repair: bool) -> StoredInstance:
+    _check_syntax(file, instance)
     walker = _Judge(file, instance)
-    head = walker.read(instance.data_offset, 8)
-    found = _other_syntax(head, instance.transfer_syntax_uid)
-    if found:
-        raise DamagedFileError(
-            f"The data set is encoded in {UID(found).name}, while the file declares "
-            f"{UID(instance.transfer_syntax_uid, IGNORE).name}: see its first element, at byte "
-            f"{instance.data_offset} of the file. Export the file again, or send it all the same with --send-damaged.",
-            instance.path,
-        )
     try:
         walker.elements(instance.data_offset, instance.size, walker.encoding.explicit)
+    except _SurplusError:
+        raise DamagedFileError(
+            f"The data set is damaged: its last element, {walker.name()}, ends at byte {walker.at} of the file, and "
+            f"what follows up to its end ({instance.size} bytes) is not an element. Export the file again, or send it "
+            "all the same with --send-damaged.",
+            instance.path,
+        ) from None
     except MalformedError as error:
         raise DamagedFileError(
             f"The data set is damaged: {error}, at element {walker.name()} (byte {walker.at} of the file). Export the "
@@ -149,16 +168,68 @@ def _judge(file: FileIO, instance: StoredInstance, *, repair: bool) -> StoredIns
     )
 
 
-def _other_syntax(head: bytes, declared: str) -> str | None:
-    """Give the transfer syntax of the first element if it is certainly not the declared one."""
-    found = guess_syntax(head)
-    if found is None or head[:2] == b"\0\0":
+def _check_syntax(file: FileIO, instance: StoredInstance) -> None:
+    """Check that the first element has the encoding that the file declares."""
+    file.seek(instance.data_offset)
+    found = _other_syntax(file.read(8), instance)
+    if found is None:
+        return
+    declared = UID(instance.transfer_syntax_uid, IGNORE).name
+    if not found:
+        file.seek(instance.data_offset)
+        found = DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN if is_deflated(file.read(_SAMPLE), 0) else ""
+    if not found:
+        raise DamagedFileError(
+            f"The data set is not encoded in {declared}, as the file declares: see its first element, at byte "
+            f"{instance.data_offset} of the file. Export the file again, or send it all the same with --send-damaged.",
+            instance.path,
+        )
+    raise DamagedFileError(
+        f"The data set is encoded in {UID(found).name}, while the file declares {declared}: see its first element, at "
+        f"byte {instance.data_offset} of the file. Export the file again, or send it all the same with "
+        "--send-damaged.",
+        instance.path,
+    )
+
+
+def _other_syntax(head: bytes, instance: StoredInstance) -> str | None:
+    """Give the transfer syntax of the first element if it is certainly not the declared one; empty for none known."""
+    if len(head) < 8 or head[:2] == b"\0\0":
         return None
-    is_, should = Encoding.of(found), Encoding.of(declared)
-    if not is_.explicit:
-        return found if should.explicit and not length_size(head[4:6], 0) else None
+    should = Encoding.of(instance.transfer_syntax_uid)
+    if should.explicit and not length_size(head[4:6], 0):
+        group, length = _IMPLICIT(head)
+        fits = length <= instance.size - instance.data_offset - len(head)
+        return IMPLICIT_VR_LITTLE_ENDIAN if group <= _FIRST_GROUP and fits else ""
+    found = guess_syntax(head)
     certain = head[4:6] in SHORT_VRS or head[4:6] in LONG_VRS
-    return found if certain and is_ != should else None
+    return found if certain and found and Encoding.of(found) != should else None
+
+
+class _SurplusError(MalformedError):
+    """Behind the last element are fewer bytes than an element has."""
+
+
+class _Inflating:
+    """What a deflated data set inflates to, as a file that is read forwards, so that memory stays constant."""
+
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks = blocks
+        self._start, self._rest = 0, b""
+        self._at = 0
+
+    def seek(self, position: int, /) -> int:
+        while self._start + len(self._rest) < position and (block := next(self._blocks, None)) is not None:
+            self._start += len(self._rest)
+            self._rest = block
+        self._at = position
+        return position
+
+    def read(self, length: int, /) -> bytes:
+        self._rest, self._start = self._rest[self._at - self._start :], self._at
+        while len(self._rest) < length and (block := next(self._blocks, None)) is not None:
+            self._rest += block
+        return self._rest[:length]
 
 
 class _Judge(FileWalker):
@@ -170,17 +241,19 @@ class _Judge(FileWalker):
         The element whose header was read last, the position of that header in the file, the length of the value.
     """
 
-    def __init__(self, file: FileIO, instance: StoredInstance) -> None:
+    def __init__(self, file: Source, instance: StoredInstance) -> None:
         self.encoding = Encoding.of(instance.transfer_syntax_uid)
         super().__init__(file, instance.size, self.encoding)
         self._syntax = instance.transfer_syntax_uid
         self._begin, self._end = instance.data_offset, instance.size
         #: The first element of odd length: its name, position and length; looked for only if there is one.
         self._odd: tuple[str, int, int] | None = None
+        self._odd_end = instance.size
         self._seeks_odd = False
         self.tag = self.at = self.length = self._depth = 0
         # The outermost element that was read last: its position and its tag.
         self._last = self._outer = 0
+        self._has_pixels = False
 
     def name(self) -> str:
         """Name the element that was read last, and the outermost one that it is in."""
@@ -190,8 +263,9 @@ class _Judge(FileWalker):
     def header(self, position: int, explicit: bool) -> tuple[int, int, int]:
         tag, length, value = super().header(position, explicit)
         self.tag, self.at, self.length = tag, position, length
-        if self._seeks_odd and self._odd is None and length & 1 and length != UNDEFINED:
-            self._odd = self.name(), position, length
+        if self._seeks_odd and position < self._odd_end and length & 1 and length != UNDEFINED:
+            # What is odd in a sequence makes the sequence odd, so the innermost one counts.
+            self._odd, self._odd_end = (self.name(), position, length), value + length
         return tag, length, value
 
     def length_without_vr(self, position: int) -> int:
@@ -209,9 +283,16 @@ class _Judge(FileWalker):
             if end is not None and position >= end:
                 break
             self._depth = depth
-            tag, _, value = self.header(position, explicit)
+            if depth == 0 and self._has_pixels and position + 8 > self._end:
+                self.tag, self.at = self._outer, position
+                raise _SurplusError("the bytes behind it are not an element")
+            tag, length, value = self.header(position, explicit)
+            # DCMTK warns of zeroes behind the pixel data, and reads the file.
+            if tag >> 16 == 0 and not (self._has_pixels and depth == tag == length == 0):
+                raise MalformedError("zeroes or a command element stand where an element should")
             if depth == 0:
                 self._last, self._outer = position, tag
+                self._has_pixels |= tag >> 16 == _PIXELS
             if tag == ITEM_END and end is None:
                 return value
             if tag >> 16 == _DELIMITERS and tag != ITEM_END:
@@ -228,10 +309,13 @@ class _Judge(FileWalker):
             self._check_pixels(length)
         if length == UNDEFINED and tag == PIXEL_DATA:
             return self._fragments(value)
+        if length == UNDEFINED and explicit and self.unknown(position):
+            # It is a sequence in Implicit VR Little Endian (PS3.5 section 6.2.2).
+            with self.little_endian():
+                return self._items(value, None, explicit=False, depth=depth + 1)
         if length == UNDEFINED:
-            # A UN value of undefined length is a sequence in Implicit VR (PS3.5 section 6.2.2).
-            return self._items(value, None, explicit and not self.unknown(position), depth + 1)
-        if self._vr(position) == b"SQ" if explicit else self._begins_with_item(value):
+            return self._items(value, None, explicit, depth + 1)
+        if self._vr(position) == b"SQ" if explicit else self._begins_with_item(value) and _vr_of(tag) == "SQ":
             return self._items(value, value + length, explicit, depth + 1)
         return value + length
 
@@ -240,11 +324,11 @@ class _Judge(FileWalker):
         return bytes(self.data[position - self._start + 4 :][:2])
 
     def _begins_with_item(self, value: int) -> bool:
-        """Whether an element in Implicit VR is a sequence: as its tag says, and unless it is empty."""
+        """Whether the value of the element that was read last begins as that of a sequence that is not empty."""
         if self.length < 8 or self.tag == PIXEL_DATA:
             return False
         self._load(value)
-        return self.data[value - self._start :][:4] == _ITEM_BYTES and _vr_of(self.tag) == "SQ"
+        return bytes(self.data[value - self._start :][:4]) in _ITEM_STARTS
 
     def _check_pixels(self, length: int) -> None:
         """Check that pixel data are encapsulated if the transfer syntax is compressed, and only then (PS3.5 A.4)."""
@@ -308,6 +392,9 @@ class _Judge(FileWalker):
         if length % 2 == 0 or length == UNDEFINED:
             return None
         vr = self._vr(self.at) if self.encoding.explicit else b""
+        if vr == b"SQ" or (vr in {b"", b"UN"} and self._begins_with_item(value)):
+            # What is odd is inside.
+            return None
         is_short = vr != b"" and length_size(vr, tag >> 16) == 2
         if is_short and length == _LONGEST_SHORT:
             return None
@@ -336,7 +423,7 @@ def _skim_explicit(data: Data, position: int, stop: int) -> tuple[int, int | Non
         else:
             break
         # An undefined length always exceeds the end.
-        if end > stop or group >= _PIXELS:
+        if end > stop or not 0 < group < _PIXELS:
             break
         last, position = position, end
     return position, last
@@ -348,7 +435,7 @@ def _skim_implicit(data: Data, position: int, stop: int) -> tuple[int, int | Non
     while position + 8 <= stop:
         group, length = _IMPLICIT(data, position)
         end = position + 8 + length
-        if end > stop or group >= _PIXELS or data[position + 8 : position + 12] == _ITEM_BYTES:
+        if end > stop or not 0 < group < _PIXELS or data[position + 8 : position + 12] == _ITEM_BYTES:
             break
         last, position = position, end
     return position, last

@@ -64,6 +64,14 @@ def nested(number: int) -> bytes:
     return content
 
 
+def unknown(syntax: str) -> bytes:
+    """A sequence whose VR is UN: in Implicit VR Little Endian whatever is around it (PS3.5 section 6.2.2)."""
+    order = ">" if syntax == ExplicitVRBigEndian else "<"
+    inner = element(0x0008_0050, b"", b"A1", ImplicitVRLittleEndian)
+    items = item(inner) + item(inner + ITEM_END, UNDEFINED) + SEQUENCE_END
+    return struct.pack(f"{order}HH2sxxL", 0x0041, 0x1010, b"UN", UNDEFINED) + items
+
+
 def odd_vr(vr: bytes) -> bytes:
     return struct.pack("<HH2sH", 0x0040, 0x0310, vr, 4) + b"TEXT"
 
@@ -72,12 +80,42 @@ INNER = element(0x0008_0050, b"SH", b"A1")
 IMPLICIT = native(syntax=ImplicitVRLittleEndian)
 EXPLICIT = native()
 DEFLATED = zlib.compress(EXPLICIT, wbits=-zlib.MAX_WBITS)
+LAYOUTS = {
+    "explicit": ExplicitVRLittleEndian,
+    "implicit": ImplicitVRLittleEndian,
+    "big endian": ExplicitVRBigEndian,
+}
+#: What may be wrong inside a deflated data set, and what is said of it.
+INSIDE = {
+    "cut off in its pixel data": (EXPLICIT[:-40], r"truncated, at element \(7FE0,0010\)"),
+    "implicit": (IMPLICIT, r"no value representation .* \(0008,0016\) \(byte 0 "),
+    "text": (b"This is plain text. " * 40, "truncated"),
+    "JPEG": (data_set(VALUE, encapsulated(SEQUENCE_END)), "are compressed"),
+    "zeroes": (data_set(VALUE) + bytes(800), "zeroes"),
+    "long and cut off": (native(element(0x0009_1010, b"OB", bytes(2_000_000)))[:-40], "truncated"),
+}
 #: Data sets, the transfer syntax that their files declare, and what is said of them.
 BROKEN = {
     "cut off in its pixel data": (EXPLICIT[:-40], ExplicitVRLittleEndian, r"truncated, at element \(7FE0,0010\)"),
     "cut off in a header": (EXPLICIT[:-134], ExplicitVRLittleEndian, r"truncated, at element \(0020,000E\)"),
     "cut off in a sequence": (native(sequence(item(INNER)))[:-145], ExplicitVRLittleEndian, r"\(0040,0275\)"),
     "deflated and cut off": (DEFLATED[:-10], DeflatedExplicitVRLittleEndian, "breaks off"),
+    **{
+        f"deflated and {name}": (
+            zlib.compress(content, wbits=-zlib.MAX_WBITS),
+            DeflatedExplicitVRLittleEndian,
+            f"once it is inflated.*{says}",
+        )
+        for name, (content, says) in INSIDE.items()
+    },
+    "deflated, not explicit": (DEFLATED, ExplicitVRLittleEndian, "encoded in Deflated Explicit VR"),
+    "deflated, not JPEG": (DEFLATED, JPEGBaseline8Bit, "encoded in Deflated Explicit VR"),
+    "random, not explicit": (
+        b"\x9d\xb4\x91\xa7\xe3\xf1\xa9\xcc" * 40,
+        ExplicitVRLittleEndian,
+        "not encoded in Explicit",
+    ),
+    "an impossible length": (b"\x08\0\0\0\xff\xff\xff\x6f" * 40, ExplicitVRLittleEndian, "not encoded in Explicit"),
     "implicit, not explicit": (IMPLICIT, ExplicitVRLittleEndian, "encoded in Implicit VR"),
     "implicit, not JPEG": (IMPLICIT, JPEGBaseline8Bit, "encoded in Implicit VR Little Endian, while .* JPEG Baseline"),
     "explicit, not implicit": (EXPLICIT, ImplicitVRLittleEndian, "encoded in Explicit VR Little Endian"),
@@ -107,6 +145,40 @@ BROKEN = {
     "no items in a sequence": (native(sequence(b"garbage!")), ExplicitVRLittleEndian, "other than items"),
     "a delimiter outside": (native(SEQUENCE_END), ExplicitVRLittleEndian, "outside of a sequence"),
     "201 sequences deep": (native(nested(201)), ExplicitVRLittleEndian, "nested more than 200 deep"),
+    **{
+        f"zeroes to the end, {name}": (data_set(VALUE, syntax=syntax) + bytes(800), syntax, r"zeroes .* \(0000,0000\)")
+        for name, syntax in LAYOUTS.items()
+    },
+    **{
+        f"zeroes in front of pixels, {name}": (native(bytes(64), syntax=syntax), syntax, r"zeroes .* \(0000,0000\)")
+        for name, syntax in LAYOUTS.items()
+    },
+    **{
+        f"a command element, {name}": (
+            native(element(0x0000_0002, b"UI", b"1.2\0", syntax), syntax=syntax),
+            syntax,
+            r"command element .* \(0000,0002\)",
+        )
+        for name, syntax in LAYOUTS.items()
+    },
+    "zeroes in an item": (
+        native(sequence(item(INNER + bytes(8)))),
+        ExplicitVRLittleEndian,
+        r"zeroes .* \(0000,0000\) in \(0040,0275\)",
+    ),
+    **{
+        f"{count} bytes behind it": (
+            EXPLICIT + b"\1" * count,
+            ExplicitVRLittleEndian,
+            r"last element, \(7FE0,0010\), ends at byte \d+ of the file, and what follows",
+        )
+        for count in (1, 2, 4, 7)
+    },
+    "bytes behind fragments": (
+        data_set(VALUE, encapsulated(SEQUENCE_END)) + b"\1\1",
+        JPEGBaseline8Bit,
+        r"last element, \(7FE0,0010\), ends",
+    ),
     "text behind it": (EXPLICIT + b"no element at all!", ExplicitVRLittleEndian, "truncated"),
 }
 #: Data sets that are unusual and that DCMTK reads all the same.
@@ -114,11 +186,18 @@ SOUND = {
     "explicit": (EXPLICIT, ExplicitVRLittleEndian),
     "implicit": (IMPLICIT, ImplicitVRLittleEndian),
     "big endian": (native(syntax=ExplicitVRBigEndian), ExplicitVRBigEndian),
+    "deflated and long": (
+        zlib.compress(
+            native(*[element(0x0009_1010, b"OB", bytes(number)) + unknown("") for number in range(2, 2000, 2)]),
+            wbits=-zlib.MAX_WBITS,
+        ),
+        DeflatedExplicitVRLittleEndian,
+    ),
     "deflated": (DEFLATED, DeflatedExplicitVRLittleEndian),
     "JPEG": (data_set(VALUE, encapsulated(SEQUENCE_END)), JPEGBaseline8Bit),
     "out of order": (EXPLICIT + element(0x0008_0070, b"LO", b"LATE"), ExplicitVRLittleEndian),
     "twice the same": (native(INNER, INNER), ExplicitVRLittleEndian),
-    "zeroes behind it": (EXPLICIT + bytes(64), ExplicitVRLittleEndian),
+    **{f"zeroes behind it, {name}": (native(syntax=syntax) + bytes(64), syntax) for name, syntax in LAYOUTS.items()},
     "200 sequences deep": (native(nested(200)), ExplicitVRLittleEndian),
     "two odd values": (native(*[element(0x0040_0310, b"LO", b"ODD")] * 2), ExplicitVRLittleEndian),
     "sequences of both kinds": (
@@ -134,6 +213,14 @@ SOUND = {
         ),
         ImplicitVRLittleEndian,
     ),
+    **{
+        f"an unknown sequence, {name}": (
+            native(unknown(syntax), syntax=syntax),
+            syntax,
+        )
+        for name, syntax in LAYOUTS.items()
+        if syntax != ImplicitVRLittleEndian
+    },
     "a VR of the future": (
         native(element(0x0040_0310, b"OB", b"TEXT").replace(b"OB", b"ZZ", 1)),
         ExplicitVRLittleEndian,
@@ -231,6 +318,40 @@ def test_an_odd_value_inside_is_named(tmp_path: Path) -> None:
         for repair in (False, True):
             with pytest.raises(DamagedFileError, match=rf"Element {says} .* odd length"):
                 judged(instance, repair=repair)
+
+
+ODD_INNER = element(0x0008_0100, b"SH", b"ODD")
+ODD_IMPLICIT = element(0x0008_0100, b"", b"ODD", ImplicitVRLittleEndian)
+#: Sequences of defined length that end with an odd value, their transfer syntaxes, and the element that is named.
+ODD_SEQUENCES = {
+    "explicit": (sequence(item(ODD_INNER)), ExplicitVRLittleEndian, r"\(0008,0100\) in \(0040,0275\)"),
+    "implicit": (
+        element(0x0040_0275, b"", item(ODD_IMPLICIT), ImplicitVRLittleEndian),
+        ImplicitVRLittleEndian,
+        r"\(0008,0100\) in \(0040,0275\)",
+    ),
+    "private": (
+        element(0x0041_1010, b"", item(ODD_IMPLICIT), ImplicitVRLittleEndian),
+        ImplicitVRLittleEndian,
+        r"\(0041,1010\)",
+    ),
+    "unknown": (element(0x0041_1010, b"UN", item(ODD_IMPLICIT)), ExplicitVRLittleEndian, r"\(0041,1010\)"),
+    "big endian": (
+        element(0x0040_0275, b"SQ", b"\xff\xfe\xe0\0\0\0\0\x0b\0\x08\1\0SH\0\3ODD", ExplicitVRBigEndian),
+        ExplicitVRBigEndian,
+        r"\(0008,0100\) in \(0040,0275\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ODD_SEQUENCES)
+def test_a_last_sequence_is_not_padded(name: str, tmp_path: Path) -> None:
+    """A byte behind it would leave its items odd, and nothing could read it."""
+    last, syntax, says = ODD_SEQUENCES[name]
+    instance = stored(tmp_path, data_set(VALUE, syntax=syntax) + last, syntax)
+    for repair in (False, True):
+        with pytest.raises(DamagedFileError, match=rf"Element {says} .* odd length .* only a last element"):
+            judged(instance, repair=repair)
 
 
 def test_what_is_sent_damaged_is_sent_as_it_is(tmp_path: Path) -> None:
