@@ -58,15 +58,35 @@ def values_of(path: str, keywords: Collection[str], charset: str) -> dict[str, s
     wanted = {FIELDS[keyword]: keyword for keyword in keywords}
     if not wanted:
         return {}
+    decoded = elements_of(path, wanted, charset)
+    return {keyword: _text(decoded.get(f"{tag:08X}", {})) for tag, keyword in wanted.items()}
+
+
+def elements_of(path: str, tags: Collection[int], charset: str) -> dict[str, Any]:
+    """Read elements from the head of a file, as DICOM JSON (PS3.18 annex F), in bounded memory and time.
+
+    Parameters
+    ----------
+    charset
+        The character set of data sets that do not name one.
+
+    Returns
+    -------
+    Those that are there and can be read; none if it is not a DICOM file.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    """
     try:
         instance = part10.read_instance(path)
     except (NotDicomError, UnreadableInputError):
         return {}
     with read_regular(path) as file:
-        found = part10.read_values(file, instance, {*wanted, SPECIFIC_CHARACTER_SET}, _LONGEST_VALUE)
+        found = part10.read_values(file, instance, {*tags, SPECIFIC_CHARACTER_SET}, _LONGEST_VALUE)
     # Text is encoded alike in every transfer syntax, and matches have the same trouble with character sets.
-    decoded = decode_match(encode_implicit(found), IMPLICIT_VR_LITTLE_ENDIAN, charset)
-    return {keyword: _text(decoded.get(f"{tag:08X}", {})) for tag, keyword in wanted.items()}
+    return decode_match(encode_implicit(found), IMPLICIT_VR_LITTLE_ENDIAN, charset)
 
 
 def _text(element: dict[str, Any]) -> str:

@@ -13,14 +13,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
-
-from pydicom import dcmread
+from typing import Any, NamedTuple
 
 from pacs_tasks.audit import RESTRICTED_FUNCTION, START, STOP, Code, Event, Kind, Party, Sink, message, privacy, sink_of
-from pacs_tasks.dimse.find.identifier import attempt, quiet
 from pacs_tasks.errors import ConfigurationError, JobNotFoundError, MissingKeyError, PacsTasksError, SealingError
 from pacs_tasks.fleet.audits import Audits
+from pacs_tasks.layout import elements_of
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.outcomes import Instances
 from pacs_tasks.outcome import GetOutcome, MoveOutcome, Outcome, Progress, TransferOutcome
@@ -49,6 +47,9 @@ _OTHERS = "others"
 _LONGEST_KEYS = 16_384
 _RETRIEVING = (MoveRequest, GetRequest, RetrieveRequest)
 _QUERIES = (FindRequest, FindBatchRequest, VerifyRequest)
+_PATIENT_NAME, _PATIENT_ID = 0x0010_0010, 0x0010_0020
+#: Component groups of a person's name (PS3.5 section 6.2.1.2), in the order of its text.
+_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 _HERE = (InstanceCategory.SUCCESS, InstanceCategory.WARNING, InstanceCategory.PRESENT)
 
 
@@ -88,7 +89,7 @@ def events_of(record: Ledger, progress: Progress, *, begun: bool) -> Iterator[Ev
         yield replace(event, category=_category(outcome))
         return
     for study in _studies(record, job_id, request, outcome):
-        patient_id, patient_name = _patient_of(study.path)
+        patient_id, patient_name = _patient_of(study.path, request.remote.charset)
         yield replace(
             event,
             keys="",
@@ -184,15 +185,32 @@ def _studies_of_transfer(record: Ledger, job_id: str) -> Iterator[_Study]:
         yield _Study(study_uid, category, done, paths[study_uid])
 
 
-def _patient_of(path: str) -> tuple[str, str]:
-    """Read Patient ID and name from a file; nothing where it cannot be read any more."""
+def _patient_of(path: str, charset: str) -> tuple[str, str]:
+    """Read Patient ID and name from a file; nothing where it cannot be read any more.
+
+    Parameters
+    ----------
+    charset
+        The character set of data sets that do not name one.
+    """
     if not Path(path).is_absolute():
         return "", ""
-    with quiet():
-        found = attempt(lambda: dcmread(path, specific_tags=["PatientID", "PatientName"], stop_before_pixels=True))
-        if found is None:
-            return "", ""
-        return attempt(lambda: str(found.get("PatientID", ""))) or "", attempt(lambda: str(found.PatientName)) or ""
+    try:
+        found = elements_of(path, (_PATIENT_NAME, _PATIENT_ID), charset)
+    except OSError:
+        return "", ""
+    return _text(found.get(f"{_PATIENT_ID:08X}", {})), _text(found.get(f"{_PATIENT_NAME:08X}", {}))
+
+
+def _text(element: dict[str, Any]) -> str:
+    """The values of a DICOM JSON element (PS3.18 section F.2.2) as they stand in a data set."""
+    return "\\".join(_one(value) for value in element.get("Value") or () if value is not None)
+
+
+def _one(value: Any) -> str:
+    if not isinstance(value, dict):
+        return str(value)
+    return "=".join(value.get(group, "") for group in _GROUPS).rstrip("=")
 
 
 class Trail:
