@@ -12,7 +12,7 @@ import shutil
 import time
 import uuid
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -190,20 +190,28 @@ class Spool:
         """Begin to receive an upload."""
         return Upload(self._directory, self.limit)
 
-    def path(self, upload_id: str) -> Path:
+    def path(self, upload_id: str, known: Collection[str] = ()) -> Path:
         """Return the directory or the archive that a request may name.
+
+        Parameters
+        ----------
+        known
+            The paths of the job that the same call has enqueued before. Its upload may be removed by now.
 
         Raises
         ------
         RefusedError
             If there is no such upload.
         """
+        for each in map(Path, known):
+            if each.parent == self._directory / upload_id:
+                return each
         found = self._find(upload_id)
         return found / _FILES if (found / _FILES).is_dir() else found / _ARCHIVE
 
     def note_job(self, upload_id: str, job_id: str) -> None:
-        """Note that a job reads an upload."""
-        with (self._find(upload_id) / _JOBS).open("a") as file:
+        """Note that a job reads an upload, unless that is removed by now."""
+        with contextlib.suppress(FileNotFoundError), (self._directory / upload_id / _JOBS).open("a") as file:
             file.write(f"{job_id}\n")
 
     def remove(self, upload_id: str, client: PacsClient) -> None:
@@ -233,10 +241,11 @@ class Spool:
 
     def _is_over(self, path: Path, client: PacsClient) -> bool:
         jobs = list(_jobs(path, client))
+        transfers = [each for each in jobs if each.task in TRANSFERS]
         if any(not each.state.finished for each in jobs):
             return False
         newest = max(each.stat().st_mtime for each in (path, *path.iterdir()))
-        return any(map(_complete, jobs)) or time.time() - newest > self.keep
+        return (bool(transfers) and all(map(_complete, transfers))) or time.time() - newest > self.keep
 
     def _find(self, upload_id: str) -> Path:
         found = self._directory / upload_id
@@ -259,7 +268,7 @@ def _complete(progress: Progress) -> bool:
     """Whether a job has sent everything, so that nobody will retry it."""
     counters = progress.counters
     sent = 0 < counters.total == counters.done + counters.skipped
-    return progress.task in TRANSFERS and progress.state.finished and sent
+    return progress.state.finished and sent
 
 
 def _too_large(why: str) -> RefusedError:

@@ -1,16 +1,25 @@
 """The routes of jobs: enqueue, list, follow, cancel, retry, resume and verify."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from itertools import islice
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Header, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from pacs_tasks.client import Job
+from pacs_tasks.client import Job, PacsClient, job_id_of
+from pacs_tasks.errors import JobNotFoundError
 from pacs_tasks.ledger.outcomes import Instances
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, JobState, Progress
-from pacs_tasks.request import CommitRequest, QueryModel, VerifyRequest, build
+from pacs_tasks.request import (
+    CommitRequest,
+    PreflightRequest,
+    QueryModel,
+    StorePathsRequest,
+    VerifyRequest,
+    build,
+)
 from pacs_tasks.serve.access import Caller, Reader, Submitter
 from pacs_tasks.serve.routes.shown import JobDetail, detail_for, instance_for, progress_for
 from pacs_tasks.serve.routes.submission import Submission
@@ -77,11 +86,22 @@ def enqueue(
     idempotency_key: IdempotencyKey = None,
 ) -> Progress:
     """Enqueue any operation."""
-    request = submission.to_request(services.settings, services.spool)
+    known = _paths_of(services.client, idempotency_key) if submission.upload is not None else ()
+    request = submission.to_request(services.settings, services.spool, known)
     job = services.client.enqueue(request, idempotency_key, requester=caller.name)
     if submission.upload is not None:
         services.spool.note_job(submission.upload, job.id)
     return _accepted(job, caller, services, response)
+
+
+def _paths_of(client: PacsClient, idempotency_key: str | None) -> Collection[str]:
+    """Give the paths of the job of a key: its upload is removed once it has sent everything."""
+    if idempotency_key is not None:
+        with suppress(JobNotFoundError):
+            request = client.job(job_id_of(idempotency_key)).request()
+            if isinstance(request, StorePathsRequest | PreflightRequest):
+                return request.paths
+    return ()
 
 
 @router.get("", operation_id="list_jobs")

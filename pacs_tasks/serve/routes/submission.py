@@ -1,6 +1,6 @@
 """What a service enqueues: the same requests as on the command line and in Celery, checked by the same models."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -39,8 +39,13 @@ class Submission(BaseModel):
     remote: str | None = None
     upload: str | None = None
 
-    def to_request(self, settings: Settings, spool: Spool) -> AnyRequest:
+    def to_request(self, settings: Settings, spool: Spool, known: Collection[str] = ()) -> AnyRequest:
         """Build the request.
+
+        Parameters
+        ----------
+        known
+            The paths of the job that the same call has enqueued before.
 
         Raises
         ------
@@ -65,7 +70,7 @@ class Submission(BaseModel):
                     "An upload stands for the field paths. Leave that field out, and name a task that has it: "
                     f"{' or '.join(_WITH_PATHS)}."
                 )
-            fields["paths"] = [str(spool.path(self.upload))]
+            fields["paths"] = [str(spool.path(self.upload, known))]
         return build(operation.request, fields)
 
 

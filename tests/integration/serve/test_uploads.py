@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pacs_tasks.client import PacsClient
+from pacs_tasks.serve.spool import Spool
 from pacs_tasks.testing import Faults, TestPACS
 from pacs_tasks.testing.faults import EVERY_INSTANCE
 from tests.integration.serve.conftest import UPLOAD_BYTES
@@ -34,9 +35,12 @@ def _zip(files: list[bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
     return buffer.getvalue()
 
 
+def _remote(pacs: TestPACS) -> dict[str, Any]:
+    return pacs.remote.model_dump(mode="json", exclude_none=True)
+
+
 def _submit(service: Api, pacs: TestPACS, upload_id: str) -> str:
-    remote = json.loads(pacs.remote.model_dump_json(exclude_none=True))
-    return service.submit("pacs_tasks.store_paths", {"remote": remote}, upload=upload_id)
+    return service.submit("pacs_tasks.store_paths", {"remote": _remote(pacs)}, upload=upload_id)
 
 
 def _gone(service: Api, upload_id: str) -> bool:
@@ -51,13 +55,19 @@ def test_an_upload_is_sent_and_then_removed(service: Api, pacs: TestPACS, tmp_pa
     body, headers = (_parts(files), PARTS) if kind == "parts" else (_zip(files), ZIP)
     uploaded = service.call("POST", "/uploads", body, headers, status=201).json
     assert (uploaded["files"], uploaded["bytes"]) == (5, len(body))
-    job_id = _submit(service, pacs, uploaded["upload_id"])
+    task, upload_id = "pacs_tasks.store_paths", uploaded["upload_id"]
+    wanted = {"task": task, "request": {"remote": _remote(pacs)}, "upload": upload_id}
+    key = {"Idempotency-Key": str(tmp_path)}
+    job_id = service.call("POST", "/jobs", wanted, key, status=202).json["job_id"]
     assert service.follow(job_id)[-1][1]["counters"]["success"] == 5
     assert len(pacs.instances) == 5
     # The directory is removed by the server itself, a few seconds after the end.
     root = Path(service.get(f"/jobs/{job_id}")["request"]["paths"][0]).parent
     wait_until(lambda: not root.exists(), 30, "the upload to be removed")
-    assert service.call("DELETE", f"/uploads/{uploaded['upload_id']}").status == 404
+    assert service.call("DELETE", f"/uploads/{upload_id}").status == 404
+    # Whoever did not get the answer calls again, and gets the job that there is.
+    assert service.call("POST", "/jobs", wanted, key, status=202).json["job_id"] == job_id
+    assert service.call("POST", "/jobs", wanted, {"Idempotency-Key": f"{tmp_path}/2"}).status == 404
 
 
 def test_an_upload_stays_for_a_retry(service: Api, pacs: TestPACS, tmp_path: Path) -> None:
@@ -73,6 +83,28 @@ def test_an_upload_stays_for_a_retry(service: Api, pacs: TestPACS, tmp_path: Pat
     assert len(pacs.instances) == 1
     service.call("DELETE", f"/uploads/{upload_id}", status=204)
     assert _gone(service, upload_id)
+
+
+def test_an_upload_stays_until_each_of_its_jobs_has_sent_it(service: Api, pacs: TestPACS, tmp_path: Path) -> None:
+    """One remote has everything; the other one needs a retry."""
+    body = _parts([path.read_bytes() for path in write_series(tmp_path, 2, rows=2)])
+    upload_id = service.call("POST", "/uploads", body, PARTS, status=201).json["upload_id"]
+    with TestPACS(faults=Faults(store_status={EVERY_INSTANCE: 0xC000})) as refusing:
+        refused = _submit(service, refusing, upload_id)
+        service.follow(refused)
+        sent = _submit(service, pacs, upload_id)
+        service.follow(sent)
+        root = Path(service.get(f"/jobs/{sent}")["request"]["paths"][0]).parent
+        spool = Spool(root.parent, UPLOAD_BYTES, 3_600)
+        with PacsClient(service.redis_url) as client:
+            spool.sweep(client)
+            assert root.exists()
+            refusing.faults = Faults()
+            service.call("POST", f"/jobs/{refused}/retry", status=202)
+            service.follow(refused)
+            assert len(refusing.instances) == 2
+            spool.sweep(client)
+            assert not root.exists()
 
 
 def _uids(service: Api, job_id: str) -> list[str]:
