@@ -124,9 +124,11 @@ def behind_deflated(file: FileIO, instance: StoredInstance) -> int | None:
     behind = 0
     while chunk := file.read(_CHUNK):
         behind += len(chunk) if inflating.eof else 0
-        while chunk and not inflating.eof:
+        inflated = b""
+        # Where the output had just the size of a chunk, some of it, or the end alone, may still wait in zlib.
+        while (chunk or inflated) and not inflating.eof:
             try:
-                inflating.decompress(chunk, _CHUNK)
+                inflated = inflating.decompress(chunk, _CHUNK)
             except zlib.error:
                 raise MalformedError("it cannot be inflated") from None
             chunk = inflating.unconsumed_tail

@@ -160,6 +160,25 @@ def test_a_deflated_bomb_is_read_in_bounded_memory(tmp_path: Path) -> None:
     assert _is_whole(path, uid)
 
 
+def test_a_deflated_stream_may_wait_in_zlib_when_all_of_the_file_is_read(tmp_path: Path) -> None:
+    """Its last byte may hold the end, and hundreds of zeroes that go beyond what is inflated at once."""
+    path = dicom_files.write(
+        dicom_files.instance(rows=16, transfer_syntax_uid=DeflatedExplicitVRLittleEndian), tmp_path / "a.dcm"
+    )
+    uid, at = _uid(path), read_instance(str(path)).data_offset
+    content = path.read_bytes()
+    head = zlib.decompress(content[at:], -zlib.MAX_WBITS)
+    for beyond in range(0, 300, 3):
+        deflating = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+        # A block of zeroes alone needs a bit or two for 258 of them.
+        deflated = deflating.compress(head) + deflating.flush(zlib.Z_FULL_FLUSH)
+        deflated += deflating.compress(bytes((1 << 18) + beyond - len(head))) + deflating.flush()
+        path.write_bytes(content[:at] + deflated)
+        assert _is_whole(path, uid), beyond
+        path.write_bytes(content[:at] + deflated[:-1])
+        assert not _is_whole(path, uid), beyond
+
+
 def test_thousands_are_looked_at_in_a_second_or_two(tmp_path: Path) -> None:
     """Only headers are read, whatever the size of the pixel data."""
     source = SHIPPED["CT_small.dcm"]
