@@ -17,7 +17,7 @@ from pydicom import uid
 from pydicom.config import IGNORE
 
 from pacs_tasks.dimse.files.data_set import DataSetFile, unreadable
-from pacs_tasks.dimse.files.decoder import Answer, decode
+from pacs_tasks.dimse.files.decoder import Answer, decode, most_bytes
 from pacs_tasks.dimse.files.elements import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_BIG_ENDIAN,
@@ -59,8 +59,6 @@ LOSSLESS = frozenset(
 #: Bytes of a temporary copy that stay in memory, and of one read.
 _IN_MEMORY = 1 << 22
 _BLOCK = 1 << 18
-#: Bytes that a deflated data set may inflate to, and how many times its size if that is more. Images seldom reach ten.
-_HARMLESS, _MOST_GROWTH = 1 << 30, 50
 
 
 def convertible(syntax: str, transcode: Transcode) -> bool:
@@ -188,7 +186,7 @@ def inflated(blocks: Iterable[bytes]) -> Iterator[bytes]:
 def _bounded(blocks: Iterable[bytes], size: int) -> Iterator[bytes]:
     """Pass on what a data set inflates to, as long as it is not far more than a file of this size holds."""
     free = shutil.disk_usage(tempfile.gettempdir()).free
-    most = min(max(_HARMLESS, _MOST_GROWTH * size), free // 2)
+    most = min(most_bytes(size), free // 2)
     length = 0
     for block in blocks:
         length += len(block)

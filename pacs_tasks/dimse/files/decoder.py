@@ -16,12 +16,21 @@ import subprocess
 import sys
 import threading
 from enum import IntEnum
+from pathlib import Path
 from typing import IO, cast
 
 #: Seconds for one file. A decoder that takes longer is stuck.
 LIMIT = 300.0
+#: Bytes that a data set may have once it is uncompressed, and how many times its file if that is more. Images seldom
+#: reach ten.
+_HARMLESS, _MOST_GROWTH = 1 << 30, 50
 #: An answer: its kind, and the length of the data set that follows.
 HEADER = struct.Struct(">BQ")
+
+
+def most_bytes(size: int) -> int:
+    """Give the bytes that the data set of a file of ``size`` bytes may have once it is uncompressed."""
+    return max(_HARMLESS, _MOST_GROWTH * size)
 
 
 class Answer(IntEnum):
@@ -53,6 +62,8 @@ class _Decoder:
             request.write(json.dumps([path, syntax]).encode() + b"\n")
             request.flush()
             kind, length = HEADER.unpack(_exactly(answer, HEADER.size))
+            if length > most_bytes(Path(path).stat().st_size):
+                raise EOFError
             return Answer(kind), _exactly(answer, length)
         finally:
             limit.cancel()

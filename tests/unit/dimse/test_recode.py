@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 import tempfile
 import warnings
 import zlib
@@ -21,8 +23,9 @@ from pydicom.uid import (
     JPEGLosslessSV1,
 )
 
-from pacs_tasks.dimse.files import converted, decoder, recode
+from pacs_tasks.dimse.files import decoder, decompress, recode
 from pacs_tasks.dimse.files.converted import ConvertedFile
+from pacs_tasks.dimse.files.decoder import Answer
 from pacs_tasks.dimse.files.elements import DEEPEST, Encoding, MalformedError
 from pacs_tasks.dimse.files.part10 import StoredInstance, read_instance
 from pacs_tasks.dimse.files.recode import Recoded
@@ -218,7 +221,7 @@ def test_deep_sequences_are_converted_within_a_bound() -> None:
 
 def test_what_inflates_without_end_is_not_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A small deflated file neither fills the disk nor the memory: one sentence, and nothing stays."""
-    monkeypatch.setattr(converted, "_HARMLESS", 1 << 24)
+    monkeypatch.setattr(decoder, "_HARMLESS", 1 << 24)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     deflating = zlib.compressobj(wbits=-zlib.MAX_WBITS)
@@ -302,6 +305,32 @@ def test_an_icon_is_decompressed_and_offset_tables_are_left_out(tmp_path: Path) 
     assert ds.IconImageSequence[0].PixelData == ds.PixelData
     assert "ExtendedOffsetTable" not in ds
     assert "ExtendedOffsetTableLengths" not in ds
+
+
+def test_pixel_data_that_claim_too_much_are_not_decompressed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few bytes that claim gigabytes fail in one sentence, and so does an answer that is larger than it may be."""
+    source = dcmread(_rle().path)
+    source.Rows = source.Columns = 0xFFFF
+    source.save_as(path := tmp_path / "a.dcm")
+    wanted: list[int] = []
+    assert decompress.decompressed(str(path), _rle().transfer_syntax_uid, wanted.append) == (Answer.DAMAGED, b"")
+    assert len(wanted) == 1
+    with pytest.raises(UnreadableInputError, match="not what they claim to be"):
+        ConvertedFile(read_instance(str(path)), ExplicitVRLittleEndian)
+    monkeypatch.setattr(decoder, "_HARMLESS", 1_000)
+    monkeypatch.setattr(decoder, "_MOST_GROWTH", 0)
+    assert decoder.decode(_rle().path, _rle().transfer_syntax_uid) == (Answer.DAMAGED, b"")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others have no such limit")
+def test_the_decoder_has_a_limit_of_memory() -> None:
+    """A codestream may claim more than the data set around it."""
+    program = (
+        "from pacs_tasks.dimse.files.decompress import memory_limit; limit = memory_limit(); limit(1 << 28); "
+        "bytes(1 << 27); bytes(1 << 29)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ended.stderr.splitlines()[-1] == "MemoryError"
 
 
 @pytest.fixture
