@@ -1,6 +1,7 @@
 """Health checks: ``python -m workers.health worker|receiver|redis|flower|serve`` prints one line and exits with 0 or 1.
 
 ``worker`` checks the worker that Celery calls ``celery@HOSTNAME``, or another one by its name: ``worker send-1@host``.
+``alive`` does the same for whoever would restart it: a worker whose Redis is away waits, so that it exits with 0.
 Each check sends a request to the process itself and has a time limit. Containers and people use them.
 """
 
@@ -18,7 +19,13 @@ from pacs_tasks.app import create
 from pacs_tasks.connection import connect
 from pacs_tasks.dimse.c_echo import echo
 from pacs_tasks.dimse.upper_layer.association import Timeouts, open_wire
-from pacs_tasks.errors import AssociationRejectedError, ConfigurationError, PacsTasksError, TLSError
+from pacs_tasks.errors import (
+    AssociationRejectedError,
+    BrokerUnavailableError,
+    ConfigurationError,
+    PacsTasksError,
+    TLSError,
+)
 from pacs_tasks.outcome import Category
 from pacs_tasks.privacy import plain
 from pacs_tasks.settings import Settings, load
@@ -50,6 +57,14 @@ def check_worker(config: Settings, name: str = "") -> str:
     if not answers:
         raise PacsTasksError(f"Worker {name} does not answer. Check its log.")
     return f"Worker {name} answers."
+
+
+def check_alive(config: Settings, name: str = "") -> str:
+    """Check a worker that nobody should restart because its Redis is away."""
+    try:
+        return check_worker(config, name)
+    except BrokerUnavailableError as error:
+        return f"The worker waits for its Redis. {error}"
 
 
 def check_receiver(config: Settings, _name: str = "") -> str:
@@ -103,6 +118,7 @@ def _check_http(name: str, address: str, port: int, path: str) -> str:
 CHECKS: Mapping[str, Callable[[Settings, str], str]] = MappingProxyType(
     {
         "worker": check_worker,
+        "alive": check_alive,
         "receiver": check_receiver,
         "redis": check_redis,
         "flower": check_flower,

@@ -94,13 +94,43 @@ def test_deployments_have_no_privilege_and_a_health_check() -> None:
         (container,) = pod["containers"]
         assert pod["securityContext"]["runAsUser"] == 10001
         assert container["securityContext"]["readOnlyRootFilesystem"] is True
-        assert container["livenessProbe"]["exec"]["command"][-1] in CHECKS
+        assert _is_check(container, "readinessProbe")
+        assert _is_check(container, "livenessProbe")
         assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
         assert each["spec"]["selector"]["matchLabels"] == each["spec"]["template"]["metadata"]["labels"]
     for service in _of_kind("Service"):
         assert service["spec"]["selector"] in [
             each["spec"]["selector"]["matchLabels"] for each in _of_kind("Deployment")
         ]
+
+
+def _is_check(container: dict[str, Any], probe: str) -> bool:
+    """Whether a probe is a health check that exists, or calls a port of the container."""
+    found = container[probe]
+    if "exec" in found:
+        return found["exec"]["command"][-1] in CHECKS
+    action = found.get("httpGet") or found["tcpSocket"]
+    return action["port"] in {port["name"] for port in container["ports"]}
+
+
+def test_nobody_is_restarted_because_the_redis_is_away() -> None:
+    """All wait for it, and a new process could do no more; ready is only who reaches it."""
+    probes = {
+        each["metadata"]["name"].removeprefix("pacs-tasks-"): each["spec"]["template"]["spec"]["containers"][0]
+        for each in _of_kind("Deployment")
+    }
+    assert probes["worker"]["livenessProbe"]["exec"]["command"][-1] == "alive"
+    assert probes["worker"]["readinessProbe"]["exec"]["command"][-1] == "worker"
+    assert set(probes["serve"]["livenessProbe"]) >= {"tcpSocket"}
+    assert probes["serve"]["readinessProbe"]["httpGet"]["path"] == "/health"
+
+
+def test_a_manifest_leaves_the_number_of_workers_to_the_autoscaler() -> None:
+    """Applying it again would take workers away from their tasks."""
+    (scaled,) = _of_kind("ScaledObject")
+    target = scaled["spec"]["scaleTargetRef"]["name"]
+    (worker,) = [each for each in _of_kind("Deployment") if each["metadata"]["name"] == target]
+    assert "replicas" not in worker["spec"]
 
 
 def test_settings_are_known() -> None:

@@ -165,8 +165,22 @@ def test_health_of_what_is_not_there_is_one_line(tmp_path: Path, kind: str) -> N
         PACS_TASKS_RECEIVER_PORT=str(free_port()),
         PACS_TASKS_FLOWER_PORT=str(free_port()),
     )
-    command = [sys.executable, "-m", "workers.health", kind]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=15, check=False)
+    done = _health(kind, env)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert done.stdout == ""
+
+
+def test_a_worker_without_its_redis_is_alive(redis_url: str) -> None:
+    """It waits, so that nobody should restart it; one that does not answer over its Redis is not alive."""
+    done = _health("alive", environment(PACS_TASKS_REDIS_URL=f"redis://127.0.0.1:{free_port()}/0"))
+    assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, "", 1)
+    assert "waits for its Redis" in done.stdout
+    done = _health("alive", environment(PACS_TASKS_REDIS_URL=redis_url))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "does not answer" in done.stderr
+
+
+def _health(kind: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "workers.health", kind]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=15, check=False)
