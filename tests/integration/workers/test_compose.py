@@ -147,6 +147,13 @@ def test_what_an_operator_sets_reaches_the_containers(tmp_path: Path) -> None:
         assert f"{tmp_path}:/home/pacs-tasks/.config/pacs-tasks:ro" in found[name]["volumes"]
 
 
+def test_the_receiver_knows_of_the_audit_trail() -> None:
+    """Otherwise the trail would lack the callers that it rejects."""
+    found = yaml.safe_load(_docker_compose("config", **NEEDED, PACS_TASKS_AUDIT="/data/audit.jsonl").stdout)["services"]
+    for name in ("worker", "receiver"):
+        assert found[name]["environment"]["PACS_TASKS_AUDIT"] == "/data/audit.jsonl", name
+
+
 def test_containers_have_no_privilege(services: Mapping[str, Any]) -> None:
     """Their root is read-only, and they have no capability and get none; only temporary files have a place."""
     for name, service in services.items():

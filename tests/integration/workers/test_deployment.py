@@ -133,6 +133,14 @@ def test_a_manifest_leaves_the_number_of_workers_to_the_autoscaler() -> None:
     assert "replicas" not in worker["spec"]
 
 
+@pytest.mark.parametrize("name", ["worker", "receiver"])
+def test_units_may_write_the_audit_trail(name: str) -> None:
+    """Where the guide puts it, and nobody else reads it."""
+    (unit,) = [each.read_text() for each in UNITS if each.stem == f"pacs-tasks-{name}"]
+    assert re.search("/var/log/pacs-tasks/audit.jsonl", (ROOT / "docs/howto/monitoring.md").read_text())
+    assert {"LogsDirectory=pacs-tasks", "LogsDirectoryMode=0700"} <= set(unit.splitlines())
+
+
 def test_settings_are_known() -> None:
     """A misspelt variable would change nothing, in silence."""
     names = re.findall(r"PACS_TASKS_[A-Z_]+", "".join(path.read_text() for path in [*MANIFESTS.glob("*.yaml"), *UNITS]))
