@@ -27,6 +27,7 @@ from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.keys import JOBS, RUNNING, server_time
 from pacs_tasks.messages.dead_letters import DeadLetters
 from pacs_tasks.operations import DIRECTIONS, MESSAGE_PRIORITIES, OPERATIONS, QUEUES, UNACKED, queue_key
+from pacs_tasks.outcome import Category
 
 logger = logging.getLogger(__name__)
 
@@ -124,9 +125,9 @@ def _work(measured: Mapping[str, int]) -> Iterator[Metric]:
             moved.add_metric(list(about), numbers.get("bytes", 0))
         retries.add_metric(list(about), numbers.get("retries", 0))
         of_job = [about.operation, about.remote]
-        for name, number in numbers.items():
-            if name.startswith("ended "):
-                ended.add_metric([*of_job, name.removeprefix("ended ")], number)
+        for ending in Category:
+            # From 0 on: Prometheus sees no increase in a series that begins with its first failure.
+            ended.add_metric([*of_job, ending], numbers.get(f"ended {ending}", 0))
         seconds.add_metric(of_job, _buckets(numbers), numbers.get("milliseconds", 0) / _MILLISECONDS)
     yield from (instances, moved, retries, ended, seconds)
 
@@ -199,16 +200,18 @@ def _age(ledger: Ledger, message: str, now: float) -> float:
 
 
 def _receivers(client: redis.Redis) -> Iterator[Metric]:
-    yield GaugeMetricFamily("pacs_tasks_receivers", "Receivers that run", value=len(running(client)))
+    active = running(client)
+    yield GaugeMetricFamily("pacs_tasks_receivers", "Receivers that run", value=len(active))
     instances = CounterMetricFamily(
         "pacs_tasks_receiver_instances",
         "Instances that a receiver was sent: expected by a job, unsolicited, or refused",
         labels=["receiver", "category"],
     )
     moved = CounterMetricFamily("pacs_tasks_receiver_bytes", "Bytes that a receiver has stored", labels=["receiver"])
-    for receiver, name, number in reception(client):
-        if name == "bytes":
-            moved.add_metric([receiver], number)
-        else:
-            instances.add_metric([receiver, name], number)
+    counted = {(receiver, name): number for receiver, name, number in reception(client)}
+    for receiver in sorted({*(each.ae_title for each in active), *(receiver for receiver, _ in counted)}):
+        # From 0 on, as what jobs have done.
+        for name in ("expected", "unsolicited", "refused"):
+            instances.add_metric([receiver, name], counted.get((receiver, name), 0))
+        moved.add_metric([receiver], counted.get((receiver, "bytes"), 0))
     yield from (instances, moved)

@@ -13,6 +13,7 @@ from pacs_tasks.connection import connect
 from pacs_tasks.errors import PeerBusyError
 from pacs_tasks.fleet.outages import MOST_FAILURES, Outages
 from pacs_tasks.fleet.pace import HoursWait, HoursWaits
+from pacs_tasks.fleet.receivers import Receiver, announce
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.keys import job_key
 from pacs_tasks.ledger.manifest import FileLine
@@ -109,6 +110,17 @@ def shown(ledger: Ledger, name: str, label: str) -> dict[str, float]:
     families = text_string_to_metric_families(exposition(ledger.client).decode())
     samples = [each for family in families for each in family.samples if each.name == name]
     return {each.labels[label]: each.value for each in sorted(samples, key=lambda each: each.value)}
+
+
+def test_failures_are_counted_from_0_on(ledger: Ledger) -> None:
+    """Otherwise nobody would see an increase when the first job to a remote fails."""
+    begun(ledger, 1)
+    receiver = Receiver(ae_title="US", host="10.0.0.2", port=104, directory="/data", token="t", tls=False)
+    announce(ledger.client, receiver)
+    endings = ("success", "warning", "partial", "failed", "cancelled")
+    assert shown(ledger, "pacs_tasks_jobs_ended_total", "category") == dict.fromkeys(endings, 0)
+    received = ("expected", "unsolicited", "refused")
+    assert shown(ledger, "pacs_tasks_receiver_instances_total", "category") == dict.fromkeys(received, 0)
 
 
 def _retried(ledger: Ledger) -> None:
