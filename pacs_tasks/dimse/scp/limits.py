@@ -79,12 +79,13 @@ class Space:
 
     def _has_files(self, times: int) -> bool:
         """Whether more files than the reserve may be made: small ones use up the inodes long before the bytes."""
-        if sys.platform == "win32":
-            return True
-        found = os.statvfs(self._directory)
-        # Those that make inodes as they need them, such as btrfs, report 0.
-        reserve = max(found.f_files // _PART_OF_FILES, min(_FILES, found.f_files // _MOST_OF_FILES))
-        return found.f_favail >= times * reserve
+        enough = True
+        if sys.platform != "win32":
+            found = os.statvfs(self._directory)
+            # Those that make inodes as they need them, such as btrfs, report 0.
+            reserve = max(found.f_files // _PART_OF_FILES, min(_FILES, found.f_files // _MOST_OF_FILES))
+            enough = found.f_favail >= times * reserve
+        return enough
 
 
 @dataclass(frozen=True)
