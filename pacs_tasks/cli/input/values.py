@@ -202,8 +202,11 @@ def absolute(path: str) -> str:
     Raises
     ------
     UnreadableInputError
-        If the path is not Unicode, so that no request can hold it, or is one of Windows on another system.
+        If the path is empty, is not Unicode, so that no request can hold it, or is one of Windows on another system.
     """
+    # An empty one would be the current directory: it is a variable of the shell that is not set.
+    if not path or "\0" in path:
+        raise UnreadableInputError("This path is empty or impossible. Name a file or directory.", readable(path))
     if _ae().is_foreign_path(path):
         raise UnreadableInputError(
             "This is a path of Windows, and this machine has nothing of that name. Name a path of this machine, such "

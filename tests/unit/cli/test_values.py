@@ -244,6 +244,21 @@ def test_a_path_of_windows_is_refused_elsewhere(nothing_configured: Path, path: 
     assert local_output(path) == str(nothing_configured / path)
 
 
+@pytest.mark.parametrize("path", ["", "a\0b"])
+def test_an_empty_path_is_not_the_current_directory(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is a variable of a script that is not set. ``send "$DIR"`` would send whatever is here."""
+    for argv in (
+        ["send", path],
+        ["send", "x", path],
+        ["send-file", "--file", path],
+        ["send-dir", "--dir", path],
+        ["send-dir", "--dir", path, "--dry-run"],
+        ["retrieve", "--study-uid", "1.2.3", "--output-dir", path],
+    ):
+        assert main(argv) == 2
+        assert "Name a file or directory." in capsys.readouterr().err
+
+
 def test_paths_are_absolute_and_local_ones_exist(tmp_path: Path) -> None:
     """The worker has another current directory."""
     (tmp_path / "file").touch()
