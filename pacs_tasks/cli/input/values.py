@@ -213,7 +213,7 @@ def absolute(path: str) -> str:
             "as /data/dicom_files.",
             readable(path),
         )
-    found = os.path.normpath(Path(path).expanduser().absolute())
+    found = os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - pathlib raises at `~nobody`
     if readable(found) != found:
         raise UnreadableInputError(
             "This path has bytes that are not UTF-8. Name a directory above it.", readable(found)

@@ -259,6 +259,17 @@ def test_an_empty_path_is_not_the_current_directory(path: str, capsys: pytest.Ca
         assert "Name a file or directory." in capsys.readouterr().err
 
 
+def test_a_name_may_begin_with_a_tilde(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is the home of a user only where there is such a user."""
+    (tmp_path / "~backup.dcm").touch()
+    assert local_file("~backup.dcm") == str(tmp_path / "~backup.dcm")
+    assert absolute("~/a") == str(Path.home() / "a")
+    assert main(["query", "--batch", "~none.csv"]) == 2
+    assert "This file cannot be read (No such file" in capsys.readouterr().err
+    assert main(["query", "--patient-id", "@~none"]) == 2
+    assert "cannot be read (No such file" in capsys.readouterr().err
+
+
 def test_paths_are_absolute_and_local_ones_exist(tmp_path: Path) -> None:
     """The worker has another current directory."""
     (tmp_path / "file").touch()
