@@ -94,6 +94,16 @@ def check_key_has_certificate(certificate_file: str | None, key_file: str | None
         raise ValueError("a private key needs its certificate; name the file of the certificate too")
 
 
+def _check_host(value: str) -> str:
+    """Refuse a URL and a host with its port, which would be looked up as a name."""
+    if "/" in value:
+        raise ValueError("this is not a host; write a host name or an address alone, such as pacs.example.org")
+    # An IPv6 address has more.
+    if value.count(":") == 1:
+        raise ValueError("a host has no port; write them apart, such as --ip 1.2.3.4 --port 104")
+    return value
+
+
 def _check_address(value: str) -> str:
     """Check an IP address or a network; anything else is a host name."""
     if "/" not in value:
@@ -129,9 +139,11 @@ MaxMatches = Annotated[int, Field(ge=1)]
 MaxAnswerBytes = Annotated[int, Field(ge=1 << 16)]
 MaxMatchElements = Annotated[int, Field(ge=100)]
 #: A name of DNS has at most 253 characters (RFC 1035 section 2.3.4).
-Host = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255)]
+_Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255)]
+#: An IP address or a host name.
+Host = Annotated[_Name, AfterValidator(_check_host)]
 #: An IP address, a network such as 192.168.1.0/24, or a host name.
-Address = Annotated[Host, AfterValidator(_check_address)]
+Address = Annotated[_Name, AfterValidator(_check_address)]
 #: The name of a certificate: the SHA-256 of the whole in hexadecimal digits, or its common name as ``CN=NAME``.
 Certificate = Annotated[str, AfterValidator(_check_certificate)]
 #: A defined term of Specific Character Set, (0008,0005), PS3.3 section C.12.1.1.2.
@@ -187,8 +199,8 @@ def is_loopback(host: str) -> bool:
 
 def is_foreign_path(path: str) -> bool:
     """Report whether a path is one of Windows, this machine is another one, and nothing here has that name."""
-    foreign = PureWindowsPath(path).is_absolute() and not PurePosixPath(path).is_absolute()
-    return foreign and os.name != "nt" and not os.path.lexists(path)
+    foreign = bool(PureWindowsPath(path).drive) or ("\\" in path and "/" not in path)
+    return foreign and os.name != "nt" and not PurePosixPath(path).is_absolute() and not os.path.lexists(path)
 
 
 #: The name of a file, made absolute: the process that reads it has another current directory.

@@ -106,7 +106,7 @@ def test_flower_refuses_a_weak_password_where_others_reach_it(login: str, addres
 
 @pytest.mark.skipif(sys.platform == "win32", reason="it is a path of this machine there")
 @pytest.mark.parametrize("name", ["data_dir", "receiver_dir"])
-@pytest.mark.parametrize("path", [r"D:\received", "d:/received", r"\\server\share"])
+@pytest.mark.parametrize("path", [r"D:\received", "d:/received", r"\\server\share", r"received\new"])
 def test_a_directory_of_windows_is_refused_elsewhere(name: str, path: str) -> None:
     """It would be created under that name."""
     with pytest.raises(ConfigurationError, match=f"{name}: this is a path of Windows"):

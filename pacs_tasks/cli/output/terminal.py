@@ -370,8 +370,15 @@ class CommandLog:
         Raises
         ------
         ConfigurationError
-            If it cannot be written.
+            If it cannot be written, or is a path of Windows on another system.
         """
+        # The settings have loaded it.
+        from pacs_tasks.ae import is_foreign_path
+
+        if is_foreign_path(path):
+            raise ConfigurationError(
+                "The log file has a path of Windows. Name a file of this machine with --log-file.", path
+            )
         rotate(Path(path))
         try:
             self._add(logging.FileHandler(Path(path).absolute(), encoding="utf-8", errors="backslashreplace"))

@@ -15,6 +15,7 @@ import pytest
 from pacs_tasks.cli.input.dates import as_dicom
 from pacs_tasks.cli.input.keys import typed_key
 from pacs_tasks.cli.input.values import (
+    HOST,
     PATIENT_ID,
     Age,
     Key,
@@ -182,6 +183,24 @@ def test_wrong_usage_is_one_sentence_and_exit_code_2(argv: list[str], capsys: py
     assert document["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        ("http://1.2.3.4", "not a host"),
+        ("pacs.example.org/x", "not a host"),
+        ("1.2.3.4:104", "--ip 1.2.3.4 --port 104"),
+        ("pacs.example.org:104", "--ip 1.2.3.4 --port 104"),
+    ],
+)
+def test_a_host_is_a_name_or_an_address_alone(host: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Anything else would be looked up as a name, in vain."""
+    assert main(["echo", "--ip", host]) == 2
+    said = capsys.readouterr().err
+    assert repr(host) in said
+    assert told in said
+    assert HOST.convert("fe80::1", None, None) == "fe80::1"
+
+
 def test_a_keyword_with_a_typing_error_gets_an_offer(capsys: pytest.CaptureFixture[str]) -> None:
     """The nearest keywords of the data dictionary."""
     assert main(["query", "-k", "PatientNmae"]) == 2
@@ -234,12 +253,19 @@ def test_a_path_that_no_request_can_hold_is_told(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.skipif(os.name == "nt", reason="it is a path of this machine there")
-@pytest.mark.parametrize("path", [r"D:\downloads", "d:/downloads", r"\\server\share"])
-def test_a_path_of_windows_is_refused_elsewhere(nothing_configured: Path, path: str) -> None:
-    """Instead of creating a directory of that name, unless there is one."""
+@pytest.mark.parametrize("path", [
+    r"D:\downloads", "d:/downloads", "D:downloads", "c:", r"\\server\share", r"\data\out", r"downloads\ct", r".\out",
+])  # fmt: skip
+def test_a_path_of_windows_is_refused_elsewhere(
+    nothing_configured: Path, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Instead of creating a directory or a log file of that name, unless there is one."""
     for check in (absolute, local_output):
         with pytest.raises(UnreadableInputError, match="a path of Windows"):
             check(path)
+    assert main(["query", "--log-file", path, "--remote", "unknown"]) == 2
+    assert "The log file has a path of Windows" in capsys.readouterr().err
+    assert not list(nothing_configured.iterdir())
     (nothing_configured / path).mkdir(parents=True)
     assert local_output(path) == str(nothing_configured / path)
 
