@@ -203,7 +203,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from pacs_tasks.cli.invocation import Program
     from pacs_tasks.cli.program import main as run_command
 
-    program = Program("dicom_pacs_transfer.py", log_file="dicom_transfer.log", log_to_console=True, full_help=True)
+    program = Program(
+        "dicom_pacs_transfer.py", log_file="dicom_transfer.log", log_to_console=True, full_help=True, later_wins=True
+    )
     return run_command(argv, program)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -178,6 +179,10 @@ _HABITS = {
     "--study": "--study-uid", "--series": "--series-uid", "-o": "--output-dir", "-od": "--output-dir",
     "--output": "--output-dir", "--out": "--output-dir",
 }  # fmt: skip
+#: Options of which --batch has a column.
+_IN_A_BATCH = frozenset(
+    {"patient_id", "patient_name", "study_date", "accession_number", "modality", "study_uid", "series_uid"}
+)
 _ALL = "pacs_tasks.help_all"
 HELP_OPTIONS = ["-h", "--help"]
 
@@ -234,8 +239,10 @@ class SharedOptionsCommand(click.Command):
         typed = list(args)
         repeated = next((param.opts[0] for param in self.params if param.required and param.multiple), "")
         ctx.allow_extra_args = bool(repeated)
+        meant = _with_stdin(args, repeated)
         try:
-            rest = super().parse_args(ctx, _with_stdin(args, repeated))
+            _refuse_twice(self, ctx, list(meant))
+            rest = super().parse_args(ctx, meant)
         except click.NoSuchOption as error:
             raise _as_meant(error, self, typed) from None
         if rest and repeated and not ctx.resilient_parsing:
@@ -301,6 +308,27 @@ def _as_meant(error: click.NoSuchOption, command: click.Command, typed: Sequence
         if name.startswith(error.option_name) and _HABITS.get(name) in own:
             return click.UsageError(f"No such option {name!r}. Did you mean {_HABITS[name]!r}?", error.ctx)
     return error
+
+
+def _refuse_twice(command: click.Command, ctx: click.Context, args: list[str]) -> None:
+    """Refuse an option that is there twice and has one value: click would drop the first.
+
+    A shared option may stand before the command and after it, so the later one overrides the earlier. Old scripts
+    rely on the same of every option, as argparse has it.
+    """
+    invocation = ctx.find_object(Invocation)
+    if ctx.resilient_parsing or (invocation is not None and invocation.program.later_wins):
+        return
+    _, _, order = command.make_parser(ctx).parse_args(args)
+    for param, number in Counter(order).items():
+        if number == 1 or not isinstance(param, click.Option) or isinstance(param, SharedOption):
+            continue
+        if not (param.multiple or param.is_flag):
+            if param.name in _IN_A_BATCH and any(each.name == "batch" for each in command.params):
+                raise click.UsageError(
+                    f"{param.opts[0]} is there more than once. Write it once, or use --batch for several.", ctx
+                )
+            raise click.UsageError(f"{param.opts[0]} is there more than once. Write it once.", ctx)
 
 
 def _format_options(

@@ -44,6 +44,8 @@ class Program:
     log_to_console: bool = False
     #: Whether ``--help`` explains the options of all commands too.
     full_help: bool = False
+    #: Whether an option with one value may be there twice: the later one wins.
+    later_wins: bool = False
 
 
 class Invocation:

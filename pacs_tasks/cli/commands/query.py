@@ -138,7 +138,7 @@ def _fields(
     **values: Any,
 ) -> dict[str, Any]:
     """The fields of a query, of which ``values`` are the options for single keys."""
-    from pacs_tasks.cli.input.keys import criteria, known, typed_key
+    from pacs_tasks.cli.input.keys import combined, criteria
     from pacs_tasks.cli.output.matches import default_columns
     from pacs_tasks.request import Level, QueryModel
 
@@ -152,8 +152,7 @@ def _fields(
         "query_model": model,
         "keys": {
             **dict.fromkeys(default_columns(at, model), ""),
-            **criteria(at, model, **values),
-            **{known(keyword): typed_key(keyword, value) for keyword, value in keys},
+            **combined(criteria(at, model, **values), keys),
         },
         "charset": charset,
         "limit": limit,

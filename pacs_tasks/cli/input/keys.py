@@ -47,6 +47,25 @@ def criteria(
     return {keyword: value for keyword, value in keys.items() if value}
 
 
+def combined(criteria: Mapping[str, str], typed: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The keys of options and those of ``-k``, which may also request an attribute that is matched.
+
+    Raises
+    ------
+    InvalidRequestError
+        If a key is not known, or has two values, of which one would be dropped.
+    """
+    keys = dict(criteria)
+    written = {name: name for name in keys}
+    for keyword, value in typed:
+        name = _by_keyword(known(keyword))
+        key, wanted = written.setdefault(name, keyword), typed_key(keyword, value)
+        if wanted and keys.get(key, "") not in {"", wanted}:
+            raise InvalidRequestError(f"{name} is there with two values. Write one, or use --batch for several.")
+        keys[key] = wanted or keys.get(key, "")
+    return keys
+
+
 def known(keyword: str) -> str:
     """Check a keyword, a tag as ``ggggeeee``, or several of them joined by dots.
 
@@ -128,12 +147,14 @@ def batch_request(path: str, fields: Mapping[str, Any]) -> FindBatchRequest:
     )
 
 
+def _by_keyword(name: str) -> str:
+    """Replace each tag in a name that has a keyword by it."""
+    return ".".join((keyword_for_tag(part) if _TAG.fullmatch(part) else "") or part for part in name.split("."))
+
+
 def _with_keywords(row: Row, path: str) -> Row:
-    """Replace the tags that have a keyword by it."""
-    values = {
-        ".".join((keyword_for_tag(part) if _TAG.fullmatch(part) else "") or part for part in name.split(".")): value
-        for name, value in row.values.items()
-    }
+    """Name the columns by keywords."""
+    values = {_by_keyword(name): value for name, value in row.values.items()}
     if len(values) < len(row.values):
         raise InvalidRequestError(
             "Two columns are one attribute, by its tag and by its keyword. Remove one of them.", readable(path)

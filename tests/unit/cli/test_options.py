@@ -9,8 +9,10 @@ import click
 import pytest
 from click.shell_completion import ShellComplete
 
+import dicom_pacs_transfer
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.cli.declarations import SharedOption, SharedOptionsCommand
+from pacs_tasks.cli.input.keys import combined
 from pacs_tasks.cli.invocation import Invocation, Program
 from pacs_tasks.cli.program import commands, main
 from pacs_tasks.errors import BrokerUnavailableError, ConfigurationError
@@ -285,6 +287,48 @@ def test_a_transfer_has_a_priority(command: list[str], monkeypatch: pytest.Monke
     monkeypatch.setenv("PACS_TASKS_PRIORITY", "bulk")
     assert _parsed(*command).transfer()["priority"] == "bulk"
     assert _parsed(*command, "--priority", "STAT").transfer()["priority"] == "stat"
+
+
+TWICE = [
+    (["retrieve", "--study-uid", "1.2.3", "--output-dir", "x"], ["--study-uid", "1.2.4"], "--batch for several"),
+    (["retrieve", "--output-dir", "x"], ["--output-dir=y"], "Write it once."),
+    (["query", "--modality", "CT"], ["--modality", "MR"], "--batch for several"),
+    (["query", "--patient-id", "P1"], ["--patient-id", "P2"], "--batch for several"),
+    (["query", "--batch", "a.csv"], ["--batch", "b.csv"], "Write it once."),
+    (["query", "-k", "PatientID=P1"], ["-k", "PatientID=P2"], "--batch for several"),
+    (["query", "-k", "PatientID=P1"], ["-k", "00100020=P2"], "--batch for several"),
+    (["query", "--patient-id", "P1"], ["-k", "PatientID=P2"], "--batch for several"),
+    (["send", ".", "--key", "a"], ["--key", "b"], "Write it once."),
+]
+
+
+@pytest.mark.parametrize(("argv", "again", "what_next"), TWICE, ids=lambda each: " ".join(each))
+def test_an_option_with_one_value_is_refused_twice(
+    argv: list[str], again: list[str], what_next: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its first value would be dropped, and half of what was named would be done."""
+    assert main([*argv, *again]) == 2
+    said = capsys.readouterr().err
+    assert " is there more than once" in said or " is there with two values" in said
+    assert what_next in said
+
+
+def test_a_key_that_is_matched_may_be_requested_too() -> None:
+    """In either order, by its keyword or its tag."""
+    keys = combined({"PatientID": "P1"}, [("00100020", ""), ("Modality", ""), ("Modality", "ct"), ("Modality", "CT")])
+    assert keys == {"PatientID": "P1", "Modality": "CT"}
+
+
+def test_flags_repeated_options_and_connection_options_may_be_there_twice() -> None:
+    """The later address overrides the earlier, as a script adds it to those of an alias."""
+    _parsed("query", "--strict", "--strict", "--study-uid", "1.2", "--study-uid", "1.3", "-k", "Modality", "-k", "Rows")
+    assert _parsed("query", "--ip", "a", "--limit", "3", "--ip", "b").remote.host == "b"
+
+
+def test_the_old_script_takes_the_later_value(capsys: pytest.CaptureFixture[str]) -> None:
+    """As its argparse did."""
+    assert dicom_pacs_transfer.main(["query", "--study-date", "20231301", "--study-date", "no date"]) == 2
+    assert "'no date'" in capsys.readouterr().err
 
 
 #: Everything that commands take no notice of, as people may type it.
