@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from pacs_tasks.cli.output.sheet import without_apostrophe
 from pacs_tasks.cli.output.terminal import counted, readable
 from pacs_tasks.errors import InvalidRequestError, UnreadableInputError
 from pacs_tasks.request import Selection, build
@@ -42,9 +43,10 @@ class Row:
 
 
 class Rows(NamedTuple):
-    """The rows of a file, and the names of the columns that nobody needs."""
+    """The rows of a file, the names of its columns, and of those that nobody needs."""
 
     rows: list[Row]
+    columns: list[str]
     spare: list[str]
 
 
@@ -52,7 +54,8 @@ def read(path: str, known: Collection[str], *, spare: Callable[[str], bool] = la
     """Read a file whose first line names its columns. ``-`` is stdin.
 
     The text is UTF-8, UTF-16 with a byte order mark, or GB18030. Commas, semicolons or tabs separate the cells. Names
-    of columns are not case-sensitive. Lines without any value are left out.
+    of columns are not case-sensitive. Lines without any value are left out. An apostrophe before a formula, as --excel
+    writes it, does not count.
 
     Parameters
     ----------
@@ -87,7 +90,8 @@ def read(path: str, known: Collection[str], *, spare: Callable[[str], bool] = la
         rows.append(Row(number, {name: cell for name, cell in zip(columns, cells, strict=False) if cell and name}))
     if not rows:
         raise InvalidRequestError("This file has no row below the names of its columns. Add one.", shown)
-    return Rows(rows, [cell for cell, name in zip(header, columns, strict=True) if not name])
+    spare_ones = [cell for cell, name in zip(header, columns, strict=True) if not name]
+    return Rows(rows, [name for name in columns if name], spare_ones)
 
 
 def opened(path: str) -> AbstractContextManager[BinaryIO]:
@@ -128,7 +132,7 @@ def _lines(text: str, shown: str) -> Iterator[tuple[int, list[str]]]:
     while True:
         number = reader.line_num + 1
         try:
-            cells = [cell.strip() for cell in next(reader)]
+            cells = [without_apostrophe(cell.strip()) for cell in next(reader)]
         except StopIteration:
             return
         except csv.Error as error:
@@ -198,8 +202,8 @@ class Selections(NamedTuple):
 def selections(path: str, columns: Mapping[str, str], optional: Collection[str] = ()) -> Selections:
     """What the rows of a file select.
 
-    The file may be the answer of a query (``query --format csv``). Columns that no selection has are spare then, and in
-    a row that names a study, ``optional`` ones too.
+    The file may be the answer of a query (``query --format csv``). Columns that no selection has are spare then, and
+    beside a study, ``optional`` ones too. Each row has all UIDs of which there is a column.
 
     Parameters
     ----------
@@ -211,10 +215,11 @@ def selections(path: str, columns: Mapping[str, str], optional: Collection[str] 
     InvalidRequestError
         If the file or a row of it is not valid; the message names the line.
     """
-    rows, spare = read(path, columns, spare=lambda name: _is_attribute(name, columns))
+    rows, named, spare = read(path, columns, spare=lambda name: _is_attribute(name, columns))
     shown = "stdin" if path == STDIN else readable(path)
     if spare:
-        rows = [_of_answer(row, optional) for row in rows]
+        uids = [name for name in named if name.endswith("UID")]
+        rows = [_of_answer(row, uids, optional, shown) for row in rows]
     return Selections(tuple(_selection(row, columns, shown) for row in rows), tuple(spare))
 
 
@@ -227,8 +232,18 @@ def _is_attribute(name: str, columns: Collection[str]) -> bool:
     return not near or any(tag_for_keyword(part) is not None for part in name.split("."))
 
 
-def _of_answer(row: Row, optional: Collection[str]) -> Row:
-    """A row of the answer to a query, which needs no more than the UIDs of its study."""
+def _of_answer(row: Row, uids: Collection[str], optional: Collection[str], shown: str) -> Row:
+    """A row of the answer to a query, which needs no more than its UIDs.
+
+    Without one of them, it would select the whole study, or all studies of the patient.
+    """
+    for name in uids:
+        if name not in row.values:
+            raise InvalidRequestError(
+                f"Line {row.number} has no {name}, so it would retrieve more than it names. Write it, or remove the "
+                "line.",
+                shown,
+            )
     if "StudyInstanceUID" not in row.values:
         return row
     return Row(row.number, {name: cell for name, cell in row.values.items() if name not in optional})

@@ -28,7 +28,7 @@ def csv_lines(rows: Iterable[Iterable[object]], *, on_terminal: bool = False, ex
     def cell(value: object) -> object:
         if not isinstance(value, str):
             return value
-        if excel and (value.startswith(_BREAKS) or value.lstrip().startswith(_FORMULA)):
+        if excel and (value.startswith(_BREAKS) or _is_formula(value)):
             value = f"'{value}"
         return plain(value) if on_terminal else value
 
@@ -38,3 +38,12 @@ def csv_lines(rows: Iterable[Iterable[object]], *, on_terminal: bool = False, ex
     text = io.StringIO()
     csv.writer(text, lineterminator="\n" if on_terminal else "\r\n").writerows(map(cell, row) for row in rows)
     return text.getvalue()
+
+
+def without_apostrophe(cell: str) -> str:
+    """Take the apostrophe off a cell that has it since a spreadsheet would take it for a formula."""
+    return cell[1:] if cell.startswith("'") and _is_formula(cell[1:]) else cell
+
+
+def _is_formula(cell: str) -> bool:
+    return cell.lstrip().startswith(_FORMULA)

@@ -12,6 +12,7 @@ from pydicom.datadict import keyword_dict
 from pacs_tasks.cli.commands.retrieve import COLUMNS
 from pacs_tasks.cli.input import batch_file
 from pacs_tasks.cli.input.batch_file import Row, read, selections
+from pacs_tasks.cli.output.sheet import csv_lines
 from pacs_tasks.errors import InvalidRequestError, PacsTasksError, UnreadableInputError
 from pacs_tasks.request import Selection
 
@@ -143,8 +144,7 @@ def test_a_job_has_a_limit_of_rows(path: Path, monkeypatch: pytest.MonkeyPatch) 
 ANSWER = """row,PatientID,PatientName,StudyDate,ModalitiesInStudy,AccessionNumber,NumberOfStudyRelatedInstances,\
 ScheduledProcedureStepSequence.Modality,StudyInstanceUID
 2,P1,Zhang^San,20230101,CT\\SR,LONGER THAN SIXTEEN CHARACTERS,7,CT,1.2.3
-3,P2,,,,A2,,,
-4,P3,,,,,,,
+3,P2,,,,A2,,,1.2.4
 """
 
 
@@ -152,13 +152,39 @@ def test_the_answer_of_a_query_selects_its_studies(path: Path) -> None:
     """By their UIDs alone; what is needed for nothing is named once."""
     path.write_text(ANSWER)
     found, spare = selections(str(path), COLUMNS, ("AccessionNumber", "PatientID"))
-    assert found == (
-        Selection(study_uid="1.2.3", row=2),
-        Selection(accession_number="A2", patient_id="P2", row=3),
-        Selection(patient_id="P3", row=4),
-    )
+    assert found == (Selection(study_uid="1.2.3", row=2), Selection(study_uid="1.2.4", row=3))
     assert spare[:3] == ("row", "PatientName", "StudyDate")
     assert not {"PatientID", "AccessionNumber"} & set(spare)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (f"{ANSWER}4,P3,,,,,,,\n", "Line 4 has no StudyInstanceUID"),
+        ("SeriesNumber,StudyInstanceUID,SeriesInstanceUID\n1,1.2.3,1.2.3.1\n2,1.2.3,\n", "Line 3 has no SeriesInstance"),
+        ("Rows,StudyInstanceUID,SOPInstanceUID\n1,1.2.3,\n", "Line 2 has no SOPInstanceUID"),
+    ],
+)
+def test_a_row_of_an_answer_without_its_uid_is_refused(path: Path, content: str, told: str) -> None:
+    """It would select every study of the patient, or the whole study of a series."""
+    path.write_text(content)
+    with pytest.raises(InvalidRequestError, match=told):
+        selections(str(path), COLUMNS, ("AccessionNumber", "PatientID"))
+
+
+def test_the_answer_about_patients_selects_all_of_their_studies(path: Path) -> None:
+    """It has no column of studies."""
+    path.write_text("PatientID,PatientName\nP1,Zhang^San\n")
+    assert selections(str(path), COLUMNS, ("AccessionNumber", "PatientID")).selections == (
+        Selection(patient_id="P1", row=2),
+    )
+
+
+@pytest.mark.parametrize("value", ["-123", "=A1", "+1", "@x", "'x", "\uff0d1"])
+def test_what_was_written_for_a_spreadsheet_is_read_as_it_was(path: Path, value: str) -> None:
+    """Without the apostrophe before a formula, and with any other."""
+    path.write_text(csv_lines([["PatientID"], [value]], excel=True), encoding="utf-8-sig")
+    assert read(str(path), FEW).rows == [Row(2, {"PatientID": value})]
 
 
 def test_a_column_beside_a_study_counts_in_a_file_of_selections(path: Path) -> None:
