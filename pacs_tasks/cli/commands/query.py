@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from pacs_tasks.cli.declarations import command, excel_option, refuse, root_option, transfer_options
-from pacs_tasks.cli.input.values import CHARSET, Key, Private, StudyDate, UIDs, WholeNumber
+from pacs_tasks.cli.input.values import CHARSET, Key, Modality, Private, StudyDate, UIDs, WholeNumber
 from pacs_tasks.cli.invocation import Invocation
 from pacs_tasks.errors import InvalidRequestError
 
@@ -42,7 +42,10 @@ from pacs_tasks.errors import InvalidRequestError
 )
 @click.option("--accession-number", type=Private(), metavar="NUMBER", help="Match this accession number.")
 @click.option(
-    "--modality", metavar="MODALITY", help="Match this modality, such as CT, of a series or of any series of a study."
+    "--modality",
+    type=Modality(),
+    metavar="MODALITY",
+    help="Match this modality, such as CT, of a series or of any series of a study.",
 )
 @click.option(
     "--study-uid",

@@ -17,6 +17,8 @@ from pacs_tasks.request import FindBatchRequest, FindRow, Level, QueryModel, bui
 from pacs_tasks.request.find import place_of
 
 _TAG = re.compile(r"[0-9A-Fa-f]{8}")
+#: Characters of keys that are more than a value: wildcards, several values, and the empty value (PS3.4 section C.2.2.2).
+_MATCHING = frozenset('*?\\"')
 #: Attributes of VR CS whose values every PACS has in capital letters, as PS3.5 section 6.2 says.
 _CAPITALS = frozenset({"Modality", "ModalitiesInStudy", "PatientSex"})
 
@@ -99,11 +101,23 @@ def as_meant(keyword: str, typed: str) -> str:
 
 
 def typed_key(keyword: str, typed: str) -> str:
-    """The value of ``-k``, which may also hold what only a PACS understands, such as ``2023*``."""
+    """The value of ``-k``, which may also hold what only a PACS understands, such as ``2023*``.
+
+    Raises
+    ------
+    InvalidRequestError
+        If it is not a date: a PACS would find nothing, or ignore the key.
+    """
     try:
         return as_meant(keyword, typed)
-    except ValueError:
-        return typed
+    except ValueError as error:
+        if _MATCHING & set(typed):
+            return typed
+        raise InvalidRequestError(
+            f"-k {keyword} is not a day or a range of days. Write 2023-01-31, 20230131, 20230101-20231231, or 2023* "
+            "for a PACS that matches dates as text.",
+            str(error),
+        ) from None
 
 
 class Attributes(Collection[str]):

@@ -18,6 +18,7 @@ from pacs_tasks.cli.output.terminal import readable
 from pacs_tasks.errors import UnreadableInputError
 
 _AGE = re.compile(r"(\d{1,9})([smhdw])")
+_TAG = re.compile(r"(?<![^.])\(?([0-9A-Fa-f]{4}),([0-9A-Fa-f]{4})\)?(?![^.])")
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}
 #: The longest value that a file for one option may have, in bytes.
 _LONGEST = 10_000
@@ -122,8 +123,20 @@ class StudyDate(click.ParamType[str]):
             self.fail(f"{error}.", param, ctx)
 
 
+class Modality(click.ParamType[str]):
+    """One modality, or several with backslashes between them (PS3.5 section 6.4)."""
+
+    name = "MODALITY"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if "," in str(value):
+            meant = str(value).replace(" ", "").replace(",", "\\")
+            self.fail(f"{value!r} is not a modality. Write '{meant}' for several.", param, ctx)
+        return str(value)
+
+
 class Key(click.ParamType[tuple[str, str]]):
-    """``KEYWORD`` requests an attribute, ``KEYWORD=VALUE`` matches it too."""
+    """``KEYWORD`` requests an attribute, ``KEYWORD=VALUE`` matches it too. DCMTK writes tags as ``(gggg,eeee)``."""
 
     name = "KEYWORD[=VALUE]"
 
@@ -131,7 +144,7 @@ class Key(click.ParamType[tuple[str, str]]):
         if isinstance(value, tuple):
             return value
         keyword, _, wanted = str(value).partition("=")
-        keyword = keyword.strip()
+        keyword = _TAG.sub(r"\1\2", keyword.strip())
         if not keyword.isascii() or not all(part.isalnum() for part in keyword.split(".")):
             self.fail(
                 f"{keyword!r} is not a keyword of the DICOM data dictionary. Write a keyword such as StudyDescription "

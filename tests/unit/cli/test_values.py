@@ -19,6 +19,7 @@ from pacs_tasks.cli.input.values import (
     PATIENT_ID,
     Age,
     Key,
+    Modality,
     Private,
     StudyDate,
     absolute,
@@ -27,7 +28,7 @@ from pacs_tasks.cli.input.values import (
     local_output,
 )
 from pacs_tasks.cli.program import main
-from pacs_tasks.errors import UnreadableInputError
+from pacs_tasks.errors import InvalidRequestError, UnreadableInputError
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +125,9 @@ def test_what_is_no_date_is_refused(text: str) -> None:
         ("00100030", "1970-1-2", "19700102"),
         ("ScheduledProcedureStepSequence.ScheduledProcedureStepStartDate", "2023-01-31..", "20230131-"),
         ("StudyDate", "2023*", "2023*"),
+        ("StudyDate", "2023010?", "2023010?"),
+        ("StudyDate", "20230101\\20230201", "20230101\\20230201"),
+        ("StudyDate", '""', '""'),
         ("StudyDate", "", ""),
         ("Modality", "ct", "CT"),
         ("00080060", "m?", "M?"),
@@ -135,6 +139,30 @@ def test_what_is_no_date_is_refused(text: str) -> None:
 )
 def test_a_key_is_sent_as_it_is_meant(keyword: str, typed: str, meant: str) -> None:
     assert typed_key(keyword, typed) == meant
+
+
+@pytest.mark.parametrize("typed", ["2023-02-30", "2023-13", "2023"])
+def test_a_key_that_is_no_date_is_refused(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """As in a batch. The date may be that of a birth, so it is not in the message."""
+    with pytest.raises(InvalidRequestError, match="-k PatientBirthDate is not a day") as raised:
+        typed_key("PatientBirthDate", typed)
+    assert typed in raised.value.subject
+    assert main(["query", "-k", f"StudyDate={typed}"]) == 2
+    assert "-k StudyDate is not a day or a range of days" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tag", ["0008,0060", "(0008,0060)", "00080060"])
+def test_a_tag_may_be_written_as_dcmtk_does(tag: str) -> None:
+    """Also within a sequence."""
+    assert Key().convert(f"{tag}=CT", None, None) == ("00080060", "CT")
+    assert Key().convert(f"(0040,0100).{tag}=(1,2)", None, None) == ("00400100.00080060", "(1,2)")
+
+
+def test_several_modalities_have_backslashes_between_them(capsys: pytest.CaptureFixture[str]) -> None:
+    """A comma is no character of a modality."""
+    assert main(["query", "--modality", "ct, mr"]) == 2
+    assert r"Write 'ct\mr' for several." in capsys.readouterr().err
+    assert Modality().convert(r"ct\mr", None, None) == r"ct\mr"
 
 
 def test_a_key_asks_or_matches() -> None:
