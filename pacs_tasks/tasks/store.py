@@ -162,15 +162,21 @@ def _listed(paths: Sequence[str], claim: Claim, what: Kind = Kind.ANY) -> Iterat
         yield line
 
 
-def _instance_in(path: str) -> StoredInstance:
+def _instance_in(path: str, *, packed: bool = False) -> StoredInstance:
+    """The instance in a file, which was ``packed`` in an archive or not."""
     try:
         return part10.read_instance(path)
     except NotDicomError:
-        if archive.is_archive(path):
+        if not archive.is_archive(path):
+            raise
+        if packed:
             raise NotDicomError(
-                "The file is an archive. Name it in `pacs-tasks send` to send the files in it.", path
+                "The file is an archive in an archive. Unpack the outer one, and name this one in `pacs-tasks send`.",
+                path,
             ) from None
-        raise
+        raise NotDicomError(
+            "The file is an archive. Name it in `pacs-tasks send` to send the files in it.", path
+        ) from None
 
 
 def _read_header(line: FileLine, unpacked: Unpacked, request: FilesRequest) -> StoredInstance | InstanceOutcome:
@@ -183,7 +189,7 @@ def _read_header(line: FileLine, unpacked: Unpacked, request: FilesRequest) -> S
         check_source(line.archive)
         path = unpacked.file(line.archive, member)
         try:
-            return _judged(part10.read_instance(path), request)
+            return _judged(_instance_in(path, packed=True), request)
         except (DamagedFileError, UnreadableInputError):
             unpacked.discard(line.archive, member)
             raise

@@ -60,9 +60,7 @@ class TransferView(View[R, TransferOutcome]):
     def _input_is_unreadable(self) -> bool:
         """Whether nothing was done because none of the files could be read."""
         failed = [each for each in self.outcome.problems if each.category is not InstanceCategory.SKIPPED]
-        return bool(failed) and all(
-            bool(each.error) and isinstance(from_record(each.error, ""), InvalidRequestError) for each in failed
-        )
+        return bool(failed) and all(map(_is_unreadable, failed))
 
     @property
     def advice(self) -> str:
@@ -122,6 +120,11 @@ class TransferView(View[R, TransferOutcome]):
 
     def problems(self) -> Iterable[InstanceOutcome]:
         return self.outcome.problems
+
+
+def _is_unreadable(each: InstanceOutcome) -> bool:
+    """Whether nothing was done with a file because it could not be read."""
+    return bool(each.error) and isinstance(from_record(each.error, ""), InvalidRequestError)
 
 
 class SendView(TransferView[StoreRequest | StoreDirectoryRequest | StorePathsRequest]):
@@ -217,13 +220,17 @@ class PreflightView(View[PreflightRequest, PreflightOutcome]):
 
     @property
     def exit_code(self) -> ExitCode:
-        return super().exit_code if self.outcome.pairs else ExitCode.USAGE
+        if self.outcome.pairs:
+            return super().exit_code
+        return ExitCode.USAGE if all(map(_is_unreadable, self.outcome.unreadable)) else ExitCode.FAILED
 
     @property
     def advice(self) -> str:
         if self.outcome.category is Category.SUCCESS:
             return ""
-        return Advice.NOT_ACCEPTED if self.outcome.pairs else Advice.NOT_DICOM
+        if not all(pair.sendable for pair in self.outcome.pairs):
+            return Advice.NOT_ACCEPTED
+        return Advice.REASONS if self.outcome.unreadable else Advice.NOT_DICOM
 
     def details(self) -> Iterable[Fact]:
         outcome = self.outcome

@@ -116,7 +116,22 @@ def _read(path: str, file: IO[bytes], head: bytes, stack: ExitStack) -> Packed:
     decompress = next((each for start, each in _COMPRESSED.items() if head.startswith(start)), None)
     if decompress is None:
         return Tar(path, file, in_order=False)
-    return Tar(path, stack.enter_context(decompress(file)), in_order=True)
+    content: IO[bytes] = stack.enter_context(decompress(file))
+    _check_tar(content.read(tarfile.BLOCKSIZE), path)
+    return Tar(path, content, in_order=True)
+
+
+def _check_tar(head: bytes, path: str) -> None:
+    """Refuse what is compressed without being a tar, such as one DICOM file."""
+    try:
+        tarfile.TarInfo.frombuf(head, "utf-8", "replace")
+    except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # typeshed does not know it
+        # A tar without members.
+        return
+    except tarfile.HeaderError:
+        raise UnreadableInputError(
+            "The file is compressed, but it is not a tar archive. Unpack it, and send the file that was in it.", path
+        ) from None
 
 
 def _damaged(path: str) -> UnreadableInputError:

@@ -93,6 +93,8 @@ def _pair(*, accepted: bool) -> ProposedPair:
         (PreflightOutcome(total=2, bytes=2, pairs=(_pair(accepted=True), _pair(accepted=False))), ExitCode.PARTIAL),
         (PreflightOutcome(total=1, bytes=1, pairs=(_pair(accepted=False),)), ExitCode.FAILED),
         (PreflightOutcome(total=1, bytes=0), ExitCode.USAGE),
+        (PreflightOutcome(total=1, bytes=0, unreadable=(_failed("UnreadableInputError"),)), ExitCode.USAGE),
+        (PreflightOutcome(total=1, bytes=0, unreadable=(_failed("DamagedFileError"),)), ExitCode.FAILED),
         (VerifyOutcome(held=2), ExitCode.DONE),
         (VerifyOutcome(held=1, missing=1), ExitCode.PARTIAL),
         (VerifyOutcome(held=1, unknown=1), ExitCode.PARTIAL),

@@ -309,6 +309,13 @@ def test_plain_progress_keeps_its_pace(capsys: pytest.CaptureFixture[str]) -> No
             ("destination's AE title", "Configure", "retry j7"),
         ),
         (advised(PreflightRequest(directory="/data"), PreflightOutcome(total=0, bytes=0)), ("path", "content")),
+        (
+            advised(
+                PreflightRequest(directory="/data"),
+                PreflightOutcome(total=1, bytes=0, unreadable=(_problem(1, InstanceCategory.FAILED, "damaged"),)),
+            ),
+            ("Follow the reasons above.",),
+        ),
         (advised(FindRequest(), FindOutcome(status=DONE)), ("query", "wider")),
         (advised(VerifyRequest(job_id="j"), VerifyOutcome(held=1, missing=1)), ("missing instances again", "stored")),
         (advised(VerifyRequest(job_id="j"), VerifyOutcome(held=1, unknown=1)), ("reasons", "verify j --commit")),

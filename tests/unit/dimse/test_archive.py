@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import os
 import shutil
 import tarfile
@@ -224,15 +226,28 @@ def head(size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
         (head(9 << 30, tarfile.XHDTYPE), "damaged"),
         (head(9 << 30, tarfile.GNUTYPE_LONGNAME), "damaged"),
         (head(9 << 30, tarfile.GNUTYPE_SPARSE), "damaged"),
-        (b"no tar", "damaged"),
     ],
-    ids=["size", "attributes", "name", "sparse", "no tar"],
+    ids=["size", "attributes", "name", "sparse"],
 )
 def test_a_compressed_tar_takes_no_more_than_it_holds(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "a.tgz"
     path.write_bytes(gzip.compress(content))
     with pytest.raises(UnreadableInputError, match=reason):
         list(members(str(path)))
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress], ids=["gz", "bz2", "xz"])
+@pytest.mark.parametrize("content", [b"", b"no tar", bytes(128) + b"DICM" + bytes(1000)], ids=["empty", "text", "DICOM"])
+def test_what_is_compressed_without_being_a_tar_is_to_be_unpacked(
+    tmp_path: Path, compress: Callable[[bytes], bytes], content: bytes
+) -> None:
+    """It is whole. A tar without members is none of these."""
+    path = tmp_path / "a.dcm.gz"
+    path.write_bytes(compress(content))
+    with pytest.raises(UnreadableInputError, match="compressed, but it is not a tar archive"):
+        list(members(str(path)))
+    path.write_bytes(compress(bytes(10_240)))
+    assert not list(members(str(path)))
 
 
 @pytest.mark.usefixtures("temporary")

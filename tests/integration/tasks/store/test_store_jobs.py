@@ -349,6 +349,7 @@ def test_files_directories_and_archives_are_one_job(client: PacsClient, pacs: Te
     archive = tmp_path / "archive"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("read me.txt", "no DICOM")
+        file.write(tmp_path / "directory/inner.zip", "inner")
         for each in packed:
             file.write(each, "IM/same name")
     paths = map(str, (tmp_path / "directory", lone, archive, directory, lone))
@@ -358,10 +359,12 @@ def test_files_directories_and_archives_are_one_job(client: PacsClient, pacs: Te
     job.wait(90)
     outcome = job.outcome()
     assert isinstance(outcome, TransferOutcome)
-    assert (outcome.counters.success, outcome.counters.skipped, outcome.counters.total) == (6, 2, 8)
-    assert "is an archive" in outcome.problems[0].reason
+    assert (outcome.counters.success, outcome.counters.skipped, outcome.counters.total) == (6, 3, 9)
+    assert "Name it in `pacs-tasks send`" in outcome.problems[0].reason
+    assert any("is an archive in an archive" in each.reason for each in outcome.problems)
     assert Counter(each.data_set for each in pacs.instances.values()) == expected
-    assert [each.path for each in job.receipts()][3:] == [f"{archive}/read me.txt", *[f"{archive}/IM/same name"] * 4]
+    names = ["read me.txt", "inner", *["IM/same name"] * 4]
+    assert [each.path for each in job.receipts()][3:] == [f"{archive}/{name}" for name in names]
     # The last part ends the job, and then itself.
     wait_until(lambda: not (unpacked() - before), 20, "the end of the last part")
 
