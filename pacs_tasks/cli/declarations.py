@@ -179,6 +179,8 @@ _HABITS = {
     "--study": "--study-uid", "--series": "--series-uid", "-o": "--output-dir", "-od": "--output-dir",
     "--output": "--output-dir", "--out": "--output-dir",
 }  # fmt: skip
+#: Options that name what `send` has as an argument.
+_OF_A_PATH = frozenset({"--file", "--dir", "--directory", "--path", "-f", "-d"})
 #: Options of which --batch has a column.
 _IN_A_BATCH = frozenset(
     {"patient_id", "patient_name", "study_date", "accession_number", "modality", "study_uid", "series_uid"}
@@ -299,15 +301,22 @@ class CommandGroup(click.Group):
         self.format_commands(ctx, formatter)
 
 
-def _as_meant(error: click.NoSuchOption, command: click.Command, typed: Sequence[str]) -> click.UsageError:
-    """The error with what the option is called here, if another program has it under its name."""
-    own = {spelling for param in command.params for spelling in param.opts}
+def _as_meant(error: click.NoSuchOption, command: SharedOptionsCommand, typed: Sequence[str]) -> click.UsageError:
+    """The error with what the option is called here, or on another command; it offers none that would be refused."""
+    refused = {spelling for param in command.params if param.name in command.without for spelling in param.opts}
+    own = {spelling for param in command.params for spelling in param.opts} - refused
     for word in typed:
         name = word.partition("=")[0]
         # Of -aet, click names -a.
         if name.startswith(error.option_name) and _HABITS.get(name) in own:
             return click.UsageError(f"No such option {name!r}. Did you mean {_HABITS[name]!r}?", error.ctx)
-    return error
+    # The name of an argument has no dashes.
+    if error.option_name in _OF_A_PATH and "paths" in own:
+        return click.UsageError(
+            f"No such option {error.option_name!r}. Write the path without an option: `pacs-tasks send PATH`.", error.ctx
+        )
+    offered = [each for each in error.possibilities or () if each not in refused]
+    return click.NoSuchOption(error.option_name, possibilities=offered, ctx=error.ctx)
 
 
 def _refuse_twice(command: click.Command, ctx: click.Context, args: list[str]) -> None:

@@ -227,7 +227,12 @@ class Ledger:
                 if task is not None and (not tasks or task in tasks):
                     return job_id
             start += _CHUNK
-        raise not_found(LAST)
+        if not tasks:
+            raise JobNotFoundError("There is no job yet. Each send, query or retrieve makes one.")
+        commands = ", ".join(sorted(OPERATIONS[task].command for task in tasks))
+        raise JobNotFoundError(
+            f"There is no job of these commands: {commands}. Run `pacs-tasks jobs` to list the known jobs."
+        )
 
     def complete(self, request: R) -> R:
         """Complete a request about another job: it goes to the remote of that job unless it names one."""

@@ -292,7 +292,10 @@ def test_a_beginning_that_several_ids_have_is_no_job(three: Ledger) -> None:
 
 
 def test_the_last_of_no_jobs_is_not_found(ledger: Ledger) -> None:
-    with pytest.raises(JobNotFoundError):
+    with pytest.raises(JobNotFoundError, match=r"There is no job yet\."):
+        ledger.find("last")
+    ledger.open("1f39", EchoRequest.task, EchoRequest())
+    with pytest.raises(JobNotFoundError, match=r"There is no job of these commands: send-dir\."):
         ledger.find("last", {REQUEST.task})
 
 

@@ -403,6 +403,7 @@ def _no_redis(*_: object, **__: object) -> None:
         (["echo", "--host", "x"], "'--ip'"),
         (["echo", "-aec", "X"], "'--pacs-ae-title'"),
         (["retrieve", "-od", "x"], "'--output-dir'"),
+        (["retry", "last", "--qiet"], "'--quiet'"),
     ],
 )
 def test_what_was_meant_is_suggested(
@@ -415,6 +416,23 @@ def test_what_was_meant_is_suggested(
     said = capsys.readouterr().err
     assert "Did you mean" in said
     assert meant in said
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["retry", "last", "--key", "k"], "No such option '--key'."),
+        (["jobs", "--host", "x"], "No such option '--host'."),
+        (["send", "--file", "x"], "`pacs-tasks send PATH`"),
+        (["send", "--dir=x"], "`pacs-tasks send PATH`"),
+    ],
+)
+def test_no_option_is_suggested_that_is_refused(argv: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A command refuses the options of the connection where it has none."""
+    assert main(argv) == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert not {"--tls-key", "--ip", "--files-per-task"} & set(said.replace("'", " ").split())
 
 
 def test_shell_completion_offers_commands_and_options() -> None:
