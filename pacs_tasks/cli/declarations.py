@@ -313,7 +313,8 @@ def _as_meant(error: click.NoSuchOption, command: SharedOptionsCommand, typed: S
     # The name of an argument has no dashes.
     if error.option_name in _OF_A_PATH and "paths" in own:
         return click.UsageError(
-            f"No such option {error.option_name!r}. Write the path without an option: `pacs-tasks send PATH`.", error.ctx
+            f"No such option {error.option_name!r}. Write the path alone: `pacs-tasks send PATH`.",
+            error.ctx,
         )
     offered = [each for each in error.possibilities or () if each not in refused]
     return click.NoSuchOption(error.option_name, possibilities=offered, ctx=error.ctx)

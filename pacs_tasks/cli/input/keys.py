@@ -17,7 +17,7 @@ from pacs_tasks.request import FindBatchRequest, FindRow, Level, QueryModel, bui
 from pacs_tasks.request.find import place_of
 
 _TAG = re.compile(r"[0-9A-Fa-f]{8}")
-#: Characters of keys that are more than a value: wildcards, several values, and the empty value (PS3.4 section C.2.2.2).
+#: Characters of a key that is more than a value: wildcards, several values, the empty value (PS3.4 section C.2.2.2).
 _MATCHING = frozenset('*?\\"')
 #: Attributes of VR CS whose values every PACS has in capital letters, as PS3.5 section 6.2 says.
 _CAPITALS = frozenset({"Modality", "ModalitiesInStudy", "PatientSex"})

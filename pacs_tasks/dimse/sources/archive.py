@@ -117,11 +117,12 @@ def _read(path: str, file: IO[bytes], head: bytes, stack: ExitStack) -> Packed:
     if decompress is None:
         return Tar(path, file, in_order=False)
     content: IO[bytes] = stack.enter_context(decompress(file))
-    _check_tar(content.read(tarfile.BLOCKSIZE), path)
-    return Tar(path, content, in_order=True)
+    archive = Tar(path, content, in_order=True)
+    _check_tar(archive, content.read(tarfile.BLOCKSIZE), path)
+    return archive
 
 
-def _check_tar(head: bytes, path: str) -> None:
+def _check_tar(archive: Tar, head: bytes, path: str) -> None:
     """Refuse what is compressed without being a tar, such as one DICOM file."""
     try:
         tarfile.TarInfo.frombuf(head, "utf-8", "replace")
@@ -129,6 +130,9 @@ def _check_tar(head: bytes, path: str) -> None:
         # A tar without members.
         return
     except tarfile.HeaderError:
+        # A damaged one has a wrong checksum at its end.
+        with suppress(tarfile.ReadError):
+            archive.check_end(_HARMLESS)
         raise UnreadableInputError(
             "The file is compressed, but it is not a tar archive. Unpack it, and send the file that was in it.", path
         ) from None

@@ -161,7 +161,10 @@ def test_the_answer_of_a_query_selects_its_studies(path: Path) -> None:
     ("content", "told"),
     [
         (f"{ANSWER}4,P3,,,,,,,\n", "Line 4 has no StudyInstanceUID"),
-        ("SeriesNumber,StudyInstanceUID,SeriesInstanceUID\n1,1.2.3,1.2.3.1\n2,1.2.3,\n", "Line 3 has no SeriesInstance"),
+        (
+            "SeriesNumber,StudyInstanceUID,SeriesInstanceUID\n1,1.2.3,1.2.3.1\n2,1.2.3,\n",
+            "Line 3 has no SeriesInstance",
+        ),
         ("Rows,StudyInstanceUID,SOPInstanceUID\n1,1.2.3,\n", "Line 2 has no SOPInstanceUID"),
     ],
 )

@@ -302,7 +302,7 @@ TWICE = [
 ]
 
 
-@pytest.mark.parametrize(("argv", "again", "what_next"), TWICE, ids=lambda each: " ".join(each))
+@pytest.mark.parametrize(("argv", "again", "what_next"), TWICE, ids="".join)
 def test_an_option_with_one_value_is_refused_twice(
     argv: list[str], again: list[str], what_next: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

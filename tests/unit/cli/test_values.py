@@ -299,8 +299,11 @@ def test_a_path_of_windows_is_refused_elsewhere(
 
 
 @pytest.mark.parametrize("path", ["", "a\0b"])
-def test_an_empty_path_is_not_the_current_directory(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_path_is_not_the_current_directory(
+    nothing_configured: Path, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """It is a variable of a script that is not set. ``send "$DIR"`` would send whatever is here."""
+    (nothing_configured / "x").touch()
     for argv in (
         ["send", path],
         ["send", "x", path],

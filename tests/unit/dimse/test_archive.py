@@ -237,7 +237,9 @@ def test_a_compressed_tar_takes_no_more_than_it_holds(tmp_path: Path, content: b
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress], ids=["gz", "bz2", "xz"])
-@pytest.mark.parametrize("content", [b"", b"no tar", bytes(128) + b"DICM" + bytes(1000)], ids=["empty", "text", "DICOM"])
+@pytest.mark.parametrize(
+    "content", [b"", b"no tar", bytes(128) + b"DICM" + bytes(1000)], ids=["empty", "text", "DICOM"]
+)
 def test_what_is_compressed_without_being_a_tar_is_to_be_unpacked(
     tmp_path: Path, compress: Callable[[bytes], bytes], content: bytes
 ) -> None:
