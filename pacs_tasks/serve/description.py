@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from pacs_tasks.serve.problems import MEDIA_TYPE, Problem
-from pacs_tasks.serve.routes import submission
+from pacs_tasks.serve.routes import jobs, submission
 
 _PROBLEM = {
     "description": "A problem (RFC 9457).",
@@ -25,7 +25,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
         schemas: dict[str, Any] = document["components"]["schemas"]
         for name in _NOT_OURS:
             schemas.pop(name, None)
-        schemas.update(submission.schemas())
+        schemas.update(submission.schemas(jobs.Verification))
         schemas[Problem.__name__] = Problem.model_json_schema()
         document["components"]["schemas"] = dict(sorted(schemas.items()))
         for path in document["paths"].values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pacs_tasks.cli.output.terminal import place_of
@@ -14,6 +15,9 @@ logger = logging.getLogger("pacs_tasks.serve")
 
 #: Bytes of a body, except that of an upload. A batch of 100,000 queries has some megabytes.
 LARGEST_BODY = 32 << 20
+#: Bytes of a form of the console, which anybody may send who wants to log in.
+_LARGEST_FORM = 1 << 20
+_FORMS = "/console/"
 #: Headers of every response that has no others of its own.
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -57,16 +61,16 @@ class Guard:
             await send(message)
 
         problem = None
-        limited = _Limited(receive)
+        limited = _Limited(receive, _LARGEST_FORM if scope["path"].startswith(_FORMS) else LARGEST_BODY)
         try:
             if scope["path"] == self._upload:
                 await self._app(scope, receive, send_guarded)
             elif limited.announces_too_much(scope):
-                problem = _TOO_LARGE
+                problem = _too_large(limited.most)
             else:
                 await self._app(scope, limited, send_guarded)
         except _TooLargeError:
-            problem = _TOO_LARGE
+            problem = _too_large(limited.most)
         except Exception as error:  # noqa: BLE001 - uvicorn would log its values, which may be patient data
             logger.error("unexpected %s", place_of(error))  # noqa: TRY400 - for the same reason
             problem = _DEFECT
@@ -81,27 +85,30 @@ class _TooLargeError(Exception):
 class _Limited:
     """The body of a request, up to the limit."""
 
-    def __init__(self, receive: Receive) -> None:
-        self._receive, self._size = receive, 0
+    def __init__(self, receive: Receive, most: int) -> None:
+        self._receive, self._size, self.most = receive, 0, most
 
     def announces_too_much(self, scope: Scope) -> bool:
         announced = Headers(scope=scope).get("content-length", "0")
-        return announced.isascii() and announced.isdigit() and int(announced) > LARGEST_BODY
+        return announced.isascii() and announced.isdigit() and int(announced) > self.most
 
     async def __call__(self) -> Message:
         message = await self._receive()
         self._size += len(message.get("body", b""))
-        if self._size > LARGEST_BODY:
+        if self._size > self.most:
             raise _TooLargeError
         return message
 
 
-_TOO_LARGE = problems.response(
-    413,
-    "ContentTooLargeError",
-    f"The body is larger than {LARGEST_BODY} bytes. Divide the request, or upload files to /uploads.",
-    {"Connection": "close"},
-)
+def _too_large(most: int) -> Response:
+    return problems.response(
+        413,
+        "ContentTooLargeError",
+        f"The body is larger than {most} bytes. Divide the request, or upload files to /uploads.",
+        {"Connection": "close"},
+    )
+
+
 _DEFECT = problems.response(
     500,
     "UnexpectedError",

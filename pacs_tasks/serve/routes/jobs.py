@@ -5,7 +5,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Header, Path, Query, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from pacs_tasks.client import Job, PacsClient, job_id_of
@@ -21,6 +21,7 @@ from pacs_tasks.request import (
     build,
 )
 from pacs_tasks.serve.access import Caller, Reader, Submitter
+from pacs_tasks.serve.body import body_of, schema_of
 from pacs_tasks.serve.routes.shown import JobDetail, detail_for, instance_for, progress_for
 from pacs_tasks.serve.routes.submission import Submission
 from pacs_tasks.serve.services import Services, Shared
@@ -77,9 +78,9 @@ class Verification(BaseModel):
     query_model: QueryModel | None = None
 
 
-@router.post("", status_code=202, operation_id="enqueue")
+@router.post("", status_code=202, operation_id="enqueue", openapi_extra=schema_of(Submission))
 def enqueue(
-    submission: Annotated[Submission, Body()],
+    submission: Annotated[Submission, Depends(body_of(Submission))],
     caller: Submitter,
     services: Shared,
     response: Response,
@@ -191,16 +192,15 @@ def resume_job(job_id: JobId, caller: Submitter, services: Shared, response: Res
     return _accepted(services.client.job(job_id).resume(), caller, services, response)
 
 
-@router.post("/{job_id}/verify", status_code=202, operation_id="verify_job")
+@router.post("/{job_id}/verify", status_code=202, operation_id="verify_job", openapi_extra=schema_of(Verification))
 def verify_job(
     job_id: JobId,
     caller: Submitter,
     services: Shared,
     response: Response,
-    verification: Annotated[Verification | None, Body()] = None,
+    how: Annotated[Verification, Depends(body_of(Verification))],
 ) -> Progress:
     """Enqueue a job that verifies that the PACS holds each instance that another job has sent."""
-    how = verification or Verification()
     request: VerifyRequest | CommitRequest
     if how.commit:
         request = build(CommitRequest, {"job_id": job_id, "patience": how.patience})

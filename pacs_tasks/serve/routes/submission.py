@@ -87,10 +87,10 @@ def named(settings: Settings, name: str) -> Any:
     return settings.remote(name)
 
 
-def schemas() -> dict[str, Any]:
-    """Give the schemas of OpenAPI for :class:`Submission`, with the request of each task."""
-    requests = [operation.request for operation in OPERATIONS.values()]
-    _, found = models_json_schema([(each, "validation") for each in requests], ref_template=f"{_SCHEMAS}{{model}}")
+def schemas(*others: type[BaseModel]) -> dict[str, Any]:
+    """Give the schemas of OpenAPI for :class:`Submission`, with the request of each task, and for other bodies."""
+    models = [*(operation.request for operation in OPERATIONS.values()), *others]
+    _, found = models_json_schema([(each, "validation") for each in models], ref_template=f"{_SCHEMAS}{{model}}")
     definitions: dict[str, Any] = found["$defs"]
     forms = dict(_forms())
     submission = {

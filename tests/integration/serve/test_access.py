@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,51 @@ def test_patient_data_is_for_tokens_that_may_see_it(service: Api, reader: Api, p
     shown = reader.get(f"/jobs/{sent}/instances")["instances"]
     assert [each["category"] for each in shown].count("success") == 3
     assert not any(each in reader.call("GET", "/jobs").text for each in private)
+
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "code"),
+    [
+        (b"{", JSON, 400, "MalformedJsonError"),
+        (b"", JSON, 400, "MalformedJsonError"),
+        (b'{"task": "\xff"}', JSON, 400, "MalformedJsonError"),
+        (b'{"task": "pacs_tasks.echo", "request": {"timeout": NaN}}', JSON, 400, "MalformedJsonError"),
+        (b"[" * 200_000, JSON, 400, "MalformedJsonError"),
+        (b"1" * 5_000, JSON, 400, "MalformedJsonError"),
+        (b"[]", JSON, 422, "InvalidRequestError"),
+        (b"{}", {}, 415, "UnsupportedMediaTypeError"),
+        (b"{}", {"Content-Type": "text/plain"}, 415, "UnsupportedMediaTypeError"),
+        (b"{}", {"Content-Type": "application/x-www-form-urlencoded"}, 415, "UnsupportedMediaTypeError"),
+    ],
+)
+def test_a_body_that_is_not_json_is_refused(
+    service: Api, body: bytes, headers: dict[str, str], status: int, code: str
+) -> None:
+    """One answer for whatever is not JSON, and one for what is not declared as such."""
+    assert service.call("POST", "/jobs", body, headers, status=status).json["code"] == code
+    charset = {"Content-Type": "application/json; charset=utf-8"}
+    assert service.call("POST", "/jobs", b'{"task": "\xc3\xa4"}', charset, status=422).json["subject"] == "\xe4"
+
+
+def test_nobody_reads_the_body_of_a_stranger(server: Api, reader: Api) -> None:
+    """Whoever has no token, or one that may not enqueue, learns that before the body has come."""
+    for caller, status in ((server, 401), (reader, 403)):
+        token = f"Authorization: Bearer {caller.token}\r\n" if caller.token else ""
+        with closing(socket.create_connection(("127.0.0.1", server.port), 2)) as connection:
+            head = f"POST /jobs HTTP/1.1\r\nHost: localhost\r\n{token}Content-Length: 30000000\r\n\r\n"
+            connection.sendall(head.encode())
+            assert connection.recv(1 << 16).startswith(f"HTTP/1.1 {status} ".encode())
+        caller.call("POST", "/jobs", b"{", JSON, status=status)
+        caller.call("POST", "/jobs/nonsense/verify", b"{", JSON, status=status)
+
+
+def test_a_form_has_a_smaller_limit(server: Api) -> None:
+    """Anybody may send one who wants to log in."""
+    answer = server.call("POST", "/console/login", b"", {"Content-Length": str((1 << 20) + 1)}, status=413)
+    assert answer.json["code"] == "ContentTooLargeError"
 
 
 def test_a_body_is_limited(service: Api) -> None:
