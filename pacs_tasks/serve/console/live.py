@@ -14,7 +14,7 @@ from pacs_tasks.errors import PacsTasksError
 
 #: Seconds from one rendering to the next.
 _PAUSE = 1.0
-#: Seconds of silence after which a comment shows that both sides are there, and the visitor is known still.
+#: Seconds of silence after which a comment shows that both sides are there.
 _SILENCE = 15.0
 #: Milliseconds after which a browser comes back.
 _COME_BACK = 3000
@@ -67,7 +67,7 @@ class Live:
         render
             Makes the part. It is called in another thread.
         known
-            Whether the visitor still may see it.
+            Whether the visitor still may see it. It is called before each event, in another thread.
         """
         part = self._parts.setdefault(key, _Part(render))
         part.watchers += 1
@@ -81,11 +81,15 @@ class Live:
                     async with asyncio.timeout(_SILENCE):
                         version, text = await part.after(version)
                 except TimeoutError:
-                    if part.task.done() or not await run_in_threadpool(known):
+                    if part.task.done():
                         return
-                    yield ": still here\n\n"
+                    event = ": still here\n\n"
                 else:
-                    yield "".join(f"data: {line}\n" for line in text.splitlines()) + "\n"
+                    event = "".join(f"data: {line}\n" for line in text.splitlines()) + "\n"
+                # There is an event a second at most.
+                if not await run_in_threadpool(known):
+                    return
+                yield event
         finally:
             part.watchers -= 1
             if not part.watchers:
