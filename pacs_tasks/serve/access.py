@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -42,6 +42,10 @@ class Caller:
     def may(self, scope: Scope) -> bool:
         """Whether the caller has a scope. ``admin`` implies ``read`` and ``submit``, and never ``patients``."""
         return scope in self.scopes or (scope in _IMPLIED and Scope.ADMIN in self.scopes)
+
+    def own(self, key: str) -> str:
+        """Make an idempotency key of this caller alone: by the key of another, one could hold or find its job."""
+        return f"{'token' if self.digest else 'user'} {quote(self.name, safe='')} {key}"
 
 
 #: How the console says who calls, by a cookie or by what a trusted proxy says. None: it does not know.

@@ -254,7 +254,7 @@ def _submit(visit: Visit, form: Form, given: Mapping[str, str]) -> Response:
     try:
         request = request_of(form, given, visit.services.settings)
         # The same form sent twice, by a double click, is one job.
-        once = f"console {given['once']}" if given.get("once") else None
+        once = f"console {visit.caller.own(given['once'])}" if visit.caller and given.get("once") else None
         found = visit.services.client.enqueue(request, once, requester=visit.name)
     except (InvalidRequestError, ConfigurationError) as error:
         if status_of(error) not in {422, 500}:

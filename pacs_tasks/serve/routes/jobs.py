@@ -39,7 +39,7 @@ IdempotencyKey = Annotated[
     Header(
         min_length=1,
         max_length=255,
-        description="Any text. The same key gives the same job again for as long as that job is kept.",
+        description="Any text. The same key of a token gives the same job again for as long as that job is kept.",
     ),
 ]
 
@@ -87,19 +87,20 @@ def enqueue(
     idempotency_key: IdempotencyKey = None,
 ) -> Progress:
     """Enqueue any operation."""
-    known = _paths_of(services.client, idempotency_key) if submission.upload is not None else ()
+    key = None if idempotency_key is None else f"http {caller.own(idempotency_key)}"
+    known = _paths_of(services.client, key) if submission.upload is not None else ()
     request = submission.to_request(services.settings, services.spool, known)
-    job = services.client.enqueue(request, idempotency_key, requester=caller.name)
+    job = services.client.enqueue(request, key, requester=caller.name)
     if submission.upload is not None:
         services.spool.note_job(submission.upload, job.id)
     return _accepted(job, caller, services, response)
 
 
-def _paths_of(client: PacsClient, idempotency_key: str | None) -> Collection[str]:
+def _paths_of(client: PacsClient, key: str | None) -> Collection[str]:
     """Give the paths of the job of a key: its upload is removed once it has sent everything."""
-    if idempotency_key is not None:
+    if key is not None:
         with suppress(JobNotFoundError):
-            request = client.job(job_id_of(idempotency_key)).request()
+            request = client.job(job_id_of(key)).request()
             if isinstance(request, StorePathsRequest | PreflightRequest):
                 return request.paths
     return ()

@@ -161,6 +161,18 @@ def test_a_form_has_a_smaller_limit(server: Api) -> None:
     assert answer.json["code"] == "ContentTooLargeError"
 
 
+def test_a_key_is_for_its_token_alone(server: Api) -> None:
+    """Another token can neither hold its place nor learn whether it guesses the request."""
+    key = {"Idempotency-Key": "shared"}
+    others = [server.as_one_who(Scope.SUBMIT) for _ in range(2)]
+    bodies = [{**ECHO, "remote": "absent", "request": {"timeout": seconds}} for seconds in (1, 2)]
+    sent = [caller.call("POST", "/jobs", body, key, status=202) for caller, body in zip(others, bodies, strict=True)]
+    first, second = (answer.json["job_id"] for answer in sent)
+    assert first != second
+    assert others[0].call("POST", "/jobs", bodies[0], key, status=202).json["job_id"] == first
+    others[1].call("POST", "/jobs", bodies[0], key, status=422)
+
+
 def test_a_body_is_limited(service: Api) -> None:
     """A body that is announced as too large is refused before it is sent."""
     answer = service.call("POST", "/jobs", b"{}", {"Content-Length": str(1 << 40)}, status=413)
