@@ -88,7 +88,7 @@ class Api:
 
 
 @contextmanager
-def serving(redis_url: str, directory: Path, **settings: str) -> Iterator[Api]:
+def serving(redis_url: str, directory: Path, limit_of_files: int | None = None, /, **settings: str) -> Iterator[Api]:
     """A ``pacs-tasks serve`` that answers; ``settings`` are ``PACS_TASKS_*`` variables in full."""
     port = free_port()
     variables = environment(
@@ -98,6 +98,8 @@ def serving(redis_url: str, directory: Path, **settings: str) -> Iterator[Api]:
         **settings,
     )
     command = [sys.executable, "-m", "pacs_tasks.serve"]
+    if limit_of_files is not None:
+        command = ["sh", "-c", f'ulimit -n {limit_of_files} && exec "$@"', "sh", *command]
     with started(
         command, directory / "serve.log", lambda _: answers(port), env=variables, cwd=ROOT, timeout=60
     ) as process:
