@@ -127,10 +127,7 @@ def list_jobs(
             found.append(progress_for(caller, services.client, progress))
             if len(found) == limit:
                 break
-    else:
-        # Fewer were left than are examined at once, unless the filter left most of them out.
-        last = last if _more_after(services, last) else None
-    return JobPage(jobs=found, next=last)
+    return JobPage(jobs=found, next=last if _more_after(services, last) else None)
 
 
 def _more_after(services: Services, last: str | None) -> bool:

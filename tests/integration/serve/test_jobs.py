@@ -107,6 +107,9 @@ def test_jobs_are_listed_by_state_and_page_by_page(service: Api, pacs: TestPACS)
         seen += [each["job_id"] for each in page["jobs"]]
         before = page["next"]
     assert seen == made[::-1]
+    everything = service.get("/jobs?limit=1000")
+    assert everything["next"] is None
+    assert service.get(f"/jobs?limit={len(everything['jobs'])}")["next"] is None
     assert service.get(f"/jobs?state=failed&remote={place}")["jobs"] == []
 
 
