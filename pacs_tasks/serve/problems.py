@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -65,9 +66,16 @@ class RefusedError(Exception):
         self.status, self.code, self.detail, self.headers = status, code, detail, headers
 
 
-def response(
-    status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, **more: Any
-) -> JSONResponse:
+class SafeResponse(JSONResponse):
+    """JSON that may have a value of a caller: half a surrogate pair becomes its escape, as UTF-8 has none."""
+
+    def render(self, content: Any) -> bytes:
+        """Write JSON."""
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        return text.encode("utf-8", "backslashreplace")
+
+
+def response(status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, **more: Any) -> Response:
     """Make the response that reports a problem."""
     code_of_cli = ExitCode.USAGE if status < HTTPStatus.INTERNAL_SERVER_ERROR else ExitCode.FAILED
     fields = {"exit_code": int(code_of_cli), **more}
@@ -79,7 +87,7 @@ def response(
         code=code,
         **fields,
     )
-    return JSONResponse(problem.model_dump(), status, headers, MEDIA_TYPE)
+    return SafeResponse(problem.model_dump(), status, headers, MEDIA_TYPE)
 
 
 def status_of(error: PacsTasksError) -> int:
