@@ -49,6 +49,9 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":
+            # RFC 9110 section 9.3.2: the same as GET. uvicorn, which still knows the method, leaves out the body.
+            scope, send = {**scope, "method": "GET"}, _without_body(send)
         begun = False
 
         async def send_guarded(message: Message) -> None:
@@ -76,6 +79,21 @@ class Guard:
             problem = _DEFECT
         if problem is not None and not begun:
             await problem(scope, receive, send_guarded)
+
+
+def _without_body(send: Send) -> Send:
+    """End each response with its headers: a stream would never end."""
+    ended = False
+
+    async def send_head(message: Message) -> None:
+        nonlocal ended
+        if message["type"] == "http.response.start":
+            await send(message)
+        elif not ended:
+            ended = True
+            await send({"type": "http.response.body"})
+
+    return send_head
 
 
 class _TooLargeError(Exception):

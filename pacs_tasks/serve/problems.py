@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 
 from pacs_tasks.cli.output.exit_codes import ExitCode, advice_on, of_error
 from pacs_tasks.errors import (
@@ -124,11 +125,25 @@ def on_refusal(_request: Request, error: RefusedError) -> Response:
     return response(error.status, error.code, error.detail, headers)
 
 
-def on_http_error(_request: Request, error: HTTPException) -> Response:
+def on_http_error(request: Request, error: HTTPException) -> Response:
     """Report what the framework refuses: an unknown path or method."""
     status = HTTPStatus(error.status_code)
     code = f"{''.join(word.capitalize() for word in status.name.split('_'))}Error"
-    return response(status, code, f"{status.description or status.phrase}.", error.headers)
+    headers = dict(error.headers or {})
+    if "Allow" in headers:
+        headers["Allow"] = ", ".join(_allowed(request))
+    return response(status, code, f"{status.description or status.phrase}.", headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """List the methods of all routes of a path: the framework names those of the first one."""
+    scopes = {method: {**request.scope, "method": method} for method in ("GET", "POST", "DELETE")}
+    found = [
+        method
+        for method, scope in scopes.items()
+        if any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+    ]
+    return ["HEAD", *found] if "GET" in found else found
 
 
 def on_invalid(_request: Request, error: RequestValidationError) -> Response:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -35,6 +35,11 @@ class Update:
     whole: Progress
     public: Progress
 
+    @property
+    def end_id(self) -> str:
+        """The id of the event of the end; empty before."""
+        return _end_id(self.whole)
+
     @cached_property
     def whole_event(self) -> bytes:
         """The server-sent event for those who may see patient data."""
@@ -47,8 +52,12 @@ class Update:
 
 
 def _event(progress: Progress) -> bytes:
-    name = "end" if progress.state.finished else "progress"
-    return f"event: {name}\ndata: {progress.model_dump_json()}\n\n".encode()
+    name = f"id: {_end_id(progress)}\nevent: end" if progress.state.finished else "event: progress"
+    return f"{name}\ndata: {progress.model_dump_json()}\n\n".encode()
+
+
+def _end_id(progress: Progress) -> str:
+    return f"end-{progress.attempt}" if progress.state.finished else ""
 
 
 @dataclass
@@ -80,7 +89,7 @@ class Watch:
         self._new = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
 
-    async def follow(self, job_id: str) -> AsyncIterator[Update | None]:
+    async def follow(self, job_id: str) -> AsyncGenerator[Update | None]:
         """Yield the progress of a job now and after each change until it ends or its record is gone.
 
         None is a sign of life: nothing has changed for a while.

@@ -2,10 +2,11 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Header
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from pacs_tasks.errors import PacsTasksError
 from pacs_tasks.ledger.tokens import Scope
@@ -19,6 +20,13 @@ router = APIRouter(prefix="/jobs/{job_id}", tags=["jobs"])
 MEDIA_TYPE = "text/event-stream"
 #: Proxies pass each event on at once.
 HEADERS = {"X-Accel-Buffering": "no"}
+LastEventId = Annotated[
+    str | None,
+    Header(
+        max_length=255,
+        description="The id of the last event that was received. A browser sends it when it comes back; 204 ends that.",
+    ),
+]
 _SIGN_OF_LIFE = b": still there\n\n"
 
 
@@ -26,15 +34,21 @@ _SIGN_OF_LIFE = b": still there\n\n"
     "/events",
     operation_id="watch_job",
     response_class=StreamingResponse,
-    responses={200: {"description": "Events `progress`, then `end`.", "content": {MEDIA_TYPE: {}}}},
+    responses={
+        200: {"description": "Events `progress`, then `end`.", "content": {MEDIA_TYPE: {}}},
+        204: {"description": "The end was the last event already."},
+    },
 )
-async def watch_job(job_id: JobId, caller: Reader, services: Shared) -> StreamingResponse:
+async def watch_job(job_id: JobId, caller: Reader, services: Shared, last_event_id: LastEventId = None) -> Response:
     """Follow a job by server-sent events. Each has the progress as data; the last one is called ``end``."""
     updates = services.watch.follow(job_id)
     first = await anext(updates, None)
     if first is None:
         # There is no such job, or Redis does not answer: this says which.
         await run_in_threadpool(services.client.job, job_id)
+    elif first.end_id and first.end_id == last_event_id:
+        await updates.aclose()
+        return Response(status_code=204)
     return StreamingResponse(_events(first, updates, caller, services.access), 200, HEADERS, MEDIA_TYPE)
 
 

@@ -177,6 +177,29 @@ def test_a_key_is_for_its_token_alone(server: Api) -> None:
     others[1].call("POST", "/jobs", bodies[0], key, status=422)
 
 
+def test_head_is_get_without_the_body(service: Api, reader: Api) -> None:
+    """RFC 9110 section 9.3.2, also for a stream, which would not end."""
+    for path in ("/health", "/jobs", "/metrics"):
+        assert service.call("HEAD", path, status=200).content == b""
+    job_id = service.submit("pacs_tasks.echo", {}, remote="absent")
+    with closing(socket.create_connection(("127.0.0.1", service.port), 10)) as connection:
+        for path in (f"/jobs/{job_id}/events", "/health"):
+            head = f"HEAD {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {reader.token}\r\n\r\n"
+            connection.sendall(head.encode())
+            answer = connection.recv(1 << 16)
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert answer.endswith(b"\r\n\r\n")
+    service.call("HEAD", "/jobs/nonsense", status=404)
+
+
+def test_a_refused_method_names_those_of_all_routes(service: Api) -> None:
+    """A path may have a route for each of its methods."""
+    allowed = {
+        path: service.call("DELETE", path, status=405).headers["Allow"] for path in ("/jobs", "/health", "/uploads")
+    }
+    assert allowed == {"/jobs": "HEAD, GET, POST", "/health": "HEAD, GET", "/uploads": "POST"}
+
+
 def test_a_body_is_limited(service: Api) -> None:
     """A body that is announced as too large is refused before it is sent."""
     answer = service.call("POST", "/jobs", b"{}", {"Content-Length": str(1 << 40)}, status=413)

@@ -75,6 +75,18 @@ def test_a_stream_ends_when_its_token_is_revoked(tmp_path: Path) -> None:
             assert response.read().strip() == b""
 
 
+def test_a_browser_that_has_seen_the_end_stays_away(tmp_path: Path) -> None:
+    """It comes back after each end of a stream until it gets 204. Another attempt has one of its own."""
+    with redis_server(tmp_path) as redis, serving(redis.url(), tmp_path) as server:
+        service = server.as_one_who(Scope.READ, Scope.SUBMIT)
+        job_id = service.submit("pacs_tasks.echo", {})
+        service.call("POST", f"/jobs/{job_id}/cancel", status=202)
+        path = f"/jobs/{job_id}/events"
+        assert service.call("GET", path, status=200).text.startswith("id: end-1\nevent: end\n")
+        assert service.call("GET", path, None, {"Last-Event-ID": "end-1"}, status=204).content == b""
+        service.call("GET", path, None, {"Last-Event-ID": "end-2"}, status=200)
+
+
 def test_a_job_that_does_not_exist_is_not_followed(tmp_path: Path) -> None:
     """It is named, as by every other route."""
     with redis_server(tmp_path) as redis, serving(redis.url(), tmp_path) as server:
