@@ -7,6 +7,7 @@ else is done with a path, so that its answer is the same whether that path exist
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import astuple
 from pathlib import Path
 
 from pacs_tasks.ae import TLS, RemoteAE
@@ -22,6 +23,10 @@ from pacs_tasks.request import (
 )
 from pacs_tasks.settings import Settings, settings
 from pacs_tasks.source import WEB, is_below, is_url
+
+#: What opens the receiver to callers, and what limits a remote. Of these, a request may leave out what settings say.
+_CALLERS = ("receive_from", "receive_from_ae_titles", "receive_from_certificates")
+_LIMITS = ("max_associations", "max_matches", "max_answer_bytes", "max_match_elements")
 
 
 def check_request(request: AnyRequest) -> None:
@@ -96,16 +101,36 @@ def _known(config: Settings) -> list[RemoteAE]:
 
 
 def _check_remote(remote: RemoteAE, config: Settings) -> None:
+    if "/" in remote.host:
+        # The receiver would read it as a network of callers.
+        raise InvalidRequestError("The host of a remote is not a network. Name its host name or IP address.")
     known = _known(config)
-    if config.named_remotes_only and all(_address(remote) != _address(each) for each in known):
-        raise InvalidRequestError(
-            "This worker serves only the remotes of its own settings (PACS_TASKS_NAMED_REMOTES_ONLY). Name one of "
-            "them, with the AE title, address and TLS that it has there."
-        )
+    if config.named_remotes_only:
+        _check_named(remote, [each for each in known if _address(remote) == _address(each)], config)
     if config.source_roots and remote.tls is not None:
         own = {file for each in known for file in _files(each.tls)}
         for file in set(_files(remote.tls)) - own:
             check_file(file)
+
+
+def _check_named(remote: RemoteAE, same: Sequence[RemoteAE], config: Settings) -> None:
+    """Raise :class:`InvalidRequestError` unless a remote is one of the settings, and is allowed no more than there."""
+    if not same:
+        raise InvalidRequestError(
+            "This worker serves only the remotes of its own settings (PACS_TASKS_NAMED_REMOTES_ONLY). Name one of "
+            "them, with the AE title, address and TLS that it has there."
+        )
+    more = any(
+        not set(getattr(remote, name) or ()) <= {value for each in same for value in getattr(each, name) or ()}
+        for name in _CALLERS
+    )
+    own = remote.model_copy(update=dict.fromkeys(_LIMITS))
+    limits = (config.limit(own), *astuple(config.answer_limits(own)))
+    if more or any((getattr(remote, name) or 0) > limit for name, limit in zip(_LIMITS, limits, strict=True)):
+        raise InvalidRequestError(
+            "The request allows its remote more than the settings of this worker do (PACS_TASKS_NAMED_REMOTES_ONLY). "
+            "Leave out what begins with receive_from or max_."
+        )
 
 
 def _address(remote: RemoteAE) -> tuple[object, ...]:

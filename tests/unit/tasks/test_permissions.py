@@ -157,18 +157,42 @@ def test_what_the_system_shows_as_files_is_not_listed(tree: Path) -> None:
 
 @pytest.mark.parametrize(
     "changed",
-    [{"host": "169.254.169.254"}, {"port": 22}, {"ae_title": "OTHER"}, {"tls": TLS(ca_file="/etc/shadow")}],
+    [
+        {"host": "169.254.169.254"},
+        {"port": 22},
+        {"ae_title": "OTHER"},
+        {"tls": TLS(ca_file="/etc/shadow")},
+        {"receive_from": ("10.0.0.0/8", "0.0.0.0/0")},
+        {"receive_from_ae_titles": ("EVIL",)},
+        {"receive_from_certificates": ("a" * 64,)},
+        {"max_associations": 9},
+        {"max_matches": 200_001},
+        {"max_answer_bytes": 1 << 40},
+        {"max_match_elements": 10_001},
+    ],
     ids=lambda changed: next(iter(changed)),
 )
 def test_only_named_remotes_are_served(allow: Callable[..., None], changed: dict[str, object]) -> None:
-    allow(named_remotes_only=True, remotes={"archive": _ARCHIVE.model_dump()})
-    permissions.check_request(EchoRequest(remote=_ARCHIVE.model_copy(update={"host": "PACS.example"})))
+    """As they are in the settings: a request neither opens the receiver to others, nor raises a limit."""
+    own = {"max_associations": 8, "receive_from": ("10.0.0.0/8", "10.1.2.3"), "receive_from_ae_titles": ("MOVER",)}
+    first = RemoteAE(ae_title="FIRST")
+    allow(named_remotes_only=True, remotes={"archive": _ARCHIVE.model_dump() | own, "first": first.model_dump()})
+    less = {"host": "PACS.example", "max_associations": 1, "max_matches": 5, "receive_from": ("10.1.2.3",)}
+    for allowed in ({"host": "PACS.example"}, own, less):
+        permissions.check_request(EchoRequest(remote=_ARCHIVE.model_copy(update=allowed)))
     other = _ARCHIVE.model_copy(update=changed)
-    for request in (EchoRequest(remote=other), RetrieveRequest(remote=_ARCHIVE, study_uid="1.2", to=other)):
+    for request in (EchoRequest(remote=other), RetrieveRequest(remote=first, study_uid="1.2", to=other)):
         with pytest.raises(InvalidRequestError, match="NAMED_REMOTES_ONLY"):
             permissions.check_request(request)
     with pytest.raises(InvalidRequestError, match="NAMED_REMOTES_ONLY"):
         permissions.check_request(EchoRequest())
+
+
+def test_a_host_is_not_a_network(allow: Callable[..., None]) -> None:
+    """The receiver, which expects the remote of a job, would accept callers from all of it."""
+    allow()
+    with pytest.raises(InvalidRequestError, match="is not a network"):
+        permissions.check_request(EchoRequest(remote=RemoteAE(host="0.0.0.0/0")))
 
 
 _NEVER = ("169.254.169.254", "169.254.0.1", "fe80::1", "fe80::1%eth0", "224.0.0.1", "ff02::1", "0.0.0.0", "0.1.2.3",
