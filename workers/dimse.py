@@ -77,9 +77,10 @@ _KEYS_INTERVAL = 10.0
 #: Seconds between two renewals of this worker's presence.
 _PRESENCE_INTERVAL = 5.0
 
-#: Commands of remote control that end a worker, keep it from serving a queue, or exhaust its machine.
+#: Commands of remote control that end a worker or one of its processes, keep it from serving a queue, or exhaust its
+#: machine.
 _REFUSED = ("shutdown", "pool_restart", "pool_grow", "pool_shrink", "autoscale", "add_consumer", "cancel_consumer",
-            "rate_limit", "time_limit", "election", "objgraph", "memsample", "memdump")  # fmt: skip
+            "rate_limit", "time_limit", "terminate", "election", "objgraph", "memsample", "memdump")  # fmt: skip
 
 app.loader.override_backends = dict.fromkeys(("redis", "rediss", "socket"), "workers.results:Backend")
 # The parts of jobs are signed like what others enqueue.

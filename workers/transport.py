@@ -260,6 +260,7 @@ class Channel(redis.Channel):
         if message["headers"].get("redelivered") and self._delivered_too_often(message):
             self.refuse(raw, queue, _too_often(settings().max_deliveries), message, too_often=True)
             return None
+        envelope.drop_time_limits(message)
         # What Celery logs, and sends to Flower, of a task of whatever publisher.
         shown, job = envelope.shown(message)
         message["headers"] |= {"argsrepr": shown, "kwargsrepr": job, "shadow": None}

@@ -318,10 +318,23 @@ def shown(message: Envelope) -> tuple[str, str]:
     return shown_arguments(task, task_id, args)
 
 
+def drop_time_limits(message: Envelope) -> None:
+    """Remove the time limits of a task; those of the app remain.
+
+    At the hard limit its process is killed, which runs other tasks in the background. The signal of the soft limit may
+    come when the task has just ended, and ends the process as well.
+    """
+    for each in (message["headers"], message.content):
+        if isinstance(each, dict):
+            each.pop("timelimit", None)
+
+
 def check_command(message: Envelope, commands: Collection[str]) -> None:
     """Raise :class:`MessageError` unless the message is one of these commands of remote control."""
     _checked(_ControlHeaders, message["headers"], "header")
-    if _checked(_Command, message.content, "body").method not in commands:
+    command = _checked(_Command, message.content, "body")
+    # A process does not run one task alone, so none is ended for the sake of one.
+    if command.method not in commands or (command.arguments or {}).get("terminate"):
         raise MessageError("Workers do not obey this command of remote control. Stop workers where they run.")
 
 

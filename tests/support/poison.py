@@ -217,6 +217,17 @@ def commands() -> dict[str, bytes]:
         "terminate by an unknown signal": envelope(
             command | {"method": "revoke", "arguments": {"task_id": "a", "terminate": True, "signal": NAME}}
         ),
+        "stop": envelope(
+            command | {"method": "revoke", "arguments": {"task_id": "a", "terminate": "1", "signal": "STOP"}}
+        ),
+        "stop by stamps": envelope(
+            command
+            | {
+                "method": "revoke_by_stamped_headers",
+                "arguments": {"headers": {"a": NAME}, "terminate": True, "signal": "STOP"},
+            }
+        ),
+        "terminate": envelope(command | {"method": "terminate", "arguments": {"task_id": "a", "signal": "KILL"}}),
         **{name: envelope(command | {"method": name}) for name in ("shutdown", "pool_shrink", "pool_restart")},
         "pool_grow": envelope(command | {"method": "pool_grow", "arguments": {"n": 1000}}),
         "cancel_consumer": envelope(command | {"method": "cancel_consumer", "arguments": {"queue": "pacs_tasks.find"}}),

@@ -35,6 +35,7 @@ def _part(job_id: str, start: int, stop: int, tries: int = 0) -> None:
 
 
 _TASKS: envelope.Tasks = {"pacs_tasks.echo": _echo, "pacs_tasks.store_part": _part}
+_COMMANDS = {"ping", "revoke", "revoke_by_stamped_headers"}
 
 
 @pytest.mark.parametrize("kind", poison.tasks())
@@ -47,11 +48,17 @@ def test_a_malformed_message_is_refused_in_words_that_quote_nothing(kind: str) -
 
 @pytest.mark.parametrize("kind", poison.commands())
 def test_a_malformed_command_is_refused(kind: str) -> None:
-    if kind in {"arguments of no command", "terminate by an unknown signal"}:
+    if kind == "arguments of no command":
         pytest.skip("Celery itself refuses these, and its line is kept private")
     with pytest.raises(MessageError) as raised:
-        envelope.check_command(envelope.read_envelope(poison.commands()[kind], _SIZE), {"ping"})
+        envelope.check_command(envelope.read_envelope(poison.commands()[kind], _SIZE), _COMMANDS)
     assert poison.NAME not in str(raised.value)
+
+
+def test_a_task_may_be_revoked_as_celery_does_it() -> None:
+    arguments = {"task_id": "a", "terminate": False, "signal": "SIGTERM"}
+    command = poison.envelope({"method": "revoke", "arguments": arguments})
+    envelope.check_command(envelope.read_envelope(command, _SIZE), _COMMANDS)
 
 
 @pytest.mark.parametrize("kind", poison.events())
@@ -106,6 +113,23 @@ def test_what_honest_publishers_send_passes(raw: bytes) -> None:
 def test_an_id_that_is_a_uuid_becomes_text_as_redis_needs_it(raw: bytes) -> None:
     found = envelope.read_task(raw, _TASKS, _SIZE)
     assert (found["headers"] | (found.content if isinstance(found.content, dict) else {}))["id"] == str(_UUID)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        poison.task(timelimit=[0.05, None]),
+        poison.envelope(_FIRST | {"id": "v1", "timelimit": [0.05, None]}),
+        poison.envelope(_FIRST | {"id": "v1", "timelimit": [None, 1]}, headers={"timelimit": [0.05, 1]}),
+    ],
+    ids=["protocol 2", "protocol 1", "both"],
+)
+def test_a_task_brings_no_time_limit(raw: bytes) -> None:
+    """Its process, which ends with it, has other tasks in the background."""
+    found = envelope.read_task(raw, _TASKS, _SIZE)
+    envelope.drop_time_limits(found)
+    assert "timelimit" not in found["headers"]
+    assert "timelimit" not in found.content
 
 
 def test_the_job_of_a_message_whose_body_is_refused_is_known() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from pacs_tasks import (
     TransferOutcome,
 )
 from pacs_tasks.app import create
+from pacs_tasks.errors import JobNotFoundError
 from pacs_tasks.operations import FIND_QUEUE
 from pacs_tasks.settings import Settings
 from pacs_tasks.testing import EVERY_INSTANCE, Faults, Silence, TestPACS
@@ -209,6 +211,39 @@ def test_a_child_that_is_killed_loses_nothing_of_what_it_had_in_the_background(
         silent.faults = Faults()
         outcome = transferred(job)
     assert (outcome.category, outcome.counters.success, len(silent.instances)) == (Category.SUCCESS, 30, 30)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are found in /proc")
+def test_a_time_limit_in_a_message_ends_no_process(
+    own: PacsClient, celery: Celery, redis_url: str, silent: TestPACS, tmp_path: Path
+) -> None:
+    """It would end what others have in the background of that process."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as mute,
+        workers.worker(redis_url, tmp_path, concurrency=1, **PATIENT) as worker,
+    ):
+        job = send(own, silent, tmp_path / "files", 3, files_per_task=1)
+        wait_until(lambda: len(silent.stores) == 3, LIMIT, "its parts wait")
+        before = children(worker.pid)
+        request = {"remote": {"host": "127.0.0.1", "port": mute.getsockname()[1]}}
+        limits = {"soft_time_limit": 0.05, "time_limit": 0.1}
+        echoes = [
+            celery.send_task("pacs_tasks.echo", kwargs={"request": request}, queue=FIND_QUEUE, **limits)
+            for _ in range(3)
+        ]
+        # The next one begins when the one before it is in the background.
+        wait_until(lambda: all(_runs(own, each.id) for each in echoes), LIMIT, "all run")
+        assert children(worker.pid) == before
+        silent.faults = Faults()
+        assert transferred(job).counters.success == 3
+        assert children(worker.pid) == before
+
+
+def _runs(client: PacsClient, job_id: str) -> bool:
+    try:
+        return client.job(job_id).progress().state is JobState.RUNNING
+    except JobNotFoundError:
+        return False
 
 
 def _sent(pacs: TestPACS, uid: str, times: int) -> bool:
