@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import redis
+from kombu.clocks import LamportClock
 
 from pacs_tasks import EchoRequest, Job, PacsClient
 from pacs_tasks.errors import InvalidRequestError
@@ -21,6 +22,7 @@ from tests.support import poison, workers
 from tests.support.command import Terminal
 from tests.support.service import another_service
 from tests.support.waiting import wait_until
+from workers import transport
 
 _LOGIN = "admin:poison"
 
@@ -91,6 +93,24 @@ def test_no_message_ends_a_worker_or_shows_what_it_holds(
         "pacs_tasks.find", "pacs_tasks.store", "pacs_tasks.move",
     }  # fmt: skip
     assert poison.NAME not in table.stdout
+
+
+def test_a_clock_of_a_stranger_makes_no_worker_mute(broker: redis.Redis, redis_url: str, tmp_path: Path) -> None:
+    """Answers after it have a clock that is not refused."""
+    database = int(redis_url.rpartition("/")[2])
+    with workers.worker(redis_url, tmp_path, concurrency=1), another_service(redis_url) as service:
+        ping = poison.envelope({"method": "ping"}, headers={"clock": 2**63 - 1})
+        for _ in range(3):
+            assert broker.publish(f"/{database}.celery.pidbox", ping)
+        assert service.control.ping(timeout=30, limit=1)
+        assert service.control.mailbox.clock.value < 2**62
+
+
+def test_a_clock_follows_others_in_small_steps() -> None:
+    assert LamportClock.adjust is transport._adjust
+    clock: Any = LamportClock()
+    assert [clock.adjust(each) for each in (10, 3, None, 20.5)] == [11, 12, 13, 21]
+    assert [clock.adjust(2**63 - 1) for _ in range(1000)][-1] < 2**42
 
 
 def test_a_job_whose_message_is_refused_ends_with_the_reason(
