@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 from pacs_tasks.errors import InvalidRequestError, JobNotFoundError
+from pacs_tasks.ledger.ends import KEPT, member_of
 from pacs_tasks.ledger.keys import job_key
 from pacs_tasks.sealing import sealing_of
 
@@ -90,7 +91,7 @@ class Webhooks:
 
     def plan(self, attempt: int, job_id: str, bodies: Mapping[str, str]) -> None:
         """Plan the deliveries of an end: the body of its event for each webhook, by name."""
-        member, now = f"{attempt} {job_key(job_id)}", time.time()
+        member, now = member_of(job_id, attempt), time.time()
         if not self.claim(member):
             return
         try:
@@ -103,7 +104,7 @@ class Webhooks:
                     pipe.hset(_DELIVERIES, delivery.id, _written(delivery))
                     pipe.hset(_BODIES, delivery.id, self._sealing.seal(body, f"webhook {delivery.id}"))
                     pipe.zadd(_DUE, {delivery.id: now})
-                pipe.zrem(_ENDED, member)
+                _forget_end(pipe, member)
                 pipe.execute()
         finally:
             self.release(member)
@@ -191,10 +192,20 @@ class Webhooks:
     def purge(self, job_ids: Collection[str] = (), before: float = 0.0) -> int:
         """Forget the deliveries of these jobs, and those that were given up before a Unix time; return how many."""
         wanted = set(job_ids)
+        with self._redis.pipeline() as pipe:
+            for attempt, job_id in self.ended() if wanted else ():
+                if job_id in wanted:
+                    _forget_end(pipe, member_of(job_id, attempt))
+            pipe.execute()
         found = [each.id for each in self.all() if each.job_id in wanted or (each.given_up and each.time < before)]
         if found:
             self.forget(*found)
         return len(found)
+
+
+def _forget_end(pipe: redis.client.Pipeline, member: str) -> None:
+    pipe.zrem(_ENDED, member)
+    pipe.delete(KEPT + member)
 
 
 def _written(delivery: Delivery) -> str:

@@ -19,12 +19,12 @@ from pacs_tasks.errors import (
 )
 from pacs_tasks.ledger.callers import Callers
 from pacs_tasks.ledger.claims import Claims, Standstills
+from pacs_tasks.ledger.ends import END_FIELDS, KEPT, End, end_of, member_of
 from pacs_tasks.ledger.keys import (
     BEFORE_SERIES_SHORT,
     BEFORE_SERIES_WHOLE,
     CALLERS,
     COUNTED,
-    ERROR_FIELDS,
     JOBS,
     PARTS,
     PROGRESS_FIELDS,
@@ -38,7 +38,6 @@ from pacs_tasks.ledger.keys import (
     encode_short,
     encode_whole,
     job_key,
-    load_error,
     load_request,
     not_found,
     progress_of,
@@ -462,30 +461,30 @@ class Ledger:
         PacsTasksError
             The recorded error of a job that ended without an outcome.
         """
-        progress = self.progress(job_id)
-        if not progress.state.finished:
+        progress, outcome = self.end(job_id)
+        if outcome is None:
             raise JobNotReadyError(f"Job {job_id} is still {progress.state}. Wait for its end.")
-        text = cast("str | None", self._redis.hget(job_key(job_id), "outcome"))
-        if text is not None:
-            text = self.seals.of(job_id).unseal(text, "outcome")
-            return OPERATIONS[progress.task].outcome.model_validate_json(text)
-        if progress.state is JobState.FAILED:
-            raise self.error(job_id)
-        if OPERATIONS[progress.task].outcome is not TransferOutcome:
-            raise JobCancelledError(f"Job {job_id} was cancelled before the remote had answered. Retry it.")
-        return TransferOutcome(
-            counters=progress.counters,
-            earlier=progress.earlier,
-            seconds=progress.seconds,
-            cancelled=progress.state is JobState.CANCELLED,
-            problems=tuple(outcome for _, outcome in self.problems(job_id) if outcome.category not in _NO_PROBLEM),
-            studies=self.studies.outcomes(job_id),
-        )
+        if isinstance(outcome, PacsTasksError):
+            raise outcome
+        return outcome
 
-    def error(self, job_id: str) -> PacsTasksError:
-        """Read the recorded error of a job that failed."""
-        values = cast("list[str | None]", self._redis.hmget(job_key(job_id), list(ERROR_FIELDS)))
-        return load_error(values, self.seals.of(job_id))
+    def end(self, job_id: str) -> End:
+        """Read the progress of a job and what it ended with, in one step. An error that is raised is not the job's."""
+        values = cast("list[str | None]", self._redis.hmget(checked_job_key(job_id), list(END_FIELDS)))
+        fields = dict(zip(END_FIELDS, values, strict=True))
+        found = end_of(job_id, fields, self.seals.read(job_id, fields[SEALED_KEY]))
+        if fields["outcome"] is not None or not isinstance(found.outcome, TransferOutcome):
+            return found
+        problems = tuple(outcome for _, outcome in self.problems(job_id) if outcome.category not in _NO_PROBLEM)
+        more = {"problems": problems, "studies": self.studies.outcomes(job_id)}
+        return found._replace(outcome=found.outcome.model_copy(update=more))
+
+    def kept_end(self, job_id: str, attempt: int) -> End | None:
+        """Read the end of an attempt as it was kept when the job was reopened, without problems; None if it was not."""
+        kept = cast("dict[str, str]", self._redis.hgetall(KEPT + member_of(job_id, attempt)))
+        if not kept:
+            return None
+        return end_of(job_id, dict.fromkeys(END_FIELDS) | kept, self.seals.read(job_id, kept.get(SEALED_KEY)))
 
     def touch(self, job_id: str) -> None:
         """Keep a job for its full time from now."""

@@ -26,8 +26,16 @@ from urllib.parse import urlsplit
 from celery import Celery, Task
 
 from pacs_tasks.app import app
-from pacs_tasks.errors import JobCancelledError, JobNotFoundError, MissingKeyError, PacsTasksError, SealingError
+from pacs_tasks.errors import (
+    InvalidRequestError,
+    JobCancelledError,
+    JobNotFoundError,
+    MissingKeyError,
+    PacsTasksError,
+    SealingError,
+)
 from pacs_tasks.fleet.webhooks import Delivery, Webhooks, event_id
+from pacs_tasks.ledger.ends import End
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.operations import FIND_QUEUE, PART_PRIORITIES
 from pacs_tasks.outcome import Category, Outcome, Progress
@@ -55,7 +63,7 @@ _TASK = "pacs_tasks.webhook"
 _random = random.SystemRandom()
 
 
-def event_of(record: Ledger, progress: Progress, *, patients: bool) -> JobEvent:
+def event_of(record: Ledger, progress: Progress, ended: Outcome | PacsTasksError, *, patients: bool) -> JobEvent:
     """Make the event of the end of a job.
 
     Raises
@@ -64,7 +72,6 @@ def event_of(record: Ledger, progress: Progress, *, patients: bool) -> JobEvent:
         If this process cannot read the record of the job.
     """
     job_id, finished = progress.job_id, progress.finished or progress.created
-    ended = _ended_by(record, job_id)
     failure = ended if isinstance(ended, PacsTasksError) else None
     shown = failure if patients or failure is None else failure.public()
     data = JobEnded(
@@ -88,15 +95,6 @@ def event_of(record: Ledger, progress: Progress, *, patients: bool) -> JobEvent:
     return JobEvent(id=identity, subject=job_id, time=moment, dataschema=f"{ID}:JobEnded", data=data)
 
 
-def _ended_by(record: Ledger, job_id: str) -> Outcome | PacsTasksError:
-    try:
-        return record.outcome(job_id)
-    except MissingKeyError:
-        raise
-    except PacsTasksError as error:
-        return error
-
-
 def _category_of(ended: Outcome | PacsTasksError) -> Category:
     if isinstance(ended, PacsTasksError):
         return Category.CANCELLED if isinstance(ended, JobCancelledError) else Category.FAILED
@@ -104,26 +102,40 @@ def _category_of(ended: Outcome | PacsTasksError) -> Category:
 
 
 def _request_of(record: Ledger, job_id: str) -> dict[str, object] | None:
-    """Give the request of a job; None if it was not valid."""
+    """Give the request of a job; None if it was not valid, or its record has expired."""
     try:
         return record.request(job_id).model_dump(mode="json", exclude_none=True)
-    except PacsTasksError:
+    except (InvalidRequestError, JobNotFoundError):
         return None
 
 
+def _end_of(record: Ledger, job_id: str, attempt: int) -> End | None:
+    """Read how an attempt of a job ended; None if its record has expired."""
+    live = None
+    with suppress(JobNotFoundError):
+        live = record.end(job_id)
+    # Read last: it is kept before anything of the record changes, so that without it `live` is whole.
+    kept = record.kept_end(job_id, attempt)
+    return kept or (live if live and live.progress.attempt == attempt else None)
+
+
+def _bodies(record: Ledger, end: End | None, webhooks: Mapping[str, Webhook]) -> dict[str, str]:
+    """Make the body of the event of an end for each webhook that wants it."""
+    bodies: dict[str, str] = {}
+    if end is None or end.outcome is None:
+        return bodies
+    for name, webhook in webhooks.items():
+        event = event_of(record, end.progress, end.outcome, patients=webhook.patients)
+        if event.data.category in webhook.events:
+            bodies[name] = event.model_dump_json(exclude_none=True)
+    return bodies
+
+
 def plan_deliveries(record: Ledger, found: Webhooks, webhooks: Mapping[str, Webhook]) -> None:
-    """Plan the deliveries of the jobs that have ended. An end that a retry has undone has none."""
+    """Plan the deliveries of the jobs that have ended."""
     for attempt, job_id in found.ended():
         try:
-            progress = record.progress(job_id)
-            bodies = {}
-            if progress.state.finished and progress.attempt == attempt:
-                for name, webhook in webhooks.items():
-                    event = event_of(record, progress, patients=webhook.patients)
-                    if event.data.category in webhook.events:
-                        bodies[name] = event.model_dump_json(exclude_none=True)
-        except JobNotFoundError:
-            bodies = {}
+            bodies = _bodies(record, _end_of(record, job_id, attempt), webhooks)
         except MissingKeyError:
             continue  # Another worker has its key.
         found.plan(attempt, job_id, bodies)

@@ -19,3 +19,11 @@ def planned(ledger: Ledger, total: int, job_id: str = "job") -> str:
     ledger.start(job_id, "worker")
     ledger.manifest.plan(job_id, (FileLine(f"/data/{index}", 10) for index in range(total)), "worker")
     return job_id
+
+
+def half_done(ledger: Ledger, job_id: str = "job") -> str:
+    """Make a job that has ended: one file was sent, one failed."""
+    planned(ledger, 2, job_id)
+    ledger.record(job_id, 0, SENT)
+    assert ledger.record(job_id, 1, FAILED).ended
+    return job_id

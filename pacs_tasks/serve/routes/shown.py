@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pacs_tasks.cli.output.exit_codes import of_error
 from pacs_tasks.cli.output.outcomes import view_of
 from pacs_tasks.client import PacsClient
-from pacs_tasks.errors import InvalidRequestError, JobNotFoundError, PacsTasksError, SealingError, without_comments
+from pacs_tasks.errors import InvalidRequestError, PacsTasksError, SealingError, without_comments
 from pacs_tasks.fleet.leases import Associations
 from pacs_tasks.ledger.tokens import Scope
 from pacs_tasks.outcome import FindOutcome, InstanceOutcome, Outcome, Progress, TransferOutcome
@@ -40,7 +40,7 @@ class JobDetail(BaseModel):
     outcome
         Once the job has ended with one: its category and counts, and with the scope ``patients`` also its studies.
     error
-        Once the job has ended without an outcome.
+        Once the job has ended without an outcome, or with one that cannot be decrypted here.
     exit_code
         That of the command line for this end.
     """
@@ -90,24 +90,26 @@ def detail_for(caller: Caller, client: PacsClient, job_id: str) -> JobDetail:
     """
     job = client.job(job_id)
     progress = job.progress()
+    outcome: Outcome | PacsTasksError | None
+    try:
+        # Both in one step, since the job may be retried meanwhile. The matches of a query are read page by page.
+        progress, outcome = client.ledger.end(job_id)
+    except SealingError as error:
+        # Without its key, state and counts stay visible.
+        outcome = error
     patients = caller.may(Scope.PATIENTS)
     found: dict[str, Any] = {"job": progress_for(caller, client, progress)}
     if patients:
         # A request that another version wrote, or whose key is missing here, must not hide the rest.
         with contextlib.suppress(InvalidRequestError, SealingError):
             found["request"] = json.loads(job.request().model_dump_json(exclude_none=True))
-    if not progress.state.finished:
+    if outcome is None:
         # The remote is not known if another version wrote the request.
         return JobDetail(**found, associations=job.associations() if progress.remote else None)
-    try:
-        # The matches of a query are read page by page.
-        outcome = client.ledger.outcome(job_id)
-    except JobNotFoundError:
-        raise
-    except PacsTasksError as error:
-        shown = error if patients else error.public()
-        fault = Fault(type=type(error).__name__, message=shown.message, subject=shown.subject)
-        return JobDetail(**found, error=fault, exit_code=of_error(error))
+    if isinstance(outcome, PacsTasksError):
+        shown = outcome if patients else outcome.public()
+        fault = Fault(type=type(outcome).__name__, message=shown.message, subject=shown.subject)
+        return JobDetail(**found, error=fault, exit_code=of_error(outcome))
     view = view_of(progress.task, outcome)
     document = view.document() if patients else json.loads(json.dumps(outcome.summary()))
     document.pop(_PAGED.get(type(outcome), ""), None)

@@ -16,15 +16,20 @@ from pacs_tasks.ae import LocalAE
 from pacs_tasks.connection import connect
 from pacs_tasks.fleet.leases import name_of
 from pacs_tasks.fleet.outages import MOST_FAILURES, Outages
+from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.keys import job_key
 from pacs_tasks.ledger.manifest import FileLine
 from pacs_tasks.ledger.tokens import Scope
 from pacs_tasks.outcome import FindOutcome, InstanceCategory, InstanceOutcome, Status, StatusCategory
 from pacs_tasks.sealing import new_key
+from pacs_tasks.serve.access import Caller
+from pacs_tasks.serve.routes.shown import detail_for
 from pacs_tasks.settings import Settings
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support.dicom_files import write_series
 from tests.support.http_api import Api, serving
+from tests.support.interleaving import interrupt
+from tests.support.recording import half_done
 from tests.support.redis_server import redis_server
 
 REFUSED = 0xC000
@@ -183,6 +188,17 @@ def test_a_job_whose_request_cannot_be_read_is_shown(tmp_path: Path, written: st
             assert job_id in _console(server, f"/console/jobs/{job_id}")
             ended: dict[Any, Any] = {"state": "done", "finished": detail["job"]["created"], "outcome": _found()}
             client.hset(job_key(job_id), mapping=ended)
+
+
+@pytest.mark.parametrize("before", range(6))
+def test_a_job_that_is_retried_meanwhile_is_shown_as_it_was_or_is(ledger: Ledger, redis_url: str, before: int) -> None:
+    """That it has not ended is not its error. The retry may come before any command of the API."""
+    job = half_done(ledger)
+    with PacsClient(redis_url) as client:
+        interrupt(client.ledger.client, before, lambda: ledger.reopen(job))
+        detail = detail_for(Caller("reader", frozenset({Scope.READ})), client, job)
+    assert detail.error is None
+    assert (detail.job.state, detail.outcome and detail.outcome["category"]) in {("done", "partial"), ("queued", None)}
 
 
 def test_a_job_whose_key_is_missing_is_shown(tmp_path: Path) -> None:

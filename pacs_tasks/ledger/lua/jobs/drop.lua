@@ -2,12 +2,14 @@
 -- KEYS: job (hash), recorded (bitmap), problems (hash), attempts (hash: index to number), matches (hash)
 -- ARGV: indices
 -- include ledger/job
+-- include ledger/ended
 
 local job, recorded, problems, attempts, matches = unpack(KEYS)
 
 if unfinished(job) then
   return 0
 end
+keep_end(job)
 for _, index in ipairs(ARGV) do
   local text = redis.call('HGET', problems, index)
   local outcome = text and cjson.decode(text) or {}

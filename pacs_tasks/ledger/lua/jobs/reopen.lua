@@ -2,12 +2,14 @@
 -- KEYS: job (hash)
 -- ARGV: names of counters
 -- include ledger/job
+-- include ledger/ended
 
 local job = KEYS[1]
 
 if unfinished(job) then
   return 0
 end
+keep_end(job)
 redis.call('HSET', job, 'state', 'queued', 'queued', stamp(), 'unreachable', 0, 'replans', 0, 'retrying', 0)
 redis.call('HDEL', job, 'cancel', 'started', 'finished', 'error', 'error_type', 'error_subject', 'error_whole', 'outcome',
            'worker', 'waiting', 'waiting_since', 'waiting_reason', 'waiting_until', 'pace')

@@ -1,0 +1,96 @@
+"""Which event each end of a job has, whatever becomes of the job before the event is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from pacs_tasks.connection import connect
+from pacs_tasks.errors import PeerUnreachableError
+from pacs_tasks.fleet.webhooks import Webhooks
+from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.ledger.keys import Scripts, job_key
+from pacs_tasks.outcome.event import JobEnded, JobEvent
+from pacs_tasks.request import EchoRequest
+from pacs_tasks.settings.webhooks import Webhook
+from pacs_tasks.tasks.webhooks import plan_deliveries
+from tests.support.interleaving import interrupt
+from tests.support.recording import half_done
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+WEBHOOKS = {"ris": Webhook(url="https://ris.example/", secret=SECRET, patients=True)}
+#: More commands than a worker sends until it has planned one end.
+COMMANDS = 14
+
+
+@pytest.fixture
+def found(ledger: Ledger) -> Webhooks:
+    """The deliveries of a Redis in which the ends of jobs are noted."""
+    webhooks = Webhooks(ledger.client)
+    webhooks.want()
+    return webhooks
+
+
+def events(found: Webhooks) -> Iterator[JobEnded]:
+    """Give what the planned deliveries say."""
+    for delivery in found.all():
+        yield JobEvent.model_validate_json(found.body(delivery)).data
+
+
+def kept(ledger: Ledger) -> list[Any]:
+    return list(ledger.client.scan_iter("pacs_tasks:webhooks:end:*"))
+
+
+@pytest.mark.parametrize("before", range(COMMANDS))
+def test_a_retry_changes_no_event_of_an_end(ledger: Ledger, redis_url: str, found: Webhooks, before: int) -> None:
+    """It may come before any command of the worker that makes the event."""
+    job = half_done(ledger)
+    with closing(connect(redis_url, 5)) as client:
+        commands = interrupt(client, before, lambda: ledger.reopen(job))
+        plan_deliveries(Ledger(client), Webhooks(client), WEBHOOKS)
+        assert next(commands) <= COMMANDS
+    (event,) = events(found)
+    assert (event.state, event.category, event.attempt, event.error) == ("done", "partial", 1, "")
+    assert (event.summary["success"], event.summary["failed"]) == (1, 1)
+    assert event.request == ledger.request(job).model_dump(mode="json", exclude_none=True)
+    assert kept(ledger) == []
+
+
+def test_outcomes_that_a_retry_drops_are_in_the_event(ledger: Ledger, found: Webhooks) -> None:
+    """Also if whoever retries dies before the job is queued again."""
+    job = half_done(ledger)
+    parts = ("", "recorded", "problems", "attempts", "matches")
+    Scripts(ledger.client).run("jobs/drop", [job_key(job, part) for part in parts], [1])
+    plan_deliveries(ledger, found, WEBHOOKS)
+    (event,) = events(found)
+    assert (event.category, event.summary["failed"]) == ("partial", 1)
+
+
+def test_each_end_has_its_event(ledger: Ledger, found: Webhooks) -> None:
+    """A job that failed, was retried and cancelled, retried again and is under way."""
+    ledger.open("echo", EchoRequest.task, EchoRequest())
+    ledger.start("echo", "worker")
+    ledger.fail("echo", PeerUnreachableError("The remote is not there."))
+    ledger.reopen("echo")
+    ledger.cancel("echo")
+    ledger.reopen("echo")
+    assert len(kept(ledger)) == 2
+    plan_deliveries(ledger, found, WEBHOOKS)
+    first, second = sorted(events(found), key=lambda each: each.attempt)
+    assert (first.state, first.category, first.error) == ("failed", "failed", "The remote is not there.")
+    assert (second.state, second.category, second.error_type) == ("cancelled", "cancelled", "JobCancelledError")
+    assert kept(ledger) == []
+
+
+def test_a_purged_job_has_no_event(ledger: Ledger, found: Webhooks) -> None:
+    """Nothing of it is left, and nothing of another job is deleted."""
+    for job_id in ("purged", "other"):
+        ledger.reopen(half_done(ledger, job_id))
+        ledger.cancel(job_id)
+    found.purge(["purged"])
+    assert len(kept(ledger)) == 1
+    plan_deliveries(ledger, found, WEBHOOKS)
+    assert [each.job_id for each in events(found)] == ["other", "other"]
