@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, cast
 
@@ -84,10 +84,18 @@ class Webhooks:
         if int(self._redis.ttl(WANTED)) < _WANTED_FOR - 3600:
             self._redis.set(WANTED, 1, ex=_WANTED_FOR)
 
-    def ended(self) -> list[tuple[int, str]]:
-        """Read attempt and id of the jobs that have ended and whose deliveries are not planned."""
-        found = (each.partition(" ") for each in cast("list[str]", self._redis.zrange(_ENDED, 0, _MOST - 1)))
-        return [(int(attempt), key.removeprefix(job_key(""))) for attempt, _, key in found]
+    def ended(self) -> Iterator[tuple[int, str]]:
+        """Read attempt and id of the jobs that have ended and whose deliveries are not planned, the oldest first."""
+        start = 0
+        while page := cast("list[str]", self._redis.zrange(_ENDED, start, start + _MOST - 1)):
+            for each in page:
+                attempt, _, key = each.partition(" ")
+                yield int(attempt), key.removeprefix(job_key(""))
+            with self._redis.pipeline() as pipe:
+                for each in page:
+                    pipe.zscore(_ENDED, each)
+                # The others have moved up since.
+                start += sum(score is not None for score in pipe.execute())
 
     def plan(self, attempt: int, job_id: str, bodies: Mapping[str, str]) -> None:
         """Plan the deliveries of an end: the body of its event for each webhook, by name."""

@@ -52,6 +52,9 @@ logger = logging.getLogger(__name__)
 #: Seconds between two looks for ends and deliveries, and looks after which what was given up long ago is forgotten.
 _INTERVAL = 1.0
 _PURGED = 3600
+#: Ends that are planned between two deliveries, and seconds until one that cannot be read is tried again.
+_MOST_PLANNED = 100
+_UNREAD = 60.0
 #: Seconds after each try that failed until the next; after the last one, a delivery is given up: in all a day and more.
 PAUSES = (1, 5, 30, 120, 600, 1_800, 7_200, 18_000, 36_000, 36_000)
 #: Files or instances that an event names.
@@ -131,14 +134,39 @@ def _bodies(record: Ledger, end: End | None, webhooks: Mapping[str, Webhook]) ->
     return bodies
 
 
-def plan_deliveries(record: Ledger, found: Webhooks, webhooks: Mapping[str, Webhook]) -> None:
-    """Plan the deliveries of the jobs that have ended."""
-    for attempt, job_id in found.ended():
+def plan_deliveries(
+    record: Ledger, found: Webhooks, webhooks: Mapping[str, Webhook], unread: dict[tuple[int, str], float]
+) -> None:
+    """Plan the deliveries of jobs that have ended.
+
+    Parameters
+    ----------
+    unread
+        The ends that this worker could not read, and when it tries each again, by its monotonic clock.
+    """
+    now, planned = time.monotonic(), 0
+    seen: set[tuple[int, str]] = set()
+    for end in found.ended():
+        attempt, job_id = end
+        seen.add(end)
+        if unread.get(end, now) > now:
+            continue
         try:
             bodies = _bodies(record, _end_of(record, job_id, attempt), webhooks)
-        except MissingKeyError:
-            continue  # Another worker has its key.
+        except BROKER_AWAY:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever is written there must not hold up the others
+            # Another worker may have its key.
+            if end not in unread and not isinstance(error, MissingKeyError):
+                logger.warning("the end of job %s cannot be read (%s)", job_id, type(error).__name__)
+            unread[end] = now + _UNREAD
+            continue
         found.plan(attempt, job_id, bodies)
+        planned += 1
+        if planned == _MOST_PLANNED:
+            return
+    for end in unread.keys() - seen:
+        del unread[end]
 
 
 def watch_webhooks(stopped: threading.Event) -> None:
@@ -147,12 +175,12 @@ def watch_webhooks(stopped: threading.Event) -> None:
     if not webhooks:
         return
 
-    rounds = itertools.count()
+    rounds, unread = itertools.count(), dict[tuple[int, str], float]()
 
     def watch(celery: Celery = app) -> None:
         found = Webhooks(ledger().client)
         found.want()
-        plan_deliveries(ledger(), found, webhooks)
+        plan_deliveries(ledger(), found, webhooks, unread)
         for delivery_id in found.due():
             priority = PART_PRIORITIES[Priority.STAT]
             celery.send_task(_TASK, args=[delivery_id], queue=FIND_QUEUE, priority=priority)
@@ -169,25 +197,25 @@ def webhook(_: Task, delivery_id: str) -> None:
         found = Webhooks(ledger().client)
         if found.claim(delivery_id):
             try:
-                _deliver(found, found.get(delivery_id))
+                deliver(found, found.get(delivery_id), settings().webhooks)
             finally:
                 found.release(delivery_id, f"queued {delivery_id}")
     except BROKER_AWAY as error:
         go_back(error)
 
 
-def _deliver(found: Webhooks, delivery: Delivery | None) -> None:
+def deliver(found: Webhooks, delivery: Delivery | None, webhooks: Mapping[str, Webhook]) -> None:
+    """Post a delivery once, and note what came of it; nothing if it has succeeded or was given up."""
     if delivery is None or delivery.given_up:
         return
-    target = settings().webhooks.get(delivery.webhook)
-    if target is None:
-        found.note_failure(delivery, "The settings of the worker have no webhook of this name.", None)
-        return
-    try:
-        status, error = post(target, delivery.event_id, found.body(delivery).encode())
-    except SealingError as sealed:
-        # Another worker may have the key.
-        status, error = 0, sealed.message
+    target = webhooks.get(delivery.webhook)
+    # Another worker may know the webhook, as while those of a fleet restart, or have the key.
+    status, error = 0, "The settings of the worker have no webhook of this name."
+    if target is not None:
+        try:
+            status, error = post(target, delivery.event_id, found.body(delivery).encode())
+        except SealingError as sealed:
+            error = sealed.message
     if status in _SUCCESS:
         found.forget(delivery.id)
         return

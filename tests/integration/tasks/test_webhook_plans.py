@@ -16,7 +16,7 @@ from pacs_tasks.ledger.keys import Scripts, job_key
 from pacs_tasks.outcome.event import JobEnded, JobEvent
 from pacs_tasks.request import EchoRequest
 from pacs_tasks.settings.webhooks import Webhook
-from pacs_tasks.tasks.webhooks import plan_deliveries
+from pacs_tasks.tasks.webhooks import PAUSES, deliver, plan_deliveries
 from tests.support.interleaving import interrupt
 from tests.support.recording import half_done
 
@@ -50,7 +50,7 @@ def test_a_retry_changes_no_event_of_an_end(ledger: Ledger, redis_url: str, foun
     job = half_done(ledger)
     with closing(connect(redis_url, 5)) as client:
         commands = interrupt(client, before, lambda: ledger.reopen(job))
-        plan_deliveries(Ledger(client), Webhooks(client), WEBHOOKS)
+        plan_deliveries(Ledger(client), Webhooks(client), WEBHOOKS, {})
         assert next(commands) <= COMMANDS
     (event,) = events(found)
     assert (event.state, event.category, event.attempt, event.error) == ("done", "partial", 1, "")
@@ -64,7 +64,7 @@ def test_outcomes_that_a_retry_drops_are_in_the_event(ledger: Ledger, found: Web
     job = half_done(ledger)
     parts = ("", "recorded", "problems", "attempts", "matches")
     Scripts(ledger.client).run("jobs/drop", [job_key(job, part) for part in parts], [1])
-    plan_deliveries(ledger, found, WEBHOOKS)
+    plan_deliveries(ledger, found, WEBHOOKS, {})
     (event,) = events(found)
     assert (event.category, event.summary["failed"]) == ("partial", 1)
 
@@ -78,7 +78,7 @@ def test_each_end_has_its_event(ledger: Ledger, found: Webhooks) -> None:
     ledger.cancel("echo")
     ledger.reopen("echo")
     assert len(kept(ledger)) == 2
-    plan_deliveries(ledger, found, WEBHOOKS)
+    plan_deliveries(ledger, found, WEBHOOKS, {})
     first, second = sorted(events(found), key=lambda each: each.attempt)
     assert (first.state, first.category, first.error) == ("failed", "failed", "The remote is not there.")
     assert (second.state, second.category, second.error_type) == ("cancelled", "cancelled", "JobCancelledError")
@@ -92,5 +92,49 @@ def test_a_purged_job_has_no_event(ledger: Ledger, found: Webhooks) -> None:
         ledger.cancel(job_id)
     found.purge(["purged"])
     assert len(kept(ledger)) == 1
-    plan_deliveries(ledger, found, WEBHOOKS)
+    plan_deliveries(ledger, found, WEBHOOKS, {})
     assert [each.job_id for each in events(found)] == ["other", "other"]
+
+
+def test_ends_that_cannot_be_read_hold_up_no_other(ledger: Ledger, found: Webhooks) -> None:
+    """The keys of a hundred older jobs are missing, and what is written at a key is no job."""
+    for number in range(100):
+        job = half_done(ledger, f"locked{number}")
+        ledger.client.hset(job_key(job), "sealed_key", "0badc0de.x")
+    odd = half_done(ledger, "odd")
+    ledger.client.delete(job_key(odd))
+    ledger.client.set(job_key(odd), "no job")
+    half_done(ledger)
+    unread: dict[tuple[int, str], float] = {}
+    plan_deliveries(ledger, found, WEBHOOKS, unread)
+    assert [each.job_id for each in events(found)] == ["job"]
+    assert len(unread) == 101
+
+
+def test_an_end_that_could_not_be_read_is_tried_again(ledger: Ledger, found: Webhooks) -> None:
+    """Not with each look, and forgotten once it is planned."""
+    job = half_done(ledger)
+    ledger.client.hset(job_key(job), "sealed_key", "0badc0de.x")
+    unread: dict[tuple[int, str], float] = {}
+    plan_deliveries(ledger, found, WEBHOOKS, unread)
+    ledger.client.hdel(job_key(job), "sealed_key")
+    plan_deliveries(ledger, found, WEBHOOKS, unread)
+    assert not list(events(found))
+    unread[1, job] = 0.0
+    plan_deliveries(ledger, found, WEBHOOKS, unread)
+    assert [each.job_id for each in events(found)] == [job]
+    plan_deliveries(ledger, found, WEBHOOKS, unread)
+    assert unread == {}
+
+
+def test_a_worker_that_does_not_know_a_webhook_gives_no_delivery_up(ledger: Ledger, found: Webhooks) -> None:
+    """Another one may, as while the workers of a fleet restart one by one."""
+    half_done(ledger)
+    plan_deliveries(ledger, found, WEBHOOKS, {})
+    for tries in range(len(PAUSES) + 1):
+        (delivery,) = found.all()
+        assert (delivery.tries, delivery.given_up) == (tries, False)
+        deliver(found, delivery, {})
+    (delivery,) = found.all()
+    assert delivery.given_up
+    assert delivery.error == "The settings of the worker have no webhook of this name."
