@@ -20,6 +20,7 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser
 
 from pacs_tasks.client import PacsClient
+from pacs_tasks.dimse.sources.zip_directory import ZIP, has_more_than
 from pacs_tasks.errors import JobNotFoundError
 from pacs_tasks.operations import TRANSFERS
 from pacs_tasks.outcome import Progress
@@ -117,13 +118,17 @@ class Archive:
 
     def verify(self) -> None:
         try:
-            with zipfile.ZipFile(self._path) as archive:
-                members = archive.infolist()
+            with self._path.open("rb") as file:
+                # Workers know a ZIP by its beginning. What begins as a tar would be read as one.
+                if not file.read(len(ZIP[0])).startswith(ZIP):
+                    raise _not_whole()
+                if has_more_than(_MOST_FILES, file):
+                    raise _too_large(f"more than {_MOST_FILES} files")
+                with zipfile.ZipFile(file) as archive:
+                    members = archive.infolist()
         except (zipfile.BadZipFile, ValueError, NotImplementedError):
             raise _not_whole() from None
         self.count = sum(not each.is_dir() for each in members)
-        if len(members) > _MOST_FILES:
-            raise _too_large(f"more than {_MOST_FILES} files")
         # zipfile never unpacks more of a member than this. Members that share their bytes count each.
         if sum(each.file_size for each in members) > self._most:
             raise _too_large(f"more than {self._most} bytes once it is unpacked")

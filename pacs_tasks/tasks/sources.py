@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum, auto
 from pathlib import Path
 
@@ -21,8 +21,13 @@ class Kind(Enum):
     DIRECTORY = auto()
 
 
-def lines_of(named: Sequence[str], kind: Kind = Kind.ANY) -> Iterator[FileLine]:
+def lines_of(named: Sequence[str], check: Callable[[], object], kind: Kind = Kind.ANY) -> Iterator[FileLine]:
     """Give the files that paths and URLs name. Archives are listed where anything may be named.
+
+    Parameters
+    ----------
+    check
+        It is called for each file, and each entry of an archive, and ends this by raising.
 
     Raises
     ------
@@ -31,19 +36,22 @@ def lines_of(named: Sequence[str], kind: Kind = Kind.ANY) -> Iterator[FileLine]:
     """
     for each in named:
         if is_url(each):
-            yield from _objects_of(each, kind)
+            found = _objects_of(each, check, kind)
         elif kind is Kind.DIRECTORY or (kind is Kind.ANY and Path(each).is_dir()):
             readable_directory(each)
-            yield from (FileLine(path, size) for path, size in files_below(each))
+            found = (FileLine(path, size) for path, size in files_below(each))
         else:
             readable_file(each)
             if kind is Kind.ANY and archive.is_archive(each):
-                yield from _members_of(each)
+                found = _members_of(each, check)
             else:
-                yield FileLine(each, Path(each).stat().st_size)
+                found = iter([FileLine(each, Path(each).stat().st_size)])
+        for line in found:
+            check()
+            yield line
 
 
-def _objects_of(url: str, kind: Kind) -> Iterator[FileLine]:
+def _objects_of(url: str, check: Callable[[], object], kind: Kind) -> Iterator[FileLine]:
     found = None if kind is Kind.DIRECTORY else objects.found(url)
     if found is None:
         if kind is Kind.FILE:
@@ -53,10 +61,10 @@ def _objects_of(url: str, kind: Kind) -> Iterator[FileLine]:
             raise UnreadableInputError("There is nothing at this URL and below it. Check it.", url)
         yield from (FileLine(each.url, each.size, each.url) for each in below)
     elif kind is Kind.ANY and archive.is_archive(url):
-        yield from _members_of(url)
+        yield from _members_of(url, check)
     else:
         yield FileLine(url, found.size, url)
 
 
-def _members_of(path: str) -> Iterator[FileLine]:
-    return (FileLine(each.path, each.size, path, each.place) for each in archive.members(path))
+def _members_of(path: str, check: Callable[[], object]) -> Iterator[FileLine]:
+    return (FileLine(each.path, each.size, path, each.place) for each in archive.members(path, check))

@@ -156,10 +156,11 @@ def _promise_paths(request: StorePathsRequest, claim: Claim) -> Promise:
 
 
 def _listed(paths: Sequence[str], claim: Claim, what: Kind = Kind.ANY) -> Iterator[FileLine]:
-    for line in lines_of(paths, what):
+    def check() -> None:
         if claim():
             raise JobCancelledError("The job was cancelled before it sent anything.")
-        yield line
+
+    return lines_of(paths, check, what)
 
 
 def _instance_in(path: str, *, packed: bool = False) -> StoredInstance:

@@ -26,10 +26,10 @@ from typing import IO, Any, Self
 from pacs_tasks.dimse.files.regular import read_regular
 from pacs_tasks.dimse.sources import objects
 from pacs_tasks.dimse.sources.members import Member, Packed, Tar, Zip
+from pacs_tasks.dimse.sources.zip_directory import ZIP, has_more_than
 from pacs_tasks.errors import UnreadableInputError
 from pacs_tasks.source import is_url
 
-_ZIP = (b"PK\3\4", b"PK\5\6")
 #: The beginnings of a compressed tar, and what reads each. Each verifies its own checksum at the end.
 _COMPRESSED: Mapping[bytes, Callable[..., Any]] = {
     b"\x1f\x8b": gzip.open,
@@ -43,6 +43,8 @@ _PREFIX, _HEAD = b"DICM", 132
 #: What Python raises at damaged archives, beside OSError without a number.
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, ValueError)
 _MOST_MEMBERS = 1_000_000
+#: Bytes of a name, as file systems have them, and characters of all names, which are in memory together.
+_LONGEST_NAME, _MOST_NAMES = 4_096, 1 << 28
 #: Deflate packs at most 1 to 1,032. Whatever claims more than this, and is large, was made to fill a disk.
 _MOST_GROWTH, _HARMLESS = 1_100, 1 << 30
 _PREFIX_OF_DIRECTORIES = "pacs-tasks-unpacked-"
@@ -61,12 +63,17 @@ def is_archive(path: str) -> bool:
                 head = file.read(_AT + len(_TAR))
         except (OSError, ValueError):
             return False
-    known = head.startswith((*_ZIP, *_COMPRESSED)) or head[_AT:] == _TAR
+    known = head.startswith((*ZIP, *_COMPRESSED)) or head[_AT:] == _TAR
     return known and head[_HEAD - len(_PREFIX) : _HEAD] != _PREFIX
 
 
-def members(path: str) -> Iterator[Member]:
+def members(path: str, check: Callable[[], object] = lambda: None) -> Iterator[Member]:
     """Give the files of an archive in its own order.
+
+    Parameters
+    ----------
+    check
+        It is called for each entry, directories too, and ends this by raising.
 
     Raises
     ------
@@ -74,18 +81,37 @@ def members(path: str) -> Iterator[Member]:
         If it is damaged or not whole, or claims more than an archive can hold.
     """
     with _opened(path) as (archive, packed):
-        unpacked = 0
+        most = max(_HARMLESS, _MOST_GROWTH * packed)
+        size = names = 0
         for number, each in enumerate(archive.members(), 1):
-            unpacked += each.size
-            if number > _MOST_MEMBERS or unpacked > max(_HARMLESS, _MOST_GROWTH * packed):
-                raise UnreadableInputError(
-                    f"This archive claims more than {number - 1} files with {unpacked} bytes in {packed} bytes, as "
-                    "archives do that are made to fill a disk. Unpack it yourself if you trust it, and send the "
-                    "directory.",
-                    path,
-                )
-            yield each
-        archive.check_end(max(_HARMLESS, _MOST_GROWTH * packed))
+            check()
+            if each is not None:
+                _check_name(path, each)
+                size += each.size
+                names += len(each.path)
+            unpacked = max(size, archive.unpacked)
+            if number > _MOST_MEMBERS or names > _MOST_NAMES or unpacked > most:
+                raise _too_much(path, number - 1, unpacked, packed)
+            if each is not None:
+                yield each
+        archive.check_end(most)
+
+
+def _too_much(path: str, number: int, unpacked: int, packed: int) -> UnreadableInputError:
+    return UnreadableInputError(
+        f"This archive claims more than {number} files with {unpacked} bytes in {packed} bytes, as archives do that "
+        "are made to fill a disk. Unpack it yourself if you trust it, and send the directory.",
+        path,
+    )
+
+
+def _check_name(path: str, member: Member) -> None:
+    if len(member.path.encode(errors="replace")) - len(path.encode(errors="replace")) > _LONGEST_NAME:
+        raise UnreadableInputError(
+            "A name in the archive has more than 4,096 bytes, which no file system allows. Unpack the archive yourself "
+            "if you trust it, and send the directory.",
+            path,
+        )
 
 
 @contextmanager
@@ -96,8 +122,10 @@ def _opened(path: str) -> Iterator[tuple[Packed, int]]:
             packed = file.seek(0, 2)
             file.seek(0)
             head = file.read(_HEAD)
-            file.seek(0)
             with ExitStack() as stack:
+                if head.startswith(ZIP) and has_more_than(_MOST_MEMBERS, file):
+                    raise _too_much(path, _MOST_MEMBERS, 0, packed)
+                file.seek(0)
                 yield _read(path, file, head, stack), packed
     except OSError as error:
         if error.errno is None:
@@ -111,7 +139,7 @@ def _opened(path: str) -> Iterator[tuple[Packed, int]]:
 
 
 def _read(path: str, file: IO[bytes], head: bytes, stack: ExitStack) -> Packed:
-    if head.startswith(_ZIP):
+    if head.startswith(ZIP):
         return Zip(path, stack.enter_context(zipfile.ZipFile(file)))
     decompress = next((each for start, each in _COMPRESSED.items() if head.startswith(start)), None)
     if decompress is None:

@@ -7,7 +7,7 @@ import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, NamedTuple, Self
+from typing import IO, NamedTuple, Self, cast
 
 from pacs_tasks.errors import UnreadableInputError
 
@@ -30,9 +30,12 @@ class Member(NamedTuple):
 class Packed(ABC):
     """An archive that is open."""
 
+    #: Bytes that were unpacked to list it so far.
+    unpacked = 0
+
     @abstractmethod
-    def members(self) -> Iterator[Member]:
-        """Give its files in its own order, and whatever else is no directory."""
+    def members(self) -> Iterator[Member | None]:
+        """Give its files in its own order, and whatever else there is; ``None`` for a directory."""
 
     @abstractmethod
     def check_end(self, most: int) -> None:
@@ -56,10 +59,9 @@ class Zip(Packed):
     def __init__(self, path: str, file: zipfile.ZipFile) -> None:
         self._path, self._file = path, file
 
-    def members(self) -> Iterator[Member]:
+    def members(self) -> Iterator[Member | None]:
         for place, each in enumerate(self._file.infolist()):
-            if not each.is_dir():
-                yield Member(f"{self._path}/{each.filename}", each.file_size, place)
+            yield None if each.is_dir() else Member(f"{self._path}/{each.filename}", each.file_size, place)
 
     def check_end(self, most: int) -> None:
         """Its directory is its end."""
@@ -78,7 +80,17 @@ class Zip(Packed):
 
 #: Headers that hold a long name or attributes for the next one, and how long these may be: tarfile reads them whole.
 _FOR_THE_NEXT = frozenset((tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, b"X"))
-_LONGEST = 1 << 20
+_LONGEST = 1 << 16
+#: Such headers before one member. pax and GNU know four kinds.
+_MOST_FOR_THE_NEXT = 8
+#: What no global header may give to every member that follows: one long name would be repeated a million times.
+_NOT_FOR_ALL = ("path", "linkpath", "size", "GNU.sparse.")
+
+
+class _Headers(tarfile.TarFile):
+    """A tar whose headers for the next member are counted."""
+
+    for_the_next = 0
 
 
 class _Header(tarfile.TarInfo):
@@ -94,12 +106,25 @@ class _Header(tarfile.TarInfo):
 
     @classmethod
     def fromtarfile(cls, file: tarfile.TarFile) -> Self:
+        if isinstance(file, _Headers):
+            file.for_the_next += 1
+            if file.for_the_next > _MOST_FOR_THE_NEXT:
+                raise tarfile.ReadError("headers without a member")
         try:
             return super().fromtarfile(file)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # typeshed does not know it
             raise
         except tarfile.HeaderError:
             raise tarfile.ReadError("damaged") from None
+
+    def _proc_builtin(self, file: tarfile.TarFile) -> Self:
+        """Take over what global headers say."""
+        if isinstance(file, _Headers):
+            file.for_the_next = 0
+        said = file.pax_headers
+        if any(key.startswith(_NOT_FOR_ALL) for key in said) or sum(map(len, (*said, *said.values()))) > _LONGEST:
+            raise tarfile.ReadError("not a tar of ordinary files")
+        return cast(Self, super()._proc_builtin(file))  # type: ignore[misc]  # typeshed does not know it
 
     def _proc_gnusparse_10(self, *_: object) -> Self:
         """Refuse the other kind of a sparse file, of which tarfile reads a map of any length."""
@@ -118,14 +143,14 @@ class Tar(Packed):
     def __init__(self, path: str, file: IO[bytes], *, in_order: bool) -> None:
         self._path, self._file, self._in_order = path, file, in_order
 
-    def members(self) -> Iterator[Member]:
+    def members(self) -> Iterator[Member | None]:
         with self._read_from(0) as archive:
             while (each := archive.next()) is not None:
                 # It keeps them all.
                 archive.members.clear()  # type: ignore[attr-defined]  # typeshed does not know it
-                if not each.isdir():
-                    place = -1 - each.offset if self._in_order else each.offset
-                    yield Member(f"{self._path}/{each.name}", each.size, place)
+                self.unpacked = each.offset_data
+                place = -1 - each.offset if self._in_order else each.offset
+                yield None if each.isdir() else Member(f"{self._path}/{each.name}", each.size, place)
 
     def check_end(self, most: int) -> None:
         read = 0
@@ -153,7 +178,7 @@ class Tar(Packed):
     def _read_from(self, place: int) -> Iterator[tarfile.TarFile]:
         self._file.seek(place)
         # Closing it leaves the file open. A name that is not UTF-8 cannot be recorded as it is.
-        with tarfile.TarFile(fileobj=self._file, tarinfo=_Header, errorlevel=2, errors="replace") as archive:
+        with _Headers(fileobj=self._file, tarinfo=_Header, errorlevel=2, errors="replace") as archive:
             yield archive
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -118,11 +119,12 @@ def _uids(service: Api, job_id: str) -> list[str]:
         (b"PK", {**ZIP, "Content-Length": str(UPLOAD_BYTES + 1)}, 413, "ContentTooLargeError"),
         (_zip([b"file"])[:-10], ZIP, 400, "MalformedUploadError"),
         (_zip([]), ZIP, 400, "MalformedUploadError"),
+        (tarfile.TarInfo("a").tobuf() + bytes(1024) + _zip([b"file"]), ZIP, 400, "MalformedUploadError"),
         (_parts([b"file"])[:-10], PARTS, 400, "MalformedUploadError"),
         (_parts([]), PARTS, 400, "MalformedUploadError"),
         (b"not what it says", PARTS, 400, "MalformedUploadError"),
     ],
-    ids=["zip bomb", "too large", "cut off", "empty", "parts cut off", "no parts", "not parts"],
+    ids=["zip bomb", "too large", "cut off", "empty", "tar and zip", "parts cut off", "no parts", "not parts"],
 )
 def test_a_bad_upload_is_refused(service: Api, body: bytes, headers: dict[str, Any], status: int, code: str) -> None:
     """Nothing of it stays on disk."""

@@ -8,18 +8,24 @@ import io
 import lzma
 import os
 import shutil
+import struct
 import tarfile
 import tempfile
+import tracemalloc
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from pacs_tasks.dimse.sources import archive
 from pacs_tasks.dimse.sources.archive import Unpacked, members
-from pacs_tasks.errors import UnreadableInputError
+from pacs_tasks.dimse.sources.zip_directory import has_more_than
+from pacs_tasks.errors import JobCancelledError, UnreadableInputError
 from pacs_tasks.ledger.manifest import FileLine, decode, encode
+from pacs_tasks.serve import spool
+from pacs_tasks.serve.problems import RefusedError
 
 ODD_NAMES = ["../../outside", "/etc/passwd", "a/../../b", "C:\\x.dcm", "same", "same", "张三/1", "a" * 300]
 
@@ -259,3 +265,127 @@ def test_a_compressed_tar_that_changed_is_noticed(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(head(5).ljust(10_240, b"\0")))
     with Unpacked() as unpacked, pytest.raises(UnreadableInputError, match="has changed"):
         unpacked.file(str(path), first)
+
+
+@contextmanager
+def memory(most: int) -> Iterator[None]:
+    """Check that no more than so many bytes are taken at once."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < most
+    finally:
+        tracemalloc.stop()
+
+
+def for_all(**attributes: str) -> bytes:
+    """A header whose attributes are those of each member that follows."""
+    return tarfile.TarInfo.create_pax_global_header(attributes)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (for_all(path="x" * 1_000_000) + head(0) * 1_000, "damaged"),
+        (for_all(path="x" * 10_000) + head(0) * 1_000, "damaged"),
+        (b"".join(for_all(**{f"{each}": "x" * 60_000}) + head(0) for each in range(1_000)), "damaged"),
+        (tarfile.TarInfo.create_pax_global_header({"comment": "x"}) * 9 + head(0), "damaged"),
+        (tarfile.TarInfo("x" * 5_000).tobuf(tarfile.GNU_FORMAT), "more than 4,096 bytes"),
+    ],
+    ids=["long name for all", "name for all", "more and more for all", "nothing but headers", "long name"],
+)
+def test_names_in_a_tar_take_little_memory(tmp_path: Path, content: bytes, reason: str) -> None:
+    """tarfile keeps what a header says of all members, and gives it to each."""
+    path = tmp_path / "a.tar"
+    path.write_bytes(content + bytes(1024))
+    del content
+    with memory(16_000_000), pytest.raises(UnreadableInputError, match=reason):
+        list(members(str(path)))
+
+
+def test_a_comment_for_all_members_is_no_matter(tmp_path: Path) -> None:
+    """``git archive`` writes one."""
+    path = tmp_path / "a.tar"
+    path.write_bytes(for_all(comment="4b63458") + head(0) + bytes(1024))
+    assert [each.path for each in members(str(path))] == [f"{path}/a"]
+
+
+def test_directories_in_a_tar_count_and_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They compress to nothing, and none of them is a file that is asked for."""
+    path = tmp_path / "a.tgz"
+    path.write_bytes(gzip.compress(head(0, tarfile.DIRTYPE) * 101 + bytes(1024)))
+    seen: list[int] = []
+
+    def check() -> None:
+        seen.append(1)
+        if len(seen) == 5:
+            raise JobCancelledError("stop")
+
+    with pytest.raises(JobCancelledError):
+        list(members(str(path), check))
+    assert not list(members(str(path)))
+    monkeypatch.setattr(archive, "_MOST_MEMBERS", 100)
+    with pytest.raises(UnreadableInputError, match="more than 100 files"):
+        list(members(str(path)))
+
+
+def refused_by_the_worker(path: Path) -> None:
+    with pytest.raises(UnreadableInputError, match="more than 20000 files"):
+        list(members(str(path)))
+
+
+def refused_by_the_server(path: Path) -> None:
+    sink = spool.Archive(path.with_name("upload"), 1 << 30)
+    sink.write(path.read_bytes())
+    sink.close()
+    with pytest.raises(RefusedError, match="more than 20000 files") as caught:
+        sink.verify()
+    assert caught.value.status == 413
+
+
+@pytest.mark.parametrize("refused", [refused_by_the_worker, refused_by_the_server])
+def test_entries_of_a_zip_are_counted_before_they_are_read(
+    tmp_path: Path, refused: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many entries for one file: 1 MB, of which zipfile would make 10."""
+    path, number = tmp_path / "a.zip", 20_001
+    monkeypatch.setattr(archive, "_MOST_MEMBERS", number - 1)
+    monkeypatch.setattr(spool, "_MOST_FILES", number - 1)
+    content = packed(path)
+    at, end = content.index(b"PK\1\2"), content.index(b"PK\5\6")
+    entry = bytearray(content[at : at + 46]) + b"x"
+    entry[28:30] = b"\1\0"
+    directory = bytes(entry) * number
+    struct.pack_into("<L", content, end + 12, len(directory))
+    path.write_bytes(content[:at] + directory + content[end:])
+    del directory
+    with memory(3_000_000):
+        refused(path)
+
+
+@pytest.mark.parametrize("zip64", [False, True])
+@pytest.mark.parametrize("front", [b"", b"#!/bin/sh" * 1_000], ids=["plain", "self-extracting"])
+@pytest.mark.parametrize("comment", [b"", b"PK\5\6 is how it ends"], ids=["", "comment"])
+def test_entries_of_a_zip_are_counted_as_zipfile_reads_them(
+    zip64: bool, front: bytes, comment: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names go across the borders of what is read, and other data may be in front."""
+    if zip64:
+        monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 1)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as made:
+        for number in range(2_000):
+            made.writestr(f"{number}{'x' * (number % 150)}", b"")
+        made.comment = comment[::-1]
+    file = io.BytesIO(front + file.getvalue())
+    assert len(zipfile.ZipFile(file).infolist()) == 2_000
+    assert [has_more_than(most, file) for most in (1, 1_999, 2_000, 2_001)] == [True, True, False, False]
+
+
+def test_what_is_no_directory_of_a_zip_is_not_counted() -> None:
+    """Whatever the end record says of it."""
+    for content in (b"", b"PK\5\6", b"PK\5\6".ljust(22, b"\0").replace(bytes(4), b"\xff\0\0\0"), bytes(100)):
+        with pytest.raises(zipfile.BadZipFile):
+            has_more_than(0, io.BytesIO(content))
+    empty = io.BytesIO(b"PK\5\6".ljust(22, b"\0"))
+    assert not has_more_than(0, empty)
