@@ -202,7 +202,7 @@ def parts_of_a_job(work: float, wait: float) -> int:
         Seconds for which all lines wait for the remote, one after the other.
     """
     # By twos, so that two, four or eight associations end together.
-    waiting = 2 ** math.ceil(math.log2(max(wait / PART_WAIT, 1)))
+    waiting = 1 << math.ceil(math.log2(max(wait / PART_WAIT, 1)))
     return min(max(math.ceil(work / PART_WORK), waiting, FEWEST_PARTS), MOST_PARTS)
 
 
