@@ -101,9 +101,6 @@ def _known(config: Settings) -> list[RemoteAE]:
 
 
 def _check_remote(remote: RemoteAE, config: Settings) -> None:
-    if "/" in remote.host:
-        # The receiver would read it as a network of callers.
-        raise InvalidRequestError("The host of a remote is not a network. Name its host name or IP address.")
     known = _known(config)
     if config.named_remotes_only:
         _check_named(remote, [each for each in known if _address(remote) == _address(each)], config)
