@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 from collections.abc import Collection, Iterator, Mapping
@@ -278,32 +277,38 @@ def _without_meta(path: str, descriptor: int, first: bytes, size: int) -> Stored
 def _from_data_set(path: str, descriptor: int, offset: int, size: int, known: tuple[str, str, str]) -> StoredInstance:
     """Complete the file meta information from the data set."""
     sop_class, sop_instance, syntax = known
-    with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as data:
-        try:
-            syntax = syntax or _derive_syntax(path, data, offset)
-            if not (sop_class and sop_instance):
-                found = read_uids(data, syntax, (SOP_CLASS_UID, SOP_INSTANCE_UID), offset)
-                sop_class = sop_class or found.get(SOP_CLASS_UID, "")
-                sop_instance = sop_instance or found.get(SOP_INSTANCE_UID, "")
-        except MalformedError as error:
-            raise UnreadableInputError(f"The data set cannot be read: {error}. Export the file again.", path) from None
+    file = FileIO(descriptor, closefd=False)
+    try:
+        syntax = syntax or _derive_syntax(path, file, offset, size)
+    except MalformedError as error:
+        raise UnreadableInputError(f"The data set cannot be read: {error}. Export the file again.", path) from None
+    if not (sop_class and sop_instance):
+        found = own_uids(file, StoredInstance(path, size, offset, "", "", syntax), (SOP_CLASS_UID, SOP_INSTANCE_UID))
+        sop_class = sop_class or found.get(SOP_CLASS_UID, "")
+        sop_instance = sop_instance or found.get(SOP_INSTANCE_UID, "")
     if not (sop_class and sop_instance):
         raise UnreadableInputError("The SOP Class UID or SOP Instance UID is missing. Export the file again.", path)
     return StoredInstance(path, size, offset, sop_class, sop_instance, syntax)
 
 
-def _derive_syntax(path: str, data: mmap.mmap, offset: int) -> str:
+def _derive_syntax(path: str, file: FileIO, offset: int, size: int) -> str:
     """Derive the uncompressed transfer syntax of the data set."""
-    syntax = guess_syntax(data[offset : offset + 8])
+    file.seek(offset)
+    syntax = guess_syntax(file.read(8))
     if syntax is None:
         raise UnreadableInputError("The file does not name its transfer syntax. Export it again.", path)
-    for element in walk(data, Encoding.of(syntax), offset):
-        if element.tag == PIXEL_DATA and element.length is None:
+    encoding, position = Encoding.of(syntax), offset
+    walker = FileWalker(file, size, encoding)
+    tag = 0
+    while position < size and tag < PIXEL_DATA:
+        tag, length, value = walker.header(position, encoding.explicit)
+        if tag == PIXEL_DATA and length == UNDEFINED:
             raise UnreadableInputError(
                 "The pixel data are compressed, and the file does not name its transfer syntax. Export it again.", path
             )
-        if element.tag >= PIXEL_DATA:
-            break
+        position = walker.after(position, length, value, encoding.explicit)
+    if position > size and tag < PIXEL_DATA:
+        raise MalformedError("it is truncated")
     return syntax
 
 
