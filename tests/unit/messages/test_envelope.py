@@ -46,10 +46,9 @@ def test_a_malformed_message_is_refused_in_words_that_quote_nothing(kind: str) -
     assert raised.value.__cause__ is None
 
 
-@pytest.mark.parametrize("kind", poison.commands())
+# Celery itself refuses the one that is left out, and its line in the log is kept private.
+@pytest.mark.parametrize("kind", [kind for kind in poison.commands() if kind != "arguments of no command"])
 def test_a_malformed_command_is_refused(kind: str) -> None:
-    if kind == "arguments of no command":
-        pytest.skip("Celery itself refuses these, and its line is kept private")
     with pytest.raises(MessageError) as raised:
         envelope.check_command(envelope.read_envelope(poison.commands()[kind], _SIZE), _COMMANDS)
     assert poison.NAME not in str(raised.value)
