@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -25,12 +26,16 @@ class Limits:
         Seconds from one piece of a body to the next.
     of_address, of_all
         Connections of one address, and of all. For each one more, another ends whose request is not whole.
+    grace
+        Seconds of silence before which none ends for there being too many of its address: a thousand browsers behind a
+        proxy may connect at the same moment.
     """
 
     head: float = 10.0
     piece: float = 30.0
     of_address: int = 512
     of_all: int = 12_288
+    grace: float = 1.0
 
 
 class Connections:
@@ -43,8 +48,8 @@ class Connections:
         self.limits = limits
         self._open: set[LimitedProtocol] = set()
         self._of_address: Counter[str] = Counter()
-        # Those whose request is not whole. The first has been silent for longest.
-        self._awaited: dict[LimitedProtocol, None] = {}
+        # Those whose request is not whole, and since when each is silent. The first has been silent for longest.
+        self._awaited: dict[LimitedProtocol, float] = {}
 
     def add(self, connection: LimitedProtocol) -> None:
         """Note a new connection, and make room for it."""
@@ -52,9 +57,9 @@ class Connections:
         self._open.add(connection)
         self._of_address[address] += 1
         if self._of_address[address] > self.limits.of_address:
-            self._end_one(address)
+            self._end_one(address, self.limits.grace)
         elif len(self._open) > self.limits.of_all:
-            self._end_one(None)
+            self._end_one(None, 0.0)
         self.await_more(connection)
 
     def remove(self, connection: LimitedProtocol) -> None:
@@ -69,14 +74,17 @@ class Connections:
     def await_more(self, connection: LimitedProtocol) -> None:
         """Note that something has come, and that more must come."""
         self._awaited.pop(connection, None)
-        self._awaited[connection] = None
+        self._awaited[connection] = time.monotonic()
 
     def serve(self, connection: LimitedProtocol) -> None:
         """Note that a request is whole."""
         self._awaited.pop(connection, None)
 
-    def _end_one(self, address: str | None) -> None:
-        for each in self._awaited:
+    def _end_one(self, address: str | None, silent: float) -> None:
+        latest = time.monotonic() - silent
+        for each, since in self._awaited.items():
+            if since > latest:
+                return
             # One that we have paused ourselves owes us nothing.
             if address in {None, each.address} and not each.flow.read_paused:
                 each.transport.abort()

@@ -104,7 +104,7 @@ def test_a_response_may_take_its_time() -> None:
 
 def test_a_connection_too_many_ends_the_one_that_is_silent_for_longest() -> None:
     """Those that are being answered stay, and so do those of a proxy that has a request for each."""
-    with _server(Limits(of_address=4)) as port, ExitStack() as stack:
+    with _server(Limits(of_address=4, grace=0.0)) as port, ExitStack() as stack:
         first, second = (stack.enter_context(_connected(port, HEAD)) for _ in range(2))
         watching = [stack.enter_context(_connected(port, HEAD + b"\r\nstream....")) for _ in range(4)]
         for each in watching:
@@ -114,6 +114,16 @@ def test_a_connection_too_many_ends_the_one_that_is_silent_for_longest() -> None
         with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)) as connection:
             connection.request("POST", "/", b"more")
             assert connection.getresponse().read() == b"more"
+
+
+def test_many_that_connect_at_once_are_answered() -> None:
+    """As the browsers of a department behind one proxy: none of them is silent, they have only just connected."""
+    with _server(Limits(of_address=4)) as port, ExitStack() as stack:
+        connections = [stack.enter_context(_connected(port)) for _ in range(40)]
+        for each in connections:
+            each.sendall(HEAD + b"\r\nstream....")
+        for each in connections:
+            _answered(each)
 
 
 def test_silent_connections_lock_nobody_out(tmp_path: Path) -> None:
