@@ -15,7 +15,7 @@ from pacs_tasks.fleet.leases import name_of, tuning_key
 from pacs_tasks.request import AnyRequest
 from tests.benchmarks.evidence import check_claims, claimed, instances
 from tests.benchmarks.files import MANY_SERIES, TEN_THOUSAND, Files
-from tests.benchmarks.fleet import default_fleet
+from tests.benchmarks.fleet import default_fleet, took
 from tests.benchmarks.line import line_to
 from tests.benchmarks.measuring import Bar, Bench, BenchError, Contestant, Figure, Work
 from tests.benchmarks.programs import one_association
@@ -31,6 +31,8 @@ _TUNED: Final = (10.0, 20.0)
 _BY_HAND: Final = (2.0, 8.0)
 #: The share of its files after which the last parts of a job end one by one, so that its rate does not count any more.
 _WHOLE: Final = 0.9
+#: Samples of a job, ten a second, with fewer of which only its whole time says something.
+_FEWEST: Final = 10
 #: Seconds within which a cancelled job ends.
 _PATIENCE: Final = 60.0
 #: TestPACS answers after so many seconds, times 1 + (n / 6)² where n associations are open: six are the best.
@@ -186,9 +188,12 @@ def _fixed(client: PacsClient, remote: RemoteAE, number: int) -> RemoteAE:
 
 def _rate_of(job: Job, samples: Sequence[Sample], begin: float, end: float) -> float:
     """The rate between two moments; of the second half of its time if the job has ended before."""
-    whole = _WHOLE * job.progress().counters.total
-    busy = [each for each in samples if each.recorded <= whole] or samples[:2]
-    return rate(samples, min(begin, (samples[0].at + busy[-1].at) / 2), max(min(end, busy[-1].at), samples[1].at))
+    progress = job.progress()
+    whole = _WHOLE * progress.counters.total
+    busy = [each for each in samples if each.recorded <= whole]
+    if len(busy) < _FEWEST and progress.state.finished:
+        return progress.counters.done / took(progress)
+    return rate(busy, min(begin, (busy[0].at + busy[-1].at) / 2), min(end, busy[-1].at))
 
 
 def _end(who: str, job: Job, held: Held) -> None:
