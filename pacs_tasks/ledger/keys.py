@@ -295,9 +295,8 @@ def not_found(job_id: str) -> JobNotFoundError:
 
 def touch(client: redis.Redis, job_id: str, keep: int) -> None:
     """Keep a job for ``keep`` seconds from now."""
-    for part in ("", *KEPT):
-        client.expire(job_key(job_id, part), keep)
-    client.expire(JOBS, keep)
+    # At once: a dozen commands one after the other took half of the time of an enqueuing.
+    Scripts(client).run("expire", [*(job_key(job_id, part) for part in ("", *KEPT)), JOBS], [keep])
 
 
 def dump_request(request: AnyRequest | None) -> tuple[str, str]:
