@@ -208,15 +208,16 @@ class Spool:
         RefusedError
             If there is no such upload.
         """
+        place = self._place(upload_id)
         for each in map(Path, known):
-            if each.parent == self._directory / upload_id:
+            if each.parent == place:
                 return each
         found = self._find(upload_id)
         return found / _FILES if (found / _FILES).is_dir() else found / _ARCHIVE
 
     def note_job(self, upload_id: str, job_id: str) -> None:
         """Note that a job reads an upload, unless that is removed by now."""
-        with contextlib.suppress(FileNotFoundError), (self._directory / upload_id / _JOBS).open("a") as file:
+        with contextlib.suppress(FileNotFoundError), (self._place(upload_id) / _JOBS).open("a") as file:
             file.write(f"{job_id}\n")
 
     def remove(self, upload_id: str, client: PacsClient) -> None:
@@ -252,12 +253,16 @@ class Spool:
         newest = max(each.stat().st_mtime for each in (path, *path.iterdir()))
         return (bool(transfers) and all(map(_complete, transfers))) or time.time() - newest > self.keep
 
+    def _place(self, upload_id: str) -> Path:
+        """Give the directory of an upload, which may be removed. An id that is a path would lead out of the spool."""
+        if re.fullmatch("[0-9a-f]{32}", upload_id) is None:
+            raise _not_found()
+        return self._directory / upload_id
+
     def _find(self, upload_id: str) -> Path:
-        found = self._directory / upload_id
-        if re.fullmatch("[0-9a-f]{32}", upload_id) is None or not found.is_dir():
-            raise RefusedError(
-                404, "UploadNotFoundError", "There is no such upload, or it was removed. Upload the files again."
-            )
+        found = self._place(upload_id)
+        if not found.is_dir():
+            raise _not_found()
         return found
 
 
@@ -274,6 +279,12 @@ def _complete(progress: Progress) -> bool:
     counters = progress.counters
     sent = 0 < counters.total == counters.done + counters.skipped
     return progress.state.finished and sent
+
+
+def _not_found() -> RefusedError:
+    return RefusedError(
+        404, "UploadNotFoundError", "There is no such upload, or it was removed. Upload the files again."
+    )
 
 
 def _too_large(why: str) -> RefusedError:

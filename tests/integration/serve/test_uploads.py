@@ -71,6 +71,19 @@ def test_an_upload_is_sent_and_then_removed(service: Api, pacs: TestPACS, tmp_pa
     assert service.call("POST", "/jobs", wanted, {"Idempotency-Key": f"{tmp_path}/2"}).status == 404
 
 
+def test_an_upload_is_no_path(service: Api, pacs: TestPACS, tmp_path: Path) -> None:
+    """Not even one whose files the job of the same key sends: nothing is written beside these."""
+    path = tmp_path / "files"
+    path.mkdir()
+    write_series(path, 1, rows=2)
+    key, request = {"Idempotency-Key": str(tmp_path)}, {"remote": _remote(pacs)}
+    named = {"task": "pacs_tasks.store_paths", "request": request | {"paths": [str(path)]}}
+    service.call("POST", "/jobs", named, key, status=202)
+    outside = {"task": "pacs_tasks.store_paths", "request": request, "upload": str(tmp_path)}
+    assert service.call("POST", "/jobs", outside, key).status == 404
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_an_upload_stays_for_a_retry(service: Api, pacs: TestPACS, tmp_path: Path) -> None:
     """As long as something failed, its files are there; whoever gives up deletes them."""
     body = _parts([path.read_bytes() for path in write_series(tmp_path, 2, rows=2)])
