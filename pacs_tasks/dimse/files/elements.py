@@ -204,11 +204,12 @@ def walk(data: Data, encoding: Encoding, position: int = 0) -> Iterator[Element]
     MalformedError
         If the data set is truncated or is not a data set.
     """
-    yield from _walk(Walker(data, encoding), encoding, position)
+    yield from outermost(Walker(data, encoding), encoding, position, len(data))
 
 
-def _walk(walker: Walker, encoding: Encoding, position: int) -> Iterator[Element]:
-    while position < walker.size:
+def outermost(walker: Walker, encoding: Encoding, position: int, size: int) -> Iterator[Element]:
+    """Do the same as :func:`walk`, for the data set of ``size`` bytes that a walker reads."""
+    while position < size:
         tag, length, value = walker.header(position, encoding.explicit)
         if length == UNDEFINED:
             yield Element(tag, value, None)
@@ -218,7 +219,7 @@ def _walk(walker: Walker, encoding: Encoding, position: int) -> Iterator[Element
         else:
             yield Element(tag, value, length)
             position = value + length
-    if position > walker.size:
+    if position > size:
         raise MalformedError("it is truncated")
 
 
@@ -364,7 +365,7 @@ def _walk_uids(
     walker: Walker, encoding: Encoding, wanted: Collection[int], position: int, found: dict[int, str]
 ) -> None:
     last, data = max(wanted), walker.data
-    for element in _walk(walker, encoding, position):
+    for element in outermost(walker, encoding, position, walker.size):
         if element.tag > last:
             return
         if element.tag not in wanted or element.length is None:

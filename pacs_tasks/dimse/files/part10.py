@@ -27,6 +27,7 @@ from pacs_tasks.dimse.files.elements import (
     MalformedError,
     Walker,
     inflate,
+    outermost,
     read_uids,
     read_uids_anyhow,
     walk,
@@ -280,15 +281,28 @@ def _from_data_set(path: str, descriptor: int, offset: int, size: int, known: tu
     file = FileIO(descriptor, closefd=False)
     try:
         syntax = syntax or _derive_syntax(path, file, offset, size)
+        if not (sop_class and sop_instance):
+            found = _uids(file, StoredInstance(path, size, offset, "", "", syntax))
+            sop_class = sop_class or found.get(SOP_CLASS_UID, "")
+            sop_instance = sop_instance or found.get(SOP_INSTANCE_UID, "")
     except MalformedError as error:
         raise UnreadableInputError(f"The data set cannot be read: {error}. Export the file again.", path) from None
     if not (sop_class and sop_instance):
-        found = own_uids(file, StoredInstance(path, size, offset, "", "", syntax), (SOP_CLASS_UID, SOP_INSTANCE_UID))
-        sop_class = sop_class or found.get(SOP_CLASS_UID, "")
-        sop_instance = sop_instance or found.get(SOP_INSTANCE_UID, "")
-    if not (sop_class and sop_instance):
         raise UnreadableInputError("The SOP Class UID or SOP Instance UID is missing. Export the file again.", path)
     return StoredInstance(path, size, offset, sop_class, sop_instance, syntax)
+
+
+def _uids(file: FileIO, instance: StoredInstance) -> Mapping[int, str]:
+    """Give the UIDs of a data set. At its beginning, elements may be out of order."""
+    wanted = (SOP_CLASS_UID, SOP_INSTANCE_UID)
+    file.seek(instance.data_offset)
+    first = file.read(_FIRST_READ)
+    try:
+        return read_uids(first, instance.transfer_syntax_uid, wanted)
+    except MalformedError:
+        if instance.size - instance.data_offset <= len(first):
+            raise
+    return own_uids(file, instance, wanted)
 
 
 def _derive_syntax(path: str, file: FileIO, offset: int, size: int) -> str:
@@ -297,18 +311,14 @@ def _derive_syntax(path: str, file: FileIO, offset: int, size: int) -> str:
     syntax = guess_syntax(file.read(8))
     if syntax is None:
         raise UnreadableInputError("The file does not name its transfer syntax. Export it again.", path)
-    encoding, position = Encoding.of(syntax), offset
-    walker = FileWalker(file, size, encoding)
-    tag = 0
-    while position < size and tag < PIXEL_DATA:
-        tag, length, value = walker.header(position, encoding.explicit)
-        if tag == PIXEL_DATA and length == UNDEFINED:
+    encoding = Encoding.of(syntax)
+    for element in outermost(FileWalker(file, size, encoding), encoding, offset, size):
+        if element.tag == PIXEL_DATA and element.length is None:
             raise UnreadableInputError(
                 "The pixel data are compressed, and the file does not name its transfer syntax. Export it again.", path
             )
-        position = walker.after(position, length, value, encoding.explicit)
-    if position > size and tag < PIXEL_DATA:
-        raise MalformedError("it is truncated")
+        if element.tag >= PIXEL_DATA:
+            break
     return syntax
 
 

@@ -107,11 +107,11 @@ def _is_image(sop_class_uid: str) -> bool:
 
 
 def _deflated_is_whole(file: FileIO, instance: StoredInstance) -> bool:
-    behind = behind_deflated(file, instance)
+    behind = _behind_deflated(file, instance)
     return behind is not None and behind <= _TRAILER
 
 
-def behind_deflated(file: FileIO, instance: StoredInstance) -> int | None:
+def _behind_deflated(file: FileIO, instance: StoredInstance) -> int | None:
     """Count the bytes behind the end marker of the deflated stream (RFC 1951); nothing where there is no end.
 
     Raises

@@ -89,6 +89,13 @@ def test_a_damaged_data_set_without_file_meta_information_is_an_instance(tmp_pat
         read_instance(str(path))
 
 
+def test_a_data_set_without_file_meta_information_may_begin_out_of_order(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"\x08\0\x18\0UI\x08\x001.2.3.4\0" + b"\x08\0\x16\0UI\x08\x001.2.3.5\0")
+    found = read_instance(str(path))
+    assert (found.sop_instance_uid, found.sop_class_uid) == ("1.2.3.4", "1.2.3.5")
+
+
 def test_a_wrong_or_missing_group_length_changes_nothing(tmp_path: Path) -> None:
     """The file meta information is walked, because its group length is not reliable."""
     path = dicom_files.write(dicom_files.instance(), tmp_path / "a.dcm")
