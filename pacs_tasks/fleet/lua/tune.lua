@@ -8,9 +8,9 @@
 -- tuning (hash): limit (in force), base, rate, byte_rate and cycle (of the base; rates by second, seconds by instance),
 --   last (cycle of the last window), response (seconds, usual), shown (instances by second, last), since (of the window),
 --   settled (when the window may begin), probe (1 up, -1 down), next (the same of the next probe), coarse (1: steps by
---   two), again (when to probe next), pause (seconds between probes), idle (windows without use in a row), reached (most associations in use at this number), slow (windows in which
---   the remote was slow), cut, aborted (times of the last), refused (number that the remote refused), until (when that is
---   forgotten), seen (last report)
+--   two), again (when to probe next), pause (seconds between probes), idle (windows without use in a row), reached (most
+--   associations in use at this number), slow (windows in which the remote was slow), cut, aborted (times of the last),
+--   refused (number that the remote refused), until (when that is forgotten), seen (last report)
 -- ARGV also: worker process, seconds since its last report, seconds of associations in use in these, instances, bytes,
 --   seconds of their cycles, seconds of their responses, trouble or ''
 -- KEYS also: window (hash: sums)
