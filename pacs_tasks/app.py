@@ -143,9 +143,23 @@ def configuration(config: Settings, redis_url: str | None = None) -> dict[str, A
     }
 
 
+class _ClosingCelery(Celery):  # type: ignore[misc]  # Celery is not typed
+    """A Celery app that closes the connections of its result backend.
+
+    Celery leaves them to the garbage collector, which may find the socket before its connection, and warns of it in
+    whatever runs at that time. Those for publishing belong to kombu's pools, which the apps of a process share.
+    """
+
+    def close(self) -> None:
+        if self._backend is not None:
+            self._backend.result_consumer.stop()
+            self._backend.client.connection_pool.disconnect()
+        super().close()
+
+
 def create(redis_url: str, config: Settings) -> Celery:
-    """Create an app for the Redis at ``redis_url``."""
-    created = Celery("pacs_tasks", set_as_current=False)
+    """Create an app for the Redis at ``redis_url``; closing it closes its connections."""
+    created = _ClosingCelery("pacs_tasks", set_as_current=False)
     created.conf.update(configuration(config, redis_url))
     return created
 

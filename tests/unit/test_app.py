@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import redis
 from kombu.transport.redis import Mutex
 
 from pacs_tasks.app import create
 from pacs_tasks.settings import Settings
+from tests.support.waiting import wait_until
 
 
 def test_threads_of_a_client_share_its_connections() -> None:
@@ -22,3 +24,16 @@ def test_who_dies_while_it_looks_for_abandoned_messages_holds_nobody_up(redis_ur
         channel = connection.default_channel
         with Mutex(channel.client, channel.unacked_mutex_key, channel.unacked_mutex_expire):
             assert 0 < channel.client.pttl(channel.unacked_mutex_key) <= 10_000
+
+
+def test_an_app_closes_its_connections(redis_url: str) -> None:
+    """One for results, and one that hears of them: Celery itself leaves both to the garbage collector."""
+    with redis.Redis.from_url(redis_url) as client:
+        before = {each["id"] for each in client.client_list()}
+        app = create(redis_url, Settings())
+        app.backend.result_consumer.consume_from("none")
+        app.backend.get_task_meta("none")
+        own = {each["id"] for each in client.client_list()} - before
+        app.close()
+        assert len(own) == 2
+        wait_until(lambda: not own & {each["id"] for each in client.client_list()}, 10, "both are closed")

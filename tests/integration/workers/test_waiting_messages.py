@@ -42,6 +42,8 @@ class Taker:
 @pytest.fixture
 def taker(redis_url: str, broker: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> Iterator[Taker]:
     monkeypatch.setattr(transport.Channel, "tasks", {"pacs_tasks.echo": lambda request=None: None})
+    # kombu would give the messages back by a connection that it opens after it has closed all others.
+    monkeypatch.setattr(transport.Channel, "do_restore", False)
     untyped: Any = Connection
     with untyped(redis_url, transport_options={"unacked_key": UNACKED}) as connection, connection.channel() as channel:
         found, untyped = Taker(connection, broker), Consumer
