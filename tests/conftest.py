@@ -11,13 +11,14 @@ import pytest
 from pynetdicom import _config
 
 from pacs_tasks.testing import TestPACS
-from tests.support import peers, workers
+from tests.support import nursery, peers, workers
 from tests.support.command import Terminal
 from tests.support.processes import Process, hide_our_scripts
 from tests.support.redis_server import RedisServer, redis_program, redis_server
 
 # An activated environment would find pynetdicom's programs where DCMTK's of the same names are meant.
 hide_our_scripts()
+nursery.open_at_first_use()
 
 # Nobody reads what pynetdicom would log of each PDU and message, which takes a tenth of a TestPACS's time.
 _config.LOG_HANDLER_LEVEL = "none"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support import nursery
 from tests.support.processes import ROOT, environment
 
 #: ``python dicom_pacs_transfer.py``, the name that existing users know.
@@ -65,14 +66,14 @@ class Terminal:
     @contextmanager
     def starts(self, *arguments: object) -> Iterator[subprocess.Popen[str]]:
         """A command that goes on while the test does something else; killed at the end if it still runs."""
-        popen = subprocess.Popen(
+        popen = nursery.start(
             [*self.entry, *map(str, arguments)],
+            self.environment(),
+            self.directory,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=self.environment(),
-            cwd=self.directory,
         )
         with popen:
             try:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from tests.support import nursery
 from tests.support.waiting import wait_until
 
 #: The checkout.
@@ -95,14 +96,14 @@ def started(
     process: Process | None = None
     try:
         with log.open("ab") as output, _uninterrupted():
-            popen = subprocess.Popen(
+            popen = nursery.start(
                 [str(part) for part in command],
+                dict(env) if env is not None else environment(),
+                cwd,
+                session=True,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=dict(env) if env is not None else environment(),
-                cwd=cwd,
-                start_new_session=True,
             )
             process = Process(popen, log)
         _wait_ready(process, ready, timeout)

@@ -25,7 +25,7 @@ from pacs_tasks.request import AnyRequest
 from pacs_tasks.sealing import SEALED, new_key, sealed_request
 from pacs_tasks.settings import Settings
 from pacs_tasks.testing import EVERY_INSTANCE, Faults, Report, TestPACS
-from tests.support import workers
+from tests.support import nursery, workers
 from tests.support.command import PACS_TASKS, Result, Terminal
 from tests.support.dicom_files import UID_ROOT, study_uid, write_series
 from tests.support.ports import free_port
@@ -196,6 +196,8 @@ def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     (directory / "redis").mkdir()
     found = Stage(sealed)
     with ExitStack() as stack:
+        # The arguments and variables of a forked program are not in /proc.
+        stack.enter_context(nursery.none())
         server = stack.enter_context(
             redis_server(directory / "redis", durable=True, more=["--rdbcompression", "no", "--appendfsync", "always"])
         )

@@ -1,0 +1,165 @@
+"""Starts programs for tests: ours are forked from a process that has loaded them, others are started anew.
+
+Of the second of CPU that a worker takes to start, and of the half a second of a command, nine tenths are Python's
+loading of modules. A forked program is a process like any other, with its own id, directory, variables and streams;
+only ``/proc`` shows the command and the variables of the one that it comes from.
+
+Programs whose variables say more than our settings (a language, a proxy, paths of Python) are started anew. So is
+everything in a test that asks for :func:`none`, and where there is no nursery: on other systems than Linux, and in
+benchmarks and chaos, which want what users have.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, AnyStr, Final
+
+from tests.support import template
+
+_ROOT: Final = Path(__file__).parents[2]
+_MODULES: Final = ("workers", "workers.receiver", "pacs_tasks.cli")
+_SCRIPTS: Final = (str(_ROOT / "dicom_pacs_transfer.py"), str(Path(sys.executable).with_name("pacs-tasks")))
+#: Variables that differ from test to test and are read when they are used, beside our settings.
+_OWN: Final = ("XDG_CONFIG_HOME",)
+#: Ours that is read before the program runs.
+_EARLY: Final = "PACS_TASKS_LANGUAGE"
+
+
+class _Nursery:
+    """The process that forks, from its first use on."""
+
+    def __init__(self) -> None:
+        self.open = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._orders: socket.socket | None = None
+        self._lock = threading.Lock()
+
+    def order(self, order: template.Order, handles: Sequence[int]) -> None:
+        packet = json.dumps(vars(order)).encode()
+        socket.send_fds(self._socket(), [packet], handles)
+
+    def _socket(self) -> socket.socket:
+        with self._lock:
+            if self._orders is None:
+                self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                with theirs:
+                    # It ends when our end is closed, if only by our death.
+                    self._process = subprocess.Popen(
+                        [sys.executable, "-m", template.__name__, str(theirs.fileno())],
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL,
+                        env=_clean(os.environ) | {"PYTHONUNBUFFERED": "1"},
+                        cwd=_ROOT,
+                        pass_fds=[theirs.fileno()],
+                        start_new_session=True,
+                    )
+                atexit.register(self._close)
+            return self._orders
+
+    def _close(self) -> None:
+        if self._orders is not None and self._process is not None:
+            self._orders.close()
+            self._process.wait(10)
+
+
+_nursery = _Nursery()
+
+
+def open_at_first_use() -> None:
+    """Have programs forked from now on, where that is possible."""
+    _nursery.open = sys.platform == "linux"
+
+
+@contextmanager
+def none() -> Iterator[None]:
+    """Have everything started anew in this block, for tests that look at a command or its variables in ``/proc``."""
+    before, _nursery.open = _nursery.open, False
+    try:
+        yield
+    finally:
+        _nursery.open = before
+
+
+def start(
+    command: Sequence[str], env: Mapping[str, str], cwd: Path | None = None, *, session: bool = False, **streams: Any
+) -> subprocess.Popen[Any]:
+    """Start a program; ``streams`` as for :class:`subprocess.Popen`."""
+    directory = Path.cwd() if cwd is None else cwd
+    ours = _ours(command, directory)
+    if not (_nursery.open and ours and _clean(env) == _clean({**os.environ, "PYTHONUNBUFFERED": "1"})):
+        return subprocess.Popen(command, env=env, cwd=cwd, start_new_session=session, **streams)
+    return _Forked(command, template.Order(ours, str(directory), dict(env), session), **streams)
+
+
+def _ours(command: Sequence[str], directory: Path) -> list[str]:
+    """The command without its Python, if it is one of ours."""
+    match command:
+        case [sys.executable, "-m", module, *_] if module in _MODULES and directory == _ROOT:
+            return list(command[1:])
+        case [sys.executable, script, *_] if script in _SCRIPTS:
+            return list(command[1:])
+        case [script, *_] if script in _SCRIPTS:
+            return list(command)
+    return []
+
+
+def _clean(variables: Mapping[str, str]) -> dict[str, str]:
+    """The variables that a program has had since its start."""
+    return {
+        name: value
+        for name, value in variables.items()
+        if name == _EARLY or not (name in _OWN or name.startswith(("PACS_TASKS_", "PYTEST_")))
+    }
+
+
+class _Forked(subprocess.Popen[AnyStr]):
+    """A program that the nursery forked. It is no child of this process, so the nursery tells how it ended."""
+
+    def __init__(self, command: Sequence[str], order: template.Order, **streams: Any) -> None:
+        self._order = order
+        self._end, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        super().__init__(command, **streams)
+
+    def _execute_child(self, args: Any, *given: Any) -> None:
+        # The last of these are options of the fork; nine come before the pipes.
+        pipes: list[int] = list(given[9:15])
+        handles: list[int] = [own if each == -1 else each for own, each in enumerate((pipes[0], pipes[3], pipes[5]))]
+        self.args = args
+        with self._theirs:
+            _nursery.order(self._order, [self._theirs.fileno(), *handles])
+        said = self._end.recv(32)
+        if not said:
+            raise RuntimeError("the nursery has ended")
+        self.pid = int(said)
+        self._child_created = True
+        untyped: Any = self
+        untyped._close_pipe_fds(*pipes)
+
+    def _internal_poll(self, *_: Any, **__: Any) -> int | None:
+        untyped: Any = self
+        with untyped._waitpid_lock:
+            if self.returncode is None:
+                pid, status = self._try_wait(os.WNOHANG)
+                if pid:
+                    untyped._handle_exitstatus(status)
+        return self.returncode
+
+    def _try_wait(self, flags: int) -> tuple[int, int]:
+        """As :func:`os.waitpid`."""
+        try:
+            status = self._end.recv(32, socket.MSG_DONTWAIT if flags & os.WNOHANG else 0)
+        except BlockingIOError:
+            return 0, 0
+        self._end.close()
+        # The nursery ends after us; if it was killed, nobody knows more.
+        return self.pid, int(status or signal.SIGKILL)

@@ -1,0 +1,118 @@
+"""A process that has loaded our programs, and forks one whenever :mod:`tests.support.nursery` asks it to.
+
+An order comes over the socket that it was given, with the three streams of the program and a socket of its own, over
+which its id and its status go back. Once the socket of orders is closed, this process ends; what it forked goes on.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import runpy
+import selectors
+import socket
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+#: What a worker, a receiver and a command load, and nothing more: a test may ask what a program has loaded. The modules
+#: that do something as they are loaded are left to it.
+_LOADED: Final = (
+    "workers.logs", "workers.metrics", "workers.receiver.service", "workers.results", "workers.transport",
+    "celery.apps.worker", "celery.bin.worker", "celery.concurrency.prefork", "celery.events", "celery.loaders.app",
+    "celery.worker.consumer", "celery.worker.control", "celery.worker.strategy", "kombu.pidbox", "billiard.heap",
+    "billiard.popen_fork", "billiard.synchronize", "pacs_tasks.cli.program", "pacs_tasks.cli.running",
+    "pacs_tasks.client", "pacs_tasks.tasks", "pacs_tasks.tasks.audit", "pacs_tasks.tasks.webhooks",
+)  # fmt: skip
+#: Bytes of an order at most: a packet of a Unix socket.
+LONGEST: Final = 150_000
+#: Sockets and streams that come with one.
+_STREAMS, _WITH_IT = 3, 4
+
+
+@dataclass(frozen=True)
+class Order:
+    """A program to fork: ``-m MODULE`` or a script, with its arguments. A session of its own can be killed as one."""
+
+    command: list[str]
+    directory: str
+    variables: dict[str, str]
+    session: bool
+
+    def become(self, streams: list[int]) -> None:
+        """Make this process, which has just been forked, like one that was started anew."""
+        if self.session:
+            os.setsid()
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+        os.closerange(_STREAMS, os.sysconf("SC_OPEN_MAX"))
+        os.chdir(self.directory)
+        os.environ.clear()
+        os.environ.update(self.variables)
+
+    def run(self) -> None:
+        """Run the program; what it raises ends the process as it would end any Python."""
+        if self.command[0] == "-m":
+            _, module, *arguments = self.command
+            sys.path[0], sys.argv = self.directory, [module, *arguments]
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        else:
+            sys.path[0], sys.argv = str(Path(self.command[0]).parent), self.command
+            runpy.run_path(self.command[0], run_name="__main__")
+
+
+def _load() -> None:
+    for name in _LOADED:
+        importlib.import_module(name)
+    # No collection touches what all share, which would copy it.
+    gc.collect()
+    gc.freeze()
+
+
+def serve(orders: socket.socket) -> tuple[Order, list[int]] | None:
+    """Fork what is ordered, and report ends; in each fork, return the order and its streams.
+
+    Returns None when nobody orders any more.
+    """
+    running: dict[int, tuple[int, socket.socket]] = {}
+    with orders, selectors.DefaultSelector() as selector:
+        selector.register(orders, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                if key.fd in running:
+                    _report(selector, key.fd, *running.pop(key.fd))
+                    continue
+                packet, handles, *_ = socket.recv_fds(orders, LONGEST, _WITH_IT)
+                if not packet:
+                    return None
+                order, (own, *streams) = Order(**json.loads(packet)), handles
+                if (pid := os.fork()) == 0:
+                    for _, end in running.values():
+                        end.close()
+                    return order, streams
+                for stream in streams:
+                    os.close(stream)
+                running[handle := os.pidfd_open(pid)] = pid, (end := socket.socket(fileno=own))
+                end.send(str(pid).encode())
+                selector.register(handle, selectors.EVENT_READ)
+
+
+def _report(selector: selectors.BaseSelector, handle: int, pid: int, end: socket.socket) -> None:
+    selector.unregister(handle)
+    os.close(handle)
+    _, status = os.waitpid(pid, 0)
+    # Whoever asked may be gone.
+    with end, suppress(OSError):
+        end.send(str(status).encode())
+
+
+if __name__ == "__main__":
+    _load()
+    if (forked := serve(socket.socket(fileno=int(sys.argv[1])))) is not None:
+        ordered, its_streams = forked
+        ordered.become(its_streams)
+        ordered.run()
