@@ -26,7 +26,7 @@ _FILES = 60
 def test_that_nothing_is_lost_or_done_twice_whatever_dies(tmp_path: Path) -> None:
     """A round whose closing check does not hold would end it with 1, and say why."""
     output = tmp_path / "chaos.json"
-    command = [*_CHAOS, "--rounds=1", f"--files={_FILES}", f"--json={output}", f"--logs={tmp_path / 'logs'}"]
+    command = [*_CHAOS, "--fork", "--rounds=1", f"--files={_FILES}", f"--json={output}", f"--logs={tmp_path / 'logs'}"]
     command += [f"--only={name}" for name in _CASES]
     env = environment(TMPDIR=str(tmp_path))
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=380, check=False)

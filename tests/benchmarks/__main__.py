@@ -21,6 +21,7 @@ from tests.benchmarks.picture import over_time, picture, speeds, traces
 from tests.benchmarks.report import markdown, show
 from tests.benchmarks.results import Results, WorkResult
 from tests.benchmarks.works import WORKS
+from tests.support import nursery
 from tests.support.processes import ROOT, hide_our_scripts
 
 _ROUNDS: Final = 3
@@ -97,6 +98,8 @@ def _measured(arguments: argparse.Namespace) -> Results:
     ):
         # Whoever is killed leaves its temporary files behind.
         os.environ["TMPDIR"] = directory
+        if arguments.small:
+            nursery.open_at_first_use()
         bench.check_space([name for work in works for name in work.files])
         done = tuple(_attempt(bench, work, rounds) for work in works)
     return Results(machine=machine(), small=arguments.small, rounds=rounds, works=done)

@@ -18,7 +18,7 @@ from tests.chaos.cases import CASES
 from tests.chaos.report import show
 from tests.chaos.results import Results
 from tests.chaos.rounds import Run
-from tests.support import peers
+from tests.support import nursery, peers
 from tests.support.processes import ROOT, hide_our_scripts
 from tests.support.redis_server import redis_program
 
@@ -36,6 +36,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--files", type=_positive, default=_FILES, help=f"of each round ({_FILES})")
     parser.add_argument("--jobs", type=_positive, default=_JOBS, help=f"rounds that are played at once ({_JOBS})")
     parser.add_argument("--only", action="append", choices=names, metavar="CASE", help=f"one of {', '.join(names)}")
+    parser.add_argument(
+        "--fork", action="store_true", help="fork our programs instead of starting them: takes less CPU"
+    )
     parser.add_argument("--seed", type=int, help="of everything that is left to chance, to repeat a round")
     parser.add_argument("--json", type=Path, default=ROOT / "build/chaos.json", help="where the figures go")
     parser.add_argument("--logs", type=Path, default=ROOT / "build/chaos", help="where logs of rounds go that failed")
@@ -72,6 +75,8 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="pacs-tasks-chaos-") as work:
             # Whoever is killed leaves its temporary files behind.
             os.environ["TMPDIR"] = work
+            if arguments.fork:
+                nursery.open_at_first_use()
             run = Run(arguments.rounds, arguments.files, arguments.jobs, seed, Path(work), arguments.logs, _say)
             played = run.play(cases)
     except KeyboardInterrupt:

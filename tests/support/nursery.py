@@ -5,8 +5,8 @@ loading of modules. A forked program is a process like any other, with its own i
 only ``/proc`` shows the command and the variables of the one that it comes from.
 
 Programs whose variables say more than our settings (a language, a proxy, paths of Python) are started anew. So is
-everything in a test that asks for :func:`none`, and where there is no nursery: on other systems than Linux, and in
-benchmarks and chaos, which want what users have.
+everything in a test that asks for :func:`none`, on other systems than Linux, and whatever benchmarks and chaos start:
+they want what users have.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ class _Nursery:
 
     def __init__(self) -> None:
         self.open = False
+        #: What everything that is forked has had since its start.
+        self.variables: Mapping[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._orders: socket.socket | None = None
         self._lock = threading.Lock()
@@ -58,7 +60,7 @@ class _Nursery:
                         [sys.executable, "-m", template.__name__, str(theirs.fileno())],
                         stdin=subprocess.DEVNULL,
                         stdout=subprocess.DEVNULL,
-                        env=_clean(os.environ) | {"PYTHONUNBUFFERED": "1"},
+                        env=self.variables,
                         cwd=_ROOT,
                         pass_fds=[theirs.fileno()],
                         start_new_session=True,
@@ -78,6 +80,7 @@ _nursery = _Nursery()
 def open_at_first_use() -> None:
     """Have programs forked from now on, where that is possible."""
     _nursery.open = sys.platform == "linux"
+    _nursery.variables = _clean({**os.environ, "PYTHONUNBUFFERED": "1"})
 
 
 @contextmanager
@@ -96,7 +99,7 @@ def start(
     """Start a program; ``streams`` as for :class:`subprocess.Popen`."""
     directory = Path.cwd() if cwd is None else cwd
     ours = _ours(command, directory)
-    if not (_nursery.open and ours and _clean(env) == _clean({**os.environ, "PYTHONUNBUFFERED": "1"})):
+    if not (_nursery.open and ours and _clean(env) == _nursery.variables):
         return subprocess.Popen(command, env=env, cwd=cwd, start_new_session=session, **streams)
     return _Forked(command, template.Order(ours, str(directory), dict(env), session), **streams)
 
