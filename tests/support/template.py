@@ -10,6 +10,7 @@ import gc
 import importlib
 import json
 import os
+import pkgutil
 import runpy
 import selectors
 import socket
@@ -19,15 +20,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-#: What a worker, a receiver and a command load, and nothing more: a test may ask what a program has loaded. The modules
-#: that do something as they are loaded are left to it.
+#: What a worker, a receiver and a command load; the first of them says what pydicom must not load.
 _LOADED: Final = (
     "workers.logs", "workers.metrics", "workers.receiver.service", "workers.results", "workers.transport",
     "celery.apps.worker", "celery.bin.worker", "celery.concurrency.prefork", "celery.events", "celery.loaders.app",
     "celery.worker.consumer", "celery.worker.control", "celery.worker.strategy", "kombu.pidbox", "billiard.heap",
     "billiard.popen_fork", "billiard.synchronize", "pacs_tasks.cli.program", "pacs_tasks.cli.running",
-    "pacs_tasks.client", "pacs_tasks.tasks", "pacs_tasks.tasks.audit", "pacs_tasks.tasks.webhooks",
+    "pacs_tasks.client", "pacs_tasks.layout", "pacs_tasks.spool", "pacs_tasks.tracing",
 )  # fmt: skip
+#: Rooms of which they load nearly all. The modules of tasks are left to each worker: one of them has memory that all
+#: processes of a worker share.
+_ROOMS: Final = ("pacs_tasks.dimse", "pacs_tasks.fleet", "pacs_tasks.ledger", "pacs_tasks.messages")
+#: Loads numpy, which no worker has; a test looks for it.
+_LEFT_OUT: Final = "pacs_tasks.dimse.files.decompress"
 #: Bytes of an order at most: a packet of a Unix socket.
 LONGEST: Final = 150_000
 #: Sockets and streams that come with one.
@@ -68,6 +73,10 @@ class Order:
 def _load() -> None:
     for name in _LOADED:
         importlib.import_module(name)
+    for room in map(importlib.import_module, _ROOMS):
+        for each in pkgutil.walk_packages(room.__path__, f"{room.__name__}."):
+            if each.name != _LEFT_OUT:
+                importlib.import_module(each.name)
     # No collection touches what all share, which would copy it.
     gc.collect()
     gc.freeze()
