@@ -16,9 +16,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pacs_tasks.audit import RESTRICTED_FUNCTION, START, STOP, Code, Event, Kind, Party, Sink, message, privacy, sink_of
-from pacs_tasks.errors import ConfigurationError, JobNotFoundError, MissingKeyError, PacsTasksError, SealingError
+from pacs_tasks.errors import (
+    BrokerUnavailableError,
+    ConfigurationError,
+    JobNotFoundError,
+    MissingKeyError,
+    PacsTasksError,
+    SealingError,
+)
 from pacs_tasks.fleet.audits import Audits
 from pacs_tasks.layout import elements_of
+from pacs_tasks.ledger.ends import End
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.outcomes import Instances
 from pacs_tasks.outcome import GetOutcome, MoveOutcome, Outcome, Progress, TransferOutcome
@@ -62,7 +70,7 @@ class _Study(NamedTuple):
     path: str = ""
 
 
-def events_of(record: Ledger, progress: Progress, *, begun: bool) -> Iterator[Event]:
+def events_of(record: Ledger, end: End, *, begun: bool) -> Iterator[Event]:
     """Give the events of a job: of its beginning, and when it has ended, of its query or of each study.
 
     Parameters
@@ -75,6 +83,7 @@ def events_of(record: Ledger, progress: Progress, *, begun: bool) -> Iterator[Ev
     PacsTasksError
         If its record cannot be read.
     """
+    progress, outcome = end
     job_id = progress.job_id
     request = record.request(job_id, bulk=True)
     if not (isinstance(request, (*_RETRIEVING, *_QUERIES)) or request.task in SENDING):
@@ -82,9 +91,8 @@ def events_of(record: Ledger, progress: Progress, *, begun: bool) -> Iterator[Ev
     event = _event(record, progress, request)
     if not begun and event.kind is Kind.TRANSFERRED:
         yield replace(event, kind=Kind.BEGIN, time=progress.started or progress.created)
-    if progress.finished is None:
+    if outcome is None:
         return
-    outcome = _outcome_of(record, job_id)
     if event.kind is Kind.QUERY:
         yield replace(event, category=_category(outcome))
         return
@@ -99,13 +107,6 @@ def events_of(record: Ledger, progress: Progress, *, begun: bool) -> Iterator[Ev
             patient_id=patient_id or event.patient_id,
             patient_name=patient_name,
         )
-
-
-def _outcome_of(record: Ledger, job_id: str) -> Outcome | PacsTasksError:
-    try:
-        return record.outcome(job_id)
-    except PacsTasksError as error:
-        return error
 
 
 def _category(outcome: Outcome | PacsTasksError) -> str:
@@ -268,29 +269,31 @@ class Trail:
     def _write_job(self, job_id: str, *, begun: bool) -> bool:
         """Write the events of a job unless somebody else does; false if they cannot be written now."""
         try:
-            progress = self._record.progress(job_id)
-            if (begun and progress.finished is None) or not self._audits.claim(job_id):
+            end = self._record.end(job_id)
+            if (begun and end.outcome is None) or not self._audits.claim(job_id):
                 return True
             try:
-                return not self._audits.is_due(job_id, begun=begun) or self._write_events(progress, begun=begun)
+                return not self._audits.is_due(job_id, begun=begun) or self._write_events(end, begun=begun)
             finally:
                 self._audits.release(job_id)
         except MissingKeyError:
             return True  # Another worker has its key.
         except JobNotFoundError:
             self._audits.done(job_id)
+        except BrokerUnavailableError:
+            raise  # That is not the record's fault: it is read again.
         except PacsTasksError as error:
             alert(RESTRICTED_FUNCTION, Party("unknown"), f"The record of job {job_id}: {error.public().message}")
             self._audits.done(job_id)
         return True
 
-    def _write_events(self, progress: Progress, *, begun: bool) -> bool:
-        if not self.write(*events_of(self._record, progress, begun=begun)):
+    def _write_events(self, end: End, *, begun: bool) -> bool:
+        if not self.write(*events_of(self._record, end, begun=begun)):
             return False
-        if progress.finished is None:
-            self._audits.record_begun(progress.job_id)
+        if end.outcome is None:
+            self._audits.record_begun(end.progress.job_id)
         else:
-            self._audits.done(progress.job_id)
+            self._audits.done(end.progress.job_id)
         return True
 
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from pacs_tasks.cli.output.view import command_of, done_of
 from pacs_tasks.client import PacsClient
-from pacs_tasks.errors import PacsTasksError, SealingError, without_comments
+from pacs_tasks.errors import BrokerUnavailableError, PacsTasksError, SealingError, without_comments
 from pacs_tasks.ledger.receipts import WITH_RECEIPTS
 from pacs_tasks.operations import TRANSFERS
 from pacs_tasks.outcome import Category, Counters, InstanceCategory, InstanceOutcome, JobState, Progress
@@ -264,9 +264,12 @@ class JobViews:
             if key in self._verdicts:
                 return self._verdicts[key]
         try:
-            category = self.client.ledger.outcome(progress.job_id).category
+            outcome = self.client.ledger.end(progress.job_id).outcome
+        except BrokerUnavailableError:
+            raise
         except PacsTasksError:
-            category = None
+            return None  # Its record cannot be read.
+        category = None if outcome is None or isinstance(outcome, PacsTasksError) else outcome.category
         with self._lock:
             self._verdicts[key] = category
             _forget(self._verdicts)

@@ -8,11 +8,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pacs_tasks import FindRequest, PacsClient, RetrieveRequest, StoreDirectoryRequest
+from pacs_tasks.audit import FileSink
 from pacs_tasks.connection import connect
+from pacs_tasks.errors import BrokerUnavailableError
+from pacs_tasks.fleet.audits import Audits
+from pacs_tasks.ledger.ends import End
 from pacs_tasks.operations import FIND_QUEUE
+from pacs_tasks.outcome import FindOutcome, Status, StatusCategory
 from pacs_tasks.sealing import new_key
 from pacs_tasks.settings import Settings
+from pacs_tasks.tasks.audit import Trail
 from pacs_tasks.testing import TestPACS
 from tests.support import attacks, workers
 from tests.support.dicom_files import study_uid, write_patients
@@ -102,6 +110,30 @@ def test_each_job_and_study_is_one_event(redis_url: str, pacs: TestPACS, tmp_pat
     assert trail.stat().st_mode & 0o777 == 0o600
     started = next(each for each in events if _kind(each) == "Application Activity")
     assert started["EventIdentification"]["EventDateTime"] <= time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
+
+
+def test_a_redis_that_is_away_for_a_moment_does_not_fail_a_job(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event of a job that was done waits until its outcome can be read."""
+    trail = tmp_path / "audit.jsonl"
+
+    def away(_job_id: str) -> End:
+        raise BrokerUnavailableError("The Redis does not answer.")
+
+    with PacsClient(redis_url) as client:
+        job, ledger = client.enqueue(FindRequest()), client.ledger
+        ledger.finish(job.id, FindOutcome(status=Status(code=0, category=StatusCategory.SUCCESS, meaning="")))
+        Audits(ledger.client).expect(job.id)
+        writing = Trail(Settings(), FileSink(str(trail)), ledger)
+        with monkeypatch.context() as patch:
+            patch.setattr(ledger, "end", away)
+            with pytest.raises(BrokerUnavailableError):
+                writing.round()
+        assert _events(trail) == []
+        writing.round()
+    (event,) = _events(trail)
+    assert event["EventIdentification"]["EventOutcomeIndicator"] == 0
 
 
 def test_who_is_turned_away_is_an_alert(redis_url: str, tmp_path: Path) -> None:
