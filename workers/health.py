@@ -12,7 +12,9 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
+from urllib.parse import urlsplit
 
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.app import create
@@ -61,10 +63,21 @@ def check_worker(config: Settings, name: str = "") -> str:
 
 def check_alive(config: Settings, name: str = "") -> str:
     """Check a worker that nobody should restart because its Redis is away."""
+    looking_up = threading.Thread(target=_look_up, args=[_redis_url(config)], daemon=True)
+    looking_up.start()
+    looking_up.join(STEP)
+    if looking_up.is_alive():
+        return "The worker waits for its Redis. The name server does not answer."
     try:
         return check_worker(config, name)
     except BrokerUnavailableError as error:
         return f"The worker waits for its Redis. {error}"
+
+
+def _look_up(redis_url: str) -> None:
+    host = urlsplit(redis_url).hostname
+    with suppress(OSError):
+        socket.getaddrinfo(host, None)
 
 
 def check_receiver(config: Settings, _name: str = "") -> str:

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,14 @@ from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
 from pacs_tasks.dimse.upper_layer.contexts import contexts_for
 from pacs_tasks.fleet.receivers import MARKER, UNSOLICITED, Receiver, running
 from pacs_tasks.outcome import InstanceCategory
+from pacs_tasks.settings import load
 from tests.support import workers
 from tests.support.dicom_files import CHINESE_NAME, UID_ROOT, data_set, instance, study_uid, write
 from tests.support.ports import answers, free_port
 from tests.support.processes import ROOT, environment, started
 from tests.support.redis_server import redis_server
 from tests.support.waiting import wait_until
+from workers import health
 
 
 def _announced(redis_url: str) -> list[Receiver]:
@@ -169,6 +172,16 @@ def test_health_of_what_is_not_there_is_one_line(tmp_path: Path, kind: str) -> N
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert done.stdout == ""
+
+
+def test_a_worker_is_alive_while_no_name_server_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lookup has no time limit of its own; whoever restarted all workers meanwhile would help nobody."""
+    answer = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: answer.wait(20))
+    monkeypatch.setattr(health, "STEP", 0.2)
+    said = health.check_alive(load(redis_url="redis://redis.example:6379/0"))
+    answer.set()
+    assert said == "The worker waits for its Redis. The name server does not answer."
 
 
 def test_a_worker_without_its_redis_is_alive(redis_url: str) -> None:
