@@ -7,6 +7,7 @@ of ``pacs_tasks/locale/zh/LC_MESSAGES/pacs_tasks.po``; the ``.mo`` beside it is 
 from __future__ import annotations
 
 import ast
+import inspect
 import datetime
 import io
 import re
@@ -115,7 +116,7 @@ def _members(kind: type[StrEnum]) -> Iterable[StrEnum]:
 
 def _tidy(text: str) -> str:
     """One line, except where a help text has paragraphs."""
-    return text.strip() if "\n\n" in text or "\b" in text else " ".join(text.removeprefix(", ").split())
+    return inspect.cleandoc(text) if "\n\n" in text or "\b" in text else " ".join(text.removeprefix(", ").split())
 
 
 def _help(command: click.Command) -> Iterator[str]:

@@ -42,5 +42,7 @@ def _text(text: str | None) -> str | None:
     if not text or widened(text) != text:
         # The options that all commands share were translated with the first of them.
         return text
+    # Up to Python 3.12, a docstring keeps the indentation that it has in the source.
+    text = inspect.cleandoc(text)
     known = translated(text)
-    return widened(known if known != text else translated(" ".join(inspect.cleandoc(text).split())))
+    return widened(known if known != text else translated(" ".join(text.split())))

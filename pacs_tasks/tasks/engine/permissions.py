@@ -6,6 +6,7 @@ else is done with a path, so that its answer is the same whether that path exist
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -141,10 +142,13 @@ def _files(tls: TLS | None) -> Iterator[str]:
 
 def _resolved(path: str) -> Path | None:
     try:
-        return Path(path).resolve()
+        found = Path(path).resolve()
     except (OSError, RuntimeError, ValueError):
         # A circle of links, or a name that no path can have.
         return None
+    # Since Python 3.13, a circle is left as it is.
+    circles = sys.version_info >= (3, 13) and any(each.is_symlink() for each in (found, *found.parents))
+    return None if circles else found
 
 
 def _is_below(resolved: Path, roots: Sequence[Path]) -> bool:
