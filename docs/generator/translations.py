@@ -7,8 +7,8 @@ of ``pacs_tasks/locale/zh/LC_MESSAGES/pacs_tasks.po``; the ``.mo`` beside it is 
 from __future__ import annotations
 
 import ast
-import inspect
 import datetime
+import inspect
 import io
 import re
 from collections.abc import Iterable, Iterator
