@@ -5,8 +5,8 @@ loading of modules. A forked program is a process like any other, with its own i
 only ``/proc`` shows the command and the variables of the one that it comes from.
 
 Programs whose variables say more than our settings (a language, a proxy, paths of Python) are started anew. So is
-everything in a test that asks for :func:`none`, on other systems than Linux, and whatever benchmarks and chaos start:
-they want what users have.
+everything in a test that asks for :func:`none`, everything on other systems than Linux, and what benchmarks and chaos
+start, unless they only show that they work.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from tests.support import template
 _ROOT: Final = Path(__file__).parents[2]
 _MODULES: Final = ("workers", "workers.receiver", "pacs_tasks.cli")
 _SCRIPTS: Final = (str(_ROOT / "dicom_pacs_transfer.py"), str(Path(sys.executable).with_name("pacs-tasks")))
+#: Seconds until a program is forked; the first waits until the nursery has loaded everything.
+_LONGEST_START: Final = 60
 #: Variables that differ from test to test and are read when they are used, beside our settings.
 _OWN: Final = ("XDG_CONFIG_HOME",)
 #: Ours that is read before the program runs.
@@ -140,9 +142,11 @@ class _Forked(subprocess.Popen[AnyStr]):
         self.args = args
         with self._theirs:
             _nursery.order(self._order, [self._theirs.fileno(), *handles])
+        self._end.settimeout(_LONGEST_START)
         said = self._end.recv(32)
         if not said:
             raise RuntimeError("the nursery has ended")
+        self._end.settimeout(None)
         self.pid = int(said)
         self._child_created = True
         untyped: Any = self
