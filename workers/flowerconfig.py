@@ -29,6 +29,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import redis
+from celery.events.state import Task
+from celery.states import PENDING
 from flower import urls, views
 from prometheus_client import REGISTRY
 from tornado.httputil import HTTPHeaders
@@ -200,6 +202,8 @@ if _config.log_format == "json" and not getLogger().handlers:
 write_lines(_config.log_format)
 if _remark := remark_on_variables():
     logger.warning("%s", _remark)
+# The event of the publisher, which shows nothing, may come after that of the worker.
+Task.merge_rules[PENDING] = ("exchange", "routing_key", "root_id", "parent_id")
 views.hmac = SimpleNamespace(compare_digest=_same)
 urls.settings["transforms"] = [SafeHeaders]
 _fleet = fleet(_config.redis_url or DEFAULT_REDIS_URL)

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import urllib.request
+import uuid
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -21,6 +22,7 @@ from pacs_tasks.settings import Settings
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support import workers
 from tests.support.dicom_files import write_series
+from tests.support.service import another_service
 from tests.support.waiting import wait_until
 
 LOGIN = "watcher:only-for-this-test"
@@ -92,3 +94,28 @@ def test_a_job_that_failed_in_part_is_found_with_its_parts(redis_url: str, pacs:
         assert 'worker="one@' not in _page(address, "/metrics")
     with workers.flower(redis_url, tmp_path, LOGIN) as address:
         assert len(_found(address, job.id)) == 4, "it remembers"
+
+
+def test_what_a_worker_shows_stays_although_the_event_of_the_publisher_comes_later(
+    redis_url: str, tmp_path: Path
+) -> None:
+    job_id, part = uuid.uuid4().hex, str(uuid.uuid4())
+    shown = f"send-dir {job_id[:8]}, 1-10"
+    with workers.flower(redis_url, tmp_path, LOGIN) as address, another_service(redis_url) as service:
+
+        def listens() -> bool:
+            events.send("worker-heartbeat", freq=2)
+            return "one@host" in _page(address, "/workers?json=1")
+
+        def seen() -> list[str]:
+            return [row["args"] for row in _found(address, job_id) if row["sent"]]
+
+        with (
+            service.connection_for_write() as connection,
+            service.events.Dispatcher(connection, hostname="one@host") as events,
+        ):
+            wait_until(listens, 20, "Flower to hear of the worker")
+            common = {"uuid": part, "name": "pacs_tasks.store_part"}
+            events.send("task-received", **common, args=shown, kwargs=f"{{'job': '{job_id}'}}")
+            events.send("task-sent", **common, args="(hidden)", kwargs="(hidden)", queue="pacs_tasks.store")
+            assert wait_until(seen, 20, "both events") == [shown]
