@@ -75,9 +75,9 @@ def check_alive(config: Settings, name: str = "") -> str:
 
 
 def _look_up(redis_url: str) -> None:
-    host = urlsplit(redis_url).hostname
-    with suppress(OSError):
-        socket.getaddrinfo(host, None)
+    # Whatever is wrong with the name, the check of the Redis says so.
+    with suppress(OSError, ValueError):
+        socket.getaddrinfo(urlsplit(redis_url).hostname, None)
 
 
 def check_receiver(config: Settings, _name: str = "") -> str:
