@@ -152,6 +152,8 @@ class _ClosingCelery(Celery):  # type: ignore[misc]  # Celery is not typed
 
     def close(self) -> None:
         if self._backend is not None:
+            # A result that lives longer would open a connection anew to unsubscribe.
+            self._backend.result_consumer.subscribed_to.clear()
             self._backend.result_consumer.stop()
             self._backend.client.connection_pool.disconnect()
         super().close()

@@ -202,7 +202,7 @@ if _config.log_format == "json" and not getLogger().handlers:
 write_lines(_config.log_format)
 if _remark := remark_on_variables():
     logger.warning("%s", _remark)
-# The event of the publisher, which shows nothing, may come after that of the worker.
+# The event of the publisher, which shows less, may come after that of the worker.
 Task.merge_rules[PENDING] = ("exchange", "routing_key", "root_id", "parent_id")
 views.hmac = SimpleNamespace(compare_digest=_same)
 urls.settings["transforms"] = [SafeHeaders]

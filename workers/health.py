@@ -12,9 +12,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from types import MappingProxyType
-from urllib.parse import urlsplit
 
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.app import create
@@ -63,21 +61,10 @@ def check_worker(config: Settings, name: str = "") -> str:
 
 def check_alive(config: Settings, name: str = "") -> str:
     """Check a worker that nobody should restart because its Redis is away."""
-    looking_up = threading.Thread(target=_look_up, args=[_redis_url(config)], daemon=True)
-    looking_up.start()
-    looking_up.join(STEP)
-    if looking_up.is_alive():
-        return "The worker waits for its Redis. The name server does not answer."
     try:
         return check_worker(config, name)
     except BrokerUnavailableError as error:
         return f"The worker waits for its Redis. {error}"
-
-
-def _look_up(redis_url: str) -> None:
-    # Whatever is wrong with the name, the check of the Redis says so.
-    with suppress(OSError, ValueError):
-        socket.getaddrinfo(urlsplit(redis_url).hostname, None)
 
 
 def check_receiver(config: Settings, _name: str = "") -> str:
@@ -165,8 +152,10 @@ def main(arguments: Sequence[str] = ()) -> int:
     checking = threading.Thread(target=lambda: codes.append(check(kind, name, lines)), daemon=True)
     checking.start()
     checking.join(LIMIT)
-    code = codes[0] if codes else 1
-    line = lines[0] if codes else f"{kind.capitalize()} does not answer within {LIMIT:.0f} s."
+    # All but the lookups of the Redis's name has a limit of its own: nobody should restart a worker for these.
+    code = codes[0] if codes else int(kind != "alive")
+    late = f"{kind.capitalize()} does not answer within {LIMIT:.0f} s."
+    line = lines[0] if codes else late if code else "The worker waits for its Redis. The name server does not answer."
     print(plain(line), file=sys.stderr if code else sys.stdout, flush=True)
     return code
 

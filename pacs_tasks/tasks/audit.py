@@ -269,11 +269,11 @@ class Trail:
     def _write_job(self, job_id: str, *, begun: bool) -> bool:
         """Write the events of a job unless somebody else does; false if they cannot be written now."""
         try:
-            end = self._record.end(job_id)
-            if (begun and end.outcome is None) or not self._audits.claim(job_id):
+            progress = self._record.progress(job_id)
+            if (begun and progress.finished is None) or not self._audits.claim(job_id):
                 return True
             try:
-                return not self._audits.is_due(job_id, begun=begun) or self._write_events(end, begun=begun)
+                return not self._audits.is_due(job_id, begun=begun) or self._write_events(progress, begun=begun)
             finally:
                 self._audits.release(job_id)
         except MissingKeyError:
@@ -287,7 +287,8 @@ class Trail:
             self._audits.done(job_id)
         return True
 
-    def _write_events(self, end: End, *, begun: bool) -> bool:
+    def _write_events(self, progress: Progress, *, begun: bool) -> bool:
+        end = self._end_of(progress)
         if not self.write(*events_of(self._record, end, begun=begun)):
             return False
         if end.outcome is None:
@@ -295,6 +296,15 @@ class Trail:
         else:
             self._audits.done(end.progress.job_id)
         return True
+
+    def _end_of(self, progress: Progress) -> End:
+        """Read how a job ended. One whose outcome is spoiled has failed for the trail."""
+        try:
+            return self._record.end(progress.job_id)
+        except (BrokerUnavailableError, JobNotFoundError, MissingKeyError):
+            raise
+        except PacsTasksError as error:
+            return End(progress, error if progress.finished is not None else None)
 
 
 def watch_audits(stopped: threading.Event) -> None:

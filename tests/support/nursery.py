@@ -43,7 +43,7 @@ class _Nursery:
     def __init__(self) -> None:
         self.open = False
         #: What everything that is forked has had since its start.
-        self.variables: Mapping[str, str] = {}
+        self.variables: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._orders: socket.socket | None = None
         self._lock = threading.Lock()
@@ -83,6 +83,7 @@ def open_at_first_use() -> None:
     """Have programs forked from now on, where that is possible."""
     _nursery.open = sys.platform == "linux"
     _nursery.variables = _clean({**os.environ, "PYTHONUNBUFFERED": "1"})
+    _nursery.variables.pop(_EARLY, None)
 
 
 @contextmanager
@@ -140,25 +141,32 @@ class _Forked(subprocess.Popen[AnyStr]):
         pipes: list[int] = list(given[9:15])
         handles: list[int] = [own if each == -1 else each for own, each in enumerate((pipes[0], pipes[3], pipes[5]))]
         self.args = args
-        with self._theirs:
-            _nursery.order(self._order, [self._theirs.fileno(), *handles])
-        self._end.settimeout(_LONGEST_START)
-        said = self._end.recv(32)
-        if not said:
-            raise RuntimeError("the nursery has ended")
-        self._end.settimeout(None)
-        self.pid = int(said)
+        try:
+            with self._theirs:
+                _nursery.order(self._order, [self._theirs.fileno(), *handles])
+            self._end.settimeout(_LONGEST_START)
+            said = self._end.recv(32)
+            self._end.settimeout(None)
+        except BaseException:
+            self._end.close()
+            raise
+        if not said.startswith(template.ID):
+            self._end.close()
+            raise RuntimeError("the nursery has ended, or could not fork")
+        self.pid = int(said.removeprefix(template.ID))
         self._child_created = True
         untyped: Any = self
         untyped._close_pipe_fds(*pipes)
 
     def _internal_poll(self, *_: Any, **__: Any) -> int | None:
         untyped: Any = self
-        with untyped._waitpid_lock:
-            if self.returncode is None:
-                pid, status = self._try_wait(os.WNOHANG)
-                if pid:
-                    untyped._handle_exitstatus(status)
+        # Another thread that waits holds it.
+        if self.returncode is None and untyped._waitpid_lock.acquire(blocking=False):
+            try:
+                if self.returncode is None and (ended := self._try_wait(os.WNOHANG))[0]:
+                    untyped._handle_exitstatus(ended[1])
+            finally:
+                untyped._waitpid_lock.release()
         return self.returncode
 
     def _try_wait(self, flags: int) -> tuple[int, int]:

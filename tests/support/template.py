@@ -33,6 +33,8 @@ _LOADED: Final = (
 _ROOMS: Final = ("pacs_tasks.dimse", "pacs_tasks.fleet", "pacs_tasks.ledger", "pacs_tasks.messages")
 #: Loads numpy, which no worker has; a test looks for it.
 _LEFT_OUT: Final = "pacs_tasks.dimse.files.decompress"
+#: What stands before the id that a program reports; the status that follows later is a number alone.
+ID: Final = b"id "
 #: Bytes of an order at most: a packet of a Unix socket.
 LONGEST: Final = 150_000
 #: Sockets and streams that come with one.
@@ -48,16 +50,17 @@ class Order:
     variables: dict[str, str]
     session: bool
 
-    def become(self, streams: list[int]) -> None:
-        """Make this process, which has just been forked, like one that was started anew."""
+    def become(self, own: int, streams: list[int]) -> None:
+        """Make this process, which has just been forked, like one that was started anew; then report its id."""
         if self.session:
             os.setsid()
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
-        os.closerange(_STREAMS, os.sysconf("SC_OPEN_MAX"))
         os.chdir(self.directory)
         os.environ.clear()
         os.environ.update(self.variables)
+        os.write(own, ID + str(os.getpid()).encode())
+        os.closerange(_STREAMS, os.sysconf("SC_OPEN_MAX"))
 
     def run(self) -> None:
         """Run the program; what it raises ends the process as it would end any Python."""
@@ -83,7 +86,7 @@ def _load() -> None:
 
 
 def serve(orders: socket.socket) -> tuple[Order, list[int]] | None:
-    """Fork what is ordered, and report ends; in each fork, return the order and its streams.
+    """Fork what is ordered, and report ends; in each fork, return the order, and its own socket and streams.
 
     Returns None when nobody orders any more.
     """
@@ -102,11 +105,10 @@ def serve(orders: socket.socket) -> tuple[Order, list[int]] | None:
                 if (pid := os.fork()) == 0:
                     for _, end in running.values():
                         end.close()
-                    return order, streams
+                    return order, handles
                 for stream in streams:
                     os.close(stream)
-                running[handle := os.pidfd_open(pid)] = pid, (end := socket.socket(fileno=own))
-                end.send(str(pid).encode())
+                running[handle := os.pidfd_open(pid)] = pid, socket.socket(fileno=own)
                 selector.register(handle, selectors.EVENT_READ)
 
 
@@ -122,6 +124,6 @@ def _report(selector: selectors.BaseSelector, handle: int, pid: int, end: socket
 if __name__ == "__main__":
     _load()
     if (forked := serve(socket.socket(fileno=int(sys.argv[1])))) is not None:
-        ordered, its_streams = forked
-        ordered.become(its_streams)
+        ordered, (its_own, *its_streams) = forked
+        ordered.become(its_own, its_streams)
         ordered.run()

@@ -37,6 +37,7 @@ def start_worker(**settings: str) -> subprocess.Popen[str]:
 
 def test_a_program_has_its_own_id_session_and_end(tmp_path: Path) -> None:
     with start_worker(PACS_TASKS_DATA_DIR=str(tmp_path)) as popen:
+        assert type(popen) is not subprocess.Popen
         assert popen.poll() is None
         with pytest.raises(subprocess.TimeoutExpired):
             popen.wait(0.1)

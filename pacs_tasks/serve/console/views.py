@@ -268,8 +268,10 @@ class JobViews:
         except BrokerUnavailableError:
             raise
         except PacsTasksError:
-            return None  # Its record cannot be read.
-        category = None if outcome is None or isinstance(outcome, PacsTasksError) else outcome.category
+            outcome = None
+        if outcome is None:
+            return None  # It cannot be read, or was reopened meanwhile.
+        category = None if isinstance(outcome, PacsTasksError) else outcome.category
         with self._lock:
             self._verdicts[key] = category
             _forget(self._verdicts)

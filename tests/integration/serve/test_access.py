@@ -131,7 +131,7 @@ JSON = {"Content-Type": "application/json"}
         (b'{"task": "\xff"}', JSON, 400, "MalformedJsonError"),
         (b'{"task": "pacs_tasks.echo", "request": {"timeout": NaN}}', JSON, 400, "MalformedJsonError"),
         (b"[" * 200_000, JSON, 400, "MalformedJsonError"),
-        (b"[" + b"[]," * 1_000_001 + b"[]]", JSON, 413, "ContentTooLargeError"),
+        (b"[" + b"[]," * 2_000_001 + b"[]]", JSON, 413, "ContentTooLargeError"),
         (b"1" * 5_000, JSON, 400, "MalformedJsonError"),
         (b"[]", JSON, 422, "InvalidRequestError"),
         (b"{}", {}, 415, "UnsupportedMediaTypeError"),

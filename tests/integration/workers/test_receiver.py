@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +21,6 @@ from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
 from pacs_tasks.dimse.upper_layer.contexts import contexts_for
 from pacs_tasks.fleet.receivers import MARKER, UNSOLICITED, Receiver, running
 from pacs_tasks.outcome import InstanceCategory
-from pacs_tasks.settings import load
 from tests.support import workers
 from tests.support.dicom_files import CHINESE_NAME, UID_ROOT, data_set, instance, study_uid, write
 from tests.support.ports import answers, free_port
@@ -174,14 +175,31 @@ def test_health_of_what_is_not_there_is_one_line(tmp_path: Path, kind: str) -> N
     assert done.stdout == ""
 
 
-def test_a_worker_is_alive_while_no_name_server_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("answered", [0, 1])
+def test_a_worker_is_alive_while_no_name_server_answers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], redis_url: str, answered: int
+) -> None:
     """A lookup has no time limit of its own; whoever restarted all workers meanwhile would help nobody."""
-    answer = threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_: answer.wait(20))
-    monkeypatch.setattr(health, "STEP", 0.2)
-    said = health.check_alive(load(redis_url="redis://redis.example:6379/0"))
+    answer, lookups, look_up = threading.Event(), itertools.count(), socket.getaddrinfo
+
+    def hang(*given: Any, **more: Any) -> Any:
+        if next(lookups) >= answered:
+            answer.wait(20)
+        return look_up(*given, **more)
+
+    monkeypatch.setenv("PACS_TASKS_REDIS_URL", redis_url.replace("127.0.0.1", "localhost"))
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    monkeypatch.setattr(health, "LIMIT", 1.0)
+    monkeypatch.setattr(health, "STEP", 0.5)
+    before = set(threading.enumerate())
+    codes = [health.main(["alive"]), health.main(["redis"])]
     answer.set()
-    assert said == "The worker waits for its Redis. The name server does not answer."
+    for each in set(threading.enumerate()) - before:
+        each.join(20)
+    said = capsys.readouterr()
+    assert codes == [0, 1]
+    assert said.out == "The worker waits for its Redis. The name server does not answer.\n"
+    assert said.err == "Redis does not answer within 1 s.\n"
 
 
 def test_a_worker_without_its_redis_is_alive(redis_url: str) -> None:
