@@ -13,7 +13,7 @@ import pytest
 from pacs_tasks import FindRequest, PacsClient, RetrieveRequest, StoreDirectoryRequest
 from pacs_tasks.audit import FileSink
 from pacs_tasks.connection import connect
-from pacs_tasks.errors import BrokerUnavailableError
+from pacs_tasks.errors import BrokerUnavailableError, SealingError
 from pacs_tasks.fleet.audits import Audits
 from pacs_tasks.ledger.ends import End
 from pacs_tasks.operations import FIND_QUEUE
@@ -134,6 +134,26 @@ def test_a_redis_that_is_away_for_a_moment_does_not_fail_a_job(
         writing.round()
     (event,) = _events(trail)
     assert event["EventIdentification"]["EventOutcomeIndicator"] == 0
+
+
+def test_a_query_whose_outcome_is_spoiled_is_in_the_trail(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever can write to Redis cannot take it out."""
+    trail = tmp_path / "audit.jsonl"
+
+    def spoiled(_job_id: str) -> End:
+        raise SealingError("The record is not what was sealed.")
+
+    with PacsClient(redis_url) as client:
+        job, ledger = client.enqueue(FindRequest()), client.ledger
+        ledger.finish(job.id, FindOutcome(status=Status(code=0, category=StatusCategory.SUCCESS, meaning="")))
+        Audits(ledger.client).expect(job.id)
+        monkeypatch.setattr(ledger, "end", spoiled)
+        Trail(Settings(), FileSink(str(trail)), ledger).round()
+        assert Audits(ledger.client).due() == []
+    (event,) = _events(trail)
+    assert (_kind(event), event["EventIdentification"]["EventOutcomeIndicator"]) == ("Query", 8)
 
 
 def test_who_is_turned_away_is_an_alert(redis_url: str, tmp_path: Path) -> None:
