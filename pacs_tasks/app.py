@@ -143,19 +143,24 @@ def configuration(config: Settings, redis_url: str | None = None) -> dict[str, A
     }
 
 
-class _ClosingCelery(Celery):  # type: ignore[misc]  # Celery is not typed
-    """A Celery app that closes the connections of its result backend.
+def close_results(app: Celery) -> None:
+    """Close the connections of an app's result backend.
 
-    Celery leaves them to the garbage collector, which may find the socket before its connection, and warns of it in
-    whatever runs at that time. Those for publishing belong to kombu's pools, which the apps of a process share.
+    ``Celery.close`` leaves them to the garbage collector, which may find the socket before its connection, and warns of
+    it in whatever runs at that time. Those for publishing belong to kombu's pools, which the apps of a process share.
     """
+    if app._backend is not None:
+        # A result that lives longer would open a connection anew to unsubscribe.
+        app._backend.result_consumer.subscribed_to.clear()
+        app._backend.result_consumer.stop()
+        app._backend.client.connection_pool.disconnect()
+
+
+class _ClosingCelery(Celery):  # type: ignore[misc]  # Celery is not typed
+    """A Celery app that closes all connections of its own."""
 
     def close(self) -> None:
-        if self._backend is not None:
-            # A result that lives longer would open a connection anew to unsubscribe.
-            self._backend.result_consumer.subscribed_to.clear()
-            self._backend.result_consumer.stop()
-            self._backend.client.connection_pool.disconnect()
+        close_results(self)
         super().close()
 
 

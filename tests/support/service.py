@@ -7,18 +7,15 @@ from contextlib import contextmanager
 
 from celery import Celery
 
+from pacs_tasks.app import close_results
+
 
 @contextmanager
 def another_service(redis_url: str) -> Iterator[Celery]:
-    """Give an app without any of our modules, and close its connections at the end.
-
-    ``Celery.close`` leaves those for results open. The garbage collector then reports their sockets in whatever test
-    runs at that time. Those for publishing belong to kombu's pools, which the apps of a process share.
-    """
+    """Give an app without any of our modules, and close its connections at the end."""
     app = Celery("another-service", broker=redis_url, backend=redis_url, set_as_current=False)
     try:
         yield app
     finally:
-        app.backend.result_consumer.stop()
-        app.backend.client.connection_pool.disconnect()
+        close_results(app)
         app.close()

@@ -36,7 +36,7 @@ _LEFT_OUT: Final = "pacs_tasks.dimse.files.decompress"
 #: What stands before the id that a program reports; the status that follows later is a number alone.
 ID: Final = b"id "
 #: Bytes of an order at most: a packet of a Unix socket.
-LONGEST: Final = 150_000
+_LONGEST: Final = 150_000
 #: Sockets and streams that come with one.
 _STREAMS, _WITH_IT = 3, 4
 
@@ -98,7 +98,7 @@ def serve(orders: socket.socket) -> tuple[Order, list[int]] | None:
                 if key.fd in running:
                     _report(selector, key.fd, *running.pop(key.fd))
                     continue
-                packet, handles, *_ = socket.recv_fds(orders, LONGEST, _WITH_IT)
+                packet, handles, *_ = socket.recv_fds(orders, _LONGEST, _WITH_IT)
                 if not packet:
                     return None
                 order, (own, *streams) = Order(**json.loads(packet)), handles

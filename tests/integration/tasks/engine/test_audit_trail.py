@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import pytest
 from pacs_tasks import FindRequest, PacsClient, RetrieveRequest, StoreDirectoryRequest
 from pacs_tasks.audit import FileSink
 from pacs_tasks.connection import connect
-from pacs_tasks.errors import BrokerUnavailableError, SealingError
+from pacs_tasks.errors import BrokerUnavailableError, PacsTasksError, SealingError
 from pacs_tasks.fleet.audits import Audits
 from pacs_tasks.ledger.ends import End
+from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.operations import FIND_QUEUE
 from pacs_tasks.outcome import FindOutcome, Status, StatusCategory
 from pacs_tasks.sealing import new_key
@@ -112,47 +114,50 @@ def test_each_job_and_study_is_one_event(redis_url: str, pacs: TestPACS, tmp_pat
     assert started["EventIdentification"]["EventDateTime"] <= time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
 
 
-def test_a_redis_that_is_away_for_a_moment_does_not_fail_a_job(
-    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The event of a job that was done waits until its outcome can be read."""
-    trail = tmp_path / "audit.jsonl"
-
-    def away(_job_id: str) -> End:
-        raise BrokerUnavailableError("The Redis does not answer.")
-
+@pytest.fixture
+def done(redis_url: str) -> Iterator[Ledger]:
+    """A ledger with a query that was done and is due."""
     with PacsClient(redis_url) as client:
         job, ledger = client.enqueue(FindRequest()), client.ledger
         ledger.finish(job.id, FindOutcome(status=Status(code=0, category=StatusCategory.SUCCESS, meaning="")))
         Audits(ledger.client).expect(job.id)
-        writing = Trail(Settings(), FileSink(str(trail)), ledger)
-        with monkeypatch.context() as patch:
-            patch.setattr(ledger, "end", away)
-            with pytest.raises(BrokerUnavailableError):
-                writing.round()
-        assert _events(trail) == []
-        writing.round()
-    (event,) = _events(trail)
+        yield ledger
+
+
+def failing(error: PacsTasksError) -> Callable[[str], End]:
+    """Fails to read how a job ended."""
+
+    def end(_job_id: str) -> End:
+        raise error
+
+    return end
+
+
+def test_a_redis_that_is_away_for_a_moment_does_not_fail_a_job(
+    done: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event of a job that was done waits until its outcome can be read."""
+    file = tmp_path / "audit.jsonl"
+    trail = Trail(Settings(), FileSink(str(file)), done)
+    with monkeypatch.context() as patch:
+        patch.setattr(done, "end", failing(BrokerUnavailableError("The Redis does not answer.")))
+        with pytest.raises(BrokerUnavailableError):
+            trail.round()
+    assert _events(file) == []
+    trail.round()
+    (event,) = _events(file)
     assert event["EventIdentification"]["EventOutcomeIndicator"] == 0
 
 
 def test_a_query_whose_outcome_is_spoiled_is_in_the_trail(
-    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    done: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever can write to Redis cannot take it out."""
-    trail = tmp_path / "audit.jsonl"
-
-    def spoiled(_job_id: str) -> End:
-        raise SealingError("The record is not what was sealed.")
-
-    with PacsClient(redis_url) as client:
-        job, ledger = client.enqueue(FindRequest()), client.ledger
-        ledger.finish(job.id, FindOutcome(status=Status(code=0, category=StatusCategory.SUCCESS, meaning="")))
-        Audits(ledger.client).expect(job.id)
-        monkeypatch.setattr(ledger, "end", spoiled)
-        Trail(Settings(), FileSink(str(trail)), ledger).round()
-        assert Audits(ledger.client).due() == []
-    (event,) = _events(trail)
+    file = tmp_path / "audit.jsonl"
+    monkeypatch.setattr(done, "end", failing(SealingError("The record is not what was sealed.")))
+    Trail(Settings(), FileSink(str(file)), done).round()
+    assert Audits(done.client).due() == []
+    (event,) = _events(file)
     assert (_kind(event), event["EventIdentification"]["EventOutcomeIndicator"]) == ("Query", 8)
 
 
