@@ -167,6 +167,7 @@ class Claim:
         )
         self.cancelled = self._lost = False
         self.seen = self._checked = time.monotonic()
+        self._expires = self.seen + CLAIM_LIFETIME
         held = self._ledger.claims.claim(scope, name, self.owner)
         if not held:
             self._step_back()
@@ -176,6 +177,9 @@ class Claim:
     def __call__(self) -> bool:
         self.seen = now = time.monotonic()
         background.check_time()
+        if now >= self._expires:
+            # Redis was silent for so long that another worker may hold it: the same work must not be done twice.
+            self.prolong()
         if self._lost:
             self._step_back()
         if not self.cancelled and now - self._checked >= _CANCEL_CHECK:
@@ -188,8 +192,10 @@ class Claim:
         return self() and time.monotonic() - self._checked >= _LAST_ANSWER
 
     def prolong(self) -> None:
-        """Hold the claim for another lifetime; called by the heartbeat's thread."""
+        """Hold the claim for another lifetime; the heartbeat's thread calls it."""
+        expires = time.monotonic() + CLAIM_LIFETIME
         self._lost = self._lost or not self._ledger.claims.claim(self._scope, self.name, self.owner)
+        self._expires = expires
 
     def check_deaths(self) -> None:
         """Raise :class:`JobFailedError` if every worker that begins this work dies."""

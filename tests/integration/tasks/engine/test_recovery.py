@@ -27,7 +27,7 @@ from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.manifest import FileLine
 from pacs_tasks.operations import QUEUE_KEYS, UNACKED
 from pacs_tasks.settings import Settings
-from pacs_tasks.tasks.engine.claim import resume_stalled
+from pacs_tasks.tasks.engine.claim import Claim, resume, resume_stalled
 from pacs_tasks.tasks.engine.job import conclude, finished
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support import workers
@@ -225,6 +225,27 @@ def test_what_is_handed_out_twice_is_done_once(
         wait_until(lambda: not own.ledger.client.hlen("pacs_tasks.unacked"), 20, "nothing is left to do")
         assert (outcome.category, outcome.counters.success, len(pacs.stores)) == (Category.SUCCESS, 40, 40)
         assert "Traceback" not in worker.said()
+
+
+def test_a_worker_that_redis_did_not_answer_for_long_does_nothing_that_another_does(
+    own: PacsClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its claim has expired; it learns whether another worker holds it before it sends the next file."""
+    job = own.enqueue(StoreDirectoryRequest(directory=str(tmp_path)))
+    monkeypatch.setattr("pacs_tasks.tasks.engine.claim.CLAIM_LIFETIME", 0.0)
+    claim = Claim(resume, own.ledger, job.id, "0-3", job.id)
+    try:
+        assert not claim()
+        own.ledger.client.hset(f"pacs_tasks:job:{job.id}:claims", "0-3", "9999999999 another worker")
+        monkeypatch.setattr("pacs_tasks.tasks.engine.claim.come_back", _ignore)
+        with pytest.raises(Ignore):
+            claim()
+    finally:
+        claim.release()
+
+
+def _ignore(*_: object) -> NoReturn:
+    raise Ignore
 
 
 def test_parts_of_which_no_word_comes_fail_in_the_end(own: PacsClient, redis_url: str, tmp_path: Path) -> None:
