@@ -41,6 +41,8 @@ class Moved(NamedTuple):
     #: Seconds from one instance to the next on the same association, and from request to response: the sums.
     cycles: float = 0.0
     responses: float = 0.0
+    #: Seconds for which the remote let associations wait that it had not accepted: the sum.
+    unaccepted: float = 0.0
 
 
 class Tuned(NamedTuple):

@@ -44,6 +44,8 @@ class ModelPACS:
         The ceiling of associations.
     refuses
         It rejects an association beyond so many.
+    accepts
+        It lets an association beyond so many wait.
     opening
         Seconds to open an association.
     most
@@ -58,6 +60,7 @@ class ModelPACS:
     service: Service
     limit: int = 64
     refuses: int = 10_000
+    accepts: int = 10_000
     opening: float = 0.05
     most: int = 10_000
     pause: float = 0.0
@@ -95,7 +98,7 @@ class ModelPACS:
             self._complete(name)
 
     def _fill(self) -> None:
-        while len(self._open) < min(self.number, self.most) and self._next_opening <= self.now:
+        while len(self._open) < min(self.number, self.most, self.accepts) and self._next_opening <= self.now:
             self._next_opening = self.now + self.pause
             name = next(self._numbers)
             if len(self._open) >= self.refuses:
@@ -104,6 +107,10 @@ class ModelPACS:
             begun = self.now + self.opening
             self._open[name] = [name % self.processes, begun, begun]
             self._schedule(name, begun)
+
+    def _waiting(self) -> int:
+        """How many associations it lets wait."""
+        return max(0, min(self.number, self.most) - max(self.accepts, len(self._open)))
 
     def _schedule(self, name: int, begun: float) -> None:
         spread = self._random.uniform(1 - self.spread, 1 + self.spread)
@@ -116,8 +123,9 @@ class ModelPACS:
         moved.instances += 1
         moved.cycles += self.now - begun
         self._open[name][2] = self.now
-        if self.now - moved.reported >= _REPORT:
-            self._report(int(place))
+        for each, process in enumerate(self._moved):
+            if (each == place or self._waiting()) and self.now - process.reported >= _REPORT:
+                self._report(each)
         if len(self._open) > self.number:
             moved.used += self.now - self._open.pop(name)[1]
         else:
@@ -132,7 +140,8 @@ class ModelPACS:
                 each[1] = self.now
         numbers = [self.now - moved.reported, used, moved.instances, moved.instances * self.size]
         arguments: list[Any] = [*lease_arguments("MODEL", self.limit), "", f"process-{place}", *numbers]
-        arguments += [moved.cycles, moved.cycles, trouble.value, self.now]
+        unaccepted = self._waiting() / self.processes * (self.now - moved.reported)
+        arguments += [moved.cycles, moved.cycles, unaccepted, trouble.value, self.now]
         reply = self._script(keys=[*lease_keys("MODEL"), f"{tuning_key('MODEL')}:window"], args=arguments)
         assert all(json.loads(each) for each in reply[2::2])
         self._moved[place] = _Process(self.now)

@@ -9,7 +9,7 @@ import os
 import selectors
 import socket
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
@@ -249,7 +249,7 @@ class Association:
         self.roles = agreement.roles
         self.window = agreement.window
         self.max_length = agreement.max_length
-        self._proposed = agreement.proposed
+        self._proposed, self._apart = agreement.proposed, agreement.apart
         self._busy = False
         self._message_id = 0
         wire.limit = timeouts.dimse
@@ -305,6 +305,20 @@ class Association:
     def covers(self, pairs: Collection[tuple[str, str]]) -> bool:
         """Whether each (SOP class, transfer syntax) was proposed on this association, accepted or not."""
         return self._proposed.issuperset(pairs)
+
+    def fits(self, contexts: Iterable[Context]) -> bool:
+        """Whether it does for messages of these presentation contexts: another association would accept no more.
+
+        A syntax that was proposed beside others, of which the remote chose one (PS3.8 section 9.3.3.2), may be accepted
+        where it is proposed alone.
+        """
+        return all(self._decides(each) for each in contexts)
+
+    def _decides(self, context: Context) -> bool:
+        pairs = [(context.abstract_syntax, syntax) for syntax in context.transfer_syntaxes]
+        if any(pair in self.accepted_contexts for pair in pairs):
+            return True
+        return self._apart.issuperset(pairs) if len(pairs) == 1 else self.covers(pairs)
 
     def context_of(self, sop_class_uid: str) -> tuple[int, str] | None:
         """Return the id and the transfer syntax of the first accepted presentation context of a SOP class."""

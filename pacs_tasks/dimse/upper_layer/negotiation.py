@@ -290,6 +290,8 @@ class Agreement:
     ----------
     proposed
         Each (abstract syntax, transfer syntax) that we proposed, accepted or rejected.
+    apart
+        Those of them that were proposed in a presentation context of their own.
     contexts
         Accepted presentation contexts: context id -> (abstract syntax, transfer syntax).
     refused
@@ -303,6 +305,7 @@ class Agreement:
     """
 
     proposed: frozenset[tuple[str, str]]
+    apart: frozenset[tuple[str, str]]
     contexts: Mapping[int, tuple[str, str]]
     refused: Mapping[tuple[str, str], int]
     roles: frozenset[str]
@@ -314,6 +317,9 @@ class Agreement:
         """Combine a request and its answer."""
         return cls(
             proposed=frozenset((cx.abstract_syntax, each) for cx in request.contexts for each in cx.transfer_syntaxes),
+            apart=frozenset(
+                (cx.abstract_syntax, *cx.transfer_syntaxes) for cx in request.contexts if len(cx.transfer_syntaxes) == 1
+            ),
             contexts=_accepted_contexts(request.contexts, accept),
             refused={
                 (cx.abstract_syntax, syntax): accept.results.get(cx.context_id, (USER_REJECTION, ""))[0]

@@ -12,14 +12,14 @@
 --   associations in use at this number), slow (windows in which the remote was slow), cut, aborted (times of the last),
 --   refused (number that the remote refused), until (when that is forgotten), seen (last report)
 -- ARGV also: worker process, seconds since its last report, seconds of associations in use in these, instances, bytes,
---   seconds of their cycles, seconds of their responses, trouble or ''
+--   seconds of their cycles, seconds of their responses, seconds for which the remote let associations wait, trouble or ''
 -- KEYS also: window (hash: sums)
 -- include fleet/leases
 
 local window = KEYS[9]
 local process, elapsed, used = ARGV[6], tonumber(ARGV[7]), tonumber(ARGV[8])
 local instances, bytes, cycles, responses = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
-local trouble = ARGV[13]
+local unaccepted, trouble = tonumber(ARGV[13]), ARGV[14]
 
 -- Seconds to remember a remote that nobody uses, and after which the rate of its base is out of date.
 local KEPT, STALE = 30 * 86400, 10
@@ -161,17 +161,38 @@ local function judge_candidate(measured)
   set(state.base, 0)
 end
 
+-- Judges a window in which fewer associations were in use than there may be: others were still being opened, there was
+-- not more to do, or the remote lets the others wait until one of these ends.
+local function judge_few(concurrency, waiting)
+  local opening = concurrency > STILL_OPENING * (state.reached or 0)
+  state.idle, state.reached = opening and 0 or (state.idle or 0) + 1, math.max(state.reached or 0, concurrency)
+  if not opening and concurrency + waiting >= IN_USE * state.limit then
+    local accepted = math.max(1, math.floor(concurrency + 0.5))
+    if accepted < state.base then
+      state.base, state.rate, state.byte_rate, state.cycle = accepted, nil, nil, nil
+    end
+    state.refused, state['until'], state.coarse, state.again = accepted + 1, now + REFUSED, 0, now + REFUSED
+    set(state.base, 0)
+  elseif state.probe ~= 0 and state.idle > PATIENCE then
+    state.again = now + state.pause
+    set(state.base, 0)
+  else
+    restart(0)
+  end
+end
+
 -- Closes the window if it says enough.
 local function close()
-  local sums, concurrency = {}, 0
+  local sums, concurrency, waiting = {}, 0, 0
   local fields = redis.call('HGETALL', window)
   for i = 1, #fields, 2 do
     sums[fields[i]] = tonumber(fields[i + 1])
   end
   for name, seconds in pairs(sums) do
-    local of = string.match(name, '^used (.*)$')
-    if of and sums['elapsed ' .. of] > 0 then
-      concurrency = concurrency + seconds / sums['elapsed ' .. of]
+    local of = string.match(name, '^elapsed (.*)$')
+    if of and seconds > 0 then
+      concurrency = concurrency + sums['used ' .. of] / seconds
+      waiting = waiting + sums['unaccepted ' .. of] / seconds
     end
   end
   local took, count = now - state.since, sums.instances or 0
@@ -183,15 +204,7 @@ local function close()
   local rate = concurrency / cycle
   state.shown, state.last = count / took, cycle
   if concurrency < IN_USE * state.limit then
-    local opening = concurrency > STILL_OPENING * (state.reached or 0)
-    state.idle, state.reached = opening and 0 or (state.idle or 0) + 1, math.max(state.reached or 0, concurrency)
-    if state.probe ~= 0 and state.idle > PATIENCE then
-      state.again = now + state.pause
-      set(state.base, 0)
-    else
-      restart(0)
-    end
-    return
+    return judge_few(concurrency, waiting)
   end
   local measured = {rate = rate, byte_rate = rate * math.max(sums.bytes / count, 1), cycle = cycle}
   if state.probe ~= 0 and state.rate then
@@ -207,7 +220,7 @@ local function add()
   end
   state.since = state.since or now - elapsed
   for name, value in pairs({instances = instances, bytes = bytes, cycles = cycles,
-      ['used ' .. process] = used, ['elapsed ' .. process] = elapsed}) do
+      ['used ' .. process] = used, ['unaccepted ' .. process] = unaccepted, ['elapsed ' .. process] = elapsed}) do
     local sum = tonumber(redis.call('HGET', window, name) or '0') + value
     redis.call('HSET', window, name, string.format('%.6f', sum))
   end

@@ -31,13 +31,16 @@ logger = logging.getLogger(__name__)
 #: second value.
 _NEXT_PART = 0.05
 _LONGEST_CHECK = 0.5
+#: Seconds within which a part of the same process that waits for an association takes an idle one that fits.
+_DECLINED = 0.005
 #: Seconds for which the releasing thread waits for another association to become idle before it ends.
 _LINGER = 1.0
 #: Seconds after which an association goes to others who wait even if there is more to do: opening one costs as much as
 #: some small files.
 _TURN = 1.0
-#: Seconds within which a remote that has an association free accepts one.
+#: Seconds within which a remote that has an association free accepts one, or so many of its usual response times.
 _PROMPT = 0.2
+_PROMPT_RESPONSES = 5
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class _Idle:
     def claim(
         self, request: Request, job_id: str, contexts: Sequence[Context], *, any_job: bool = False
     ) -> _Kept | None:
-        """An idle association with the same remote on which all of ``contexts`` were proposed.
+        """An idle association with the same remote that fits ``contexts``.
 
         Parameters
         ----------
@@ -81,13 +84,12 @@ class _Idle:
             Also one that was open for another job.
         """
         local, remote, limits = local_ae(request), request.remote, timeouts(request)
-        pairs = [(cx.abstract_syntax, syntax) for cx in contexts for syntax in cx.transfer_syntaxes]
         with self._changed:
             for place, (_, found) in enumerate(self._idle):
                 assoc = found.assoc
                 same = (assoc.local, assoc.remote, assoc.timeouts) == (local, remote, limits)
                 ours = any_job or found.lease.belongs_to(request, job_id)
-                if same and ours and assoc.covers(pairs):
+                if same and ours and assoc.fits(contexts):
                     del self._idle[place]
                     background.note_idle(found.lease.remote, -1)
                     break
@@ -150,13 +152,15 @@ class _Idle:
 
 def _until_next_check(since: float) -> float:
     idle_for = time.monotonic() - since
-    interval = min(max(_NEXT_PART, idle_for / 4), _LONGEST_CHECK)
+    interval = min(max(_NEXT_PART, idle_for / 4), _LONGEST_CHECK) if idle_for >= _DECLINED else _DECLINED
     return max(0.0, min(interval, settings().association_idle - idle_for))
 
 
 def _is_due(since: float, found: _Kept) -> bool:
     idle_for = time.monotonic() - since
-    return idle_for >= settings().association_idle or (idle_for >= _NEXT_PART and leases().wanted(found.lease.remote))
+    if idle_for >= settings().association_idle or leases().was_declined(found.lease):
+        return True
+    return idle_for >= _NEXT_PART and leases().wanted(found.lease.remote)
 
 
 _idle = _Idle()
@@ -204,12 +208,8 @@ def new_association(
     request: Request, job_id: str, contexts: Sequence[Context], stop: StopCheck
 ) -> Iterator[Association]:
     """An association with the remote of a request, for the block alone; errors as of the lease and the association."""
-    local, remote, limits = local_ae(request), request.remote, timeouts(request)
-    with leased(request, job_id, stop) as lease:
-        begun = time.monotonic()
-        with Association.open(local, remote, contexts, limits, lease.stop) as assoc:
-            _note_opening(lease, time.monotonic() - begun)
-            yield assoc
+    with leased(request, job_id, stop) as lease, _opened(lease, request, contexts) as assoc:
+        yield assoc
 
 
 @contextmanager
@@ -263,24 +263,33 @@ def _open(request: Request, job_id: str, contexts: Sequence[Context], stop: Stop
     lease = leases().lease(request, job_id, stop, _idle.let_go, one_of_many=True, instead=idle)
     if isinstance(lease, _Kept):
         return lease
-    begun, watched = time.monotonic(), lease.watched(stop)
-
-    def check() -> bool:
-        if time.monotonic() - begun > _PROMPT:
-            leases().want(lease)
-        return watched()
-
+    lease.watched(stop)
     with _reported(lease):
-        assoc = Association.open(
-            local_ae(request), request.remote, contexts, timeouts(request), check, window=settings().operations_window
-        )
-    _note_opening(lease, time.monotonic() - begun)
+        assoc = _opened(lease, request, contexts, window=settings().operations_window)
     return _Kept(assoc, lease)
 
 
-def _note_opening(lease: Lease, seconds: float) -> None:
+def _opened(lease: Lease, request: Request, contexts: Sequence[Context], *, window: int = 1) -> Association:
+    """Open the association of a lease. A remote that lets it wait may accept few at a time, and others are idle."""
+    begun, stop = time.monotonic(), lease.stop
+    prompt = max(_PROMPT, _PROMPT_RESPONSES * (leases().response_time(request.remote) or 0.0))
+
+    def check() -> bool:
+        waited = time.monotonic() - begun
+        if waited > _PROMPT:
+            leases().want(lease)
+        if waited > prompt:
+            lease.flow.wait(lease)
+        return stop()
+
+    try:
+        assoc = Association.open(local_ae(request), request.remote, contexts, timeouts(request), check, window=window)
+    finally:
+        lease.flow.end_wait(lease)
+    seconds = time.monotonic() - begun
     leases().note_opening(lease, seconds)
     background.note_distance(lease.remote, seconds)
+    return assoc
 
 
 def close_all() -> None:

@@ -81,9 +81,11 @@ class Flow:
         self._lock = threading.Lock()
         #: By the lease of an association in use, since when its use is not reported, and when it was last moved over.
         self._in_use: dict[str, tuple[float, float]] = {}
+        #: By the lease of one that the remote lets wait, since when that is not reported.
+        self._unaccepted: dict[str, float] = {}
         self._reported = time.monotonic()
         #: The sums since the last report, as in :class:`Moved`. They are for each file, so they are plain numbers.
-        self._used = self._cycles = self._responses = 0.0
+        self._used = self._cycles = self._responses = self._waited = 0.0
         self._instances = self._bytes = 0
         #: As the last reply said: how many associations there may be, and who shall give one back.
         self.limit = START
@@ -93,9 +95,7 @@ class Flow:
         """Note that an association is in use from now on."""
         now = time.monotonic()
         with self._lock:
-            if not self._in_use:
-                # Nothing was in use in the meantime.
-                self._reported = max(self._reported, now - _REPORT)
+            self._resume(now)
             self._in_use[lease.name] = now, now
 
     def end(self, lease: Lease) -> None:
@@ -103,6 +103,26 @@ class Flow:
         with self._lock:
             since, _ = self._in_use.pop(lease.name, (math.inf, math.inf))
             self._used += max(0.0, time.monotonic() - since)
+
+    def wait(self, lease: Lease) -> None:
+        """Note that the remote lets an association wait, from now on or still: it has not accepted it."""
+        now = time.monotonic()
+        with self._lock:
+            self._resume(now)
+            self._unaccepted.setdefault(lease.name, now)
+        if now - self._reported >= _REPORT:
+            self.report(lease.limit)
+
+    def end_wait(self, lease: Lease) -> None:
+        """Note that it does not wait any more."""
+        now = time.monotonic()
+        with self._lock:
+            self._waited += now - self._unaccepted.pop(lease.name, now)
+
+    def _resume(self, now: float) -> None:
+        if not (self._in_use or self._unaccepted):
+            # There was nothing to report in the meantime.
+            self._reported = max(self._reported, now - _REPORT)
 
     def add(self, lease: Lease, instances: int, size: int, response: float | None = None) -> None:
         """Add what has been moved over one of them.
@@ -133,9 +153,11 @@ class Flow:
             if elapsed <= 0:
                 return
             used = self._used + sum(now - since for since, _ in self._in_use.values())
-            moved = Moved(elapsed, used, self._instances, self._bytes, self._cycles, self._responses)
+            waited = self._waited + sum(now - since for since in self._unaccepted.values())
+            moved = Moved(elapsed, used, self._instances, self._bytes, self._cycles, self._responses, waited)
             self._in_use = {name: (now, last) for name, (_, last) in self._in_use.items()}
-            self._used = self._cycles = self._responses = 0.0
+            self._unaccepted = dict.fromkeys(self._unaccepted, now)
+            self._used = self._cycles = self._responses = self._waited = 0.0
             self._instances = self._bytes = 0
             self._reported = now
         try:
@@ -456,6 +478,10 @@ class Leases:
     def wanted_elsewhere(self, remote: str) -> bool:
         """Whether somebody has been granted no lease and does not wait in line, or waits for the remote itself."""
         return self._known("elsewhere", remote, lambda: self._quick().wanted_elsewhere(remote))
+
+    def was_declined(self, lease: Lease) -> bool:
+        """Whether tasks of the same job in this process wait that were notified of an idle one and did not take it."""
+        return len(self._lines.get(lease.remote, {}).get(group_of(lease.name), ())) > 1
 
     def _known(self, question: str, remote: str, read: Callable[[], bool]) -> bool:
         key = remote, question

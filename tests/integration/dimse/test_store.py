@@ -6,6 +6,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.c_echo import echo
@@ -13,6 +14,7 @@ from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.upper_layer import contexts
 from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
+from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.errors import AssociationRejectedError, JobCancelledError, PeerBusyError, PeerUnavailableError
 from pacs_tasks.outcome import Category, InstanceCategory, InstanceOutcome
 from pacs_tasks.testing import EVERY_INSTANCE, Faults, Rejection, Silence, TestPACS
@@ -215,6 +217,22 @@ def test_covers_tells_what_was_proposed(pacs: TestPACS, tmp_path: Path) -> None:
         assert not assoc.covers([pair, ("1.2.3", "1.2.840.10008.1.2")])
         assert pair not in assoc.accepted_contexts
         assert store(assoc, instance).error == "ContextRejectedError"
+
+
+def test_an_association_fits_what_another_one_would_not_accept_either(pacs: TestPACS) -> None:
+    """Of several syntaxes in a context the remote accepts one, and says nothing about the others."""
+    explicit, implicit, refused = ExplicitVRLittleEndian, ImplicitVRLittleEndian, "1.2.840.10008.5.1.4.1.1.4"
+    pacs.faults = Faults(refused_sop_classes=[refused])
+    proposed = [Context(CTImageStorage, (explicit, implicit)), Context(refused, (explicit,))]
+    with Association.open(LOCAL, pacs.remote, proposed, PATIENT) as assoc:
+        [accepted] = [syntax for sop_class, syntax in assoc.accepted_contexts if sop_class == CTImageStorage]
+        other = explicit if accepted == implicit else implicit
+        assert assoc.fits(
+            [*proposed, Context(CTImageStorage, (accepted,)), Context(CTImageStorage, (implicit, explicit))]
+        )
+        assert not assoc.fits([Context(CTImageStorage, (other,))])
+        assert not assoc.fits([Context(refused, (implicit,))])
+        assert not assoc.fits([*proposed, Context("1.2.3", (implicit,))])
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")

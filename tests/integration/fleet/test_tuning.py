@@ -102,6 +102,21 @@ def test_a_pacs_that_rejects_associations_gets_as_many_as_it_accepts(model: Call
     assert pacs.run(COUNTING) >= 0.9 * 6 / 0.05
 
 
+@pytest.mark.parametrize("accepted", [1, 2])
+def test_a_pacs_that_lets_associations_wait_gets_as_many_as_it_accepts(
+    model: Callable[..., ModelPACS], accepted: int
+) -> None:
+    """Soon, and more are tried a minute later."""
+    pacs = model(lambda n: 0.05, accepts=accepted)
+    pacs.run(2)
+    assert pacs.number == accepted, pacs.history
+    pacs.run(50)
+    assert pacs.number == accepted, pacs.history
+    pacs.accepts = 10_000
+    pacs.run(120)
+    assert pacs.number >= 16, pacs.history
+
+
 def test_the_number_stays_where_there_is_not_more_to_do(model: Callable[..., ModelPACS]) -> None:
     """Two processes that are busy themselves learn nothing about more associations."""
     pacs = model(lambda n: 0.02, most=2)

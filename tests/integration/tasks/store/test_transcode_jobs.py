@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -73,6 +74,20 @@ def test_a_job_converts_and_says_so(client: PacsClient, pacs: TestPACS, mixed: P
         "jpeg.dcm": ("failed", JPEGLosslessSV1, ""),
     }
     assert {each.transfer_syntax_uid for each in pacs.instances.values()} == {ImplicitVRLittleEndian}
+
+
+def test_what_the_remote_accepts_as_it_is_is_not_converted(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
+    """Not even over the association of a part before, on which its syntax was offered beside others."""
+    syntaxes = [ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian]
+    for number in range(16):
+        instance = dicom_files.instance(number, rows=2, transfer_syntax_uid=syntaxes[number % 3])
+        dicom_files.write(instance, tmp_path / f"{number:02}.dcm")
+    job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path), files_per_task=1))
+    job.wait(60)
+    outcome = job.outcome()
+    assert isinstance(outcome, TransferOutcome)
+    assert (outcome.counters.success, outcome.counters.converted) == (16, 0)
+    assert {each.transfer_syntax_uid for each in pacs.instances.values()} == set(syntaxes)
 
 
 def test_a_job_that_must_not_convert_fails_the_files(client: PacsClient, pacs: TestPACS, mixed: Path) -> None:
