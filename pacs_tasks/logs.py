@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
@@ -33,6 +33,14 @@ def work_on(what: dict[str, str]) -> None:
 def add_to_work(**what: str) -> None:
     """Add to what :func:`work_on` was given."""
     getattr(_works_on, "what", {}).update(what)
+
+
+def work_of(job_id: str, args: Sequence[object]) -> dict[str, str]:
+    """Name the job of a task for the log, and its range if it is a part."""
+    match args:
+        case [str(), int() as start, int() as stop, *_]:
+            return {"job": str(job_id), "part": f"{start}-{stop}"}
+    return {"job": str(job_id)}
 
 
 class _Record(logging.LogRecord):

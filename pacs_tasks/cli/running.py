@@ -15,7 +15,7 @@ from pacs_tasks.cli.output.outcomes import view_of
 from pacs_tasks.cli.output.view import command_of
 from pacs_tasks.client import Job, PacsClient
 from pacs_tasks.errors import ConfigurationError, JobNotReadyError
-from pacs_tasks.ledger.jobs import LAST
+from pacs_tasks.ledger.finding import LAST
 from pacs_tasks.outcome import Category, JobState, Outcome, Progress
 from pacs_tasks.request import AnyRequest
 from pacs_tasks.settings import Settings

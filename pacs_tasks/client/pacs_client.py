@@ -18,6 +18,7 @@ from pacs_tasks.client.broker import Broker
 from pacs_tasks.client.job import Job, O_co
 from pacs_tasks.client.waiting import Watch, some_not_in_time
 from pacs_tasks.errors import InvalidRequestError
+from pacs_tasks.ledger.finding import find
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.operations import message_priority
 from pacs_tasks.outcome import (
@@ -190,7 +191,7 @@ class PacsClient:
         InvalidRequestError
             If several ids begin so.
         """
-        return Job(self.ledger.find(text, tasks), self.ledger, self._broker)
+        return Job(find(self.ledger.client, text, tasks), self.ledger, self._broker)
 
     def as_completed(
         self, jobs: Iterable[Job[O_co]], timeout: float | None = None, check_after: float | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
@@ -17,9 +16,8 @@ from pacs_tasks.errors import (
     JobNotReadyError,
     PacsTasksError,
 )
-from pacs_tasks.ledger.callers import Callers
 from pacs_tasks.ledger.claims import Claims, Standstills
-from pacs_tasks.ledger.ends import END_FIELDS, KEPT, End, end_of, member_of
+from pacs_tasks.ledger.ends import END_FIELDS, KEPT, MOVED, Callers, End, counted, end_of, member_of
 from pacs_tasks.ledger.keys import (
     BEFORE_SERIES_SHORT,
     BEFORE_SERIES_WHOLE,
@@ -50,11 +48,9 @@ from pacs_tasks.ledger.states import JobView, chunks, read_views
 from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.outcome import (
     Category,
-    GetOutcome,
     InstanceCategory,
     InstanceOutcome,
     JobState,
-    MoveOutcome,
     Outcome,
     Progress,
     TransferOutcome,
@@ -68,13 +64,8 @@ if TYPE_CHECKING:
 
 #: Seconds for which a planner's message that comes once more is awaited.
 _FANNED_OUT = 300
-
-
-#: What users write for the newest job.
-LAST = "last"
 _CHUNK = 1_000
 _RETRIED = (InstanceCategory.FAILED, InstanceCategory.MISSING)
-_TRANSFERRED = (InstanceCategory.SUCCESS, InstanceCategory.WARNING)
 _NO_PROBLEM = (InstanceCategory.SUCCESS, InstanceCategory.PRESENT)
 
 
@@ -187,52 +178,6 @@ class Ledger:
         proven, said = cast("list[str | None]", self._redis.hmget(job_key(job_id), ["enqueuer", "requester"]))
         return proven or (f"{self.seals.of(job_id).unseal(said, 'requester')} (not proven)" if said else "")
 
-    def find(self, text: str, tasks: Collection[str] = ()) -> str:
-        """Find the id of a job that a user names by its id, by a unique beginning of it, or as ``last``.
-
-        Parameters
-        ----------
-        tasks
-            The public tasks that ``last`` may have; empty for any.
-
-        Raises
-        ------
-        JobNotFoundError
-            If there is no such job.
-        InvalidRequestError
-            If several ids begin so.
-        """
-        if self._redis.exists(checked_job_key(text)):
-            return text
-        if text == LAST:
-            return self._last(tasks)
-        beginning = re.sub(r"([][*?^\\])", r"\\\1", text)
-        found = [cast(str, each) for each, _ in self._redis.zscan_iter(JOBS, match=f"{beginning}*", count=_CHUNK)]
-        found = sorted({each for each in found if text and self._redis.exists(job_key(each))})
-        if len(found) > 1:
-            raise InvalidRequestError(
-                f"{len(found)} jobs have an id that begins with {text!r}. Write more of it, such as {found[0]}."
-            )
-        if not found:
-            raise not_found(text)
-        return found[0]
-
-    def _last(self, tasks: Collection[str]) -> str:
-        start, newest = 0, [LAST]
-        while newest:
-            newest = cast("list[str]", self._redis.zrevrange(JOBS, start, start + _CHUNK - 1))
-            for job_id in newest:
-                task = self._redis.hget(job_key(job_id), "task")
-                if task is not None and (not tasks or task in tasks):
-                    return job_id
-            start += _CHUNK
-        if not tasks:
-            raise JobNotFoundError("There is no job yet. Each send, query or retrieve makes one.")
-        commands = ", ".join(sorted(OPERATIONS[task].command for task in tasks))
-        raise JobNotFoundError(
-            f"There is no job of these commands: {commands}. Run `pacs-tasks jobs` to list the known jobs."
-        )
-
     def complete(self, request: R) -> R:
         """Complete a request about another job: it goes to the remote of that job unless it names one."""
         return request.about(self.request(request.job_id)) if isinstance(request, JobRequest) else request
@@ -303,12 +248,12 @@ class Ledger:
             text, before_series = seal_whole(sealer, index, encode_whole(outcome), outcome), BEFORE_SERIES_WHOLE
         else:
             text = seal_short(sealer, index, text)
-        size = outcome.size if outcome.category in _TRANSFERRED else 0
+        size = outcome.size if outcome.category in MOVED else 0
         unreachable = not short and outcome.unreachable
         series = f"{outcome.study_uid}\\{outcome.series_uid}" if outcome.study_uid or outcome.series_uid else ""
         series = series and sealer.name(series, "series")
         arguments: list[str | int] = [index, text, outcome.category.value, size, int(unreachable), int(short)]
-        converted = int(bool(outcome.sent_as) and outcome.category in _TRANSFERRED)
+        converted = int(bool(outcome.sent_as) and outcome.category in MOVED)
         return [job_key(job_id, part) for part in parts], [*arguments, self._keep, series, before_series, converted]
 
     def read_recorded(self, job_id: str, reply: Sequence[int]) -> Recorded:
@@ -502,19 +447,6 @@ class Ledger:
         arguments = [state.value, int(only_cancelled), attempt, *(part for pair in fields.items() for part in pair)]
         self._run("jobs/end", [job_key(job_id)], arguments)
         self.touch(job_id)
-
-
-def counted(outcome: Outcome) -> dict[str, str | int]:
-    """Count the instances of an outcome that is the only one of its job, for those who watch the fleet."""
-    found: dict[str, str | int] = {"category": outcome.category.value}
-    if isinstance(outcome, GetOutcome):
-        received = [each for each in outcome.instances if each.category in _TRANSFERRED]
-        found |= Counter(each.category.value for each in received)
-        found |= {"bytes": sum(each.size for each in received), "failed": outcome.suboperations.failed}
-    elif isinstance(outcome, MoveOutcome):
-        done = outcome.suboperations
-        found |= {"success": done.completed, "warning": done.warning, "failed": done.failed}
-    return found
 
 
 def _nothing_left(job_id: str, *, failed_too: bool) -> InvalidRequestError:

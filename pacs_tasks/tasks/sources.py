@@ -7,9 +7,10 @@ from enum import Enum, auto
 from pathlib import Path
 
 from pacs_tasks.dimse.sources import archive, objects
-from pacs_tasks.errors import UnreadableInputError
+from pacs_tasks.errors import JobCancelledError, UnreadableInputError
 from pacs_tasks.ledger.manifest import FileLine
 from pacs_tasks.source import is_url
+from pacs_tasks.tasks.engine.claim import Claim
 from pacs_tasks.tasks.engine.paths import files_below, readable_directory, readable_file
 
 
@@ -19,6 +20,16 @@ class Kind(Enum):
     ANY = auto()
     FILE = auto()
     DIRECTORY = auto()
+
+
+def listed(paths: Sequence[str], claim: Claim, what: Kind = Kind.ANY) -> Iterator[FileLine]:
+    """As :func:`lines_of`, for a job: a call of ``claim`` may end it."""
+
+    def check() -> None:
+        if claim():
+            raise JobCancelledError("The job was cancelled before it sent anything.")
+
+    return lines_of(paths, check, what)
 
 
 def lines_of(named: Sequence[str], check: Callable[[], object], kind: Kind = Kind.ANY) -> Iterator[FileLine]:

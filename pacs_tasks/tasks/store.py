@@ -1,4 +1,4 @@
-"""``pacs_tasks.store_file``, ``store_directory``, ``store_paths``, ``preflight``: send files (C-STORE).
+"""``pacs_tasks.store_file``, ``store_directory``, ``store_paths``: send files (C-STORE).
 
 The planner of a directory lists it and reads no file. Each part reads the headers of its own files, so the workers
 share that work too, and sends them over associations whose contexts fit exactly these files.
@@ -6,33 +6,23 @@ share that work too, and sends them over associations whose contexts fit exactly
 
 from __future__ import annotations
 
-import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, cast
 
 from celery import Task
-from pydicom.config import IGNORE
-from pydicom.uid import UID
 
 from pacs_tasks.dimse import c_echo, c_store
-from pacs_tasks.dimse.files import damage, part10
 from pacs_tasks.dimse.files.part10 import StoredInstance
-from pacs_tasks.dimse.sources import archive
 from pacs_tasks.dimse.sources.archive import Unpacked
-from pacs_tasks.dimse.sources.members import Member
 from pacs_tasks.dimse.upper_layer import contexts
 from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
 from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.errors import (
     AssociationError,
     ContextRejectedError,
-    DamagedFileError,
     JobCancelledError,
-    NotDicomError,
     PeerStalledError,
     PeerUnavailableError,
     UnreadableInputError,
@@ -41,34 +31,33 @@ from pacs_tasks.fleet.leases import name_of
 from pacs_tasks.fleet.tuning import Trouble
 from pacs_tasks.ledger.manifest import FileLine
 from pacs_tasks.ledger.outcomes import Instances
-from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, PreflightOutcome, ProposedPair, StatusCategory
+from pacs_tasks.outcome import InstanceOutcome, StatusCategory
 from pacs_tasks.request import (
     FilesRequest,
-    PreflightRequest,
     StoreDirectoryRequest,
     StorePathsRequest,
     StoreRequest,
-    Transcode,
 )
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks import duplicates
-from pacs_tasks.tasks.engine.associations import leased, new_association
+from pacs_tasks.tasks.engine.associations import leased
 from pacs_tasks.tasks.engine.base import JobTask, PartPausedError, ledger, local_ae, register, timeouts
 from pacs_tasks.tasks.engine.claim import Claim
 from pacs_tasks.tasks.engine.job import (
     FEWEST_PARTS,
     Promise,
     Range,
-    answer,
     note_round_trip,
     parts_of_a_job,
     plan,
     register_chord,
 )
+from pacs_tasks.tasks.engine.lines import LineQueue, work_off
 from pacs_tasks.tasks.engine.pace import pacing_of
-from pacs_tasks.tasks.engine.part import LineQueue, Part, run_part, work_off
+from pacs_tasks.tasks.engine.part import Part, run_part
 from pacs_tasks.tasks.engine.permissions import check_file, check_source
-from pacs_tasks.tasks.sources import Kind, lines_of
+from pacs_tasks.tasks.files import instance_in, read_header
+from pacs_tasks.tasks.sources import Kind, listed
 
 #: Up to so many files, each is a task of its own, as people who watch Flower expect.
 SMALL_DIRECTORY = 200
@@ -132,14 +121,14 @@ def _parts(job_id: str) -> list[Range]:
 
 
 def _promise_file(request: StoreRequest, claim: Claim) -> Promise:
-    lines = list(_listed([request.path], claim, what=Kind.FILE))
+    lines = list(listed([request.path], claim, what=Kind.FILE))
     if not lines[0].archive:
-        _instance_in(request.path)
+        instance_in(request.path)
     return Promise(lines)
 
 
 def _promise_directory(request: StoreDirectoryRequest, claim: Claim) -> Promise:
-    lines = list(_listed([request.directory], claim, what=Kind.DIRECTORY))
+    lines = list(listed([request.directory], claim, what=Kind.DIRECTORY))
     if not lines:
         raise UnreadableInputError("The directory contains no file. Check the path.", request.directory)
     note_round_trip(request, [c_echo.VERIFICATION_CONTEXT], claim)
@@ -148,56 +137,11 @@ def _promise_directory(request: StoreDirectoryRequest, claim: Claim) -> Promise:
 
 def _promise_paths(request: StorePathsRequest, claim: Claim) -> Promise:
     # A file may be named twice: by itself, and by its directory.
-    lines = list(dict.fromkeys(_listed(request.paths, claim)))
+    lines = list(dict.fromkeys(listed(request.paths, claim)))
     if not lines:
         raise UnreadableInputError("These paths contain no file. Check them.", request.paths[0])
     note_round_trip(request, [c_echo.VERIFICATION_CONTEXT], claim)
     return Promise(lines)
-
-
-def _listed(paths: Sequence[str], claim: Claim, what: Kind = Kind.ANY) -> Iterator[FileLine]:
-    def check() -> None:
-        if claim():
-            raise JobCancelledError("The job was cancelled before it sent anything.")
-
-    return lines_of(paths, check, what)
-
-
-def _instance_in(path: str, *, packed: bool = False) -> StoredInstance:
-    """The instance in a file, which was ``packed`` in an archive or not."""
-    try:
-        return part10.read_instance(path)
-    except NotDicomError:
-        if not archive.is_archive(path):
-            raise
-        if packed:
-            raise NotDicomError(
-                "The file is an archive in an archive. Unpack the outer one, and name this one in `pacs-tasks send`.",
-                path,
-            ) from None
-        raise NotDicomError(
-            "The file is an archive. Name it in `pacs-tasks send` to send the files in it.", path
-        ) from None
-
-
-def _read_header(line: FileLine, unpacked: Unpacked, request: FilesRequest) -> StoredInstance | InstanceOutcome:
-    """The instance in a file; else SKIPPED for a file that is not one, FAILED for an unreadable or damaged one."""
-    member = Member(line.path, line.size, line.place)
-    try:
-        if not line.archive:
-            check_file(line.path)
-            return _judged(_instance_in(line.path), request)
-        check_source(line.archive)
-        path = unpacked.file(line.archive, member)
-        try:
-            return _judged(_instance_in(path, packed=True), request)
-        except (DamagedFileError, UnreadableInputError):
-            unpacked.discard(line.archive, member)
-            raise
-    except NotDicomError as error:
-        return InstanceOutcome.unanswered(line.path, error, InstanceCategory.SKIPPED)
-    except (DamagedFileError, UnreadableInputError) as error:
-        return InstanceOutcome.unanswered(line.path, error)
 
 
 def _groups(part: Part[FileLine], indices: Sequence[int]) -> Iterator[Sequence[int]]:
@@ -218,15 +162,6 @@ def _groups(part: Part[FileLine], indices: Sequence[int]) -> Iterator[Sequence[i
         yield group
 
 
-def _judged(instance: StoredInstance, request: FilesRequest) -> StoredInstance:
-    try:
-        return damage.judged(instance, repair=request.repair)
-    except DamagedFileError:
-        if not request.send_damaged:
-            raise
-        return replace(instance, padding=part10.AS_IT_IS)
-
-
 def _read_headers(
     part: Part[FileLine], indices: Sequence[int], unpacked: Unpacked, request: FilesRequest
 ) -> list[tuple[int, StoredInstance]]:
@@ -236,7 +171,7 @@ def _read_headers(
         line = part.left[index]
         part.check_end()
         part.begin(index)
-        read = _read_header(line, unpacked, request)
+        read = read_header(line, unpacked, request)
         if isinstance(read, InstanceOutcome):
             part.record(index, read)
         else:
@@ -251,6 +186,8 @@ class _FileQueue(LineQueue[StoredInstance]):
     request: _StoreRequest
     #: Instances whose own syntax was refused, and for whose other ones the association had no context.
     refused: dict[int, StoredInstance]
+    #: Whether the remote has answered a C-ECHO just before.
+    echoed = False
 
     def work(self) -> None:
         """Send the files, then find out which of those that the remote rejected as duplicates are there."""
@@ -313,9 +250,13 @@ class _FileQueue(LineQueue[StoredInstance]):
         return outcome if outcome.subject == subject else outcome.model_copy(update={"subject": subject})
 
     def failure(self, index: int, error: PeerUnavailableError) -> PeerUnavailableError | None:
-        """Fail a file after two tries if the remote answers a C-ECHO: at some files it aborts each time."""
+        """Fail a file after two tries if the remote answers a C-ECHO before and after the second one.
+
+        At some files it aborts each time. Where the connection just broke, the line may be at fault.
+        """
         losses = self.part.lost[index]
-        if super().failure(index, error) is None and not (losses > 1 and self._answers()):
+        at_fault = self.echoed and losses > 1 and not error.broken and self.answers()
+        if super().failure(index, error) is None and not at_fault:
             return None
         return PeerStalledError(
             f"{self.request.remote} ended the association at this file {losses} times, or stayed silent, at last when "
@@ -323,7 +264,7 @@ class _FileQueue(LineQueue[StoredInstance]):
             f"Last error: {error.message}"
         )
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
         """Whether the remote answers a C-ECHO, so that the file is at fault and not the remote or the line."""
         request = self.request
         limits = Timeouts.of(min(timeouts(request).dimse, _LEAST_PATIENCE))
@@ -414,7 +355,13 @@ def _send(part: Part[FileLine], request: _StoreRequest, *, alone: bool = False) 
         # Files at which an association was lost come last, each alone, so that they hold up and lose no other.
         for index, instance in _read_headers(part, lost, unpacked, request):
             [(proposed, _)] = contexts.contexts_for([instance], request.transcode)
-            yield queue_of({index: instance}, proposed, _patience(part.job_id, instance.size))
+            queue = queue_of({index: instance}, proposed, _patience(part.job_id, instance.size))
+            queue.echoed = queue.answers()
+            if queue.echoed or part.last_try:
+                yield queue
+            else:
+                # Whatever it would do at this file now says nothing about the file.
+                part.again = True
 
     def together(instances: dict[int, StoredInstance]) -> Iterator[_FileQueue]:
         index_of = {instance.path: index for index, instance in instances.items()}
@@ -451,74 +398,3 @@ def store_file(self: Task, request: dict[str, Any] | None = None, tries: int = 0
 
 register_chord(StoreDirectoryRequest, "pacs_tasks.store", _promise_directory, _parts, _send)
 register_chord(StorePathsRequest, "pacs_tasks.store_paths", _promise_paths, _parts, _send)
-
-
-def _preflight(request: PreflightRequest, claim: Claim) -> PreflightOutcome:
-    started = time.monotonic()
-    instances: list[StoredInstance] = []
-    skipped: list[InstanceOutcome] = []
-    unreadable: list[InstanceOutcome] = []
-    total = 0
-    named = (request.directory,) if request.directory is not None else request.paths
-    for line in dict.fromkeys(_listed(named, claim, Kind.DIRECTORY if request.directory is not None else Kind.ANY)):
-        total += 1
-        with Unpacked() as unpacked:
-            read = _read_header(line, unpacked, request)
-        if isinstance(read, StoredInstance):
-            instances.append(read)
-        else:
-            (skipped if read.category is InstanceCategory.SKIPPED else unreadable).append(read)
-    batches = contexts.contexts_for(instances, request.transcode)
-    accepted: set[tuple[str, str]] = set()
-    refused: list[StoredInstance] = []
-    for proposed, batch in batches:
-        with new_association(request, claim.job_id, proposed, claim) as assoc:
-            accepted |= set(assoc.accepted_contexts)
-            refused += [each for each in batch if c_store.may_be_converted(assoc, each, None, request.transcode)]
-    for more in contexts.alternatives_for(refused, request.transcode):
-        batches.append(more)
-        with new_association(request, claim.job_id, more[0], claim) as assoc:
-            accepted |= set(assoc.accepted_contexts)
-    return PreflightOutcome(
-        total=total,
-        bytes=sum(instance.size for instance in instances),
-        pairs=_pairs(instances, accepted, request.transcode),
-        skipped=tuple(skipped),
-        unreadable=tuple(unreadable),
-        contexts=sum(len(proposed) for proposed, _ in batches),
-        associations=len(batches),
-        seconds=time.monotonic() - started,
-    )
-
-
-def _pairs(
-    instances: list[StoredInstance], accepted: set[tuple[str, str]], transcode: Transcode
-) -> tuple[ProposedPair, ...]:
-    count: Counter[tuple[str, str]] = Counter()
-    size: Counter[tuple[str, str]] = Counter()
-    sent_as: dict[tuple[str, str], str] = {}
-    for instance in instances:
-        pair = instance.sop_class_uid, instance.transfer_syntax_uid
-        count[pair] += 1
-        size[pair] += instance.size
-        if pair not in accepted:
-            sent_as[pair] = c_store.sent_as(*pair, accepted, transcode) or ""
-    return tuple(
-        ProposedPair(
-            sop_class_uid=pair[0],
-            sop_class_name=UID(pair[0], IGNORE).name,
-            transfer_syntax_uid=pair[1],
-            transfer_syntax_name=UID(pair[1], IGNORE).name,
-            count=count[pair],
-            bytes=size[pair],
-            accepted=pair in accepted,
-            sent_as=sent_as.get(pair, ""),
-        )
-        for pair in sorted(count)
-    )
-
-
-@register(PreflightRequest.task, base=JobTask)
-def preflight(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Predict the result of sending a directory."""
-    return answer(self, request, PreflightRequest, _preflight)

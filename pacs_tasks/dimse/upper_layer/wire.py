@@ -164,14 +164,17 @@ class Wire:
                 self._sock.shutdown(socket.SHUT_WR)
         self.close()
 
-    def lost(self, what: str) -> PeerUnavailableError:
+    def lost(self, what: str, *, broken: bool = False) -> PeerUnavailableError:
         """Abort; give the error to raise. ``what`` follows the name of the remote."""
         self.abort()
-        return PeerUnavailableError(f"{self.remote} {what}")
+        error = PeerUnavailableError(f"{self.remote} {what}")
+        error.broken = broken
+        return error
 
     def connection_error(self, error: OSError, when: str) -> AssociationError:
         """Abort because the connection broke; give the error to raise."""
-        return self.lost(f"ended the connection {when} ({error.strerror or type(error).__name__}). {self.hint}")
+        what = f"ended the connection {when} ({error.strerror or type(error).__name__}). {self.hint}"
+        return self.lost(what, broken=True)
 
     def protocol_error(self, what: str) -> PeerUnavailableError:
         """Abort because the remote broke the protocol; give the error to raise."""
@@ -296,7 +299,7 @@ class Wire:
         except OSError as error:
             raise self.connection_error(error, f"before {awaited} arrived") from None
         if not got:
-            raise self.lost(f"closed the connection before {awaited} arrived. {self.hint}")
+            raise self.lost(f"closed the connection before {awaited} arrived. {self.hint}", broken=True)
         self._end += got
 
     def _check(self, now: float) -> None:

@@ -16,7 +16,7 @@ import logging
 import mmap
 import random
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, partial
 from typing import Any, NoReturn, cast
@@ -26,7 +26,6 @@ from celery import Task
 from celery._state import _task_stack
 from celery.exceptions import BackendError, Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.states import FAILURE, SUCCESS
-from celery.worker.request import Request as CeleryRequest
 from kombu.exceptions import OperationalError
 
 from pacs_tasks import spool, tracing
@@ -49,8 +48,8 @@ from pacs_tasks.fleet.leases import AssociationLeases, name_of
 from pacs_tasks.fleet.outages import Outages
 from pacs_tasks.ledger.claims import read_waiting
 from pacs_tasks.ledger.jobs import Ledger
-from pacs_tasks.logs import work_on
-from pacs_tasks.messages.shown import checked, shown_arguments, shown_result
+from pacs_tasks.logs import work_of, work_on
+from pacs_tasks.messages.shown import shown_arguments
 from pacs_tasks.operations import HIDDEN
 from pacs_tasks.outcome import Category, Outcome, Progress
 from pacs_tasks.request import EchoRequest, Request, TransferRequest
@@ -71,28 +70,6 @@ _AT_ONCE = 0.01
 _GOOD = (Category.SUCCESS, Category.WARNING)
 
 
-class PrivateRequest(CeleryRequest):  # type: ignore[misc]  # Celery ships no annotations
-    """A task message of which events, log lines and `inspect` show only what is harmless, whoever published it."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        fields = self._request_dict
-        fields |= {name: checked(fields.get(name)) for name in ("argsrepr", "kwargsrepr")}
-        self._argsrepr, self._kwargsrepr = fields["argsrepr"], fields["kwargsrepr"]
-
-    def info(self, *_: Any, **__: Any) -> dict[str, Any]:
-        return cast("dict[str, Any]", super().info(safe=True))
-
-    def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's name
-        """Send an event. A job that did not do all has failed for whoever watches, although Celery has its summary."""
-        if type == "task-succeeded":
-            good, result = shown_result(self.name, fields["result"])
-            fields["result"] = result
-            if not good:
-                type, fields["exception"] = "task-failed", result  # noqa: A001
-        super().send_event(type, **fields)
-
-
 class WaitingTask(Task):  # type: ignore[misc]  # Celery ships no annotations
     """Base of all tasks: their bodies go on in the background while they wait for a remote; see :mod:`.background`."""
 
@@ -105,7 +82,7 @@ class WaitingTask(Task):  # type: ignore[misc]  # Celery ships no annotations
         # The public tasks have the id of their job; the arguments of the others begin with it.
         job_id = args[0] if args and isinstance(args[0], str) else request.id
         # Celery logs the end of the task in this thread, which therefore keeps it until the next task.
-        work_on(work := _named(job_id, args))
+        work_on(work := work_of(job_id, args))
         if request.called_directly or request.is_eager:
             return self.run(*args, **kwargs)
         if settings().associations_per_process == 1:
@@ -163,14 +140,6 @@ class WaitingTask(Task):  # type: ignore[misc]  # Celery ships no annotations
 
     def end_in_background(self) -> None:
         """Called at the end of a body whose task has ended before it."""
-
-
-def _named(job_id: str, args: Sequence[object]) -> dict[str, str]:
-    """Name the job of a task for the log, and its range if it is a part."""
-    match args:
-        case [str(), int() as start, int() as stop, *_]:
-            return {"job": str(job_id), "part": f"{start}-{stop}"}
-    return {"job": str(job_id)}
 
 
 class EndingTask(WaitingTask):

@@ -1,25 +1,20 @@
 """A part of a job: a range of lines of its manifest, each with an outcome of its own.
 
-:func:`run_part` serves the task of a part. :class:`LineQueue` is the loop over its lines on one association after the
-other, which sending and querying share; what differs between them is a step (:meth:`LineQueue.step`).
+:func:`run_part` serves the task of a part. What it does with its lines is in :mod:`.lines`, or in the retrieves.
 """
 
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, ClassVar, Generic, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 from celery import Task
 from celery.exceptions import TaskPredicate
 from redis.exceptions import RedisError
 
-from pacs_tasks import tracing
-from pacs_tasks.dimse.upper_layer.association import Association, StopCheck
-from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.errors import (
     AssociationError,
     JobCancelledError,
@@ -27,23 +22,19 @@ from pacs_tasks.errors import (
     MissingKeyError,
     PacsTasksError,
     PeerBusyError,
-    PeerUnavailableError,
-    PeerUnreachableError,
     PlainRecordError,
     SealingError,
 )
 from pacs_tasks.fleet.leases import name_of
-from pacs_tasks.fleet.tuning import Trouble
 from pacs_tasks.ledger.jobs import Recorded
 from pacs_tasks.ledger.manifest import Line
 from pacs_tasks.ledger.recorder import Recorder
 from pacs_tasks.logs import add_to_work
 from pacs_tasks.messages.shown import shown_counts
-from pacs_tasks.outcome import InstanceOutcome, JobState, Status, StatusCategory
-from pacs_tasks.request import R, TransferRequest
+from pacs_tasks.outcome import InstanceOutcome, JobState
+from pacs_tasks.request import R
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine import background
-from pacs_tasks.tasks.engine.associations import kept_association
 from pacs_tasks.tasks.engine.base import (
     BROKER_AWAY,
     LONGEST_PAUSE,
@@ -57,8 +48,6 @@ from pacs_tasks.tasks.engine.base import (
     go_back,
     hold,
     ledger,
-    note_unreachable,
-    park_if_down,
     pause,
     pause_of_part,
     publish_ticket,
@@ -67,17 +56,8 @@ from pacs_tasks.tasks.engine.base import (
     unexpected,
 )
 from pacs_tasks.tasks.engine.claim import MOST_DEATHS, Claim, claimed, poison
-from pacs_tasks.tasks.engine.leases import Lease
 from pacs_tasks.tasks.engine.pace import Pacing
 from pacs_tasks.tasks.engine.permissions import check_request
-from pacs_tasks.tasks.engine.session import Loss, Session
-
-#: Associations that may be lost in one try of a part before the rest of it goes back to the queue.
-_LOSSES_OF_A_TRY = 2
-#: Associations that may be lost at one line before it fails: some files and queries make a remote abort each time.
-_LOSSES_OF_A_LINE = 3
-#: Workers that may die with a part, for whatever reason, before the rest of it fails.
-_MOST_DEATHS_OF_A_PART = 10
 
 #: Lines that a part may have for its outcomes to be counted again at its end. Users decide how many it has.
 _MOST_LINES = 1_000
@@ -85,9 +65,8 @@ _MOST_LINES = 1_000
 #: Seconds of work after which a part lets others have their turn, and between two looks whether any wait.
 SLICE, _LOOK = 0.15, 0.1
 
-#: The lines of a kind of job, and the form in which a queue holds them.
+#: The lines of a kind of job.
 L = TypeVar("L", bound=Line)
-T = TypeVar("T")
 
 
 class Part(Generic[L]):
@@ -228,191 +207,6 @@ class Part(Generic[L]):
         if index not in self.lost:
             ledger().claims.count_retrying(self.job_id, 1)
         self.lost[index] = ledger().claims.count_loss(self.job_id, index)
-
-
-class LineQueue(ABC, Generic[T]):
-    """Lines of a part for one association: the loop over them, over another association where one is lost.
-
-    The line at which an association is lost is put aside for the next try, so that it does not hold up the others.
-
-    Parameters
-    ----------
-    contexts
-        The presentation contexts to propose.
-    stop
-        Ends the wait for the remote.
-    queue
-        By its index in the manifest, each line in the form in which :meth:`step` needs it; in order.
-    alone
-        The part is the whole job: an association that cannot be opened ends it at once.
-    patience
-        Seconds that the remote may stay silent, if that is less than usual.
-
-    Attributes
-    ----------
-    unanswered
-        The indices of lines that were sent to the remote and have no answer.
-    answered
-        Whether the remote has answered a request of the step that runs.
-    """
-
-    #: The DIMSE service, for traces.
-    service: ClassVar[str]
-    #: Whether the loss of an association over which something was done does not count.
-    spares_progress: ClassVar[bool] = False
-
-    def __init__(
-        self,
-        part: Part[Any],
-        request: TransferRequest,
-        contexts: Sequence[Context],
-        stop: StopCheck,
-        queue: Mapping[int, T],
-        *,
-        alone: bool = False,
-        patience: float | None = None,
-    ) -> None:
-        self.part, self.request, self._alone = part, request, alone
-        self.queue = dict(queue)
-        self.unanswered: set[int] = set()
-        self.answered = False
-        self._losses = 0
-        #: The lease of the last association.
-        self.lease: Lease | None = None
-        self._session = Session(
-            lambda: kept_association(
-                request, part.job_id, contexts, stop, patience=patience, note_lease=self._note_lease
-            )
-        )
-
-    def _note_lease(self, lease: Lease) -> None:
-        self.lease = lease
-
-    def must_yield(self) -> bool:
-        """Whether to go on over another association, since others have a better right to this one."""
-        return self.lease is not None and self.lease.must_yield()
-
-    @abstractmethod
-    def step(self, assoc: Association) -> None:
-        """Do the first line, or several; remove each from ``queue`` when it has its answer."""
-
-    def work(self) -> None:
-        """Work until the queue is empty, the try is over or others have their turn.
-
-        Raises
-        ------
-        PeerBusyError
-            If there is no association now.
-        """
-        try:
-            with tracing.span(settings().traces, self.service, **self._about()), self._session:
-                while self.queue and not self.part.slice_over():
-                    self.part.check_end()
-                    if self.must_yield():
-                        self._session.close()
-                    self._session.attempt(self.step, self._lost)
-        except PeerBusyError:
-            raise
-        except AssociationError as error:
-            if self._alone:
-                raise
-            if isinstance(error, PeerUnavailableError) and not self.part.last_try:
-                self.part.again |= bool(self.queue)
-            else:
-                while self.queue:
-                    self.part.fail(self._pop(), error)
-        except JobCancelledError:
-            self.part.check_end()
-            raise
-        if self.part.claim.cancelled:
-            raise JobCancelledError
-
-    def _about(self) -> dict[str, str | int]:
-        return {"remote": name_of(self.request.remote), "lines": len(self.queue)}
-
-    def try_later(self, index: int, status: Status | None) -> bool:
-        """Leave a line for the next try if its status is transient; false if it has an outcome now."""
-        self.unanswered.discard(index)
-        if status is None or status.category is not StatusCategory.TRANSIENT or self.part.last_try:
-            return False
-        self.part.count_attempt(index)
-        self.part.again = True
-        return True
-
-    def _lost(self, loss: Loss) -> None:
-        if loss.opened and self.spares_progress and (self.answered or not loss.first):
-            return
-        if loss.opened:
-            self._losses += 1
-            self._put_aside(loss.error)
-            if self._losses < _LOSSES_OF_A_TRY:
-                return
-            raise self.lost_error(loss.error)
-        if not self._alone and isinstance(loss.error, PeerUnreachableError):
-            note_unreachable(self.part.job_id, self.request, loss.error)
-        raise loss.error
-
-    def _put_aside(self, error: PeerUnavailableError) -> None:
-        for each in self.unanswered:
-            self.part.count_attempt(each)
-        self.unanswered.clear()
-        index = self._pop()
-        if self.lease is not None and index not in self.part.lost:
-            # Some files make a remote abort each time.
-            self.lease.note(Trouble.ABORTED)
-        self.part.count_loss(index)
-        failure = self.failure(index, error) or (self.lost_error(error) if self.part.last_try else None)
-        if failure is not None:
-            self.part.fail(index, failure)
-        else:
-            self.part.again = True
-
-    def failure(self, index: int, error: PeerUnavailableError) -> PeerUnavailableError | None:
-        """The error with which a line fails at which an association was lost; nothing if it is tried again."""
-        return error if self.part.lost[index] >= _LOSSES_OF_A_LINE else None
-
-    def lost_error(self, error: PeerUnavailableError) -> PeerUnavailableError:
-        """The error of lines for which no try is left after an association was lost."""
-        return error
-
-    def _pop(self) -> int:
-        index = next(iter(self.queue))
-        del self.queue[index]
-        return index
-
-
-def work_off(
-    part: Part[L], request: TransferRequest, queues: Callable[[], Iterable[LineQueue[Any]]], *, alone: bool = False
-) -> bool:
-    """Work off the queues of a part; true if something is left that should be tried again later.
-
-    Parameters
-    ----------
-    queues
-        Gives the queues, after the part was found fit to run.
-    alone
-        As for :class:`LineQueue`.
-
-    Raises
-    ------
-    PeerBusyError, PartPausedError
-        If only the lack of an association, or the pace, keeps the rest from being done: that is not a try.
-    """
-    if part.claim.deaths >= _MOST_DEATHS_OF_A_PART:
-        raise poison(part.claim.deaths)
-    part.quarantine()
-    if not alone:
-        park_if_down(part.job_id, request)
-    for queue in queues():
-        try:
-            queue.work()
-        except (PeerBusyError, PartPausedError):
-            if not part.again:
-                raise
-            return True
-        if part.sliced and part.left:
-            raise PartSuspendedError
-    return part.again
 
 
 def run_part(task: Task, job_id: str, lines: range, tries: int, work: Callable[[Part[L], R], bool]) -> str:

@@ -33,8 +33,8 @@ from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine.associations import leased
 from pacs_tasks.tasks.engine.base import ledger, local_ae, timeouts
 from pacs_tasks.tasks.engine.claim import Claim, claimed, heartbeat
-from pacs_tasks.tasks.engine.expected import expecting_call
 from pacs_tasks.tasks.engine.part import Part
+from pacs_tasks.tasks.expected import expecting_call
 from pacs_tasks.tasks.retrieve.arrivals import Arrivals
 
 logger = logging.getLogger(__name__)

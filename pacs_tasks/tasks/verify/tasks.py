@@ -29,8 +29,8 @@ from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine.associations import kept_association
 from pacs_tasks.tasks.engine.base import JobTask, ledger, local_ae, register
 from pacs_tasks.tasks.engine.claim import Claim
-from pacs_tasks.tasks.engine.expected import expecting_call
 from pacs_tasks.tasks.engine.job import answer
+from pacs_tasks.tasks.expected import expecting_call
 from pacs_tasks.tasks.verify.inventory import Inquiry, Series
 
 

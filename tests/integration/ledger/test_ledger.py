@@ -15,6 +15,7 @@ from pacs_tasks.errors import (
     JobNotReadyError,
     PeerUnavailableError,
 )
+from pacs_tasks.ledger.finding import find
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.manifest import FileLine
 from pacs_tasks.ledger.outcomes import Instances
@@ -272,31 +273,31 @@ def three(ledger: Ledger) -> Ledger:
 def test_a_job_is_found_by_a_unique_beginning_or_as_the_last(
     three: Ledger, named: str, tasks: set[str], found: str
 ) -> None:
-    assert three.find(named, tasks) == found
+    assert find(three.client, named, tasks) == found
 
 
 @pytest.mark.parametrize("named", ["", "*", "1f38*", "1F", "[12]", "lastly", "?f38aa", "2*7:manifest", "a\nb"])
 def test_no_pattern_is_the_beginning_of_an_id(three: Ledger, named: str) -> None:
     with pytest.raises(JobNotFoundError):
-        three.find(named)
+        find(three.client, named)
 
 
 def test_a_beginning_that_several_ids_have_is_no_job(three: Ledger) -> None:
     """Nothing may be cancelled by chance. A job that has expired does not count, and an exact id always does."""
     with pytest.raises(InvalidRequestError, match="2 jobs have an id that begins with '1f38'"):
-        three.find("1f38")
+        find(three.client, "1f38")
     planned(three, 1, "1f38")
-    assert three.find("1f38") == "1f38"
+    assert find(three.client, "1f38") == "1f38"
     three.client.delete("pacs_tasks:job:1f38", "pacs_tasks:job:1f38bb")
-    assert three.find("1f38") == "1f38aa"
+    assert find(three.client, "1f38") == "1f38aa"
 
 
 def test_the_last_of_no_jobs_is_not_found(ledger: Ledger) -> None:
     with pytest.raises(JobNotFoundError, match=r"There is no job yet\."):
-        ledger.find("last")
+        find(ledger.client, "last")
     ledger.open("1f39", EchoRequest.task, EchoRequest())
     with pytest.raises(JobNotFoundError, match=r"There is no job of these commands: send-dir\."):
-        ledger.find("last", {REQUEST.task})
+        find(ledger.client, "last", {REQUEST.task})
 
 
 def test_a_retry_counts_what_it_does_beside_what_was_done_before(ledger: Ledger) -> None:

@@ -153,15 +153,27 @@ def test_a_lost_association_loses_no_file(client: PacsClient, pacs: TestPACS, tm
 
 @pytest.mark.thorough
 def test_a_file_that_silences_the_peer_fails_alone(client: PacsClient, tmp_path: Path) -> None:
-    """It is tried once more, and then a C-ECHO shows that the remote answers, so it does not count as unreachable."""
+    """It is tried once more, between two C-ECHO that the remote answers, so it does not count as unreachable."""
     (poison,) = write_series(tmp_path / "files", 1)
     with TestPACS(faults=Faults(silence=Silence.STORE)) as pacs:
         job = client.enqueue(StoreRequest(remote=pacs.remote, path=str(poison), timeout=2))
         job.wait(30)
         outcome = job.outcome()
         assert isinstance(outcome, TransferOutcome)
-        assert (outcome.category, outcome.unreachable, pacs.associations) == (Category.FAILED, False, 3)
+        assert (outcome.category, outcome.unreachable, pacs.associations) == (Category.FAILED, False, 4)
         assert "within 2 s" in outcome.problems[0].reason
+
+
+@pytest.mark.thorough
+def test_a_peer_that_is_silent_for_a_while_is_not_the_files_fault(client: PacsClient, tmp_path: Path) -> None:
+    """While it answers no C-ECHO either, the file is not sent again."""
+    (path,) = write_series(tmp_path / "files", 1)
+    with TestPACS(faults=Faults(silence=Silence.ASSOCIATED)) as pacs:
+        job = client.enqueue(StoreRequest(remote=pacs.remote, path=str(path), timeout=1))
+        wait_until(lambda: pacs.associations >= 4, 30, "the file was sent, and three C-ECHO")
+        pacs.faults = Faults()
+        job.wait(30)
+        assert job.progress().counters.success == len(pacs.instances) == 1
 
 
 @pytest.mark.parametrize("share", [1, 12])
