@@ -31,8 +31,6 @@ logger = logging.getLogger(__name__)
 #: second value.
 _NEXT_PART = 0.05
 _LONGEST_CHECK = 0.5
-#: Seconds within which a part of the same process that waits for an association takes an idle one that fits.
-_DECLINED = 0.005
 #: Seconds for which the releasing thread waits for another association to become idle before it ends.
 _LINGER = 1.0
 #: Seconds after which an association goes to others who wait even if there is more to do: opening one costs as much as
@@ -85,14 +83,20 @@ class _Idle:
         """
         local, remote, limits = local_ae(request), request.remote, timeouts(request)
         with self._changed:
-            for place, (_, found) in enumerate(self._idle):
+            for place, (since, found) in enumerate(self._idle):
                 assoc = found.assoc
                 same = (assoc.local, assoc.remote, assoc.timeouts) == (local, remote, limits)
-                ours = any_job or found.lease.belongs_to(request, job_id)
-                if same and ours and assoc.fits(contexts):
+                ours = found.lease.belongs_to(request, job_id)
+                if not same or not (ours or any_job):
+                    continue
+                if assoc.fits(contexts):
                     del self._idle[place]
                     background.note_idle(found.lease.remote, -1)
                     break
+                if ours:
+                    # The next part has come, and needs another one.
+                    self._idle[place] = min(since, time.monotonic() - _NEXT_PART), found
+                    self._changed.notify_all()
             else:
                 return None
         if found.assoc.reusable():
@@ -152,15 +156,13 @@ class _Idle:
 
 def _until_next_check(since: float) -> float:
     idle_for = time.monotonic() - since
-    interval = min(max(_NEXT_PART, idle_for / 4), _LONGEST_CHECK) if idle_for >= _DECLINED else _DECLINED
+    interval = min(max(_NEXT_PART, idle_for / 4), _LONGEST_CHECK)
     return max(0.0, min(interval, settings().association_idle - idle_for))
 
 
 def _is_due(since: float, found: _Kept) -> bool:
     idle_for = time.monotonic() - since
-    if idle_for >= settings().association_idle or leases().was_declined(found.lease):
-        return True
-    return idle_for >= _NEXT_PART and leases().wanted(found.lease.remote)
+    return idle_for >= settings().association_idle or (idle_for >= _NEXT_PART and leases().wanted(found.lease.remote))
 
 
 _idle = _Idle()

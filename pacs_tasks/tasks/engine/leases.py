@@ -379,10 +379,6 @@ class Leases:
         """Whether somebody has been granted no lease and does not wait in line, or waits for the remote itself."""
         return self._known("elsewhere", remote, lambda: self._quick().wanted_elsewhere(remote))
 
-    def was_declined(self, lease: Lease) -> bool:
-        """Whether tasks of the same job in this process wait that were notified of an idle one and did not take it."""
-        return len(self._lines.get(lease.remote, {}).get(group_of(lease.name), ())) > 1
-
     def _known(self, question: str, remote: str, read: Callable[[], bool]) -> bool:
         key = remote, question
         until, wanted = self._wanted.get(key, (0.0, False))
