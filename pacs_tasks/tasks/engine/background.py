@@ -338,6 +338,12 @@ def has_idle(remote: str) -> bool:
     return _idle[remote] > 0
 
 
+def expect_turn() -> None:
+    """Have the current body detached at once, if it may be: others wait for the same remote before it."""
+    if _here.body is not None:
+        _here.body.expect_wait()
+
+
 def expect_to_wait(remote: str, response_time: float | None = None) -> None:
     """Have the current body detached at once, if it may be, where the remote is known to be far or slow.
 

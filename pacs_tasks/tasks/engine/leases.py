@@ -284,6 +284,8 @@ class Leases:
             # It would only keep the parts of other jobs from coming to theirs.
             raise _busy(request.remote, lease)
         with line.place() as first:
+            if not first():
+                background.expect_turn()
             while not first():
                 self._check_wait(request.remote, lease, stop, wait)
                 with line.changed:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 
 import pytest
 
@@ -14,15 +16,17 @@ from pacs_tasks.fleet import leases as budget_module
 from pacs_tasks.fleet.leases import AssociationLeases, name_of
 from pacs_tasks.fleet.tuning import Tuning
 from pacs_tasks.request import EchoRequest
+from pacs_tasks.tasks.engine import background
 from pacs_tasks.tasks.engine import claim as claim_module
 from pacs_tasks.tasks.engine import leases as leases_module
-from pacs_tasks.tasks.engine.leases import Leases
+from pacs_tasks.tasks.engine.leases import Lease, Leases
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
 
 REMOTE = RemoteAE(max_associations=1)
 REQUEST = EchoRequest(remote=REMOTE)
 LIFETIME = 1.5
+LIMIT = 20.0
 
 
 @pytest.fixture
@@ -100,6 +104,33 @@ def test_no_more_parts_wait_than_can_be_of_use(budget: AssociationLeases, monkey
         leases.lease(REQUEST, "job", never, asked.append, one_of_many=True)
     assert (asked, in_use(budget)) == ([], 0)
     leases.give_back(leases.lease(REQUEST, "job", never, asked.append))
+
+
+def test_a_part_that_is_not_next_gives_its_process_back_at_once(
+    budget: AssociationLeases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits in the background: a silent PACS would keep each process from other work for a while, part by part."""
+    monkeypatch.setattr(background, "_SOON", LIMIT)
+    monkeypatch.setattr(leases_module, "_PATIENCE", LIMIT)
+    leases = leases_over(budget)
+    held = leases.lease(REQUEST, "job", never, lambda _: None)
+    asked: list[str] = []
+
+    def body() -> None:
+        leases.give_back(cast(Lease, leases.lease(REQUEST, "job", never, asked.append, one_of_many=True)))
+
+    def part() -> str | None:
+        return cast("str | None", background.run(body, "job", lambda _: True, lambda: "ticket"))
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(part)
+        wait_until(lambda: asked, LIMIT, "the first part waits for a lease")
+        assert pool.submit(part).result(LIMIT / 2) == "ticket"
+        assert not first.done()
+        leases.give_back(held)
+        assert first.result(LIMIT) is None
+    assert background.end_all(LIMIT)
+    assert in_use(budget) == 0
 
 
 def test_what_the_process_lets_go_it_gets(budget: AssociationLeases) -> None:
