@@ -23,8 +23,10 @@ from pacs_tasks.errors import (
     AssociationError,
     ContextRejectedError,
     JobCancelledError,
+    PeerBusyError,
     PeerStalledError,
     PeerUnavailableError,
+    PeerUnreachableError,
     UnreadableInputError,
 )
 from pacs_tasks.fleet.leases import name_of
@@ -255,7 +257,7 @@ class _FileQueue(LineQueue[StoredInstance]):
         At some files it aborts each time. Where the connection just broke, the line may be at fault.
         """
         losses = self.part.lost[index]
-        at_fault = self.echoed and losses > 1 and not error.broken and self.answers()
+        at_fault = self.echoed and losses > 1 and not error.broken and self._answers()
         if super().failure(index, error) is None and not at_fault:
             return None
         return PeerStalledError(
@@ -264,18 +266,31 @@ class _FileQueue(LineQueue[StoredInstance]):
             f"Last error: {error.message}"
         )
 
-    def answers(self) -> bool:
-        """Whether the remote answers a C-ECHO, so that the file is at fault and not the remote or the line."""
-        request = self.request
-        limits = Timeouts.of(min(timeouts(request).dimse, _LEAST_PATIENCE))
+    def falls_silent(self) -> bool:
+        """Whether the remote accepts an association and answers no C-ECHO: what it did at a file then says nothing."""
         try:
-            with leased(request, self.part.job_id, self.part.claim.overdue) as lease:
-                c_echo.echo(local_ae(request), request.remote, limits, lease.stop)
-        except ContextRejectedError:
+            self._echo()
+        except (PeerBusyError, PeerUnreachableError):
+            # The opening of the association for the file tells what to do.
+            return False
+        except AssociationError:
             return True
+        self.echoed = True
+        return False
+
+    def _answers(self) -> bool:
+        """Whether the remote answers a C-ECHO, so that the file is at fault and not the remote or the line."""
+        try:
+            self._echo()
         except AssociationError:
             return False
         return True
+
+    def _echo(self) -> None:
+        request = self.request
+        limits = Timeouts.of(min(timeouts(request).dimse, _LEAST_PATIENCE))
+        with leased(request, self.part.job_id, self.part.claim.overdue) as lease, suppress(ContextRejectedError):
+            c_echo.echo(local_ae(request), request.remote, limits, lease.stop)
 
     def lost_error(self, error: PeerUnavailableError) -> PeerUnavailableError:
         """The remote was reached, so it does not count as unreachable."""
@@ -356,12 +371,11 @@ def _send(part: Part[FileLine], request: _StoreRequest, *, alone: bool = False) 
         for index, instance in _read_headers(part, lost, unpacked, request):
             [(proposed, _)] = contexts.contexts_for([instance], request.transcode)
             queue = queue_of({index: instance}, proposed, _patience(part.job_id, instance.size))
-            queue.echoed = queue.answers()
-            if queue.echoed or part.last_try:
-                yield queue
-            else:
-                # Whatever it would do at this file now says nothing about the file.
+            part.check_end()
+            if queue.falls_silent() and not part.last_try:
                 part.again = True
+            else:
+                yield queue
 
     def together(instances: dict[int, StoredInstance]) -> Iterator[_FileQueue]:
         index_of = {instance.path: index for index, instance in instances.items()}

@@ -191,8 +191,8 @@ local function close()
   for name, seconds in pairs(sums) do
     local of = string.match(name, '^elapsed (.*)$')
     if of and seconds > 0 then
-      concurrency = concurrency + sums['used ' .. of] / seconds
-      waiting = waiting + sums['unaccepted ' .. of] / seconds
+      concurrency = concurrency + (sums['used ' .. of] or 0) / seconds
+      waiting = waiting + (sums['unaccepted ' .. of] or 0) / seconds
     end
   end
   local took, count = now - state.since, sums.instances or 0

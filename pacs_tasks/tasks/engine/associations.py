@@ -36,9 +36,11 @@ _LINGER = 1.0
 #: Seconds after which an association goes to others who wait even if there is more to do: opening one costs as much as
 #: some small files.
 _TURN = 1.0
-#: Seconds within which a remote that has an association free accepts one, or so many of its usual response times.
+#: Seconds within which a remote that has an association free accepts one, or so many of its usual response times, or of
+#: the time that opening one took.
 _PROMPT = 0.2
 _PROMPT_RESPONSES = 5
+_PROMPT_OPENINGS = 3
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class _Idle:
             Also one that was open for another job.
         """
         local, remote, limits = local_ae(request), request.remote, timeouts(request)
+        others = []
         with self._changed:
             for place, (since, found) in enumerate(self._idle):
                 assoc = found.assoc
@@ -94,10 +97,12 @@ class _Idle:
                     background.note_idle(found.lease.remote, -1)
                     break
                 if ours:
-                    # The next part has come, and needs another one.
-                    self._idle[place] = min(since, time.monotonic() - _NEXT_PART), found
-                    self._changed.notify_all()
+                    others.append((place, min(since, time.monotonic() - _NEXT_PART)))
             else:
+                # The next part has come, and needs another one.
+                for place, since in others:
+                    self._idle[place] = since, self._idle[place][1]
+                self._changed.notify_all()
                 return None
         if found.assoc.reusable():
             if not found.lease.belongs_to(request, job_id):
@@ -273,8 +278,9 @@ def _open(request: Request, job_id: str, contexts: Sequence[Context], stop: Stop
 
 def _opened(lease: Lease, request: Request, contexts: Sequence[Context], *, window: int = 1) -> Association:
     """Open the association of a lease. A remote that lets it wait may accept few at a time, and others are idle."""
+    response, opening = leases().response_time(request.remote) or 0.0, background.distance(lease.remote)
+    prompt = max(_PROMPT, _PROMPT_RESPONSES * response, _PROMPT_OPENINGS * opening)
     begun, stop = time.monotonic(), lease.stop
-    prompt = max(_PROMPT, _PROMPT_RESPONSES * (leases().response_time(request.remote) or 0.0))
 
     def check() -> bool:
         waited = time.monotonic() - begun
@@ -288,6 +294,8 @@ def _opened(lease: Lease, request: Request, contexts: Sequence[Context], *, wind
         assoc = Association.open(local_ae(request), request.remote, contexts, timeouts(request), check, window=window)
     finally:
         lease.flow.end_wait(lease)
+    assoc.stop = stop
+    lease.flow.begin(lease)
     seconds = time.monotonic() - begun
     leases().note_opening(lease, seconds)
     background.note_distance(lease.remote, seconds)

@@ -39,6 +39,8 @@ _LITTLE_CPU = 0.25
 _NEAR = 0.015
 #: Remotes of which one process remembers how far they are.
 _MOST_REMOTES = 1_000
+#: How much longer than the one before the opening of an association may be.
+_STRETCH = 1.5
 #: Threads without a body that a process keeps for the next ones.
 _SPARE_THREADS = 4
 
@@ -73,7 +75,8 @@ class Body:
         self._value: Any = None
         self._error: BaseException | None = None
         self._changing = threading.Lock()
-        #: Whatever wakes the task's thread: the end of the body, or that it begins to wait for a far or slow remote.
+        #: Whatever wakes the task's thread: the end of the body, or that it begins to wait for a far or slow remote,
+        #: or for its turn.
         self._news: SimpleQueue[None] = SimpleQueue()
         self._waits = False
         self._begun = time.monotonic()
@@ -113,7 +116,7 @@ class Body:
             del error
 
     def waits(self) -> bool:
-        """Whether it waits: it has used little of its time, or begins to wait for a remote that is far or slow."""
+        """Whether it waits: it has used little of its time, or begins to wait for a far or slow remote or its turn."""
         elapsed = time.monotonic() - self._begun
         return self._waits or (elapsed >= _SOON and self._waits_mostly(elapsed))
 
@@ -134,7 +137,7 @@ class Body:
         return self.overdue or (self.detached and time.monotonic() - self._begun > LONGEST_TASK)
 
     def expect_wait(self) -> None:
-        """Note that it begins to wait for a remote that is far or slow."""
+        """Note that it begins to wait for a remote that is far or slow, or for its turn."""
         if not self._waits:
             self._waits = True
             self.wake()
@@ -317,7 +320,8 @@ def note_distance(remote: str, seconds: float) -> None:
     """Note how long it took to open an association with a remote."""
     if len(_distances) >= _MOST_REMOTES:
         _distances.clear()
-    _distances[remote] = seconds
+    # What else made it long is no distance.
+    _distances[remote] = min(seconds, _STRETCH * _distances.get(remote, seconds))
 
 
 def distance(remote: str) -> float:

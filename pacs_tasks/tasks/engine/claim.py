@@ -193,9 +193,11 @@ class Claim:
 
     def prolong(self) -> None:
         """Hold the claim for another lifetime; the heartbeat's thread calls it."""
-        expires = time.monotonic() + CLAIM_LIFETIME
-        self._lost = self._lost or not self._ledger.claims.claim(self._scope, self.name, self.owner)
-        self._expires = expires
+        now = time.monotonic()
+        # Expired claims stay. One that is gone was another worker's, which has released it.
+        gone = now >= self._expires and self._ledger.claims.owner(self._scope, self.name) != self.owner
+        self._lost = self._lost or gone or not self._ledger.claims.claim(self._scope, self.name, self.owner)
+        self._expires = now + CLAIM_LIFETIME
 
     def check_deaths(self) -> None:
         """Raise :class:`JobFailedError` if every worker that begins this work dies."""

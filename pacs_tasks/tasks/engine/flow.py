@@ -73,6 +73,8 @@ class Flow:
         now = time.monotonic()
         with self._lock:
             self._resume(now)
+            since, _ = self._in_use.pop(lease.name, (now, now))
+            self._used += now - since
             self._unaccepted.setdefault(lease.name, now)
         if now - self._reported >= _REPORT:
             self.report(lease.limit)
