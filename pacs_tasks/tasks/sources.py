@@ -22,29 +22,26 @@ class Kind(Enum):
     DIRECTORY = auto()
 
 
-def listed(paths: Sequence[str], claim: Claim, what: Kind = Kind.ANY) -> Iterator[FileLine]:
-    """As :func:`lines_of`, for a job: a call of ``claim`` may end it."""
-
-    def check() -> None:
-        if claim():
-            raise JobCancelledError("The job was cancelled before it sent anything.")
-
-    return lines_of(paths, check, what)
-
-
-def lines_of(named: Sequence[str], check: Callable[[], object], kind: Kind = Kind.ANY) -> Iterator[FileLine]:
+def listed(named: Sequence[str], claim: Claim, kind: Kind = Kind.ANY) -> Iterator[FileLine]:
     """Give the files that paths and URLs name. Archives are listed where anything may be named.
 
     Parameters
     ----------
-    check
-        It is called for each file, and each entry of an archive, and ends this by raising.
+    claim
+        It is called for each file, and each entry of an archive.
 
     Raises
     ------
     UnreadableInputError
         If there is nothing of that name and kind, or it cannot be listed.
+    JobCancelledError
+        If the job was cancelled meanwhile.
     """
+
+    def check() -> None:
+        if claim():
+            raise JobCancelledError("The job was cancelled before it sent anything.")
+
     for each in named:
         if is_url(each):
             found = _objects_of(each, check, kind)

@@ -123,14 +123,14 @@ def _parts(job_id: str) -> list[Range]:
 
 
 def _promise_file(request: StoreRequest, claim: Claim) -> Promise:
-    lines = list(listed([request.path], claim, what=Kind.FILE))
+    lines = list(listed([request.path], claim, Kind.FILE))
     if not lines[0].archive:
         instance_in(request.path)
     return Promise(lines)
 
 
 def _promise_directory(request: StoreDirectoryRequest, claim: Claim) -> Promise:
-    lines = list(listed([request.directory], claim, what=Kind.DIRECTORY))
+    lines = list(listed([request.directory], claim, Kind.DIRECTORY))
     if not lines:
         raise UnreadableInputError("The directory contains no file. Check the path.", request.directory)
     note_round_trip(request, [c_echo.VERIFICATION_CONTEXT], claim)

@@ -102,7 +102,7 @@ class _Idle:
                 # The next part has come, and needs another one.
                 for place, since in others:
                     self._idle[place] = since, self._idle[place][1]
-                self._changed.notify_all()
+                    self._changed.notify()
                 return None
         if found.assoc.reusable():
             if not found.lease.belongs_to(request, job_id):
