@@ -19,6 +19,7 @@ from tests.benchmarks.line import line_to
 from tests.benchmarks.report import markdown
 from tests.benchmarks.results import Results
 from tests.benchmarks.works import WORKS
+from tests.benchmarks.works.pace import rate
 from tests.support.dicom_files import data_set, write_series
 from tests.support.processes import ROOT, environment, started
 from tests.support.waiting import wait_until
@@ -30,6 +31,16 @@ pytestmark = [
 ]
 
 _BENCH = [sys.executable, "-m", "tests.benchmarks", "--small"]
+
+
+@pytest.mark.parametrize("late", [0, 1, 2])
+def test_a_rate_where_all_or_nearly_all_files_arrive_with_the_begin(late: int) -> None:
+    begin = [(0.01 * number, 100) for number in range(10)]
+    arrived = [*begin, *((0.5 + 0.01 * number, 100) for number in range(late))]
+    counted = arrived[10:] if late == 2 else arrived
+    expected = (len(counted) - 1) / (counted[-1][0] - counted[0][0])
+    assert rate(arrived, 0.2, in_bytes=False) == pytest.approx(expected)
+    assert rate(arrived, 0.2, in_bytes=True) == pytest.approx(100 * expected)
 
 
 @pytest.mark.timeout(400)
