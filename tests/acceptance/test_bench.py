@@ -16,6 +16,7 @@ from pacs_tasks.testing import TestPACS
 from tests.benchmarks import one_association
 from tests.benchmarks.files import SMALL
 from tests.benchmarks.line import line_to
+from tests.benchmarks.measuring import BenchError
 from tests.benchmarks.report import markdown
 from tests.benchmarks.results import Results
 from tests.benchmarks.works import WORKS
@@ -39,8 +40,14 @@ def test_a_rate_where_all_or_nearly_all_files_arrive_with_the_begin(late: int) -
     arrived = [*begin, *((0.5 + 0.01 * number, 100) for number in range(late))]
     counted = arrived[10:] if late == 2 else arrived
     expected = (len(counted) - 1) / (counted[-1][0] - counted[0][0])
-    assert rate(arrived, 0.2, in_bytes=False) == pytest.approx(expected)
-    assert rate(arrived, 0.2, in_bytes=True) == pytest.approx(100 * expected)
+    assert rate("a case", arrived, 0.2, in_bytes=False) == pytest.approx(expected)
+    assert rate("a case", arrived, 0.2, in_bytes=True) == pytest.approx(100 * expected)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_rate_of_too_few_files_names_the_case(count: int) -> None:
+    with pytest.raises(BenchError, match=f"^a case: too few files have arrived: {count}$"):
+        rate("a case", [(0.0, 100)] * count, 0.2, in_bytes=False)
 
 
 @pytest.mark.timeout(400)

@@ -88,7 +88,7 @@ def _contestant(bench: Bench, case: _Case, remote: RemoteAE, client: PacsClient)
             job.wait(_PATIENCE)
             check_claims(case.name, job, instances(there))
             begin = _SMALL_BEGIN if bench.small else _BEGIN
-            measured = rate(_files(there), begin, in_bytes=case.setting == "bytes_per_second")
+            measured = rate(case.name, _files(there), begin, in_bytes=case.setting == "bytes_per_second")
             off = abs(measured / case.pace - 1)
             return {f"{case.name}: measured": Figure(measured, "a second"), case.name: Figure(off, "")}
 
@@ -130,7 +130,7 @@ def _let_run(bench: Bench, there: Path) -> None:
     time.sleep(_SMALL_SECONDS if bench.small else _SECONDS)
 
 
-def rate(arrived: Sequence[tuple[float, int]], begin: float, *, in_bytes: bool) -> float:
+def rate(who: str, arrived: Sequence[tuple[float, int]], begin: float, *, in_bytes: bool) -> float:
     """Instances or bytes a second, without the begin: from one file to the last, counting all but that one.
 
     ``begin`` is in seconds. A job that was so small that it ended with the begin is measured whole.
@@ -138,7 +138,7 @@ def rate(arrived: Sequence[tuple[float, int]], begin: float, *, in_bytes: bool) 
     later = [each for each in arrived if each[0] >= arrived[0][0] + begin]
     counted = later if len(later) > 1 else arrived
     if len(counted) < 2:
-        raise BenchError(f"too few files have arrived: {len(arrived)}")
+        raise BenchError(f"{who}: too few files have arrived: {len(arrived)}")
     amount = sum(size if in_bytes else 1 for _, size in counted[1:])
     return amount / (counted[-1][0] - counted[0][0])
 
