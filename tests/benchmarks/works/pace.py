@@ -21,7 +21,8 @@ from tests.support.ports import free_port
 
 #: Seconds of a job, and those at its begin that do not count.
 _SECONDS, _BEGIN = 12.0, 2.0
-_SMALL_SECONDS, _SMALL_BEGIN = 3.0, 0.2
+#: The few files of the small form may all have arrived with a begin.
+_SMALL_SECONDS, _SMALL_BEGIN = 3.0, 0.0
 #: Seconds within which a job ends that was cancelled.
 _PATIENCE: Final = 60.0
 
@@ -133,14 +134,18 @@ def _let_run(bench: Bench, there: Path) -> None:
 def rate(who: str, arrived: Sequence[tuple[float, int]], begin: float, *, in_bytes: bool) -> float:
     """Instances or bytes a second, without the begin: from one file to the last, counting all but that one.
 
-    ``begin`` is in seconds. A job that was so small that it ended with the begin is measured whole.
+    ``begin`` is in seconds.
+
+    Raises
+    ------
+    BenchError
+        If less than two files have arrived after the begin, or all at one moment.
     """
-    later = [each for each in arrived if each[0] >= arrived[0][0] + begin]
-    counted = later if len(later) > 1 else arrived
-    if len(counted) < 2:
-        raise BenchError(f"{who}: too few files have arrived: {len(arrived)}")
-    amount = sum(size if in_bytes else 1 for _, size in counted[1:])
-    return amount / (counted[-1][0] - counted[0][0])
+    counted = [each for each in arrived if each[0] >= arrived[0][0] + begin]
+    seconds = counted[-1][0] - counted[0][0] if counted else 0.0
+    if not seconds:
+        raise BenchError(f"{who}: {len(counted)} of {len(arrived)} files arrived after the begin, in no time")
+    return sum(size if in_bytes else 1 for _, size in counted[1:]) / seconds
 
 
 @contextmanager
