@@ -60,8 +60,9 @@ class Body:
         self.job_id = job_id
         #: The remote that it works with, once it does.
         self.remote = ""
-        #: Its task has ended.
+        #: Its task has ended, and when.
         self.detached = False
+        self.detached_at = 0.0
         #: It shall end early; its ticket does the rest.
         self.must_end = False
         #: Celery has called the end of its time.
@@ -152,6 +153,7 @@ class Body:
         """Detach it; false if it has ended or is to be kept."""
         with self._changing:
             self.detached = not (self._ended or self.kept)
+            self.detached_at = time.monotonic()
             return self.detached
 
 
@@ -257,6 +259,11 @@ def ask() -> bool:
 def detached() -> bool:
     """Whether the task of the current body has ended."""
     return _here.body is not None and _here.body.detached
+
+
+def detached_for() -> float:
+    """For how many seconds the task of the current body, which is detached, has ended."""
+    return time.monotonic() - _here.body.detached_at if _here.body is not None else 0.0
 
 
 def must_end() -> bool:

@@ -366,10 +366,13 @@ def _published_again(task: Task, countdown: float, **options: Any) -> Retry:
 
 
 def publish_ticket(task: Task, countdown: float) -> None:
-    """Publish the ticket of a body in the background once more: the one under way may come seconds later.
+    """Publish the ticket of a body in the background once more, where the one under way may come seconds later.
 
-    That one finds the work done, or done by others, and ends.
+    It does once it has come too early. Later it finds the work done, or done by others, and ends. The first one is soon
+    there: another message of each short part would hold up those that are left.
     """
+    if background.detached_for() < _TICKET:
+        return
     with suppress(*BROKER_AWAY):
         retries = max(task.request.retries, 0)
         task.signature_from_request(task.request, countdown=countdown, retries=retries).apply_async()

@@ -229,15 +229,11 @@ def run_part(task: Task, job_id: str, lines: range, tries: int, work: Callable[[
         What it did, in numbers, for whoever watches.
     """
     done: Counter[str] = Counter()
-    name = _name_of(lines)
     try:
-        if task.request.eta:
-            known, left = ledger().claims.tries(job_id, name)
-            tries = max(tries, known)
-            if left:
-                # The clock of another Redis server may be behind.
-                come_back(task, min(left, LONGEST_PAUSE))
-        seconds = None if _has_ended(task, job_id, lines) else _tried(task, job_id, lines, tries, work, done=done)
+        seconds = None
+        if not (_has_ended(task, job_id, lines) or (task.request.eta and _is_over(job_id, lines))):
+            tries = _tries_of(task, job_id, lines, tries)
+            seconds = _tried(task, job_id, lines, tries, work, done=done)
         if seconds is not None:
             if not background.keep():
                 publish_ticket(task, seconds)
@@ -281,6 +277,23 @@ def _has_ended(task: Task, job_id: str, lines: range) -> bool:
     if progress.state is JobState.DONE:
         store_end(task, job_id)
     return progress.state.finished or not 0 <= lines.start <= lines.stop <= progress.counters.total
+
+
+def _is_over(job_id: str, lines: range) -> bool:
+    """Whether nothing is left of a part and nobody holds it: its ticket need not claim it to see that."""
+    free = not ledger().claims.owner(job_id, _name_of(lines))
+    return free and len(ledger().recorded(job_id, lines.start, lines.stop)) == len(lines)
+
+
+def _tries_of(task: Task, job_id: str, lines: range, tries: int) -> int:
+    """How often a part was tried: its ticket does not know of those in the background. It comes back for the next."""
+    if task.request.eta:
+        known, left = ledger().claims.tries(job_id, _name_of(lines))
+        tries = max(tries, known)
+        if left:
+            # The clock of another Redis server may be behind.
+            come_back(task, min(left, LONGEST_PAUSE))
+    return tries
 
 
 def _tried(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from celery import Celery
 from pydicom import dcmread
 
@@ -30,7 +31,7 @@ from pacs_tasks import (
 )
 from pacs_tasks.app import create
 from pacs_tasks.errors import JobNotFoundError
-from pacs_tasks.operations import FIND_QUEUE
+from pacs_tasks.operations import FIND_QUEUE, QUEUE_KEYS, UNACKED
 from pacs_tasks.settings import Settings
 from pacs_tasks.testing import EVERY_INSTANCE, Faults, Silence, TestPACS
 from tests.support import workers
@@ -200,6 +201,43 @@ def test_a_planner_in_the_background_publishes_its_parts_once(own: PacsClient, r
         wait_until(lambda: not own.ledger.client.hlen("pacs_tasks.unacked"), LIMIT, "the tickets")
 
 
+def test_a_part_that_soon_ends_in_the_background_comes_once_more(
+    own: PacsClient, celery: Celery, redis_url: str, tmp_path: Path
+) -> None:
+    """Each message of a part that is done costs its processes time, which those that are left wait for."""
+    with (
+        TestPACS(faults=Faults(delay=0.4)) as pacs,
+        workers.worker(redis_url, tmp_path, concurrency=1, **PATIENT),
+    ):
+        assert transferred(send(own, pacs, tmp_path / "files", 20, files_per_task=1)).counters.success == 20
+        wait_until(lambda: not own.ledger.client.exists(*QUEUE_KEYS, UNACKED), LIMIT, "the tickets")
+        assert 20 < _received(celery) <= 40
+
+
+def test_a_ticket_of_a_part_that_is_done_claims_nothing(
+    own: PacsClient, celery: Celery, worker: Process, pacs: TestPACS, tmp_path: Path
+) -> None:
+    """Each script and each command is a wait for Redis, which may be long where the machine is busy."""
+    paths = write_series(tmp_path / "files", 8, rows=2)
+    pacs.faults = Faults(silent_at_instances=[str(dcmread(paths[0]).SOPInstanceUID)])
+    request = StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files"), files_per_task=1)
+    job = own.enqueue(request)
+    wait_until(lambda: job.progress().counters.success == 7, LIMIT, "all but one are sent")
+    client, count = own.ledger.client, 100
+    wait_until(lambda: own.ledger.claims.count(job.id) == 1, LIMIT, "the others have ended")
+    before = _scripts_run(client)
+    for number in range(count):
+        index = number % 7 + 1
+        celery.send_task(
+            "pacs_tasks.store_part", args=[job.id, index, index + 1], task_id=f"ticket-{number}", countdown=0.01
+        )
+    wait_until(lambda: _received(celery) >= count, LIMIT, "the tickets are received")
+    wait_until(lambda: not client.exists(*QUEUE_KEYS) and client.hlen(UNACKED) <= 1, LIMIT, "and done")
+    # The claim on the part that waits is renewed.
+    assert _scripts_run(client) - before < count
+    job.cancel()
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are found in /proc")
 def test_a_child_that_is_killed_loses_nothing_of_what_it_had_in_the_background(
     own: PacsClient, redis_url: str, silent: TestPACS, tmp_path: Path
@@ -237,6 +275,17 @@ def test_a_time_limit_in_a_message_ends_no_process(
         silent.faults = Faults()
         assert transferred(job).counters.success == 3
         assert children(worker.pid) == before
+
+
+def _received(celery: Celery) -> int:
+    """How many messages of parts the worker has received."""
+    (stats,) = celery.control.inspect(timeout=LIMIT, limit=1).stats().values()
+    return int(stats["total"]["pacs_tasks.store_part"])
+
+
+def _scripts_run(client: redis.Redis) -> int:
+    stats: dict[str, dict[str, int]] = client.info("commandstats")
+    return stats["cmdstat_evalsha"]["calls"]
 
 
 def _runs(client: PacsClient, job_id: str) -> bool:
