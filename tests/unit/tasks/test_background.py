@@ -80,6 +80,20 @@ def test_a_body_that_waits_is_detached(released: threading.Event) -> None:
     assert known == [True]
 
 
+def test_a_body_knows_for_how_long_its_task_has_ended(released: threading.Event) -> None:
+    known: list[float] = []
+
+    def body() -> None:
+        released.wait(LIMIT)
+        known.extend([background.detached_for(), background.detached_for()])
+
+    begin = time.monotonic()
+    assert run(body) == "ticket"
+    released.set()
+    wait_until(lambda: not background.in_background(), LIMIT)
+    assert 0.0 < known[0] <= known[1] < time.monotonic() - begin
+
+
 def test_a_body_that_may_not_be_detached_is_waited_for(tasks: ThreadPoolExecutor, released: threading.Event) -> None:
     future = begun(tasks, released)
     assert background.in_background() == 0

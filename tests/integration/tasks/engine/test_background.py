@@ -201,19 +201,6 @@ def test_a_planner_in_the_background_publishes_its_parts_once(own: PacsClient, r
         wait_until(lambda: not own.ledger.client.hlen("pacs_tasks.unacked"), LIMIT, "the tickets")
 
 
-def test_a_part_that_soon_ends_in_the_background_comes_once_more(
-    own: PacsClient, celery: Celery, redis_url: str, tmp_path: Path
-) -> None:
-    """Each message of a part that is done costs its processes time, which those that are left wait for."""
-    with (
-        TestPACS(faults=Faults(delay=0.4)) as pacs,
-        workers.worker(redis_url, tmp_path, concurrency=1, **PATIENT),
-    ):
-        assert transferred(send(own, pacs, tmp_path / "files", 20, files_per_task=1)).counters.success == 20
-        wait_until(lambda: not own.ledger.client.exists(*QUEUE_KEYS, UNACKED), LIMIT, "the tickets")
-        assert 20 < _received(celery) <= 40
-
-
 def test_a_ticket_of_a_part_that_is_done_claims_nothing(
     own: PacsClient, celery: Celery, worker: Process, pacs: TestPACS, tmp_path: Path
 ) -> None:
