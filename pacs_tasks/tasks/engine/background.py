@@ -358,6 +358,9 @@ def expect_turn() -> None:
 def expect_to_wait(remote: str, response_time: float | None = None) -> None:
     """Have the current body detached at once, if it may be, where the remote is known to be far or slow.
 
+    So it is, too, where another body of this process waits for it in the background. A remote that is silent accepts an
+    association at once, as if it were near: else each part for it would keep its process for :data:`_SOON`.
+
     Parameters
     ----------
     response_time
@@ -366,5 +369,11 @@ def expect_to_wait(remote: str, response_time: float | None = None) -> None:
     if _here.body is not None:
         _here.body.remote = remote
         # Opening an association takes two round trips.
-        if max(distance(remote) / 2, response_time or 0.0) > _NEAR:
+        if max(distance(remote) / 2, response_time or 0.0) > _NEAR or _waited_for(remote):
             _here.body.expect_wait()
+
+
+def _waited_for(remote: str) -> bool:
+    threads = _threads()
+    with threads.changed:
+        return any(each.detached and each.remote == remote for each in threads.bodies)

@@ -159,6 +159,29 @@ def test_a_body_for_a_far_remote_is_detached_at_once(released: threading.Event) 
     assert run(lambda: body("far")) == "ticket"
 
 
+def test_a_body_is_detached_at_once_where_another_waits_for_the_same_remote(
+    released: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A silent remote seems near until one waits for it; the next ones need not be watched."""
+    monkeypatch.setattr(background, "_SOON", 1.0)
+
+    def body(remote: str) -> None:
+        background.expect_to_wait(remote)
+        released.wait(LIMIT)
+
+    def took(remote: str) -> tuple[Any, bool]:
+        begin = time.monotonic()
+        ended = run(lambda: body(remote))
+        return ended, time.monotonic() - begin >= background._SOON
+
+    assert took("silent") == ("ticket", True)
+    assert took("silent") == ("ticket", False)
+    assert took("other") == ("ticket", True)
+    released.set()
+    wait_until(lambda: not background.in_background(), LIMIT)
+    assert run(lambda: background.expect_to_wait("silent")) is None
+
+
 def test_bodies_end_where_their_process_ends(tasks: ThreadPoolExecutor) -> None:
     def body() -> bool:
         wait_until(background.must_end, LIMIT)
