@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import attacks, workers
+from tests.support.cost import bounded
 from tests.support.ports import free_port
 from tests.support.processes import Process
 from tests.support.waiting import wait_until
@@ -61,7 +62,7 @@ def test_two_thousand_connections_do_not_delay_a_known_remote(
     record_property: Callable[[str, object], None],
 ) -> None:
     """Its associations are accepted within a second, and the receiver keeps few threads and descriptors."""
-    with attacks.crowd(port, 2_000, addresses, first, rest):
+    with bounded(receiver, 60, 100 << 20, record_property), attacks.crowd(port, 2_000, addresses, first, rest):
         waits = []
         for _ in range(10):
             begun = time.monotonic()

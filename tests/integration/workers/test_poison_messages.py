@@ -6,7 +6,7 @@ import base64
 import json
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from pacs_tasks.messages.dead_letters import LONGEST, DeadLetters
 from pacs_tasks.testing import TestPACS
 from tests.support import poison, workers
 from tests.support.command import Terminal
+from tests.support.cost import bounded
 from tests.support.service import another_service
 from tests.support.waiting import wait_until
 from workers import transport
@@ -56,7 +57,11 @@ def _flower(url: str, path: str) -> str:
 
 
 def test_no_message_ends_a_worker_or_shows_what_it_holds(
-    broker: redis.Redis, redis_url: str, pacs: TestPACS, tmp_path: Path
+    broker: redis.Redis,
+    redis_url: str,
+    pacs: TestPACS,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
     """A worker and Flower at DEBUG get each kind, and the worker serves the good message behind them."""
     kinds, database = poison.tasks(), int(redis_url.rpartition("/")[2])
@@ -73,10 +78,11 @@ def test_no_message_ends_a_worker_or_shows_what_it_holds(
             broker.publish(f"/{database}.celeryev/task.sent", each)
         for each in poison.commands().values():
             broker.publish(f"/{database}.celery.pidbox", each)
-        for queue in ("pacs_tasks.find", "pacs_tasks.store", "pacs_tasks.move\x06\x169"):
-            broker.lpush(queue, *kinds.values())
-        job = client.enqueue(EchoRequest(remote=pacs.remote))
-        assert job.wait(120).state.finished, worker.said()[-2000:]
+        with bounded(worker, 120, 100 << 20, record_property):
+            for queue in ("pacs_tasks.find", "pacs_tasks.store", "pacs_tasks.move\x06\x169"):
+                broker.lpush(queue, *kinds.values())
+            job = client.enqueue(EchoRequest(remote=pacs.remote))
+            assert job.wait(120).state.finished, worker.said()[-2000:]
         assert job.outcome()
         wait_until(lambda: letters.count() == min(3 * len(kinds), 500), 60, "all are dead letters")
         # The last one is put aside before it is acknowledged.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from pacs_tasks.errors import PeerUnavailableError
 from pacs_tasks.outcome import InstanceOutcome
 from pacs_tasks.testing import TestPACS
 from tests.support import scripted, workers
+from tests.support.cost import bounded
 from tests.support.dicom_files import study_uid, write_series
 from tests.support.ports import free_port
 from tests.support.waiting import wait_until
@@ -74,24 +75,29 @@ def _left(directory: Path) -> list[str]:
     return [each.name for each in directory.rglob("*.dcm")] + [each.name for each in directory.rglob("*.part")]
 
 
-def test_an_instance_without_end_ends_its_association(redis_url: str, tmp_path: Path, port: int) -> None:
+def test_an_instance_without_end_ends_its_association(
+    redis_url: str, tmp_path: Path, port: int, record_property: Callable[[str, object], None]
+) -> None:
     """It leaves no file; larger instances than the limit are refused, others received on the same association."""
     large, small = write_series(tmp_path / "a", 1, rows=800), write_series(tmp_path / "b", 1, series=2, rows=64)
     with workers.receiver(redis_url, tmp_path, port, PACS_TASKS_MAX_INSTANCE_BYTES=str(MIB)) as running:
-        assert _without_end(port, 2 << 30) < 200 * MIB
+        with bounded(running, 60, 100 * MIB, record_property):
+            assert _without_end(port, 2 << 30) < 200 * MIB
         assert _codes(_sent(port, [*large, *small])) == [OUT_OF_RESOURCES, 0]
         assert len(_left(tmp_path / "data/received")) == 1
         wait_until(lambda: "sent an instance without end" in running.said(), 10, "the log to say so")
         assert "the instance is larger than this receiver accepts" in running.said()
 
 
-def test_an_association_without_end_ends(redis_url: str, tmp_path: Path, port: int) -> None:
+def test_an_association_without_end_ends(
+    redis_url: str, tmp_path: Path, port: int, record_property: Callable[[str, object], None]
+) -> None:
     """The instance beyond its limit is refused, and the next one aborts it."""
     files = write_series(tmp_path / "a", 4, rows=400)
     with workers.receiver(redis_url, tmp_path, port, PACS_TASKS_RECEIVER_MAX_ASSOCIATION_BYTES=str(MIB)) as running:
         assert _codes(_sent(port, files[:2])) == [0, 0]
         assert _codes(_sent(port, files[:1])) == [0]
-        with pytest.raises(PeerUnavailableError):
+        with bounded(running, 60, 100 * MIB, record_property), pytest.raises(PeerUnavailableError):
             _sent(port, [*files, *files])
         said = "went on to send after its association had reached the limit of bytes"
         wait_until(lambda: said in running.said(), 10, "the log to say so")
@@ -116,7 +122,11 @@ def small_disk(tmp_path: Path) -> Iterator[tuple[Path, int]]:
 
 
 def test_the_reserve_of_free_space_stays(
-    redis_url: str, tmp_path: Path, port: int, small_disk: tuple[Path, int]
+    redis_url: str,
+    tmp_path: Path,
+    port: int,
+    small_disk: tuple[Path, int],
+    record_property: Callable[[str, object], None],
 ) -> None:
     """An instance that does not fit is refused before it touches the reserve, and leaves nothing behind."""
     directory, reserve = small_disk
@@ -131,7 +141,8 @@ def test_the_reserve_of_free_space_stays(
     ) as running:
         before = shutil.disk_usage(directory).free
         assert _codes(_sent(port, large)) == [OUT_OF_RESOURCES]
-        assert _without_end(port, 1 << 30) < 400 * MIB
+        with bounded(running, 60, 100 * MIB, record_property):
+            assert _without_end(port, 1 << 30) < 400 * MIB
         assert _left(directory) == []
         if reserve < 1 << 60:
             assert shutil.disk_usage(directory).free >= before - MIB

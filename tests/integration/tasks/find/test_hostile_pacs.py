@@ -5,8 +5,7 @@ What came before a limit is kept, and the outcome says that there may be more, w
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +27,8 @@ from pacs_tasks.outcome import Doubt, InstanceCategory
 from pacs_tasks.request import AnyRequest, QueryModel
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support import hostile, scripted, workers
+from tests.support.cost import bounded as bounded_cost
+from tests.support.cost import memory
 from tests.support.dicom_files import study_uid, write_series
 from tests.support.processes import Process
 from tests.support.redis_server import RedisServer
@@ -39,20 +40,24 @@ MATCHES, BYTES = 4_000, 1 << 24
 GROWTH, LIMIT = 200 << 20, 60
 
 
+#: Adds a figure to the summary of the run.
+Report = Callable[[str, object], None]
+
+
 class Bounded(NamedTuple):
     """A worker of low limits, and its memory in bytes before the first hostile answer."""
 
     client: PacsClient
     process: Process
     before: int
+    report: Report
 
     def ended(self, request: AnyRequest) -> Job:
         """Wait for the end of a job, and check what it cost."""
-        begun = time.monotonic()
-        job = self.client.enqueue(request)
-        job.wait(LIMIT)
-        assert time.monotonic() - begun < LIMIT
-        assert _memory(self.process, "VmHWM") - self.before < GROWTH
+        with bounded_cost(self.process, LIMIT, GROWTH, self.report):
+            job = self.client.enqueue(request)
+            job.wait(LIMIT)
+        assert memory(self.process, "VmHWM") - self.before < GROWTH
         return job
 
     def found(self, request: FindRequest) -> FindOutcome:
@@ -61,14 +66,10 @@ class Bounded(NamedTuple):
         return outcome
 
 
-def _memory(process: Process, field: str) -> int:
-    """What the kernel counts of a process: the memory it has now (VmRSS), and had at most (VmHWM)."""
-    status = Path(f"/proc/{process.pid}/status").read_text("ascii")
-    return int(next(line for line in status.splitlines() if line.startswith(field)).split()[1]) << 10
-
-
 @pytest.fixture(scope="module")
-def bounded(redis_process: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bounded]:
+def limited(
+    redis_process: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[PacsClient, Process, int]]:
     url, directory = redis_process.fresh_url(), tmp_path_factory.mktemp("bounded")
     limits = {"PACS_TASKS_MAX_MATCHES": str(MATCHES), "PACS_TASKS_MAX_ANSWER_BYTES": str(BYTES)}
     with (
@@ -78,7 +79,12 @@ def bounded(redis_process: RedisServer, tmp_path_factory: pytest.TempPathFactory
     ):
         # What every query needs is loaded.
         client.enqueue(FindRequest(remote=pacs.remote)).wait(LIMIT)
-        yield Bounded(client, process, _memory(process, "VmRSS"))
+        yield client, process, memory(process)
+
+
+@pytest.fixture
+def bounded(limited: tuple[PacsClient, Process, int], record_property: Report) -> Bounded:
+    return Bounded(*limited, record_property)
 
 
 CASES = {
