@@ -97,25 +97,24 @@ class _Header(tarfile.TarInfo):
     """A header of a tar. tarfile takes a damaged one for the end of the archive."""
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        found = super().frombuf(buf, encoding, errors)
-        # The map of a sparse file may have any length, and no file of DICOM is sparse in a tar.
-        if found.type == tarfile.GNUTYPE_SPARSE or (found.type in _FOR_THE_NEXT and found.size > _LONGEST):
-            raise tarfile.ReadError("not a tar of ordinary files")
-        return found
-
-    @classmethod
     def fromtarfile(cls, file: tarfile.TarFile) -> Self:
-        if isinstance(file, _Headers):
-            file.for_the_next += 1
-            if file.for_the_next > _MOST_FOR_THE_NEXT:
-                raise tarfile.ReadError("headers without a member")
         try:
             return super().fromtarfile(file)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # typeshed does not know it
             raise
         except tarfile.HeaderError:
             raise tarfile.ReadError("damaged") from None
+
+    def _proc_member(self, file: tarfile.TarFile) -> Self:
+        """Judge a header, also one that comes after others for its member: every version of tarfile calls this."""
+        # The map of a sparse file may have any length, and no file of DICOM is sparse in a tar.
+        if self.type == tarfile.GNUTYPE_SPARSE or (self.type in _FOR_THE_NEXT and self.size > _LONGEST):
+            raise tarfile.ReadError("not a tar of ordinary files")
+        if isinstance(file, _Headers):
+            file.for_the_next += 1
+            if file.for_the_next > _MOST_FOR_THE_NEXT:
+                raise tarfile.ReadError("headers without a member")
+        return cast(Self, super()._proc_member(file))  # type: ignore[misc]  # typeshed does not know it
 
     def _proc_builtin(self, file: tarfile.TarFile) -> Self:
         """Take over what global headers say."""

@@ -225,6 +225,10 @@ def head(size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
     return found.tobuf(tarfile.GNU_FORMAT)
 
 
+#: A header of its own before the one for a member.
+_COMMENT = tarfile.TarInfo.create_pax_global_header({"comment": "x"})
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -232,8 +236,11 @@ def head(size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
         (head(9 << 30, tarfile.XHDTYPE), "damaged"),
         (head(9 << 30, tarfile.GNUTYPE_LONGNAME), "damaged"),
         (head(9 << 30, tarfile.GNUTYPE_SPARSE), "damaged"),
+        (_COMMENT + head(9 << 30, tarfile.XHDTYPE), "damaged"),
+        (_COMMENT + head(9 << 30, tarfile.GNUTYPE_LONGNAME), "damaged"),
+        (_COMMENT + head(9 << 30, tarfile.GNUTYPE_SPARSE), "damaged"),
     ],
-    ids=["size", "attributes", "name", "sparse"],
+    ids=["size", "attributes", "name", "sparse", "attributes, second", "name, second", "sparse, second"],
 )
 def test_a_compressed_tar_takes_no_more_than_it_holds(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "a.tgz"

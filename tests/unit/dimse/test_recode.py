@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import struct
 import subprocess
 import sys
@@ -356,8 +358,10 @@ def test_decompressing_needs_a_decoder(jpeg: StoredInstance, tmp_path: Path, mon
 
 def test_a_file_that_ends_the_decoder_fails_alone(jpeg: StoredInstance, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plugin that crashes or never ends takes its own process with it; the next file gets another one."""
+    ConvertedFile(jpeg, ExplicitVRLittleEndian).close()
+    os.kill(decoder._decoders[os.getpid()]._process.pid, signal.SIGSTOP)
     with monkeypatch.context() as here:
-        here.setattr(decoder, "LIMIT", 0.0)
+        here.setattr(decoder, "LIMIT", 0.1)
         with pytest.raises(UnreadableInputError, match="cannot be decompressed"):
             ConvertedFile(jpeg, ExplicitVRLittleEndian)
     ConvertedFile(jpeg, ExplicitVRLittleEndian).close()
