@@ -30,12 +30,13 @@ from celery.worker.consumer.gossip import Gossip
 from celery.worker.control import Panel
 from redis.exceptions import RedisError
 
-from pacs_tasks import tasks, tracing
+from pacs_tasks import tasks
 from pacs_tasks.app import DEFAULT_REDIS_URL, app
-from pacs_tasks.audit import RESTRICTED_FUNCTION, Party
 from pacs_tasks.errors import BrokerUnavailableError, JobNotFoundError, MessageError
+from pacs_tasks.journal import tracing
+from pacs_tasks.journal.audit import RESTRICTED_FUNCTION, Party
+from pacs_tasks.journal.logs import JsonLines, log_plainly, write_lines
 from pacs_tasks.ledger.claims import Presence
-from pacs_tasks.logs import JsonLines, log_plainly, write_lines
 from pacs_tasks.messages.dead_letters import DeadLetter
 from pacs_tasks.messages.signature import sign_published
 from pacs_tasks.operations import OPERATIONS

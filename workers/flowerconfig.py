@@ -39,8 +39,8 @@ from tornado.web import OutputTransform
 
 from pacs_tasks.app import DEFAULT_REDIS_URL
 from pacs_tasks.errors import BrokerUnavailableError, PacsTasksError
+from pacs_tasks.journal.logs import log_plainly, write_lines
 from pacs_tasks.ledger.jobs import Ledger
-from pacs_tasks.logs import log_plainly, write_lines
 from pacs_tasks.messages.shown import checked, job_of
 from pacs_tasks.metrics import FleetCollector
 from pacs_tasks.privacy import directory_mode, keep_private

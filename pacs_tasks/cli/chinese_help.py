@@ -8,9 +8,9 @@ import os
 
 import click
 
-from pacs_tasks.catalogue import DOMAIN, LOCALE
 from pacs_tasks.cli.declarations import HELP_OPTIONS
 from pacs_tasks.cli.language import translated, widened
+from pacs_tasks.locale.catalogue import DOMAIN, LOCALE
 
 
 def translate_help(command: click.Command) -> None:

@@ -1,6 +1,6 @@
 """The language of what people read: Chinese where the locale is Chinese, else English.
 
-:mod:`pacs_tasks.catalogue` has the translations.
+:mod:`pacs_tasks.locale.catalogue` has the translations.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pacs_tasks.catalogue import Catalogue
+    from pacs_tasks.locale.catalogue import Catalogue
 
 #: The variables that name the language, the first that is set decides (POSIX.1-2017 section 8.2).
 _VARIABLES = ("PACS_TASKS_LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG")
@@ -37,7 +37,7 @@ def choose(name: str | None = None) -> None:
         _Language.catalogue = None
         return
     # English needs none of it.
-    from pacs_tasks import catalogue
+    from pacs_tasks.locale import catalogue
 
     _Language.catalogue = catalogue.chinese()
 

@@ -28,7 +28,7 @@ from pacs_tasks.cli.output.exit_codes import ExitCode, advice_on, of_error
 from pacs_tasks.cli.output.terminal import SHOWN, open_streams, place_of, readable, stack_of
 from pacs_tasks.errors import PacsTasksError
 from pacs_tasks.extras import missing_extra
-from pacs_tasks.logs import log_plainly
+from pacs_tasks.journal.logs import log_plainly
 from pacs_tasks.privacy import keep_private
 
 logger = logging.getLogger("pacs_tasks.cli")

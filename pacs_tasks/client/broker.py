@@ -11,8 +11,9 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from pacs_tasks import embedded, tracing
+from pacs_tasks import embedded
 from pacs_tasks.errors import BrokerUnavailableError
+from pacs_tasks.journal import tracing
 from pacs_tasks.ledger.claims import Presence
 from pacs_tasks.messages.shown import shown_arguments
 from pacs_tasks.operations import HIDDEN, OPERATIONS, queue_key

@@ -11,7 +11,7 @@ from uvicorn.config import LOGGING_CONFIG
 
 from pacs_tasks.client import PacsClient
 from pacs_tasks.errors import PacsTasksError
-from pacs_tasks.logs import log_plainly, write_lines
+from pacs_tasks.journal.logs import log_plainly, write_lines
 from pacs_tasks.privacy import keep_private
 from pacs_tasks.serve.application import create_app
 from pacs_tasks.serve.protocol import Limits, limited

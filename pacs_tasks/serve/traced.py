@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pacs_tasks import tracing
+from pacs_tasks.journal import tracing
 
 
 @dataclass(frozen=True)

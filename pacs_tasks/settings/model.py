@@ -30,7 +30,7 @@ from pacs_tasks.ae import (
     is_loopback,
 )
 from pacs_tasks.errors import ConfigurationError
-from pacs_tasks.logs import LogFormat
+from pacs_tasks.journal.logs import LogFormat
 from pacs_tasks.privacy import GroupAccess
 from pacs_tasks.settings.file import CONFIG_NAME, config_file
 from pacs_tasks.settings.pace import Pace

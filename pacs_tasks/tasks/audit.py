@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pacs_tasks.audit import RESTRICTED_FUNCTION, START, STOP, Code, Event, Kind, Party, Sink, message, privacy, sink_of
 from pacs_tasks.errors import (
     BrokerUnavailableError,
     ConfigurationError,
@@ -25,6 +24,19 @@ from pacs_tasks.errors import (
     SealingError,
 )
 from pacs_tasks.fleet.audits import Audits
+from pacs_tasks.journal.audit import (
+    RESTRICTED_FUNCTION,
+    START,
+    STOP,
+    Code,
+    Event,
+    Kind,
+    Party,
+    Sink,
+    message,
+    privacy,
+    sink_of,
+)
 from pacs_tasks.layout import elements_of
 from pacs_tasks.ledger.ends import End
 from pacs_tasks.ledger.jobs import Ledger

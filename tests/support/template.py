@@ -26,7 +26,7 @@ _LOADED: Final = (
     "celery.apps.worker", "celery.bin.worker", "celery.concurrency.prefork", "celery.events", "celery.loaders.app",
     "celery.worker.consumer", "celery.worker.control", "celery.worker.strategy", "kombu.pidbox", "billiard.heap",
     "billiard.popen_fork", "billiard.synchronize", "pacs_tasks.cli.program", "pacs_tasks.cli.running",
-    "pacs_tasks.client", "pacs_tasks.layout", "pacs_tasks.spool", "pacs_tasks.tracing",
+    "pacs_tasks.client", "pacs_tasks.layout", "pacs_tasks.spool", "pacs_tasks.journal.tracing",
 )  # fmt: skip
 #: Rooms of which they load nearly all. The modules of tasks are left to each worker: one of them has memory that all
 #: processes of a worker share.

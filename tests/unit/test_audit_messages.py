@@ -15,7 +15,8 @@ from xml.etree import ElementTree
 import pytest
 import trustme
 
-from pacs_tasks.audit import (
+from pacs_tasks.errors import ConfigurationError
+from pacs_tasks.journal.audit import (
     NODE_AUTHENTICATION,
     Event,
     FileSink,
@@ -28,7 +29,6 @@ from pacs_tasks.audit import (
     privacy,
     sink_of,
 )
-from pacs_tasks.errors import ConfigurationError
 from pacs_tasks.sealing import Sealing, new_key
 from pacs_tasks.settings import AuditPatients, Settings
 from tests.support.waiting import wait_until

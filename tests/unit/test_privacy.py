@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pacs_tasks import privacy
-from pacs_tasks.logs import log_plainly
+from pacs_tasks.journal.logs import log_plainly
 from pacs_tasks.privacy import GroupAccess, directory_mode, keep_private, plain, rotate
 
 STEERING = [

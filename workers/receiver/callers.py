@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator
 import redis
 
 from pacs_tasks.ae import plain_address
-from pacs_tasks.audit import NODE_AUTHENTICATION, Event, Kind, Party
 from pacs_tasks.connection import connect
 from pacs_tasks.dimse.scp.admission import Sparing
 from pacs_tasks.dimse.scp.callers import ANY, LOOPBACK, UNCERTAIN, Caller, Callers, Network, Rejection
@@ -21,6 +20,7 @@ from pacs_tasks.dimse.upper_layer.negotiation import AssociateRequest
 from pacs_tasks.errors import BrokerUnavailableError
 from pacs_tasks.fleet.audits import Audits
 from pacs_tasks.fleet.callers import ExpectedCallers
+from pacs_tasks.journal.audit import NODE_AUTHENTICATION, Event, Kind, Party
 from pacs_tasks.settings import Settings
 
 logger = logging.getLogger("pacs_tasks.receiver")

@@ -28,9 +28,9 @@ from pacs_tasks.dimse.status import commitment_failure
 from pacs_tasks.errors import BrokerUnavailableError
 from pacs_tasks.fleet.receivers import EXPECTED_FOR, INCOMING, UNSOLICITED, ExpectedSeries
 from pacs_tasks.fleet.senders import Expectation, Stranger
+from pacs_tasks.journal.logs import log_plainly, write_lines
 from pacs_tasks.ledger.commitments import is_known, record_report
 from pacs_tasks.ledger.jobs import Ledger
-from pacs_tasks.logs import log_plainly, write_lines
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 from pacs_tasks.outcome.verification import CommitmentReport
 from pacs_tasks.settings import Settings, Unsolicited

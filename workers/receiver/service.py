@@ -30,7 +30,7 @@ from pacs_tasks.dimse.scp.storage_scp import listen
 from pacs_tasks.dimse.upper_layer.tls import called_context
 from pacs_tasks.errors import ConfigurationError, PacsTasksError
 from pacs_tasks.fleet.receivers import LIFETIME, MARKER, Receiver, announce, withdraw
-from pacs_tasks.logs import log_plainly, write_lines
+from pacs_tasks.journal.logs import log_plainly, write_lines
 from pacs_tasks.privacy import directory_mode, keep_private
 from pacs_tasks.settings import Settings, load, remark_on_variables
 from workers.metrics import serve_metrics

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TextIO
 from pacs_tasks.cli.language import translated, widened, words
 from pacs_tasks.cli.output.sheet import BOM, csv_lines
 from pacs_tasks.errors import ConfigurationError, PacsTasksError
-from pacs_tasks.logs import JsonLines, LogFormat
+from pacs_tasks.journal.logs import JsonLines, LogFormat
 from pacs_tasks.privacy import plain, rotate
 
 #: Columns of a table that goes to a pipe or a file. Each row stays one line, so that ``grep`` finds all of it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from pacs_tasks.catalogue import Catalogue, chinese
+from pacs_tasks.locale.catalogue import Catalogue, chinese
 
 #: The languages of the console, with the names that their speakers read.
 LANGUAGES = {"en": "English", "zh": "中文"}

@@ -28,7 +28,7 @@ from celery.exceptions import BackendError, Ignore, Reject, Retry, SoftTimeLimit
 from celery.states import FAILURE, SUCCESS
 from kombu.exceptions import OperationalError
 
-from pacs_tasks import spool, tracing
+from pacs_tasks import spool
 from pacs_tasks.ae import LocalAE
 from pacs_tasks.app import DEFAULT_REDIS_URL, LONGEST_TASK, app
 from pacs_tasks.connection import AWAY, connect
@@ -46,9 +46,10 @@ from pacs_tasks.errors import (
 )
 from pacs_tasks.fleet.leases import AssociationLeases, name_of
 from pacs_tasks.fleet.outages import Outages
+from pacs_tasks.journal import tracing
+from pacs_tasks.journal.logs import work_of, work_on
 from pacs_tasks.ledger.claims import read_waiting
 from pacs_tasks.ledger.jobs import Ledger
-from pacs_tasks.logs import work_of, work_on
 from pacs_tasks.messages.shown import shown_arguments
 from pacs_tasks.operations import HIDDEN
 from pacs_tasks.outcome import Category, Outcome, Progress

@@ -22,8 +22,6 @@ from celery import Task, chord
 from celery.exceptions import Ignore, Reject, Retry
 from kombu.utils.json import dumps, loads
 
-from pacs_tasks import tracing
-from pacs_tasks.audit import RESTRICTED_FUNCTION, Party
 from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.errors import (
     InvalidRequestError,
@@ -37,9 +35,11 @@ from pacs_tasks.errors import (
 )
 from pacs_tasks.fleet.audits import Audits
 from pacs_tasks.fleet.leases import name_of
+from pacs_tasks.journal import tracing
+from pacs_tasks.journal.audit import RESTRICTED_FUNCTION, Party
+from pacs_tasks.journal.logs import add_to_work
 from pacs_tasks.ledger.manifest import Line, Study
 from pacs_tasks.ledger.recorder import Recorder
-from pacs_tasks.logs import add_to_work
 from pacs_tasks.operations import DIRECTIONS, OPERATIONS, PART_PRIORITIES
 from pacs_tasks.outcome import InstanceOutcome, Outcome
 from pacs_tasks.request import MoveRequest, R, Request, RetrieveRequest, build

@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
-from pacs_tasks import tracing
 from pacs_tasks.dimse.upper_layer.association import Association, StopCheck
 from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.errors import (
@@ -21,6 +20,7 @@ from pacs_tasks.errors import (
 )
 from pacs_tasks.fleet.leases import name_of
 from pacs_tasks.fleet.tuning import Trouble
+from pacs_tasks.journal import tracing
 from pacs_tasks.outcome import Status, StatusCategory
 from pacs_tasks.request import TransferRequest
 from pacs_tasks.settings import settings

@@ -26,10 +26,10 @@ from pacs_tasks.errors import (
     SealingError,
 )
 from pacs_tasks.fleet.leases import name_of
+from pacs_tasks.journal.logs import add_to_work
 from pacs_tasks.ledger.jobs import Recorded
 from pacs_tasks.ledger.manifest import Line
 from pacs_tasks.ledger.recorder import Recorder
-from pacs_tasks.logs import add_to_work
 from pacs_tasks.messages.shown import shown_counts
 from pacs_tasks.outcome import InstanceOutcome, JobState
 from pacs_tasks.request import R

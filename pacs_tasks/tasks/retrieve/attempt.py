@@ -11,8 +11,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from pacs_tasks import tracing
 from pacs_tasks.fleet.leases import name_of
+from pacs_tasks.journal import tracing
 from pacs_tasks.ledger.manifest import CountedLine, RetrieveLine
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, MoveOutcome, Status, StatusCategory
 from pacs_tasks.request import RetrieveRequest

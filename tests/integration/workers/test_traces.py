@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pacs_tasks import PacsClient, StoreDirectoryRequest, tracing
+from pacs_tasks import PacsClient, StoreDirectoryRequest
+from pacs_tasks.journal import tracing
 from pacs_tasks.settings import Settings
 from pacs_tasks.testing import TestPACS
 from tests.support import workers

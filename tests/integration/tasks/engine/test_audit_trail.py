@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from pacs_tasks import FindRequest, PacsClient, RetrieveRequest, StoreDirectoryRequest
-from pacs_tasks.audit import FileSink
 from pacs_tasks.connection import connect
 from pacs_tasks.errors import BrokerUnavailableError, PacsTasksError, SealingError
 from pacs_tasks.fleet.audits import Audits
+from pacs_tasks.journal.audit import FileSink
 from pacs_tasks.ledger.ends import End
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.operations import FIND_QUEUE

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-LOCALE = Path(__file__).parent / "locale"
+LOCALE = Path(__file__).parent
 DOMAIN = "pacs_tasks"
 #: A template with fewer letters than this fits figures only, since it would fit names of files and patients too.
 _FEW_LETTERS = 8

@@ -1,0 +1,1 @@
+"""The texts in other languages, and how a text finds its translation."""
