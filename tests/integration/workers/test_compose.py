@@ -41,7 +41,7 @@ def _docker_compose(*arguments: str, **values: str) -> subprocess.CompletedProce
             pytest.fail(f"PACS_TASKS_TESTS_REQUIRE_PEERS=1, but {reason}", pytrace=False)
         pytest.skip(reason)
     return subprocess.run(
-        [program, "--profile", "demo", *arguments],
+        [program, "--profile", "demo", "--profile", "metrics", *arguments],
         cwd=ROOT,
         env=environment(**values),
         capture_output=True,
@@ -51,12 +51,35 @@ def _docker_compose(*arguments: str, **values: str) -> subprocess.CompletedProce
     )
 
 
+def _read(**values: str) -> dict[str, Any]:
+    """The compose file as docker-compose reads it. Version 2 gives volumes and ports as mappings."""
+    done = _docker_compose("config", **NEEDED, **values)
+    assert done.returncode == 0, done.stderr
+    found = yaml.safe_load(done.stdout)
+    assert isinstance(found, dict)
+    for service in found["services"].values():
+        service["volumes"] = [_volume(each) for each in service.get("volumes", ())]
+        service["ports"] = [_port(each) for each in service.get("ports", ())]
+    return found
+
+
+def _volume(given: str | Mapping[str, Any]) -> str:
+    if isinstance(given, str):
+        return given
+    mode = "ro" if given.get("read_only") else "rw"
+    return ":".join([*filter(None, [given.get("source")]), given["target"], mode])
+
+
+def _port(given: str | Mapping[str, Any]) -> str:
+    if isinstance(given, str):
+        return given
+    return ":".join([*filter(None, [given.get("host_ip")]), str(given["published"]), str(given["target"])])
+
+
 @pytest.fixture(scope="module")
 def services() -> Mapping[str, Any]:
     """The services as docker-compose reads them."""
-    done = _docker_compose("config", **NEEDED)
-    assert done.returncode == 0, done.stderr
-    found = yaml.safe_load(done.stdout)["services"]
+    found = _read()["services"]
     assert isinstance(found, dict)
     return found
 
@@ -72,7 +95,8 @@ def test_every_service_is_there_and_has_a_health_check(services: Mapping[str, An
 
 def test_workers_can_be_scaled(services: Mapping[str, Any]) -> None:
     """A worker has no fixed name and no port."""
-    assert not {"container_name", "ports", "hostname"} & set(services["worker"])
+    assert not {"container_name", "hostname"} & set(services["worker"])
+    assert not services["worker"]["ports"]
 
 
 def test_receiver_and_workers_share_storage(services: Mapping[str, Any]) -> None:
@@ -85,7 +109,7 @@ def test_certificates_are_where_they_are_named() -> None:
     """Workers and receiver share the directory; settings that are not set reach the receiver as empty."""
     settings = {f"PACS_TASKS_RECEIVER_TLS_{name}": f"/certificates/{name}.pem" for name in ("CERTIFICATE", "KEY", "CA")}
     for values in ({}, {**settings, "PACS_TASKS_CERTIFICATES": str(ROOT)}):
-        found = yaml.safe_load(_docker_compose("config", **NEEDED, **values).stdout)["services"]
+        found = _read(**values)["services"]
         for name in ("worker", "receiver"):
             mounted = [volume for volume in found[name]["volumes"] if "/certificates:ro" in volume]
             assert mounted == [f"{values.get('PACS_TASKS_CERTIFICATES', 'certificates')}:/certificates:ro"]
@@ -95,13 +119,13 @@ def test_certificates_are_where_they_are_named() -> None:
 
 def test_redis_is_on_a_network_of_its_own() -> None:
     """Which leads nowhere else; no port of it is published."""
-    found = yaml.safe_load(_docker_compose("config", **NEEDED).stdout)
+    found = _read()
     assert found["networks"]["backend"]["internal"] is True
     networks = {name: set(service["networks"]) for name, service in found["services"].items()}
     assert networks.pop("redis") == {"backend"}
     assert all(networks.pop(name) == {"outside"} for name in ("orthanc", "prometheus", "grafana"))
     assert all(each == {"backend", "outside"} for each in networks.values())
-    assert "ports" not in found["services"]["redis"]
+    assert not found["services"]["redis"]["ports"]
 
 
 def test_images_are_pinned(services: Mapping[str, Any]) -> None:
@@ -122,7 +146,7 @@ def test_logs_rotate_and_other_services_may_join_the_network(services: Mapping[s
     for name in ("redis", "worker", "receiver", "serve", "flower"):
         assert services[name]["logging"]["options"] == {"max-size": "10m", "max-file": "5"}, name
     for values, name in (({}, "pacs-tasks"), ({"PACS_TASKS_NETWORK": "imaging"}, "imaging")):
-        found = yaml.safe_load(_docker_compose("config", **NEEDED, **values).stdout)
+        found = _read(**values)
         assert found["networks"]["outside"]["name"] == name
         assert "outside" in found["services"]["serve"]["networks"]
 
@@ -140,7 +164,7 @@ def test_what_an_operator_sets_reaches_the_containers(tmp_path: Path) -> None:
     """Settings, the directory of pacs-tasks.toml, and that of `--output-dir`."""
     values = {"PACS_TASKS_CONCURRENCY": "3", "PACS_TASKS_MAX_ASSOCIATIONS": "9", "PACS_TASKS_AE_TITLE": "US_AE"}
     places = {"PACS_TASKS_CONFIG_DIR": str(tmp_path), "PACS_TASKS_OUTPUT": str(tmp_path)}
-    found = yaml.safe_load(_docker_compose("config", **NEEDED, **values, **places).stdout)["services"]
+    found = _read(**values, **places)["services"]
     assert values.items() <= found["worker"]["environment"].items()
     assert f"{tmp_path}:/output:rw" in found["worker"]["volumes"]
     for name in ("worker", "receiver", "serve"):
@@ -149,7 +173,7 @@ def test_what_an_operator_sets_reaches_the_containers(tmp_path: Path) -> None:
 
 def test_the_receiver_knows_of_the_audit_trail() -> None:
     """Otherwise the trail would lack the callers that it rejects."""
-    found = yaml.safe_load(_docker_compose("config", **NEEDED, PACS_TASKS_AUDIT="/data/audit.jsonl").stdout)["services"]
+    found = _read(PACS_TASKS_AUDIT="/data/audit.jsonl")["services"]
     for name in ("worker", "receiver"):
         assert found[name]["environment"]["PACS_TASKS_AUDIT"] == "/data/audit.jsonl", name
 
@@ -161,7 +185,7 @@ def test_containers_have_no_privilege(services: Mapping[str, Any]) -> None:
             assert service["read_only"] is True, name
             assert service["cap_drop"] == ["ALL"], name
             assert service["security_opt"] == ["no-new-privileges:true"], name
-            mounted = [*service.get("tmpfs", ()), *service["volumes"]] if "volumes" in service else service["tmpfs"]
+            mounted = [*service.get("tmpfs", ()), *service["volumes"]]
             assert any(str(each).split(":")[0] == "/tmp" for each in mounted), name
             assert not any("docker.sock" in str(each) for each in mounted), name
         assert not {"privileged", "cap_add", "pid", "network_mode", "devices"} & set(service), name

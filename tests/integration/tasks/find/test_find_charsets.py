@@ -115,10 +115,13 @@ def test_names_are_found_in_their_charset(archive: peers.Peer, name: Name, by_re
 
 @EVERY
 def test_names_are_found_in_utf8(archive: peers.Peer, name: Name) -> None:
-    """A query without a character set goes out in UTF-8 and matches the names that the archive can convert."""
+    """A query without a character set goes out in UTF-8 and matches the names that the archive can convert.
+
+    DCMTK's dcmqrscp converts Japanese ones in ISO 2022 IR 87 since 3.7; 3.6.7 finds none.
+    """
     found = _found(archive.remote, keys={"PatientName": name.key})
-    cannot = archive.ae_title == "DCMQRSCP" and "87" in name.charset
-    assert [match["00100010"]["Value"] for match in found] == ([] if cannot else [[name.groups]])
+    may_not = archive.ae_title == "DCMQRSCP" and "87" in name.charset
+    assert [match["00100010"]["Value"] for match in found] in ([[name.groups]], *([[]] if may_not else []))
 
 
 @pytest.mark.orthanc
