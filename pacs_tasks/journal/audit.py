@@ -82,8 +82,8 @@ class Event:
         Unix seconds.
     category
         The category of the outcome; empty for what has just begun.
-    enqueuer
-        Who requested it.
+    enqueuer, requester
+        Who requested it; and for whom, where a service enqueues for others, and only the service is proven.
     source, destination
         Where data, or the query, came from and went to.
     job_id, task
@@ -105,6 +105,7 @@ class Event:
     category: str = ""
     type: Code | None = None
     enqueuer: str = ""
+    requester: str = ""
     source: Party | None = None
     destination: Party | None = None
     job_id: str = ""
@@ -188,7 +189,8 @@ def _participants(event: Event) -> Iterable[dict[str, Any]]:
             "RoleIDCode": _coded(_APPLICATION),
         }
     if event.enqueuer:
-        yield {"UserID": event.enqueuer, "UserIsRequestor": "true"}
+        other = {"AlternativeUserID": event.requester} if event.requester else {}
+        yield {"UserID": event.enqueuer, **other, "UserIsRequestor": "true"}
 
 
 def _objects(event: Event, private: Callable[[str], str]) -> Iterable[dict[str, Any]]:

@@ -174,9 +174,9 @@ class Ledger:
         return load_request(job_id, task, sealer.unseal(text, "request"), large)
 
     def requester(self, job_id: str) -> str:
-        """Read who requested a job: the name that a signature proves, or what the client said."""
-        proven, said = cast("list[str | None]", self._redis.hmget(job_key(job_id), ["enqueuer", "requester"]))
-        return proven or (f"{self.seals.of(job_id).unseal(said, 'requester')} (not proven)" if said else "")
+        """Read who requested a job, as the client said: nothing proves it."""
+        said = cast("str | None", self._redis.hget(job_key(job_id), "requester"))
+        return f"{self.seals.of(job_id).unseal(said, 'requester')} (not proven)" if said else ""
 
     def complete(self, request: R) -> R:
         """Complete a request about another job: it goes to the remote of that job unless it names one."""

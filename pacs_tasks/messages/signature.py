@@ -31,8 +31,8 @@ VERIFIED: Final = "pacs_tasks_enqueuer"
 #: Seconds by which the clock of an enqueuer may be ahead.
 _AHEAD: Final = 300
 _LONGEST_STAMP: Final = 12
-#: The field of a job that has the signature of its request.
-_SIGNATURE: Final = "signature"
+#: The fields of a job that have the signature of its request, and of the large field that few read.
+_SIGNATURE, _BULK_SIGNATURE = "signature", "bulk_signature"
 
 
 class Signed(NamedTuple):
@@ -153,25 +153,35 @@ def _check_age(stamp: int, eta: str | None, lifetime: float) -> None:
 
 def sign_record(ledger: Ledger, job_id: str, request: AnyRequest, config: Settings) -> None:
     """Sign the request of a job in the ledger, which its messages do not hold."""
-    if signed := own_signature(config, _recorded(job_id, request)):
-        ledger.client.hset(job_key(job_id), _SIGNATURE, signed)
+    text, bulk = dump_request(request)
+    if signed := own_signature(config, Signed(request.task, job_id, text)):
+        signatures: dict[Any, Any] = {_SIGNATURE: signed}
+        if bulk:
+            signatures[_BULK_SIGNATURE] = own_signature(config, Signed(request.task, job_id, bulk))
+        ledger.client.hset(job_key(job_id), mapping=signatures)
 
 
-def enqueuer_of_record(ledger: Ledger, job_id: str, request: AnyRequest, config: Settings) -> str:
+def enqueuer_of_record(ledger: Ledger, job_id: str, request: AnyRequest, config: Settings, *, bulk: bool) -> str:
     """Verify the signature of a request in the ledger; the name in it, or empty where it is not signed.
+
+    Parameters
+    ----------
+    bulk
+        The request has its large field.
 
     Raises
     ------
     MessageError
         If it is not valid, or lacks although this worker requires one.
     """
-    text = cast("str | None", ledger.client.hget(job_key(job_id), _SIGNATURE))
+    fields = [_SIGNATURE, _BULK_SIGNATURE]
+    text, of_bulk = cast("list[str | None]", ledger.client.hmget(job_key(job_id), fields))
     if text and keys(config):
-        return verified(text, _recorded(job_id, request), config)[0]
+        short, large = dump_request(request)
+        name, _ = verified(text, Signed(request.task, job_id, short), config)
+        if bulk and large:
+            verified(of_bulk or "", Signed(request.task, job_id, large), config)
+        return name
     if config.require_signatures:
         raise MessageError("The request of this job is not signed. Set PACS_TASKS_SIGNING_KEY where jobs are enqueued.")
     return ""
-
-
-def _recorded(job_id: str, request: AnyRequest) -> Signed:
-    return Signed(request.task, job_id, dump_request(request))

@@ -29,7 +29,7 @@ from pacs_tasks.ae import (
     check_key_has_certificate,
     is_loopback,
 )
-from pacs_tasks.errors import ConfigurationError
+from pacs_tasks.errors import ConfigurationError, InvalidRequestError
 from pacs_tasks.journal.logs import LogFormat
 from pacs_tasks.privacy import GroupAccess
 from pacs_tasks.settings.file import CONFIG_NAME, config_file
@@ -384,8 +384,21 @@ class Settings(BaseModel):
         return [remote, *self._named(remote)]
 
     def identity(self, remote: RemoteAE) -> UserIdentity | None:
-        """Return the user identity for a remote: that of one in the settings with the same AE title, host and port."""
-        return next((each.identity for each in self._named(remote) if each.identity is not None), None)
+        """Return the user identity for a remote: that of one in the settings with the same AE title, host and port.
+
+        Raises
+        ------
+        InvalidRequestError
+            If it goes over another TLS there, or would go in clear.
+        """
+        named = [each for each in self._named(remote) if each.identity is not None]
+        found = next((each for each in named if each.tls in {None, remote.tls}), None)
+        if named and found is None:
+            raise InvalidRequestError(
+                f"The settings have a user identity for {remote}, which goes over their TLS only. "
+                "Use the TLS that the remote has in the settings."
+            )
+        return None if found is None else found.identity
 
     def pace(self, remote: RemoteAE) -> Pace | None:
         """Return the pace of a remote, found as :meth:`identity` finds its identity; None if it has none."""

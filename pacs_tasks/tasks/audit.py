@@ -56,6 +56,7 @@ from pacs_tasks.request.store import SENDING
 from pacs_tasks.sealing import sealing_of
 from pacs_tasks.settings import Settings, settings
 from pacs_tasks.tasks.engine.base import ledger
+from pacs_tasks.tasks.engine.enqueuers import enqueuer_of
 
 logger = logging.getLogger(__name__)
 
@@ -129,10 +130,12 @@ def _event(record: Ledger, progress: Progress, request: AnyRequest) -> Event:
     """What the events of a job have in common."""
     ours = Party((request.local or settings().local).ae_title)
     theirs = Party(request.remote.ae_title, request.remote.host)
+    proven, said = enqueuer_of(record, progress.job_id, request), record.requester(progress.job_id)
     event = Event(
         kind=Kind.QUERY if isinstance(request, _QUERIES) else Kind.TRANSFERRED,
         time=progress.finished or time.time(),
-        enqueuer=record.requester(progress.job_id),
+        enqueuer=proven or said,
+        requester=said if proven else "",
         source=ours,
         destination=theirs,
         job_id=progress.job_id,

@@ -188,6 +188,7 @@ def purge(invocation: Invocation, job_ids: tuple[str, ...], age: float | None) -
     from pacs_tasks import spool
     from pacs_tasks.cli.running import find_job
     from pacs_tasks.client import PacsClient
+    from pacs_tasks.fleet.audits import Audits
     from pacs_tasks.fleet.webhooks import Webhooks
     from pacs_tasks.ledger.purge import ended_before, purge_all, rewrite_file
     from pacs_tasks.messages.dead_letters import DeadLetters
@@ -198,26 +199,36 @@ def purge(invocation: Invocation, job_ids: tuple[str, ...], age: float | None) -
     with PacsClient(config=invocation.settings) as client:
         ledger = client.ledger
         named = [find_job(invocation, client, each).id for each in job_ids]
-        purged = purge_all(ledger, dict.fromkeys(named) if age is None else ended_before(ledger, time.time() - age))
+        # The audit trail is written from the record.
+        due = {each for each, _ in Audits(ledger.client).due()}
+        ended = dict.fromkeys(named) if age is None else ended_before(ledger, time.time() - age)
+        purged = purge_all(ledger, (each for each in ended if each not in due))
         logger.info("purged %d jobs", len(purged))
         letters = DeadLetters(ledger.client, 0).purge(purged, 0.0 if age is None else time.time() - age)
         letters += Webhooks(ledger.client).purge(purged)
         why = rewrite_file(ledger.client) if purged or letters else ""
     for each in purged:
         spool.remove(invocation.settings, each)
-    left = [each for each in dict.fromkeys(named) if each not in purged]
+    left = [each for each in dict.fromkeys(named) if each not in purged and each not in due]
+    awaited = sorted(due.intersection(named))
     if terminal.json:
-        document = {"purged": purged, "unfinished": left, "append_only_file": why or "rewritten"}
-        terminal.document({**document, "exit_code": ExitCode.USAGE if left else ExitCode.DONE})
+        document = {"purged": purged, "unfinished": left, "not_audited": awaited}
+        code = ExitCode.USAGE if left or awaited else ExitCode.DONE
+        terminal.document({**document, "append_only_file": why or "rewritten", "exit_code": code})
     terminal.say(f"{counted(len(purged), 'job')} purged." if purged or letters else "There was nothing to purge.")
     if left:
         terminal.complain(f"{', '.join(left)}: this job has not ended. Cancel it first, or wait for its end.")
+    if awaited:
+        terminal.complain(
+            f"{', '.join(awaited)}: the audit trail of this job is not written yet. Purge it once a worker with "
+            "PACS_TASKS_AUDIT has written it."
+        )
     if why:
         terminal.say(
             f"Redis may keep them in its append-only file until it rewrites that file ({why.rstrip('.')}). Run "
             "BGREWRITEAOF as a user of Redis who may."
         )
-    return ExitCode.USAGE if left else ExitCode.DONE
+    return ExitCode.USAGE if left or awaited else ExitCode.DONE
 
 
 def _cancel(job: Job, *, detach: bool) -> Progress:

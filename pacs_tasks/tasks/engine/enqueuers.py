@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import cast
 
 from celery import Task
 
 from pacs_tasks.errors import MessageError
+from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.keys import job_key
-from pacs_tasks.messages.signature import VERIFIED, enqueuer_of_record, keys, sign_record
+from pacs_tasks.messages.signature import (
+    VERIFIED,
+    Signed,
+    enqueuer_of_record,
+    keys,
+    own_signature,
+    sign_record,
+    verified,
+)
 from pacs_tasks.request import AnyRequest
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine.base import ledger
 
-#: The field of a job that has the name.
-_ENQUEUER = "enqueuer"
+#: The fields of a job that have the name, and the signature of a worker that verified it.
+_ENQUEUER, _SIGNATURE = "enqueuer", "enqueuer_signature"
 
 
-def enqueuer_of(job_id: str) -> str:
-    """The verified name of who enqueued a job; empty where nobody signed it, or this worker knows no keys."""
-    return cast("str | None", ledger().client.hget(job_key(job_id), _ENQUEUER)) or ""
+def enqueuer_of(record: Ledger, job_id: str, request: AnyRequest) -> str:
+    """The name of who enqueued a job, as a signature proves it; empty where none does.
+
+    The name alone proves nothing: whoever may write to Redis may write it.
+    """
+    name, signed = cast("list[str | None]", record.client.hmget(job_key(job_id), [_ENQUEUER, _SIGNATURE]))
+    if name and signed:
+        with suppress(MessageError):
+            verified(signed, Signed(_ENQUEUER, job_id, name), settings())
+            return name
+    with suppress(MessageError):
+        return enqueuer_of_record(record, job_id, request, settings(), bulk=False)
+    return ""
 
 
 def note_enqueuer(task: Task, request: AnyRequest, *, opened: bool) -> None:
@@ -36,13 +56,25 @@ def note_enqueuer(task: Task, request: AnyRequest, *, opened: bool) -> None:
     seen = f"pacs_tasks:accepted:{job_id}"
     if not ledger().client.set(seen, 1, nx=True, ex=settings().signature_lifetime):
         raise MessageError("This signed message was sent before, and its job is gone. Enqueue the request anew.")
-    ledger().client.hset(job_key(job_id), _ENQUEUER, name)
+    proof = own_signature(settings(), Signed(_ENQUEUER, job_id, name))
+    ledger().client.hset(job_key(job_id), mapping={_ENQUEUER: name, **({_SIGNATURE: proof} if proof else {})})
     sign_record(ledger(), job_id, request, settings())
 
 
-def check_record(job_id: str, request: AnyRequest) -> None:
-    """Verify who recorded the request of a job, and record the name."""
+def check_record(job_id: str, request: AnyRequest, *, bulk: bool) -> None:
+    """Verify who recorded the request of a job, and record the name.
+
+    Parameters
+    ----------
+    bulk
+        The request has its large field.
+
+    Raises
+    ------
+    MessageError
+        If its signature is not valid, or lacks although this worker requires one.
+    """
     if keys(settings()):
-        name = enqueuer_of_record(ledger(), job_id, request, settings())
+        name = enqueuer_of_record(ledger(), job_id, request, settings(), bulk=bulk)
         if name:
             ledger().client.hsetnx(job_key(job_id), _ENQUEUER, name)

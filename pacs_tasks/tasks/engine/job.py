@@ -27,6 +27,7 @@ from pacs_tasks.errors import (
     InvalidRequestError,
     JobCancelledError,
     JobFailedError,
+    MessageError,
     MissingKeyError,
     PacsTasksError,
     PeerBusyError,
@@ -330,15 +331,16 @@ def _accepted(task: Task, payload: Mapping[str, Any] | None, request_type: type[
         note_enqueuer(task, cast(Any, request), opened=opened)
     else:
         request = cast(R, ledger().request(job_id, bulk=True))
-        check_record(job_id, cast(Any, request))
+        check_record(job_id, cast(Any, request), bulk=True)
     if not opened:
         _restore(task, ledger().callers.follows(job_id))
     if ledger().start(job_id, task.request.hostname, _about(cast(Any, request))).finished:
         return None
     add_to_work(remote=name_of(request.remote))
-    check_request(cast(Any, request))
     if settings().audit:
+        # Also of what this worker may not serve.
         Audits(ledger().client).expect(job_id)
+    check_request(cast(Any, request))
     return request
 
 
@@ -427,7 +429,7 @@ def errors_recorded(task: Task) -> Iterator[None]:
     except MissingKeyError as error:
         hold(task, task.request.id, error)
     except PacsTasksError as error:
-        if isinstance(error, SealingError):
+        if isinstance(error, SealingError | MessageError):
             alert(RESTRICTED_FUNCTION, Party(str(task.request.origin or "unknown")), error.message)
         ledger().fail(task.request.id, error)
         raise error.public() from None

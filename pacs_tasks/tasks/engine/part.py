@@ -19,6 +19,7 @@ from pacs_tasks.errors import (
     AssociationError,
     JobCancelledError,
     JobNotFoundError,
+    MessageError,
     MissingKeyError,
     PacsTasksError,
     PeerBusyError,
@@ -26,6 +27,7 @@ from pacs_tasks.errors import (
     SealingError,
 )
 from pacs_tasks.fleet.leases import name_of
+from pacs_tasks.journal.audit import RESTRICTED_FUNCTION, Party
 from pacs_tasks.journal.logs import add_to_work
 from pacs_tasks.ledger.jobs import Recorded
 from pacs_tasks.ledger.manifest import Line
@@ -34,6 +36,7 @@ from pacs_tasks.messages.shown import shown_counts
 from pacs_tasks.outcome import InstanceOutcome, JobState
 from pacs_tasks.request import R
 from pacs_tasks.settings import settings
+from pacs_tasks.tasks.audit import alert
 from pacs_tasks.tasks.engine import background
 from pacs_tasks.tasks.engine.base import (
     BROKER_AWAY,
@@ -56,6 +59,7 @@ from pacs_tasks.tasks.engine.base import (
     unexpected,
 )
 from pacs_tasks.tasks.engine.claim import MOST_DEATHS, Claim, claimed, poison
+from pacs_tasks.tasks.engine.enqueuers import check_record
 from pacs_tasks.tasks.engine.pace import Pacing
 from pacs_tasks.tasks.engine.permissions import check_request
 
@@ -335,6 +339,8 @@ def _worked(part: Part[L], work: Callable[[Part[L], R], bool]) -> bool:
     try:
         request = ledger().request(part.job_id)
         add_to_work(remote=name_of(request.remote))
+        # Whoever may write to Redis may have changed it since the job began.
+        check_record(part.job_id, request, bulk=False)
         check_request(request)
         return work(part, cast(R, request))
     except PeerBusyError as error:
@@ -347,6 +353,8 @@ def _worked(part: Part[L], work: Callable[[Part[L], R], bool]) -> bool:
     except (*BROKER_AWAY, MissingKeyError, PlainRecordError):
         raise
     except PacsTasksError as error:
+        if isinstance(error, MessageError):
+            alert(RESTRICTED_FUNCTION, Party("unknown"), f"The record of job {part.job_id}: {error.message}")
         part.fail_rest(error)
     except Exception as error:  # noqa: BLE001 - a part that raises loses its chord
         part.fail_rest(unexpected(error))

@@ -16,6 +16,7 @@ from pacs_tasks.errors import InvalidRequestError, UnreadableInputError
 from pacs_tasks.request import (
     AnyRequest,
     GetRequest,
+    MoveRequest,
     PreflightRequest,
     RetrieveRequest,
     StoreDirectoryRequest,
@@ -35,6 +36,8 @@ def check_request(request: AnyRequest) -> None:
     config = settings()
     for remote in _remotes(request):
         _check_remote(remote, config)
+    if isinstance(request, MoveRequest):
+        _check_destination(request.move_aet, config)
     for path in _sources(request):
         check_source(path)
     if isinstance(request, RetrieveRequest | GetRequest) and request.output_dir is not None:
@@ -109,6 +112,16 @@ def _check_remote(remote: RemoteAE, config: Settings) -> None:
         own = {file for each in known for file in _files(each.tls)}
         for file in set(_files(remote.tls)) - own:
             check_file(file)
+
+
+def _check_destination(ae_title: str, config: Settings) -> None:
+    """Raise :class:`InvalidRequestError` unless a remote may be told to send to an AE title that it knows."""
+    known = {config.local.ae_title, *(each.ae_title for each in _known(config))}
+    if config.named_remotes_only and ae_title not in known:
+        raise InvalidRequestError(
+            "This worker has instances sent to itself and to the remotes of its own settings only "
+            "(PACS_TASKS_NAMED_REMOTES_ONLY). Name one of them as the move destination."
+        )
 
 
 def _check_named(remote: RemoteAE, same: Sequence[RemoteAE], config: Settings) -> None:

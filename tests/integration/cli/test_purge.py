@@ -12,6 +12,7 @@ from pacs_tasks.connection import connect
 from pacs_tasks.embedded import stop
 from pacs_tasks.embedded.places import Places
 from pacs_tasks.errors import PeerUnreachableError
+from pacs_tasks.fleet.audits import Audits
 from pacs_tasks.ledger.commitments import Commitments, Transaction
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.messages.dead_letters import DeadLetters
@@ -75,6 +76,20 @@ def test_nothing_of_a_job_is_left(server: RedisServer, tmp_path: Path) -> None:
     assert "running: this job has not ended" in result.stderr
     assert terminal.run("purge", "failed").code == 7
     assert terminal.run("purge").code == terminal.run("purge", "x", "--older-than", "1d").code == 2
+
+
+def test_a_job_stays_until_the_audit_trail_has_it(server: RedisServer, tmp_path: Path) -> None:
+    """The trail is written from its record."""
+    _record(server)
+    terminal = _terminal(tmp_path, server.url())
+    with closing(connect(server.url(), 5)) as client:
+        Audits(client).expect("failed")
+        result = terminal.run("purge", "failed", "--json")
+        assert (result.code, result.json["purged"], result.json["not_audited"]) == (2, [], ["failed"])
+        assert "failed: the audit trail of this job is not written yet" in result.stderr
+        assert terminal.run("purge", "--older-than", "0s").stderr == "1 job purged.\n"
+        Audits(client).done("failed")
+    assert terminal.run("purge", "failed").stderr == "1 job purged.\n"
 
 
 @pytest.mark.parametrize("server", [_RIGHTS], indirect=True)

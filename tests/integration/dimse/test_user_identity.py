@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.c_echo import echo
 from pacs_tasks.dimse.upper_layer.association import Timeouts
-from pacs_tasks.errors import AssociationRejectedError, PeerBusyError, UnreadableInputError
+from pacs_tasks.errors import AssociationRejectedError, InvalidRequestError, PeerBusyError, UnreadableInputError
 from pacs_tasks.outcome import Category
 from pacs_tasks.request import EchoRequest
 from pacs_tasks.settings import settings
@@ -30,8 +30,8 @@ def named(pacs: TestPACS, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> It
     """Name the PACS in the settings, with an identity."""
     monkeypatch.chdir(tmp_path)
 
-    def name(**identity: object) -> RemoteAE:
-        remote = pacs.remote.model_dump(mode="json") | {"identity": identity}
+    def name(tls: object = None, **identity: object) -> RemoteAE:
+        remote = pacs.remote.model_dump(mode="json") | {"tls": tls, "identity": identity}
         monkeypatch.setenv("PACS_TASKS_REMOTES", json.dumps({"archive": remote}))
         settings.cache_clear()
         return settings().remote("archive")
@@ -72,6 +72,14 @@ def test_the_identity_belongs_to_one_remote(pacs: TestPACS, named: Named) -> Non
     assert echo(LOCAL, pacs.remote.model_copy(update={"ae_title": "OTHER"}), LIMITS).category is Category.SUCCESS
     assert echo(LOCAL, pacs.remote, LIMITS).category is Category.SUCCESS
     assert pacs.identities == [None, (2, b"me", SECRET.encode())]
+
+
+def test_an_identity_that_goes_over_tls_never_goes_in_clear(pacs: TestPACS, named: Named) -> None:
+    """Whoever may enqueue could else have it sent so. One sentence says what to use."""
+    named(tls={"ca_file": "/etc/ca.pem"}, username="me", passcode=SECRET)
+    with pytest.raises(InvalidRequestError, match="goes over their TLS only"):
+        echo(LOCAL, pacs.remote, LIMITS)
+    assert not pacs.associations
 
 
 @pytest.mark.parametrize("rejection", [Rejection(1, 1, 1), Rejection(2, 2, 1), Rejection(2, 1, 1)])

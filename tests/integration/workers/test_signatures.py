@@ -11,11 +11,20 @@ from typing import Any
 import pytest
 import redis
 
-from pacs_tasks import EchoRequest, InvalidRequestError, JobFailedError, PacsClient, StoreDirectoryRequest
-from pacs_tasks.ledger.keys import job_key
+from pacs_tasks import (
+    EchoRequest,
+    InvalidRequestError,
+    JobFailedError,
+    PacsClient,
+    StoreDirectoryRequest,
+    StorePathsRequest,
+)
+from pacs_tasks.ae import RemoteAE
+from pacs_tasks.ledger.keys import dump_request, job_key
 from pacs_tasks.messages.dead_letters import DeadLetters
+from pacs_tasks.messages.signature import sign_record
 from pacs_tasks.settings import Settings, load
-from pacs_tasks.testing import TestPACS
+from pacs_tasks.testing import Faults, TestPACS
 from tests.support import signing, workers
 from tests.support.dicom_files import write_many
 from tests.support.processes import Process
@@ -97,14 +106,61 @@ def test_what_is_not_signed_or_was_changed_is_refused(
 def test_a_request_that_was_changed_in_the_ledger_is_refused(
     broker: redis.Redis, redis_url: str, strict: Process, pacs: TestPACS
 ) -> None:
-    """The message holds an id alone, so the request is signed too."""
+    """The message holds an id alone, so the request is signed too, and its large field."""
     with _client(redis_url, "desk", _CLIENT) as client:
         job_id = uuid.uuid4().hex
         client.ledger.open(job_id, EchoRequest.task, EchoRequest(remote=pacs.remote))
         client._broker.publish(EchoRequest.task, job_id)
         with pytest.raises(InvalidRequestError, match="is not signed"):
             client.job(job_id).wait(30) and client.job(job_id).outcome()
+        request = StorePathsRequest(remote=pacs.remote, paths=("/etc/hosts",))
+        for change in ({"remote": RemoteAE(ae_title="EVIL")}, {"paths": ("/etc/hostname",)}):
+            job_id = uuid.uuid4().hex
+            client.ledger.open(job_id, request.task, request)
+            sign_record(client.ledger, job_id, request, client._settings)
+            text, bulk = dump_request(request.model_copy(update=change))
+            broker.hset(job_key(job_id), "request", text)
+            broker.set(job_key(job_id, "bulk"), bulk)
+            client._broker.publish(request.task, job_id)
+            with pytest.raises(InvalidRequestError, match="signature of the message is not valid"):
+                client.job(job_id).wait(30) and client.job(job_id).outcome()
         assert strict.running()
+
+
+def test_a_request_that_was_changed_while_its_job_runs_is_refused(
+    broker: redis.Redis, redis_url: str, pacs: TestPACS, tmp_path: Path
+) -> None:
+    """The parts that are left fail, an alert is in the audit trail, and it names nobody whom no signature proves."""
+    write_many(tmp_path / "files", (1, 1, 30))
+    trail = tmp_path / "audit.jsonl"
+    pacs.faults = Faults(hold_instances_after=3)
+    settings = {"PACS_TASKS_REQUIRE_SIGNATURES": "true", "PACS_TASKS_SIGNING_KEY": f"fleet:{_WORKER}"}
+    with (
+        TestPACS("EVIL") as evil,
+        workers.worker(
+            redis_url, tmp_path, concurrency=1, PACS_TASKS_ENQUEUER_KEYS=_KEYS, PACS_TASKS_AUDIT=str(trail), **settings
+        ),
+        _client(redis_url, "desk", _CLIENT) as client,
+    ):
+        request = StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files"), files_per_task=10)
+        job = client.enqueue(request)
+        wait_until(lambda: len(pacs.instances) >= 3, 30, "the first part")
+        text, _ = dump_request(request.model_copy(update={"remote": evil.remote}))
+        broker.hset(job_key(job.id), mapping={"request": text, "enqueuer": "chief-radiologist"})
+        pacs.faults = Faults()
+        assert job.wait(60).counters.failed == 20
+        assert {each.reason for each in job.outcome().problems} == {
+            "The signature of the message is not valid. Check the name and the key of its enqueuer."
+        }
+        assert not evil.instances
+        wait_until(
+            lambda: trail.exists() and "DICOM Instances Transferred" in trail.read_text(), 30, "the job in the trail"
+        )
+        events = [json.loads(line) for line in trail.read_text().splitlines()]
+    parties = [each for event in events for each in event["ActiveParticipant"]]
+    assert not any(each["UserID"].startswith("chief") for each in parties)
+    alerts = [each for each in events if each["EventIdentification"]["EventID"]["originalText"] == "Security Alert"]
+    assert len(alerts) == 2, "one for each part that was left"
 
 
 def test_a_message_is_accepted_once(broker: redis.Redis, redis_url: str, strict: Process, pacs: TestPACS) -> None:

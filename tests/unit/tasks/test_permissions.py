@@ -19,6 +19,7 @@ from pacs_tasks.errors import AssociationError, ConfigurationError, InvalidReque
 from pacs_tasks.request import (
     EchoRequest,
     GetRequest,
+    MoveRequest,
     RetrieveRequest,
     StoreDirectoryRequest,
     StorePathsRequest,
@@ -187,6 +188,18 @@ def test_only_named_remotes_are_served(allow: Callable[..., None], changed: dict
             permissions.check_request(request)
     with pytest.raises(InvalidRequestError, match="NAMED_REMOTES_ONLY"):
         permissions.check_request(EchoRequest())
+
+
+def test_a_remote_is_told_to_send_to_named_remotes_only(allow: Callable[..., None]) -> None:
+    """By C-MOVE it sends to any AE title that it knows."""
+    allow(named_remotes_only=True, ae_title="HERE", remotes={"archive": _ARCHIVE.model_dump()})
+    for ae_title in ("HERE", _ARCHIVE.ae_title):
+        permissions.check_request(MoveRequest(remote=_ARCHIVE, move_aet=ae_title, study_uid="1.2"))
+    elsewhere = MoveRequest(remote=_ARCHIVE, move_aet="EVIL", study_uid="1.2")
+    with pytest.raises(InvalidRequestError, match="NAMED_REMOTES_ONLY"):
+        permissions.check_request(elsewhere)
+    allow(remotes={"archive": _ARCHIVE.model_dump()})
+    permissions.check_request(elsewhere)
 
 
 def test_a_host_is_not_a_network() -> None:
