@@ -145,7 +145,8 @@ def _judge_messages(**_: object) -> None:
     """Let the transport know the tasks and commands of this worker."""
     for name in _REFUSED:
         Panel.data.pop(name, None)
-    Channel.tasks = {name: task.__header__ for name, task in app.tasks.items()}
+    # Not Celery's own, such as celery.accumulate, which logs and stores its arguments.
+    Channel.tasks = {name: task.__header__ for name, task in app.tasks.items() if name.startswith("pacs_tasks.")}
     Channel.commands = Panel.data
     Channel.on_dead_letter = _after_refusal
     logs.hide_bodies()

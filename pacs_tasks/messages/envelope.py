@@ -17,13 +17,13 @@ import re
 import zlib
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
-from typing import Annotated, Any, Final, Literal, NoReturn, Protocol, TypeVar
+from typing import Annotated, Any, Final, Literal, NoReturn, Protocol, Self, TypeVar
 from uuid import UUID
 
 from celery.app.task import Context
 from celery.utils.time import maybe_iso8601
 from kombu.utils.json import object_hook
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from pacs_tasks.errors import MessageError
 from pacs_tasks.ledger.keys import PARTS
@@ -37,6 +37,10 @@ MOST_ITEMS: Final = 3_000_000
 _LZMA_MEMORY: Final = 64 << 20
 _LONGEST_ID: Final = 255
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+#: What a decimal number of kombu may be.
+_DECIMAL = re.compile(r"[+-]?[0-9]{1,40}(\.[0-9]{0,40})?", re.ASCII)
+#: The name of a worker, which the others log.
+_NODE = re.compile(r"[\w.%-]{1,100}@[\w.%-]{1,255}", re.ASCII)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 #: Header names that would take the place of a method of the task's request.
 _METHODS = frozenset(name for name in dir(Context) if callable(getattr(Context, name)) or name == "children")
@@ -86,6 +90,7 @@ _Moment = Annotated[str, StringConstraints(max_length=64), AfterValidator(_check
 _Count = Annotated[int, Field(ge=0, lt=2**31)]
 _Seconds = Annotated[float, Field(ge=0, lt=10**9, allow_inf_nan=False)]
 _Time = Annotated[float, Field(ge=0, lt=10**11, allow_inf_nan=False)]
+_Few = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 _Clock = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -139,13 +144,84 @@ class _TaskFields(_Shape):
     stamps: dict[str, Any] | None = None
 
 
+class _Options(_Shape):
+    """How a task that follows is published. With a wrong one, a task that was done would fail.
+
+    Whatever else stands there, such as stamps, goes into the message. What would replace a part of Celery is refused.
+    """
+
+    task_id: _Id | None = None
+    root_id: _Id | None = None
+    parent_id: _Id | None = None
+    reply_to: _Text | None = None
+    group_id: _Text | UUID | None = None
+    group_index: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    queue: _Text | None = None
+    routing_key: _Text | None = None
+    exchange: _Text | None = None
+    exchange_type: Literal["direct"] | None = None
+    priority: Annotated[int, Field(gt=-(2**31), lt=2**31)] | None = None
+    serializer: Literal["json"] | None = None
+    compression: Literal["gzip", "bzip2", "bzip", "lzma", "xz", "zlib"] | None = None
+    countdown: _Seconds | None = None
+    eta: _Moment | datetime | None = None
+    expires: _Moment | datetime | _Seconds | None = None
+    retries: _Count | None = None
+    time_limit: _Seconds | None = None
+    soft_time_limit: _Seconds | None = None
+    headers: dict[str, Any] | None = None
+    shadow: _Text | None = None
+    argsrepr: str | None = None
+    kwargsrepr: str | None = None
+    ignore_result: bool | None = None
+    delivery_mode: Literal[1, 2, "transient", "persistent"] | None = None
+    retry: bool | None = None
+    stamped_headers: list[_Text] | None = None
+    link: "list[_Signature | str] | _Signature | str | None" = None
+    link_error: "list[_Signature | str] | _Signature | str | None" = None
+    chord: "_Signature | None" = None
+    chain: "list[_Signature] | None" = None
+    retry_policy: (
+        dict[Literal["max_retries", "interval_start", "interval_step", "interval_max"], _Few | None] | None
+    ) = None
+    connection: None = None
+    producer: None = None
+    publisher: None = None
+    router: None = None
+    declare: None = None
+    add_to_parent: bool | None = None
+
+
 class _Signature(_Shape):
     """A task that follows, as Celery writes it."""
 
     task: _Name
     args: list[Any]
     named: Annotated[dict[str, Any], Field(alias="kwargs")]
-    options: dict[str, Any]
+    options: _Options
+    subtask_type: Literal["chain", "group", "chord", "xmap", "xstarmap", "chunks"] | None = None
+    immutable: bool | None = None
+
+    @model_validator(mode="after")
+    def _check_canvas(self) -> Self:
+        """A canvas has its tasks among its named arguments."""
+        named = self.named
+        tasks: list[Any] = []
+        if self.subtask_type in {"chain", "group"}:
+            tasks = _listed(named.get("tasks", []))
+        elif self.subtask_type == "chord":
+            named = named.get("kwargs", named)
+            header = named.get("header", [])
+            tasks = [*(header if isinstance(header, list) else [header]), *filter(None, [named.get("body")])]
+        for each in tasks:
+            _Signature.model_validate(each)
+        return self
+
+
+def _listed(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError("not a list")  # noqa: TRY004 - pydantic wants this
+    return value
 
 
 class _Following(_Shape):
@@ -334,7 +410,10 @@ def check_command(message: Envelope, commands: Collection[str]) -> None:
     _checked(_ControlHeaders, message["headers"], "header")
     command = _checked(_Command, message.content, "body")
     # A process does not run one task alone, so none is ended for the sake of one.
-    if command.method not in commands or (command.arguments or {}).get("terminate"):
+    arguments = command.arguments or {}
+    if command.method == "hello" and not _NODE.fullmatch(str(arguments.get("from_node"))):
+        raise MessageError("The message is not from a worker. Look for what else writes to this Redis.")
+    if command.method not in commands or arguments.get("terminate"):
         raise MessageError("Workers do not obey this command of remote control. Stop workers where they run.")
 
 
@@ -408,11 +487,19 @@ def _parsed(text: bytes) -> Any:
     """Read JSON that is neither deep nor crowded."""
     _check_nesting(text)
     try:
-        return json.loads(text.decode(), object_hook=object_hook, parse_constant=_refuse_constant)
+        return json.loads(text.decode(), object_hook=_typed, parse_constant=_refuse_constant)
     except MessageError:
         raise
     except Exception:  # noqa: BLE001 - types of kombu raise whatever their constructors raise
         raise MessageError("The message is not JSON in UTF-8. Enqueue tasks with Celery.") from None
+
+
+def _typed(found: dict[str, Any]) -> Any:
+    """A value of a type that JSON does not have, as kombu writes it."""
+    if found.get("__type__") == "decimal" and not _DECIMAL.fullmatch(str(found.get("__value__"))):
+        # With an exponent, a few bytes are an integer of a million digits.
+        raise MessageError("The message has a decimal number that no request needs. Send it as a number of JSON.")
+    return object_hook(found)
 
 
 def _refuse_constant(_: str) -> NoReturn:

@@ -243,6 +243,9 @@ def test_sessions(server: Api) -> None:
     status, _, headers, cookies = _request(server, "POST", "/console/login", body, Cookie=cookie)
     assert (status, headers["location"]) == (303, "/")
     assert {"HttpOnly", "SameSite=strict"} <= set(cookies[0].split("; "))
+    assert "Secure" not in cookies[0], "a browser would not send it to this server"
+    _, _, _, over_tls = _request(server, "POST", "/console/login", body, Cookie=cookie, X_Forwarded_Proto="https")
+    assert "Secure" in over_tls[0].split("; ")
     session = f"{cookie}; {cookies[0].partition(';')[0]}"
     status, _, headers, _ = _request(server, "GET", "/", Cookie=session)
     assert status == 200

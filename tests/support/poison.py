@@ -15,6 +15,23 @@ from typing import Any, Final
 #: In each of them, wherever it can be: a patient's name, which nothing may show.
 NAME: Final = "Planted^Patient"
 
+#: Tasks that every app of Celery has, and options of a task that follows with values that it cannot have.
+_CELERY: Final = (
+    "accumulate",
+    "map",
+    "starmap",
+    "chunks",
+    "group",
+    "chain",
+    "chord",
+    "chord_unlock",
+    "backend_cleanup",
+)
+_OPTIONS: Final = (
+    ("serializer", NAME), ("compression", NAME), ("eta", NAME), ("expires", NAME), ("countdown", 1e300),
+    ("queue", [NAME]), ("priority", NAME), ("headers", NAME), ("task_id", [NAME]), ("connection", NAME),
+    ("producer", NAME), ("declare", [NAME]), ("retry_policy", {"a": NAME}), ("link", 5),
+)  # fmt: skip
 _FOLLOWING: Final = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 #: Far more than any limit, once it is decompressed.
 BOMB: Final = 48 << 20
@@ -119,6 +136,41 @@ def tasks() -> dict[str, bytes]:
         "chain of a number": task([[], {}, {"chain": [one | {"task": 5}]}]),
         "chord without arguments": task([[], {}, {"chord": {"task": NAME}}]),
         "chord a list": task([[], {}, {"chord": [one]}]),
+        **{f"task {name}": task([[NAME], {}, {}], name=f"celery.{name}") for name in _CELERY},
+        **{
+            f"callback with {name}": task([[], {}, {"callbacks": [one | {"options": {name: wrong}}]}])
+            for name, wrong in _OPTIONS
+        },
+        "chord with a serializer": task([[], {}, {"chord": one | {"options": {"serializer": NAME}}}]),
+        "chain with a serializer": task([[], {}, {"chain": [one | {"options": {"serializer": NAME}}]}]),
+        "errback with a serializer": task([[], {}, {"errbacks": [one | {"options": {"serializer": NAME}}]}]),
+        "callback of a callback": task(
+            [[], {}, {"callbacks": [one | {"options": {"link": [one | {"options": {"eta": NAME}}]}}]}]
+        ),
+        "callback of no known type": task([[], {}, {"callbacks": [one | {"subtask_type": NAME}]}]),
+        "callback a group of no list": task(
+            [[], {}, {"callbacks": [one | {"subtask_type": "group", "kwargs": {"tasks": NAME}}]}]
+        ),
+        "callback a chord of a text": task(
+            [
+                [],
+                {},
+                {"callbacks": [one | {"subtask_type": "chord", "kwargs": {"kwargs": {"header": NAME, "body": 5}}}]},
+            ]
+        ),
+        "callback a chain of the wrong": task(
+            [
+                [],
+                {},
+                {
+                    "callbacks": [
+                        one | {"subtask_type": "chain", "kwargs": {"tasks": [one | {"options": {"queue": [NAME]}}]}}
+                    ]
+                },
+            ]
+        ),
+        "decimal of a million digits": task(_with_request({"__type__": "decimal", "__value__": "1e100000000"})),
+        "decimal a text": task(_with_request({"__type__": "decimal", "__value__": NAME})),
         "NaN": task(b'[[],{"request":{"timeout":NaN}},{}]'),
         "Infinity in priority": whole.replace(b'"priority": 0', b'"priority": Infinity'),
         "huge integer": whole.replace(b'"retries": 0', b'"retries": ' + b"9" * 5000),

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from pacs_tasks.dimse.files import part10
+from pacs_tasks.dimse.files.elements import DEFLATED, MalformedError
 from pacs_tasks.dimse.files.regular import open_regular
 from pacs_tasks.errors import UnreadableInputError
 
@@ -251,9 +252,25 @@ def _compared(old: FileIO, new: FileIO) -> _Compared:
         left = found.st_size - old_start, os.fstat(new.fileno()).st_size - new_start
         if left[0] <= left[1] and _begins_alike(old, new, (old_start, new_start), left[0]):
             same = left[0] == left[1]
-            return _Compared(same=same, beginning=not same, empty=not found.st_size, identity=identity)
+            if same or not _is_whole(old):
+                return _Compared(same=same, beginning=not same, empty=not found.st_size, identity=identity)
     digests = (_sha256(old, old_start), _sha256(new, new_start))
     return _Compared(identity=identity, old_sha256=digests[0], new_sha256=digests[1])
+
+
+def _is_whole(file: FileIO) -> bool:
+    """Whether a data set ends where its file does: it is no truncated copy of a longer one.
+
+    Whether a deflated one does is not looked at: it stays.
+    """
+    file.seek(0)
+    try:
+        found = part10.read_descriptor(file.fileno())
+        if found.transfer_syntax_uid in DEFLATED:
+            return True
+        return sum(1 for _ in part10.walk_file(file, found)) > 0
+    except (MalformedError, UnreadableInputError):
+        return False
 
 
 def _data_set_of(file: FileIO) -> tuple[tuple[str, ...] | None, int]:

@@ -101,7 +101,8 @@ def _key(session: str) -> str:
 
 
 def _set_cookie(request: Request, response: Response, name: str, value: str, seconds: int | None) -> None:
-    secure = request.url.scheme == "https"
+    # A proxy says how it was reached, since serve has no TLS. Whoever lies about that harms his own cookie alone.
+    secure = "https" in {request.url.scheme, request.headers.get("x-forwarded-proto", "")}
     response.set_cookie(name, value, max_age=seconds, path="/", secure=secure, httponly=True, samesite="strict")
 
 

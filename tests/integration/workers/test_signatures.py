@@ -134,7 +134,12 @@ def test_a_request_that_was_changed_while_its_job_runs_is_refused(
     write_many(tmp_path / "files", (1, 1, 30))
     trail = tmp_path / "audit.jsonl"
     pacs.faults = Faults(hold_instances_after=3)
-    settings = {"PACS_TASKS_REQUIRE_SIGNATURES": "true", "PACS_TASKS_SIGNING_KEY": f"fleet:{_WORKER}"}
+    settings = {
+        "PACS_TASKS_REQUIRE_SIGNATURES": "true",
+        "PACS_TASKS_SIGNING_KEY": f"fleet:{_WORKER}",
+        # No part begins while another one waits.
+        "PACS_TASKS_ASSOCIATIONS_PER_PROCESS": "1",
+    }
     with (
         TestPACS("EVIL") as evil,
         workers.worker(

@@ -79,6 +79,17 @@ def test_a_truncated_copy_is_replaced(root: Path, kept: int) -> None:
     assert _files(root) == {NAME: content}
 
 
+def test_a_whole_file_stays_beside_one_that_begins_with_it(root: Path) -> None:
+    """Else whoever has its bytes could exchange it without a trace: the new one has an element more."""
+    content = _temporary(root).read_bytes()
+    (root / NAME).parent.mkdir(parents=True)
+    (root / NAME).write_bytes(content)
+    more = content + bytes.fromhex("e07f1000") + b"OB\0\0" + bytes.fromhex("02000000") + b"\1\2"
+    (root / ".0.part").write_bytes(more)
+    assert "kept with .1 added" in final_name.place(root / ".0.part", root, root / NAME)
+    assert _files(root) == {NAME: more, f"{NAME}.1": content}
+
+
 @pytest.mark.parametrize("kind", ["link", "dangling link", "pipe"])
 def test_what_is_not_a_file_is_neither_followed_nor_lost(root: Path, tmp_path: Path, kind: str) -> None:
     """It is moved aside as it is."""
