@@ -410,6 +410,10 @@ class Settings(BaseModel):
         same = (remote.ae_title, remote.host.lower(), remote.port)
         return [each for each in self.remotes.values() if (each.ae_title, each.host.lower(), each.port) == same]
 
+    def names_host(self, host: str) -> bool:
+        """Whether a remote of the settings has this host."""
+        return any(each.host.lower() == host.lower() for each in self.remotes.values())
+
     def remote(self, name: str) -> RemoteAE:
         """Return the remote that the settings file calls ``name``.
 

@@ -10,7 +10,7 @@ import re
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
 
 from pydantic import AfterValidator, BeforeValidator, StringConstraints
 
@@ -34,6 +34,9 @@ _REDIS_URL = re.compile(
     r"(?:[^/?#\[\]\s]*@)?(?:\[[\da-fA-F:.]+\]|[^/?#\[\]\s@:]*)(?::\d{1,5})?(?:/\d*)?(?:\?[\w.]+=[^#@\s]*)?"
     r"|unix://[^?#]*/[^?#]+(?:\?[\w.]+=[^#\s]*)?)"
 )
+#: Parameters that decide whether the certificate of the Redis is checked, and their values with which it is. To a
+#: client, optional means required.
+_CHECKED = {"ssl_cert_reqs": ("required", "optional"), "ssl_check_hostname": ("true", "t", "yes", "y", "1")}
 
 
 def check_redis_url(url: str) -> str:
@@ -45,13 +48,22 @@ def check_redis_url(url: str) -> str:
     Raises
     ------
     BrokerSettingError
-        If it is not. No part of the address is in the message, since any may belong to the password.
+        If it is not, or if it switches off the check of the certificate: the password would go to anybody. No value
+        is in the message, since any may belong to the password.
     """
     if _REDIS_URL.fullmatch(url) is None:
         raise BrokerSettingError(
             "PACS_TASKS_REDIS_URL is not the address of a Redis. Write it as redis://:PASSWORD@HOST:PORT/0, "
             "with / # ? @ : and % in the password percent-encoded (/ is %2F), and parameters ssl_ only after rediss://."
         )
+    # Of several with one name, redis-py reads the first and Celery the last.
+    for name, value in parse_qsl(url.partition("?")[2]):
+        if value.lower() not in _CHECKED.get(name, (value.lower(),)):
+            raise BrokerSettingError(
+                f"PACS_TASKS_REDIS_URL switches off the check of the Redis's certificate with {name}. Remove that "
+                "parameter, and name the authority of the certificate in PACS_TASKS_REDIS_CA, and its host in "
+                "PACS_TASKS_REDIS_URL."
+            )
     return url
 
 

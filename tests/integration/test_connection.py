@@ -82,7 +82,7 @@ def test_an_address_that_is_no_redis_is_told(url: str) -> None:
     "url",
     [
         *("redis://localhost", "redis://:p@ss@h:1/0", "redis://me:p%2Fw@h:1/0", "redis://[::1]:1/0"),
-        *("rediss://h:1/0?ssl_cert_reqs=none", "redis://h/0?socket_timeout=3&health_check_interval=2"),
+        *("rediss://h:1/0?ssl_cert_reqs=required", "redis://h/0?socket_timeout=3&health_check_interval=2"),
         *("unix:///run/redis.sock?db=3", "unix://me@/run/redis.sock?db=1&password=p@x"),
     ],
 )

@@ -9,8 +9,8 @@ import pytest
 
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.embedded.launch import environment
-from pacs_tasks.errors import ConfigurationError
-from pacs_tasks.settings import load, remark_on_variables
+from pacs_tasks.errors import BrokerSettingError, ConfigurationError
+from pacs_tasks.settings import check_redis_url, load, remark_on_variables
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +102,27 @@ def test_flower_refuses_a_weak_password_where_others_reach_it(login: str, addres
     with pytest.raises(ConfigurationError, match="too weak") as raised:
         config.flower_login()
     assert login.partition(":")[2] not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "named"),
+    [
+        *[(f"ssl_cert_reqs={value}", "ssl_cert_reqs") for value in ("none", "None", "CERT_NONE", "n%6fne", "0")],
+        *[(f"ssl_check_hostname={value}", "ssl_check_hostname") for value in ("false", "False", "0", "no", "f")],
+        *[("db=1&ssl_cert_reqs=required&ssl%5Fcert_reqs=none", "ssl_cert_reqs")],
+    ],
+)
+def test_the_address_of_the_redis_may_not_switch_off_the_check_of_its_certificate(parameters: str, named: str) -> None:
+    """Whoever answers at its address would get the password, in spite of the authority that the settings name."""
+    for wrong in ({}, {"redis_ca": "/etc/ca.pem"}):
+        with pytest.raises(BrokerSettingError, match=f"certificate with {named}. Remove") as raised:
+            load(redis_url=f"rediss://:secret@h:1/0?{parameters}", **wrong)
+        assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("parameters", ["ssl_cert_reqs=required", "ssl_check_hostname=True&ssl_cert_reqs=optional"])
+def test_the_address_of_the_redis_may_ask_for_the_check_of_its_certificate(parameters: str) -> None:
+    assert check_redis_url(f"rediss://h:1/0?{parameters}")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="it is a path of this machine there")

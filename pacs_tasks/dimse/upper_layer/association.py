@@ -110,9 +110,9 @@ def connect(host: str, port: int, name: str, limit: float, watch: Watch) -> sock
         raise PeerUnavailableError(
             f"Cannot connect to {name}: the host name has no address. {_CHECK_ADDRESS}"
         ) from None
-    allowed = settings().remote_addresses
+    allowed, named = settings().remote_addresses, settings().names_host(host)
     # The very address that was checked is connected to: a name server may answer otherwise the next time.
-    addresses = [each for each in addresses if may_be_called(str(each[4][0]), allowed)]
+    addresses = [each for each in addresses if may_be_called(str(each[4][0]), allowed, named=named)]
     if not addresses:
         raise AssociationError(
             f"{name} has an address that workers do not call. Correct it, or see PACS_TASKS_REMOTE_ADDRESSES."

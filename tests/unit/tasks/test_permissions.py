@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,13 @@ from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.upper_layer import association
 from pacs_tasks.dimse.upper_layer.addresses import may_be_called
 from pacs_tasks.embedded.launch import environment
-from pacs_tasks.errors import AssociationError, ConfigurationError, InvalidRequestError, UnreadableInputError
+from pacs_tasks.errors import (
+    AssociationError,
+    ConfigurationError,
+    InvalidRequestError,
+    PeerUnavailableError,
+    UnreadableInputError,
+)
 from pacs_tasks.request import (
     EchoRequest,
     GetRequest,
@@ -210,15 +217,41 @@ def test_a_host_is_not_a_network() -> None:
 
 _NEVER = ("169.254.169.254", "169.254.0.1", "fe80::1", "fe80::1%eth0", "224.0.0.1", "ff02::1", "0.0.0.0", "0.1.2.3",
           "::", "255.255.255.255", "::ffff:169.254.169.254", "::169.254.169.254", "64:ff9b::a9fe:a9fe",
-          "2002:a9fe:a9fe::1", "fd00:ec2::254", "100.100.100.200", "192.0.0.192")  # fmt: skip
-_PRIVATE = ("10.1.2.3", "172.31.0.1", "192.168.1.1", "127.0.0.1", "::1", "fd12::1", "::ffff:10.0.0.1")
-_PUBLIC = ("8.8.8.8", "172.32.0.1", "2001:4860::1", "::ffff:8.8.8.8")
+          "2002:a9fe:a9fe::1", "64:ff9b:1::a9fe:a9fe", "64:ff9b:1:fffe::a9fe:a9fe", "64:ff9b:1:a9fe:a9:fe00:808:808",
+          "64:ff9b:1:a9:fe:a9fe:808:808", "64:ff9b:1:0:a9:fea9:fe08:808", "64:ff9b:1::224.0.0.1",
+          "::ffff:0:169.254.169.254", "::ffff:0:100.100.100.200", "fd00:ec2::254", "fd20:ce::254",
+          "100.100.100.200", "192.0.0.192")  # fmt: skip
+_NAMED_ONLY = ("fec0::1", "feff::1", "240.0.0.1", "254.1.2.3", "::ffff:240.0.0.1", "64:ff9b::240.0.0.1")
+_PRIVATE = ("10.1.2.3", "172.31.0.1", "192.168.1.1", "127.0.0.1", "::1", "fd12::1", "::ffff:10.0.0.1",
+            "::ffff:0:10.0.0.1", "64:ff9b:1:fffe::10.0.0.1")  # fmt: skip
+_PUBLIC = ("8.8.8.8", "172.32.0.1", "2001:4860::1", "::ffff:8.8.8.8", "::ffff:0:8.8.8.8", "64:ff9b:1::8.8.8.8",
+           "64:ff9b:1:fffe::8.8.8.8")  # fmt: skip
 
 
 @pytest.mark.parametrize("address", [*_NEVER, *_PRIVATE, *_PUBLIC])
 def test_some_addresses_are_never_called_and_public_ones_only_by_default(address: str) -> None:
     assert may_be_called(address, RemoteAddresses.ANY) is (address not in _NEVER)
     assert may_be_called(address, RemoteAddresses.PRIVATE) is (address in _PRIVATE)
+
+
+@pytest.mark.parametrize("address", _NAMED_ONLY)
+def test_site_local_and_reserved_addresses_are_called_only_if_the_settings_name_them(
+    allow: Callable[..., None], monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    assert not may_be_called(address, RemoteAddresses.ANY)
+    assert may_be_called(address, RemoteAddresses.ANY, named=True)
+    assert not may_be_called(address, RemoteAddresses.PRIVATE, named=True)
+    monkeypatch.setattr(
+        "pacs_tasks.dimse.upper_layer.association.socket.getaddrinfo",
+        lambda *_, **__: [(socket.AF_UNSPEC, 0, 0, "", (address, 104))],
+    )
+    allow()
+    with pytest.raises(AssociationError, match="workers do not call"):
+        association.connect("old.example", 104, "X", 1, lambda: None)
+    allow(remotes={"old": {"host": "OLD.example"}})
+    # It gets as far as the socket, which has no family.
+    with pytest.raises(PeerUnavailableError, match="Cannot connect"):
+        association.connect("old.example", 104, "X", 1, lambda: None)
 
 
 def test_the_address_is_checked_that_is_connected_to(
