@@ -36,6 +36,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BOUNDS = ("0.1", "0.3", "1", "3", "10", "30", "100", "300", "1000", "3000", "10000", "+Inf")
 _CATEGORIES = ("success", "warning", "failed", "missing", "present", "skipped")
 _MILLISECONDS = 1000
+#: Messages of a queue that are read for its age: the ledger does not know those that other services wrote.
+_HEADS = 20
 
 
 class About(NamedTuple):
@@ -173,8 +175,9 @@ def _queues(ledger: Ledger, now: float) -> Iterator[Metric]:
         for priority in MESSAGE_PRIORITIES:
             key, names = queue_key(queue, priority), [queue, str(priority)]
             depth.add_metric(names, ledger.client.llen(key))
-            oldest = cast("str | None", ledger.client.lindex(key, -1))
-            age.add_metric(names, _age(ledger, oldest, now) if oldest else 0.0)
+            oldest = cast("list[str]", ledger.client.lrange(key, -_HEADS, -1))
+            ages = (_age(ledger, each, now) for each in reversed(oldest))
+            age.add_metric(names, next(filter(None, ages), 0.0))
     yield from (depth, age)
     yield GaugeMetricFamily(
         "pacs_tasks_messages_taken", "Messages that workers have and have not done", value=ledger.client.hlen(UNACKED)

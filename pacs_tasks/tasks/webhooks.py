@@ -35,6 +35,7 @@ from pacs_tasks.errors import (
     SealingError,
 )
 from pacs_tasks.fleet.webhooks import Delivery, Webhooks, event_id
+from pacs_tasks.journal.logs import add_to_work
 from pacs_tasks.ledger.ends import End
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.operations import FIND_QUEUE, PART_PRIORITIES
@@ -197,7 +198,10 @@ def webhook(_: Task, delivery_id: str) -> None:
         found = Webhooks(ledger().client)
         if found.claim(delivery_id):
             try:
-                deliver(found, found.get(delivery_id), settings().webhooks)
+                delivery = found.get(delivery_id)
+                if delivery is not None:
+                    add_to_work(job=delivery.job_id, webhook=delivery.webhook)
+                deliver(found, delivery, settings().webhooks)
             finally:
                 found.release(delivery_id, f"queued {delivery_id}")
     except BROKER_AWAY as error:

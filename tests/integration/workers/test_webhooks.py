@@ -22,6 +22,7 @@ from tests.support.command import PACS_TASKS, Terminal
 from tests.support.dicom_files import write_series
 from tests.support.http_service import Received, Service, service
 from tests.support.ports import free_port
+from tests.support.processes import Process
 from tests.support.waiting import wait_until
 from tests.support.workers import worker
 
@@ -38,6 +39,7 @@ class Scene:
     client: PacsClient
     config: Settings
     terminal: Terminal
+    process: Process
 
     def deliveries(self) -> dict[str, Any]:
         """What `webhooks list` shows, by webhook."""
@@ -87,9 +89,9 @@ def scene(redis_url: str, tmp_path: Path) -> Iterator[Scene]:
         }
         terminal = Terminal(tmp_path, redis_url, tuple(variables.items()), PACS_TASKS)
         config = load(encryption_keys=variables["PACS_TASKS_ENCRYPTION_KEYS"])
-        with worker(redis_url, tmp_path, **variables), PacsClient(redis_url, config) as client:
+        with worker(redis_url, tmp_path, **variables) as process, PacsClient(redis_url, config) as client:
             wait_until(lambda: client.ledger.client.exists("pacs_tasks:webhooks"), 20, "the worker to want ends")
-            yield Scene(running, client, config, terminal)
+            yield Scene(running, client, config, terminal, process)
 
 
 def test_the_end_of_a_job_is_told_to_whom_it_concerns(scene: Scene, tmp_path: Path) -> None:
@@ -117,6 +119,8 @@ def _check_plain(scene: Scene, sent: Job[Any], echo: Job[Any], nobody: Job[Any])
         assert (event.data.category, event.data.task) == (category, job.progress().task)
         assert PRIVATE not in received.body.decode()
         assert event.data.request is None
+    about = f"[job {sent.id}, webhook good]"
+    wait_until(lambda: about in scene.process.said(), 10, "the log to name the job and the webhook")
     (received,) = scene.events("/good", nobody)
     assert received.event["data"]["error_type"] == "PeerUnreachableError"
 
