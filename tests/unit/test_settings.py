@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import random
 import sys
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from pacs_tasks.ae import RemoteAE
 from pacs_tasks.embedded.launch import environment
 from pacs_tasks.errors import BrokerSettingError, ConfigurationError
 from pacs_tasks.settings import check_redis_url, load, remark_on_variables
+from pacs_tasks.settings.values import is_weak
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +105,36 @@ def test_flower_refuses_a_weak_password_where_others_reach_it(login: str, addres
     with pytest.raises(ConfigurationError, match="too weak") as raised:
         config.flower_login()
     assert login.partition(":")[2] not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        *("P@ssw0rd1234", "P@$$w0rd1234!", "Passwort123456", "W3lc0me-2026!", "R@d1ology2026", "D1c0m-P4cs-2026"),
+        *(
+            "monkeymonkey",
+            "Tiger-Tiger-26",
+            "abcxyzabcxyz",
+            "qazwsxedcrfv",
+            "1qaz2wsx3edc",
+            "qwertyuiop12",
+            "asdfghjkl;12",
+        ),
+        *("Krankenhaus1", "Kr4nkenhaus2026", "Kl1n1kum2026!", "Roentgen2026", "Willkommen2026", "Radiologie-Praxis"),
+    ],
+)
+def test_a_password_in_disguise_is_weak(password: str) -> None:
+    """Programs that guess passwords try known words first, also with other signs for letters, twice, or in rows."""
+    assert is_weak("me", password)
+
+
+def test_random_passwords_and_phrases_are_not_weak() -> None:
+    """Nor those that `up` makes, and that the guide shows."""
+    some = random.Random(1)
+    made = [base64.urlsafe_b64encode(some.randbytes(12)).decode() for _ in range(2000)]
+    digits = ["".join(some.choices("0123456789", k=20)) for _ in range(200)]
+    shown = ["ChangeThisPassword2", "tall-otter-92", "Xk4-98237498237", "vier Pferde ziehen 3 Wagen"]
+    assert [each for each in (*made, *digits, *shown) if is_weak("pacs", each)] == []
 
 
 @pytest.mark.parametrize(
