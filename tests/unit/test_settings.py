@@ -53,7 +53,13 @@ def test_the_environment_wins_over_the_file(empty_directory: Path, monkeypatch: 
     ("name", "meant"),
     [
         *(("PACS_TASKS_PROT", "PORT"), ("pacs_tasks_timout", "TIMEOUT"), ("PACS_TASKS_REDIS_URI", "REDIS_URL")),
-        *(("PACS_TASKS_REMOTE", ""), ("PACS_TASKS_REDIS_PASSWORD", ""), ("PACS_TASKS_SOMETHING", "")),
+        *(("PACS_TASKS_RECEIVER_TLS_CERT", "RECEIVER_TLS_CERTIFICATE"), ("PACS_TASKS_TLS_CRT", "TLS_CERT")),
+        *(
+            ("PACS_TASK_PORT", ""),
+            ("PACS_TASKS_REMOTE", ""),
+            ("PACS_TASKS_REDIS_PASSWORD", ""),
+            ("PACS_TASKS_SOMETHING", ""),
+        ),
     ],
 )
 def test_a_misspelt_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str, meant: str) -> None:
@@ -78,6 +84,16 @@ def test_variables_that_nothing_reads_are_named(monkeypatch: pytest.MonkeyPatch)
     assert "secret" not in said
     # A process that this one starts would name them once more.
     assert "PACS_TASKS_SOMETHING" not in environment(load(), None)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["PACS_TASK_", "PACSTASKS_", "PACS_TASKS-", "PACS-TASKS_", "PACS_TASKS__", "PACS_TAKS_", "PAC_TASKS_"]
+)
+def test_a_variable_that_begins_nearly_as_ours_is_named(monkeypatch: pytest.MonkeyPatch, prefix: str) -> None:
+    """Whoever set it believes that callers must present a certificate."""
+    monkeypatch.setenv(f"{prefix}RECEIVER_TLS_CA", "/ca.pem")
+    monkeypatch.setenv("PACSTASKSERVER", "1")
+    assert remark_on_variables().startswith(f"There is no setting {prefix}RECEIVER_TLS_CA. Correct")
 
 
 @pytest.mark.parametrize(
