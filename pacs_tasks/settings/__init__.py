@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
@@ -62,6 +63,9 @@ _OPTIONS_ONLY = ("config", "remote", "detach", "json", "quiet", "log_level", "lo
 #: Variables of docker-compose.yml.
 _COMPOSE_ONLY = ("redis_password", "files", "output", "certificates", "config_dir", "network", "prometheus_port",
                  "grafana_port")  # fmt: skip
+#: Our variables begin so, and misspelt ones nearly so: without an S or an underscore, or with a dash.
+_PREFIX = "pacs_tasks_"
+_NEARLY = re.compile(r"pacs?[-_.]*(?:tasks?|taks|tsaks)[-_.]+")
 #: The variables of the tests of this package begin so.
 _OF_TESTS = "tests_"
 #: Settings that are tables in the file, and JSON objects in the environment.
@@ -87,19 +91,24 @@ def _in_environment() -> dict[str, Any]:
 def _refuse_misspelt(given: Mapping[str, str]) -> None:
     """Refuse a variable whose name is almost that of a setting. Others may belong to other programs."""
     for name in unread_variables(given):
+        if not name.startswith(_PREFIX):
+            continue
         from difflib import get_close_matches
 
-        for near in get_close_matches(name.removeprefix("pacs_tasks_"), Settings.model_fields, 1, 0.7):
+        short = name.removeprefix(_PREFIX)
+        # A name that was cut off is meant rather than one with other letters. The sort leaves others in their order.
+        close = get_close_matches(short, Settings.model_fields, 9, 0.7)
+        for near in sorted(close, key=lambda each: not each.startswith(short))[:1]:
             raise ConfigurationError(
                 f"There is no setting {name.upper()}. Set PACS_TASKS_{near.upper()} instead, or unset it."
             )
 
 
 def unread_variables(given: Iterable[str] = os.environ) -> list[str]:
-    """Return the names of the variables ``PACS_TASKS_*`` that nothing reads."""
-    read = {*Settings.model_fields, *_OPTIONS_ONLY, *_COMPOSE_ONLY}
-    ours = {name: name.lower().removeprefix("pacs_tasks_") for name in given if name.lower().startswith("pacs_tasks_")}
-    return sorted(name for name, short in ours.items() if short not in read and not short.startswith(_OF_TESTS))
+    """Return the names of the variables ``PACS_TASKS_*`` that nothing reads, and of those that begin nearly so."""
+    read = {f"{_PREFIX}{name}" for name in (*Settings.model_fields, *_OPTIONS_ONLY, *_COMPOSE_ONLY)}
+    ours = {name: name.lower() for name in given if _NEARLY.match(name.lower())}
+    return sorted(name for name, low in ours.items() if low not in read and not low.startswith(_PREFIX + _OF_TESTS))
 
 
 def remark_on_variables() -> str:

@@ -25,8 +25,15 @@ _ENCRYPTION_KEY = 32
 PASSWORD, _BESIDE_WORDS = 12, 6
 _WORDS = (
     "pass(?:word|wort|w0rd)|admin(?:istrator)?|changeme|flower|celery|secret|welcome|letmein|qwert[yz]|asdfgh|"
-    "pacs|dicom|hospital|radiology|root|user|guest|0?123456789?0?|abcdefg?h?|(.)\\1{3,}"
+    "pacs|dicom|hospital|radiology|root|user|guest|0?123456789?0?|abcdefg?h?|(.)\\1{3,}|"
+    "login|master|monkey|dragon|football|sunshine|princess|iloveyou|summer|winter|spring|autumn|tasks|clinic|doctor|"
+    "patient(?:en)?|medi[cz]in(?:e|al)?|radiologie|r(?:ö|oe)ntgen|krankenhaus|klinik(?:um)?|praxis|archive?|orthanc|redis|"
+    "geheim|kennwort|willkommen|hallo|schatz|sommer|herbst|fr(?:ü|ue)hling|"
+    # Columns and rows of a keyboard.
+    "qaz|wsx|edc|rfv|tgb|yhn|ujm|zaq|xsw|cde|vfr|qwer|asdf|[zy]xcv|[zu]iop|hjkl"
 )
+#: How people write letters of known words: 1 is an i or an l.
+_SUBSTITUTES = tuple(str.maketrans("@40135$!", f"aao{one}ess{one}") for one in "il")
 
 #: TLS has a scheme of its own, and redis-py accepts the parameters ssl_ only there.
 _REDIS_URL = re.compile(
@@ -225,5 +232,12 @@ class PrivateServerKind(StrEnum):
 
 def is_weak(user: str, password: str) -> bool:
     """Report whether a password is short, or little more than the name of the user and known words."""
-    rest = re.sub(_WORDS, "", password.lower().replace(user.lower(), ""))
-    return len(password) < PASSWORD or len(set(rest)) < _BESIDE_WORDS
+    text = password.lower()
+    # What is added to a word comes last, where a rule asks for a digit or a sign.
+    word = re.sub(r"[\d\W_]{1,6}$", "", text)
+    repeated = re.sub(r"^(.+?)(?:[\W_]?\1)+$", r"\1", word)
+    # Digits alone hide no word.
+    readings = (text, *(word.translate(each) for each in _SUBSTITUTES if re.search(r"[^\W\d_]", word)))
+    known = f"{re.escape(user.lower())}|{_WORDS}"
+    beside = min(len(set(re.sub(known, "", each))) for each in readings)
+    return len(password) < PASSWORD or beside < _BESIDE_WORDS or len(repeated) < min(PASSWORD, len(word))

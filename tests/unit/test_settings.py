@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import random
 import sys
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from pacs_tasks.ae import RemoteAE
 from pacs_tasks.embedded.launch import environment
 from pacs_tasks.errors import BrokerSettingError, ConfigurationError
 from pacs_tasks.settings import check_redis_url, load, remark_on_variables
+from pacs_tasks.settings.values import is_weak
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +53,13 @@ def test_the_environment_wins_over_the_file(empty_directory: Path, monkeypatch: 
     ("name", "meant"),
     [
         *(("PACS_TASKS_PROT", "PORT"), ("pacs_tasks_timout", "TIMEOUT"), ("PACS_TASKS_REDIS_URI", "REDIS_URL")),
-        *(("PACS_TASKS_REMOTE", ""), ("PACS_TASKS_REDIS_PASSWORD", ""), ("PACS_TASKS_SOMETHING", "")),
+        *(("PACS_TASKS_RECEIVER_TLS_CERT", "RECEIVER_TLS_CERTIFICATE"), ("PACS_TASKS_TLS_CRT", "TLS_CERT")),
+        *(
+            ("PACS_TASK_PORT", ""),
+            ("PACS_TASKS_REMOTE", ""),
+            ("PACS_TASKS_REDIS_PASSWORD", ""),
+            ("PACS_TASKS_SOMETHING", ""),
+        ),
     ],
 )
 def test_a_misspelt_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str, meant: str) -> None:
@@ -78,6 +87,16 @@ def test_variables_that_nothing_reads_are_named(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
+    "prefix", ["PACS_TASK_", "PACSTASKS_", "PACS_TASKS-", "PACS-TASKS_", "PACS_TASKS__", "PACS_TAKS_", "PAC_TASKS_"]
+)
+def test_a_variable_that_begins_nearly_as_ours_is_named(monkeypatch: pytest.MonkeyPatch, prefix: str) -> None:
+    """Whoever set it believes that callers must present a certificate."""
+    monkeypatch.setenv(f"{prefix}RECEIVER_TLS_CA", "/ca.pem")
+    monkeypatch.setenv("PACSTASKSERVER", "1")
+    assert remark_on_variables().startswith(f"There is no setting {prefix}RECEIVER_TLS_CA. Correct")
+
+
+@pytest.mark.parametrize(
     ("login", "address", "refused"),
     [
         *[
@@ -102,6 +121,36 @@ def test_flower_refuses_a_weak_password_where_others_reach_it(login: str, addres
     with pytest.raises(ConfigurationError, match="too weak") as raised:
         config.flower_login()
     assert login.partition(":")[2] not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        *("P@ssw0rd1234", "P@$$w0rd1234!", "Passwort123456", "W3lc0me-2026!", "R@d1ology2026", "D1c0m-P4cs-2026"),
+        *(
+            "monkeymonkey",
+            "Tiger-Tiger-26",
+            "abcxyzabcxyz",
+            "qazwsxedcrfv",
+            "1qaz2wsx3edc",
+            "qwertyuiop12",
+            "asdfghjkl;12",
+        ),
+        *("Krankenhaus1", "Kr4nkenhaus2026", "Kl1n1kum2026!", "Roentgen2026", "Willkommen2026", "Radiologie-Praxis"),
+    ],
+)
+def test_a_password_in_disguise_is_weak(password: str) -> None:
+    """Programs that guess passwords try known words first, also with other signs for letters, twice, or in rows."""
+    assert is_weak("me", password)
+
+
+def test_random_passwords_and_phrases_are_not_weak() -> None:
+    """Nor those that `up` makes, and that the guide shows."""
+    some = random.Random(1)
+    made = [base64.urlsafe_b64encode(some.randbytes(12)).decode() for _ in range(2000)]
+    digits = ["".join(some.choices("0123456789", k=20)) for _ in range(200)]
+    shown = ["ChangeThisPassword2", "tall-otter-92", "Xk4-98237498237", "vier Pferde ziehen 3 Wagen"]
+    assert [each for each in (*made, *digits, *shown) if is_weak("pacs", each)] == []
 
 
 @pytest.mark.parametrize(

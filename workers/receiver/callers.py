@@ -32,8 +32,8 @@ _AWAY = 5.0
 _QUICK = 1.0
 #: Seconds after which the addresses of a host name are looked up again.
 _NAMES_KEPT = 60.0
-#: Callers that the line at the start names.
-_MOST_NAMED = 8
+#: Callers that the line at the start names, and addresses and AE titles of each.
+_MOST_NAMED, _MOST_OF_EACH = 8, 4
 #: Seconds for which one Security Alert stands for all that is rejected from an address, and addresses that have one.
 _ALERT_COVERS = 60.0
 _MOST_ALERTED = 1000
@@ -52,8 +52,10 @@ def describe(config: Settings) -> str:
             "[receiver.allow], to reject all others"
         )
     allowed = config.receiver_allow.items()
-    named = [f"{title} at {', '.join(each.addresses) or 'any address'}" for title, each in allowed]
-    named += [f"{each.ae_title} at {each.host}" for each in config.remotes.values()]
+    named = [f"{title} at {_few(each.addresses) or 'any address'}" for title, each in allowed]
+    for each in config.remotes.values():
+        titles, places = (each.ae_title, *(each.receive_from_ae_titles or ())), (each.host, *(each.receive_from or ()))
+        named.append(f"{_few(titles)} at {_few(places)}")
     if not config.receiver_allow:
         named.insert(0, "this machine")
     more = f" and {len(named) - _MOST_NAMED} more" if len(named) > _MOST_NAMED else ""
@@ -62,6 +64,13 @@ def describe(config: Settings) -> str:
         f"These may call {called}: {'; '.join(named[:_MOST_NAMED])}{more}; and each PACS from which a running job "
         "expects instances or a report. All others are rejected"
     )
+
+
+def _few(names: Iterable[str]) -> str:
+    """Name the first of some, each once, and say how many more there are."""
+    names = list(dict.fromkeys(names))
+    more = f" and {len(names) - _MOST_OF_EACH} more" if len(names) > _MOST_OF_EACH else ""
+    return f"{', '.join(names[:_MOST_OF_EACH])}{more}"
 
 
 class KnownCallers(Callers):

@@ -183,7 +183,7 @@ def test_the_answer_about_patients_selects_all_of_their_studies(path: Path) -> N
     )
 
 
-@pytest.mark.parametrize("value", ["-123", "=A1", "+1", "@x", "'x", "\uff0d1"])
+@pytest.mark.parametrize("value", ["-123", "=A1", "+1", "@x", "'x", "\uff0d1", "'=1", "A;=1;'+2", "\u200b=1"])
 def test_what_was_written_for_a_spreadsheet_is_read_as_it_was(path: Path, value: str) -> None:
     """Without the apostrophe before a formula, and with any other."""
     path.write_text(csv_lines([["PatientID"], [value]], excel=True), encoding="utf-8-sig")

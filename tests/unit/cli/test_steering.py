@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
 
 import pytest
 from rich.console import Console
@@ -92,14 +93,30 @@ def test_a_reason_is_not_markup() -> None:
 
 
 @pytest.mark.parametrize(
-    "cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "\uff1d1", "=cmd|' /C calc'!A0"]
+    ("cell", "shown"),
+    [
+        *[(cell, f"'{cell}") for cell in ("=1+1", "+1", "-1", "@SUM(A1)", " =1", "\uff1d1", "=cmd|' /C calc'!A0")],
+        *[(f"{hidden}=1", f"'{hidden}=1") for hidden in ("\ufeff", "\u200b", "\0", " \u2060\xad", '"', "'")],
+        *[(f"{sign}1", f"'{sign}1") for sign in "\ufe62\ufe63\ufe66\ufe6b"],
+        *[(f"{separator}=1", f"'{separator}'=1") for separator in "\t\r\n"],
+        *[(f"A{separator}=1+1", f"A{separator}'=1+1") for separator in ";\t\r\n"],
+        *[("A; \u200b+1;-2;b", "A;' \u200b+1;'-2;b"), (';"=1"', ';\'"=1"'), ("A;;\t@x", "A;;\t'@x")],
+        *[("A=1+1", "A=1+1"), ("A; b", "A; b"), ("Zhang^San; 1-2", "Zhang^San; 1-2"), ("\tA", "'\tA")],
+    ],
 )
-def test_a_spreadsheet_sees_no_formula(cell: str) -> None:
-    """But the text with an apostrophe. Programs that read plain CSV get it as it is."""
+def test_a_spreadsheet_sees_no_formula(cell: str, shown: str) -> None:
+    """But the text with an apostrophe, also where its separator is not a comma. Plain CSV has it as it is."""
     (row,) = csv.reader(io.StringIO(csv_lines([["1.2", cell, 3]], excel=True), newline=""))
-    assert row == ["1.2", f"'{cell}", "3"]
+    assert row == ["1.2", shown, "3"]
     (row,) = csv.reader(io.StringIO(csv_lines([["1.2", cell, 3]]), newline=""))
     assert row == ["1.2", cell, "3"]
+
+
+def test_many_separators_take_little_time() -> None:
+    """By their square, a value of a remote would take minutes."""
+    begun = time.monotonic()
+    csv_lines([["\t" * 1_000_000, "; " * 500_000, ";" + " " * 1_000_000]], excel=True)
+    assert time.monotonic() - begun < 10
 
 
 def test_csv_for_a_spreadsheet_begins_with_a_byte_order_mark_once(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
