@@ -87,6 +87,7 @@ _Text = Annotated[str, StringConstraints(max_length=1_000)]
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=_LONGEST_ID)]
 _Id = Annotated[str, StringConstraints(min_length=1, max_length=_LONGEST_ID), AfterValidator(_check_id)] | UUID
 _Moment = Annotated[str, StringConstraints(max_length=64), AfterValidator(_check_moment)]
+_Priority = Annotated[int, Field(gt=-(2**31), lt=2**31)]
 _Count = Annotated[int, Field(ge=0, lt=2**31)]
 _Seconds = Annotated[float, Field(ge=0, lt=10**9, allow_inf_nan=False)]
 _Time = Annotated[float, Field(ge=0, lt=10**11, allow_inf_nan=False)]
@@ -103,7 +104,7 @@ class _Properties(_Shape):
     delivery_tag: _Name
     delivery_info: _DeliveryInfo
     body_encoding: Literal["base64", "utf-8"] | None = None
-    priority: Annotated[int, Field(gt=-(2**31), lt=2**31)] | None = None
+    priority: _Priority | None = None
     correlation_id: _Text | UUID | None = None
     reply_to: _Text | None = None
 
@@ -155,12 +156,12 @@ class _Options(_Shape):
     parent_id: _Id | None = None
     reply_to: _Text | None = None
     group_id: _Text | UUID | None = None
-    group_index: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    group_index: _Count | None = None
     queue: _Text | None = None
     routing_key: _Text | None = None
     exchange: _Text | None = None
     exchange_type: Literal["direct"] | None = None
-    priority: Annotated[int, Field(gt=-(2**31), lt=2**31)] | None = None
+    priority: _Priority | None = None
     serializer: Literal["json"] | None = None
     compression: Literal["gzip", "bzip2", "bzip", "lzma", "xz", "zlib"] | None = None
     countdown: _Seconds | None = None
