@@ -26,6 +26,7 @@ An answer is a value; no answer is an exception. A DIMSE status never raises: it
     │       │   └── AnswerCutOffError its answer exceeds a limit, as that of a broken or hostile remote does
     │       ├── PeerUnreachableError  there was no association at all
     │       └── PeerBusyError         it rejects the association for now; try again later
+    │           └── NoLeaseError      it was not asked: the fleet has all associations that are worthwhile
     └── JobError
         ├── JobNotFoundError          no job has this id
         ├── JobNotReadyError          the job has not finished (in the time given)
@@ -165,6 +166,10 @@ class PeerUnreachableError(PeerUnavailableError):
 
 class PeerBusyError(PeerUnavailableError):
     """The remote rejects the association for now: temporary congestion, local limit exceeded (PS3.8 section 9.3.4)."""
+
+
+class NoLeaseError(PeerBusyError):
+    """The remote was not asked for an association: the fleet has all that are worthwhile, and none became free."""
 
 
 class JobError(PacsTasksError):

@@ -39,6 +39,7 @@ from pacs_tasks.errors import (
     JobNotReadyError,
     JobOutcomeError,
     MissingKeyError,
+    NoLeaseError,
     PacsTasksError,
     PeerBusyError,
     PeerUnreachableError,
@@ -409,12 +410,15 @@ def _about(seconds: float) -> float:
 def give_up(job_id: str, error: PeerBusyError) -> PeerBusyError | None:
     """Fail a job whose remote has refused every association "for now" for too long.
 
-    The time counts from the start of the job, and anew from each association that the remote accepts from the fleet.
+    The time counts from the start of the job, and anew from each association that the remote accepts from the fleet. A
+    job that has no lease waits on: the remote may accept the next one.
 
     Returns
     -------
     The error that ends the job, which is recorded; nothing if the job waits on.
     """
+    if isinstance(error, NoLeaseError):
+        return None
     request, limit = ledger().request(job_id), _LONGEST_REFUSAL
     if isinstance(request, TransferRequest):
         limit = _patience(request)

@@ -23,7 +23,7 @@ import redis
 
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.dimse.upper_layer.association import StopCheck
-from pacs_tasks.errors import BrokerUnavailableError, JobCancelledError, PeerBusyError
+from pacs_tasks.errors import BrokerUnavailableError, JobCancelledError, NoLeaseError
 from pacs_tasks.fleet.leases import START, AssociationLeases, LeaseClass, group_of, lease_name, name_of
 from pacs_tasks.fleet.tuning import Trouble, Tuning
 from pacs_tasks.operations import OPERATIONS
@@ -270,7 +270,7 @@ class Leases:
 
         Raises
         ------
-        PeerBusyError
+        NoLeaseError
             If none became free.
         JobCancelledError
             If ``stop`` returned true meanwhile.
@@ -400,9 +400,9 @@ def _slow_line(seconds: float) -> int:
     return next((many for least, many in _SLOW_LINE.items() if seconds > least), 0)
 
 
-def _busy(remote: RemoteAE, lease: Lease) -> PeerBusyError:
+def _busy(remote: RemoteAE, lease: Lease) -> NoLeaseError:
     tuned = min(lease.flow.limit, lease.limit)
-    return PeerBusyError(
+    return NoLeaseError(
         f"All associations that are worthwhile with {remote} are in use: {tuned}, of at most {lease.limit} "
         "(max_associations). Wait for the other jobs."
     )

@@ -24,7 +24,7 @@ from pacs_tasks import (
     TransferOutcome,
 )
 from pacs_tasks.app import create
-from pacs_tasks.fleet.leases import AssociationLeases, name_of
+from pacs_tasks.fleet.leases import START, AssociationLeases, name_of
 from pacs_tasks.settings import Settings
 from pacs_tasks.testing import EVERY_INSTANCE, Faults, TestPACS
 from pacs_tasks.testing.faults import LOCAL_LIMIT_EXCEEDED
@@ -141,6 +141,23 @@ def test_a_peer_that_refuses_for_ever_is_given_up(
         job.resume()
     assert transferred(job).counters.success == len(pacs.instances) == 5
     assert AssociationLeases(client.ledger.client).refused_for(name_of(pacs.remote), 0) == 0
+
+
+def test_a_job_without_a_lease_asks_before_it_gives_up(client: PacsClient, pacs: TestPACS, tmp_path: Path) -> None:
+    """The remote had refused others; that a fleet leases no association says nothing of it now."""
+    write_series(tmp_path / "files", 2)
+    leases, remote = AssociationLeases(client.ledger.client), name_of(pacs.remote)
+    others = [f"other {number}" for number in range(START)]
+    for other in others:
+        assert leases.request(remote, other, START, wait=False).granted
+    client.ledger.client.set(f"pacs_tasks:associations:refusing:{remote}", "1.0", ex=90)
+    job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "files"), give_up_after=0))
+    away = f"pacs_tasks:associations:away:{remote}"
+    wait_until(lambda: client.ledger.client.exists(away) or job.state is JobState.FAILED, 20)
+    assert (job.state, pacs.calling_aets) == (JobState.RUNNING, [])
+    for other in others:
+        leases.release(remote, other, START)
+    assert transferred(job).counters.success == len(pacs.instances) == 2
 
 
 def test_a_planner_that_comes_late_repeats_what_ended_the_job(
