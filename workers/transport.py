@@ -30,7 +30,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from pacs_tasks.connection import explain, place_of
 from pacs_tasks.errors import MessageError
-from pacs_tasks.ledger.keys import CALLERS, JOBS, RUNNING, WORKERS
+from pacs_tasks.ledger.keys import CALLERS, JOBS, RUNNING, SILENT_SINCE, WORKERS
 from pacs_tasks.messages import envelope
 from pacs_tasks.messages.dead_letters import LETTERS, DeadLetter, DeadLetters
 from pacs_tasks.messages.envelope import Envelope, Tasks
@@ -64,6 +64,7 @@ _TYPES: Mapping[str, str] = {
     JOBS: "zset",
     RUNNING: "zset",
     WORKERS: "hash",
+    SILENT_SINCE: "string",
     CALLERS: "hash",
     LETTERS: "list",
     "pacs_tasks:metrics": "hash",

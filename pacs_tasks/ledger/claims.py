@@ -14,20 +14,21 @@ if TYPE_CHECKING:
 
 #: Seconds after the last renewal at which a claim expires.
 CLAIM_LIFETIME = 15.0
-#: The same for the presence of a worker; a busy machine may be late with several renewals.
-_PRESENCE = 20
 
 
 class Presence:
     """The workers that run: each renews its name, since one that is busy may not answer."""
 
     def __init__(self, client: redis.Redis) -> None:
-        self._workers = Marks(client, WORKERS)
+        self._workers, self._run = Marks(client, WORKERS), Scripts(client).run
 
     def renew(self, name: str) -> None:
-        """Renew the name of a worker, and forget those that have died."""
-        self._workers.renew([name], _PRESENCE)
-        self._workers.live()
+        """Renew the name of a worker, and forget those that died long ago.
+
+        If no worker was seen for long, though this one ran, Redis was silent: nobody could renew a claim, so each holds
+        for a lifetime more.
+        """
+        self._run("claims/be_present", [], [name, CLAIM_LIFETIME])
 
     def end(self, name: str) -> None:
         self._workers.remove([name])

@@ -243,6 +243,8 @@ JOBS = f"{_PREFIX}:jobs"
 RUNNING = f"{_PREFIX}:running"
 #: The workers that run now.
 WORKERS = f"{_PREFIX}:workers"
+#: When a worker was last seen before Redis was silent; written by scripts.
+SILENT_SINCE = f"{_PREFIX}:silent_since"
 #: What follows the tasks that other services published, by the id of the job.
 CALLERS = f"{_PREFIX}:callers"
 #: The keys of a job beside its own: those kept as long as the job, and all.

@@ -1,5 +1,6 @@
 -- Functions about a job (a hash: state, request, counters). Included by other scripts.
 -- include ledger/marks
+-- include ledger/presence
 -- include ledger/metrics
 
 local function stamp()
@@ -14,8 +15,7 @@ end
 local function live_claims(claims)
   local live = 0
   for _, text in ipairs(redis.call('HVALS', claims)) do
-    local _, holds = read_mark(text)
-    if holds then
+    if claim_holds(text) then
       live = live + 1
     end
   end

@@ -9,10 +9,10 @@ local function mark(seconds, value)
   return string.format('%.3f ', now + seconds) .. value
 end
 
--- Returns the value of a mark, and whether it still holds.
+-- Returns the value of a mark, whether it still holds, and its expiry.
 local function read_mark(text)
   local expiry, value = string.match(text, '^(%S+) (.*)$')
-  return value, tonumber(expiry) > now
+  return value, tonumber(expiry) > now, tonumber(expiry)
 end
 
 -- Adds a member to a sorted set, or renews it. The set lives as long as its last member.

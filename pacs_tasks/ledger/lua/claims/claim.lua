@@ -7,13 +7,20 @@
 local claims, losses = KEYS[1], KEYS[2]
 local name, owner, lifetime = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
--- Returns whether another owner has this claim, and whether that owner is alive.
+-- Returns whether no worker was seen since a claim held: Redis was silent, or all died, and the next renewal of a presence
+-- tells which.
+local function unknown(expiry)
+  local last = last_seen()
+  return expiry > last and now - last > LATE
+end
+
+-- Returns whether another owner has this claim, and whether that owner may be alive.
 local function of_another(text)
   if not text then
     return false, false
   end
-  local held_by, holds = read_mark(text)
-  return held_by ~= owner, holds
+  local held_by, _, expiry = read_mark(text)
+  return held_by ~= owner, claim_holds(text) or unknown(expiry)
 end
 
 local conflicting = {redis.call('HGET', claims, '')}
