@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, cast
 
 import redis
@@ -20,9 +21,12 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from pacs_tasks.errors import BrokerUnavailableError, PacsTasksError
+from pacs_tasks.fleet import response_times
 from pacs_tasks.fleet.leases import AssociationLeases
 from pacs_tasks.fleet.outages import Outages
 from pacs_tasks.fleet.receivers import reception, running
+from pacs_tasks.fleet.response_times import ANSWERED
+from pacs_tasks.fleet.webhooks import Webhooks
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.keys import JOBS, RUNNING, server_time
 from pacs_tasks.messages.dead_letters import DeadLetters
@@ -33,9 +37,9 @@ logger = logging.getLogger(__name__)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 #: Upper bounds of the seconds of a job, as in ``ledger/lua/metrics.lua``.
-BOUNDS = ("0.1", "0.3", "1", "3", "10", "30", "100", "300", "1000", "3000", "10000", "+Inf")
+BOUNDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000, math.inf)
 _CATEGORIES = ("success", "warning", "failed", "missing", "present", "skipped")
-_MILLISECONDS = 1000
+_MILLISECONDS, _MICROSECONDS = 1000, 1_000_000
 #: Messages of a queue that are read for its age: the ledger does not know those that other services wrote.
 _HEADS = 20
 
@@ -90,6 +94,11 @@ def _metrics(client: redis.Redis) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "pacs_tasks_dead_letters", "Messages that no worker serves", value=DeadLetters(client, 0).count()
     )
+    yield GaugeMetricFamily(
+        "pacs_tasks_webhooks_given_up",
+        "Events that no webhook took and that are tried no more",
+        value=Webhooks(client).count_given_up(),
+    )
     yield GaugeMetricFamily("pacs_tasks_ledger_jobs", "Jobs that the ledger keeps", value=client.zcard(JOBS))
     yield GaugeMetricFamily("pacs_tasks_jobs_running", "Jobs that workers have begun", value=client.zcard(RUNNING))
     memory = cast("dict[str, int]", client.info("memory"))
@@ -101,45 +110,72 @@ def _metrics(client: redis.Redis) -> Iterator[Metric]:
 
 
 def _work(measured: Mapping[str, int]) -> Iterator[Metric]:
-    """What jobs have done."""
+    """What jobs have done, and how fast remotes answered."""
     work: defaultdict[About, dict[str, int]] = defaultdict(dict)
+    answered: defaultdict[About, dict[str, int]] = defaultdict(dict)
     for field, number in measured.items():
         parts = field.split("\t")
         if len(parts) == len(About._fields) + 1:
-            work[About(*parts[:-1])][parts[-1]] = number
+            about = About(*parts[:-1])
+            (answered if about.direction == ANSWERED else work)[about][parts[-1]] = number
+    yield from _moved(work)
+    yield from _ended(work)
+    seconds = HistogramMetricFamily(
+        "pacs_tasks_dimse_seconds",
+        "Seconds from a request to the final response of the remote",
+        labels=["service", "remote"],
+    )
+    for about, numbers in sorted(answered.items()):
+        total = numbers.get("microseconds", 0) / _MICROSECONDS
+        seconds.add_metric([about.operation, about.remote], _buckets(numbers, response_times.BOUNDS), total)
+    yield seconds
+
+
+def _moved(work: Mapping[About, Mapping[str, int]]) -> Iterator[Metric]:
     labels = ["operation", "direction", "remote"]
     instances = CounterMetricFamily(
         "pacs_tasks_instances", "Files and instances with an outcome", labels=[*labels, "category"]
     )
-    moved = CounterMetricFamily("pacs_tasks_bytes", "Bytes that were transferred", labels=labels)
+    moved = CounterMetricFamily(
+        "pacs_tasks_bytes",
+        "Bytes that were transferred, by the outcome of their instance",
+        labels=[*labels, "category"],
+    )
     retries = CounterMetricFamily(
         "pacs_tasks_retries", "Files and rows that went to the remote in vain and were tried again", labels=labels
-    )
-    ended = CounterMetricFamily("pacs_tasks_jobs_ended", "Jobs that ended", labels=["operation", "remote", "category"])
-    seconds = HistogramMetricFamily(
-        "pacs_tasks_job_seconds", "Seconds from the start of a job to its end", labels=["operation", "remote"]
     )
     for about, numbers in sorted(work.items()):
         if about.direction in DIRECTIONS:
             for category in _CATEGORIES:
                 if category in numbers:
                     instances.add_metric([*about, category], numbers[category])
-            moved.add_metric(list(about), numbers.get("bytes", 0))
+            warned = numbers.get("warning_bytes", 0)
+            moved.add_metric([*about, "success"], numbers.get("bytes", 0) - warned)
+            moved.add_metric([*about, "warning"], warned)
         retries.add_metric(list(about), numbers.get("retries", 0))
+    yield from (instances, moved, retries)
+
+
+def _ended(work: Mapping[About, Mapping[str, int]]) -> Iterator[Metric]:
+    ended = CounterMetricFamily("pacs_tasks_jobs_ended", "Jobs that ended", labels=["operation", "remote", "category"])
+    seconds = HistogramMetricFamily(
+        "pacs_tasks_job_seconds", "Seconds from the start of a job to its end", labels=["operation", "remote"]
+    )
+    for about, numbers in sorted(work.items()):
         of_job = [about.operation, about.remote]
         for ending in Category:
             # From 0 on: Prometheus sees no increase in a series that begins with its first failure.
             ended.add_metric([*of_job, ending], numbers.get(f"ended {ending}", 0))
-        seconds.add_metric(of_job, _buckets(numbers), numbers.get("milliseconds", 0) / _MILLISECONDS)
-    yield from (instances, moved, retries, ended, seconds)
+        seconds.add_metric(of_job, _buckets(numbers, BOUNDS), numbers.get("milliseconds", 0) / _MILLISECONDS)
+    yield from (ended, seconds)
 
 
-def _buckets(numbers: Mapping[str, int]) -> list[tuple[str, float]]:
+def _buckets(numbers: Mapping[str, int], bounds: Sequence[float]) -> list[tuple[str, float]]:
     """The buckets of a histogram, each with those before it."""
     count, found = 0, []
-    for place, bound in enumerate(BOUNDS, start=1):
+    for place, bound in enumerate(bounds, start=1):
         count += numbers.get(f"within {place}", 0)
-        found.append((bound, float(count)))
+        found.append(("+Inf" if math.isinf(bound) else f"{bound:g}", float(count)))
     return found
 
 

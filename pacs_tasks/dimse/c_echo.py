@@ -76,7 +76,7 @@ def echo(
                 f"{local.ae_title}."
             )
         context_id, _ = verification
-        with assoc.exchange() as message_id:
+        with assoc.exchange(command.C_ECHO_RQ) as message_id:
             assoc.send(
                 context_id,
                 command.encode(

@@ -114,7 +114,7 @@ def request_commitment(
             "query, or ask its administrator to allow storage commitment."
         )
     context_id, _ = context
-    with assoc.exchange() as message_id:
+    with assoc.exchange(command.N_ACTION_RQ) as message_id:
         elements: dict[int, int | str] = {
             command.REQUESTED_SOP_CLASS_UID: StorageCommitmentPushModel,
             command.COMMAND_FIELD: command.N_ACTION_RQ,
@@ -170,7 +170,7 @@ def await_report(assoc: Association, seconds: float, on_report: OnReport) -> boo
     if not assoc.stream.has_input(seconds):
         return True
     try:
-        with assoc.exchange():
+        with assoc.exchange(command.N_EVENT_REPORT_RQ):
             message = assoc.stream.receive_command("a report")
             if message is None:
                 return False

@@ -171,6 +171,14 @@ class Webhooks:
         texts = cast("list[str]", self._redis.hvals(_DELIVERIES))
         return sorted((Delivery(**json.loads(text)) for text in texts), key=lambda each: each.time)
 
+    def count_given_up(self) -> int:
+        """Count the deliveries that are tried no more."""
+        with self._redis.pipeline() as pipe:
+            pipe.hlen(_DELIVERIES)
+            pipe.zcard(_DUE)
+            all_of_them, due = pipe.execute()
+        return int(all_of_them - due)
+
     def find(self, text: str) -> Delivery:
         """Find the delivery whose id is ``text``, or is the only one that begins so.
 

@@ -12,7 +12,8 @@ import pydicom
 import pytest
 from playwright.sync_api import Page, expect
 
-from pacs_tasks import PacsClient, RemoteAE, StoreDirectoryRequest
+from pacs_tasks import EchoRequest, PacsClient, RemoteAE, StoreDirectoryRequest
+from pacs_tasks.fleet.webhooks import Webhooks
 from pacs_tasks.ledger.tokens import Scope, Tokens
 from pacs_tasks.outcome import JobState
 from pacs_tasks.testing import TestPACS
@@ -20,6 +21,7 @@ from pacs_tasks.testing.faults import Faults
 from tests.support.browser import browser
 from tests.support.dicom_files import study_uid, write_series
 from tests.support.http_api import Api, serving
+from tests.support.ports import free_port
 from tests.support.processes import Process
 from tests.support.waiting import wait_until
 
@@ -206,6 +208,25 @@ def test_without_the_scope_no_patient_data(server: Api, pacs: TestPACS, tmp_path
         assert page.goto(f"{server.address}/console/new").status == 403  # type: ignore[union-attr]
         page.get_by_role("link", name="English").click()
         expect(page.get_by_role("alert")).to_contain_text("needs the scope submit")
+
+
+def test_what_nobody_serves_is_told(server: Api) -> None:
+    """Webhooks that were given up, as long as nobody retries or forgets them."""
+    with PacsClient(server.redis_url) as client, browser() as page:
+        webhooks = Webhooks(client.ledger.client)
+        webhooks.want()
+        job = client.enqueue(EchoRequest(remote=RemoteAE(host="127.0.0.1", port=free_port(), ae_title="GONE")))
+        job.wait(60)
+        log_in(page, server.as_one_who(Scope.READ), "/console/fleet")
+        expect(page.get_by_role("heading", name="Receivers")).to_be_visible()
+        expect(page.get_by_role("heading", name="Webhooks")).to_have_count(0)
+        webhooks.plan(1, job.id, {"worklist": "{}"})
+        (delivery,) = webhooks.all()
+        webhooks.note_failure(delivery, "HTTP status 410.", None)
+        page.reload()
+        expect(page.get_by_role("heading", name="Webhooks 1")).to_be_visible()
+        expect(page.get_by_text("pacs-tasks webhooks list")).to_be_visible()
+        webhooks.forget(delivery.id)
 
 
 def _request(

@@ -47,6 +47,14 @@ class InterruptedRoundError(Exception):
     """The whole run is to end."""
 
 
+def _runs(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 @dataclass
 class Worker:
     """A worker of the fleet and its processes."""
@@ -55,12 +63,13 @@ class Worker:
     process: Process
 
     def children(self) -> list[int]:
-        """The processes of its pool."""
+        """The processes of its pool; not those that have died, which it may not have noticed yet."""
         pid = self.process.pid
         try:
-            return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+            found = [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
         except FileNotFoundError:
             return []
+        return [each for each in found if _runs(each)]
 
     def kill(self) -> None:
         """End it and its children at once."""

@@ -234,7 +234,10 @@ class FindOperation:
                 identities.append(identity)
 
         priority = command.PRIORITIES[self._request.priority]
-        with assoc.exchange() as message_id, Cancellation(assoc, context_id, message_id) as cancellation:
+        with (
+            assoc.exchange(command.C_FIND_RQ) as message_id,
+            Cancellation(assoc, context_id, message_id) as cancellation,
+        ):
             final = _exchange(
                 assoc, context_id, message_id, encoded, self._counted, priority=priority, on_match=collect
             )
@@ -268,7 +271,7 @@ def patient_of(assoc: Association, study_uid: str) -> bytes:
                     patients.add(content[each.position : each.position + each.length].strip(b"\0 "))
 
     keys: dict[int, str | bytes] = {QUERY_RETRIEVE_LEVEL: b"STUDY", PATIENT_ID: b"", STUDY_INSTANCE_UID: study_uid}
-    with assoc.exchange() as message_id:
+    with assoc.exchange(command.C_FIND_RQ) as message_id:
         counted = CountedAnswer(assoc.remote, AnswerLimits(matches=_MOST_PATIENTS))
         _exchange(assoc, context_id, message_id, encode_implicit(keys), counted, on_match=collect)
     return patients.pop() if len(patients) == 1 else b""
@@ -396,7 +399,7 @@ def list_instances(
         # The ledger does not hold it, but dcmqrscp, for one, insists on the key alone.
         keys[PATIENT_ID] = b""
     encoded = encode_implicit(keys)
-    with assoc.exchange() as message_id:
+    with assoc.exchange(command.C_FIND_RQ) as message_id:
         counted = CountedAnswer(assoc.remote, limits or AnswerLimits())
         final = _exchange(assoc, context_id, message_id, encoded, counted, on_match=collect)
     if "" in found and final.category is StatusCategory.SUCCESS:

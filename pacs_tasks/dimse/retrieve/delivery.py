@@ -88,9 +88,8 @@ class _Delivery(Cancellation):
     ) -> Iterator[tuple[Command, int]]:
         """Receive responses without end, each with its status, and C-STORE requests between them."""
         assoc = self._assoc
-        is_move = isinstance(request, MoveRequest)
-        field = command.C_MOVE_RQ if is_move else command.C_GET_RQ
-        awaited = "the C-MOVE response" if is_move else "the next instance or the C-GET response"
+        field = _request_field(request)
+        awaited = "the C-MOVE response" if field == command.C_MOVE_RQ else "the next instance or the C-GET response"
         while True:
             found_id, message = assoc.receive_command(awaited)
             if on_store is not None and message.field == command.C_STORE_RQ:
@@ -176,7 +175,7 @@ def retrieve(
     final = FinalResponse(_unfinished(assoc.remote), Suboperations())
     with (
         suppress(_AllArrivedError),
-        assoc.exchange(message_id) as used_id,
+        assoc.exchange(_request_field(request), message_id) as used_id,
         _Delivery(assoc, context_id, used_id, check_arrived) as delivery,
     ):
         sop_class_uid, _ = assoc.contexts_by_id[context_id]
@@ -194,17 +193,19 @@ def retrieve(
     return final
 
 
+def _request_field(request: MoveRequest | GetRequest) -> int:
+    return command.C_MOVE_RQ if isinstance(request, MoveRequest) else command.C_GET_RQ
+
+
 def _command_set(request: MoveRequest | GetRequest, sop_class_uid: str, message_id: int) -> bytes:
     elements: dict[int, int | str] = {
         command.AFFECTED_SOP_CLASS_UID: sop_class_uid,
+        command.COMMAND_FIELD: _request_field(request),
         command.MESSAGE_ID: message_id,
         command.PRIORITY: command.PRIORITIES[request.priority],
     }
     if isinstance(request, MoveRequest):
-        elements[command.COMMAND_FIELD] = command.C_MOVE_RQ
         elements[command.MOVE_DESTINATION] = request.move_aet
-    else:
-        elements[command.COMMAND_FIELD] = command.C_GET_RQ
     return command.encode(elements, data_set=True)
 
 

@@ -16,7 +16,7 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 
 from pacs_tasks.ae import LocalAE, RemoteAE
-from pacs_tasks.dimse.upper_layer import command, identity, negotiation
+from pacs_tasks.dimse.upper_layer import command, identity, negotiation, timing
 from pacs_tasks.dimse.upper_layer.addresses import may_be_called
 from pacs_tasks.dimse.upper_layer.command import Command, DataSet, MessageStream
 from pacs_tasks.dimse.upper_layer.negotiation import Agreement, Context, negotiate, propose
@@ -376,11 +376,20 @@ class Association:
     # For the services
 
     @contextmanager
-    def exchange(self, message_id: int = 0) -> Iterator[int]:
-        """Give the message id (PS3.7 section E.1) for one request and its responses; 0 chooses the next one."""
+    def exchange(self, request: int, message_id: int = 0) -> Iterator[int]:
+        """Give the message id (PS3.7 section E.1) for one request and its responses; 0 chooses the next one.
+
+        Parameters
+        ----------
+        request
+            The command field of the request.
+        """
+        begun = time.monotonic()
         with self.busy():
             self._message_id = message_id - 1 if message_id else self._message_id
             yield self.next_message_id()
+        if service := _NAMES.get(request):
+            timing.answered(self.remote, service, time.monotonic() - begun)
 
     @contextmanager
     def busy(self) -> Iterator[None]:

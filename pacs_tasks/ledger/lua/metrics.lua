@@ -20,7 +20,8 @@ end
 -- Returns what the attempt that runs has done so far: numbers by name.
 local function measured(job)
   -- Here, since every file would pay for a table outside.
-  local MEASURED = {'success', 'warning', 'failed', 'missing', 'present', 'skipped', 'bytes', 'retries'}
+  local MEASURED = {'success', 'warning', 'failed', 'missing', 'present', 'skipped', 'bytes', 'warning_bytes',
+    'retries'}
   local names = {}
   for _, name in ipairs(MEASURED) do
     names[#names + 1] = name

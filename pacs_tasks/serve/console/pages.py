@@ -24,6 +24,7 @@ from pacs_tasks.cli.output.terminal import size, when
 from pacs_tasks.client import Job
 from pacs_tasks.errors import InvalidRequestError, SealingError, without_comments
 from pacs_tasks.fleet.leases import name_of
+from pacs_tasks.fleet.webhooks import Webhooks
 from pacs_tasks.messages.dead_letters import DeadLetters
 from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.outcome import FindOutcome, StudyOutcome, TransferOutcome
@@ -179,9 +180,14 @@ class Pages:
         return {"remotes": found, "queues": fleet.queues(self._client)}
 
     def _fleet(self, query: Mapping[str, str], look: Look) -> dict[str, Any]:  # noqa: ARG002 - as all parts
-        letters = DeadLetters(self._client.ledger.client, self._services.settings.keep_jobs).count()
-        receivers = fleet.running_receivers(self._client)
-        return {"workers": self._workers.known(), "receivers": receivers, "letters": letters}
+        client = self._client.ledger.client
+        letters = DeadLetters(client, self._services.settings.keep_jobs).count()
+        return {
+            "workers": self._workers.known(),
+            "receivers": fleet.running_receivers(self._client),
+            "letters": letters,
+            "undelivered": Webhooks(client).count_given_up(),
+        }
 
 
 def _fits(view: JobView, filters: Mapping[str, str]) -> bool:

@@ -8,20 +8,26 @@ waits for its lease: remotes accept only a few.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
+import redis
+
+from pacs_tasks.dimse.upper_layer import timing
 from pacs_tasks.dimse.upper_layer.association import Association, StopCheck
 from pacs_tasks.dimse.upper_layer.negotiation import Context
-from pacs_tasks.errors import AssociationError, PeerBusyError
+from pacs_tasks.errors import AssociationError, BrokerUnavailableError, PeerBusyError
 from pacs_tasks.fleet.leases import name_of
+from pacs_tasks.fleet.response_times import ResponseTimes
 from pacs_tasks.request import Request
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine import background
-from pacs_tasks.tasks.engine.base import local_ae, outages, timeouts
+from pacs_tasks.tasks.engine.base import local_ae, outages, quick_redis, timeouts
 from pacs_tasks.tasks.engine.leases import Lease, leases
 
 logger = logging.getLogger(__name__)
@@ -173,6 +179,15 @@ def _is_due(since: float, found: _Kept) -> bool:
 _idle = _Idle()
 
 
+@cache
+def _response_times(_: int) -> ResponseTimes:
+    """Those of one process: a forked child starts without the counts, and the lock, of its parent."""
+    return ResponseTimes(quick_redis)
+
+
+timing.observe(lambda remote, service, seconds: _response_times(os.getpid()).note(remote, service, seconds))
+
+
 @contextmanager
 def leased(request: Request, job_id: str, stop: StopCheck, *, one_of_many: bool = False) -> Iterator[Lease]:
     """A lease for the association that the block opens and ends. The block must use the stop check of the lease.
@@ -191,8 +206,17 @@ def leased(request: Request, job_id: str, stop: StopCheck, *, one_of_many: bool 
         with _reported(lease):
             yield lease
     finally:
-        lease.flow.end(lease)
+        _end_use(lease)
     leases().give_back(lease)
+
+
+def _end_use(lease: Lease) -> None:
+    """Note that an association is not in use any more, and tell the fleet how fast the remote was."""
+    lease.flow.end(lease)
+    try:
+        _response_times(os.getpid()).add(lease.remote)
+    except (BrokerUnavailableError, redis.RedisError) as error:
+        logger.debug("response times were not added (%s)", type(error).__name__)
 
 
 @contextmanager
@@ -252,7 +276,7 @@ def kept_association(
         kept.abort()
         raise
     finally:
-        lease.flow.end(lease)
+        _end_use(lease)
     assoc.stop, assoc.wire.limit = None, limits.dimse
     wanted = lease.must_yield() or (lease.age > _TURN and leases().wanted_elsewhere(lease.remote))
     if settings().association_idle and assoc.reusable() and not wanted:

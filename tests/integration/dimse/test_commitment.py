@@ -271,7 +271,7 @@ def _reported(
     with Association.open(LocalAE(ae_title="ARCHIVE"), remote, [context], PATIENT) as assoc:
         assert is_scp == (StorageCommitmentPushModel in assoc.roles)
         for _ in range(answers):
-            with assoc.exchange() as message_id:
+            with assoc.exchange(command.N_EVENT_REPORT_RQ) as message_id:
                 known = {command.COMMAND_FIELD: command.N_EVENT_REPORT_RQ, command.MESSAGE_ID: message_id, **fields}
                 assoc.send(1, command.encode(known, data_set=content is not None), content)
                 _, answer = assoc.receive_command("the answer")

@@ -162,7 +162,7 @@ def test_what_nobody_asked_for_is_not_taken_for_the_next_answer(late: bool) -> N
 
     with scripted.peer(script) as remote:
         assoc = Association.open(LOCAL, remote, [VERIFICATION_CONTEXT], PATIENT)
-        with assoc.exchange() as message_id:
+        with assoc.exchange(command.C_ECHO_RQ) as message_id:
             assoc.send(1, command.encode({**ECHO, command.MESSAGE_ID: message_id}, data_set=False))
             assert assoc.receive_response(1, message_id, command.C_ECHO_RQ)[1] == 0
         assert not assoc.reusable()

@@ -11,9 +11,12 @@ from pacs_tasks.ae import LocalAE
 from pacs_tasks.client.broker import Broker
 from pacs_tasks.connection import connect
 from pacs_tasks.errors import PeerBusyError
+from pacs_tasks.fleet.leases import name_of
 from pacs_tasks.fleet.outages import MOST_FAILURES, Outages
 from pacs_tasks.fleet.pace import HoursWait, HoursWaits
 from pacs_tasks.fleet.receivers import Receiver, announce
+from pacs_tasks.fleet.response_times import ResponseTimes
+from pacs_tasks.fleet.webhooks import Webhooks
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.keys import job_key
 from pacs_tasks.ledger.manifest import FileLine
@@ -84,6 +87,59 @@ def test_what_is_recorded_after_the_end_counts(ledger: Ledger) -> None:
     ledger.fail("job", PeerBusyError("no association"))
     ledger.record("job", 1, SENT)
     assert (of(ledger, "success"), of(ledger, "bytes"), of(ledger, "ended failed")) == (2, 20, 1)
+
+
+def test_bytes_have_the_category_of_their_instance(ledger: Ledger) -> None:
+    """Also those of a retry, and of what is recorded after the end."""
+    warned = outcome(InstanceCategory.WARNING)
+    begun(ledger, 3)
+    ledger.record("job", 0, SENT)
+    ledger.record("job", 1, warned)
+    assert shown(ledger, "pacs_tasks_bytes_total", "category") == {"success": 10, "warning": 10}
+    ledger.record("job", 2, FAILED)
+    ledger.reopen("job")
+    assert shown(ledger, "pacs_tasks_bytes_total", "category") == {"success": 10, "warning": 10}
+    ledger.start("job", "worker", ABOUT)
+    ledger.fail("job", PeerBusyError("no association"))
+    ledger.record("job", 2, warned)
+    assert shown(ledger, "pacs_tasks_bytes_total", "category") == {"success": 10, "warning": 20}
+
+
+def test_response_times_of_all_processes_are_added(ledger: Ledger) -> None:
+    one, other = ResponseTimes(lambda: ledger.client), ResponseTimes(lambda: ledger.client)
+    for seconds in (0.001, 0.003, 0.02, 400.0):
+        one.note(REQUEST.remote, "C-STORE", seconds)
+    other.note(REQUEST.remote, "C-STORE", 0.02)
+    for each in (one, one, other):
+        each.add(name_of(REQUEST.remote))
+    buckets = shown(ledger, "pacs_tasks_dimse_seconds_bucket", "le")
+    assert (buckets["0.003"], buckets["0.01"], buckets["0.03"], buckets["300"], buckets["+Inf"]) == (2, 2, 4, 4, 5)
+    assert shown(ledger, "pacs_tasks_dimse_seconds_sum", "service") == {"C-STORE": pytest.approx(400.044)}
+    assert shown(ledger, "pacs_tasks_jobs_ended_total", "category") == {}, "they are no jobs"
+
+
+def test_a_remote_that_is_down_is_shown_with_the_jobs_that_wait_for_it(ledger: Ledger) -> None:
+    outages = Outages(ledger.client)
+    for _ in range(MOST_FAILURES):
+        outages.record_failure("PACS", LocalAE(), REQUEST.remote, "no answer")
+    for job in ("one", "two"):
+        begun(ledger, 1, job)
+        assert outages.park("PACS", job, 60)
+    assert shown(ledger, "pacs_tasks_parked_jobs", "remote") == {"PACS": 2}
+    assert 0 <= shown(ledger, "pacs_tasks_remote_down_seconds", "remote")["PACS"] < 60
+
+
+def test_webhooks_that_were_given_up_are_counted(ledger: Ledger) -> None:
+    webhooks = Webhooks(ledger.client)
+    webhooks.want()
+    begun(ledger, 1)
+    ledger.record("job", 0, SENT)
+    webhooks.plan(1, "job", {"one": "{}", "other": "{}"})
+    assert webhooks.count_given_up() == 0
+    webhooks.note_failure(webhooks.find(webhooks.all()[0].id), "HTTP status 410.", None)
+    assert "pacs_tasks_webhooks_given_up 1.0" in exposition(ledger.client).decode()
+    webhooks.retry(next(each for each in webhooks.all() if each.given_up))
+    assert webhooks.count_given_up() == 0
 
 
 def test_a_job_with_one_answer_counts_its_suboperations(ledger: Ledger) -> None:

@@ -31,7 +31,7 @@ FILES = [*sorted((ROOT / "workers/monitoring").iterdir()), ROOT / "docs/howto/mo
 def named() -> set[str]:
     """The metrics that dashboards, alerts and the guide name, by the names of their samples."""
     found = set(re.findall(r"\bpacs_tasks_[a-z_]+", "".join(path.read_text() for path in FILES)))
-    return found - {"pacs_tasks_job_seconds"}
+    return found - {"pacs_tasks_job_seconds", "pacs_tasks_dimse_seconds"}
 
 
 def scraped(process: Process) -> Scrape:
@@ -82,7 +82,8 @@ def test_the_counters_are_what_the_pacs_holds(redis_url: str, pacs: TestPACS, tm
             assert scrape.value("pacs_tasks_instances_total", **sent, category="success") == len(pacs.instances)
             assert scrape.value("pacs_tasks_instances_total", **sent, category="failed") == REFUSED
         size = sum(path.stat().st_size for path in paths[REFUSED:])
-        assert fleet.value("pacs_tasks_bytes_total", **sent) == size
+        assert fleet.value("pacs_tasks_bytes_total", **sent, category="success") == size
+        assert fleet.value("pacs_tasks_bytes_total", **sent, category="warning") == 0
         pacs.faults = Faults(store_status=dict.fromkeys(uids[:TRANSIENT], 0xA700), store_status_times=2)
         job.retry().wait(60)
         assert len(pacs.instances) == COUNT
@@ -104,6 +105,11 @@ def test_the_counters_are_what_the_pacs_holds(redis_url: str, pacs: TestPACS, tm
         wait_until(
             lambda: same.value("pacs_tasks_receiver_instances_total", category="expected") == COUNT, 20, "its figures"
         )
+        stored = {"service": "C-STORE", "remote": name_of(pacs.remote)}
+        assert fleet.value("pacs_tasks_dimse_seconds_count", **stored) == len(pacs.stores)
+        assert 0 < fleet.value("pacs_tasks_dimse_seconds_sum", **stored) < 60
+        assert fleet.value("pacs_tasks_dimse_seconds_count", service="C-MOVE") >= 1
+        assert fleet.value("pacs_tasks_dimse_seconds_count", service="C-FIND") >= 1
         assert fleet.value("pacs_tasks_messages") == fleet.value("pacs_tasks_jobs_running") == 0
         assert fleet.value("pacs_tasks_ledger_jobs") == 2
         described = set(re.findall(r"^# TYPE (\w+)", fleet.text(), re.MULTILINE))

@@ -38,6 +38,9 @@ if new == 1 then
   end
   redis.call('HINCRBY', job, category, 1)
   redis.call('HINCRBY', job, 'bytes', bytes)
+  if category == 'warning' then
+    redis.call('HINCRBY', job, 'warning_bytes', bytes)
+  end
   if converted == '1' then
     redis.call('HINCRBY', job, 'converted', 1)
   end
@@ -53,6 +56,9 @@ if new == 1 and about and state ~= 'running' and state ~= 'queued' then
   -- The job ended with an error while its parts were at work.
   count_for(about, category, 1)
   count_for(about, 'bytes', bytes)
+  if category == 'warning' then
+    count_for(about, 'warning_bytes', bytes)
+  end
 end
 local ended = 0
 if cancel == '1' or counter(job, 'recorded') >= tonumber(total or '0') then

@@ -18,7 +18,9 @@ for _, name in ipairs(ARGV) do
   redis.call('HSET', job, 'before_' .. name, redis.call('HGET', job, name) or 0)
   redis.call('HDEL', job, 'measured_' .. name)
 end
-redis.call('HSET', job, 'before_retries', redis.call('HGET', job, 'retries') or 0)
+for _, name in ipairs({'retries', 'warning_bytes'}) do
+  redis.call('HSET', job, 'before_' .. name, redis.call('HGET', job, name) or 0)
+end
 redis.call('HDEL', job, 'measured_category')
 redis.call('HINCRBY', job, 'attempt', 1)
 return 1
