@@ -36,10 +36,10 @@ def add_to_work(**what: str) -> None:
 
 
 def work_of(job_id: str, args: Sequence[object]) -> dict[str, str]:
-    """Name the job of a task for the log, and its range if it is a part."""
+    """Name the job of a task for the log, and for a part the range of its files or rows, from 1, as Flower does."""
     match args:
         case [str(), int() as start, int() as stop, *_]:
-            return {"job": str(job_id), "part": f"{start}-{stop}"}
+            return {"job": str(job_id), "part": f"{start + 1}-{stop}"}
     return {"job": str(job_id)}
 
 

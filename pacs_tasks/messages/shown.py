@@ -16,6 +16,10 @@ from pacs_tasks.operations import HIDDEN, OPERATIONS
 
 #: The task that finds out whether a job stands still.
 _RESUME = "pacs_tasks.resume"
+#: The task that posts an event, the id of such a delivery, and what comes of it.
+_WEBHOOK = "pacs_tasks.webhook"
+_DELIVERY = re.compile(r"evt_([0-9a-f]{32}):.*", re.DOTALL)
+DELIVERED, TRIED_LATER, GIVEN_UP = "delivered", "tried later", "given up"
 #: The command of each task of ours, by the name of the task.
 _COMMANDS: Mapping[str, str] = MappingProxyType(
     {task: each.command for each in OPERATIONS.values() for task in (each.task, *each.steps)} | {_RESUME: "resume"}
@@ -43,6 +47,8 @@ _COUNT = rf"\d+ (?:{'|'.join(sorted({*_WORDS.values(), *_DONE.values()}))})"
 _SHOWN = re.compile(
     rf"(?:{'|'.join(sorted(set(_COMMANDS.values()), key=len, reverse=True))}) [0-9a-f]{{8}}(?:, \d+-\d+)?"
     rf"|{{'job': '{_ID.pattern}'}}"
+    r"|webhook [0-9a-f]{8}|{'event': 'evt_[0-9a-f]{32}'}"
+    rf"|{DELIVERED}|{TRIED_LATER}|{GIVEN_UP}"
     rf"|(?:(?:{'|'.join(_CATEGORIES)}): )?{_COUNT}(?:, {_COUNT})*"
     rf"|{'|'.join(_CATEGORIES)}"
 )
@@ -51,7 +57,8 @@ _SHOWN = re.compile(
 def shown_arguments(task: str, task_id: str, args: Sequence[Any]) -> tuple[str, str]:
     """Give what is shown instead of the arguments of a task: ``send-dir 3f2a9c1d, 1-50``, and its job.
 
-    The id stands in the second text, whole, so that whoever searches for it finds the parts of the job.
+    The id stands in the second text, whole, so that whoever searches for it finds the parts of the job. A webhook has
+    the id of its event instead.
 
     Parameters
     ----------
@@ -60,6 +67,8 @@ def shown_arguments(task: str, task_id: str, args: Sequence[Any]) -> tuple[str, 
     args
         The arguments of a task of ours: the id of the job, and the range of a part.
     """
+    if task == _WEBHOOK:
+        return _shown_delivery(next(iter(args), None))
     command = _COMMANDS.get(task)
     job_id = task_id if task in OPERATIONS else next(iter(args), None)
     if command is None or not isinstance(job_id, str) or not _ID.fullmatch(job_id):
@@ -71,6 +80,11 @@ def shown_arguments(task: str, task_id: str, args: Sequence[Any]) -> tuple[str, 
         if 0 <= start < stop <= _MOST_LINES:
             text += f", {start + 1}-{stop}"
     return text, f"{{'job': '{job_id}'}}"
+
+
+def _shown_delivery(delivery_id: Any) -> tuple[str, str]:
+    found = _DELIVERY.fullmatch(delivery_id) if isinstance(delivery_id, str) else None
+    return (f"webhook {found[1][:_SHORT]}", f"{{'event': 'evt_{found[1]}'}}") if found else (HIDDEN, HIDDEN)
 
 
 def shown_counts(task: str, counts: Mapping[str, Any]) -> str:
@@ -98,7 +112,7 @@ def shown_result(task: str, text: str) -> tuple[bool, str]:
         shown = counts or category if category == "success" else f"{category}: {counts}".removesuffix(": ")
         return category in {"success", "warning"}, shown
     if isinstance(value, str):
-        return not re.search(r"\d (?:failed|missing)", value), checked(value)
+        return value != GIVEN_UP and not re.search(r"\d (?:failed|missing)", value), checked(value)
     return True, "" if value is None else HIDDEN
 
 
@@ -110,7 +124,7 @@ def checked(text: Any) -> str:
 def job_of(text: Any) -> str:
     """Read the id of the job from the second text of :func:`shown_arguments`; empty if it is not one."""
     found = checked(text)
-    return found[len("{'job': '") : -len("'}")] if found.startswith("{") else ""
+    return found[len("{'job': '") : -len("'}")] if found.startswith("{'job'") else ""
 
 
 def _number(value: Any) -> int:

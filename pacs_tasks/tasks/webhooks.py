@@ -38,6 +38,7 @@ from pacs_tasks.fleet.webhooks import Delivery, Webhooks, event_id
 from pacs_tasks.journal.logs import add_to_work
 from pacs_tasks.ledger.ends import End
 from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.messages.shown import DELIVERED, GIVEN_UP, TRIED_LATER
 from pacs_tasks.operations import FIND_QUEUE, PART_PRIORITIES
 from pacs_tasks.outcome import Category, Outcome, Progress
 from pacs_tasks.outcome.event import JobEnded, JobEvent
@@ -192,8 +193,8 @@ def watch_webhooks(stopped: threading.Event) -> None:
 
 
 @register(_TASK, ignore_result=True)
-def webhook(_: Task, delivery_id: str) -> None:
-    """Post one delivery, unless it has succeeded or another worker is at it."""
+def webhook(_: Task, delivery_id: str) -> str | None:
+    """Post one delivery, unless it has succeeded or another worker is at it; returns what Flower shows."""
     try:
         found = Webhooks(ledger().client)
         if found.claim(delivery_id):
@@ -201,17 +202,18 @@ def webhook(_: Task, delivery_id: str) -> None:
                 delivery = found.get(delivery_id)
                 if delivery is not None:
                     add_to_work(job=delivery.job_id, webhook=delivery.webhook)
-                deliver(found, delivery, settings().webhooks)
+                return deliver(found, delivery, settings().webhooks)
             finally:
                 found.release(delivery_id, f"queued {delivery_id}")
     except BROKER_AWAY as error:
         go_back(error)
+    return None
 
 
-def deliver(found: Webhooks, delivery: Delivery | None, webhooks: Mapping[str, Webhook]) -> None:
-    """Post a delivery once, and note what came of it; nothing if it has succeeded or was given up."""
+def deliver(found: Webhooks, delivery: Delivery | None, webhooks: Mapping[str, Webhook]) -> str | None:
+    """Post a delivery once, and return what came of it; nothing if it has succeeded or was given up."""
     if delivery is None or delivery.given_up:
-        return
+        return None
     target = webhooks.get(delivery.webhook)
     # Another worker may know the webhook, as while those of a fleet restart, or have the key.
     status, error = 0, "The settings of the worker have no webhook of this name."
@@ -222,12 +224,13 @@ def deliver(found: Webhooks, delivery: Delivery | None, webhooks: Mapping[str, W
             error = sealed.message
     if status in _SUCCESS:
         found.forget(delivery.id)
-        return
+        return DELIVERED
     last = status == _GONE or delivery.tries >= len(PAUSES)
     pause = None if last else PAUSES[delivery.tries] * _random.uniform(1.0, 1.25)
     found.note_failure(delivery, error, pause)
     # A URL may hold a secret of the service.
     logger.warning("webhook %s: event %s of job %s: %s", delivery.webhook, delivery.event_id, delivery.job_id, error)
+    return TRIED_LATER if pause is not None else GIVEN_UP
 
 
 def signature(secret: str, identity: str, timestamp: int, body: bytes) -> str:

@@ -15,13 +15,14 @@ from urllib.parse import urlencode
 from celery.result import AsyncResult
 from pydicom import dcmread
 
-from pacs_tasks import PacsClient, StoreDirectoryRequest
+from pacs_tasks import EchoRequest, PacsClient, StoreDirectoryRequest
 from pacs_tasks.app import create
 from pacs_tasks.fleet.leases import name_of
 from pacs_tasks.settings import Settings
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support import workers
 from tests.support.dicom_files import write_series
+from tests.support.http_service import Service, service
 from tests.support.service import another_service
 from tests.support.waiting import wait_until
 
@@ -96,12 +97,42 @@ def test_a_job_that_failed_in_part_is_found_with_its_parts(redis_url: str, pacs:
         assert len(_found(address, job.id)) == 4, "it remembers"
 
 
+def test_a_delivery_tells_what_came_of_it(redis_url: str, tmp_path: Path, pacs: TestPACS) -> None:
+    with (
+        service({"/gone": lambda _, __: 410}) as called,
+        workers.flower(redis_url, tmp_path, LOGIN) as address,
+        workers.worker(
+            redis_url, tmp_path, options="", PACS_TASKS_WEBHOOKS=_webhooks(called, "good", "gone")
+        ) as worker,
+        PacsClient(redis_url) as client,
+    ):
+        wait_until(lambda: client.ledger.client.exists("pacs_tasks:webhooks"), 20, "the worker to want ends")
+        client.enqueue(EchoRequest(remote=pacs.remote)).wait(30)
+        wait_until(lambda: len(called.received) >= 2, 30, "the service to be called")
+        event = called.received[0].headers["webhook-id"]
+
+        def rows() -> list[tuple[str, str, str]]:
+            found = sorted((row["result"], row["state"], row["args"]) for row in _found(address, event))
+            return found if [state for _, state, _ in found] == ["SUCCESS", "FAILURE"] else []
+
+        shown = f"webhook {event.removeprefix('evt_')[:8]}"
+        found = wait_until(rows, 30, "both deliveries in Flower")
+        assert found == [("delivered", "SUCCESS", shown), ("given up", "FAILURE", shown)]
+        assert "410" in worker.said()
+
+
+def _webhooks(called: Service, *names: str) -> str:
+    """The setting of webhooks that a service answers, each at its name."""
+    secret = "whsec_" + base64.b64encode(bytes(24)).decode()
+    return json.dumps({name: {"url": f"{called.url}/{name}", "secret": secret} for name in names})
+
+
 def test_what_a_worker_shows_stays_although_the_event_of_the_publisher_comes_later(
     redis_url: str, tmp_path: Path
 ) -> None:
     job_id, part = uuid.uuid4().hex, str(uuid.uuid4())
     shown = f"send-dir {job_id[:8]}, 1-10"
-    with workers.flower(redis_url, tmp_path, LOGIN) as address, another_service(redis_url) as service:
+    with workers.flower(redis_url, tmp_path, LOGIN) as address, another_service(redis_url) as publisher:
 
         def listens() -> bool:
             events.send("worker-heartbeat", freq=2)
@@ -111,8 +142,8 @@ def test_what_a_worker_shows_stays_although_the_event_of_the_publisher_comes_lat
             return [row["args"] for row in _found(address, job_id) if row["sent"]]
 
         with (
-            service.connection_for_write() as connection,
-            service.events.Dispatcher(connection, hostname="one@host") as events,
+            publisher.connection_for_write() as connection,
+            publisher.events.Dispatcher(connection, hostname="one@host") as events,
         ):
             wait_until(listens, 20, "Flower to hear of the worker")
             common = {"uuid": part, "name": "pacs_tasks.store_part"}

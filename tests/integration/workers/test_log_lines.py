@@ -45,7 +45,7 @@ def test_every_process_writes_json_lines(redis_url: str, pacs: TestPACS, tmp_pat
         lines = _lines(said)
         assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
         parts = [line for line in lines if line.get("job") == job.id and "part" in line]
-        assert {line["part"] for line in parts} == {"0-10", "10-20"}
+        assert {line["part"] for line in parts} == {"1-10", "11-20"}
         assert {line["remote"] for line in parts} == {name_of(pacs.remote)}
         assert any(line.get("task") == "pacs_tasks.store_directory" and line["task_id"] == job.id for line in lines)
         assert str(files) not in said
@@ -63,5 +63,5 @@ def test_lines_of_text_name_the_job(redis_url: str, pacs: TestPACS, tmp_path: Pa
         )
         job.wait(60)
         said = _ended(worker)
-    assert f" [job {job.id}, part 0-1, remote {name_of(pacs.remote)}]" in said
+    assert f" [job {job.id}, part 1-1, remote {name_of(pacs.remote)}]" in said
     assert any(line.endswith(" ready.") for line in said.splitlines())

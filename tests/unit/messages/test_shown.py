@@ -75,11 +75,24 @@ def test_only_texts_that_were_made_here_are_shown(text: Any) -> None:
         ("their.task", ["Doe"], True, HIDDEN),
         ("their.task", "Doe", True, HIDDEN),
         ("pacs_tasks.resume", None, True, ""),
+        ("pacs_tasks.webhook", "delivered", True, "delivered"),
+        ("pacs_tasks.webhook", "tried later", True, "tried later"),
+        ("pacs_tasks.webhook", "given up", False, "given up"),
     ],
 )
 def test_a_result_is_told_in_numbers(task: str, value: Any, good: bool, shown: str) -> None:
     assert shown_result(task, repr(value)) == (good, shown)
     assert checked(shown) == shown
+
+
+def test_a_delivery_has_the_id_of_its_event_and_not_the_name_of_its_webhook() -> None:
+    """Whoever writes a message may choose that name."""
+    event = f"evt_{JOB}"
+    shown, found = shown_arguments("pacs_tasks.webhook", UUID, [f"{event}:Doe^Jane"])
+    assert (shown, found, job_of(found)) == ("webhook 01234567", f"{{'event': '{event}'}}", "")
+    assert (checked(shown), checked(found)) == (shown, found)
+    for other in ("Doe^Jane", event, 7, f"evt_{JOB[1:]}:Doe"):
+        assert shown_arguments("pacs_tasks.webhook", UUID, [other]) == (HIDDEN, HIDDEN)
 
 
 def test_a_part_counts_what_it_did() -> None:
