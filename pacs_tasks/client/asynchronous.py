@@ -161,14 +161,14 @@ class AsyncJob(Generic[O_co]):
         """Cancel the job. What was sent stays sent. It ends when no worker has a claim on it any more."""
         return await asyncio.to_thread(self._job.cancel)
 
-    async def retry(self) -> Self:
+    async def retry(self, requester: str = "") -> Self:
         """Continue with the files or instances that failed, are missing or were not begun; as :meth:`.Job.retry`."""
-        await asyncio.to_thread(self._job.retry)
+        await asyncio.to_thread(self._job.retry, requester)
         return self
 
-    async def resume(self) -> Self:
+    async def resume(self, requester: str = "") -> Self:
         """Continue with the files or instances that have no outcome; as :meth:`.Job.resume`."""
-        await asyncio.to_thread(self._job.resume)
+        await asyncio.to_thread(self._job.resume, requester)
         return self
 
     async def associations(self) -> Associations | None:

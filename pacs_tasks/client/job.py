@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Generic, Self, cast
 
 from typing_extensions import TypeVar
 
+from pacs_tasks.client.user import current_user
 from pacs_tasks.client.waiting import Watch, no_worker, one_not_in_time
 from pacs_tasks.ledger.outcomes import Instances, RowAnswer, rows_of, whole_outcome
 from pacs_tasks.operations import message_priority
@@ -135,22 +136,32 @@ class Job(Generic[O_co]):
         self._ledger.cancel(self.id)
         return self._ledger.progress(self.id)
 
-    def retry(self) -> Self:
+    def retry(self, requester: str = "") -> Self:
         """Continue with the files or instances that failed, are missing or were not begun, and with no others.
+
+        Parameters
+        ----------
+        requester
+            As for :meth:`.PacsClient.enqueue`.
 
         Raises
         ------
         InvalidRequestError
             If the job is still running or has nothing to retry.
         """
-        self._ledger.reopen(self.id)
+        self._ledger.reopen(self.id, requester or current_user())
         return self._publish_again()
 
-    def resume(self) -> Self:
+    def resume(self, requester: str = "") -> Self:
         """Continue with the files or instances that have no outcome, and not with those that failed.
 
         A running job may be resumed too if it makes no progress: nothing is done twice. If the job waits for a remote,
         that remote is tried at once.
+
+        Parameters
+        ----------
+        requester
+            As for :meth:`.PacsClient.enqueue`.
 
         Raises
         ------
@@ -168,7 +179,7 @@ class Job(Generic[O_co]):
             Outages(self._ledger.client).probe_now(progress.waiting_for)
             return self
         if progress.state.finished:
-            self._ledger.reopen(self.id, failed_too=False)
+            self._ledger.reopen(self.id, requester or current_user(), failed_too=False)
         return self._publish_again()
 
     def _publish_again(self) -> Self:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import socket
-import sys
 import threading
 import uuid
 from collections.abc import Collection, Iterable, Iterator
@@ -16,6 +13,7 @@ from typing import TYPE_CHECKING, Self, overload
 from pacs_tasks import embedded
 from pacs_tasks.client.broker import Broker
 from pacs_tasks.client.job import Job, O_co
+from pacs_tasks.client.user import current_user
 from pacs_tasks.client.waiting import Watch, some_not_in_time
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.ledger.finding import find
@@ -153,7 +151,7 @@ class PacsClient:
         """
         request = self.ledger.complete(request)
         job: Job = Job(job_id_of(idempotency_key), self.ledger, self._broker)
-        if not self.ledger.open(job.id, request.task, request, requester=requester or _user()):
+        if not self.ledger.open(job.id, request.task, request, requester=requester or current_user()):
             if job.request() != request:
                 raise InvalidRequestError("This key belongs to a job with another request. Use another key.", job.id)
             return job
@@ -249,22 +247,6 @@ class PacsClient:
     def jobs(self, limit: int = 50) -> list[Progress]:
         """Return the newest jobs, at most ``limit``, newest first."""
         return self.ledger.jobs(limit)
-
-
-def _user() -> str:
-    """Name the user of this process and the machine, as the system has them."""
-    known = (os.environ.get(name) for name in ("LOGNAME", "USER", "USERNAME"))
-    return f"{next(filter(None, known), '') or _account()}@{socket.gethostname()}"
-
-
-def _account() -> str:
-    """Name the account of a process that has no environment of a login, such as a service's."""
-    if sys.platform != "win32":
-        import pwd
-
-        with contextlib.suppress(KeyError):
-            return pwd.getpwuid(os.getuid()).pw_name
-    return "unknown"
 
 
 def job_id_of(idempotency_key: str | None) -> str:

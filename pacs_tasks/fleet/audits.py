@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _DUE = "pacs_tasks:audit"
 _EVENTS = "pacs_tasks:audit:events"
+#: Present where a worker writes the trail.
+_WANTED = "pacs_tasks:audit:wanted"
 _WRITING = "pacs_tasks:audit:writing:"
 #: Events that belong to no job and wait; beyond that, the oldest are dropped.
 _MOST = 10_000
@@ -21,6 +23,7 @@ _MOST = 10_000
 _CLAIMED = 60
 #: Seconds to keep what is due after the last change.
 _KEPT = 30 * 86_400
+_WANTED_FOR = 7 * 86_400
 _CONTEXT = "audit event"
 
 
@@ -29,6 +32,14 @@ class Audits:
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis, self._sealing = client, sealing_of(client)
+
+    def want(self) -> None:
+        """Have clients add events, whose settings do not say whether there is a trail."""
+        if int(self._redis.ttl(_WANTED)) < _WANTED_FOR - 3600:
+            self._redis.set(_WANTED, 1, ex=_WANTED_FOR)
+
+    def wanted(self) -> bool:
+        return bool(self._redis.exists(_WANTED))
 
     def expect(self, job_id: str) -> None:
         """Have the events of a job written: of its beginning now, of its end when it ends."""

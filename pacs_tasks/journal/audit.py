@@ -14,8 +14,9 @@ import json
 import os
 import socket
 import ssl
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -35,6 +36,7 @@ class Kind(Enum):
     APPLICATION = ("110100", "Application Activity"), "E"
     BEGIN = ("110102", "Begin Transferring DICOM Instances"), "E"
     TRANSFERRED = ("110104", "DICOM Instances Transferred"), "C"
+    DELETED = ("110110", "Patient Record"), "D"
     QUERY = ("110112", "Query"), "E"
     ALERT = ("110113", "Security Alert"), "E"
 
@@ -55,6 +57,8 @@ _SOP_CLASS: Code = ("110181", "SOP Class UID")
 _OUTCOMES: Mapping[str, int] = {"success": 0, "warning": 0, "partial": 4, "cancelled": 4}
 _FAILURE = 8
 _MASK = "***"
+#: Jobs that one event names.
+_NAMED = 100
 
 #: Facility 10, security and authorisation, with severity 5, notice (PS3.15 section A.6.2).
 _PRIORITY = 10 * 8 + 5
@@ -129,6 +133,14 @@ class Event:
         parties = {name: Party(**fields[name]) for name in ("source", "destination") if fields[name]}
         kind, code = Kind[fields["kind"]], tuple(fields["type"]) if fields["type"] else None
         return cls(**{**fields, **parties, "kind": kind, "type": code})
+
+
+def purged_events(requester: str, job_ids: Sequence[str]) -> Iterator[Event]:
+    """Give the events of a purge, whose requester nothing proves."""
+    event = Event(Kind.DELETED, time.time(), category="success", enqueuer=f"{requester} (not proven)")
+    for start in range(0, len(job_ids), _NAMED):
+        named = ", ".join(job_ids[start : start + _NAMED])
+        yield replace(event, detail=f"The records of these jobs were purged: {named}")
 
 
 def message(event: Event, private: Callable[[str], str] = str) -> dict[str, Any]:

@@ -305,8 +305,13 @@ class Ledger:
             raise not_found(job_id)
         return JobState(state)
 
-    def reopen(self, job_id: str, *, failed_too: bool = True) -> int:
+    def reopen(self, job_id: str, requester: str = "", *, failed_too: bool = True) -> int:
         """Queue a finished job again, for the lines that were not begun or failed; return how many failed.
+
+        Parameters
+        ----------
+        requester
+            Who requested it this time, as far as that is known.
 
         Raises
         ------
@@ -324,6 +329,8 @@ class Ledger:
         self._redis.delete(job_key(job_id, "losses"))
         if not self._run("jobs/reopen", [job_key(job_id)], COUNTED):
             raise InvalidRequestError(f"Somebody else reopened job {job_id} just now. Wait for its end.")
+        if requester:
+            self._redis.hset(job_key(job_id), "requester", self.seals.of(job_id).seal(requester, "requester"))
         return len(failed)
 
     def progress(self, job_id: str) -> Progress:

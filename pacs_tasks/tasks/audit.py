@@ -339,6 +339,7 @@ def watch_audits(stopped: threading.Event) -> None:
         try:
             if ended:
                 audits.put(Event(Kind.APPLICATION, time.time(), type=STOP).as_json())
+            audits.want()
             trail.round()
         except Exception as error:  # noqa: BLE001 - Redis may be unavailable in many ways
             logger.warning("a round of the audit trail failed (%s); it runs again", type(error).__name__)

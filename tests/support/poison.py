@@ -266,6 +266,7 @@ def commands() -> dict[str, bytes]:
         "clock a text": envelope(command, headers={"clock": NAME}),
         "clock huge": envelope(command, headers={"clock": 10**300}),
         "bomb": envelope(gzip.compress(b"0" * BOMB), headers={"compression": "gzip"}),
+        "hello from no worker": envelope(command | {"method": "hello", "arguments": {"from_node": NAME}}),
         "terminate by an unknown signal": envelope(
             command | {"method": "revoke", "arguments": {"task_id": "a", "terminate": True, "signal": NAME}}
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -17,6 +18,7 @@ from pacs_tasks.errors import JobNotFoundError, JobNotReadyError, PacsTasksError
 
 if TYPE_CHECKING:
     from pacs_tasks.client import Job, PacsClient
+    from pacs_tasks.fleet.audits import Audits
     from pacs_tasks.outcome import Progress
 
 logger = logging.getLogger("pacs_tasks.cli")
@@ -206,6 +208,7 @@ def purge(invocation: Invocation, job_ids: tuple[str, ...], age: float | None) -
         logger.info("purged %d jobs", len(purged))
         letters = DeadLetters(ledger.client, 0).purge(purged, 0.0 if age is None else time.time() - age)
         letters += Webhooks(ledger.client).purge(purged)
+        _note_purge(Audits(ledger.client), purged)
         why = rewrite_file(ledger.client) if purged or letters else ""
     for each in purged:
         spool.remove(invocation.settings, each)
@@ -229,6 +232,16 @@ def purge(invocation: Invocation, job_ids: tuple[str, ...], age: float | None) -
             "BGREWRITEAOF as a user of Redis who may."
         )
     return ExitCode.USAGE if left or awaited else ExitCode.DONE
+
+
+def _note_purge(audits: Audits, purged: Sequence[str]) -> None:
+    """Add to the audit trail, if there is one, who purged the records of which jobs."""
+    from pacs_tasks.client.user import current_user
+    from pacs_tasks.journal.audit import purged_events
+
+    if audits.wanted():
+        for event in purged_events(current_user(), purged):
+            audits.put(event.as_json())
 
 
 def _cancel(job: Job, *, detach: bool) -> Progress:

@@ -290,8 +290,8 @@ def _verify(visit: Visit, found: Job) -> Job:
 
 _ACTIONS: Mapping[str, Callable[[Visit, Job], Job]] = {
     "cancel": _cancel,
-    "retry": lambda _visit, found: found.retry(),
-    "resume": lambda _visit, found: found.resume(),
+    "retry": lambda visit, found: found.retry(visit.name),
+    "resume": lambda visit, found: found.resume(visit.name),
     "verify": _verify,
 }
 

@@ -181,13 +181,13 @@ def cancel_job(job_id: JobId, caller: Submitter, services: Shared) -> Progress:
 @router.post("/{job_id}/retry", status_code=202, operation_id="retry_job")
 def retry_job(job_id: JobId, caller: Submitter, services: Shared, response: Response) -> Progress:
     """Continue a job with what failed, is missing or was never begun, and with nothing else."""
-    return _accepted(services.client.job(job_id).retry(), caller, services, response)
+    return _accepted(services.client.job(job_id).retry(caller.name), caller, services, response)
 
 
 @router.post("/{job_id}/resume", status_code=202, operation_id="resume_job")
 def resume_job(job_id: JobId, caller: Submitter, services: Shared, response: Response) -> Progress:
     """Continue a job with what has no outcome yet."""
-    return _accepted(services.client.job(job_id).resume(), caller, services, response)
+    return _accepted(services.client.job(job_id).resume(caller.name), caller, services, response)
 
 
 @router.post("/{job_id}/verify", status_code=202, operation_id="verify_job", openapi_extra=schema_of(Verification))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +14,7 @@ from pacs_tasks.embedded import stop
 from pacs_tasks.embedded.places import Places
 from pacs_tasks.errors import PeerUnreachableError
 from pacs_tasks.fleet.audits import Audits
+from pacs_tasks.journal.audit import Event, Kind
 from pacs_tasks.ledger.commitments import Commitments, Transaction
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.messages.dead_letters import DeadLetters
@@ -90,6 +92,24 @@ def test_a_job_stays_until_the_audit_trail_has_it(server: RedisServer, tmp_path:
         assert terminal.run("purge", "--older-than", "0s").stderr == "1 job purged.\n"
         Audits(client).done("failed")
     assert terminal.run("purge", "failed").stderr == "1 job purged.\n"
+
+
+def test_the_audit_trail_names_who_purged(server: RedisServer, tmp_path: Path) -> None:
+    """Where there is one: its workers say so in Redis."""
+    _record(server)
+    terminal = _terminal(tmp_path, server.url())
+    with closing(connect(server.url(), 5)) as client:
+        audits = Audits(client)
+        assert terminal.run("purge", "failed").code == 0
+        assert audits.first() is None
+        audits.want()
+        assert terminal.run("purge", "committed").code == 0
+        event = Event.from_json(audits.first() or "")
+        assert (event.kind, event.detail) == (Kind.DELETED, "The records of these jobs were purged: committed")
+        assert event.enqueuer.endswith(f"@{socket.gethostname()} (not proven)")
+        audits.drop_first()
+        terminal.run("purge", "running")
+        assert audits.first() is None
 
 
 @pytest.mark.parametrize("server", [_RIGHTS], indirect=True)

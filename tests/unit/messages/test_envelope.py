@@ -35,7 +35,7 @@ def _part(job_id: str, start: int, stop: int, tries: int = 0) -> None:
 
 
 _TASKS: envelope.Tasks = {"pacs_tasks.echo": _echo, "pacs_tasks.store_part": _part}
-_COMMANDS = {"ping", "revoke", "revoke_by_stamped_headers"}
+_COMMANDS = {"hello", "ping", "revoke", "revoke_by_stamped_headers"}
 
 
 @pytest.mark.parametrize("kind", poison.tasks())
@@ -52,6 +52,11 @@ def test_a_malformed_command_is_refused(kind: str) -> None:
     with pytest.raises(MessageError) as raised:
         envelope.check_command(envelope.read_envelope(poison.commands()[kind], _SIZE), _COMMANDS)
     assert poison.NAME not in str(raised.value)
+
+
+def test_a_worker_may_say_hello() -> None:
+    command = poison.envelope({"method": "hello", "arguments": {"from_node": "one@ward-3.example", "revoked": {}}})
+    envelope.check_command(envelope.read_envelope(command, _SIZE), _COMMANDS)
 
 
 def test_a_task_may_be_revoked_as_celery_does_it() -> None:

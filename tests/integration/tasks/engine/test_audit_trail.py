@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from pacs_tasks import FindRequest, PacsClient, RetrieveRequest, StoreDirectoryRequest
+from pacs_tasks import FindRequest, JobState, PacsClient, RetrieveRequest, StoreDirectoryRequest
 from pacs_tasks.connection import connect
-from pacs_tasks.errors import BrokerUnavailableError, PacsTasksError, SealingError
+from pacs_tasks.errors import BrokerUnavailableError, PacsTasksError, PeerUnreachableError, SealingError
 from pacs_tasks.fleet.audits import Audits
 from pacs_tasks.journal.audit import FileSink
 from pacs_tasks.ledger.ends import End
@@ -106,8 +106,7 @@ def test_each_job_and_study_is_one_event(redis_url: str, pacs: TestPACS, tmp_pat
     query = next(each for each in events if _kind(each) == "Query")
     keys = json.loads(base64.b64decode(_object(query, "24")["ParticipantObjectQuery"]))
     assert keys["keys"] == {"PatientID": "P2"}
-    asked = [each["UserID"] for each in query["ActiveParticipant"] if each["UserIsRequestor"] == "true"]
-    assert "@" in asked[0]
+    assert "@" in _requestors(query)[0]
     assert {each["UserID"] for each in query["ActiveParticipant"]} >= {pacs.ae_title}
     assert trail.stat().st_mode & 0o777 == 0o600
     started = next(each for each in events if _kind(each) == "Application Activity")
@@ -159,6 +158,47 @@ def test_a_query_whose_outcome_is_spoiled_is_in_the_trail(
     assert Audits(done.client).due() == []
     (event,) = _events(file)
     assert (_kind(event), event["EventIdentification"]["EventOutcomeIndicator"]) == ("Query", 8)
+
+
+def test_a_retry_is_in_the_trail_with_who_requested_it(redis_url: str, tmp_path: Path) -> None:
+    file, request = tmp_path / "audit.jsonl", StoreDirectoryRequest(directory="/data")
+    with PacsClient(redis_url) as client:
+        ledger = client.ledger
+        ledger.open("job", request.task, request, requester="bob@ward")
+        for requester in ("bob@ward", "anna@desk"):
+            ledger.start("job", "worker")
+            ledger.fail("job", PeerUnreachableError("The remote is not there."))
+            Audits(ledger.client).expect("job")
+            Trail(Settings(), FileSink(str(file)), ledger).round()
+            assert _requestors(_events(file)[-1]) == [f"{requester} (not proven)"]
+            client.job("job").retry("anna@desk")
+
+
+def _requestors(event: dict[str, Any]) -> list[str]:
+    return [each["UserID"] for each in event["ActiveParticipant"] if each["UserIsRequestor"] == "true"]
+
+
+def test_a_request_that_a_worker_may_not_serve_is_in_the_trail(redis_url: str, pacs: TestPACS, tmp_path: Path) -> None:
+    """It says who tried, although nothing was opened."""
+    trail, study = tmp_path / "audit.jsonl", study_uid()
+    with (
+        workers.worker(
+            redis_url, tmp_path, concurrency=1, PACS_TASKS_AUDIT=str(trail), PACS_TASKS_NAMED_REMOTES_ONLY="true"
+        ),
+        PacsClient(redis_url) as client,
+    ):
+        jobs = [
+            client.enqueue(RetrieveRequest(remote=pacs.remote, study_uid=study, output_dir=str(tmp_path / "out"))),
+            client.enqueue(FindRequest(remote=pacs.remote, keys={"StudyInstanceUID": study})),
+        ]
+        for job in jobs:
+            assert job.wait(30).state is JobState.FAILED
+        wait_until(lambda: len(_events(trail)) >= 4, 15, "the start of the worker, and the events of both")
+    assert pacs.calling_aets == []
+    known = {_object(each, "20").get("ParticipantObjectID", ""): each for each in _events(trail)}
+    for job in jobs:
+        assert known[job.id]["EventIdentification"]["EventOutcomeIndicator"] == 8
+        assert "@" in _requestors(known[job.id])[0]
 
 
 def test_who_is_turned_away_is_an_alert(redis_url: str, tmp_path: Path) -> None:
