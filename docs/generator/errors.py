@@ -35,6 +35,10 @@ _OTHERS = {
         "`InvalidRequestError` or `ConfigurationError`, exit code 2. A request or a setting contains a value that is "
         "not allowed. The message names the field before this text.",
     ),
+    "damages": (
+        "Damages",
+        "What a message of the errors above says of a data set, with the element and the byte.",
+    ),
     "reasons": (
         "Reasons in outcomes",
         "The table of files and instances, `report` and `outcome.problems` show these reasons. The job itself has an "
@@ -133,6 +137,8 @@ def _note_messages(path: Path, tree: ast.Module, found: Catalogue) -> None:
             section = "usage"
         elif name in {"ValueError", "WrongValueError"} and values:
             section = "values"
+        elif name in {"MalformedError", "_SurplusError"}:
+            section = "damages"
         if section and node.args:
             found.messages[section].update(_texts(node.args[0], found))
         for keyword in node.keywords:
