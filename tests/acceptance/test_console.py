@@ -210,6 +210,50 @@ def test_without_the_scope_no_patient_data(server: Api, pacs: TestPACS, tmp_path
         expect(page.get_by_role("alert")).to_contain_text("needs the scope submit")
 
 
+def test_by_keyboard_alone(server: Api, pacs: TestPACS, tmp_path: Path) -> None:
+    """From the login to a job that is done; whatever has the focus shows it."""
+    files = write_series(tmp_path / "study", 2, rows=2, study=78)
+    pacs.faults = Faults()
+    someone = server.as_one_who(Scope.READ, Scope.SUBMIT, Scope.PATIENTS)
+    with browser() as page:
+        page.goto(server.address)
+        page.keyboard.type(someone.token)
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("navigation", name="Main")).to_be_visible()
+        page.keyboard.press("Tab")
+        expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+        page.keyboard.press("Enter")
+        expect(page.locator("#main")).to_be_focused()
+        page.goto(server.address)
+        _tab_to(page, "New job")
+        page.keyboard.press("Enter")
+        expect(page.get_by_label("Directory")).to_be_visible()
+        _tab_to(page, "Directory")
+        page.keyboard.type(str(tmp_path / "study"))
+        page.keyboard.press("Enter")
+        expect(page.locator(".state")).to_have_text("done")
+        expect(page.get_by_text("2 of 2")).to_be_visible()
+        _tab_to(page, "Log out")
+        page.keyboard.press("Enter")
+        expect(page.get_by_label("Token")).to_be_focused()
+    assert {str(pydicom.dcmread(each).SOPInstanceUID) for each in files} <= set(pacs.instances)
+
+
+def _tab_to(page: Page, name: str) -> None:
+    """Press the tabulator until what has this text or label has the focus, which it must show."""
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        focused = page.evaluate(
+            "(e => [e.textContent.trim(), (e.labels && e.labels[0] || e).textContent.trim()])(document.activeElement)"
+        )
+        if name in focused:
+            style = page.evaluate("(s => s.outlineStyle + s.boxShadow)(getComputedStyle(document.activeElement))")
+            assert style != "nonenone", f"{name} does not show that it has the focus"
+            return
+    raise AssertionError(f"the tabulator does not lead to {name}")
+
+
 def test_what_nobody_serves_is_told(server: Api) -> None:
     """Webhooks that were given up, as long as nobody retries or forgets them."""
     with PacsClient(server.redis_url) as client, browser() as page:
