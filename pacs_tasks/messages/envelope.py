@@ -6,7 +6,7 @@ clients), is nested little and small enough, also after it is decompressed. The 
 :class:`~pacs_tasks.errors.MessageError`.
 """
 
-# Without `from __future__ import annotations`: pydantic would compile each annotation again from its text.
+from __future__ import annotations
 
 import base64
 import binascii
@@ -16,17 +16,15 @@ import lzma
 import re
 import zlib
 from collections.abc import Callable, Collection, Mapping
-from datetime import datetime
-from typing import Annotated, Any, Final, Literal, NoReturn, Protocol, Self, TypeVar
+from typing import Any, Final, NoReturn, Protocol, TypeVar
 from uuid import UUID
 
 from celery.app.task import Context
-from celery.utils.time import maybe_iso8601
 from kombu.utils.json import object_hook
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError
 
 from pacs_tasks.errors import MessageError
-from pacs_tasks.ledger.keys import PARTS
+from pacs_tasks.messages.shapes import Command, ControlHeaders, EnvelopeShape, Event, Following, TaskFields
 from pacs_tasks.messages.shown import shown_arguments
 
 #: Levels of lists and objects. Celery and pickle fail at some 300; a request has 6, a canvas of tasks some 30.
@@ -35,7 +33,6 @@ DEEPEST: Final = 100
 MOST_ITEMS: Final = 3_000_000
 #: Bytes that LZMA may take for its dictionary.
 _LZMA_MEMORY: Final = 64 << 20
-_LONGEST_ID: Final = 255
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 #: What a decimal number of kombu may be.
 _DECIMAL = re.compile(r"[+-]?[0-9]{1,40}(\.[0-9]{0,40})?", re.ASCII)
@@ -64,225 +61,6 @@ _INFLATERS: Final[dict[str, Callable[[], _Inflater]]] = {
     **dict.fromkeys(("application/x-bz2", "bzip2", "bzip"), bz2.BZ2Decompressor),
     **dict.fromkeys(("application/x-lzma", "lzma", "xz"), lambda: lzma.LZMADecompressor(memlimit=_LZMA_MEMORY)),
 }
-
-
-def _check_id(text: str) -> str:
-    if not text.isprintable() or text.rpartition(":")[2] in PARTS:
-        raise ValueError("no task has this id")
-    return text
-
-
-def _check_moment(text: str) -> str:
-    found = maybe_iso8601(text)
-    if not isinstance(found, datetime) or not 1970 <= found.year < 9000:
-        raise ValueError("not a time")
-    return text
-
-
-class _Shape(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore")
-
-
-_Text = Annotated[str, StringConstraints(max_length=1_000)]
-_Name = Annotated[str, StringConstraints(min_length=1, max_length=_LONGEST_ID)]
-_Id = Annotated[str, StringConstraints(min_length=1, max_length=_LONGEST_ID), AfterValidator(_check_id)] | UUID
-_Moment = Annotated[str, StringConstraints(max_length=64), AfterValidator(_check_moment)]
-_Priority = Annotated[int, Field(gt=-(2**31), lt=2**31)]
-_Count = Annotated[int, Field(ge=0, lt=2**31)]
-_Seconds = Annotated[float, Field(ge=0, lt=10**9, allow_inf_nan=False)]
-_Time = Annotated[float, Field(ge=0, lt=10**11, allow_inf_nan=False)]
-_Few = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
-_Clock = Annotated[int, Field(ge=0, lt=2**63)]
-
-
-class _DeliveryInfo(_Shape):
-    exchange: _Text
-    routing_key: _Text
-
-
-class _Properties(_Shape):
-    delivery_tag: _Name
-    delivery_info: _DeliveryInfo
-    body_encoding: Literal["base64", "utf-8"] | None = None
-    priority: _Priority | None = None
-    correlation_id: _Text | UUID | None = None
-    reply_to: _Text | None = None
-
-
-class _Envelope(_Shape):
-    """What kombu reads of any message."""
-
-    properties: _Properties
-    headers: dict[str, Any]
-    body: str
-    content_type: Annotated[Literal["application/json"], Field(alias="content-type")]
-    content_encoding: Annotated[Literal["utf-8", "UTF-8"] | None, Field(alias="content-encoding")] = None
-
-
-class _TaskFields(_Shape):
-    """What Celery reads of a task: the headers of protocol 2, the body of protocol 1."""
-
-    id: _Id
-    task: _Name
-    root_id: _Id | None = None
-    parent_id: _Id | None = None
-    group: _Text | UUID | None = None
-    taskset: _Text | None = None
-    group_index: int | None = None
-    lang: _Text | None = None
-    meth: _Text | None = None
-    shadow: _Text | None = None
-    origin: _Text | None = None
-    eta: _Moment | None = None
-    expires: _Moment | None = None
-    retries: _Count | None = None
-    timelimit: Annotated[list[_Seconds | None], Field(min_length=2, max_length=2)] | None = None
-    replaced_task_nesting: _Count | None = None
-    ignore_result: bool | None = None
-    redelivered: bool | None = None
-    utc: bool | None = None
-    stamped_headers: list[_Text] | None = None
-    stamps: dict[str, Any] | None = None
-
-
-class _Options(_Shape):
-    """How a task that follows is published. With a wrong one, a task that was done would fail.
-
-    Whatever else stands there, such as stamps, goes into the message. What would replace a part of Celery is refused.
-    """
-
-    task_id: _Id | None = None
-    root_id: _Id | None = None
-    parent_id: _Id | None = None
-    reply_to: _Text | None = None
-    group_id: _Text | UUID | None = None
-    group_index: _Count | None = None
-    queue: _Text | None = None
-    routing_key: _Text | None = None
-    exchange: _Text | None = None
-    exchange_type: Literal["direct"] | None = None
-    priority: _Priority | None = None
-    serializer: Literal["json"] | None = None
-    compression: Literal["gzip", "bzip2", "bzip", "lzma", "xz", "zlib"] | None = None
-    countdown: _Seconds | None = None
-    eta: _Moment | datetime | None = None
-    expires: _Moment | datetime | _Seconds | None = None
-    retries: _Count | None = None
-    time_limit: _Seconds | None = None
-    soft_time_limit: _Seconds | None = None
-    headers: dict[str, Any] | None = None
-    shadow: _Text | None = None
-    argsrepr: str | None = None
-    kwargsrepr: str | None = None
-    ignore_result: bool | None = None
-    delivery_mode: Literal[1, 2, "transient", "persistent"] | None = None
-    retry: bool | None = None
-    stamped_headers: list[_Text] | None = None
-    link: "list[_Signature | str] | _Signature | str | None" = None
-    link_error: "list[_Signature | str] | _Signature | str | None" = None
-    chord: "_Signature | None" = None
-    chain: "list[_Signature] | None" = None
-    retry_policy: (
-        dict[Literal["max_retries", "interval_start", "interval_step", "interval_max"], _Few | None] | None
-    ) = None
-    connection: None = None
-    producer: None = None
-    publisher: None = None
-    router: None = None
-    declare: None = None
-    add_to_parent: bool | None = None
-
-
-class _Signature(_Shape):
-    """A task that follows, as Celery writes it."""
-
-    task: _Name
-    args: list[Any]
-    named: Annotated[dict[str, Any], Field(alias="kwargs")]
-    options: _Options
-    subtask_type: Literal["chain", "group", "chord", "xmap", "xstarmap", "chunks"] | None = None
-    immutable: bool | None = None
-
-    @model_validator(mode="after")
-    def _check_canvas(self) -> Self:
-        """A canvas has its tasks among its named arguments."""
-        named = self.named
-        tasks: list[Any] = []
-        if self.subtask_type in {"chain", "group"}:
-            tasks = _listed(named.get("tasks", []))
-        elif self.subtask_type == "chord":
-            named = named.get("kwargs", named)
-            header = named.get("header", [])
-            tasks = [*(header if isinstance(header, list) else [header]), *filter(None, [named.get("body")])]
-        for each in tasks:
-            _Signature.model_validate(each)
-        return self
-
-
-def _listed(value: object) -> list[Any]:
-    if not isinstance(value, list):
-        raise ValueError("not a list")  # noqa: TRY004 - pydantic wants this
-    return value
-
-
-class _Following(_Shape):
-    """What follows a task."""
-
-    callbacks: list[_Signature | str] | None = None
-    errbacks: list[_Signature | str] | None = None
-    chain: list[_Signature] | None = None
-    chord: _Signature | None = None
-
-
-class _ReplyTo(_Shape):
-    exchange: _Text
-    routing_key: _Text
-
-
-class _Command(_Shape):
-    """A command of Celery's remote control. Regular expressions may take for ever, so the names are compared."""
-
-    method: _Name
-    arguments: dict[str, Any] | None = None
-    destination: list[_Text] | None = None
-    pattern: None = None
-    matcher: None = None
-    reply_to: _ReplyTo | None = None
-    ticket: _Text | None = None
-
-
-class _ControlHeaders(_Shape):
-    clock: _Clock | None = None
-    expires: _Time | None = None
-    ticket: _Text | None = None
-    hostname: _Text | None = None
-    compression: None = None
-
-
-class _Event(_Shape):
-    """An event of a worker or a task, as Flower keeps it."""
-
-    type: _Name
-    hostname: _Name
-    timestamp: _Time
-    clock: _Clock | None = None
-    pid: _Count | None = None
-    utcoffset: Annotated[float, Field(gt=-100, lt=100)] | None = None
-    freq: Annotated[float, Field(gt=0, lt=10**9)] | None = None
-    active: _Count | None = None
-    processed: _Clock | None = None
-    loadavg: list[float] | None = None
-    uuid: _Id | None = None
-    name: _Text | None = None
-    root_id: _Id | None = None
-    parent_id: _Id | None = None
-    retries: _Count | None = None
-    eta: _Text | None = None
-    expires: _Text | None = None
-    runtime: float | None = None
-    queue: _Text | None = None
-    routing_key: _Text | None = None
-    exchange: _Text | None = None
 
 
 class Envelope(dict[str, Any]):
@@ -328,7 +106,7 @@ def read_outside(raw: bytes, size: int) -> Envelope:
             f"The message has more than {size:,} bytes. Send less in one request, or raise PACS_TASKS_MESSAGE_SIZE."
         )
     value = _parsed(raw)
-    _checked(_Envelope, value, "envelope")
+    _checked(EnvelopeShape, value, "envelope")
     return Envelope(value)
 
 
@@ -358,10 +136,10 @@ def check_task(message: Envelope, tasks: Tasks) -> None:
         args, kwargs, following = content.get("args", []), content.get("kwargs", {}), content
     else:
         args, kwargs, following = _protocol_2(content)
-    checked = _checked(_TaskFields, fields, "header")
+    checked = _checked(TaskFields, fields, "header")
     if not isinstance(args, list) or not isinstance(kwargs, dict):
         raise MessageError("The arguments of the task are not a list and an object. Enqueue tasks with Celery.")
-    _checked(_Following, following, "body")
+    _checked(Following, following, "body")
     if isinstance(fields["id"], UUID):
         # Celery accepts one from those who enqueue, and Redis none.
         holder = headers if "id" in headers else content
@@ -382,7 +160,7 @@ def about(message: Envelope) -> tuple[str, str]:
     content = message.content if isinstance(message.content, dict) else {}
     fields = {name: message["headers"].get(name, content.get(name)) for name in ("task", "id")}
     try:
-        known = _TaskFields.model_validate(fields)
+        known = TaskFields.model_validate(fields)
     except ValidationError:
         return "", ""
     return known.task, str(known.id)
@@ -408,8 +186,8 @@ def drop_time_limits(message: Envelope) -> None:
 
 def check_command(message: Envelope, commands: Collection[str]) -> None:
     """Raise :class:`MessageError` unless the message is one of these commands of remote control."""
-    _checked(_ControlHeaders, message["headers"], "header")
-    command = _checked(_Command, message.content, "body")
+    _checked(ControlHeaders, message["headers"], "header")
+    command = _checked(Command, message.content, "body")
     # A process does not run one task alone, so none is ended for the sake of one.
     arguments = command.arguments or {}
     if command.method == "hello" and not _NODE.fullmatch(str(arguments.get("from_node"))):
@@ -420,17 +198,17 @@ def check_command(message: Envelope, commands: Collection[str]) -> None:
 
 def check_reply(message: Envelope) -> None:
     """Raise :class:`MessageError` unless the message is an answer to a command of remote control."""
-    _checked(_ControlHeaders, message["headers"], "header")
+    _checked(ControlHeaders, message["headers"], "header")
     if not isinstance(message.content, dict):
         raise MessageError("The answer of a worker is not an object. Look for what else writes to this Redis.")
 
 
 def check_events(message: Envelope) -> None:
     """Raise :class:`MessageError` unless the message is an event or a list of events that Flower can keep."""
-    _checked(_ControlHeaders, message["headers"], "header")
+    _checked(ControlHeaders, message["headers"], "header")
     events = message.content if isinstance(message.content, list) else [message.content]
     for each in events:
-        event = _checked(_Event, each, "body")
+        event = _checked(Event, each, "body")
         if event.type.startswith("task-") and event.uuid is None:
             raise MessageError("The event of a task lacks its id. Look for what else writes to this Redis.")
 

@@ -11,13 +11,15 @@ import tracemalloc
 import uuid
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from celery import Celery, chain, chord, group, signature
+from kombu.compression import compress
 
 from pacs_tasks.errors import MessageError
 from pacs_tasks.messages import envelope
+from pacs_tasks.messages.shapes import Compression
 from tests.support import poison
 
 _SIZE = 1 << 20
@@ -57,6 +59,15 @@ def test_a_malformed_command_is_refused(kind: str) -> None:
 def test_a_worker_may_say_hello() -> None:
     command = poison.envelope({"method": "hello", "arguments": {"from_node": "one@ward-3.example", "revoked": {}}})
     envelope.check_command(envelope.read_envelope(command, _SIZE), _COMMANDS)
+
+
+@pytest.mark.parametrize("compression", get_args(Compression))
+def test_what_follows_may_be_compressed_as_a_task_may(compression: str) -> None:
+    follows = signature("pacs_tasks.echo", options={"compression": compression})
+    body = [[], {}, {"callbacks": [dict(follows)], "errbacks": None, "chain": None, "chord": None}]
+    packed = compress(json.dumps(body), compression)[0]  # type: ignore[no-untyped-call]  # kombu ships no annotations
+    raw = poison.envelope(packed, headers={"id": "a", "task": "pacs_tasks.echo", "compression": compression})
+    assert envelope.read_task(raw, _TASKS, _SIZE).content[2]["callbacks"][0]["options"] == {"compression": compression}
 
 
 def test_a_task_may_be_revoked_as_celery_does_it() -> None:
