@@ -271,6 +271,11 @@ class Stage:
             os.kill(pid, signal.SIGSTOP)
         return connections(pacs.port, pids)
 
+    def kill_child(self, pid: int) -> None:
+        """Kill a process of a pool, and wait until it runs no more: it would count as one at work."""
+        os.kill(pid, signal.SIGKILL)
+        self.wait(lambda: not _runs(pid), "the end of the killed process")
+
     def logs_say(self, pattern: str) -> list[str]:
         """Lines of the workers' logs that match."""
         wanted = re.compile(pattern)

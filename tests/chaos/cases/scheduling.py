@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
@@ -51,7 +49,7 @@ def _killed(stage: Stage) -> Found:
     dead = {child, *worker.children()}
     twice = stage.freeze(dead, pacs)
     stage.strike(f"kill -9 of child {child} and of {worker.name} after {known} outcomes of the most urgent job")
-    os.kill(child, signal.SIGKILL)
+    stage.kill_child(child)
     worker.kill()
     _given_back(stage, pacs, jobs, dead)
     return check_sent(stage, pacs, files, *jobs, expected=Expected(most_twice=twice))

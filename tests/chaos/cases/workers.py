@@ -5,8 +5,6 @@ What was under way on each of their associations may go again, and nothing else.
 
 from __future__ import annotations
 
-import os
-import signal
 from typing import Final
 
 from pacs_tasks import Job
@@ -28,7 +26,7 @@ def _child(stage: Stage) -> Found:
         pid = stage.at_work(job)
         twice += stage.freeze([pid], pacs)
         stage.strike(f"kill -9 of child {pid} of {stage.worker_of(pid).name} after {known} outcomes")
-        os.kill(pid, signal.SIGKILL)
+        stage.kill_child(pid)
     return check_sent(stage, pacs, files, job, expected=Expected(most_twice=twice))
 
 
