@@ -25,7 +25,6 @@ from pacs_tasks.fleet import response_times
 from pacs_tasks.fleet.leases import AssociationLeases
 from pacs_tasks.fleet.outages import Outages
 from pacs_tasks.fleet.receivers import reception, running
-from pacs_tasks.fleet.response_times import ANSWERED
 from pacs_tasks.fleet.webhooks import Webhooks
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.keys import JOBS, RUNNING, server_time
@@ -117,7 +116,7 @@ def _work(measured: Mapping[str, int]) -> Iterator[Metric]:
         parts = field.split("\t")
         if len(parts) == len(About._fields) + 1:
             about = About(*parts[:-1])
-            (answered if about.direction == ANSWERED else work)[about][parts[-1]] = number
+            (answered if about.direction == response_times.ANSWERED else work)[about][parts[-1]] = number
     yield from _moved(work)
     yield from _ended(work)
     seconds = HistogramMetricFamily(

@@ -10,7 +10,6 @@ import math
 import threading
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pacs_tasks.ae import RemoteAE
@@ -27,16 +26,10 @@ BOUNDS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, math.
 
 
 class ResponseTimes:
-    """The response times that one process has measured and not yet added; safe in threads.
+    """The response times that one process has measured and not yet added; safe in threads."""
 
-    Parameters
-    ----------
-    client
-        Returns the Redis of the fleet.
-    """
-
-    def __init__(self, client: Callable[[], redis.Redis]) -> None:
-        self._client, self._lock = client, threading.Lock()
+    def __init__(self, client: redis.Redis) -> None:
+        self._run, self._lock = Scripts(client, "fleet").run, threading.Lock()
         #: By remote, and then by service and what is counted, as ``lua/metrics.lua`` of the ledger names it.
         self._counts: dict[str, Counter[tuple[str, str]]] = {}
 
@@ -60,4 +53,4 @@ class ResponseTimes:
             counts = self._counts.pop(remote, None)
         if counts:
             numbers = [text for key, number in counts.items() for text in (*key, number)]
-            Scripts(self._client(), "fleet").run("add_response_times", [], [ANSWERED, remote, *numbers])
+            self._run("add_response_times", [], [ANSWERED, remote, *numbers])

@@ -47,6 +47,7 @@ def test_a_claim_holds_for_a_lifetime_after_redis_was_silent(ledger: Ledger, job
     Presence(ledger.client).renew("other")
     assert not ledger.claims.claim(job, NAME, "two")
     assert not ledger.claims.claim(job, "", "two"), "nor the whole job"
+    assert ledger.claims.count(job) == 1
     ledger.cancel(job)
     assert not ledger.settle(job), "an owner may have outcomes to record"
     ends(ledger)
