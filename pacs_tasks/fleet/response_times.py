@@ -10,6 +10,8 @@ import math
 import threading
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pacs_tasks.ae import RemoteAE
@@ -26,10 +28,17 @@ BOUNDS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, math.
 
 
 class ResponseTimes:
-    """The response times that one process has measured and not yet added; safe in threads."""
+    """The response times that one process has measured and not yet added; safe in threads.
 
-    def __init__(self, client: redis.Redis) -> None:
-        self._run, self._lock = Scripts(client, "fleet").run, threading.Lock()
+    Parameters
+    ----------
+    client
+        Returns the Redis of the fleet. Asked only when something is added: a response that is counted waits for no
+        Redis.
+    """
+
+    def __init__(self, client: Callable[[], redis.Redis]) -> None:
+        self._client, self._lock = client, threading.Lock()
         #: By remote, and then by service and what is counted, as ``lua/metrics.lua`` of the ledger names it.
         self._counts: dict[str, Counter[tuple[str, str]]] = {}
 
@@ -53,4 +62,8 @@ class ResponseTimes:
             counts = self._counts.pop(remote, None)
         if counts:
             numbers = [text for key, number in counts.items() for text in (*key, number)]
-            self._run("add_response_times", [], [ANSWERED, remote, *numbers])
+            self._scripts.run("add_response_times", [], [ANSWERED, remote, *numbers])
+
+    @cached_property
+    def _scripts(self) -> Scripts:
+        return Scripts(self._client(), "fleet")

@@ -182,7 +182,7 @@ _idle = _Idle()
 @cache
 def _response_times(_: int) -> ResponseTimes:
     """Those of one process: a forked child starts without the counts, and the lock, of its parent."""
-    return ResponseTimes(quick_redis())
+    return ResponseTimes(quick_redis)
 
 
 timing.observe(lambda remote, service, seconds: _response_times(os.getpid()).note(remote, service, seconds))

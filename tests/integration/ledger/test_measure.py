@@ -106,7 +106,7 @@ def test_bytes_have_the_category_of_their_instance(ledger: Ledger) -> None:
 
 
 def test_response_times_of_all_processes_are_added(ledger: Ledger) -> None:
-    one, other = ResponseTimes(ledger.client), ResponseTimes(ledger.client)
+    one, other = ResponseTimes(lambda: ledger.client), ResponseTimes(lambda: ledger.client)
     for seconds in (0.001, 0.003, 0.02, 400.0):
         one.note(REQUEST.remote, "C-STORE", seconds)
     other.note(REQUEST.remote, "C-STORE", 0.02)
