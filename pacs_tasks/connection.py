@@ -18,6 +18,7 @@ import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.driver_info import DriverInfo
 from redis.retry import Retry
 
 from pacs_tasks.errors import BrokerSettingError, BrokerUnavailableError
@@ -31,6 +32,8 @@ AWAY = (
     redis.OutOfMemoryError,
     redis.ReadOnlyError,
 )
+#: For each connection that is not told, redis-py reads its version from its metadata: longer than connecting takes.
+_DRIVER = DriverInfo(lib_version=redis.__version__)
 #: Connections that the waits of an event loop share.
 _MOST_CONNECTIONS = 8
 #: The parameters of an address that name files, and the settings that they come from.
@@ -223,6 +226,7 @@ def connect(redis_url: str, timeout: float, patience: int = 0, sealing: Sealing 
         # A full Redis has room again when a key expires or somebody frees memory.
         retry_on_error=[redis.OutOfMemoryError],
         health_check_interval=30,
+        driver_info=_DRIVER,
     )
     try:
         client = cast(_Redis, _Redis.from_pool(new_pool()))

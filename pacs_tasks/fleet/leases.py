@@ -114,6 +114,10 @@ class AssociationLeases:
         granted, patience, refusing = self._run("request_lease", remote, limit, *arguments)
         return LeaseReply(bool(granted), float(patience), bool(refusing))
 
+    def take_spare(self, remote: str, lease: str, limit: int) -> bool:
+        """Lease one if there may be more than there are; false if not. Nobody is asked to release any for it."""
+        return self.room(remote) > 0 and self.request(remote, lease, limit, wait=False).granted
+
     def wait(self, lease: str, seconds: float) -> bool:
         """Wait until a requested lease is granted; false if it is not in that time."""
         return self._redis.blpop([_key("wake", lease)], timeout=seconds) is not None
@@ -182,14 +186,15 @@ class AssociationLeases:
         arguments = [task_id, soonest, spacing, _LONGEST_AWAY]
         return float(self._scripts.run("schedule_return", [_key("away", remote)], arguments))
 
-    def has_room(self, remote: str) -> bool:
-        """Return whether there may be more associations with a remote than there are."""
+    def room(self, remote: str) -> int:
+        """Return how many more associations there may be with a remote than there are."""
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.zcount(_key("held", remote), f"({server_time(self._redis):.3f}", "+inf")
             pipe.zscore(_LEASES, remote)
             pipe.hget(tuning_key(remote), "limit")
             held, ceiling, tuned = pipe.execute()
-        return ceiling is None or held < _limit(ceiling, None if tuned is None else float(tuned))
+        limit = _limit(START if ceiling is None else ceiling, None if tuned is None else float(tuned))
+        return max(0, limit - int(held))
 
     def in_use(self) -> list[Associations]:
         """Read, by name, every remote with which an association is open or waited for."""

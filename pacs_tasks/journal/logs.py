@@ -30,9 +30,14 @@ def work_on(what: dict[str, str]) -> None:
     _works_on.what = what
 
 
+def worked_on() -> dict[str, str]:
+    """What :func:`work_on` was given in this thread."""
+    return getattr(_works_on, "what", {})
+
+
 def add_to_work(**what: str) -> None:
     """Add to what :func:`work_on` was given."""
-    getattr(_works_on, "what", {}).update(what)
+    worked_on().update(what)
 
 
 def work_of(job_id: str, args: Sequence[object]) -> dict[str, str]:
@@ -56,7 +61,7 @@ class _Record(logging.LogRecord):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.work: Mapping[str, str] = dict(getattr(_works_on, "what", {}))
+        self.work: Mapping[str, str] = dict(worked_on())
         named = ", ".join(f"{name} {plain(text)}" for name, text in self.work.items())
         self.about = f" [{named}]" if named else ""
 

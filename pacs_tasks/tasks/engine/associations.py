@@ -251,6 +251,7 @@ def kept_association(
     stop: StopCheck,
     *,
     patience: float | None = None,
+    spare: bool = False,
     note_lease: Callable[[Lease], object] = lambda _: None,
 ) -> Iterator[Association]:
     """As :func:`new_association`, but an idle one if one fits, kept for the next block unless this one fails.
@@ -259,12 +260,14 @@ def kept_association(
     ----------
     patience
         Seconds that the remote may stay silent, if that is less than usual.
+    spare
+        Wait for none: the block can do without.
     note_lease
         Called with the lease, which the block may give back early.
     """
     limits = timeouts(request)
     background.expect_to_wait(name_of(request.remote), leases().response_time(request.remote))
-    kept = _idle.claim(request, job_id, contexts, any_job=True) or _open(request, job_id, contexts, stop)
+    kept = _idle.claim(request, job_id, contexts, any_job=True) or _open(request, job_id, contexts, stop, spare=spare)
     assoc, lease = kept.assoc, kept.lease
     assoc.stop = lease.watched(stop)
     assoc.wire.limit = limits.dimse if patience is None else min(limits.dimse, patience)
@@ -285,13 +288,27 @@ def kept_association(
         kept.release()
 
 
-def _open(request: Request, job_id: str, contexts: Sequence[Context], stop: StopCheck) -> _Kept:
+def round_trip(request: Request, job_id: str, contexts: Sequence[Context], stop: StopCheck) -> float:
+    """Open an association to learn whether the remote accepts one; give the seconds of a round trip on its connection.
+
+    Nobody waits for its release. The errors are those of :func:`new_association`.
+    """
+    kept = _open(request, job_id, contexts, stop)
+    _end_use(kept.lease)
+    threading.Thread(target=kept.release, name="release", daemon=True).start()
+    return kept.assoc.wire.round_trip
+
+
+def _open(request: Request, job_id: str, contexts: Sequence[Context], stop: StopCheck, *, spare: bool = False) -> _Kept:
     """Open an association, or give one of the same job that becomes idle in the meantime."""
 
     def idle() -> _Kept | None:
         return _idle.claim(request, job_id, contexts)
 
-    lease = leases().lease(request, job_id, stop, _idle.let_go, one_of_many=True, instead=idle)
+    if spare:
+        lease: Lease | _Kept = leases().spare(request, job_id)
+    else:
+        lease = leases().lease(request, job_id, stop, _idle.let_go, one_of_many=True, instead=idle)
     if isinstance(lease, _Kept):
         return lease
     lease.watched(stop)

@@ -18,8 +18,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -163,6 +163,8 @@ class _Threads:
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.bodies: set[Body] = set()
+        #: Further threads of bodies that work with remotes.
+        self.helpers = 0
         self._due: SimpleQueue[Body] = SimpleQueue()
         self._spare = 0
 
@@ -284,6 +286,38 @@ def in_background(job_id: str = "") -> int:
         return sum(each.detached and job_id in {"", each.job_id} for each in threads.bodies)
 
 
+def current() -> Body | None:
+    """The current body."""
+    return _here.body
+
+
+@contextmanager
+def part_of(body: Body | None) -> Iterator[None]:
+    """Have this thread count as one of a body's for the block."""
+    _here.body = body
+    try:
+        yield
+    finally:
+        _here.body = None
+
+
+def begin_help(most: int) -> bool:
+    """Whether the current body may use one thread more, of so many in this process; :func:`end_help` follows."""
+    threads = _threads()
+    with threads.changed:
+        # Where each process has one association, bodies run in the threads of their tasks.
+        free = max(1, len(threads.bodies)) + threads.helpers < most
+        threads.helpers += free
+        return free
+
+
+def end_help() -> None:
+    """Note the end of a thread that :func:`begin_help` allowed."""
+    threads = _threads()
+    with threads.changed:
+        threads.helpers -= 1
+
+
 def end_all(seconds: float) -> bool:
     """Have all bodies of this process end early, and wait; false if some still run after so many seconds."""
     return _end(lambda _: True, seconds, lambda: None)
@@ -344,9 +378,9 @@ def note_idle(remote: str, change: int) -> None:
             del _idle[remote]
 
 
-def has_idle(remote: str) -> bool:
-    """Whether this process has an idle association with a remote."""
-    return _idle[remote] > 0
+def idle(remote: str) -> int:
+    """How many idle associations this process has with a remote."""
+    return _idle[remote]
 
 
 def expect_turn() -> None:

@@ -16,8 +16,9 @@ import logging
 import mmap
 import random
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from functools import cache, partial
 from typing import Any, NoReturn, cast
 
@@ -48,7 +49,7 @@ from pacs_tasks.errors import (
 from pacs_tasks.fleet.leases import AssociationLeases, name_of
 from pacs_tasks.fleet.outages import Outages
 from pacs_tasks.journal import tracing
-from pacs_tasks.journal.logs import work_of, work_on
+from pacs_tasks.journal.logs import work_of, work_on, worked_on
 from pacs_tasks.ledger.claims import read_waiting
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.messages.shown import shown_arguments
@@ -105,25 +106,17 @@ class WaitingTask(Task):  # type: ignore[misc]  # Celery ships no annotations
         raise ignored
 
     def _run_in_thread(self, request: Any, work: dict[str, str], args: Any, kwargs: Any) -> Any:
-        work_on(work)
-        # Celery knows the running task of each thread.
-        _task_stack.push(self)
-        self.request_stack.push(request)
-        try:
-            value = self._run_traced(args, kwargs)
-        except BaseException:
-            if background.detached():
-                self.end_in_background()
-            raise
-        else:
+        with _running(self, request, work):
+            try:
+                value = self._run_traced(args, kwargs)
+            except BaseException:
+                if background.detached():
+                    self.end_in_background()
+                raise
             if background.detached():
                 self.end_in_background()
                 publish_ticket(self, _AT_ONCE)
             return value
-        finally:
-            self.request_stack.pop()
-            _task_stack.pop()
-            work_on({})
 
     def _run_traced(self, args: Any, kwargs: Any) -> Any:
         collector = settings().traces
@@ -142,6 +135,31 @@ class WaitingTask(Task):  # type: ignore[misc]  # Celery ships no annotations
 
     def end_in_background(self) -> None:
         """Called at the end of a body whose task has ended before it."""
+
+
+@contextmanager
+def _running(task: Task, request: Any, work: dict[str, str]) -> Iterator[None]:
+    """Have this thread run a task for the block: Celery knows the running task of each thread."""
+    work_on(work)
+    _task_stack.push(task)
+    task.request_stack.push(request)
+    try:
+        yield
+    finally:
+        task.request_stack.pop()
+        _task_stack.pop()
+        work_on({})
+
+
+def in_task_of(task: Task, call: Callable[[], object]) -> Callable[[], None]:
+    """Give what runs ``call`` in another thread as a part of the running task."""
+    request, work, body, context = task.request_stack.top, worked_on(), background.current(), copy_context()
+
+    def run() -> None:
+        with _running(task, request, work), background.part_of(body):
+            call()
+
+    return partial(context.run, run)
 
 
 class EndingTask(WaitingTask):
@@ -202,9 +220,9 @@ def others_wait(priority: int, remote: str) -> bool:
     """
     try:
         found = read_waiting(quick_redis(), app.amqp.queues.consume_from, priority)
-        if found.ahead or not found.any or not remote or background.has_idle(remote):
+        if found.ahead or not found.any or not remote or background.idle(remote):
             return found.any
-        return AssociationLeases(quick_redis()).has_room(remote)
+        return AssociationLeases(quick_redis()).room(remote) > 0
     except (BrokerUnavailableError, redis.RedisError):
         return False
 

@@ -48,7 +48,7 @@ from pacs_tasks.sealing import SEALED, sealing_of, unsealed_request
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.audit import alert
 from pacs_tasks.tasks.engine import background
-from pacs_tasks.tasks.engine.associations import new_association
+from pacs_tasks.tasks.engine.associations import round_trip
 from pacs_tasks.tasks.engine.base import (
     BROKER_AWAY,
     EndingTask,
@@ -186,10 +186,11 @@ def note_round_trip(request: Request, contexts: Sequence[Context], claim: Claim)
 
     A remote that is busy is no reason to stop: the parts wait for it.
     """
-    with suppress(PeerBusyError), new_association(request, claim.job_id, contexts, claim) as assoc:
+    with suppress(PeerBusyError):
+        measured = round_trip(request, claim.job_id, contexts, claim)
         # A gateway may end the connection near us, and the remote itself may be slow.
         slow = max(leases().response_time(request.remote) or 0.0, background.distance(name_of(request.remote)) / 2)
-        ledger().record_round_trip(claim.job_id, slow if slow >= _SLOW else assoc.wire.round_trip)
+        ledger().record_round_trip(claim.job_id, slow if slow >= _SLOW else measured)
 
 
 def parts_of_a_job(work: float, wait: float) -> int:

@@ -52,7 +52,7 @@ _REST = 1.0
 #: Seconds for which the usual response time of a remote is remembered.
 _RESPONSE_VALID = 5.0
 #: How many associations a line begins with where opening one takes so many seconds or more.
-_SLOW_LINE: Mapping[float, int] = {0.1: 8 * START, 0.04: 4 * START}
+_SLOW_LINE: Mapping[float, int] = {0.15: 12 * START, 0.1: 8 * START, 0.04: 4 * START}
 #: Seconds to open an association after which the remote has too many of them.
 _LONG_OPENING = 2.0
 
@@ -301,6 +301,35 @@ class Leases:
         heartbeat().keep(lease)
         return lease
 
+    def waiting(self, remote: str) -> int:
+        """How many tasks of this process wait for a lease of a remote."""
+        return sum(len(line) for line in list(self._lines.get(remote, {}).values()))
+
+    def room(self, remote: str) -> int:
+        """How many more associations there may be with a remote than there are; zero if Redis does not say."""
+        return _quickly(lambda: self._quick().room(remote)) or 0
+
+    def spare(self, request: Request, job_id: str) -> Lease:
+        """Lease an association that is free and that nobody waits for.
+
+        Raises
+        ------
+        NoLeaseError
+            If there is none.
+        BrokerUnavailableError, redis.RedisError
+            If Redis does not answer at once.
+        """
+        lease = Lease(request, job_id, self.flow(name_of(request.remote)), self._quick)
+        try:
+            if not self._quick().take_spare(lease.remote, lease.name, lease.limit):
+                raise _busy(request.remote, lease)
+        except (BrokerUnavailableError, redis.RedisError):
+            # It may have been granted.
+            _quickly(lambda: self._quick().release(lease.remote, lease.name, lease.limit))
+            raise
+        heartbeat().keep(lease)
+        return lease
+
     def _wait_in_line(
         self,
         lease: Lease,
@@ -361,6 +390,7 @@ class Leases:
             self._slow.add(lease.remote)
             # Two round trips. The other processes learn from it that the remote is far.
             _quickly(lambda: self._tuning().begin_with(lease.remote, min(many, lease.limit), seconds / 2))
+            self._responses.pop(lease.remote, None)
 
     def refused(self, lease: Lease) -> None:
         """Record that the remote refused the association for now; the place stays empty for a moment."""

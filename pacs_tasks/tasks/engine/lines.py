@@ -59,6 +59,8 @@ class LineQueue(ABC, Generic[T]):
         The part is the whole job: an association that cannot be opened ends it at once.
     patience
         Seconds that the remote may stay silent, if that is less than usual.
+    spare
+        Use an association only if one is free that nobody waits for.
 
     Attributes
     ----------
@@ -83,8 +85,10 @@ class LineQueue(ABC, Generic[T]):
         *,
         alone: bool = False,
         patience: float | None = None,
+        spare: bool = False,
     ) -> None:
         self.part, self.request, self._alone = part, request, alone
+        self.contexts, self.stop, self.patience = contexts, stop, patience
         self.queue = dict(queue)
         self.unanswered: set[int] = set()
         self.answered = False
@@ -93,7 +97,7 @@ class LineQueue(ABC, Generic[T]):
         self.lease: Lease | None = None
         self._session = Session(
             lambda: kept_association(
-                request, part.job_id, contexts, stop, patience=patience, note_lease=self._note_lease
+                request, part.job_id, contexts, stop, patience=patience, spare=spare, note_lease=self._note_lease
             )
         )
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -106,6 +107,8 @@ class Part(Generic[L]):
         self.pacing: Pacing | None = None
         self.job_id = job_id = recorder.job_id
         self.again = self.sliced = self.undivided = False
+        #: Several threads may work on it.
+        self._changing = threading.RLock()
         self._progress, self._next_look = False, time.monotonic() + SLICE
         self.last_try = tries >= settings().max_retries
         recorded = ledger().recorded(job_id, lines.start, lines.stop)
@@ -129,14 +132,15 @@ class Part(Generic[L]):
         JobCancelledError
             If the job was cancelled; the outcome is recorded.
         """
-        self._progress = True
-        self.counts[outcome.category.value] += 1
-        attempts = self._attempts[index - self.indices.start] + (outcome.begun > 0)
-        receipt = outcome.model_copy(update={"worker": self.task.request.hostname, "attempts": attempts})
-        self.left.pop(index, None)
-        if self.lost.pop(index, 0):
-            ledger().claims.count_retrying(self.job_id, -1)
-        self._obey(self._recorder.record(index, receipt))
+        with self._changing:
+            self._progress = True
+            self.counts[outcome.category.value] += 1
+            attempts = self._attempts[index - self.indices.start] + (outcome.begun > 0)
+            receipt = outcome.model_copy(update={"worker": self.task.request.hostname, "attempts": attempts})
+            self.left.pop(index, None)
+            if self.lost.pop(index, 0):
+                ledger().claims.count_retrying(self.job_id, -1)
+            self._obey(self._recorder.record(index, receipt))
 
     def fail(self, index: int, error: PacsTasksError) -> None:
         """Record a line as failed; see :meth:`record`."""

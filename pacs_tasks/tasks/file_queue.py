@@ -1,0 +1,450 @@
+"""The files of a part that fit one association, and their way over it, or over several where the line is slow.
+
+Over a slow line an association waits for nearly all of its time. A part calls *helpers* there: each takes files from
+the part's queue over an association of its own, in a thread of its own, as long as there are associations that nobody
+else waits for. So a part costs its task, its claim and its ticket once for several associations, and what is left at
+the end of a job is shared by all of them.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import ChainMap, deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import count
+from typing import ClassVar, Self
+
+import redis
+
+from pacs_tasks.dimse import c_echo, c_store
+from pacs_tasks.dimse.files.part10 import StoredInstance
+from pacs_tasks.dimse.upper_layer.association import Association, StopCheck, Timeouts
+from pacs_tasks.dimse.upper_layer.negotiation import Context
+from pacs_tasks.errors import (
+    AssociationError,
+    BrokerUnavailableError,
+    ContextRejectedError,
+    JobCancelledError,
+    PeerBusyError,
+    PeerStalledError,
+    PeerUnavailableError,
+    PeerUnreachableError,
+    UnreadableInputError,
+)
+from pacs_tasks.fleet.leases import name_of
+from pacs_tasks.fleet.tuning import Trouble
+from pacs_tasks.journal import tracing
+from pacs_tasks.ledger.manifest import FileLine
+from pacs_tasks.ledger.outcomes import Instances
+from pacs_tasks.outcome import InstanceOutcome, StatusCategory
+from pacs_tasks.request import StoreDirectoryRequest, StorePathsRequest, StoreRequest
+from pacs_tasks.settings import settings
+from pacs_tasks.tasks import duplicates
+from pacs_tasks.tasks.engine import background
+from pacs_tasks.tasks.engine.associations import leased
+from pacs_tasks.tasks.engine.base import PartPausedError, in_task_of, ledger, local_ae, timeouts
+from pacs_tasks.tasks.engine.leases import leases
+from pacs_tasks.tasks.engine.lines import LineQueue
+from pacs_tasks.tasks.engine.part import Part
+from pacs_tasks.tasks.engine.permissions import check_file, check_source
+from pacs_tasks.tasks.engine.session import Loss
+
+#: A file at which an association was lost gets so many times the usual time of an answer, and at least so many seconds.
+_PATIENCE, _LEAST_PATIENCE = 10.0, 5.0
+#: A remote that has answered so often, and never taken longer than a part of the limit, is not waited for that long:
+#: it does not digest the file. Each file gets a second for so many bytes in any case.
+_KNOWN, _USUAL_SHARE, _LIMIT_SHARE, _SLOWEST_RATE = 20, 0.03, 0.6, 1 << 20
+#: Remotes of which one process remembers how fast they answer.
+_MOST_REMOTES = 1_000
+#: Files that tell what is usual.
+_SAMPLES = 200
+#: Seconds of a round trip, or of each of so many answers, with which the remote is worth further associations.
+_FAR, _FEW = 0.015, 5
+#: The same where the first association is not open yet, so that only what opening others took is known.
+_VERY_FAR = 0.05
+#: How many times as long as the fastest ones of their size answers may take: else the remote, or this process, is busy.
+#: Each counts so much in that average. The fastest ones grow with each answer, since lines and remotes change.
+_BUSY, _LATE, _FORGET = 1.25, 0.1, 1.001
+#: The resolution of clocks, in seconds.
+_TICK = 1e-6
+#: Helpers that a part has at once, and the files that there are for each at least.
+_HELPERS, _FEWEST_FILES = 2, 4
+#: Seconds after which a part that got no association for a helper asks for the next one.
+_ASK_AGAIN = 0.2
+
+AnyStoreRequest = StoreRequest | StoreDirectoryRequest | StorePathsRequest
+
+
+class FileQueue(LineQueue[StoredInstance]):
+    """The files of a part that fit one association."""
+
+    service: ClassVar[str] = "C-STORE"
+    request: AnyStoreRequest
+    #: Whether the remote has answered a C-ECHO just before.
+    echoed = False
+
+    def __init__(
+        self,
+        part: Part[FileLine],
+        request: AnyStoreRequest,
+        contexts: Sequence[Context],
+        stop: StopCheck,
+        queue: Mapping[int, StoredInstance],
+        *,
+        alone: bool = False,
+        patience: float | None = None,
+        spare: bool = False,
+    ) -> None:
+        super().__init__(part, request, contexts, stop, queue, alone=alone, patience=patience, spare=spare)
+        #: Instances whose own syntax was refused, and for whose other ones the association had no context.
+        self.refused: dict[int, StoredInstance] = {}
+        self.duplicates: dict[int, InstanceOutcome] = {}
+        self._remote_name = name_of(self.request.remote)
+        self._index_of: dict[str, int] = {}
+        self._waiting: deque[int] = deque()
+        self._taking = threading.Lock()
+        self._helpers: list[_Helper] = []
+        self._ask_again = 0.0
+        #: Seconds that connecting took.
+        self._round_trip = 0.0
+
+    def work(self) -> None:
+        """Send the files, then find out which of those that the remote rejected as duplicates are there."""
+        try:
+            self._send()
+        except PartPausedError:
+            # At a slow pace, the files that are rejected each time would never let the part come to the others.
+            self._resolve_duplicates()
+            raise
+        self._resolve_duplicates()
+
+    def _send(self) -> None:
+        returned: Mapping[int, StoredInstance] = self.queue
+        while returned and self.queue:
+            self._offer_all()
+            if (usual := leases().response_time(self.request.remote) or 0.0) >= _VERY_FAR:
+                # They open their associations while this one is opened.
+                self._round_trip = usual
+                self._call_helpers()
+            try:
+                super().work()
+            except BaseException:
+                self._end_helpers()
+                raise
+            helpers = self._end_helpers()
+            for error in (each.error for each in helpers if each.error is not None):
+                raise error
+            # If this queue has ended with files left, the part comes again for these, too.
+            returned = {} if self.queue else ChainMap(*(each.queue for each in helpers))
+            self.queue |= returned
+
+    def _offer_all(self) -> None:
+        with self._taking:
+            self._waiting = deque(self.queue)
+
+    def _end_helpers(self) -> Sequence[_Helper]:
+        """Wait for the helpers, which take no more files; gather what they found out."""
+        with self._taking:
+            self._waiting.clear()
+        ended, self._helpers = self._helpers, []
+        for helper in ended:
+            helper.thread.join()
+            self.refused |= helper.refused
+            self.duplicates |= helper.duplicates
+        return ended
+
+    def _call_helpers(self) -> None:
+        """Have helpers share the rest of the files, if this association waits for most of its time."""
+        part, now = self.part, time.monotonic()
+        if self._alone or part.pacing is not None or part.claim.deaths or now < self._ask_again:
+            return
+        if not _answers_of(self._remote_name).allow_another(self._round_trip):
+            return
+        waiting, active = len(self._waiting), sum(helper.thread.is_alive() for helper in self._helpers)
+        # Each helper costs as much as some files, except where associations are left over at the end of a job.
+        worthwhile = min(_HELPERS, waiting // _FEWEST_FILES) - active
+        idle = 0 if leases().waiting(self._remote_name) else background.idle(self._remote_name)
+        if worthwhile > idle:
+            free = idle + leases().room(self._remote_name)
+            if not free:
+                self.none_free()
+        else:
+            worthwhile = free = min(idle, waiting // 2)
+        for _ in range(min(worthwhile, free)):
+            if (helper := _Helper.of(self)) is None:
+                return
+            self._helpers.append(helper)
+
+    def none_free(self) -> None:
+        """Note that there is no association for a helper now."""
+        self._ask_again = time.monotonic() + _ASK_AGAIN
+
+    def give(self) -> tuple[int, StoredInstance] | None:
+        """Give up a file that nobody has begun to a helper."""
+        found = self.next_file()
+        if found is not None:
+            del self.queue[found[0]]
+        return found
+
+    def next_file(self) -> tuple[int, StoredInstance] | None:
+        """The next file that nobody has begun."""
+        with self._taking:
+            if not self._waiting:
+                return None
+            index = self._waiting.popleft()
+        return index, self.queue[index]
+
+    def _resolve_duplicates(self) -> None:
+        try:
+            resolved = duplicates.resolve(self.duplicates, self.request, self.part.job_id, self.part.must_end)
+        except JobCancelledError:
+            self.part.check_end()
+            raise
+        for index, outcome in resolved.items():
+            self.part.record(index, self._named(index, outcome))
+
+    def step(self, assoc: Association) -> None:
+        """Send all files; several may be in progress at once."""
+        self._round_trip = assoc.wire.round_trip
+        self._offer_all()
+        for instance, outcome in c_store.store_all(
+            assoc,
+            self._until_the_end(),
+            digest=settings().sha256,
+            transcode=self.request.transcode,
+            priority=self.request.priority,
+        ):
+            index = self._index_of[instance.path]
+            del self.queue[index]
+            if outcome.begun:
+                _answers_of(self._remote_name).note(outcome.ended - outcome.begun, instance.size)
+            self._note_moved(instance, outcome)
+            if self.part.pacing is not None and not outcome.begun:
+                self.part.pacing.not_sent(instance.size)
+            if c_store.may_be_converted(assoc, instance, outcome, self.request.transcode):
+                self.unanswered.discard(index)
+                self.refused[index] = instance
+            elif duplicates.is_duplicate(outcome):
+                self.unanswered.discard(index)
+                self.duplicates[index] = self._named(index, outcome)
+            elif not self.try_later(index, outcome.status):
+                # After a cancel, the answers for the files in progress still count.
+                with suppress(JobCancelledError):
+                    self.part.record(index, self._named(index, outcome))
+
+    def _note_moved(self, instance: StoredInstance, outcome: InstanceOutcome) -> None:
+        if self.lease is not None and outcome.begun:
+            self.lease.moved(1, instance.size, outcome.ended - outcome.begun)
+            if outcome.status is not None and outcome.status.category is StatusCategory.TRANSIENT:
+                self.lease.note(Trouble.BUSY)
+
+    def _named(self, index: int, outcome: InstanceOutcome) -> InstanceOutcome:
+        """The outcome of a file in an archive has its name there."""
+        subject = self.part.left[index].subject
+        return outcome if outcome.subject == subject else outcome.model_copy(update={"subject": subject})
+
+    def failure(self, index: int, error: PeerUnavailableError) -> PeerUnavailableError | None:
+        """Fail a file after two tries if the remote answers a C-ECHO before and after the second one.
+
+        At some files it aborts each time. Where the connection just broke, the line may be at fault.
+        """
+        losses = self.part.lost[index]
+        at_fault = self.echoed and losses > 1 and not error.broken and self._answers()
+        if super().failure(index, error) is None and not at_fault:
+            return None
+        return PeerStalledError(
+            f"{self.request.remote} ended the association at this file {losses} times, or stayed silent, at last when "
+            "the file was sent alone. Check the log of the PACS, and the file, for example with a validator. "
+            f"Last error: {error.message}"
+        )
+
+    def falls_silent(self) -> bool:
+        """Whether the remote accepts an association and answers no C-ECHO: what it did at a file then says nothing."""
+        try:
+            self._echo()
+        except (PeerBusyError, PeerUnreachableError):
+            # The opening of the association for the file tells what to do.
+            return False
+        except AssociationError:
+            return True
+        self.echoed = True
+        return False
+
+    def _answers(self) -> bool:
+        """Whether the remote answers a C-ECHO, so that the file is at fault and not the remote or the line."""
+        try:
+            self._echo()
+        except AssociationError:
+            return False
+        return True
+
+    def _echo(self) -> None:
+        request = self.request
+        limits = Timeouts.of(min(timeouts(request).dimse, _LEAST_PATIENCE))
+        with leased(request, self.part.job_id, self.part.claim.overdue) as lease, suppress(ContextRejectedError):
+            c_echo.echo(local_ae(request), request.remote, limits, lease.stop)
+
+    def lost_error(self, error: PeerUnavailableError) -> PeerUnavailableError:
+        """The remote was reached, so it does not count as unreachable."""
+        return PeerStalledError(error.message)
+
+    def _until_the_end(self) -> Iterator[StoredInstance]:
+        """The files in order, until the part must end or come again, or others need the association."""
+        pacing = self.part.pacing
+        sizes = [instance.size for instance in self.queue.values()] if pacing is not None else []
+        for place in count():
+            if self.part.must_end() or self.part.slice_over() or self.must_yield():
+                return
+            self._call_helpers()
+            if (found := self.next_file()) is None:
+                return
+            index, instance = found
+            try:
+                if packed_in := self.part.left[index].archive:
+                    check_source(packed_in)
+                else:
+                    check_file(instance.path)
+            except UnreadableInputError as error:
+                # A link was changed since the file was read.
+                del self.queue[index]
+                self.part.fail(index, error)
+                continue
+            if pacing is not None and not pacing.admits(sizes, place):
+                return
+            self.unanswered.add(index)
+            self._index_of[instance.path] = index
+            self.part.begin(index)
+            yield instance
+
+    def _pop(self) -> int:
+        with self._taking:
+            index = super()._pop()
+            with suppress(ValueError):
+                self._waiting.remove(index)
+            return index
+
+
+class _Helper(FileQueue):
+    """What sends files of another queue over one association more.
+
+    Attributes
+    ----------
+    thread
+        Its own thread.
+    error
+        What ended it, which ends the part.
+    """
+
+    def __init__(self, helped: FileQueue) -> None:
+        super().__init__(
+            helped.part, helped.request, helped.contexts, helped.stop, {}, patience=helped.patience, spare=True
+        )
+        self._helped = helped
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=in_task_of(self.part.task, self._run), name="helper", daemon=True)
+
+    @classmethod
+    def of(cls, helped: FileQueue) -> Self | None:
+        """Begin to help; nothing if this process has enough of them."""
+        if not background.begin_help(settings().associations_per_process):
+            return None
+        helper = cls(helped)
+        helper.thread.start()
+        return helper
+
+    def _run(self) -> None:
+        try:
+            with tracing.span(settings().traces, self.service, **self._about()), self._session:
+                self._session.attempt(self.step, self._lost)
+        except BaseException as error:  # noqa: BLE001 - the part's own thread raises it
+            if self.lease is None and isinstance(error, AssociationError | BrokerUnavailableError | redis.RedisError):
+                self._helped.none_free()
+            elif isinstance(error, AssociationError):
+                while self.queue:
+                    self.part.fail(self._pop(), error)
+            else:
+                self.error = error
+        finally:
+            background.end_help()
+
+    def next_file(self) -> tuple[int, StoredInstance] | None:
+        """The next file of the other queue."""
+        found = self._helped.give()
+        if found is not None:
+            self.queue[found[0]] = found[1]
+        return found
+
+    def _call_helpers(self) -> None:
+        """A helper has none."""
+
+    def _lost(self, loss: Loss) -> None:
+        if loss.opened and self.queue:
+            self._put_aside(loss.error)
+        else:
+            self._helped.none_free()
+
+
+class Answers:
+    """How long a remote takes to answer, as this process has seen it.
+
+    Attributes
+    ----------
+    number
+        Files that it has answered.
+    slowest
+        The most seconds that one took.
+    """
+
+    def __init__(self) -> None:
+        self.number, self.slowest = 0, 0.0
+        #: The fewest seconds that a file took, by the binary logarithm of its size.
+        self._fastest: dict[int, float] = {}
+        #: How many times as long as that they take of late.
+        self._stretch = 1.0
+
+    def note(self, seconds: float, size: int) -> None:
+        """Note an answer to a file of so many bytes."""
+        kind = size.bit_length()
+        self._fastest[kind] = min(_FORGET * self._fastest.get(kind, math.inf), max(seconds, _TICK))
+        self._stretch += _LATE * (seconds / self._fastest[kind] - self._stretch)
+        self.number, self.slowest = self.number + 1, max(self.slowest, seconds)
+
+    def allow_another(self, round_trip: float) -> bool:
+        """Whether another association is worthwhile: one waits for the line or the remote, and neither is busy."""
+        far = round_trip >= _FAR or (self.number >= _FEW and min(self._fastest.values()) >= _FAR)
+        return far and self._stretch <= _BUSY
+
+
+#: By remote.
+_answers: dict[str, Answers] = {}
+
+
+def _answers_of(remote: str) -> Answers:
+    if remote not in _answers and len(_answers) >= _MOST_REMOTES:
+        _answers.clear()
+    return _answers.setdefault(remote, Answers())
+
+
+def first_patience(request: AnyStoreRequest, largest: int) -> float | None:
+    """Seconds that a remote may stay silent at files of which none has given trouble yet; None for the usual limit.
+
+    A remote that answers everything else at once does not answer at all after half a minute of silence.
+    """
+    answers = _answers_of(name_of(request.remote))
+    limit = timeouts(request).dimse
+    if answers.number < _KNOWN or answers.slowest > _USUAL_SHARE * limit:
+        return None
+    return _LIMIT_SHARE * limit + largest / _SLOWEST_RATE
+
+
+def patience_at_lost(job_id: str, size: int) -> float | None:
+    """Seconds in which the remote answers a file of this size, by far; nothing if it has not answered any."""
+    sent = [each for _, each in Instances(ledger(), job_id).receipts(0, _SAMPLES) if each.begun]
+    if not sent:
+        return None
+    seconds = sum(each.ended - each.begun for each in sent)
+    usual = max(seconds / len(sent), seconds / max(1, sum(each.size for each in sent)) * size)
+    return max(_LEAST_PATIENCE, _PATIENCE * usual)
