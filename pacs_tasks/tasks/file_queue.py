@@ -61,8 +61,9 @@ _KNOWN, _USUAL_SHARE, _LIMIT_SHARE, _SLOWEST_RATE = 20, 0.03, 0.6, 1 << 20
 _MOST_REMOTES = 1_000
 #: Files that tell what is usual.
 _SAMPLES = 200
-#: Seconds of a round trip, or of each of so many answers, with which the remote is worth further associations.
-_FAR, _FEW = 0.015, 5
+#: Seconds of a round trip, or of each of so many answers, with which a remote is worth helpers. On a line of 20 ms two
+#: cores are busy with as many associations as there are parts.
+FAR, _FEW = 0.04, 5
 #: The same where the first association is not open yet, so that only what opening others took is known.
 _VERY_FAR = 0.05
 #: How many times as long as the fastest ones of their size answers may take: else the remote, or this process, is busy.
@@ -414,7 +415,7 @@ class Answers:
 
     def allow_another(self, round_trip: float) -> bool:
         """Whether another association is worthwhile: one waits for the line or the remote, and neither is busy."""
-        far = round_trip >= _FAR or (self.number >= _FEW and min(self._fastest.values()) >= _FAR)
+        far = round_trip >= FAR or (self.number >= _FEW and min(self._fastest.values()) >= FAR)
         return far and self._stretch <= _BUSY
 
 

@@ -43,7 +43,7 @@ from pacs_tasks.tasks.engine.job import (
 from pacs_tasks.tasks.engine.lines import work_off
 from pacs_tasks.tasks.engine.pace import pacing_of
 from pacs_tasks.tasks.engine.part import Part, run_part
-from pacs_tasks.tasks.file_queue import AnyStoreRequest, FileQueue, first_patience, patience_at_lost
+from pacs_tasks.tasks.file_queue import FAR, AnyStoreRequest, FileQueue, first_patience, patience_at_lost
 from pacs_tasks.tasks.files import instance_in, read_header
 from pacs_tasks.tasks.sources import Kind, listed
 
@@ -51,8 +51,7 @@ from pacs_tasks.tasks.sources import Kind, listed
 SMALL_DIRECTORY = 200
 #: Work of one file on a machine of two cores with the remote on it: seconds for each file, and for each of its bytes.
 FILE_WORK, BYTE_WORK = 0.0004, 1e-9
-#: Associations that work on a part over a slow line, about: 500 files over a line of 100 ms take 2.9 s in 32 parts of
-#: one association each, and 2.4 s in 16 parts whose helpers come and go.
+#: Associations that work on a part where it has helpers, about.
 SHARED = 2
 #: Most bytes that a part unpacks, unless one file has more.
 PART_BYTES = 64 * 2**20
@@ -75,8 +74,9 @@ def cut(lines: Sequence[FileLine], files_per_task: int | None, round_trip: float
     else:
         alone = [FILE_WORK + BYTE_WORK * line.size for line in lines]
         works = [max(each, round_trip) for each in alone]
+        waited = round_trip / SHARED if round_trip >= FAR else round_trip
         # Each part reads the whole directory of an archive.
-        share = sum(works) / (FEWEST_PARTS if packed else parts_of_a_job(sum(alone), total * round_trip / SHARED))
+        share = sum(works) / (FEWEST_PARTS if packed else parts_of_a_job(sum(alone), total * waited))
     ranges: list[Range] = []
     start, work, unpacked = 0, 0.0, 0
     for index, line in enumerate(lines):

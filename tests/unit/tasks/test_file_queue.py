@@ -30,7 +30,7 @@ def test_a_near_one_is_once_it_has_been_slow_a_few_times() -> None:
 
 
 def test_nobody_helps_while_answers_take_longer_than_they_might() -> None:
-    far = 0.02
+    far = 0.05
     busy = seen(*[far] * 10, *[1.5 * far] * 10)
     assert not busy.allow_another(far)
     for _ in range(20):
@@ -39,11 +39,11 @@ def test_nobody_helps_while_answers_take_longer_than_they_might() -> None:
 
 
 def test_a_line_that_has_become_longer_is_not_busy_for_ever() -> None:
-    answers = seen(*[0.02] * 10, *[0.04] * 10)
-    assert not answers.allow_another(0.04)
-    for _ in range(600):
-        answers.note(0.04, CT)
-    assert answers.allow_another(0.04)
+    answers = seen(*[0.05] * 10, *[0.1] * 10)
+    assert not answers.allow_another(0.1)
+    for _ in range(800):
+        answers.note(0.1, CT)
+    assert answers.allow_another(0.1)
 
 
 def test_large_files_may_take_longer() -> None:

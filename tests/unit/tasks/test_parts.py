@@ -48,9 +48,10 @@ def test_there_is_enough_to_share_out(count: int, round_trip: float) -> None:
 
 
 def test_on_a_slow_line_parts_take_a_second_or_two() -> None:
-    """Each file takes at least a round trip: many parts wait at once, each over two associations."""
-    assert sizes(files(512, CT), round_trip=0.1) == {32}
-    assert sizes(files(512, CT), round_trip=0.3) == {8}
+    """Each file takes at least a round trip: many parts wait at once, where it is long over two associations each."""
+    assert len(cut(files(2_000, CT), None, 0.02)) == 32
+    assert len(cut(files(500, CT), None, 0.1)) == 16
+    assert len(cut(files(1_000, CT), None, 0.1)) == 32
     assert len(cut(files(300, CT), None, 0.05)) == 16, "four associations end together"
 
 

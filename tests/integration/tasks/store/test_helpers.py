@@ -15,7 +15,7 @@ from tests.support.waiting import wait_until
 FILES = 80
 LIMIT = 30.0
 #: Seconds in which it responds: several associations are worthwhile.
-SLOW = 0.03
+SLOW = 0.05
 
 
 def one_part(client: PacsClient, pacs: TestPACS, directory: Path) -> Job:
