@@ -353,7 +353,12 @@ class _Helper(FileQueue):
         if not background.begin_help(settings().associations_per_process):
             return None
         helper = cls(helped)
-        helper.thread.start()
+        try:
+            helper.thread.start()
+        except RuntimeError:
+            # This machine has no thread left.
+            background.end_help()
+            return None
         return helper
 
     def _run(self) -> None:

@@ -293,7 +293,7 @@ def round_trip(request: Request, job_id: str, contexts: Sequence[Context], stop:
 
     Nobody waits for its release. The errors are those of :func:`new_association`.
     """
-    kept = _open(request, job_id, contexts, stop)
+    kept = _opened_for(leases().lease(request, job_id, stop, _idle.let_go), request, contexts, stop)
     _end_use(kept.lease)
     threading.Thread(target=kept.release, name="release", daemon=True).start()
     return kept.assoc.wire.round_trip
@@ -309,12 +309,14 @@ def _open(request: Request, job_id: str, contexts: Sequence[Context], stop: Stop
         lease: Lease | _Kept = leases().spare(request, job_id)
     else:
         lease = leases().lease(request, job_id, stop, _idle.let_go, one_of_many=True, instead=idle)
-    if isinstance(lease, _Kept):
-        return lease
+    return lease if isinstance(lease, _Kept) else _opened_for(lease, request, contexts, stop)
+
+
+def _opened_for(lease: Lease, request: Request, contexts: Sequence[Context], stop: StopCheck) -> _Kept:
+    """Open the association of a lease, which is given back if it fails."""
     lease.watched(stop)
     with _reported(lease):
-        assoc = _opened(lease, request, contexts, window=settings().operations_window)
-    return _Kept(assoc, lease)
+        return _Kept(_opened(lease, request, contexts, window=settings().operations_window), lease)
 
 
 def _opened(lease: Lease, request: Request, contexts: Sequence[Context], *, window: int = 1) -> Association:
