@@ -100,7 +100,7 @@ class AssociationLeases:
         self._redis = client
         self._scripts = Scripts(client, "fleet")
 
-    def request(self, remote: str, lease: str, limit: int, *, wait: bool) -> LeaseReply:
+    def request(self, remote: str, lease: str, limit: int, *, wait: bool, spare: bool = False) -> LeaseReply:
         """Request a lease.
 
         Parameters
@@ -109,14 +109,12 @@ class AssociationLeases:
             How many leases of this remote there may be.
         wait
             Wait if no lease is free, until it is granted, released, or not requested any more.
+        spare
+            Do not ask anybody to release an idle association for it.
         """
-        arguments = [lease, int(wait), _WAITER_LIFETIME, _WANTED_LIFETIME]
+        arguments = [lease, int(wait), _WAITER_LIFETIME, 0 if spare else _WANTED_LIFETIME]
         granted, patience, refusing = self._run("request_lease", remote, limit, *arguments)
         return LeaseReply(bool(granted), float(patience), bool(refusing))
-
-    def take_spare(self, remote: str, lease: str, limit: int) -> bool:
-        """Lease one if there may be more than there are; false if not. Nobody is asked to release any for it."""
-        return self.room(remote) > 0 and self.request(remote, lease, limit, wait=False).granted
 
     def wait(self, lease: str, seconds: float) -> bool:
         """Wait until a requested lease is granted; false if it is not in that time."""

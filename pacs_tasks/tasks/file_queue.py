@@ -8,7 +8,6 @@ the end of a job is shared by all of them.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import ChainMap, deque
@@ -28,6 +27,7 @@ from pacs_tasks.errors import (
     BrokerUnavailableError,
     ContextRejectedError,
     JobCancelledError,
+    PacsTasksError,
     PeerBusyError,
     PeerStalledError,
     PeerUnavailableError,
@@ -38,39 +38,25 @@ from pacs_tasks.fleet.leases import name_of
 from pacs_tasks.fleet.tuning import Trouble
 from pacs_tasks.journal import tracing
 from pacs_tasks.ledger.manifest import FileLine
-from pacs_tasks.ledger.outcomes import Instances
-from pacs_tasks.outcome import InstanceOutcome, StatusCategory
+from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, StatusCategory
 from pacs_tasks.request import StoreDirectoryRequest, StorePathsRequest, StoreRequest
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks import duplicates
+from pacs_tasks.tasks.answers import LEAST_PATIENCE, answers_of
 from pacs_tasks.tasks.engine import background
-from pacs_tasks.tasks.engine.associations import leased
-from pacs_tasks.tasks.engine.base import PartPausedError, in_task_of, ledger, local_ae, timeouts
+from pacs_tasks.tasks.engine.associations import count_idle, leased
+from pacs_tasks.tasks.engine.base import PartPausedError, in_task_of, local_ae, timeouts
 from pacs_tasks.tasks.engine.leases import leases
 from pacs_tasks.tasks.engine.lines import LineQueue
 from pacs_tasks.tasks.engine.part import Part
 from pacs_tasks.tasks.engine.permissions import check_file, check_source
 from pacs_tasks.tasks.engine.session import Loss
 
-#: A file at which an association was lost gets so many times the usual time of an answer, and at least so many seconds.
-_PATIENCE, _LEAST_PATIENCE = 10.0, 5.0
-#: A remote that has answered so often, and never taken longer than a part of the limit, is not waited for that long:
-#: it does not digest the file. Each file gets a second for so many bytes in any case.
-_KNOWN, _USUAL_SHARE, _LIMIT_SHARE, _SLOWEST_RATE = 20, 0.03, 0.6, 1 << 20
-#: Remotes of which one process remembers how fast they answer.
-_MOST_REMOTES = 1_000
-#: Files that tell what is usual.
-_SAMPLES = 200
-#: Seconds of a round trip, or of each of so many answers, with which a remote is worth helpers. On a line of 20 ms two
-#: cores are busy with as many associations as there are parts.
-FAR, _FEW = 0.04, 5
-#: The same where the first association is not open yet, so that only what opening others took is known.
+#: Seconds that the remote usually takes to respond with which helpers need not wait for the first association.
 _VERY_FAR = 0.05
-#: How many times as long as the fastest ones of their size answers may take: else the remote, or this process, is busy.
-#: Each counts so much in that average. The fastest ones grow with each answer, since lines and remotes change.
-_BUSY, _LATE, _FORGET = 1.25, 0.1, 1.001
-#: The resolution of clocks, in seconds.
-_TICK = 1e-6
+#: Associations that helpers of a part may lose before it calls no more.
+_LOST_HELPERS = 2
+_STORED = (InstanceCategory.SUCCESS, InstanceCategory.WARNING)
 #: Helpers that a part has at once, and the files that there are for each at least.
 _HELPERS, _FEWEST_FILES = 2, 4
 #: Seconds after which a part that got no association for a helper asks for the next one.
@@ -99,7 +85,11 @@ class FileQueue(LineQueue[StoredInstance]):
         patience: float | None = None,
         spare: bool = False,
     ) -> None:
-        super().__init__(part, request, contexts, stop, queue, alone=alone, patience=patience, spare=spare)
+        super().__init__(
+            part, request, contexts, self._stop_of(stop), queue, alone=alone, patience=patience, spare=spare
+        )
+        #: As it was given: helpers go on when the queue is empty.
+        self.must_stop = stop
         #: Instances whose own syntax was refused, and for whose other ones the association had no context.
         self.refused: dict[int, StoredInstance] = {}
         self.duplicates: dict[int, InstanceOutcome] = {}
@@ -108,9 +98,15 @@ class FileQueue(LineQueue[StoredInstance]):
         self._waiting: deque[int] = deque()
         self._taking = threading.Lock()
         self._helpers: list[_Helper] = []
-        self._ask_again = 0.0
+        self._ask_again, self._lost_helpers = 0.0, 0
+        #: What the remote has accepted of these contexts on the last association.
+        self.accepted: frozenset[tuple[str, str]] = frozenset()
         #: Seconds that connecting took.
         self._round_trip = 0.0
+
+    def _stop_of(self, stop: StopCheck) -> StopCheck:
+        """``stop``, or true once helpers have done all files: this queue needs no association then."""
+        return lambda: stop() or not self.queue
 
     def work(self) -> None:
         """Send the files, then find out which of those that the remote rejected as duplicates are there."""
@@ -125,11 +121,7 @@ class FileQueue(LineQueue[StoredInstance]):
     def _send(self) -> None:
         returned: Mapping[int, StoredInstance] = self.queue
         while returned and self.queue:
-            self._offer_all()
-            if (usual := leases().response_time(self.request.remote) or 0.0) >= _VERY_FAR:
-                # They open their associations while this one is opened.
-                self._round_trip = usual
-                self._call_helpers()
+            self.offer_all()
             try:
                 super().work()
             except BaseException:
@@ -142,14 +134,29 @@ class FileQueue(LineQueue[StoredInstance]):
             returned = {} if self.queue else ChainMap(*(each.queue for each in helpers))
             self.queue |= returned
 
-    def _offer_all(self) -> None:
+    def opening(self) -> None:
+        """Have helpers open their associations beside this one, if the remote usually takes long."""
+        self._round_trip = leases().response_time(self.request.remote) or 0.0
+        if self._round_trip >= _VERY_FAR:
+            self._call_helpers()
+
+    def offer_all(self) -> None:
+        """Let helpers take any file that is left."""
         with self._taking:
             self._waiting = deque(self.queue)
 
-    def _end_helpers(self) -> Sequence[_Helper]:
-        """Wait for the helpers, which take no more files; gather what they found out."""
+    def _withdraw_all(self) -> None:
+        """Let helpers take no more files."""
         with self._taking:
             self._waiting.clear()
+
+    def _fail_rest(self, error: PacsTasksError) -> None:
+        self._withdraw_all()
+        super()._fail_rest(error)
+
+    def _end_helpers(self) -> Sequence[_Helper]:
+        """Wait for the helpers; gather what they found out."""
+        self._withdraw_all()
         ended, self._helpers = self._helpers, []
         for helper in ended:
             helper.thread.join()
@@ -159,36 +166,48 @@ class FileQueue(LineQueue[StoredInstance]):
 
     def _call_helpers(self) -> None:
         """Have helpers share the rest of the files, if this association waits for most of its time."""
-        part, now = self.part, time.monotonic()
-        if self._alone or part.pacing is not None or part.claim.deaths or now < self._ask_again:
-            return
-        if not _answers_of(self._remote_name).allow_another(self._round_trip):
+        if time.monotonic() < self._ask_again or not self._may_have_helpers():
             return
         waiting, active = len(self._waiting), sum(helper.thread.is_alive() for helper in self._helpers)
         # Each helper costs as much as some files, except where associations are left over at the end of a job.
         worthwhile = min(_HELPERS, waiting // _FEWEST_FILES) - active
-        idle = 0 if leases().waiting(self._remote_name) else background.idle(self._remote_name)
-        if worthwhile > idle:
-            free = idle + leases().room(self._remote_name)
-            if not free:
-                self.none_free()
+        left_over = 0 if leases().waiting(self._remote_name) else count_idle(self.request, self.contexts)
+        if worthwhile > left_over:
+            free = left_over + leases().room(self._remote_name)
         else:
-            worthwhile = free = min(idle, waiting // 2)
+            worthwhile = free = min(left_over, waiting // 2)
+        if worthwhile > 0 and not free:
+            self.none_free()
         for _ in range(min(worthwhile, free)):
             if (helper := _Helper.of(self)) is None:
+                self.none_free()
                 return
             self._helpers.append(helper)
+
+    def _may_have_helpers(self) -> bool:
+        careful = self._alone or self.part.pacing is not None or self.part.claim.deaths
+        lost = self._lost_helpers >= _LOST_HELPERS
+        return not careful and not lost and answers_of(self._remote_name).allow_another(self._round_trip)
 
     def none_free(self) -> None:
         """Note that there is no association for a helper now."""
         self._ask_again = time.monotonic() + _ASK_AGAIN
 
+    def count_lost_helper(self) -> None:
+        """Count an association that a helper has lost: the remote may bear only one."""
+        self._lost_helpers += 1
+
     def give(self) -> tuple[int, StoredInstance] | None:
         """Give up a file that nobody has begun to a helper."""
-        found = self.next_file()
-        if found is not None:
-            del self.queue[found[0]]
-        return found
+        with self._taking:
+            if not self._waiting:
+                return None
+            index = self._waiting.popleft()
+            return index, self.queue.pop(index)
+
+    def may_give(self) -> bool:
+        """Whether there is a file that nobody has begun, and time for it."""
+        return bool(self._waiting) and not self.part.must_end()
 
     def next_file(self) -> tuple[int, StoredInstance] | None:
         """The next file that nobody has begun."""
@@ -196,7 +215,7 @@ class FileQueue(LineQueue[StoredInstance]):
             if not self._waiting:
                 return None
             index = self._waiting.popleft()
-        return index, self.queue[index]
+            return index, self.queue[index]
 
     def _resolve_duplicates(self) -> None:
         try:
@@ -209,8 +228,8 @@ class FileQueue(LineQueue[StoredInstance]):
 
     def step(self, assoc: Association) -> None:
         """Send all files; several may be in progress at once."""
-        self._round_trip = assoc.wire.round_trip
-        self._offer_all()
+        self._round_trip, self.accepted = assoc.wire.round_trip, self._accepted_on(assoc)
+        self.offer_all()
         for instance, outcome in c_store.store_all(
             assoc,
             self._until_the_end(),
@@ -221,7 +240,9 @@ class FileQueue(LineQueue[StoredInstance]):
             index = self._index_of[instance.path]
             del self.queue[index]
             if outcome.begun:
-                _answers_of(self._remote_name).note(outcome.ended - outcome.begun, instance.size)
+                # A file that is refused often was not read.
+                size = instance.size if outcome.category in _STORED else None
+                answers_of(self._remote_name).note(outcome.ended - outcome.begun, size)
             self._note_moved(instance, outcome)
             if self.part.pacing is not None and not outcome.begun:
                 self.part.pacing.not_sent(instance.size)
@@ -235,6 +256,11 @@ class FileQueue(LineQueue[StoredInstance]):
                 # After a cancel, the answers for the files in progress still count.
                 with suppress(JobCancelledError):
                     self.part.record(index, self._named(index, outcome))
+
+    def _accepted_on(self, assoc: Association) -> frozenset[tuple[str, str]]:
+        """Which of the abstract and transfer syntaxes of this queue an association is for."""
+        offered = ((each.abstract_syntax, syntax) for each in self.contexts for syntax in each.transfer_syntaxes)
+        return frozenset(pair for pair in offered if pair in assoc.accepted_contexts)
 
     def _note_moved(self, instance: StoredInstance, outcome: InstanceOutcome) -> None:
         if self.lease is not None and outcome.begun:
@@ -284,7 +310,7 @@ class FileQueue(LineQueue[StoredInstance]):
 
     def _echo(self) -> None:
         request = self.request
-        limits = Timeouts.of(min(timeouts(request).dimse, _LEAST_PATIENCE))
+        limits = Timeouts.of(min(timeouts(request).dimse, LEAST_PATIENCE))
         with leased(request, self.part.job_id, self.part.claim.overdue) as lease, suppress(ContextRejectedError):
             c_echo.echo(local_ae(request), request.remote, limits, lease.stop)
 
@@ -320,12 +346,13 @@ class FileQueue(LineQueue[StoredInstance]):
             self.part.begin(index)
             yield instance
 
-    def _pop(self) -> int:
+    def pop(self, index: int | None = None) -> int:
+        """Remove a file, or else the first one; give its index."""
         with self._taking:
-            index = super()._pop()
+            found = super().pop(index)
             with suppress(ValueError):
-                self._waiting.remove(index)
-            return index
+                self._waiting.remove(found)
+            return found
 
 
 class _Helper(FileQueue):
@@ -340,12 +367,16 @@ class _Helper(FileQueue):
     """
 
     def __init__(self, helped: FileQueue) -> None:
-        super().__init__(
-            helped.part, helped.request, helped.contexts, helped.stop, {}, patience=helped.patience, spare=True
-        )
         self._helped = helped
+        super().__init__(
+            helped.part, helped.request, helped.contexts, helped.must_stop, {}, patience=helped.patience, spare=True
+        )
         self.error: BaseException | None = None
         self.thread = threading.Thread(target=in_task_of(self.part.task, self._run), name="helper", daemon=True)
+
+    def _stop_of(self, stop: StopCheck) -> StopCheck:
+        """``stop``, or true while it opens an association for which there is no file left."""
+        return lambda: stop() or (self.lease is None and not self._helped.may_give())
 
     @classmethod
     def of(cls, helped: FileQueue) -> Self | None:
@@ -363,18 +394,36 @@ class _Helper(FileQueue):
 
     def _run(self) -> None:
         try:
-            with tracing.span(settings().traces, self.service, **self._about()), self._session:
-                self._session.attempt(self.step, self._lost)
+            self._help()
         except BaseException as error:  # noqa: BLE001 - the part's own thread raises it
-            if self.lease is None and isinstance(error, AssociationError | BrokerUnavailableError | redis.RedisError):
-                self._helped.none_free()
-            elif isinstance(error, AssociationError):
-                while self.queue:
-                    self.part.fail(self._pop(), error)
-            else:
-                self.error = error
+            self.error = error
         finally:
             background.end_help()
+
+    def _help(self) -> None:
+        try:
+            with tracing.span(settings().traces, self.service, **self._about()), self._session:
+                self._session.attempt(self.step, self._lost)
+        except (AssociationError, BrokerUnavailableError, JobCancelledError, redis.RedisError) as error:
+            if self.lease is None:
+                # It has taken nothing. What ends the part, the part's own thread finds as well.
+                self._helped.none_free()
+            elif isinstance(error, AssociationError):
+                self._fail_rest(error)
+            else:
+                raise
+
+    def _about(self) -> dict[str, str | int]:
+        return {"remote": self._remote_name}
+
+    def step(self, assoc: Association) -> None:
+        """Send files of the other queue, if the remote accepts as much on this association as on that one."""
+        accepted, offered = self._accepted_on(assoc), {each.abstract_syntax for each in self.contexts}
+        # While the other one is being opened, as much as was proposed.
+        if accepted >= self._helped.accepted and (self._helped.accepted or offered <= {each for each, _ in accepted}):
+            super().step(assoc)
+        else:
+            self._helped.none_free()
 
     def next_file(self) -> tuple[int, StoredInstance] | None:
         """The next file of the other queue."""
@@ -384,73 +433,11 @@ class _Helper(FileQueue):
         return found
 
     def _call_helpers(self) -> None:
-        """A helper has none."""
+        """A helper calls none."""
 
     def _lost(self, loss: Loss) -> None:
         if loss.opened and self.queue:
             self._put_aside(loss.error)
+            self._helped.count_lost_helper()
         else:
             self._helped.none_free()
-
-
-class Answers:
-    """How long a remote takes to answer, as this process has seen it.
-
-    Attributes
-    ----------
-    number
-        Files that it has answered.
-    slowest
-        The most seconds that one took.
-    """
-
-    def __init__(self) -> None:
-        self.number, self.slowest = 0, 0.0
-        #: The fewest seconds that a file took, by the binary logarithm of its size.
-        self._fastest: dict[int, float] = {}
-        #: How many times as long as that they take of late.
-        self._stretch = 1.0
-
-    def note(self, seconds: float, size: int) -> None:
-        """Note an answer to a file of so many bytes."""
-        kind = size.bit_length()
-        self._fastest[kind] = min(_FORGET * self._fastest.get(kind, math.inf), max(seconds, _TICK))
-        self._stretch += _LATE * (seconds / self._fastest[kind] - self._stretch)
-        self.number, self.slowest = self.number + 1, max(self.slowest, seconds)
-
-    def allow_another(self, round_trip: float) -> bool:
-        """Whether another association is worthwhile: one waits for the line or the remote, and neither is busy."""
-        far = round_trip >= FAR or (self.number >= _FEW and min(self._fastest.values()) >= FAR)
-        return far and self._stretch <= _BUSY
-
-
-#: By remote.
-_answers: dict[str, Answers] = {}
-
-
-def _answers_of(remote: str) -> Answers:
-    if remote not in _answers and len(_answers) >= _MOST_REMOTES:
-        _answers.clear()
-    return _answers.setdefault(remote, Answers())
-
-
-def first_patience(request: AnyStoreRequest, largest: int) -> float | None:
-    """Seconds that a remote may stay silent at files of which none has given trouble yet; None for the usual limit.
-
-    A remote that answers everything else at once does not answer at all after half a minute of silence.
-    """
-    answers = _answers_of(name_of(request.remote))
-    limit = timeouts(request).dimse
-    if answers.number < _KNOWN or answers.slowest > _USUAL_SHARE * limit:
-        return None
-    return _LIMIT_SHARE * limit + largest / _SLOWEST_RATE
-
-
-def patience_at_lost(job_id: str, size: int) -> float | None:
-    """Seconds in which the remote answers a file of this size, by far; nothing if it has not answered any."""
-    sent = [each for _, each in Instances(ledger(), job_id).receipts(0, _SAMPLES) if each.begun]
-    if not sent:
-        return None
-    seconds = sum(each.ended - each.begun for each in sent)
-    usual = max(seconds / len(sent), seconds / max(1, sum(each.size for each in sent)) * size)
-    return max(_LEAST_PATIENCE, _PATIENCE * usual)

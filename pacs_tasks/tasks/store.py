@@ -29,6 +29,7 @@ from pacs_tasks.request import (
     StoreRequest,
 )
 from pacs_tasks.settings import settings
+from pacs_tasks.tasks.answers import FAR, first_patience, patience_at_lost
 from pacs_tasks.tasks.engine.base import JobTask, ledger, register
 from pacs_tasks.tasks.engine.claim import Claim
 from pacs_tasks.tasks.engine.job import (
@@ -43,7 +44,7 @@ from pacs_tasks.tasks.engine.job import (
 from pacs_tasks.tasks.engine.lines import work_off
 from pacs_tasks.tasks.engine.pace import pacing_of
 from pacs_tasks.tasks.engine.part import Part, run_part
-from pacs_tasks.tasks.file_queue import FAR, AnyStoreRequest, FileQueue, first_patience, patience_at_lost
+from pacs_tasks.tasks.file_queue import AnyStoreRequest, FileQueue
 from pacs_tasks.tasks.files import instance_in, read_header
 from pacs_tasks.tasks.sources import Kind, listed
 
@@ -74,7 +75,8 @@ def cut(lines: Sequence[FileLine], files_per_task: int | None, round_trip: float
     else:
         alone = [FILE_WORK + BYTE_WORK * line.size for line in lines]
         works = [max(each, round_trip) for each in alone]
-        waited = round_trip / SHARED if round_trip >= FAR else round_trip
+        shared = round_trip >= FAR and settings().associations_per_process > 1
+        waited = round_trip / SHARED if shared else round_trip
         # Each part reads the whole directory of an archive.
         share = sum(works) / (FEWEST_PARTS if packed else parts_of_a_job(sum(alone), total * waited))
     ranges: list[Range] = []

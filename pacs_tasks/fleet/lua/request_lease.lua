@@ -1,7 +1,7 @@
 -- Requests a lease. Returns whether it is granted, seconds until the next lease expires, and whether the remote refuses
 -- associations.
 -- ARGV also: '1' to wait if no lease is free, seconds after which a waiting task counts as dead, seconds to remember an
---   unmet request
+--   unmet request (0: not at all)
 -- include fleet/leases
 
 local wait, patience, remembered = ARGV[6] == '1', tonumber(ARGV[7]), ARGV[8]
@@ -19,7 +19,9 @@ elseif wait then
   redis.call('PEXPIRE', waiting, math.ceil(patience * 1000))
 else
   redis.call('HDEL', waiting, lease)
-  redis.call('SET', wanted, 1, 'EX', remembered)
+  if remembered ~= '0' then
+    redis.call('SET', wanted, 1, 'EX', remembered)
+  end
 end
 update_index()
 local first = redis.call('ZRANGE', held, 0, 0, 'WITHSCORES')[2]

@@ -89,14 +89,12 @@ class _Idle:
         any_job
             Also one that was open for another job.
         """
-        local, remote, limits = local_ae(request), request.remote, timeouts(request)
         others = []
         with self._changed:
             for place, (since, found) in enumerate(self._idle):
                 assoc = found.assoc
-                same = (assoc.local, assoc.remote, assoc.timeouts) == (local, remote, limits)
                 ours = found.lease.belongs_to(request, job_id)
-                if not same or not (ours or any_job):
+                if not (_serves(assoc, request) and (ours or any_job)):
                     continue
                 if assoc.fits(contexts):
                     del self._idle[place]
@@ -116,6 +114,11 @@ class _Idle:
             return found
         found.abort()
         return None
+
+    def count(self, request: Request, contexts: Sequence[Context]) -> int:
+        """How many idle associations a task of this request could use."""
+        with self._changed:
+            return sum(_serves(found.assoc, request) and found.assoc.fits(contexts) for _, found in self._idle)
 
     def keep(self, kept: _Kept) -> None:
         """Keep an association for the next task."""
@@ -165,6 +168,12 @@ class _Idle:
             self._release([found for since, found in idle if _is_due(since, found)])
 
 
+def _serves(assoc: Association, request: Request) -> bool:
+    """Whether a request may use an association of another task."""
+    expected = local_ae(request), request.remote, timeouts(request)
+    return (assoc.local, assoc.remote, assoc.timeouts) == expected
+
+
 def _until_next_check(since: float) -> float:
     idle_for = time.monotonic() - since
     interval = min(max(_NEXT_PART, idle_for / 4), _LONGEST_CHECK)
@@ -177,6 +186,11 @@ def _is_due(since: float, found: _Kept) -> bool:
 
 
 _idle = _Idle()
+
+
+def count_idle(request: Request, contexts: Sequence[Context]) -> int:
+    """How many idle associations of this process a task of a request could use at once."""
+    return _idle.count(request, contexts)
 
 
 @cache
@@ -252,6 +266,7 @@ def kept_association(
     *,
     patience: float | None = None,
     spare: bool = False,
+    opening: Callable[[], object] = lambda: None,
     note_lease: Callable[[Lease], object] = lambda _: None,
 ) -> Iterator[Association]:
     """As :func:`new_association`, but an idle one if one fits, kept for the next block unless this one fails.
@@ -262,12 +277,16 @@ def kept_association(
         Seconds that the remote may stay silent, if that is less than usual.
     spare
         Wait for none: the block can do without.
+    opening
+        Called once there is a lease, before the association is opened.
     note_lease
         Called with the lease, which the block may give back early.
     """
     limits = timeouts(request)
     background.expect_to_wait(name_of(request.remote), leases().response_time(request.remote))
-    kept = _idle.claim(request, job_id, contexts, any_job=True) or _open(request, job_id, contexts, stop, spare=spare)
+    kept = _idle.claim(request, job_id, contexts, any_job=True) or _open(
+        request, job_id, contexts, stop, spare=spare, opening=opening
+    )
     assoc, lease = kept.assoc, kept.lease
     assoc.stop = lease.watched(stop)
     assoc.wire.limit = limits.dimse if patience is None else min(limits.dimse, patience)
@@ -295,11 +314,23 @@ def round_trip(request: Request, job_id: str, contexts: Sequence[Context], stop:
     """
     kept = _opened_for(leases().lease(request, job_id, stop, _idle.let_go), request, contexts, stop)
     _end_use(kept.lease)
-    threading.Thread(target=kept.release, name="release", daemon=True).start()
+    try:
+        threading.Thread(target=kept.release, name="release", daemon=True).start()
+    except RuntimeError:
+        # This machine has no thread left.
+        kept.release()
     return kept.assoc.wire.round_trip
 
 
-def _open(request: Request, job_id: str, contexts: Sequence[Context], stop: StopCheck, *, spare: bool = False) -> _Kept:
+def _open(
+    request: Request,
+    job_id: str,
+    contexts: Sequence[Context],
+    stop: StopCheck,
+    *,
+    spare: bool,
+    opening: Callable[[], object],
+) -> _Kept:
     """Open an association, or give one of the same job that becomes idle in the meantime."""
 
     def idle() -> _Kept | None:
@@ -309,13 +340,22 @@ def _open(request: Request, job_id: str, contexts: Sequence[Context], stop: Stop
         lease: Lease | _Kept = leases().spare(request, job_id)
     else:
         lease = leases().lease(request, job_id, stop, _idle.let_go, one_of_many=True, instead=idle)
-    return lease if isinstance(lease, _Kept) else _opened_for(lease, request, contexts, stop)
+    if isinstance(lease, _Kept):
+        return lease
+    return _opened_for(lease, request, contexts, stop, opening)
 
 
-def _opened_for(lease: Lease, request: Request, contexts: Sequence[Context], stop: StopCheck) -> _Kept:
+def _opened_for(
+    lease: Lease,
+    request: Request,
+    contexts: Sequence[Context],
+    stop: StopCheck,
+    opening: Callable[[], object] = lambda: None,
+) -> _Kept:
     """Open the association of a lease, which is given back if it fails."""
     lease.watched(stop)
     with _reported(lease):
+        opening()
         return _Kept(_opened(lease, request, contexts, window=settings().operations_window), lease)
 
 

@@ -378,9 +378,9 @@ def note_idle(remote: str, change: int) -> None:
             del _idle[remote]
 
 
-def idle(remote: str) -> int:
-    """How many idle associations this process has with a remote."""
-    return _idle[remote]
+def has_idle(remote: str) -> bool:
+    """Whether this process has an idle association with a remote."""
+    return _idle[remote] > 0
 
 
 def expect_turn() -> None:

@@ -220,7 +220,7 @@ def others_wait(priority: int, remote: str) -> bool:
     """
     try:
         found = read_waiting(quick_redis(), app.amqp.queues.consume_from, priority)
-        if found.ahead or not found.any or not remote or background.idle(remote):
+        if found.ahead or not found.any or not remote or background.has_idle(remote):
             return found.any
         return AssociationLeases(quick_redis()).room(remote) > 0
     except (BrokerUnavailableError, redis.RedisError):

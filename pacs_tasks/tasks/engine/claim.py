@@ -30,6 +30,7 @@ from typing import NoReturn, Protocol
 
 import redis
 from celery import Celery, Task
+from celery.exceptions import Ignore
 
 from pacs_tasks.app import VISIBILITY_TIMEOUT, app
 from pacs_tasks.dimse import c_echo
@@ -165,7 +166,8 @@ class Claim:
         self.owner = (
             f"{task.request.hostname} {os.getpid()} {threading.get_ident()} {task.request.id} {time.time():.0f}"
         )
-        self.cancelled = self._lost = False
+        self.cancelled = self._lost = self._stepped_back = False
+        self._stepping_back = threading.Lock()
         self.seen = self._checked = time.monotonic()
         self._expires = self.seen + CLAIM_LIFETIME
         held = self._ledger.claims.claim(scope, name, self.owner)
@@ -210,6 +212,11 @@ class Claim:
         self._ledger.settle(self.job_id)
 
     def _step_back(self) -> NoReturn:
+        with self._stepping_back:
+            # Each thread of the part learns that the claim is lost: its message goes back once.
+            if self._stepped_back:
+                raise Ignore
+            self._stepped_back = True
         since = self._ledger.claims.owner(self._scope, self.name).rpartition(" ")[2]
         held_for = time.time() - int(since) if since.isdigit() else 0.0
         come_back(self._task, min(max(held_for / 4, _STEP_BACK), _LONGEST_STEP_BACK))

@@ -321,7 +321,7 @@ class Leases:
         """
         lease = Lease(request, job_id, self.flow(name_of(request.remote)), self._quick)
         try:
-            if not self._quick().take_spare(lease.remote, lease.name, lease.limit):
+            if not self._quick().request(lease.remote, lease.name, lease.limit, wait=False, spare=True).granted:
                 raise _busy(request.remote, lease)
         except (BrokerUnavailableError, redis.RedisError):
             # It may have been granted.

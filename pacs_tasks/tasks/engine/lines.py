@@ -14,6 +14,7 @@ from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.errors import (
     AssociationError,
     JobCancelledError,
+    PacsTasksError,
     PeerBusyError,
     PeerUnavailableError,
     PeerUnreachableError,
@@ -88,7 +89,7 @@ class LineQueue(ABC, Generic[T]):
         spare: bool = False,
     ) -> None:
         self.part, self.request, self._alone = part, request, alone
-        self.contexts, self.stop, self.patience = contexts, stop, patience
+        self.contexts, self.patience = contexts, patience
         self.queue = dict(queue)
         self.unanswered: set[int] = set()
         self.answered = False
@@ -97,12 +98,22 @@ class LineQueue(ABC, Generic[T]):
         self.lease: Lease | None = None
         self._session = Session(
             lambda: kept_association(
-                request, part.job_id, contexts, stop, patience=patience, spare=spare, note_lease=self._note_lease
+                request,
+                part.job_id,
+                contexts,
+                stop,
+                patience=patience,
+                spare=spare,
+                opening=self.opening,
+                note_lease=self._note_lease,
             )
         )
 
     def _note_lease(self, lease: Lease) -> None:
         self.lease = lease
+
+    def opening(self) -> None:
+        """Called before an association is opened, once there is a lease."""
 
     def must_yield(self) -> bool:
         """Whether to go on over another association, since others have a better right to this one."""
@@ -133,13 +144,15 @@ class LineQueue(ABC, Generic[T]):
             if self._alone:
                 raise
             if isinstance(error, PeerUnavailableError) and not self.part.last_try:
-                self.part.again |= bool(self.queue)
+                if self.queue:
+                    self.part.again = True
             else:
-                while self.queue:
-                    self.part.fail(self._pop(), error)
+                self._fail_rest(error)
         except JobCancelledError:
             self.part.check_end()
-            raise
+            # Without a line left, only the wait for an association has ended.
+            if self.queue:
+                raise
         if self.part.claim.cancelled:
             raise JobCancelledError
 
@@ -168,11 +181,16 @@ class LineQueue(ABC, Generic[T]):
             note_unreachable(self.part.job_id, self.request, loss.error)
         raise loss.error
 
+    def _fail_rest(self, error: PacsTasksError) -> None:
+        while self.queue:
+            self.part.fail(self.pop(), error)
+
     def _put_aside(self, error: PeerUnavailableError) -> None:
+        oldest = min(self.unanswered, default=None)
         for each in self.unanswered:
             self.part.count_attempt(each)
         self.unanswered.clear()
-        index = self._pop()
+        index = self.pop(oldest)
         if self.lease is not None and index not in self.part.lost:
             # Some files make a remote abort each time.
             self.lease.note(Trouble.ABORTED)
@@ -191,10 +209,11 @@ class LineQueue(ABC, Generic[T]):
         """The error of lines for which no try is left after an association was lost."""
         return error
 
-    def _pop(self) -> int:
-        index = next(iter(self.queue))
-        del self.queue[index]
-        return index
+    def pop(self, index: int | None = None) -> int:
+        """Remove a line, or else the first one; give its index."""
+        found = next(iter(self.queue)) if index is None else index
+        del self.queue[found]
+        return found
 
 
 def work_off(

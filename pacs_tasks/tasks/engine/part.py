@@ -107,7 +107,7 @@ class Part(Generic[L]):
         self.pacing: Pacing | None = None
         self.job_id = job_id = recorder.job_id
         self.again = self.sliced = self.undivided = False
-        #: Several threads may work on it.
+        #: Several threads may record: what that changes, and the connection of the recorder.
         self._changing = threading.RLock()
         self._progress, self._next_look = False, time.monotonic() + SLICE
         self.last_try = tries >= settings().max_retries
