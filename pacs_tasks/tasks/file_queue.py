@@ -273,6 +273,11 @@ class FileQueue(LineQueue[StoredInstance]):
         subject = self.part.left[index].subject
         return outcome if outcome.subject == subject else outcome.model_copy(update={"subject": subject})
 
+    def _put_aside(self, error: PeerUnavailableError) -> None:
+        # Without a file that was sent, none is to blame, and helpers may have taken the others.
+        if self.unanswered:
+            super()._put_aside(error)
+
     def failure(self, index: int, error: PeerUnavailableError) -> PeerUnavailableError | None:
         """Fail a file after two tries if the remote answers a C-ECHO before and after the second one.
 
@@ -436,7 +441,7 @@ class _Helper(FileQueue):
         """A helper calls none."""
 
     def _lost(self, loss: Loss) -> None:
-        if loss.opened and self.queue:
+        if loss.opened:
             self._put_aside(loss.error)
             self._helped.count_lost_helper()
         else:
