@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import ChainMap, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import count
 from typing import ClassVar, Self
@@ -199,11 +199,7 @@ class FileQueue(LineQueue[StoredInstance]):
 
     def give(self) -> tuple[int, StoredInstance] | None:
         """Give up a file that nobody has begun to a helper."""
-        with self._taking:
-            if not self._waiting:
-                return None
-            index = self._waiting.popleft()
-            return index, self.queue.pop(index)
+        return self._take(self.queue.pop)
 
     def may_give(self) -> bool:
         """Whether there is a file that nobody has begun, and time for it."""
@@ -211,11 +207,14 @@ class FileQueue(LineQueue[StoredInstance]):
 
     def next_file(self) -> tuple[int, StoredInstance] | None:
         """The next file that nobody has begun."""
+        return self._take(self.queue.__getitem__)
+
+    def _take(self, find: Callable[[int], StoredInstance]) -> tuple[int, StoredInstance] | None:
         with self._taking:
             if not self._waiting:
                 return None
             index = self._waiting.popleft()
-            return index, self.queue[index]
+            return index, find(index)
 
     def _resolve_duplicates(self) -> None:
         try:

@@ -18,8 +18,9 @@ from functools import cache
 
 import redis
 
+from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.upper_layer import timing
-from pacs_tasks.dimse.upper_layer.association import Association, StopCheck
+from pacs_tasks.dimse.upper_layer.association import Association, StopCheck, Timeouts
 from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.errors import AssociationError, BrokerUnavailableError, PeerBusyError
 from pacs_tasks.fleet.leases import name_of
@@ -49,12 +50,21 @@ _PROMPT_RESPONSES = 5
 _PROMPT_OPENINGS = 3
 
 
+#: Its two ends, and the limits for its remote.
+_Ends = tuple[LocalAE, RemoteAE, Timeouts]
+
+
 @dataclass(frozen=True)
 class _Kept:
     """An open association and its lease."""
 
     assoc: Association
     lease: Lease
+
+    @property
+    def ends(self) -> _Ends:
+        """What the requests that may use it have in common."""
+        return self.assoc.local, self.assoc.remote, self.assoc.timeouts
 
     def release(self) -> None:
         """Release it, then its lease: the remote must see its end before another worker opens one."""
@@ -89,14 +99,13 @@ class _Idle:
         any_job
             Also one that was open for another job.
         """
-        others = []
+        ends, others = _ends_of(request), []
         with self._changed:
             for place, (since, found) in enumerate(self._idle):
-                assoc = found.assoc
                 ours = found.lease.belongs_to(request, job_id)
-                if not (_serves(assoc, request) and (ours or any_job)):
+                if found.ends != ends or not (ours or any_job):
                     continue
-                if assoc.fits(contexts):
+                if found.assoc.fits(contexts):
                     del self._idle[place]
                     background.note_idle(found.lease.remote, -1)
                     break
@@ -117,8 +126,9 @@ class _Idle:
 
     def count(self, request: Request, contexts: Sequence[Context]) -> int:
         """How many idle associations a task of this request could use."""
+        ends = _ends_of(request)
         with self._changed:
-            return sum(_serves(found.assoc, request) and found.assoc.fits(contexts) for _, found in self._idle)
+            return sum(found.ends == ends and found.assoc.fits(contexts) for _, found in self._idle)
 
     def keep(self, kept: _Kept) -> None:
         """Keep an association for the next task."""
@@ -168,10 +178,9 @@ class _Idle:
             self._release([found for since, found in idle if _is_due(since, found)])
 
 
-def _serves(assoc: Association, request: Request) -> bool:
-    """Whether a request may use an association of another task."""
-    expected = local_ae(request), request.remote, timeouts(request)
-    return (assoc.local, assoc.remote, assoc.timeouts) == expected
+def _ends_of(request: Request) -> _Ends:
+    """What an association must have for a request to use it."""
+    return local_ae(request), request.remote, timeouts(request)
 
 
 def _until_next_check(since: float) -> float:
