@@ -23,7 +23,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -242,14 +242,14 @@ def _what_to_install() -> str:
     )
 
 
-def _run_program() -> int:
+def _run_program() -> NoReturn:
     if advice := _what_to_install():
         sys.stderr.write(advice)
-        return 2
-    from pacs_tasks.cli.interrupt import guarded
+        sys.exit(2)
+    from pacs_tasks.cli.interrupt import guarded, leave
 
-    return guarded(main)
+    leave(guarded(main))
 
 
 if __name__ == "__main__":
-    sys.exit(_run_program())
+    _run_program()

@@ -1,13 +1,13 @@
 """The entry point of ``pacs-tasks`` and of ``python -m pacs_tasks.cli``."""
 
-import sys
+from typing import NoReturn
 
-from pacs_tasks.cli.interrupt import guarded
+from pacs_tasks.cli.interrupt import guarded, leave
 
 
-def run() -> None:
+def run() -> NoReturn:
     """Run the command line of this process."""
-    sys.exit(guarded(_command))
+    leave(guarded(_command))
 
 
 def _command() -> int:

@@ -1,4 +1,4 @@
-"""Ctrl-C in the first moments of a command.
+"""The first and the last moments of a command.
 
 A ``KeyboardInterrupt`` amid an import may be lost there or end in a traceback. Before there is a job, nothing has to be
 ended, so the process leaves at once.
@@ -7,13 +7,14 @@ ended, so the process leaves at once.
 from __future__ import annotations
 
 import _thread
+import atexit
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from pacs_tasks.dimse.files import hide_decoders
 
@@ -43,6 +44,22 @@ def guarded(command: Callable[[], int]) -> int:
     # The command has ended. Python's own end would answer Ctrl-C with a traceback.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     return code
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with an exit code, without the 50 to 150 ms in which Python takes its modules apart."""
+    if any(not each.daemon for each in threading.enumerate() if each is not threading.main_thread()):
+        # Python waits for such a thread.
+        sys.exit(code)
+    # What Python does at its end, in its order.
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (AttributeError, OSError, ValueError):
+        # There is no such stream, or it cannot be written to: Python knows the exit code for each case.
+        sys.exit(code)
+    os._exit(code)
 
 
 def expect_job() -> None:

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
+from pacs_tasks.ledger.outcomes import Instances
 from pacs_tasks.settings import Settings
 from tests.benchmarks.evidence import check_files
 from tests.benchmarks.files import THREE_HUNDRED
-from tests.benchmarks.fleet import SEND_DIR, default_fleet
+from tests.benchmarks.fleet import SEND_DIR, Fleet, default_fleet
 from tests.benchmarks.line import line_to
 from tests.benchmarks.measuring import Bar, Bench, Contestant, Figure, Work
 from tests.benchmarks.programs import once_started
@@ -28,6 +29,20 @@ def _name(workers: int) -> str:
     return f"{SEND_DIR}, {workers} {'worker' if workers == 1 else 'workers'}"
 
 
+def _from_first_file(name: str) -> str:
+    """The name of the figure of what the workers share: the associations before it take as long for one as for four."""
+    return f"{name}, from the first file on"
+
+
+def _seconds_from_first_file(ours: Fleet) -> float:
+    with ours.client() as client:
+        job = client.jobs(1)[0]
+        receipts = Instances(client.ledger, job.job_id).receipts(0, job.counters.total)
+        begun = min(outcome.begun for _, outcome in receipts)
+    assert job.finished is not None
+    return job.finished - begun
+
+
 def _contestant(bench: Bench, workers: int) -> Contestant:
     def run() -> Mapping[str, Figure]:
         files = bench.files(THREE_HUNDRED)
@@ -39,7 +54,7 @@ def _contestant(bench: Bench, workers: int) -> Contestant:
         ):
             figures = ours.sender(_name(workers)).send(replace(peer, port=line.port), files)
             check_files(_name(workers), files, peer.directory)
-            return figures
+            return {**figures, _from_first_file(_name(workers)): Figure(_seconds_from_first_file(ours))}
 
     return Contestant(_name(workers), run)
 
@@ -54,6 +69,15 @@ def _bar(workers: int, limit: float | None) -> Bar:
     return Bar(f"{workers}-workers", once_started(_name(1)), (once_started(_name(workers)),), limit, against, own=True)
 
 
+def _bar_from_first_file(workers: int) -> Bar:
+    against = (
+        f"{workers} workers, as a multiple of one, from the first file on",
+        f"{workers} 个工作进程，与一个之比，自第一个文件起",
+    )
+    ours = (_from_first_file(_name(workers)),)
+    return Bar(f"{workers}-workers-sending", _from_first_file(_name(1)), ours, None, against, own=True)
+
+
 WORK: Final = Work(
     "scaling",
     (
@@ -62,6 +86,6 @@ WORK: Final = Work(
     ),
     (THREE_HUNDRED,),
     _scene,
-    (_bar(2, None), _bar(4, 3.8)),
+    (_bar(2, None), _bar(4, 3.8), _bar_from_first_file(4)),
     scheduling=True,
 )

@@ -1,7 +1,8 @@
-"""Ctrl-C in the first moments of a command."""
+"""Ctrl-C in the first moments of a command, and its last moments."""
 
 from __future__ import annotations
 
+import math
 import random
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -31,27 +33,28 @@ def test_a_command_that_is_interrupted_at_its_start_shows_no_traceback(program: 
     )
     command = [sys.executable, "-c", _PROGRAM.format(program), "echo"]
     codes = []
-    whole = 0.0
-    for moment in range(_MOMENTS + 1):
+    whole = math.inf
+    # The first two are left alone: the faster one shows how long the others have, also if the machine was busy once.
+    for moment in range(-1, _MOMENTS + 1):
         with subprocess.Popen(
             command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
             began = time.monotonic()
-            if moment:
+            if moment > 0:
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(whole * random.uniform(moment - 1, moment) / _MOMENTS)
                 process.send_signal(signal.SIGINT)
             _, said = process.communicate(timeout=60)
-            # The first one is left alone: it shows how long the others have.
-            whole = whole or time.monotonic() - began
+            if moment <= 0:
+                whole = min(whole, time.monotonic() - began)
         assert "Traceback" not in said
         assert "Exception ignored" not in said
         codes.append(process.returncode)
-    assert codes[0] == ExitCode.FAILED
-    assert set(codes[1:]) <= {ExitCode.FAILED, ExitCode.CANCELLED}
-    assert codes.count(ExitCode.CANCELLED) >= _MOMENTS / 3
+    assert codes[:2] == [ExitCode.FAILED] * 2
+    assert set(codes[2:]) <= {ExitCode.FAILED, ExitCode.CANCELLED}
+    assert codes.count(ExitCode.CANCELLED) >= _MOMENTS / 3, codes
 
 
 _LOST = """
@@ -74,6 +77,48 @@ sys.exit(guarded(command))
 
 def test_ctrl_c_that_comes_where_nothing_can_be_raised_is_not_lost() -> None:
     """Such as in a destructor, from which Python would print the exception and go on."""
-    command, env = [sys.executable, "-c", _LOST], environment(PYTHONPATH=str(ROOT))
-    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=30, check=False)
+    ended = _run(_LOST)
     assert (ended.returncode, ended.stderr) == (ExitCode.CANCELLED, "")
+
+
+_LEAVES = """
+import atexit, sys, threading, time
+from pacs_tasks.cli.interrupt import leave
+
+class Kept:
+    def __del__(self):
+        print("taken apart")
+
+atexit.register(print, "at the end")
+kept = Kept()
+if {thread}:
+    threading.Thread(target=lambda: (threading.main_thread().join(), print("the thread"))).start()
+sys.stdout.write("said, ")
+leave({code})
+"""
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_command_that_has_ended_does_what_it_registered_and_does_not_take_its_modules_apart(code: int) -> None:
+    ended = _run(_LEAVES.format(code=code, thread=False))
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, "said, at the end\n", "")
+
+
+def test_a_command_with_a_thread_that_works_waits_for_it() -> None:
+    ended = _run(_LEAVES.format(code=3, thread=True))
+    assert (ended.returncode, ended.stderr) == (3, "")
+    assert ended.stdout.startswith("said, the thread\nat the end\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no /dev/full")
+def test_output_that_cannot_be_written_at_the_end_is_told_as_python_does() -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = _run(_LEAVES.format(code=0, thread=False), stdout=full)
+    assert ended.returncode == 120
+    assert "No space left on device" in ended.stderr
+
+
+def _run(script: str, stdout: IO[str] | int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+    # Empty: output is buffered until the end.
+    command, env = [sys.executable, "-c", script], environment(PYTHONPATH=str(ROOT), PYTHONUNBUFFERED="")
+    return subprocess.run(command, env=env, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=30, check=False)
