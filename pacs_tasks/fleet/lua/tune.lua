@@ -5,8 +5,8 @@
 -- long as that brings more (slow start), later a quarter more; half or a quarter less where more brought nothing.
 -- Measured is a window in which the associations were in use. Trouble, and a remote that turns slow, halve the base.
 --
--- tuning (hash): limit (in force), base, rate, byte_rate and cycle (of the base; rates by second, seconds by instance),
---   last (cycle of the last window), response (seconds, usual), shown (instances by second, last), since (of the window),
+-- tuning (hash): limit (in force), base, rate, byte_rate, cycle and used (of the base; rates by second, seconds by instance,
+--   associations in use), last (cycle of the last window), response (seconds, usual), shown (instances by second, last), since (of the window),
 --   settled (when the window may begin), probe (1 up, -1 down), next (the same of the next probe), coarse (1: steps by
 --   two), again (when to probe next), pause (seconds between probes), idle (windows without use in a row), reached (most
 --   associations in use at this number), slow (windows in which the remote was slow), cut, aborted (times of the last),
@@ -30,6 +30,8 @@ local SETTLE_CYCLES, SETTLE_LEAST, SETTLE_MOST = 1.5, 0.2, 2
 -- The share of the associations that must be in use for a window to count, windows without until a probe ends, and the
 -- growth of those in use within which another window is waited for: workers take seconds to open many.
 local IN_USE, PATIENCE, STILL_OPENING = 0.7, 3, 1.02
+-- The share of what a larger number adds that must be in use, too: else it would be judged by the base alone.
+local ADDED_IN_USE = 0.5
 -- A larger number counts as better if the rate grows by this power of its growth, a smaller one if it loses less.
 local GAIN, LOSS = 0.12, 0.05
 -- A remote whose rates both fall below this share of what they were has turned slow: at once, or in two windows in a
@@ -69,7 +71,7 @@ local function cut()
   end
   state.base = math.max(1, math.min(state.base, math.floor(state.limit / 2)))
   state.cut, state.again, state.pause, state.coarse = now, now + AFTER_CUT, PAUSE, 1
-  state.rate, state.byte_rate, state.cycle = nil, nil, nil
+  state.rate, state.byte_rate, state.cycle, state.used = nil, nil, nil, nil
   set(state.base, 0)
 end
 
@@ -119,6 +121,7 @@ end
 
 local function adopt(measured)
   state.base, state.rate, state.byte_rate, state.cycle = state.limit, measured.rate, measured.byte_rate, measured.cycle
+  state.used = measured.used
 end
 
 -- Judges a window of the base.
@@ -166,10 +169,10 @@ end
 local function judge_few(concurrency, waiting)
   local opening = concurrency > STILL_OPENING * (state.reached or 0)
   state.idle, state.reached = opening and 0 or (state.idle or 0) + 1, math.max(state.reached or 0, concurrency)
-  if not opening and concurrency + waiting >= IN_USE * state.limit then
+  if not opening and concurrency < IN_USE * state.limit and concurrency + waiting >= IN_USE * state.limit then
     local accepted = math.max(1, math.floor(concurrency + 0.5))
     if accepted < state.base then
-      state.base, state.rate, state.byte_rate, state.cycle = accepted, nil, nil, nil
+      state.base, state.rate, state.byte_rate, state.cycle, state.used = accepted, nil, nil, nil, nil
     end
     state.refused, state['until'], state.coarse, state.again = accepted + 1, now + REFUSED, 0, now + REFUSED
     set(state.base, 0)
@@ -179,6 +182,15 @@ local function judge_few(concurrency, waiting)
   else
     restart(0)
   end
+end
+
+-- Returns how many associations must be in use for a window to count.
+local function enough_in_use()
+  local least = IN_USE * state.limit
+  if state.probe == 1 and state.used then
+    least = math.max(least, state.used * (1 + ADDED_IN_USE * (state.limit / state.base - 1)))
+  end
+  return least
 end
 
 -- Closes the window if it says enough.
@@ -203,10 +215,10 @@ local function close()
   local cycle = sums.cycles / count
   local rate = concurrency / cycle
   state.shown, state.last = count / took, cycle
-  if concurrency < IN_USE * state.limit then
+  if concurrency < enough_in_use() then
     return judge_few(concurrency, waiting)
   end
-  local measured = {rate = rate, byte_rate = rate * math.max(sums.bytes / count, 1), cycle = cycle}
+  local measured = {rate = rate, byte_rate = rate * math.max(sums.bytes / count, 1), cycle = cycle, used = concurrency}
   if state.probe ~= 0 and state.rate then
     judge_candidate(measured)
   else
@@ -236,6 +248,7 @@ if not state.base or now - (state.seen or 0) > STALE then
   -- Rates of another time say nothing.
   state.limit = state.base or state.limit or START
   state.base, state.rate, state.byte_rate, state.cycle, state.next = state.limit, nil, nil, nil, 1
+  state.used = nil
   state.coarse, state.again, state.pause, state.cut = 1, now, PAUSE, state.cut or 0
   set(state.limit, 0)
   state.settled = now - elapsed
