@@ -97,6 +97,14 @@ class ModelPACS:
             self.now = at
             self._complete(name)
 
+    def report(self, seconds: float, in_use: float, cycle: float) -> None:
+        """Let the first process report associations in use, and seconds from one instance to the next on each."""
+        for _ in range(round(seconds / _REPORT)):
+            self.now += _REPORT
+            instances = round(in_use * _REPORT / cycle)
+            self._moved[0] = _Process(self.now - _REPORT, in_use * _REPORT, instances, instances * cycle)
+            self._report(0)
+
     def _fill(self) -> None:
         while len(self._open) < min(self.number, self.most, self.accepts) and self._next_opening <= self.now:
             self._next_opening = self.now + self.pause

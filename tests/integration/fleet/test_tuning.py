@@ -62,13 +62,18 @@ def test_workers_that_open_associations_slowly_find_the_best_number(model: Calla
 def test_a_number_is_not_judged_while_what_it_adds_is_being_opened(
     redis_url: str, model: Callable[..., ModelPACS]
 ) -> None:
-    """64 are not worse than 48 because only 48 are open yet."""
+    """64 are not worse than 48 because only 50 are open yet, each a little slower meanwhile."""
     with connect(redis_url, 5) as client:
         Tuning(client).begin_with("MODEL", 48, 0.1)
-    pacs = model(lambda n: 0.1, pause=0.05)
-    pacs.run(FINDING)
-    assert min(number for _, number in pacs.history) >= 48, pacs.history
-    assert pacs.run(COUNTING) >= 0.9 * 64 / 0.1, pacs.history
+    pacs = model(lambda n: 0.1)
+    pacs.report(seconds=0.6, in_use=48, cycle=0.1)
+    assert pacs.number == 64
+    for opened in (50, 53):
+        pacs.report(seconds=0.6, in_use=opened, cycle=0.105)
+        assert pacs.number == 64, pacs.history
+    pacs.report(seconds=0.6, in_use=62, cycle=0.1)
+    pacs.report(seconds=0.6, in_use=62, cycle=0.1)
+    assert [number for _, number in pacs.history] == [48, 64]
 
 
 def test_a_pacs_that_slows_down_has_half_the_load(model: Callable[..., ModelPACS]) -> None:
