@@ -42,6 +42,9 @@ local PAUSE, LONGEST_PAUSE, AFTER_CUT, AFTER_REFUSAL, BETWEEN_CUTS = 5, 60, 5, 2
 -- Seconds within which a second abort is no accident, and for which a number that was refused is not tried again.
 local ABORTS, REFUSED = 10, 60
 
+-- The most in force: of a large ceiling a few are left to whoever waits for a single answer, who need ask nobody for one.
+local MOST_IN_FORCE = limit - math.min(SPARE, math.floor(limit / 16))
+
 local state, entries = {}, redis.call('HGETALL', tuning)
 for i = 1, #entries, 2 do
   state[entries[i]] = tonumber(entries[i + 1])
@@ -55,7 +58,7 @@ end
 
 -- Sets the number in force.
 local function set(number, probe)
-  number = math.max(1, math.min(number, limit))
+  number = math.max(1, math.min(number, MOST_IN_FORCE))
   if number ~= state.limit then
     restart(math.min(math.max(SETTLE_LEAST, SETTLE_CYCLES * (state.last or state.cycle or 0)), SETTLE_MOST))
   else
@@ -97,7 +100,7 @@ local function candidate(direction)
     if state.refused and now < state['until'] then
       number = math.min(number, state.refused - 1)
     end
-    number = math.min(number, limit)
+    number = math.min(number, MOST_IN_FORCE)
   else
     number = math.floor((state.coarse == 1 and 0.5 or 0.75) * state.base)
   end
@@ -254,8 +257,8 @@ if not state.base or now - (state.seen or 0) > STALE then
   state.settled = now - elapsed
 end
 state.seen = now
-if state.limit > limit or state.base > limit then
-  state.base = math.min(state.base, limit)
+if state.limit > MOST_IN_FORCE or state.base > MOST_IN_FORCE then
+  state.base = math.min(state.base, MOST_IN_FORCE)
   set(state.base, 0)
 end
 if trouble == 'aborted' then

@@ -56,24 +56,24 @@ def test_workers_that_open_associations_slowly_find_the_best_number(model: Calla
     """A number is judged once it is in use, however long that takes."""
     pacs = model(lambda n: 0.1, pause=0.1)
     pacs.run(FINDING)
-    assert pacs.run(COUNTING) >= 0.9 * 64 / 0.1, pacs.history
+    assert pacs.run(COUNTING) >= 0.9 * 60 / 0.1, pacs.history
 
 
 def test_a_number_is_not_judged_while_what_it_adds_is_being_opened(
     redis_url: str, model: Callable[..., ModelPACS]
 ) -> None:
-    """64 are not worse than 48 because only 50 are open yet, each a little slower meanwhile."""
+    """60 are not worse than 48 because only 50 are open yet, each a little slower meanwhile."""
     with connect(redis_url, 5) as client:
         Tuning(client).begin_with("MODEL", 48, 0.1)
     pacs = model(lambda n: 0.1)
     pacs.report(seconds=0.6, in_use=48, cycle=0.1)
-    assert pacs.number == 64
+    assert pacs.number == 60
     for opened in (50, 53):
         pacs.report(seconds=0.6, in_use=opened, cycle=0.105)
-        assert pacs.number == 64, pacs.history
-    pacs.report(seconds=0.6, in_use=62, cycle=0.1)
-    pacs.report(seconds=0.6, in_use=62, cycle=0.1)
-    assert [number for _, number in pacs.history] == [48, 64]
+        assert pacs.number == 60, pacs.history
+    pacs.report(seconds=0.6, in_use=58, cycle=0.1)
+    pacs.report(seconds=0.6, in_use=58, cycle=0.1)
+    assert [number for _, number in pacs.history] == [48, 60]
 
 
 def test_a_pacs_that_slows_down_has_half_the_load(model: Callable[..., ModelPACS]) -> None:
@@ -104,6 +104,13 @@ def test_a_remote_of_which_nothing_is_known_begins_with_what_opening_tells(redis
         assert tuning.response_time("FAR") == pytest.approx(0.1)
         tuning.begin_with("FAR", 16, 0.5)
         assert tuning.response_time("FAR") == pytest.approx(0.1)
+
+
+def test_a_large_ceiling_leaves_a_few_to_whoever_waits_for_a_single_answer(model: Callable[..., ModelPACS]) -> None:
+    """An echo would wait until a file has ended and its association is released, over a far line 0.3 s."""
+    pacs = model(lambda n: 0.1)
+    pacs.run(30)
+    assert max(number for _, number in pacs.history) == 60
 
 
 def test_a_ceiling_holds(model: Callable[..., ModelPACS]) -> None:
