@@ -89,6 +89,7 @@ _THOROUGH = (
     "integration/tasks/retrieve/test_many_retrieves.py",
     "integration/tasks/retrieve/test_retrieve_selections.py",
     "integration/tasks/retrieve/test_to_remote.py",
+    "integration/tasks/store/test_helpers.py",
     "integration/tasks/store/test_odd_inputs.py",
     "integration/tasks/verify/test_commit_jobs.py",
     "integration/testing",

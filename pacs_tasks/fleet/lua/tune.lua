@@ -30,8 +30,9 @@ local SETTLE_CYCLES, SETTLE_LEAST, SETTLE_MOST = 1.5, 0.2, 2
 -- The share of the associations that must be in use for a window to count, windows without until a probe ends, and the
 -- growth of those in use within which another window is waited for: workers take seconds to open many.
 local IN_USE, PATIENCE, STILL_OPENING = 0.7, 3, 1.02
--- The share of what a larger number adds that must be in use, too: else it would be judged by the base alone.
-local ADDED_IN_USE = 0.5
+-- The share of what a larger number adds that must be in use, too: else it would be judged by the base alone. Where the
+-- rate falls below this share of that of the base meanwhile, it is judged at once.
+local ADDED_IN_USE, WORSE = 0.5, 0.85
 -- A larger number counts as better if the rate grows by this power of its growth, a smaller one if it loses less.
 local GAIN, LOSS = 0.12, 0.05
 -- A remote whose rates both fall below this share of what they were has turned slow: at once, or in two windows in a
@@ -187,10 +188,10 @@ local function judge_few(concurrency, waiting)
   end
 end
 
--- Returns how many associations must be in use for a window to count.
-local function enough_in_use()
+-- Returns how many associations must be in use for a window with this rate to count.
+local function enough_in_use(rate)
   local least = IN_USE * state.limit
-  if state.probe == 1 and state.used then
+  if state.probe == 1 and state.used and rate >= WORSE * state.rate then
     least = math.max(least, state.used * (1 + ADDED_IN_USE * (state.limit / state.base - 1)))
   end
   return least
@@ -218,7 +219,7 @@ local function close()
   local cycle = sums.cycles / count
   local rate = concurrency / cycle
   state.shown, state.last = count / took, cycle
-  if concurrency < enough_in_use() then
+  if concurrency < enough_in_use(rate) then
     return judge_few(concurrency, waiting)
   end
   local measured = {rate = rate, byte_rate = rate * math.max(sums.bytes / count, 1), cycle = cycle, used = concurrency}

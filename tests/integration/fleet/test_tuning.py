@@ -106,6 +106,17 @@ def test_a_remote_of_which_nothing_is_known_begins_with_what_opening_tells(redis
         assert tuning.response_time("FAR") == pytest.approx(0.1)
 
 
+def test_a_number_that_makes_the_remote_slow_is_given_up_before_it_is_in_use(
+    redis_url: str, model: Callable[..., ModelPACS]
+) -> None:
+    with connect(redis_url, 5) as client:
+        Tuning(client).begin_with("MODEL", 48, 0.1)
+    pacs = model(lambda n: 0.1)
+    pacs.report(seconds=0.6, in_use=48, cycle=0.1)
+    pacs.report(seconds=0.8, in_use=50, cycle=0.15)
+    assert [number for _, number in pacs.history] == [48, 60, 48]
+
+
 def test_a_large_ceiling_leaves_a_few_to_whoever_waits_for_a_single_answer(model: Callable[..., ModelPACS]) -> None:
     """An echo would wait until a file has ended and its association is released, over a far line 0.3 s."""
     pacs = model(lambda n: 0.1)
