@@ -97,13 +97,13 @@ class ModelPACS:
             self.now = at
             self._complete(name)
 
-    def report(self, seconds: float, in_use: float, cycle: float) -> None:
-        """Let the first process report associations in use, and seconds from one instance to the next on each."""
+    def report(self, seconds: float, in_use: float, cycle: float, opening: float = 0.0) -> None:
+        """Let the first process report associations in use and being opened, and seconds for an instance on each."""
         for _ in range(round(seconds / _REPORT)):
             self.now += _REPORT
-            instances = round(in_use * _REPORT / cycle)
+            instances = max(1, round(in_use * _REPORT / cycle))
             self._moved[0] = _Process(self.now - _REPORT, in_use * _REPORT, instances, instances * cycle)
-            self._report(0)
+            self._report(0, unaccepted=opening * _REPORT)
 
     def _fill(self) -> None:
         while len(self._open) < min(self.number, self.most, self.accepts) and self._next_opening <= self.now:
@@ -139,7 +139,7 @@ class ModelPACS:
         else:
             self._schedule(name, self.now)
 
-    def _report(self, place: int, trouble: Trouble = Trouble.NONE) -> None:
+    def _report(self, place: int, trouble: Trouble = Trouble.NONE, unaccepted: float = 0.0) -> None:
         moved = self._moved[place]
         used = moved.used
         for each in self._open.values():
@@ -148,7 +148,7 @@ class ModelPACS:
                 each[1] = self.now
         numbers = [self.now - moved.reported, used, moved.instances, moved.instances * self.size]
         arguments: list[Any] = [*lease_arguments("MODEL", self.limit), "", f"process-{place}", *numbers]
-        unaccepted = self._waiting() / self.processes * (self.now - moved.reported)
+        unaccepted += self._waiting() / self.processes * (self.now - moved.reported)
         arguments += [moved.cycles, moved.cycles, unaccepted, trouble.value, self.now]
         reply = self._script(keys=[*lease_keys("MODEL"), f"{tuning_key('MODEL')}:window"], args=arguments)
         assert all(json.loads(each) for each in reply[2::2])

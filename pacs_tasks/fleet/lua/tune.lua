@@ -30,6 +30,8 @@ local SETTLE_CYCLES, SETTLE_LEAST, SETTLE_MOST = 1.5, 0.2, 2
 -- The share of the associations that must be in use for a window to count, windows without until a probe ends, and the
 -- growth of those in use within which another window is waited for: workers take seconds to open many.
 local IN_USE, PATIENCE, STILL_OPENING = 0.7, 3, 1.02
+-- The same share where there is one association: tasks that each open it anew use it for a part of the time.
+local ONE_IN_USE = 0.2
 -- The share of what a larger number adds that must be in use, too: else it would be judged by the base alone. Where the
 -- rate falls below this share of that of the base meanwhile, it is judged at once.
 local ADDED_IN_USE, WORSE = 0.5, 0.85
@@ -131,7 +133,7 @@ end
 -- Judges a window of the base.
 local function judge_base(measured)
   local left = state.rate and math.max(measured.rate / state.rate, measured.byte_rate / state.byte_rate) or 1
-  state.slow = left < SLOW and (state.slow or 0) + 1 or 0
+  state.slow = left < SLOW and state.limit > 1 and (state.slow or 0) + 1 or 0
   if state.slow > 0 then
     restart(0)
     return (left < VERY_SLOW or state.slow > 1) and cut()
@@ -173,7 +175,8 @@ end
 local function judge_few(concurrency, waiting)
   local opening = concurrency > STILL_OPENING * (state.reached or 0)
   state.idle, state.reached = opening and 0 or (state.idle or 0) + 1, math.max(state.reached or 0, concurrency)
-  if not opening and concurrency < IN_USE * state.limit and concurrency + waiting >= IN_USE * state.limit then
+  local few = state.limit > 1 and concurrency < IN_USE * state.limit
+  if few and not opening and concurrency + waiting >= IN_USE * state.limit then
     local accepted = math.max(1, math.floor(concurrency + 0.5))
     if accepted < state.base then
       state.base, state.rate, state.byte_rate, state.cycle, state.used = accepted, nil, nil, nil, nil
@@ -190,7 +193,7 @@ end
 
 -- Returns how many associations must be in use for a window with this rate to count.
 local function enough_in_use(rate)
-  local least = IN_USE * state.limit
+  local least = state.limit == 1 and ONE_IN_USE or IN_USE * state.limit
   if state.probe == 1 and state.used and rate >= WORSE * state.rate then
     least = math.max(least, state.used * (1 + ADDED_IN_USE * (state.limit / state.base - 1)))
   end

@@ -117,6 +117,17 @@ def test_a_number_that_makes_the_remote_slow_is_given_up_before_it_is_in_use(
     assert [number for _, number in pacs.history] == [48, 60, 48]
 
 
+def test_one_association_that_each_task_opens_anew_is_not_all_that_the_remote_accepts(
+    redis_url: str, model: Callable[..., ModelPACS]
+) -> None:
+    """It is in use for less than half of the time, and being opened for the rest: nobody waits for another to end."""
+    with connect(redis_url, 5) as client:
+        Tuning(client).begin_with("MODEL", 1, 0.1)
+    pacs = model(lambda n: 0.1)
+    pacs.report(seconds=10, in_use=0.4, opening=0.4, cycle=0.1)
+    assert max(number for _, number in pacs.history) > 1, pacs.history
+
+
 def test_a_large_ceiling_leaves_a_few_to_whoever_waits_for_a_single_answer(model: Callable[..., ModelPACS]) -> None:
     """An echo would wait until a file has ended and its association is released, over a far line 0.3 s."""
     pacs = model(lambda n: 0.1)
