@@ -145,11 +145,11 @@ class PeerUnavailableError(AssociationError):
 
     Attributes
     ----------
-    unexplained
-        The remote fell silent, or the connection ended without an A-ABORT: the line may be at fault.
+    broken
+        The connection ended without an A-ABORT, as it does where the line is at fault.
     """
 
-    unexplained = False
+    broken = False
 
 
 class PeerStalledError(PeerUnavailableError):

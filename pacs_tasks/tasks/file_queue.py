@@ -278,12 +278,12 @@ class FileQueue(LineQueue[StoredInstance]):
             super()._put_aside(error)
 
     def failure(self, index: int, error: PeerUnavailableError) -> PeerUnavailableError | None:
-        """Fail a file after two tries if the remote aborted and answers a C-ECHO before and after the second one.
+        """Fail a file after two tries if the remote answers a C-ECHO before and after the second one.
 
-        At some files it aborts each time. Where it fell silent or the connection broke, the line may be at fault.
+        At some files it aborts each time. Where the connection just broke, the line may be at fault.
         """
         losses = self.part.lost[index]
-        at_fault = self.echoed and losses > 1 and not error.unexplained and self._answers()
+        at_fault = self.echoed and losses > 1 and not error.broken and self._answers()
         if super().failure(index, error) is None and not at_fault:
             return None
         return PeerStalledError(

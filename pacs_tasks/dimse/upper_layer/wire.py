@@ -164,17 +164,17 @@ class Wire:
                 self._sock.shutdown(socket.SHUT_WR)
         self.close()
 
-    def lost(self, what: str, *, unexplained: bool = False) -> PeerUnavailableError:
+    def lost(self, what: str, *, broken: bool = False) -> PeerUnavailableError:
         """Abort; give the error to raise. ``what`` follows the name of the remote."""
         self.abort()
         error = PeerUnavailableError(f"{self.remote} {what}")
-        error.unexplained = unexplained
+        error.broken = broken
         return error
 
     def connection_error(self, error: OSError, when: str) -> AssociationError:
         """Abort because the connection broke; give the error to raise."""
         what = f"ended the connection {when} ({error.strerror or type(error).__name__}). {self.hint}"
-        return self.lost(what, unexplained=True)
+        return self.lost(what, broken=True)
 
     def protocol_error(self, what: str) -> PeerUnavailableError:
         """Abort because the remote broke the protocol; give the error to raise."""
@@ -206,8 +206,7 @@ class Wire:
             elif now >= deadline:
                 raise self.lost(
                     f"accepted nothing for {self.limit:g} s while data were sent. "
-                    "Check whether the PACS is overloaded or has stopped.",
-                    unexplained=True,
+                    "Check whether the PACS is overloaded or has stopped."
                 )
             if now - self._watched > SLICE:
                 self._check(now)
@@ -278,8 +277,7 @@ class Wire:
             if now - self._watched > SLICE:
                 self._check(now)
             if now >= max(deadline, self._heard + self.limit):
-                what = f"stayed silent: {awaited} did not arrive within {self.limit:g} s. {self.advice}"
-                raise self.lost(what, unexplained=True)
+                raise self.lost(f"stayed silent: {awaited} did not arrive within {self.limit:g} s. {self.advice}")
             self._receive(awaited)
 
     def _make_room(self, wanted: int) -> None:
@@ -301,7 +299,7 @@ class Wire:
         except OSError as error:
             raise self.connection_error(error, f"before {awaited} arrived") from None
         if not got:
-            raise self.lost(f"closed the connection before {awaited} arrived. {self.hint}", unexplained=True)
+            raise self.lost(f"closed the connection before {awaited} arrived. {self.hint}", broken=True)
         self._end += got
 
     def _check(self, now: float) -> None:
