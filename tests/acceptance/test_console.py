@@ -217,6 +217,8 @@ def test_by_keyboard_alone(server: Api, pacs: TestPACS, tmp_path: Path) -> None:
     someone = server.as_one_who(Scope.READ, Scope.SUBMIT, Scope.PATIENTS)
     with browser() as page:
         page.goto(server.address)
+        # It takes the focus a moment after the page is there.
+        expect(page.get_by_label("Token")).to_be_focused()
         page.keyboard.type(someone.token)
         page.keyboard.press("Enter")
         expect(page.get_by_role("navigation", name="Main")).to_be_visible()

@@ -108,8 +108,11 @@ def test_a_clock_of_a_stranger_makes_no_worker_mute(broker: redis.Redis, redis_u
     database = int(redis_url.rpartition("/")[2])
     with workers.worker(redis_url, tmp_path, concurrency=1), another_service(redis_url) as service:
         ping = poison.envelope({"method": "ping"}, headers={"clock": 2**63 - 1})
+        channel = f"/{database}.celery.pidbox"
+        # A worker says that it is ready before it listens to commands.
+        wait_until(lambda: dict(broker.pubsub_numsub(channel))[channel], 10, "the worker to listen")
         for _ in range(3):
-            assert broker.publish(f"/{database}.celery.pidbox", ping)
+            assert broker.publish(channel, ping)
         assert service.control.ping(timeout=30, limit=1)
         assert service.control.mailbox.clock.value < 2**62
 
