@@ -110,7 +110,7 @@ def test_a_clock_of_a_stranger_makes_no_worker_mute(broker: redis.Redis, redis_u
         ping = poison.envelope({"method": "ping"}, headers={"clock": 2**63 - 1})
         channel = f"/{database}.celery.pidbox"
         # A worker says that it is ready before it listens to commands.
-        wait_until(lambda: dict(broker.pubsub_numsub(channel))[channel], 10, "the worker to listen")
+        wait_until(lambda: broker.pubsub_numsub(channel)[0][1], 10, "the worker to listen")
         for _ in range(3):
             assert broker.publish(channel, ping)
         assert service.control.ping(timeout=30, limit=1)
