@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -18,7 +19,14 @@ FINDING, COUNTING = 10, 5
 @pytest.fixture
 def model(redis_url: str) -> Iterator[Callable[..., ModelPACS]]:
     client: redis.Redis = connect(redis_url, 5)
-    yield lambda service, **changes: ModelPACS(client, service, **changes)
+
+    def create(service: Service, first: int | None = None, **changes: Any) -> ModelPACS:
+        """With ``first`` associations to begin with."""
+        if first is not None:
+            Tuning(client).begin_with("MODEL", first, 0.1)
+        return ModelPACS(client, service, **changes)
+
+    yield create
     client.close()
 
 
@@ -59,13 +67,9 @@ def test_workers_that_open_associations_slowly_find_the_best_number(model: Calla
     assert pacs.run(COUNTING) >= 0.9 * 60 / 0.1, pacs.history
 
 
-def test_a_number_is_not_judged_while_what_it_adds_is_being_opened(
-    redis_url: str, model: Callable[..., ModelPACS]
-) -> None:
+def test_a_number_is_not_judged_while_what_it_adds_is_being_opened(model: Callable[..., ModelPACS]) -> None:
     """60 are not worse than 48 because only 50 are open yet, each a little slower meanwhile."""
-    with connect(redis_url, 5) as client:
-        Tuning(client).begin_with("MODEL", 48, 0.1)
-    pacs = model(lambda n: 0.1)
+    pacs = model(lambda n: 0.1, first=48)
     pacs.report(seconds=0.6, in_use=48, cycle=0.1)
     assert pacs.number == 60
     for opened in (50, 53):
@@ -106,24 +110,18 @@ def test_a_remote_of_which_nothing_is_known_begins_with_what_opening_tells(redis
         assert tuning.response_time("FAR") == pytest.approx(0.1)
 
 
-def test_a_number_that_makes_the_remote_slow_is_given_up_before_it_is_in_use(
-    redis_url: str, model: Callable[..., ModelPACS]
-) -> None:
-    with connect(redis_url, 5) as client:
-        Tuning(client).begin_with("MODEL", 48, 0.1)
-    pacs = model(lambda n: 0.1)
+def test_a_number_that_makes_the_remote_slow_is_given_up_before_it_is_in_use(model: Callable[..., ModelPACS]) -> None:
+    pacs = model(lambda n: 0.1, first=48)
     pacs.report(seconds=0.6, in_use=48, cycle=0.1)
     pacs.report(seconds=0.8, in_use=50, cycle=0.15)
     assert [number for _, number in pacs.history] == [48, 60, 48]
 
 
 def test_one_association_that_each_task_opens_anew_is_not_all_that_the_remote_accepts(
-    redis_url: str, model: Callable[..., ModelPACS]
+    model: Callable[..., ModelPACS],
 ) -> None:
     """It is in use for less than half of the time, and being opened for the rest: nobody waits for another to end."""
-    with connect(redis_url, 5) as client:
-        Tuning(client).begin_with("MODEL", 1, 0.1)
-    pacs = model(lambda n: 0.1)
+    pacs = model(lambda n: 0.1, first=1)
     pacs.report(seconds=10, in_use=0.4, opening=0.4, cycle=0.1)
     assert max(number for _, number in pacs.history) > 1, pacs.history
 
