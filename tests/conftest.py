@@ -22,6 +22,7 @@ nursery.open_at_first_use()
 
 # Nobody reads what pynetdicom would log of each PDU and message, which takes a tenth of a TestPACS's time.
 _config.LOG_HANDLER_LEVEL = "none"
+_config.LOG_REQUEST_IDENTIFIERS = _config.LOG_RESPONSE_IDENTIFIERS = False
 
 # A run that was started in the background ignores Ctrl-C, and so would every program that a test starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -1,4 +1,4 @@
-"""Inputs gone wrong, in this process: ``make fuzz`` plays a million, ``tests/acceptance/test_fuzz.py`` twenty thousand.
+"""Inputs gone wrong, in this process: ``make fuzz`` plays a million, ``tests/acceptance/test_fuzz.py`` ten thousand.
 
 Each target takes one kind of untrusted input and allows the errors that its reader documents, and nothing else.
 Hypothesis makes requests and command lines, and shrinks one that fails to its smallest form. Encoded input (PDUs, task

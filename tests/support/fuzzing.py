@@ -23,7 +23,7 @@ from tests.support import messages
 from tests.support.messages import COMMAND, DATA
 
 SEED: Final = os.environ.get("PACS_TASKS_TESTS_FUZZ_SEED", "1")
-CASES: Final = int(os.environ.get("PACS_TASKS_TESTS_FUZZ_CASES", "3000"))
+CASES: Final = int(os.environ.get("PACS_TASKS_TESTS_FUZZ_CASES", "1500"))
 FIRST: Final = int(os.environ.get("PACS_TASKS_TESTS_FUZZ_FIRST", "0"))
 NUMBERS: Final = range(FIRST, FIRST + CASES)
 #: Seconds for all of them.

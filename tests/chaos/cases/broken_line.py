@@ -16,6 +16,8 @@ from tests.chaos.stage import Stage
 
 #: Seconds that the PACS is given.
 _PATIENCE: Final = 3.0
+#: As long, where each byte that comes back is a turn of this process: on a crowded machine an answer takes seconds.
+_PATIENCE_FOR_BYTES: Final = 10.0
 #: Bytes of a C-STORE response, nearly.
 _RESPONSE: Final = 130
 #: Seconds from one byte that comes back to the next.
@@ -55,7 +57,7 @@ def _over(stage: Stage, files: Files, plan: Plan, round_trip: float = 0.0) -> Fo
         port = stage.stack.enter_context(line_to(remote.port, stage.directory, round_trip)).port
         remote = remote.model_copy(update={"port": port})
     stage.start_workers(WORKERS)
-    job = sent(stage, remote, files, timeout=_PATIENCE)
+    job = sent(stage, remote, files, timeout=_PATIENCE_FOR_BYTES if plan.pause else _PATIENCE)
     stage.wait(lambda: job.progress().state.finished, "the end of the job")
     cuts = line.cuts()
     require(cuts, "the line was not cut")

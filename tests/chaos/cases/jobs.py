@@ -8,17 +8,24 @@ from typing import Final
 from pacs_tasks import InstanceCategory, JobState, StoreDirectoryRequest
 from tests.chaos.cases.case import WORKERS, Case, sent, written
 from tests.chaos.closing import Expected, Found, check_sent, require
-from tests.chaos.stage import Stage
+from tests.chaos.stage import CHILDREN, Stage
 
 #: How many ask for the same at once.
 _ASKING: Final = 4
+#: Files that the processes of all workers are sending at a time.
+_IN_PROGRESS: Final = WORKERS * CHILDREN
 
 
 def _cancel(stage: Stage) -> Found:
-    """Once or twice: what was sent stays sent and is counted, and the retry sends the rest."""
+    """Once or twice: what was sent stays sent and is counted, and the retry sends the rest.
+
+    A file in progress has 2 s for its answer. One that was answered later, on a crowded machine, the PACS holds and
+    nobody claims: it is sent again.
+    """
     pacs, files = stage.pacs(delay=stage.pace), written(stage)
     stage.start_workers(WORKERS)
     job = sent(stage, pacs.remote, files)
+    late: set[str] = set()
     for share in sorted(stage.random.uniform(0.05, 0.7) for _ in range(stage.random.randint(1, 2))):
         known = stage.after(job, share, share)
         stage.strike(f"cancel after {known} outcomes")
@@ -26,10 +33,14 @@ def _cancel(stage: Stage) -> Found:
         state = stage.ended(job).state
         require(state is JobState.CANCELLED, f"the job is {state}")
         done = {each.sop_instance_uid for each in job.instances() if each.category is InstanceCategory.SUCCESS}
-        require(done == pacs.held().keys(), f"{len(done)} are counted as sent, the PACS holds {len(pacs.held())}")
+        held = pacs.held().keys()
+        require(done <= held, f"{len(done - held)} are counted as sent and the PACS does not hold them")
+        unclaimed = held - done
+        require(len(unclaimed) <= _IN_PROGRESS, f"{len(done)} are counted as sent, the PACS holds {len(held)}")
+        late |= unclaimed
         job.retry()
-        stage.note(f"retry; {len(done)} were sent")
-    return check_sent(stage, pacs, files, job, expected=Expected(most_twice=0, told=True))
+        stage.note(f"retry; {len(done)} were sent, {len(unclaimed)} were answered too late")
+    return check_sent(stage, pacs, files, job, expected=Expected(most_twice=len(late), told=not late))
 
 
 def _two_jobs(stage: Stage) -> Found:

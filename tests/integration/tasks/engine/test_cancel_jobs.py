@@ -13,7 +13,7 @@ from pacs_tasks.testing import EVERY_INSTANCE, Faults, Silence, TestPACS
 from tests.support.dicom_files import write_series
 from tests.support.waiting import wait_until
 
-FILES = 150
+FILES = 80
 #: The remote answers for so many files before a cancel. After it, each of two tasks finishes at most its part.
 ANSWERED = FILES - 30
 

@@ -196,8 +196,6 @@ def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     (directory / "redis").mkdir()
     found = Stage(sealed)
     with ExitStack() as stack:
-        # The arguments and variables of a forked program are not in /proc.
-        stack.enter_context(nursery.none())
         server = stack.enter_context(
             redis_server(directory / "redis", durable=True, more=["--rdbcompression", "no", "--appendfsync", "always"])
         )
@@ -206,22 +204,24 @@ def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         archive = stack.enter_context(TestPACS("ARCHIVE"))
         archive.destinations = {"OTHER": (other.host, other.port), "PLANTED_RX": ("127.0.0.1", port)}
         scene = _Scene(directory, server, archive, other, sealed=sealed)
-        worker = stack.enter_context(
-            workers.worker(
-                url,
-                directory,
-                "planted",
-                level="DEBUG",
-                options="",
-                PACS_TASKS_ENCRYPTION_KEYS=scene.key,
-                PACS_TASKS_AUDIT=str(directory / "audit.jsonl"),
-                PACS_TASKS_AUDIT_PATIENTS="masked",
+        # What runs to the end: the arguments and variables of a forked program are not in /proc.
+        with nursery.none():
+            worker = stack.enter_context(
+                workers.worker(
+                    url,
+                    directory,
+                    "planted",
+                    level="DEBUG",
+                    options="",
+                    PACS_TASKS_ENCRYPTION_KEYS=scene.key,
+                    PACS_TASKS_AUDIT=str(directory / "audit.jsonl"),
+                    PACS_TASKS_AUDIT_PATIENTS="masked",
+                )
             )
-        )
-        receiver = stack.enter_context(
-            workers.receiver(url, directory, port, "PLANTED_RX", PACS_TASKS_ENCRYPTION_KEYS=scene.key)
-        )
-        flower = stack.enter_context(workers.flower(url, directory, _LOGIN))
+            receiver = stack.enter_context(
+                workers.receiver(url, directory, port, "PLANTED_RX", PACS_TASKS_ENCRYPTION_KEYS=scene.key)
+            )
+            flower = stack.enter_context(workers.flower(url, directory, _LOGIN))
         events = stack.enter_context(_Events(url))
         scene.commands()
         scene.failures()

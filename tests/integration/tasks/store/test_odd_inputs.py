@@ -120,15 +120,15 @@ def test_a_list_with_what_is_no_uid_holds_up_nothing_else(client: PacsClient, tm
 
 def test_a_series_of_more_than_a_slice_comes_whole(client: PacsClient, tmp_path: Path) -> None:
     """Each slice is fetched by its UIDs."""
-    held = write_series(tmp_path / "held", 1_203, rows=2)
+    held = write_series(tmp_path / "held", 503, rows=2)
     with TestPACS(instances=held) as archive:
         # An archive in Python needs some milliseconds for each.
         outcome = retrieved(client, archive, tmp_path / "out", 120)
-        assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, 1_203)
+        assert (outcome.category, outcome.counters.success) == (Category.SUCCESS, 503)
         asked = [
             each for each in archive.identifiers if each.QueryRetrieveLevel == "IMAGE" and each.get("SOPInstanceUID")
         ]
-        assert sorted(len(each.SOPInstanceUID) for each in asked) == [203, 500, 500]
+        assert sorted(len(each.SOPInstanceUID) for each in asked) == [3, 500]
 
 
 def test_what_came_and_could_not_be_kept_says_why(client: PacsClient, tmp_path: Path) -> None:

@@ -230,11 +230,11 @@ def test_warnings_are_committed_too_and_failures_not_asked_for(client: PacsClien
 
 
 def test_many_instances_go_in_several_transactions(client: PacsClient, tmp_path: Path) -> None:
-    """Each holds at most 500; reports on the first come while the last are requested."""
+    """Each holds at most 500; the report on the first comes while the second is requested."""
     with TestPACS(faults=Faults(report=Report.SAME_ASSOCIATION)) as pacs:
-        job = sent(client, pacs.remote, tmp_path, 1_001)
-        assert committed(client, job).committed == 1_001
-        assert [len(each) for each in pacs.transactions] == [500, 500, 1]
+        job = sent(client, pacs.remote, tmp_path, 501)
+        assert committed(client, job).committed == 501
+        assert [len(each) for each in pacs.transactions] == [500, 1]
 
 
 def test_a_peer_without_the_service_is_an_error(client: PacsClient, storescp: peers.Directory, tmp_path: Path) -> None:
