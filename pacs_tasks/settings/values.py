@@ -135,15 +135,15 @@ def _split_paths(value: Any) -> Any:
 Roots = Annotated[tuple[Annotated[Directory, AfterValidator(_check_root)], ...], BeforeValidator(_split_paths)]
 
 
-def _split_urls(value: Any) -> Any:
-    """Read a variable as URLs between commas or spaces, or as the JSON list that a process of ours gives another."""
+def _split_words(value: Any) -> Any:
+    """Read a variable as words between commas or spaces, or as the JSON list that a process of ours gives another."""
     if isinstance(value, str):
         return json.loads(value) if value.startswith("[") else value.replace(",", " ").split()
     return value
 
 
-SourceURLs = Annotated[tuple[URL, ...], BeforeValidator(_split_urls)]
-
+SourceURLs = Annotated[tuple[URL, ...], BeforeValidator(_split_words)]
+Proxies = Annotated[tuple[Network, ...], BeforeValidator(_split_words)]
 
 #: The key of an HMAC should be as long as its result (RFC 2104 section 3).
 SigningKey = Annotated[str, StringConstraints(min_length=32)]
@@ -168,16 +168,6 @@ def _check_header(name: str) -> str:
 HeaderName = Annotated[str, AfterValidator(_check_header)]
 
 
-def _split_words(value: Any) -> Any:
-    """Read a variable whose values are separated by commas or spaces, or the JSON list that our processes give."""
-    if isinstance(value, str):
-        return json.loads(value) if value.startswith("[") else value.replace(",", " ").split()
-    return value
-
-
-Proxies = Annotated[tuple[Network, ...], BeforeValidator(_split_words)]
-
-
 def check_signing_key(value: str) -> str:
     if re.fullmatch(r"[\w.@-]{1,64}:.{32,}", value) is None:
         raise ValueError("write it as NAME:KEY, with a key of at least 32 characters, such as `openssl rand -hex 32`")
@@ -199,12 +189,9 @@ class AuditPatients(StrEnum):
     SEALED = "sealed"
 
 
-_AUDIT = r"/.+|syslog\+tls://(?:\[[\da-fA-F:.]+\]|[^/?#\[\]\s@:]+)(?::\d{1,5})?"
-
-
 def check_audit(value: str) -> str:
     """Accept the path of a file, or the address of a syslog server over TLS."""
-    if re.fullmatch(_AUDIT, value) is None:
+    if re.fullmatch(r"/.+|syslog\+tls://(?:\[[\da-fA-F:.]+\]|[^/?#\[\]\s@:]+)(?::\d{1,5})?", value) is None:
         raise ValueError("write the absolute path of a file, or syslog+tls://HOST:PORT")
     return value
 
