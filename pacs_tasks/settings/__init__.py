@@ -32,8 +32,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from pacs_tasks.errors import ConfigurationError
-from pacs_tasks.settings.file import CONFIG_NAME, config_file, in_file
-from pacs_tasks.settings.model import Settings
+from pacs_tasks.settings.model import CONFIG_NAME, Settings, config_file
 from pacs_tasks.settings.values import (
     AuditPatients,
     PrivateServerKind,
@@ -70,6 +69,20 @@ _NEARLY = re.compile(r"pacs?[-_.]*(?:tasks?|taks|tsaks)[-_.]+")
 _OF_TESTS = "tests_"
 #: Settings that are tables in the file, and JSON objects in the environment.
 _TABLES = {"remotes", "receiver_allow", "enqueuer_keys", "webhooks", "serve_users"}
+
+
+def _in_file() -> dict[str, Any]:
+    """Read the settings file. Editors on Windows begin it with a byte order mark, which TOML does not allow."""
+    file = config_file()
+    if file is None:
+        return {}
+    import tomllib
+
+    found = tomllib.loads(file.read_text("utf-8-sig"))
+    receiver = found.pop("receiver", {})
+    if not isinstance(receiver, dict):
+        raise ConfigurationError("receiver is not a table. Write [receiver], and its settings below it.")
+    return found | {f"receiver_{name}": value for name, value in receiver.items()}
 
 
 def _in_environment() -> dict[str, Any]:
@@ -135,7 +148,7 @@ def load(**overrides: Any) -> Settings:
         If a setting is wrong; the message names each of them.
     """
     try:
-        return Settings.model_validate(_merged(_merged(in_file(), _in_environment()), overrides))
+        return Settings.model_validate(_merged(_merged(_in_file(), _in_environment()), overrides))
     except ValidationError as error:
         wrong = "; ".join(_what_is_wrong(each) for each in error.errors(include_url=False, include_input=False))
         raise ConfigurationError(

@@ -2,10 +2,11 @@
 
 # Without `from __future__ import annotations`: pydantic would compile each annotation again from its text.
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from pacs_tasks.ae import (
     DEFAULT_CALLED_AET,
@@ -32,9 +33,7 @@ from pacs_tasks.ae import (
 from pacs_tasks.errors import ConfigurationError, InvalidRequestError
 from pacs_tasks.journal.logs import LogFormat
 from pacs_tasks.privacy import GroupAccess
-from pacs_tasks.settings.file import CONFIG_NAME, config_file
-from pacs_tasks.settings.pace import Pace
-from pacs_tasks.settings.remotes import NamedRemote
+from pacs_tasks.settings.pace import Hours, Pace, check_hours, check_time_zone, parse_size, parse_window
 from pacs_tasks.settings.values import (
     PASSWORD,
     AuditPatients,
@@ -58,13 +57,64 @@ from pacs_tasks.settings.values import (
 )
 from pacs_tasks.settings.webhooks import Webhook
 
+#: The name of the settings file.
+CONFIG_NAME = "pacs-tasks.toml"
 _REDIS_TLS = ("redis_ca", "redis_cert", "redis_key")
+
+
+def config_file() -> Path | None:
+    """Return the path of the settings file, or None if there is none."""
+    named = os.environ.get("PACS_TASKS_CONFIG")
+    if named:
+        return Path(named)
+    import platformdirs
+
+    candidates = (Path(CONFIG_NAME), platformdirs.user_config_path("pacs-tasks") / CONFIG_NAME)
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def _user_data_path() -> Path:
     import platformdirs
 
     return platformdirs.user_data_path("pacs-tasks")
+
+
+def _several(value: object) -> object:
+    """Read a single text as a list of one."""
+    return [value] if isinstance(value, str) else value
+
+
+class NamedRemote(RemoteAE):
+    """A remote in the settings of a process.
+
+    Attributes
+    ----------
+    identity
+        On whose behalf associations are requested.
+    bulk_hours
+        The hours in which jobs of priority ``bulk`` run: ``22:00-06:00``, or ``sat,sun 00:00-24:00``. None: always.
+    time_zone
+        The time zone of these hours, such as ``Europe/Berlin``. None: that of the worker's machine.
+    instances_per_second, bytes_per_second
+        What the whole fleet may send to it, or have it deliver. None: not limited.
+    """
+
+    identity: UserIdentity | None = None
+    bulk_hours: Annotated[tuple[str, ...], BeforeValidator(_several), AfterValidator(check_hours)] | None = None
+    time_zone: Annotated[str, AfterValidator(check_time_zone)] | None = None
+    # One in 100 seconds at least: a job that waits for hours between two instances looks as if it stood still.
+    instances_per_second: Annotated[float, Field(ge=0.01, le=100_000)] | None = None
+    bytes_per_second: Annotated[float, BeforeValidator(parse_size), Field(ge=1000)] | None = None
+
+    def public(self) -> RemoteAE:
+        """Give what requests may contain."""
+        return RemoteAE.model_construct(**{name: getattr(self, name) for name in RemoteAE.model_fields})
+
+    @property
+    def pace(self) -> Pace:
+        """Its pace."""
+        hours = tuple(map(parse_window, self.bulk_hours or ()))
+        return Pace(self.instances_per_second, self.bytes_per_second, Hours(hours, self.time_zone) if hours else None)
 
 
 class Settings(BaseModel):
