@@ -228,6 +228,19 @@ def connect(redis_url: str, timeout: float, patience: int = 0, sealing: Sealing 
         health_check_interval=30,
         driver_info=_DRIVER,
     )
+    client = _client_of(new_pool)
+    client.place, client.sealing, client.new_pool = place_of(redis_url), sealing, new_pool
+    _clients.add(client)
+    try:
+        client.ping()
+    except redis.ResponseError as error:
+        raise BrokerSettingError(
+            f"The Redis at {client.place} refused the connection ({error}). Check PACS_TASKS_REDIS_URL."
+        ) from None
+    return client
+
+
+def _client_of(new_pool: Callable[[], redis.ConnectionPool]) -> _Redis:
     try:
         client = cast(_Redis, _Redis.from_pool(new_pool()))
         # redis-py checks the parameters of the address when it makes a connection.
@@ -236,14 +249,6 @@ def connect(redis_url: str, timeout: float, patience: int = 0, sealing: Sealing 
         # The reason is left out: any part of a malformed address may be the password.
         raise BrokerSettingError(
             "PACS_TASKS_REDIS_URL has a port or a parameter after ? that no Redis has. Correct or remove it."
-        ) from None
-    client.place, client.sealing, client.new_pool = place_of(redis_url), sealing, new_pool
-    _clients.add(client)
-    try:
-        client.ping()
-    except redis.ResponseError as error:
-        raise BrokerSettingError(
-            f"The Redis at {client.place} refused the connection ({error}). Check PACS_TASKS_REDIS_URL."
         ) from None
     return client
 
@@ -265,10 +270,10 @@ def connect_async(redis_url: str, timeout: float) -> redis.asyncio.Redis:
     return client
 
 
-def answers(url: str, timeout: float = 1.0) -> bool:
-    """Report whether the server at ``url`` answers within ``timeout`` seconds and accepts our password."""
+def answers(url: str) -> bool:
+    """Report whether the server at ``url`` answers within a second and accepts our password."""
     try:
-        with _impatient(url, timeout) as client:
+        with _impatient(url, 1.0) as client:
             return bool(client.ping())
     except redis.RedisError:
         return False
