@@ -16,13 +16,9 @@ from pacs_tasks.ae import TLS, LocalAE, RemoteAE, WrongValueError
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.request.base import (
     BULK_APART,
-    UID,
-    AccessionNumber,
     EchoRequest,
-    Keys,
     Level,
     ListedUID,
-    PatientID,
     Priority,
     QueryModel,
     Request,
@@ -46,8 +42,6 @@ from pacs_tasks.request.store import (
 
 __all__ = [
     "BULK_APART",
-    "UID",
-    "AccessionNumber",
     "AnyRequest",
     "CommitRequest",
     "EchoRequest",
@@ -57,11 +51,9 @@ __all__ = [
     "FindRow",
     "GetRequest",
     "JobRequest",
-    "Keys",
     "Level",
     "ListedUID",
     "MoveRequest",
-    "PatientID",
     "PreflightRequest",
     "Priority",
     "Query",
