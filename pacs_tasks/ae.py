@@ -208,7 +208,13 @@ FileName = Annotated[str, AfterValidator(_check_file_name)]
 ServerName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_check_server_name)]
 
 
-class TLS(BaseModel):
+class Value(BaseModel):
+    """Base of what requests, settings and outcomes hold: frozen, without unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+
+class TLS(Value):
     """A secure transport connection (PS3.15 section B.12, BCP 195): TLS 1.2 or newer, certificates checked.
 
     All files are PEM files on the machine of the worker or receiver that opens or accepts the connection.
@@ -229,8 +235,6 @@ class TLS(BaseModel):
         The remote must present one of these certificates, also where it calls the receiver under its AE title: each is
         a SHA-256 fingerprint or ``CN=`` with a common name. Empty accepts every trusted certificate.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     ca_file: FileName | None = None
     certificate_file: FileName | None = None
@@ -269,15 +273,13 @@ class AnswerLimits:
     match_elements: int = 10_000
 
 
-class LocalAE(BaseModel):
+class LocalAE(Value):
     """The AE that calls."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     ae_title: AETitle = DEFAULT_CALLING_AET
 
 
-class AllowedCaller(BaseModel):
+class AllowedCaller(Value):
     """A caller that the receiver accepts; its AE title, or ``*`` for any, is the name of its table.
 
     Attributes
@@ -288,13 +290,11 @@ class AllowedCaller(BaseModel):
         As in :class:`TLS`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
     addresses: tuple[Address, ...] = ()
     certificates: tuple[Certificate, ...] = ()
 
 
-class UserIdentity(BaseModel):
+class UserIdentity(Value):
     """On whose behalf associations are requested, for a remote that asks (PS3.7 section D.3.3.7): one of five types.
 
     It is in the settings of workers and never in a request. Secrets are in files, which are read for each association,
@@ -311,8 +311,6 @@ class UserIdentity(BaseModel):
     positive_response
         Whether the remote must confirm the identity; without it, a remote may ignore the identity.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     username: Annotated[str, StringConstraints(min_length=1)] | None = None
     passcode: SecretStr | None = None
@@ -334,7 +332,7 @@ class UserIdentity(BaseModel):
         return self
 
 
-class RemoteAE(BaseModel):
+class RemoteAE(Value):
     """The AE that is called, usually a PACS.
 
     Attributes
@@ -355,8 +353,6 @@ class RemoteAE(BaseModel):
     receive_from_certificates
         SHA-256 of the certificates that it may show when it delivers over TLS, beside the one of ``host``.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     ae_title: AETitle = DEFAULT_CALLED_AET
     host: Host = "127.0.0.1"

@@ -13,9 +13,7 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from pydantic import BaseModel, ConfigDict
-
-from pacs_tasks.ae import RemoteAE
+from pacs_tasks.ae import RemoteAE, Value
 from pacs_tasks.ledger.keys import Scripts, server_time
 
 if TYPE_CHECKING:
@@ -47,13 +45,11 @@ class LeaseClass(IntEnum):
     BULK = 2
 
 
-class Associations(BaseModel):
+class Associations(Value):
     """How many associations with a remote are in use, how many may be, and how many tasks wait for one.
 
     The limit follows from what the fleet has measured; the ceiling is ``max_associations``.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     remote: str
     in_use: int

@@ -14,12 +14,12 @@ from typing import NamedTuple, cast
 
 from pydantic import Field
 
+from pacs_tasks.ae import Value
 from pacs_tasks.errors import PacsTasksError
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.keys import Scripts, job_key, transaction_key
 from pacs_tasks.ledger.outcomes import TRANSFERRED, Instances, LineOutcome
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, Status, StatusCategory
-from pacs_tasks.outcome.instance import Value
 from pacs_tasks.outcome.verification import Commitment, CommitmentReport, CommitmentState
 
 #: Reports about one transaction may come at the same time; an honest remote needs fewer tries than this.

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
+from pacs_tasks.ae import Value
 from pacs_tasks.ledger.keys import Bitmap, Scripts, job_key, unseal_whole
 from pacs_tasks.ledger.seals import Seals
 from pacs_tasks.outcome import Category, InstanceCategory, JobState, Proof, StudyOutcome
-from pacs_tasks.outcome.instance import Value
 
 if TYPE_CHECKING:
     import redis

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pacs_tasks.outcome.instance import Category, InstanceOutcome, Value
+from pacs_tasks.ae import Value
+from pacs_tasks.outcome.instance import Category, InstanceOutcome
 from pacs_tasks.outcome.transfer import JobState
 
 

@@ -3,8 +3,9 @@
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
+from pacs_tasks.ae import Value
 from pacs_tasks.errors import AssociationError, ContextRejectedError, PacsTasksError, PeerStalledError, from_record
 
 
@@ -32,12 +33,6 @@ class Category(StrEnum):
     PARTIAL = "partial"
     FAILED = "failed"
     CANCELLED = "cancelled"
-
-
-class Value(BaseModel):
-    """Base of outcomes: frozen, without unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Status(Value):

@@ -5,13 +5,13 @@ from typing import Any
 
 from pydantic import Field
 
+from pacs_tasks.ae import Value
 from pacs_tasks.outcome.instance import (
     Category,
     InstanceOutcome,
     Status,
     StatusCategory,
     Suboperations,
-    Value,
     category_of,
     category_of_suboperations,
 )

@@ -3,9 +3,10 @@
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from pacs_tasks.outcome.instance import Category, InstanceOutcome, Value
+from pacs_tasks.ae import Value
+from pacs_tasks.outcome.instance import Category, InstanceOutcome
 
 
 class Counters(Value):
@@ -193,10 +194,8 @@ class JobState(StrEnum):
 _FINISHED = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 
 
-class Progress(BaseModel):
+class Progress(Value):
     """The progress of a job. Times are in Unix seconds; ``seconds`` is the time from start to end."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     job_id: str
     task: str

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from pacs_tasks.outcome.instance import Category, InstanceOutcome, Value
+from pacs_tasks.ae import Value
+from pacs_tasks.outcome.instance import Category, InstanceOutcome
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from pacs_tasks.ae import (
     DEFAULT_CALLED_AET,
@@ -27,6 +27,7 @@ from pacs_tasks.ae import (
     RemoteAE,
     ServerName,
     UserIdentity,
+    Value,
     check_key_has_certificate,
     is_loopback,
 )
@@ -117,10 +118,8 @@ class NamedRemote(RemoteAE):
         return Pace(self.instances_per_second, self.bytes_per_second, Hours(hours, self.time_zone) if hours else None)
 
 
-class Settings(BaseModel):
+class Settings(Value):
     """All settings with their defaults. Times are in seconds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     # The options of the command line have the same names.
     ip: Host = "127.0.0.1"

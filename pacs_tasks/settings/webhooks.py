@@ -7,9 +7,9 @@ import binascii
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
-from pacs_tasks.ae import FileName, is_loopback
+from pacs_tasks.ae import FileName, Value, is_loopback
 
 #: What a secret begins with (Standard Webhooks), and the bytes that it may have after that.
 SECRET = "whsec_"  # noqa: S105 - its beginning
@@ -47,7 +47,7 @@ def key_of(secret: str) -> bytes | None:
     return key if len(key) in _SECRET_BYTES else None
 
 
-class Webhook(BaseModel):
+class Webhook(Value):
     """A subscription to the ends of jobs.
 
     Attributes
@@ -65,8 +65,6 @@ class Webhook(BaseModel):
     timeout
         Seconds to connect, and then for the whole response.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     url: Annotated[str, AfterValidator(_check_url)]
     secret: Annotated[str, AfterValidator(_check_secret)] = Field(repr=False)
