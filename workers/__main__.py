@@ -14,13 +14,13 @@ def main() -> None:
     options = sys.argv[1:]
     # Celery starts this again for --detach, and finds the pool here.
     sys.argv = ["celery", "-A", "workers.dimse", "worker", *options]
-    from celery import maybe_patch_concurrency  # noqa: PLC0415 - it must come before other imports
+    from celery import maybe_patch_concurrency
 
     maybe_patch_concurrency(sys.argv)
-    from celery.bin.base import CLIContext  # noqa: PLC0415
-    from celery.bin.worker import worker  # noqa: PLC0415
+    from celery.bin.base import CLIContext
+    from celery.bin.worker import worker
 
-    from workers.dimse import app  # noqa: PLC0415
+    from workers.dimse import app
 
     context = CLIContext(app=app, no_color=False, workdir=None)
     worker.main(options, "celery worker", obj=context, auto_envvar_prefix="CELERY_WORKER")

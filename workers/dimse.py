@@ -119,7 +119,7 @@ def _end_job(letter: DeadLetter, too_often: bool) -> None:
         logger.warning("job %s could not be ended (%s)", letter.job_id, type(failure).__name__)
 
 
-@celeryd_init.connect  # type: ignore[untyped-decorator]
+@celeryd_init.connect
 def _leave_out_banner(instance: Any, **_: object) -> None:
     """Print neither a banner nor other plain text among JSON lines."""
     if settings().log_format == "json":
@@ -133,14 +133,14 @@ def _say_as_json(message: str, *_: object) -> None:
     os.write(2, f"{JsonLines().format(record)}\n".encode())
 
 
-@after_setup_logger.connect  # type: ignore[untyped-decorator]
-@after_setup_task_logger.connect  # type: ignore[untyped-decorator]
+@after_setup_logger.connect
+@after_setup_task_logger.connect
 def _write_lines(logger: logging.Logger, **_: object) -> None:
     """Write lines as the settings say."""
     write_lines(settings().log_format, logger)
 
 
-@celeryd_after_setup.connect  # type: ignore[untyped-decorator]
+@celeryd_after_setup.connect
 def _judge_messages(**_: object) -> None:
     """Let the transport know the tasks and commands of this worker."""
     for name in _REFUSED:
@@ -152,7 +152,7 @@ def _judge_messages(**_: object) -> None:
     logs.hide_bodies()
 
 
-@celeryd_after_setup.connect  # type: ignore[untyped-decorator]
+@celeryd_after_setup.connect
 def _begin(**_: object) -> None:
     """Log which variables look like settings and are none, and keep what the worker writes private."""
     keep_private(settings().group_access)
@@ -162,7 +162,7 @@ def _begin(**_: object) -> None:
         logger.warning("%s", remark)
 
 
-@celeryd_after_setup.connect  # type: ignore[untyped-decorator]
+@celeryd_after_setup.connect
 def _route_what_follows(**_: object) -> None:
     """Publish callbacks, chains and chords of other services to whatever queue these name; the worker serves its own.
 
@@ -192,7 +192,7 @@ def _be_present(stopped: threading.Event) -> None:
 _presence = threading.Thread(target=_be_present, args=[_stopped], name="presence", daemon=True)
 
 
-@worker_ready.connect  # type: ignore[untyped-decorator]
+@worker_ready.connect
 def _watch(**_: object) -> None:
     """Start the threads that resume jobs, probe remotes, deliver webhooks, mend keys, and show that the worker runs."""
     if not settings().keys:
@@ -204,13 +204,13 @@ def _watch(**_: object) -> None:
         threading.Thread(target=target, args=[_stopped], name=target.__name__, daemon=True).start()
 
 
-@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+@worker_shutting_down.connect
 def _end_soon(**_: object) -> None:
     """Have running parts end after their current file."""
     shut_down()
 
 
-@worker_process_shutdown.connect  # type: ignore[untyped-decorator]
+@worker_process_shutdown.connect
 def _release_in_child(**_: object) -> None:
     """Have the tasks in the background of a child of the prefork pool end, and release its associations."""
     end_all(_END_LIMIT)
@@ -218,7 +218,7 @@ def _release_in_child(**_: object) -> None:
     tracing.flush(settings().traces)
 
 
-@worker_shutdown.connect  # type: ignore[untyped-decorator]
+@worker_shutdown.connect
 def _release_in_worker(**_: object) -> None:
     """Release the associations of a worker whose pool is threads or solo, and end the presence of any."""
     _stopped.set()

@@ -40,7 +40,7 @@ def serve_metrics(config: Settings, redis_url: str) -> None:
     try:
         server, _ = start_http_server(config.metrics_port, config.metrics_address, registry)
     except OSError as error:
-        logger.error(  # noqa: TRY400 - the message needs no traceback
+        logger.error(
             "There are no metrics at %s:%d (%s). Set PACS_TASKS_METRICS_PORT to another port.",
             config.metrics_address,
             config.metrics_port,

@@ -78,7 +78,7 @@ class Message(VirtualMessage):
     """A message whose body was decoded when it was judged."""
 
     def __init__(self, payload: Any, channel: Any = None, **options: Any) -> None:
-        super().__init__(payload, channel=channel, **options)  # type: ignore[no-untyped-call]
+        super().__init__(payload, channel=channel, **options)
         if isinstance(payload, Envelope):
             self._decoded_cache = payload.content
 
@@ -102,19 +102,19 @@ class QoS(redis.QoS):
         connection = self.channel.connection
         if connection is None or connection.client is None:
             raise RedisConnectionError("The connection over which this message came is lost.")
-        super().ack(delivery_tag)  # type: ignore[no-untyped-call]  # kombu ships no annotations
+        super().ack(delivery_tag)
 
     def restore_by_tag(self, tag: str, client: Any = None, leftmost: bool = False) -> None:
         """Put a message back into its queue; one that cannot be read any more becomes a dead letter."""
         try:
-            super().restore_by_tag(tag, client, leftmost)  # type: ignore[no-untyped-call]
+            super().restore_by_tag(tag, client, leftmost)
         except RedisError:
             raise
         except Exception:  # noqa: BLE001 - whatever stands there must not hold up the messages behind it
             with self.channel.conn_or_acquire(client) as connection:
                 raw = connection.hget(self.unacked_key, tag) or b""
                 self.channel.refuse(raw, self.unacked_key, _not_readable())
-                self._remove_from_indices(tag).execute()  # type: ignore[no-untyped-call]
+                self._remove_from_indices(tag).execute()
 
 
 def _not_readable() -> MessageError:
@@ -146,7 +146,7 @@ class Channel(redis.Channel):
     _publisher: Any = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
+        super().__init__(*arguments, **options)
         try:
             self.client.set("pacs_tasks.writable", 1, px=1)
             set_aside_wrong_types(self.client)
@@ -158,10 +158,10 @@ class Channel(redis.Channel):
     def close(self) -> None:
         """Close; unacknowledged messages return to their queue now, or by the visibility timeout if that fails."""
         try:
-            super().close()  # type: ignore[no-untyped-call]
+            super().close()
         except self.connection_errors:
             # The channel no longer reads, so this call reaches its end.
-            super().close()  # type: ignore[no-untyped-call]
+            super().close()
 
     def _create_client(self, asynchronous: bool = False) -> Any:
         """Give a client; all that wait for no message share one.
@@ -170,10 +170,10 @@ class Channel(redis.Channel):
         of the work of a worker's main process.
         """
         if asynchronous:
-            return super()._create_client(asynchronous)  # type: ignore[no-untyped-call]
+            return super()._create_client(asynchronous)
         if self._publisher is None or self._publisher.connection_pool is not self.pool:
             # A fork has another pool.
-            self._publisher = super()._create_client()  # type: ignore[no-untyped-call]
+            self._publisher = super()._create_client()
         return self._publisher
 
     def _brpop_start(self, timeout: float | None = None) -> None:
@@ -211,7 +211,7 @@ class Channel(redis.Channel):
             return True
         finally:
             self._in_poll = None  # type: ignore[assignment]
-            self._flush_brpop_reauth()  # type: ignore[no-untyped-call]
+            self._flush_brpop_reauth()
 
     def _deliver(self, message: Envelope, queue: str, reply: tuple[bytes, bytes]) -> None:
         try:
@@ -311,7 +311,7 @@ class Channel(redis.Channel):
             with self.conn_or_acquire() as client:
                 letter = DeadLetters(client, settings().keep_jobs).add(raw, queue, error.message, task, job_id)
         except ResponseError as failure:
-            logger.error("a message was refused (%s) and could not be kept (%s)", error.message, failure)  # noqa: TRY400
+            logger.error("a message was refused (%s) and could not be kept (%s)", error.message, failure)
             return
         _log(f"dead letter {letter.id} of {queue}: {error.message} Run `pacs-tasks dead-letters` to see it.")
         if (hook := type(self).on_dead_letter) is not None:
@@ -330,15 +330,15 @@ class Channel(redis.Channel):
             raise TypeError("not a message")
         queue = payload.pop("queue", None)
         if queue is None or queue not in {*QUEUES, *self._active_queues}:
-            super()._do_restore_message(payload, exchange, routing_key, pipe, leftmost)  # type: ignore[no-untyped-call]
+            super()._do_restore_message(payload, exchange, routing_key, pipe, leftmost)
             return
         payload["headers"]["redelivered"] = True
-        key = self._q_for_pri(queue, self._get_message_priority(payload, reverse=False))  # type: ignore[no-untyped-call]
-        (pipe.lpush if leftmost else pipe.rpush)(key, dumps(payload))  # type: ignore[no-untyped-call]
+        key = self._q_for_pri(queue, self._get_message_priority(payload, reverse=False))
+        (pipe.lpush if leftmost else pipe.rpush)(key, dumps(payload))
 
     def _handle_message(self, client: Any, response: Any) -> dict[str, Any]:
         """Empty what comes by publish and subscribe unless it is a command or an event."""
-        payload: dict[str, Any] = super()._handle_message(client, response)  # type: ignore[no-untyped-call]
+        payload: dict[str, Any] = super()._handle_message(client, response)
         if payload["type"].endswith(b"message") and payload["data"]:
             channel = payload["channel"].decode(errors="replace")
             check = envelope.check_events if ".celeryev" in channel else self._check_command

@@ -175,7 +175,7 @@ def main() -> int:
     try:
         server = Server(configuration["port"], configuration["password"], places.server_dir / "keys.pickle")
     except OSError as error:
-        logger.error("the server cannot listen: %s", error)  # noqa: TRY400 - the message is enough
+        logger.error("the server cannot listen: %s", error)
         return 1
 
     def end() -> None:

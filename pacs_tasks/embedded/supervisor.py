@@ -302,7 +302,7 @@ class Supervisor:
             while not self._stop.wait(_INTERVAL) and self._check(worker) and not self._may_end(worker):
                 pass
         except (PacsTasksError, OSError) as failure:
-            logger.error("%s", failure)  # noqa: TRY400 - the message is enough
+            logger.error("%s", failure)
             error = str(failure)
         finally:
             # Each step is taken even if another one fails: the children must not outlive this process.

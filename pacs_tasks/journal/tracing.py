@@ -92,7 +92,7 @@ def _provider(collector: str, _: int) -> TracerProvider | None:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
-        logger.error("PACS_TASKS_TRACES needs OpenTelemetry, so there are no traces. Install `pacs-tasks[otel]`.")  # noqa: TRY400
+        logger.error("PACS_TASKS_TRACES needs OpenTelemetry, so there are no traces. Install `pacs-tasks[otel]`.")
         return None
     provider = TracerProvider(resource=Resource.create({"service.name": "pacs-tasks"}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(collector, timeout=_LIMIT / 1000)))

@@ -63,7 +63,7 @@ def _as_sent(value: object) -> object:
     """Encode what JSON does not know as a message does. Clients, which may lack kombu, have no such value."""
     from kombu.utils.json import JSONEncoder
 
-    return JSONEncoder().default(value)  # type: ignore[no-untyped-call]  # kombu ships no annotations
+    return JSONEncoder().default(value)
 
 
 def own_signature(config: Settings, signed: Signed) -> str:

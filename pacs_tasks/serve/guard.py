@@ -75,7 +75,7 @@ class Guard:
         except _TooLargeError:
             problem = _too_large(limited.most)
         except Exception as error:  # noqa: BLE001 - uvicorn would log its values, which may be patient data
-            logger.error("unexpected %s", place_of(error))  # noqa: TRY400 - for the same reason
+            logger.error("unexpected %s", place_of(error))
             problem = _DEFECT
         if problem is not None and not begun:
             await problem(scope, receive, send_guarded)

@@ -153,7 +153,7 @@ class Watch:
             except PacsTasksError:
                 raise
             except Exception as error:  # noqa: BLE001 - others are watched too
-                logger.error("a job that is watched cannot be read (%s)", place_of(error))  # noqa: TRY400 - no values
+                logger.error("a job that is watched cannot be read (%s)", place_of(error))
                 found[job_id] = None
         return found
 

@@ -244,7 +244,7 @@ class Trail:
             self._sink.write([message(event, self._private) for event in events])
         except OSError as error:
             if not self._failed:
-                logger.error(  # noqa: TRY400 - the reason is enough
+                logger.error(
                     "The audit trail cannot be written (%s). Jobs continue; the trail is kept in Redis and is written "
                     "when that is possible again. Check PACS_TASKS_AUDIT.",
                     error.strerror or type(error).__name__,
@@ -275,7 +275,7 @@ class Trail:
             except MissingKeyError:
                 return  # Another worker has its key.
             except SealingError as error:
-                logger.error("An event of the audit trail is left out: %s", error.message)  # noqa: TRY400
+                logger.error("An event of the audit trail is left out: %s", error.message)
             else:
                 if text is None or not self.write(Event.from_json(text)):
                     return
@@ -328,7 +328,7 @@ def watch_audits(stopped: threading.Event) -> None:
     try:
         sink = sink_of(config)
     except ConfigurationError as error:
-        logger.error("There is no audit trail: %s", error.message)  # noqa: TRY400 - the message is enough
+        logger.error("There is no audit trail: %s", error.message)
         return
     if sink is None:
         return

@@ -115,7 +115,7 @@ def test_a_redis_that_cannot_be_written_is_one_sentence(
         def write(*command: object) -> None:
             client = connect(server.url(), 3)
             stack.callback(client.close)
-            client.execute_command(*command)  # type: ignore[no-untyped-call]
+            client.execute_command(*command)
 
         for command in (("SET", "a", 1), ("EVAL", "return redis.call('SET', KEYS[1], 1)", 1, "a")):
             with pytest.raises(BrokerUnavailableError, match=said) as raised:

@@ -23,7 +23,7 @@ def signed_by(name: str, key: str, stamp: float | None = None) -> Iterator[None]
     def sign(headers: dict[str, Any], body: Any, **_: Any) -> None:
         now = int(time.time() if stamp is None else stamp)
         signed = [name, now, headers["task"], headers["id"], headers["eta"], headers["expires"], body]
-        plain = json.loads(dumps(signed))  # type: ignore[no-untyped-call]
+        plain = json.loads(dumps(signed))
         text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
         mac = hmac.new(key.encode(), text.encode(), hashlib.sha256).hexdigest()
         headers["pacs_tasks_signature"] = f"{name}:{now}:{mac}"

@@ -366,6 +366,6 @@ def main() -> int:
             url = config.redis_url or stack.enter_context(embedded.attach(config))
             serve(config, url, ending)
     except PacsTasksError as error:
-        logger.error("%s", error)  # noqa: TRY400 - the message needs no traceback
+        logger.error("%s", error)
         return 2
     return 0

@@ -378,7 +378,7 @@ def _what_follows(task: Task) -> str:
     """Write what follows the running task: callbacks, the rest of a chain, a group, a chord."""
     following = {name: getattr(task.request, name) for name in _FOLLOWING}
     # Celery's JSON, since times and UUIDs may be among the arguments.
-    return cast(str, dumps(following))  # type: ignore[no-untyped-call]  # kombu ships no annotations
+    return cast(str, dumps(following))
 
 
 def _restore(task: Task, follows: str | None) -> None:
@@ -387,7 +387,7 @@ def _restore(task: Task, follows: str | None) -> None:
     Celery carries it from message to message while a task is retried or replaced. A message of ours has none of it, and
     a message that Redis delivers twice still has it after Celery has called it.
     """
-    known = loads(follows) if follows else {}  # type: ignore[no-untyped-call]  # kombu ships no annotations
+    known = loads(follows) if follows else {}
     task.request.update({name: known.get(name) for name in _FOLLOWING})
 
 

@@ -145,7 +145,7 @@ def _status(port: int, page: str) -> int:
 @pytest.mark.parametrize("lost", ["-evalsha", "-hmget", "resetkeys", "-ping"])
 def test_a_right_less_is_one_sentence(secured: Secured, tmp_path: Path, lost: str) -> None:
     """That names where the rights are written."""
-    secured.admin.execute_command("ACL", "SETUSER", "pacs-tasks", lost)  # type: ignore[no-untyped-call]
+    secured.admin.execute_command("ACL", "SETUSER", "pacs-tasks", lost)
     (tmp_path / "terminal").mkdir()
     result = Terminal(tmp_path / "terminal", secured.url, tuple(secured.settings.items()), PACS_TASKS).run("echo")
     assert result.code == 2, str(result)
@@ -170,7 +170,7 @@ def test_every_script_may_run_and_no_right_is_superfluous() -> None:
 
 
 def test_another_user_is_told_what_is_missing(secured: Secured) -> None:
-    secured.admin.execute_command("ACL", "SETUSER", "nobody", "on", ">x", "+ping")  # type: ignore[no-untyped-call]
+    secured.admin.execute_command("ACL", "SETUSER", "nobody", "on", ">x", "+ping")
     url = secured.url.replace(f"pacs-tasks:{PASSWORD}", "nobody:x")
     names = dict(zip(("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"), secured.settings.values(), strict=True))
     client = connect(f"{url}?{'&'.join(f'{name}={value}' for name, value in names.items())}", 5)
