@@ -231,7 +231,7 @@ class Layout:
                 raise
         near, descriptor = storage.create_unfinished(self._top(directory), self._owner, strict=True)
         try:
-            with open(descriptor, "wb") as copy, read_regular(str(temporary)) as file:  # noqa: PTH123 - a descriptor
+            with os.fdopen(descriptor, "wb") as copy, read_regular(str(temporary)) as file:
                 shutil.copyfileobj(file, copy, _CHUNK)
                 # The same people may read the file.
                 os.chmod(  # noqa: PTH101 - a descriptor

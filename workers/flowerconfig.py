@@ -81,7 +81,7 @@ class SafeHeaders(OutputTransform):
         status_code: int,
         headers: HTTPHeaders,
         chunk: bytes,
-        finishing: bool,  # noqa: ARG002 - Tornado's signature
+        _finishing: bool,
     ) -> tuple[int, HTTPHeaders, bytes]:
         for name, value in HEADERS.items():
             headers[name] = value

@@ -231,7 +231,7 @@ class SharedOptionsCommand(click.Command):
         self.examples = examples
         self.without = without
 
-    def get_help_option_names(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - whoever asks first
+    def get_help_option_names(self, _ctx: click.Context) -> list[str]:
         return list(HELP_OPTIONS)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
@@ -273,7 +273,7 @@ class CommandGroup(click.Group):
         super().__init__(*args, **kwargs)
         self.params += SHARED_OPTIONS
 
-    def get_help_option_names(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - whoever asks first
+    def get_help_option_names(self, _ctx: click.Context) -> list[str]:
         return list(HELP_OPTIONS)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:

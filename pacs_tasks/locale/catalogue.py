@@ -39,7 +39,7 @@ class Catalogue:
         with path.open("rb") as file:
             read = gettext.GNUTranslations(file)
         # Public methods find one text; the templates must be known to be compared.
-        entries: dict[object, str] = getattr(read, "_catalog")  # noqa: B009 - it has no annotation
+        entries: dict[object, str] = vars(read)["_catalog"]
         self._entries = {key: value for key, value in entries.items() if isinstance(key, str) and key}
 
     @cached_property

@@ -375,7 +375,7 @@ class IncomingFile:
         old, offset = self._path, self._offset
         self._path, descriptor = create_unfinished(self._directory, self._owner, strict=self._strict)
         try:
-            with open(descriptor, "wb") as copy, old.open("rb") as source:  # noqa: PTH123 - a descriptor
+            with os.fdopen(descriptor, "wb") as copy, old.open("rb") as source:
                 self._offset = copy.write(_head_of(*self._names, found, self._calling_aet))
                 source.seek(offset)
                 shutil.copyfileobj(source, copy)

@@ -175,11 +175,11 @@ class Pages:
             said["status"] = f"{status.code:04X}: {status.meaning}"
         return {"facts": tuple(said.items())}
 
-    def _remotes(self, query: Mapping[str, str], look: Look) -> dict[str, Any]:  # noqa: ARG002 - as all parts
+    def _remotes(self, _query: Mapping[str, str], _look: Look) -> dict[str, Any]:
         found = fleet.remotes(self._client, self._services.settings)
         return {"remotes": found, "queues": fleet.queues(self._client)}
 
-    def _fleet(self, query: Mapping[str, str], look: Look) -> dict[str, Any]:  # noqa: ARG002 - as all parts
+    def _fleet(self, _query: Mapping[str, str], _look: Look) -> dict[str, Any]:
         client = self._client.ledger.client
         letters = DeadLetters(client, self._services.settings.keep_jobs).count()
         return {
