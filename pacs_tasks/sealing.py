@@ -254,8 +254,15 @@ class Sealing:
 
     def of_job(self, job_id: str, sealed_key: str) -> Sealer:
         """Give the encryption of a job by what its record holds. It raises nothing: its methods do."""
+        if not sealed_key and not self.refuses_plain:
+            return self._plain
         if not sealed_key:
-            return _Locked(_plain_record()) if self.refuses_plain else self._plain
+            return _Locked(
+                PlainRecordError(
+                    "This job is not encrypted, and PACS_TASKS_ENCRYPTION_KEYS is set here. Set the same keys where it "
+                    "was enqueued, or PACS_TASKS_ACCEPT_PLAIN=true here until such jobs have ended."
+                )
+            )
         try:
             return _Sealed(base64.urlsafe_b64decode(self._opened(sealed_key, _of_job(job_id))), job_id)
         except SealingError as error:
@@ -320,13 +327,6 @@ def _of_request(task: str, job_id: str) -> str:
 
 def _of_job(job_id: str) -> str:
     return f"key of job {job_id}"
-
-
-def _plain_record() -> PlainRecordError:
-    return PlainRecordError(
-        "This job is not encrypted, and PACS_TASKS_ENCRYPTION_KEYS is set here. Set the same keys where it was "
-        "enqueued, or PACS_TASKS_ACCEPT_PLAIN=true here until such jobs have ended."
-    )
 
 
 @functools.cache

@@ -162,11 +162,10 @@ def load(**overrides: Any) -> Settings:
 
 def _what_is_wrong(error: ErrorDetails) -> str:
     name = ".".join(str(part) for part in error["loc"])
-    if not name:
-        return error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         return f"{name}: there is no setting of this name"
-    return f"{name}: {error['msg'].removeprefix('Value error, ')}"
+    wrong = error["msg"].removeprefix("Value error, ")
+    return f"{name}: {wrong}" if name else wrong
 
 
 def _why_unreadable(error: ValueError | OSError) -> str:

@@ -41,9 +41,8 @@ from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.messages.shown import DELIVERED, GIVEN_UP, TRIED_LATER
 from pacs_tasks.operations import FIND_QUEUE, PART_PRIORITIES
 from pacs_tasks.outcome import Category, Outcome, Progress
-from pacs_tasks.outcome.event import JobEnded, JobEvent
 from pacs_tasks.request import Priority
-from pacs_tasks.schema import ID
+from pacs_tasks.schema import ID, JobEnded, JobEvent
 from pacs_tasks.settings import settings
 from pacs_tasks.settings.webhooks import Webhook, key_of
 from pacs_tasks.tasks.engine.base import BROKER_AWAY, go_back, ledger, register

@@ -13,8 +13,8 @@ from pacs_tasks import schema
 from pacs_tasks.cli.program import main
 from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.outcome import InstanceOutcome, JobState, Progress
-from pacs_tasks.outcome.event import JobEvent
 from pacs_tasks.request import build
+from pacs_tasks.schema import JobEvent
 from tests.support.processes import ROOT
 
 EVENT = {

@@ -13,8 +13,8 @@ from pacs_tasks.errors import PeerUnreachableError
 from pacs_tasks.fleet.webhooks import Webhooks
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.keys import Scripts, job_key
-from pacs_tasks.outcome.event import JobEnded, JobEvent
 from pacs_tasks.request import EchoRequest
+from pacs_tasks.schema import JobEnded, JobEvent
 from pacs_tasks.settings.webhooks import Webhook
 from pacs_tasks.tasks.webhooks import PAUSES, deliver, plan_deliveries
 from tests.support.interleaving import interrupt

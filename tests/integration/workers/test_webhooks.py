@@ -14,7 +14,7 @@ import pytest
 from pacs_tasks import EchoRequest, Job, JobState, PacsClient, RemoteAE, StoreDirectoryRequest
 from pacs_tasks.app import create
 from pacs_tasks.operations import FIND_QUEUE
-from pacs_tasks.outcome.event import JobEvent
+from pacs_tasks.schema import JobEvent
 from pacs_tasks.sealing import new_key
 from pacs_tasks.settings import Settings, load
 from pacs_tasks.testing import EVERY_INSTANCE, Faults, TestPACS
