@@ -76,7 +76,7 @@ def _check_file_name(value: str) -> str:
         raise ValueError("a file needs a name")
     if PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute():
         return value
-    return os.path.abspath(os.path.expanduser(value))  # noqa: PTH100, PTH111 - pathlib keeps `..` and raises at `~nobody`
+    return os.path.abspath(os.path.expanduser(value))
 
 
 def _check_server_name(value: str) -> str:

@@ -98,7 +98,7 @@ def opened(path: str) -> AbstractContextManager[BinaryIO]:
     """Open a file to read, or stdin for ``-``."""
     if path == STDIN:
         return nullcontext(getattr(sys.stdin, "buffer", io.BytesIO()))
-    return Path(os.path.expanduser(path)).open("rb")  # noqa: PTH111 - pathlib raises at `~nobody`
+    return Path(os.path.expanduser(path)).open("rb")
 
 
 def _text(path: str, shown: str) -> str:

@@ -226,7 +226,7 @@ def absolute(path: str) -> str:
             "as /data/dicom_files.",
             readable(path),
         )
-    found = os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111 - pathlib raises at `~nobody`
+    found = os.path.abspath(os.path.expanduser(path))
     if readable(found) != found:
         raise UnreadableInputError(
             "This path has bytes that are not UTF-8. Name a directory above it.", readable(found)

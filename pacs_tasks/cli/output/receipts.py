@@ -87,7 +87,7 @@ def _file(output: str) -> Iterator[Write]:
     PacsTasksError
         If it cannot be written.
     """
-    target = Path(os.path.expanduser(output))  # noqa: PTH111 - pathlib raises at `~nobody`
+    target = Path(os.path.expanduser(output))
     # A pipe or a device is written to directly.
     direct = target.exists() and not target.is_file()
     path = target if direct else target.parent / f".{secrets.token_hex(8)}.part"
