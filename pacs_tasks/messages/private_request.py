@@ -21,11 +21,11 @@ class PrivateRequest(Request):  # type: ignore[misc]  # Celery ships no annotati
     def info(self, *_: Any, **__: Any) -> dict[str, Any]:
         return cast("dict[str, Any]", super().info(safe=True))
 
-    def send_event(self, type: str, **fields: Any) -> None:  # noqa: A002 - Celery's name
+    def send_event(self, event: str, **fields: Any) -> None:
         """Send an event. A job that did not do all has failed for whoever watches, although Celery has its summary."""
-        if type == "task-succeeded":
+        if event == "task-succeeded":
             good, result = shown_result(self.name, fields["result"])
             fields["result"] = result
             if not good:
-                type, fields["exception"] = "task-failed", result  # noqa: A001
-        super().send_event(type, **fields)
+                event, fields["exception"] = "task-failed", result
+        super().send_event(event, **fields)
