@@ -44,15 +44,17 @@ def keep(config: Settings, job_id: str, name: str, content: BinaryIO) -> Path:
             "The workers of a fleet do not see what this command reads. Set PACS_TASKS_SPOOL_DIR, here and on the "
             "workers, to a directory that all of them share."
         )
-    directory = config.spool / job_id
+    directory, mode = config.spool / job_id, directory_mode(config.group_access)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         _remove_old(config)
-        _make(directory, config)
+        directory.mkdir(mode=mode)
+        # The umask of a command leaves the group nothing.
+        directory.chmod(mode)
         target = directory / name
         with target.open("xb") as file:
             _copy(content, file, shutil.disk_usage(directory).free // 2)
-        target.chmod(directory_mode(config.group_access) & ~0o111)
+        target.chmod(mode & ~0o111)
     except OSError as error:
         remove(config, job_id)
         raise UnreadableInputError(
@@ -71,13 +73,6 @@ def remove(config: Settings, job_id: str) -> None:
     if _JOB_ID.fullmatch(job_id):
         with suppress(OSError):
             shutil.rmtree(config.spool / job_id)
-
-
-def _make(directory: Path, config: Settings) -> None:
-    mode = directory_mode(config.group_access)
-    directory.mkdir(mode=mode)
-    # The umask of a command leaves the group nothing.
-    directory.chmod(mode)
 
 
 def _copy(content: BinaryIO, file: BinaryIO, most: int) -> None:
