@@ -237,7 +237,8 @@ class PrivateWorker:
             return
         lived = time.monotonic() - self._started
         logger.warning("worker %d ended with %d after %.0f s", self._process.pid, self._process.returncode, lived)
-        self._sweep()
+        # If it was killed, it has left children.
+        _end(self._process, 0)
         self._deaths = self._deaths + 1 if lived < WORKER_START else 1
         if self._deaths >= MAX_DEATHS:
             self.error = f"The private worker does not start. Its log ends with: {self._places.last_line('worker')}"
@@ -249,11 +250,6 @@ class PrivateWorker:
         """End it when its tasks have ended, or after :data:`WORKER_STOP` seconds."""
         if self._process is not None:
             _end(self._process, WORKER_STOP)
-
-    def _sweep(self) -> None:
-        """End the children of a worker that was killed."""
-        assert self._process is not None  # noqa: S101 - the caller has checked it
-        _end(self._process, 0)
 
 
 def _end(process: subprocess.Popen[bytes], limit: float) -> None:
