@@ -16,9 +16,12 @@ from pacs_tasks.ae import TLS, LocalAE, RemoteAE, WrongValueError
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.request.base import (
     BULK_APART,
+    UID,
+    AccessionNumber,
     EchoRequest,
     Level,
     ListedUID,
+    PatientID,
     Priority,
     QueryModel,
     Request,
@@ -42,6 +45,8 @@ from pacs_tasks.request.store import (
 
 __all__ = [
     "BULK_APART",
+    "UID",
+    "AccessionNumber",
     "AnyRequest",
     "CommitRequest",
     "EchoRequest",
@@ -54,6 +59,7 @@ __all__ = [
     "Level",
     "ListedUID",
     "MoveRequest",
+    "PatientID",
     "PreflightRequest",
     "Priority",
     "Query",
