@@ -20,8 +20,7 @@ from pacs_tasks.tasks.engine.associations import new_association
 from pacs_tasks.tasks.engine.base import JobTask, register
 from pacs_tasks.tasks.engine.claim import Claim
 from pacs_tasks.tasks.engine.job import answer
-from pacs_tasks.tasks.files import read_header
-from pacs_tasks.tasks.sources import Kind, listed
+from pacs_tasks.tasks.files import Kind, listed, read_header
 
 
 def _preflight(request: PreflightRequest, claim: Claim) -> PreflightOutcome:

@@ -17,17 +17,10 @@ from pacs_tasks.dimse.files.part10 import StoredInstance
 from pacs_tasks.dimse.sources.archive import Unpacked
 from pacs_tasks.dimse.upper_layer import contexts
 from pacs_tasks.dimse.upper_layer.negotiation import Context
-from pacs_tasks.errors import (
-    UnreadableInputError,
-)
+from pacs_tasks.errors import UnreadableInputError
 from pacs_tasks.ledger.manifest import FileLine
 from pacs_tasks.outcome import InstanceOutcome
-from pacs_tasks.request import (
-    FilesRequest,
-    StoreDirectoryRequest,
-    StorePathsRequest,
-    StoreRequest,
-)
+from pacs_tasks.request import FilesRequest, StoreDirectoryRequest, StorePathsRequest, StoreRequest
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.answers import FAR, first_patience, patience_at_lost
 from pacs_tasks.tasks.engine.base import JobTask, ledger, register
@@ -45,8 +38,7 @@ from pacs_tasks.tasks.engine.lines import work_off
 from pacs_tasks.tasks.engine.pace import pacing_of
 from pacs_tasks.tasks.engine.part import Part, run_part
 from pacs_tasks.tasks.file_queue import AnyStoreRequest, FileQueue
-from pacs_tasks.tasks.files import instance_in, read_header
-from pacs_tasks.tasks.sources import Kind, listed
+from pacs_tasks.tasks.files import Kind, instance_in, listed, read_header
 
 #: Up to so many files, each is a task of its own, as people who watch Flower expect.
 SMALL_DIRECTORY = 200
