@@ -41,7 +41,6 @@ from pacs_tasks.ledger.manifest import FileLine
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, StatusCategory
 from pacs_tasks.request import StoreDirectoryRequest, StorePathsRequest, StoreRequest
 from pacs_tasks.settings import settings
-from pacs_tasks.tasks import duplicates
 from pacs_tasks.tasks.answers import LEAST_PATIENCE, answers_of
 from pacs_tasks.tasks.engine import background
 from pacs_tasks.tasks.engine.associations import count_idle, leased
@@ -51,6 +50,7 @@ from pacs_tasks.tasks.engine.lines import LineQueue
 from pacs_tasks.tasks.engine.part import Part
 from pacs_tasks.tasks.engine.permissions import check_file, check_source
 from pacs_tasks.tasks.engine.session import Loss
+from pacs_tasks.tasks.verify.inventory import is_duplicate, resolve_duplicates
 
 #: Seconds that the remote usually takes to respond with which helpers need not wait for the first association.
 _VERY_FAR = 0.05
@@ -218,7 +218,7 @@ class FileQueue(LineQueue[StoredInstance]):
 
     def _resolve_duplicates(self) -> None:
         try:
-            resolved = duplicates.resolve(self.duplicates, self.request, self.part.job_id, self.part.must_end)
+            resolved = resolve_duplicates(self.duplicates, self.request, self.part.job_id, self.part.must_end)
         except JobCancelledError:
             self.part.check_end()
             raise
@@ -248,7 +248,7 @@ class FileQueue(LineQueue[StoredInstance]):
             if c_store.may_be_converted(assoc, instance, outcome, self.request.transcode):
                 self.unanswered.discard(index)
                 self.refused[index] = instance
-            elif duplicates.is_duplicate(outcome):
+            elif is_duplicate(outcome):
                 self.unanswered.discard(index)
                 self.duplicates[index] = self._named(index, outcome)
             elif not self.try_later(index, outcome.status):

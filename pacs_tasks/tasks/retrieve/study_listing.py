@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-
 from pacs_tasks.errors import JobFailedError, PacsTasksError
 from pacs_tasks.ledger.manifest import CountedLine, InstanceLine, RetrieveLine
 from pacs_tasks.outcome import Category, FindOutcome, Proof
 from pacs_tasks.outcome.single import is_round
-from pacs_tasks.request import Level, ListedUID, Selection
+from pacs_tasks.request import Level, Selection
 from pacs_tasks.tasks.engine.session import QuerySession, UnansweredError, value
+from pacs_tasks.tasks.verify.inventory import is_uid
 
 STUDY_UID, SERIES_UID, SOP_INSTANCE_UID, SOP_CLASS_UID = "0020000D", "0020000E", "00080018", "00080016"
 _OF_STUDY, _OF_SERIES = "00201208", "00201209"
@@ -33,7 +32,6 @@ _SHOWN = 10
 #: Characters of an Integer String, and of a UID that is kept (PS3.5 section 6.2; some are longer than it allows).
 _LONGEST_IS, _LONGEST_UID = 12, 128
 
-_uid = TypeAdapter(ListedUID)
 T = TypeVar("T")
 
 
@@ -129,14 +127,6 @@ class _Series(NamedTuple):
         return bool(self.failure) and self.counted is None
 
 
-def is_uid(text: str) -> bool:
-    """Whether a text of the remote can be requested as a UID; it need not follow PS3.5 section 9.1."""
-    try:
-        return bool(_uid.validate_python(text))
-    except ValidationError:
-        return False
-
-
 def count_of(match: Mapping[str, Any], tag: str) -> int | None:
     """The number of instances that a match reports; None if it reports none, or one that no IS can hold."""
     text = value(match, tag)
@@ -196,7 +186,8 @@ class Listing:
     def _listed_series(self, counts: Mapping[str, int | None]) -> Iterator[_Series]:
         number = 0
         for uid, count in sorted(counts.items()):
-            series = self._instances(uid, count)
+            listed, failure = self._find_instances(uid, "")
+            series = _Series(uid, listed, count, failure)
             number += series.size
             if number > self._most:
                 raise JobFailedError(
@@ -250,11 +241,6 @@ class Listing:
         )
         wanted = {uid: count for uid, count in found if uid and (not named or uid in named)}
         return {uid: self._possible(count) for uid, count in wanted.items()}, failure
-
-    def _instances(self, series_uid: str, counted: int | None) -> _Series:
-        """List the instances of a series."""
-        listed, failure = self._find_instances(series_uid, "")
-        return _Series(series_uid, listed, counted, failure)
 
     def _find_instances(self, series_uid: str, sop_instance_uid: str) -> tuple[dict[str, _Instance], str]:
         """List instances by their UIDs, and why the list may be incomplete.

@@ -2,20 +2,23 @@
 
 One query lists all instances of a series, which every remote must support. Queries by UID follow for the instances that
 it did not list, since some remotes limit their answers.
+
+An instance that a remote rejects with 0111, duplicate SOP Instance, is already there if its lists do not deny it.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from pydantic import TypeAdapter, ValidationError
 
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.dimse.find.c_find import instances_contexts, list_instances
+from pacs_tasks.dimse.status import DUPLICATE_SOP_INSTANCE
 from pacs_tasks.dimse.upper_layer.association import Association, StopCheck
-from pacs_tasks.errors import ContextRejectedError, JobCancelledError
-from pacs_tasks.outcome import Status, StatusCategory
+from pacs_tasks.errors import AssociationError, ContextRejectedError, JobCancelledError, PeerBusyError
+from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, Status, StatusCategory
 from pacs_tasks.request import ListedUID, QueryModel, Request
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine.associations import kept_association
@@ -36,7 +39,7 @@ class Series:
 
     def __init__(self, study_uid: str, series_uid: str, wanted: Collection[str] = ()) -> None:
         # A remote would reject a query with what is not even nearly a UID.
-        known = _is_uid(study_uid) and _is_uid(series_uid)
+        known = is_uid(study_uid) and is_uid(series_uid)
         self.study_uid, self.series_uid = (study_uid, series_uid) if known else ("", "")
         self.known = known
         #: SOP Instance UIDs.
@@ -58,7 +61,8 @@ class Series:
         self.unknown.update(dict.fromkeys(self.open(), reason))
 
 
-def _is_uid(text: str) -> bool:
+def is_uid(text: str) -> bool:
+    """Whether a text can be requested as a UID; it need not follow PS3.5 section 9.1."""
     try:
         return bool(_uid.validate_python(text))
     except ValidationError:
@@ -212,3 +216,51 @@ class Inquiry:
 
 def _slices(uids: list[str], size: int = _NAMED) -> list[list[str]]:
     return [uids[start : start + size] for start in range(0, len(uids), size)]
+
+
+def is_duplicate(outcome: InstanceOutcome) -> bool:
+    """Whether the remote rejected an instance because it already holds one with this UID."""
+    return outcome.status is not None and outcome.status.code == DUPLICATE_SOP_INSTANCE
+
+
+def resolve_duplicates(
+    outcomes: Mapping[int, InstanceOutcome], request: Request, job_id: str, stop: StopCheck
+) -> dict[int, InstanceOutcome]:
+    """Query which of these duplicates the remote lists (C-FIND), and return their outcomes.
+
+    Each is present, unless the remote answers that it does not hold it. A remote that cannot be queried is believed.
+
+    Raises
+    ------
+    PeerBusyError
+        If there is no association now.
+    JobCancelledError
+        If ``stop`` returned true.
+    """
+    found: dict[tuple[str, str], Series] = {}
+    for each in outcomes.values():
+        pair = each.study_uid, each.series_uid
+        found.setdefault(pair, Series(*pair)).wanted.add(each.sop_instance_uid)
+    try:
+        if found:
+            Inquiry(request, request.remote, job_id, stop).find(found.values())
+    except PeerBusyError:
+        raise
+    except AssociationError as error:
+        for series in found.values():
+            series.give_up(error.message)
+    return {index: _resolved(each, found[each.study_uid, each.series_uid], request) for index, each in outcomes.items()}
+
+
+def _resolved(outcome: InstanceOutcome, series: Series, request: Request) -> InstanceOutcome:
+    uid = outcome.sop_instance_uid
+    if uid in series.missing:
+        reason = (
+            f"{request.remote} rejected this instance as a duplicate (0111) but does not list it. Ask its "
+            "administrator what became of it."
+        )
+        return outcome.model_copy(update={"reason": reason})
+    reason = f"{request.remote} already holds an instance with this UID (0111)."
+    if uid in series.unknown:
+        reason = f"{reason} This could not be confirmed: {series.unknown[uid]}"
+    return outcome.model_copy(update={"category": InstanceCategory.PRESENT, "reason": reason})
