@@ -27,9 +27,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -106,9 +104,7 @@ class Lock:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -139,6 +135,7 @@ def holding(path: Path, timeout: float) -> Iterator[bool]:
         yield lock.acquire(timeout=timeout)
 
 
+#: Attempts to replace the state file.
 _ATTEMPTS = 50
 
 
@@ -155,43 +152,22 @@ class State(BaseModel):
     error: str = ""
 
 
-@dataclass(frozen=True)
 class Places:
     """The files of one ``data_dir``."""
 
-    data_dir: Path
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self.private = data_dir / "embedded"
+        self.server_dir = self.private / "server"
+        self.attached_dir = self.private / "attached"
+        self.start_lock = self.private / "start.lock"
+        self.supervisor_lock = self.private / "supervisor.lock"
+        self.server_lock = self.private / "server.lock"
+        self.state_file = self.private / "state.json"
 
     @classmethod
     def of(cls, settings: Settings) -> Places:
         return cls(settings.data_dir.expanduser().absolute())
-
-    @property
-    def private(self) -> Path:
-        return self.data_dir / "embedded"
-
-    @property
-    def server_dir(self) -> Path:
-        return self.private / "server"
-
-    @property
-    def start_lock(self) -> Path:
-        return self.private / "start.lock"
-
-    @property
-    def supervisor_lock(self) -> Path:
-        return self.private / "supervisor.lock"
-
-    @property
-    def server_lock(self) -> Path:
-        return self.private / "server.lock"
-
-    @property
-    def attached_dir(self) -> Path:
-        return self.private / "attached"
-
-    @property
-    def state_file(self) -> Path:
-        return self.private / "state.json"
 
     def log(self, name: str) -> Path:
         """Return the log file of ``supervisor``, ``server`` or ``worker``."""
@@ -269,7 +245,7 @@ class Places:
             with contextlib.suppress(PermissionError):
                 fresh.replace(self.state_file)
                 break
-            threading.Event().wait(0.02)
+            threading.Event().wait(_PAUSE)
         else:
             fresh.replace(self.state_file)
 
