@@ -139,7 +139,7 @@ def _start(places: Places, settings: Settings) -> None:
     """Start the supervisor without our terminal, descriptors and directory."""
     with places.log("supervisor").open("ab") as log:
         process = subprocess.Popen(
-            command("pacs_tasks.embedded"),
+            command("pacs_tasks.embedded.supervisor"),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

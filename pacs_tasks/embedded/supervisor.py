@@ -1,4 +1,7 @@
-"""The supervisor: it keeps the private server and its worker for as long as they are needed."""
+"""``python -m pacs_tasks.embedded.supervisor``: keep the private server and its worker for as long as they are needed.
+
+:func:`pacs_tasks.embedded.attach` starts it.
+"""
 
 from __future__ import annotations
 
@@ -351,17 +354,12 @@ class Supervisor:
             return True
 
     def _unfinished(self) -> bool:
-        client = None
         try:
-            client = connect(self._server.url, 2.0)
-            return bool(Ledger(client).standstills.unfinished_jobs())
+            with connect(self._server.url, 2.0) as client:
+                return bool(Ledger(client).standstills.unfinished_jobs())
         except (PacsTasksError, redis.RedisError) as error:
             logger.warning("the ledger does not answer: %s", error)
             return True  # Unknown: stay.
-        finally:
-            if client is not None:
-                with contextlib.suppress(redis.RedisError):
-                    client.close()
 
     def _publish(self, *, ready: bool, error: str = "") -> None:
         # Another supervisor may have the directory by now.
@@ -402,3 +400,7 @@ def main() -> int:
     except Exception:
         logger.exception("the supervisor failed")
         return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
