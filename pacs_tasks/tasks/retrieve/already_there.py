@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 from pacs_tasks.dimse.files import part10, storage
 from pacs_tasks.dimse.files.part10 import StoredInstance
@@ -38,15 +37,9 @@ _WAIT = 1.0
 _GROUP = 100
 
 
-class _Index(NamedTuple):
-    """The paths of the instances that a job wants, by SOP Instance UID; one instance may have several."""
-
-    job_id: str
-    paths: Mapping[str, Sequence[str]]
-
-
 _reading = threading.Lock()
-_last: list[_Index] = []
+#: By the id of the last job, the paths of the instances that it wants by SOP Instance UID; one may have several.
+_last: dict[str, Mapping[str, Sequence[str]]] = {}
 
 
 def record_present(part: Part[RetrieveLine], request: RetrieveRequest) -> None:
@@ -57,13 +50,14 @@ def record_present(part: Part[RetrieveLine], request: RetrieveRequest) -> None:
     """
     directory = Path(request.directory)
     layout = Layout(request.layout)
-    paths = _by_uids(directory) if layout.is_default else _by_index(part, directory)
+    known = None if layout.is_default else _index_of(part, directory)
     found: list[tuple[int, StoredInstance]] = []
     for index, line in list(part.left.items()):
         if part.must_end():
             break
         uid = line.sop_instance_uid
-        whole = (whole_instance(path, uid) for path in paths(line.study_uid, line.series_uid, uid))
+        paths = _path_by_uids(directory, line) if known is None else known.get(uid, ())
+        whole = (whole_instance(path, uid) for path in paths)
         instance = next((each for each in whole if each is not None), None)
         if instance is not None:
             found.append((index, instance))
@@ -93,23 +87,12 @@ def _record(part: Part[RetrieveLine], found: Sequence[tuple[int, StoredInstance]
         part.record(index, outcome)
 
 
-#: Gives the possible paths of an instance by the UIDs of its study, its series and itself.
-_Paths = Callable[[str, str, str], Collection[str]]
-
-
-def _by_uids(directory: Path) -> _Paths:
-    def paths(study_uid: str, series_uid: str, sop_instance_uid: str) -> Collection[str]:
-        try:
-            return (str(storage.kept_path(directory, study_uid, series_uid, sop_instance_uid)),)
-        except InvalidRequestError:
-            return ()
-
-    return paths
-
-
-def _by_index(part: Part[RetrieveLine], directory: Path) -> _Paths:
-    found = _index_of(part, directory)
-    return lambda _, __, sop_instance_uid: found.get(sop_instance_uid, ())
+def _path_by_uids(directory: Path, line: RetrieveLine) -> Sequence[str]:
+    """The path of an instance in the default layout; none if its UIDs cannot give one."""
+    try:
+        return (str(storage.kept_path(directory, line.study_uid, line.series_uid, line.sop_instance_uid)),)
+    except InvalidRequestError:
+        return ()
 
 
 def _index_of(part: Part[RetrieveLine], directory: Path) -> Mapping[str, Sequence[str]]:
@@ -117,12 +100,12 @@ def _index_of(part: Part[RetrieveLine], directory: Path) -> Mapping[str, Sequenc
         if part.must_end():
             return {}
     try:
-        for known in _last:
-            if known.job_id == part.job_id:
-                return known.paths
+        if part.job_id in _last:
+            return _last[part.job_id]
         read = _read(part, directory)
         if not part.must_end():
-            _last[:] = [_Index(part.job_id, read)]
+            _last.clear()
+            _last[part.job_id] = read
         return read
     finally:
         _reading.release()
@@ -132,7 +115,7 @@ def _read(part: Part[RetrieveLine], directory: Path) -> Mapping[str, Sequence[st
     total = ledger().progress(part.job_id).counters.total
     wanted = {line.subject for line in ledger().manifest.lines(part.job_id, 0, total)}
     found: dict[str, list[str]] = {}
-    files = _files(directory)
+    files = (path for path, _ in files_below(str(directory)) if not path.endswith(storage.UNFINISHED))
     for count, path in enumerate(islice(files, _MOST_FILES)):
         if count % _BREATH == 0 and part.must_end():
             break
@@ -142,11 +125,6 @@ def _read(part: Part[RetrieveLine], directory: Path) -> Mapping[str, Sequence[st
     if next(files, None) is not None and not part.must_end():
         log.warning("Job %s: only %s files of its output directory were read.", part.job_id, _MOST_FILES)
     return found
-
-
-def _files(directory: Path) -> Iterator[str]:
-    """All files except unfinished ones."""
-    return (path for path, _ in files_below(str(directory)) if not path.endswith(storage.UNFINISHED))
 
 
 def _uid_of(path: str) -> str:
