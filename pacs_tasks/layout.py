@@ -43,18 +43,7 @@ _GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 
 
 def values_of(path: str, keywords: Collection[str], charset: str) -> dict[str, str]:
-    """Read the values of fields from a file. Missing and unreadable ones are left out.
-
-    Parameters
-    ----------
-    charset
-        The character set of data sets that do not name one.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be read.
-    """
+    """Read the values of fields from a file, as :func:`elements_of`. Missing and unreadable ones are left out."""
     wanted = {FIELDS[keyword]: keyword for keyword in keywords}
     if not wanted:
         return {}

@@ -89,10 +89,10 @@ class _RowQueue(LineQueue[RowLine]):
     service: ClassVar[str] = "C-FIND"
     #: Some remotes end the association after each query, or after some.
     spares_progress: ClassVar[bool] = True
+    request: FindBatchRequest
 
     def __init__(self, part: Part[RowLine], request: FindBatchRequest) -> None:
         super().__init__(part, request, contexts_of(request), part.must_end, part.left)
-        self._batch = request
         #: The row in front and its query: one that is split goes on where it was.
         self._finding: tuple[int, FindOperation, MatchRecorder] | None = None
 
@@ -114,7 +114,7 @@ class _RowQueue(LineQueue[RowLine]):
                 if found.category not in _ANSWERED:
                     recorder.clear()
                 recorder.close()
-                outcome = _outcome_of(row.subject, self._batch, found)
+                outcome = _outcome_of(row.subject, self.request, found)
                 self.part.record(index, outcome.model_copy(update={"begun": begun, "ended": time.time()}))
         self.unanswered.discard(index)
         del self.queue[index]
@@ -124,8 +124,8 @@ class _RowQueue(LineQueue[RowLine]):
     def _query(self, index: int, keys: Mapping[str, str], assoc: Association) -> tuple[FindOutcome, MatchRecorder]:
         if self._finding is None or self._finding[0] != index:
             recorder = MatchRecorder(ledger(), self.part.job_id, index)
-            limits = settings().answer_limits(self._batch.remote)
-            self._finding = index, FindOperation(_request_of(self._batch, keys), limits, recorder), recorder
+            limits = settings().answer_limits(self.request.remote)
+            self._finding = index, FindOperation(_request_of(self.request, keys), limits, recorder), recorder
         _, finding, recorder = self._finding
         before = finding.queries
         try:
