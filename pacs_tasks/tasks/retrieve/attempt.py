@@ -8,14 +8,14 @@ decision about another attempt, and the outcome of what did not come.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from pacs_tasks.fleet.leases import name_of
 from pacs_tasks.journal import tracing
 from pacs_tasks.ledger.manifest import CountedLine, RetrieveLine
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, MoveOutcome, Status, StatusCategory
-from pacs_tasks.request import RetrieveRequest
+from pacs_tasks.request import MoveRequest, RetrieveRequest
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine.part import Part
 
@@ -147,9 +147,27 @@ class Attempt(ABC):
         busy = answer.status is not None and answer.status.category is StatusCategory.TRANSIENT
         return bool(self._part.left) and not busy and not answer.destination_unknown
 
+    def _move_request(self, move_aet: str, uids: UIDs) -> MoveRequest:
+        return MoveRequest(
+            remote=self._request.remote,
+            query_model=self._request.query_model,
+            move_aet=move_aet,
+            study_uid=self._study_uid,
+            series_uid=self._series_uid or None,
+            sop_instance_uids=uids,
+            priority=self._request.priority,
+        )
+
     def _fail_rest(self, category: InstanceCategory, reason: str, status: Status | None) -> None:
         """Record one outcome for all that is left."""
-        for index, line in list(self._part.left.items()):
+        self._record(list(self._part.left), category, reason, status)
+
+    def _record(
+        self, indices: Iterable[int], category: InstanceCategory, reason: str = "", status: Status | None = None
+    ) -> None:
+        """Record one outcome for instances as the remote has listed them."""
+        for index in indices:
+            line = self._part.left[index]
             self._part.record(
                 index,
                 InstanceOutcome(

@@ -108,8 +108,8 @@ class Move:
 
     Parameters
     ----------
-    named
-        Study, series (empty for the whole study) and SOP Instance UIDs (none for the whole series).
+    wanted
+        The request for all of it; an earlier worker may have had a part of that sent.
 
     Attributes
     ----------
@@ -123,11 +123,13 @@ class Move:
         request: RetrieveRequest,
         arrivals: Arrivals,
         receiver: Receiver,
-        named: tuple[str, str, tuple[str, ...]],
+        wanted: MoveRequest,
     ) -> None:
         self._part, self._request = part, request
         self._arrivals, self._receiver = arrivals, receiver
-        self._study_uid, self._series_uid, self._sop_instance_uids = named
+        self._wanted = wanted
+        self._study_uid, self._series_uid = wanted.study_uid, wanted.series_uid or ""
+        self._sop_instance_uids = wanted.sop_instance_uids
         #: How many instances have been collected from the receiver's storage.
         self._collected = 0
         #: What was there before this job.
@@ -196,15 +198,7 @@ class Move:
             return None
         uids = self._uids_of_the_rest()
         self._collected = 0
-        return MoveRequest(
-            remote=self._request.remote,
-            query_model=self._request.query_model,
-            move_aet=self._receiver.ae_title,
-            study_uid=self._study_uid,
-            series_uid=self._series_uid or None,
-            sop_instance_uids=uids,
-            priority=self._request.priority,
-        )
+        return self._wanted.model_copy(update={"sop_instance_uids": uids})
 
     def _uids_of_the_rest(self) -> tuple[str, ...]:
         """SOP Instance UIDs of what is still to come; none where it is requested as a whole series or study."""

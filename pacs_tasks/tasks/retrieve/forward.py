@@ -17,8 +17,8 @@ from pacs_tasks.dimse.retrieve import c_move
 from pacs_tasks.errors import AssociationError, JobCancelledError, PeerBusyError, PeerUnavailableError
 from pacs_tasks.fleet.refusals import Method
 from pacs_tasks.ledger.manifest import RetrieveLine
-from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, MoveOutcome
-from pacs_tasks.request import MoveRequest, RetrieveRequest
+from pacs_tasks.outcome import InstanceCategory, MoveOutcome
+from pacs_tasks.request import RetrieveRequest
 from pacs_tasks.tasks.engine.associations import leased
 from pacs_tasks.tasks.engine.base import ledger, local_ae, timeouts
 from pacs_tasks.tasks.engine.part import Part
@@ -67,7 +67,7 @@ class Forward(Attempt):
         """
         if not self._counted:
             try:
-                self._record(self._held(), InstanceCategory.PRESENT)
+                self._record_held(self._held(), InstanceCategory.PRESENT)
             except PeerBusyError:
                 raise
             except AssociationError as error:
@@ -77,7 +77,7 @@ class Forward(Attempt):
         """Have the source send, and query the destination."""
         if self._tries and not self._request.overwrite:
             # What came late.
-            self._record(self._listed(), InstanceCategory.SUCCESS)
+            self._record_held(self._listed(), InstanceCategory.SUCCESS)
         left = list(self._left())
         whole = self._whole_series and len(left) == self._part.size and not self._tries
         size = self._list_size(_LISTS[min(max(self._tries - 1, 0), len(_LISTS) - 1)])
@@ -145,16 +145,7 @@ class Forward(Attempt):
         return outcome.model_copy(update={"status": outcome.status.model_copy(update={"meaning": meaning})})
 
     def _move(self, uids: UIDs) -> MoveOutcome:
-        request = self._request
-        move_request = MoveRequest(
-            remote=request.remote,
-            query_model=request.query_model,
-            move_aet=self._destination.ae_title,
-            study_uid=self._study_uid,
-            series_uid=self._series_uid or None,
-            sop_instance_uids=uids,
-            priority=request.priority,
-        )
+        request, move_request = self._request, self._move_request(self._destination.ae_title, uids)
         self._before_move(uids)
         try:
             with leased(request, self._part.job_id, self._part.must_end, one_of_many=True) as lease:
@@ -165,7 +156,7 @@ class Forward(Attempt):
         except PeerUnavailableError:
             # Some of it may have arrived all the same.
             if not request.overwrite and not self._counted:
-                self._record(self._listed(), InstanceCategory.SUCCESS)
+                self._record_held(self._listed(), InstanceCategory.SUCCESS)
             raise
         if outcome.suboperations.completed + outcome.suboperations.warning:
             ledger().studies.record_method(self._part.job_id, self._study_uid, Method.MOVE)
@@ -179,7 +170,7 @@ class Forward(Attempt):
         quiet = _QUIET if self._tries else _QUIET_AT_FIRST
         while True:
             listed = self._counted_as_sent(self._listed(), outcome, requested)
-            self._record(listed, InstanceCategory.SUCCESS)
+            self._record_held(listed, InstanceCategory.SUCCESS)
             if listed:
                 self._since, pause, brought = time.monotonic(), _FIRST_PAUSE, brought + len(listed)
             left = max(self._since + quiet, enough) - time.monotonic()
@@ -228,19 +219,9 @@ class Forward(Attempt):
             self._refusals += 1
         return series.held
 
-    def _record(self, held: set[str], category: InstanceCategory) -> None:
-        for uid in sorted(held):
-            index = self._index_of[uid]
-            if index in self._part.left:
-                self._part.record(
-                    index,
-                    InstanceOutcome(
-                        subject=uid,
-                        category=category,
-                        sop_class_uid=self._part.left[index].sop_class_uid,
-                        sop_instance_uid=uid,
-                    ),
-                )
+    def _record_held(self, held: set[str], category: InstanceCategory) -> None:
+        left = self._left()
+        self._record([left[uid] for uid in sorted(held & left.keys())], category)
 
     def _record_unverified(self, answer: Answer) -> None:
         """Record what the source alone claims to have sent as failed."""
