@@ -147,17 +147,6 @@ class Attempt(ABC):
         busy = answer.status is not None and answer.status.category is StatusCategory.TRANSIENT
         return bool(self._part.left) and not busy and not answer.destination_unknown
 
-    def _move_request(self, move_aet: str, uids: UIDs) -> MoveRequest:
-        return MoveRequest(
-            remote=self._request.remote,
-            query_model=self._request.query_model,
-            move_aet=move_aet,
-            study_uid=self._study_uid,
-            series_uid=self._series_uid or None,
-            sop_instance_uids=uids,
-            priority=self._request.priority,
-        )
-
     def _fail_rest(self, category: InstanceCategory, reason: str, status: Status | None) -> None:
         """Record one outcome for all that is left."""
         self._record(list(self._part.left), category, reason, status)
@@ -190,6 +179,19 @@ def _halves(missing: Sequence[str]) -> list[UIDs]:
     """Divide what a list has not brought into up to two lists. The last one is the first to be requested."""
     half = (len(missing) + 1) // 2
     return [tuple(each) for each in (missing[half:], missing[:half]) if each]
+
+
+def move_request(request: RetrieveRequest, move_aet: str, study_uid: str, series_uid: str, uids: UIDs) -> MoveRequest:
+    """The C-MOVE of instances, of a series, or of a study where the series is empty, for a retrieve."""
+    return MoveRequest(
+        remote=request.remote,
+        query_model=request.query_model,
+        move_aet=move_aet,
+        study_uid=study_uid,
+        series_uid=series_uid or None,
+        sop_instance_uids=uids,
+        priority=request.priority,
+    )
 
 
 def lists_of(uids: Sequence[str], size: int) -> list[UIDs]:

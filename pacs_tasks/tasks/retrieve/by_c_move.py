@@ -36,6 +36,7 @@ from pacs_tasks.tasks.engine.claim import Claim, claimed, heartbeat
 from pacs_tasks.tasks.engine.part import Part
 from pacs_tasks.tasks.expected import expecting_call
 from pacs_tasks.tasks.retrieve.arrivals import Arrivals
+from pacs_tasks.tasks.retrieve.attempt import UIDs, move_request
 
 logger = logging.getLogger(__name__)
 
@@ -108,8 +109,8 @@ class Move:
 
     Parameters
     ----------
-    wanted
-        The request for all of it; an earlier worker may have had a part of that sent.
+    named
+        Study, series (empty for the whole study) and SOP Instance UIDs (none for the whole series).
 
     Attributes
     ----------
@@ -123,13 +124,11 @@ class Move:
         request: RetrieveRequest,
         arrivals: Arrivals,
         receiver: Receiver,
-        wanted: MoveRequest,
+        named: tuple[str, str, UIDs],
     ) -> None:
         self._part, self._request = part, request
         self._arrivals, self._receiver = arrivals, receiver
-        self._wanted = wanted
-        self._study_uid, self._series_uid = wanted.study_uid, wanted.series_uid or ""
-        self._sop_instance_uids = wanted.sop_instance_uids
+        self._study_uid, self._series_uid, self._sop_instance_uids = named
         #: How many instances have been collected from the receiver's storage.
         self._collected = 0
         #: What was there before this job.
@@ -163,13 +162,13 @@ class Move:
                     lease.moved(self._collected - before, 0)
                 return self._arrivals.so_far()
 
-            move_request = self._request_for_the_rest()
-            if move_request is None:
+            operation = self._request_for_the_rest()
+            if operation is None:
                 return MoveOutcome(status=move_status(0x0000))
             try:
                 with leased(request, self._part.job_id, stop, one_of_many=True) as lease:
                     outcome = c_move.move(
-                        move_request,
+                        operation,
                         local_ae(request),
                         timeouts(request),
                         lease.stop,
@@ -198,9 +197,9 @@ class Move:
             return None
         uids = self._uids_of_the_rest()
         self._collected = 0
-        return self._wanted.model_copy(update={"sop_instance_uids": uids})
+        return move_request(self._request, self._receiver.ae_title, self._study_uid, self._series_uid, uids)
 
-    def _uids_of_the_rest(self) -> tuple[str, ...]:
+    def _uids_of_the_rest(self) -> UIDs:
         """SOP Instance UIDs of what is still to come; none where it is requested as a whole series or study."""
         uids = self._sop_instance_uids
         if uids or (self._collected and not self._arrivals.counted):

@@ -253,8 +253,8 @@ class Fetch(Attempt):
 
         def request_once(uids: UIDs) -> MoveOutcome:
             self._before_move(uids)
-            wanted, before = self._move_request(receiver.ae_title, uids), (self._arrivals.number, self._arrivals.bytes)
-            move = Move(self._part, self._request, self._arrivals, receiver, wanted)
+            named, before = (self._study_uid, self._series_uid, uids), (self._arrivals.number, self._arrivals.bytes)
+            move = Move(self._part, self._request, self._arrivals, receiver, named)
             outcome = move.run()
             if self._part.pacing is not None:
                 self._part.pacing.after_request(self._arrivals.number - before[0], self._arrivals.bytes - before[1])

@@ -22,7 +22,7 @@ from pacs_tasks.request import RetrieveRequest
 from pacs_tasks.tasks.engine.associations import leased
 from pacs_tasks.tasks.engine.base import ledger, local_ae, timeouts
 from pacs_tasks.tasks.engine.part import Part
-from pacs_tasks.tasks.retrieve.attempt import Answer, Attempt, UIDs, lists_of
+from pacs_tasks.tasks.retrieve.attempt import Answer, Attempt, UIDs, lists_of, move_request
 from pacs_tasks.tasks.verify.inventory import Inquiry, Series
 
 #: Seconds for which the destination may list nothing new although the source claims to have sent more: some databases
@@ -145,11 +145,12 @@ class Forward(Attempt):
         return outcome.model_copy(update={"status": outcome.status.model_copy(update={"meaning": meaning})})
 
     def _move(self, uids: UIDs) -> MoveOutcome:
-        request, move_request = self._request, self._move_request(self._destination.ae_title, uids)
+        request = self._request
+        operation = move_request(request, self._destination.ae_title, self._study_uid, self._series_uid, uids)
         self._before_move(uids)
         try:
             with leased(request, self._part.job_id, self._part.must_end, one_of_many=True) as lease:
-                outcome = c_move.move(move_request, local_ae(request), timeouts(request), lease.stop)
+                outcome = c_move.move(operation, local_ae(request), timeouts(request), lease.stop)
                 lease.moved(outcome.suboperations.completed, 0)
         except PeerBusyError:
             raise
