@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from pacs_tasks.embedded.launch import DETACHED, as_on_windows, command, environment, server_kind
+from pacs_tasks.embedded.launch import DETACHED, as_on_windows, command, environment, server_kind, start_logged
 from pacs_tasks.embedded.places import Places, holder, holding, is_held
 from pacs_tasks.errors import ConfigurationError
 from pacs_tasks.settings import Settings
@@ -120,11 +120,7 @@ def _url(places: Places, settings: Settings) -> str:
         if alive and state.ready and answers(state.url):
             return state.url
         if not alive and started:
-            raise ConfigurationError(
-                state.error
-                or f"The private server did not start. Its log ends with {places.last_line('supervisor')!r}.",
-                "" if state.error else str(places.log("supervisor")),
-            )
+            raise ConfigurationError(state.error) if state.error else _not_started(places)
         if not alive:
             _start(places, settings)
             started = True
@@ -137,16 +133,14 @@ def _url(places: Places, settings: Settings) -> str:
 
 def _start(places: Places, settings: Settings) -> None:
     """Start the supervisor without our terminal, descriptors and directory."""
-    with places.log("supervisor").open("ab") as log:
-        process = subprocess.Popen(
-            command("pacs_tasks.embedded.supervisor"),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=places.private,
-            env=environment(settings, None),
-            **DETACHED,
-        )
+    process = start_logged(
+        command("pacs_tasks.embedded.supervisor"),
+        places.log("supervisor"),
+        stdin=subprocess.DEVNULL,
+        cwd=places.private,
+        env=environment(settings, None),
+        **DETACHED,
+    )
     # It forks when it holds its lock, and its parent ends. We wait for the parent only, and leave no zombie.
     deadline, pause = time.monotonic() + START_LIMIT, threading.Event()
     while process.poll() is None and time.monotonic() < deadline:
@@ -158,10 +152,14 @@ def _start(places: Places, settings: Settings) -> None:
         process.kill()
         process.wait()
     if process.returncode:
-        raise ConfigurationError(
-            f"The private server did not start. Its log ends with {places.last_line('supervisor')!r}.",
-            str(places.log("supervisor")),
-        )
+        raise _not_started(places)
+
+
+def _not_started(places: Places) -> ConfigurationError:
+    return ConfigurationError(
+        f"The private server did not start. Its log ends with {places.last_line('supervisor')!r}.",
+        str(places.log("supervisor")),
+    )
 
 
 def _gone(places: Places, deadline: float) -> bool:

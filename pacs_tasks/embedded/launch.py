@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,12 @@ _NOT_INHERITED = {
 def command(module: str, *arguments: str) -> list[str]:
     """Return the command line of ``python -m module arguments`` with the same Python."""
     return [sys.executable, "-m", module, *arguments]
+
+
+def start_logged(program: Sequence[str], log: Path, **options: Any) -> subprocess.Popen[bytes]:
+    """Start a process, with further options of Popen, whose output goes to the end of a log."""
+    with log.open("ab") as output:
+        return subprocess.Popen(program, stdout=output, stderr=output, **options)
 
 
 def end_group(pid: int) -> None:

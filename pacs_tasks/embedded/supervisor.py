@@ -32,6 +32,7 @@ from pacs_tasks.embedded.launch import (
     end_group,
     environment,
     server_kind,
+    start_logged,
     worker_arguments,
 )
 from pacs_tasks.embedded.places import Lock, Places, State, holder, is_held
@@ -137,17 +138,14 @@ class PrivateServer:
     def _launch(self, program: Sequence[str], configuration: str, **options: Any) -> subprocess.Popen[bytes]:
         if self._process is not None:
             _end(self._process, 0)
-        with self._places.log("server").open("ab") as log:
-            process = subprocess.Popen(
-                program,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                cwd=self._places.server_dir,
-                **APART,
-                **options,
-            )
-        self._process = process
+        process = self._process = start_logged(
+            program,
+            self._places.log("server"),
+            stdin=subprocess.PIPE,
+            cwd=self._places.server_dir,
+            **APART,
+            **options,
+        )
         self._say(f"{configuration}\n")
         return process
 
@@ -222,16 +220,14 @@ class PrivateWorker:
     def start(self, url: str) -> None:
         """Start it for the server at ``url``."""
         self._url, self._started = url, time.monotonic()
-        with self._places.log("worker").open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                cwd=self._places.private,
-                env=environment(self._settings, url),
-                **APART,
-            )
+        self._process = start_logged(
+            self._command,
+            self._places.log("worker"),
+            stdin=subprocess.PIPE,
+            cwd=self._places.private,
+            env=environment(self._settings, url),
+            **APART,
+        )
         logger.info("worker %d started", self._process.pid)
 
     def check(self) -> None:
