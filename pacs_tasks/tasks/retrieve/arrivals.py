@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ class Arrivals:
 
     Attributes
     ----------
+    place
+        Moves a received file to its place in the output directory, as :func:`placed`.
     number
         How many wanted instances have come.
     bytes
@@ -64,7 +67,8 @@ class Arrivals:
         remote: RemoteAE,
         known: Collection[str] = (),
     ) -> None:
-        self._part, self._directory, self._layout, self._remote = part, directory, layout, remote
+        self._part, self._layout, self._remote = part, layout, remote
+        self.place = partial(placed, layout, directory)
         self.counted = any(isinstance(line, CountedLine) for line in part.left.values())
         #: SOP Instance UID to the index in the manifest.
         self.index_of: dict[str, int] = {}
@@ -121,16 +125,6 @@ class Arrivals:
     def missing(self) -> list[str]:
         """SOP Instance UIDs that the remote has listed and that are not here yet."""
         return [uid for uid in self.index_of if self.wants(uid)]
-
-    def place(self, arrival: Arrival) -> Placed | Refusal:
-        """Move a received file to its place in the output directory.
-
-        Raises
-        ------
-        OSError
-            If it cannot be written there.
-        """
-        return placed(self._layout, self._directory, arrival)
 
     def collect(self, path: Path, study_uid: str, series_uid: str, sop_instance_uid: str) -> None:
         """Add an instance that is complete elsewhere, as in the storage of a receiver.

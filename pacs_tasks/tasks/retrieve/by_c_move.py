@@ -240,14 +240,13 @@ class Move:
         for each in self._there():
             if self._before.get(each.path) == each.identity:
                 continue
+            uid, has = each.sop_instance_uid, self._arrivals.has(each.sop_instance_uid)
             # A whole series may hold more than the remote has listed: it may limit its lists.
-            unlisted = not self._sop_instance_uids and not self._arrivals.has(each.sop_instance_uid)
-            if unlisted or self._arrivals.wants(each.sop_instance_uid):
-                self._arrivals.collect(Path(each.path), self._study_uid, each.series_uid, each.sop_instance_uid)
-                self._collected += 1
-            elif self._arrivals.has(each.sop_instance_uid) and each.path not in self._arrivals.places:
-                # It has come again, perhaps with other content.
-                self._arrivals.collect(Path(each.path), self._study_uid, each.series_uid, each.sop_instance_uid)
+            new = self._arrivals.wants(uid) or not (self._sop_instance_uids or has)
+            # It may have come again, perhaps with other content.
+            if new or (has and each.path not in self._arrivals.places):
+                self._arrivals.collect(Path(each.path), self._study_uid, each.series_uid, uid)
+                self._collected += new
 
 
 def _older_first(entries: list[os.DirEntry[str]]) -> Iterator[tuple[str, os.DirEntry[str]]]:
