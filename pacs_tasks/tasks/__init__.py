@@ -3,9 +3,9 @@
 Importing this package registers every task with :data:`pacs_tasks.app.app`. Only workers import it.
 """
 
-from pacs_tasks.tasks import echo, find, preflight, store, webhooks
+from pacs_tasks.tasks import find, preflight, store, webhooks
 from pacs_tasks.tasks.engine import claim
 from pacs_tasks.tasks.retrieve import tasks as retrieve
 from pacs_tasks.tasks.verify import tasks as verify
 
-__all__ = ["claim", "echo", "find", "preflight", "retrieve", "store", "verify", "webhooks"]
+__all__ = ["claim", "find", "preflight", "retrieve", "store", "verify", "webhooks"]

@@ -1,4 +1,4 @@
-"""``pacs_tasks.preflight``: predict what sending a directory would do."""
+"""``pacs_tasks.echo`` (C-ECHO) and ``pacs_tasks.preflight``: what a remote would do, before anything is sent."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from celery import Task
 from pydicom.config import IGNORE
 from pydicom.uid import UID
 
-from pacs_tasks.dimse import c_store
+from pacs_tasks.dimse import c_echo, c_store
 from pacs_tasks.dimse.files.part10 import StoredInstance
 from pacs_tasks.dimse.sources.archive import Unpacked
 from pacs_tasks.dimse.upper_layer import contexts
-from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, PreflightOutcome, ProposedPair
-from pacs_tasks.request import PreflightRequest, Transcode
-from pacs_tasks.tasks.engine.associations import new_association
-from pacs_tasks.tasks.engine.base import JobTask, register
+from pacs_tasks.outcome import EchoOutcome, InstanceCategory, InstanceOutcome, PreflightOutcome, ProposedPair
+from pacs_tasks.request import EchoRequest, PreflightRequest, Transcode
+from pacs_tasks.tasks.engine.associations import leased, new_association
+from pacs_tasks.tasks.engine.base import JobTask, local_ae, register, timeouts
 from pacs_tasks.tasks.engine.claim import Claim
 from pacs_tasks.tasks.engine.job import answer
 from pacs_tasks.tasks.files import Kind, listed, read_header
@@ -92,3 +92,16 @@ def _pairs(
 def preflight(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
     """Predict the result of sending a directory."""
     return answer(self, request, PreflightRequest, _preflight)
+
+
+def _echo(request: EchoRequest, claim: Claim) -> EchoOutcome:
+    with leased(request, claim.job_id, claim) as lease:
+        return c_echo.echo(
+            local_ae(request), request.remote, timeouts(request), lease.stop, services=bool(request.services)
+        )
+
+
+@register(EchoRequest.task, base=JobTask)
+def echo(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Verify the connection with a remote."""
+    return answer(self, request, EchoRequest, _echo)

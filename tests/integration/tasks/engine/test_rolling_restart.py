@@ -22,7 +22,7 @@ def _older(directory: Path) -> Path:
     """Copy the packages as they were before an echo could ask for services: they refuse a request with that field."""
     for name in ("pacs_tasks", "workers"):
         shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
-    base, task = directory / "pacs_tasks/request/base.py", directory / "pacs_tasks/tasks/echo.py"
+    base, task = directory / "pacs_tasks/request/base.py", directory / "pacs_tasks/tasks/preflight.py"
     base.write_text(base.read_text().replace("    services: bool | None = None\n", ""))
     task.write_text(task.read_text().replace("bool(request.services)", "False"))
     assert "services: bool" not in base.read_text()
