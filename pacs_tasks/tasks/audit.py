@@ -202,13 +202,7 @@ def _studies_of_transfer(record: Ledger, job_id: str) -> Iterator[_Study]:
 
 
 def _patient_of(path: str, charset: str) -> tuple[str, str]:
-    """Read Patient ID and name from a file; nothing where it cannot be read any more.
-
-    Parameters
-    ----------
-    charset
-        The character set of data sets that do not name one.
-    """
+    """Read Patient ID and name from a file; nothing where it cannot be read any more."""
     if not Path(path).is_absolute():
         return "", ""
     try:
