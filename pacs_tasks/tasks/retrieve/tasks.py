@@ -132,8 +132,7 @@ def _attempt(part: Part[RetrieveLine], request: RetrieveRequest) -> bool:
     _fail_nameless(part, request)
     if part.claim.deaths and request.to is None:
         _remove_unfinished(request.directory, owner_of(part))
-    if _may_be_present(part, request):
-        _record_present(part, request)
+    _record_present(part, request)
     if not part.left:
         return False
     kind: type[Fetch | Forward] = Fetch if request.to is None else Forward
@@ -159,13 +158,10 @@ def _attempt(part: Part[RetrieveLine], request: RetrieveRequest) -> bool:
     return again
 
 
-def _may_be_present(part: Part[RetrieveLine], request: RetrieveRequest) -> bool:
-    """Whether to check what is already at its destination: before the first attempt, unless it is to be replaced."""
-    return bool(part.left) and not part.tries and not request.overwrite
-
-
 def _record_present(part: Part[RetrieveLine], request: RetrieveRequest) -> None:
-    """Record what is already at its destination, so that it is not requested."""
+    """Record what is already at its destination before the first attempt, unless it is to be replaced."""
+    if not part.left or part.tries or request.overwrite:
+        return
     if request.to is None:
         already_there.record_present(part, request)
     else:
