@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 from pacs_tasks.fleet.leases import name_of
 from pacs_tasks.ledger.outcomes import Instances
@@ -60,10 +59,14 @@ class Answers:
         return far and self._stretch <= _BUSY
 
 
-@lru_cache(maxsize=_MOST_REMOTES)
-def answers_of(_remote: str) -> Answers:
-    """The same for each call with this remote."""
-    return Answers()
+#: By remote.
+_answers: dict[str, Answers] = {}
+
+
+def answers_of(remote: str) -> Answers:
+    if remote not in _answers and len(_answers) >= _MOST_REMOTES:
+        _answers.clear()
+    return _answers.setdefault(remote, Answers())
 
 
 def first_patience(request: TransferRequest, largest: int) -> float | None:
