@@ -181,16 +181,7 @@ class QuerySession:
         JobCancelledError
             If the job was cancelled meanwhile.
         """
-        request = self._request
-        query = FindRequest(
-            remote=request.remote,
-            local=request.local,
-            timeout=request.timeout,
-            level=level,
-            keys=keys,
-            query_model=request.query_model,
-            priority=request.priority,
-        )
+        query = self._query(level, keys)
         begun, losses = 0.0, 0
         rows = _Rows(read)
         finding = FindOperation(query, settings().answer_limits(query.remote), rows)
@@ -216,6 +207,18 @@ class QuerySession:
             raise JobCancelledError("The job was cancelled before it fetched anything.")
         self._unanswered, self._answered = 0, True
         return outcome, rows.read
+
+    def _query(self, level: Level, keys: Mapping[str, str]) -> FindRequest:
+        request = self._request
+        return FindRequest(
+            remote=request.remote,
+            local=request.local,
+            timeout=request.timeout,
+            level=level,
+            keys=keys,
+            query_model=request.query_model,
+            priority=request.priority,
+        )
 
     def _count_unanswered(self, error: PeerUnavailableError, *, silent: bool) -> None:
         self._unanswered += 1
