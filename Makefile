@@ -53,7 +53,7 @@ up: $(PACKAGE)
 	$(BIN)/pacs-tasks up
 
 # Tests wait for most of their time, so more of them run at once than there are cores.
-PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
+PYTEST := $(BIN)/python -m pytest -n 4 --dist worksteal
 # What `make test` leaves out, since it takes longest: whole programs as peers, thousands of conversations, failures.
 THOROUGH := thorough
 
