@@ -22,8 +22,17 @@ from pacs_tasks.client.job import Job, O_co
 from pacs_tasks.client.pacs_client import PacsClient
 from pacs_tasks.client.waiting import Watch, one_not_in_time, some_not_in_time
 from pacs_tasks.connection import connect_async
-from pacs_tasks.ledger.keys import PROGRESS_FIELDS, SEALED_KEY, checked_job_key, job_key, progress_of, source
-from pacs_tasks.ledger.states import JobView, chunks, read_views
+from pacs_tasks.ledger.keys import (
+    PROGRESS_FIELDS,
+    SEALED_KEY,
+    JobView,
+    checked_job_key,
+    chunks,
+    job_key,
+    progress_of,
+    read_views,
+    source,
+)
 from pacs_tasks.outcome import (
     CommitOutcome,
     EchoOutcome,

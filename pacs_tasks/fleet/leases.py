@@ -201,12 +201,11 @@ class AssociationLeases:
             if in_use + waiting:
                 fields = cast("list[str | None]", self._redis.hmget(tuning_key(remote), ["limit", "shown", "response"]))
                 tuned, rate, response = (None if each is None else float(each) for each in fields)
-                limit = _limit(ceiling, tuned)
                 found.append(
                     Associations(
                         remote=remote,
                         in_use=in_use,
-                        limit=limit,
+                        limit=_limit(ceiling, tuned),
                         waiting=waiting,
                         ceiling=int(ceiling),
                         rate=rate,

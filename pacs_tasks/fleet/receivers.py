@@ -6,15 +6,16 @@ that reads the token there shares the storage, so it can check what a C-MOVE to 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from pydantic import BaseModel, ConfigDict
 
-from pacs_tasks.ae import AETitle
+from pacs_tasks.ae import AETitle, RemoteAE
 from pacs_tasks.fleet.senders import Expectation, Stranger
-from pacs_tasks.ledger.keys import Scripts
+from pacs_tasks.ledger.keys import Scripts, server_time
 from pacs_tasks.sealing import sealing_of
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ INCOMING = "incoming"
 UNSOLICITED = "unsolicited"
 _PREFIX = "pacs_tasks:receiver:"
 _EXPECTED = "pacs_tasks:expected:"
+_CALLERS = "pacs_tasks:expected_callers"
 _STRANGERS = "pacs_tasks:strangers:"
 #: What all receivers were sent: numbers by AE title, a tab, and what is counted; and seconds to keep it after the last.
 _RECEPTION = "pacs_tasks:metrics:received"
@@ -153,3 +155,31 @@ class ExpectedSeries:
 def _series(study_uid: str, series_uid: str) -> str:
     """Name a series, which the owner follows in a member."""
     return f"{study_uid} {series_uid}"
+
+
+class ExpectedCallers:
+    """Remotes that jobs expect to call the receivers of one Redis: to deliver by C-MOVE, or to report commitment.
+
+    Each has an owner and an expiry, as expected series have.
+    """
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._redis = client
+        self._run = Scripts(client, "fleet").run
+
+    def expect(self, remote: RemoteAE, owner: str, seconds: float) -> None:
+        """Expect a remote for so many seconds from now."""
+        self._run("expect", [_CALLERS], [_member(remote, owner), seconds])
+
+    def withdraw(self, remote: RemoteAE, owner: str) -> None:
+        """Withdraw the expectation of one owner."""
+        self._redis.zrem(_CALLERS, _member(remote, owner))
+
+    def all(self) -> set[tuple[str, str]]:
+        """Read the AE titles and hosts of all expected remotes."""
+        members = self._redis.zrangebyscore(_CALLERS, server_time(self._redis), "+inf")
+        return {(each[0], each[1]) for each in map(json.loads, cast("list[str]", members))}
+
+
+def _member(remote: RemoteAE, owner: str) -> str:
+    return json.dumps([remote.ae_title, remote.host, owner])

@@ -5,7 +5,6 @@ A refusal is forgotten after an hour, so that a change at the PACS is noticed, a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -36,23 +35,9 @@ def get_of(sop_class_uid: str) -> str:
     return f"{Method.GET} of {sop_class_uid}"
 
 
-class Refusals:
-    """What one remote has refused: a :class:`Method`, :func:`move_to` a receiver, or :func:`get_of` a SOP class.
+def refusals_of(client: redis.Redis, remote: str, calling_aet: str) -> Marks:
+    """Give what a remote has refused: a :class:`Method`, :func:`move_to` a receiver, or :func:`get_of` a SOP class.
 
-    A remote may refuse one calling AE title and accept another.
+    The value of each is the reason. A remote may refuse one calling AE title and accept another.
     """
-
-    def __init__(self, client: redis.Redis, remote: str, calling_aet: str) -> None:
-        self._marks = Marks(client, f"{_REFUSED}{remote} for {calling_aet}")
-
-    def reasons(self) -> Mapping[str, str]:
-        """Read the refusals of the last hour, with the reason for each."""
-        return self._marks.live()
-
-    def record(self, refused: Collection[str], reason: str) -> None:
-        """Record that the remote refuses these."""
-        self._marks.renew(refused, REFUSED_FOR, reason)
-
-    def forget(self, accepted: Collection[str]) -> None:
-        """Record that these work."""
-        self._marks.remove(accepted)
+    return Marks(client, f"{_REFUSED}{remote} for {calling_aet}")

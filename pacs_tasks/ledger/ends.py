@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from pacs_tasks.errors import JobCancelledError, PacsTasksError
-from pacs_tasks.ledger.keys import CALLERS, ERROR_FIELDS, PROGRESS_FIELDS, job_key, load_error, progress_of
+from pacs_tasks.ledger.keys import CALLERS, PROGRESS_FIELDS, job_key, load_error, progress_of
 from pacs_tasks.ledger.seals import Seals
 from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.outcome import GetOutcome, InstanceCategory, JobState, MoveOutcome, Outcome, Progress, TransferOutcome
@@ -49,7 +49,7 @@ def _outcome_of(progress: Progress, fields: Mapping[str, str | None], sealer: Se
     if text is not None:
         return OPERATIONS[progress.task].outcome.model_validate_json(sealer.unseal(text, "outcome"))
     if progress.state is JobState.FAILED:
-        return load_error([fields[name] for name in ERROR_FIELDS], sealer)
+        return load_error(fields, sealer)
     if OPERATIONS[progress.task].outcome is not TransferOutcome:
         return JobCancelledError(f"Job {progress.job_id} was cancelled before the remote had answered. Retry it.")
     return TransferOutcome(

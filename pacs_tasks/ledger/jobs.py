@@ -28,8 +28,10 @@ from pacs_tasks.ledger.keys import (
     PROGRESS_FIELDS,
     SEALED_KEY,
     Bitmap,
+    JobView,
     Scripts,
     checked_job_key,
+    chunks,
     decode_whole,
     dump_error,
     dump_request,
@@ -39,12 +41,12 @@ from pacs_tasks.ledger.keys import (
     load_request,
     not_found,
     progress_of,
+    read_views,
     seal_short,
     seal_whole,
     touch,
 )
 from pacs_tasks.ledger.seals import Seals
-from pacs_tasks.ledger.states import JobView, chunks, read_views
 from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.outcome import (
     Category,
@@ -91,8 +93,7 @@ class Ledger:
     """
 
     def __init__(self, client: redis.Redis, keep_jobs: int = 7 * 86_400) -> None:
-        self._redis = client
-        self._keep = keep_jobs
+        self.client, self.keep = client, keep_jobs
         self._run = Scripts(client).run
         self.seals = Seals(client)
         self.callers = Callers(client, self.seals)
@@ -104,24 +105,14 @@ class Ledger:
         """The manifests of all jobs."""
         from pacs_tasks.ledger.manifest import Manifest
 
-        return Manifest(self._redis, self._keep, self.seals)
+        return Manifest(self.client, self.keep, self.seals)
 
     @cached_property
     def studies(self) -> Studies:
         """The studies of all jobs."""
         from pacs_tasks.ledger.manifest import Studies
 
-        return Studies(self._redis, self._keep, self.seals)
-
-    @property
-    def client(self) -> redis.Redis:
-        """The connection, for other data in the same Redis."""
-        return self._redis
-
-    @property
-    def keep(self) -> int:
-        """Seconds to keep a job after its last change."""
-        return self._keep
+        return Studies(self.client, self.keep, self.seals)
 
     def open(self, job_id: str, task: str, request: AnyRequest | None, follows: str = "", requester: str = "") -> bool:
         """Begin the record of a job; false if it exists.
@@ -140,15 +131,15 @@ class Ledger:
         fields = zip(names, (*dump_request(request), follows, requester), strict=True)
         text, bulk, follows, requester = (sealer.seal(value, field) if value else "" for field, value in fields)
         keys = [job_key(job_id), JOBS, job_key(job_id, "bulk"), CALLERS]
-        arguments = [job_id, task, text, bulk, self._keep, follows, sealed_key, requester]
+        arguments = [job_id, task, text, bulk, self.keep, follows, sealed_key, requester]
         opened = bool(self._run("jobs/open", keys, arguments))
         self.touch(job_id)
         return opened
 
     def discard(self, job_id: str) -> None:
         """Forget a job that could not be enqueued."""
-        self._redis.delete(*(job_key(job_id, part) for part in ("", *PARTS)))
-        self._redis.zrem(JOBS, job_id)
+        self.client.delete(*(job_key(job_id, part) for part in ("", *PARTS)))
+        self.client.zrem(JOBS, job_id)
 
     def request(self, job_id: str, *, bulk: bool = False) -> AnyRequest:
         """Read the request of a job, with its large field only if ``bulk`` is set.
@@ -159,7 +150,7 @@ class Ledger:
             If the request cannot be read.
         """
         fields = ["task", "request", SEALED_KEY]
-        task, text, sealed_key = cast("list[str | None]", self._redis.hmget(checked_job_key(job_id), fields))
+        task, text, sealed_key = cast("list[str | None]", self.client.hmget(checked_job_key(job_id), fields))
         if task is None or text is None:
             raise not_found(job_id)
         sealer = self.seals.read(job_id, sealed_key)
@@ -169,13 +160,13 @@ class Ledger:
             )
         operation = OPERATIONS.get(task)
         has_bulk = bulk and operation is not None and operation.request.bulk
-        large = cast("str | None", self._redis.get(job_key(job_id, "bulk"))) if has_bulk else None
+        large = cast("str | None", self.client.get(job_key(job_id, "bulk"))) if has_bulk else None
         large = large and sealer.unseal(large, "bulk")
         return load_request(job_id, task, sealer.unseal(text, "request"), large)
 
     def requester(self, job_id: str) -> str:
         """Read who requested a job, as the client said: nothing proves it."""
-        said = cast("str | None", self._redis.hget(job_key(job_id), "requester"))
+        said = cast("str | None", self.client.hget(job_key(job_id), "requester"))
         return f"{self.seals.of(job_id).unseal(said, 'requester')} (not proven)" if said else ""
 
     def complete(self, request: R) -> R:
@@ -205,29 +196,29 @@ class Ledger:
 
     def record_round_trip(self, job_id: str, seconds: float) -> None:
         """Record the round trip to the remote. Later values are ignored: the parts of a job are cut by the first."""
-        self._redis.hsetnx(job_key(job_id), "round_trip", f"{seconds:.4f}")
+        self.client.hsetnx(job_key(job_id), "round_trip", f"{seconds:.4f}")
 
     def round_trip(self, job_id: str) -> float:
         """Read the round trip to the remote in seconds; 0 if it is not known."""
-        return float(cast("str | None", self._redis.hget(job_key(job_id), "round_trip")) or 0)
+        return float(cast("str | None", self.client.hget(job_key(job_id), "round_trip")) or 0)
 
     def record_fan_out(self, job_id: str) -> None:
         """Record that the parts of a job are published although the message of its planner comes once more."""
-        self._redis.set(job_key(job_id, "fanned"), 1, ex=_FANNED_OUT)
+        self.client.set(job_key(job_id, "fanned"), 1, ex=_FANNED_OUT)
 
     def is_fanned_out(self, job_id: str) -> bool:
         """Return whether :meth:`record_fan_out` recorded that, once."""
-        return bool(self._redis.delete(job_key(job_id, "fanned")))
+        return bool(self.client.delete(job_key(job_id, "fanned")))
 
     def recorded(self, job_id: str, start: int, stop: int) -> set[int]:
         """Read the indices from ``start`` up to, not including, ``stop`` that have an outcome."""
-        return Bitmap(self._redis, job_key(job_id, "recorded"), start, stop).indices()
+        return Bitmap(self.client, job_key(job_id, "recorded"), start, stop).indices()
 
     def counts(self, job_id: str, lines: range) -> Counter[str]:
         """Count the outcomes of a range of lines by category."""
         recorded = self.recorded(job_id, lines.start, lines.stop)
-        present = Bitmap(self._redis, job_key(job_id, "present"), lines.start, lines.stop).indices() & recorded
-        texts = cast("list[str | None]", self._redis.hmget(job_key(job_id, "problems"), [str(each) for each in lines]))
+        present = Bitmap(self.client, job_key(job_id, "present"), lines.start, lines.stop).indices() & recorded
+        texts = cast("list[str | None]", self.client.hmget(job_key(job_id, "problems"), [str(each) for each in lines]))
         found = Counter[str](json.loads(text)["category"] for text in texts if text)
         found["present"] += len(present)
         found["success"] += len(recorded) - found.total()
@@ -254,7 +245,7 @@ class Ledger:
         series = series and sealer.name(series, "series")
         arguments: list[str | int] = [index, text, outcome.category.value, size, int(unreachable), int(short)]
         converted = int(bool(outcome.sent_as) and outcome.category in MOVED)
-        return [job_key(job_id, part) for part in parts], [*arguments, self._keep, series, before_series, converted]
+        return [job_key(job_id, part) for part in parts], [*arguments, self.keep, series, before_series, converted]
 
     def read_recorded(self, job_id: str, reply: Sequence[int]) -> Recorded:
         """Read the reply to the script ``record``."""
@@ -264,7 +255,7 @@ class Ledger:
         return Recorded(bool(new), bool(cancelled), bool(ended))
 
     def cancel_requested(self, job_id: str) -> bool:
-        return self._redis.hget(job_key(job_id), "cancel") == "1"
+        return self.client.hget(job_key(job_id), "cancel") == "1"
 
     def settle(self, job_id: str) -> bool:
         """End the job if nothing is left to do; true if this call ended it."""
@@ -290,13 +281,11 @@ class Ledger:
 
     def note_busy(self, job_id: str, reason: str) -> None:
         """Record why a job waits for a remote that refuses its association for now."""
-        if self._redis.exists(job_key(job_id)):
-            self._redis.hset(job_key(job_id), "waiting_reason", reason)
+        self._note(job_id, "waiting_reason", reason)
 
     def note_pace(self, job_id: str, pace: str) -> None:
         """Record the pace to which a job keeps."""
-        if self._redis.exists(job_key(job_id)):
-            self._redis.hset(job_key(job_id), "pace", pace)
+        self._note(job_id, "pace", pace)
 
     def cancel(self, job_id: str) -> JobState:
         """Request that the job be cancelled; it is once no worker works on it any more."""
@@ -326,16 +315,16 @@ class Ledger:
         if complete and not failed and OPERATIONS[progress.task].outcome is TransferOutcome:
             raise _nothing_left(job_id, failed_too=failed_too)
         self._drop(job_id, failed)
-        self._redis.delete(job_key(job_id, "losses"))
+        self.client.delete(job_key(job_id, "losses"))
         if not self._run("jobs/reopen", [job_key(job_id)], COUNTED):
             raise InvalidRequestError(f"Somebody else reopened job {job_id} just now. Wait for its end.")
         if requester:
-            self._redis.hset(job_key(job_id), "requester", self.seals.of(job_id).seal(requester, "requester"))
+            self.client.hset(job_key(job_id), "requester", self.seals.of(job_id).seal(requester, "requester"))
         return len(failed)
 
     def progress(self, job_id: str) -> Progress:
         """Read the progress of a job, with one command."""
-        values = cast("list[str | None]", self._redis.hmget(checked_job_key(job_id), list(PROGRESS_FIELDS)))
+        values = cast("list[str | None]", self.client.hmget(checked_job_key(job_id), list(PROGRESS_FIELDS)))
         fields = dict(zip(PROGRESS_FIELDS, values, strict=True))
         return progress_of(job_id, fields, self.seals.read(job_id, fields[SEALED_KEY]))
 
@@ -344,7 +333,7 @@ class Ledger:
 
         It does so for a retry, when its remote is back, and when the hours of its remote begin.
         """
-        return float(cast("str | None", self._redis.hget(job_key(job_id), "queued")) or 0)
+        return float(cast("str | None", self.client.hget(job_key(job_id), "queued")) or 0)
 
     def states(self, job_ids: Collection[str]) -> dict[str, JobView]:
         """Read the states of many jobs, a thousand with each command; errors as of :func:`read_views`."""
@@ -367,16 +356,16 @@ class Ledger:
         """
         start = 0
         if before:
-            rank = self._redis.zrevrank(JOBS, before)
+            rank = self.client.zrevrank(JOBS, before)
             if rank is None:
                 raise not_found(before)
             start = cast(int, rank) + 1
-        while ids := cast("list[str]", self._redis.zrevrange(JOBS, start, start + _CHUNK - 1)):
+        while ids := cast("list[str]", self.client.zrevrange(JOBS, start, start + _CHUNK - 1)):
             for job_id in ids:
                 try:
                     yield self.progress(job_id)
                 except JobNotFoundError:
-                    start -= self._redis.zrem(JOBS, job_id)
+                    start -= self.client.zrem(JOBS, job_id)
                 except PacsTasksError:
                     raise
                 except Exception:  # noqa: BLE001, S112 - whatever else was written there must not hide the others
@@ -385,11 +374,11 @@ class Ledger:
 
     def public_error(self, job_id: str) -> str:
         """Read the error of a job without its subject and without what the remote said; empty if it has none."""
-        return cast("str | None", self._redis.hget(job_key(job_id), "error")) or ""
+        return cast("str | None", self.client.hget(job_key(job_id), "error")) or ""
 
     def problems(self, job_id: str, most: int | None = None) -> list[tuple[int, InstanceOutcome]]:
         """Read the outcomes that have no receipt, in the order of the manifest; at most so many."""
-        scan = self._redis.hscan_iter(job_key(job_id, "problems"), count=_CHUNK)
+        scan = self.client.hscan_iter(job_key(job_id, "problems"), count=_CHUNK)
         # A scan may return a field twice.
         found = {int(index): text for index, text in islice(scan, most)}
         known = self.series(job_id) if found else {}
@@ -398,7 +387,7 @@ class Ledger:
 
     def series(self, job_id: str) -> dict[int, tuple[str, str]]:
         """Read study and series of the outcomes, by the number that stands for them."""
-        pairs = cast("dict[str, str]", self._redis.hgetall(job_key(job_id, "series")))
+        pairs = cast("dict[str, str]", self.client.hgetall(job_key(job_id, "series")))
         sealer = self.seals.of(job_id)
         named = ((sealer.unname(pair, "series"), number) for pair, number in pairs.items())
         return {int(number): (pair.partition("\\")[0], pair.partition("\\")[2]) for pair, number in named}
@@ -422,7 +411,7 @@ class Ledger:
 
     def end(self, job_id: str) -> End:
         """Read the progress of a job and what it ended with, in one step. An error that is raised is not the job's."""
-        values = cast("list[str | None]", self._redis.hmget(checked_job_key(job_id), list(END_FIELDS)))
+        values = cast("list[str | None]", self.client.hmget(checked_job_key(job_id), list(END_FIELDS)))
         fields = dict(zip(END_FIELDS, values, strict=True))
         found = end_of(job_id, fields, self.seals.read(job_id, fields[SEALED_KEY]))
         if fields["outcome"] is not None or not isinstance(found.outcome, TransferOutcome):
@@ -433,14 +422,18 @@ class Ledger:
 
     def kept_end(self, job_id: str, attempt: int) -> End | None:
         """Read the end of an attempt as it was kept when the job was reopened, without problems; None if it was not."""
-        kept = cast("dict[str, str]", self._redis.hgetall(KEPT + member_of(job_id, attempt)))
+        kept = cast("dict[str, str]", self.client.hgetall(KEPT + member_of(job_id, attempt)))
         if not kept:
             return None
         return end_of(job_id, dict.fromkeys(END_FIELDS) | kept, self.seals.read(job_id, kept.get(SEALED_KEY)))
 
     def touch(self, job_id: str) -> None:
         """Keep a job for its full time from now."""
-        touch(self._redis, job_id, self._keep)
+        touch(self.client, job_id, self.keep)
+
+    def _note(self, job_id: str, field: str, text: str) -> None:
+        if self.client.exists(job_key(job_id)):
+            self.client.hset(job_key(job_id), field, text)
 
     def _drop(self, job_id: str, indices: Sequence[int]) -> None:
         """Drop the outcomes of these lines, so that they are done again."""

@@ -1,4 +1,5 @@
-"""How jobs are written in Redis: scripts, bitmaps and marks; keys; how requests, progress and outcomes are encoded.
+"""How jobs are written in Redis: scripts, bitmaps and marks; keys; how requests, progress,
+states and outcomes are encoded.
 
 Most instances of a job succeed or were already there: their outcome is written as a short list, so that a job of
 100,000 files takes about 20 MB. Any other outcome is written whole. In both, a number stands for study and series: the
@@ -11,10 +12,11 @@ import json
 import math
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pydantic import ValidationError
 
@@ -67,7 +69,8 @@ class Bitmap:
     def indices(self) -> set[int]:
         """Give the indices of the bits that are set."""
         last = min(self._stop, (self._first + len(self._bytes)) * 8)
-        return {index for index in range(self._start, last) if self._byte(index) >> (7 - index % 8) & 1}
+        bits, first = self._bytes, self._first
+        return {index for index in range(self._start, last) if bits[index // 8 - first] >> (7 - index % 8) & 1}
 
     def count(self, start: int, stop: int) -> int:
         """Count the bits that are set in a part of the range."""
@@ -75,9 +78,6 @@ class Bitmap:
         part = self._bytes[first - self._first : last - self._first].ljust(last - first, b"\0")
         bits = int.from_bytes(part, "big") >> (last * 8 - stop)
         return (bits & ((1 << (stop - start)) - 1)).bit_count()
-
-    def _byte(self, index: int) -> int:
-        return self._bytes[index // 8 - self._first]
 
 
 class Marks:
@@ -261,6 +261,7 @@ PROGRESS_FIELDS = ("task", "request", "state", "created", "started", "finished",
                    *ERROR_FIELDS, "waiting", "waiting_since", "waiting_reason", "waiting_until", "pace", "retrying",
                    SEALED_KEY, *COUNTED, *(f"before_{name}" for name in COUNTED))  # fmt: skip
 _LONGEST_ID = 255
+_CHUNK = 1_000
 _LONGEST_SHOWN = 64
 
 
@@ -342,7 +343,7 @@ def progress_of(job_id: str, fields: Mapping[str, str | None], sealer: Sealer) -
     error, request = "", fields["request"]
     try:
         request = sealer.unseal(request, "request") if request else ""
-        error = _error_of(fields, sealer)
+        error = str(load_error(fields, sealer)) if fields["error_type"] else ""
     except SealingError as sealed:
         error, request = (sealed.message if fields["error_type"] else ""), ""
     return Progress(
@@ -368,11 +369,44 @@ def progress_of(job_id: str, fields: Mapping[str, str | None], sealer: Sealer) -
     )
 
 
-def _error_of(fields: Mapping[str, str | None], sealer: Sealer) -> str:
-    """Word the recorded error of a job; empty if there is none."""
-    if not fields["error_type"]:
-        return ""
-    return str(load_error([fields[name] for name in ERROR_FIELDS], sealer))
+def chunks(job_ids: Iterable[str]) -> Iterator[list[str]]:
+    """Give these ids a thousand at a time."""
+    rest = iter(job_ids)
+    while chunk := list(islice(rest, _CHUNK)):
+        yield chunk
+
+
+class JobView(NamedTuple):
+    """As much of a job as a wait for many jobs reads. ``mark`` changes whenever somebody works on it."""
+
+    state: JobState
+    cancel_requested: bool
+    mark: str
+
+    @property
+    def finished(self) -> bool:
+        return self.state.finished
+
+    @property
+    def cancelling(self) -> bool:
+        """Whether the job was cancelled and has not ended, perhaps since a worker died with a claim on it."""
+        return self.cancel_requested and not self.state.finished
+
+
+def read_views(job_ids: Iterable[str], reply: Iterable[Sequence[str]]) -> dict[str, JobView]:
+    """Read the reply to the script ``states``.
+
+    Raises
+    ------
+    JobNotFoundError
+        If one of the jobs has no record.
+    """
+    found = {}
+    for job_id, (state, cancel, mark) in zip(job_ids, reply, strict=True):
+        if not state:
+            raise not_found(job_id)
+        found[job_id] = JobView(JobState(state), cancel == "1", mark)
+    return found
 
 
 def dump_error(error: PacsTasksError, sealer: Sealer) -> dict[str, str]:
@@ -383,11 +417,11 @@ def dump_error(error: PacsTasksError, sealer: Sealer) -> dict[str, str]:
     return {"error": public, "error_type": type(error).__name__, **sealed}
 
 
-def load_error(values: Sequence[str | None], sealer: Sealer) -> PacsTasksError:
+def load_error(fields: Mapping[str, str | None], sealer: Sealer) -> PacsTasksError:
     """Read the fields :data:`ERROR_FIELDS` that :func:`dump_error` wrote."""
-    kind, public, *sealed = values
-    fields = zip(ERROR_FIELDS[2:], sealed, strict=True)
-    subject, whole = (sealer.unseal(text, field) if text else "" for field, text in fields)
+    kind, public, *sealed = (fields[name] for name in ERROR_FIELDS)
+    named = zip(ERROR_FIELDS[2:], sealed, strict=True)
+    subject, whole = (sealer.unseal(text, field) if text else "" for field, text in named)
     return from_record(kind or "", whole or public or "", subject)
 
 

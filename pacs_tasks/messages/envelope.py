@@ -75,23 +75,6 @@ class Envelope(dict[str, Any]):
     content: Any = None
 
 
-def read_task(raw: bytes, tasks: Tasks, size: int) -> Envelope:
-    """Read a message of a task queue; raise :class:`MessageError` unless Celery can serve it.
-
-    Parameters
-    ----------
-    raw
-        The item of the queue.
-    tasks
-        The tasks that the worker knows.
-    size
-        Bytes that the message may have, and its body after it is decompressed.
-    """
-    found = read_envelope(raw, size)
-    check_task(found, tasks)
-    return found
-
-
 def read_envelope(raw: bytes, size: int) -> Envelope:
     """Read the envelope of any message, and its body."""
     found = read_outside(raw, size)

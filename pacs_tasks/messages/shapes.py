@@ -50,14 +50,14 @@ _Few = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 _Clock = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-class _DeliveryInfo(Shape):
+class _Address(Shape):
     exchange: _Text
     routing_key: _Text
 
 
 class _Properties(Shape):
     delivery_tag: _Name
-    delivery_info: _DeliveryInfo
+    delivery_info: _Address
     body_encoding: Literal["base64", "utf-8"] | None = None
     priority: _Priority | None = None
     correlation_id: _Text | UUID | None = None
@@ -189,11 +189,6 @@ class Following(Shape):
     chord: _Signature | None = None
 
 
-class _ReplyTo(Shape):
-    exchange: _Text
-    routing_key: _Text
-
-
 class Command(Shape):
     """A command of Celery's remote control. Regular expressions may take for ever, so the names are compared."""
 
@@ -202,7 +197,7 @@ class Command(Shape):
     destination: list[_Text] | None = None
     pattern: None = None
     matcher: None = None
-    reply_to: _ReplyTo | None = None
+    reply_to: _Address | None = None
     ticket: _Text | None = None
 
 

@@ -10,8 +10,7 @@ import redis
 
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.errors import BrokerUnavailableError
-from pacs_tasks.fleet.callers import ExpectedCallers
-from pacs_tasks.fleet.receivers import EXPECTED_FOR
+from pacs_tasks.fleet.receivers import EXPECTED_FOR, ExpectedCallers
 from pacs_tasks.tasks.engine.base import ledger
 from pacs_tasks.tasks.engine.claim import Claim, heartbeat
 

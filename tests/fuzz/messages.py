@@ -49,7 +49,7 @@ def check(chance: Random) -> None:
     if chance.random() < 0.7:
         raw = disturbed(chance, raw)
     with suppress(MessageError):
-        envelope.about(envelope.read_task(raw, _TASKS, poison.SIZE))
+        envelope.about(poison.read_task(raw, _TASKS, poison.SIZE))
     with suppress(MessageError):
         envelope.check_command(envelope.read_envelope(raw, poison.SIZE), {"ping"})
     with suppress(MessageError):

@@ -12,6 +12,8 @@ import zlib
 from functools import cache
 from typing import Any, Final
 
+from pacs_tasks.messages.envelope import Envelope, Tasks, check_task, read_envelope
+
 #: In each of them, wherever it can be: a patient's name, which nothing may show.
 NAME: Final = "Planted^Patient"
 
@@ -308,3 +310,10 @@ def events() -> dict[str, bytes]:
         "list of texts": envelope([NAME]),
         "in Celery's headers": envelope([good], headers={"hostname": [NAME]}),
     }
+
+
+def read_task(raw: bytes, known: Tasks, size: int) -> Envelope:
+    """Read a message as a worker that knows these tasks does."""
+    found = read_envelope(raw, size)
+    check_task(found, known)
+    return found

@@ -19,7 +19,7 @@ from pacs_tasks.dimse.scp.callers import ANY, LOOPBACK, UNCERTAIN, Caller, Calle
 from pacs_tasks.dimse.upper_layer.negotiation import AssociateRequest
 from pacs_tasks.errors import BrokerUnavailableError
 from pacs_tasks.fleet.audits import Audits
-from pacs_tasks.fleet.callers import ExpectedCallers
+from pacs_tasks.fleet.receivers import ExpectedCallers
 from pacs_tasks.journal.audit import NODE_AUTHENTICATION, Event, Kind, Party
 from pacs_tasks.settings import Settings
 

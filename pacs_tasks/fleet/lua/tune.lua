@@ -5,8 +5,8 @@
 -- long as that brings more (slow start), later a quarter more; half or a quarter less where more brought nothing.
 -- Measured is a window in which the associations were in use. Trouble, and a remote that turns slow, halve the base.
 --
--- tuning (hash): limit (in force), base, rate, byte_rate, cycle and used (of the base; rates by second, seconds by instance,
---   associations in use), last (cycle of the last window), response (seconds, usual), shown (instances by second, last), since (of the window),
+-- tuning (hash): limit (in force), base, rate, byte_rate, cycle and used (of the base; rates by second, seconds by
+--   instance, associations in use), last (cycle of the last window), response (seconds, usual), shown (instances by second, last), since (of the window),
 --   settled (when the window may begin), probe (1 up, -1 down), next (the same of the next probe), coarse (1: steps by
 --   two), again (when to probe next), pause (seconds between probes), idle (windows without use in a row), reached (most
 --   associations in use at this number), slow (windows in which the remote was slow), cut, aborted (times of the last),
@@ -48,10 +48,15 @@ local ABORTS, REFUSED = 10, 60
 -- The most in force: of a large ceiling a few are left to whoever waits for a single answer, who need ask nobody for one.
 local MOST_IN_FORCE = limit - math.min(SPARE, math.floor(limit / 16))
 
-local state, entries = {}, redis.call('HGETALL', tuning)
-for i = 1, #entries, 2 do
-  state[entries[i]] = tonumber(entries[i + 1])
+local function numbers(hash)
+  local found, entries = {}, redis.call('HGETALL', hash)
+  for i = 1, #entries, 2 do
+    found[entries[i]] = tonumber(entries[i + 1])
+  end
+  return found
 end
+
+local state = numbers(tuning)
 
 -- Begins a new window once what changed has taken effect.
 local function restart(settle)
@@ -70,14 +75,19 @@ local function set(number, probe)
   state.limit, state.probe, state.idle, state.reached = number, probe, 0, 0
 end
 
+-- Takes another base, with what was measured of it, or {} if nothing was.
+local function rebase(number, measured)
+  state.base, state.rate, state.byte_rate = number, measured.rate, measured.byte_rate
+  state.cycle, state.used = measured.cycle, measured.used
+end
+
 -- Halves the number. What made that necessary may pass: it is tried again later, by twos.
 local function cut()
   if now - state.cut < BETWEEN_CUTS then
     return
   end
-  state.base = math.max(1, math.min(state.base, math.floor(state.limit / 2)))
+  rebase(math.max(1, math.min(state.base, math.floor(state.limit / 2))), {})
   state.cut, state.again, state.pause, state.coarse = now, now + AFTER_CUT, PAUSE, 1
-  state.rate, state.byte_rate, state.cycle, state.used = nil, nil, nil, nil
   set(state.base, 0)
 end
 
@@ -125,11 +135,6 @@ local function probe(direction, other)
   end
 end
 
-local function adopt(measured)
-  state.base, state.rate, state.byte_rate, state.cycle = state.limit, measured.rate, measured.byte_rate, measured.cycle
-  state.used = measured.used
-end
-
 -- Judges a window of the base.
 local function judge_base(measured)
   local left = state.rate and math.max(measured.rate / state.rate, measured.byte_rate / state.byte_rate) or 1
@@ -141,7 +146,7 @@ local function judge_base(measured)
   local share = state.rate and 0.5 or 0
   measured.rate = share * (state.rate or 0) + (1 - share) * measured.rate
   measured.byte_rate = share * (state.byte_rate or 0) + (1 - share) * measured.byte_rate
-  adopt(measured)
+  rebase(state.limit, measured)
   if now >= state.again then
     local direction = state.next == -1 and -1 or 1
     probe(direction, state.coarse ~= 1 and -direction or nil)
@@ -155,7 +160,7 @@ local function judge_candidate(measured)
   local direction, gained = state.probe, math.sqrt(measured.rate / state.rate * measured.byte_rate / state.byte_rate)
   local grown = state.limit / state.base
   if gained >= math.pow(grown, direction > 0 and GAIN or LOSS) then
-    adopt(measured)
+    rebase(state.limit, measured)
     state.pause, state.next = PAUSE, direction
     return probe(direction)
   end
@@ -179,7 +184,7 @@ local function judge_few(concurrency, waiting)
   if few and not opening and concurrency + waiting >= IN_USE * state.limit then
     local accepted = math.max(1, math.floor(concurrency + 0.5))
     if accepted < state.base then
-      state.base, state.rate, state.byte_rate, state.cycle, state.used = accepted, nil, nil, nil, nil
+      rebase(accepted, {})
     end
     state.refused, state['until'], state.coarse, state.again = accepted + 1, now + REFUSED, 0, now + REFUSED
     set(state.base, 0)
@@ -202,11 +207,7 @@ end
 
 -- Closes the window if it says enough.
 local function close()
-  local sums, concurrency, waiting = {}, 0, 0
-  local fields = redis.call('HGETALL', window)
-  for i = 1, #fields, 2 do
-    sums[fields[i]] = tonumber(fields[i + 1])
-  end
+  local sums, concurrency, waiting = numbers(window), 0, 0
   for name, seconds in pairs(sums) do
     local of = string.match(name, '^elapsed (.*)$')
     if of and seconds > 0 then
@@ -254,9 +255,8 @@ end
 if not state.base or now - (state.seen or 0) > STALE then
   -- Rates of another time say nothing.
   state.limit = state.base or state.limit or START
-  state.base, state.rate, state.byte_rate, state.cycle, state.next = state.limit, nil, nil, nil, 1
-  state.used = nil
-  state.coarse, state.again, state.pause, state.cut = 1, now, PAUSE, state.cut or 0
+  rebase(state.limit, {})
+  state.next, state.coarse, state.again, state.pause, state.cut = 1, 1, now, PAUSE, state.cut or 0
   set(state.limit, 0)
   state.settled = now - elapsed
 end

@@ -16,7 +16,7 @@ from pacs_tasks.dimse.upper_layer.contexts import guesses
 from pacs_tasks.errors import AssociationError, ContextRejectedError, NotSendingError, PeerStalledError
 from pacs_tasks.fleet.leases import name_of
 from pacs_tasks.fleet.receivers import Receiver
-from pacs_tasks.fleet.refusals import Method, Refusals, get_of, move_to
+from pacs_tasks.fleet.refusals import REFUSED_FOR, Method, get_of, move_to, refusals_of
 from pacs_tasks.fleet.senders import Stranger
 from pacs_tasks.layout import Layout
 from pacs_tasks.ledger.manifest import RetrieveLine
@@ -50,8 +50,8 @@ class MethodChoice:
 
     def __init__(self, request: RetrieveRequest, sop_class_uids: Collection[str]) -> None:
         self._request, self._classes = request, sop_class_uids
-        self._refusals = Refusals(ledger().client, name_of(request.remote), local_ae(request).ae_title)
-        self._refused = self._refusals.reasons()
+        self._refusals = refusals_of(ledger().client, name_of(request.remote), local_ae(request).ae_title)
+        self._refused = self._refusals.live()
         self.excluded: dict[Method, str] = {}
         #: Methods that the site has simply not set up.
         self._not_set_up: set[Method] = set()
@@ -112,7 +112,7 @@ class MethodChoice:
         self._record(Method.MOVE, [move_to(receiver.ae_title)], reason)
 
     def _record(self, method: Method, names: list[str], reason: str) -> None:
-        self._refusals.record(names, reason)
+        self._refusals.renew(names, REFUSED_FOR, reason)
         self.excluded[method] = reason
 
     def record_success(self, method: Method) -> None:
@@ -124,7 +124,7 @@ class MethodChoice:
             names = [method.value, move_to(self.receiver().ae_title)]
         known = self._refused.keys() & names
         if known:
-            self._refusals.forget(known)
+            self._refusals.remove(known)
 
     def remarks(self) -> list[str]:
         """Why it was not another method; nothing if the site just has no receiver."""

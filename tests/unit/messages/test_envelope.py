@@ -43,7 +43,7 @@ _COMMANDS = {"hello", "ping", "revoke", "revoke_by_stamped_headers"}
 @pytest.mark.parametrize("kind", poison.tasks())
 def test_a_malformed_message_is_refused_in_words_that_quote_nothing(kind: str) -> None:
     with pytest.raises(MessageError) as raised:
-        envelope.read_task(poison.tasks()[kind], _TASKS, poison.SIZE)
+        poison.read_task(poison.tasks()[kind], _TASKS, poison.SIZE)
     assert poison.NAME not in str(raised.value)
     assert raised.value.__cause__ is None
 
@@ -67,7 +67,7 @@ def test_what_follows_may_be_compressed_as_a_task_may(compression: str) -> None:
     body = [[], {}, {"callbacks": [dict(follows)], "errbacks": None, "chain": None, "chord": None}]
     packed = compress(json.dumps(body), compression)[0]
     raw = poison.envelope(packed, headers={"id": "a", "task": "pacs_tasks.echo", "compression": compression})
-    assert envelope.read_task(raw, _TASKS, _SIZE).content[2]["callbacks"][0]["options"] == {"compression": compression}
+    assert poison.read_task(raw, _TASKS, _SIZE).content[2]["callbacks"][0]["options"] == {"compression": compression}
 
 
 def test_a_task_may_be_revoked_as_celery_does_it() -> None:
@@ -91,7 +91,7 @@ def test_a_bomb_takes_little_memory_and_time(pack: Callable[[bytes], bytes]) -> 
     tracemalloc.start()
     try:
         with pytest.raises(MessageError, match="decompressed"):
-            envelope.read_task(raw, _TASKS, _SIZE)
+            poison.read_task(raw, _TASKS, _SIZE)
         assert tracemalloc.get_traced_memory()[1] < 16 << 20
     finally:
         tracemalloc.stop()
@@ -100,7 +100,7 @@ def test_a_bomb_takes_little_memory_and_time(pack: Callable[[bytes], bytes]) -> 
 
 def test_a_message_larger_than_allowed_is_refused() -> None:
     with pytest.raises(MessageError, match="PACS_TASKS_MESSAGE_SIZE"):
-        envelope.read_task(poison.task(), _TASKS, 100)
+        poison.read_task(poison.task(), _TASKS, 100)
 
 
 @pytest.mark.parametrize(
@@ -119,14 +119,14 @@ def test_a_message_larger_than_allowed_is_refused() -> None:
     ],
 )
 def test_what_honest_publishers_send_passes(raw: bytes) -> None:
-    found = envelope.read_task(raw, _TASKS, _SIZE)
+    found = poison.read_task(raw, _TASKS, _SIZE)
     assert envelope.about(found)[0] in _TASKS
     assert json.loads(base64.b64decode(found["body"])) == found.content
 
 
 @pytest.mark.parametrize("raw", [poison.task(id=_TYPED), poison.envelope(_FIRST | {"id": _TYPED})])
 def test_an_id_that_is_a_uuid_becomes_text_as_redis_needs_it(raw: bytes) -> None:
-    found = envelope.read_task(raw, _TASKS, _SIZE)
+    found = poison.read_task(raw, _TASKS, _SIZE)
     assert (found["headers"] | (found.content if isinstance(found.content, dict) else {}))["id"] == str(_UUID)
 
 
@@ -141,7 +141,7 @@ def test_an_id_that_is_a_uuid_becomes_text_as_redis_needs_it(raw: bytes) -> None
 )
 def test_a_task_brings_no_time_limit(raw: bytes) -> None:
     """Its process, which ends with it, has other tasks in the background."""
-    found = envelope.read_task(raw, _TASKS, _SIZE)
+    found = poison.read_task(raw, _TASKS, _SIZE)
     envelope.drop_time_limits(found)
     assert "timelimit" not in found["headers"]
     assert "timelimit" not in found.content
@@ -171,4 +171,4 @@ def test_what_celery_publishes_passes() -> None:
                 published += [json.dumps(channel._get("any")).encode() for _ in range(found)]
     assert len(published) == 5
     for raw in published:
-        envelope.read_task(raw, _TASKS, _SIZE)
+        poison.read_task(raw, _TASKS, _SIZE)

@@ -7,37 +7,30 @@
 local claims, losses = KEYS[1], KEYS[2]
 local name, owner, lifetime = ARGV[1], ARGV[2], tonumber(ARGV[3])
 
--- Returns whether no worker was seen since a claim held: Redis was silent, or all died, and the next renewal of a presence
--- tells which.
-local function unknown(expiry)
+local before = redis.call('HGET', claims, name)
+local conflicting = name == '' and redis.call('HVALS', claims) or {before, redis.call('HGET', claims, '')}
+
+local function of_another(text)
+  return text and read_mark(text) ~= owner
+end
+
+-- Returns whether the owner of a claim may be alive: it holds, or no worker was seen since it did. Redis was silent then,
+-- or all died, and the next renewal of a presence tells which.
+local function may_be_alive(text)
+  if claim_holds(text) then
+    return true
+  end
+  local _, _, expiry = read_mark(text)
   local last = last_seen()
   return expiry > last and now - last > LATE
 end
 
--- Returns whether another owner has this claim, and whether that owner may be alive.
-local function of_another(text)
-  if not text then
-    return false, false
-  end
-  local held_by, _, expiry = read_mark(text)
-  return held_by ~= owner, claim_holds(text) or unknown(expiry)
-end
-
-local conflicting = {redis.call('HGET', claims, '')}
-if name == '' then
-  conflicting = redis.call('HVALS', claims)
-end
 for _, text in ipairs(conflicting) do
-  local other, alive = of_another(text)
-  if other and alive then
+  if of_another(text) and may_be_alive(text) then
     return 0
   end
 end
-local other, alive = of_another(redis.call('HGET', claims, name))
-if other then
-  if alive then
-    return 0
-  end
+if of_another(before) then
   redis.call('HINCRBY', losses, name, 1)
   redis.call('EXPIRE', losses, 86400)
 end

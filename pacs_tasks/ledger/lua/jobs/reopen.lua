@@ -14,12 +14,9 @@ redis.call('HSET', job, 'state', 'queued', 'queued', stamp(), 'unreachable', 0, 
 redis.call('HDEL', job, 'cancel', 'started', 'finished', 'error', 'error_type', 'error_subject', 'error_whole', 'outcome',
            'worker', 'waiting', 'waiting_since', 'waiting_reason', 'waiting_until', 'pace')
 -- What this attempt does is what is counted beyond this.
-for _, name in ipairs(ARGV) do
+for _, name in ipairs({'retries', 'warning_bytes', unpack(ARGV)}) do
   redis.call('HSET', job, 'before_' .. name, redis.call('HGET', job, name) or 0)
   redis.call('HDEL', job, 'measured_' .. name)
-end
-for _, name in ipairs({'retries', 'warning_bytes'}) do
-  redis.call('HSET', job, 'before_' .. name, redis.call('HGET', job, name) or 0)
 end
 redis.call('HDEL', job, 'measured_category')
 redis.call('HINCRBY', job, 'attempt', 1)

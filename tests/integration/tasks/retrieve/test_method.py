@@ -11,7 +11,8 @@ import pytest
 from pacs_tasks import Category, PacsClient, RetrieveMethod, RetrieveRequest, TransferOutcome
 from pacs_tasks.connection import connect
 from pacs_tasks.fleet.leases import name_of
-from pacs_tasks.fleet.refusals import REFUSED_FOR, Method, Refusals, get_of, move_to
+from pacs_tasks.fleet.refusals import REFUSED_FOR, Method, get_of, move_to, refusals_of
+from pacs_tasks.ledger.keys import Marks
 from pacs_tasks.settings import load
 from pacs_tasks.testing import Faults, TestPACS
 from tests.integration.conftest import Receiver
@@ -43,9 +44,9 @@ def retrieve(client: PacsClient, archive: TestPACS, receiver: Receiver, tmp_path
 
 
 @pytest.fixture
-def ways(client: PacsClient, archive: TestPACS) -> Refusals:
+def ways(client: PacsClient, archive: TestPACS) -> Marks:
     """The remembered refusals of the archive."""
-    return Refusals(client.ledger.client, name_of(archive.remote), load().ae_title)
+    return refusals_of(client.ledger.client, name_of(archive.remote), load().ae_title)
 
 
 def asked(archive: TestPACS) -> int:
@@ -53,13 +54,13 @@ def asked(archive: TestPACS) -> int:
     return sum("SpecificCharacterSet" not in each for each in archive.identifiers)
 
 
-def test_an_unknown_receiver_is_asked_for_once(retrieve: Retrieve, archive: TestPACS, ways: Refusals) -> None:
+def test_an_unknown_receiver_is_asked_for_once(retrieve: Retrieve, archive: TestPACS, ways: Marks) -> None:
     """The next part of any job uses C-GET at once; the outcome names the method and the reason."""
     archive.destinations = {}
     first = retrieve("one")
     assert (first.category, first.studies[0].ways) == (Category.SUCCESS, ("C-GET",))
     assert "does not know the move destination RECEIVER (A801)" in first.studies[0].reason
-    assert list(ways.reasons()) == [move_to("RECEIVER")]
+    assert list(ways.live()) == [move_to("RECEIVER")]
     assert asked(archive) == 2
     second = retrieve("two")
     assert (second.category, second.studies[0].ways) == (Category.SUCCESS, ("C-GET",))
@@ -81,7 +82,7 @@ def test_unable_to_process_before_anything_is_an_unknown_receiver(retrieve: Retr
 
 
 def test_a_way_that_works_again_is_not_refused_any_more(
-    retrieve: Retrieve, archive: TestPACS, receiver: Receiver, ways: Refusals
+    retrieve: Retrieve, archive: TestPACS, receiver: Receiver, ways: Marks
 ) -> None:
     """Here a job that names the method finds out."""
     archive.destinations = {}
@@ -89,19 +90,19 @@ def test_a_way_that_works_again_is_not_refused_any_more(
     archive.destinations = {receiver.ae_title: ("127.0.0.1", receiver.port)}
     assert retrieve("two").studies[0].ways == ("C-GET",)
     assert retrieve("three", method=RetrieveMethod.MOVE)
-    assert not ways.reasons()
+    assert not ways.live()
     assert retrieve("four").studies[0].ways == ("C-MOVE",)
 
 
 @pytest.mark.parametrize("refused", [C_GET, (CT,)])
 def test_what_is_missing_comes_by_c_move_where_c_get_is_refused(
-    retrieve: Retrieve, archive: TestPACS, ways: Refusals, refused: tuple[str, ...]
+    retrieve: Retrieve, archive: TestPACS, ways: Marks, refused: tuple[str, ...]
 ) -> None:
     """It is refused as a service, or for the SOP class of the instances."""
     archive.faults = Faults(drop_every=2, refused_sop_classes=refused)
     outcome = retrieve("out")
     assert (outcome.category, outcome.studies[0].ways) == (Category.SUCCESS, ("C-MOVE",))
-    assert list(ways.reasons()) == [Method.GET.value if refused == C_GET else get_of(CT)]
+    assert list(ways.live()) == [Method.GET.value if refused == C_GET else get_of(CT)]
 
 
 def test_what_is_missing_comes_by_c_get_first(retrieve: Retrieve, archive: TestPACS) -> None:
@@ -133,12 +134,12 @@ def test_without_any_way_both_reasons_are_told(retrieve: Retrieve, archive: Test
     assert retrieve("three").category is Category.SUCCESS
 
 
-def test_no_receiver_is_not_remembered(retrieve: Retrieve, archive: TestPACS, ways: Refusals) -> None:
+def test_no_receiver_is_not_remembered(retrieve: Retrieve, archive: TestPACS, ways: Marks) -> None:
     """Looking for a receiver costs little."""
     outcome = retrieve("one", move_aet="NOBODY")
     assert (outcome.category, outcome.studies[0].ways) == (Category.SUCCESS, ("C-GET",))
     assert "no receiver NOBODY is running" in outcome.studies[0].reason
-    assert not ways.reasons()
+    assert not ways.live()
     archive.faults = Faults(refused_sop_classes=C_GET)
     lost = retrieve("two", move_aet="NOBODY")
     assert {"no receiver NOBODY is running" in each.reason for each in lost.problems} == {True}
@@ -150,15 +151,15 @@ def test_a_refusal_is_forgotten_after_an_hour(redis_url: str) -> None:
     with ExitStack() as stack:
         client = connect(redis_url, 5)
         stack.callback(client.close)
-        ways = Refusals(client, "ARCHIVE at 10.0.0.1:104", "ME")
-        ways.record([Method.MOVE.value, get_of(CT)], "it does not; not at all")
-        assert ways.reasons() == {"C-MOVE": "it does not; not at all", get_of(CT): "it does not; not at all"}
-        assert not Refusals(client, "ARCHIVE at 10.0.0.1:104", "YOU").reasons()
+        ways = refusals_of(client, "ARCHIVE at 10.0.0.1:104", "ME")
+        ways.renew([Method.MOVE.value, get_of(CT)], REFUSED_FOR, "it does not; not at all")
+        assert ways.live() == {"C-MOVE": "it does not; not at all", get_of(CT): "it does not; not at all"}
+        assert not refusals_of(client, "ARCHIVE at 10.0.0.1:104", "YOU").live()
         ((name, lifetime),) = [(each, client.ttl(each)) for each in client.scan_iter("pacs_tasks:ways:*")]
         assert 0 < lifetime <= REFUSED_FOR
         noted, _, why = str(client.hget(name, "C-MOVE")).partition(" ")
         client.hset(name, "C-MOVE", f"{int(noted) - REFUSED_FOR} {why}")
-        assert list(ways.reasons()) == [get_of(CT)]
-        ways.forget([get_of(CT)])
-        wait_until(lambda: not ways.reasons())
+        assert list(ways.live()) == [get_of(CT)]
+        ways.remove([get_of(CT)])
+        wait_until(lambda: not ways.live())
         assert not list(client.scan_iter("pacs_tasks:ways:*"))
