@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from pacs_tasks.privacy import plain
 
@@ -18,8 +18,6 @@ from pacs_tasks.privacy import plain
 LogFormat = Literal["text", "json"]
 #: What a thread works on: the values of ``job``, ``part`` and ``remote``.
 _works_on = threading.local()
-#: Attributes of a record that go into its JSON line as they are, by name.
-_FIELDS: Final = {"level": "levelname", "logger": "name", "process": "process"}
 
 
 def work_on(what: dict[str, str]) -> None:
@@ -79,8 +77,8 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        line: dict[str, object] = {"time": time, **{name: getattr(record, each) for name, each in _FIELDS.items()}}
-        line |= {"message": record.getMessage(), **getattr(record, "work", {})}
+        line: dict[str, object] = {"time": time, "level": record.levelname, "logger": record.name}
+        line |= {"process": record.process, "message": record.getMessage(), **getattr(record, "work", {})}
         # Celery's lines about a task.
         data = getattr(record, "data", None)
         if isinstance(data, Mapping):

@@ -43,7 +43,6 @@ from pacs_tasks.ledger.keys import (
     progress_of,
     read_views,
     seal_short,
-    seal_whole,
     touch,
 )
 from pacs_tasks.ledger.seals import Seals
@@ -236,7 +235,7 @@ class Ledger:
         text, before_series = encode_short(index, outcome), BEFORE_SERIES_SHORT
         short = text is not None
         if text is None:
-            text, before_series = seal_whole(sealer, index, encode_whole(outcome), outcome), BEFORE_SERIES_WHOLE
+            text, before_series = encode_whole(sealer, index, outcome), BEFORE_SERIES_WHOLE
         else:
             text = seal_short(sealer, index, text)
         size = outcome.size if outcome.category in MOVED else 0

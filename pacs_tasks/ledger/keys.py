@@ -1,5 +1,4 @@
-"""How jobs are written in Redis: scripts, bitmaps and marks; keys; how requests, progress,
-states and outcomes are encoded.
+"""How jobs are written in Redis: scripts, bitmaps and marks; keys; how states and outcomes are encoded.
 
 Most instances of a job succeed or were already there: their outcome is written as a short list, so that a job of
 100,000 files takes about 20 MB. Any other outcome is written whole. In both, a number stands for study and series: the
@@ -161,8 +160,9 @@ def seal_short(sealer: Sealer, index: int, text: str) -> str:
     return f'[{index},"{sealer.seal(text, f"receipts {index}")}"]' if sealer.active else text
 
 
-def seal_whole(sealer: Sealer, index: int, text: str, outcome: InstanceOutcome) -> str:
-    """Encrypt the text of :func:`encode_whole`. Scripts read the category and the attempts."""
+def encode_whole(sealer: Sealer, index: int, outcome: InstanceOutcome) -> str:
+    """Write any other outcome, encrypted but for the category and the attempts, which scripts read."""
+    text = outcome.model_dump_json(exclude_defaults=True, exclude={"study_uid", "series_uid"})
     if not sealer.active:
         return text
     fields: dict[str, Any] = {"category": outcome.category.value, "sealed": sealer.seal(text, f"problems {index}")}
@@ -179,11 +179,6 @@ def _kind_of(outcome: InstanceOutcome) -> int | None:
     if outcome.status is None:
         return _UNANSWERED
     return _ANSWERED if outcome.status.code == _PLAIN().code and not outcome.status.comment else None
-
-
-def encode_whole(outcome: InstanceOutcome) -> str:
-    """Write any other outcome."""
-    return outcome.model_dump_json(exclude_defaults=True, exclude={"study_uid", "series_uid"})
 
 
 def index_of(text: str) -> int:
@@ -220,7 +215,7 @@ def decode_short(text: str, known: Series, sealer: Sealer) -> tuple[int, Instanc
 
 
 def unseal_whole(text: str, index: int, sealer: Sealer) -> dict[str, Any]:
-    """Read the fields of an outcome from the text of :func:`seal_whole`."""
+    """Read the fields of an outcome from the text of :func:`encode_whole`."""
     fields: dict[str, Any] = json.loads(text)
     if sealer.active:
         number = fields.get("series", -1)
@@ -230,7 +225,7 @@ def unseal_whole(text: str, index: int, sealer: Sealer) -> dict[str, Any]:
 
 
 def decode_whole(text: str, index: int, known: Series, sealer: Sealer) -> InstanceOutcome:
-    """Read the text of :func:`seal_whole`."""
+    """Read the text of :func:`encode_whole`."""
     fields = unseal_whole(text, index, sealer)
     study_uid, series_uid = known.get(fields.pop("series", -1), ("", ""))
     return InstanceOutcome.model_validate({**fields, "study_uid": study_uid, "series_uid": series_uid})

@@ -53,7 +53,7 @@ class Instances:
 
     def receipts(self, start: int, stop: int) -> list[tuple[int, InstanceOutcome]]:
         """Read index and outcome of the receipts from ``start`` up to, not including, ``stop``; without subjects."""
-        texts = self._range("receipts", start, stop)
+        texts = self._texts(start, stop)
         return [decode_short(text, self._series, self._sealer) for text in texts]
 
     def problems(self, indices: Sequence[int]) -> dict[int, InstanceOutcome]:
@@ -105,7 +105,7 @@ class Instances:
         total = self._redis.llen(job_key(self._job_id, "manifest"))
         places: array[int] = array("l", [-1]) * total
         start = 0
-        while texts := self._range("receipts", start, start + _CHUNK):
+        while texts := self._texts(start, start + _CHUNK):
             for place, text in enumerate(texts, start):
                 places[index_of(text)] = place
             start += len(texts)
@@ -124,8 +124,8 @@ class Instances:
             found.update(self.receipts(run[0], run[-1] + 1))
         return found
 
-    def _range(self, part: str, start: int, stop: int) -> list[str]:
-        return cast("list[str]", self._redis.lrange(job_key(self._job_id, part), start, stop - 1))
+    def _texts(self, start: int, stop: int) -> list[str]:
+        return cast("list[str]", self._redis.lrange(job_key(self._job_id, "receipts"), start, stop - 1))
 
 
 #: DICOM JSON objects (PS3.18 annex F).

@@ -21,9 +21,6 @@ from pacs_tasks.request.store import SENDING
 #: The public tasks whose jobs have a receipt for each file or instance.
 WITH_RECEIPTS = SENDING | {RetrieveRequest.task}
 
-#: The category of a line without an outcome: it was not begun, or is not finished.
-NONE = "none"
-
 
 class Receipt(BaseModel):
     """One row of a report. An unknown value is empty; times are ISO 8601 in UTC, to the millisecond."""
@@ -41,8 +38,8 @@ class Receipt(BaseModel):
     bytes: int = 0
     #: SHA-256 of the encoded data set as it was sent, hexadecimal.
     sha256: str = ""
-    #: ``success``, ``warning``, ``failed``, ``missing``, ``present``, ``skipped`` or ``none``.
-    category: str = NONE
+    #: ``success``, ``warning``, ``failed``, ``missing``, ``present``, ``skipped``, or ``none``: it has no outcome yet.
+    category: str = "none"
     #: Status of the response, four hexadecimal digits.
     status: str = ""
     reason: str = ""

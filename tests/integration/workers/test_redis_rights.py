@@ -160,7 +160,8 @@ def test_every_script_may_run_and_no_right_is_superfluous() -> None:
     in_scripts = {each.lower() for each in re.findall(r"redis\.call\('(\w+)'", scripts)}
     assert in_scripts <= granted()
     ours = "\n".join(path.read_text() for path in package.rglob("*.py"))
-    called = {each.removesuffix("_iter") for each in re.findall(r"(?:_redis|\.client|pipe)\.(\w+)\(", ours)}
+    commands = re.findall(r"(?:_redis|ledger\.client|self\.client|pipe)\.(\w+)\(", ours)
+    called = {each.removesuffix("_iter") for each in commands}
     assert {_ALIASES.get(each, each) for each in called} - {"aclose", "close", "pipeline", "execute"} <= granted()
     foreign = [Path(module.__file__ or "") for module in (kombu.transport.redis, celery.backends.redis)]
     text = "\n".join(path.read_text() for path in (*package.rglob("*.py"), *(ROOT / "workers").rglob("*.py"), *foreign))
