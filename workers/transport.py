@@ -25,13 +25,13 @@ from kombu.clocks import LamportClock
 from kombu.transport import redis
 from kombu.transport.virtual import Message as VirtualMessage
 from kombu.utils.json import dumps
-from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from pacs_tasks.connection import explain, place_of
 from pacs_tasks.errors import MessageError
-from pacs_tasks.ledger.keys import CALLERS, JOBS, RUNNING, SILENT_SINCE, WORKERS, Scripts
+from pacs_tasks.ledger.claims import let_others
+from pacs_tasks.ledger.keys import CALLERS, JOBS, RUNNING, SILENT_SINCE, WORKERS
 from pacs_tasks.messages import envelope
 from pacs_tasks.messages.dead_letters import LETTERS, DeadLetter, DeadLetters
 from pacs_tasks.messages.envelope import Envelope, Tasks
@@ -54,9 +54,7 @@ _PACE = 1.0
 _CLOCK_STEP = 1 << 31
 #: Of so many messages, one may be taken before others of a higher priority.
 _TURN = 5
-#: Messages of jobs that had their turn which are moved at once, and seconds for which a job counts as the only one that
-#: runs.
-_MOST_MOVED = 256
+#: Seconds for which a job counts as the only one that runs.
 _ALONE = 0.1
 #: The type that Redis must have at each key that all jobs share.
 _TYPES: Mapping[str, str] = {
@@ -377,20 +375,6 @@ def set_aside_wrong_types(client: Any) -> None:
             client.rename(key, aside)
             client.expire(aside, settings().keep_jobs)
             logger.error("the key %s of Redis held another type; it is now %s", key, aside)
-
-
-def let_others(client: Redis, key: str, root_id: str) -> bool:
-    """Move behind others what follows in a list of jobs that had their turn; false if only one job runs.
-
-    Parameters
-    ----------
-    key
-        The list.
-    root_id
-        The root of the message that was taken, in Celery's sense: the planner of a job is the root of its parts.
-    """
-    keys = [key, RUNNING, f"pacs_tasks:turns:{key}"]
-    return bool(Scripts(client, "messages").run("let_others", keys, [root_id, _MOST_MOVED]))
 
 
 def _too_often(deliveries: int) -> MessageError:

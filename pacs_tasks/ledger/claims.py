@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: Seconds after the last renewal at which a claim expires.
 CLAIM_LIFETIME = 15.0
+#: Messages of jobs that had their turn which are moved at once.
+_MOST_MOVED = 256
 
 
 class Presence:
@@ -60,6 +62,20 @@ def read_waiting(client: redis.Redis, queues: Collection[str], priority: int) ->
             pipe.exists(*higher)
         waiting, running, *above = pipe.execute()
     return Waiting(bool(waiting), any(above) or bool(waiting and running > 1))
+
+
+def let_others(client: redis.Redis, key: str, root_id: str) -> bool:
+    """Move behind others what follows in a list of jobs that had their turn; false if only one job runs.
+
+    Parameters
+    ----------
+    key
+        The list.
+    root_id
+        The root of the message that was taken, in Celery's sense: the planner of a job is the root of its parts.
+    """
+    keys = [key, RUNNING, f"pacs_tasks:turns:{key}"]
+    return bool(Scripts(client).run("claims/let_others", keys, [root_id, _MOST_MOVED]))
 
 
 class Claims:

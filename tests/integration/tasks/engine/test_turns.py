@@ -7,11 +7,11 @@ from collections import Counter
 
 import pytest
 
+from pacs_tasks.ledger.claims import let_others
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.keys import RUNNING
 from pacs_tasks.operations import FIND_QUEUE, MESSAGE_PRIORITIES, STORE_QUEUE, queue_key
 from pacs_tasks.request import EchoRequest
-from workers.transport import let_others
 
 
 @pytest.mark.parametrize("order", ["AAAABBBBCCCC", "ABABABABCCCC", "CABACBACBABC"])
