@@ -18,7 +18,8 @@ from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.app import create
 from pacs_tasks.connection import connect
 from pacs_tasks.dimse.c_echo import echo
-from pacs_tasks.dimse.upper_layer.association import Timeouts, open_wire
+from pacs_tasks.dimse.upper_layer.association import Timeouts
+from pacs_tasks.dimse.upper_layer.connecting import open_wire
 from pacs_tasks.errors import (
     AssociationRejectedError,
     BrokerUnavailableError,

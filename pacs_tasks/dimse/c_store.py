@@ -17,8 +17,8 @@ from pacs_tasks.dimse import status
 from pacs_tasks.dimse.files.converted import UNCOMPRESSED, ConvertedFile, convertible, loss
 from pacs_tasks.dimse.files.data_set import DataSetFile
 from pacs_tasks.dimse.files.part10 import StoredInstance
-from pacs_tasks.dimse.upper_layer import command, timing
-from pacs_tasks.dimse.upper_layer.association import Association
+from pacs_tasks.dimse.upper_layer import command
+from pacs_tasks.dimse.upper_layer.association import Association, answered
 from pacs_tasks.dimse.upper_layer.negotiation import (
     ABSTRACT_SYNTAX_NOT_SUPPORTED,
     NO_REASON,
@@ -156,7 +156,7 @@ class _Requests:
         request = self.outstanding[message_id]
         code = self._assoc.check_response(found_id == request.context_id, response, message_id, command.C_STORE_RQ)
         del self.outstanding[message_id]
-        timing.answered(self._assoc.remote, "C-STORE", time.time() - request.started)
+        answered(self._assoc.remote, "C-STORE", time.time() - request.started)
         return request.instance, _outcome(self._assoc, request, response, code)
 
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
-import os
-import selectors
-import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,23 +12,28 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 
 from pacs_tasks.ae import LocalAE, RemoteAE
-from pacs_tasks.dimse.upper_layer import command, identity, negotiation, timing
-from pacs_tasks.dimse.upper_layer.addresses import may_be_called
+from pacs_tasks.dimse.upper_layer import command, identity
 from pacs_tasks.dimse.upper_layer.command import Command, DataSet, MessageStream
-from pacs_tasks.dimse.upper_layer.negotiation import Agreement, Context, negotiate, propose
-from pacs_tasks.dimse.upper_layer.tls import SecureWire, caller_context
+from pacs_tasks.dimse.upper_layer.connecting import open_wire
+from pacs_tasks.dimse.upper_layer.negotiation import (
+    ACCEPTED,
+    USER_REJECTION,
+    AssociateAccept,
+    AssociateRequest,
+    Context,
+    negotiate,
+    propose,
+)
 from pacs_tasks.dimse.upper_layer.wire import (
     A_ABORT,
     A_RELEASE_RP,
     A_RELEASE_RQ,
     RELEASE_RP,
     RELEASE_RQ,
-    SLICE,
     Watch,
     Wire,
 )
 from pacs_tasks.errors import (
-    AssociationError,
     JobCancelledError,
     PacsTasksError,
     PeerBusyError,
@@ -40,119 +41,6 @@ from pacs_tasks.errors import (
     PeerUnreachableError,
 )
 from pacs_tasks.settings import settings
-
-_CHECK_ADDRESS = "Check the IP address and port, and that the PACS is running and reachable from this machine."
-
-
-def open_wire(remote: RemoteAE, connect_limit: float, limit: float, watch: Watch) -> Wire:
-    """Connect to a remote, with a TLS handshake if ``remote.tls`` is set.
-
-    Parameters
-    ----------
-    connect_limit
-        Seconds for the TCP connection.
-    limit
-        Seconds for the handshake, and the limit of the wire.
-    watch
-        Called every :data:`SLICE` seconds; it may raise to end the wait.
-
-    Raises
-    ------
-    PeerUnavailableError
-        If the remote does not answer.
-    TLSError
-        If the TLS handshake cannot succeed.
-    UnreadableInputError
-        If a file of ``remote.tls`` cannot be used; nothing was opened.
-    """
-    name = str(remote)
-    context = None if remote.tls is None else caller_context(remote.tls)
-    begun = time.monotonic()
-    sock = connect(remote.host, remote.port, name, connect_limit, watch)
-    round_trip = time.monotonic() - begun
-    if remote.tls is None or context is None:
-        plain = Wire(sock, name, limit)
-        plain.round_trip = round_trip
-        plain.hint = "Check whether it expects TLS on this port (--tls)."
-        plain.watch = watch
-        return plain
-    wire = SecureWire(sock, name, limit, context, remote.tls.server_name or remote.host)
-    wire.watch, wire.round_trip = watch, round_trip
-    try:
-        wire.handshake()
-        wire.check_certificate(remote.tls.certificates)
-    except BaseException:
-        wire.abort()
-        raise
-    return wire
-
-
-def connect(host: str, port: int, name: str, limit: float, watch: Watch) -> socket.socket:
-    """Connect to the first address of ``host`` that accepts the connection.
-
-    Parameters
-    ----------
-    limit
-        Seconds for all addresses together.
-    watch
-        Called every :data:`SLICE` seconds; it may raise to end the wait.
-
-    Raises
-    ------
-    PeerUnavailableError
-        If no address does.
-    AssociationError
-        If the worker's settings exclude all addresses; none was tried then.
-    """
-    try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        raise PeerUnavailableError(
-            f"Cannot connect to {name}: the host name has no address. {_CHECK_ADDRESS}"
-        ) from None
-    allowed, named = settings().remote_addresses, settings().names_host(host)
-    # The very address that was checked is connected to: a name server may answer otherwise the next time.
-    addresses = [each for each in addresses if may_be_called(str(each[4][0]), allowed, named=named)]
-    if not addresses:
-        raise AssociationError(
-            f"{name} has an address that workers do not call. Correct it, or see PACS_TASKS_REMOTE_ADDRESSES."
-        )
-    deadline = time.monotonic() + limit
-    problem = "no address"
-    for number, (family, kind, protocol, _, address) in enumerate(addresses):
-        share = max(deadline - time.monotonic(), 0.0) / (len(addresses) - number)
-        try:
-            sock = socket.socket(family, kind, protocol)
-        except OSError as error:
-            problem = error.strerror or "the system has no socket"
-            continue
-        try:
-            failure = _connect_one(sock, address, share, watch)
-        except BaseException:
-            sock.close()
-            raise
-        if failure is None:
-            return sock
-        sock.close()
-        problem = f"no answer within {limit:g} s" if failure == errno.ETIMEDOUT else os.strerror(failure)
-    raise PeerUnavailableError(f"Cannot connect to {name}: {problem}. {_CHECK_ADDRESS}")
-
-
-def _connect_one(sock: socket.socket, address: tuple[object, ...], limit: float, watch: Watch) -> int | None:
-    """Connect without blocking; give the ``errno`` of a failure."""
-    sock.setblocking(False)
-    code = sock.connect_ex(address)
-    if code not in {0, errno.EINPROGRESS, errno.EWOULDBLOCK, getattr(errno, "WSAEWOULDBLOCK", 0)}:
-        return code
-    deadline = time.monotonic() + limit
-    with selectors.DefaultSelector() as selector:
-        selector.register(sock, selectors.EVENT_WRITE)
-        while not selector.select(max(min(SLICE, deadline - time.monotonic()), 0)):
-            watch()
-            if time.monotonic() >= deadline:
-                return errno.ETIMEDOUT
-    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or None
-
 
 log = logging.getLogger(__name__)
 
@@ -167,6 +55,23 @@ _NAMES = {
     command.C_GET_RQ: "C-GET",
     command.N_ACTION_RQ: "N-ACTION",
 }
+#: Receives the remote, the service (``C-STORE``) and the seconds from a request to its final response.
+OnAnswered = Callable[[RemoteAE, str, float], object]
+
+_observers: list[OnAnswered] = []
+
+
+def observe(observer: OnAnswered) -> None:
+    """Have ``observer`` called after each final response, on the thread that received it."""
+    _observers.append(observer)
+
+
+def answered(remote: RemoteAE, service: str, seconds: float) -> None:
+    """Tell the observers of a final response."""
+    for observer in _observers:
+        observer(remote, service, seconds)
+
+
 #: Seconds that a release may take: nothing depends on the response.
 _RELEASE_LIMIT = 5.0
 #: Seconds that the data set of a final response may take once it has begun.
@@ -213,7 +118,8 @@ class Association:
     accepted_contexts
         (abstract syntax, accepted transfer syntax) -> presentation context id.
     refused
-        Why contexts were refused: (abstract syntax, transfer syntax) -> result (PS3.8 table 9-18).
+        Why contexts were refused: (abstract syntax, transfer syntax) -> result (PS3.8 table 9-18). It has all that were
+        proposed, the accepted ones too.
     roles
         SOP classes for which the remote accepted our SCP role.
     window
@@ -231,25 +137,30 @@ class Association:
         *,
         timeouts: Timeouts,
         wire: Wire,
-        agreement: Agreement,
+        request: AssociateRequest,
+        accept: AssociateAccept,
     ) -> None:
         self.local = local
         self.remote = remote
         self.timeouts = timeouts
         self.stop: StopCheck | None = None
         self.wire = wire
-        by_id = agreement.contexts
+        by_id = _accepted_contexts(request, accept)
         self.contexts_by_id: Mapping[int, tuple[str, str]] = MappingProxyType(by_id)
         # If several contexts have one pair, the first.
         self.accepted_contexts: Mapping[tuple[str, str], int] = MappingProxyType(
             {pair: next(number for number, other in by_id.items() if other == pair) for pair in by_id.values()}
         )
-        self.stream = MessageStream(wire, agreement.max_length, self.contexts_by_id)
-        self.refused = agreement.refused
-        self.roles = agreement.roles
-        self.window = agreement.window
-        self.max_length = agreement.max_length
-        self._proposed, self._apart = agreement.proposed, agreement.apart
+        self.stream = MessageStream(wire, accept.max_length, self.contexts_by_id)
+        self.refused = {
+            (cx.abstract_syntax, syntax): accept.results.get(cx.context_id, (USER_REJECTION, ""))[0]
+            for cx in request.contexts
+            for syntax in cx.transfer_syntaxes
+        }
+        self.roles = frozenset(uid for uid, (_, scp) in accept.roles.items() if scp)
+        self.window = _window(request.operations, accept.operations)
+        self.max_length = accept.max_length
+        self._proposed = {(cx.abstract_syntax, cx.transfer_syntaxes) for cx in request.contexts}
         self._busy = False
         self._message_id = 0
         wire.limit = timeouts.dimse
@@ -294,8 +205,8 @@ class Association:
                 raise JobCancelledError(f"Cancelled while waiting for {remote}.")
 
         watch()
-        wire, agreement = _connect(local, remote, request, timeouts, watch)
-        assoc = cls(local, remote, timeouts=timeouts, wire=wire, agreement=agreement)
+        wire, accept = _connect(local, remote, request, timeouts, watch)
+        assoc = cls(local, remote, timeouts=timeouts, wire=wire, request=request, accept=accept)
         assoc.stop = stop
         log.debug(
             "association with %s: %d of %d contexts accepted", remote, len(assoc.accepted_contexts), len(contexts)
@@ -304,7 +215,7 @@ class Association:
 
     def covers(self, pairs: Collection[tuple[str, str]]) -> bool:
         """Whether each (SOP class, transfer syntax) was proposed on this association, accepted or not."""
-        return self._proposed.issuperset(pairs)
+        return all(pair in self.refused for pair in pairs)
 
     def fits(self, contexts: Iterable[Context]) -> bool:
         """Whether it does for messages of these presentation contexts: another association would accept no more.
@@ -318,7 +229,9 @@ class Association:
         pairs = [(context.abstract_syntax, syntax) for syntax in context.transfer_syntaxes]
         if any(pair in self.accepted_contexts for pair in pairs):
             return True
-        return self._apart.issuperset(pairs) if len(pairs) == 1 else self.covers(pairs)
+        if len(pairs) == 1:
+            return (context.abstract_syntax, context.transfer_syntaxes) in self._proposed
+        return self.covers(pairs)
 
     def context_of(self, sop_class_uid: str) -> tuple[int, str] | None:
         """Return the id and the transfer syntax of the first accepted presentation context of a SOP class."""
@@ -389,7 +302,7 @@ class Association:
             self._message_id = message_id - 1 if message_id else self._message_id
             yield self.next_message_id()
         if service := _NAMES.get(request):
-            timing.answered(self.remote, service, time.monotonic() - begun)
+            answered(self.remote, service, time.monotonic() - begun)
 
     @contextmanager
     def busy(self) -> Iterator[None]:
@@ -487,10 +400,10 @@ class Association:
 def _connect(
     local: LocalAE,
     remote: RemoteAE,
-    request: negotiation.AssociateRequest,
+    request: AssociateRequest,
     timeouts: Timeouts,
-    watch: Callable[[], None],
-) -> tuple[Wire, Agreement]:
+    watch: Watch,
+) -> tuple[Wire, AssociateAccept]:
     """Connect and negotiate. A remote that is lost meanwhile counts as unreachable, unless it is only busy."""
     try:
         wire = open_wire(remote, timeouts.connect, timeouts.acse, watch)
@@ -503,3 +416,20 @@ def _connect(
         raise
     except PeerUnavailableError as error:
         raise PeerUnreachableError(error.message) from None
+
+
+def _accepted_contexts(request: AssociateRequest, accept: AssociateAccept) -> dict[int, tuple[str, str]]:
+    """Give context id -> (abstract syntax, transfer syntax). A transfer syntax that we did not propose is rejected."""
+    found: dict[int, tuple[str, str]] = {}
+    for cx in request.contexts:
+        result, syntax = accept.results.get(cx.context_id, (USER_REJECTION, ""))
+        if result == ACCEPTED and syntax in cx.transfer_syntaxes:
+            found[cx.context_id] = (cx.abstract_syntax, syntax)
+    return found
+
+
+def _window(proposed: tuple[int, int] | None, accepted: tuple[int, int] | None) -> int:
+    """Give the number of outstanding requests: 1 if the remote does not answer the proposal; 0 means no limit."""
+    if proposed is None or accepted is None:
+        return 1
+    return min(proposed[0], accepted[0] or proposed[0])

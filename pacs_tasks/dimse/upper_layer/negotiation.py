@@ -10,7 +10,6 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Self
 
 import pynetdicom.pdu
 
@@ -180,10 +179,9 @@ def _items(content: bytes) -> Iterator[tuple[int, bytes]]:
         position += length
 
 
-_UserInformation = tuple[int, dict[str, tuple[bool, bool]], tuple[int, int] | None, bool]
-
-
-def _read_user_information(content: bytes) -> _UserInformation:
+def _read_user_information(
+    content: bytes,
+) -> tuple[int, dict[str, tuple[bool, bool]], tuple[int, int] | None, bool]:
     """Give the maximum length (0 is no limit, PS3.8 section D.1), the roles, the asynchronous operations, and
     whether the user identity is confirmed.
     """
@@ -218,7 +216,7 @@ def decode_request(content: memoryview) -> AssociateRequest:
     if len(content) > LONGEST_REQUEST:
         raise ValueError("an A-ASSOCIATE-RQ is longer than any valid one")
     contexts: list[ProposedContext] = []
-    user: _UserInformation = (_USUAL_LENGTH, {}, None, False)
+    user = _read_user_information(b"")
     for kind, value in _items(bytes(content[68:])):
         if kind == _ITEM_CONTEXT_RQ and len(value) >= 4:
             inner = list(_items(value[4:]))
@@ -251,7 +249,7 @@ def decode_accept(content: memoryview) -> AssociateAccept:
     if len(content) < 68:
         raise ValueError("an A-ASSOCIATE-AC is truncated")
     results: dict[int, tuple[int, str]] = {}
-    user: _UserInformation = (_USUAL_LENGTH, {}, None, False)
+    user = _read_user_information(b"")
     for kind, value in _items(bytes(content[68:])):
         if kind == _ITEM_CONTEXT_AC and len(value) >= 4:
             # If the context is rejected, the transfer syntax is meaningless and may be missing.
@@ -280,56 +278,6 @@ class Context:
     abstract_syntax: str
     transfer_syntaxes: tuple[str, ...]
     scp_role: bool = False
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """The terms of an accepted association.
-
-    Attributes
-    ----------
-    proposed
-        Each (abstract syntax, transfer syntax) that we proposed, accepted or rejected.
-    apart
-        Those of them that were proposed in a presentation context of their own.
-    contexts
-        Accepted presentation contexts: context id -> (abstract syntax, transfer syntax).
-    refused
-        Why others were refused: (abstract syntax, transfer syntax) -> result (PS3.8 table 9-18).
-    roles
-        SOP classes for which the remote accepted our SCP role.
-    window
-        How many requests may be outstanding at once.
-    max_length
-        Bytes that the remote accepts in one PDU; 0 means no limit.
-    """
-
-    proposed: frozenset[tuple[str, str]]
-    apart: frozenset[tuple[str, str]]
-    contexts: Mapping[int, tuple[str, str]]
-    refused: Mapping[tuple[str, str], int]
-    roles: frozenset[str]
-    window: int
-    max_length: int
-
-    @classmethod
-    def of(cls, request: AssociateRequest, accept: AssociateAccept) -> Self:
-        """Combine a request and its answer."""
-        return cls(
-            proposed=frozenset((cx.abstract_syntax, each) for cx in request.contexts for each in cx.transfer_syntaxes),
-            apart=frozenset(
-                (cx.abstract_syntax, *cx.transfer_syntaxes) for cx in request.contexts if len(cx.transfer_syntaxes) == 1
-            ),
-            contexts=_accepted_contexts(request.contexts, accept),
-            refused={
-                (cx.abstract_syntax, syntax): accept.results.get(cx.context_id, (USER_REJECTION, ""))[0]
-                for cx in request.contexts
-                for syntax in cx.transfer_syntaxes
-            },
-            roles=frozenset(uid for uid, (_, scp) in accept.roles.items() if scp),
-            window=_window(request.operations, accept.operations),
-            max_length=accept.max_length,
-        )
 
 
 def propose(
@@ -365,7 +313,7 @@ def propose(
     )
 
 
-def negotiate(wire: Wire, request: AssociateRequest, local: LocalAE, remote: RemoteAE) -> Agreement:
+def negotiate(wire: Wire, request: AssociateRequest, local: LocalAE, remote: RemoteAE) -> AssociateAccept:
     """Send the request and read the answer.
 
     Raises
@@ -386,7 +334,7 @@ def negotiate(wire: Wire, request: AssociateRequest, local: LocalAE, remote: Rem
                     f"{remote} accepted the association without confirming the user identity. Ask its administrator, "
                     "or set positive_response to false in [remotes.NAME.identity]."
                 )
-            return Agreement.of(request, accept)
+            return accept
         raise wire.protocol_error("sent a malformed A-ASSOCIATE-AC")
     if kind == A_ASSOCIATE_RJ:
         wire.close()
@@ -396,23 +344,6 @@ def negotiate(wire: Wire, request: AssociateRequest, local: LocalAE, remote: Rem
             wire, content, "instead of accepting it", "Check both AE titles: some remotes abort if one is wrong."
         )
     raise wire.protocol_error(f"answered the association request with a PDU of type {kind}")
-
-
-def _accepted_contexts(proposed: tuple[ProposedContext, ...], accept: AssociateAccept) -> dict[int, tuple[str, str]]:
-    """Give context id -> (abstract syntax, transfer syntax). A transfer syntax that we did not propose is rejected."""
-    found: dict[int, tuple[str, str]] = {}
-    for cx in proposed:
-        result, syntax = accept.results.get(cx.context_id, (USER_REJECTION, ""))
-        if result == ACCEPTED and syntax in cx.transfer_syntaxes:
-            found[cx.context_id] = (cx.abstract_syntax, syntax)
-    return found
-
-
-def _window(proposed: tuple[int, int] | None, accepted: tuple[int, int] | None) -> int:
-    """Give the number of outstanding requests: 1 if the remote does not answer the proposal; 0 means no limit."""
-    if proposed is None or accepted is None:
-        return 1
-    return min(proposed[0], accepted[0] or proposed[0])
 
 
 def _rejection(content: bytes, local: LocalAE, remote: RemoteAE, *, identified: bool = False) -> AssociationError:

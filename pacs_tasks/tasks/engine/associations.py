@@ -19,8 +19,7 @@ from functools import cache
 import redis
 
 from pacs_tasks.ae import LocalAE, RemoteAE
-from pacs_tasks.dimse.upper_layer import timing
-from pacs_tasks.dimse.upper_layer.association import Association, StopCheck, Timeouts
+from pacs_tasks.dimse.upper_layer.association import Association, StopCheck, Timeouts, observe
 from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.errors import AssociationError, BrokerUnavailableError, PeerBusyError
 from pacs_tasks.fleet.leases import name_of
@@ -208,7 +207,7 @@ def _response_times(_: int) -> ResponseTimes:
     return ResponseTimes(quick_redis)
 
 
-timing.observe(lambda remote, service, seconds: _response_times(os.getpid()).note(remote, service, seconds))
+observe(lambda remote, service, seconds: _response_times(os.getpid()).note(remote, service, seconds))
 
 
 @contextmanager

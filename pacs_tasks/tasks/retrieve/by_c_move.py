@@ -20,7 +20,8 @@ from pacs_tasks.dimse.files import storage
 from pacs_tasks.dimse.retrieve import c_move
 from pacs_tasks.dimse.retrieve.delivery import Arrived
 from pacs_tasks.dimse.status import move_status
-from pacs_tasks.dimse.upper_layer.association import Association, connect
+from pacs_tasks.dimse.upper_layer.association import Association
+from pacs_tasks.dimse.upper_layer.connecting import connect
 from pacs_tasks.errors import AssociationError, BrokerUnavailableError
 from pacs_tasks.fleet import receivers
 from pacs_tasks.fleet.receivers import EXPECTED_FOR, ExpectedSeries, Receiver

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from pacs_tasks.ae import TLS, RemoteAE
 from pacs_tasks.dimse.files import part10
-from pacs_tasks.dimse.upper_layer import association
-from pacs_tasks.dimse.upper_layer.addresses import may_be_called
+from pacs_tasks.dimse.upper_layer import connecting
+from pacs_tasks.dimse.upper_layer.connecting import may_be_called
 from pacs_tasks.embedded.launch import environment
 from pacs_tasks.errors import (
     AssociationError,
@@ -242,16 +242,16 @@ def test_site_local_and_reserved_addresses_are_called_only_if_the_settings_name_
     assert may_be_called(address, RemoteAddresses.ANY, named=True)
     assert not may_be_called(address, RemoteAddresses.PRIVATE, named=True)
     monkeypatch.setattr(
-        "pacs_tasks.dimse.upper_layer.association.socket.getaddrinfo",
+        "pacs_tasks.dimse.upper_layer.connecting.socket.getaddrinfo",
         lambda *_, **__: [(socket.AF_UNSPEC, 0, 0, "", (address, 104))],
     )
     allow()
     with pytest.raises(AssociationError, match="workers do not call"):
-        association.connect("old.example", 104, "X", 1, lambda: None)
+        connecting.connect("old.example", 104, "X", 1, lambda: None)
     allow(remotes={"old": {"host": "OLD.example"}})
     # It gets as far as the socket, which has no family.
     with pytest.raises(PeerUnavailableError, match="Cannot connect"):
-        association.connect("old.example", 104, "X", 1, lambda: None)
+        connecting.connect("old.example", 104, "X", 1, lambda: None)
 
 
 def test_the_address_is_checked_that_is_connected_to(
@@ -268,11 +268,11 @@ def test_the_address_is_checked_that_is_connected_to(
         raise AssertionError("it was connected to")
 
     allow(remote_addresses="private")
-    monkeypatch.setattr("pacs_tasks.dimse.upper_layer.association.socket.getaddrinfo", resolve)
-    monkeypatch.setattr("pacs_tasks.dimse.upper_layer.association.socket.socket", no_socket)
+    monkeypatch.setattr("pacs_tasks.dimse.upper_layer.connecting.socket.getaddrinfo", resolve)
+    monkeypatch.setattr("pacs_tasks.dimse.upper_layer.connecting.socket.socket", no_socket)
     for _ in range(2):
         with pytest.raises(AssociationError, match="workers do not call") as raised:
-            association.connect("rebinding.example", 80, "X at rebinding.example:80", 1, lambda: None)
+            connecting.connect("rebinding.example", 80, "X at rebinding.example:80", 1, lambda: None)
         assert type(raised.value) is AssociationError, "it is not tried again"
 
 
