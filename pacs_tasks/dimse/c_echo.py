@@ -77,17 +77,7 @@ def echo(
             )
         context_id, _ = verification
         with assoc.exchange(command.C_ECHO_RQ) as message_id:
-            assoc.send(
-                context_id,
-                command.encode(
-                    {
-                        command.AFFECTED_SOP_CLASS_UID: VERIFICATION,
-                        command.COMMAND_FIELD: command.C_ECHO_RQ,
-                        command.MESSAGE_ID: message_id,
-                    },
-                    data_set=False,
-                ),
-            )
+            assoc.request(context_id, command.C_ECHO_RQ, message_id)
             response, code = assoc.receive_response(context_id, message_id, command.C_ECHO_RQ)
         seconds = time.monotonic() - started
     return EchoOutcome(

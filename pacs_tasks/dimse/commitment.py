@@ -29,7 +29,7 @@ from pacs_tasks.dimse.files.elements import (
 from pacs_tasks.dimse.scp.limits import NO_LIMITS, Intake
 from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer.association import Association
-from pacs_tasks.dimse.upper_layer.command import Command, MessageStream
+from pacs_tasks.dimse.upper_layer.command import LONGEST_IDENTIFIER, Command, MessageStream
 from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.dimse.upper_layer.wire import SLICE, Wire
 from pacs_tasks.errors import ContextRejectedError, PacsTasksError, PeerUnavailableError
@@ -71,8 +71,6 @@ _ITEM = 0xFFFE_E000
 _LONGEST_UID = 64
 #: Instances of one report; a request names those of one job at most.
 _MOST_REFERENCES = 200_000
-#: Bytes of the longest report.
-_LONGEST_REPORT = 1 << 24
 #: Bytes in which the Transaction UID must end: only the Retrieve AE Title, (0008,0054), comes before it.
 _BEGINNING = 4096
 #: Reports that a process reads at once: the longest takes 16 MB and seconds of a core.
@@ -176,7 +174,7 @@ def await_report(assoc: Association, seconds: float, on_report: OnReport) -> boo
                 return False
             context_id, report = message
             if report.field != command.N_EVENT_REPORT_RQ:
-                raise assoc.no_response("sent another message instead of a storage commitment report. Check its log.")
+                raise assoc.wire.lost("sent another message instead of a storage commitment report. Check its log.")
             answer_report(assoc.stream, context_id, report, assoc.contexts_by_id[context_id], on_report)
     except PeerUnavailableError as error:
         log.info("The association carries no more reports: %s", error.message)
@@ -220,7 +218,7 @@ def answer_report(
         code = _transaction_status(remote, content, pair[1], is_known)
     if code == _SUCCESS:
         with _one_of_few(stream.wire):
-            _read(parts, content, _LONGEST_REPORT)
+            _read(parts, content, LONGEST_IDENTIFIER)
             code = _record(remote, content, pair[1], on_report)
     for _ in parts:
         # The remote receives the response only once it has sent all.
@@ -243,7 +241,7 @@ def _parts(stream: MessageStream, context_id: int, intake: Intake) -> Iterator[m
     for part in stream.receive_data(context_id, "the rest of a report"):
         intake.drain(len(part))
         received += len(part)
-        if received > _LONGEST_REPORT:
+        if received > LONGEST_IDENTIFIER:
             raise stream.wire.protocol_error("sent an endless report")
         yield part
 

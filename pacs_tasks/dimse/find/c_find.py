@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
@@ -15,13 +14,9 @@ from pacs_tasks.dimse.files.elements import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
     PATIENT_ID,
-    QUERY_RETRIEVE_LEVEL,
-    SERIES_INSTANCE_UID,
     SOP_INSTANCE_UID,
-    STUDY_INSTANCE_UID,
     Encoding,
     MalformedError,
-    encode_implicit,
     read_uids,
     walk,
 )
@@ -39,7 +34,8 @@ from pacs_tasks.outcome import Doubt, FindOutcome, Status, StatusCategory
 from pacs_tasks.outcome.single import is_round
 from pacs_tasks.request import FindRequest, Level, Query, QueryModel
 
-log = logging.getLogger(__name__)
+#: Called with each match, encoded, and the status of its response.
+OnMatch = Callable[[bytes, int], None]
 
 _CANCELLED = 0xFE00
 #: Matches that a query for one study by its UID may have: a remote may hold it for several patients.
@@ -239,7 +235,7 @@ class FindOperation:
             Cancellation(assoc, context_id, message_id) as cancellation,
         ):
             final = _exchange(
-                assoc, context_id, message_id, encoded, self._counted, priority=priority, on_match=collect
+                assoc, context_id, message_id, encoded, self._counted, on_match=collect, priority=priority
             )
             return final if cancellation.cancelled else status.ended_early(final)
 
@@ -270,10 +266,8 @@ def patient_of(assoc: Association, study_uid: str) -> bytes:
                 if each.tag == PATIENT_ID and each.length:
                     patients.add(content[each.position : each.position + each.length].strip(b"\0 "))
 
-    keys: dict[int, str | bytes] = {QUERY_RETRIEVE_LEVEL: b"STUDY", PATIENT_ID: b"", STUDY_INSTANCE_UID: study_uid}
-    with assoc.exchange(command.C_FIND_RQ) as message_id:
-        counted = CountedAnswer(assoc.remote, AnswerLimits(matches=_MOST_PATIENTS))
-        _exchange(assoc, context_id, message_id, encode_implicit(keys), counted, on_match=collect)
+    keys = models.encode_keys(Level.STUDY, study_uid, patient_id=b"")
+    _query_keys(assoc, context_id, keys, AnswerLimits(matches=_MOST_PATIENTS), collect)
     return patients.pop() if len(patients) == 1 else b""
 
 
@@ -315,19 +309,13 @@ def _exchange(
     encoded: bytes,
     counted: CountedAnswer,
     *,
+    on_match: OnMatch,
     priority: int = command.MEDIUM,
-    on_match: Callable[[bytes, int], None],
 ) -> Status:
     """Send one C-FIND request, pass on each match with its status, and return the final status."""
-    syntax = assoc.contexts_by_id[context_id][1]
-    elements: dict[int, int | str] = {
-        command.AFFECTED_SOP_CLASS_UID: assoc.contexts_by_id[context_id][0],
-        command.COMMAND_FIELD: command.C_FIND_RQ,
-        command.MESSAGE_ID: message_id,
-        command.PRIORITY: priority,
-    }
+    _, syntax = assoc.contexts_by_id[context_id]
     counted.begin_request()
-    assoc.send(context_id, command.encode(elements, data_set=True), encoded)
+    assoc.request(context_id, command.C_FIND_RQ, message_id, {command.PRIORITY: priority}, encoded)
     while True:
         response, code = assoc.receive_response(context_id, message_id, command.C_FIND_RQ)
         found = status.find_status(code, response.text(command.ERROR_COMMENT))
@@ -340,6 +328,20 @@ def _exchange(
         on_match(counted.receive(fragments, syntax), code)
 
 
+def _query_keys(assoc: Association, context_id: int, keys: bytes, limits: AnswerLimits, on_match: OnMatch) -> Status:
+    """Query these keys alone."""
+    with assoc.exchange(command.C_FIND_RQ) as message_id:
+        counted = CountedAnswer(assoc.remote, limits)
+        return _exchange(assoc, context_id, message_id, keys, counted, on_match=on_match)
+
+
+def _uid_of(content: bytes) -> str:
+    """Return the SOP Instance UID of a match; empty if it has none or is malformed."""
+    with suppress(MalformedError):
+        return read_uids(content, IMPLICIT_VR_LITTLE_ENDIAN, (SOP_INSTANCE_UID,)).get(SOP_INSTANCE_UID, "")
+    return ""
+
+
 def list_instances(
     assoc: Association,
     study_uid: str,
@@ -347,8 +349,8 @@ def list_instances(
     wanted: Collection[str],
     *,
     by_uid: bool,
-    query_model: QueryModel | None = None,
-    limits: AnswerLimits | None = None,
+    query_model: QueryModel | None,
+    limits: AnswerLimits,
 ) -> tuple[Status, set[str]]:
     """Query which of the ``wanted`` SOP Instance UIDs the remote lists in a series.
 
@@ -360,8 +362,6 @@ def list_instances(
         Hierarchical search needs both (PS3.4 section C.4.1.2.1). Some remotes also accept empty ones.
     by_uid
         Query a list of the wanted UIDs (PS3.4 section C.2.2.2.2) instead of the whole series.
-    limits
-        How much the remote may answer.
 
     Returns
     -------
@@ -380,29 +380,21 @@ def list_instances(
     found: set[str] = set()
 
     def collect(content: bytes, _: int) -> None:
-        try:
-            uids = read_uids(content, IMPLICIT_VR_LITTLE_ENDIAN, (SOP_INSTANCE_UID,))
-        except MalformedError:
-            uids = {}
-        uid = uids.get(SOP_INSTANCE_UID, "")
+        uid = _uid_of(content)
         if not uid or uid in wanted:
             # A remote may list more than the wanted instances.
             found.add(uid)
 
-    keys: dict[int, str | bytes] = {
-        SOP_INSTANCE_UID: "\\".join(sorted(wanted)) if by_uid else "",
-        QUERY_RETRIEVE_LEVEL: b"IMAGE",
-        STUDY_INSTANCE_UID: study_uid,
-        SERIES_INSTANCE_UID: series_uid,
-    }
-    if model is QueryModel.PATIENT_ROOT:
-        # The ledger does not hold it, but dcmqrscp, for one, insists on the key alone.
-        keys[PATIENT_ID] = b""
-    encoded = encode_implicit(keys)
-    with assoc.exchange(command.C_FIND_RQ) as message_id:
-        counted = CountedAnswer(assoc.remote, limits or AnswerLimits())
-        final = _exchange(assoc, context_id, message_id, encoded, counted, on_match=collect)
-    if "" in found and final.category is StatusCategory.SUCCESS:
-        meaning = "Matches came without their SOP Instance UID, so they prove nothing."
-        final = final.model_copy(update={"category": StatusCategory.WARNING, "meaning": meaning})
-    return final, found - {""}
+    uids = "\\".join(sorted(wanted)) if by_uid else ""
+    # The ledger does not hold the Patient ID, but dcmqrscp, for one, insists on the key alone.
+    patient_id = b"" if model is QueryModel.PATIENT_ROOT else None
+    keys = models.encode_keys(Level.IMAGE, study_uid, series_uid, uids, patient_id=patient_id)
+    final = _query_keys(assoc, context_id, keys, limits, collect)
+    return _unproven(final) if "" in found else final, found - {""}
+
+
+def _unproven(final: Status) -> Status:
+    if final.category is not StatusCategory.SUCCESS:
+        return final
+    meaning = "Matches came without their SOP Instance UID, so they prove nothing."
+    return final.model_copy(update={"category": StatusCategory.WARNING, "meaning": meaning})

@@ -18,10 +18,18 @@ from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelMove,
 )
 
-from pacs_tasks.dimse.files.elements import IMPLICIT_VR_LITTLE_ENDIAN
+from pacs_tasks.dimse.files.elements import (
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    PATIENT_ID,
+    QUERY_RETRIEVE_LEVEL,
+    SERIES_INSTANCE_UID,
+    SOP_INSTANCE_UID,
+    STUDY_INSTANCE_UID,
+    encode_implicit,
+)
 from pacs_tasks.dimse.upper_layer.association import Association
 from pacs_tasks.dimse.upper_layer.negotiation import Context
-from pacs_tasks.request import QueryModel
+from pacs_tasks.request import Level, QueryModel
 
 #: SOP class by query model.
 SOPClasses = Mapping[QueryModel, str]
@@ -71,3 +79,22 @@ def accepted(
         if context is not None:
             return model, *context
     return None
+
+
+def encode_keys(
+    level: Level,
+    study_uid: str,
+    series_uid: str | None = None,
+    sop_instance_uids: str | None = None,
+    *,
+    patient_id: bytes | None = None,
+) -> bytes:
+    """Encode the level and its unique keys, without those that are None, in Implicit VR Little Endian."""
+    values: dict[int, str | bytes | None] = {
+        QUERY_RETRIEVE_LEVEL: level.encode(),
+        PATIENT_ID: patient_id,
+        STUDY_INSTANCE_UID: study_uid,
+        SERIES_INSTANCE_UID: series_uid,
+        SOP_INSTANCE_UID: sop_instance_uids,
+    }
+    return encode_implicit({tag: value for tag, value in values.items() if value is not None})

@@ -8,11 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from pacs_tasks.ae import LocalAE
-from pacs_tasks.dimse import status
 from pacs_tasks.dimse.files.final_name import Placed
 from pacs_tasks.dimse.files.storage import kept_path
 from pacs_tasks.dimse.find import models
-from pacs_tasks.dimse.find.c_find import patient_of
 from pacs_tasks.dimse.retrieve.delivery import CheckArrived, retrieve
 from pacs_tasks.dimse.scp.c_store import Arrival, Origin, Place, Refusal, receive
 from pacs_tasks.dimse.scp.limits import NO_LIMITS, Intake, Limits
@@ -104,9 +102,8 @@ def get(
                 assoc,
                 _accepted_context(assoc, model),
                 request,
-                status.get_status,
+                model,
                 check_arrived=check_arrived,
-                patient_id=patient_of(assoc, request.study_uid) if model is QueryModel.PATIENT_ROOT else None,
                 on_store=arrivals.store,
             )
     finally:

@@ -6,14 +6,12 @@ import time
 from collections.abc import Callable, Collection
 
 from pacs_tasks.ae import LocalAE
-from pacs_tasks.dimse import status
 from pacs_tasks.dimse.find import models
-from pacs_tasks.dimse.find.c_find import patient_of
 from pacs_tasks.dimse.retrieve.delivery import CheckArrived, retrieve
 from pacs_tasks.dimse.upper_layer.association import Association, StopCheck, Timeouts
 from pacs_tasks.errors import ContextRejectedError
-from pacs_tasks.outcome import MoveOutcome, Status, Suboperations
-from pacs_tasks.request import MoveRequest, QueryModel
+from pacs_tasks.outcome import MoveOutcome, Status
+from pacs_tasks.request import MoveRequest
 
 #: "Refused: Move Destination unknown" (PS3.4 table C.4-2).
 DESTINATION_UNKNOWN = 0xA801
@@ -27,7 +25,6 @@ def move(
     timeouts: Timeouts,
     stop: StopCheck | None = None,
     *,
-    on_suboperations: Callable[[Suboperations], None] | None = None,
     check_arrived: CheckArrived | None = None,
     on_association: Callable[[Association], None] | None = None,
     message_id: int = 0,
@@ -36,8 +33,6 @@ def move(
 
     Parameters
     ----------
-    on_suboperations
-        Called with the counts of each pending response.
     check_arrived
         Reports the instances that have arrived at the destination; see :func:`retrieve`.
     on_association
@@ -66,10 +61,8 @@ def move(
             assoc,
             context_id,
             request,
-            status.move_status,
+            model,
             check_arrived=check_arrived,
-            patient_id=patient_of(assoc, request.study_uid) if model is QueryModel.PATIENT_ROOT else None,
-            on_counts=on_suboperations,
             message_id=message_id,
         )
     outcome = MoveOutcome(**final._asdict(), seconds=time.monotonic() - started)

@@ -11,22 +11,18 @@ from typing import NamedTuple
 from pacs_tasks.dimse.cancellation import Cancellation
 from pacs_tasks.dimse.files.elements import (
     IMPLICIT_VR_LITTLE_ENDIAN,
-    PATIENT_ID,
-    QUERY_RETRIEVE_LEVEL,
-    SERIES_INSTANCE_UID,
-    SOP_INSTANCE_UID,
-    STUDY_INSTANCE_UID,
     MalformedError,
-    encode_implicit,
     read_uids,
 )
-from pacs_tasks.dimse.status import ended_early
+from pacs_tasks.dimse.find import models
+from pacs_tasks.dimse.find.c_find import patient_of
+from pacs_tasks.dimse.status import ended_early, get_status, move_status
 from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer.association import Association
 from pacs_tasks.dimse.upper_layer.command import Command
 from pacs_tasks.errors import PeerStalledError
 from pacs_tasks.outcome import Status, StatusCategory, Suboperations
-from pacs_tasks.request import GetRequest, Level, MoveRequest
+from pacs_tasks.request import GetRequest, Level, MoveRequest, QueryModel
 
 #: Seconds that the final response may take after the last promised instance: nothing depends on it.
 FINAL_RESPONSE_LIMIT = 5.0
@@ -46,6 +42,10 @@ class Arrived(NamedTuple):
 
 #: Reports the instances that have arrived. It is called about four times a second, and may raise.
 CheckArrived = Callable[[], Arrived]
+
+
+#: Called with the context id and the command set of each C-STORE request; returns whether the instance is new.
+OnStore = Callable[[int, Command], bool]
 
 
 class FinalResponse(NamedTuple):
@@ -83,13 +83,12 @@ class _Delivery(Cancellation):
         self._counts, self._most_done = counts, max(done, self._most_done)
         self._fewest, self._most = min(counts.remaining, self._fewest), max(counts.remaining, self._most)
 
-    def responses(
-        self, request: MoveRequest | GetRequest, on_store: Callable[[int, Command], bool] | None
-    ) -> Iterator[tuple[Command, int]]:
+    def responses(self, field: int, on_store: OnStore | None) -> Iterator[tuple[Command, Status]]:
         """Receive responses without end, each with its status, and C-STORE requests between them."""
         assoc = self._assoc
-        field = _request_field(request)
-        awaited = "the C-MOVE response" if field == command.C_MOVE_RQ else "the next instance or the C-GET response"
+        awaited, status_of = "the next instance or the C-GET response", get_status
+        if field == command.C_MOVE_RQ:
+            awaited, status_of = "the C-MOVE response", move_status
         while True:
             found_id, message = assoc.receive_command(awaited)
             if on_store is not None and message.field == command.C_STORE_RQ:
@@ -99,7 +98,8 @@ class _Delivery(Cancellation):
                 self._receiving = False
                 continue
             code = assoc.check_response(found_id == self._context_id, message, self._message_id, field)
-            yield message, code
+            found = status_of(code, message.text(command.ERROR_COMMENT))
+            yield message, found if self.cancelled else ended_early(found)
 
     def _check(self) -> None:
         super()._check()
@@ -135,30 +135,23 @@ def retrieve(
     assoc: Association,
     context_id: int,
     request: MoveRequest | GetRequest,
-    status_of: Callable[[int, str], Status],
+    model: QueryModel,
     *,
     check_arrived: CheckArrived | None,
-    patient_id: bytes | None = None,
-    on_store: Callable[[int, Command], bool] | None = None,
-    on_counts: Callable[[Suboperations], None] | None = None,
+    on_store: OnStore | None = None,
     message_id: int = 0,
 ) -> FinalResponse:
     """Send a C-MOVE or C-GET request and follow it to its end.
 
     Parameters
     ----------
-    status_of
-        Returns the status for a code and an error comment.
+    model
+        Of the context. Patient Root also needs the Patient ID, which is queried before.
     check_arrived
         Reports the arrived instances. While more arrive, the remote is not silent. Once all are here, the final
         response is not awaited for long: without it, the status is pending.
-    patient_id
-        Only for a context of the Patient Root model.
     on_store
-        Called with the presentation context id and the command set of each C-STORE request (C-GET). Returns whether
-        the instance is one that has not come before.
-    on_counts
-        Called with the counts of each pending response.
+        Receives the instances of a C-GET.
     message_id
         Of the request; 0 chooses the next one.
 
@@ -173,40 +166,29 @@ def retrieve(
         If ``assoc.stop`` returned True and the remote ignored C-CANCEL. If it heeded C-CANCEL, the status says so.
     """
     final = FinalResponse(_unfinished(assoc.remote), Suboperations())
+    field, more = _request_of(request)
+    patient_id = patient_of(assoc, request.study_uid) if model is QueryModel.PATIENT_ROOT else None
     with (
         suppress(_AllArrivedError),
-        assoc.exchange(_request_field(request), message_id) as used_id,
+        assoc.exchange(field, message_id) as used_id,
         _Delivery(assoc, context_id, used_id, check_arrived) as delivery,
     ):
-        sop_class_uid, _ = assoc.contexts_by_id[context_id]
-        assoc.send(context_id, _command_set(request, sop_class_uid, used_id), encode_identifier(request, patient_id))
-        for response, code in delivery.responses(request, on_store):
-            found = status_of(code, response.text(command.ERROR_COMMENT))
+        assoc.request(context_id, field, used_id, more, encode_identifier(request, patient_id))
+        for response, found in delivery.responses(field, on_store):
             final = final._replace(suboperations=suboperations(response))
             if found.category is not StatusCategory.PENDING:
                 failed = _failed_uids_of(assoc, context_id, response) if response.has_data_set else ()
-                found = found if delivery.cancelled else ended_early(found)
                 return final._replace(status=found, failed_sop_instance_uids=failed)
             delivery.count(final.suboperations)
-            if on_counts is not None:
-                on_counts(final.suboperations)
     return final
 
 
-def _request_field(request: MoveRequest | GetRequest) -> int:
-    return command.C_MOVE_RQ if isinstance(request, MoveRequest) else command.C_GET_RQ
-
-
-def _command_set(request: MoveRequest | GetRequest, sop_class_uid: str, message_id: int) -> bytes:
-    elements: dict[int, int | str] = {
-        command.AFFECTED_SOP_CLASS_UID: sop_class_uid,
-        command.COMMAND_FIELD: _request_field(request),
-        command.MESSAGE_ID: message_id,
-        command.PRIORITY: command.PRIORITIES[request.priority],
-    }
+def _request_of(request: MoveRequest | GetRequest) -> tuple[int, dict[int, int | str]]:
+    """Give the Command Field and further elements of the command set."""
+    priority = command.PRIORITIES[request.priority]
     if isinstance(request, MoveRequest):
-        elements[command.MOVE_DESTINATION] = request.move_aet
-    return command.encode(elements, data_set=True)
+        return command.C_MOVE_RQ, {command.PRIORITY: priority, command.MOVE_DESTINATION: request.move_aet}
+    return command.C_GET_RQ, {command.PRIORITY: priority}
 
 
 def _unfinished(remote: object) -> Status:
@@ -220,15 +202,9 @@ def encode_identifier(request: MoveRequest | GetRequest, patient_id: bytes | Non
 
     Only Patient Root has a ``patient_id``.
     """
-    level = Level.STUDY
-    values: dict[int, str | bytes] = {STUDY_INSTANCE_UID: request.study_uid}
-    if patient_id is not None:
-        values[PATIENT_ID] = patient_id
-    if request.series_uid:
-        level, values[SERIES_INSTANCE_UID] = Level.SERIES, request.series_uid
-    if request.sop_instance_uids:
-        level, values[SOP_INSTANCE_UID] = Level.IMAGE, "\\".join(request.sop_instance_uids)
-    return encode_implicit({**values, QUERY_RETRIEVE_LEVEL: level.encode()})
+    uids = "\\".join(request.sop_instance_uids) or None
+    level = Level.IMAGE if uids else Level.SERIES if request.series_uid else Level.STUDY
+    return models.encode_keys(level, request.study_uid, request.series_uid or None, uids, patient_id=patient_id)
 
 
 def suboperations(response: Command) -> Suboperations:

@@ -333,6 +333,31 @@ class Association:
         """Send a message; see :meth:`MessageStream.send`."""
         self.stream.send(context_id, command_set, data_set)
 
+    def request(
+        self,
+        context_id: int,
+        field: int,
+        message_id: int,
+        more: Mapping[int, int | str] = MappingProxyType({}),
+        identifier: bytes | None = None,
+    ) -> None:
+        """Send a request of a service, with the SOP class of the presentation context.
+
+        Parameters
+        ----------
+        field
+            The Command Field.
+        more
+            Further elements of the command set.
+        """
+        elements: dict[int, int | str] = {
+            command.AFFECTED_SOP_CLASS_UID: self.contexts_by_id[context_id][0],
+            command.COMMAND_FIELD: field,
+            command.MESSAGE_ID: message_id,
+            **more,
+        }
+        self.send(context_id, command.encode(elements, data_set=identifier is not None), identifier)
+
     def receive_command(self, awaited: str) -> tuple[int, Command]:
         """Receive the context id and the command set of the next message."""
         found = self.stream.receive_command(awaited)
@@ -359,16 +384,12 @@ class Association:
         name = _NAMES[request]
         code = answer.number(command.STATUS)
         if not same_context or answer.field != request | command.RESPONSE:
-            raise self.no_response(f"sent another message instead of the {name} response. Check its log.")
+            raise self.wire.lost(f"sent another message instead of the {name} response. Check its log.")
         if answer.number(command.MESSAGE_ID_RESPONDED_TO) != message_id:
-            raise self.no_response(f"sent the response to another message than our {name}. Check its log.")
+            raise self.wire.lost(f"sent the response to another message than our {name}. Check its log.")
         if code is None:
-            raise self.no_response(f"sent a {name} response without a status. Check its log.")
+            raise self.wire.lost(f"sent a {name} response without a status. Check its log.")
         return code
-
-    def receive_data(self, context_id: int, awaited: str) -> bytes:
-        """Receive the whole data set that follows, an identifier."""
-        return self.stream.receive_identifier(context_id, awaited)
 
     def receive_final_data(self, context_id: int, seconds: float) -> bytes:
         """Receive the data set that a final response announces, or nothing if it does not begin within ``seconds``.
@@ -380,17 +401,13 @@ class Association:
             return b""
         limit, self.wire.limit = self.wire.limit, min(self.wire.limit, _FINAL_DATA_LIMIT)
         try:
-            return self.receive_data(context_id, "the rest of the final response")
+            return self.stream.receive_identifier(context_id, "the rest of the final response")
         except PeerUnavailableError as error:
             log.debug("the data set of a final response: %s", error.message)
             self.abort()
             return b""
         finally:
             self.wire.limit = limit
-
-    def no_response(self, what: str) -> PeerUnavailableError:
-        """Abort because a message is not the expected response; give the error to raise."""
-        return self.wire.lost(what)
 
     def _check_stop(self) -> None:
         if self.stop is not None and self.stop():

@@ -154,8 +154,8 @@ _LONGEST_SENT = MAX_RECEIVE_LENGTH
 _SHORTEST_SENT = 128
 #: Bytes of the longest command set that is accepted: a valid one has a dozen short elements.
 _LONGEST_COMMAND = 65_536
-#: Bytes of the longest identifier that is accepted: a list of 200,000 failed instances of a C-MOVE fits.
-_LONGEST_IDENTIFIER = 1 << 24
+#: Bytes of the longest identifier that is accepted: one with 200,000 UIDs fits, of a C-MOVE or a report.
+LONGEST_IDENTIFIER = 1 << 24
 #: Bytes of a data set that are read and passed to the socket at a time.
 _BLOCK = 1 << 20
 
@@ -298,7 +298,7 @@ class MessageStream:
         content = bytearray()
         for part in self.receive_data(context_id, awaited):
             content += part
-            if len(content) > _LONGEST_IDENTIFIER:
+            if len(content) > LONGEST_IDENTIFIER:
                 raise self.wire.protocol_error("sent an endless identifier")
         return bytes(content)
 

@@ -45,7 +45,7 @@ def allow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def set_to(**values: object) -> None:
         config = Settings.model_validate(values)
         monkeypatch.setattr(permissions, "settings", lambda: config)
-        monkeypatch.setattr(association, "settings", lambda: config)
+        monkeypatch.setattr(connecting, "settings", lambda: config)
 
     return set_to
 
