@@ -39,14 +39,6 @@ _CATEGORIES = {
 }
 
 
-def store(
-    assoc: Association, instance: StoredInstance, *, transcode: Transcode = Transcode.UNCOMPRESSED
-) -> InstanceOutcome:
-    """Send one instance; see :func:`store_all`."""
-    ((_, outcome),) = store_all(assoc, [instance], transcode=transcode)
-    return outcome
-
-
 def store_all(
     assoc: Association,
     instances: Iterable[StoredInstance],

@@ -215,11 +215,11 @@ def answer_report(
     code = _header_status(remote, request, pair[0])
     if code == _SUCCESS:
         _read(parts, content, _BEGINNING)
-        code = _transaction_status(remote, content, pair[1], is_known)
+        code = _report_status(remote, lambda: _begins_known(content, pair[1], is_known))
     if code == _SUCCESS:
         with _one_of_few(stream.wire):
             _read(parts, content, LONGEST_IDENTIFIER)
-            code = _record(remote, content, pair[1], on_report)
+            code = _report_status(remote, lambda: _record(remote, content, pair[1], on_report))
     for _ in parts:
         # The remote receives the response only once it has sent all.
         pass
@@ -277,48 +277,39 @@ def _header_status(remote: object, request: Command, sop_class_uid: str) -> int:
     return _SUCCESS
 
 
-def _transaction_status(remote: object, content: Data, syntax: str, is_known: IsKnown | None) -> int:
-    """Check the beginning of a report."""
+def _report_status(remote: object, is_known: Callable[[], bool]) -> int:
     try:
-        transaction_uid = read_uids(content[:_BEGINNING], syntax, (_TRANSACTION_UID,)).get(_TRANSACTION_UID, "")
-        if not transaction_uid or len(transaction_uid) > _LONGEST_UID:
-            raise MalformedError("it does not name a transaction")
-        known = is_known is None or is_known(transaction_uid)
+        known = is_known()
     except ValueError as error:
-        return _malformed(remote, error)
+        log.warning("%s sent a malformed storage commitment report: %s", remote, error)
+        return _PROCESSING_FAILURE
     except PacsTasksError as error:
-        return _not_recorded(remote, error)
-    return _SUCCESS if known else _unknown(remote)
-
-
-def _record(remote: object, content: Data, syntax: str, on_report: OnReport) -> int:
-    try:
-        report = decode_report(content, syntax)
-        known = on_report(report)
-    except ValueError as error:
-        return _malformed(remote, error)
-    except PacsTasksError as error:
-        return _not_recorded(remote, error)
+        # A failure status asks the remote to report again later.
+        log.warning("A storage commitment report from %s could not be recorded: %s", remote, error.message)
+        return _PROCESSING_FAILURE
     if not known:
-        return _unknown(remote)
-    log.info("%s reported: %d instances committed, %d failed", remote, len(report.committed), len(report.failed))
+        log.warning("%s reported about a transaction that is unknown or has expired", remote)
+        return _INVALID_ARGUMENT_VALUE
     return _SUCCESS
 
 
-def _malformed(remote: object, error: ValueError) -> int:
-    log.warning("%s sent a malformed storage commitment report: %s", remote, error)
-    return _PROCESSING_FAILURE
+# Each of these returns whether the transaction is known here.
 
 
-def _not_recorded(remote: object, error: PacsTasksError) -> int:
-    # A failure status asks the remote to report again later.
-    log.warning("A storage commitment report from %s could not be recorded: %s", remote, error.message)
-    return _PROCESSING_FAILURE
+def _begins_known(content: Data, syntax: str, is_known: IsKnown | None) -> bool:
+    """Check the beginning of a report."""
+    transaction_uid = read_uids(content[:_BEGINNING], syntax, (_TRANSACTION_UID,)).get(_TRANSACTION_UID, "")
+    if not transaction_uid or len(transaction_uid) > _LONGEST_UID:
+        raise MalformedError("it does not name a transaction")
+    return is_known is None or is_known(transaction_uid)
 
 
-def _unknown(remote: object) -> int:
-    log.warning("%s reported about a transaction that is unknown or has expired", remote)
-    return _INVALID_ARGUMENT_VALUE
+def _record(remote: object, content: Data, syntax: str, on_report: OnReport) -> bool:
+    report = decode_report(content, syntax)
+    known = on_report(report)
+    if known:
+        log.info("%s reported: %d instances committed, %d failed", remote, len(report.committed), len(report.failed))
+    return known
 
 
 def decode_report(content: Data, transfer_syntax_uid: str) -> CommitmentReport:

@@ -12,7 +12,7 @@ from types import MappingProxyType, TracebackType
 from typing import Self
 
 from pacs_tasks.ae import LocalAE, RemoteAE
-from pacs_tasks.dimse.upper_layer import command, identity
+from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer.command import Command, DataSet, MessageStream
 from pacs_tasks.dimse.upper_layer.connecting import open_wire
 from pacs_tasks.dimse.upper_layer.negotiation import (
@@ -21,6 +21,7 @@ from pacs_tasks.dimse.upper_layer.negotiation import (
     AssociateAccept,
     AssociateRequest,
     Context,
+    encode_identity,
     negotiate,
     propose,
 )
@@ -198,7 +199,7 @@ class Association:
         JobCancelledError
             ``stop`` returned true.
         """
-        request = propose(local, remote, contexts, window, identity.encode(settings().identity(remote)))
+        request = propose(local, remote, contexts, window, encode_identity(settings().identity(remote)))
 
         def watch() -> None:
             if stop is not None and stop():
@@ -307,8 +308,7 @@ class Association:
     @contextmanager
     def busy(self) -> Iterator[None]:
         """Mark requests as outstanding. An exception aborts the association."""
-        if self.wire.closed:
-            raise PeerUnavailableError(f"The association with {self.remote} has ended. Open another one.")
+        self.wire.check_open()
         self._busy = True
         try:
             yield

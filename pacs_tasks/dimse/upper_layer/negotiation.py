@@ -10,14 +10,15 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pynetdicom.pdu
+from pynetdicom.pdu_items import UserIdentitySubItemRQ
 
-from pacs_tasks.ae import LocalAE, RemoteAE
+from pacs_tasks.ae import LocalAE, RemoteAE, UserIdentity
 from pacs_tasks.dimse.files.elements import plain
 from pacs_tasks.dimse.files.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from pacs_tasks.dimse.upper_layer.command import aborted
-from pacs_tasks.dimse.upper_layer.identity import must_be_confirmed
 from pacs_tasks.dimse.upper_layer.wire import (
     A_ABORT,
     A_ASSOCIATE_AC,
@@ -26,7 +27,13 @@ from pacs_tasks.dimse.upper_layer.wire import (
     MAX_RECEIVE_LENGTH,
     Wire,
 )
-from pacs_tasks.errors import AssociationError, AssociationRejectedError, InvalidRequestError, PeerBusyError
+from pacs_tasks.errors import (
+    AssociationError,
+    AssociationRejectedError,
+    InvalidRequestError,
+    PeerBusyError,
+    UnreadableInputError,
+)
 
 #: The DICOM application context (PS3.7 section A.2.1).
 _APPLICATION_CONTEXT = b"1.2.840.10008.3.1.1.1"
@@ -83,7 +90,7 @@ class AssociateRequest:
     max_length: int = MAX_RECEIVE_LENGTH
     roles: Mapping[str, tuple[bool, bool]] = field(default_factory=dict)
     operations: tuple[int, int] | None = None
-    #: A whole user identity sub-item, which no log may show; see :mod:`.identity`.
+    #: A whole user identity sub-item, which no log may show; see :func:`encode_identity`.
     identity: bytes = field(default=b"", repr=False)
 
 
@@ -328,7 +335,7 @@ def negotiate(wire: Wire, request: AssociateRequest, local: LocalAE, remote: Rem
     if kind == A_ASSOCIATE_AC:
         with suppress(ValueError):
             accept = decode_accept(content)
-            if must_be_confirmed(request.identity) and not accept.confirmed:
+            if _must_be_confirmed(request.identity) and not accept.confirmed:
                 wire.abort()
                 raise AssociationRejectedError(
                     f"{remote} accepted the association without confirming the user identity. Ask its administrator, "
@@ -382,3 +389,59 @@ _NEXT_STEPS: Mapping[tuple[int, int], str] = {
     (_PRESENTATION_PROVIDER, 1): "Try again later.",
     (_PRESENTATION_PROVIDER, 2): "Try again later, or use fewer workers.",
 }
+
+
+# The user identity (PS3.7 section D.3.3.7)
+
+_USERNAME, _PASSCODE, _KERBEROS, _SAML, _JWT = range(1, 6)
+#: The position of "positive response requested" in the sub-item.
+_POSITIVE_RESPONSE = 5
+#: The length of a field is two bytes, as is that of all user information.
+_LONGEST_SECRET = 60_000
+
+
+def encode_identity(identity: UserIdentity | None) -> bytes:
+    """Encode a user identity sub-item; nothing without an identity.
+
+    Raises
+    ------
+    UnreadableInputError
+        If the file of a secret cannot be read.
+    """
+    if identity is None:
+        return b""
+    item = UserIdentitySubItemRQ()
+    item.positive_response_requested = int(identity.positive_response)
+    item.user_identity_type, item.primary_field = _PASSCODE, (identity.username or "").encode()
+    if identity.passcode_file is not None:
+        item.secondary_field = _read_secret(identity.passcode_file).rstrip(b"\r\n")
+    elif identity.passcode is not None:
+        item.secondary_field = identity.passcode.get_secret_value().encode()
+    elif identity.username is not None:
+        item.user_identity_type = _USERNAME
+    tokens = {_KERBEROS: identity.kerberos_file, _SAML: identity.saml_file, _JWT: identity.jwt_file}
+    for kind, file in tokens.items():
+        if file is not None:
+            token = _read_secret(file)
+            # A Kerberos ticket is binary; the others are text.
+            item.user_identity_type, item.primary_field = kind, token if kind == _KERBEROS else token.strip()
+    return bytes(item.encode())
+
+
+def _must_be_confirmed(sub_item: bytes) -> bool:
+    """Whether a sub-item requests a positive response."""
+    return len(sub_item) > _POSITIVE_RESPONSE and bool(sub_item[_POSITIVE_RESPONSE])
+
+
+def _read_secret(file: str) -> bytes:
+    try:
+        content = Path(file).read_bytes()
+    except OSError as error:
+        raise UnreadableInputError(
+            f"The secret of a user identity cannot be read ({error.strerror}). Check its file on the worker.", file
+        ) from None
+    if not 0 < len(content) <= _LONGEST_SECRET:
+        raise UnreadableInputError(
+            "The secret of a user identity is empty, or too long for an association. Correct its file.", file
+        )
+    return content

@@ -131,27 +131,23 @@ class Wire:
         """Whether the wire is open and has no unread input, not even the end of the connection."""
         if self._closed or self._end > self._start:
             return False
+        return not self._readable(0)
+
+    def _readable(self, seconds: float) -> bool:
+        """Whether there is input on the socket within ``seconds``, or it is unusable."""
         try:
             with selectors.DefaultSelector() as selector:
                 selector.register(self._sock, selectors.EVENT_READ)
-                return not selector.select(0)
+                return bool(selector.select(seconds))
         except (OSError, ValueError):
-            return False
+            return True
 
     def has_input(self, seconds: float) -> bool:
         """Whether the remote sends something, or ends the connection, within ``seconds``.
 
         It may return false early where only TLS records without content arrive.
         """
-        if not self.quiet():
-            return True
-        try:
-            with selectors.DefaultSelector() as selector:
-                selector.register(self._sock, selectors.EVENT_READ)
-                selector.select(seconds)
-        except (OSError, ValueError):
-            return True
-        return not self.quiet()
+        return not self.quiet() or (self._readable(seconds) and not self.quiet())
 
     def abort(self, source: int = 0, reason: int = 0) -> None:
         """Send A-ABORT (PS3.8 section 9.3.8) if the socket accepts it at once, and close."""
@@ -193,7 +189,7 @@ class Wire:
         PeerUnavailableError
             If the remote accepts nothing for too long, or has gone.
         """
-        self._check_open()
+        self.check_open()
         rest = list(buffers)
         first = 0
         deadline = time.monotonic() + self.limit
@@ -239,7 +235,7 @@ class Wire:
         awaited
             Names in error messages what the caller waits for.
         """
-        self._check_open()
+        self.check_open()
         deadline = time.monotonic() + self.limit
         self._fill(6, deadline, awaited)
         kind, length = struct.unpack_from(">BxL", self._buffer, self._start)
@@ -250,7 +246,8 @@ class Wire:
         self._start += 6 + length
         return kind, content
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise if the wire is closed."""
         if self._closed:
             raise PeerUnavailableError(f"The association with {self.remote} has ended. Open another one.")
 

@@ -15,7 +15,6 @@ from pydicom.uid import CTImageStorage
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 
 from pacs_tasks.ae import LocalAE, RemoteAE
-from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.commitment import PUSH_MODEL_CONTEXT, await_report, encode_request, request_commitment
 from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.scp.limits import Limits
@@ -30,6 +29,7 @@ from pacs_tasks.testing import EVERY_INSTANCE, Faults, Report, TestPACS
 from tests.support import dicom_files, peers, scripted
 from tests.support.callers import series
 from tests.support.certificates import Authority
+from tests.support.sending import store
 from tests.support.waiting import wait_until
 
 RECEIVER = LocalAE(ae_title="RECEIVER")

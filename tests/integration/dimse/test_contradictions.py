@@ -8,7 +8,6 @@ import pytest
 from pydicom.uid import CTImageStorage, MRImageStorage
 
 from pacs_tasks.ae import LocalAE, RemoteAE
-from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
 from pacs_tasks.dimse.upper_layer.contexts import contexts_for
@@ -17,6 +16,7 @@ from pacs_tasks.request import FindRequest, QueryModel
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support import dicom_files, peers, worklists
 from tests.support.queries import find
+from tests.support.sending import store
 
 LOCAL = LocalAE(ae_title="CALLER")
 PATIENT = Timeouts.of(20)

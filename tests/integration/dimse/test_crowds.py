@@ -14,7 +14,6 @@ import pytest
 
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.c_echo import echo
-from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.scp import storage_scp
 from pacs_tasks.dimse.scp.callers import Caller, Callers
@@ -24,6 +23,7 @@ from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
 from pacs_tasks.outcome import Category, InstanceCategory
 from tests.support import attacks, dicom_files
 from tests.support.processes import environment
+from tests.support.sending import store
 
 LOCAL = LocalAE(ae_title="CALLER")
 PATIENT = Timeouts.of(20)

@@ -10,7 +10,6 @@ import pytest
 
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.c_echo import VERIFICATION_CONTEXT
-from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.files.part10 import StoredInstance
 from pacs_tasks.dimse.retrieve.c_get import get
@@ -23,6 +22,7 @@ from pacs_tasks.request import FindRequest, GetRequest, Level, MoveRequest
 from tests.support import dicom_files, endings, messages, peculiar, scripted
 from tests.support.messages import COMMAND, CT
 from tests.support.queries import find
+from tests.support.sending import store
 from tests.support.waiting import wait_until
 
 LOCAL = LocalAE(ae_title="CALLER")

@@ -20,7 +20,6 @@ from pydicom.filereader import read_file_meta_info
 from pynetdicom import _config
 
 from pacs_tasks.ae import LocalAE, RemoteAE
-from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.files.part10 import StoredInstance
 from pacs_tasks.dimse.retrieve.c_get import get
@@ -34,6 +33,7 @@ from pacs_tasks.testing import StoredBytes, TestPACS
 from pacs_tasks.testing.association import Caller
 from tests.support import callers, dicom_files, peculiar, peers
 from tests.support.processes import environment
+from tests.support.sending import store
 from tests.support.tap import tapped
 
 LOCAL = LocalAE(ae_title="CALLER")

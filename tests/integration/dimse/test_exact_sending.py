@@ -17,7 +17,6 @@ from pynetdicom import AE, evt
 from pynetdicom.events import Event
 
 from pacs_tasks.ae import LocalAE, RemoteAE
-from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.files.part10 import StoredInstance
 from pacs_tasks.dimse.upper_layer import contexts
@@ -26,6 +25,7 @@ from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 from pacs_tasks.request import Transcode
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support import dicom_files, messages, peculiar, peers
+from tests.support.sending import store
 from tests.support.tap import tapped
 
 LOCAL = LocalAE(ae_title="CALLER")

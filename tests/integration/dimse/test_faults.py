@@ -14,7 +14,6 @@ import pytest
 
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.dimse.c_echo import VERIFICATION, echo
-from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.upper_layer import command, contexts
 from pacs_tasks.dimse.upper_layer import negotiation as acse
@@ -24,7 +23,7 @@ from pacs_tasks.errors import InvalidRequestError, JobCancelledError, PeerUnavai
 from pacs_tasks.outcome import InstanceCategory
 from tests.support import dicom_files, scripted
 from tests.support.ports import free_port
-from tests.support.sending import LOCAL, send
+from tests.support.sending import LOCAL, send, store
 
 PATIENT = Timeouts.of(20)
 #: For silent remotes and failing connections.

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from pacs_tasks.ae import LocalAE, RemoteAE
-from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.upper_layer import command, contexts
 from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
@@ -20,6 +19,7 @@ from pacs_tasks.request import FindRequest, Level, QueryModel
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support import dicom_files, peers, scripted
 from tests.support.queries import find
+from tests.support.sending import store
 
 LOCAL = LocalAE(ae_title="CALLER")
 PATIENT = Timeouts.of(20)

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from pacs_tasks.ae import LocalAE, RemoteAE
-from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.files.part10 import read_instance
 from pacs_tasks.dimse.scp.storage_scp import StorageSCP
 from pacs_tasks.dimse.upper_layer import command
@@ -24,6 +23,7 @@ from pacs_tasks.request import FindRequest
 from tests.support import scripted
 from tests.support.dicom_files import instance, write
 from tests.support.queries import find
+from tests.support.sending import store
 from tests.support.waiting import wait_until
 
 LOCAL = LocalAE(ae_title="CALLER")

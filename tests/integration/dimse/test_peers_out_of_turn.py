@@ -11,7 +11,6 @@ import pytest
 
 from pacs_tasks.ae import LocalAE
 from pacs_tasks.dimse.c_echo import VERIFICATION_CONTEXT, echo
-from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.retrieve.c_get import get
 from pacs_tasks.dimse.upper_layer import command, contexts
@@ -24,6 +23,7 @@ from pacs_tasks.request import GetRequest
 from tests.support import dicom_files, messages, scripted
 from tests.support.messages import CT, EXPLICIT, IMPLICIT
 from tests.support.out_of_turn import DATA_SET, ECHO, OUT_OF_TURN, REQUEST, STORE, UID, long_lists
+from tests.support.sending import store
 
 LOCAL = LocalAE(ae_title="CALLER")
 PATIENT = Timeouts.of(20)

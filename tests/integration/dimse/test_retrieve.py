@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from pacs_tasks.ae import LocalAE, RemoteAE
-from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.retrieve.c_get import get
 from pacs_tasks.dimse.retrieve.c_move import move
@@ -23,6 +22,7 @@ from pacs_tasks.outcome import Category, InstanceCategory, InstanceOutcome
 from pacs_tasks.request import GetRequest, MoveRequest
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support import dicom_files, disk, peers, scripted
+from tests.support.sending import store
 
 LOCAL = LocalAE(ae_title="CALLER")
 PATIENT = Timeouts.of(20)

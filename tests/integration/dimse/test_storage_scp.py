@@ -19,7 +19,6 @@ from pynetdicom.pdu_primitives import (
 
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.c_echo import VERIFICATION, echo
-from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.scp.storage_scp import StorageSCP
 from pacs_tasks.dimse.upper_layer import command, contexts
@@ -30,6 +29,7 @@ from pacs_tasks.errors import PeerBusyError, PeerUnavailableError
 from pacs_tasks.outcome import Category, InstanceCategory, InstanceOutcome
 from pacs_tasks.testing.association import Caller
 from tests.support import callers, dicom_files, disk, scripted
+from tests.support.sending import store
 from tests.support.waiting import wait_until
 
 LOCAL = LocalAE(ae_title="CALLER")

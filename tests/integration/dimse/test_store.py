@@ -10,7 +10,6 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittle
 
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.c_echo import echo
-from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.upper_layer import contexts
 from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
@@ -19,6 +18,7 @@ from pacs_tasks.errors import AssociationRejectedError, JobCancelledError, PeerB
 from pacs_tasks.outcome import Category, InstanceCategory, InstanceOutcome
 from pacs_tasks.testing import EVERY_INSTANCE, Faults, Rejection, Silence, TestPACS
 from tests.support import dicom_files
+from tests.support.sending import store
 from tests.support.waiting import wait_until
 
 LOCAL = LocalAE(ae_title="CALLER")

@@ -18,7 +18,7 @@ import pytest
 
 from pacs_tasks.ae import TLS, LocalAE, RemoteAE
 from pacs_tasks.dimse.c_echo import echo
-from pacs_tasks.dimse.c_store import store, store_all
+from pacs_tasks.dimse.c_store import store_all
 from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.scp.admission import CROWDED_LIMIT
 from pacs_tasks.dimse.scp.c_store import Arrival, Refusal
@@ -39,6 +39,7 @@ from tests.support import dicom_files, scripted
 from tests.support.attacks import connected
 from tests.support.certificates import VERSIONS, Authority, Identity
 from tests.support.processes import environment
+from tests.support.sending import store
 from tests.support.waiting import wait_until
 
 LOCAL = LocalAE(ae_title="CALLER")

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from pacs_tasks.dimse.c_echo import VERIFICATION
-from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.upper_layer import contexts
 from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
@@ -27,7 +26,7 @@ from pacs_tasks.testing import TestPACS
 from tests.support import dicom_files, scripted
 from tests.support.certificates import VERSIONS, Authority, Identity, over_tls
 from tests.support.processes import ROOT, environment
-from tests.support.sending import LOCAL, send
+from tests.support.sending import LOCAL, send, store
 from tests.support.waiting import wait_until
 
 #: Enough time for the handshake and the association.
@@ -160,7 +159,7 @@ from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.upper_layer import contexts
 from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
-from pacs_tasks.dimse.c_store import store
+from pacs_tasks.dimse.c_store import store_all
 
 remote = RemoteAE.model_validate_json(sys.argv[1])
 peaks = []
@@ -168,7 +167,8 @@ for path in sys.argv[2:]:
     instance = part10.read_instance(path)
     [(proposed, _)] = contexts.contexts_for([instance])
     with Association.open(LocalAE(), remote, proposed, Timeouts.of(60)) as assoc:
-        assert store(assoc, instance).category == "success"
+        [(_, outcome)] = store_all(assoc, [instance])
+    assert outcome.category == "success"
     peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 print(json.dumps(peaks))
 """

@@ -15,7 +15,6 @@ import pytest
 
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.connection import connect
-from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.files.part10 import read_instance
 from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
 from pacs_tasks.dimse.upper_layer.contexts import contexts_for
@@ -26,6 +25,7 @@ from tests.support.dicom_files import CHINESE_NAME, UID_ROOT, data_set, instance
 from tests.support.ports import answers, free_port
 from tests.support.processes import ROOT, environment, started
 from tests.support.redis_server import redis_server
+from tests.support.sending import store
 from tests.support.waiting import wait_until
 from workers import health
 

@@ -14,7 +14,6 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from pacs_tasks import Category, PacsClient, RetrieveMethod, RetrieveRequest
 from pacs_tasks.ae import LocalAE, RemoteAE
-from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.files.part10 import read_instance
 from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer import negotiation as acse
@@ -27,6 +26,7 @@ from tests.support import scripted, workers
 from tests.support.cost import bounded
 from tests.support.dicom_files import study_uid, write_series
 from tests.support.ports import free_port
+from tests.support.sending import store
 from tests.support.waiting import wait_until
 
 MIB = 1 << 20

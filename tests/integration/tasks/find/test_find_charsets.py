@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import pytest
 
 from pacs_tasks.ae import LocalAE, RemoteAE
-from pacs_tasks.dimse.c_store import store
 from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.upper_layer import contexts
 from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
@@ -28,6 +27,7 @@ from pacs_tasks.outcome import Category, InstanceCategory
 from pacs_tasks.request import FindRequest, Level
 from tests.support import dicom_files, peers
 from tests.support.queries import find
+from tests.support.sending import store
 
 LOCAL = LocalAE(ae_title="CALLER")
 PATIENT = Timeouts.of(20)
