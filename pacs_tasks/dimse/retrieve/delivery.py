@@ -93,9 +93,13 @@ class _Delivery(Cancellation):
             found_id, message = assoc.receive_command(awaited)
             if on_store is not None and message.field == command.C_STORE_RQ:
                 self._receiving = True
-                if on_store(found_id, message):
-                    self._since = time.monotonic()
+                is_new = on_store(found_id, message)
                 self._receiving = False
+                if is_new:
+                    self._since = time.monotonic()
+                elif not self.cancelled:
+                    # A remote that repeats quickly leaves no wait in which it would be judged.
+                    self._judge(time.monotonic() - self._since)
                 continue
             code = assoc.check_response(found_id == self._context_id, message, self._message_id, field)
             found = status_of(code, message.text(command.ERROR_COMMENT))

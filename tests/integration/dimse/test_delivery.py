@@ -68,10 +68,11 @@ def test_pending_for_ever_ends(ask: Ask, tmp_path: Path, changing: bool) -> None
         ask(pacs.remote, tmp_path, None)
 
 
-def test_repeats_are_no_progress(tmp_path: Path) -> None:
-    """A remote that sends one instance again and again stalls."""
+@pytest.mark.parametrize("delay", [0.05, 0.0])
+def test_repeats_are_no_progress(tmp_path: Path, delay: float) -> None:
+    """A remote that sends one instance again and again stalls, also if there is nearly always one on its way."""
     held = write_series(tmp_path / "held", NUMBER)
-    faults = Faults(repeats_for_ever=True, delay=0.05)
+    faults = Faults(repeats_for_ever=True, delay=delay)
     with TestPACS(instances=held, faults=faults) as pacs, pytest.raises(PeerStalledError):
         by_get(pacs.remote, tmp_path / "got", None)
     assert len(list((tmp_path / "got").rglob("*.dcm"))) == NUMBER
