@@ -256,13 +256,15 @@ def test_a_peer_that_goes_away_and_comes_back_answers_every_row(
 def test_a_peer_that_ends_each_association_after_a_query_answers_every_row(
     client: PacsClient, archive: TestPACS, shared_worker: Process
 ) -> None:
-    """No row needs a second try or a pause."""
+    """No row needs a second try, and no lost association a pause."""
     archive.faults = Faults(abort_after_find=True)
     before = len(shared_worker.said())
     job = client.enqueue(batch(archive, patients(40)))
     assert answered(job).category is Category.SUCCESS
-    waited = re.findall(r"find_batch_part\[.* retry: Retry in .*", shared_worker.said()[before:])
-    assert waited == []
+    # Where a busy machine opens associations slowly, the fleet halves their number, and parts wait their turn.
+    retries = re.findall(r"find_batch_part\[.* retry: (Retry in .*)", shared_worker.said()[before:])
+    paused = [each for each in retries if "NoLeaseError" not in each]
+    assert paused == []
     assert {each.outcome.attempts for each in job.matches() if each.outcome} == {1}
     assert max(asked(archive).values()) == 1
     assert found(job) == {row: [study_uid(row - 1)] for row in range(2, 42)}
