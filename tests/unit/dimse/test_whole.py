@@ -55,11 +55,11 @@ def _is_whole(path: Path, uid: str) -> bool:
     ],
 )
 def test_no_cut_of_a_file_is_whole(name: str, tail: int, tmp_path: Path) -> None:
-    """A file truncated at any hundredth byte, or any of the first thousand or last hundred, is incomplete."""
+    """A file truncated at any thousandth byte, or any of the first four hundred or last hundred, is incomplete."""
     content, uid, target = SHIPPED[name].read_bytes(), _uid(SHIPPED[name]), tmp_path / "cut.dcm"
     assert _is_whole(SHIPPED[name], uid)
     end = len(content) - tail
-    lengths = {*range(0, end, 100), *range(min(1_000, end)), *range(max(0, end - 100), end)}
+    lengths = {*range(0, end, 1_000), *range(min(400, end)), *range(max(0, end - 100), end)}
     target.write_bytes(content)
     found = []
     for length in sorted(lengths, reverse=True):
