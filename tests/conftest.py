@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -96,20 +97,24 @@ _THOROUGH = (
     "integration/testing",
     "integration/workers",
 )
-#: What takes longest of these begins first: at the end of a run it would keep one core busy and the others idle.
-_FIRST = (
-    "acceptance/test_bench.py",
-    "acceptance/test_chaos.py",
-    "acceptance/test_fuzz.py",
-    "acceptance/test_trusted_retrieve.py",
-    "acceptance/test_many_files.py",
-    "acceptance/test_batch_retrieve.py",
-    "acceptance/test_orthanc.py",
-    "integration/tasks/engine/test_association_budget.py",
-)
 _TESTS = Path(__file__).parent
+#: What takes longest of these begins first: at the end of a run it would keep one core busy and the others idle.
+_FIRST = {
+    _TESTS / each
+    for each in (
+        "acceptance/test_bench.py",
+        "acceptance/test_chaos.py",
+        "acceptance/test_fuzz.py",
+        "acceptance/test_trusted_retrieve.py",
+        "acceptance/test_many_files.py",
+        "acceptance/test_batch_retrieve.py",
+        "acceptance/test_orthanc.py",
+        "integration/tasks/engine/test_association_budget.py",
+    )
+}
 
 
+@cache
 def _is_thorough(path: Path) -> bool:
     return any(path.is_relative_to(_TESTS / each) for each in _THOROUGH)
 
@@ -120,7 +125,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _is_thorough(item.path):
             item.add_marker("thorough")
-    items.sort(key=lambda item: not any(item.path == _TESTS / each for each in _FIRST))
+    items.sort(key=lambda item: item.path not in _FIRST)
     reasons = {marker: _missing(marker) for marker in _MARKERS}
     for item in items:
         for marker, reason in reasons.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gettext
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 
@@ -13,11 +13,20 @@ from pacs_tasks.cli import language
 from tests.support.processes import ROOT
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
-with translations.CATALOGUE.with_suffix(".mo").open("rb") as _file:
-    _COMPILED = gettext.GNUTranslations(_file)
-TEXTS = translations.messages(ROOT)
-ENTRIES = {each: said for each in TEXTS if (said := _COMPILED.gettext(each)) != each}
-TEMPLATES = [each for each in ENTRIES if _PLACEHOLDER.search(each)]
+
+
+@pytest.fixture(scope="module")
+def texts() -> Sequence[str]:
+    """Every text of the source that people read."""
+    return tuple(translations.messages(ROOT))
+
+
+@pytest.fixture(scope="module")
+def entries(texts: Sequence[str]) -> Mapping[str, str]:
+    """Those that have a translation, and it."""
+    with translations.CATALOGUE.with_suffix(".mo").open("rb") as file:
+        compiled = gettext.GNUTranslations(file)
+    return {each: said for each in texts if (said := compiled.gettext(each)) != each}
 
 
 @pytest.fixture(autouse=True)
@@ -28,37 +37,35 @@ def chinese() -> Iterator[None]:
     language.choose("en")
 
 
-def test_every_text_has_a_translation() -> None:
+def test_every_text_has_a_translation(texts: Sequence[str], entries: Mapping[str, str]) -> None:
     """A new text: run `python -m docs.generator`, write its msgstr in the .po file, run it again, commit both files."""
-    assert [each for each in TEXTS if each not in ENTRIES] == [], (
+    assert [each for each in texts if each not in entries] == [], (
         f"run `python -m docs.generator`, translate these in {translations.CATALOGUE}, and run it again"
     )
 
 
-def test_translations_have_the_same_values() -> None:
+def test_translations_have_the_same_values(entries: Mapping[str, str]) -> None:
     """A value that is left out would be lost, a wrong one could not be shown."""
-    names = ((each, *(sorted(_PLACEHOLDER.findall(text)) for text in (each, said))) for each, said in ENTRIES.items())
+    names = ((each, *(sorted(_PLACEHOLDER.findall(text)) for text in (each, said))) for each, said in entries.items())
     assert [each for each, english, chinese in names if english != chinese] == []
 
 
-def test_what_ships_is_compiled_from_the_catalogue() -> None:
+def test_what_ships_is_compiled_from_the_catalogue(entries: Mapping[str, str]) -> None:
     """And no text is left in it that the source has no more."""
     known = {str(each.id): str(each.string) for each in translations.load() if each.id}
-    assert known == ENTRIES, "run `python -m docs.generator`"
+    assert known == entries, "run `python -m docs.generator`"
 
 
-def _filled(template: str) -> tuple[str, str]:
-    """A template and its translation, each with the same values."""
-    values = {name: str(11 + number) for number, name in enumerate(_PLACEHOLDER.findall(template))}
-    text, said = (_PLACEHOLDER.sub(lambda found: values[found[1]], each) for each in (template, ENTRIES[template]))
-    return text, said
+def _filled(text: str, names: Sequence[str]) -> str:
+    """A text with a number for each of its places."""
+    return _PLACEHOLDER.sub(lambda found: str(11 + names.index(found[1])), text)
 
 
-def test_a_text_with_values_finds_its_translation() -> None:
+def test_a_text_with_values_finds_its_translation(entries: Mapping[str, str]) -> None:
     """Not that of another template which also fits."""
-    wrong = [each for each in TEMPLATES for text, said in (_filled(each),) if language.translated(text) != said]
-    assert TEMPLATES
-    assert wrong == []
+    templates = {each: _PLACEHOLDER.findall(each) for each in entries if _PLACEHOLDER.search(each)}
+    shown = {each: language.translated(_filled(each, names)) for each, names in templates.items()}
+    assert shown == {each: _filled(entries[each], names) for each, names in templates.items()}
 
 
 @pytest.mark.parametrize(
