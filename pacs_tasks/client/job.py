@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Generic, Self, cast
 
 from typing_extensions import TypeVar
 
-from pacs_tasks.client.user import current_user
 from pacs_tasks.client.waiting import Watch, no_worker, one_not_in_time
 from pacs_tasks.ledger.outcomes import Instances, RowAnswer, rows_of, whole_outcome
 from pacs_tasks.operations import message_priority
@@ -198,3 +201,19 @@ class Job(Generic[O_co]):
     @property
     def state(self) -> JobState:
         return self.progress().state
+
+
+def current_user() -> str:
+    """Name the user of this process and the machine, as the system has them, for the audit trail."""
+    known = (os.environ.get(name) for name in ("LOGNAME", "USER", "USERNAME"))
+    return f"{next(filter(None, known), '') or _account()}@{socket.gethostname()}"
+
+
+def _account() -> str:
+    """Name the account of a process that has no environment of a login, such as a service's."""
+    if sys.platform != "win32":
+        import pwd
+
+        with contextlib.suppress(KeyError):
+            return pwd.getpwuid(os.getuid()).pw_name
+    return "unknown"

@@ -31,7 +31,6 @@ class Watch:
     """
 
     def __init__(self, timeout: float | None, check_after: float | None) -> None:
-        self.timeout = timeout
         self._begun = self._changed = self._read = time.monotonic()
         self._deadline = None if timeout is None else self._begun + timeout
         self._standstill = _STANDSTILL if check_after is None else check_after

@@ -236,7 +236,7 @@ def purge(invocation: Invocation, job_ids: tuple[str, ...], age: float | None) -
 
 def _note_purge(audits: Audits, purged: Sequence[str]) -> None:
     """Add to the audit trail, if there is one, who purged the records of which jobs."""
-    from pacs_tasks.client.user import current_user
+    from pacs_tasks.client.job import current_user
     from pacs_tasks.journal.audit import purged_events
 
     if audits.wanted():
