@@ -22,7 +22,7 @@ from pacs_tasks.cli.commands.serve import serve, token
 from pacs_tasks.cli.commands.transfer import echo, send, send_dir, send_file
 from pacs_tasks.cli.commands.verify import report, verify
 from pacs_tasks.cli.commands.webhooks import webhooks
-from pacs_tasks.cli.declarations import HELP_OPTIONS, CommandGroup
+from pacs_tasks.cli.declarations import CommandGroup, translate_help
 from pacs_tasks.cli.invocation import Invocation, Program
 from pacs_tasks.cli.output.exit_codes import ExitCode, advice_on, of_error
 from pacs_tasks.cli.output.terminal import SHOWN, open_streams, place_of, readable, stack_of
@@ -40,7 +40,7 @@ unreachable or association refused; 5 cancelled; 6 not finished in time; 7 no su
 Results go to stdout; progress, remarks and errors go to stderr."""
 
 
-@click.group(cls=CommandGroup, epilog=_EPILOG, context_settings={"help_option_names": HELP_OPTIONS})
+@click.group(cls=CommandGroup, epilog=_EPILOG)
 @click.version_option(package_name="pacs-tasks", prog_name="pacs-tasks")
 def commands() -> None:
     """Transfer DICOM files to and from a PACS. Each transfer is a job that workers do."""
@@ -63,9 +63,17 @@ for _command in (
     report,
     dead_letters,
     purge,
+    worker,
+    receiver,
+    flower,
+    serve,
+    token,
+    up,
+    demo,
+    config,
+    schema,
+    webhooks,
 ):
-    commands.add_command(_command)
-for _command in (worker, receiver, flower, serve, token, up, demo, config, schema, webhooks):
     commands.add_command(_command)
 
 
@@ -81,8 +89,6 @@ def main(argv: Sequence[str] | None = None, program: Program | None = None) -> i
     umask = keep_private()
     language.choose()
     if language.chinese():
-        from pacs_tasks.cli.chinese_help import translate_help
-
         translate_help(commands)
     invocation = Invocation(program, arguments)
     try:

@@ -33,24 +33,20 @@ _Command = Callable[..., int]
 _Option = bool | str
 
 
-def _files_per_task(function: _Command) -> _Command:
-    return click.option(
-        "--files-per-task",
-        type=WholeNumber(1, 100_000),
-        metavar="N",
-        envvar="PACS_TASKS_FILES_PER_TASK",
-        show_envvar=True,
-        show_default="by the size of the directory",
-        help="Send this many files in one task.",
-    )(function)
-
-
-def _dry_run(function: _Command) -> _Command:
-    return click.option(
-        "--dry-run",
-        is_flag=True,
-        help="Send nothing. Count the files, classes and transfer syntaxes, and show which of them the PACS accepts.",
-    )(function)
+_files_per_task = click.option(
+    "--files-per-task",
+    type=WholeNumber(1, 100_000),
+    metavar="N",
+    envvar="PACS_TASKS_FILES_PER_TASK",
+    show_envvar=True,
+    show_default="by the size of the directory",
+    help="Send this many files in one task.",
+)
+_dry_run = click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Send nothing. Count the files, classes and transfer syntaxes, and show which of them the PACS accepts.",
+)
 
 
 def _files(function: _Command) -> _Command:
