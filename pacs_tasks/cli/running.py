@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pacs_tasks import embedded
 from pacs_tasks.cli import interrupt
 from pacs_tasks.cli.invocation import Invocation
-from pacs_tasks.cli.output.exit_codes import ExitCode
 from pacs_tasks.cli.output.jobs import view
 from pacs_tasks.cli.output.outcomes import view_of
 from pacs_tasks.cli.output.view import command_of
@@ -81,11 +80,7 @@ def begin(invocation: Invocation, job: Job, request: AnyRequest) -> int:
     """Follow a job that was enqueued or, if detached, print its id and nothing else on stdout."""
     if not invocation.detach:
         return follow(invocation, job, request)
-    if invocation.terminal.json:
-        invocation.terminal.document({"job_id": job.id, "exit_code": ExitCode.DONE})
-    else:
-        invocation.terminal.line(job.id)
-    return ExitCode.DONE
+    return invocation.terminal.value("job_id", job.id)
 
 
 def follow(invocation: Invocation, job: Job, request: AnyRequest) -> int:

@@ -61,12 +61,7 @@ def _check(invocation: Invocation) -> int:
 def _new_key(invocation: Invocation) -> int:
     from pacs_tasks.sealing import new_key
 
-    terminal, key = invocation.terminal, new_key()
-    if terminal.json:
-        terminal.document({"key": key, "exit_code": ExitCode.DONE})
-    else:
-        terminal.line(key)
-    return ExitCode.DONE
+    return invocation.terminal.value("key", new_key())
 
 
 def _rotate_keys(invocation: Invocation) -> int:

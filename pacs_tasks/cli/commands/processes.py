@@ -31,6 +31,14 @@ def flower(invocation: Invocation) -> int:
     return run_flower(invocation.settings)
 
 
+@command("serve", "PACS_TASKS_REDIS_URL=redis://192.168.1.10:6379/0 pacs-tasks serve", without=("remote", "detach"))
+def serve(invocation: Invocation) -> int:
+    """Run the HTTP API, by which services enqueue jobs, and the console, which shows them in a browser."""
+    from pacs_tasks.cli.stack.services import run_serve
+
+    return run_serve(invocation.settings)
+
+
 @command("up", "pacs-tasks up", without=("remote", "detach"))
 def up(invocation: Invocation) -> int:
     """Run the whole stack on this machine until Ctrl-C: server, worker, receiver, Flower and the HTTP API."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from pacs_tasks.cli.language import translated, widened, words
+from pacs_tasks.cli.output.exit_codes import ExitCode
 from pacs_tasks.cli.output.sheet import BOM, csv_lines
 from pacs_tasks.errors import ConfigurationError, PacsTasksError
 from pacs_tasks.journal.logs import JsonLines, LogFormat
@@ -106,14 +107,10 @@ class Table:
         self.rows.append(tuple(Cell("\n".join(map(plain, each.text.split("\n"))), each.style) for each in texts))
 
 
-def is_coloured(stream: TextIO) -> bool:
-    """Whether a stream is a terminal that shows colours."""
-    return stream.isatty() and os.environ.get("TERM", "") != "dumb" and not os.environ.get("NO_COLOR")
-
-
 def in_style(text: str, style: str, stream: TextIO) -> str:
-    """Give text a style where the stream shows one."""
-    return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if style and is_coloured(stream) else text
+    """Give text a style where the stream is a terminal that shows colours."""
+    coloured = stream.isatty() and os.environ.get("TERM", "") != "dumb" and not os.environ.get("NO_COLOR")
+    return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if style and coloured else text
 
 
 def draw_facts(facts: Iterable[Fact]) -> str:
@@ -266,6 +263,24 @@ class Terminal:
     def line(self, text: str, style: str = "") -> None:
         """Write one line to stdout."""
         self.write(f"{in_style(plain(text), style, sys.stdout)}\n")
+
+    def listing(self, name: str, documents: Iterable[Any], table: Table, none: str) -> ExitCode:
+        """Write the rows of a table to stdout, or say that there are none; as JSON, ``documents`` go by ``name``."""
+        if self.json:
+            self.document({name: list(documents), "exit_code": ExitCode.DONE})
+        elif table.rows:
+            self.table(table)
+        else:
+            self.say(none)
+        return ExitCode.DONE
+
+    def value(self, name: str, text: str) -> ExitCode:
+        """Write one value to stdout and nothing else, so that a script can use it; in JSON it goes by ``name``."""
+        if self.json:
+            self.document({name: text, "exit_code": ExitCode.DONE})
+        else:
+            self.line(text)
+        return ExitCode.DONE
 
     def document(self, content: Mapping[str, Any]) -> None:
         """Write the JSON document to stdout."""
