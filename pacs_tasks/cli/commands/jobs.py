@@ -149,13 +149,13 @@ def resume(invocation: Invocation, job_id: str) -> int:
 
 
 def _continue(invocation: Invocation, job_id: str, *, failed_too: bool) -> int:
-    from pacs_tasks.cli.running import begin, open_job
+    from pacs_tasks.cli.running import follow, open_job
     from pacs_tasks.operations import TRANSFERS
 
     with open_job(invocation, job_id, TRANSFERS) as job:
         (job.retry if failed_too else job.resume)()
         logger.info("job %s: enqueued again for %s", job.id, "the rest" if failed_too else "what has no outcome")
-        return begin(invocation, job, job.request())
+        return follow(invocation, job, job.request())
 
 
 @command(
