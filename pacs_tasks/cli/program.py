@@ -15,9 +15,8 @@ from pacs_tasks.cli.commands.config import config
 from pacs_tasks.cli.commands.jobs import cancel, jobs, purge, report, resume, retry, status, verify, wait
 from pacs_tasks.cli.commands.processes import demo, flower, receiver, serve, up, worker
 from pacs_tasks.cli.commands.query import query
-from pacs_tasks.cli.commands.retrieve import retrieve
 from pacs_tasks.cli.commands.services import dead_letters, schema, token, webhooks
-from pacs_tasks.cli.commands.transfer import echo, send, send_dir, send_file
+from pacs_tasks.cli.commands.transfer import echo, retrieve, send, send_dir, send_file
 from pacs_tasks.cli.declarations import CommandGroup, translate_help
 from pacs_tasks.cli.invocation import Invocation, Program
 from pacs_tasks.cli.output.exit_codes import ExitCode, advice_on, of_error

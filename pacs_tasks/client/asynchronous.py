@@ -18,9 +18,8 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Itera
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast, overload
 
-from pacs_tasks.client.job import Job, O_co
+from pacs_tasks.client.job import Job, O_co, Watch, one_not_in_time, some_not_in_time
 from pacs_tasks.client.pacs_client import PacsClient
-from pacs_tasks.client.waiting import Watch, one_not_in_time, some_not_in_time
 from pacs_tasks.connection import connect_async
 from pacs_tasks.ledger.keys import (
     PROGRESS_FIELDS,

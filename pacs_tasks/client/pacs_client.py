@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Self, overload
 
 from pacs_tasks import embedded
 from pacs_tasks.client.broker import Broker
-from pacs_tasks.client.job import Job, O_co, current_user
-from pacs_tasks.client.waiting import Watch, some_not_in_time
+from pacs_tasks.client.job import Job, O_co, Watch, current_user, some_not_in_time
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.ledger.finding import find
 from pacs_tasks.ledger.jobs import Ledger

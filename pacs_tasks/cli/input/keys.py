@@ -139,7 +139,7 @@ def batch_request(path: str, fields: Mapping[str, Any]) -> FindBatchRequest:
         If the file or a date in it is not valid.
     """
     found = read(path, keyword_dict, lambda name: name if _is_attribute(name) else None).rows
-    rows = [_as_meant(_with_keywords(row, path), path) for row in found]
+    rows = [_keys_of(row, path) for row in found]
     columns = dict.fromkeys(column for row in rows for column in row.values)
     return build(
         FindBatchRequest,
@@ -157,20 +157,15 @@ def _by_keyword(name: str) -> str:
     return ".".join((keyword_for_tag(part) if _TAG.fullmatch(part) else "") or part for part in name.split("."))
 
 
-def _with_keywords(row: Row, path: str) -> Row:
-    """Name the columns by keywords."""
-    values = {_by_keyword(name): value for name, value in row.values.items()}
-    if len(values) < len(row.values):
-        raise InvalidRequestError(
-            "Two columns are one attribute, by its tag and by its keyword. Remove one of them.", readable(path)
-        )
-    return Row(row.number, values)
-
-
-def _as_meant(row: Row, path: str) -> Row:
-    """Refuse what is not a date: a PACS would find nothing, or ignore the key."""
+def _keys_of(row: Row, path: str) -> Row:
+    """Name the columns by keywords, and refuse what is not a date: a PACS would find nothing, or ignore the key."""
     values: dict[str, str] = {}
-    for name, value in row.values.items():
+    for column, value in row.values.items():
+        name = _by_keyword(column)
+        if name in values:
+            raise InvalidRequestError(
+                "Two columns are one attribute, by its tag and by its keyword. Remove one of them.", readable(path)
+            )
         try:
             values[name] = as_meant(name, value)
         except ValueError as error:

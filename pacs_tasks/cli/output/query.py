@@ -140,12 +140,11 @@ class BatchView(TransferView[FindBatchRequest]):
                 terminal.json_text("".join(lines))
         elif terminal.csv:
             self._write_csv(terminal, answers)
+            for reason in tally.reasons():
+                terminal.say(reason)
         else:
             self._show_table(terminal, answers)
             self.summarise(terminal)
-        if terminal.csv:
-            for reason in tally.reasons():
-                terminal.say(reason)
         terminal.say(tally.summary())
 
     def write_document(self, terminal: Terminal, document: Mapping[str, Any]) -> None:

@@ -12,8 +12,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -111,11 +110,6 @@ def in_style(text: str, style: str, stream: TextIO) -> str:
     """Give text a style where the stream is a terminal that shows colours."""
     coloured = stream.isatty() and os.environ.get("TERM", "") != "dumb" and not os.environ.get("NO_COLOR")
     return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if style and coloured else text
-
-
-def draw_facts(facts: Iterable[Fact]) -> str:
-    """Draw facts for stdout, a line each. This is done without rich, which takes as long to import as an echo."""
-    return _aligned([Fact(translated(each.name), translated(plain(each.value)), each.style) for each in facts])
 
 
 def _aligned(facts: Iterable[Fact]) -> str:
@@ -253,8 +247,9 @@ class Terminal:
             _discard(sys.stderr.fileno())
 
     def facts(self, facts: Iterable[Fact]) -> None:
-        """Write named values to stdout."""
-        self.write(draw_facts(facts))
+        """Write named values to stdout, without rich, which takes as long to import as an echo."""
+        shown = (Fact(translated(each.name), translated(plain(each.value)), each.style) for each in facts)
+        self.write(_aligned(shown))
 
     def table(self, table: Table) -> None:
         """Write a table to stdout."""
@@ -308,7 +303,7 @@ class Terminal:
         PacsTasksError
             If stdout cannot be written, as on a full disk.
         """
-        with _to_stdout():
+        try:
             if sys.stdout.isatty() or not hasattr(sys.stdout, "buffer"):
                 encoding = sys.stdout.encoding or "utf-8"
                 sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
@@ -316,18 +311,13 @@ class Terminal:
                 sys.stdout.flush()
                 sys.stdout.buffer.write(text.encode("utf-8", errors))
             sys.stdout.flush()
-
-
-@contextmanager
-def _to_stdout() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        _discard(sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):
-            raise PacsTasksError(
-                f"The result cannot be written to stdout ({error.strerror}). Free some space, or redirect the output."
-            ) from None
+        except OSError as error:
+            _discard(sys.stdout.fileno())
+            if not isinstance(error, BrokenPipeError):
+                raise PacsTasksError(
+                    f"The result cannot be written to stdout ({error.strerror}). Free some space, or redirect the "
+                    "output."
+                ) from None
 
 
 def _discard(descriptor: int) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydicom.datadict import keyword_dict
 
-from pacs_tasks.cli.commands.retrieve import COLUMNS
+from pacs_tasks.cli.commands.transfer import COLUMNS
 from pacs_tasks.cli.input import batch_file
 from pacs_tasks.cli.input.batch_file import Row, read, selections
 from pacs_tasks.cli.output.sheet import csv_lines
