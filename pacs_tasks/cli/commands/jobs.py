@@ -66,9 +66,8 @@ def _show_job(invocation: Invocation, job: Job) -> int:
     associations = job.associations() if progress.remote and not progress.state.finished else None
     if terminal.json:
         shared = None if associations is None else associations.model_dump(mode="json")
-        document = {"job": job_document(progress), "associations": shared, **_end_document(job, progress)}
-        terminal.document({**document, "exit_code": ExitCode.DONE})
-        return ExitCode.DONE
+        document = {"job": job_document(progress), "associations": shared}
+        return terminal.end({**document, **_end_document(job, progress)})
     try:
         outcome = job.outcome() if progress.state.finished else None
     except PacsTasksError:
@@ -123,9 +122,7 @@ def cancel(invocation: Invocation, job_id: str) -> int:
         progress = before if before.state.finished else _cancel(job, detach=invocation.detach)
         logger.info("job %s: cancel requested, state %s", job.id, state_of(progress))
         if terminal.json:
-            document = {"job": job_document(progress), **_end_document(job, progress), "exit_code": ExitCode.DONE}
-            terminal.document(document)
-            return ExitCode.DONE
+            return terminal.end({"job": job_document(progress), **_end_document(job, progress)})
         terminal.facts(job_facts(progress))
         if before.state.finished:
             terminal.say("The job had ended before, so nothing was cancelled.")
@@ -235,11 +232,9 @@ def report(invocation: Invocation, job_id: str, output_format: str, excel: bool,
         terminal.say(f"There are no receipts: job {job.id} has not recorded the outcome of any file or instance.")
     if output is None:
         return ExitCode.DONE
-    if terminal.json:
-        terminal.document({"job_id": job.id, "receipts": count, "output": output, "exit_code": ExitCode.DONE})
-    elif count:
+    if count and not terminal.json:
         terminal.say(f"1 receipt in {output}." if count == 1 else f"{count} receipts in {output}.")
-    return ExitCode.DONE
+    return terminal.end({"job_id": job.id, "receipts": count, "output": output})
 
 
 @command("purge", "pacs-tasks purge 1f3870be", "pacs-tasks purge --older-than 30d", without=(*ADDRESS, "detach"))
@@ -279,10 +274,6 @@ def purge(invocation: Invocation, job_ids: tuple[str, ...], age: float | None) -
         spool.remove(invocation.settings, each)
     left = [each for each in dict.fromkeys(named) if each not in purged and each not in due]
     awaited = sorted(due.intersection(named))
-    if terminal.json:
-        document = {"purged": purged, "unfinished": left, "not_audited": awaited}
-        code = ExitCode.USAGE if left or awaited else ExitCode.DONE
-        terminal.document({**document, "append_only_file": why or "rewritten", "exit_code": code})
     terminal.say(f"{counted(len(purged), 'job')} purged." if purged or letters else "There was nothing to purge.")
     if left:
         terminal.complain(f"{', '.join(left)}: this job has not ended. Cancel it first, or wait for its end.")
@@ -296,7 +287,8 @@ def purge(invocation: Invocation, job_ids: tuple[str, ...], age: float | None) -
             f"Redis may keep them in its append-only file until it rewrites that file ({why.rstrip('.')}). Run "
             "BGREWRITEAOF as a user of Redis who may."
         )
-    return ExitCode.USAGE if left or awaited else ExitCode.DONE
+    document = {"purged": purged, "unfinished": left, "not_audited": awaited, "append_only_file": why or "rewritten"}
+    return terminal.end(document, ExitCode.USAGE if left or awaited else ExitCode.DONE)
 
 
 def _note_purge(audits: Audits, purged: Sequence[str]) -> None:

@@ -70,9 +70,7 @@ def _act(invocation: Invocation, tokens: Tokens, name: str, scopes: tuple[str, .
     else:
         tokens.revoke(name)
         terminal.say(f"Token {name} revoked.")
-    if terminal.json:
-        terminal.document({**document, "exit_code": ExitCode.DONE})
-    return ExitCode.DONE
+    return terminal.end(document)
 
 
 def _list(invocation: Invocation, tokens: Tokens) -> int:

@@ -259,23 +259,27 @@ class Terminal:
         """Write one line to stdout."""
         self.write(f"{in_style(plain(text), style, sys.stdout)}\n")
 
-    def listing(self, name: str, documents: Iterable[Any], table: Table, none: str) -> ExitCode:
+    def listing(self, name: str, documents: Iterable[Any], table: Table, none: str) -> int:
         """Write the rows of a table to stdout, or say that there are none; as JSON, ``documents`` go by ``name``."""
         if self.json:
-            self.document({name: list(documents), "exit_code": ExitCode.DONE})
-        elif table.rows:
+            return self.end({name: list(documents)})
+        if table.rows:
             self.table(table)
         else:
             self.say(none)
         return ExitCode.DONE
 
-    def value(self, name: str, text: str) -> ExitCode:
+    def value(self, name: str, text: str) -> int:
         """Write one value to stdout and nothing else, so that a script can use it; in JSON it goes by ``name``."""
-        if self.json:
-            self.document({name: text, "exit_code": ExitCode.DONE})
-        else:
+        if not self.json:
             self.line(text)
-        return ExitCode.DONE
+        return self.end({name: text})
+
+    def end(self, content: Mapping[str, Any], code: int = ExitCode.DONE) -> int:
+        """Return the exit code of a command, after writing its JSON document if there should be one."""
+        if self.json:
+            self.document({**content, "exit_code": code})
+        return code
 
     def document(self, content: Mapping[str, Any]) -> None:
         """Write the JSON document to stdout."""
