@@ -11,13 +11,12 @@ from pacs_tasks.cli.output.terminal import STYLES, Cell, Fact, Table
 from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.outcome import Counters, InstanceCategory, InstanceOutcome, Outcome
 from pacs_tasks.privacy import plain
-from pacs_tasks.request import Request
+from pacs_tasks.request import R
 
 if TYPE_CHECKING:
     from pacs_tasks.cli.output.terminal import Terminal
     from pacs_tasks.client import Job
 
-R = TypeVar("R", bound=Request)
 T = TypeVar("T", bound=Outcome)
 
 #: Files, instances or studies that a table names; ``--json`` lists all of them.

@@ -25,7 +25,7 @@ from pacs_tasks import (
     embedded,
 )
 from pacs_tasks.cli.output.exit_codes import ExitCode
-from pacs_tasks.client import Broker
+from pacs_tasks.client.broker import Broker
 from pacs_tasks.connection import connect
 from pacs_tasks.ledger.claims import Presence
 from pacs_tasks.operations import FIND_QUEUE, STORE_QUEUE
