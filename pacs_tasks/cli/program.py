@@ -173,12 +173,10 @@ def _end(
     invocation: Invocation, kind: str, message: str, code: ExitCode, *, subject: str = "", what_next: str = ""
 ) -> ExitCode:
     """Print the JSON document of an error if there should be one, and return the exit code."""
-    if invocation.terminal.json:
-        document: dict[str, object] = {"error": {"type": kind, "message": message, "subject": subject}}
-        if invocation.job_id:
-            document["job_id"] = invocation.job_id
-        try:
-            invocation.terminal.document({**document, "advice": what_next, "exit_code": code})
-        except PacsTasksError as error:
-            invocation.terminal.complain(str(error))
+    job = {"job_id": invocation.job_id} if invocation.job_id else {}
+    document = {"error": {"type": kind, "message": message, "subject": subject}, **job, "advice": what_next}
+    try:
+        invocation.terminal.end(document, code)
+    except PacsTasksError as error:
+        invocation.terminal.complain(str(error))
     return code

@@ -151,7 +151,7 @@ def reason_of(instance: InstanceOutcome) -> str:
     return instance.reason or str(instance.status or "") or instance.error
 
 
-def problem_table(problems: Iterable[InstanceOutcome], item: str, listed: int = LISTED) -> Table | None:
+def problem_table(problems: Iterable[InstanceOutcome], item: str) -> Table | None:
     """List problems by reason, and for each reason a share of the names; None where there are no problems."""
     groups: dict[tuple[InstanceCategory, str], list[InstanceOutcome]] = {}
     for each in problems:
@@ -159,8 +159,8 @@ def problem_table(problems: Iterable[InstanceOutcome], item: str, listed: int = 
     if not groups:
         return None
     table = Table("Result", item, "Reason and next step")
-    share = max(1, listed // len(groups))
-    shown = sorted(groups.items(), key=lambda group: _ORDER.index(group[0][0]))[:listed]
+    share = max(1, LISTED // len(groups))
+    shown = sorted(groups.items(), key=lambda group: _ORDER.index(group[0][0]))[:LISTED]
     for (category, reason), members in shown:
         names = [plain(each.subject) for each in members[:share]]
         if len(members) > share:
