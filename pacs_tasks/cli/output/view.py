@@ -91,7 +91,7 @@ class View(Generic[R, T]):
         terminal.facts(self.facts())
         for table in self.tables():
             terminal.table(table)
-        if (problems := problem_table(self.problems(), self.item)) is not None:
+        if (problems := problem_table(self.problems(), OPERATIONS[self.request.task].item)) is not None:
             terminal.table(problems)
         for remark in self.remarks():
             terminal.say(remark)
@@ -103,11 +103,6 @@ class View(Generic[R, T]):
     def write_document(self, terminal: Terminal, document: Mapping[str, Any]) -> None:
         """Write the whole JSON document of a command."""
         terminal.document(document)
-
-    @property
-    def item(self) -> str:
-        """The heading of a column of items."""
-        return OPERATIONS[self.request.task].item
 
 
 def command_of(task: str) -> str:
