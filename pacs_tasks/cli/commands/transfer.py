@@ -302,7 +302,7 @@ def retrieve(
         "sop_instance_uids": tuple(uid for each in sop_instance_uids for uid in each),
         "layout": layout or "",
     }
-    _check(fields, batch)
+    _check_selection(fields, batch)
     if (output_dir is None) == (to_remote is None):
         raise click.UsageError("There is no single destination. Name it with --output-dir or --to-remote.")
     if batch is not None:
@@ -316,7 +316,7 @@ def retrieve(
     return run(invocation, build(RetrieveRequest, {**invocation.transfer(), **fields}))
 
 
-def _check(fields: Mapping[str, object], batch: str | None) -> None:
+def _check_selection(fields: Mapping[str, object], batch: str | None) -> None:
     if batch is not None and any(fields[name] for name in COLUMNS.values()):
         raise click.UsageError("--batch names everything to retrieve. Leave out the other UIDs and numbers.")
     if batch is None and not any(fields[name] for name in ("study_uid", "accession_number", "patient_id")):
