@@ -47,17 +47,13 @@ from pacs_tasks.outcome import (
 )
 from pacs_tasks.request import (
     AnyRequest,
+    AnyTransfer,
     CommitRequest,
     EchoRequest,
-    FindBatchRequest,
     FindRequest,
     GetRequest,
     MoveRequest,
     PreflightRequest,
-    RetrieveRequest,
-    StoreDirectoryRequest,
-    StorePathsRequest,
-    StoreRequest,
     VerifyRequest,
 )
 
@@ -217,11 +213,7 @@ class AsyncPacsClient:
     @overload
     async def enqueue(self, request: EchoRequest, idempotency_key: str | None = None) -> AsyncJob[EchoOutcome]: ...
     @overload
-    async def enqueue(
-        self,
-        request: StoreRequest | StoreDirectoryRequest | StorePathsRequest | FindBatchRequest | RetrieveRequest,
-        idempotency_key: str | None = None,
-    ) -> AsyncJob[TransferOutcome]: ...
+    async def enqueue(self, request: AnyTransfer, idempotency_key: str | None = None) -> AsyncJob[TransferOutcome]: ...
     @overload
     async def enqueue(
         self, request: PreflightRequest, idempotency_key: str | None = None

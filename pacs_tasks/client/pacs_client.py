@@ -30,17 +30,13 @@ from pacs_tasks.outcome import (
 )
 from pacs_tasks.request import (
     AnyRequest,
+    AnyTransfer,
     CommitRequest,
     EchoRequest,
-    FindBatchRequest,
     FindRequest,
     GetRequest,
     MoveRequest,
     PreflightRequest,
-    RetrieveRequest,
-    StoreDirectoryRequest,
-    StorePathsRequest,
-    StoreRequest,
     VerifyRequest,
 )
 from pacs_tasks.sealing import sealing_by
@@ -106,11 +102,7 @@ class PacsClient:
     @overload
     def enqueue(self, request: EchoRequest, idempotency_key: str | None = None) -> Job[EchoOutcome]: ...
     @overload
-    def enqueue(
-        self,
-        request: StoreRequest | StoreDirectoryRequest | StorePathsRequest | FindBatchRequest | RetrieveRequest,
-        idempotency_key: str | None = None,
-    ) -> Job[TransferOutcome]: ...
+    def enqueue(self, request: AnyTransfer, idempotency_key: str | None = None) -> Job[TransferOutcome]: ...
     @overload
     def enqueue(self, request: PreflightRequest, idempotency_key: str | None = None) -> Job[PreflightOutcome]: ...
     @overload
