@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import gettext
+import inspect
+import os
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -107,27 +110,21 @@ SHARED_OPTIONS: tuple[click.Parameter, ...] = (
 )  # fmt: skip
 
 
-def root_option(function: F) -> F:
-    """Add the option for the query model (PS3.4 section C.3)."""
-    option = click.option(
-        "--root",
-        "query_model",
-        type=click.Choice(["patient", "study"], case_sensitive=False),
-        show_default="study, or patient if the PACS offers only that",
-        help="Use only this information model.",
-    )
-    return option(function)
-
-
-def excel_option(function: F) -> F:
-    """Add the option for CSV that a spreadsheet can open without harm."""
-    option = click.option(
-        "--excel",
-        is_flag=True,
-        help="With --format csv: write for a spreadsheet. A byte order mark comes first, and an apostrophe before each "
-        "cell that would be a formula.",
-    )
-    return option(function)
+#: The option for the query model (PS3.4 section C.3).
+root_option = click.option(
+    "--root",
+    "query_model",
+    type=click.Choice(["patient", "study"], case_sensitive=False),
+    show_default="study, or patient if the PACS offers only that",
+    help="Use only this information model.",
+)
+#: The option for CSV that a spreadsheet can open without harm.
+excel_option = click.option(
+    "--excel",
+    is_flag=True,
+    help="With --format csv: write for a spreadsheet. A byte order mark comes first, and an apostrophe before each "
+    "cell that would be a formula.",
+)
 
 
 def transfer_options(function: F) -> F:
@@ -186,7 +183,6 @@ _IN_A_BATCH = frozenset(
     {"patient_id", "patient_name", "study_date", "accession_number", "modality", "study_uid", "series_uid"}
 )
 _ALL = "pacs_tasks.help_all"
-HELP_OPTIONS = ["-h", "--help"]
 
 
 def _show_all(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -214,28 +210,54 @@ def _with_stdin(args: list[str], option: str) -> list[str]:
     return args
 
 
-class SharedOptionsCommand(click.Command):
-    """A command whose help shows its own options before those that all commands share.
+class _Documented(click.Command):
+    """A command with the shared options. Its help shows its own options before these."""
 
-    Parameters
-    ----------
-    without
-        The shared options that have no effect on it. It refuses them.
-    """
+    #: The shared options that have no effect on it. It refuses them, and its help leaves them out.
+    without: tuple[str, ...] = ()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += SHARED_OPTIONS
+
+    def get_help_option_names(self, _ctx: click.Context) -> list[str]:
+        return ["-h", "--help"]
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        return [*super().get_params(ctx), _HELP_ALL]
+
+    def get_help(self, ctx: click.Context) -> str:
+        return narrowed(super().get_help(ctx))
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        own: list[tuple[str, str]] = []
+        shared: list[tuple[str, str]] = []
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None and param.name not in self.without:
+                (shared if isinstance(param, SharedOption) else own).append(record)
+        # A third of a narrow terminal is enough for the names.
+        widest = min(30, formatter.width // 3)
+        with formatter.section(translated("Options")):
+            formatter.write_dl(own, widest)
+        invocation = ctx.find_object(Invocation)
+        if ctx.meta.get(_ALL) or (invocation is not None and invocation.program.full_help):
+            with formatter.section(translated("Options of all commands")):
+                formatter.write_dl(shared, widest)
+        else:
+            formatter.write_paragraph()
+            formatter.write(_in_one_line([each.partition(" ")[0] for each, _ in shared], formatter.width) + "\n")
+
+
+class SharedOptionsCommand(_Documented):
+    """A command that does something, with examples."""
 
     def __init__(
         self, *args: Any, examples: tuple[str, ...] = (), without: tuple[str, ...] = (), **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.params += SHARED_OPTIONS
         self.examples = examples
         self.without = without
-
-    def get_help_option_names(self, _ctx: click.Context) -> list[str]:
-        return list(HELP_OPTIONS)
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        return [*super().get_params(ctx), _HELP_ALL]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         typed = list(args)
@@ -255,32 +277,19 @@ class SharedOptionsCommand(click.Command):
             )
         return rest
 
-    def get_help(self, ctx: click.Context) -> str:
-        return narrowed(super().get_help(ctx))
-
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        _format_options(self, ctx, formatter, self.without)
+        super().format_options(ctx, formatter)
         if self.examples:
             with formatter.section(translated("Example" if len(self.examples) == 1 else "Examples")):
                 for example in self.examples:
                     formatter.write(_example(example, formatter.width, " " * formatter.current_indent))
 
 
-class CommandGroup(click.Group):
+class CommandGroup(_Documented, click.Group):
     """The program. It lists its commands in the order in which they were added."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.params += SHARED_OPTIONS
-
-    def get_help_option_names(self, _ctx: click.Context) -> list[str]:
-        return list(HELP_OPTIONS)
-
-    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        return [*super().get_params(ctx), _HELP_ALL]
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for name in self.commands if self.get_command(ctx, name) is not None]
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(self.commands)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -293,11 +302,8 @@ class CommandGroup(click.Group):
                 raise
             raise click.UsageError(f"No such command {error.command_name!r}. Did you mean {meant!r}?", ctx) from None
 
-    def get_help(self, ctx: click.Context) -> str:
-        return narrowed(super().get_help(ctx))
-
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        _format_options(self, ctx, formatter)
+        super().format_options(ctx, formatter)
         self.format_commands(ctx, formatter)
 
 
@@ -339,28 +345,6 @@ def _refuse_twice(command: click.Command, ctx: click.Context, args: list[str]) -
                     f"{param.opts[0]} is there more than once. Write it once, or use --batch for several.", ctx
                 )
             raise click.UsageError(f"{param.opts[0]} is there more than once. Write it once.", ctx)
-
-
-def _format_options(
-    command: click.Command, ctx: click.Context, formatter: click.HelpFormatter, without: Collection[str] = ()
-) -> None:
-    own: list[tuple[str, str]] = []
-    shared: list[tuple[str, str]] = []
-    for param in command.get_params(ctx):
-        record = param.get_help_record(ctx)
-        if record is not None and param.name not in without:
-            (shared if isinstance(param, SharedOption) else own).append(record)
-    # A third of a narrow terminal is enough for the names.
-    widest = min(30, formatter.width // 3)
-    with formatter.section(translated("Options")):
-        formatter.write_dl(own, widest)
-    invocation = ctx.find_object(Invocation)
-    if ctx.meta.get(_ALL) or (invocation is not None and invocation.program.full_help):
-        with formatter.section(translated("Options of all commands")):
-            formatter.write_dl(shared, widest)
-    else:
-        formatter.write_paragraph()
-        formatter.write(_in_one_line([each.partition(" ")[0] for each, _ in shared], formatter.width) + "\n")
 
 
 def _in_one_line(names: Sequence[str], width: int) -> str:
@@ -418,3 +402,41 @@ def command(
         return click.command(name, cls=SharedOptionsCommand, examples=examples, without=without)(run)
 
     return decorate
+
+
+def translate_help(command: click.Command) -> None:
+    """Translate what a command and its own commands say in their help into Chinese, and the words that click adds."""
+    # Only those who read Chinese need it.
+    from pacs_tasks.locale.catalogue import DOMAIN, LOCALE
+
+    # Click looks its words up in the catalogue of the current domain, in the language that this variable names.
+    os.environ["LANGUAGE"] = "zh"
+    gettext.bindtextdomain(DOMAIN, str(LOCALE))
+    gettext.textdomain(DOMAIN)
+    _translate(command)
+
+
+def _translate(command: click.Command) -> None:
+    command.epilog = _text(command.epilog)
+    # Click shortens a text at spaces, of which Chinese has none.
+    command.short_help = (_text(command.help) or "").partition("。")[0]
+    command.help = _text(command.help)
+    # Click keeps the option for help that it makes here.
+    for param in command.get_params(click.Context(command)):
+        if isinstance(param, click.Option):
+            param.help = _text(param.help)
+            if isinstance(param.show_default, str):
+                param.show_default = _text(param.show_default) or ""
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            _translate(each)
+
+
+def _text(text: str | None) -> str | None:
+    if not text or widened(text) != text:
+        # The options that all commands share were translated with the first of them.
+        return text
+    # Up to Python 3.12, a docstring keeps the indentation that it has in the source.
+    text = inspect.cleandoc(text)
+    known = translated(text)
+    return widened(known if known != text else translated(" ".join(text.split())))

@@ -12,17 +12,12 @@ import click
 
 from pacs_tasks.cli import language
 from pacs_tasks.cli.commands.config import config
-from pacs_tasks.cli.commands.dead_letters import dead_letters
-from pacs_tasks.cli.commands.jobs import cancel, jobs, purge, resume, retry, status, wait
-from pacs_tasks.cli.commands.processes import demo, flower, receiver, up, worker
+from pacs_tasks.cli.commands.jobs import cancel, jobs, purge, report, resume, retry, status, verify, wait
+from pacs_tasks.cli.commands.processes import demo, flower, receiver, serve, up, worker
 from pacs_tasks.cli.commands.query import query
-from pacs_tasks.cli.commands.retrieve import retrieve
-from pacs_tasks.cli.commands.schema import schema
-from pacs_tasks.cli.commands.serve import serve, token
-from pacs_tasks.cli.commands.transfer import echo, send, send_dir, send_file
-from pacs_tasks.cli.commands.verify import report, verify
-from pacs_tasks.cli.commands.webhooks import webhooks
-from pacs_tasks.cli.declarations import HELP_OPTIONS, CommandGroup
+from pacs_tasks.cli.commands.services import dead_letters, schema, token, webhooks
+from pacs_tasks.cli.commands.transfer import echo, retrieve, send, send_dir, send_file
+from pacs_tasks.cli.declarations import CommandGroup, translate_help
 from pacs_tasks.cli.invocation import Invocation, Program
 from pacs_tasks.cli.output.exit_codes import ExitCode, advice_on, of_error
 from pacs_tasks.cli.output.terminal import SHOWN, open_streams, place_of, readable, stack_of
@@ -40,7 +35,7 @@ unreachable or association refused; 5 cancelled; 6 not finished in time; 7 no su
 Results go to stdout; progress, remarks and errors go to stderr."""
 
 
-@click.group(cls=CommandGroup, epilog=_EPILOG, context_settings={"help_option_names": HELP_OPTIONS})
+@click.group(cls=CommandGroup, epilog=_EPILOG)
 @click.version_option(package_name="pacs-tasks", prog_name="pacs-tasks")
 def commands() -> None:
     """Transfer DICOM files to and from a PACS. Each transfer is a job that workers do."""
@@ -63,9 +58,17 @@ for _command in (
     report,
     dead_letters,
     purge,
+    worker,
+    receiver,
+    flower,
+    serve,
+    token,
+    up,
+    demo,
+    config,
+    schema,
+    webhooks,
 ):
-    commands.add_command(_command)
-for _command in (worker, receiver, flower, serve, token, up, demo, config, schema, webhooks):
     commands.add_command(_command)
 
 
@@ -81,8 +84,6 @@ def main(argv: Sequence[str] | None = None, program: Program | None = None) -> i
     umask = keep_private()
     language.choose()
     if language.chinese():
-        from pacs_tasks.cli.chinese_help import translate_help
-
         translate_help(commands)
     invocation = Invocation(program, arguments)
     try:
@@ -172,12 +173,10 @@ def _end(
     invocation: Invocation, kind: str, message: str, code: ExitCode, *, subject: str = "", what_next: str = ""
 ) -> ExitCode:
     """Print the JSON document of an error if there should be one, and return the exit code."""
-    if invocation.terminal.json:
-        document: dict[str, object] = {"error": {"type": kind, "message": message, "subject": subject}}
-        if invocation.job_id:
-            document["job_id"] = invocation.job_id
-        try:
-            invocation.terminal.document({**document, "advice": what_next, "exit_code": code})
-        except PacsTasksError as error:
-            invocation.terminal.complain(str(error))
+    job = {"job_id": invocation.job_id} if invocation.job_id else {}
+    document = {"error": {"type": kind, "message": message, "subject": subject}, **job, "advice": what_next}
+    try:
+        invocation.terminal.end(document, code)
+    except PacsTasksError as error:
+        invocation.terminal.complain(str(error))
     return code

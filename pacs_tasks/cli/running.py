@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pacs_tasks import embedded
 from pacs_tasks.cli import interrupt
 from pacs_tasks.cli.invocation import Invocation
-from pacs_tasks.cli.output.exit_codes import ExitCode
 from pacs_tasks.cli.output.jobs import view
 from pacs_tasks.cli.output.outcomes import view_of
 from pacs_tasks.cli.output.view import command_of
@@ -48,7 +47,7 @@ def submit(invocation: Invocation, client: PacsClient, request: AnyRequest, key:
     job = client.enqueue(request, key or invocation.option("key"))
     logger.info("%s to %s: job %s enqueued", command_of(request.task), request.remote, job.id)
     invocation.job_id, invocation.task = job.id, request.task
-    return begin(invocation, job, request)
+    return follow(invocation, job, request)
 
 
 @contextmanager
@@ -77,19 +76,8 @@ def find_job(invocation: Invocation, client: PacsClient, named: str, tasks: Coll
     return job
 
 
-def begin(invocation: Invocation, job: Job, request: AnyRequest) -> int:
-    """Follow a job that was enqueued or, if detached, print its id and nothing else on stdout."""
-    if not invocation.detach:
-        return follow(invocation, job, request)
-    if invocation.terminal.json:
-        invocation.terminal.document({"job_id": job.id, "exit_code": ExitCode.DONE})
-    else:
-        invocation.terminal.line(job.id)
-    return ExitCode.DONE
-
-
 def follow(invocation: Invocation, job: Job, request: AnyRequest) -> int:
-    """Wait for a job of this command and show its outcome. Ctrl-C cancels the job.
+    """Wait for a job of this command and show its outcome, or only print its id if detached. Ctrl-C cancels the job.
 
     Raises
     ------
@@ -98,9 +86,10 @@ def follow(invocation: Invocation, job: Job, request: AnyRequest) -> int:
     JobNotReadyError
         If the job was cancelled and does not end.
     """
-    interrupt.expect_job()
     terminal = invocation.terminal
-    invocation.job_id, invocation.task = job.id, request.task
+    if invocation.detach:
+        return terminal.value("job_id", job.id)
+    interrupt.expect_job()
     try:
         # A worker may have begun before there is a view.
         with view(terminal, command_of(request.task)) as shown:

@@ -7,12 +7,11 @@
         job.wait()
         print(job.outcome().category)
 
-Other rooms import from here :class:`PacsClient`, :class:`Job`, :class:`Broker` and :func:`job_id_of`, and from
-:mod:`.asynchronous` the same for asyncio.
+Other rooms import from here :class:`PacsClient`, :class:`Job` and :func:`job_id_of`, and from :mod:`.asynchronous` the
+same for asyncio.
 """
 
-from pacs_tasks.client.broker import Broker
 from pacs_tasks.client.job import Job
 from pacs_tasks.client.pacs_client import PacsClient, job_id_of
 
-__all__ = ["Broker", "Job", "PacsClient", "job_id_of"]
+__all__ = ["Job", "PacsClient", "job_id_of"]

@@ -18,9 +18,8 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Itera
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast, overload
 
-from pacs_tasks.client.job import Job, O_co
+from pacs_tasks.client.job import Job, O_co, Watch, one_not_in_time, some_not_in_time
 from pacs_tasks.client.pacs_client import PacsClient
-from pacs_tasks.client.waiting import Watch, one_not_in_time, some_not_in_time
 from pacs_tasks.connection import connect_async
 from pacs_tasks.ledger.keys import (
     PROGRESS_FIELDS,
@@ -48,17 +47,13 @@ from pacs_tasks.outcome import (
 )
 from pacs_tasks.request import (
     AnyRequest,
+    AnyTransfer,
     CommitRequest,
     EchoRequest,
-    FindBatchRequest,
     FindRequest,
     GetRequest,
     MoveRequest,
     PreflightRequest,
-    RetrieveRequest,
-    StoreDirectoryRequest,
-    StorePathsRequest,
-    StoreRequest,
     VerifyRequest,
 )
 
@@ -218,11 +213,7 @@ class AsyncPacsClient:
     @overload
     async def enqueue(self, request: EchoRequest, idempotency_key: str | None = None) -> AsyncJob[EchoOutcome]: ...
     @overload
-    async def enqueue(
-        self,
-        request: StoreRequest | StoreDirectoryRequest | StorePathsRequest | FindBatchRequest | RetrieveRequest,
-        idempotency_key: str | None = None,
-    ) -> AsyncJob[TransferOutcome]: ...
+    async def enqueue(self, request: AnyTransfer, idempotency_key: str | None = None) -> AsyncJob[TransferOutcome]: ...
     @overload
     async def enqueue(
         self, request: PreflightRequest, idempotency_key: str | None = None

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Self, overload
 
 from pacs_tasks import embedded
 from pacs_tasks.client.broker import Broker
-from pacs_tasks.client.job import Job, O_co
-from pacs_tasks.client.user import current_user
-from pacs_tasks.client.waiting import Watch, some_not_in_time
+from pacs_tasks.client.job import Job, O_co, Watch, current_user, some_not_in_time
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.ledger.finding import find
 from pacs_tasks.ledger.jobs import Ledger
@@ -32,17 +30,13 @@ from pacs_tasks.outcome import (
 )
 from pacs_tasks.request import (
     AnyRequest,
+    AnyTransfer,
     CommitRequest,
     EchoRequest,
-    FindBatchRequest,
     FindRequest,
     GetRequest,
     MoveRequest,
     PreflightRequest,
-    RetrieveRequest,
-    StoreDirectoryRequest,
-    StorePathsRequest,
-    StoreRequest,
     VerifyRequest,
 )
 from pacs_tasks.sealing import sealing_by
@@ -108,11 +102,7 @@ class PacsClient:
     @overload
     def enqueue(self, request: EchoRequest, idempotency_key: str | None = None) -> Job[EchoOutcome]: ...
     @overload
-    def enqueue(
-        self,
-        request: StoreRequest | StoreDirectoryRequest | StorePathsRequest | FindBatchRequest | RetrieveRequest,
-        idempotency_key: str | None = None,
-    ) -> Job[TransferOutcome]: ...
+    def enqueue(self, request: AnyTransfer, idempotency_key: str | None = None) -> Job[TransferOutcome]: ...
     @overload
     def enqueue(self, request: PreflightRequest, idempotency_key: str | None = None) -> Job[PreflightOutcome]: ...
     @overload

@@ -48,6 +48,7 @@ __all__ = [
     "UID",
     "AccessionNumber",
     "AnyRequest",
+    "AnyTransfer",
     "CommitRequest",
     "EchoRequest",
     "FilesRequest",
@@ -79,17 +80,15 @@ __all__ = [
     "build",
 ]
 
+#: The requests whose jobs have an outcome for each file, instance or row.
+AnyTransfer = StoreRequest | StoreDirectoryRequest | StorePathsRequest | FindBatchRequest | RetrieveRequest
 AnyRequest = (
     EchoRequest
-    | StoreRequest
-    | StoreDirectoryRequest
-    | StorePathsRequest
+    | AnyTransfer
     | PreflightRequest
     | FindRequest
-    | FindBatchRequest
     | MoveRequest
     | GetRequest
-    | RetrieveRequest
     | VerifyRequest
     | CommitRequest
 )

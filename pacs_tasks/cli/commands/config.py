@@ -44,8 +44,7 @@ def _check(invocation: Invocation) -> int:
         rows = [
             {"check": each.name, "result": str(each.result), "detail": each.detail, **each.facts} for each in checks
         ]
-        terminal.document({"checks": rows, "exit_code": code})
-        return code
+        return terminal.end({"checks": rows}, code)
     shown = {
         Result.OK: Cell(translated("ok"), "green"),
         Result.REMARK: Cell(translated("remark"), "yellow"),
@@ -61,12 +60,7 @@ def _check(invocation: Invocation) -> int:
 def _new_key(invocation: Invocation) -> int:
     from pacs_tasks.sealing import new_key
 
-    terminal, key = invocation.terminal, new_key()
-    if terminal.json:
-        terminal.document({"key": key, "exit_code": ExitCode.DONE})
-    else:
-        terminal.line(key)
-    return ExitCode.DONE
+    return invocation.terminal.value("key", new_key())
 
 
 def _rotate_keys(invocation: Invocation) -> int:
@@ -83,8 +77,7 @@ def _rotate_keys(invocation: Invocation) -> int:
         found = rotate(client.ledger.client)
     terminal, code = invocation.terminal, ExitCode.PARTIAL if found.missing else ExitCode.DONE
     if terminal.json:
-        terminal.document({**found._asdict(), "exit_code": code})
-        return code
+        return terminal.end(found._asdict(), code)
     terminal.say(f"Jobs that have the first key now: {found.rotated}. Jobs that had it already: {found.current}.")
     if found.plain:
         terminal.say(f"Jobs that are not encrypted: {found.plain}. They expire by PACS_TASKS_KEEP_JOBS.")

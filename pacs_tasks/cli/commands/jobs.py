@@ -1,4 +1,4 @@
-"""The commands about jobs. Any machine that reaches the Redis can run them."""
+"""The commands about jobs, their proof and their receipts. Any machine that reaches the Redis can run them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pacs_tasks.cli.declarations import ADDRESS, command
+from pacs_tasks.cli.declarations import ADDRESS, command, excel_option, refuse, root_option
 from pacs_tasks.cli.input.values import Age, Seconds, WholeNumber
 from pacs_tasks.cli.invocation import Invocation
 from pacs_tasks.cli.output.exit_codes import ExitCode, of_error
@@ -17,7 +17,7 @@ from pacs_tasks.cli.output.terminal import counted
 from pacs_tasks.errors import JobNotFoundError, JobNotReadyError, PacsTasksError
 
 if TYPE_CHECKING:
-    from pacs_tasks.client import Job, PacsClient
+    from pacs_tasks.client import Job
     from pacs_tasks.fleet.audits import Audits
     from pacs_tasks.outcome import Progress
 
@@ -36,13 +36,7 @@ def jobs(invocation: Invocation, limit: int) -> int:
 
     with PacsClient(config=invocation.settings) as client:
         found = client.jobs(limit)
-    if invocation.terminal.json:
-        invocation.terminal.document({"jobs": [job_document(each) for each in found], "exit_code": ExitCode.DONE})
-    elif found:
-        invocation.terminal.table(job_table(found))
-    else:
-        invocation.terminal.say("There are no jobs.")
-    return ExitCode.DONE
+    return invocation.terminal.listing("jobs", map(job_document, found), job_table(found), "There are no jobs.")
 
 
 @command(
@@ -51,13 +45,16 @@ def jobs(invocation: Invocation, limit: int) -> int:
 @click.argument("job_id", metavar="[ID]", required=False)
 def status(invocation: Invocation, job_id: str | None) -> int:
     """Show the progress or the outcome of a job. Without an id, show the associations in use with each PACS."""
+    from pacs_tasks.cli.output.jobs import association_table
     from pacs_tasks.cli.running import find_job
     from pacs_tasks.client import PacsClient
 
     with PacsClient(config=invocation.settings) as client:
-        if job_id is None:
-            return _show_associations(invocation, client)
-        return _show_job(invocation, find_job(invocation, client, job_id))
+        if job_id is not None:
+            return _show_job(invocation, find_job(invocation, client, job_id))
+        found = client.associations()
+    shared = (each.model_dump(mode="json") for each in found)
+    return invocation.terminal.listing("associations", shared, association_table(found), "No association is open.")
 
 
 def _show_job(invocation: Invocation, job: Job) -> int:
@@ -69,9 +66,8 @@ def _show_job(invocation: Invocation, job: Job) -> int:
     associations = job.associations() if progress.remote and not progress.state.finished else None
     if terminal.json:
         shared = None if associations is None else associations.model_dump(mode="json")
-        document = {"job": job_document(progress), "associations": shared, **_end_document(job, progress)}
-        terminal.document({**document, "exit_code": ExitCode.DONE})
-        return ExitCode.DONE
+        document = {"job": job_document(progress), "associations": shared}
+        return terminal.end({**document, **_end_document(job, progress)})
     try:
         outcome = job.outcome() if progress.state.finished else None
     except PacsTasksError:
@@ -80,20 +76,6 @@ def _show_job(invocation: Invocation, job: Job) -> int:
     terminal.facts(job_facts(progress, counts=outcome is None, associations=associations))
     if outcome is not None:
         view_of(progress.task, outcome, job.request(), job).summarise(terminal)
-    return ExitCode.DONE
-
-
-def _show_associations(invocation: Invocation, client: PacsClient) -> int:
-    from pacs_tasks.cli.output.jobs import association_table
-
-    found, terminal = client.associations(), invocation.terminal
-    if terminal.json:
-        shared = [each.model_dump(mode="json") for each in found]
-        terminal.document({"associations": shared, "exit_code": ExitCode.DONE})
-    elif found:
-        terminal.table(association_table(found))
-    else:
-        terminal.say("No association is open.")
     return ExitCode.DONE
 
 
@@ -140,9 +122,7 @@ def cancel(invocation: Invocation, job_id: str) -> int:
         progress = before if before.state.finished else _cancel(job, detach=invocation.detach)
         logger.info("job %s: cancel requested, state %s", job.id, state_of(progress))
         if terminal.json:
-            document = {"job": job_document(progress), **_end_document(job, progress), "exit_code": ExitCode.DONE}
-            terminal.document(document)
-            return ExitCode.DONE
+            return terminal.end({"job": job_document(progress), **_end_document(job, progress)})
         terminal.facts(job_facts(progress))
         if before.state.finished:
             terminal.say("The job had ended before, so nothing was cancelled.")
@@ -155,26 +135,106 @@ def cancel(invocation: Invocation, job_id: str) -> int:
 @click.argument("job_id", metavar="ID")
 def retry(invocation: Invocation, job_id: str) -> int:
     """Continue a job with what failed, is missing or was never begun, and with nothing else."""
-    from pacs_tasks.cli.running import begin, open_job
-    from pacs_tasks.operations import TRANSFERS
-
-    with open_job(invocation, job_id, TRANSFERS) as job:
-        job.retry()
-        logger.info("job %s: enqueued again for the rest", job.id)
-        return begin(invocation, job, job.request())
+    return _continue(invocation, job_id, failed_too=True)
 
 
 @command("resume", "pacs-tasks resume 1f3870be", "pacs-tasks resume last", without=ADDRESS)
 @click.argument("job_id", metavar="ID")
 def resume(invocation: Invocation, job_id: str) -> int:
     """Continue a job with what has no outcome yet, such as after a cancel or after a PACS was down for too long."""
-    from pacs_tasks.cli.running import begin, open_job
+    return _continue(invocation, job_id, failed_too=False)
+
+
+def _continue(invocation: Invocation, job_id: str, *, failed_too: bool) -> int:
+    from pacs_tasks.cli.running import follow, open_job
     from pacs_tasks.operations import TRANSFERS
 
     with open_job(invocation, job_id, TRANSFERS) as job:
-        job.resume()
-        logger.info("job %s: enqueued again for what has no outcome", job.id)
-        return begin(invocation, job, job.request())
+        (job.retry if failed_too else job.resume)()
+        logger.info("job %s: enqueued again for %s", job.id, "the rest" if failed_too else "what has no outcome")
+        return follow(invocation, job, job.request())
+
+
+@command(
+    "verify",
+    "pacs-tasks verify last",
+    "pacs-tasks verify 1f3870be --commit --commit-timeout 300",
+)
+@click.argument("job_id", metavar="ID")
+@click.option(
+    "--commit",
+    is_flag=True,
+    help="Request storage commitment instead: the PACS commits to store each instance, or reports why it does not.",
+)
+@click.option(
+    "--commit-timeout",
+    "patience",
+    type=Seconds(0, 86_400),
+    metavar="SECONDS",
+    envvar="PACS_TASKS_COMMIT_TIMEOUT",
+    show_envvar=True,
+    show_default="60",
+    help="Wait this long for the next report of the PACS. Later reports are recorded.",
+)
+@root_option
+def verify(invocation: Invocation, job_id: str, commit: bool, patience: float | None, query_model: str | None) -> int:
+    """Verify that the PACS holds each instance that a job has sent (C-FIND at IMAGE level).
+
+    This is the PACS of the job, unless an option names another one.
+    """
+    from pacs_tasks.cli.running import find_job, submit
+    from pacs_tasks.client import PacsClient
+    from pacs_tasks.request import CommitRequest, VerifyRequest, build
+    from pacs_tasks.request.store import SENDING
+
+    refuse(invocation, ["query_model"] if commit else ["patience"], "with --commit" if commit else "without --commit")
+    with PacsClient(config=invocation.settings) as client:
+        job = find_job(invocation, client, job_id, SENDING)
+        fields = {**invocation.address_of(job.request()), "job_id": job.id}
+        if not commit:
+            return submit(invocation, client, build(VerifyRequest, {**fields, "query_model": query_model}))
+        limit = invocation.settings.commit_timeout if patience is None else patience
+        return submit(invocation, client, build(CommitRequest, {**fields, "patience": limit}))
+
+
+@command(
+    "report",
+    "pacs-tasks report last",
+    "pacs-tasks report 1f3870be --format csv --output receipts.csv",
+    without=(*ADDRESS, "detach"),
+)
+@click.argument("job_id", metavar="ID")
+@click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["jsonl", "csv"], case_sensitive=False),
+    default="jsonl",
+    show_default=True,
+    help="Write a JSON object on each line, or CSV.",
+)
+@excel_option
+@click.option("--output", metavar="FILE", show_default="stdout", help="Write the receipts to this file.")
+def report(invocation: Invocation, job_id: str, output_format: str, excel: bool, output: str | None) -> int:
+    """Write a receipt for each file or instance of a job that sends or retrieves."""
+    from pacs_tasks.cli.output.receipts import write_receipts
+    from pacs_tasks.cli.running import open_job
+    from pacs_tasks.ledger.receipts import WITH_RECEIPTS
+
+    terminal = invocation.terminal
+    terminal.excel = excel
+    if output_format != "csv":
+        refuse(invocation, ["excel"], "without --format csv")
+    if terminal.json and output is None:
+        raise click.UsageError("Receipts are many lines, not one JSON document. Name a file for them with --output.")
+    with open_job(invocation, job_id, WITH_RECEIPTS) as job:
+        count = write_receipts(job.receipts(), output_format, output, terminal)
+    if not count:
+        terminal.say(f"There are no receipts: job {job.id} has not recorded the outcome of any file or instance.")
+    if output is None:
+        return ExitCode.DONE
+    if count and not terminal.json:
+        terminal.say(f"1 receipt in {output}." if count == 1 else f"{count} receipts in {output}.")
+    return terminal.end({"job_id": job.id, "receipts": count, "output": output})
 
 
 @command("purge", "pacs-tasks purge 1f3870be", "pacs-tasks purge --older-than 30d", without=(*ADDRESS, "detach"))
@@ -214,10 +274,6 @@ def purge(invocation: Invocation, job_ids: tuple[str, ...], age: float | None) -
         spool.remove(invocation.settings, each)
     left = [each for each in dict.fromkeys(named) if each not in purged and each not in due]
     awaited = sorted(due.intersection(named))
-    if terminal.json:
-        document = {"purged": purged, "unfinished": left, "not_audited": awaited}
-        code = ExitCode.USAGE if left or awaited else ExitCode.DONE
-        terminal.document({**document, "append_only_file": why or "rewritten", "exit_code": code})
     terminal.say(f"{counted(len(purged), 'job')} purged." if purged or letters else "There was nothing to purge.")
     if left:
         terminal.complain(f"{', '.join(left)}: this job has not ended. Cancel it first, or wait for its end.")
@@ -231,12 +287,13 @@ def purge(invocation: Invocation, job_ids: tuple[str, ...], age: float | None) -
             f"Redis may keep them in its append-only file until it rewrites that file ({why.rstrip('.')}). Run "
             "BGREWRITEAOF as a user of Redis who may."
         )
-    return ExitCode.USAGE if left or awaited else ExitCode.DONE
+    document = {"purged": purged, "unfinished": left, "not_audited": awaited, "append_only_file": why or "rewritten"}
+    return terminal.end(document, ExitCode.USAGE if left or awaited else ExitCode.DONE)
 
 
 def _note_purge(audits: Audits, purged: Sequence[str]) -> None:
     """Add to the audit trail, if there is one, who purged the records of which jobs."""
-    from pacs_tasks.client.user import current_user
+    from pacs_tasks.client.job import current_user
     from pacs_tasks.journal.audit import purged_events
 
     if audits.wanted():

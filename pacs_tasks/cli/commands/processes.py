@@ -31,12 +31,20 @@ def flower(invocation: Invocation) -> int:
     return run_flower(invocation.settings)
 
 
+@command("serve", "PACS_TASKS_REDIS_URL=redis://192.168.1.10:6379/0 pacs-tasks serve", without=("remote", "detach"))
+def serve(invocation: Invocation) -> int:
+    """Run the HTTP API, by which services enqueue jobs, and the console, which shows them in a browser."""
+    from pacs_tasks.cli.stack.services import run_serve
+
+    return run_serve(invocation.settings)
+
+
 @command("up", "pacs-tasks up", without=("remote", "detach"))
 def up(invocation: Invocation) -> int:
     """Run the whole stack on this machine until Ctrl-C: server, worker, receiver, Flower and the HTTP API."""
     from pacs_tasks.cli.stack.services import run_up
 
-    return _end(invocation, run_up(invocation.settings))
+    return invocation.terminal.end({}, run_up(invocation.settings))
 
 
 @command("demo", "pacs-tasks demo", without=(*ADDRESS, "detach"))
@@ -50,11 +58,4 @@ def demo(invocation: Invocation) -> int:
 
     terminal = invocation.terminal
     complete = run_demo(invocation.settings, terminal.say if terminal.json else terminal.line)
-    return _end(invocation, ExitCode.DONE if complete else ExitCode.FAILED)
-
-
-def _end(invocation: Invocation, code: int) -> int:
-    """Print the JSON document if there should be one, and return the exit code."""
-    if invocation.terminal.json:
-        invocation.terminal.document({"exit_code": code})
-    return code
+    return terminal.end({}, ExitCode.DONE if complete else ExitCode.FAILED)

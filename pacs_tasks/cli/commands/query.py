@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from pacs_tasks.cli.declarations import command, excel_option, refuse, root_option, transfer_options
-from pacs_tasks.cli.input.values import CHARSET, Key, Modality, Private, StudyDate, UIDs, WholeNumber
+from pacs_tasks.cli.input.values import CHARSET, CRITERION, Key, Modality, StudyDate, UIDs, WholeNumber
 from pacs_tasks.cli.invocation import Invocation
 from pacs_tasks.errors import InvalidRequestError
 
@@ -23,14 +23,14 @@ from pacs_tasks.errors import InvalidRequestError
 )
 @click.option(
     "--patient-id",
-    type=Private(),
+    type=CRITERION,
     metavar="ID",
     help="Match this Patient ID. * and ? match any characters. Write - for stdin or @FILE for a file, also for names "
     "and numbers, since every user of this machine can read a command line.",
 )
 @click.option(
     "--patient-name",
-    type=Private(),
+    type=CRITERION,
     metavar="NAME",
     help="Match this name, as FAMILY^GIVEN. * and ? match any characters.",
 )
@@ -40,7 +40,7 @@ from pacs_tasks.errors import InvalidRequestError
     help="Match a day or a range of days, which may be open at either end: 20230131, 2023-01-01..2023-12-31, today, "
     "yesterday, -7d. In a worklist, this is the scheduled date.",
 )
-@click.option("--accession-number", type=Private(), metavar="NUMBER", help="Match this accession number.")
+@click.option("--accession-number", type=CRITERION, metavar="NUMBER", help="Match this accession number.")
 @click.option(
     "--modality",
     type=Modality(),

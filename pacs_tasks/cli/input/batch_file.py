@@ -50,7 +50,7 @@ class Rows(NamedTuple):
     spare: list[str]
 
 
-def read(path: str, known: Collection[str], *, spare: Callable[[str], bool] = lambda _: False) -> Rows:
+def read(path: str, known: Collection[str], other: Callable[[str], str | None] = lambda _: None) -> Rows:
     """Read a file whose first line names its columns. ``-`` is stdin.
 
     The text is UTF-8, UTF-16 with a byte order mark, or GB18030. Commas, semicolons or tabs separate the cells. Names
@@ -60,9 +60,10 @@ def read(path: str, known: Collection[str], *, spare: Callable[[str], bool] = la
     Parameters
     ----------
     known
-        The names that a column may have. A name that it contains without listing it is used as it stands.
-    spare
-        Whether a column with another name is left out, beside at least one that is known.
+        The names that a column may have.
+    other
+        The name by which a column with another name goes. Empty: it is left out, beside at least one that is known.
+        None: the file is refused.
 
     Raises
     ------
@@ -76,7 +77,7 @@ def read(path: str, known: Collection[str], *, spare: Callable[[str], bool] = la
     _, header = next(lines, (0, []))
     if not header:
         raise InvalidRequestError("This file is empty. Name the columns in its first line, such as PatientID.", shown)
-    columns = _columns(header, known, shown, spare)
+    columns = _columns(header, known, shown, other)
     rows: list[Row] = []
     for number, cells in lines:
         if len(cells) > len(columns):
@@ -157,21 +158,18 @@ def _check_characters(number: int, cells: list[str], shown: str) -> None:
             )
 
 
-def _columns(header: list[str], known: Collection[str], shown: str, spare: Callable[[str], bool]) -> list[str]:
+def _columns(header: list[str], known: Collection[str], shown: str, other: Callable[[str], str | None]) -> list[str]:
     """The known names of the columns; that of a spare one is empty."""
     names = {name.lower(): name for name in known}
     columns: list[str] = []
     for number, cell in enumerate(header, 1):
-        name = names.get(cell.lower(), cell if cell in known else "")
-        if cell and not name and spare(cell):
-            columns.append("")
-            continue
-        what = f"{shown}, column {cell[:_LONGEST_SHOWN]!r}" if cell else shown
         if not cell:
             raise InvalidRequestError(f"Column {number} has no name in the first line. Name or remove it.", shown)
-        if not name:
+        what = f"{shown}, column {cell[:_LONGEST_SHOWN]!r}"
+        name = names.get(cell.lower()) or other(cell)
+        if name is None:
             raise InvalidRequestError(f"The name of column {number} is not known. {_suggestion(cell, names)}", what)
-        if name in columns:
+        if name and name in columns:
             raise InvalidRequestError(
                 f"Column {number} has the name of column {columns.index(name) + 1}. Remove one of them.", what
             )
@@ -192,15 +190,10 @@ def _suggestion(cell: str, names: Mapping[str, str]) -> str:
     return f"Name columns in the first line, such as {', '.join(few)}."
 
 
-class Selections(NamedTuple):
-    """What the rows of a file select, and the names of the columns that this did not need."""
-
-    selections: tuple[Selection, ...]
-    spare: tuple[str, ...]
-
-
-def selections(path: str, columns: Mapping[str, str], optional: Collection[str] = ()) -> Selections:
-    """What the rows of a file select.
+def selections(
+    path: str, columns: Mapping[str, str], optional: Collection[str] = ()
+) -> tuple[tuple[Selection, ...], list[str]]:
+    """What the rows of a file select, and the names of the columns that this did not need.
 
     The file may be the answer of a query (``query --format csv``). Columns that no selection has are spare then, and
     beside a study, ``optional`` ones too. Each row has all UIDs of which there is a column.
@@ -215,12 +208,12 @@ def selections(path: str, columns: Mapping[str, str], optional: Collection[str] 
     InvalidRequestError
         If the file or a row of it is not valid; the message names the line.
     """
-    rows, named, spare = read(path, columns, spare=lambda name: _is_attribute(name, columns))
+    rows, named, spare = read(path, columns, lambda name: "" if _is_attribute(name, columns) else None)
     shown = "stdin" if path == STDIN else readable(path)
     if spare:
         uids = [name for name in named if name.endswith("UID")]
         rows = [_of_answer(row, uids, optional, shown) for row in rows]
-    return Selections(tuple(_selection(row, columns, shown) for row in rows), tuple(spare))
+    return tuple(_selection(row, columns, shown) for row in rows), spare
 
 
 def _is_attribute(name: str, columns: Collection[str]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_dict, keyword_for_tag, tag_for_keyword
@@ -77,7 +77,7 @@ def known(keyword: str) -> str:
         If the data dictionary has no such keyword; the message suggests similar ones.
     """
     for part in keyword.split("."):
-        if part in keyword_dict or _TAG.fullmatch(part):
+        if _is_attribute(part):
             continue
         near = difflib.get_close_matches(part, keyword_dict, n=2)
         what_next = f"Did you mean {' or '.join(near)}?" if near else "Write a keyword such as StudyDescription."
@@ -120,19 +120,9 @@ def typed_key(keyword: str, typed: str) -> str:
         ) from None
 
 
-class Attributes(Collection[str]):
-    """All keywords of the data dictionary. It also contains tags as ``ggggeeee``, and several of both with dots."""
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and all(
-            part in keyword_dict or _TAG.fullmatch(part) is not None for part in name.split(".")
-        )
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(keyword_dict)
-
-    def __len__(self) -> int:
-        return len(keyword_dict)
+def _is_attribute(name: str) -> bool:
+    """Whether a name is a keyword of the data dictionary, a tag as ``ggggeeee``, or several of both with dots."""
+    return all(part in keyword_dict or _TAG.fullmatch(part) is not None for part in name.split("."))
 
 
 def batch_request(path: str, fields: Mapping[str, Any]) -> FindBatchRequest:
@@ -148,7 +138,8 @@ def batch_request(path: str, fields: Mapping[str, Any]) -> FindBatchRequest:
     InvalidRequestError
         If the file or a date in it is not valid.
     """
-    rows = [_as_meant(_with_keywords(row, path), path) for row in read(path, Attributes()).rows]
+    found = read(path, keyword_dict, lambda name: name if _is_attribute(name) else None).rows
+    rows = [_keys_of(row, path) for row in found]
     columns = dict.fromkeys(column for row in rows for column in row.values)
     return build(
         FindBatchRequest,
@@ -166,20 +157,15 @@ def _by_keyword(name: str) -> str:
     return ".".join((keyword_for_tag(part) if _TAG.fullmatch(part) else "") or part for part in name.split("."))
 
 
-def _with_keywords(row: Row, path: str) -> Row:
-    """Name the columns by keywords."""
-    values = {_by_keyword(name): value for name, value in row.values.items()}
-    if len(values) < len(row.values):
-        raise InvalidRequestError(
-            "Two columns are one attribute, by its tag and by its keyword. Remove one of them.", readable(path)
-        )
-    return Row(row.number, values)
-
-
-def _as_meant(row: Row, path: str) -> Row:
-    """Refuse what is not a date: a PACS would find nothing, or ignore the key."""
+def _keys_of(row: Row, path: str) -> Row:
+    """Name the columns by keywords, and refuse what is not a date: a PACS would find nothing, or ignore the key."""
     values: dict[str, str] = {}
-    for name, value in row.values.items():
+    for column, value in row.values.items():
+        name = _by_keyword(column)
+        if name in values:
+            raise InvalidRequestError(
+                "Two columns are one attribute, by its tag and by its keyword. Remove one of them.", readable(path)
+            )
         try:
             values[name] = as_meant(name, value)
         except ValueError as error:

@@ -66,19 +66,10 @@ def _read_line(value: str, param: click.Parameter | None, ctx: click.Context | N
     return lines[0]
 
 
-class Private(click.ParamType[str]):
-    """Patient data, which may come from stdin or a file."""
-
-    name = "text"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        return from_elsewhere(str(value), param, ctx)
-
-
 class Checked(click.ParamType[str]):
     """Text that a rule of the requests or settings checks, so that a wrong value is wrong usage.
 
-    With ``private``, the text may come from stdin or a file.
+    With ``private``, the text may be patient data: it may come from stdin or a file.
     """
 
     def __init__(self, name: str, rule: Callable[[], Any], *, private: bool = False) -> None:
@@ -207,6 +198,8 @@ UID = Checked("UID", lambda: _request().UID)
 ACCESSION_NUMBER = Checked("accession number", lambda: _request().AccessionNumber, private=True)
 PATIENT_ID = Checked("Patient ID", lambda: _request().PatientID, private=True)
 LAYOUT = Checked("layout", _layout)
+#: What a query matches may have wildcards, so no rule but that of privacy holds.
+CRITERION = Checked("text", lambda: str, private=True)
 
 
 def absolute(path: str) -> str:

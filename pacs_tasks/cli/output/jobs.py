@@ -51,16 +51,10 @@ def association_table(remotes: Iterable[Associations]) -> Table:
     """One row for each remote with associations in use."""
     table = Table("Remote", "Associations", "Ceiling", "Rate", "Response", whole=[1, 3, 4], spare=[2, 3, 4])
     for each in remotes:
-        table.add(plain(each.remote), translated(in_use(each)), str(each.ceiling), _rate(each), _response(each))
+        rate = "" if each.rate is None else f"{each.rate:.1f}/s"
+        response = "" if each.response_time is None else f"{each.response_time * 1000:.0f} ms"
+        table.add(plain(each.remote), translated(in_use(each)), str(each.ceiling), rate, response)
     return table
-
-
-def _rate(associations: Associations) -> str:
-    return "" if associations.rate is None else f"{associations.rate:.1f}/s"
-
-
-def _response(associations: Associations) -> str:
-    return "" if associations.response_time is None else f"{associations.response_time * 1000:.0f} ms"
 
 
 def in_use(associations: Associations | None) -> str:

@@ -9,7 +9,7 @@ from pydicom.datadict import dictionary_description, dictionary_has_tag, tag_for
 
 from pacs_tasks.cli.output.terminal import Table
 from pacs_tasks.privacy import plain
-from pacs_tasks.request import Level, QueryModel
+from pacs_tasks.request import Level, Query, QueryModel
 from pacs_tasks.request.find import place_of
 
 #: The attributes that a query requests and shows, by level (PS3.4 section C.6).
@@ -70,17 +70,15 @@ def default_columns(level: Level, model: QueryModel | None = None) -> tuple[str,
     return WORKLIST_COLUMNS if model is QueryModel.WORKLIST else COLUMNS[level]
 
 
-def columns_of(level: Level, keys: Iterable[str], model: QueryModel | None = None) -> tuple[str, ...]:
+def columns_of(query: Query) -> tuple[str, ...]:
     """The keywords that a query shows: those of its level, then its other keys."""
-    others = (place_of(key) if model is QueryModel.WORKLIST else key for key in keys)
-    return tuple(dict.fromkeys((*default_columns(level, model), *others)))
+    others = (place_of(key) if query.model is QueryModel.WORKLIST else key for key in query.keys)
+    return tuple(dict.fromkeys((*default_columns(query.level, query.model), *others)))
 
 
-def match_table(
-    matches: Iterable[Mapping[str, Any]], level: Level, keys: Iterable[str] = (), model: QueryModel | None = None
-) -> Table:
+def match_table(matches: Iterable[Mapping[str, Any]], query: Query) -> Table:
     """A table with one row for each match."""
-    columns = columns_of(level, keys, model)
+    columns = columns_of(query)
     table = new_match_table(columns)
     for match in matches:
         table.add(*(plain(text_of(match, column)) for column in columns))
@@ -94,11 +92,9 @@ def new_match_table(columns: Sequence[str], before: Sequence[str] = ()) -> Table
     return Table(*before, *map(_heading, columns), whole=whole)
 
 
-def match_rows(
-    matches: Iterable[Mapping[str, Any]], level: Level, keys: Iterable[str] = (), model: QueryModel | None = None
-) -> Iterator[Sequence[str]]:
+def match_rows(matches: Iterable[Mapping[str, Any]], query: Query) -> Iterator[Sequence[str]]:
     """A row of keywords, then one for each match."""
-    columns = columns_of(level, keys, model)
+    columns = columns_of(query)
     yield columns
     yield from ([text_of(match, column) for column in columns] for match in matches)
 

@@ -86,14 +86,14 @@ class QueryView(View[FindRequest, FindOutcome]):
         # The data dictionary, which names the columns, takes as long to import as a whole echo.
         from pacs_tasks.cli.output.matches import match_rows, match_table
 
-        matches, request = self.outcome.matches, self.request
+        matches = self.outcome.matches
         if terminal.csv:
-            terminal.rows(match_rows(matches, request.level, request.keys, request.model))
+            terminal.rows(match_rows(matches, self.request))
         elif terminal.jsonl:
             for match in matches:
                 terminal.json_text(json.dumps({"match": match}, ensure_ascii=False) + "\n")
         elif matches:
-            terminal.table(match_table(matches, request.level, request.keys, request.model))
+            terminal.table(match_table(matches, self.request))
         # A failed query has nothing else to show.
         failed = terminal.quiet and self.outcome.category is Category.FAILED
         for remark in self.remarks():
@@ -140,12 +140,11 @@ class BatchView(TransferView[FindBatchRequest]):
                 terminal.json_text("".join(lines))
         elif terminal.csv:
             self._write_csv(terminal, answers)
+            for reason in tally.reasons():
+                terminal.say(reason)
         else:
             self._show_table(terminal, answers)
             self.summarise(terminal)
-        if terminal.csv:
-            for reason in tally.reasons():
-                terminal.say(reason)
         terminal.say(tally.summary())
 
     def write_document(self, terminal: Terminal, document: Mapping[str, Any]) -> None:
@@ -161,9 +160,9 @@ class BatchView(TransferView[FindBatchRequest]):
 
     def _write_csv(self, terminal: Terminal, answers: Iterable[RowAnswer]) -> None:
         """A line of keywords, then a line for each match, each with the number of its row."""
-        from pacs_tasks.cli.output.matches import text_of
+        from pacs_tasks.cli.output.matches import columns_of, text_of
 
-        columns = self._columns()
+        columns = columns_of(self.request)
         terminal.rows([("row", *columns)])
         for _, chunk in groupby(enumerate(answers), key=lambda numbered: numbered[0] // 100):
             terminal.rows(
@@ -173,20 +172,15 @@ class BatchView(TransferView[FindBatchRequest]):
             )
 
     def _show_table(self, terminal: Terminal, answers: Iterable[RowAnswer]) -> None:
-        from pacs_tasks.cli.output.matches import new_match_table, text_of
+        from pacs_tasks.cli.output.matches import columns_of, new_match_table, text_of
 
-        columns = self._columns()
+        columns = columns_of(self.request)
         table = new_match_table(columns, before=("Row",))
         for answer in answers:
             for match in answer.matches:
                 table.add(str(answer.row), *(plain(text_of(match, column)) for column in columns))
         if table.rows:
             terminal.table(table)
-
-    def _columns(self) -> tuple[str, ...]:
-        from pacs_tasks.cli.output.matches import columns_of
-
-        return columns_of(self.request.level, self.request.keys, self.request.model)
 
 
 class _Tally:

@@ -19,6 +19,7 @@ from pacs_tasks.ledger.receipts import Receipt
 _CHUNK = 1_000
 
 Write = Callable[[str], object]
+_Rows = Iterable[Iterable[object]]
 
 
 def write_receipts(receipts: Iterable[Receipt], output_format: str, output: str | None, terminal: Terminal) -> int:
@@ -34,48 +35,24 @@ def write_receipts(receipts: Iterable[Receipt], output_format: str, output: str 
     PacsTasksError
         If the file cannot be written.
     """
-    count = 0
-
-    def counted() -> Iterator[Receipt]:
-        nonlocal count
-        for receipt in receipts:
-            count += 1
-            yield receipt
-
-    all_receipts = counted()
-    chunks = iter(lambda: list(islice(all_receipts, _CHUNK)), [])
-    if output_format == "csv":
-        _write_csv(chunks, output, terminal)
-    elif output is None:
-        for chunk in chunks:
-            terminal.json_text(_json_lines(chunk))
-    else:
-        with _file(output) as write:
-            for chunk in chunks:
-                write(_json_lines(chunk))
-    return count
-
-
-def _json_lines(receipts: Iterable[Receipt]) -> str:
-    return "".join(json.dumps(receipt.model_dump(), ensure_ascii=False) + "\n" for receipt in receipts)
-
-
-def _write_csv(chunks: Iterable[list[Receipt]], output: str | None, terminal: Terminal) -> None:
-    """Write a line of names, then one for each receipt."""
-
-    def rows() -> Iterator[list[Iterable[object]]]:
-        yield [Receipt.model_fields]
-        for chunk in chunks:
-            yield [each.model_dump().values() for each in chunk]
-
     if output is None:
-        for each in rows():
-            terminal.rows(each)
-        return
+        return _write(receipts, output_format, terminal.rows, terminal.json_text)
     with _file(output) as write:
         write(BOM if terminal.excel else "")
-        for each in rows():
-            write(csv_lines(each, excel=terminal.excel))
+        return _write(receipts, output_format, lambda rows: write(csv_lines(rows, excel=terminal.excel)), write)
+
+
+def _write(receipts: Iterable[Receipt], output_format: str, write_rows: Callable[[_Rows], object], write: Write) -> int:
+    count, rest = 0, iter(receipts)
+    if output_format == "csv":
+        write_rows([Receipt.model_fields])
+    while chunk := [each.model_dump() for each in islice(rest, _CHUNK)]:
+        count += len(chunk)
+        if output_format == "csv":
+            write_rows(each.values() for each in chunk)
+        else:
+            write("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in chunk))
+    return count
 
 
 @contextmanager

@@ -12,12 +12,12 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from pacs_tasks.cli.language import translated, widened, words
+from pacs_tasks.cli.output.exit_codes import ExitCode
 from pacs_tasks.cli.output.sheet import BOM, csv_lines
 from pacs_tasks.errors import ConfigurationError, PacsTasksError
 from pacs_tasks.journal.logs import JsonLines, LogFormat
@@ -106,19 +106,10 @@ class Table:
         self.rows.append(tuple(Cell("\n".join(map(plain, each.text.split("\n"))), each.style) for each in texts))
 
 
-def is_coloured(stream: TextIO) -> bool:
-    """Whether a stream is a terminal that shows colours."""
-    return stream.isatty() and os.environ.get("TERM", "") != "dumb" and not os.environ.get("NO_COLOR")
-
-
 def in_style(text: str, style: str, stream: TextIO) -> str:
-    """Give text a style where the stream shows one."""
-    return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if style and is_coloured(stream) else text
-
-
-def draw_facts(facts: Iterable[Fact]) -> str:
-    """Draw facts for stdout, a line each. This is done without rich, which takes as long to import as an echo."""
-    return _aligned([Fact(translated(each.name), translated(plain(each.value)), each.style) for each in facts])
+    """Give text a style where the stream is a terminal that shows colours."""
+    coloured = stream.isatty() and os.environ.get("TERM", "") != "dumb" and not os.environ.get("NO_COLOR")
+    return f"\x1b[{_CODES[style]}m{text}\x1b[0m" if style and coloured else text
 
 
 def _aligned(facts: Iterable[Fact]) -> str:
@@ -256,8 +247,9 @@ class Terminal:
             _discard(sys.stderr.fileno())
 
     def facts(self, facts: Iterable[Fact]) -> None:
-        """Write named values to stdout."""
-        self.write(draw_facts(facts))
+        """Write named values to stdout, without rich, which takes as long to import as an echo."""
+        shown = (Fact(translated(each.name), translated(plain(each.value)), each.style) for each in facts)
+        self.write(_aligned(shown))
 
     def table(self, table: Table) -> None:
         """Write a table to stdout."""
@@ -266,6 +258,28 @@ class Terminal:
     def line(self, text: str, style: str = "") -> None:
         """Write one line to stdout."""
         self.write(f"{in_style(plain(text), style, sys.stdout)}\n")
+
+    def listing(self, name: str, documents: Iterable[Any], table: Table, none: str) -> int:
+        """Write the rows of a table to stdout, or say that there are none; as JSON, ``documents`` go by ``name``."""
+        if self.json:
+            return self.end({name: list(documents)})
+        if table.rows:
+            self.table(table)
+        else:
+            self.say(none)
+        return ExitCode.DONE
+
+    def value(self, name: str, text: str) -> int:
+        """Write one value to stdout and nothing else, so that a script can use it; in JSON it goes by ``name``."""
+        if not self.json:
+            self.line(text)
+        return self.end({name: text})
+
+    def end(self, content: Mapping[str, Any], code: int = ExitCode.DONE) -> int:
+        """Return the exit code of a command, after writing its JSON document if there should be one."""
+        if self.json:
+            self.document({**content, "exit_code": code})
+        return code
 
     def document(self, content: Mapping[str, Any]) -> None:
         """Write the JSON document to stdout."""
@@ -293,7 +307,7 @@ class Terminal:
         PacsTasksError
             If stdout cannot be written, as on a full disk.
         """
-        with _to_stdout():
+        try:
             if sys.stdout.isatty() or not hasattr(sys.stdout, "buffer"):
                 encoding = sys.stdout.encoding or "utf-8"
                 sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
@@ -301,18 +315,13 @@ class Terminal:
                 sys.stdout.flush()
                 sys.stdout.buffer.write(text.encode("utf-8", errors))
             sys.stdout.flush()
-
-
-@contextmanager
-def _to_stdout() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        _discard(sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):
-            raise PacsTasksError(
-                f"The result cannot be written to stdout ({error.strerror}). Free some space, or redirect the output."
-            ) from None
+        except OSError as error:
+            _discard(sys.stdout.fileno())
+            if not isinstance(error, BrokenPipeError):
+                raise PacsTasksError(
+                    f"The result cannot be written to stdout ({error.strerror}). Free some space, or redirect the "
+                    "output."
+                ) from None
 
 
 def _discard(descriptor: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pacs_tasks.cli.language import translated
 from pacs_tasks.cli.output.exit_codes import Advice, ExitCode
 from pacs_tasks.cli.output.terminal import STYLES, Cell, Fact, Table, counted, duration, size
-from pacs_tasks.cli.output.view import LISTED, R, View, count_facts, done_of, of_all, positive
+from pacs_tasks.cli.output.view import LISTED, View, count_facts, done_of, of_all, positive
 from pacs_tasks.errors import InvalidRequestError, from_record
 from pacs_tasks.outcome import (
     Category,
@@ -25,6 +25,7 @@ from pacs_tasks.privacy import plain
 from pacs_tasks.request import (
     CommitRequest,
     PreflightRequest,
+    R,
     RetrieveRequest,
     StoreDirectoryRequest,
     StorePathsRequest,

@@ -11,13 +11,12 @@ from pacs_tasks.cli.output.terminal import STYLES, Cell, Fact, Table
 from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.outcome import Counters, InstanceCategory, InstanceOutcome, Outcome
 from pacs_tasks.privacy import plain
-from pacs_tasks.request import Request
+from pacs_tasks.request import R
 
 if TYPE_CHECKING:
     from pacs_tasks.cli.output.terminal import Terminal
     from pacs_tasks.client import Job
 
-R = TypeVar("R", bound=Request)
 T = TypeVar("T", bound=Outcome)
 
 #: Files, instances or studies that a table names; ``--json`` lists all of them.
@@ -92,7 +91,7 @@ class View(Generic[R, T]):
         terminal.facts(self.facts())
         for table in self.tables():
             terminal.table(table)
-        if (problems := problem_table(self.problems(), self.item)) is not None:
+        if (problems := problem_table(self.problems(), OPERATIONS[self.request.task].item)) is not None:
             terminal.table(problems)
         for remark in self.remarks():
             terminal.say(remark)
@@ -104,11 +103,6 @@ class View(Generic[R, T]):
     def write_document(self, terminal: Terminal, document: Mapping[str, Any]) -> None:
         """Write the whole JSON document of a command."""
         terminal.document(document)
-
-    @property
-    def item(self) -> str:
-        """The heading of a column of items."""
-        return OPERATIONS[self.request.task].item
 
 
 def command_of(task: str) -> str:
@@ -152,7 +146,7 @@ def reason_of(instance: InstanceOutcome) -> str:
     return instance.reason or str(instance.status or "") or instance.error
 
 
-def problem_table(problems: Iterable[InstanceOutcome], item: str, listed: int = LISTED) -> Table | None:
+def problem_table(problems: Iterable[InstanceOutcome], item: str) -> Table | None:
     """List problems by reason, and for each reason a share of the names; None where there are no problems."""
     groups: dict[tuple[InstanceCategory, str], list[InstanceOutcome]] = {}
     for each in problems:
@@ -160,8 +154,8 @@ def problem_table(problems: Iterable[InstanceOutcome], item: str, listed: int = 
     if not groups:
         return None
     table = Table("Result", item, "Reason and next step")
-    share = max(1, listed // len(groups))
-    shown = sorted(groups.items(), key=lambda group: _ORDER.index(group[0][0]))[:listed]
+    share = max(1, LISTED // len(groups))
+    shown = sorted(groups.items(), key=lambda group: _ORDER.index(group[0][0]))[:LISTED]
     for (category, reason), members in shown:
         names = [plain(each.subject) for each in members[:share]]
         if len(members) > share:

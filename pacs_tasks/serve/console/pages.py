@@ -212,7 +212,7 @@ def _matches(outcome: FindOutcome, request: FindRequest) -> tuple[tuple[str, ...
     # Loads pydicom.
     from pacs_tasks.cli.output.matches import columns_of, new_match_table, text_of
 
-    columns = columns_of(request.level, request.keys, request.query_model)
+    columns = columns_of(request)
     rows = (
         (text_of(match, "StudyInstanceUID"), tuple(plain(text_of(match, column)) for column in columns))
         for match in outcome.matches[:_LISTED]

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from pacs_tasks.app import create
-from pacs_tasks.client import Broker
+from pacs_tasks.client.broker import Broker
 from pacs_tasks.connection import connect
 from pacs_tasks.operations import HIDDEN, OPERATIONS
 from pacs_tasks.settings import Settings

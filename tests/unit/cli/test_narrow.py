@@ -26,9 +26,9 @@ _JOBS = (
 )
 _MATCHES = (
     "from pacs_tasks.cli.output.matches import match_table\n"
-    "from pacs_tasks.request import Level\n"
+    "from pacs_tasks.request import FindRequest\n"
     "match = {{'0020000D': {{'vr': 'UI', 'Value': [{id!r}]}}, '00081030': {{'vr': 'LO', 'Value': ['a long text']}}}}\n"
-    "terminal.table(match_table([match] * 3, Level.STUDY))\n"
+    "terminal.table(match_table([match] * 3, FindRequest()))\n"
 )
 
 

@@ -115,7 +115,7 @@ def test_csv_has_keywords_one_line_per_match_and_utf_8(capsysbinary: pytest.Capt
 
 def test_csv_without_a_match_has_its_heading() -> None:
     """So a program that reads it needs no special case."""
-    assert [row[:2] for row in match_rows((), Level.PATIENT)] == [("PatientID", "PatientName")]
+    assert [row[:2] for row in match_rows((), FindRequest(level=Level.PATIENT))] == [("PatientID", "PatientName")]
 
 
 def test_an_attribute_may_be_asked_for_by_its_tag() -> None:

@@ -26,7 +26,7 @@ from pacs_tasks.cli.output.terminal import Cell, Fact, Table
 from pacs_tasks.cli.output.view import problem_table
 from pacs_tasks.ledger.receipts import Receipt
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
-from pacs_tasks.request import Level
+from pacs_tasks.request import FindRequest
 hostile = {HOSTILE!r}
 matches = [{{"00100020": {{"vr": "LO", "Value": [hostile]}}}}]
 receipt = Receipt.model_construct(**{{**dict.fromkeys(Receipt.model_fields), "path": hostile}})
@@ -36,8 +36,8 @@ table.add(Cell(hostile, "red"))
 """
 _PATHS = {
     "document": "terminal.document({'x': hostile})",
-    "matches": "terminal.table(match_table(matches, Level.STUDY))",
-    "csv": "terminal.rows(match_rows(matches, Level.STUDY))",
+    "matches": "terminal.table(match_table(matches, FindRequest()))",
+    "csv": "terminal.rows(match_rows(matches, FindRequest()))",
     "receipts as csv": "write_receipts([receipt], 'csv', None, terminal)",
     "receipts": "write_receipts([receipt], 'jsonl', None, terminal)",
     "facts": "terminal.facts([Fact('Worker', hostile, 'bold')])",

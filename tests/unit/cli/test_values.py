@@ -15,12 +15,12 @@ import pytest
 from pacs_tasks.cli.input.dates import as_dicom
 from pacs_tasks.cli.input.keys import typed_key
 from pacs_tasks.cli.input.values import (
+    CRITERION,
     HOST,
     PATIENT_ID,
     Age,
     Key,
     Modality,
-    Private,
     StudyDate,
     absolute,
     local_directory,
@@ -351,7 +351,7 @@ def test_patient_data_may_come_from_stdin_or_a_file(
     (tmp_path / "file").write_text("\n张^三\n", encoding="utf-8")
     value = typed.replace("{file}", str(tmp_path / "file"))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfP4711\r\n")))
-    assert Private().convert(value, None, None) == meant
+    assert CRITERION.convert(value, None, None) == meant
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"P4711")))
     assert Key().convert(f"PatientName={value}", None, None) == ("PatientName", meant)
 
@@ -361,7 +361,7 @@ def test_patient_data_has_no_control_characters(value: str, tmp_path: Path) -> N
     """As in a batch: no PACS matches them, and they steer terminals."""
     (tmp_path / "file").write_text(f"x{value}x".replace("\n", "\x1b"), encoding="utf-8")
     for typed in (value, f"@{tmp_path / 'file'}"):
-        for option, text in ((Private(), typed), (Key(), f"PatientName={typed}")):
+        for option, text in ((CRITERION, typed), (Key(), f"PatientName={typed}")):
             with pytest.raises(click.BadParameter, match="another control character"):
                 option.convert(text, None, None)
 
@@ -373,7 +373,7 @@ def test_a_file_without_one_value_is_wrong_usage(tmp_path: Path, content: bytes 
     """Its contents are not in the message."""
     if content is not None:
         (tmp_path / "file").write_bytes(content)
-    for option in (Private(), PATIENT_ID):
+    for option in (CRITERION, PATIENT_ID):
         with pytest.raises(click.BadParameter, match=said):
             option.convert(f"@{tmp_path / 'file'}", None, None)
 

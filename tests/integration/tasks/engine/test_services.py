@@ -25,7 +25,7 @@ from pacs_tasks import (
     embedded,
 )
 from pacs_tasks.cli.output.exit_codes import ExitCode
-from pacs_tasks.client import Broker, waiting
+from pacs_tasks.client.broker import Broker
 from pacs_tasks.connection import connect
 from pacs_tasks.ledger.claims import Presence
 from pacs_tasks.operations import FIND_QUEUE, STORE_QUEUE
@@ -181,7 +181,7 @@ def test_waiting_where_no_worker_is_ends_with_a_sentence(
     redis_url: str, pacs: TestPACS, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The job stays queued until a worker starts."""
-    monkeypatch.setattr(waiting, "_STANDSTILL", 0.2)
+    monkeypatch.setattr("pacs_tasks.client.job._STANDSTILL", 0.2)
     with PacsClient(redis_url) as client:
         job = client.enqueue(EchoRequest(remote=pacs.remote))
         with pytest.raises(JobNotReadyError, match=r"no worker serves this Redis\. Start one with `pacs-tasks worker`"):
