@@ -39,6 +39,7 @@ from pacs_tasks.journal.logs import JsonLines, log_plainly, write_lines
 from pacs_tasks.ledger.claims import Presence
 from pacs_tasks.messages.dead_letters import DeadLetter
 from pacs_tasks.messages.signature import sign_published
+from pacs_tasks.metrics import serve_metrics
 from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.privacy import keep_private
 from pacs_tasks.sealing import IN_CLEAR
@@ -49,9 +50,7 @@ from pacs_tasks.tasks.engine.background import end_all
 from pacs_tasks.tasks.engine.base import ledger, quick_redis, shut_down
 from pacs_tasks.tasks.engine.claim import watch_jobs, watch_remotes
 from pacs_tasks.tasks.webhooks import watch_webhooks
-from workers import logs
-from workers.metrics import serve_metrics
-from workers.transport import Channel, set_aside_wrong_types
+from workers.transport import Channel, hide_bodies, set_aside_wrong_types
 
 __all__ = ["app", "tasks"]
 
@@ -83,7 +82,7 @@ _PRESENCE_INTERVAL = 5.0
 _REFUSED = ("shutdown", "pool_restart", "pool_grow", "pool_shrink", "autoscale", "add_consumer", "cancel_consumer",
             "rate_limit", "time_limit", "terminate", "election", "objgraph", "memsample", "memdump")  # fmt: skip
 
-app.loader.override_backends = dict.fromkeys(("redis", "rediss", "socket"), "workers.results:Backend")
+app.loader.override_backends = dict.fromkeys(("redis", "rediss", "socket"), "workers.transport:Backend")
 # The parts of jobs are signed like what others enqueue.
 sign_published()
 # Workers agree on everything by the ledger. An event of a stranger would reach the main process by this alone.
@@ -149,7 +148,7 @@ def _judge_messages(**_: object) -> None:
     Channel.tasks = {name: task.__header__ for name, task in app.tasks.items() if name.startswith("pacs_tasks.")}
     Channel.commands = Panel.data
     Channel.on_dead_letter = _after_refusal
-    logs.hide_bodies()
+    hide_bodies()
 
 
 @celeryd_after_setup.connect

@@ -1,4 +1,4 @@
-"""How a worker and Flower take messages from Redis: each is judged before kombu and Celery act on it.
+"""How a worker and Flower take messages and results from Redis: each is judged before kombu and Celery act on it.
 
 kombu trusts what it reads from Redis, and Celery trusts kombu: an exception in either ends the worker, and the
 message goes to the next one. :class:`Channel` is the place that all messages pass: those of tasks, of remote control,
@@ -20,6 +20,8 @@ from datetime import UTC, datetime
 from queue import Empty
 from typing import Any, ClassVar
 
+from celery.backends.redis import RedisBackend
+from celery.states import PENDING
 from celery.utils.time import maybe_iso8601
 from kombu.clocks import LamportClock
 from kombu.transport import redis
@@ -72,6 +74,45 @@ _TYPES: Mapping[str, str] = {
     **dict.fromkeys(QUEUE_KEYS, "list"),
     **{f"_kombu.binding.{name}": "set" for name in (*QUEUES, "celery.pidbox", "celeryev", "reply.celery.pidbox")},
 }
+
+#: What Celery and kombu log whole messages by, or values of them; and where.
+_WITH_BODIES = (
+    "Received and deleted unknown message",
+    "Received unregistered task",
+    "Received invalid task message",
+    "Can't decode message body",
+    "Couldn't convert ETA",
+    "Cannot process event on channel",
+    "Could not restore message",
+    "pidbox received method",
+    "pidbox command error",
+    "Control command error",
+    "No such control command",
+)
+_LOGGERS = ("celery.worker.consumer.consumer", "celery.worker.strategy", "celery.worker.pidbox", "kombu.pidbox",
+            "kombu.transport.redis", "kombu.transport.virtual.base")  # fmt: skip
+
+
+class Backend(RedisBackend):  # type: ignore[misc]  # Celery ships no annotations
+    """Takes a value that is no result for none.
+
+    Before it stores a result, Celery reads the one of the same id, and tries again for two minutes if it cannot: a
+    stranger could hold up each child of a worker by values that nobody can decode.
+    """
+
+    def get(self, key: Any) -> Any:
+        try:
+            return super().get(key)
+        except ResponseError as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            return None
+
+    def decode_result(self, payload: Any) -> Any:
+        try:
+            return super().decode_result(payload)
+        except Exception:  # noqa: BLE001 - whatever a stranger wrote
+            return {"status": PENDING, "result": None}
 
 
 class Message(VirtualMessage):
@@ -401,6 +442,21 @@ def _log(line: str) -> None:
     if now - Channel._logged.get(kind, -_PACE) >= _PACE:
         Channel._logged[kind] = now
         logger.warning("%s", line)
+
+
+def _without_body(record: logging.LogRecord) -> bool:
+    """Keep of a line about a message only what happened."""
+    for each in _WITH_BODIES:
+        if str(record.msg).startswith(each):
+            record.msg, record.args = f"{each} (its content is private)", ()
+            record.exc_info = record.exc_text = None
+    return True
+
+
+def hide_bodies() -> None:
+    """Let no line of Celery or kombu show a message: the second net, as such messages are refused here before."""
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_without_body)
 
 
 def _adjust(self: LamportClock, other: int) -> int:
