@@ -14,7 +14,7 @@ import uuid
 import zipfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser
@@ -33,24 +33,6 @@ _RESERVE = 1 << 30
 _FILES, _ARCHIVE, _JOBS = "files", "files.zip", "jobs"
 #: The ending of an upload that is not whole yet.
 _PART = ".part"
-
-
-class Sink(Protocol):
-    """What writes a body to disk, piece by piece."""
-
-    #: The number of files so far.
-    count: int
-
-    def write(self, data: bytes) -> None: ...
-    def close(self) -> None: ...
-    def verify(self) -> None:
-        """Verify that the body was whole.
-
-        Raises
-        ------
-        RefusedError
-            If it was not.
-        """
 
 
 class Parts:
@@ -81,6 +63,7 @@ class Parts:
         self._end()
 
     def verify(self) -> None:
+        """Verify that the body was whole; raises :class:`RefusedError` if not."""
         if not self._whole:
             raise _not_whole()
 
@@ -117,6 +100,7 @@ class Archive:
         self._file.close()
 
     def verify(self) -> None:
+        """Verify that the body was whole; raises :class:`RefusedError` if not."""
         try:
             with self._path.open("rb") as file:
                 # Workers know a ZIP by its beginning. What begins as a tar would be read as one.
@@ -145,13 +129,13 @@ class Upload:
         directory.mkdir(parents=True, exist_ok=True)
         self._path.mkdir()
 
-    def sink(self, boundary: bytes | None) -> Sink:
+    def sink(self, boundary: bytes | None) -> Parts | Archive:
         """Open the files: those of a multipart body with this boundary, or an archive."""
         if boundary is None:
             return Archive(self._path / _ARCHIVE, self._limit)
         return Parts(self._path / _FILES, boundary)
 
-    def write(self, sink: Sink, data: bytes) -> None:
+    def write(self, sink: Parts | Archive, data: bytes) -> None:
         """Write a piece of the body.
 
         Raises

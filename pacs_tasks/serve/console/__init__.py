@@ -10,11 +10,11 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from pacs_tasks.serve.access import Services
 from pacs_tasks.serve.console.live import Live
 from pacs_tasks.serve.console.pages import STATIC, Pages
 from pacs_tasks.serve.console.routes import router
 from pacs_tasks.serve.console.sessions import Sessions
-from pacs_tasks.serve.services import Services
 
 
 @dataclass(frozen=True)

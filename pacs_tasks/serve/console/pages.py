@@ -1,4 +1,4 @@
-"""What each page shows, and the templates that show it.
+"""What each page shows, the templates that show it, and its language.
 
 A part of a page that renews itself is rendered for all who see the same, so that it knows no caller: only a
 :class:`Look`.
@@ -23,17 +23,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pacs_tasks.cli.output.terminal import size, when
 from pacs_tasks.client import Job
 from pacs_tasks.errors import InvalidRequestError, SealingError, without_comments
+from pacs_tasks.fleet import receivers
 from pacs_tasks.fleet.leases import name_of
 from pacs_tasks.fleet.webhooks import Webhooks
+from pacs_tasks.locale.catalogue import chinese
 from pacs_tasks.messages.dead_letters import DeadLetters
 from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.outcome import FindOutcome, StudyOutcome, TransferOutcome
 from pacs_tasks.privacy import plain
 from pacs_tasks.request import FindRequest
+from pacs_tasks.serve.access import Services
 from pacs_tasks.serve.console import fleet
-from pacs_tasks.serve.console.texts import Texts
 from pacs_tasks.serve.console.views import Group, JobView, JobViews, by_reason, reason_of
-from pacs_tasks.serve.services import Services
 
 STATIC = Path(__file__).parent / "static"
 #: Jobs and failed instances on one page.
@@ -44,6 +45,42 @@ _SEARCHED = 2_000
 _LISTED = 200
 #: Parts of a summary that each page of a job has anyway.
 _SHOWN = ("category", "seconds")
+#: The languages of the console, with the names that their speakers read.
+LANGUAGES = {"en": "English", "zh": "中文"}
+#: The value of the attribute ``lang`` (BCP 47), by which browsers choose fonts and screen readers voices.
+_TAGS = {"en": "en-GB", "zh": "zh-Hans"}
+
+
+class Texts:
+    """The texts of one language. It is called with a text of the source, and the values of its placeholders."""
+
+    def __init__(self, language: str) -> None:
+        self.language, self.tag = language, _TAGS[language]
+
+    def __call__(self, text: str, **values: object) -> str:
+        """Translate a text of the templates and fill its values in."""
+        known = self.said(text)
+        return known.format(**values) if values else known
+
+    def said(self, text: str) -> str:
+        """Translate what a worker or an error says, whose values are filled in already."""
+        return chinese().translate(text) if self.language == "zh" and text else text
+
+
+def preferred(header: str) -> str:
+    """Choose a language by the value of Accept-Language (RFC 9110 section 12.5.4); English where it names none."""
+    weighted: list[tuple[float, str]] = []
+    for each in header.split(","):
+        tag, _, parameter = each.partition(";")
+        language = tag.strip().lower().partition("-")[0]
+        try:
+            weight = float(parameter.strip().removeprefix("q=")) if parameter.strip() else 1.0
+        except ValueError:
+            continue
+        if language in LANGUAGES and weight > 0:
+            weighted.append((weight, language))
+    # The first of several with the same weight.
+    return max(weighted, key=lambda pair: pair[0], default=(1.0, "en"))[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +156,6 @@ class Pages:
         groups = {group: [each for each in found if each.group is group] for group in Group}
         return {"groups": groups, "filters": filters, "start": before, "next": last if more else ""}
 
-    def job(self, job_id: str) -> Job:
-        """Return the job whose id, or the only one whose id begins so, this is."""
-        return self._client.find(job_id)
-
     def _job(self, query: Mapping[str, str], look: Look) -> dict[str, Any]:
         job = self._client.job(query["job"])
         view = self._views.view(job.progress(), patients=look.patients)
@@ -184,7 +217,7 @@ class Pages:
         letters = DeadLetters(client, self._services.settings.keep_jobs).count()
         return {
             "workers": self._workers.known(),
-            "receivers": fleet.running_receivers(self._client),
+            "receivers": receivers.running(client),
             "letters": letters,
             "undelivered": Webhooks(client).count_given_up(),
         }

@@ -19,15 +19,13 @@ from pacs_tasks.client import Job
 from pacs_tasks.errors import ConfigurationError, InvalidRequestError, JobError, PacsTasksError
 from pacs_tasks.ledger.tokens import Scope
 from pacs_tasks.request import VerifyRequest, build
-from pacs_tasks.serve.access import Caller, check_scope
+from pacs_tasks.serve.access import Caller, Services, check_scope
 from pacs_tasks.serve.console.forms import FORMS, Form, request_of
 from pacs_tasks.serve.console.live import Live
-from pacs_tasks.serve.console.pages import Look, Pages
+from pacs_tasks.serve.console.pages import LANGUAGES, Look, Pages, Texts, preferred
 from pacs_tasks.serve.console.sessions import FORM_FIELD, FormToken, Sessions
-from pacs_tasks.serve.console.texts import LANGUAGES, Texts, preferred
 from pacs_tasks.serve.problems import RefusedError, status_of
 from pacs_tasks.serve.routes.remotes import echo
-from pacs_tasks.serve.services import Services
 
 LOGIN = "/console/login"
 _LANGUAGE_COOKIE = "pacs_tasks_language"
@@ -70,14 +68,6 @@ class Visit:
     def name(self) -> str:
         """Who requests a job, for the audit trail."""
         return self.caller.name if self.caller else ""
-
-    def require(self, scope: Scope) -> Caller:
-        """Return who visits, who must have a scope."""
-        self.caller = self.services.access.caller(self.request, None)
-        if self.caller is None:
-            raise _NotSignedInError
-        check_scope(self.caller, scope)
-        return self.caller
 
     async def form(self) -> dict[str, str]:
         """Read a form of ours, which another site cannot send.
@@ -123,20 +113,22 @@ def _here(request: Request) -> str:
     return request.url.path + (f"?{request.url.query}" if request.url.query else "")
 
 
-def _reader(request: Request) -> Visit:
-    visit = Visit(request)
-    visit.require(Scope.READ)
-    return visit
+def _requires(scope: Scope) -> Callable[[Request], Visit]:
+    """Make the dependency that lets in whoever has a scope."""
+
+    def let_in(request: Request) -> Visit:
+        visit = Visit(request)
+        visit.caller = visit.services.access.caller(request, None)
+        if visit.caller is None:
+            raise _NotSignedInError
+        check_scope(visit.caller, scope)
+        return visit
+
+    return let_in
 
 
-def _submitter(request: Request) -> Visit:
-    visit = Visit(request)
-    visit.require(Scope.SUBMIT)
-    return visit
-
-
-Reader = Annotated[Visit, Depends(_reader)]
-Submitter = Annotated[Visit, Depends(_submitter)]
+Reader = Annotated[Visit, Depends(_requires(Scope.READ))]
+Submitter = Annotated[Visit, Depends(_requires(Scope.SUBMIT))]
 Visitor = Annotated[Visit, Depends(Visit)]
 
 
@@ -186,13 +178,13 @@ def jobs(visit: Reader) -> Response:
 @router.get("/console/find")
 def find(visit: Reader) -> Response:
     """Open the job whose id begins so."""
-    return _to_job(visit.pages.job(visit.query.get("id", "").strip()))
+    return _to_job(visit.services.client.find(visit.query.get("id", "").strip()))
 
 
 @router.get("/console/jobs/{job_id}")
 def job(visit: Reader, job_id: str) -> Response:
     """Show one job."""
-    return visit.part("job", "Job", job=visit.pages.job(job_id).id)
+    return visit.part("job", "Job", job=visit.services.client.find(job_id).id)
 
 
 @router.get("/console/remotes")
@@ -276,7 +268,7 @@ async def act(visit: Submitter, job_id: str, action: str) -> Response:
     await visit.form()
     if action not in _ACTIONS:
         raise HTTPException(404)
-    return await run_in_threadpool(lambda: _to_job(_ACTIONS[action](visit, visit.pages.job(job_id))))
+    return await run_in_threadpool(lambda: _to_job(_ACTIONS[action](visit, visit.services.client.find(job_id))))
 
 
 def _cancel(_visit: Visit, found: Job) -> Job:

@@ -20,11 +20,9 @@ from pacs_tasks.request import (
     VerifyRequest,
     build,
 )
-from pacs_tasks.serve.access import Caller, Reader, Submitter
-from pacs_tasks.serve.body import body_of, schema_of
+from pacs_tasks.serve.access import Caller, Reader, Services, Shared, Submitter
 from pacs_tasks.serve.routes.shown import JobDetail, detail_for, instance_for, progress_for
-from pacs_tasks.serve.routes.submission import Submission
-from pacs_tasks.serve.services import Services, Shared
+from pacs_tasks.serve.routes.submission import Submission, body_of, schema_of
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -93,7 +91,7 @@ def enqueue(
     job = services.client.enqueue(request, key, requester=caller.name)
     if submission.upload is not None:
         services.spool.note_job(submission.upload, job.id)
-    return _accepted(job, caller, services, response)
+    return accepted(job, caller, services, response)
 
 
 def _paths_of(client: PacsClient, key: str | None) -> Collection[str]:
@@ -181,13 +179,13 @@ def cancel_job(job_id: JobId, caller: Submitter, services: Shared) -> Progress:
 @router.post("/{job_id}/retry", status_code=202, operation_id="retry_job")
 def retry_job(job_id: JobId, caller: Submitter, services: Shared, response: Response) -> Progress:
     """Continue a job with what failed, is missing or was never begun, and with nothing else."""
-    return _accepted(services.client.job(job_id).retry(caller.name), caller, services, response)
+    return accepted(services.client.job(job_id).retry(caller.name), caller, services, response)
 
 
 @router.post("/{job_id}/resume", status_code=202, operation_id="resume_job")
 def resume_job(job_id: JobId, caller: Submitter, services: Shared, response: Response) -> Progress:
     """Continue a job with what has no outcome yet."""
-    return _accepted(services.client.job(job_id).resume(caller.name), caller, services, response)
+    return accepted(services.client.job(job_id).resume(caller.name), caller, services, response)
 
 
 @router.post("/{job_id}/verify", status_code=202, operation_id="verify_job", openapi_extra=schema_of(Verification))
@@ -204,10 +202,10 @@ def verify_job(
         request = build(CommitRequest, {"job_id": job_id, "patience": how.patience})
     else:
         request = build(VerifyRequest, {"job_id": job_id, "query_model": how.query_model})
-    return _accepted(services.client.enqueue(request, requester=caller.name), caller, services, response)
+    return accepted(services.client.enqueue(request, requester=caller.name), caller, services, response)
 
 
-def _accepted(job: Job, caller: Caller, services: Services, response: Response) -> Progress:
+def accepted(job: Job, caller: Caller, services: Services, response: Response) -> Progress:
     """Report a job that was enqueued."""
     response.headers["Location"] = f"/jobs/{job.id}"
     return progress_for(caller, services.client, job.progress())

@@ -9,9 +9,8 @@ from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from pacs_tasks.serve.access import Submitter
+from pacs_tasks.serve.access import Shared, Submitter
 from pacs_tasks.serve.problems import RefusedError
-from pacs_tasks.serve.services import Shared
 
 PATH = "/uploads"
 router = APIRouter(prefix=PATH, tags=["uploads"])
