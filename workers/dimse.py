@@ -210,8 +210,8 @@ def _end_soon(**_: object) -> None:
 
 
 @worker_process_shutdown.connect
-def _release_in_child(**_: object) -> None:
-    """Have the tasks in the background of a child of the prefork pool end, and release its associations."""
+def _release(**_: object) -> None:
+    """Have the tasks in the background of a process end, and release its associations."""
     end_all(_END_LIMIT)
     close_all()
     tracing.flush(settings().traces)
@@ -221,9 +221,7 @@ def _release_in_child(**_: object) -> None:
 def _release_in_worker(**_: object) -> None:
     """Release the associations of a worker whose pool is threads or solo, and end the presence of any."""
     _stopped.set()
-    end_all(_END_LIMIT)
-    close_all()
-    tracing.flush(settings().traces)
+    _release()
     for each in (_presence, _audit):
         if each.is_alive():
             each.join(_AUDIT_LIMIT)

@@ -154,12 +154,11 @@ class QoS(redis.QoS):
         except Exception:  # noqa: BLE001 - whatever stands there must not hold up the messages behind it
             with self.channel.conn_or_acquire(client) as connection:
                 raw = connection.hget(self.unacked_key, tag) or b""
-                self.channel.refuse(raw, self.unacked_key, _not_readable())
+                error = MessageError(
+                    "A message that a worker had taken was changed in Redis. Look for what else writes there."
+                )
+                self.channel.refuse(raw, self.unacked_key, error)
                 self._remove_from_indices(tag).execute()
-
-
-def _not_readable() -> MessageError:
-    return MessageError("A message that a worker had taken was changed in Redis. Look for what else writes there.")
 
 
 class Channel(redis.Channel):
@@ -328,18 +327,14 @@ class Channel(redis.Channel):
             return False
         key = f"pacs_tasks:deliveries:{message['properties']['delivery_tag']}"
         try:
-            with self.client_pipeline() as pipe:
+            # Over a connection that does not wait for messages.
+            with self.conn_or_acquire() as client, client.pipeline() as pipe:
                 pipe.incr(key)
                 pipe.expire(key, _REMEMBER)
                 return bool(pipe.execute()[0] >= settings().max_deliveries)
         except ResponseError:
             # A Redis that is full delivers again and again, which is not the message's fault.
             return False
-
-    def client_pipeline(self) -> Any:
-        """A pipeline over a connection that does not wait for messages."""
-        with self.conn_or_acquire() as client:
-            return client.pipeline()
 
     def refuse(
         self, raw: bytes, queue: str, error: MessageError, message: Envelope | None = None, *, too_often: bool = False

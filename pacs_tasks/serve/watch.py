@@ -35,11 +35,6 @@ class Update:
     whole: Progress
     public: Progress
 
-    @property
-    def end_id(self) -> str:
-        """The id of the event of the end; empty before."""
-        return _end_id(self.whole)
-
     @cached_property
     def whole_event(self) -> bytes:
         """The server-sent event for those who may see patient data."""
@@ -52,11 +47,12 @@ class Update:
 
 
 def _event(progress: Progress) -> bytes:
-    name = f"id: {_end_id(progress)}\nevent: end" if progress.state.finished else "event: progress"
+    name = f"id: {end_id(progress)}\nevent: end" if progress.state.finished else "event: progress"
     return f"{name}\ndata: {progress.model_dump_json()}\n\n".encode()
 
 
-def _end_id(progress: Progress) -> str:
+def end_id(progress: Progress) -> str:
+    """Give the id of the event of the end; empty before."""
     return f"end-{progress.attempt}" if progress.state.finished else ""
 
 

@@ -29,7 +29,7 @@ from pacs_tasks.fleet.webhooks import Webhooks
 from pacs_tasks.locale.catalogue import chinese
 from pacs_tasks.messages.dead_letters import DeadLetters
 from pacs_tasks.operations import OPERATIONS
-from pacs_tasks.outcome import FindOutcome, StudyOutcome, TransferOutcome
+from pacs_tasks.outcome import FindOutcome, TransferOutcome
 from pacs_tasks.privacy import plain
 from pacs_tasks.request import FindRequest
 from pacs_tasks.serve.access import Services
@@ -196,7 +196,8 @@ class Pages:
             request = job.request()
         outcome = job.outcome()
         if isinstance(outcome, TransferOutcome):
-            return {"studies": _worst_first(outcome.studies)[:_LISTED], "study_count": len(outcome.studies)}
+            worst_first = sorted(outcome.studies, key=lambda each: -(each.missing + each.failed))
+            return {"studies": worst_first[:_LISTED], "study_count": len(worst_first)}
         if isinstance(outcome, FindOutcome) and isinstance(request, FindRequest):
             shown = _matches(outcome, request) if look.patients else ((), ())
             known = self._services.settings.remotes.items()
@@ -230,10 +231,6 @@ def _fits(view: JobView, filters: Mapping[str, str]) -> bool:
         and (not command or view.command == command)
         and (not remote or remote.lower() in view.progress.remote.lower())
     )
-
-
-def _worst_first(studies: tuple[StudyOutcome, ...]) -> list[StudyOutcome]:
-    return sorted(studies, key=lambda each: -(each.missing + each.failed))
 
 
 #: The Study Instance UID of a match, empty for a patient, and its values.

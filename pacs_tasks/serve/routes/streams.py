@@ -22,7 +22,7 @@ from pacs_tasks.outcome import FindOutcome
 from pacs_tasks.request import FindBatchRequest
 from pacs_tasks.serve.access import Access, Caller, Reader, Services, Shared, check_scope
 from pacs_tasks.serve.routes.jobs import JobId
-from pacs_tasks.serve.watch import Update
+from pacs_tasks.serve.watch import Update, end_id
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["jobs"])
 
@@ -60,7 +60,7 @@ async def watch_job(job_id: JobId, caller: Reader, services: Shared, last_event_
     if first is None:
         # There is no such job, or Redis does not answer: this says which.
         await run_in_threadpool(services.client.job, job_id)
-    elif first.end_id and first.end_id == last_event_id:
+    elif last_event_id and end_id(first.whole) == last_event_id:
         await updates.aclose()
         return Response(status_code=204)
     return StreamingResponse(_events(first, updates, caller, services.access), 200, _AT_ONCE, _EVENTS)

@@ -79,7 +79,11 @@ class Submission(BaseModel):
         if self.remote is not None:
             if "remote" in fields:
                 raise InvalidRequestError("The remote is named twice. Leave out one of remote and request.remote.")
-            fields["remote"] = named(settings, self.remote)
+            if self.remote not in settings.remotes:
+                raise InvalidRequestError(
+                    "The settings have no remote of this name. `GET /remotes` lists them.", self.remote[:200]
+                )
+            fields["remote"] = settings.remote(self.remote)
         elif "remote" not in fields and not issubclass(operation.request, JobRequest):
             fields["remote"] = settings.default_remote
         if self.upload is not None:
@@ -90,19 +94,6 @@ class Submission(BaseModel):
                 )
             fields["paths"] = [str(spool.path(self.upload, known))]
         return build(operation.request, fields)
-
-
-def named(settings: Settings, name: str) -> Any:
-    """Return the remote of the settings that has this name.
-
-    Raises
-    ------
-    InvalidRequestError
-        If there is none.
-    """
-    if name not in settings.remotes:
-        raise InvalidRequestError("The settings have no remote of this name. `GET /remotes` lists them.", name[:200])
-    return settings.remote(name)
 
 
 def schemas(*others: type[BaseModel]) -> dict[str, Any]:
