@@ -13,7 +13,7 @@ from :mod:`pacs_tasks.serve.access`:
     yields the progress of a job as it changes.
 ``caller: Reader`` (``Submitter``)
     Who calls, with the scopes that the route needs; ``caller.may(Scope.PATIENTS)`` decides about patient data.
-    :mod:`pacs_tasks.serve.routes.shown` gives of a job what a caller may see.
+    :mod:`pacs_tasks.serve.routes.jobs` gives of a job what a caller may see.
 ``services.access.sign_ons.append(function)``
     How a console that logs in by cookie or by a trusted proxy header says who calls: the function gets the connection
     and returns a ``Caller`` or None. The API then accepts it too, and refuses its unsafe methods from other origins.
