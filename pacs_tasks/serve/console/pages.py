@@ -21,8 +21,9 @@ from urllib.parse import urlencode
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pacs_tasks.cli.output.terminal import size, when
+from pacs_tasks.cli.output.view import reason_of
 from pacs_tasks.client import Job
-from pacs_tasks.errors import InvalidRequestError, SealingError, without_comments
+from pacs_tasks.errors import InvalidRequestError, SealingError
 from pacs_tasks.fleet import receivers
 from pacs_tasks.fleet.leases import name_of
 from pacs_tasks.fleet.webhooks import Webhooks
@@ -34,7 +35,7 @@ from pacs_tasks.privacy import plain
 from pacs_tasks.request import FindRequest
 from pacs_tasks.serve.access import Services
 from pacs_tasks.serve.console import fleet
-from pacs_tasks.serve.console.views import Group, JobView, JobViews, by_reason, reason_of
+from pacs_tasks.serve.console.views import Group, JobView, JobViews, by_reason, safe_text
 
 STATIC = Path(__file__).parent / "static"
 #: Jobs and failed instances on one page.
@@ -177,7 +178,7 @@ class Pages:
         problems = self._views.problems(view.id) if view.not_done else []
         reasons = by_reason((each for _, each in problems), patients=look.patients)
         start, wanted = whole(query.get("start", "")), query.get("reason", "")
-        named = [(index, each, reason_of(each, patients=look.patients)) for index, each in problems]
+        named = [(index, each, safe_text(reason_of(each), look.patients)) for index, each in problems]
         chosen = [each for each in named if not wanted or reason_id(each[2]) == wanted]
         return {
             "reasons": [(each, reason_id(each.text)) for each in reasons],
@@ -296,11 +297,6 @@ def words(name: str) -> str:
 def without(query: Mapping[str, str], *names: str) -> str:
     """Write the query of an address without some of its fields."""
     return urlencode({name: value for name, value in query.items() if name not in names})
-
-
-def safe_text(text: str, patients: bool) -> str:
-    """Leave out what remotes said if the caller may see no patient data."""
-    return plain(text if patients else without_comments(text))
 
 
 @cache
