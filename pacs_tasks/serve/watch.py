@@ -143,7 +143,8 @@ class Watch:
         found: dict[str, Update | None] = {}
         for job_id in job_ids:
             try:
-                found[job_id] = self._update(self._client.job(job_id).progress())
+                progress = self._client.job(job_id).progress()
+                found[job_id] = Update(progress, public(self._client, progress))
             except JobNotFoundError:
                 found[job_id] = None
             except PacsTasksError:
@@ -152,9 +153,6 @@ class Watch:
                 logger.error("a job that is watched cannot be read (%s)", place_of(error))
                 found[job_id] = None
         return found
-
-    def _update(self, progress: Progress) -> Update:
-        return Update(progress, public(self._client, progress))
 
 
 def public(client: PacsClient, progress: Progress) -> Progress:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
@@ -21,7 +22,6 @@ from pacs_tasks.ledger.tokens import Scope
 from pacs_tasks.request import VerifyRequest, build
 from pacs_tasks.serve.access import Caller, Services, check_scope
 from pacs_tasks.serve.console.forms import FORMS, Form, request_of
-from pacs_tasks.serve.console.live import Live
 from pacs_tasks.serve.console.pages import LANGUAGES, Look, Pages, Texts, preferred
 from pacs_tasks.serve.console.sessions import FORM_FIELD, FormToken, Sessions
 from pacs_tasks.serve.problems import RefusedError, status_of
@@ -47,9 +47,8 @@ class Visit:
     def __init__(self, request: Request) -> None:
         self.request = request
         self.services: Services = request.app.state.services
-        self.pages: Pages = request.app.state.console.pages
-        self.sessions: Sessions = request.app.state.console.sessions
-        self.live: Live = request.app.state.console.live
+        self.pages: Pages = request.app.state.pages
+        self.sessions: Sessions = request.app.state.sessions
         chosen = request.cookies.get(_LANGUAGE_COOKIE, "")
         self.texts = Texts(chosen if chosen in LANGUAGES else preferred(request.headers.get("accept-language", "")))
         self.form_token = FormToken(request)
@@ -206,17 +205,12 @@ def live(visit: Reader, name: str) -> StreamingResponse:
         raise HTTPException(404)
     query, look, caller = visit.query, visit.look, visit.caller
 
-    def render() -> str:
-        return visit.pages.part(name, query, look)
-
-    def known() -> bool:
-        return visit.services.access.caller(visit.request, None) == caller
-
-    async def events() -> AsyncIterator[str]:
-        async for event in visit.live.watch((name, *sorted(query.items()), look), render, known):
-            yield event
-
-    return StreamingResponse(events(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+    events = visit.pages.live.watch(
+        (name, *sorted(query.items()), look),
+        partial(visit.pages.part, name, query, look),
+        lambda: visit.services.access.caller(visit.request, None) == caller,
+    )
+    return StreamingResponse(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
 @router.get("/console/new")
@@ -292,7 +286,6 @@ _ACTIONS: Mapping[str, Callable[[Visit, Job], Job]] = {
 async def echo_remote(visit: Submitter, name: str) -> Response:
     """Echo a remote of the settings."""
     await visit.form()
-
     return await run_in_threadpool(lambda: _to_job(echo(visit.services, name, visit.name)))
 
 
