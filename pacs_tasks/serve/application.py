@@ -83,7 +83,7 @@ def bare_app() -> FastAPI:
     app.exception_handler(problems.RefusedError)(problems.on_refusal)
     app.exception_handler(HTTPException)(problems.on_http_error)
     app.exception_handler(RequestValidationError)(problems.on_invalid)
-    app.add_middleware(Guard, upload=uploads.PATH)
+    app.add_middleware(Guard)
     app.add_api_route("/health", health, tags=["service"], operation_id="health")
     app.add_api_route("/metrics", metrics, tags=["service"], operation_id="metrics", response_class=PlainTextResponse)
     for each in (jobs, streams, remotes, uploads):

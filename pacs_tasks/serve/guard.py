@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pacs_tasks.cli.output.terminal import place_of
 from pacs_tasks.journal import tracing
 from pacs_tasks.serve import problems
+from pacs_tasks.serve.routes import uploads
 
 logger = logging.getLogger("pacs_tasks.serve")
 
@@ -33,18 +34,10 @@ _HEADERS = {
 
 
 class Guard:
-    """An ASGI application around ours.
+    """Middleware: limits bodies, except uploads, which have a limit of their own, and adds headers."""
 
-    Parameters
-    ----------
-    app
-        Ours.
-    upload
-        The path whose bodies have a limit of their own.
-    """
-
-    def __init__(self, app: ASGIApp, upload: str) -> None:
-        self._app, self._upload = app, upload
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
@@ -68,7 +61,7 @@ class Guard:
         problem = None
         limited = _Limited(receive, _LARGEST_FORM if scope["path"].startswith(_FORMS) else LARGEST_BODY)
         try:
-            if scope["path"] == self._upload:
+            if scope["path"] == uploads.PATH:
                 await self._app(scope, receive, send_guarded)
             elif limited.announces_too_much(scope):
                 problem = _too_large(limited.most)

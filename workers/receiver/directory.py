@@ -104,21 +104,9 @@ class UnsolicitedQuota:
                 break
             # Another process may have removed it.
             Path(path).unlink(missing_ok=True)
-            self._used -= size + _BLOCK * self._remove_empty(Path(path).parent)
+            self._used -= size + _BLOCK * _remove_empty(Path(path).parent, self._directory)
             dropped += 1
         logger.warning("%d unsolicited instances were removed, the oldest first: their quota is used up.", dropped)
-
-    def _remove_empty(self, directory: Path) -> int:
-        """Remove a directory, and those above it, if nothing is left in them; give how many there were.
-
-        If an instance comes at this moment, the directory stays or is made again.
-        """
-        removed = 0
-        with contextlib.suppress(OSError):
-            while directory != self._directory:
-                directory.rmdir()
-                directory, removed = directory.parent, removed + 1
-        return removed
 
 
 def _size(found: os.stat_result) -> int:
@@ -187,8 +175,8 @@ class Cleanup:
             for series in _directories(study):
                 aside = unsolicited / study.name / series.name
                 late += self._clear(_files(series), self._keep, partial(_set_aside, self._directory, aside))
-                _remove_if_empty(series)
-            _remove_if_empty(study)
+                _remove_empty(series, study)
+            _remove_empty(study, incoming)
         if late or abandoned:
             logger.info(
                 "Set aside %d instances that no job had collected, and removed %d unfinished files.", late, abandoned
@@ -229,7 +217,14 @@ def _listed(directory: Path) -> list[os.DirEntry[str]]:
         return []
 
 
-def _remove_if_empty(directory: Path) -> None:
-    """Remove a directory. If an instance comes at this moment, the directory stays or is created again."""
+def _remove_empty(directory: Path, top: Path) -> int:
+    """Remove a directory, and those between it and ``top``, if nothing is left in them; give how many there were.
+
+    If an instance comes at this moment, the directory stays or is made again.
+    """
+    removed = 0
     with contextlib.suppress(OSError):
-        directory.rmdir()
+        while directory != top:
+            directory.rmdir()
+            directory, removed = directory.parent, removed + 1
+    return removed
