@@ -8,7 +8,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any
 
 from pacs_tasks.cli.output.view import command_of, done_of, reason_of
 from pacs_tasks.client import PacsClient
@@ -27,9 +27,6 @@ from pacs_tasks.outcome import (
 from pacs_tasks.privacy import plain
 from pacs_tasks.request.store import SENDING
 from pacs_tasks.serve.watch import public
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 #: Problems of one job that are read for a page. Receipts have all of them.
 MOST_PROBLEMS = 2_000
@@ -307,7 +304,7 @@ class JobViews:
         return [(index, each) for index, each in found if each.category in _FAILED]
 
 
-def _forget(known: OrderedDict[K, V]) -> None:
+def _forget(known: OrderedDict[Any, Any]) -> None:
     """Forget what was written longest ago."""
     while len(known) > _REMEMBERED:
         known.popitem(last=False)
