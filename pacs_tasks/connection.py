@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -34,6 +35,8 @@ AWAY = (
 )
 #: For each connection that is not told, redis-py reads its version from its metadata: longer than connecting takes.
 _DRIVER = DriverInfo(lib_version=redis.__version__)
+#: Seconds for an answer that something else waits for, such as an instance that is received.
+QUICK = 1.0
 #: Connections that the waits of an event loop share.
 _MOST_CONNECTIONS = 8
 #: The parameters of an address that name files, and the settings that they come from.
@@ -238,6 +241,26 @@ def connect(redis_url: str, timeout: float, patience: int = 0, sealing: Sealing 
             f"The Redis at {client.place} refused the connection ({error}). Check PACS_TASKS_REDIS_URL."
         ) from None
     return client
+
+
+class LateConnection:
+    """A connection that is made when it is first needed, by :func:`connect`, which raises the same errors then."""
+
+    def __init__(self, redis_url: str, timeout: float = QUICK) -> None:
+        self._url, self._timeout = redis_url, timeout
+        self._client: redis.Redis | None = None
+
+    def client(self) -> redis.Redis:
+        if self._client is None:
+            self._client = connect(self._url, self._timeout)
+        return self._client
+
+    def close(self) -> None:
+        """Close the connection if there is one; the next need makes another."""
+        if self._client is not None:
+            with contextlib.suppress(redis.RedisError, OSError):
+                self._client.close()
+            self._client = None
 
 
 def _client_of(new_pool: Callable[[], redis.ConnectionPool]) -> _Redis:

@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, cast
 
 import redis
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from pacs_tasks.connection import LateConnection
 from pacs_tasks.errors import BrokerUnavailableError, PacsTasksError
 from pacs_tasks.fleet import response_times
 from pacs_tasks.fleet.leases import AssociationLeases
@@ -31,6 +32,7 @@ from pacs_tasks.ledger.keys import JOBS, RUNNING, server_time
 from pacs_tasks.messages.dead_letters import DeadLetters
 from pacs_tasks.operations import DIRECTIONS, MESSAGE_PRIORITIES, OPERATIONS, QUEUES, UNACKED, queue_key
 from pacs_tasks.outcome import Category
+from pacs_tasks.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +75,29 @@ class FleetCollector(Collector):
         except (BrokerUnavailableError, redis.RedisError) as error:
             logger.warning("Redis gave no metrics of the fleet (%s).", type(error).__name__)
             return []
+
+
+def serve_metrics(config: Settings, redis_url: str) -> None:
+    """Serve ``/metrics`` from a thread if the settings name a port; a port in use is no reason not to work.
+
+    The figures are those of the fleet, and what this process uses.
+    """
+    if config.metrics_port is None:
+        return
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    registry.register(FleetCollector(LateConnection(redis_url).client))
+    try:
+        server, _ = start_http_server(config.metrics_port, config.metrics_address, registry)
+    except OSError as error:
+        logger.error(
+            "There are no metrics at %s:%d (%s). Set PACS_TASKS_METRICS_PORT to another port.",
+            config.metrics_address,
+            config.metrics_port,
+            error.strerror,
+        )
+        return
+    logger.info("Metrics are at http://%s:%d/metrics.", config.metrics_address, server.server_port)
 
 
 def exposition(client: redis.Redis) -> bytes:

@@ -39,6 +39,7 @@ from pacs_tasks.journal.logs import JsonLines, log_plainly, write_lines
 from pacs_tasks.ledger.claims import Presence
 from pacs_tasks.messages.dead_letters import DeadLetter
 from pacs_tasks.messages.signature import sign_published
+from pacs_tasks.metrics import serve_metrics
 from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.privacy import keep_private
 from pacs_tasks.sealing import IN_CLEAR
@@ -49,9 +50,7 @@ from pacs_tasks.tasks.engine.background import end_all
 from pacs_tasks.tasks.engine.base import ledger, quick_redis, shut_down
 from pacs_tasks.tasks.engine.claim import watch_jobs, watch_remotes
 from pacs_tasks.tasks.webhooks import watch_webhooks
-from workers import logs
-from workers.metrics import serve_metrics
-from workers.transport import Channel, set_aside_wrong_types
+from workers.transport import Channel, hide_bodies, set_aside_wrong_types
 
 __all__ = ["app", "tasks"]
 
@@ -83,7 +82,7 @@ _PRESENCE_INTERVAL = 5.0
 _REFUSED = ("shutdown", "pool_restart", "pool_grow", "pool_shrink", "autoscale", "add_consumer", "cancel_consumer",
             "rate_limit", "time_limit", "terminate", "election", "objgraph", "memsample", "memdump")  # fmt: skip
 
-app.loader.override_backends = dict.fromkeys(("redis", "rediss", "socket"), "workers.results:Backend")
+app.loader.override_backends = dict.fromkeys(("redis", "rediss", "socket"), "workers.transport:Backend")
 # The parts of jobs are signed like what others enqueue.
 sign_published()
 # Workers agree on everything by the ledger. An event of a stranger would reach the main process by this alone.
@@ -149,7 +148,7 @@ def _judge_messages(**_: object) -> None:
     Channel.tasks = {name: task.__header__ for name, task in app.tasks.items() if name.startswith("pacs_tasks.")}
     Channel.commands = Panel.data
     Channel.on_dead_letter = _after_refusal
-    logs.hide_bodies()
+    hide_bodies()
 
 
 @celeryd_after_setup.connect
@@ -211,8 +210,8 @@ def _end_soon(**_: object) -> None:
 
 
 @worker_process_shutdown.connect
-def _release_in_child(**_: object) -> None:
-    """Have the tasks in the background of a child of the prefork pool end, and release its associations."""
+def _release(**_: object) -> None:
+    """Have the tasks in the background of a process end, and release its associations."""
     end_all(_END_LIMIT)
     close_all()
     tracing.flush(settings().traces)
@@ -222,9 +221,7 @@ def _release_in_child(**_: object) -> None:
 def _release_in_worker(**_: object) -> None:
     """Release the associations of a worker whose pool is threads or solo, and end the presence of any."""
     _stopped.set()
-    end_all(_END_LIMIT)
-    close_all()
-    tracing.flush(settings().traces)
+    _release()
     for each in (_presence, _audit):
         if each.is_alive():
             each.join(_AUDIT_LIMIT)

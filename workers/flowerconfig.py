@@ -38,6 +38,7 @@ from tornado.ioloop import IOLoop
 from tornado.web import OutputTransform
 
 from pacs_tasks.app import DEFAULT_REDIS_URL
+from pacs_tasks.connection import LateConnection
 from pacs_tasks.errors import BrokerUnavailableError, PacsTasksError
 from pacs_tasks.journal.logs import log_plainly, write_lines
 from pacs_tasks.ledger.jobs import Ledger
@@ -45,8 +46,7 @@ from pacs_tasks.messages.shown import checked, job_of
 from pacs_tasks.metrics import FleetCollector
 from pacs_tasks.privacy import directory_mode, keep_private
 from pacs_tasks.settings import Settings, load, remark_on_variables
-from workers import logs
-from workers.metrics import fleet
+from workers.transport import hide_bodies
 
 logger = getLogger("pacs_tasks.flower")
 
@@ -206,10 +206,10 @@ if _remark := remark_on_variables():
 Task.merge_rules[PENDING] = ("exchange", "routing_key", "root_id", "parent_id")
 views.hmac = SimpleNamespace(compare_digest=_same)
 urls.settings["transforms"] = [SafeHeaders]
-_fleet = fleet(_config.redis_url or DEFAULT_REDIS_URL)
+_fleet = LateConnection(_config.redis_url or DEFAULT_REDIS_URL).client
 _remotes = Remotes(_fleet)
 REGISTRY.register(FleetCollector(_fleet))
-logs.hide_bodies()
+hide_bodies()
 address = _config.flower_address
 port = _config.flower_port
 format_task = show

@@ -1,4 +1,4 @@
-"""How a worker and Flower take messages from Redis: each is judged before kombu and Celery act on it.
+"""How a worker and Flower take messages and results from Redis: each is judged before kombu and Celery act on it.
 
 kombu trusts what it reads from Redis, and Celery trusts kombu: an exception in either ends the worker, and the
 message goes to the next one. :class:`Channel` is the place that all messages pass: those of tasks, of remote control,
@@ -20,6 +20,8 @@ from datetime import UTC, datetime
 from queue import Empty
 from typing import Any, ClassVar
 
+from celery.backends.redis import RedisBackend
+from celery.states import PENDING
 from celery.utils.time import maybe_iso8601
 from kombu.clocks import LamportClock
 from kombu.transport import redis
@@ -73,6 +75,45 @@ _TYPES: Mapping[str, str] = {
     **{f"_kombu.binding.{name}": "set" for name in (*QUEUES, "celery.pidbox", "celeryev", "reply.celery.pidbox")},
 }
 
+#: What Celery and kombu log whole messages by, or values of them; and where.
+_WITH_BODIES = (
+    "Received and deleted unknown message",
+    "Received unregistered task",
+    "Received invalid task message",
+    "Can't decode message body",
+    "Couldn't convert ETA",
+    "Cannot process event on channel",
+    "Could not restore message",
+    "pidbox received method",
+    "pidbox command error",
+    "Control command error",
+    "No such control command",
+)
+_LOGGERS = ("celery.worker.consumer.consumer", "celery.worker.strategy", "celery.worker.pidbox", "kombu.pidbox",
+            "kombu.transport.redis", "kombu.transport.virtual.base")  # fmt: skip
+
+
+class Backend(RedisBackend):  # type: ignore[misc]  # Celery ships no annotations
+    """Takes a value that is no result for none.
+
+    Before it stores a result, Celery reads the one of the same id, and tries again for two minutes if it cannot: a
+    stranger could hold up each child of a worker by values that nobody can decode.
+    """
+
+    def get(self, key: Any) -> Any:
+        try:
+            return super().get(key)
+        except ResponseError as error:
+            if "WRONGTYPE" not in str(error):
+                raise
+            return None
+
+    def decode_result(self, payload: Any) -> Any:
+        try:
+            return super().decode_result(payload)
+        except Exception:  # noqa: BLE001 - whatever a stranger wrote
+            return {"status": PENDING, "result": None}
+
 
 class Message(VirtualMessage):
     """A message whose body was decoded when it was judged."""
@@ -113,12 +154,11 @@ class QoS(redis.QoS):
         except Exception:  # noqa: BLE001 - whatever stands there must not hold up the messages behind it
             with self.channel.conn_or_acquire(client) as connection:
                 raw = connection.hget(self.unacked_key, tag) or b""
-                self.channel.refuse(raw, self.unacked_key, _not_readable())
+                error = MessageError(
+                    "A message that a worker had taken was changed in Redis. Look for what else writes there."
+                )
+                self.channel.refuse(raw, self.unacked_key, error)
                 self._remove_from_indices(tag).execute()
-
-
-def _not_readable() -> MessageError:
-    return MessageError("A message that a worker had taken was changed in Redis. Look for what else writes there.")
 
 
 class Channel(redis.Channel):
@@ -287,18 +327,14 @@ class Channel(redis.Channel):
             return False
         key = f"pacs_tasks:deliveries:{message['properties']['delivery_tag']}"
         try:
-            with self.client_pipeline() as pipe:
+            # Over a connection that does not wait for messages.
+            with self.conn_or_acquire() as client, client.pipeline() as pipe:
                 pipe.incr(key)
                 pipe.expire(key, _REMEMBER)
                 return bool(pipe.execute()[0] >= settings().max_deliveries)
         except ResponseError:
             # A Redis that is full delivers again and again, which is not the message's fault.
             return False
-
-    def client_pipeline(self) -> Any:
-        """A pipeline over a connection that does not wait for messages."""
-        with self.conn_or_acquire() as client:
-            return client.pipeline()
 
     def refuse(
         self, raw: bytes, queue: str, error: MessageError, message: Envelope | None = None, *, too_often: bool = False
@@ -401,6 +437,21 @@ def _log(line: str) -> None:
     if now - Channel._logged.get(kind, -_PACE) >= _PACE:
         Channel._logged[kind] = now
         logger.warning("%s", line)
+
+
+def _without_body(record: logging.LogRecord) -> bool:
+    """Keep of a line about a message only what happened."""
+    for each in _WITH_BODIES:
+        if str(record.msg).startswith(each):
+            record.msg, record.args = f"{each} (its content is private)", ()
+            record.exc_info = record.exc_text = None
+    return True
+
+
+def hide_bodies() -> None:
+    """Let no line of Celery or kombu show a message: the second net, as such messages are refused here before."""
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_without_body)
 
 
 def _adjust(self: LamportClock, other: int) -> int:

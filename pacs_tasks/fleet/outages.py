@@ -100,10 +100,6 @@ class Outages:
         """Record that a remote is back; return the jobs that waited for it."""
         return [str(each) for each in self._run("end_outage", name, job_key(""))]
 
-    def since(self, name: str) -> float:
-        """Read when a remote went down, in Unix seconds."""
-        return float(str(self._redis.hget(f"{_OUTAGE}:{name}", "since") or 0))
-
     def all(self) -> list[Outage]:
         """Read every remote that is down, by name."""
         found = []

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
@@ -273,21 +273,11 @@ def _printable(text: str) -> str:
     return "".join(each if each.isprintable() else "?" for each in text)
 
 
-class Sink(Protocol):
-    """Where messages go."""
-
-    def write(self, messages: Iterable[Mapping[str, Any]]) -> None:
-        """Write all of these, in order.
-
-        Raises
-        ------
-        OSError
-            If that cannot be done now. Those before the first that failed are written.
-        """
-
-
 class FileSink:
-    """A file with a JSON object on each line, readable for its owner only. It may be renamed at any time."""
+    """A file with a JSON object on each line, readable for its owner only. It may be renamed at any time.
+
+    Writing raises :class:`OSError` if that cannot be done now; the messages before the first that failed are written.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -311,7 +301,7 @@ class FileSink:
 
 
 class SyslogSink:
-    """A syslog server over TLS (RFC 5425), over one connection."""
+    """A syslog server over TLS (RFC 5425), over one connection; writing raises as for a file."""
 
     def __init__(self, host: str, port: int, context: ssl.SSLContext) -> None:
         self._host, self._port, self._context = host, port, context
@@ -365,6 +355,10 @@ def _syslog(xml: bytes, happened: str) -> bytes:
     head = f"<{_PRIORITY}>1 {happened} {socket.gethostname()} pacs-tasks {os.getpid()} DICOM+RFC3881 - "
     text = head.encode("ascii", "replace") + b"\xef\xbb\xbf" + xml
     return f"{len(text)} ".encode() + text
+
+
+#: Where messages go.
+Sink = FileSink | SyslogSink
 
 
 def sink_of(config: Settings) -> Sink | None:

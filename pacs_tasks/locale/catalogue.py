@@ -10,7 +10,7 @@ from __future__ import annotations
 import gettext
 import re
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -118,6 +118,7 @@ def _pattern(key: str) -> str:
     return "".join(f"(?P<{part}>{value})" if number % 2 else re.escape(part) for number, part in enumerate(parts))
 
 
+@cache
 def chinese() -> Catalogue:
     """Read the catalogue of Chinese."""
     return Catalogue(LOCALE / "zh" / "LC_MESSAGES" / f"{DOMAIN}.mo")

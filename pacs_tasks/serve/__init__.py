@@ -5,14 +5,15 @@
 
 The routes of the API are ``/jobs``, ``/remotes``, ``/uploads``, ``/openapi.json`` and ``/health``. The console has all
 others: ``create_app`` calls ``pacs_tasks.serve.console.mount(app)`` last, which adds a router of its own at ``/`` and
-its static files, both with ``include_in_schema=False``. A page gets these as FastAPI dependencies:
+its static files, both with ``include_in_schema=False``. A page gets these as FastAPI dependencies,
+from :mod:`pacs_tasks.serve.access`:
 
-``services: Shared``, from :mod:`pacs_tasks.serve.services`
+``services: Shared``
     The settings, the client, the access, the watch and the uploads of this process. ``services.watch.follow(job_id)``
     yields the progress of a job as it changes.
-``caller: Reader`` (``Submitter``, ``Administrator``), from :mod:`pacs_tasks.serve.access`
+``caller: Reader`` (``Submitter``)
     Who calls, with the scopes that the route needs; ``caller.may(Scope.PATIENTS)`` decides about patient data.
-    :mod:`pacs_tasks.serve.routes.shown` gives of a job what a caller may see.
+    :mod:`pacs_tasks.serve.routes.jobs` gives of a job what a caller may see.
 ``services.access.sign_ons.append(function)``
     How a console that logs in by cookie or by a trusted proxy header says who calls: the function gets the connection
     and returns a ``Caller`` or None. The API then accepts it too, and refuses its unsafe methods from other origins.

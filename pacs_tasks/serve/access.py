@@ -1,19 +1,26 @@
-"""Who calls and what they may do: bearer tokens, and what the console knows of its visitors."""
+"""What the routes depend on: what they share, and who calls with what they may do.
+
+Callers are known by bearer tokens, and by what the console knows of its visitors.
+"""
 
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 from urllib.parse import quote, urlsplit
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
+from pacs_tasks.client import PacsClient
 from pacs_tasks.ledger.tokens import Scope, Tokens, digest_of
 from pacs_tasks.serve.problems import RefusedError
+from pacs_tasks.serve.spool import Spool
+from pacs_tasks.serve.watch import Watch
+from pacs_tasks.settings import Settings
 
 _BEARER = HTTPBearer(auto_error=False, description="A token of `pacs-tasks token new`.", scheme_name="token")
 _IMPLIED = frozenset({Scope.READ, Scope.SUBMIT})
@@ -109,6 +116,25 @@ class Access:
         return found
 
 
+@dataclass(frozen=True)
+class Services:
+    """The settings, the client, the access, the watch and the uploads of one application."""
+
+    settings: Settings
+    client: PacsClient
+    access: Access
+    watch: Watch
+    spool: Spool
+
+
+async def _services_of(request: Request) -> Services:
+    """Return what belongs to the application of a request. FastAPI would run it in a thread if it were not async."""
+    return cast(Services, request.app.state.services)
+
+
+Shared = Annotated[Services, Depends(_services_of)]
+
+
 def _same_origin(request: Request) -> bool:
     site = request.headers.get("sec-fetch-site")
     if site is not None:
@@ -160,4 +186,3 @@ def check_scope(caller: Caller, scope: Scope) -> None:
 
 Reader = Annotated[Caller, Depends(_requires(Scope.READ))]
 Submitter = Annotated[Caller, Depends(_requires(Scope.SUBMIT))]
-Administrator = Annotated[Caller, Depends(_requires(Scope.ADMIN))]

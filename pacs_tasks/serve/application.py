@@ -1,4 +1,4 @@
-"""The application that serves the API and the console."""
+"""The application that serves the API and the console, and the description of the API in OpenAPI 3.1."""
 
 import asyncio
 import logging
@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
@@ -17,13 +19,10 @@ from pacs_tasks.errors import PacsTasksError
 from pacs_tasks.ledger.tokens import Tokens
 from pacs_tasks.metrics import CONTENT_TYPE, exposition
 from pacs_tasks.serve import console, problems
-from pacs_tasks.serve.access import Access, Reader
-from pacs_tasks.serve.description import describe
-from pacs_tasks.serve.guard import Guard
-from pacs_tasks.serve.routes import downloads, events, jobs, remotes, uploads
-from pacs_tasks.serve.services import Services, Shared
+from pacs_tasks.serve.access import Access, Reader, Services, Shared
+from pacs_tasks.serve.guard import Guard, Traced
+from pacs_tasks.serve.routes import jobs, remotes, streams, submission, uploads
 from pacs_tasks.serve.spool import Spool
-from pacs_tasks.serve.traced import Traced
 from pacs_tasks.serve.watch import Watch
 from pacs_tasks.settings import Settings
 
@@ -37,6 +36,12 @@ Transfer DICOM files to and from a PACS. Each transfer is a job that workers do.
 
 Errors are problem details (RFC 9457). `code` and `detail` are the name and the message that the command line shows.
 """
+_PROBLEM = {
+    "description": "A problem (RFC 9457).",
+    "content": {problems.MEDIA_TYPE: {"schema": {"$ref": f"#/components/schemas/{problems.Problem.__name__}"}}},
+}
+#: What FastAPI would say of errors that we report as problems.
+_NOT_OURS = ("HTTPValidationError", "ValidationError")
 
 
 def create_app(settings: Settings, client: PacsClient) -> FastAPI:
@@ -78,13 +83,33 @@ def bare_app() -> FastAPI:
     app.exception_handler(problems.RefusedError)(problems.on_refusal)
     app.exception_handler(HTTPException)(problems.on_http_error)
     app.exception_handler(RequestValidationError)(problems.on_invalid)
-    app.add_middleware(Guard, upload=uploads.PATH)
+    app.add_middleware(Guard)
     app.add_api_route("/health", health, tags=["service"], operation_id="health")
     app.add_api_route("/metrics", metrics, tags=["service"], operation_id="metrics", response_class=PlainTextResponse)
-    for each in (jobs, events, downloads, remotes, uploads):
+    for each in (jobs, streams, remotes, uploads):
         app.include_router(each.router)
-    app.openapi = partial(describe, app)  # type: ignore[method-assign]  # as FastAPI's documentation has it
+    app.openapi = partial(_describe, app)  # type: ignore[method-assign]  # as FastAPI's documentation has it
     return app
+
+
+def _describe(app: FastAPI) -> dict[str, Any]:
+    """Describe the routes of an application, with the request of each operation."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
+        )
+        schemas: dict[str, Any] = document["components"]["schemas"]
+        for name in _NOT_OURS:
+            schemas.pop(name, None)
+        schemas.update(submission.schemas(jobs.Verification))
+        schemas[problems.Problem.__name__] = problems.Problem.model_json_schema()
+        document["components"]["schemas"] = dict(sorted(schemas.items()))
+        for path in document["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+                operation["responses"]["default"] = _PROBLEM
+        app.openapi_schema = document
+    return app.openapi_schema
 
 
 @asynccontextmanager

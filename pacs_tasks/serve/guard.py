@@ -1,15 +1,18 @@
-"""What every request and response passes: a limit of the body, and the headers that browsers obey."""
+"""What every request and response passes: a limit of the body, the headers that browsers obey, and a trace."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pacs_tasks.cli.output.terminal import place_of
+from pacs_tasks.journal import tracing
 from pacs_tasks.serve import problems
+from pacs_tasks.serve.routes import uploads
 
 logger = logging.getLogger("pacs_tasks.serve")
 
@@ -31,18 +34,10 @@ _HEADERS = {
 
 
 class Guard:
-    """An ASGI application around ours.
+    """Middleware: limits bodies, except uploads, which have a limit of their own, and adds headers."""
 
-    Parameters
-    ----------
-    app
-        Ours.
-    upload
-        The path whose bodies have a limit of their own.
-    """
-
-    def __init__(self, app: ASGIApp, upload: str) -> None:
-        self._app, self._upload = app, upload
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
@@ -66,7 +61,7 @@ class Guard:
         problem = None
         limited = _Limited(receive, _LARGEST_FORM if scope["path"].startswith(_FORMS) else LARGEST_BODY)
         try:
-            if scope["path"] == self._upload:
+            if scope["path"] == uploads.PATH:
                 await self._app(scope, receive, send_guarded)
             elif limited.announces_too_much(scope):
                 problem = _too_large(limited.most)
@@ -79,6 +74,25 @@ class Guard:
             problem = _DEFECT
         if problem is not None and not begun:
             await problem(scope, receive, send_guarded)
+
+
+@dataclass(frozen=True)
+class Traced:
+    """Middleware: each job that a request submits belongs to the trace of its header ``traceparent``.
+
+    A span has the method of the request, and not its path, which may name a job.
+    """
+
+    app: ASGIApp
+    collector: str
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        parent = Headers(scope=scope).get(tracing.HEADER)
+        with tracing.span(self.collector, f"HTTP {scope['method']}", parent):
+            await self.app(scope, receive, send)
 
 
 def _without_body(send: Send) -> Send:

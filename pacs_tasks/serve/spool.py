@@ -14,7 +14,7 @@ import uuid
 import zipfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser
@@ -33,24 +33,6 @@ _RESERVE = 1 << 30
 _FILES, _ARCHIVE, _JOBS = "files", "files.zip", "jobs"
 #: The ending of an upload that is not whole yet.
 _PART = ".part"
-
-
-class Sink(Protocol):
-    """What writes a body to disk, piece by piece."""
-
-    #: The number of files so far.
-    count: int
-
-    def write(self, data: bytes) -> None: ...
-    def close(self) -> None: ...
-    def verify(self) -> None:
-        """Verify that the body was whole.
-
-        Raises
-        ------
-        RefusedError
-            If it was not.
-        """
 
 
 class Parts:
@@ -75,19 +57,20 @@ class Parts:
         try:
             self._parser.write(data)
         except MultipartParseError:
-            raise _not_whole() from None
+            raise not_whole() from None
 
     def close(self) -> None:
         self._end()
 
     def verify(self) -> None:
+        """Verify that the body was whole; raises :class:`RefusedError` if not."""
         if not self._whole:
-            raise _not_whole()
+            raise not_whole()
 
     def _begin(self) -> None:
         self.count += 1
         if self.count > _MOST_FILES:
-            raise _too_large(f"more than {_MOST_FILES} files")
+            raise too_large(f"more than {_MOST_FILES} files")
         self._file = (self._directory / f"{self.count:06}").open("xb")
 
     def _data(self, data: bytes, start: int, end: int) -> None:
@@ -117,21 +100,22 @@ class Archive:
         self._file.close()
 
     def verify(self) -> None:
+        """Verify that the body was whole; raises :class:`RefusedError` if not."""
         try:
             with self._path.open("rb") as file:
                 # Workers know a ZIP by its beginning. What begins as a tar would be read as one.
                 if not file.read(len(ZIP[0])).startswith(ZIP):
-                    raise _not_whole()
+                    raise not_whole()
                 if has_more_than(_MOST_FILES, file):
-                    raise _too_large(f"more than {_MOST_FILES} files")
+                    raise too_large(f"more than {_MOST_FILES} files")
                 with zipfile.ZipFile(file) as archive:
                     members = archive.infolist()
         except (zipfile.BadZipFile, ValueError, NotImplementedError):
-            raise _not_whole() from None
+            raise not_whole() from None
         self.count = sum(not each.is_dir() for each in members)
         # zipfile never unpacks more of a member than this. Members that share their bytes count each.
         if sum(each.file_size for each in members) > self._most:
-            raise _too_large(f"more than {self._most} bytes once it is unpacked")
+            raise too_large(f"more than {self._most} bytes once it is unpacked")
 
 
 class Upload:
@@ -145,13 +129,13 @@ class Upload:
         directory.mkdir(parents=True, exist_ok=True)
         self._path.mkdir()
 
-    def sink(self, boundary: bytes | None) -> Sink:
+    def sink(self, boundary: bytes | None) -> Parts | Archive:
         """Open the files: those of a multipart body with this boundary, or an archive."""
         if boundary is None:
             return Archive(self._path / _ARCHIVE, self._limit)
         return Parts(self._path / _FILES, boundary)
 
-    def write(self, sink: Sink, data: bytes) -> None:
+    def write(self, sink: Parts | Archive, data: bytes) -> None:
         """Write a piece of the body.
 
         Raises
@@ -161,7 +145,7 @@ class Upload:
         """
         self.size += len(data)
         if self.size > self._limit:
-            raise _too_large(f"more than {self._limit} bytes")
+            raise too_large(f"more than {self._limit} bytes")
         if shutil.disk_usage(self._path).free < _RESERVE:
             raise RefusedError(507, "UploadsFullError", "The disk for uploads is full. Try again once jobs have ended.")
         sink.write(data)
@@ -287,9 +271,9 @@ def _not_found() -> RefusedError:
     )
 
 
-def _too_large(why: str) -> RefusedError:
+def too_large(why: str) -> RefusedError:
     return RefusedError(413, "ContentTooLargeError", f"The upload has {why}. Divide it.")
 
 
-def _not_whole() -> RefusedError:
+def not_whole() -> RefusedError:
     return RefusedError(400, "MalformedUploadError", "The upload is damaged or not whole. Send it again.")

@@ -35,11 +35,6 @@ class Update:
     whole: Progress
     public: Progress
 
-    @property
-    def end_id(self) -> str:
-        """The id of the event of the end; empty before."""
-        return _end_id(self.whole)
-
     @cached_property
     def whole_event(self) -> bytes:
         """The server-sent event for those who may see patient data."""
@@ -52,11 +47,12 @@ class Update:
 
 
 def _event(progress: Progress) -> bytes:
-    name = f"id: {_end_id(progress)}\nevent: end" if progress.state.finished else "event: progress"
+    name = f"id: {end_id(progress)}\nevent: end" if progress.state.finished else "event: progress"
     return f"{name}\ndata: {progress.model_dump_json()}\n\n".encode()
 
 
-def _end_id(progress: Progress) -> str:
+def end_id(progress: Progress) -> str:
+    """Give the id of the event of the end; empty before."""
     return f"end-{progress.attempt}" if progress.state.finished else ""
 
 
@@ -147,7 +143,8 @@ class Watch:
         found: dict[str, Update | None] = {}
         for job_id in job_ids:
             try:
-                found[job_id] = self._update(self._client.job(job_id).progress())
+                progress = self._client.job(job_id).progress()
+                found[job_id] = Update(progress, public(self._client, progress))
             except JobNotFoundError:
                 found[job_id] = None
             except PacsTasksError:
@@ -156,9 +153,6 @@ class Watch:
                 logger.error("a job that is watched cannot be read (%s)", place_of(error))
                 found[job_id] = None
         return found
-
-    def _update(self, progress: Progress) -> Update:
-        return Update(progress, public(self._client, progress))
 
 
 def public(client: PacsClient, progress: Progress) -> Progress:

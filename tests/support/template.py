@@ -22,7 +22,7 @@ from typing import Final
 
 #: What a worker, a receiver and a command load; the first of them says what pydicom must not load.
 _LOADED: Final = (
-    "workers.logs", "workers.metrics", "workers.receiver.service", "workers.results", "workers.transport",
+    "pacs_tasks.metrics", "workers.receiver.service", "workers.transport",
     "celery.apps.worker", "celery.bin.worker", "celery.concurrency.prefork", "celery.events", "celery.loaders.app",
     "celery.worker.consumer", "celery.worker.control", "celery.worker.strategy", "kombu.pidbox", "billiard.heap",
     "billiard.popen_fork", "billiard.synchronize", "pacs_tasks.cli.program", "pacs_tasks.cli.running",

@@ -64,8 +64,8 @@ def flower(
     Unless ``kill`` is set, it ends in good order.
     """
     port = free_port()
-    command = [sys.executable, "-m", "celery", "-A", "workers.dimse", "flower", "--address=127.0.0.1", f"--port={port}"]
-    command += ["--conf=workers/flowerconfig.py", f"--logging={log_level}"]
+    command = [sys.executable, "-m", "celery", "-A", "pacs_tasks.app", "flower", "--address=127.0.0.1"]
+    command += [f"--port={port}", "--conf=workers/flowerconfig.py", f"--logging={log_level}"]
     env = environment(
         PACS_TASKS_REDIS_URL=redis_url,
         PACS_TASKS_DATA_DIR=str(directory / "data"),

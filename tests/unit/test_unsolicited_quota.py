@@ -10,7 +10,7 @@ import pytest
 
 from pacs_tasks.dimse.scp.limits import Space
 from pacs_tasks.settings import WhenFull
-from workers.receiver.quota import UnsolicitedQuota
+from workers.receiver.directory import UnsolicitedQuota
 
 NO_RESERVE = 0
 #: What the smallest file and each directory take.
@@ -39,7 +39,7 @@ def _kept(tmp_path: Path) -> list[int]:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, which stands still."""
     now = [1000.0]
-    monkeypatch.setattr("workers.receiver.quota.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("workers.receiver.directory.time.monotonic", lambda: now[0])
     return now
 
 

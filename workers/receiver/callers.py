@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 import redis
 
 from pacs_tasks.ae import plain_address
-from pacs_tasks.connection import connect
+from pacs_tasks.connection import QUICK, LateConnection
 from pacs_tasks.dimse.scp.admission import Sparing
 from pacs_tasks.dimse.scp.callers import ANY, LOOPBACK, UNCERTAIN, Caller, Callers, Network, Rejection
 from pacs_tasks.dimse.upper_layer.negotiation import AssociateRequest
@@ -28,8 +28,6 @@ logger = logging.getLogger("pacs_tasks.receiver")
 #: Seconds between two reads of what jobs expect, and after a Redis that did not answer.
 _ROUND = 1.0
 _AWAY = 5.0
-#: Seconds that Redis has for an answer.
-_QUICK = 1.0
 #: Seconds after which the addresses of a host name are looked up again.
 _NAMES_KEPT = 60.0
 #: Callers that the line at the start names, and addresses and AE titles of each.
@@ -80,8 +78,7 @@ class KnownCallers(Callers):
         restricted = is_restricted(config)
         any_called = config.receiver_any_called_ae_title or not restricted
         super().__init__(everybody=not restricted, called=None if any_called else config.receiver_ae_title)
-        self._config, self._url, self._timeout = config, redis_url, min(config.redis_timeout, _QUICK)
-        self._client: redis.Redis | None = None
+        self._config, self._redis = config, LateConnection(redis_url, min(config.redis_timeout, QUICK))
         self._expected: set[tuple[str, str]] = set()
         self._addresses: dict[str, tuple[tuple[Network, ...], float]] = {}
         self._lock = threading.Lock()
@@ -100,9 +97,7 @@ class KnownCallers(Callers):
 
     def close(self) -> None:
         self._ending.set()
-        with contextlib.suppress(redis.RedisError, OSError):
-            if self._client is not None:
-                self._client.close()
+        self._redis.close()
 
     def refresh(self) -> bool:
         """Read what jobs expect now. Of several threads, one reads for all that have waited meanwhile."""
@@ -148,18 +143,16 @@ class KnownCallers(Callers):
     def _run(self) -> None:
         while True:
             certain = self.refresh()
-            with contextlib.suppress(redis.RedisError, OSError):
-                if certain and self._client is not None:
-                    self._put_alerts(self._client)
+            with contextlib.suppress(BrokerUnavailableError, redis.RedisError):
+                if certain:
+                    self._put_alerts(self._redis.client())
             if self._ending.wait(_ROUND if certain else _AWAY):
                 return
 
     def _update(self) -> None:
         began = time.monotonic()
         try:
-            if self._client is None:
-                self._client = connect(self._url, self._timeout)
-            self._expected = ExpectedCallers(self._client).all()
+            self._expected = ExpectedCallers(self._redis.client()).all()
             self._certain = True
         except (BrokerUnavailableError, redis.RedisError, OSError) as error:
             if self._certain:

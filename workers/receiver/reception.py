@@ -12,21 +12,22 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 
-import redis
+from redis import RedisError
 
 from pacs_tasks.ae import LocalAE
-from pacs_tasks.connection import connect
+from pacs_tasks.connection import QUICK, LateConnection
 from pacs_tasks.dimse.files.final_name import OTHER_CONTENT
 from pacs_tasks.dimse.files.storage import kept_path
 from pacs_tasks.dimse.scp.c_store import NOT_AUTHORISED, OUT_OF_RESOURCES, Arrival, Refusal
 from pacs_tasks.dimse.scp.limits import Limits, Space
 from pacs_tasks.dimse.scp.storage_scp import StorageSCP
 from pacs_tasks.dimse.status import commitment_failure
-from pacs_tasks.errors import BrokerUnavailableError
-from pacs_tasks.fleet.receivers import EXPECTED_FOR, INCOMING, UNSOLICITED, ExpectedSeries
+from pacs_tasks.errors import BrokerUnavailableError, PacsTasksError
+from pacs_tasks.fleet.receivers import EXPECTED_FOR, INCOMING, UNSOLICITED, ExpectedSeries, count_reception
 from pacs_tasks.fleet.senders import Expectation, Stranger
 from pacs_tasks.journal.logs import log_plainly, write_lines
 from pacs_tasks.ledger.commitments import is_known, record_report
@@ -35,8 +36,7 @@ from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 from pacs_tasks.outcome.verification import CommitmentReport
 from pacs_tasks.settings import Settings, Unsolicited
 from workers.receiver.callers import KnownCallers
-from workers.receiver.figures import Figures
-from workers.receiver.quota import UnsolicitedQuota
+from workers.receiver.directory import UnsolicitedQuota
 
 logger = logging.getLogger("pacs_tasks.receiver")
 
@@ -54,9 +54,8 @@ _REUSE_EXPECTED = 1.0
 #: Seconds for which the answer that a series is not expected is reused, if its sender names no C-MOVE. Such instances
 #: are rarely anything but unsolicited, and one request to Redis for each would slow them down.
 _REUSE_UNEXPECTED = 0.5
-#: Seconds that Redis has for an answer. After a failure, no request is sent for a second and four times the time that
-#: the failed one took, so that receiving keeps four fifths of its speed.
-_QUICK = 1.0
+#: After a failure, no request is sent for a second and four times the time that the failed one took, so that receiving
+#: keeps four fifths of its speed.
 _PAUSE = 1.0
 _PAUSES = 4
 #: Answers that are remembered; without a limit, senders would decide how many there are.
@@ -69,14 +68,12 @@ class Expectations:
     """Which series jobs expect at this receiver, with as few requests to Redis as possible. Thread-safe."""
 
     def __init__(self, redis_url: str, timeout: float, receiver_ae_title: str) -> None:
-        self._url, self._timeout, self._ae_title = redis_url, min(timeout, _QUICK), receiver_ae_title
+        self._redis, self._ae_title = LateConnection(redis_url, min(timeout, QUICK)), receiver_ae_title
         #: Study and series to the answer, and when it was given.
         self._answers: dict[tuple[str, str], tuple[tuple[Expectation, ...], float]] = {}
         #: Who else sent what an owner expects.
         self._strangers: dict[str, set[Stranger]] = {}
         self._lock = threading.Lock()
-        self._client: redis.Redis | None = None
-        self._expected: ExpectedSeries | None = None
         self._away_until = 0.0
         self._lost = False
 
@@ -107,8 +104,8 @@ class Expectations:
         began = time.monotonic()
         if began >= self._away_until:
             try:
-                expected = self._connected().expectations(self._ae_title, *named)
-            except (BrokerUnavailableError, redis.RedisError) as error:
+                expected = self._expected.expectations(self._ae_title, *named)
+            except (BrokerUnavailableError, RedisError) as error:
                 now = time.monotonic()
                 self._away_until = now + _PAUSE + _PAUSES * (now - began)
                 self._log(error)
@@ -138,14 +135,12 @@ class Expectations:
                 logger.warning(
                     "%s sent an instance of a series that a job expects from another AE; it is unsolicited.", stranger
                 )
-                with contextlib.suppress(BrokerUnavailableError, redis.RedisError):
-                    self._connected().record_stranger(each.owner, stranger)
+                with contextlib.suppress(BrokerUnavailableError, RedisError):
+                    self._expected.record_stranger(each.owner, stranger)
 
-    def _connected(self) -> ExpectedSeries:
-        if self._expected is None:
-            self._client = connect(self._url, self._timeout)
-            self._expected = ExpectedSeries(self._client)
-        return self._expected
+    @cached_property
+    def _expected(self) -> ExpectedSeries:
+        return ExpectedSeries(self._redis.client())
 
     def _log(self, error: Exception | None) -> None:
         """Log once that Redis is away, and once that it is back."""
@@ -157,9 +152,7 @@ class Expectations:
 
     def close(self) -> None:
         with self._lock:
-            if self._client is not None:
-                with contextlib.suppress(redis.RedisError, OSError):
-                    self._client.close()
+            self._redis.close()
 
 
 def _accepted(expected: tuple[Expectation, ...], arrival: Arrival) -> bool:
@@ -242,9 +235,8 @@ class Reports:
     """Records storage commitment reports in Redis."""
 
     def __init__(self, redis_url: str, config: Settings) -> None:
-        self._url, self._timeout, self._keep = redis_url, config.redis_timeout, config.keep_jobs
+        self._redis, self._keep = LateConnection(redis_url, config.redis_timeout), config.keep_jobs
         self._lock = threading.Lock()
-        self._ledger: Ledger | None = None
 
     def record(self, report: CommitmentReport) -> bool:
         """Record a report; false if its transaction is unknown.
@@ -262,21 +254,38 @@ class Reports:
 
     def _answer(self, run: Callable[[Ledger], bool]) -> bool:
         try:
-            return run(self._connected())
-        except redis.RedisError as error:
+            with self._lock:
+                client = self._redis.client()
+            return run(Ledger(client, self._keep))
+        except RedisError as error:
             raise BrokerUnavailableError(f"Redis did not record the report ({error}). Check that it runs.") from None
-
-    def _connected(self) -> Ledger:
-        with self._lock:
-            if self._ledger is None:
-                self._ledger = Ledger(connect(self._url, self._timeout), self._keep)
-            return self._ledger
 
     def close(self) -> None:
         with self._lock:
-            if self._ledger is not None:
-                with contextlib.suppress(redis.RedisError, OSError):
-                    self._ledger.client.close()
+            self._redis.close()
+
+
+class Figures:
+    """What one process of a receiver has counted, for those who watch the fleet: sent to Redis at intervals."""
+
+    def __init__(self, redis_url: str, timeout: float, ae_title: str) -> None:
+        self._redis, self._ae_title = LateConnection(redis_url, timeout), ae_title
+        self._sent: Mapping[str, int] = {}
+
+    def send(self, counts: Mapping[str, int]) -> None:
+        """Add to Redis what was counted since the last call; later if it does not answer."""
+        new = {name: number - self._sent.get(name, 0) for name, number in counts.items()}
+        if not any(new.values()):
+            return
+        try:
+            count_reception(self._redis.client(), self._ae_title, new)
+        except (PacsTasksError, RedisError) as error:
+            logger.debug("figures are sent later (%s)", type(error).__name__)
+        else:
+            self._sent = dict(counts)
+
+    def close(self) -> None:
+        self._redis.close()
 
 
 def receive(

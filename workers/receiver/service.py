@@ -22,20 +22,20 @@ from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import redis
+from redis import RedisError
 
 from pacs_tasks import embedded
-from pacs_tasks.connection import connect
+from pacs_tasks.connection import LateConnection
 from pacs_tasks.dimse.scp.storage_scp import listen
 from pacs_tasks.dimse.upper_layer.tls import called_context
 from pacs_tasks.errors import ConfigurationError, PacsTasksError
 from pacs_tasks.fleet.receivers import LIFETIME, MARKER, Receiver, announce, withdraw
 from pacs_tasks.journal.logs import log_plainly, write_lines
+from pacs_tasks.metrics import serve_metrics
 from pacs_tasks.privacy import directory_mode, keep_private
 from pacs_tasks.settings import Settings, load, remark_on_variables
-from workers.metrics import serve_metrics
 from workers.receiver.callers import describe
-from workers.receiver.cleanup import Cleanup
+from workers.receiver.directory import Cleanup
 from workers.receiver.reception import FORMAT, STOP_LIMIT, receive
 
 logger = logging.getLogger("pacs_tasks.receiver")
@@ -53,39 +53,29 @@ class Announcer:
     """Keeps the receiver's announcement in Redis alive."""
 
     def __init__(self, redis_url: str, timeout: float, receiver: Receiver) -> None:
-        self._url = redis_url
-        self._timeout = timeout
-        self._receiver = receiver
-        self._client: redis.Redis | None = None
-        self._lost = False
+        self._redis, self._receiver = LateConnection(redis_url, timeout), receiver
+        #: None: no beat yet.
+        self._announced: bool | None = None
 
     def beat(self) -> None:
         """Announce; if Redis is away, log it once and try again at the next beat."""
         try:
-            if self._client is None:
-                self._client = connect(self._url, self._timeout)
-            announce(self._client, self._receiver)
-        except (PacsTasksError, redis.RedisError) as error:
-            if not self._lost:
+            announce(self._redis.client(), self._receiver)
+        except (PacsTasksError, RedisError) as error:
+            if self._announced is not False:
                 logger.warning("Receiving continues without an announcement: %s", error)
-            self._lost = True
-            self._close()
+            self._announced = False
+            self._redis.close()
         else:
-            if self._lost:
+            if self._announced is False:
                 logger.info("The receiver is announced again.")
-            self._lost = False
+            self._announced = True
 
     def end(self) -> None:
-        with contextlib.suppress(PacsTasksError, redis.RedisError):
-            if self._client is not None:
-                withdraw(self._client, self._receiver)
-        self._close()
-
-    def _close(self) -> None:
-        if self._client is not None:
-            with contextlib.suppress(redis.RedisError, OSError):
-                self._client.close()
-            self._client = None
+        with contextlib.suppress(PacsTasksError, RedisError):
+            if self._announced:
+                withdraw(self._redis.client(), self._receiver)
+        self._redis.close()
 
 
 def mark(directory: Path) -> str:

@@ -3,27 +3,15 @@
 They are made by the server, work without a script and load nothing from elsewhere. Others import :func:`mount`.
 """
 
-from dataclasses import dataclass
-
 from fastapi import FastAPI
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from pacs_tasks.serve.console.live import Live
+from pacs_tasks.serve.access import Services
 from pacs_tasks.serve.console.pages import STATIC, Pages
 from pacs_tasks.serve.console.routes import router
 from pacs_tasks.serve.console.sessions import Sessions
-from pacs_tasks.serve.services import Services
-
-
-@dataclass(frozen=True)
-class Console:
-    """What the pages of one application share."""
-
-    pages: Pages
-    sessions: Sessions
-    live: Live
 
 
 class _Static(StaticFiles):
@@ -39,7 +27,7 @@ def mount(app: FastAPI) -> None:
     """Add the pages to an application whose ``app.state.services`` is set."""
     services: Services = app.state.services
     sessions = Sessions(services.client.ledger.client, services.access, services.settings)
-    app.state.console = Console(Pages(services), sessions, Live())
+    app.state.pages, app.state.sessions = Pages(services), sessions
     services.access.sign_ons.append(sessions.visitor)
     app.mount("/console/static", _Static(directory=STATIC))
     app.include_router(router)

@@ -1,4 +1,4 @@
-"""What the pages show of the fleet: remotes, queues, workers and receivers."""
+"""What the pages show of the fleet: remotes, queues and workers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 from redis import RedisError
 
 from pacs_tasks.client import PacsClient
-from pacs_tasks.fleet import receivers
 from pacs_tasks.fleet.leases import Associations, name_of
 from pacs_tasks.fleet.outages import Outage, Outages
 from pacs_tasks.operations import FIND_QUEUE, MESSAGE_PRIORITIES, MOVE_QUEUE, STORE_QUEUE, queue_key
@@ -84,11 +83,6 @@ def queues(client: PacsClient) -> list[QueueView]:
         QueueView(name, tuple(int(redis.llen(queue_key(queue, each))) for each in MESSAGE_PRIORITIES))
         for queue, name in QUEUES.items()
     ]
-
-
-def running_receivers(client: PacsClient) -> list[receivers.Receiver]:
-    """Read the receivers that run now."""
-    return receivers.running(client.ledger.client)
 
 
 class Workers:

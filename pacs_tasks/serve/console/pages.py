@@ -1,16 +1,17 @@
-"""What each page shows, and the templates that show it.
+"""What each page shows, the templates that show it, its language, and the parts of it that renew themselves.
 
-A part of a page that renews itself is rendered for all who see the same, so that it knows no caller: only a
+Such a part is rendered for all who see the same, so that it knows no caller: only a
 :class:`Look`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
@@ -19,21 +20,24 @@ from typing import Any
 from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.concurrency import run_in_threadpool
 
 from pacs_tasks.cli.output.terminal import size, when
+from pacs_tasks.cli.output.view import reason_of
 from pacs_tasks.client import Job
-from pacs_tasks.errors import InvalidRequestError, SealingError, without_comments
+from pacs_tasks.errors import InvalidRequestError, PacsTasksError, SealingError
+from pacs_tasks.fleet import receivers
 from pacs_tasks.fleet.leases import name_of
 from pacs_tasks.fleet.webhooks import Webhooks
+from pacs_tasks.locale.catalogue import chinese
 from pacs_tasks.messages.dead_letters import DeadLetters
 from pacs_tasks.operations import OPERATIONS
-from pacs_tasks.outcome import FindOutcome, StudyOutcome, TransferOutcome
+from pacs_tasks.outcome import FindOutcome, TransferOutcome
 from pacs_tasks.privacy import plain
 from pacs_tasks.request import FindRequest
+from pacs_tasks.serve.access import Services
 from pacs_tasks.serve.console import fleet
-from pacs_tasks.serve.console.texts import Texts
-from pacs_tasks.serve.console.views import Group, JobView, JobViews, by_reason, reason_of
-from pacs_tasks.serve.services import Services
+from pacs_tasks.serve.console.views import Group, JobView, JobViews, by_reason, safe_text
 
 STATIC = Path(__file__).parent / "static"
 #: Jobs and failed instances on one page.
@@ -44,6 +48,48 @@ _SEARCHED = 2_000
 _LISTED = 200
 #: Parts of a summary that each page of a job has anyway.
 _SHOWN = ("category", "seconds")
+#: Seconds from one rendering to the next.
+_PAUSE = 1.0
+#: Seconds of silence after which a comment shows that both sides are there.
+_SILENCE = 15.0
+#: Milliseconds after which a browser comes back.
+_COME_BACK = 3000
+#: The languages of the console, with the names that their speakers read.
+LANGUAGES = {"en": "English", "zh": "中文"}
+#: The value of the attribute ``lang`` (BCP 47), by which browsers choose fonts and screen readers voices.
+_TAGS = {"en": "en-GB", "zh": "zh-Hans"}
+
+
+class Texts:
+    """The texts of one language. It is called with a text of the source, and the values of its placeholders."""
+
+    def __init__(self, language: str) -> None:
+        self.language, self.tag = language, _TAGS[language]
+
+    def __call__(self, text: str, **values: object) -> str:
+        """Translate a text of the templates and fill its values in."""
+        known = self.said(text)
+        return known.format(**values) if values else known
+
+    def said(self, text: str) -> str:
+        """Translate what a worker or an error says, whose values are filled in already."""
+        return chinese().translate(text) if self.language == "zh" and text else text
+
+
+def preferred(header: str) -> str:
+    """Choose a language by the value of Accept-Language (RFC 9110 section 12.5.4); English where it names none."""
+    weighted: list[tuple[float, str]] = []
+    for each in header.split(","):
+        tag, _, parameter = each.partition(";")
+        language = tag.strip().lower().partition("-")[0]
+        try:
+            weight = float(parameter.strip().removeprefix("q=")) if parameter.strip() else 1.0
+        except ValueError:
+            continue
+        if language in LANGUAGES and weight > 0:
+            weighted.append((weight, language))
+    # The first of several with the same weight.
+    return max(weighted, key=lambda pair: pair[0], default=(1.0, "en"))[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +101,92 @@ class Look:
     submit: bool
 
 
+class _Part:
+    """One part of a page, rendered for as long as somebody watches it."""
+
+    def __init__(self, render: Callable[[], str]) -> None:
+        self._render = render
+        self._changed = asyncio.Condition()
+        self._text, self._version = "", 0
+        self.watchers = 0
+        self.task: asyncio.Task[None] | None = None
+
+    async def renew(self) -> None:
+        """Render again and again."""
+        while True:
+            try:
+                text = await run_in_threadpool(self._render)
+            except PacsTasksError:
+                # The Redis is away, or the job has expired. What is shown stays, as it does on paper.
+                text = self._text
+            if text != self._text:
+                async with self._changed:
+                    self._text, self._version = text, self._version + 1
+                    self._changed.notify_all()
+            await asyncio.sleep(_PAUSE)
+
+    async def after(self, version: int) -> tuple[int, str]:
+        """Wait for another text than that of a version."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._version > version)
+            return self._version, self._text
+
+
+class Live:
+    """The parts that somebody watches, as server-sent events (WHATWG HTML, section 9.2).
+
+    Whoever watches the same part in the same language shares it: it is rendered once a second, and sent where it
+    changed.
+    """
+
+    def __init__(self) -> None:
+        self._parts: dict[Hashable, _Part] = {}
+
+    async def watch(self, key: Hashable, render: Callable[[], str], known: Callable[[], bool]) -> AsyncIterator[str]:
+        """Yield events for one visitor.
+
+        Parameters
+        ----------
+        key
+            What visitors share who see the same.
+        render
+            Makes the part. It is called in another thread.
+        known
+            Whether the visitor still may see it. It is called before each event, in another thread.
+        """
+        part = self._parts.setdefault(key, _Part(render))
+        part.watchers += 1
+        if part.task is None or part.task.done():
+            part.task = asyncio.create_task(part.renew())
+        version = 0
+        try:
+            yield f"retry: {_COME_BACK}\n\n"
+            while True:
+                try:
+                    async with asyncio.timeout(_SILENCE):
+                        version, text = await part.after(version)
+                except TimeoutError:
+                    if part.task.done():
+                        return
+                    event = ": still here\n\n"
+                else:
+                    event = "".join(f"data: {line}\n" for line in text.splitlines()) + "\n"
+                # There is an event a second at most.
+                if not await run_in_threadpool(known):
+                    return
+                yield event
+        finally:
+            part.watchers -= 1
+            if not part.watchers:
+                part.task.cancel()
+                self._parts.pop(key, None)
+
+
 class Pages:
     """Renders the pages of one application."""
 
     def __init__(self, services: Services) -> None:
+        self.live = Live()
         self._services, self._client = services, services.client
         self._views = JobViews(services.client)
         self._workers = fleet.Workers(services.client, services.settings)
@@ -119,10 +247,6 @@ class Pages:
         groups = {group: [each for each in found if each.group is group] for group in Group}
         return {"groups": groups, "filters": filters, "start": before, "next": last if more else ""}
 
-    def job(self, job_id: str) -> Job:
-        """Return the job whose id, or the only one whose id begins so, this is."""
-        return self._client.find(job_id)
-
     def _job(self, query: Mapping[str, str], look: Look) -> dict[str, Any]:
         job = self._client.job(query["job"])
         view = self._views.view(job.progress(), patients=look.patients)
@@ -144,7 +268,7 @@ class Pages:
         problems = self._views.problems(view.id) if view.not_done else []
         reasons = by_reason((each for _, each in problems), patients=look.patients)
         start, wanted = whole(query.get("start", "")), query.get("reason", "")
-        named = [(index, each, reason_of(each, patients=look.patients)) for index, each in problems]
+        named = [(index, each, safe_text(reason_of(each), look.patients)) for index, each in problems]
         chosen = [each for each in named if not wanted or reason_id(each[2]) == wanted]
         return {
             "reasons": [(each, reason_id(each.text)) for each in reasons],
@@ -163,7 +287,8 @@ class Pages:
             request = job.request()
         outcome = job.outcome()
         if isinstance(outcome, TransferOutcome):
-            return {"studies": _worst_first(outcome.studies)[:_LISTED], "study_count": len(outcome.studies)}
+            worst_first = sorted(outcome.studies, key=lambda each: -(each.missing + each.failed))
+            return {"studies": worst_first[:_LISTED], "study_count": len(worst_first)}
         if isinstance(outcome, FindOutcome) and isinstance(request, FindRequest):
             shown = _matches(outcome, request) if look.patients else ((), ())
             known = self._services.settings.remotes.items()
@@ -184,7 +309,7 @@ class Pages:
         letters = DeadLetters(client, self._services.settings.keep_jobs).count()
         return {
             "workers": self._workers.known(),
-            "receivers": fleet.running_receivers(self._client),
+            "receivers": receivers.running(client),
             "letters": letters,
             "undelivered": Webhooks(client).count_given_up(),
         }
@@ -197,10 +322,6 @@ def _fits(view: JobView, filters: Mapping[str, str]) -> bool:
         and (not command or view.command == command)
         and (not remote or remote.lower() in view.progress.remote.lower())
     )
-
-
-def _worst_first(studies: tuple[StudyOutcome, ...]) -> list[StudyOutcome]:
-    return sorted(studies, key=lambda each: -(each.missing + each.failed))
 
 
 #: The Study Instance UID of a match, empty for a patient, and its values.
@@ -266,11 +387,6 @@ def words(name: str) -> str:
 def without(query: Mapping[str, str], *names: str) -> str:
     """Write the query of an address without some of its fields."""
     return urlencode({name: value for name, value in query.items() if name not in names})
-
-
-def safe_text(text: str, patients: bool) -> str:
-    """Leave out what remotes said if the caller may see no patient data."""
-    return plain(text if patients else without_comments(text))
 
 
 @cache

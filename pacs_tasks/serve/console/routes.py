@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
@@ -19,15 +20,12 @@ from pacs_tasks.client import Job
 from pacs_tasks.errors import ConfigurationError, InvalidRequestError, JobError, PacsTasksError
 from pacs_tasks.ledger.tokens import Scope
 from pacs_tasks.request import VerifyRequest, build
-from pacs_tasks.serve.access import Caller, check_scope
+from pacs_tasks.serve.access import Caller, Services, check_scope
 from pacs_tasks.serve.console.forms import FORMS, Form, request_of
-from pacs_tasks.serve.console.live import Live
-from pacs_tasks.serve.console.pages import Look, Pages
+from pacs_tasks.serve.console.pages import LANGUAGES, Look, Pages, Texts, preferred
 from pacs_tasks.serve.console.sessions import FORM_FIELD, FormToken, Sessions
-from pacs_tasks.serve.console.texts import LANGUAGES, Texts, preferred
 from pacs_tasks.serve.problems import RefusedError, status_of
 from pacs_tasks.serve.routes.remotes import echo
-from pacs_tasks.serve.services import Services
 
 LOGIN = "/console/login"
 _LANGUAGE_COOKIE = "pacs_tasks_language"
@@ -49,9 +47,8 @@ class Visit:
     def __init__(self, request: Request) -> None:
         self.request = request
         self.services: Services = request.app.state.services
-        self.pages: Pages = request.app.state.console.pages
-        self.sessions: Sessions = request.app.state.console.sessions
-        self.live: Live = request.app.state.console.live
+        self.pages: Pages = request.app.state.pages
+        self.sessions: Sessions = request.app.state.sessions
         chosen = request.cookies.get(_LANGUAGE_COOKIE, "")
         self.texts = Texts(chosen if chosen in LANGUAGES else preferred(request.headers.get("accept-language", "")))
         self.form_token = FormToken(request)
@@ -70,14 +67,6 @@ class Visit:
     def name(self) -> str:
         """Who requests a job, for the audit trail."""
         return self.caller.name if self.caller else ""
-
-    def require(self, scope: Scope) -> Caller:
-        """Return who visits, who must have a scope."""
-        self.caller = self.services.access.caller(self.request, None)
-        if self.caller is None:
-            raise _NotSignedInError
-        check_scope(self.caller, scope)
-        return self.caller
 
     async def form(self) -> dict[str, str]:
         """Read a form of ours, which another site cannot send.
@@ -123,20 +112,22 @@ def _here(request: Request) -> str:
     return request.url.path + (f"?{request.url.query}" if request.url.query else "")
 
 
-def _reader(request: Request) -> Visit:
-    visit = Visit(request)
-    visit.require(Scope.READ)
-    return visit
+def _requires(scope: Scope) -> Callable[[Request], Visit]:
+    """Make the dependency that lets in whoever has a scope."""
+
+    def let_in(request: Request) -> Visit:
+        visit = Visit(request)
+        visit.caller = visit.services.access.caller(request, None)
+        if visit.caller is None:
+            raise _NotSignedInError
+        check_scope(visit.caller, scope)
+        return visit
+
+    return let_in
 
 
-def _submitter(request: Request) -> Visit:
-    visit = Visit(request)
-    visit.require(Scope.SUBMIT)
-    return visit
-
-
-Reader = Annotated[Visit, Depends(_reader)]
-Submitter = Annotated[Visit, Depends(_submitter)]
+Reader = Annotated[Visit, Depends(_requires(Scope.READ))]
+Submitter = Annotated[Visit, Depends(_requires(Scope.SUBMIT))]
 Visitor = Annotated[Visit, Depends(Visit)]
 
 
@@ -186,13 +177,13 @@ def jobs(visit: Reader) -> Response:
 @router.get("/console/find")
 def find(visit: Reader) -> Response:
     """Open the job whose id begins so."""
-    return _to_job(visit.pages.job(visit.query.get("id", "").strip()))
+    return _to_job(visit.services.client.find(visit.query.get("id", "").strip()))
 
 
 @router.get("/console/jobs/{job_id}")
 def job(visit: Reader, job_id: str) -> Response:
     """Show one job."""
-    return visit.part("job", "Job", job=visit.pages.job(job_id).id)
+    return visit.part("job", "Job", job=visit.services.client.find(job_id).id)
 
 
 @router.get("/console/remotes")
@@ -214,17 +205,12 @@ def live(visit: Reader, name: str) -> StreamingResponse:
         raise HTTPException(404)
     query, look, caller = visit.query, visit.look, visit.caller
 
-    def render() -> str:
-        return visit.pages.part(name, query, look)
-
-    def known() -> bool:
-        return visit.services.access.caller(visit.request, None) == caller
-
-    async def events() -> AsyncIterator[str]:
-        async for event in visit.live.watch((name, *sorted(query.items()), look), render, known):
-            yield event
-
-    return StreamingResponse(events(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+    events = visit.pages.live.watch(
+        (name, *sorted(query.items()), look),
+        partial(visit.pages.part, name, query, look),
+        lambda: visit.services.access.caller(visit.request, None) == caller,
+    )
+    return StreamingResponse(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
 @router.get("/console/new")
@@ -276,7 +262,7 @@ async def act(visit: Submitter, job_id: str, action: str) -> Response:
     await visit.form()
     if action not in _ACTIONS:
         raise HTTPException(404)
-    return await run_in_threadpool(lambda: _to_job(_ACTIONS[action](visit, visit.pages.job(job_id))))
+    return await run_in_threadpool(lambda: _to_job(_ACTIONS[action](visit, visit.services.client.find(job_id))))
 
 
 def _cancel(_visit: Visit, found: Job) -> Job:
@@ -300,7 +286,6 @@ _ACTIONS: Mapping[str, Callable[[Visit, Job], Job]] = {
 async def echo_remote(visit: Submitter, name: str) -> Response:
     """Echo a remote of the settings."""
     await visit.form()
-
     return await run_in_threadpool(lambda: _to_job(echo(visit.services, name, visit.name)))
 
 

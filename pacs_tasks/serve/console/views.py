@@ -8,19 +8,25 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any
 
-from pacs_tasks.cli.output.view import command_of, done_of
+from pacs_tasks.cli.output.view import command_of, done_of, reason_of
 from pacs_tasks.client import PacsClient
 from pacs_tasks.errors import BrokerUnavailableError, PacsTasksError, SealingError, without_comments
 from pacs_tasks.ledger.receipts import WITH_RECEIPTS
 from pacs_tasks.operations import TRANSFERS
-from pacs_tasks.outcome import Category, Counters, InstanceCategory, InstanceOutcome, JobState, Progress
+from pacs_tasks.outcome import (
+    Category,
+    Counters,
+    InstanceCategory,
+    InstanceOutcome,
+    JobState,
+    Progress,
+    TransferOutcome,
+)
 from pacs_tasks.privacy import plain
 from pacs_tasks.request.store import SENDING
-
-K = TypeVar("K")
-V = TypeVar("V")
+from pacs_tasks.serve.watch import public
 
 #: Problems of one job that are read for a page. Receipts have all of them.
 MOST_PROBLEMS = 2_000
@@ -219,14 +225,8 @@ class JobViews:
             rate=rate,
             bytes_rate=bytes_rate or None,
             left=left,
-            error=self._error(progress, patients=patients),
+            error=plain((progress if patients else public(self.client, progress)).error),
         )
-
-    def _error(self, progress: Progress, *, patients: bool) -> str:
-        """Give the error that ended a job; the subject of it may be a path."""
-        if not progress.error or patients:
-            return plain(progress.error)
-        return plain(without_comments(self.client.ledger.public_error(progress.job_id)))
 
     def _rate(self, progress: Progress) -> tuple[float | None, float | None]:
         with self._lock:
@@ -237,8 +237,7 @@ class JobViews:
 
     def _state(self, progress: Progress) -> tuple[Label, Tone, Group]:
         if progress.state.finished:
-            category = self._category(progress)
-            return _ENDED[category]
+            return _ENDED[self._category(progress)]
         failed = progress.counters.failed + progress.counters.missing
         group = Group.ATTENTION if failed else Group.ACTIVE
         if progress.cancel_requested:
@@ -258,7 +257,7 @@ class JobViews:
         if progress.state is JobState.FAILED:
             return None
         if progress.task in TRANSFERS:
-            return _category_of(progress.counters)
+            return TransferOutcome(counters=progress.counters).category
         key = (progress.job_id, progress.attempt, progress.finished or 0.0)
         with self._lock:
             if key in self._verdicts:
@@ -305,18 +304,10 @@ class JobViews:
         return [(index, each) for index, each in found if each.category in _FAILED]
 
 
-def _forget(known: OrderedDict[K, V]) -> None:
+def _forget(known: OrderedDict[Any, Any]) -> None:
     """Forget what was written longest ago."""
     while len(known) > _REMEMBERED:
         known.popitem(last=False)
-
-
-def _category_of(counters: Counters) -> Category:
-    if counters.done == 0:
-        return Category.FAILED
-    if counters.failed or counters.missing or counters.recorded < counters.total:
-        return Category.PARTIAL
-    return Category.WARNING if counters.warning else Category.SUCCESS
 
 
 _ENDED: Mapping[Category | None, tuple[Label, Tone, Group]] = {
@@ -329,13 +320,12 @@ _ENDED: Mapping[Category | None, tuple[Label, Tone, Group]] = {
 }
 
 
-def reason_of(instance: InstanceOutcome, *, patients: bool) -> str:
-    """Say why an instance failed, without what the remote said if the caller may see no patient data."""
-    reason = instance.reason or str(instance.status or "") or instance.error
-    return plain(reason if patients else without_comments(reason))
+def safe_text(text: str, patients: bool) -> str:
+    """Leave out what remotes said if the caller may see no patient data."""
+    return plain(text if patients else without_comments(text))
 
 
 def by_reason(problems: Iterable[InstanceOutcome], *, patients: bool) -> tuple[Reason, ...]:
     """Count problems by their reasons, the most frequent first."""
-    counts = Counter(reason_of(each, patients=patients) for each in problems)
+    counts = Counter(safe_text(reason_of(each), patients) for each in problems)
     return tuple(Reason(count, text) for text, count in counts.most_common())

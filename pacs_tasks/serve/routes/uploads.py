@@ -9,9 +9,9 @@ from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from pacs_tasks.serve.access import Submitter
+from pacs_tasks.serve.access import Shared, Submitter
 from pacs_tasks.serve.problems import RefusedError
-from pacs_tasks.serve.services import Shared
+from pacs_tasks.serve.spool import not_whole, too_large
 
 PATH = "/uploads"
 router = APIRouter(prefix=PATH, tags=["uploads"])
@@ -45,9 +45,7 @@ async def upload(request: Request, _caller: Submitter, services: Shared) -> Uplo
     boundary = _boundary(request)
     announced = request.headers.get("content-length", "0")
     if announced.isdigit() and int(announced) > services.spool.limit:
-        raise RefusedError(
-            413, "ContentTooLargeError", f"The upload has more than {services.spool.limit} bytes. Divide it."
-        )
+        raise too_large(f"more than {services.spool.limit} bytes")
     received = await run_in_threadpool(services.spool.begin)
     try:
         sink = await run_in_threadpool(received.sink, boundary)
@@ -61,7 +59,7 @@ async def upload(request: Request, _caller: Submitter, services: Shared) -> Uplo
             raise RefusedError(400, "MalformedUploadError", "The upload has no files. Add some.")
         await run_in_threadpool(received.finish)
     except ClientDisconnect:
-        raise RefusedError(400, "MalformedUploadError", "The upload is damaged or not whole. Send it again.") from None
+        raise not_whole() from None
     finally:
         await run_in_threadpool(received.discard)
     return Uploaded(upload_id=received.id, files=sink.count, bytes=received.size, keep=services.spool.keep)

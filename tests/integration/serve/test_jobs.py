@@ -23,7 +23,7 @@ from pacs_tasks.ledger.tokens import Scope
 from pacs_tasks.outcome import FindOutcome, InstanceCategory, InstanceOutcome, Status, StatusCategory
 from pacs_tasks.sealing import new_key
 from pacs_tasks.serve.access import Caller
-from pacs_tasks.serve.routes.shown import detail_for
+from pacs_tasks.serve.routes.jobs import detail_for
 from pacs_tasks.settings import Settings
 from pacs_tasks.testing import Faults, TestPACS
 from tests.support.dicom_files import write_series

@@ -16,6 +16,7 @@ from tests.support import attacks, workers
 from tests.support.attacks import Numbers
 from tests.support.dicom_files import study_uid, write_series
 from tests.support.ports import free_port
+from tests.support.redis_server import redis_server
 from tests.support.waiting import wait_until
 from workers.receiver.callers import KnownCallers
 
@@ -141,3 +142,18 @@ def test_failed_handshakes_are_one_alert_for_each_address(redis_url: str) -> Non
         callers._put_alerts(client)
         assert client.llen("pacs_tasks:audit:events") == 2
         assert "TLS handshake" in str(Audits(client).first())
+
+
+def test_alerts_wait_for_a_redis_that_is_full(tmp_path: Path) -> None:
+    """Meanwhile the receiver still reads who may call it."""
+    with redis_server(tmp_path) as server, connect(server.url(), 5) as client:
+        client.config_set("maxmemory", 1)
+        callers = KnownCallers(Settings(audit="/audit.jsonl"), server.url())
+        callers.note_failed_handshake("192.0.2.1")
+        callers.start()
+        try:
+            wait_until(lambda: "errorstat_OOM" in client.info("errorstats"), 10, "Redis to refuse the alert")
+            client.config_set("maxmemory", 0)
+            wait_until(lambda: client.llen("pacs_tasks:audit:events") == 1, 10, "the alert")
+        finally:
+            callers.close()

@@ -21,7 +21,7 @@ from tests.support.dicom_files import UID_ROOT, data_set, instance, study_uid, w
 from tests.support.ports import free_port
 from tests.support.processes import Process
 from tests.support.waiting import wait_until
-from workers.receiver.cleanup import Cleanup
+from workers.receiver.directory import Cleanup
 
 DAY = 86_400
 #: The shortest time for which instances are kept, in seconds.

@@ -7,16 +7,16 @@ from itertools import count
 
 import pytest
 
-from pacs_tasks.serve.console import live
+from pacs_tasks.serve.console import pages
 
 
 def test_a_stream_that_always_changes_ends_with_its_session(monkeypatch: pytest.MonkeyPatch) -> None:
     """A job that runs changes each second. Whoever has logged out after two events sees no third one."""
-    monkeypatch.setattr(live, "_PAUSE", 0.0)
+    monkeypatch.setattr(pages, "_PAUSE", 0.0)
     numbers, known = count(), iter([True, True])
 
     async def watch() -> list[str]:
-        events = live.Live().watch("job", lambda: str(next(numbers)), lambda: next(known, False))
+        events = pages.Live().watch("job", lambda: str(next(numbers)), lambda: next(known, False))
         return [await anext(events, "ended") for _ in range(4)]
 
     head, *changes, last = asyncio.run(watch())

@@ -1,34 +1,89 @@
-"""The routes that stream: receipts of a job, and the matches of a query. Both are patient data."""
+"""The routes that stream: the progress of a job as it changes, and as patient data its receipts and matches."""
 
+import contextlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from enum import StrEnum
 from itertools import islice
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
-from starlette.responses import StreamingResponse
+from fastapi import APIRouter, Header, Query
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response, StreamingResponse
 
 from pacs_tasks.cli.output.sheet import BOM, csv_lines
 from pacs_tasks.client import Job
-from pacs_tasks.errors import InvalidRequestError, JobNotReadyError
+from pacs_tasks.errors import InvalidRequestError, JobNotReadyError, PacsTasksError
 from pacs_tasks.ledger.outcomes import read_matches
 from pacs_tasks.ledger.receipts import Receipt
 from pacs_tasks.ledger.tokens import Scope
 from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.outcome import FindOutcome
 from pacs_tasks.request import FindBatchRequest
-from pacs_tasks.serve.access import Reader, check_scope
+from pacs_tasks.serve.access import Access, Caller, Reader, Services, Shared, check_scope
 from pacs_tasks.serve.routes.jobs import JobId
-from pacs_tasks.serve.services import Services, Shared
+from pacs_tasks.serve.watch import Update, end_id
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["jobs"])
 
+_EVENTS = "text/event-stream"
+#: Proxies pass each event on at once.
+_AT_ONCE = {"X-Accel-Buffering": "no"}
+LastEventId = Annotated[
+    str | None,
+    Header(
+        max_length=255,
+        description="The id of the last event that was received. A browser sends it when it comes back; 204 ends that.",
+    ),
+]
+_SIGN_OF_LIFE = b": still there\n\n"
 #: Lines in one write.
 _CHUNK = 500
 _JSON_LINES = "application/x-ndjson"
 _CSV = "text/csv; charset=utf-8"
 _LINES = {"content": {_JSON_LINES: {"schema": {"type": "string"}}}}
+
+
+@router.get(
+    "/events",
+    operation_id="watch_job",
+    response_class=StreamingResponse,
+    responses={
+        200: {"description": "Events `progress`, then `end`.", "content": {_EVENTS: {}}},
+        204: {"description": "The end was the last event already."},
+    },
+)
+async def watch_job(job_id: JobId, caller: Reader, services: Shared, last_event_id: LastEventId = None) -> Response:
+    """Follow a job by server-sent events. Each has the progress as data; the last one is called ``end``."""
+    updates = services.watch.follow(job_id)
+    first = await anext(updates, None)
+    if first is None:
+        # There is no such job, or Redis does not answer: this says which.
+        await run_in_threadpool(services.client.job, job_id)
+    elif last_event_id and end_id(first.whole) == last_event_id:
+        await updates.aclose()
+        return Response(status_code=204)
+    return StreamingResponse(_events(first, updates, caller, services.access), 200, _AT_ONCE, _EVENTS)
+
+
+async def _events(
+    first: Update | None, updates: AsyncIterator[Update | None], caller: Caller, access: Access
+) -> AsyncIterator[bytes]:
+    """Give the events of a job; the stream ends when the token is revoked."""
+    patients = caller.may(Scope.PATIENTS)
+    yield _event(first, patients=patients)
+    async for update in updates:
+        # While Redis is away nothing changes.
+        with contextlib.suppress(PacsTasksError):
+            if caller.digest and await access.reader(caller.digest) is None:
+                return
+        yield _event(update, patients=patients)
+
+
+def _event(update: Update | None, *, patients: bool) -> bytes:
+    if update is None:
+        return _SIGN_OF_LIFE
+    return update.whole_event if patients else update.public_event
 
 
 class Format(StrEnum):
