@@ -56,7 +56,7 @@ from pacs_tasks.request.store import SENDING
 from pacs_tasks.sealing import sealing_of
 from pacs_tasks.settings import Settings, settings
 from pacs_tasks.tasks.engine.base import ledger
-from pacs_tasks.tasks.engine.enqueuers import enqueuer_of
+from pacs_tasks.tasks.engine.permissions import enqueuer_of
 
 logger = logging.getLogger(__name__)
 

@@ -69,10 +69,9 @@ from pacs_tasks.tasks.engine.base import (
     unexpected,
 )
 from pacs_tasks.tasks.engine.claim import Claim, claimed
-from pacs_tasks.tasks.engine.enqueuers import check_record, note_enqueuer
 from pacs_tasks.tasks.engine.leases import leases
 from pacs_tasks.tasks.engine.part import L, Part, run_part
-from pacs_tasks.tasks.engine.permissions import check_request
+from pacs_tasks.tasks.engine.permissions import check_record, check_request, note_enqueuer
 
 #: A part has so much work, in seconds, that the 5 ms of its task are a thirtieth of it; or it waits for so long. Many
 #: parts wait at once, so that their tasks are most of what there is to do: 500 files over a line of 100 ms took 3.4 s

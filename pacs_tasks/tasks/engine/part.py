@@ -60,9 +60,8 @@ from pacs_tasks.tasks.engine.base import (
     unexpected,
 )
 from pacs_tasks.tasks.engine.claim import MOST_DEATHS, Claim, claimed, poison
-from pacs_tasks.tasks.engine.enqueuers import check_record
 from pacs_tasks.tasks.engine.pace import Pacing
-from pacs_tasks.tasks.engine.permissions import check_request
+from pacs_tasks.tasks.engine.permissions import check_record, check_request
 
 #: Lines that a part may have for its outcomes to be counted again at its end. Users decide how many it has.
 _MOST_LINES = 1_000

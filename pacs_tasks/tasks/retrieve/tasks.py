@@ -39,7 +39,7 @@ from pacs_tasks.tasks.engine.claim import Claim
 from pacs_tasks.tasks.engine.job import Promise, Range, answer, register_chord
 from pacs_tasks.tasks.engine.pace import paced, pacing_of
 from pacs_tasks.tasks.engine.part import Part
-from pacs_tasks.tasks.engine.paths import limits_in, writable_directory
+from pacs_tasks.tasks.engine.permissions import limits_in, writable_directory
 from pacs_tasks.tasks.expected import expecting_call
 from pacs_tasks.tasks.retrieve import already_there
 from pacs_tasks.tasks.retrieve.arrivals import owner_of, placed
