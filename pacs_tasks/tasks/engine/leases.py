@@ -25,14 +25,13 @@ from pacs_tasks.ae import RemoteAE
 from pacs_tasks.dimse.upper_layer.association import StopCheck
 from pacs_tasks.errors import BrokerUnavailableError, JobCancelledError, NoLeaseError
 from pacs_tasks.fleet.leases import START, AssociationLeases, LeaseClass, group_of, lease_name, name_of
-from pacs_tasks.fleet.tuning import Trouble, Tuning
+from pacs_tasks.fleet.tuning import REDIS_SILENT, Flow, Trouble, Tuning
 from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.request import GetRequest, MoveRequest, Priority, Request
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine import background
 from pacs_tasks.tasks.engine.base import budget, quick_redis
 from pacs_tasks.tasks.engine.claim import heartbeat
-from pacs_tasks.tasks.engine.flow import REDIS_SILENT, Flow
 
 logger = logging.getLogger(__name__)
 
