@@ -44,7 +44,7 @@ from pacs_tasks.settings import settings
 from pacs_tasks.tasks.answers import LEAST_PATIENCE, answers_of
 from pacs_tasks.tasks.engine import background
 from pacs_tasks.tasks.engine.associations import count_idle, leased
-from pacs_tasks.tasks.engine.base import PartPausedError, in_task_of, local_ae, timeouts
+from pacs_tasks.tasks.engine.base import PartPausedError, local_ae, timeouts
 from pacs_tasks.tasks.engine.leases import leases
 from pacs_tasks.tasks.engine.lines import LineQueue
 from pacs_tasks.tasks.engine.part import Part
@@ -376,7 +376,9 @@ class _Helper(FileQueue):
             helped.part, helped.request, helped.contexts, helped.must_stop, {}, patience=helped.patience, spare=True
         )
         self.error: BaseException | None = None
-        self.thread = threading.Thread(target=in_task_of(self.part.task, self._run), name="helper", daemon=True)
+        self.thread = threading.Thread(
+            target=background.in_task_of(self.part.task, self._run), name="helper", daemon=True
+        )
 
     def _stop_of(self, stop: StopCheck) -> StopCheck:
         """``stop``, or true while it opens an association for which there is no file left."""

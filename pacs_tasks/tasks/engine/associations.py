@@ -8,13 +8,11 @@ waits for its lease: remotes accept only a few.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 
 import redis
 
@@ -201,13 +199,8 @@ def count_idle(request: Request, contexts: Sequence[Context]) -> int:
     return _idle.count(request, contexts)
 
 
-@cache
-def _response_times(_: int) -> ResponseTimes:
-    """Those of one process: a forked child starts without the counts, and the lock, of its parent."""
-    return ResponseTimes(quick_redis)
-
-
-observe(lambda remote, service, seconds: _response_times(os.getpid()).note(remote, service, seconds))
+_response_times = background.per_process(lambda: ResponseTimes(quick_redis))
+observe(lambda remote, service, seconds: _response_times().note(remote, service, seconds))
 
 
 @contextmanager
@@ -236,7 +229,7 @@ def _end_use(lease: Lease) -> None:
     """Note that an association is not in use any more, and tell the fleet how fast the remote was."""
     lease.flow.end(lease)
     try:
-        _response_times(os.getpid()).add(lease.remote)
+        _response_times().add(lease.remote)
     except (BrokerUnavailableError, redis.RedisError) as error:
         logger.debug("response times were not added (%s)", type(error).__name__)
 

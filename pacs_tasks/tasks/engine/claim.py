@@ -132,14 +132,8 @@ def _prolong(held: Held) -> None:
         logger.debug("a claim or a lease was not prolonged (%s)", type(error).__name__)
 
 
-@cache
-def _heartbeat_of(_: int) -> Heartbeat:
-    return Heartbeat()
-
-
-def heartbeat() -> Heartbeat:
-    """The heartbeat of this process; a forked child has its own."""
-    return _heartbeat_of(os.getpid())
+#: Gives the heartbeat of this process.
+heartbeat = background.per_process(Heartbeat)
 
 
 class Claim:
@@ -178,7 +172,7 @@ class Claim:
 
     def __call__(self) -> bool:
         self.seen = now = time.monotonic()
-        background.check_time()
+        background.current().check_time()
         if now >= self._expires:
             # Redis was silent for so long that another worker may hold it: the same work must not be done twice.
             self.prolong()

@@ -240,7 +240,7 @@ def register_chord(
         ranges = list(_pending(job_id, parts(job_id)))
         ledger().claims.forget_tries(job_id, [f"{start}-{stop}" for start, stop in ranges])
         header = [part.si(job_id, start, stop).set(priority=priority) for start, stop in ranges]
-        if not background.keep():
+        if not background.current().keep():
             # The ticket of this planner has nothing to do.
             ledger().record_fan_out(job_id)
         # After the parts: where messages come twice, it would find parts that nobody has begun.
@@ -261,7 +261,7 @@ def register_chord(
     @register(f"{prefix}_finish", base=EndingTask)
     def finish(self: Task, job_id: str, attempt: int = 0) -> dict[str, Any]:
         # It waits for no remote.
-        background.keep()
+        background.current().keep()
         try:
             return finished(self, job_id, attempt, partial(fan_out, self, job_id))
         except (MissingKeyError, PlainRecordError) as error:

@@ -164,12 +164,12 @@ class _Wait:
     @property
     def left(self) -> float:
         """Seconds for which it goes on."""
-        patience = _LONG_PATIENCE if background.detached() else self._patience
+        patience = _LONG_PATIENCE if background.current().detached else self._patience
         return self._begun + patience - time.monotonic()
 
     def slice(self, in_background: float = _SLICE) -> float:
         """Seconds until the next stop check."""
-        return max(0.0, min(in_background if background.detached() else _SLICE, self.left))
+        return max(0.0, min(in_background if background.current().detached else _SLICE, self.left))
 
 
 class _Line:
@@ -284,7 +284,7 @@ class Leases:
             raise _busy(request.remote, lease)
         with line.place() as first:
             if not first():
-                background.expect_turn()
+                background.current().expect_wait()
             while not first():
                 self._check_wait(request.remote, lease, stop, wait)
                 with line.changed:
@@ -450,21 +450,10 @@ def _quickly(step: Callable[[], T]) -> T | None:
         return None
 
 
-@cache
-def _quick_budget() -> AssociationLeases:
-    return AssociationLeases(quick_redis())
+def _leases() -> Leases:
+    quick = cache(lambda: AssociationLeases(quick_redis()))
+    return Leases(budget, quick, cache(lambda: Tuning(quick_redis())))
 
 
-@cache
-def _tuning() -> Tuning:
-    return Tuning(quick_redis())
-
-
-@cache
-def _leases_of(_: int) -> Leases:
-    return Leases(budget, _quick_budget, _tuning)
-
-
-def leases() -> Leases:
-    """The leases of this process; a forked child starts without those of its parent."""
-    return _leases_of(os.getpid())
+#: Gives the leases of this process.
+leases = background.per_process(_leases)

@@ -173,11 +173,11 @@ class Part(Generic[L]):
         """
         now = time.monotonic()
         divisible = self._progress and not (self.sliced or self.again or self.undivided)
-        if divisible and now >= self._next_look and not background.detached():
+        if divisible and now >= self._next_look and not background.current().detached:
             self._next_look = now + _LOOK
             priority = (self.task.request.delivery_info or {}).get("priority") or 0
             # One that waits for its remote may go on in the background instead.
-            self.sliced = ledger().standstills.others_wait(priority) and not background.ask()
+            self.sliced = ledger().standstills.others_wait(priority) and not background.current().ask()
         return self.sliced
 
     def check_end(self) -> None:
@@ -242,7 +242,7 @@ def run_part(task: Task, job_id: str, lines: range, tries: int, work: Callable[[
             tries = _tries_of(task, job_id, lines, tries)
             seconds = _tried(task, job_id, lines, tries, work, done=done)
         if seconds is not None:
-            if not background.keep():
+            if not background.current().keep():
                 publish_ticket(task, seconds)
             come_again(task, seconds, kwargs={"tries": tries + 1})
     except JobNotFoundError:
