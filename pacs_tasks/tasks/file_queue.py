@@ -43,7 +43,7 @@ from pacs_tasks.request import StoreDirectoryRequest, StorePathsRequest, StoreRe
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.answers import LEAST_PATIENCE, answers_of
 from pacs_tasks.tasks.engine import background
-from pacs_tasks.tasks.engine.associations import count_idle, leased
+from pacs_tasks.tasks.engine.associations import idle_associations, leased
 from pacs_tasks.tasks.engine.base import PartPausedError, local_ae, timeouts
 from pacs_tasks.tasks.engine.leases import leases
 from pacs_tasks.tasks.engine.lines import LineQueue
@@ -171,7 +171,7 @@ class FileQueue(LineQueue[StoredInstance]):
         waiting, active = len(self._waiting), sum(helper.thread.is_alive() for helper in self._helpers)
         # Each helper costs as much as some files, except where associations are left over at the end of a job.
         worthwhile = min(_HELPERS, waiting // _FEWEST_FILES) - active
-        left_over = 0 if leases().waiting(self._remote_name) else count_idle(self.request, self.contexts)
+        left_over = 0 if leases().waiting(self._remote_name) else idle_associations.count(self.request, self.contexts)
         if worthwhile > left_over:
             free = left_over + leases().room(self._remote_name)
         else:

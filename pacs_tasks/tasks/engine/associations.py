@@ -14,18 +14,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import redis
-
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.upper_layer.association import Association, StopCheck, Timeouts, observe
 from pacs_tasks.dimse.upper_layer.negotiation import Context
-from pacs_tasks.errors import AssociationError, BrokerUnavailableError, PeerBusyError
+from pacs_tasks.errors import AssociationError, PeerBusyError
 from pacs_tasks.fleet.leases import name_of
 from pacs_tasks.fleet.response_times import ResponseTimes
 from pacs_tasks.request import Request
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine import background
-from pacs_tasks.tasks.engine.base import local_ae, outages, quick_redis, timeouts
+from pacs_tasks.tasks.engine.base import local_ae, outages, quick_redis, quickly, timeouts
 from pacs_tasks.tasks.engine.leases import Lease, leases
 
 logger = logging.getLogger(__name__)
@@ -78,7 +76,7 @@ class _Kept:
 
 
 class _Idle:
-    """The associations that no task uses now; safe in prefork and thread pools."""
+    """The associations of this process that no task uses now; safe in prefork and thread pools."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -122,7 +120,7 @@ class _Idle:
         return None
 
     def count(self, request: Request, contexts: Sequence[Context]) -> int:
-        """How many idle associations a task of this request could use."""
+        """How many idle associations a task of this request could use at once."""
         ends = _ends_of(request)
         with self._changed:
             return sum(found.ends == ends and found.assoc.fits(contexts) for _, found in self._idle)
@@ -191,12 +189,7 @@ def _is_due(since: float, found: _Kept) -> bool:
     return idle_for >= settings().association_idle or (idle_for >= _NEXT_PART and leases().wanted(found.lease.remote))
 
 
-_idle = _Idle()
-
-
-def count_idle(request: Request, contexts: Sequence[Context]) -> int:
-    """How many idle associations of this process a task of a request could use at once."""
-    return _idle.count(request, contexts)
+idle_associations = _Idle()
 
 
 _response_times = background.per_process(lambda: ResponseTimes(quick_redis))
@@ -214,7 +207,7 @@ def leased(request: Request, job_id: str, stop: StopCheck, *, one_of_many: bool 
     PeerBusyError
         If no lease became free in a few seconds.
     """
-    lease = leases().lease(request, job_id, stop, _idle.let_go, one_of_many=one_of_many)
+    lease = leases().lease(request, job_id, stop, idle_associations.let_go, one_of_many=one_of_many)
     lease.watched(stop)
     lease.flow.begin(lease)
     try:
@@ -228,10 +221,7 @@ def leased(request: Request, job_id: str, stop: StopCheck, *, one_of_many: bool 
 def _end_use(lease: Lease) -> None:
     """Note that an association is not in use any more, and tell the fleet how fast the remote was."""
     lease.flow.end(lease)
-    try:
-        _response_times().add(lease.remote)
-    except (BrokerUnavailableError, redis.RedisError) as error:
-        logger.debug("response times were not added (%s)", type(error).__name__)
+    quickly(lambda: _response_times().add(lease.remote), "response times were not added")
 
 
 @contextmanager
@@ -285,7 +275,7 @@ def kept_association(
     """
     limits = timeouts(request)
     background.expect_to_wait(name_of(request.remote), leases().response_time(request.remote))
-    kept = _idle.claim(request, job_id, contexts, any_job=True) or _open(
+    kept = idle_associations.claim(request, job_id, contexts, any_job=True) or _open(
         request, job_id, contexts, stop, spare=spare, opening=opening
     )
     assoc, lease = kept.assoc, kept.lease
@@ -303,7 +293,7 @@ def kept_association(
     assoc.stop, assoc.wire.limit = None, limits.dimse
     wanted = lease.must_yield() or (lease.age > _TURN and leases().wanted_elsewhere(lease.remote))
     if settings().association_idle and assoc.reusable() and not wanted:
-        _idle.keep(kept)
+        idle_associations.keep(kept)
     else:
         kept.release()
 
@@ -313,7 +303,7 @@ def round_trip(request: Request, job_id: str, contexts: Sequence[Context], stop:
 
     Nobody waits for its release. The errors are those of :func:`new_association`.
     """
-    kept = _opened_for(leases().lease(request, job_id, stop, _idle.let_go), request, contexts, stop)
+    kept = _opened_for(leases().lease(request, job_id, stop, idle_associations.let_go), request, contexts, stop)
     _end_use(kept.lease)
     try:
         threading.Thread(target=kept.release, name="release", daemon=True).start()
@@ -335,12 +325,12 @@ def _open(
     """Open an association, or give one of the same job that becomes idle in the meantime."""
 
     def idle() -> _Kept | None:
-        return _idle.claim(request, job_id, contexts)
+        return idle_associations.claim(request, job_id, contexts)
 
     if spare:
         lease: Lease | _Kept = leases().spare(request, job_id)
     else:
-        lease = leases().lease(request, job_id, stop, _idle.let_go, one_of_many=True, instead=idle)
+        lease = leases().lease(request, job_id, stop, idle_associations.let_go, one_of_many=True, instead=idle)
     if isinstance(lease, _Kept):
         return lease
     return _opened_for(lease, request, contexts, stop, opening)
@@ -384,8 +374,3 @@ def _opened(lease: Lease, request: Request, contexts: Sequence[Context], *, wind
     leases().note_opening(lease, seconds)
     background.note_distance(lease.remote, seconds)
     return assoc
-
-
-def close_all() -> None:
-    """Release every idle association of this process."""
-    _idle.close_all()

@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache, partial
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import redis
 from celery import Task
@@ -58,6 +58,8 @@ from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine import background
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: How often a worker repeats a command that Redis does not answer: about a minute in all.
 _REDIS_TRIES = 30
@@ -183,6 +185,15 @@ def ledger() -> Ledger:
 def quick_redis() -> redis.Redis:
     """A connection to this worker's Redis for commands whose failure does no harm: it sends each once."""
     return connect(settings().redis_url or DEFAULT_REDIS_URL, _QUICK)
+
+
+def quickly(step: Callable[[], T], failure: str = "a command about a lease failed") -> T | None:
+    """Run a command whose failure does no harm; None if Redis does not answer, which is logged as ``failure``."""
+    try:
+        return step()
+    except (BrokerUnavailableError, redis.RedisError) as error:
+        logger.debug("%s (%s)", failure, type(error).__name__)
+        return None
 
 
 def others_wait(priority: int, remote: str) -> bool:

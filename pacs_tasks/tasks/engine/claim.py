@@ -36,7 +36,6 @@ from pacs_tasks.app import VISIBILITY_TIMEOUT, app
 from pacs_tasks.dimse import c_echo
 from pacs_tasks.dimse.upper_layer.association import Timeouts
 from pacs_tasks.errors import (
-    BrokerUnavailableError,
     JobFailedError,
     JobNotFoundError,
     PacsTasksError,
@@ -62,7 +61,7 @@ from pacs_tasks.request import AnyRequest, Priority
 from pacs_tasks.settings import settings
 from pacs_tasks.settings.pace import Hours
 from pacs_tasks.tasks.engine import background
-from pacs_tasks.tasks.engine.base import come_back, ledger, outages, register
+from pacs_tasks.tasks.engine.base import come_back, ledger, outages, quickly, register
 
 logger = logging.getLogger(__name__)
 
@@ -122,14 +121,7 @@ class Heartbeat:
                 self._changed.wait(_BEAT)
                 for held in self._held:
                     if time.monotonic() - held.seen < _SILENCE:
-                        _prolong(held)
-
-
-def _prolong(held: Held) -> None:
-    try:
-        held.prolong()
-    except (BrokerUnavailableError, redis.RedisError) as error:
-        logger.debug("a claim or a lease was not prolonged (%s)", type(error).__name__)
+                        quickly(held.prolong, "a claim or a lease was not prolonged")
 
 
 #: Gives the heartbeat of this process.

@@ -6,7 +6,6 @@ association in use goes on; its lease is renewed, or leased again, when Redis an
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import platform
@@ -30,10 +29,8 @@ from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.request import GetRequest, MoveRequest, Priority, Request
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine import background
-from pacs_tasks.tasks.engine.base import budget, quick_redis
+from pacs_tasks.tasks.engine.base import budget, quick_redis, quickly
 from pacs_tasks.tasks.engine.claim import heartbeat
-
-logger = logging.getLogger(__name__)
 
 #: Seconds to wait for a lease before the work goes back to the queue, and in the background, where it holds no process;
 #: seconds between two stop checks meanwhile, and in the background.
@@ -131,7 +128,7 @@ class Lease:
         before, self.name = self.name, lease_name(class_of(request), job_id, self._holder)
         # The heartbeat must not renew it under its name of before.
         heartbeat().forget(self)
-        _quickly(lambda: self._quick().rename(self.remote, before, self.name, self.limit))
+        quickly(lambda: self._quick().rename(self.remote, before, self.name, self.limit))
         heartbeat().keep(self)
 
     def moved(self, instances: int, size: int, response: float | None = None) -> None:
@@ -147,9 +144,7 @@ class Lease:
         if not self.yielding and (claims := self.flow.claims.get(group_of(self.name))):
             age = self.age
             if age >= min(claims):
-                self.yielding = bool(
-                    _quickly(lambda: self._quick().must_yield(self.remote, self.name, self.limit, age))
-                )
+                self.yielding = bool(quickly(lambda: self._quick().must_yield(self.remote, self.name, self.limit, age)))
                 # Another one goes instead; the next report tells more.
                 self.flow.claims = {}
         return self.yielding
@@ -242,7 +237,7 @@ class Leases:
         until, found = self._responses.get(name, (0.0, None))
         now = time.monotonic()
         if now >= until:
-            found = _quickly(lambda: self._tuning().response_time(name))
+            found = quickly(lambda: self._tuning().response_time(name))
             self._responses[name] = now + _RESPONSE_VALID, found
         return found
 
@@ -295,7 +290,7 @@ class Leases:
             try:
                 lease.refusing = self._wait_in_line(lease, request.remote, stop, wait, before_waiting)
             except BaseException:
-                _quickly(lambda: self._quick().release(lease.remote, lease.name, lease.limit))
+                quickly(lambda: self._quick().release(lease.remote, lease.name, lease.limit))
                 raise
         heartbeat().keep(lease)
         return lease
@@ -306,7 +301,7 @@ class Leases:
 
     def room(self, remote: str) -> int:
         """How many more associations there may be with a remote than there are; zero if Redis does not say."""
-        return _quickly(lambda: self._quick().room(remote)) or 0
+        return quickly(lambda: self._quick().room(remote)) or 0
 
     def spare(self, request: Request, job_id: str) -> Lease:
         """Lease an association that is free and that nobody waits for.
@@ -324,7 +319,7 @@ class Leases:
                 raise _busy(request.remote, lease)
         except (BrokerUnavailableError, redis.RedisError):
             # It may have been granted.
-            _quickly(lambda: self._quick().release(lease.remote, lease.name, lease.limit))
+            quickly(lambda: self._quick().release(lease.remote, lease.name, lease.limit))
             raise
         heartbeat().keep(lease)
         return lease
@@ -369,17 +364,17 @@ class Leases:
     def give_back(self, lease: Lease) -> None:
         """Give a lease back whose association has ended."""
         heartbeat().forget(lease)
-        _quickly(lambda: self._quick().release(lease.remote, lease.name, lease.limit))
+        quickly(lambda: self._quick().release(lease.remote, lease.name, lease.limit))
 
     def accepted(self, lease: Lease) -> None:
         """Record that the remote accepted the association."""
         if lease.refusing:
-            _quickly(lambda: self._quick().record_acceptance(lease.remote))
+            quickly(lambda: self._quick().record_acceptance(lease.remote))
         if lease.wanting:
             # Otherwise every worker, this one too, would release its idle associations for another second.
             for key in [key for key in self._wanted if key[0] == lease.remote]:
                 del self._wanted[key]
-            _quickly(lambda: self._quick().forget_wanted(lease.remote))
+            quickly(lambda: self._quick().forget_wanted(lease.remote))
 
     def note_opening(self, lease: Lease, seconds: float) -> None:
         """Note how long it took to open an association."""
@@ -388,19 +383,19 @@ class Leases:
         elif lease.remote not in self._slow and (many := _slow_line(seconds)):
             self._slow.add(lease.remote)
             # Two round trips. The other processes learn from it that the remote is far.
-            _quickly(lambda: self._tuning().begin_with(lease.remote, min(many, lease.limit), seconds / 2))
+            quickly(lambda: self._tuning().begin_with(lease.remote, min(many, lease.limit), seconds / 2))
             self._responses.pop(lease.remote, None)
 
     def refused(self, lease: Lease) -> None:
         """Record that the remote refused the association for now; the place stays empty for a moment."""
         heartbeat().forget(lease)
-        _quickly(lambda: self._quick().record_refusal(lease.remote, lease.name, lease.limit, _REST))
+        quickly(lambda: self._quick().record_refusal(lease.remote, lease.name, lease.limit, _REST))
         lease.note(Trouble.REFUSED)
 
     def want(self, lease: Lease) -> None:
         """Ask all workers to release idle associations with a remote that may accept only one at a time."""
         lease.wanting = True
-        _quickly(lambda: self._quick().record_wanted(lease.remote))
+        quickly(lambda: self._quick().record_wanted(lease.remote))
 
     def wanted(self, remote: str) -> bool:
         """Whether somebody waits for a lease of this remote; does not ask Redis each time."""
@@ -416,12 +411,9 @@ class Leases:
         now = time.monotonic()
         if now < until:
             return wanted
-        try:
-            wanted, until = read(), now + _ANSWER_VALID
-        except (BrokerUnavailableError, redis.RedisError):
-            wanted, until = False, now + REDIS_SILENT
-        self._wanted[key] = until, wanted
-        return wanted
+        answer = quickly(read)
+        self._wanted[key] = now + (REDIS_SILENT if answer is None else _ANSWER_VALID), bool(answer)
+        return bool(answer)
 
 
 def _slow_line(seconds: float) -> int:
@@ -439,15 +431,6 @@ def _busy(remote: RemoteAE, lease: Lease) -> NoLeaseError:
 
 def _cancelled(remote: RemoteAE) -> JobCancelledError:
     return JobCancelledError(f"The job was cancelled while it waited for an association with {remote}.")
-
-
-def _quickly(step: Callable[[], T]) -> T | None:
-    """Run a command whose failure does no harm: the lease expires, or is renewed the next time."""
-    try:
-        return step()
-    except (BrokerUnavailableError, redis.RedisError) as error:
-        logger.debug("a command about a lease failed (%s)", type(error).__name__)
-        return None
 
 
 def _leases() -> Leases:
