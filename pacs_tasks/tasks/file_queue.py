@@ -20,7 +20,7 @@ import redis
 
 from pacs_tasks.dimse import c_echo, c_store
 from pacs_tasks.dimse.files.part10 import StoredInstance
-from pacs_tasks.dimse.upper_layer.association import Association, StopCheck, Timeouts
+from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
 from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.errors import (
     AssociationError,
@@ -78,18 +78,10 @@ class FileQueue(LineQueue[StoredInstance]):
         part: Part[FileLine],
         request: AnyStoreRequest,
         contexts: Sequence[Context],
-        stop: StopCheck,
         queue: Mapping[int, StoredInstance],
-        *,
-        alone: bool = False,
         patience: float | None = None,
-        spare: bool = False,
     ) -> None:
-        super().__init__(
-            part, request, contexts, self._stop_of(stop), queue, alone=alone, patience=patience, spare=spare
-        )
-        #: As it was given: helpers go on when the queue is empty.
-        self.must_stop = stop
+        super().__init__(part, request, contexts, queue, patience)
         #: Instances whose own syntax was refused, and for whose other ones the association had no context.
         self.refused: dict[int, StoredInstance] = {}
         self.duplicates: dict[int, InstanceOutcome] = {}
@@ -104,9 +96,9 @@ class FileQueue(LineQueue[StoredInstance]):
         #: Seconds that connecting took.
         self._round_trip = 0.0
 
-    def _stop_of(self, stop: StopCheck) -> StopCheck:
-        """``stop``, or true once helpers have done all files: this queue needs no association then."""
-        return lambda: stop() or not self.queue
+    def must_stop(self) -> bool:
+        """Whether to stop waiting for the remote: once helpers have done all files, this queue needs no association."""
+        return self.part.claim.overdue() or not self.queue
 
     def work(self) -> None:
         """Send the files, then find out which of those that the remote rejected as duplicates are there."""
@@ -185,7 +177,7 @@ class FileQueue(LineQueue[StoredInstance]):
             self._helpers.append(helper)
 
     def _may_have_helpers(self) -> bool:
-        careful = self._alone or self.part.pacing is not None or self.part.claim.deaths
+        careful = self.part.alone or self.part.pacing is not None or self.part.claim.deaths
         lost = self._lost_helpers >= _LOST_HELPERS
         return not careful and not lost and answers_of(self._remote_name).allow_another(self._round_trip)
 
@@ -370,19 +362,19 @@ class _Helper(FileQueue):
         What ended it, which ends the part.
     """
 
+    spare: ClassVar[bool] = True
+
     def __init__(self, helped: FileQueue) -> None:
         self._helped = helped
-        super().__init__(
-            helped.part, helped.request, helped.contexts, helped.must_stop, {}, patience=helped.patience, spare=True
-        )
+        super().__init__(helped.part, helped.request, helped.contexts, {}, helped.patience)
         self.error: BaseException | None = None
         self.thread = threading.Thread(
             target=background.in_task_of(self.part.task, self._run), name="helper", daemon=True
         )
 
-    def _stop_of(self, stop: StopCheck) -> StopCheck:
-        """``stop``, or true while it opens an association for which there is no file left."""
-        return lambda: stop() or (self.lease is None and not self._helped.may_give())
+    def must_stop(self) -> bool:
+        """Whether to stop waiting for the remote: also while it opens an association for which no file is left."""
+        return self.part.claim.overdue() or (self.lease is None and not self._helped.may_give())
 
     @classmethod
     def of(cls, helped: FileQueue) -> Self | None:

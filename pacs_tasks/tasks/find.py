@@ -92,7 +92,7 @@ class _RowQueue(LineQueue[RowLine]):
     request: FindBatchRequest
 
     def __init__(self, part: Part[RowLine], request: FindBatchRequest) -> None:
-        super().__init__(part, request, contexts_of(request), part.must_end, part.left)
+        super().__init__(part, request, contexts_of(request), part.left)
         #: The row in front and its query: one that is split goes on where it was.
         self._finding: tuple[int, FindOperation, MatchRecorder] | None = None
 

@@ -155,6 +155,7 @@ def _read_headers(
 
 def _send(part: Part[FileLine], request: AnyStoreRequest, *, alone: bool = False) -> bool:
     """Send the rest of a part; true if something should be tried again later."""
+    part.alone = alone
     part.pacing = pacing_of(part.job_id, request, part.must_end)
     if part.pacing is not None:
         # Before the headers of the files are read, perhaps in vain.
@@ -188,13 +189,13 @@ def _send(part: Part[FileLine], request: AnyStoreRequest, *, alone: bool = False
             yield queue_of({index_of[each.path]: each for each in batch}, proposed)
 
     def queue_of(batch: dict[int, StoredInstance], proposed: list[Context], patience: float | None = None) -> FileQueue:
-        return FileQueue(part, request, proposed, part.claim.overdue, batch, alone=alone, patience=patience)
+        return FileQueue(part, request, proposed, batch, patience)
 
     # Each run of a part reads the whole directory of an archive.
     part.undivided = any(line.archive for line in part.left.values())
     name = f"{part.job_id} {part.claim.name}"
     with Unpacked(name, taken_up=part.claim.deaths > 0) as unpacked:
-        return work_off(part, request, queues, alone=alone)
+        return work_off(part, request, queues)
 
 
 @register(StoreRequest.task, base=JobTask)

@@ -96,6 +96,8 @@ class Part(Generic[L]):
         Others have their turn now.
     undivided
         It does not end for others to have their turn.
+    alone
+        It is the whole job: an association that cannot be opened ends it at once.
     counts
         What it has recorded, by category.
     """
@@ -105,7 +107,7 @@ class Part(Generic[L]):
         self.indices = lines
         self.pacing: Pacing | None = None
         self.job_id = job_id = recorder.job_id
-        self.again = self.sliced = self.undivided = False
+        self.again = self.sliced = self.undivided = self.alone = False
         #: Several threads may record: what that changes, and the connection of the recorder.
         self._changing = threading.RLock()
         self._progress, self._next_look = False, time.monotonic() + SLICE

@@ -75,7 +75,7 @@ def test_each_file_is_taken_once() -> None:
     part: Any = SimpleNamespace(job_id="job")
     request = StoreDirectoryRequest(remote=RemoteAE(host="127.0.0.1", port=104, ae_title="PACS"), directory="/files")
     instance: Any = object()
-    queue = FileQueue(part, request, [], lambda: False, dict.fromkeys(range(FILES), instance))
+    queue = FileQueue(part, request, [], dict.fromkeys(range(FILES), instance))
     queue.offer_all()
 
     def help_out() -> list[int]:
