@@ -232,17 +232,11 @@ def timeouts(request: Request) -> Timeouts:
     return Timeouts.of(request.timeout or config.timeout, config.operation_timeout, config.progress_timeout)
 
 
-def result_of(job_id: str) -> dict[str, Any]:
-    """Celery's result of a job that has ended: its summary.
+def end_of(job_id: str) -> dict[str, Any] | PacsTasksError:
+    """Celery's result of a job that has ended: its summary, or an error without private data.
 
-    A job that has been reopened since has no result yet: the task of its next attempt gives it.
-
-    Raises
-    ------
-    PacsTasksError
-        If the job ended with an error: that error, without private data.
-    JobOutcomeError
-        If the outcome is worse than the request allows.
+    The error is the one with which the job ended, or :class:`JobOutcomeError` if the outcome is worse than the request
+    allows. A job that has been reopened since has no result yet: the task of its next attempt gives it.
     """
     try:
         return summary_of(job_id, ledger().outcome(job_id))
@@ -251,7 +245,7 @@ def result_of(job_id: str) -> dict[str, Any]:
     except MissingKeyError:
         raise
     except PacsTasksError as error:
-        raise error.public() from None
+        return error.public()
 
 
 def store_end(task: Task, job_id: str) -> dict[str, Any] | PacsTasksError:
@@ -260,12 +254,7 @@ def store_end(task: Task, job_id: str) -> dict[str, Any] | PacsTasksError:
     Celery keeps the first success of an id for good, and the end of an earlier attempt may come late: when the job was
     retried at once.
     """
-    try:
-        end: dict[str, Any] | PacsTasksError = result_of(job_id)
-    except MissingKeyError:
-        raise
-    except PacsTasksError as error:
-        end = error
+    end = end_of(job_id)
     stored = task.backend.get_task_meta(job_id, cache=False)
     if stored["status"] == SUCCESS and stored["result"] != end:
         task.backend.forget(job_id)

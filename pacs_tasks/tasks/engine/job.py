@@ -57,13 +57,13 @@ from pacs_tasks.tasks.engine.base import (
     PartPausedError,
     come_again,
     come_again_in_time,
+    end_of,
     give_up,
     go_back,
     hold,
     ledger,
     pause_of_job,
     register,
-    result_of,
     store_end,
     summary_of,
     unexpected,
@@ -391,13 +391,11 @@ def _restore(task: Task, follows: str | None) -> None:
 
 
 def conclude(job_id: str) -> dict[str, Any]:
-    """As :func:`.base.result_of`, but raise :class:`RecordedError` if the job ended with an error."""
-    try:
-        return result_of(job_id)
-    except MissingKeyError:
-        raise
-    except PacsTasksError as error:
-        raise RecordedError(error) from None
+    """Give the summary of a job that has ended, or raise :class:`RecordedError` if it ended with an error."""
+    end = end_of(job_id)
+    if isinstance(end, PacsTasksError):
+        raise RecordedError(end)
+    return end
 
 
 @contextmanager
