@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.upper_layer.association import Association, StopCheck, Timeouts, observe
@@ -323,13 +324,10 @@ def _open(
     opening: Callable[[], object],
 ) -> _Kept:
     """Open an association, or give one of the same job that becomes idle in the meantime."""
-
-    def idle() -> _Kept | None:
-        return idle_associations.claim(request, job_id, contexts)
-
     if spare:
         lease: Lease | _Kept = leases().spare(request, job_id)
     else:
+        idle = partial(idle_associations.claim, request, job_id, contexts)
         lease = leases().lease(request, job_id, stop, idle_associations.let_go, one_of_many=True, instead=idle)
     if isinstance(lease, _Kept):
         return lease

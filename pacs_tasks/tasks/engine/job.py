@@ -207,10 +207,23 @@ def parts_of_a_job(work: float, wait: float) -> int:
     return min(max(math.ceil(work / PART_WORK), waiting, FEWEST_PARTS), MOST_PARTS)
 
 
-def _pending(job_id: str, ranges: list[Range]) -> list[Range]:
-    """The ranges that contain a line without an outcome."""
+def _fan_out(task: Task, job_id: str, ranges: Sequence[Range], part: Task, finish: Task) -> None:
+    """Replace a planner by the chord of its parts; of those that have a line without an outcome."""
     recorded = ledger().recorded(job_id, 0, max((stop for _, stop in ranges), default=0))
-    return [(start, stop) for start, stop in ranges if any(index not in recorded for index in range(start, stop))]
+    pending = [(start, stop) for start, stop in ranges if any(index not in recorded for index in range(start, stop))]
+    ledger().claims.forget_tries(job_id, [f"{start}-{stop}" for start, stop in pending])
+    # The message of a part has the job's id and the range, nothing private.
+    priority = PART_PRIORITIES[ledger().request(job_id).priority]
+    header = [part.si(job_id, start, stop).set(priority=priority) for start, stop in pending]
+    if not background.current().keep():
+        # The ticket of this planner has nothing to do.
+        ledger().record_fan_out(job_id)
+    # After the parts: where messages come twice, it would find parts that nobody has begun.
+    body = finish.si(job_id, ledger().progress(job_id).attempt).set(priority=priority)
+    if carried := tracing.carried(settings().traces):
+        # The last part publishes it after its own span.
+        body.set(headers=dict(carried))
+    task.replace(chord(header, body=body))
 
 
 def register_chord(
@@ -235,20 +248,7 @@ def register_chord(
     """
 
     def fan_out(task: Task, job_id: str) -> None:
-        # The message of a part has the job's id and the range, nothing private.
-        priority = PART_PRIORITIES[ledger().request(job_id).priority]
-        ranges = list(_pending(job_id, parts(job_id)))
-        ledger().claims.forget_tries(job_id, [f"{start}-{stop}" for start, stop in ranges])
-        header = [part.si(job_id, start, stop).set(priority=priority) for start, stop in ranges]
-        if not background.current().keep():
-            # The ticket of this planner has nothing to do.
-            ledger().record_fan_out(job_id)
-        # After the parts: where messages come twice, it would find parts that nobody has begun.
-        body = finish.si(job_id, ledger().progress(job_id).attempt).set(priority=priority)
-        if carried := tracing.carried(settings().traces):
-            # The last part publishes it after its own span.
-            body.set(headers=dict(carried))
-        task.replace(chord(header, body=body))
+        _fan_out(task, job_id, parts(job_id), part, finish)
 
     @register(request_type.task, base=JobTask)
     def planner(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -287,11 +287,7 @@ class Leases:
                         line.changed.wait(wait.slice(_LONG_SLICE))
                 if (found := instead()) is not None:
                     return found
-            try:
-                lease.refusing = self._wait_in_line(lease, request.remote, stop, wait, before_waiting)
-            except BaseException:
-                quickly(lambda: self._quick().release(lease.remote, lease.name, lease.limit))
-                raise
+            lease.refusing = self._wait_in_line(lease, request.remote, stop, wait, before_waiting)
         heartbeat().keep(lease)
         return lease
 
@@ -319,7 +315,7 @@ class Leases:
                 raise _busy(request.remote, lease)
         except (BrokerUnavailableError, redis.RedisError):
             # It may have been granted.
-            quickly(lambda: self._quick().release(lease.remote, lease.name, lease.limit))
+            self.give_back(lease)
             raise
         heartbeat().keep(lease)
         return lease
@@ -334,27 +330,29 @@ class Leases:
     ) -> bool:
         """Return when the lease is granted: whether the remote refuses associations now."""
         first = True
-        while True:
-            answer = self._patient().request(lease.remote, lease.name, lease.limit, wait=wait.left > 0 or first)
-            if answer.granted:
-                return answer.refusing
-            if first:
-                first = False
-                before_waiting(lease.remote)
-                if stop():
-                    raise _cancelled(remote)
-            else:
-                self._check_wait(remote, lease, stop, wait)
-            if wait.left > 0:
-                self._patient().wait(lease.name, max(min(wait.slice(), answer.patience or _SLICE), 0.01))
+        try:
+            while True:
+                answer = self._patient().request(lease.remote, lease.name, lease.limit, wait=wait.left > 0 or first)
+                if answer.granted:
+                    return answer.refusing
+                if first:
+                    first = False
+                    before_waiting(lease.remote)
+                    _check_stop(remote, stop)
+                else:
+                    self._check_wait(remote, lease, stop, wait)
+                if wait.left > 0:
+                    self._patient().wait(lease.name, max(min(wait.slice(), answer.patience or _SLICE), 0.01))
+        except BaseException:
+            self.give_back(lease)
+            raise
 
     def _check_wait(self, remote: RemoteAE, lease: Lease, stop: StopCheck, wait: _Wait) -> None:
         """Raise if the wait for a lease is over."""
         if wait.left <= 0:
             self._in_vain[lease.remote] = time.monotonic() + _NO_PATIENCE
             raise _busy(remote, lease)
-        if stop():
-            raise _cancelled(remote)
+        _check_stop(remote, stop)
 
     def notify(self, remote: str) -> None:
         """Have the tasks of this process that wait for a remote look for what does instead of a lease."""
@@ -429,8 +427,9 @@ def _busy(remote: RemoteAE, lease: Lease) -> NoLeaseError:
     )
 
 
-def _cancelled(remote: RemoteAE) -> JobCancelledError:
-    return JobCancelledError(f"The job was cancelled while it waited for an association with {remote}.")
+def _check_stop(remote: RemoteAE, stop: StopCheck) -> None:
+    if stop():
+        raise JobCancelledError(f"The job was cancelled while it waited for an association with {remote}.")
 
 
 def _leases() -> Leases:

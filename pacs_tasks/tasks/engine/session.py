@@ -161,14 +161,8 @@ class QuerySession:
     ) -> tuple[FindOutcome, list[T]]:
         """Query the remote to the final status, in the model that the request names or that the remote offers.
 
-        Parameters
-        ----------
-        read
-            Gives what to keep of a match: all of a hundred thousand matches would not fit into memory.
-
-        Returns
-        -------
-        The outcome without the matches, and what ``read`` gave of each.
+        Give the outcome without the matches, and what ``read`` gave of each: all of a hundred thousand matches would
+        not fit into memory.
 
         Raises
         ------
