@@ -43,13 +43,12 @@ from pacs_tasks.request import StoreDirectoryRequest, StorePathsRequest, StoreRe
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.answers import LEAST_PATIENCE, answers_of
 from pacs_tasks.tasks.engine import background
-from pacs_tasks.tasks.engine.associations import idle_associations, leased
+from pacs_tasks.tasks.engine.associations import Loss, idle_associations, leased
 from pacs_tasks.tasks.engine.base import PartPausedError, local_ae, timeouts
 from pacs_tasks.tasks.engine.leases import leases
 from pacs_tasks.tasks.engine.lines import LineQueue
 from pacs_tasks.tasks.engine.part import Part
 from pacs_tasks.tasks.engine.permissions import check_file, check_source
-from pacs_tasks.tasks.engine.session import Loss
 from pacs_tasks.tasks.verify.inventory import is_duplicate, resolve_duplicates
 
 #: Seconds that the remote usually takes to respond with which helpers need not wait for the first association.

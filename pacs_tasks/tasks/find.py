@@ -21,13 +21,12 @@ from pacs_tasks.ledger.outcomes import MatchRecorder
 from pacs_tasks.outcome import Category, Doubt, FindOutcome, InstanceCategory, InstanceOutcome
 from pacs_tasks.request import FindBatchRequest, FindRequest
 from pacs_tasks.settings import settings
-from pacs_tasks.tasks.engine.associations import new_association
+from pacs_tasks.tasks.engine.associations import Loss, Session, new_association
 from pacs_tasks.tasks.engine.base import JobTask, ledger, register
 from pacs_tasks.tasks.engine.claim import Claim
 from pacs_tasks.tasks.engine.job import Promise, Range, answer, note_round_trip, parts_of_a_job, register_chord
 from pacs_tasks.tasks.engine.lines import LineQueue, work_off
 from pacs_tasks.tasks.engine.part import Part
-from pacs_tasks.tasks.engine.session import Loss, Session
 
 #: Seconds that a row takes at least: the answer of a fast PACS, and the decoding of its matches.
 ROW_WORK = 0.004

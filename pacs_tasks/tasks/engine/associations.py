@@ -3,6 +3,9 @@
 A part of fifty small files takes less time than opening an association, so the next part for the same remote uses the
 association of the last one. An idle association is released after ``association_idle`` seconds, or at once if somebody
 waits for its lease: remotes accept only a few.
+
+Some remotes end the association after each request, abort at a request they do not understand, or fall silent at it.
+:class:`Session` opens the next association; the user of a session decides after each loss whether to go on.
 """
 
 from __future__ import annotations
@@ -11,14 +14,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple, Self, TypeVar
 
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.upper_layer.association import Association, StopCheck, Timeouts, observe
 from pacs_tasks.dimse.upper_layer.negotiation import Context
-from pacs_tasks.errors import AssociationError, PeerBusyError
+from pacs_tasks.errors import AssociationError, InvalidRequestError, PeerBusyError, PeerUnavailableError
 from pacs_tasks.fleet.leases import name_of
 from pacs_tasks.fleet.response_times import ResponseTimes
 from pacs_tasks.request import Request
@@ -28,6 +32,8 @@ from pacs_tasks.tasks.engine.base import local_ae, outages, quick_redis, quickly
 from pacs_tasks.tasks.engine.leases import Lease, leases
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Seconds within which the next part usually comes: an association idle for less is not released for others who wait.
 #: Also the first interval between two checks whether somebody waits; the interval grows with the idle time up to the
@@ -372,3 +378,93 @@ def _opened(lease: Lease, request: Request, contexts: Sequence[Context], *, wind
     leases().note_opening(lease, seconds)
     background.note_distance(lease.remote, seconds)
     return assoc
+
+
+class Loss(NamedTuple):
+    """An association that was lost, or could not be opened.
+
+    Attributes
+    ----------
+    opened
+        Whether there was an association.
+    first
+        Whether this was the first step on that association, and no other task had used it.
+    """
+
+    error: PeerUnavailableError
+    opened: bool
+    first: bool
+
+
+class Session:
+    """Associations with one remote, one after the other; a context manager, which ends the last one.
+
+    Parameters
+    ----------
+    associate
+        Opens an association under a lease for the duration of a context.
+    """
+
+    def __init__(self, associate: Callable[[], AbstractContextManager[Association]]) -> None:
+        self._associate = associate
+        self._open = ExitStack()
+        self._assoc: Association | None = None
+
+    def attempt(self, step: Callable[[Association], T], lost: Callable[[Loss], None]) -> T | None:
+        """Run a step over the association of the step before, or over a new one.
+
+        An association that the remote has ended meanwhile is replaced. An invalid request costs no association.
+
+        Parameters
+        ----------
+        lost
+            Called when the association was lost or could not be opened; raises to end the session.
+
+        Returns
+        -------
+        The result of the step, or nothing if the association was lost.
+
+        Raises
+        ------
+        PeerBusyError
+            If there is no association now.
+        AssociationError
+            As ``associate`` and ``step`` raise it, where it is permanent.
+        """
+        first = self._assoc is None
+        try:
+            assoc = self._assoc = self._assoc or self._open.enter_context(self._associate())
+            # One that another task has used may have ended since.
+            first = first and assoc.fresh
+            result = step(assoc)
+        except InvalidRequestError:
+            raise
+        except PeerUnavailableError as error:
+            opened = self._assoc is not None
+            self._end(error)
+            if isinstance(error, PeerBusyError):
+                raise
+            lost(Loss(error, opened, first))
+            return None
+        except BaseException as error:
+            self._end(error)
+            raise
+        if not assoc.reusable():
+            self.close()
+        return result
+
+    def close(self) -> None:
+        """End the association."""
+        self._assoc = None
+        self._open.close()
+
+    def _end(self, error: BaseException) -> None:
+        """End the association with the error, from which its lease learns why."""
+        self._assoc = None
+        self._open.__exit__(type(error), error, error.__traceback__)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -25,12 +25,11 @@ from pacs_tasks.journal import tracing
 from pacs_tasks.outcome import Status, StatusCategory
 from pacs_tasks.request import TransferRequest
 from pacs_tasks.settings import settings
-from pacs_tasks.tasks.engine.associations import kept_association
+from pacs_tasks.tasks.engine.associations import Loss, Session, kept_association
 from pacs_tasks.tasks.engine.base import PartPausedError, PartSuspendedError, note_unreachable, park_if_down
 from pacs_tasks.tasks.engine.claim import poison
 from pacs_tasks.tasks.engine.leases import Lease
 from pacs_tasks.tasks.engine.part import L, Part
-from pacs_tasks.tasks.engine.session import Loss, Session
 
 #: Associations that may be lost in one try of a part before the rest of it goes back to the queue.
 _LOSSES_OF_A_TRY = 2

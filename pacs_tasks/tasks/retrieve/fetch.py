@@ -27,10 +27,10 @@ from pacs_tasks.tasks.engine.associations import leased
 from pacs_tasks.tasks.engine.base import ledger, local_ae, timeouts
 from pacs_tasks.tasks.engine.part import Part
 from pacs_tasks.tasks.engine.permissions import limits_in, output_directory
-from pacs_tasks.tasks.engine.session import QuerySession, value
 from pacs_tasks.tasks.retrieve.arrivals import Arrivals, owner_of
 from pacs_tasks.tasks.retrieve.attempt import Answer, Attempt, RequestOnce, UIDs, lists_of
 from pacs_tasks.tasks.retrieve.by_c_move import Move, NoReceiverError, accepts_connections, receiver_for
+from pacs_tasks.tasks.retrieve.queries import QuerySession, value
 
 
 class MethodChoice:
