@@ -47,6 +47,7 @@ from pacs_tasks.tasks.engine.associations import Loss, idle_associations, leased
 from pacs_tasks.tasks.engine.base import PartPausedError, local_ae, timeouts
 from pacs_tasks.tasks.engine.leases import leases
 from pacs_tasks.tasks.engine.lines import LineQueue
+from pacs_tasks.tasks.engine.pace import UNPACED
 from pacs_tasks.tasks.engine.part import Part
 from pacs_tasks.tasks.engine.permissions import check_file, check_source
 from pacs_tasks.tasks.verify.inventory import is_duplicate, resolve_duplicates
@@ -176,7 +177,7 @@ class FileQueue(LineQueue[StoredInstance]):
             self._helpers.append(helper)
 
     def _may_have_helpers(self) -> bool:
-        careful = self.part.alone or self.part.pacing is not None or self.part.claim.deaths
+        careful = self.part.alone or self.part.pacing is not UNPACED or self.part.claim.deaths
         lost = self._lost_helpers >= _LOST_HELPERS
         return not careful and not lost and answers_of(self._remote_name).allow_another(self._round_trip)
 
@@ -234,7 +235,7 @@ class FileQueue(LineQueue[StoredInstance]):
                 size = instance.size if outcome.category in _STORED else None
                 answers_of(self._remote_name).note(outcome.ended - outcome.begun, size)
             self._note_moved(instance, outcome)
-            if self.part.pacing is not None and not outcome.begun:
+            if not outcome.begun:
                 self.part.pacing.not_sent(instance.size)
             if c_store.may_be_converted(assoc, instance, outcome, self.request.transcode):
                 self.unanswered.discard(index)
@@ -316,7 +317,8 @@ class FileQueue(LineQueue[StoredInstance]):
     def _until_the_end(self) -> Iterator[StoredInstance]:
         """The files in order, until the part must end or come again, or others need the association."""
         pacing = self.part.pacing
-        sizes = [instance.size for instance in self.queue.values()] if pacing is not None else []
+        # Without a pace, helpers may change the queue meanwhile.
+        sizes = [] if pacing is UNPACED else [instance.size for instance in self.queue.values()]
         for place in count():
             if self.part.must_end() or self.part.slice_over() or self.must_yield():
                 return
@@ -334,7 +336,7 @@ class FileQueue(LineQueue[StoredInstance]):
                 del self.queue[index]
                 self.part.fail(index, error)
                 continue
-            if pacing is not None and not pacing.admits(sizes, place):
+            if not pacing.admits(sizes, place):
                 return
             self.unanswered.add(index)
             self._index_of[instance.path] = index

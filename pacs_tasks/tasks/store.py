@@ -157,9 +157,8 @@ def _send(part: Part[FileLine], request: AnyStoreRequest, *, alone: bool = False
     """Send the rest of a part; true if something should be tried again later."""
     part.alone = alone
     part.pacing = pacing_of(part.job_id, request, part.must_end)
-    if part.pacing is not None:
-        # Before the headers of the files are read, perhaps in vain.
-        part.pacing.begin(len(part.left), next(iter(part.left.values())).size)
+    # Before the headers of the files are read, perhaps in vain.
+    part.pacing.begin(len(part.left), next(iter(part.left.values())).size)
 
     def queues() -> Iterator[FileQueue]:
         lost = [index for index in part.left if index in part.lost]

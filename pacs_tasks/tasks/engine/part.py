@@ -60,7 +60,7 @@ from pacs_tasks.tasks.engine.base import (
     unexpected,
 )
 from pacs_tasks.tasks.engine.claim import MOST_DEATHS, Claim, claimed, poison
-from pacs_tasks.tasks.engine.pace import Pacing
+from pacs_tasks.tasks.engine.pace import UNPACED, Pacing
 from pacs_tasks.tasks.engine.permissions import check_record, check_request
 
 #: Lines that a part may have for its outcomes to be counted again at its end. Users decide how many it has.
@@ -89,7 +89,7 @@ class Part(Generic[L]):
     last_try
         Whether what could be tried again later fails now.
     pacing
-        The pace of the remote, if it has one.
+        The pace of the remote.
     again
         Something failed for now and is left for the next try.
     sliced
@@ -105,7 +105,7 @@ class Part(Generic[L]):
     def __init__(self, task: Task, recorder: Recorder, claim: Claim, lines: range, tries: int = 0) -> None:
         self.task, self.tries, self._recorder, self.claim = task, tries, recorder, claim
         self.indices = lines
-        self.pacing: Pacing | None = None
+        self.pacing: Pacing = UNPACED
         self.job_id = job_id = recorder.job_id
         self.again = self.sliced = self.undivided = self.alone = False
         #: Several threads may record: what that changes, and the connection of the recorder.
@@ -165,7 +165,7 @@ class Part(Generic[L]):
 
     def must_end(self) -> bool:
         """Whether to stop waiting for the remote: the job was cancelled, the worker shuts down, or its hours end."""
-        return self.claim() or shutting_down() or (self.pacing is not None and self.pacing.closed)
+        return self.claim() or shutting_down() or self.pacing.closed
 
     def slice_over(self) -> bool:
         """Whether to end here for now: the part has had its turn, and others wait for theirs.
@@ -188,8 +188,7 @@ class Part(Generic[L]):
             raise JobCancelledError
         if shutting_down():
             raise PartSuspendedError
-        if self.pacing is not None:
-            self.pacing.check()
+        self.pacing.check()
 
     def begin(self, index: int) -> None:
         """Note that work on a line begins, if a worker has died with this part: that finds the line it died of."""
@@ -325,8 +324,7 @@ def _tried(
             except (PartParkedError, JobCancelledError):
                 return None
             finally:
-                if part.pacing is not None:
-                    part.pacing.close()
+                part.pacing.close()
                 done.update(part.counts)
                 with suppress(JobCancelledError):
                     part.flush()

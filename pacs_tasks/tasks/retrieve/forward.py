@@ -80,7 +80,7 @@ class Forward(Attempt):
             self._record_held(self._listed(), InstanceCategory.SUCCESS)
         left = list(self._left())
         whole = self._whole_series and len(left) == self._part.size and not self._tries
-        size = self._list_size(_LISTS[min(max(self._tries - 1, 0), len(_LISTS) - 1)])
+        size = self._part.pacing.list_size(_LISTS[min(max(self._tries - 1, 0), len(_LISTS) - 1)])
         whole = self._counted or (whole and size >= len(left))
         self._since = time.monotonic()
         answer = self._request_lists([()] if whole else lists_of(left, size), self._send)
