@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, cast
 
 import redis
 
@@ -110,15 +110,8 @@ class Tuning:
         return None if text is None else float(text)
 
 
-class Held(Protocol):
-    """A lease of an association."""
-
-    name: str
-    limit: int
-
-
 class Flow:
-    """What one process moves over all its associations with one remote; safe in threads."""
+    """What one process moves over its associations with one remote, by the names of their leases; safe in threads."""
 
     def __init__(self, remote: str, tuning: Callable[[], Tuning]) -> None:
         self._remote, self._tuning = remote, tuning
@@ -136,46 +129,48 @@ class Flow:
         self.limit = START
         self.claims: Mapping[str, Sequence[float]] = {}
 
-    def begin(self, lease: Held) -> None:
+    def begin(self, lease: str) -> None:
         """Note that an association is in use from now on."""
         now = time.monotonic()
         with self._lock:
             self._resume(now)
-            self._in_use[lease.name] = now, now
+            self._in_use[lease] = now, now
 
-    def end(self, lease: Held) -> None:
+    def end(self, lease: str) -> None:
         """Note that it is not in use any more."""
         with self._lock:
-            since, _ = self._in_use.pop(lease.name, (math.inf, math.inf))
+            since, _ = self._in_use.pop(lease, (math.inf, math.inf))
             self._used += max(0.0, time.monotonic() - since)
 
-    def wait(self, lease: Held) -> None:
+    def wait(self, lease: str, limit: int) -> None:
         """Note that the remote lets an association wait, from now on or still: it has not accepted it."""
         now = time.monotonic()
         with self._lock:
             self._resume(now)
-            since, _ = self._in_use.pop(lease.name, (now, now))
+            since, _ = self._in_use.pop(lease, (now, now))
             self._used += now - since
-            self._unaccepted.setdefault(lease.name, now)
+            self._unaccepted.setdefault(lease, now)
         if now - self._reported >= _REPORT:
-            self.report(lease.limit)
+            self.report(limit)
 
-    def end_wait(self, lease: Held) -> None:
+    def end_wait(self, lease: str) -> None:
         """Note that it does not wait any more."""
         now = time.monotonic()
         with self._lock:
-            self._waited += now - self._unaccepted.pop(lease.name, now)
+            self._waited += now - self._unaccepted.pop(lease, now)
 
     def _resume(self, now: float) -> None:
         if not (self._in_use or self._unaccepted):
             # There was nothing to report in the meantime.
             self._reported = max(self._reported, now - _REPORT)
 
-    def add(self, lease: Held, instances: int, size: int, response: float | None = None) -> None:
+    def add(self, lease: str, limit: int, instances: int, size: int, response: float | None = None) -> None:
         """Add what has been moved over one of them.
 
         Parameters
         ----------
+        limit
+            As for :meth:`Tuning.report`.
         size
             In bytes.
         response
@@ -183,14 +178,14 @@ class Flow:
         """
         now = time.monotonic()
         with self._lock:
-            since, last = self._in_use.get(lease.name, (now, now))
+            since, last = self._in_use.get(lease, (now, now))
             self._instances += instances
             self._bytes += size
             self._cycles += now - last
             self._responses += now - last if response is None else response
-            self._in_use[lease.name] = since, now
+            self._in_use[lease] = since, now
         if now - self._reported >= _REPORT:
-            self.report(lease.limit)
+            self.report(limit)
 
     def report(self, limit: int, trouble: Trouble = Trouble.NONE) -> None:
         """Report what was moved since the last report."""

@@ -216,7 +216,7 @@ def leased(request: Request, job_id: str, stop: StopCheck, *, one_of_many: bool 
     """
     lease = leases().lease(request, job_id, stop, idle_associations.let_go, one_of_many=one_of_many)
     lease.watched(stop)
-    lease.flow.begin(lease)
+    lease.flow.begin(lease.name)
     try:
         with _reported(lease):
             yield lease
@@ -227,7 +227,7 @@ def leased(request: Request, job_id: str, stop: StopCheck, *, one_of_many: bool 
 
 def _end_use(lease: Lease) -> None:
     """Note that an association is not in use any more, and tell the fleet how fast the remote was."""
-    lease.flow.end(lease)
+    lease.flow.end(lease.name)
     quickly(lambda: _response_times().add(lease.remote), "response times were not added")
 
 
@@ -288,7 +288,7 @@ def kept_association(
     assoc, lease = kept.assoc, kept.lease
     assoc.stop = lease.watched(stop)
     assoc.wire.limit = limits.dimse if patience is None else min(limits.dimse, patience)
-    lease.flow.begin(lease)
+    lease.flow.begin(lease.name)
     note_lease(lease)
     try:
         yield assoc
@@ -365,15 +365,15 @@ def _opened(lease: Lease, request: Request, contexts: Sequence[Context], *, wind
         if waited > _PROMPT:
             leases().want(lease)
         if waited > prompt:
-            lease.flow.wait(lease)
+            lease.flow.wait(lease.name, lease.limit)
         return stop()
 
     try:
         assoc = Association.open(local_ae(request), request.remote, contexts, timeouts(request), check, window=window)
     finally:
-        lease.flow.end_wait(lease)
+        lease.flow.end_wait(lease.name)
     assoc.stop = stop
-    lease.flow.begin(lease)
+    lease.flow.begin(lease.name)
     seconds = time.monotonic() - begun
     leases().note_opening(lease, seconds)
     background.note_distance(lease.remote, seconds)

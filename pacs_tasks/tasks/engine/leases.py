@@ -133,7 +133,7 @@ class Lease:
 
     def moved(self, instances: int, size: int, response: float | None = None) -> None:
         """Note what has been moved over its association; see :meth:`Flow.add`."""
-        self.flow.add(self, instances, size, response)
+        self.flow.add(self.name, self.limit, instances, size, response)
 
     def note(self, trouble: Trouble) -> None:
         """Note that the remote may have too many associations."""
