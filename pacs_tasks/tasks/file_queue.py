@@ -128,7 +128,7 @@ class FileQueue(LineQueue[StoredInstance]):
 
     def opening(self) -> None:
         """Have helpers open their associations beside this one, if the remote usually takes long."""
-        self._round_trip = leases().response_time(self.request.remote) or 0.0
+        self._round_trip = leases().response_time(self.request.remote)
         if self._round_trip >= _VERY_FAR:
             self._call_helpers()
 

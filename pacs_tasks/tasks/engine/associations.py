@@ -356,7 +356,7 @@ def _opened_for(
 
 def _opened(lease: Lease, request: Request, contexts: Sequence[Context], *, window: int = 1) -> Association:
     """Open the association of a lease. A remote that lets it wait may accept few at a time, and others are idle."""
-    response, opening = leases().response_time(request.remote) or 0.0, background.distance(lease.remote)
+    response, opening = leases().response_time(request.remote), background.distance(lease.remote)
     prompt = max(_PROMPT, _PROMPT_RESPONSES * response, _PROMPT_OPENINGS * opening)
     begun, stop = time.monotonic(), lease.stop
 

@@ -394,7 +394,7 @@ def has_idle(remote: str) -> bool:
     return _idle[remote] > 0
 
 
-def expect_to_wait(remote: str, response_time: float | None = None) -> None:
+def expect_to_wait(remote: str, response_time: float = 0.0) -> None:
     """Have the current body detached at once, if it may be, where the remote is known to be far or slow.
 
     So it is, too, where another body of this process waits for it in the background. A remote that is silent accepts an
@@ -408,7 +408,7 @@ def expect_to_wait(remote: str, response_time: float | None = None) -> None:
     body = current()
     body.remote = remote
     # Opening an association takes two round trips.
-    if max(distance(remote) / 2, response_time or 0.0) > _NEAR or _waited_for(remote):
+    if max(distance(remote) / 2, response_time) > _NEAR or _waited_for(remote):
         body.expect_wait()
 
 

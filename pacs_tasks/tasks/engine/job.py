@@ -188,7 +188,7 @@ def note_round_trip(request: Request, contexts: Sequence[Context], claim: Claim)
     with suppress(PeerBusyError):
         measured = round_trip(request, claim.job_id, contexts, claim)
         # A gateway may end the connection near us, and the remote itself may be slow.
-        slow = max(leases().response_time(request.remote) or 0.0, background.distance(name_of(request.remote)) / 2)
+        slow = max(leases().response_time(request.remote), background.distance(name_of(request.remote)) / 2)
         ledger().record_round_trip(claim.job_id, slow if slow >= _SLOW else measured)
 
 

@@ -220,7 +220,7 @@ class Leases:
         #: By remote and question, until when the answer to "does anybody wait?" is valid, and that answer.
         self._wanted: dict[tuple[str, str], tuple[float, bool]] = {}
         #: By remote, until when its usual response time is valid, and that time.
-        self._responses: dict[str, tuple[float, float | None]] = {}
+        self._responses: dict[str, tuple[float, float]] = {}
         self._flows: dict[str, Flow] = {}
         #: Remotes on slow lines.
         self._slow: set[str] = set()
@@ -231,13 +231,13 @@ class Leases:
         with self._lock:
             return self._flows.setdefault(remote, Flow(remote, self._tuning))
 
-    def response_time(self, remote: RemoteAE) -> float | None:
-        """The seconds that a remote usually takes to respond; None if that is not known. Seldom asks Redis."""
+    def response_time(self, remote: RemoteAE) -> float:
+        """The seconds that a remote usually takes to respond; zero if that is not known. Seldom asks Redis."""
         name = name_of(remote)
-        until, found = self._responses.get(name, (0.0, None))
+        until, found = self._responses.get(name, (0.0, 0.0))
         now = time.monotonic()
         if now >= until:
-            found = quickly(lambda: self._tuning().response_time(name))
+            found = quickly(lambda: self._tuning().response_time(name)) or 0.0
             self._responses[name] = now + _RESPONSE_VALID, found
         return found
 
