@@ -109,12 +109,10 @@ class WaitingTask(Task):  # type: ignore[misc]  # Celery ships no annotations
         with background.running(self, request, work):
             try:
                 value = self._run_traced(args, kwargs)
-            except BaseException:
+            finally:
                 if background.current().detached:
                     self.end_in_background()
-                raise
             if background.current().detached:
-                self.end_in_background()
                 publish_ticket(self, _AT_ONCE)
             return value
 
