@@ -3,11 +3,13 @@
 Over a slow line an association waits for nearly all of its time. A part calls *helpers* there: each takes files from
 the part's queue over an association of its own, in a thread of its own, as long as there are associations that nobody
 else waits for. So a part costs its task, its claim and its ticket once for several associations, and what is left at
-the end of a job is shared by all of them.
+the end of a job is shared by all of them. How long the remote takes to answer shows whether another association is
+worthwhile.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import ChainMap, deque
@@ -41,7 +43,6 @@ from pacs_tasks.ledger.manifest import FileLine
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, StatusCategory
 from pacs_tasks.request import StoreDirectoryRequest, StorePathsRequest, StoreRequest
 from pacs_tasks.settings import settings
-from pacs_tasks.tasks.answers import LEAST_PATIENCE, answers_of
 from pacs_tasks.tasks.engine import background
 from pacs_tasks.tasks.engine.associations import Loss, idle_associations, leased
 from pacs_tasks.tasks.engine.base import PartPausedError, local_ae, timeouts
@@ -61,8 +62,61 @@ _STORED = (InstanceCategory.SUCCESS, InstanceCategory.WARNING)
 _HELPERS, _FEWEST_FILES = 2, 4
 #: Seconds after which a part that got no association for a helper asks for the next one.
 _ASK_AGAIN = 0.2
+#: Remotes of which one process remembers how fast they answer.
+_MOST_REMOTES = 1_000
+#: Seconds of a round trip, or of each of so many answers, with which a remote is worth helpers. On a line of 20 ms two
+#: cores are busy with as many associations as there are parts.
+FAR, _FEW = 0.04, 5
+#: How many times as long as the fastest ones of their size answers may take: else the remote, or this process, is busy.
+#: Each counts so much in that average. The fastest ones grow with each answer, since lines and remotes change.
+_BUSY, _LATE, _FORGET = 1.25, 0.1, 1.003
+#: Seconds that the remote may take for a C-ECHO, or for a file at which an association was lost, at least.
+LEAST_PATIENCE = 5.0
 
 AnyStoreRequest = StoreRequest | StoreDirectoryRequest | StorePathsRequest
+
+
+class Answers:
+    """How long a remote takes to answer, as this process has seen it.
+
+    Attributes
+    ----------
+    number
+        Files that it has answered.
+    slowest
+        The most seconds that one took.
+    """
+
+    def __init__(self) -> None:
+        self.number, self.slowest = 0, 0.0
+        #: The fewest seconds that a file took, by the binary logarithm of its size.
+        self._fastest: dict[int, float] = {}
+        #: How many times as long as that they take of late.
+        self._stretch = 1.0
+
+    def note(self, seconds: float, size: int | None) -> None:
+        """Note an answer to a file of so many bytes; None if it says nothing of the speed of the remote."""
+        self.number, self.slowest = self.number + 1, max(self.slowest, seconds)
+        # The clock of this machine may have been set.
+        if size is not None and seconds > 0:
+            kind = size.bit_length()
+            self._fastest[kind] = min(_FORGET * self._fastest.get(kind, math.inf), seconds)
+            self._stretch += _LATE * (seconds / self._fastest[kind] - self._stretch)
+
+    def allow_another(self, round_trip: float) -> bool:
+        """Whether another association is worthwhile: one waits for the line or the remote, and neither is busy."""
+        far = round_trip >= FAR or (self.number >= _FEW and min(self._fastest.values(), default=0.0) >= FAR)
+        return far and self._stretch <= _BUSY
+
+
+#: By remote.
+_answers: dict[str, Answers] = {}
+
+
+def answers_of(remote: str) -> Answers:
+    if remote not in _answers and len(_answers) >= _MOST_REMOTES:
+        _answers.clear()
+    return _answers.setdefault(remote, Answers())
 
 
 class FileQueue(LineQueue[StoredInstance]):

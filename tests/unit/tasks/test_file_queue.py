@@ -11,9 +11,8 @@ import pytest
 
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.request import StoreDirectoryRequest
-from pacs_tasks.tasks.answers import Answers
 from pacs_tasks.tasks.engine import background
-from pacs_tasks.tasks.file_queue import FileQueue
+from pacs_tasks.tasks.file_queue import Answers, FileQueue
 
 CT, MAMMOGRAM = 500_000, 50_000_000
 FILES = 5_000
