@@ -237,7 +237,8 @@ class Leases:
         until, found = self._responses.get(name, (0.0, 0.0))
         now = time.monotonic()
         if now >= until:
-            found = quickly(lambda: self._tuning().response_time(name)) or 0.0
+            answer = quickly(lambda: self._tuning().response_time(name))
+            found = answer or 0.0
             self._responses[name] = now + _RESPONSE_VALID, found
         return found
 
