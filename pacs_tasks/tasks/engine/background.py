@@ -64,15 +64,7 @@ def per_process(make: Callable[[], T]) -> Callable[[], T]:
 
 
 class Body:
-    """A running body.
-
-    Parameters
-    ----------
-    call
-        Runs it.
-    job_id
-        The job that it works on.
-    """
+    """A running body, which works on a job."""
 
     def __init__(self, call: Callable[[], Any], job_id: str) -> None:
         self.job_id = job_id
@@ -240,8 +232,6 @@ def run(call: Callable[[], Any], job_id: str, may_detach: Callable[[str], bool],
 
     Parameters
     ----------
-    job_id
-        The job that it works on.
     may_detach
         Whether a body that waits may be detached now; called with the remote that it works with, if it does.
     ticket
@@ -337,16 +327,9 @@ def end_all(seconds: float) -> bool:
 
 
 def be_alone(seconds: float, sign_of_life: Callable[[], object]) -> bool:
-    """Have the current body be the only one of its process, which it may kill; what stays for so long stays.
+    """Have the current body be the only one of its process, which it may kill; false if it is in the background.
 
-    Parameters
-    ----------
-    sign_of_life
-        Called now and then.
-
-    Returns
-    -------
-    False if the body is in the background.
+    What stays for so many seconds stays. ``sign_of_life`` is called now and then.
     """
     mine = current()
     mine.alone = mine.keep()
@@ -399,11 +382,7 @@ def expect_to_wait(remote: str, response_time: float = 0.0) -> None:
 
     So it is, too, where another body of this process waits for it in the background. A remote that is silent accepts an
     association at once, as if it were near: else each part for it would keep its process for :data:`_SOON`.
-
-    Parameters
-    ----------
-    response_time
-        Seconds that it usually takes to respond, if that is known.
+    ``response_time`` is in seconds.
     """
     body = current()
     body.remote = remote

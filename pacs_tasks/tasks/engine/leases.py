@@ -29,7 +29,7 @@ from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.request import GetRequest, MoveRequest, Priority, Request
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine import background
-from pacs_tasks.tasks.engine.base import budget, quick_redis, quickly
+from pacs_tasks.tasks.engine.base import ledger, quick_redis, quickly
 from pacs_tasks.tasks.engine.claim import heartbeat
 
 #: Seconds to wait for a lease before the work goes back to the queue, and in the background, where it holds no process;
@@ -201,19 +201,13 @@ class Leases:
     Parameters
     ----------
     patient, quick
-        Give the budget over a connection that repeats commands while Redis is unavailable for a moment, and over one
-        that sends each command once.
-    tuning
-        Gives the tuning over the latter.
+        Give a connection that repeats commands while Redis is unavailable for a moment, and one that sends each once.
     """
 
-    def __init__(
-        self,
-        patient: Callable[[], AssociationLeases],
-        quick: Callable[[], AssociationLeases],
-        tuning: Callable[[], Tuning],
-    ) -> None:
-        self._patient, self._quick, self._tuning = patient, quick, tuning
+    def __init__(self, patient: Callable[[], redis.Redis], quick: Callable[[], redis.Redis]) -> None:
+        self._patient = cache(lambda: AssociationLeases(patient()))
+        self._quick = cache(lambda: AssociationLeases(quick()))
+        self._tuning = cache(lambda: Tuning(quick()))
         self._lock = threading.Lock()
         #: By remote, until when parts do not wait for it.
         self._in_vain: dict[str, float] = {}
@@ -433,10 +427,5 @@ def _check_stop(remote: RemoteAE, stop: StopCheck) -> None:
         raise JobCancelledError(f"The job was cancelled while it waited for an association with {remote}.")
 
 
-def _leases() -> Leases:
-    quick = cache(lambda: AssociationLeases(quick_redis()))
-    return Leases(budget, quick, cache(lambda: Tuning(quick_redis())))
-
-
 #: Gives the leases of this process.
-leases = background.per_process(_leases)
+leases = background.per_process(lambda: Leases(lambda: ledger().client, quick_redis))

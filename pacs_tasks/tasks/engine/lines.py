@@ -49,8 +49,6 @@ class LineQueue(ABC, Generic[T]):
 
     Parameters
     ----------
-    contexts
-        The presentation contexts to propose.
     queue
         By its index in the manifest, each line in the form in which :meth:`step` needs it; in order.
     patience
