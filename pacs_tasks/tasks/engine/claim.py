@@ -218,7 +218,7 @@ def poison(deaths: int) -> JobFailedError:
 
 @contextmanager
 def claimed(task: Task, ledger: Ledger, job_id: str, name: str, scope: str | None = None) -> Iterator[Claim]:
-    """Hold a claim during the block, in the scope of the job or another; where a worker holds it, the task comes again."""
+    """Hold a claim during the block, in a scope if not of the job; if another worker holds it, the task comes again."""
     claim = Claim(task, ledger, scope or job_id, name, job_id)
     try:
         # Whoever shares the process would die as well.

@@ -318,6 +318,7 @@ def _accepted(task: Task, payload: Mapping[str, Any] | None, request_type: type[
     """
     job_id = task.request.id
     opened = False
+    request: Any
     if payload is not None:
         try:
             request = ledger().complete(build(request_type, _in_clear(task, payload)))
@@ -327,21 +328,21 @@ def _accepted(task: Task, payload: Mapping[str, Any] | None, request_type: type[
             ledger().open(job_id, task.name, None)
             raise
         origin = str(task.request.origin or "")
-        opened = ledger().open(job_id, task.name, cast(Any, request), _what_follows(task), origin)
-        note_enqueuer(task, cast(Any, request), opened=opened)
+        opened = ledger().open(job_id, task.name, request, _what_follows(task), origin)
+        note_enqueuer(task, request, opened=opened)
     else:
-        request = cast(R, ledger().request(job_id, bulk=True))
-        check_record(job_id, cast(Any, request), bulk=True)
+        request = ledger().request(job_id, bulk=True)
+        check_record(job_id, request, bulk=True)
     if not opened:
         _restore(task, ledger().callers.follows(job_id))
-    if ledger().start(job_id, task.request.hostname, _about(cast(Any, request))).finished:
+    if ledger().start(job_id, task.request.hostname, _about(request)).finished:
         return None
     add_to_work(remote=name_of(request.remote))
     if settings().audit:
         # Also of what this worker may not serve.
         Audits(ledger().client).expect(job_id)
-    check_request(cast(Any, request))
-    return request
+    check_request(request)
+    return cast(R, request)
 
 
 def _about(request: Request) -> str:
