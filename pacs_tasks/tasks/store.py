@@ -126,14 +126,11 @@ def _promise_paths(request: StorePathsRequest, claim: Claim) -> Promise:
 
 def _groups(part: Part[FileLine], indices: Sequence[int]) -> Iterator[Sequence[int]]:
     """Files that are read together before they are sent, and so are on the disk together if they are unpacked."""
-    if not part.undivided:
-        for start in range(0, len(indices), _READ_AHEAD):
-            yield indices[start : start + _READ_AHEAD]
-        return
     group: list[int] = []
     size = 0
     for index in indices:
-        if group and (len(group) == _READ_AHEAD or size + part.left[index].size > PART_BYTES):
+        too_large = part.undivided and size + part.left[index].size > PART_BYTES
+        if group and (len(group) == _READ_AHEAD or too_large):
             yield group
             group, size = [], 0
         group.append(index)

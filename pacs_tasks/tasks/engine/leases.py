@@ -373,7 +373,9 @@ class Leases:
         """Note how long it took to open an association."""
         if seconds > _LONG_OPENING:
             lease.note(Trouble.BUSY)
-        elif lease.remote not in self._slow and (many := _slow_line(seconds)):
+            return
+        many = next((many for least, many in _SLOW_LINE.items() if seconds > least), 0)
+        if many and lease.remote not in self._slow:
             self._slow.add(lease.remote)
             # Two round trips. The other processes learn from it that the remote is far.
             quickly(lambda: self._tuning().begin_with(lease.remote, min(many, lease.limit), seconds / 2))
@@ -407,11 +409,6 @@ class Leases:
         answer = quickly(read)
         self._wanted[key] = now + (REDIS_SILENT if answer is None else _ANSWER_VALID), bool(answer)
         return bool(answer)
-
-
-def _slow_line(seconds: float) -> int:
-    """How many associations a line begins with if opening one takes so long; zero if it is not slow."""
-    return next((many for least, many in _SLOW_LINE.items() if seconds > least), 0)
 
 
 def _busy(remote: RemoteAE, lease: Lease) -> NoLeaseError:

@@ -133,10 +133,6 @@ class Attempt(ABC):
         answer = Answer.of(outcome, brought=brought)
         return answer._replace(destination_unknown=self._destination_unknown and not brought)
 
-    def _before_move(self, uids: UIDs) -> None:
-        """Wait until the pace allows a C-MOVE of these instances, or of all that are left."""
-        self._part.pacing.before_request(len(uids) or len(self._part.left))
-
     def _may_continue(self, answer: Answer) -> bool:
         """Whether to send the next list after this answer."""
         busy = answer.status is not None and answer.status.category is StatusCategory.TRANSIENT

@@ -251,7 +251,7 @@ class Fetch(Attempt):
         receiver = self._receiver = self._choice.receiver()
 
         def request_once(uids: UIDs) -> MoveOutcome:
-            self._before_move(uids)
+            self._part.pacing.before_request(len(uids) or len(self._part.left))
             named, before = (self._study_uid, self._series_uid, uids), (self._arrivals.number, self._arrivals.bytes)
             move = Move(self._part, self._request, self._arrivals, receiver, named)
             outcome = move.run()

@@ -147,7 +147,7 @@ class Forward(Attempt):
     def _move(self, uids: UIDs) -> MoveOutcome:
         request = self._request
         operation = move_request(request, self._destination.ae_title, self._study_uid, self._series_uid, uids)
-        self._before_move(uids)
+        self._part.pacing.before_request(len(uids) or len(self._part.left))
         try:
             with leased(request, self._part.job_id, self._part.must_end, one_of_many=True) as lease:
                 outcome = c_move.move(operation, local_ae(request), timeouts(request), lease.stop)
