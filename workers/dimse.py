@@ -45,7 +45,7 @@ from pacs_tasks.privacy import keep_private
 from pacs_tasks.sealing import IN_CLEAR
 from pacs_tasks.settings import remark_on_variables, settings
 from pacs_tasks.tasks.audit import alert, watch_audits
-from pacs_tasks.tasks.engine.associations import close_all
+from pacs_tasks.tasks.engine.associations import idle_associations
 from pacs_tasks.tasks.engine.background import end_all
 from pacs_tasks.tasks.engine.base import ledger, quick_redis, shut_down
 from pacs_tasks.tasks.engine.claim import watch_jobs, watch_remotes
@@ -213,7 +213,7 @@ def _end_soon(**_: object) -> None:
 def _release(**_: object) -> None:
     """Have the tasks in the background of a process end, and release its associations."""
     end_all(_END_LIMIT)
-    close_all()
+    idle_associations.close_all()
     tracing.flush(settings().traces)
 
 

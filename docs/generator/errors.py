@@ -64,7 +64,7 @@ _READABLE = {
     "what_next": "next step",
     "_what_next": "next step",
     "hint": "next step",
-    "_here": "worker",
+    "here": "worker",
     "shown": "name",
     "deaths": "number of",
     "getfilesystemencoding": "encoding",

@@ -2,7 +2,7 @@
 
 Each enqueuer has a name and a key of its own; workers know the keys of all. A signature covers the name, the time, the
 task, its id, when it is due and expires, and its arguments with what follows it. The header of a message has it as
-``NAME:TIME:MAC``; a job of our own client has it in its record. :func:`pacs_tasks.tasks.engine.enqueuers.enqueuer_of`
+``NAME:TIME:MAC``; a job of our own client has it in its record. :func:`pacs_tasks.tasks.engine.permissions.enqueuer_of`
 gives the name that was verified.
 """
 

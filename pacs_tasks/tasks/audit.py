@@ -56,7 +56,7 @@ from pacs_tasks.request.store import SENDING
 from pacs_tasks.sealing import sealing_of
 from pacs_tasks.settings import Settings, settings
 from pacs_tasks.tasks.engine.base import ledger
-from pacs_tasks.tasks.engine.enqueuers import enqueuer_of
+from pacs_tasks.tasks.engine.permissions import enqueuer_of
 
 logger = logging.getLogger(__name__)
 
@@ -164,6 +164,7 @@ def _keys_of(request: AnyRequest) -> str:
 
 def _studies(record: Ledger, job_id: str, request: AnyRequest, outcome: Outcome | PacsTasksError) -> Iterator[_Study]:
     """Give what became of each study; of the whole job if no study is known."""
+    named = request.study_uid or "" if isinstance(request, _RETRIEVING) else ""
     if isinstance(outcome, TransferOutcome):
         found = list(_studies_of_transfer(record, job_id))
         known = {each.study_uid for each in found}
@@ -171,16 +172,12 @@ def _studies(record: Ledger, job_id: str, request: AnyRequest, outcome: Outcome 
         yield from found or [_Study("", _category(outcome), 0)]
     elif isinstance(outcome, GetOutcome):
         paths = [each.path for each in outcome.instances]
-        yield _Study(_named(request), outcome.category, len(paths), next(iter(paths), ""))
+        yield _Study(named, outcome.category, len(paths), next(iter(paths), ""))
     elif isinstance(outcome, MoveOutcome):
         counts = outcome.suboperations
-        yield _Study(_named(request), outcome.category, counts.completed + counts.warning)
+        yield _Study(named, outcome.category, counts.completed + counts.warning)
     else:
-        yield _Study(_named(request), "failed", 0)
-
-
-def _named(request: AnyRequest) -> str:
-    return request.study_uid or "" if isinstance(request, _RETRIEVING) else ""
+        yield _Study(named, "failed", 0)
 
 
 def _studies_of_transfer(record: Ledger, job_id: str) -> Iterator[_Study]:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import redis
-
 from pacs_tasks.ae import RemoteAE
-from pacs_tasks.errors import BrokerUnavailableError
 from pacs_tasks.fleet.receivers import EXPECTED_FOR, ExpectedCallers
-from pacs_tasks.tasks.engine.base import ledger
+from pacs_tasks.tasks.engine.base import ledger, quickly
 from pacs_tasks.tasks.engine.claim import Claim, heartbeat
-
-logger = logging.getLogger(__name__)
 
 
 class _Call:
@@ -28,11 +22,15 @@ class _Call:
     def seen(self) -> float:
         return self._claim.seen
 
-    def prolong(self, seconds: float = EXPECTED_FOR) -> None:
-        self._expected.expect(self._remote, self._claim.owner, seconds)
+    def prolong(self) -> None:
+        self._expected.expect(self._remote, self._claim.owner, EXPECTED_FOR)
 
-    def forget(self) -> None:
-        self._expected.withdraw(self._remote, self._claim.owner)
+    def end(self, seconds: float) -> None:
+        """Expect it for so many seconds more, or not at all."""
+        if seconds:
+            self._expected.expect(self._remote, self._claim.owner, seconds)
+        else:
+            self._expected.withdraw(self._remote, self._claim.owner)
 
 
 @contextmanager
@@ -56,10 +54,4 @@ def expecting_call(claim: Claim, remote: RemoteAE, later: Callable[[], float] = 
         yield
     finally:
         heartbeat().forget(call)
-        try:
-            if seconds := later():
-                call.prolong(seconds)
-            else:
-                call.forget()
-        except (BrokerUnavailableError, redis.RedisError) as error:
-            logger.debug("An expected call could not be removed (%s); it expires.", type(error).__name__)
+        quickly(lambda: call.end(later()), "an expected call could not be removed, and expires")

@@ -3,11 +3,13 @@
 Over a slow line an association waits for nearly all of its time. A part calls *helpers* there: each takes files from
 the part's queue over an association of its own, in a thread of its own, as long as there are associations that nobody
 else waits for. So a part costs its task, its claim and its ticket once for several associations, and what is left at
-the end of a job is shared by all of them.
+the end of a job is shared by all of them. How long the remote takes to answer shows whether another association is
+worthwhile.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import ChainMap, deque
@@ -20,7 +22,7 @@ import redis
 
 from pacs_tasks.dimse import c_echo, c_store
 from pacs_tasks.dimse.files.part10 import StoredInstance
-from pacs_tasks.dimse.upper_layer.association import Association, StopCheck, Timeouts
+from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
 from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.errors import (
     AssociationError,
@@ -41,15 +43,14 @@ from pacs_tasks.ledger.manifest import FileLine
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, StatusCategory
 from pacs_tasks.request import StoreDirectoryRequest, StorePathsRequest, StoreRequest
 from pacs_tasks.settings import settings
-from pacs_tasks.tasks.answers import LEAST_PATIENCE, answers_of
 from pacs_tasks.tasks.engine import background
-from pacs_tasks.tasks.engine.associations import count_idle, leased
-from pacs_tasks.tasks.engine.base import PartPausedError, in_task_of, local_ae, timeouts
+from pacs_tasks.tasks.engine.associations import Loss, idle_associations, leased
+from pacs_tasks.tasks.engine.base import PartPausedError, local_ae, timeouts
 from pacs_tasks.tasks.engine.leases import leases
 from pacs_tasks.tasks.engine.lines import LineQueue
+from pacs_tasks.tasks.engine.pace import UNPACED
 from pacs_tasks.tasks.engine.part import Part
 from pacs_tasks.tasks.engine.permissions import check_file, check_source
-from pacs_tasks.tasks.engine.session import Loss
 from pacs_tasks.tasks.verify.inventory import is_duplicate, resolve_duplicates
 
 #: Seconds that the remote usually takes to respond with which helpers need not wait for the first association.
@@ -61,8 +62,61 @@ _STORED = (InstanceCategory.SUCCESS, InstanceCategory.WARNING)
 _HELPERS, _FEWEST_FILES = 2, 4
 #: Seconds after which a part that got no association for a helper asks for the next one.
 _ASK_AGAIN = 0.2
+#: Remotes of which one process remembers how fast they answer.
+_MOST_REMOTES = 1_000
+#: Seconds of a round trip, or of each of so many answers, with which a remote is worth helpers. On a line of 20 ms two
+#: cores are busy with as many associations as there are parts.
+FAR, _FEW = 0.04, 5
+#: How many times as long as the fastest ones of their size answers may take: else the remote, or this process, is busy.
+#: Each counts so much in that average. The fastest ones grow with each answer, since lines and remotes change.
+_BUSY, _LATE, _FORGET = 1.25, 0.1, 1.003
+#: Seconds that the remote may take for a C-ECHO, or for a file at which an association was lost, at least.
+LEAST_PATIENCE = 5.0
 
 AnyStoreRequest = StoreRequest | StoreDirectoryRequest | StorePathsRequest
+
+
+class Answers:
+    """How long a remote takes to answer, as this process has seen it.
+
+    Attributes
+    ----------
+    number
+        Files that it has answered.
+    slowest
+        The most seconds that one took.
+    """
+
+    def __init__(self) -> None:
+        self.number, self.slowest = 0, 0.0
+        #: The fewest seconds that a file took, by the binary logarithm of its size.
+        self._fastest: dict[int, float] = {}
+        #: How many times as long as that they take of late.
+        self._stretch = 1.0
+
+    def note(self, seconds: float, size: int | None) -> None:
+        """Note an answer to a file of so many bytes; None if it says nothing of the speed of the remote."""
+        self.number, self.slowest = self.number + 1, max(self.slowest, seconds)
+        # The clock of this machine may have been set.
+        if size is not None and seconds > 0:
+            kind = size.bit_length()
+            self._fastest[kind] = min(_FORGET * self._fastest.get(kind, math.inf), seconds)
+            self._stretch += _LATE * (seconds / self._fastest[kind] - self._stretch)
+
+    def allow_another(self, round_trip: float) -> bool:
+        """Whether another association is worthwhile: one waits for the line or the remote, and neither is busy."""
+        far = round_trip >= FAR or (self.number >= _FEW and min(self._fastest.values(), default=0.0) >= FAR)
+        return far and self._stretch <= _BUSY
+
+
+#: By remote.
+_answers: dict[str, Answers] = {}
+
+
+def answers_of(remote: str) -> Answers:
+    if remote not in _answers and len(_answers) >= _MOST_REMOTES:
+        _answers.clear()
+    return _answers.setdefault(remote, Answers())
 
 
 class FileQueue(LineQueue[StoredInstance]):
@@ -78,18 +132,10 @@ class FileQueue(LineQueue[StoredInstance]):
         part: Part[FileLine],
         request: AnyStoreRequest,
         contexts: Sequence[Context],
-        stop: StopCheck,
         queue: Mapping[int, StoredInstance],
-        *,
-        alone: bool = False,
         patience: float | None = None,
-        spare: bool = False,
     ) -> None:
-        super().__init__(
-            part, request, contexts, self._stop_of(stop), queue, alone=alone, patience=patience, spare=spare
-        )
-        #: As it was given: helpers go on when the queue is empty.
-        self.must_stop = stop
+        super().__init__(part, request, contexts, queue, patience)
         #: Instances whose own syntax was refused, and for whose other ones the association had no context.
         self.refused: dict[int, StoredInstance] = {}
         self.duplicates: dict[int, InstanceOutcome] = {}
@@ -104,9 +150,9 @@ class FileQueue(LineQueue[StoredInstance]):
         #: Seconds that connecting took.
         self._round_trip = 0.0
 
-    def _stop_of(self, stop: StopCheck) -> StopCheck:
-        """``stop``, or true once helpers have done all files: this queue needs no association then."""
-        return lambda: stop() or not self.queue
+    def must_stop(self) -> bool:
+        """Whether to stop waiting for the remote: once helpers have done all files, this queue needs no association."""
+        return self.part.claim.overdue() or not self.queue
 
     def work(self) -> None:
         """Send the files, then find out which of those that the remote rejected as duplicates are there."""
@@ -136,7 +182,7 @@ class FileQueue(LineQueue[StoredInstance]):
 
     def opening(self) -> None:
         """Have helpers open their associations beside this one, if the remote usually takes long."""
-        self._round_trip = leases().response_time(self.request.remote) or 0.0
+        self._round_trip = leases().response_time(self.request.remote)
         if self._round_trip >= _VERY_FAR:
             self._call_helpers()
 
@@ -171,7 +217,7 @@ class FileQueue(LineQueue[StoredInstance]):
         waiting, active = len(self._waiting), sum(helper.thread.is_alive() for helper in self._helpers)
         # Each helper costs as much as some files, except where associations are left over at the end of a job.
         worthwhile = min(_HELPERS, waiting // _FEWEST_FILES) - active
-        left_over = 0 if leases().waiting(self._remote_name) else count_idle(self.request, self.contexts)
+        left_over = 0 if leases().waiting(self._remote_name) else idle_associations.count(self.request, self.contexts)
         if worthwhile > left_over:
             free = left_over + leases().room(self._remote_name)
         else:
@@ -185,7 +231,7 @@ class FileQueue(LineQueue[StoredInstance]):
             self._helpers.append(helper)
 
     def _may_have_helpers(self) -> bool:
-        careful = self._alone or self.part.pacing is not None or self.part.claim.deaths
+        careful = self.part.alone or self.part.pacing is not UNPACED or self.part.claim.deaths
         lost = self._lost_helpers >= _LOST_HELPERS
         return not careful and not lost and answers_of(self._remote_name).allow_another(self._round_trip)
 
@@ -243,7 +289,7 @@ class FileQueue(LineQueue[StoredInstance]):
                 size = instance.size if outcome.category in _STORED else None
                 answers_of(self._remote_name).note(outcome.ended - outcome.begun, size)
             self._note_moved(instance, outcome)
-            if self.part.pacing is not None and not outcome.begun:
+            if not outcome.begun:
                 self.part.pacing.not_sent(instance.size)
             if c_store.may_be_converted(assoc, instance, outcome, self.request.transcode):
                 self.unanswered.discard(index)
@@ -325,7 +371,8 @@ class FileQueue(LineQueue[StoredInstance]):
     def _until_the_end(self) -> Iterator[StoredInstance]:
         """The files in order, until the part must end or come again, or others need the association."""
         pacing = self.part.pacing
-        sizes = [instance.size for instance in self.queue.values()] if pacing is not None else []
+        # Without a pace, helpers may change the queue meanwhile.
+        sizes = [] if pacing is UNPACED else [instance.size for instance in self.queue.values()]
         for place in count():
             if self.part.must_end() or self.part.slice_over() or self.must_yield():
                 return
@@ -343,7 +390,7 @@ class FileQueue(LineQueue[StoredInstance]):
                 del self.queue[index]
                 self.part.fail(index, error)
                 continue
-            if pacing is not None and not pacing.admits(sizes, place):
+            if not pacing.admits(sizes, place):
                 return
             self.unanswered.add(index)
             self._index_of[instance.path] = index
@@ -370,17 +417,19 @@ class _Helper(FileQueue):
         What ended it, which ends the part.
     """
 
+    spare: ClassVar[bool] = True
+
     def __init__(self, helped: FileQueue) -> None:
         self._helped = helped
-        super().__init__(
-            helped.part, helped.request, helped.contexts, helped.must_stop, {}, patience=helped.patience, spare=True
-        )
+        super().__init__(helped.part, helped.request, helped.contexts, {}, helped.patience)
         self.error: BaseException | None = None
-        self.thread = threading.Thread(target=in_task_of(self.part.task, self._run), name="helper", daemon=True)
+        self.thread = threading.Thread(
+            target=background.in_task_of(self.part.task, self._run), name="helper", daemon=True
+        )
 
-    def _stop_of(self, stop: StopCheck) -> StopCheck:
-        """``stop``, or true while it opens an association for which there is no file left."""
-        return lambda: stop() or (self.lease is None and not self._helped.may_give())
+    def must_stop(self) -> bool:
+        """Whether to stop waiting for the remote: also while it opens an association for which no file is left."""
+        return self.part.claim.overdue() or (self.lease is None and not self._helped.may_give())
 
     @classmethod
     def of(cls, helped: FileQueue) -> Self | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from enum import Enum, auto
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from pacs_tasks.dimse.files import damage, part10
 from pacs_tasks.dimse.files.part10 import StoredInstance
+from pacs_tasks.dimse.files.regular import is_of_system
 from pacs_tasks.dimse.sources import archive, objects
 from pacs_tasks.dimse.sources.archive import Unpacked
 from pacs_tasks.dimse.sources.members import Member
@@ -18,8 +20,7 @@ from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 from pacs_tasks.request import FilesRequest
 from pacs_tasks.source import is_url
 from pacs_tasks.tasks.engine.claim import Claim
-from pacs_tasks.tasks.engine.paths import files_below, readable_directory, readable_file
-from pacs_tasks.tasks.engine.permissions import check_file, check_source
+from pacs_tasks.tasks.engine.permissions import check_file, check_source, here
 
 
 class Kind(Enum):
@@ -65,6 +66,77 @@ def listed(named: Sequence[str], claim: Claim, kind: Kind = Kind.ANY) -> Iterato
         for line in found:
             check()
             yield line
+
+
+def readable_file(path: str) -> None:
+    """Raise :class:`UnreadableInputError` unless ``path`` is a file that this worker can see."""
+    if Path(path).is_dir():
+        raise UnreadableInputError("The path is a directory. Name a file, or use send-dir.", path)
+    if not Path(path).exists():
+        raise UnreadableInputError(
+            f"{here()} cannot find the file. Check the path, or mount its storage on the worker's machine.", path
+        )
+
+
+def readable_directory(path: str) -> None:
+    """Raise :class:`UnreadableInputError` unless ``path`` is a directory that this worker can list."""
+    try:
+        if is_of_system(Path(path).stat()):
+            raise UnreadableInputError(
+                "The directory is in /proc or /sys, with nothing to send. Name another one.", path
+            )
+        with os.scandir(path):
+            return
+    except FileNotFoundError:
+        raise UnreadableInputError(
+            f"{here()} cannot find the directory. Check the path, or mount its storage on the worker's machine.", path
+        ) from None
+    except NotADirectoryError:
+        raise UnreadableInputError("The path is not a directory. Name a directory, or use send-file.", path) from None
+    except OSError as error:
+        raise UnreadableInputError(
+            f"{here()} cannot list the directory ({error.strerror}). Check its permissions.", path
+        ) from None
+
+
+def files_below(directory: str) -> Iterator[tuple[str, int]]:
+    """Every file below ``directory`` with its size in bytes, in the order of names.
+
+    A directory that cannot or must not be listed counts as a file, so that the part that reads it reports the error.
+    Links to directories are followed only once.
+    """
+    seen: set[tuple[int, int]] = set()
+    waiting = [directory]
+    while waiting:
+        current = waiting.pop()
+        try:
+            check_file(current)
+        except UnreadableInputError:
+            yield current, 0
+            continue
+        try:
+            stat = Path(current).stat()
+            if is_of_system(stat):
+                yield current, 0
+                continue
+            with os.scandir(current) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except OSError:
+            yield current, 0
+            continue
+        if stat.st_ino and (stat.st_dev, stat.st_ino) in seen:
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        below = []
+        for entry in entries:
+            try:
+                if entry.is_dir():
+                    below.append(entry.path)
+                else:
+                    yield entry.path, entry.stat().st_size
+            except OSError:
+                yield entry.path, 0
+        waiting.extend(reversed(below))
 
 
 def _objects_of(url: str, check: Callable[[], object], kind: Kind) -> Iterator[FileLine]:

@@ -21,13 +21,12 @@ from pacs_tasks.ledger.outcomes import MatchRecorder
 from pacs_tasks.outcome import Category, Doubt, FindOutcome, InstanceCategory, InstanceOutcome
 from pacs_tasks.request import FindBatchRequest, FindRequest
 from pacs_tasks.settings import settings
-from pacs_tasks.tasks.engine.associations import new_association
+from pacs_tasks.tasks.engine.associations import Loss, Session, new_association
 from pacs_tasks.tasks.engine.base import JobTask, ledger, register
 from pacs_tasks.tasks.engine.claim import Claim
 from pacs_tasks.tasks.engine.job import Promise, Range, answer, note_round_trip, parts_of_a_job, register_chord
 from pacs_tasks.tasks.engine.lines import LineQueue, work_off
 from pacs_tasks.tasks.engine.part import Part
-from pacs_tasks.tasks.engine.session import Loss, Session
 
 #: Seconds that a row takes at least: the answer of a fast PACS, and the decoding of its matches.
 ROW_WORK = 0.004
@@ -92,7 +91,7 @@ class _RowQueue(LineQueue[RowLine]):
     request: FindBatchRequest
 
     def __init__(self, part: Part[RowLine], request: FindBatchRequest) -> None:
-        super().__init__(part, request, contexts_of(request), part.must_end, part.left)
+        super().__init__(part, request, contexts_of(request), part.left)
         #: The row in front and its query: one that is split goes on where it was.
         self._finding: tuple[int, FindOperation, MatchRecorder] | None = None
 

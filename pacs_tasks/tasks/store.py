@@ -18,12 +18,13 @@ from pacs_tasks.dimse.sources.archive import Unpacked
 from pacs_tasks.dimse.upper_layer import contexts
 from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.errors import UnreadableInputError
+from pacs_tasks.fleet.leases import name_of
 from pacs_tasks.ledger.manifest import FileLine
+from pacs_tasks.ledger.outcomes import Instances
 from pacs_tasks.outcome import InstanceOutcome
 from pacs_tasks.request import FilesRequest, StoreDirectoryRequest, StorePathsRequest, StoreRequest
 from pacs_tasks.settings import settings
-from pacs_tasks.tasks.answers import FAR, first_patience, patience_at_lost
-from pacs_tasks.tasks.engine.base import JobTask, ledger, register
+from pacs_tasks.tasks.engine.base import JobTask, ledger, register, timeouts
 from pacs_tasks.tasks.engine.claim import Claim
 from pacs_tasks.tasks.engine.job import (
     FEWEST_PARTS,
@@ -37,7 +38,7 @@ from pacs_tasks.tasks.engine.job import (
 from pacs_tasks.tasks.engine.lines import work_off
 from pacs_tasks.tasks.engine.pace import pacing_of
 from pacs_tasks.tasks.engine.part import Part, run_part
-from pacs_tasks.tasks.file_queue import AnyStoreRequest, FileQueue
+from pacs_tasks.tasks.file_queue import FAR, LEAST_PATIENCE, AnyStoreRequest, FileQueue, answers_of
 from pacs_tasks.tasks.files import Kind, instance_in, listed, read_header
 
 #: Up to so many files, each is a task of its own, as people who watch Flower expect.
@@ -50,6 +51,11 @@ SHARED = 2
 PART_BYTES = 64 * 2**20
 #: Files whose headers a part reads before it sends them: they share an association with the right contexts.
 _READ_AHEAD = 200
+#: A file at which an association was lost gets so many times the usual time of an answer. Files that show that time.
+_PATIENCE, _SAMPLES = 10.0, 200
+#: A remote that has answered so often, and never taken longer than a part of the limit, is not waited for that long:
+#: it does not digest the file. Each file gets a second for so many bytes in any case.
+_KNOWN, _USUAL_SHARE, _LIMIT_SHARE, _SLOWEST_RATE = 20, 0.03, 0.6, 1 << 20
 
 
 def cut(lines: Sequence[FileLine], files_per_task: int | None, round_trip: float = 0.0) -> list[Range]:
@@ -120,14 +126,11 @@ def _promise_paths(request: StorePathsRequest, claim: Claim) -> Promise:
 
 def _groups(part: Part[FileLine], indices: Sequence[int]) -> Iterator[Sequence[int]]:
     """Files that are read together before they are sent, and so are on the disk together if they are unpacked."""
-    if not part.undivided:
-        for start in range(0, len(indices), _READ_AHEAD):
-            yield indices[start : start + _READ_AHEAD]
-        return
     group: list[int] = []
     size = 0
     for index in indices:
-        if group and (len(group) == _READ_AHEAD or size + part.left[index].size > PART_BYTES):
+        too_large = part.undivided and size + part.left[index].size > PART_BYTES
+        if group and (len(group) == _READ_AHEAD or too_large):
             yield group
             group, size = [], 0
         group.append(index)
@@ -153,12 +156,34 @@ def _read_headers(
     return found
 
 
+def _first_patience(request: AnyStoreRequest, largest: int) -> float | None:
+    """Seconds that a remote may stay silent at files of which none has given trouble yet; None for the usual limit.
+
+    A remote that answers everything else at once does not answer at all after half a minute of silence.
+    """
+    answers = answers_of(name_of(request.remote))
+    limit = timeouts(request).dimse
+    if answers.number < _KNOWN or answers.slowest > _USUAL_SHARE * limit:
+        return None
+    return _LIMIT_SHARE * limit + largest / _SLOWEST_RATE
+
+
+def _patience_at_lost(job_id: str, size: int) -> float | None:
+    """Seconds in which the remote answers a file of this size, by far; nothing if it has not answered any."""
+    sent = [each for _, each in Instances(ledger(), job_id).receipts(0, _SAMPLES) if each.begun]
+    if not sent:
+        return None
+    seconds = sum(each.ended - each.begun for each in sent)
+    usual = max(seconds / len(sent), seconds / max(1, sum(each.size for each in sent)) * size)
+    return max(LEAST_PATIENCE, _PATIENCE * usual)
+
+
 def _send(part: Part[FileLine], request: AnyStoreRequest, *, alone: bool = False) -> bool:
     """Send the rest of a part; true if something should be tried again later."""
+    part.alone = alone
     part.pacing = pacing_of(part.job_id, request, part.must_end)
-    if part.pacing is not None:
-        # Before the headers of the files are read, perhaps in vain.
-        part.pacing.begin(len(part.left), next(iter(part.left.values())).size)
+    # Before the headers of the files are read, perhaps in vain.
+    part.pacing.begin(len(part.left), next(iter(part.left.values())).size)
 
     def queues() -> Iterator[FileQueue]:
         lost = [index for index in part.left if index in part.lost]
@@ -169,7 +194,7 @@ def _send(part: Part[FileLine], request: AnyStoreRequest, *, alone: bool = False
         # Files at which an association was lost come last, each alone, so that they hold up and lose no other.
         for index, instance in _read_headers(part, lost, unpacked, request):
             [(proposed, _)] = contexts.contexts_for([instance], request.transcode)
-            queue = queue_of({index: instance}, proposed, patience_at_lost(part.job_id, instance.size))
+            queue = queue_of({index: instance}, proposed, _patience_at_lost(part.job_id, instance.size))
             part.check_end()
             if queue.falls_silent() and not part.last_try:
                 part.again = True
@@ -180,7 +205,7 @@ def _send(part: Part[FileLine], request: AnyStoreRequest, *, alone: bool = False
         index_of = {instance.path: index for index, instance in instances.items()}
         refused: dict[int, StoredInstance] = {}
         for proposed, batch in contexts.contexts_for(list(instances.values()), request.transcode):
-            patience = first_patience(request, max(each.size for each in batch))
+            patience = _first_patience(request, max(each.size for each in batch))
             sent = queue_of({index_of[each.path]: each for each in batch}, proposed, patience)
             yield sent
             refused |= sent.refused
@@ -188,13 +213,13 @@ def _send(part: Part[FileLine], request: AnyStoreRequest, *, alone: bool = False
             yield queue_of({index_of[each.path]: each for each in batch}, proposed)
 
     def queue_of(batch: dict[int, StoredInstance], proposed: list[Context], patience: float | None = None) -> FileQueue:
-        return FileQueue(part, request, proposed, part.claim.overdue, batch, alone=alone, patience=patience)
+        return FileQueue(part, request, proposed, batch, patience)
 
     # Each run of a part reads the whole directory of an archive.
     part.undivided = any(line.archive for line in part.left.values())
     name = f"{part.job_id} {part.claim.name}"
     with Unpacked(name, taken_up=part.claim.deaths > 0) as unpacked:
-        return work_off(part, request, queues, alone=alone)
+        return work_off(part, request, queues)
 
 
 @register(StoreRequest.task, base=JobTask)

@@ -3,34 +3,37 @@
 A part of fifty small files takes less time than opening an association, so the next part for the same remote uses the
 association of the last one. An idle association is released after ``association_idle`` seconds, or at once if somebody
 waits for its lease: remotes accept only a few.
+
+Some remotes end the association after each request, abort at a request they do not understand, or fall silent at it.
+:class:`Session` opens the next association; the user of a session decides after each loss whether to go on.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
-
-import redis
+from functools import partial
+from typing import NamedTuple, Self, TypeVar
 
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.upper_layer.association import Association, StopCheck, Timeouts, observe
 from pacs_tasks.dimse.upper_layer.negotiation import Context
-from pacs_tasks.errors import AssociationError, BrokerUnavailableError, PeerBusyError
+from pacs_tasks.errors import AssociationError, InvalidRequestError, PeerBusyError, PeerUnavailableError
 from pacs_tasks.fleet.leases import name_of
 from pacs_tasks.fleet.response_times import ResponseTimes
 from pacs_tasks.request import Request
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine import background
-from pacs_tasks.tasks.engine.base import local_ae, outages, quick_redis, timeouts
+from pacs_tasks.tasks.engine.base import local_ae, outages, quick_redis, quickly, timeouts
 from pacs_tasks.tasks.engine.leases import Lease, leases
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Seconds within which the next part usually comes: an association idle for less is not released for others who wait.
 #: Also the first interval between two checks whether somebody waits; the interval grows with the idle time up to the
@@ -80,7 +83,7 @@ class _Kept:
 
 
 class _Idle:
-    """The associations that no task uses now; safe in prefork and thread pools."""
+    """The associations of this process that no task uses now; safe in prefork and thread pools."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -124,7 +127,7 @@ class _Idle:
         return None
 
     def count(self, request: Request, contexts: Sequence[Context]) -> int:
-        """How many idle associations a task of this request could use."""
+        """How many idle associations a task of this request could use at once."""
         ends = _ends_of(request)
         with self._changed:
             return sum(found.ends == ends and found.assoc.fits(contexts) for _, found in self._idle)
@@ -193,21 +196,11 @@ def _is_due(since: float, found: _Kept) -> bool:
     return idle_for >= settings().association_idle or (idle_for >= _NEXT_PART and leases().wanted(found.lease.remote))
 
 
-_idle = _Idle()
+idle_associations = _Idle()
 
 
-def count_idle(request: Request, contexts: Sequence[Context]) -> int:
-    """How many idle associations of this process a task of a request could use at once."""
-    return _idle.count(request, contexts)
-
-
-@cache
-def _response_times(_: int) -> ResponseTimes:
-    """Those of one process: a forked child starts without the counts, and the lock, of its parent."""
-    return ResponseTimes(quick_redis)
-
-
-observe(lambda remote, service, seconds: _response_times(os.getpid()).note(remote, service, seconds))
+_response_times = background.per_process(lambda: ResponseTimes(quick_redis))
+observe(lambda remote, service, seconds: _response_times().note(remote, service, seconds))
 
 
 @contextmanager
@@ -221,9 +214,9 @@ def leased(request: Request, job_id: str, stop: StopCheck, *, one_of_many: bool 
     PeerBusyError
         If no lease became free in a few seconds.
     """
-    lease = leases().lease(request, job_id, stop, _idle.let_go, one_of_many=one_of_many)
+    lease = leases().lease(request, job_id, stop, idle_associations.let_go, one_of_many=one_of_many)
     lease.watched(stop)
-    lease.flow.begin(lease)
+    lease.flow.begin(lease.name)
     try:
         with _reported(lease):
             yield lease
@@ -234,11 +227,8 @@ def leased(request: Request, job_id: str, stop: StopCheck, *, one_of_many: bool 
 
 def _end_use(lease: Lease) -> None:
     """Note that an association is not in use any more, and tell the fleet how fast the remote was."""
-    lease.flow.end(lease)
-    try:
-        _response_times(os.getpid()).add(lease.remote)
-    except (BrokerUnavailableError, redis.RedisError) as error:
-        logger.debug("response times were not added (%s)", type(error).__name__)
+    lease.flow.end(lease.name)
+    quickly(lambda: _response_times().add(lease.remote), "response times were not added")
 
 
 @contextmanager
@@ -292,13 +282,13 @@ def kept_association(
     """
     limits = timeouts(request)
     background.expect_to_wait(name_of(request.remote), leases().response_time(request.remote))
-    kept = _idle.claim(request, job_id, contexts, any_job=True) or _open(
+    kept = idle_associations.claim(request, job_id, contexts, any_job=True) or _open(
         request, job_id, contexts, stop, spare=spare, opening=opening
     )
     assoc, lease = kept.assoc, kept.lease
     assoc.stop = lease.watched(stop)
     assoc.wire.limit = limits.dimse if patience is None else min(limits.dimse, patience)
-    lease.flow.begin(lease)
+    lease.flow.begin(lease.name)
     note_lease(lease)
     try:
         yield assoc
@@ -310,7 +300,7 @@ def kept_association(
     assoc.stop, assoc.wire.limit = None, limits.dimse
     wanted = lease.must_yield() or (lease.age > _TURN and leases().wanted_elsewhere(lease.remote))
     if settings().association_idle and assoc.reusable() and not wanted:
-        _idle.keep(kept)
+        idle_associations.keep(kept)
     else:
         kept.release()
 
@@ -320,7 +310,7 @@ def round_trip(request: Request, job_id: str, contexts: Sequence[Context], stop:
 
     Nobody waits for its release. The errors are those of :func:`new_association`.
     """
-    kept = _opened_for(leases().lease(request, job_id, stop, _idle.let_go), request, contexts, stop)
+    kept = _opened_for(leases().lease(request, job_id, stop, idle_associations.let_go), request, contexts, stop)
     _end_use(kept.lease)
     try:
         threading.Thread(target=kept.release, name="release", daemon=True).start()
@@ -340,14 +330,11 @@ def _open(
     opening: Callable[[], object],
 ) -> _Kept:
     """Open an association, or give one of the same job that becomes idle in the meantime."""
-
-    def idle() -> _Kept | None:
-        return _idle.claim(request, job_id, contexts)
-
     if spare:
         lease: Lease | _Kept = leases().spare(request, job_id)
     else:
-        lease = leases().lease(request, job_id, stop, _idle.let_go, one_of_many=True, instead=idle)
+        idle = partial(idle_associations.claim, request, job_id, contexts)
+        lease = leases().lease(request, job_id, stop, idle_associations.let_go, one_of_many=True, instead=idle)
     if isinstance(lease, _Kept):
         return lease
     return _opened_for(lease, request, contexts, stop, opening)
@@ -369,7 +356,7 @@ def _opened_for(
 
 def _opened(lease: Lease, request: Request, contexts: Sequence[Context], *, window: int = 1) -> Association:
     """Open the association of a lease. A remote that lets it wait may accept few at a time, and others are idle."""
-    response, opening = leases().response_time(request.remote) or 0.0, background.distance(lease.remote)
+    response, opening = leases().response_time(request.remote), background.distance(lease.remote)
     prompt = max(_PROMPT, _PROMPT_RESPONSES * response, _PROMPT_OPENINGS * opening)
     begun, stop = time.monotonic(), lease.stop
 
@@ -378,21 +365,106 @@ def _opened(lease: Lease, request: Request, contexts: Sequence[Context], *, wind
         if waited > _PROMPT:
             leases().want(lease)
         if waited > prompt:
-            lease.flow.wait(lease)
+            lease.flow.wait(lease.name, lease.limit)
         return stop()
 
     try:
         assoc = Association.open(local_ae(request), request.remote, contexts, timeouts(request), check, window=window)
     finally:
-        lease.flow.end_wait(lease)
+        lease.flow.end_wait(lease.name)
     assoc.stop = stop
-    lease.flow.begin(lease)
+    lease.flow.begin(lease.name)
     seconds = time.monotonic() - begun
     leases().note_opening(lease, seconds)
     background.note_distance(lease.remote, seconds)
     return assoc
 
 
-def close_all() -> None:
-    """Release every idle association of this process."""
-    _idle.close_all()
+class Loss(NamedTuple):
+    """An association that was lost, or could not be opened.
+
+    Attributes
+    ----------
+    opened
+        Whether there was an association.
+    first
+        Whether this was the first step on that association, and no other task had used it.
+    """
+
+    error: PeerUnavailableError
+    opened: bool
+    first: bool
+
+
+class Session:
+    """Associations with one remote, one after the other; a context manager, which ends the last one.
+
+    Parameters
+    ----------
+    associate
+        Opens an association under a lease for the duration of a context.
+    """
+
+    def __init__(self, associate: Callable[[], AbstractContextManager[Association]]) -> None:
+        self._associate = associate
+        self._open = ExitStack()
+        self._assoc: Association | None = None
+
+    def attempt(self, step: Callable[[Association], T], lost: Callable[[Loss], None]) -> T | None:
+        """Run a step over the association of the step before, or over a new one.
+
+        An association that the remote has ended meanwhile is replaced. An invalid request costs no association.
+
+        Parameters
+        ----------
+        lost
+            Called when the association was lost or could not be opened; raises to end the session.
+
+        Returns
+        -------
+        The result of the step, or nothing if the association was lost.
+
+        Raises
+        ------
+        PeerBusyError
+            If there is no association now.
+        AssociationError
+            As ``associate`` and ``step`` raise it, where it is permanent.
+        """
+        first = self._assoc is None
+        try:
+            assoc = self._assoc = self._assoc or self._open.enter_context(self._associate())
+            # One that another task has used may have ended since.
+            first = first and assoc.fresh
+            result = step(assoc)
+        except InvalidRequestError:
+            raise
+        except PeerUnavailableError as error:
+            opened = self._assoc is not None
+            self._end(error)
+            if isinstance(error, PeerBusyError):
+                raise
+            lost(Loss(error, opened, first))
+            return None
+        except BaseException as error:
+            self._end(error)
+            raise
+        if not assoc.reusable():
+            self.close()
+        return result
+
+    def close(self) -> None:
+        """End the association."""
+        self._assoc = None
+        self._open.close()
+
+    def _end(self, error: BaseException) -> None:
+        """End the association with the error, from which its lease learns why."""
+        self._assoc = None
+        self._open.__exit__(type(error), error, error.__traceback__)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -8,7 +8,7 @@ ticket comes, it finds the claim held, and comes again, or it finds the work don
 dies, the ticket finds that the claim has expired, and does the rest.
 
 A body whose task has ended publishes nothing but its ticket once more, for the moment at which there is something to
-do. It asks :func:`keep` before it publishes, so that it is not detached meanwhile.
+do. It asks :meth:`Body.keep` before it publishes, so that it is not detached meanwhile.
 """
 
 from __future__ import annotations
@@ -20,12 +20,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
+from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
+from celery import Task
+from celery._state import _task_stack
 from celery.exceptions import SoftTimeLimitExceeded
 
 from pacs_tasks.app import LONGEST_TASK
+from pacs_tasks.journal.logs import work_on, worked_on
 
 #: Seconds after which a body may be detached, and between two looks at it.
 _SOON = 0.25
@@ -44,17 +49,22 @@ _STRETCH = 1.5
 #: Threads without a body that a process keeps for the next ones.
 _SPARE_THREADS = 4
 
+T = TypeVar("T")
+
+
+def per_process(make: Callable[[], T]) -> Callable[[], T]:
+    """Give what returns an object of this process: a forked child has neither that of its parent nor its lock."""
+    made: dict[int, T] = {}
+
+    def of_this_process() -> T:
+        found = made.get(os.getpid())
+        return made.setdefault(os.getpid(), make()) if found is None else found
+
+    return of_this_process
+
 
 class Body:
-    """A running body.
-
-    Parameters
-    ----------
-    call
-        Runs it.
-    job_id
-        The job that it works on.
-    """
+    """A running body, which works on a job."""
 
     def __init__(self, call: Callable[[], Any], job_id: str) -> None:
         self.job_id = job_id
@@ -62,7 +72,7 @@ class Body:
         self.remote = ""
         #: Its task has ended, and when.
         self.detached = False
-        self.detached_at = 0.0
+        self._detached_at = 0.0
         #: It shall end early; its ticket does the rest.
         self.must_end = False
         #: Celery has called the end of its time.
@@ -133,18 +143,19 @@ class Body:
             return time.clock_gettime(self._clock) - self._cpu < _LITTLE_CPU * elapsed
         return True
 
-    def is_overdue(self) -> bool:
-        """Whether its task has reached Celery's limit, or would have if it had not ended."""
-        return self.overdue or (self.detached and time.monotonic() - self._begun > LONGEST_TASK)
+    def check_time(self) -> None:
+        """Raise :class:`SoftTimeLimitExceeded` if its task is beyond Celery's limit, or would be had it not ended."""
+        if self.overdue or (self.detached and time.monotonic() - self._begun > LONGEST_TASK):
+            raise SoftTimeLimitExceeded
 
     def expect_wait(self) -> None:
-        """Note that it begins to wait for a remote that is far or slow, or for its turn."""
+        """Note that it begins to wait for a far or slow remote or its turn: it is detached at once if it may be."""
         if not self._waits:
             self._waits = True
             self.wake()
 
     def keep(self) -> bool:
-        """Have it not detached any more; false if it is."""
+        """Have it not detached any more, so that it may publish; false if its ticket is published."""
         with self._changing:
             self.kept = not self.detached
             return self.kept
@@ -153,8 +164,12 @@ class Body:
         """Detach it; false if it has ended or is to be kept."""
         with self._changing:
             self.detached = not (self._ended or self.kept)
-            self.detached_at = time.monotonic()
+            self._detached_at = time.monotonic()
             return self.detached
+
+    def detached_for(self) -> float:
+        """For how many seconds its task has ended, if it has."""
+        return time.monotonic() - self._detached_at
 
 
 class _Threads:
@@ -181,9 +196,8 @@ class _Threads:
         more = True
         while more:
             body = self._due.get()
-            _here.body = body
-            body.run()
-            _here.body = None
+            with part_of(body):
+                body.run()
             with self.changed:
                 self.bodies.discard(body)
                 more = self._spare < _SPARE_THREADS
@@ -198,22 +212,19 @@ class _Threads:
 
 
 class _Here(threading.local):
-    """What the current thread runs."""
+    """What the current thread runs: a body, or nothing that could be detached."""
 
-    body: Body | None = None
+    def __init__(self) -> None:
+        self.body = Body(lambda: None, "")
+        self.body.kept = True
 
 
 _here = _Here()
-#: The threads by the process: a fork has none yet.
-_threads_of: dict[int, _Threads] = {}
 #: By remote, the seconds that it took to open an association.
 _distances: dict[str, float] = {}
 #: By remote, the idle associations of this process.
 _idle: Counter[str] = Counter()
-
-
-def _threads() -> _Threads:
-    return _threads_of.get(os.getpid()) or _threads_of.setdefault(os.getpid(), _Threads())
+_threads = per_process(_Threads)
 
 
 def run(call: Callable[[], Any], job_id: str, may_detach: Callable[[str], bool], ticket: Callable[[], Any]) -> Any:
@@ -221,8 +232,6 @@ def run(call: Callable[[], Any], job_id: str, may_detach: Callable[[str], bool],
 
     Parameters
     ----------
-    job_id
-        The job that it works on.
     may_detach
         Whether a body that waits may be detached now; called with the remote that it works with, if it does.
     ticket
@@ -248,37 +257,6 @@ def run(call: Callable[[], Any], job_id: str, may_detach: Callable[[str], bool],
     return ticket() if body.detached else body.outcome()
 
 
-def keep() -> bool:
-    """Have the current body not detached any more, so that it may publish; false if its ticket is published."""
-    return _here.body is None or _here.body.keep()
-
-
-def ask() -> bool:
-    """Ask for the current body to be detached, which it may be in a moment; false if it does not wait for a remote."""
-    return _here.body is not None and _here.body.ask()
-
-
-def detached() -> bool:
-    """Whether the task of the current body has ended."""
-    return _here.body is not None and _here.body.detached
-
-
-def detached_for() -> float:
-    """For how many seconds the task of the current body, which is detached, has ended."""
-    return time.monotonic() - _here.body.detached_at if _here.body is not None else 0.0
-
-
-def must_end() -> bool:
-    """Whether the current body shall end early."""
-    return _here.body is not None and _here.body.must_end
-
-
-def check_time() -> None:
-    """Raise :class:`SoftTimeLimitExceeded` if the current body has run for too long."""
-    if _here.body is not None and _here.body.is_overdue():
-        raise SoftTimeLimitExceeded
-
-
 def in_background(job_id: str = "") -> int:
     """How many detached bodies this process has, of one job or of all."""
     threads = _threads()
@@ -286,19 +264,44 @@ def in_background(job_id: str = "") -> int:
         return sum(each.detached and job_id in {"", each.job_id} for each in threads.bodies)
 
 
-def current() -> Body | None:
-    """The current body."""
+def current() -> Body:
+    """The current body; one that is never detached where the thread runs none."""
     return _here.body
 
 
 @contextmanager
-def part_of(body: Body | None) -> Iterator[None]:
+def part_of(body: Body) -> Iterator[None]:
     """Have this thread count as one of a body's for the block."""
-    _here.body = body
+    before, _here.body = _here.body, body
     try:
         yield
     finally:
-        _here.body = None
+        _here.body = before
+
+
+@contextmanager
+def running(task: Task, request: Any, work: dict[str, str]) -> Iterator[None]:
+    """Have this thread run a task for the block: Celery knows the running task of each thread."""
+    work_on(work)
+    _task_stack.push(task)
+    task.request_stack.push(request)
+    try:
+        yield
+    finally:
+        task.request_stack.pop()
+        _task_stack.pop()
+        work_on({})
+
+
+def in_task_of(task: Task, call: Callable[[], object]) -> Callable[[], None]:
+    """Give what runs ``call`` in another thread as a part of the running task."""
+    request, work, body, context = task.request_stack.top, worked_on(), current(), copy_context()
+
+    def run_call() -> None:
+        with running(task, request, work), part_of(body):
+            call()
+
+    return partial(context.run, run_call)
 
 
 def begin_help(most: int) -> bool:
@@ -324,20 +327,11 @@ def end_all(seconds: float) -> bool:
 
 
 def be_alone(seconds: float, sign_of_life: Callable[[], object]) -> bool:
-    """Have the current body be the only one of its process, which it may kill; what stays for so long stays.
+    """Have the current body be the only one of its process, which it may kill; false if it is in the background.
 
-    Parameters
-    ----------
-    sign_of_life
-        Called now and then.
-
-    Returns
-    -------
-    False if the body is in the background.
+    What stays for so many seconds stays. ``sign_of_life`` is called now and then.
     """
-    mine = _here.body
-    if mine is None:
-        return True
+    mine = current()
     mine.alone = mine.keep()
     if mine.alone:
         _end(lambda each: each is not mine and not each.alone, seconds, sign_of_life)
@@ -383,28 +377,18 @@ def has_idle(remote: str) -> bool:
     return _idle[remote] > 0
 
 
-def expect_turn() -> None:
-    """Have the current body detached at once, if it may be: others wait for the same remote before it."""
-    if _here.body is not None:
-        _here.body.expect_wait()
-
-
-def expect_to_wait(remote: str, response_time: float | None = None) -> None:
+def expect_to_wait(remote: str, response_time: float = 0.0) -> None:
     """Have the current body detached at once, if it may be, where the remote is known to be far or slow.
 
     So it is, too, where another body of this process waits for it in the background. A remote that is silent accepts an
     association at once, as if it were near: else each part for it would keep its process for :data:`_SOON`.
-
-    Parameters
-    ----------
-    response_time
-        Seconds that it usually takes to respond, if that is known.
+    ``response_time`` is in seconds.
     """
-    if _here.body is not None:
-        _here.body.remote = remote
-        # Opening an association takes two round trips.
-        if max(distance(remote) / 2, response_time or 0.0) > _NEAR or _waited_for(remote):
-            _here.body.expect_wait()
+    body = current()
+    body.remote = remote
+    # Opening an association takes two round trips.
+    if max(distance(remote) / 2, response_time) > _NEAR or _waited_for(remote):
+        body.expect_wait()
 
 
 def _waited_for(remote: str) -> bool:

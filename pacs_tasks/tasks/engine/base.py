@@ -16,15 +16,13 @@ import logging
 import mmap
 import random
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from contextvars import copy_context
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache, partial
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import redis
 from celery import Task
-from celery._state import _task_stack
 from celery.exceptions import BackendError, Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.states import FAILURE, SUCCESS
 from kombu.exceptions import OperationalError
@@ -49,7 +47,7 @@ from pacs_tasks.errors import (
 from pacs_tasks.fleet.leases import AssociationLeases, name_of
 from pacs_tasks.fleet.outages import Outages
 from pacs_tasks.journal import tracing
-from pacs_tasks.journal.logs import work_of, work_on, worked_on
+from pacs_tasks.journal.logs import work_of, work_on
 from pacs_tasks.ledger.claims import read_waiting
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.messages.shown import shown_arguments
@@ -60,6 +58,8 @@ from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine import background
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: How often a worker repeats a command that Redis does not answer: about a minute in all.
 _REDIS_TRIES = 30
@@ -106,15 +106,13 @@ class WaitingTask(Task):  # type: ignore[misc]  # Celery ships no annotations
         raise ignored
 
     def _run_in_thread(self, request: Any, work: dict[str, str], args: Any, kwargs: Any) -> Any:
-        with _running(self, request, work):
+        with background.running(self, request, work):
             try:
                 value = self._run_traced(args, kwargs)
-            except BaseException:
-                if background.detached():
+            finally:
+                if background.current().detached:
                     self.end_in_background()
-                raise
-            if background.detached():
-                self.end_in_background()
+            if background.current().detached:
                 publish_ticket(self, _AT_ONCE)
             return value
 
@@ -135,31 +133,6 @@ class WaitingTask(Task):  # type: ignore[misc]  # Celery ships no annotations
 
     def end_in_background(self) -> None:
         """Called at the end of a body whose task has ended before it."""
-
-
-@contextmanager
-def _running(task: Task, request: Any, work: dict[str, str]) -> Iterator[None]:
-    """Have this thread run a task for the block: Celery knows the running task of each thread."""
-    work_on(work)
-    _task_stack.push(task)
-    task.request_stack.push(request)
-    try:
-        yield
-    finally:
-        task.request_stack.pop()
-        _task_stack.pop()
-        work_on({})
-
-
-def in_task_of(task: Task, call: Callable[[], object]) -> Callable[[], None]:
-    """Give what runs ``call`` in another thread as a part of the running task."""
-    request, work, body, context = task.request_stack.top, worked_on(), background.current(), copy_context()
-
-    def run() -> None:
-        with _running(task, request, work), background.part_of(body):
-            call()
-
-    return partial(context.run, run)
 
 
 class EndingTask(WaitingTask):
@@ -212,6 +185,15 @@ def quick_redis() -> redis.Redis:
     return connect(settings().redis_url or DEFAULT_REDIS_URL, _QUICK)
 
 
+def quickly(step: Callable[[], T], failure: str = "a command about a lease failed") -> T | None:
+    """Run a command whose failure does no harm; None if Redis does not answer, which is logged as ``failure``."""
+    try:
+        return step()
+    except (BrokerUnavailableError, redis.RedisError) as error:
+        logger.debug("%s (%s)", failure, type(error).__name__)
+        return None
+
+
 def others_wait(priority: int, remote: str) -> bool:
     """Whether messages wait that could be worked on in the place of one of a priority that waits for a remote.
 
@@ -248,17 +230,11 @@ def timeouts(request: Request) -> Timeouts:
     return Timeouts.of(request.timeout or config.timeout, config.operation_timeout, config.progress_timeout)
 
 
-def result_of(job_id: str) -> dict[str, Any]:
-    """Celery's result of a job that has ended: its summary.
+def end_of(job_id: str) -> dict[str, Any] | PacsTasksError:
+    """Celery's result of a job that has ended: its summary, or an error without private data.
 
-    A job that has been reopened since has no result yet: the task of its next attempt gives it.
-
-    Raises
-    ------
-    PacsTasksError
-        If the job ended with an error: that error, without private data.
-    JobOutcomeError
-        If the outcome is worse than the request allows.
+    The error is the one with which the job ended, or :class:`JobOutcomeError` if the outcome is worse than the request
+    allows. A job that has been reopened since has no result yet: the task of its next attempt gives it.
     """
     try:
         return summary_of(job_id, ledger().outcome(job_id))
@@ -267,7 +243,7 @@ def result_of(job_id: str) -> dict[str, Any]:
     except MissingKeyError:
         raise
     except PacsTasksError as error:
-        raise error.public() from None
+        return error.public()
 
 
 def store_end(task: Task, job_id: str) -> dict[str, Any] | PacsTasksError:
@@ -276,12 +252,7 @@ def store_end(task: Task, job_id: str) -> dict[str, Any] | PacsTasksError:
     Celery keeps the first success of an id for good, and the end of an earlier attempt may come late: when the job was
     retried at once.
     """
-    try:
-        end: dict[str, Any] | PacsTasksError = result_of(job_id)
-    except MissingKeyError:
-        raise
-    except PacsTasksError as error:
-        end = error
+    end = end_of(job_id)
     stored = task.backend.get_task_meta(job_id, cache=False)
     if stored["status"] == SUCCESS and stored["result"] != end:
         task.backend.forget(job_id)
@@ -377,7 +348,7 @@ def come_back(task: Task, countdown: float) -> NoReturn:
 
 
 def _published_again(task: Task, countdown: float, **options: Any) -> Retry:
-    if not background.keep():
+    if not background.current().keep():
         raise Ignore
     try:
         return cast(Retry, task.retry(countdown=countdown, max_retries=None, throw=False, **options))
@@ -391,7 +362,7 @@ def publish_ticket(task: Task, countdown: float) -> None:
     It does once it has come too early. Later it finds the work done, or done by others, and ends. The first one is soon
     there: another message of each short part would hold up those that are left.
     """
-    if background.detached_for() < _TICKET:
+    if background.current().detached_for() < _TICKET:
         return
     with suppress(*BROKER_AWAY):
         retries = max(task.request.retries, 0)
@@ -518,4 +489,4 @@ def shut_down() -> None:
 
 def shutting_down() -> bool:
     """Whether this worker shuts down, or the current task shall end early."""
-    return bool(_shutdown[0]) or background.must_end()
+    return bool(_shutdown[0]) or background.current().must_end

@@ -36,7 +36,6 @@ from pacs_tasks.app import VISIBILITY_TIMEOUT, app
 from pacs_tasks.dimse import c_echo
 from pacs_tasks.dimse.upper_layer.association import Timeouts
 from pacs_tasks.errors import (
-    BrokerUnavailableError,
     JobFailedError,
     JobNotFoundError,
     PacsTasksError,
@@ -62,7 +61,7 @@ from pacs_tasks.request import AnyRequest, Priority
 from pacs_tasks.settings import settings
 from pacs_tasks.settings.pace import Hours
 from pacs_tasks.tasks.engine import background
-from pacs_tasks.tasks.engine.base import come_back, ledger, outages, register
+from pacs_tasks.tasks.engine.base import come_back, ledger, outages, quickly, register
 
 logger = logging.getLogger(__name__)
 
@@ -122,24 +121,11 @@ class Heartbeat:
                 self._changed.wait(_BEAT)
                 for held in self._held:
                     if time.monotonic() - held.seen < _SILENCE:
-                        _prolong(held)
+                        quickly(held.prolong, "a claim or a lease was not prolonged")
 
 
-def _prolong(held: Held) -> None:
-    try:
-        held.prolong()
-    except (BrokerUnavailableError, redis.RedisError) as error:
-        logger.debug("a claim or a lease was not prolonged (%s)", type(error).__name__)
-
-
-@cache
-def _heartbeat_of(_: int) -> Heartbeat:
-    return Heartbeat()
-
-
-def heartbeat() -> Heartbeat:
-    """The heartbeat of this process; a forked child has its own."""
-    return _heartbeat_of(os.getpid())
+#: Gives the heartbeat of this process.
+heartbeat = background.per_process(Heartbeat)
 
 
 class Claim:
@@ -178,7 +164,7 @@ class Claim:
 
     def __call__(self) -> bool:
         self.seen = now = time.monotonic()
-        background.check_time()
+        background.current().check_time()
         if now >= self._expires:
             # Redis was silent for so long that another worker may hold it: the same work must not be done twice.
             self.prolong()
@@ -232,13 +218,7 @@ def poison(deaths: int) -> JobFailedError:
 
 @contextmanager
 def claimed(task: Task, ledger: Ledger, job_id: str, name: str, scope: str | None = None) -> Iterator[Claim]:
-    """Hold a claim during the block; if another worker holds it, the task comes again.
-
-    Parameters
-    ----------
-    scope
-        The scope of the claim where that is not the job.
-    """
+    """Hold a claim during the block, in a scope if not of the job; if another worker holds it, the task comes again."""
     claim = Claim(task, ledger, scope or job_id, name, job_id)
     try:
         # Whoever shares the process would die as well.

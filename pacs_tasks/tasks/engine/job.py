@@ -57,22 +57,21 @@ from pacs_tasks.tasks.engine.base import (
     PartPausedError,
     come_again,
     come_again_in_time,
+    end_of,
     give_up,
     go_back,
     hold,
     ledger,
     pause_of_job,
     register,
-    result_of,
     store_end,
     summary_of,
     unexpected,
 )
 from pacs_tasks.tasks.engine.claim import Claim, claimed
-from pacs_tasks.tasks.engine.enqueuers import check_record, note_enqueuer
 from pacs_tasks.tasks.engine.leases import leases
 from pacs_tasks.tasks.engine.part import L, Part, run_part
-from pacs_tasks.tasks.engine.permissions import check_request
+from pacs_tasks.tasks.engine.permissions import check_record, check_request, note_enqueuer
 
 #: A part has so much work, in seconds, that the 5 ms of its task are a thirtieth of it; or it waits for so long. Many
 #: parts wait at once, so that their tasks are most of what there is to do: 500 files over a line of 100 ms took 3.4 s
@@ -189,7 +188,7 @@ def note_round_trip(request: Request, contexts: Sequence[Context], claim: Claim)
     with suppress(PeerBusyError):
         measured = round_trip(request, claim.job_id, contexts, claim)
         # A gateway may end the connection near us, and the remote itself may be slow.
-        slow = max(leases().response_time(request.remote) or 0.0, background.distance(name_of(request.remote)) / 2)
+        slow = max(leases().response_time(request.remote), background.distance(name_of(request.remote)) / 2)
         ledger().record_round_trip(claim.job_id, slow if slow >= _SLOW else measured)
 
 
@@ -208,10 +207,23 @@ def parts_of_a_job(work: float, wait: float) -> int:
     return min(max(math.ceil(work / PART_WORK), waiting, FEWEST_PARTS), MOST_PARTS)
 
 
-def _pending(job_id: str, ranges: list[Range]) -> list[Range]:
-    """The ranges that contain a line without an outcome."""
+def _fan_out(task: Task, job_id: str, ranges: Sequence[Range], part: Task, finish: Task) -> None:
+    """Replace a planner by the chord of its parts; of those that have a line without an outcome."""
     recorded = ledger().recorded(job_id, 0, max((stop for _, stop in ranges), default=0))
-    return [(start, stop) for start, stop in ranges if any(index not in recorded for index in range(start, stop))]
+    pending = [(start, stop) for start, stop in ranges if any(index not in recorded for index in range(start, stop))]
+    ledger().claims.forget_tries(job_id, [f"{start}-{stop}" for start, stop in pending])
+    # The message of a part has the job's id and the range, nothing private.
+    priority = PART_PRIORITIES[ledger().request(job_id).priority]
+    header = [part.si(job_id, start, stop).set(priority=priority) for start, stop in pending]
+    if not background.current().keep():
+        # The ticket of this planner has nothing to do.
+        ledger().record_fan_out(job_id)
+    # After the parts: where messages come twice, it would find parts that nobody has begun.
+    body = finish.si(job_id, ledger().progress(job_id).attempt).set(priority=priority)
+    if carried := tracing.carried(settings().traces):
+        # The last part publishes it after its own span.
+        body.set(headers=dict(carried))
+    task.replace(chord(header, body=body))
 
 
 def register_chord(
@@ -236,20 +248,7 @@ def register_chord(
     """
 
     def fan_out(task: Task, job_id: str) -> None:
-        # The message of a part has the job's id and the range, nothing private.
-        priority = PART_PRIORITIES[ledger().request(job_id).priority]
-        ranges = list(_pending(job_id, parts(job_id)))
-        ledger().claims.forget_tries(job_id, [f"{start}-{stop}" for start, stop in ranges])
-        header = [part.si(job_id, start, stop).set(priority=priority) for start, stop in ranges]
-        if not background.keep():
-            # The ticket of this planner has nothing to do.
-            ledger().record_fan_out(job_id)
-        # After the parts: where messages come twice, it would find parts that nobody has begun.
-        body = finish.si(job_id, ledger().progress(job_id).attempt).set(priority=priority)
-        if carried := tracing.carried(settings().traces):
-            # The last part publishes it after its own span.
-            body.set(headers=dict(carried))
-        task.replace(chord(header, body=body))
+        _fan_out(task, job_id, parts(job_id), part, finish)
 
     @register(request_type.task, base=JobTask)
     def planner(self: Task, request: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -262,7 +261,7 @@ def register_chord(
     @register(f"{prefix}_finish", base=EndingTask)
     def finish(self: Task, job_id: str, attempt: int = 0) -> dict[str, Any]:
         # It waits for no remote.
-        background.keep()
+        background.current().keep()
         try:
             return finished(self, job_id, attempt, partial(fan_out, self, job_id))
         except (MissingKeyError, PlainRecordError) as error:
@@ -319,6 +318,7 @@ def _accepted(task: Task, payload: Mapping[str, Any] | None, request_type: type[
     """
     job_id = task.request.id
     opened = False
+    request: Any
     if payload is not None:
         try:
             request = ledger().complete(build(request_type, _in_clear(task, payload)))
@@ -328,21 +328,21 @@ def _accepted(task: Task, payload: Mapping[str, Any] | None, request_type: type[
             ledger().open(job_id, task.name, None)
             raise
         origin = str(task.request.origin or "")
-        opened = ledger().open(job_id, task.name, cast(Any, request), _what_follows(task), origin)
-        note_enqueuer(task, cast(Any, request), opened=opened)
+        opened = ledger().open(job_id, task.name, request, _what_follows(task), origin)
+        note_enqueuer(task, request, opened=opened)
     else:
-        request = cast(R, ledger().request(job_id, bulk=True))
-        check_record(job_id, cast(Any, request), bulk=True)
+        request = ledger().request(job_id, bulk=True)
+        check_record(job_id, request, bulk=True)
     if not opened:
         _restore(task, ledger().callers.follows(job_id))
-    if ledger().start(job_id, task.request.hostname, _about(cast(Any, request))).finished:
+    if ledger().start(job_id, task.request.hostname, _about(request)).finished:
         return None
     add_to_work(remote=name_of(request.remote))
     if settings().audit:
         # Also of what this worker may not serve.
         Audits(ledger().client).expect(job_id)
-    check_request(cast(Any, request))
-    return request
+    check_request(request)
+    return cast(R, request)
 
 
 def _about(request: Request) -> str:
@@ -392,13 +392,11 @@ def _restore(task: Task, follows: str | None) -> None:
 
 
 def conclude(job_id: str) -> dict[str, Any]:
-    """As :func:`.base.result_of`, but raise :class:`RecordedError` if the job ended with an error."""
-    try:
-        return result_of(job_id)
-    except MissingKeyError:
-        raise
-    except PacsTasksError as error:
-        raise RecordedError(error) from None
+    """Give the summary of a job that has ended, or raise :class:`RecordedError` if it ended with an error."""
+    end = end_of(job_id)
+    if isinstance(end, PacsTasksError):
+        raise RecordedError(end)
+    return end
 
 
 @contextmanager

@@ -6,7 +6,6 @@ association in use goes on; its lease is renewed, or leased again, when Redis an
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import platform
@@ -25,16 +24,13 @@ from pacs_tasks.ae import RemoteAE
 from pacs_tasks.dimse.upper_layer.association import StopCheck
 from pacs_tasks.errors import BrokerUnavailableError, JobCancelledError, NoLeaseError
 from pacs_tasks.fleet.leases import START, AssociationLeases, LeaseClass, group_of, lease_name, name_of
-from pacs_tasks.fleet.tuning import Trouble, Tuning
+from pacs_tasks.fleet.tuning import REDIS_SILENT, Flow, Trouble, Tuning
 from pacs_tasks.operations import OPERATIONS
 from pacs_tasks.request import GetRequest, MoveRequest, Priority, Request
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine import background
-from pacs_tasks.tasks.engine.base import budget, quick_redis
+from pacs_tasks.tasks.engine.base import ledger, quick_redis, quickly
 from pacs_tasks.tasks.engine.claim import heartbeat
-from pacs_tasks.tasks.engine.flow import REDIS_SILENT, Flow
-
-logger = logging.getLogger(__name__)
 
 #: Seconds to wait for a lease before the work goes back to the queue, and in the background, where it holds no process;
 #: seconds between two stop checks meanwhile, and in the background.
@@ -132,12 +128,12 @@ class Lease:
         before, self.name = self.name, lease_name(class_of(request), job_id, self._holder)
         # The heartbeat must not renew it under its name of before.
         heartbeat().forget(self)
-        _quickly(lambda: self._quick().rename(self.remote, before, self.name, self.limit))
+        quickly(lambda: self._quick().rename(self.remote, before, self.name, self.limit))
         heartbeat().keep(self)
 
     def moved(self, instances: int, size: int, response: float | None = None) -> None:
         """Note what has been moved over its association; see :meth:`Flow.add`."""
-        self.flow.add(self, instances, size, response)
+        self.flow.add(self.name, self.limit, instances, size, response)
 
     def note(self, trouble: Trouble) -> None:
         """Note that the remote may have too many associations."""
@@ -148,9 +144,7 @@ class Lease:
         if not self.yielding and (claims := self.flow.claims.get(group_of(self.name))):
             age = self.age
             if age >= min(claims):
-                self.yielding = bool(
-                    _quickly(lambda: self._quick().must_yield(self.remote, self.name, self.limit, age))
-                )
+                self.yielding = bool(quickly(lambda: self._quick().must_yield(self.remote, self.name, self.limit, age)))
                 # Another one goes instead; the next report tells more.
                 self.flow.claims = {}
         return self.yielding
@@ -165,12 +159,12 @@ class _Wait:
     @property
     def left(self) -> float:
         """Seconds for which it goes on."""
-        patience = _LONG_PATIENCE if background.detached() else self._patience
+        patience = _LONG_PATIENCE if background.current().detached else self._patience
         return self._begun + patience - time.monotonic()
 
     def slice(self, in_background: float = _SLICE) -> float:
         """Seconds until the next stop check."""
-        return max(0.0, min(in_background if background.detached() else _SLICE, self.left))
+        return max(0.0, min(in_background if background.current().detached else _SLICE, self.left))
 
 
 class _Line:
@@ -207,26 +201,20 @@ class Leases:
     Parameters
     ----------
     patient, quick
-        Give the budget over a connection that repeats commands while Redis is unavailable for a moment, and over one
-        that sends each command once.
-    tuning
-        Gives the tuning over the latter.
+        Give a connection that repeats commands while Redis is unavailable for a moment, and one that sends each once.
     """
 
-    def __init__(
-        self,
-        patient: Callable[[], AssociationLeases],
-        quick: Callable[[], AssociationLeases],
-        tuning: Callable[[], Tuning],
-    ) -> None:
-        self._patient, self._quick, self._tuning = patient, quick, tuning
+    def __init__(self, patient: Callable[[], redis.Redis], quick: Callable[[], redis.Redis]) -> None:
+        self._patient = cache(lambda: AssociationLeases(patient()))
+        self._quick = cache(lambda: AssociationLeases(quick()))
+        self._tuning = cache(lambda: Tuning(quick()))
         self._lock = threading.Lock()
         #: By remote, until when parts do not wait for it.
         self._in_vain: dict[str, float] = {}
         #: By remote and question, until when the answer to "does anybody wait?" is valid, and that answer.
         self._wanted: dict[tuple[str, str], tuple[float, bool]] = {}
         #: By remote, until when its usual response time is valid, and that time.
-        self._responses: dict[str, tuple[float, float | None]] = {}
+        self._responses: dict[str, tuple[float, float]] = {}
         self._flows: dict[str, Flow] = {}
         #: Remotes on slow lines.
         self._slow: set[str] = set()
@@ -237,13 +225,14 @@ class Leases:
         with self._lock:
             return self._flows.setdefault(remote, Flow(remote, self._tuning))
 
-    def response_time(self, remote: RemoteAE) -> float | None:
-        """The seconds that a remote usually takes to respond; None if that is not known. Seldom asks Redis."""
+    def response_time(self, remote: RemoteAE) -> float:
+        """The seconds that a remote usually takes to respond; zero if that is not known. Seldom asks Redis."""
         name = name_of(remote)
-        until, found = self._responses.get(name, (0.0, None))
+        until, found = self._responses.get(name, (0.0, 0.0))
         now = time.monotonic()
         if now >= until:
-            found = _quickly(lambda: self._tuning().response_time(name))
+            answer = quickly(lambda: self._tuning().response_time(name))
+            found = answer or 0.0
             self._responses[name] = now + _RESPONSE_VALID, found
         return found
 
@@ -285,7 +274,7 @@ class Leases:
             raise _busy(request.remote, lease)
         with line.place() as first:
             if not first():
-                background.expect_turn()
+                background.current().expect_wait()
             while not first():
                 self._check_wait(request.remote, lease, stop, wait)
                 with line.changed:
@@ -293,11 +282,7 @@ class Leases:
                         line.changed.wait(wait.slice(_LONG_SLICE))
                 if (found := instead()) is not None:
                     return found
-            try:
-                lease.refusing = self._wait_in_line(lease, request.remote, stop, wait, before_waiting)
-            except BaseException:
-                _quickly(lambda: self._quick().release(lease.remote, lease.name, lease.limit))
-                raise
+            lease.refusing = self._wait_in_line(lease, request.remote, stop, wait, before_waiting)
         heartbeat().keep(lease)
         return lease
 
@@ -307,7 +292,7 @@ class Leases:
 
     def room(self, remote: str) -> int:
         """How many more associations there may be with a remote than there are; zero if Redis does not say."""
-        return _quickly(lambda: self._quick().room(remote)) or 0
+        return quickly(lambda: self._quick().room(remote)) or 0
 
     def spare(self, request: Request, job_id: str) -> Lease:
         """Lease an association that is free and that nobody waits for.
@@ -325,7 +310,7 @@ class Leases:
                 raise _busy(request.remote, lease)
         except (BrokerUnavailableError, redis.RedisError):
             # It may have been granted.
-            _quickly(lambda: self._quick().release(lease.remote, lease.name, lease.limit))
+            self.give_back(lease)
             raise
         heartbeat().keep(lease)
         return lease
@@ -340,27 +325,29 @@ class Leases:
     ) -> bool:
         """Return when the lease is granted: whether the remote refuses associations now."""
         first = True
-        while True:
-            answer = self._patient().request(lease.remote, lease.name, lease.limit, wait=wait.left > 0 or first)
-            if answer.granted:
-                return answer.refusing
-            if first:
-                first = False
-                before_waiting(lease.remote)
-                if stop():
-                    raise _cancelled(remote)
-            else:
-                self._check_wait(remote, lease, stop, wait)
-            if wait.left > 0:
-                self._patient().wait(lease.name, max(min(wait.slice(), answer.patience or _SLICE), 0.01))
+        try:
+            while True:
+                answer = self._patient().request(lease.remote, lease.name, lease.limit, wait=wait.left > 0 or first)
+                if answer.granted:
+                    return answer.refusing
+                if first:
+                    first = False
+                    before_waiting(lease.remote)
+                    _check_stop(remote, stop)
+                else:
+                    self._check_wait(remote, lease, stop, wait)
+                if wait.left > 0:
+                    self._patient().wait(lease.name, max(min(wait.slice(), answer.patience or _SLICE), 0.01))
+        except BaseException:
+            self.give_back(lease)
+            raise
 
     def _check_wait(self, remote: RemoteAE, lease: Lease, stop: StopCheck, wait: _Wait) -> None:
         """Raise if the wait for a lease is over."""
         if wait.left <= 0:
             self._in_vain[lease.remote] = time.monotonic() + _NO_PATIENCE
             raise _busy(remote, lease)
-        if stop():
-            raise _cancelled(remote)
+        _check_stop(remote, stop)
 
     def notify(self, remote: str) -> None:
         """Have the tasks of this process that wait for a remote look for what does instead of a lease."""
@@ -370,38 +357,40 @@ class Leases:
     def give_back(self, lease: Lease) -> None:
         """Give a lease back whose association has ended."""
         heartbeat().forget(lease)
-        _quickly(lambda: self._quick().release(lease.remote, lease.name, lease.limit))
+        quickly(lambda: self._quick().release(lease.remote, lease.name, lease.limit))
 
     def accepted(self, lease: Lease) -> None:
         """Record that the remote accepted the association."""
         if lease.refusing:
-            _quickly(lambda: self._quick().record_acceptance(lease.remote))
+            quickly(lambda: self._quick().record_acceptance(lease.remote))
         if lease.wanting:
             # Otherwise every worker, this one too, would release its idle associations for another second.
             for key in [key for key in self._wanted if key[0] == lease.remote]:
                 del self._wanted[key]
-            _quickly(lambda: self._quick().forget_wanted(lease.remote))
+            quickly(lambda: self._quick().forget_wanted(lease.remote))
 
     def note_opening(self, lease: Lease, seconds: float) -> None:
         """Note how long it took to open an association."""
         if seconds > _LONG_OPENING:
             lease.note(Trouble.BUSY)
-        elif lease.remote not in self._slow and (many := _slow_line(seconds)):
+            return
+        many = next((many for least, many in _SLOW_LINE.items() if seconds > least), 0)
+        if many and lease.remote not in self._slow:
             self._slow.add(lease.remote)
             # Two round trips. The other processes learn from it that the remote is far.
-            _quickly(lambda: self._tuning().begin_with(lease.remote, min(many, lease.limit), seconds / 2))
+            quickly(lambda: self._tuning().begin_with(lease.remote, min(many, lease.limit), seconds / 2))
             self._responses.pop(lease.remote, None)
 
     def refused(self, lease: Lease) -> None:
         """Record that the remote refused the association for now; the place stays empty for a moment."""
         heartbeat().forget(lease)
-        _quickly(lambda: self._quick().record_refusal(lease.remote, lease.name, lease.limit, _REST))
+        quickly(lambda: self._quick().record_refusal(lease.remote, lease.name, lease.limit, _REST))
         lease.note(Trouble.REFUSED)
 
     def want(self, lease: Lease) -> None:
         """Ask all workers to release idle associations with a remote that may accept only one at a time."""
         lease.wanting = True
-        _quickly(lambda: self._quick().record_wanted(lease.remote))
+        quickly(lambda: self._quick().record_wanted(lease.remote))
 
     def wanted(self, remote: str) -> bool:
         """Whether somebody waits for a lease of this remote; does not ask Redis each time."""
@@ -417,17 +406,9 @@ class Leases:
         now = time.monotonic()
         if now < until:
             return wanted
-        try:
-            wanted, until = read(), now + _ANSWER_VALID
-        except (BrokerUnavailableError, redis.RedisError):
-            wanted, until = False, now + REDIS_SILENT
-        self._wanted[key] = until, wanted
-        return wanted
-
-
-def _slow_line(seconds: float) -> int:
-    """How many associations a line begins with if opening one takes so long; zero if it is not slow."""
-    return next((many for least, many in _SLOW_LINE.items() if seconds > least), 0)
+        answer = quickly(read)
+        self._wanted[key] = now + (REDIS_SILENT if answer is None else _ANSWER_VALID), bool(answer)
+        return bool(answer)
 
 
 def _busy(remote: RemoteAE, lease: Lease) -> NoLeaseError:
@@ -438,34 +419,10 @@ def _busy(remote: RemoteAE, lease: Lease) -> NoLeaseError:
     )
 
 
-def _cancelled(remote: RemoteAE) -> JobCancelledError:
-    return JobCancelledError(f"The job was cancelled while it waited for an association with {remote}.")
+def _check_stop(remote: RemoteAE, stop: StopCheck) -> None:
+    if stop():
+        raise JobCancelledError(f"The job was cancelled while it waited for an association with {remote}.")
 
 
-def _quickly(step: Callable[[], T]) -> T | None:
-    """Run a command whose failure does no harm: the lease expires, or is renewed the next time."""
-    try:
-        return step()
-    except (BrokerUnavailableError, redis.RedisError) as error:
-        logger.debug("a command about a lease failed (%s)", type(error).__name__)
-        return None
-
-
-@cache
-def _quick_budget() -> AssociationLeases:
-    return AssociationLeases(quick_redis())
-
-
-@cache
-def _tuning() -> Tuning:
-    return Tuning(quick_redis())
-
-
-@cache
-def _leases_of(_: int) -> Leases:
-    return Leases(budget, _quick_budget, _tuning)
-
-
-def leases() -> Leases:
-    """The leases of this process; a forked child starts without those of its parent."""
-    return _leases_of(os.getpid())
+#: Gives the leases of this process.
+leases = background.per_process(lambda: Leases(lambda: ledger().client, quick_redis))

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
-from pacs_tasks.dimse.upper_layer.association import Association, StopCheck
+from pacs_tasks.dimse.upper_layer.association import Association
 from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.errors import (
     AssociationError,
@@ -25,12 +25,11 @@ from pacs_tasks.journal import tracing
 from pacs_tasks.outcome import Status, StatusCategory
 from pacs_tasks.request import TransferRequest
 from pacs_tasks.settings import settings
-from pacs_tasks.tasks.engine.associations import kept_association
+from pacs_tasks.tasks.engine.associations import Loss, Session, kept_association
 from pacs_tasks.tasks.engine.base import PartPausedError, PartSuspendedError, note_unreachable, park_if_down
 from pacs_tasks.tasks.engine.claim import poison
 from pacs_tasks.tasks.engine.leases import Lease
 from pacs_tasks.tasks.engine.part import L, Part
-from pacs_tasks.tasks.engine.session import Loss, Session
 
 #: Associations that may be lost in one try of a part before the rest of it goes back to the queue.
 _LOSSES_OF_A_TRY = 2
@@ -50,18 +49,10 @@ class LineQueue(ABC, Generic[T]):
 
     Parameters
     ----------
-    contexts
-        The presentation contexts to propose.
-    stop
-        Ends the wait for the remote.
     queue
         By its index in the manifest, each line in the form in which :meth:`step` needs it; in order.
-    alone
-        The part is the whole job: an association that cannot be opened ends it at once.
     patience
         Seconds that the remote may stay silent, if that is less than usual.
-    spare
-        Use an association only if one is free that nobody waits for.
 
     Attributes
     ----------
@@ -75,20 +66,18 @@ class LineQueue(ABC, Generic[T]):
     service: ClassVar[str]
     #: Whether the loss of an association over which something was done does not count.
     spares_progress: ClassVar[bool] = False
+    #: Whether to use an association only if one is free that nobody waits for.
+    spare: ClassVar[bool] = False
 
     def __init__(
         self,
         part: Part[Any],
         request: TransferRequest,
         contexts: Sequence[Context],
-        stop: StopCheck,
         queue: Mapping[int, T],
-        *,
-        alone: bool = False,
         patience: float | None = None,
-        spare: bool = False,
     ) -> None:
-        self.part, self.request, self._alone = part, request, alone
+        self.part, self.request = part, request
         self.contexts, self.patience = contexts, patience
         self.queue = dict(queue)
         self.unanswered: set[int] = set()
@@ -101,9 +90,9 @@ class LineQueue(ABC, Generic[T]):
                 request,
                 part.job_id,
                 contexts,
-                stop,
+                self.must_stop,
                 patience=patience,
-                spare=spare,
+                spare=self.spare,
                 opening=self.opening,
                 note_lease=self._note_lease,
             )
@@ -111,6 +100,10 @@ class LineQueue(ABC, Generic[T]):
 
     def _note_lease(self, lease: Lease) -> None:
         self.lease = lease
+
+    def must_stop(self) -> bool:
+        """Whether to stop waiting for the remote."""
+        return self.part.must_end()
 
     def opening(self) -> None:
         """Called before an association is opened, once there is a lease."""
@@ -141,7 +134,7 @@ class LineQueue(ABC, Generic[T]):
         except PeerBusyError:
             raise
         except AssociationError as error:
-            if self._alone:
+            if self.part.alone:
                 raise
             if isinstance(error, PeerUnavailableError) and not self.part.last_try:
                 if self.queue:
@@ -177,7 +170,7 @@ class LineQueue(ABC, Generic[T]):
             if self._losses < _LOSSES_OF_A_TRY:
                 return
             raise self.lost_error(loss.error)
-        if not self._alone and isinstance(loss.error, PeerUnreachableError):
+        if not self.part.alone and isinstance(loss.error, PeerUnreachableError):
             note_unreachable(self.part.job_id, self.request, loss.error)
         raise loss.error
 
@@ -216,17 +209,13 @@ class LineQueue(ABC, Generic[T]):
         return found
 
 
-def work_off(
-    part: Part[L], request: TransferRequest, queues: Callable[[], Iterable[LineQueue[Any]]], *, alone: bool = False
-) -> bool:
+def work_off(part: Part[L], request: TransferRequest, queues: Callable[[], Iterable[LineQueue[Any]]]) -> bool:
     """Work off the queues of a part; true if something is left that should be tried again later.
 
     Parameters
     ----------
     queues
         Gives the queues, after the part was found fit to run.
-    alone
-        As for :class:`LineQueue`.
 
     Raises
     ------
@@ -236,7 +225,7 @@ def work_off(
     if part.claim.deaths >= _MOST_DEATHS_OF_A_PART:
         raise poison(part.claim.deaths)
     part.quarantine()
-    if not alone:
+    if not part.alone:
         park_if_down(part.job_id, request)
     for queue in queues():
         try:

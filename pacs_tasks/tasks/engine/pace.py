@@ -302,7 +302,7 @@ class Pacing:
             self.tokens.acquire(self.tokens.at_once)
             self.tokens.spend(size)
 
-    def list_size(self, longest: int, *, waits_between: bool) -> int:
+    def list_size(self, longest: int, *, waits_between: bool = True) -> int:
         """Give the most instances of one request.
 
         Parameters
@@ -332,13 +332,14 @@ class Pacing:
         ledger().note_pace(self._job_id, str(pace))
 
 
+#: The pace of a task for remotes without one.
+UNPACED = Pacing("", {}, lambda: False, bulk=False)
+
+
 @contextmanager
-def paced(job_id: str, request: Request, stop: StopCheck) -> Iterator[Pacing | None]:
+def paced(job_id: str, request: Request, stop: StopCheck) -> Iterator[Pacing]:
     """The pace of a job with a single answer, whose block begins when the pace allows it; errors as of ``begin``."""
     pacing = pacing_of(job_id, request, stop)
-    if pacing is None:
-        yield None
-        return
     pacing.begin(1)
     try:
         yield pacing
@@ -346,10 +347,10 @@ def paced(job_id: str, request: Request, stop: StopCheck) -> Iterator[Pacing | N
         pacing.close()
 
 
-def pacing_of(job_id: str, request: Request, stop: StopCheck, others: Iterable[RemoteAE] = ()) -> Pacing | None:
-    """The pace of a request for its remote and others; None if this worker's settings have none."""
+def pacing_of(job_id: str, request: Request, stop: StopCheck, others: Iterable[RemoteAE] = ()) -> Pacing:
+    """The pace of a request for its remote and others; :data:`UNPACED` if this worker's settings have none."""
     config = settings()
     found = {name_of(remote): config.pace(remote) for remote in (request.remote, *others)} if config.remotes else {}
     bulk = request.priority is Priority.BULK
     paces = {name: pace for name, pace in found.items() if pace is not None and (pace.limited or bulk)}
-    return Pacing(job_id, paces, stop, bulk=bulk) if paces else None
+    return Pacing(job_id, paces, stop, bulk=bulk) if paces else UNPACED

@@ -60,9 +60,8 @@ from pacs_tasks.tasks.engine.base import (
     unexpected,
 )
 from pacs_tasks.tasks.engine.claim import MOST_DEATHS, Claim, claimed, poison
-from pacs_tasks.tasks.engine.enqueuers import check_record
-from pacs_tasks.tasks.engine.pace import Pacing
-from pacs_tasks.tasks.engine.permissions import check_request
+from pacs_tasks.tasks.engine.pace import UNPACED, Pacing
+from pacs_tasks.tasks.engine.permissions import check_record, check_request
 
 #: Lines that a part may have for its outcomes to be counted again at its end. Users decide how many it has.
 _MOST_LINES = 1_000
@@ -90,13 +89,15 @@ class Part(Generic[L]):
     last_try
         Whether what could be tried again later fails now.
     pacing
-        The pace of the remote, if it has one.
+        The pace of the remote.
     again
         Something failed for now and is left for the next try.
     sliced
         Others have their turn now.
     undivided
         It does not end for others to have their turn.
+    alone
+        It is the whole job: an association that cannot be opened ends it at once.
     counts
         What it has recorded, by category.
     """
@@ -104,9 +105,9 @@ class Part(Generic[L]):
     def __init__(self, task: Task, recorder: Recorder, claim: Claim, lines: range, tries: int = 0) -> None:
         self.task, self.tries, self._recorder, self.claim = task, tries, recorder, claim
         self.indices = lines
-        self.pacing: Pacing | None = None
+        self.pacing: Pacing = UNPACED
         self.job_id = job_id = recorder.job_id
-        self.again = self.sliced = self.undivided = False
+        self.again = self.sliced = self.undivided = self.alone = False
         #: Several threads may record: what that changes, and the connection of the recorder.
         self._changing = threading.RLock()
         self._progress, self._next_look = False, time.monotonic() + SLICE
@@ -164,7 +165,7 @@ class Part(Generic[L]):
 
     def must_end(self) -> bool:
         """Whether to stop waiting for the remote: the job was cancelled, the worker shuts down, or its hours end."""
-        return self.claim() or shutting_down() or (self.pacing is not None and self.pacing.closed)
+        return self.claim() or shutting_down() or self.pacing.closed
 
     def slice_over(self) -> bool:
         """Whether to end here for now: the part has had its turn, and others wait for theirs.
@@ -174,11 +175,11 @@ class Part(Generic[L]):
         """
         now = time.monotonic()
         divisible = self._progress and not (self.sliced or self.again or self.undivided)
-        if divisible and now >= self._next_look and not background.detached():
+        if divisible and now >= self._next_look and not background.current().detached:
             self._next_look = now + _LOOK
             priority = (self.task.request.delivery_info or {}).get("priority") or 0
             # One that waits for its remote may go on in the background instead.
-            self.sliced = ledger().standstills.others_wait(priority) and not background.ask()
+            self.sliced = ledger().standstills.others_wait(priority) and not background.current().ask()
         return self.sliced
 
     def check_end(self) -> None:
@@ -187,8 +188,7 @@ class Part(Generic[L]):
             raise JobCancelledError
         if shutting_down():
             raise PartSuspendedError
-        if self.pacing is not None:
-            self.pacing.check()
+        self.pacing.check()
 
     def begin(self, index: int) -> None:
         """Note that work on a line begins, if a worker has died with this part: that finds the line it died of."""
@@ -243,7 +243,7 @@ def run_part(task: Task, job_id: str, lines: range, tries: int, work: Callable[[
             tries = _tries_of(task, job_id, lines, tries)
             seconds = _tried(task, job_id, lines, tries, work, done=done)
         if seconds is not None:
-            if not background.keep():
+            if not background.current().keep():
                 publish_ticket(task, seconds)
             come_again(task, seconds, kwargs={"tries": tries + 1})
     except JobNotFoundError:
@@ -324,8 +324,7 @@ def _tried(
             except (PartParkedError, JobCancelledError):
                 return None
             finally:
-                if part.pacing is not None:
-                    part.pacing.close()
+                part.pacing.close()
                 done.update(part.counts)
                 with suppress(JobCancelledError):
                     part.flush()

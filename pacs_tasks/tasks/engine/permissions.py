@@ -1,18 +1,39 @@
-"""What this worker does for whoever may enqueue: the directories, certificates and remotes that a request may name.
+"""What this worker does for whoever may enqueue: who did, and the directories, certificates and remotes to be named.
 
-Without these settings a request may name what the worker's user may read and write. Each check comes before anything
-else is done with a path, so that its answer is the same whether that path exists or not.
+The name of who enqueued a job counts where this worker has verified a signature. Without settings that limit it, a
+request may name what the worker's user may read and write. Each check comes before anything else is done with a path,
+so that its answer is the same whether that path exists or not.
 """
 
 from __future__ import annotations
 
+import socket
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import astuple
+from functools import lru_cache
 from pathlib import Path
+from typing import cast
+
+from celery import Task, current_task
 
 from pacs_tasks.ae import TLS, RemoteAE
-from pacs_tasks.errors import InvalidRequestError, UnreadableInputError
+from pacs_tasks.dimse.files.storage import make_directory
+from pacs_tasks.dimse.scp.limits import Limits, Space
+from pacs_tasks.errors import InvalidRequestError, MessageError, UnreadableInputError
+from pacs_tasks.ledger.jobs import Ledger
+from pacs_tasks.ledger.keys import job_key
+from pacs_tasks.messages.signature import (
+    VERIFIED,
+    Signed,
+    enqueuer_of_record,
+    keys,
+    own_signature,
+    sign_record,
+    verified,
+)
 from pacs_tasks.request import (
     AnyRequest,
     GetRequest,
@@ -25,10 +46,66 @@ from pacs_tasks.request import (
 )
 from pacs_tasks.settings import Settings, settings
 from pacs_tasks.source import WEB, is_below, is_url
+from pacs_tasks.tasks.engine.base import ledger
 
+#: The fields of a job that have the name of who enqueued it, and the signature of a worker that verified it.
+_ENQUEUER, _SIGNATURE = "enqueuer", "enqueuer_signature"
 #: What opens the receiver to callers, and what limits a remote. Of these, a request may leave out what settings say.
 _CALLERS = ("receive_from", "receive_from_ae_titles", "receive_from_certificates")
 _LIMITS = ("max_associations", "max_matches", "max_answer_bytes", "max_match_elements")
+
+
+def enqueuer_of(record: Ledger, job_id: str, request: AnyRequest) -> str:
+    """The name of who enqueued a job, as a signature proves it; empty where none does.
+
+    The name alone proves nothing: whoever may write to Redis may write it.
+    """
+    name, signed = cast("list[str | None]", record.client.hmget(job_key(job_id), [_ENQUEUER, _SIGNATURE]))
+    if name and signed:
+        with suppress(MessageError):
+            verified(signed, Signed(_ENQUEUER, job_id, name), settings())
+            return name
+    with suppress(MessageError):
+        return enqueuer_of_record(record, job_id, request, settings(), bulk=False)
+    return ""
+
+
+def note_enqueuer(task: Task, request: AnyRequest, *, opened: bool) -> None:
+    """Record who sent the message with a request, and sign the record: the job's later messages do not hold it.
+
+    Raises
+    ------
+    MessageError
+        If this message began a job before, whose record is gone.
+    """
+    job_id, name = task.request.id, task.request.get(VERIFIED)
+    if not opened or not name:
+        return
+    seen = f"pacs_tasks:accepted:{job_id}"
+    if not ledger().client.set(seen, 1, nx=True, ex=settings().signature_lifetime):
+        raise MessageError("This signed message was sent before, and its job is gone. Enqueue the request anew.")
+    proof = own_signature(settings(), Signed(_ENQUEUER, job_id, name))
+    ledger().client.hset(job_key(job_id), mapping={_ENQUEUER: name, **({_SIGNATURE: proof} if proof else {})})
+    sign_record(ledger(), job_id, request, settings())
+
+
+def check_record(job_id: str, request: AnyRequest, *, bulk: bool) -> None:
+    """Verify who recorded the request of a job, and record the name.
+
+    Parameters
+    ----------
+    bulk
+        The request has its large field.
+
+    Raises
+    ------
+    MessageError
+        If its signature is not valid, or lacks although this worker requires one.
+    """
+    if keys(settings()):
+        name = enqueuer_of_record(ledger(), job_id, request, settings(), bulk=bulk)
+        if name:
+            ledger().client.hsetnx(job_key(job_id), _ENQUEUER, name)
 
 
 def check_request(request: AnyRequest) -> None:
@@ -81,6 +158,39 @@ def output_directory(path: str) -> Path:
             path,
         )
     return found or Path(path)
+
+
+def writable_directory(path: str) -> Path:
+    """Create ``path`` if necessary; where it is without links.
+
+    Raises
+    ------
+    UnreadableInputError
+        If files cannot or must not be written there.
+    """
+    directory = output_directory(path)
+    try:
+        make_directory(directory)
+        with tempfile.TemporaryFile(dir=directory):
+            return directory
+    except OSError as error:
+        raise UnreadableInputError(
+            f"{here()} cannot write to the directory ({error.strerror}). "
+            "Check its permissions and free space, or mount its storage on the worker's machine.",
+            path,
+        ) from None
+
+
+@lru_cache(maxsize=64)
+def limits_in(directory: str) -> Limits:
+    """What a remote may write to a directory by C-GET."""
+    config = settings()
+    return Limits(config.max_instance_bytes, space=Space(Path(directory), config.keep_free_bytes))
+
+
+def here() -> str:
+    """The name of the worker in `celery inspect` and Flower."""
+    return f"Worker {current_task.request.hostname if current_task else socket.gethostname()}"
 
 
 def _remotes(request: AnyRequest) -> Iterator[RemoteAE]:

@@ -22,7 +22,7 @@ from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 from pacs_tasks.request import RetrieveRequest
 from pacs_tasks.tasks.engine.base import ledger
 from pacs_tasks.tasks.engine.part import Part
-from pacs_tasks.tasks.engine.paths import files_below
+from pacs_tasks.tasks.files import files_below
 
 log = logging.getLogger(__name__)
 

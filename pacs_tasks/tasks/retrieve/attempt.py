@@ -17,6 +17,7 @@ from pacs_tasks.ledger.manifest import CountedLine, RetrieveLine
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, MoveOutcome, Status, StatusCategory
 from pacs_tasks.request import MoveRequest, RetrieveRequest
 from pacs_tasks.settings import settings
+from pacs_tasks.tasks.engine.pace import UNPACED
 from pacs_tasks.tasks.engine.part import Part
 
 #: Cxxx, "Failed: Unable to process" (PS3.4 tables C.4-2 and C.4-3).
@@ -111,7 +112,7 @@ class Attempt(ABC):
         """
         answer, in_vain, waiting = Answer("nothing was requested"), 0, list(reversed(lists))
         # At a pace the lists are short, and each is to be requested.
-        most = _MOST_IN_VAIN + (len(lists) if self._part.pacing is not None else 0)
+        most = _MOST_IN_VAIN + (len(lists) if self._part.pacing is not UNPACED else 0)
         while waiting and in_vain < most and not self._part.must_end():
             uids, before = waiting.pop(), self._number
             about: dict[str, str | int] = {"remote": name_of(self._request.remote), "instances": len(uids)}
@@ -131,16 +132,6 @@ class Attempt(ABC):
     def _read(self, outcome: MoveOutcome, *, brought: bool) -> Answer:
         answer = Answer.of(outcome, brought=brought)
         return answer._replace(destination_unknown=self._destination_unknown and not brought)
-
-    def _before_move(self, uids: UIDs) -> None:
-        """Wait until the pace allows a C-MOVE of these instances, or of all that are left."""
-        if self._part.pacing is not None:
-            self._part.pacing.before_request(len(uids) or len(self._part.left))
-
-    def _list_size(self, longest: int, *, waits_between: bool = True) -> int:
-        """As :meth:`.Pacing.list_size`; without a pace, lists are as long as they may be."""
-        pacing = self._part.pacing
-        return longest if pacing is None else pacing.list_size(longest, waits_between=waits_between)
 
     def _may_continue(self, answer: Answer) -> bool:
         """Whether to send the next list after this answer."""

@@ -26,12 +26,11 @@ from pacs_tasks.request import GetRequest, Level, RetrieveMethod, RetrieveReques
 from pacs_tasks.tasks.engine.associations import leased
 from pacs_tasks.tasks.engine.base import ledger, local_ae, timeouts
 from pacs_tasks.tasks.engine.part import Part
-from pacs_tasks.tasks.engine.paths import limits_in
-from pacs_tasks.tasks.engine.permissions import output_directory
-from pacs_tasks.tasks.engine.session import QuerySession, value
+from pacs_tasks.tasks.engine.permissions import limits_in, output_directory
 from pacs_tasks.tasks.retrieve.arrivals import Arrivals, owner_of
 from pacs_tasks.tasks.retrieve.attempt import Answer, Attempt, RequestOnce, UIDs, lists_of
 from pacs_tasks.tasks.retrieve.by_c_move import Move, NoReceiverError, accepts_connections, receiver_for
+from pacs_tasks.tasks.retrieve.queries import QuerySession, value
 
 
 class MethodChoice:
@@ -179,7 +178,7 @@ class Fetch(Attempt):
         # What is missing is requested by name. If nothing at all came, attempts alternate: a remote may serve only
         # whole series, or only lists. At a pace, the short lists come first.
         nothing_yet = len(part.left) == part.size
-        short = self._list_size(_LONGEST_LIST) < min(part.size, _LONGEST_LIST)
+        short = self._part.pacing.list_size(_LONGEST_LIST) < min(part.size, _LONGEST_LIST)
         self._whole = self._counted or (whole_series and nothing_yet and self._tries % 2 == short)
         self._arrivals.whole = self._whole
         #: As listed; not every remote lists them.
@@ -252,12 +251,11 @@ class Fetch(Attempt):
         receiver = self._receiver = self._choice.receiver()
 
         def request_once(uids: UIDs) -> MoveOutcome:
-            self._before_move(uids)
+            self._part.pacing.before_request(len(uids) or len(self._part.left))
             named, before = (self._study_uid, self._series_uid, uids), (self._arrivals.number, self._arrivals.bytes)
             move = Move(self._part, self._request, self._arrivals, receiver, named)
             outcome = move.run()
-            if self._part.pacing is not None:
-                self._part.pacing.after_request(self._arrivals.number - before[0], self._arrivals.bytes - before[1])
+            self._part.pacing.after_request(self._arrivals.number - before[0], self._arrivals.bytes - before[1])
             self._strangers |= dict.fromkeys(move.strangers)
             unknown = refuses_destination(outcome, uids)
             # A remote may answer the same if it cannot reach the receiver, which may be back by the end of the attempt.
@@ -313,8 +311,7 @@ class Fetch(Attempt):
         def add(outcome: InstanceOutcome) -> None:
             lease.moved(1, outcome.size)
             arrivals.add(outcome)
-            if self._part.pacing is not None:
-                self._part.pacing.arrived(outcome.size)
+            self._part.pacing.arrived(outcome.size)
 
         try:
             with leased(request, self._part.job_id, self._part.must_end, one_of_many=True) as lease:
@@ -343,7 +340,7 @@ class Fetch(Attempt):
 
     def _request_all(self, request_once: RequestOnce, *, waits_between: bool = True) -> Answer:
         """Request the whole series or study, or what is missing by lists of UIDs."""
-        size = self._list_size(_LONGEST_LIST, waits_between=waits_between)
+        size = self._part.pacing.list_size(_LONGEST_LIST, waits_between=waits_between)
         lists: list[UIDs] = [()] if self._whole else lists_of(self._arrivals.missing(), size)
         return self._request_lists(lists, request_once, halve=True)
 

@@ -80,7 +80,7 @@ class Forward(Attempt):
             self._record_held(self._listed(), InstanceCategory.SUCCESS)
         left = list(self._left())
         whole = self._whole_series and len(left) == self._part.size and not self._tries
-        size = self._list_size(_LISTS[min(max(self._tries - 1, 0), len(_LISTS) - 1)])
+        size = self._part.pacing.list_size(_LISTS[min(max(self._tries - 1, 0), len(_LISTS) - 1)])
         whole = self._counted or (whole and size >= len(left))
         self._since = time.monotonic()
         answer = self._request_lists([()] if whole else lists_of(left, size), self._send)
@@ -147,7 +147,7 @@ class Forward(Attempt):
     def _move(self, uids: UIDs) -> MoveOutcome:
         request = self._request
         operation = move_request(request, self._destination.ae_title, self._study_uid, self._series_uid, uids)
-        self._before_move(uids)
+        self._part.pacing.before_request(len(uids) or len(self._part.left))
         try:
             with leased(request, self._part.job_id, self._part.must_end, one_of_many=True) as lease:
                 outcome = c_move.move(operation, local_ae(request), timeouts(request), lease.stop)

@@ -18,7 +18,7 @@ from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine.base import ledger
 from pacs_tasks.tasks.engine.claim import Claim
 from pacs_tasks.tasks.engine.job import Promise
-from pacs_tasks.tasks.engine.session import QuerySession, UnansweredError, value
+from pacs_tasks.tasks.retrieve.queries import QuerySession, UnansweredError, value
 from pacs_tasks.tasks.retrieve.study_listing import STUDY_UID, Listed, Listing, Wanted, counted_in_study, failure_of
 from pacs_tasks.tasks.verify.inventory import is_uid
 

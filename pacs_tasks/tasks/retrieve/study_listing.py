@@ -16,7 +16,7 @@ from pacs_tasks.ledger.manifest import CountedLine, InstanceLine, RetrieveLine
 from pacs_tasks.outcome import Category, FindOutcome, Proof
 from pacs_tasks.outcome.single import is_round
 from pacs_tasks.request import Level, Selection
-from pacs_tasks.tasks.engine.session import QuerySession, UnansweredError, value
+from pacs_tasks.tasks.retrieve.queries import QuerySession, UnansweredError, value
 from pacs_tasks.tasks.verify.inventory import is_uid
 
 STUDY_UID, SERIES_UID, SOP_INSTANCE_UID, SOP_CLASS_UID = "0020000D", "0020000E", "00080018", "00080016"

@@ -39,7 +39,7 @@ from pacs_tasks.tasks.engine.claim import Claim
 from pacs_tasks.tasks.engine.job import Promise, Range, answer, register_chord
 from pacs_tasks.tasks.engine.pace import paced, pacing_of
 from pacs_tasks.tasks.engine.part import Part
-from pacs_tasks.tasks.engine.paths import limits_in, writable_directory
+from pacs_tasks.tasks.engine.permissions import limits_in, writable_directory
 from pacs_tasks.tasks.expected import expecting_call
 from pacs_tasks.tasks.retrieve import already_there
 from pacs_tasks.tasks.retrieve.arrivals import owner_of, placed
@@ -91,8 +91,7 @@ def _retrieve(part: Part[RetrieveLine], request: RetrieveRequest) -> bool:
     part.claim.check_deaths()
     others = () if request.to is None else (request.to,)
     part.pacing = pacing_of(part.job_id, request, part.must_end, others)
-    if part.pacing is not None:
-        part.pacing.begin(len(part.left))
+    part.pacing.begin(len(part.left))
     try:
         return _attempt(part, request)
     except PeerBusyError:
@@ -238,7 +237,7 @@ def _get(request: GetRequest, claim: Claim) -> GetOutcome:
             local_ae(request),
             timeouts(request),
             lease.stop,
-            on_instance=None if pacing is None else lambda instance: pacing.arrived(instance.size),
+            on_instance=lambda instance: pacing.arrived(instance.size),
             place=place,
             owner=owner,
             limits=limits,
@@ -269,8 +268,7 @@ def _move(request: MoveRequest, claim: Claim) -> MoveOutcome:
     with paced(claim.job_id, request, claim) as pacing:
         with leased(request, claim.job_id, claim) as lease, _call_expected(request, claim):
             outcome = c_move.move(request, local_ae(request), timeouts(request), lease.stop)
-        if pacing is not None:
-            pacing.count(outcome.suboperations.completed + outcome.suboperations.warning)
+        pacing.count(outcome.suboperations.completed + outcome.suboperations.warning)
     return outcome
 
 

@@ -21,8 +21,7 @@ from pacs_tasks.errors import AssociationError, ContextRejectedError, JobCancell
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, Status, StatusCategory
 from pacs_tasks.request import ListedUID, QueryModel, Request
 from pacs_tasks.settings import settings
-from pacs_tasks.tasks.engine.associations import kept_association
-from pacs_tasks.tasks.engine.session import Loss, Session
+from pacs_tasks.tasks.engine.associations import Loss, Session, kept_association
 
 #: UIDs in one query by name.
 _NAMED = 100

@@ -71,7 +71,7 @@ def test_a_body_that_waits_is_detached(released: threading.Event) -> None:
 
     def body() -> None:
         released.wait(LIMIT)
-        known.append(background.detached())
+        known.append(background.current().detached)
 
     assert run(body) == "ticket"
     assert (background.in_background(), background.in_background("job"), background.in_background("other")) == (1, 1, 0)
@@ -85,7 +85,7 @@ def test_a_body_knows_for_how_long_its_task_has_ended(released: threading.Event)
 
     def body() -> None:
         released.wait(LIMIT)
-        known.extend([background.detached_for(), background.detached_for()])
+        known.extend([background.current().detached_for(), background.current().detached_for()])
 
     begin = time.monotonic()
     assert run(body) == "ticket"
@@ -124,7 +124,7 @@ def test_a_body_that_is_to_publish_is_not_detached(tasks: ThreadPoolExecutor, re
         return True
 
     def body() -> str:
-        assert background.keep()
+        assert background.current().keep()
         released.wait(0.2)
         return "published"
 
@@ -137,7 +137,7 @@ def test_a_detached_body_may_not_publish(released: threading.Event) -> None:
 
     def body() -> None:
         released.wait(LIMIT)
-        kept.append(background.keep())
+        kept.append(background.current().keep())
 
     assert run(body) == "ticket"
     released.set()
@@ -184,8 +184,8 @@ def test_a_body_is_detached_at_once_where_another_waits_for_the_same_remote(
 
 def test_bodies_end_where_their_process_ends(tasks: ThreadPoolExecutor) -> None:
     def body() -> bool:
-        wait_until(background.must_end, LIMIT)
-        return background.must_end()
+        wait_until(lambda: background.current().must_end, LIMIT)
+        return background.current().must_end
 
     futures = [tasks.submit(run, body, may_detach=False) for _ in range(3)]
     wait_until(lambda: len(background._threads().bodies) == 3, LIMIT)
@@ -201,9 +201,9 @@ def test_a_body_that_does_not_end_is_not_waited_for_for_ever(
 
 
 def test_the_others_end_for_a_body_that_may_kill_its_process(tasks: ThreadPoolExecutor) -> None:
-    other = tasks.submit(run, lambda: wait_until(background.must_end, LIMIT), may_detach=False)
+    other = tasks.submit(run, lambda: wait_until(lambda: background.current().must_end, LIMIT), may_detach=False)
     wait_until(lambda: background._threads().bodies, LIMIT)
-    alone = tasks.submit(run, lambda: background.be_alone(LIMIT, lambda: None) and not background.must_end())
+    alone = tasks.submit(run, lambda: background.be_alone(LIMIT, lambda: None) and not background.current().must_end)
     assert alone.result(LIMIT)
     assert other.result(LIMIT)
 
@@ -227,10 +227,10 @@ def test_a_body_learns_that_its_time_is_over(monkeypatch: pytest.MonkeyPatch, re
     errors: list[type[BaseException]] = []
 
     def body() -> None:
-        background.check_time()
+        background.current().check_time()
         released.wait(LIMIT)
         try:
-            background.check_time()
+            background.current().check_time()
         except SoftTimeLimitExceeded as error:
             errors.append(type(error))
 
@@ -255,7 +255,7 @@ def test_a_ticket_comes_at_once_when_the_work_is_done_after_the_first_one_came(
     """The chord of a job waits for the tasks of its parts, and a ticket that came too early for up to ten seconds."""
     monkeypatch.setattr("pacs_tasks.tasks.engine.base.others_wait", lambda *_: True)
     monkeypatch.setattr(background, "_SOON", 0.0)
-    monkeypatch.setattr(background, "detached_for", lambda: seconds)
+    monkeypatch.setattr(background.Body, "detached_for", lambda _: seconds)
     published: list[dict[str, Any]] = []
 
     def note(headers: dict[str, Any], **_: Any) -> None:
@@ -290,7 +290,7 @@ def test_a_part_that_waits_asks_to_go_on_in_the_background_instead_of_ending_its
 
     def body() -> None:
         released.wait(0.05)
-        asked.extend([background.ask(), background.ask()])
+        asked.extend([background.current().ask(), background.current().ask()])
         released.wait(LIMIT)
 
     assert run(body) == "ticket"
@@ -305,6 +305,6 @@ def test_a_part_that_works_does_not_ask(tasks: ThreadPoolExecutor, monkeypatch: 
         begun = time.thread_time()
         while time.thread_time() - begun < 0.05:
             pass
-        return background.ask()
+        return background.current().ask()
 
     assert run(body, may_detach=False) is False

@@ -11,9 +11,8 @@ import pytest
 
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.request import StoreDirectoryRequest
-from pacs_tasks.tasks.answers import Answers
 from pacs_tasks.tasks.engine import background
-from pacs_tasks.tasks.file_queue import FileQueue
+from pacs_tasks.tasks.file_queue import Answers, FileQueue
 
 CT, MAMMOGRAM = 500_000, 50_000_000
 FILES = 5_000
@@ -75,7 +74,7 @@ def test_each_file_is_taken_once() -> None:
     part: Any = SimpleNamespace(job_id="job")
     request = StoreDirectoryRequest(remote=RemoteAE(host="127.0.0.1", port=104, ae_title="PACS"), directory="/files")
     instance: Any = object()
-    queue = FileQueue(part, request, [], lambda: False, dict.fromkeys(range(FILES), instance))
+    queue = FileQueue(part, request, [], dict.fromkeys(range(FILES), instance))
     queue.offer_all()
 
     def help_out() -> list[int]:

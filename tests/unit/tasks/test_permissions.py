@@ -33,7 +33,8 @@ from pacs_tasks.request import (
     StoreRequest,
 )
 from pacs_tasks.settings import RemoteAddresses, Settings, load
-from pacs_tasks.tasks.engine import paths, permissions
+from pacs_tasks.tasks import files
+from pacs_tasks.tasks.engine import permissions
 
 _ARCHIVE = RemoteAE(ae_title="ARCHIVE", host="pacs.example", port=104)
 
@@ -148,7 +149,7 @@ def test_urls_are_allowed_by_prefixes(
 
 def test_links_out_of_a_directory_are_not_listed(allow: Callable[..., None], tree: Path) -> None:
     allow(source_roots=[tree])
-    found = [path for path, _ in paths.files_below(str(tree))]
+    found = [path for path, _ in files.files_below(str(tree))]
     assert str(tree / "below/file") in found
     assert not [path for path in found if path.startswith(f"{tree}/out/")]
 
@@ -157,11 +158,11 @@ def test_links_out_of_a_directory_are_not_listed(allow: Callable[..., None], tre
 def test_what_the_system_shows_as_files_is_not_listed(tree: Path) -> None:
     """A link to it would be followed for minutes. The job says so instead, as it does for a directory that it names."""
     (tree / "system").symlink_to("/proc/self")
-    assert [path for path, _ in paths.files_below(str(tree)) if "/system" in path] == [str(tree / "system")]
+    assert [path for path, _ in files.files_below(str(tree)) if "/system" in path] == [str(tree / "system")]
     with pytest.raises(UnreadableInputError, match="it is a directory of the system, not of files"):
         part10.read_instance(str(tree / "system"))
     with pytest.raises(UnreadableInputError, match="in /proc or /sys"):
-        paths.readable_directory("/sys/kernel")
+        files.readable_directory("/sys/kernel")
 
 
 @pytest.mark.parametrize(

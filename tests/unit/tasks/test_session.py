@@ -10,7 +10,7 @@ import pytest
 
 from pacs_tasks.dimse.upper_layer.association import Association
 from pacs_tasks.errors import ContextRejectedError, InvalidRequestError, PeerBusyError, PeerUnavailableError
-from pacs_tasks.tasks.engine.session import Loss, Session
+from pacs_tasks.tasks.engine.associations import Loss, Session
 
 
 class Remote:

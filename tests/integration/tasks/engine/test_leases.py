@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
 import pytest
+import redis
 
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.connection import connect
 from pacs_tasks.errors import BrokerUnavailableError, JobCancelledError, PeerBusyError
 from pacs_tasks.fleet import leases as budget_module
 from pacs_tasks.fleet.leases import AssociationLeases, name_of
-from pacs_tasks.fleet.tuning import Tuning
 from pacs_tasks.request import EchoRequest
 from pacs_tasks.tasks.engine import background
 from pacs_tasks.tasks.engine import claim as claim_module
@@ -42,7 +42,7 @@ def budget(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Associat
 
 
 def leases_over(budget: AssociationLeases) -> Leases:
-    return Leases(lambda: budget, lambda: budget, lambda: Tuning(budget._redis))
+    return Leases(lambda: budget._redis, lambda: budget._redis)
 
 
 def never() -> bool:
@@ -155,12 +155,12 @@ def test_nobody_is_asked_for_more_than_was_needed(budget: AssociationLeases) -> 
 def test_nothing_waits_for_a_redis_that_is_away(budget: AssociationLeases) -> None:
     """The association in use goes on, and its lease expires by itself."""
 
-    def away() -> AssociationLeases:
-        return AssociationLeases(connect(f"redis://127.0.0.1:{free_port()}/0", 0.5))
+    def away() -> redis.Redis:
+        return connect(f"redis://127.0.0.1:{free_port()}/0", 0.5)
 
     with pytest.raises(BrokerUnavailableError):
         away()
-    leases = Leases(lambda: budget, away, lambda: Tuning(away()._redis))
+    leases = Leases(lambda: budget._redis, away)
     lease = leases.lease(REQUEST, "job", never, lambda _: None)
     assert not leases.wanted(lease.remote)
     leases.accepted(lease)

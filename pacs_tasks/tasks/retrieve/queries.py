@@ -1,29 +1,18 @@
-"""Work with one remote that goes on over another association where one is lost.
-
-Some remotes end the association after each request, abort at a request they do not understand, or fall silent at it.
-:class:`Session` opens the next association; the user of a session decides after each loss whether to go on.
-"""
+"""The queries with which a retrieve finds out what a remote has."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
-from typing import Any, Generic, NamedTuple, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from pacs_tasks.dimse.find.c_find import FindOperation, contexts_of
 from pacs_tasks.dimse.upper_layer.association import Association
-from pacs_tasks.errors import (
-    InvalidRequestError,
-    JobCancelledError,
-    PeerBusyError,
-    PeerUnavailableError,
-    PeerUnreachableError,
-)
+from pacs_tasks.errors import JobCancelledError, PeerUnavailableError, PeerUnreachableError
 from pacs_tasks.outcome import FindOutcome
 from pacs_tasks.request import FindRequest, Level, RetrieveRequest
 from pacs_tasks.settings import settings
-from pacs_tasks.tasks.engine.associations import new_association
+from pacs_tasks.tasks.engine.associations import Loss, Session, new_association
 from pacs_tasks.tasks.engine.base import timeouts
 from pacs_tasks.tasks.engine.claim import Claim
 
@@ -33,96 +22,6 @@ _MOST_LOSSES = 2
 _MOST_UNANSWERED = 3
 
 T = TypeVar("T")
-
-
-class Loss(NamedTuple):
-    """An association that was lost, or could not be opened.
-
-    Attributes
-    ----------
-    opened
-        Whether there was an association.
-    first
-        Whether this was the first step on that association, and no other task had used it.
-    """
-
-    error: PeerUnavailableError
-    opened: bool
-    first: bool
-
-
-class Session:
-    """Associations with one remote, one after the other; a context manager, which ends the last one.
-
-    Parameters
-    ----------
-    associate
-        Opens an association under a lease for the duration of a context.
-    """
-
-    def __init__(self, associate: Callable[[], AbstractContextManager[Association]]) -> None:
-        self._associate = associate
-        self._open = ExitStack()
-        self._assoc: Association | None = None
-
-    def attempt(self, step: Callable[[Association], T], lost: Callable[[Loss], None]) -> T | None:
-        """Run a step over the association of the step before, or over a new one.
-
-        An association that the remote has ended meanwhile is replaced. An invalid request costs no association.
-
-        Parameters
-        ----------
-        lost
-            Called when the association was lost or could not be opened; raises to end the session.
-
-        Returns
-        -------
-        The result of the step, or nothing if the association was lost.
-
-        Raises
-        ------
-        PeerBusyError
-            If there is no association now.
-        AssociationError
-            As ``associate`` and ``step`` raise it, where it is permanent.
-        """
-        first = self._assoc is None
-        try:
-            assoc = self._assoc = self._assoc or self._open.enter_context(self._associate())
-            # One that another task has used may have ended since.
-            first = first and assoc.fresh
-            result = step(assoc)
-        except InvalidRequestError:
-            raise
-        except PeerUnavailableError as error:
-            opened = self._assoc is not None
-            self._end(error)
-            if isinstance(error, PeerBusyError):
-                raise
-            lost(Loss(error, opened, first))
-            return None
-        except BaseException as error:
-            self._end(error)
-            raise
-        if not assoc.reusable():
-            self.close()
-        return result
-
-    def close(self) -> None:
-        """End the association."""
-        self._assoc = None
-        self._open.close()
-
-    def _end(self, error: BaseException) -> None:
-        """End the association with the error, from which its lease learns why."""
-        self._assoc = None
-        self._open.__exit__(type(error), error, error.__traceback__)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class UnansweredError(PeerUnavailableError):
@@ -161,14 +60,8 @@ class QuerySession:
     ) -> tuple[FindOutcome, list[T]]:
         """Query the remote to the final status, in the model that the request names or that the remote offers.
 
-        Parameters
-        ----------
-        read
-            Gives what to keep of a match: all of a hundred thousand matches would not fit into memory.
-
-        Returns
-        -------
-        The outcome without the matches, and what ``read`` gave of each.
+        Give the outcome without the matches, and what ``read`` gave of each: all of a hundred thousand matches would
+        not fit into memory.
 
         Raises
         ------
