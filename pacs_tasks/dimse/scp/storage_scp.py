@@ -24,7 +24,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModel
 from pacs_tasks.ae import TLS, LocalAE
 from pacs_tasks.dimse.c_echo import VERIFICATION
 from pacs_tasks.dimse.commitment import REPORT_SYNTAXES, IsKnown, OnReport, answer_report
-from pacs_tasks.dimse.files.elements import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+from pacs_tasks.dimse.files.elements import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, LONGEST_UID
 from pacs_tasks.dimse.scp.admission import CROWDED_LIMIT, Connection, Lobby, Places, Sparing
 from pacs_tasks.dimse.scp.c_store import Origin, Place, receive
 from pacs_tasks.dimse.scp.callers import Callers
@@ -58,7 +58,6 @@ _LOCAL_LIMIT_EXCEEDED = (2, 3, 2)
 _TOO_MANY = "too many associations are open, in all or of this caller"
 #: Outstanding requests that a remote may have if it proposes an asynchronous operations window.
 MAX_OPERATIONS = 64
-_LONGEST_UID = 64
 
 
 class StorageSCP:
@@ -398,7 +397,7 @@ def accept(request: negotiation.AssociateRequest, *, reports: bool = False) -> n
 def _result(cx: negotiation.ProposedContext, reports: bool) -> tuple[int, str]:
     """Give result and transfer syntax of one presentation context (PS3.8 section 9.3.3.2)."""
     # Anything longer is not a UID (PS3.5 section 9.1), and would stay in our tables and files.
-    syntaxes = tuple(each for each in cx.transfer_syntaxes if len(each) <= _LONGEST_UID)
+    syntaxes = tuple(each for each in cx.transfer_syntaxes if len(each) <= LONGEST_UID)
     if not syntaxes:
         return negotiation.TRANSFER_SYNTAXES_NOT_SUPPORTED, IMPLICIT_VR_LITTLE_ENDIAN
     if reports and cx.abstract_syntax == StorageCommitmentPushModel:
@@ -424,7 +423,7 @@ def is_storage_class(uid: str) -> bool:
     Unknown classes are private, or newer than the dictionary. pynetdicom's storage service does not serve as a table
     here: it lacks 38 storage classes of the dictionary, mostly retired ones that archives still send.
     """
-    if not uid or len(uid) > _LONGEST_UID or uid == MediaStorageDirectoryStorage:
+    if not uid or len(uid) > LONGEST_UID or uid == MediaStorageDirectoryStorage:
         return False
     known = UID(uid, IGNORE)
     if known.name == uid:
