@@ -16,7 +16,7 @@ from typing import IO, cast
 from pydicom import uid
 from pydicom.config import IGNORE
 
-from pacs_tasks.dimse.files.data_set import DataSetFile, unreadable
+from pacs_tasks.dimse.files.data_set import DataSetFile
 from pacs_tasks.dimse.files.decoder import Answer, decode, most_bytes
 from pacs_tasks.dimse.files.elements import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
@@ -26,7 +26,7 @@ from pacs_tasks.dimse.files.elements import (
     Encoding,
     MalformedError,
 )
-from pacs_tasks.dimse.files.part10 import StoredInstance
+from pacs_tasks.dimse.files.part10 import StoredInstance, unreadable
 from pacs_tasks.dimse.files.recode import Recoded
 from pacs_tasks.errors import UnreadableInputError
 from pacs_tasks.request import Transcode

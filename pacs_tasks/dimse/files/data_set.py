@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from hashlib import sha256
-from types import TracebackType
 from typing import Self
 
 from pacs_tasks.dimse.files.elements import (
@@ -18,7 +17,7 @@ from pacs_tasks.dimse.files.elements import (
     MalformedError,
     read_uids,
 )
-from pacs_tasks.dimse.files.part10 import StoredInstance, own_uids
+from pacs_tasks.dimse.files.part10 import StoredInstance, own_uids, unreadable
 from pacs_tasks.dimse.files.regular import read_regular
 from pacs_tasks.errors import UnreadableInputError
 
@@ -147,9 +146,7 @@ class DataSetFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -165,11 +162,6 @@ def _replaced(content: bytes, part: bytes, position: int) -> bytes:
     if first >= last:
         return content
     return content[:first] + part[first - position : last - position] + content[last:]
-
-
-def unreadable(error: Exception) -> UnreadableInputError:
-    why = getattr(error, "strerror", None) or type(error).__name__
-    return UnreadableInputError(f"The file can no longer be read ({why}). Check it, then send it again.")
 
 
 class _Digest:

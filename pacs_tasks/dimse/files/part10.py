@@ -329,6 +329,11 @@ def guess_syntax(head: bytes) -> str | None:
     return IMPLICIT_VR_LITTLE_ENDIAN if little < big else None
 
 
+def unreadable(error: Exception, path: str = "") -> UnreadableInputError:
+    """Give the error about a file that could be read before."""
+    return UnreadableInputError(f"The file can no longer be read ({_why(error)}). Check it, then send it again.", path)
+
+
 def _why(error: Exception) -> str:
     return getattr(error, "strerror", None) or type(error).__name__
 

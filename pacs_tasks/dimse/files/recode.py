@@ -17,8 +17,11 @@ from pydicom.datadict import dictionary_VR, private_dictionary_VR
 
 from pacs_tasks.dimse.files.elements import (
     DEEPEST,
+    ITEM,
+    ITEM_END,
     LONG_VRS,
     PIXEL_DATA,
+    SEQUENCE_END,
     SHORT_VRS,
     TEXT_VRS,
     UNDEFINED,
@@ -33,7 +36,6 @@ _LONG = 1 << 12
 _BLOCK = 1 << 18
 #: Bytes that are encoded in memory: a hundred times those of the usual long structure sets and reports.
 _MOST_IN_MEMORY = 1 << 27
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFE_E000, 0xFFFE_E00D, 0xFFFE_E0DD
 _BITS_ALLOCATED, _PIXEL_REPRESENTATION = 0x0028_0100, 0x0028_0103
 #: Bytes that change places with the byte order, by VR (PS3.5 section 7.3). UN is always little endian (section 6.2.2).
 _UNITS = {
@@ -263,20 +265,20 @@ class _Recoder:
         end = self._reader.end if sequence.length == UNDEFINED else position + sequence.length
         while position < end:
             item = self._reader.element(position, source)
-            if item.tag == _SEQUENCE_END and sequence.length == UNDEFINED:
-                encoded.add(self._header(_SEQUENCE_END, "", 0))
+            if item.tag == SEQUENCE_END and sequence.length == UNDEFINED:
+                encoded.add(self._header(SEQUENCE_END, "", 0))
                 return encoded, item.position
-            if item.tag == _SEQUENCE_END and item.position == end:
+            if item.tag == SEQUENCE_END and item.position == end:
                 # Needless behind a defined length, and yet written.
                 return encoded, end
-            if item.tag != _ITEM:
+            if item.tag != ITEM:
                 raise MalformedError("a sequence contains something other than items")
             if item.length == UNDEFINED:
                 content, position = self._open_item(item.position, source, depth + 1, scope)
             else:
                 position = item.position + item.length
                 content = self.data_set(item.position, position, source, depth + 1, scope)
-            encoded.add(self._header(_ITEM, "", UNDEFINED if item.length == UNDEFINED else content.length))
+            encoded.add(self._header(ITEM, "", UNDEFINED if item.length == UNDEFINED else content.length))
             encoded.extend(content)
         if position != end or sequence.length == UNDEFINED:
             raise MalformedError("a sequence has no end")
@@ -288,8 +290,8 @@ class _Recoder:
         while True:
             scope.position = position
             element = self._reader.element(position, source)
-            if element.tag == _ITEM_END:
-                encoded.add(self._header(_ITEM_END, "", 0))
+            if element.tag == ITEM_END:
+                encoded.add(self._header(ITEM_END, "", 0))
                 return encoded, element.position
             position = self._add(encoded, element, source, depth, scope)
 

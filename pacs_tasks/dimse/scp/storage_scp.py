@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from pydicom.config import IGNORE
@@ -172,9 +171,7 @@ class StorageSCP:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _accept(self) -> None:
