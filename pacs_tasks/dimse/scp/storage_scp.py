@@ -20,15 +20,14 @@ from pydicom.config import IGNORE
 from pydicom.uid import UID, MediaStorageDirectoryStorage
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
-from pacs_tasks.ae import TLS, LocalAE
+from pacs_tasks.ae import TLS
 from pacs_tasks.dimse.c_echo import VERIFICATION
 from pacs_tasks.dimse.commitment import REPORT_SYNTAXES, IsKnown, OnReport, answer_report
 from pacs_tasks.dimse.files.elements import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, LONGEST_UID
 from pacs_tasks.dimse.scp.admission import CROWDED_LIMIT, Connection, Lobby, Places, Sparing
-from pacs_tasks.dimse.scp.c_store import Origin, Place, receive
+from pacs_tasks.dimse.scp.c_store import Origin, Place, receive, sender_of
 from pacs_tasks.dimse.scp.callers import Callers
 from pacs_tasks.dimse.scp.limits import NO_LIMITS, Intake, Limits
-from pacs_tasks.dimse.scp.sender import sender_of
 from pacs_tasks.dimse.upper_layer import command, negotiation
 from pacs_tasks.dimse.upper_layer.association import Timeouts
 from pacs_tasks.dimse.upper_layer.command import Command, MessageStream
@@ -64,8 +63,6 @@ class StorageSCP:
 
     Parameters
     ----------
-    local
-        Our AE title, for logs: remotes may call any.
     port
         0 chooses a free one; see :attr:`port`.
     directory
@@ -104,7 +101,6 @@ class StorageSCP:
 
     def __init__(
         self,
-        local: LocalAE,
         host: str,
         port: int,
         directory: Path,
@@ -121,7 +117,6 @@ class StorageSCP:
         tls: TLS | None = None,
         place: Place | None = None,
     ) -> None:
-        self.local = local
         self.directory = directory
         self.timeouts = timeouts
         self.on_instance = on_instance

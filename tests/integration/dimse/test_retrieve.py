@@ -35,7 +35,7 @@ Archive = Callable[..., AbstractContextManager[peers.Peer]]
 @pytest.fixture
 def receiver(tmp_path: Path) -> Iterator[StorageSCP]:
     """Our Storage SCP, with its files in ``received``."""
-    with StorageSCP(LocalAE(ae_title="RECEIVER"), "127.0.0.1", 0, tmp_path / "received") as scp:
+    with StorageSCP("127.0.0.1", 0, tmp_path / "received") as scp:
         yield scp
 
 
