@@ -224,15 +224,11 @@ def answer_report(
     for _ in parts:
         # The remote receives the response only once it has sent all.
         pass
-    elements: dict[int, int | str] = {
-        command.AFFECTED_SOP_CLASS_UID: request.text(command.AFFECTED_SOP_CLASS_UID),
-        command.COMMAND_FIELD: command.N_EVENT_REPORT_RQ | command.RESPONSE,
-        command.MESSAGE_ID_RESPONDED_TO: request.number(command.MESSAGE_ID) or 0,
-        command.STATUS: code,
+    more: dict[int, int | str] = {
         command.AFFECTED_SOP_INSTANCE_UID: request.text(command.AFFECTED_SOP_INSTANCE_UID),
         command.EVENT_TYPE_ID: request.number(command.EVENT_TYPE_ID) or 0,
     }
-    stream.send(context_id, command.encode(elements, data_set=False))
+    stream.respond(context_id, request, code, more)
 
 
 def _parts(stream: MessageStream, context_id: int, intake: Intake) -> Iterator[memoryview]:

@@ -156,7 +156,9 @@ def receive(
     if request.has_data_set:
         uids = sop_class_uid, sop_instance_uid, syntax
         kept = _to_disk(stream, context_id, origin, uids, _originator_of(request))
-    stream.send(context_id, _response(request, kept if isinstance(kept, Refusal) else None))
+    code, comment = (kept.code, kept.comment) if isinstance(kept, Refusal) else (SUCCESS, "")
+    more = {command.ERROR_COMMENT: comment, command.AFFECTED_SOP_INSTANCE_UID: sop_instance_uid}
+    stream.respond(context_id, request, code, more)
     outcome = partial(
         InstanceOutcome, subject=sop_instance_uid, sop_class_uid=sop_class_uid, sop_instance_uid=sop_instance_uid
     )
@@ -179,9 +181,6 @@ def receive(
     )
 
 
-_CANNOT_KEEP = Refusal(OUT_OF_RESOURCES, "cannot write the instance")
-
-
 class _Kept(NamedTuple):
     """An instance that has its final path, and what is wrong with it."""
 
@@ -195,11 +194,10 @@ def _to_disk(
     stream: MessageStream, context_id: int, origin: Origin, uids: tuple[str, str, str], originator: Originator | None
 ) -> _Kept | Refusal:
     """Write an instance, and give what was kept or the refusal."""
-    refusal = None
     intake = origin.intake or Intake(NO_LIMITS, stream.wire)
     intake.begin()
     with contextlib.ExitStack() as stack:
-        file = None
+        file: IncomingFile | Refusal
         try:
             file = IncomingFile(
                 origin.directory,
@@ -213,20 +211,18 @@ def _to_disk(
             # It does nothing after the file has its final path.
             stack.callback(file.discard)
         except OSError as error:
-            refusal = _unwritable(error)
+            file = _unwritable(error)
         for chunk in stream.receive_data(context_id, _REST):
-            if file is None or refusal is not None:
+            if isinstance(file, Refusal):
                 intake.drain(len(chunk))
                 continue
             try:
                 intake.take(len(chunk))
                 file.write(chunk)
             except (OSError, LimitError) as error:
-                refusal = _unwritable(error)
                 file.discard()
-        if file is None or refusal is not None:
-            return refusal or _CANNOT_KEEP
-        return _placed(file, origin, uids[1], originator)
+                file = _unwritable(error)
+        return file if isinstance(file, Refusal) else _placed(file, origin, uids[1], originator)
 
 
 def _placed(
@@ -267,17 +263,3 @@ def _unwritable(error: OSError | LimitError) -> Refusal:
     full = error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
     what = "no space left on the receiver's disk" if full else f"cannot write: {error.strerror or 'I/O error'}"
     return Refusal(OUT_OF_RESOURCES, what[:64])
-
-
-def _response(request: Command, refusal: Refusal | None) -> bytes:
-    return command.encode(
-        {
-            command.AFFECTED_SOP_CLASS_UID: request.text(command.AFFECTED_SOP_CLASS_UID),
-            command.COMMAND_FIELD: command.C_STORE_RQ | command.RESPONSE,
-            command.MESSAGE_ID_RESPONDED_TO: request.number(command.MESSAGE_ID) or 0,
-            command.STATUS: refusal.code if refusal else SUCCESS,
-            command.ERROR_COMMENT: refusal.comment if refusal else "",
-            command.AFFECTED_SOP_INSTANCE_UID: request.text(command.AFFECTED_SOP_INSTANCE_UID),
-        },
-        data_set=False,
-    )

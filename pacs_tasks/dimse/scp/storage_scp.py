@@ -355,13 +355,7 @@ def _respond(stream: MessageStream, context_id: int, request: Command, intake: I
         intake.begin()
         for part in stream.receive_data(context_id, "the rest of a message"):
             intake.drain(len(part))
-    elements: dict[int, int | str] = {
-        command.AFFECTED_SOP_CLASS_UID: request.text(command.AFFECTED_SOP_CLASS_UID),
-        command.COMMAND_FIELD: request.field | command.RESPONSE,
-        command.MESSAGE_ID_RESPONDED_TO: request.number(command.MESSAGE_ID) or 0,
-        command.STATUS: 0x0000 if request.field == command.C_ECHO_RQ else _UNRECOGNISED_OPERATION,
-    }
-    stream.send(context_id, command.encode(elements, data_set=False))
+    stream.respond(context_id, request, 0x0000 if request.field == command.C_ECHO_RQ else _UNRECOGNISED_OPERATION, {})
 
 
 def accept(request: negotiation.AssociateRequest, *, reports: bool = False) -> negotiation.AssociateAccept:
