@@ -14,8 +14,7 @@ from pydicom.config import IGNORE
 from pydicom.uid import UID
 
 from pacs_tasks.dimse import status
-from pacs_tasks.dimse.files.converted import UNCOMPRESSED, ConvertedFile, convertible, loss
-from pacs_tasks.dimse.files.data_set import DataSetFile
+from pacs_tasks.dimse.files.data_set import UNCOMPRESSED, ConvertedFile, DataSetFile, convertible, loss
 from pacs_tasks.dimse.files.part10 import StoredInstance
 from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer.association import Association, answered

@@ -16,7 +16,7 @@ from pydicom.config import IGNORE
 from pydicom.datadict import dictionary_VR
 from pydicom.uid import UID
 
-from pacs_tasks.dimse.files.converted import UNCOMPRESSED, inflated, read_on
+from pacs_tasks.dimse.files.data_set import UNCOMPRESSED, inflated, read_on
 from pacs_tasks.dimse.files.elements import (
     DEEPEST,
     DEFLATED,
