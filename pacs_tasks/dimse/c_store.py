@@ -121,6 +121,10 @@ class _Requests:
             return _failed(instance, "ContextRejectedError", _rejected_context(assoc, instance, self._transcode))
         context_id = assoc.accepted_contexts[sop_class, syntax]
         message_id = assoc.next_message_id()
+        more: dict[int, int | str] = {
+            command.PRIORITY: self._priority,
+            command.AFFECTED_SOP_INSTANCE_UID: instance.sop_instance_uid,
+        }
         converted = syntax != own
         try:
             with (
@@ -128,7 +132,6 @@ class _Requests:
                 if converted
                 else DataSetFile(instance, digest=self._digest)
             ) as data_set:
-                more = {command.PRIORITY: self._priority, command.AFFECTED_SOP_INSTANCE_UID: instance.sop_instance_uid}
                 assoc.request(context_id, command.C_STORE_RQ, message_id, more, data_set)
                 # Meanwhile the remote processes the instance.
                 known = data_set.series() | ({"sent_as": syntax} if converted else {})
