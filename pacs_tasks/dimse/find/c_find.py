@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
-from typing import Any
 
 from pacs_tasks.ae import AnswerLimits, RemoteAE
 from pacs_tasks.dimse import status
@@ -69,7 +68,7 @@ class FindOperation:
     limits
         How much the remote may answer.
     keep
-        Where to keep the matches; the outcome has only their number then. Without it, the outcome has them.
+        Where to keep the matches; the outcome has only their number.
 
     Attributes
     ----------
@@ -82,19 +81,15 @@ class FindOperation:
         If a key is unknown or cannot be encoded in the character set of the remote, before any association.
     """
 
-    def __init__(self, request: FindRequest, limits: AnswerLimits | None = None, keep: Keep | None = None) -> None:
-        self._request = request
+    def __init__(self, request: FindRequest, limits: AnswerLimits, keep: Keep) -> None:
+        self._request, self._limits, self._keep = request, limits, keep
         self._keys = identifier.keys_of(request)
         self._left_out: tuple[str, ...] = ()
         for syntax in _SYNTAXES:
             identifier.encode_find(request, syntax, self._keys)
-        self._in_memory: list[dict[str, Any]] = []
-        dates = identifier.dates_of(request.model)
-        kept = self._in_memory if keep is None else keep
-        self._found = Matches(identifier.unique_keys(request), request.limit, kept, dates[0])
-        self._limits = limits or AnswerLimits()
+        self._dates = identifier.dates_of(request.model)
+        self._splitting = Splitting(self._keys, self._dates) if request.split_dates else None
         self._begin()
-        self._splitting = Splitting(self._keys, dates) if request.split_dates else None
         self.queries = 0
 
     def run(self, assoc: Association) -> FindOutcome:
@@ -115,20 +110,20 @@ class FindOperation:
             the matches so far.
         """
         started = time.monotonic()
-        splitting, found = self._splitting, self._found
+        splitting = self._splitting
         if splitting is None:
             # What came over an association that was lost comes again.
-            found.clear()
+            self._keep.clear()
             self._begin()
             final = self._query(assoc, {}).status
             doubts = self._doubts(final)
         else:
-            final = splitting.run(lambda keys: self._query(assoc, keys), found)
+            final = splitting.run(lambda keys: self._query(assoc, keys), self._found)
             doubts = splitting.doubts
+        found = self._found
         return FindOutcome(
             status=final,
-            matches=tuple(self._in_memory),
-            kept=found.number - len(self._in_memory),
+            kept=found.number,
             limit_hit=found.limit_hit,
             seconds=time.monotonic() - started,
             doubts=(Doubt.LIMIT,) if found.limit_hit else (Doubt.CUT_OFF,) if found.cut_off else doubts,
@@ -140,11 +135,13 @@ class FindOperation:
         )
 
     def _begin(self) -> None:
-        """Begin to judge the answer."""
+        """Begin to count and to judge the answer."""
+        request = self._request
+        self._found = Matches(identifier.unique_keys(request), request.limit, self._keep, self._dates[0])
         # One match more shows that a limit of the request is reached.
-        least = None if self._request.limit is None else self._request.limit + 1
-        self._counted = CountedAnswer(self._request.remote, self._limits, least)
-        self._check = KeyCheck(self._keys, identifier.required_keys(self._request))
+        least = None if request.limit is None else request.limit + 1
+        self._counted = CountedAnswer(request.remote, self._limits, least)
+        self._check = KeyCheck(self._keys, identifier.required_keys(request))
         #: Matches with text that does not fit their character set.
         self._undecoded = 0
 

@@ -78,14 +78,6 @@ class Matches:
         self.limit_hit = self.undated = False
         self.cut_off = ""
 
-    def clear(self) -> None:
-        """Forget the matches so far."""
-        self._keep.clear()
-        self._known.clear()
-        self.number = 0
-        self.limit_hit = self.undated = False
-        self.cut_off = ""
-
     def add(self, match: dict[str, Any], *, once: bool) -> Identity | None:
         """Add a match and return its identity, or None if it is one more than the limit.
 
