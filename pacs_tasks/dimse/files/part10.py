@@ -7,7 +7,7 @@ import struct
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from io import FileIO
+from io import BytesIO, FileIO
 from typing import Protocol
 
 from pacs_tasks.dimse.files.elements import (
@@ -410,27 +410,22 @@ def walk_file(file: FileIO, instance: StoredInstance) -> Iterator[Element]:
 
 def read_values(file: FileIO, instance: StoredInstance, wanted: Collection[int], longest: int) -> dict[int, bytes]:
     """Read values from the head of a data set, as far as it can be walked; at most ``longest`` bytes of each."""
-    deflated = instance.transfer_syntax_uid in DEFLATED
+    source: Source = file
     found: dict[int, bytes] = {}
     try:
-        content = _inflated_head(file, instance) if deflated else b""
-        elements = walk(content, Encoding.of(instance.transfer_syntax_uid)) if deflated else walk_file(file, instance)
+        if instance.transfer_syntax_uid in DEFLATED:
+            file.seek(instance.data_offset)
+            content = inflate(file.read(LONGEST_INFLATED), 0)
+            source, elements = BytesIO(content), walk(content, Encoding.of(instance.transfer_syntax_uid))
+        else:
+            elements = walk_file(file, instance)
         for element in elements:
             if element.tag > max(wanted):
                 break
             if element.tag in wanted and element.length is not None:
-                length = min(element.length, longest)
-                if deflated:
-                    found[element.tag] = content[element.position : element.position + length]
-                else:
-                    file.seek(element.position)
-                    found[element.tag] = file.read(length)
+                source.seek(element.position)
+                found[element.tag] = source.read(min(element.length, longest))
     except MalformedError:
         # The values in front of the fault are valid all the same.
         pass
     return found
-
-
-def _inflated_head(file: FileIO, instance: StoredInstance) -> bytes:
-    file.seek(instance.data_offset)
-    return inflate(file.read(LONGEST_INFLATED), 0)

@@ -387,19 +387,14 @@ def _result(cx: negotiation.ProposedContext, reports: bool) -> tuple[int, str]:
     if not syntaxes:
         return negotiation.TRANSFER_SYNTAXES_NOT_SUPPORTED, IMPLICIT_VR_LITTLE_ENDIAN
     if reports and cx.abstract_syntax == StorageCommitmentPushModel:
-        return _report_result(syntaxes)
+        syntax = next((each for each in REPORT_SYNTAXES if each in syntaxes), "")
+        return (negotiation.ACCEPTED, syntax) if syntax else (negotiation.TRANSFER_SYNTAXES_NOT_SUPPORTED, syntaxes[0])
     if cx.abstract_syntax != VERIFICATION and not is_storage_class(cx.abstract_syntax):
         return negotiation.ABSTRACT_SYNTAX_NOT_SUPPORTED, syntaxes[0]
     if syntaxes[0] == IMPLICIT_VR_LITTLE_ENDIAN and EXPLICIT_VR_LITTLE_ENDIAN in syntaxes:
         # Implicit VR loses the VRs of private elements.
         return negotiation.ACCEPTED, EXPLICIT_VR_LITTLE_ENDIAN
     return negotiation.ACCEPTED, syntaxes[0]
-
-
-def _report_result(syntaxes: tuple[str, ...]) -> tuple[int, str]:
-    """Give result and transfer syntax of a presentation context for reports on storage commitment."""
-    syntax = next((each for each in REPORT_SYNTAXES if each in syntaxes), "")
-    return (negotiation.ACCEPTED, syntax) if syntax else (negotiation.TRANSFER_SYNTAXES_NOT_SUPPORTED, syntaxes[0])
 
 
 @lru_cache(maxsize=1024)
