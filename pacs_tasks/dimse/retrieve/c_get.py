@@ -108,10 +108,11 @@ def get(
 
 
 class _Arrivals:
-    """Stores what arrives by a C-GET, and refuses what it did not request: another study or series, or another UID.
+    """Stores what arrives by a C-GET, and refuses what it did not request.
 
-    A9xx is the status that PS3.4 table B.2-1 has for a data set that is not what it should be; 0122 says that a SOP
-    class is not supported, which a remote may take for good.
+    That is of another study or series, or not in its list of UIDs. A9xx is the status that PS3.4 table B.2-1 has for a
+    data set that is not what it should be; 0122 says that a SOP class is not supported, which a remote may take for
+    good.
 
     Attributes
     ----------
