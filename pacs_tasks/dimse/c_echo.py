@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from pynetdicom.presentation import VerificationPresentationContexts
 from pynetdicom.sop_class import (
     CTImageStorage,
     ModalityWorklistInformationFind,
@@ -14,6 +13,7 @@ from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelGet,
     StudyRootQueryRetrieveInformationModelMove,
+    Verification,
 )
 
 from pacs_tasks.ae import LocalAE, RemoteAE
@@ -25,11 +25,9 @@ from pacs_tasks.dimse.upper_layer.negotiation import Context
 from pacs_tasks.errors import ContextRejectedError
 from pacs_tasks.outcome import EchoOutcome, OfferedService
 
-VERIFICATION = str(VerificationPresentationContexts[0].abstract_syntax)
+VERIFICATION = str(Verification)
 #: Any remote should accept it, so it shows whether the remote accepts our association.
 VERIFICATION_CONTEXT = Context(VERIFICATION, (IMPLICIT_VR_LITTLE_ENDIAN,))
-
-
 #: The services that pacs-tasks uses, each with a SOP class that stands for it.
 SERVICES: Mapping[str, str] = MappingProxyType(
     {

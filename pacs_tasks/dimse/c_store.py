@@ -14,8 +14,7 @@ from pydicom.config import IGNORE
 from pydicom.uid import UID
 
 from pacs_tasks.dimse import status
-from pacs_tasks.dimse.files.converted import UNCOMPRESSED, ConvertedFile, convertible, loss
-from pacs_tasks.dimse.files.data_set import DataSetFile
+from pacs_tasks.dimse.files.data_set import UNCOMPRESSED, ConvertedFile, DataSetFile, convertible, loss
 from pacs_tasks.dimse.files.part10 import StoredInstance
 from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer.association import Association, answered
@@ -122,6 +121,10 @@ class _Requests:
             return _failed(instance, "ContextRejectedError", _rejected_context(assoc, instance, self._transcode))
         context_id = assoc.accepted_contexts[sop_class, syntax]
         message_id = assoc.next_message_id()
+        more: dict[int, int | str] = {
+            command.PRIORITY: self._priority,
+            command.AFFECTED_SOP_INSTANCE_UID: instance.sop_instance_uid,
+        }
         converted = syntax != own
         try:
             with (
@@ -129,7 +132,7 @@ class _Requests:
                 if converted
                 else DataSetFile(instance, digest=self._digest)
             ) as data_set:
-                assoc.send(context_id, _request(instance, message_id, self._priority), data_set)
+                assoc.request(context_id, command.C_STORE_RQ, message_id, more, data_set)
                 # Meanwhile the remote processes the instance.
                 known = data_set.series() | ({"sent_as": syntax} if converted else {})
                 if self._digest:
@@ -150,19 +153,6 @@ class _Requests:
         del self.outstanding[message_id]
         answered(self._assoc.remote, "C-STORE", time.time() - request.started)
         return request.instance, _outcome(self._assoc, request, response, code)
-
-
-def _request(instance: StoredInstance, message_id: int, priority: int) -> bytes:
-    return command.encode(
-        {
-            command.AFFECTED_SOP_CLASS_UID: instance.sop_class_uid,
-            command.COMMAND_FIELD: command.C_STORE_RQ,
-            command.MESSAGE_ID: message_id,
-            command.PRIORITY: priority,
-            command.AFFECTED_SOP_INSTANCE_UID: instance.sop_instance_uid,
-        },
-        data_set=True,
-    )
 
 
 _REFUSED = "it names a transfer syntax that was not proposed. Check its log."

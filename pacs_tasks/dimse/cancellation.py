@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
 from typing import Self
 
 from pacs_tasks.dimse.upper_layer import command
@@ -64,7 +63,5 @@ class Cancellation:
         self._assoc.wire.watch = self._check
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._assoc.wire.watch = self._before

@@ -17,6 +17,8 @@ from pacs_tasks.dimse import status
 from pacs_tasks.dimse.files.elements import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
+    ITEM,
+    LONGEST_UID,
     Data,
     Element,
     Encoding,
@@ -24,6 +26,7 @@ from pacs_tasks.dimse.files.elements import (
     encode_implicit,
     items,
     read_uids,
+    uid_of,
     walk,
 )
 from pacs_tasks.dimse.scp.limits import NO_LIMITS, Intake
@@ -67,8 +70,6 @@ _TRANSACTION_UID = 0x0008_1195
 _FAILURE_REASON = 0x0008_1197
 _FAILED_SOP_SEQUENCE = 0x0008_1198
 _REFERENCED_SOP_SEQUENCE = 0x0008_1199
-_ITEM = 0xFFFE_E000
-_LONGEST_UID = 64
 #: Instances of one report; a request names those of one job at most.
 _MOST_REFERENCES = 200_000
 #: Bytes in which the Transaction UID must end: only the Retrieve AE Title, (0008,0054), comes before it.
@@ -143,7 +144,7 @@ def encode_request(transaction_uid: str, references: Sequence[tuple[str, str]]) 
     """
     sequence = b"".join(
         encode_implicit({
-            _ITEM: encode_implicit({
+            ITEM: encode_implicit({
                 _REFERENCED_SOP_CLASS_UID: sop_class_uid,
                 _REFERENCED_SOP_INSTANCE_UID: sop_instance_uid,
             })
@@ -223,15 +224,11 @@ def answer_report(
     for _ in parts:
         # The remote receives the response only once it has sent all.
         pass
-    elements: dict[int, int | str] = {
-        command.AFFECTED_SOP_CLASS_UID: request.text(command.AFFECTED_SOP_CLASS_UID),
-        command.COMMAND_FIELD: command.N_EVENT_REPORT_RQ | command.RESPONSE,
-        command.MESSAGE_ID_RESPONDED_TO: request.number(command.MESSAGE_ID) or 0,
-        command.STATUS: code,
+    more: dict[int, int | str] = {
         command.AFFECTED_SOP_INSTANCE_UID: request.text(command.AFFECTED_SOP_INSTANCE_UID),
         command.EVENT_TYPE_ID: request.number(command.EVENT_TYPE_ID) or 0,
     }
-    stream.send(context_id, command.encode(elements, data_set=False))
+    stream.respond(context_id, request, code, more)
 
 
 def _parts(stream: MessageStream, context_id: int, intake: Intake) -> Iterator[memoryview]:
@@ -299,7 +296,7 @@ def _report_status(remote: object, is_known: Callable[[], bool]) -> int:
 def _begins_known(content: Data, syntax: str, is_known: IsKnown | None) -> bool:
     """Check the beginning of a report."""
     transaction_uid = read_uids(content[:_BEGINNING], syntax, (_TRANSACTION_UID,)).get(_TRANSACTION_UID, "")
-    if not transaction_uid or len(transaction_uid) > _LONGEST_UID:
+    if not transaction_uid or len(transaction_uid) > LONGEST_UID:
         raise MalformedError("it does not name a transaction")
     return is_known is None or is_known(transaction_uid)
 
@@ -358,6 +355,6 @@ def _references(content: Data, encoding: Encoding, sequence: Element) -> list[tu
 
 def _uid(data: Data, element: Element) -> str:
     """The UID of an element; empty if it cannot be a UID."""
-    if element.length is None or element.length > _LONGEST_UID:
+    if element.length is None or element.length > LONGEST_UID:
         return ""
-    return bytes(data[element.position : element.position + element.length]).decode("ascii", "replace").strip("\0 ")
+    return uid_of(data[element.position : element.position + element.length])

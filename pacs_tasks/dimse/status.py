@@ -22,20 +22,22 @@ _CATEGORIES: Mapping[str, StatusCategory] = {
 #: Failures after which the same request may succeed: duplicate invocation and resource limitation.
 _TRANSIENT = frozenset((0x0210, 0x0213))
 
+#: Matching or sub-operations terminated due to a Cancel request (PS3.4 tables C.4-1 to C.4-3).
+CANCELLED = 0xFE00
+#: C-STORE: the remote already holds an instance with this UID (PS3.7 section C.5.8).
+DUPLICATE_SOP_INSTANCE = 0x0111
+
 #: Where pynetdicom has no words, or not the Standard's.
 _MEANINGS: Mapping[int, str] = {
     0x0000: "Success",
     0x0001: "Requested optional attributes are not supported",
-    0x0111: "Duplicate SOP Instance",
+    DUPLICATE_SOP_INSTANCE: "Duplicate SOP Instance",
     0x0131: "Duplicate transaction UID",
-    0xFE00: "Cancelled",
+    CANCELLED: "Cancelled",
 }
 
-_CANCEL = 0xFE00
 #: Characters of an Error Comment that are kept; VR LO allows 64.
 _LONGEST_COMMENT = 256
-#: C-STORE: the remote already holds an instance with this UID (PS3.7 section C.5.8).
-DUPLICATE_SOP_INSTANCE = 0x0111
 
 _ASK_TO_ALLOW = "Ask the administrator of the PACS to allow it."
 _CHECK_LOG = "Check the log of the PACS."
@@ -65,14 +67,14 @@ _STORE_STEPS: Mapping[int, str] = {
 _FIND_STEPS: Mapping[int, str] = {
     0xA900: "Check whether the PACS supports this level and these keys.",
     0xC000: "Query fewer or other keys.",
-    0xFE00: "There may be more matches.",
+    CANCELLED: "There may be more matches.",
 }
 _RETRIEVE_STEPS: Mapping[int, str] = {
     0xA801: "Ask the administrator of the PACS to add this AE title with the host and port of the receiver, or "
     "retrieve by C-GET (--method get).",
     0xA900: "Check whether the PACS supports this level and these keys.",
     0xB000: "Compare the instances that arrived, then retrieve again.",
-    0xFE00: "Some instances may be missing.",
+    CANCELLED: "Some instances may be missing.",
 }
 
 
@@ -124,12 +126,12 @@ def ended_early(final: Status) -> Status:
 
 def is_cut_off(final: Status) -> bool:
     """Whether an answer was ended early, by the remote without C-CANCEL or at a limit: there is more."""
-    return final.code == _CANCEL and final.category is StatusCategory.PERMANENT
+    return final.code == CANCELLED and final.category is StatusCategory.PERMANENT
 
 
 def cut_off(why: str) -> Status:
     """Give the status of an answer that was not read to its end because it exceeds a limit."""
-    return Status(code=_CANCEL, category=StatusCategory.PERMANENT, meaning=why)
+    return Status(code=CANCELLED, category=StatusCategory.PERMANENT, meaning=why)
 
 
 def is_failure(final: Status) -> bool:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from pacs_tasks.ae import RemoteAE
-    from pacs_tasks.dimse.scp.sender import Originator, Sender
+    from pacs_tasks.dimse.scp.c_store import Originator, Sender
 
 #: Any port will do to find out which address the system would use; nothing is sent.
 _PORT = 9

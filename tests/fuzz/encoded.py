@@ -15,8 +15,8 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from pacs_tasks.dimse.files.converted import UNCOMPRESSED, ConvertedFile
 from pacs_tasks.dimse.files.damage import judged
+from pacs_tasks.dimse.files.data_set import UNCOMPRESSED, ConvertedFile
 from pacs_tasks.dimse.files.part10 import StoredInstance, read_instance
 from pacs_tasks.dimse.files.whole import whole_instance
 from pacs_tasks.dimse.find.match import decode_match

@@ -11,7 +11,6 @@ import signal
 import sys
 from pathlib import Path
 
-from pacs_tasks.ae import LocalAE
 from pacs_tasks.dimse.scp.storage_scp import StorageSCP
 from pacs_tasks.dimse.upper_layer.association import Timeouts
 
@@ -22,9 +21,7 @@ def main() -> None:
     # Before any thread starts: all threads keep what is blocked now.
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     directory, seconds = Path(sys.argv[1]), float(sys.argv[2])
-    with StorageSCP(
-        LocalAE(ae_title="RECEIVER"), "127.0.0.1", 0, directory, Timeouts.of(seconds), on_report=lambda _: True
-    ) as scp:
+    with StorageSCP("127.0.0.1", 0, directory, Timeouts.of(seconds), on_report=lambda _: True) as scp:
         print(f"port {scp.port}", flush=True)  # noqa: T201 - who started it reads this
         signal.sigwait(ends)
 

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from redis import RedisError
 
-from pacs_tasks.ae import LocalAE
 from pacs_tasks.connection import QUICK, LateConnection
 from pacs_tasks.dimse.files.final_name import OTHER_CONTENT
 from pacs_tasks.dimse.files.storage import kept_path
@@ -303,7 +302,6 @@ def receive(
     callers = KnownCallers(config, redis_url)
     callers.start()
     scp = StorageSCP(
-        LocalAE(ae_title=config.receiver_ae_title),
         config.receiver_host,
         config.receiver_port,
         config.received,

@@ -16,13 +16,11 @@ from pydicom.config import IGNORE
 from pydicom.datadict import dictionary_VR
 from pydicom.uid import UID
 
-from pacs_tasks.dimse.files.converted import inflated, read_on
+from pacs_tasks.dimse.files.data_set import UNCOMPRESSED, inflated, read_on
 from pacs_tasks.dimse.files.elements import (
     DEEPEST,
     DEFLATED,
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
-    EXPLICIT_VR_BIG_ENDIAN,
-    EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
     ITEM,
     ITEM_END,
@@ -37,21 +35,13 @@ from pacs_tasks.dimse.files.elements import (
     MalformedError,
     length_size,
 )
-from pacs_tasks.dimse.files.label import is_deflated
-from pacs_tasks.dimse.files.part10 import FileWalker, Padding, Source, StoredInstance, guess_syntax
+from pacs_tasks.dimse.files.label import SAMPLE, is_deflated
+from pacs_tasks.dimse.files.part10 import FileWalker, Padding, Source, StoredInstance, guess_syntax, unreadable
 from pacs_tasks.dimse.files.regular import read_regular
-from pacs_tasks.errors import DamagedFileError, UnreadableInputError
+from pacs_tasks.errors import DamagedFileError
 
 #: Transfer syntaxes of the Standard; what a private one means is not known.
 _STANDARD = "1.2.840.10008.1.2."
-_NATIVE = frozenset(
-    (
-        IMPLICIT_VR_LITTLE_ENDIAN,
-        EXPLICIT_VR_LITTLE_ENDIAN,
-        EXPLICIT_VR_BIG_ENDIAN,
-        DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
-    )
-)
 #: RLE, and by the beginning of their UIDs JPEG and video, but not JPIP, which refers to pixel data elsewhere.
 _RLE = "1.2.840.10008.1.2.5"
 _JPEG = "1.2.840.10008.1.2.4."
@@ -59,8 +49,6 @@ _JPIP = frozenset(("94", "95", "204", "205"))
 _PIXELS = 0x7FE0
 #: The group of the first element, or a lower one.
 _FIRST_GROUP = 0x0008
-#: Bytes of a deflated stream that show whether it is one.
-_SAMPLE = 1 << 10
 _DELIMITERS = 0xFFFE
 _ITEM_BYTES = struct.pack("<HH", ITEM >> 16, ITEM & 0xFFFF)
 _ITEM_STARTS = frozenset((_ITEM_BYTES, struct.pack(">HH", ITEM >> 16, ITEM & 0xFFFF)))
@@ -97,10 +85,7 @@ def judged(instance: StoredInstance, *, repair: bool = False) -> StoredInstance:
                 return instance
             return _judge(file, instance, repair=repair)
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or type(error).__name__
-        raise UnreadableInputError(
-            f"The file can no longer be read ({why}). Check it, then send it again.", instance.path
-        ) from None
+        raise unreadable(error, instance.path) from None
 
 
 def _judge_deflated(file: FileIO, instance: StoredInstance) -> None:
@@ -177,7 +162,7 @@ def _check_syntax(file: FileIO, instance: StoredInstance) -> None:
     declared = UID(instance.transfer_syntax_uid, IGNORE).name
     if not found:
         file.seek(instance.data_offset)
-        found = DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN if is_deflated(file.read(_SAMPLE), 0) else ""
+        found = DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN if is_deflated(file.read(SAMPLE), 0) else ""
     if not found:
         raise DamagedFileError(
             f"The data set is not encoded in {declared}, as the file declares: see its first element, at byte "
@@ -333,7 +318,7 @@ class _Judge(FileWalker):
     def _check_pixels(self, length: int) -> None:
         """Check that pixel data are encapsulated if the transfer syntax is compressed, and only then (PS3.5 A.4)."""
         if length == UNDEFINED:
-            if self._syntax in _NATIVE:
+            if self._syntax in UNCOMPRESSED:
                 raise MalformedError("the pixel data are compressed, which the declared transfer syntax is not")
         elif self._syntax == _RLE or (self._syntax.startswith(_JPEG) and self._syntax.removeprefix(_JPEG) not in _JPIP):
             raise MalformedError("the pixel data are not encapsulated, as the declared transfer syntax requires")

@@ -29,6 +29,8 @@ PATIENT_ID = 0x0010_0020
 STUDY_INSTANCE_UID = 0x0020_000D
 SERIES_INSTANCE_UID = 0x0020_000E
 PIXEL_DATA = 0x7FE0_0010
+#: Characters of a UID (PS3.5 section 9.1).
+LONGEST_UID = 64
 
 ITEM = 0xFFFE_E000
 ITEM_END = 0xFFFE_E00D
@@ -60,6 +62,11 @@ def plain(content: bytes) -> str:
     """Decode text from a remote without its padding, safe for logs and terminals: control characters become ``?``."""
     text = content.decode("ascii", "replace").strip("\0 ")
     return text if text.isprintable() else "".join(each if each.isprintable() else "?" for each in text)
+
+
+def uid_of(value: Data) -> str:
+    """Decode a UID without its padding."""
+    return bytes(value).decode("ascii", "replace").strip("\0 ")
 
 
 def length_size(vr: bytes, group: int) -> int:
@@ -375,13 +382,9 @@ def _walk_uids(
             raise MalformedError("it is truncated")
         if element.length > _LONGEST_VALUE:
             raise MalformedError("a UID is far too long")
-        found[element.tag] = _uid(data, element.position, end)
+        found[element.tag] = uid_of(data[element.position : end])
         if len(found) == len(wanted):
             return
-
-
-def _uid(data: Data, start: int, end: int) -> str:
-    return bytes(data[start:end]).decode("ascii", "replace").strip("\0 ")
 
 
 def _read_plain_explicit(data: Data, wanted: Collection[int], position: int, found: dict[int, str]) -> int:
@@ -404,7 +407,7 @@ def _read_plain_explicit(data: Data, wanted: Collection[int], position: int, fou
             if end > size:
                 break
             if tag in wanted:
-                found[tag] = _uid(data, position + 8, end)
+                found[tag] = uid_of(data[position + 8 : end])
         elif vr in LONG_VRS and tag not in wanted:
             (length,) = _EXPLICIT_LENGTH(data, position + 8)
             end = position + 12 + length
@@ -431,7 +434,7 @@ def _read_plain_implicit(data: Data, wanted: Collection[int], position: int, fou
         if tag in wanted:
             if length > _LONGEST_VALUE:
                 break
-            found[tag] = _uid(data, position + 8, end)
+            found[tag] = uid_of(data[position + 8 : end])
         position = end
     return position
 

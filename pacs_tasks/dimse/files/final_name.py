@@ -26,6 +26,7 @@ from typing import NamedTuple, Self
 
 from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.files.elements import DEFLATED, MalformedError
+from pacs_tasks.dimse.files.part10 import StoredInstance
 from pacs_tasks.dimse.files.regular import open_regular
 from pacs_tasks.errors import UnreadableInputError
 
@@ -243,43 +244,39 @@ def _compared(old: FileIO, new: FileIO) -> _Compared:
     """Compare data sets: the file meta information names only who sent and who wrote."""
     found = os.fstat(old.fileno())
     identity = found.st_dev, found.st_ino
-    old_label, old_start = _data_set_of(old)
-    new_label, new_start = _data_set_of(new)
-    if old_label is None:
-        # Not even its file meta information is whole.
-        new_start = 0
-    if old_label in {new_label, None}:
-        left = found.st_size - old_start, os.fstat(new.fileno()).st_size - new_start
-        if left[0] <= left[1] and _begins_alike(old, new, (old_start, new_start), left[0]):
+    before, now = _instance_in(old), _instance_in(new)
+    # Where not even the file meta information of the older one is whole, all of both is compared.
+    starts = (before.data_offset, now.data_offset if now else 0) if before else (0, 0)
+    if before is None or (now is not None and _label(before) == _label(now)):
+        left = found.st_size - starts[0], os.fstat(new.fileno()).st_size - starts[1]
+        if left[0] <= left[1] and _begins_alike(old, new, starts, left[0]):
             same = left[0] == left[1]
-            if same or not _is_whole(old):
+            if same or not _is_whole(old, before):
                 return _Compared(same=same, beginning=not same, empty=not found.st_size, identity=identity)
-    digests = (_sha256(old, old_start), _sha256(new, new_start))
-    return _Compared(identity=identity, old_sha256=digests[0], new_sha256=digests[1])
+    return _Compared(identity=identity, old_sha256=_sha256(old, starts[0]), new_sha256=_sha256(new, starts[1]))
 
 
-def _is_whole(file: FileIO) -> bool:
+def _instance_in(file: FileIO) -> StoredInstance | None:
+    with suppress(UnreadableInputError):
+        return part10.read_descriptor(file.fileno())
+    return None
+
+
+def _label(instance: StoredInstance) -> tuple[str, ...]:
+    return instance.sop_class_uid, instance.sop_instance_uid, instance.transfer_syntax_uid
+
+
+def _is_whole(file: FileIO, instance: StoredInstance | None) -> bool:
     """Whether a data set ends where its file does: it is no truncated copy of a longer one.
 
     Whether a deflated one does is not looked at: it stays.
     """
-    file.seek(0)
-    try:
-        found = part10.read_descriptor(file.fileno())
-        if found.transfer_syntax_uid in DEFLATED:
-            return True
-        return sum(1 for _ in part10.walk_file(file, found)) > 0
-    except (MalformedError, UnreadableInputError):
+    if instance is None:
         return False
-
-
-def _data_set_of(file: FileIO) -> tuple[tuple[str, ...] | None, int]:
-    """Give SOP class, instance and transfer syntax of a file, and the offset of its data set."""
     try:
-        found = part10.read_descriptor(file.fileno())
-    except UnreadableInputError:
-        return None, 0
-    return (found.sop_class_uid, found.sop_instance_uid, found.transfer_syntax_uid), found.data_offset
+        return instance.transfer_syntax_uid in DEFLATED or sum(1 for _ in part10.walk_file(file, instance)) > 0
+    except MalformedError:
+        return False
 
 
 def _begins_alike(old: FileIO, new: FileIO, starts: tuple[int, int], size: int) -> bool:

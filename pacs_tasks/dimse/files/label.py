@@ -27,7 +27,7 @@ from pacs_tasks.dimse.files.elements import (
 
 _NATIVE = frozenset((IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN))
 #: Bytes of a deflated stream that show whether it is one.
-_SAMPLE = 1 << 10
+SAMPLE = 1 << 10
 _PIXEL_DATA_TAG = b"\xe0\x7f\x10\x00"
 #: Bytes of a codestream in which its markers stand.
 _MARKERS = 1 << 12
@@ -102,7 +102,7 @@ def ends_with_native_pixels(head: bytearray, size: int, label: str) -> bool:
 def is_deflated(data: Data, position: int) -> bool:
     """Whether a data set is a deflated one whose first element is seen (PS3.5 section A.5)."""
     try:
-        inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(bytes(data[position : position + _SAMPLE]), 8)
+        inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(bytes(data[position : position + SAMPLE]), 8)
     except zlib.error:
         return False
     return _encoding_of(inflated) is not None

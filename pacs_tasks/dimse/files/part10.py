@@ -7,7 +7,7 @@ import struct
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from io import FileIO
+from io import BytesIO, FileIO
 from typing import Protocol
 
 from pacs_tasks.dimse.files.elements import (
@@ -17,6 +17,7 @@ from pacs_tasks.dimse.files.elements import (
     IMPLICIT_VR_LITTLE_ENDIAN,
     LONG_VRS,
     LONGEST_INFLATED,
+    LONGEST_UID,
     PIXEL_DATA,
     SHORT_VRS,
     SOP_CLASS_UID,
@@ -30,6 +31,7 @@ from pacs_tasks.dimse.files.elements import (
     outermost,
     read_uids,
     read_uids_anyhow,
+    uid_of,
     walk,
 )
 from pacs_tasks.dimse.files.regular import open_regular
@@ -46,12 +48,12 @@ _PREAMBLE = 128
 _PREFIX = b"DICM"
 #: The VRs at the beginning of group 0002, and its length in Implicit VR, which some writers use.
 _FIRST_META_VRS = frozenset((b"UL", b"OB", b"UI", b"\4\0"))
-_LONGEST_UID = 64
 #: Bytes of a UID that are read, so that one that is too long is seen to be.
 _LONGEST_READ = 256
 _EXPLICIT = Encoding(explicit=True)
 _META_HEADER = struct.Struct("<HH2sH").unpack_from
 _META_LENGTH = struct.Struct("<L").unpack_from
+_WANTED = (SOP_CLASS_UID, SOP_INSTANCE_UID)
 #: A data set that names its SOP class begins with group 0008, in little or big endian.
 _FIRST_GROUPS = frozenset((b"\x08\x00", b"\x00\x08"))
 #: Bytes of one read while walking: the headers of most instances in front of their pixel data.
@@ -170,9 +172,9 @@ def _start_of_meta(first: bytes) -> int | None:
 def _checked(instance: StoredInstance) -> StoredInstance:
     """Reject UIDs at which DCMTK, and therefore Orthanc, aborts the association for all other instances."""
     uids = (instance.sop_class_uid, instance.sop_instance_uid, instance.transfer_syntax_uid)
-    if max(map(len, uids)) > _LONGEST_UID:
+    if max(map(len, uids)) > LONGEST_UID:
         raise UnreadableInputError(
-            f"The instance has a UID longer than {_LONGEST_UID} characters (PS3.5 section 9.1), which no PACS accepts. "
+            f"The instance has a UID longer than {LONGEST_UID} characters (PS3.5 section 9.1), which no PACS accepts. "
             "Export it again.",
             instance.path,
         )
@@ -187,19 +189,18 @@ def _checked(instance: StoredInstance) -> StoredInstance:
 
 def own_uids(file: FileIO, instance: StoredInstance, wanted: Collection[int]) -> Mapping[int, str]:
     """Give UIDs of the data set, however long the elements in front of them are, as far as it can be walked."""
-    return {tag: _uid(value) for tag, value in read_values(file, instance, wanted, _LONGEST_READ).items()}
+    return {tag: uid_of(value) for tag, value in read_values(file, instance, wanted, _LONGEST_READ).items()}
 
 
 def _own_uids(first: bytes, descriptor: int, instance: StoredInstance) -> Mapping[int, str]:
     """Give the SOP class and instance that the data set names, wherever they are."""
-    wanted = (SOP_CLASS_UID, SOP_INSTANCE_UID)
     with suppress(MalformedError):
-        found = read_uids(first, instance.transfer_syntax_uid, wanted, instance.data_offset)
-        if len(found) == len(wanted):
+        found = read_uids(first, instance.transfer_syntax_uid, _WANTED, instance.data_offset)
+        if len(found) == len(_WANTED):
             return found
     if instance.size <= len(first):
         return {}
-    return own_uids(FileIO(descriptor, closefd=False), instance, wanted)
+    return own_uids(FileIO(descriptor, closefd=False), instance, _WANTED)
 
 
 def _meta(path: str, descriptor: int, start: int, first: bytes, size: int) -> tuple[Mapping[int, str], int]:
@@ -233,7 +234,7 @@ def _plain_meta(data: bytes, position: int) -> tuple[Mapping[int, str], int] | N
         position = value + length
         tag = _META << 16 | element
         if tag in _META_UIDS and tag not in found and position <= size:
-            found[tag] = _uid(data[value:position])
+            found[tag] = uid_of(data[value:position])
     return None
 
 
@@ -249,14 +250,10 @@ def _walk_meta(walker: FileWalker, position: int, size: int) -> tuple[Mapping[in
             return found, position
         position = value + length
         if tag in _META_UIDS and tag not in found and position <= size:
-            found[tag] = _uid(walker.read(value, min(length, _LONGEST_READ)))
+            found[tag] = uid_of(walker.read(value, min(length, _LONGEST_READ)))
     if position == size and found:
         return found, position
     raise MalformedError("it is truncated")
-
-
-def _uid(value: bytes) -> str:
-    return value.decode("ascii", "replace").strip("\0 ")
 
 
 def _without_meta(path: str, descriptor: int, first: bytes, size: int) -> StoredInstance:
@@ -269,8 +266,7 @@ def _without_meta(path: str, descriptor: int, first: bytes, size: int) -> Stored
     try:
         return _from_data_set(path, descriptor, 0, size, ("", "", ""))
     except UnreadableInputError as error:
-        wanted = (SOP_CLASS_UID, SOP_INSTANCE_UID)
-        if len(read_uids_anyhow(first, syntax, wanted)) == len(wanted):
+        if len(read_uids_anyhow(first, syntax, _WANTED)) == len(_WANTED):
             raise
         raise NotDicomError(f"The file is not a DICOM file: it has no DICM prefix. {error.message}", path) from None
 
@@ -294,15 +290,14 @@ def _from_data_set(path: str, descriptor: int, offset: int, size: int, known: tu
 
 def _uids(file: FileIO, instance: StoredInstance) -> Mapping[int, str]:
     """Give the UIDs of a data set. At its beginning, elements may be out of order."""
-    wanted = (SOP_CLASS_UID, SOP_INSTANCE_UID)
     file.seek(instance.data_offset)
     first = file.read(_FIRST_READ)
     try:
-        return read_uids(first, instance.transfer_syntax_uid, wanted)
+        return read_uids(first, instance.transfer_syntax_uid, _WANTED)
     except MalformedError:
         if instance.size - instance.data_offset <= len(first):
             raise
-    return own_uids(file, instance, wanted)
+    return own_uids(file, instance, _WANTED)
 
 
 def _derive_syntax(path: str, file: FileIO, offset: int, size: int) -> str:
@@ -332,6 +327,11 @@ def guess_syntax(head: bytes) -> str | None:
         # The first group number is low, so the byte order that makes it lower is the right one.
         return EXPLICIT_VR_LITTLE_ENDIAN if little < big else EXPLICIT_VR_BIG_ENDIAN
     return IMPLICIT_VR_LITTLE_ENDIAN if little < big else None
+
+
+def unreadable(error: Exception, path: str = "") -> UnreadableInputError:
+    """Give the error about a file that could be read before."""
+    return UnreadableInputError(f"The file can no longer be read ({_why(error)}). Check it, then send it again.", path)
 
 
 def _why(error: Exception) -> str:
@@ -410,27 +410,22 @@ def walk_file(file: FileIO, instance: StoredInstance) -> Iterator[Element]:
 
 def read_values(file: FileIO, instance: StoredInstance, wanted: Collection[int], longest: int) -> dict[int, bytes]:
     """Read values from the head of a data set, as far as it can be walked; at most ``longest`` bytes of each."""
-    deflated = instance.transfer_syntax_uid in DEFLATED
+    source: Source = file
     found: dict[int, bytes] = {}
     try:
-        content = _inflated_head(file, instance) if deflated else b""
-        elements = walk(content, Encoding.of(instance.transfer_syntax_uid)) if deflated else walk_file(file, instance)
+        if instance.transfer_syntax_uid in DEFLATED:
+            file.seek(instance.data_offset)
+            content = inflate(file.read(LONGEST_INFLATED), 0)
+            source, elements = BytesIO(content), walk(content, Encoding.of(instance.transfer_syntax_uid))
+        else:
+            elements = walk_file(file, instance)
         for element in elements:
             if element.tag > max(wanted):
                 break
             if element.tag in wanted and element.length is not None:
-                length = min(element.length, longest)
-                if deflated:
-                    found[element.tag] = content[element.position : element.position + length]
-                else:
-                    file.seek(element.position)
-                    found[element.tag] = file.read(length)
+                source.seek(element.position)
+                found[element.tag] = source.read(min(element.length, longest))
     except MalformedError:
         # The values in front of the fault are valid all the same.
         pass
     return found
-
-
-def _inflated_head(file: FileIO, instance: StoredInstance) -> bytes:
-    file.seek(instance.data_offset)
-    return inflate(file.read(LONGEST_INFLATED), 0)

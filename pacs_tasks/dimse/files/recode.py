@@ -17,8 +17,11 @@ from pydicom.datadict import dictionary_VR, private_dictionary_VR
 
 from pacs_tasks.dimse.files.elements import (
     DEEPEST,
+    ITEM,
+    ITEM_END,
     LONG_VRS,
     PIXEL_DATA,
+    SEQUENCE_END,
     SHORT_VRS,
     TEXT_VRS,
     UNDEFINED,
@@ -33,7 +36,6 @@ _LONG = 1 << 12
 _BLOCK = 1 << 18
 #: Bytes that are encoded in memory: a hundred times those of the usual long structure sets and reports.
 _MOST_IN_MEMORY = 1 << 27
-_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFE_E000, 0xFFFE_E00D, 0xFFFE_E0DD
 _BITS_ALLOCATED, _PIXEL_REPRESENTATION = 0x0028_0100, 0x0028_0103
 #: Bytes that change places with the byte order, by VR (PS3.5 section 7.3). UN is always little endian (section 6.2.2).
 _UNITS = {
@@ -197,16 +199,45 @@ class _Reader:
         return _Element(tag, "", position + 8, struct.unpack(long_at, head[4:])[0])
 
 
-class _Recoder:
-    """Encodes data sets of one file."""
+class Recoded:
+    """A data set in another encoding.
 
-    def __init__(self, reader: _Reader, target: Encoding) -> None:
-        self._reader, self._target = reader, target
+    Parameters
+    ----------
+    file
+        Read by position while this is used.
+    position, end
+        Where the data set begins and ends in the file.
+    source, target
+        Its encoding, and the one that it gets.
+
+    Raises
+    ------
+    MalformedError
+        If the data set cannot be walked to its end, or its pixel data are compressed.
+    """
+
+    def __init__(self, file: IO[bytes], position: int, end: int, source: Encoding, target: Encoding) -> None:
+        self._reader, self._target = _Reader(file, end), target
         order = ">" if target.big else "<"
         self._tag_and_long, self._long = struct.Struct(f"{order}HHL"), struct.Struct(f"{order}L")
         self._short = struct.Struct(f"{order}HH2sH")
+        self._encoded = self._data_set(position, end, source, 0, None)
 
-    def data_set(self, position: int, end: int, source: Encoding, depth: int, outer: _Scope | None) -> _Encoded:
+    def __len__(self) -> int:
+        return self._encoded.length
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the encoded bytes in order, a block at a time."""
+        for piece in self._encoded.pieces:
+            if not isinstance(piece, _Span):
+                yield bytes(piece)
+                continue
+            for start in range(0, piece.length, _BLOCK):
+                count = min(_BLOCK, piece.length - start)
+                yield _swapped(self._reader.bytes_at(piece.position + start, count), piece.unit)
+
+    def _data_set(self, position: int, end: int, source: Encoding, depth: int, outer: _Scope | None) -> _Encoded:
         """Encode the elements up to ``end``."""
         encoded, scope = _Encoded(), _Scope(outer, partial(self._pixel_representation, source, end))
         while position < end:
@@ -263,20 +294,20 @@ class _Recoder:
         end = self._reader.end if sequence.length == UNDEFINED else position + sequence.length
         while position < end:
             item = self._reader.element(position, source)
-            if item.tag == _SEQUENCE_END and sequence.length == UNDEFINED:
-                encoded.add(self._header(_SEQUENCE_END, "", 0))
+            if item.tag == SEQUENCE_END and sequence.length == UNDEFINED:
+                encoded.add(self._header(SEQUENCE_END, "", 0))
                 return encoded, item.position
-            if item.tag == _SEQUENCE_END and item.position == end:
+            if item.tag == SEQUENCE_END and item.position == end:
                 # Needless behind a defined length, and yet written.
                 return encoded, end
-            if item.tag != _ITEM:
+            if item.tag != ITEM:
                 raise MalformedError("a sequence contains something other than items")
             if item.length == UNDEFINED:
                 content, position = self._open_item(item.position, source, depth + 1, scope)
             else:
                 position = item.position + item.length
-                content = self.data_set(item.position, position, source, depth + 1, scope)
-            encoded.add(self._header(_ITEM, "", UNDEFINED if item.length == UNDEFINED else content.length))
+                content = self._data_set(item.position, position, source, depth + 1, scope)
+            encoded.add(self._header(ITEM, "", UNDEFINED if item.length == UNDEFINED else content.length))
             encoded.extend(content)
         if position != end or sequence.length == UNDEFINED:
             raise MalformedError("a sequence has no end")
@@ -288,8 +319,8 @@ class _Recoder:
         while True:
             scope.position = position
             element = self._reader.element(position, source)
-            if element.tag == _ITEM_END:
-                encoded.add(self._header(_ITEM_END, "", 0))
+            if element.tag == ITEM_END:
+                encoded.add(self._header(ITEM_END, "", 0))
                 return encoded, element.position
             position = self._add(encoded, element, source, depth, scope)
 
@@ -324,39 +355,3 @@ def _swapped(value: bytes, unit: int) -> bytes:
     for place in range(unit):
         swapped[place:whole:unit] = value[unit - 1 - place : whole : unit]
     return bytes(swapped)
-
-
-class Recoded:
-    """A data set in another encoding.
-
-    Parameters
-    ----------
-    file
-        Read by position while this is used.
-    position, end
-        Where the data set begins and ends in the file.
-    source, target
-        Its encoding, and the one that it gets.
-
-    Raises
-    ------
-    MalformedError
-        If the data set cannot be walked to its end, or its pixel data are compressed.
-    """
-
-    def __init__(self, file: IO[bytes], position: int, end: int, source: Encoding, target: Encoding) -> None:
-        self._reader = _Reader(file, end)
-        self._encoded = _Recoder(self._reader, target).data_set(position, end, source, 0, None)
-
-    def __len__(self) -> int:
-        return self._encoded.length
-
-    def blocks(self) -> Iterator[bytes]:
-        """Yield the encoded bytes in order, a block at a time."""
-        for piece in self._encoded.pieces:
-            if not isinstance(piece, _Span):
-                yield bytes(piece)
-                continue
-            for start in range(0, piece.length, _BLOCK):
-                count = min(_BLOCK, piece.length - start)
-                yield _swapped(self._reader.bytes_at(piece.position + start, count), piece.unit)

@@ -54,27 +54,15 @@ _NOT_PLAIN = re.compile(r"[^0-9A-Za-z._-]")
 _uid, _listed_uid = TypeAdapter(StandardUID), TypeAdapter(ListedUID)
 
 
-def instance_path(directory: Path, study_uid: str, series_uid: str, sop_instance_uid: str) -> Path:
-    """Give ``<directory>/<study>/<series>/<instance>.dcm``.
-
-    Raises
-    ------
-    InvalidRequestError
-        If one of them is not a UID: a remote must not choose where a file goes. An empty study or series UID is
-        replaced by a name of its own.
-    """
-    study = _checked(study_uid) if study_uid else NO_STUDY
-    series = _checked(series_uid) if series_uid else NO_SERIES
-    return directory / study / series / f"{_checked(sop_instance_uid)}.dcm"
-
-
 def kept_path(directory: Path, study_uid: str, series_uid: str, sop_instance_uid: str) -> Path:
-    """Give the path of an instance that came, also where UIDs break PS3.5 section 9.1: such UIDs get a safe name.
+    """Give ``<directory>/<study>/<series>/<instance>.dcm``, by safe names where UIDs break PS3.5 section 9.1.
+
+    An empty study or series UID is replaced by a name of its own.
 
     Raises
     ------
     InvalidRequestError
-        If one of them is not even nearly a UID; see :func:`safe_name`.
+        If one of them is not even nearly a UID: a remote must not choose where a file goes. See :func:`safe_name`.
     """
     study = safe_name(study_uid) if study_uid else NO_STUDY
     series = safe_name(series_uid) if series_uid else NO_SERIES
@@ -97,8 +85,8 @@ def safe_name(uid: str) -> str:
     except ValidationError:
         raise InvalidRequestError("A UID breaks the rules of PS3.5 section 9.1. Correct it, then try again.") from None
     try:
-        return _checked(uid)
-    except InvalidRequestError:
+        return _uid.validate_python(uid)
+    except ValidationError:
         name = _NOT_PLAIN.sub("_", uid).lstrip(".-")[:_LONGEST_NAME]
         return f"{name or '_'}~{hashlib.sha256(uid.encode()).hexdigest()[:12]}"
 
@@ -127,13 +115,6 @@ def uids_behind(path: str, instance_name: str, series_name: str) -> tuple[str, s
 def breaks_rules(*uids: str) -> bool:
     """Whether one of these UIDs breaks PS3.5 section 9.1; empty ones do not."""
     return any("~" in safe_name(uid) for uid in uids if uid)
-
-
-def _checked(uid: str) -> str:
-    try:
-        return _uid.validate_python(uid)
-    except ValidationError:
-        raise InvalidRequestError("A UID breaks the rules of PS3.5 section 9.1. Correct it, then try again.") from None
 
 
 def unfinished_path(directory: Path, owner: str = "") -> Path:
@@ -240,7 +221,8 @@ class IncomingFile:
         self._placed = False
         self._owners: tuple[str, str] | None = None
         self._descriptor: int | None
-        self._path, self._descriptor = create_unfinished(directory, owner, strict=strict)
+        #: The temporary path, or the final one after :meth:`finish`.
+        self.path, self._descriptor = create_unfinished(directory, owner, strict=strict)
         try:
             self._write(_head_of(sop_class_uid, sop_instance_uid, transfer_syntax_uid, calling_aet))
         except BaseException:
@@ -262,11 +244,6 @@ class IncomingFile:
             written = os.write(self._descriptor, rest)
             self.size += written
             rest = rest[written:]
-
-    @property
-    def path(self) -> Path:
-        """The temporary path, or the final one after :meth:`finish`."""
-        return self._path
 
     def belongs_to(self, study_uid: str = "", series_uid: str = "") -> tuple[str, str]:
         """Close the file, and give the UIDs of its study and series, empty where missing.
@@ -309,7 +286,7 @@ class IncomingFile:
         Parameters
         ----------
         target
-            Path below the directory; the default is :func:`instance_path`.
+            Path below the directory; the default is :func:`kept_path`.
 
         Raises
         ------
@@ -318,13 +295,13 @@ class IncomingFile:
         """
         study, series = self.belongs_to()
         target = target or kept_path(self._directory, study, series, self._sop_instance_uid)
-        remark = final_name.place(self._path, self._directory, target, strict=self._strict)
+        remark = final_name.place(self.path, self._directory, target, strict=self._strict)
         self.remarks += [remark] if remark else []
         return self.moved(target)
 
     def moved(self, target: Path) -> Path:
         """Record that the caller has moved the file to ``target``, and give that path."""
-        self._path, self._placed = target, True
+        self.path, self._placed = target, True
         return target
 
     def _uids(self) -> dict[int, str]:
@@ -347,7 +324,7 @@ class IncomingFile:
 
     @contextmanager
     def _whole(self) -> Iterator[mmap.mmap]:
-        with self._path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+        with self.path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
             yield whole
 
     def _correct_label(self) -> None:
@@ -372,8 +349,8 @@ class IncomingFile:
         self.remarks.append(f"it came labelled {UID(label, IGNORE).name} and is {UID(found, IGNORE).name}")
         self.transfer_syntax_uid = found
         # The length of the file meta information differs, so the data set moves.
-        old, offset = self._path, self._offset
-        self._path, descriptor = create_unfinished(self._directory, self._owner, strict=self._strict)
+        old, offset = self.path, self._offset
+        self.path, descriptor = create_unfinished(self._directory, self._owner, strict=self._strict)
         try:
             with os.fdopen(descriptor, "wb") as copy, old.open("rb") as source:
                 self._offset = copy.write(_head_of(*self._names, found, self._calling_aet))
@@ -396,7 +373,7 @@ class IncomingFile:
         with suppress(OSError):
             self._close()
         with suppress(OSError):
-            self._path.unlink(missing_ok=True)
+            self.path.unlink(missing_ok=True)
 
     def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
@@ -405,12 +382,7 @@ class IncomingFile:
 
 
 def _head_of(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, calling_aet: str) -> bytes:
-    """Encode what stands before a data set (PS3.10 section 7.1)."""
-    return b"\0" * 128 + b"DICM" + _meta(sop_class_uid, sop_instance_uid, transfer_syntax_uid, calling_aet)
-
-
-def _meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, calling_aet: str) -> bytes:
-    """Encode File Meta Information (PS3.10 section 7.1), always Explicit VR Little Endian."""
+    """Encode what stands before a data set (PS3.10 section 7.1): always Explicit VR Little Endian."""
     body = b"".join(
         (
             _element(0x0001, b"OB", b"\0\1"),
@@ -422,7 +394,7 @@ def _meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str, c
             _element(0x0016, b"AE", _ascii(calling_aet)),
         )
     )
-    return _element(0x0000, b"UL", struct.pack("<L", len(body))) + body
+    return b"\0" * 128 + b"DICM" + _element(0x0000, b"UL", struct.pack("<L", len(body))) + body
 
 
 def _ascii(text: str) -> bytes:

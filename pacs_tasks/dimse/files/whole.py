@@ -17,11 +17,13 @@ from pydicom.uid import UID
 from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.files.elements import (
     DEFLATED,
+    LONGEST_UID,
     PIXEL_DATA,
     SERIES_INSTANCE_UID,
     SOP_INSTANCE_UID,
     STUDY_INSTANCE_UID,
-    MalformedError,
+    Element,
+    uid_of,
 )
 from pacs_tasks.dimse.files.part10 import StoredInstance, walk_file
 from pacs_tasks.dimse.files.regular import read_regular
@@ -45,7 +47,6 @@ _AT_THE_END = (
 #: Copies are truncated at the end of a disk block.
 _BLOCK = 512
 _CHUNK = 1 << 18
-_LONGEST_UID = 64
 #: A byte makes a deflated data set even (PS3.5 section A.5); some writers leave a gzip trailer as well.
 _TRAILER = 8 + 1
 
@@ -56,30 +57,21 @@ def whole_instance(path: str, sop_instance_uid: str) -> StoredInstance | None:
     A file truncated within an element, or before a last element that is known, never counts as complete.
     """
     try:
-        instance = part10.read_instance(path)
-        if instance.sop_instance_uid != sop_instance_uid:
-            return None
         with read_regular(path) as file:
-            if instance.transfer_syntax_uid in DEFLATED:
-                complete = _deflated_is_whole(file, instance)
-            else:
-                complete = _is_whole(file, instance)
-    except (OSError, ValueError, PacsTasksError):
+            instance = part10.read_descriptor(file.fileno(), path)
+            is_whole = _deflated_is_whole if instance.transfer_syntax_uid in DEFLATED else _is_whole
+            same = instance.sop_instance_uid == sop_instance_uid
+            return instance if same and is_whole(file, instance) else None
+    except (OSError, ValueError, PacsTasksError, zlib.error):
         return None
-    return instance if complete else None
 
 
 def _is_whole(file: FileIO, instance: StoredInstance) -> bool:
     tags: set[int] = set()
-    try:
-        for element in walk_file(file, instance):
-            tags.add(element.tag)
-            if element.tag == SOP_INSTANCE_UID:
-                named = _uid_at(file, element.position, element.length)
-                if named != instance.sop_instance_uid:
-                    return False
-    except MalformedError:
-        return False
+    for element in walk_file(file, instance):
+        tags.add(element.tag)
+        if element.tag == SOP_INSTANCE_UID and _uid_at(file, element) != instance.sop_instance_uid:
+            return False
     return SOP_INSTANCE_UID in tags and _has_its_end(instance, tags)
 
 
@@ -94,11 +86,11 @@ def _has_its_end(instance: StoredInstance, tags: set[int]) -> bool:
     return needed <= tags and instance.size % _BLOCK != 0
 
 
-def _uid_at(file: FileIO, position: int, length: int | None) -> str:
-    if length is None or length > _LONGEST_UID:
+def _uid_at(file: FileIO, element: Element) -> str:
+    if element.length is None or element.length > LONGEST_UID:
         return ""
-    file.seek(position)
-    return file.read(length).decode("ascii", "replace").strip("\0 ")
+    file.seek(element.position)
+    return uid_of(file.read(element.length))
 
 
 def _is_image(sop_class_uid: str) -> bool:
@@ -107,29 +99,13 @@ def _is_image(sop_class_uid: str) -> bool:
 
 
 def _deflated_is_whole(file: FileIO, instance: StoredInstance) -> bool:
-    behind = _behind_deflated(file, instance)
-    return behind is not None and behind <= _TRAILER
-
-
-def _behind_deflated(file: FileIO, instance: StoredInstance) -> int | None:
-    """Count the bytes behind the end marker of the deflated stream (RFC 1951); nothing where there is no end.
-
-    Raises
-    ------
-    MalformedError
-        If it is no such stream.
-    """
+    """Whether the end marker of the stream is there (RFC 1951), and no more behind it than a trailer."""
     inflating = zlib.decompressobj(-zlib.MAX_WBITS)
     file.seek(instance.data_offset)
-    behind = 0
-    while chunk := file.read(_CHUNK):
-        behind += len(chunk) if inflating.eof else 0
+    while not inflating.eof and (chunk := file.read(_CHUNK)):
         inflated = b""
         # Where the output had just the size of a chunk, some of it, or the end alone, may still wait in zlib.
         while (chunk or inflated) and not inflating.eof:
-            try:
-                inflated = inflating.decompress(chunk, _CHUNK)
-            except zlib.error:
-                raise MalformedError("it cannot be inflated") from None
+            inflated = inflating.decompress(chunk, _CHUNK)
             chunk = inflating.unconsumed_tail
-    return behind + len(inflating.unused_data) if inflating.eof else None
+    return inflating.eof and len(inflating.unused_data) + instance.size - file.tell() <= _TRAILER

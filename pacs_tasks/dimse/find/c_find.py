@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
-from typing import Any
 
 from pacs_tasks.ae import AnswerLimits, RemoteAE
 from pacs_tasks.dimse import status
@@ -21,10 +20,9 @@ from pacs_tasks.dimse.files.elements import (
     walk,
 )
 from pacs_tasks.dimse.find import identifier, models
-from pacs_tasks.dimse.find.answer import CountedAnswer
+from pacs_tasks.dimse.find.answer import CountedAnswer, KeyCheck
 from pacs_tasks.dimse.find.identifier import Path
 from pacs_tasks.dimse.find.match import Identity, Keep, Matches, decode_match, is_decoded
-from pacs_tasks.dimse.find.matching import KeyCheck
 from pacs_tasks.dimse.find.splitting import Answer, Splitting
 from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer.association import Association
@@ -37,7 +35,6 @@ from pacs_tasks.request import FindRequest, Level, Query, QueryModel
 #: Called with each match, encoded, and the status of its response.
 OnMatch = Callable[[bytes, int], None]
 
-_CANCELLED = 0xFE00
 #: Matches that a query for one study by its UID may have: a remote may hold it for several patients.
 _MOST_PATIENTS = 100
 #: No such attribute, invalid attribute value, processing failure: remotes refuse a key with one of these.
@@ -71,7 +68,7 @@ class FindOperation:
     limits
         How much the remote may answer.
     keep
-        Where to keep the matches; the outcome has only their number then. Without it, the outcome has them.
+        Where to keep the matches; the outcome has only their number.
 
     Attributes
     ----------
@@ -84,22 +81,15 @@ class FindOperation:
         If a key is unknown or cannot be encoded in the character set of the remote, before any association.
     """
 
-    def __init__(self, request: FindRequest, limits: AnswerLimits | None = None, keep: Keep | None = None) -> None:
-        self._request = request
+    def __init__(self, request: FindRequest, limits: AnswerLimits, keep: Keep) -> None:
+        self._request, self._limits, self._keep = request, limits, keep
         self._keys = identifier.keys_of(request)
         self._left_out: tuple[str, ...] = ()
-        #: Matches with text that does not fit their character set.
-        self._undecoded = 0
         for syntax in _SYNTAXES:
             identifier.encode_find(request, syntax, self._keys)
-        self._in_memory: list[dict[str, Any]] = []
-        dates = identifier.dates_of(request.model)
-        kept = self._in_memory if keep is None else keep
-        self._found = Matches(identifier.unique_keys(request), request.limit, kept, dates[0])
-        self._limits = limits or AnswerLimits()
-        self._counted = self._new_answer()
-        self._check = KeyCheck(self._keys, identifier.required_keys(request))
-        self._splitting = Splitting(self._keys, dates) if request.split_dates else None
+        self._dates = identifier.dates_of(request.model)
+        self._splitting = Splitting(self._keys, self._dates) if request.split_dates else None
+        self._begin()
         self.queries = 0
 
     def run(self, assoc: Association) -> FindOutcome:
@@ -120,18 +110,20 @@ class FindOperation:
             the matches so far.
         """
         started = time.monotonic()
-        splitting, found = self._splitting, self._found
+        splitting = self._splitting
         if splitting is None:
-            self._begin_anew()
+            # What came over an association that was lost comes again.
+            self._keep.clear()
+            self._begin()
             final = self._query(assoc, {}).status
             doubts = self._doubts(final)
         else:
-            final = splitting.run(lambda keys: self._query(assoc, keys), found)
+            final = splitting.run(lambda keys: self._query(assoc, keys), self._found)
             doubts = splitting.doubts
+        found = self._found
         return FindOutcome(
             status=final,
-            matches=tuple(self._in_memory),
-            kept=found.number - len(self._in_memory),
+            kept=found.number,
             limit_hit=found.limit_hit,
             seconds=time.monotonic() - started,
             doubts=(Doubt.LIMIT,) if found.limit_hit else (Doubt.CUT_OFF,) if found.cut_off else doubts,
@@ -142,17 +134,16 @@ class FindOperation:
             keys_unmatched=self._check.unmatched,
         )
 
-    def _begin_anew(self) -> None:
-        """Forget what came over an association that was lost: the query is not split, so all of it comes again."""
-        self._found.clear()
-        self._counted = self._new_answer()
-        self._check = KeyCheck(self._keys, identifier.required_keys(self._request))
-        self._undecoded = 0
-
-    def _new_answer(self) -> CountedAnswer:
+    def _begin(self) -> None:
+        """Begin to count and to judge the answer."""
+        request = self._request
+        self._found = Matches(identifier.unique_keys(request), request.limit, self._keep, self._dates[0])
         # One match more shows that a limit of the request is reached.
-        limit = self._request.limit
-        return CountedAnswer(self._request.remote, self._limits, None if limit is None else limit + 1)
+        least = None if request.limit is None else request.limit + 1
+        self._counted = CountedAnswer(request.remote, self._limits, least)
+        self._check = KeyCheck(self._keys, identifier.required_keys(request))
+        #: Matches with text that does not fit their character set.
+        self._undecoded = 0
 
     def _remarks(self) -> Iterator[str]:
         yield from self._check.remarks()
@@ -178,7 +169,7 @@ class FindOperation:
         ``dcmqrscp --check-find`` of DCMTK refuses keys of other levels, for example.
         """
         if self._is_cancelled(assoc):
-            return Answer(status.find_status(_CANCELLED), [])
+            return Answer(status.find_status(status.CANCELLED), [])
         answer = self._query_once(assoc, {**self._keys, **changed})
         if answer.identities or self._left_out or not _may_be_about_keys(answer.status):
             return answer
@@ -201,7 +192,7 @@ class FindOperation:
         except (PeerUnavailableError, JobCancelledError) as error:
             if self._found.limit_hit:
                 # The remote ignores C-CANCEL or ends the association at it, but all wanted matches are here.
-                final = status.find_status(_CANCELLED)
+                final = status.find_status(status.CANCELLED)
             elif isinstance(error, AnswerCutOffError):
                 self._found.cut_off, final = error.message, status.cut_off(error.message)
             else:

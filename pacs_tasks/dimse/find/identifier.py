@@ -202,21 +202,15 @@ def charset_of(request: FindRequest) -> str:
     return request.remote.charset if request.charset is None else request.charset
 
 
-def encode_find(request: FindRequest, transfer_syntax_uid: str, keys: Mapping[Path, str] | None = None) -> bytes:
-    """Encode the identifier of a C-FIND request.
-
-    Parameters
-    ----------
-    keys
-        Replace the keys of the request.
+def encode_find(request: FindRequest, transfer_syntax_uid: str, keys: Mapping[Path, str]) -> bytes:
+    """Encode the identifier of a C-FIND request with these keys.
 
     Raises
     ------
     InvalidRequestError
-        If a key is unknown, or its value does not fit its VR or the character set.
+        If a path leads through what is not a sequence, or a value does not fit its VR or the character set.
     """
     identifier, charset = Dataset(), charset_of(request)
-    keys = keys_of(request) if keys is None else keys
     # Keys within a sequence form its one item (PS3.4 section C.2.2.2.6), so they follow the empty sequence.
     for path in sorted(keys, key=len):
         _add(identifier, path, keys[path], keys)

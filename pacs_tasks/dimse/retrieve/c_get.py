@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pacs_tasks.ae import LocalAE
 from pacs_tasks.dimse.files.final_name import Placed
 from pacs_tasks.dimse.files.storage import kept_path
 from pacs_tasks.dimse.find import models
-from pacs_tasks.dimse.retrieve.delivery import CheckArrived, retrieve
+from pacs_tasks.dimse.retrieve.delivery import CheckArrived, OnStore, retrieve
 from pacs_tasks.dimse.scp.c_store import Arrival, Origin, Place, Refusal, receive
 from pacs_tasks.dimse.scp.limits import NO_LIMITS, Intake, Limits
 from pacs_tasks.dimse.upper_layer.association import Association, StopCheck, Timeouts
@@ -27,29 +28,12 @@ MOST_UNREQUESTED = 10_000
 _UNREQUESTED = Refusal(0xA900, "the C-GET did not request this instance", counted=True)
 
 
-def get(
-    request: GetRequest,
-    local: LocalAE,
-    timeouts: Timeouts,
-    stop: StopCheck | None = None,
-    sop_class_uids: Collection[str] = (),
-    *,
-    on_instance: Callable[[InstanceOutcome], None] | None = None,
-    check_arrived: CheckArrived | None = None,
-    place: Place | None = None,
-    owner: str = "",
-    rare: bool = True,
-    limits: Limits = NO_LIMITS,
-    listed: Mapping[str, Collection[str]] | None = None,
-    on_refused: Callable[[int], None] | None = None,
-    directory: Path | None = None,
-) -> GetOutcome:
-    """Retrieve instances into ``request.output_dir``.
+@dataclass(frozen=True)
+class Reception:
+    """How the instances of a C-GET are received.
 
-    Parameters
+    Attributes
     ----------
-    sop_class_uids
-        The SOP classes that the remote listed: exactly these are proposed. Empty proposes the common storage classes.
     on_instance
         Called with each instance: complete on disk, or FAILED with the reason.
     check_arrived
@@ -66,6 +50,34 @@ def get(
         Called at the end, also if that is an error, with the number of instances that were not requested.
     directory
         Where the output directory is without links; if omitted, it is made and resolved.
+    """
+
+    on_instance: Callable[[InstanceOutcome], None] | None = None
+    check_arrived: CheckArrived | None = None
+    place: Place | None = None
+    owner: str = ""
+    rare: bool = True
+    limits: Limits = NO_LIMITS
+    listed: Mapping[str, Collection[str]] | None = None
+    on_refused: Callable[[int], None] | None = None
+    directory: Path | None = None
+
+
+def get(
+    request: GetRequest,
+    local: LocalAE,
+    timeouts: Timeouts,
+    stop: StopCheck | None = None,
+    sop_class_uids: Collection[str] = (),
+    *,
+    reception: Reception | None = None,
+) -> GetOutcome:
+    """Retrieve instances into ``request.output_dir``.
+
+    Parameters
+    ----------
+    sop_class_uids
+        The SOP classes that the remote listed: exactly these are proposed. Empty proposes the common storage classes.
 
     Raises
     ------
@@ -74,72 +86,69 @@ def get(
     InvalidRequestError
         If the output directory cannot be created.
     """
-    started = time.monotonic()
-    directory = directory or _created(Path(request.output_dir))
-    unrequested = Unrequested(request, directory, place)
-    origin = Origin(
-        directory,
-        request.remote.ae_title,
-        str(request.remote),
-        unrequested.place,
-        owner,
-        study_uid=request.study_uid,
-        series_uid=request.series_uid or "",
-        strict=True,
-    )
+    started, reception = time.monotonic(), reception or Reception()
+    arrivals = _Arrivals(request, reception)
+    storage = contexts_to_receive(sop_class_uids, rare=reception.rare, listed=reception.listed)
 
     def associate(model: QueryModel) -> Association:
         # Each context counts for the syntaxes of instances, so the models are not proposed together.
-        storage = contexts_to_receive(sop_class_uids, rare=rare, listed=listed)
         contexts = [*models.retrieve_contexts(models.GET, model), *storage]
         return Association.open(local, request.remote, contexts[:MAX_CONTEXTS], timeouts, stop)
 
     try:
         model, assoc = _accepted(associate, request)
         with assoc:
-            arrivals = _Arrivals(assoc, replace(origin, intake=Intake(limits, assoc.wire)), unrequested, on_instance)
-            final = retrieve(
-                assoc,
-                _accepted_context(assoc, model),
-                request,
-                model,
-                check_arrived=check_arrived,
-                on_store=arrivals.store,
-            )
+            context_id, store = _accepted_context(assoc, model), arrivals.store_over(assoc)
+            final = retrieve(assoc, context_id, request, model, check_arrived=reception.check_arrived, on_store=store)
     finally:
-        if on_refused is not None:
-            on_refused(unrequested.count)
-    return GetOutcome(
-        **final._asdict(),
-        seconds=time.monotonic() - started,
-        instances=tuple(arrivals.received.values()),
-        refused=unrequested.count,
-    )
+        if reception.on_refused is not None:
+            reception.on_refused(arrivals.refused)
+    instances, seconds = tuple(arrivals.received.values()), time.monotonic() - started
+    return GetOutcome(**final._asdict(), seconds=seconds, instances=instances, refused=arrivals.refused)
 
 
 class _Arrivals:
-    """Stores what arrives over the association of a C-GET.
+    """Stores what arrives by a C-GET, and refuses what it did not request.
+
+    That is of another study or series, or not in its list of UIDs. A9xx is the status that PS3.4 table B.2-1 has for a
+    data set that is not what it should be; 0122 says that a SOP class is not supported, which a remote may take for
+    good.
 
     Attributes
     ----------
     received
         What is complete on disk, by SOP Instance UID.
+    refused
+        How many instances were not requested.
     """
 
-    def __init__(
-        self,
-        assoc: Association,
-        origin: Origin,
-        unrequested: Unrequested,
-        on_instance: Callable[[InstanceOutcome], None] | None,
-    ) -> None:
-        self._assoc, self._origin, self._unrequested, self._on_instance = assoc, origin, unrequested, on_instance
+    def __init__(self, request: GetRequest, reception: Reception) -> None:
+        self._request, self._reception = request, reception
+        self._directory = reception.directory or _created(Path(request.output_dir))
+        self._uids = frozenset(request.sop_instance_uids)
         self.received: dict[str, InstanceOutcome] = {}
+        self.refused = 0
         # The SOP Instance UIDs that have come, and how often one has come again.
         self._seen: set[str] = set()
         self._repeats = 0
 
-    def store(self, context_id: int, message: Command) -> bool:
+    def store_over(self, assoc: Association) -> OnStore:
+        """Give what receives the instances that come over an association."""
+        request, reception = self._request, self._reception
+        origin = Origin(
+            self._directory,
+            request.remote.ae_title,
+            str(request.remote),
+            self._place,
+            reception.owner,
+            study_uid=request.study_uid,
+            series_uid=request.series_uid or "",
+            intake=Intake(reception.limits, assoc.wire),
+            strict=True,
+        )
+        return partial(self._store, assoc, origin)
+
+    def _store(self, assoc: Association, origin: Origin, context_id: int, message: Command) -> bool:
         """Receive the instance of a C-STORE request, and answer it; return whether it is a new one that was requested.
 
         Raises
@@ -147,16 +156,19 @@ class _Arrivals:
         AssociationError
             If the remote sends more and more that nobody requested, or the same again and again.
         """
-        before = self._unrequested.count
-        context = self._assoc.contexts_by_id[context_id]
-        outcome = receive(self._assoc.stream, context_id, message, context, self._origin)
-        if self._unrequested.count > before:
-            self._unrequested.check()
+        before = self.refused
+        outcome = receive(assoc.stream, context_id, message, assoc.contexts_by_id[context_id], origin)
+        if self.refused > MOST_UNREQUESTED:
+            raise AssociationError(
+                f"{assoc.remote} sent more than {MOST_UNREQUESTED} instances by C-GET that were not requested, so the "
+                "association was aborted. Ask its administrator, or retrieve by C-MOVE (--method move)."
+            )
+        if self.refused > before:
             return False
         if outcome.category is not InstanceCategory.FAILED:
             self.received[outcome.sop_instance_uid] = outcome
-        if self._on_instance is not None:
-            self._on_instance(outcome)
+        if self._reception.on_instance is not None:
+            self._reception.on_instance(outcome)
         if outcome.sop_instance_uid not in self._seen:
             self._seen.add(outcome.sop_instance_uid)
             return True
@@ -164,38 +176,19 @@ class _Arrivals:
         # Some remotes send everything twice.
         if self._repeats > MOST_UNREQUESTED + len(self._seen):
             raise AssociationError(
-                f"{self._assoc.remote} sent the same instances again and again by C-GET, so the association was "
-                "aborted. Ask its administrator, or retrieve by C-MOVE (--method move)."
+                f"{assoc.remote} sent the same instances again and again by C-GET, so the association was aborted. Ask "
+                "its administrator, or retrieve by C-MOVE (--method move)."
             )
         return False
 
-
-class Unrequested:
-    """Refuses instances that a C-GET did not request: of another study or series, or not in its list of UIDs.
-
-    A9xx is the status that PS3.4 table B.2-1 has for a data set that is not what it should be; 0122 says that a SOP
-    class is not supported, which a remote may take for good.
-
-    Attributes
-    ----------
-    count
-        How many were refused.
-    """
-
-    def __init__(self, request: GetRequest, directory: Path, place: Place | None) -> None:
-        self._request, self._directory, self._place = request, directory, place
-        self._uids = frozenset(request.sop_instance_uids)
-        self.count = 0
-
-    def place(self, arrival: Arrival) -> Path | Placed | Refusal:
+    def _place(self, arrival: Arrival) -> Path | Placed | Refusal:
         """Give the place of an instance, or refuse it."""
         if not self._requested(arrival):
-            self.count += 1
+            self.refused += 1
             return _UNREQUESTED
-        if self._place is not None:
-            return self._place(arrival)
-        uids = arrival.study_uid, arrival.series_uid, arrival.sop_instance_uid
-        return kept_path(self._directory, *uids)
+        if self._reception.place is not None:
+            return self._reception.place(arrival)
+        return kept_path(self._directory, arrival.study_uid, arrival.series_uid, arrival.sop_instance_uid)
 
     def _requested(self, arrival: Arrival) -> bool:
         request = self._request
@@ -205,20 +198,6 @@ class Unrequested:
             and arrival.series_uid in {"", request.series_uid or arrival.series_uid}
             and (not self._uids or arrival.sop_instance_uid in self._uids)
         )
-
-    def check(self) -> None:
-        """Raise if a remote sends more and more that nobody requested.
-
-        Raises
-        ------
-        AssociationError
-            The caller ends the association.
-        """
-        if self.count > MOST_UNREQUESTED:
-            raise AssociationError(
-                f"{self._request.remote} sent more than {MOST_UNREQUESTED} instances by C-GET that were not requested, "
-                "so the association was aborted. Ask its administrator, or retrieve by C-MOVE (--method move)."
-            )
 
 
 def _created(directory: Path) -> Path:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from pacs_tasks.ae import is_loopback, plain_address
 from pacs_tasks.dimse import status
 from pacs_tasks.dimse.files.elements import MalformedError
 from pacs_tasks.dimse.files.final_name import Placed
@@ -18,9 +19,9 @@ from pacs_tasks.dimse.files.label import MislabelledError
 from pacs_tasks.dimse.files.storage import IncomingFile, OtherInstanceError, breaks_rules
 from pacs_tasks.dimse.scp.admission import Sparing
 from pacs_tasks.dimse.scp.limits import NO_LIMITS, Intake, LimitError
-from pacs_tasks.dimse.scp.sender import Originator, Sender, originator_of
 from pacs_tasks.dimse.upper_layer import command
 from pacs_tasks.dimse.upper_layer.command import Command, MessageStream
+from pacs_tasks.dimse.upper_layer.wire import Wire
 from pacs_tasks.errors import InvalidRequestError
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome
 
@@ -34,6 +35,7 @@ OUT_OF_RESOURCES = 0xA700
 _DOES_NOT_MATCH = 0xA900
 _CANNOT_UNDERSTAND = 0xC000
 _REST = "the rest of an instance"
+_LOOPBACK = frozenset(("127.0.0.1", "::1"))
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,39 @@ class Refusal:
     counted: bool = False
 
 
+class Sender(NamedTuple):
+    """The requestor of an association.
+
+    ``local`` means that it runs on this machine: it comes from the loopback address, or from the very address of this
+    machine that it called. ``certificate`` holds the marks of its verified certificate, nothing where it showed none.
+    """
+
+    address: str
+    calling_aet: str
+    local: bool = False
+    certificate: tuple[str, ...] = ()
+
+
+def sender_of(wire: Wire, calling_aet: str) -> Sender:
+    """Give the requestor of an accepted association."""
+    theirs, ours = (plain_address(each) for each in wire.addresses())
+    own = theirs == ours and not is_loopback(theirs) if theirs else False
+    return Sender(theirs, calling_aet, theirs in _LOOPBACK or own, wire.certificate_marks())
+
+
+class Originator(NamedTuple):
+    """The AE that requested the C-MOVE, and the message id of that request (PS3.7 sections 9.1.1.1.6, 9.1.1.1.7)."""
+
+    ae_title: str
+    message_id: int | None = None
+
+
+def _originator_of(request: Command) -> Originator | None:
+    """Give the Move Originator of a C-STORE request; not every remote names it."""
+    ae_title = request.text(command.MOVE_ORIGINATOR_AE_TITLE)
+    return Originator(ae_title, request.number(command.MOVE_ORIGINATOR_MESSAGE_ID)) if ae_title else None
+
+
 @dataclass(frozen=True)
 class Arrival:
     """An instance that is complete on disk, under a temporary path."""
@@ -60,7 +95,7 @@ class Arrival:
     path: Path
     #: Who called us to send it; nothing where we called.
     sender: Sender | None = None
-    #: The Move Originator, which is optional (PS3.7 sections 9.1.1.1.6 and 9.1.1.1.7).
+    #: It is optional.
     originator: Originator | None = None
 
 
@@ -120,8 +155,10 @@ def receive(
     kept: _Kept | Refusal = Refusal(_CANNOT_UNDERSTAND, "the request has no data set")
     if request.has_data_set:
         uids = sop_class_uid, sop_instance_uid, syntax
-        kept = _to_disk(stream, context_id, origin, uids, originator_of(request))
-    stream.send(context_id, _response(request, kept if isinstance(kept, Refusal) else None))
+        kept = _to_disk(stream, context_id, origin, uids, _originator_of(request))
+    code, comment = (kept.code, kept.comment) if isinstance(kept, Refusal) else (SUCCESS, "")
+    more = {command.ERROR_COMMENT: comment, command.AFFECTED_SOP_INSTANCE_UID: sop_instance_uid}
+    stream.respond(context_id, request, code, more)
     outcome = partial(
         InstanceOutcome, subject=sop_instance_uid, sop_class_uid=sop_class_uid, sop_instance_uid=sop_instance_uid
     )
@@ -144,9 +181,6 @@ def receive(
     )
 
 
-_CANNOT_KEEP = Refusal(OUT_OF_RESOURCES, "cannot write the instance")
-
-
 class _Kept(NamedTuple):
     """An instance that has its final path, and what is wrong with it."""
 
@@ -160,11 +194,10 @@ def _to_disk(
     stream: MessageStream, context_id: int, origin: Origin, uids: tuple[str, str, str], originator: Originator | None
 ) -> _Kept | Refusal:
     """Write an instance, and give what was kept or the refusal."""
-    refusal = None
     intake = origin.intake or Intake(NO_LIMITS, stream.wire)
     intake.begin()
     with contextlib.ExitStack() as stack:
-        file = None
+        file: IncomingFile | Refusal
         try:
             file = IncomingFile(
                 origin.directory,
@@ -178,20 +211,18 @@ def _to_disk(
             # It does nothing after the file has its final path.
             stack.callback(file.discard)
         except OSError as error:
-            refusal = _unwritable(error)
+            file = _unwritable(error)
         for chunk in stream.receive_data(context_id, _REST):
-            if file is None or refusal is not None:
+            if isinstance(file, Refusal):
                 intake.drain(len(chunk))
                 continue
             try:
                 intake.take(len(chunk))
                 file.write(chunk)
             except (OSError, LimitError) as error:
-                refusal = _unwritable(error)
                 file.discard()
-        if file is None or refusal is not None:
-            return refusal or _CANNOT_KEEP
-        return _placed(file, origin, uids[1], originator)
+                file = _unwritable(error)
+        return file if isinstance(file, Refusal) else _placed(file, origin, uids[1], originator)
 
 
 def _placed(
@@ -232,17 +263,3 @@ def _unwritable(error: OSError | LimitError) -> Refusal:
     full = error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
     what = "no space left on the receiver's disk" if full else f"cannot write: {error.strerror or 'I/O error'}"
     return Refusal(OUT_OF_RESOURCES, what[:64])
-
-
-def _response(request: Command, refusal: Refusal | None) -> bytes:
-    return command.encode(
-        {
-            command.AFFECTED_SOP_CLASS_UID: request.text(command.AFFECTED_SOP_CLASS_UID),
-            command.COMMAND_FIELD: command.C_STORE_RQ | command.RESPONSE,
-            command.MESSAGE_ID_RESPONDED_TO: request.number(command.MESSAGE_ID) or 0,
-            command.STATUS: refusal.code if refusal else SUCCESS,
-            command.ERROR_COMMENT: refusal.comment if refusal else "",
-            command.AFFECTED_SOP_INSTANCE_UID: request.text(command.AFFECTED_SOP_INSTANCE_UID),
-        },
-        data_set=False,
-    )

@@ -14,22 +14,20 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from pydicom.config import IGNORE
 from pydicom.uid import UID, MediaStorageDirectoryStorage
 from pynetdicom.sop_class import StorageCommitmentPushModel
 
-from pacs_tasks.ae import TLS, LocalAE
+from pacs_tasks.ae import TLS
 from pacs_tasks.dimse.c_echo import VERIFICATION
 from pacs_tasks.dimse.commitment import REPORT_SYNTAXES, IsKnown, OnReport, answer_report
-from pacs_tasks.dimse.files.elements import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+from pacs_tasks.dimse.files.elements import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, LONGEST_UID
 from pacs_tasks.dimse.scp.admission import CROWDED_LIMIT, Connection, Lobby, Places, Sparing
-from pacs_tasks.dimse.scp.c_store import Origin, Place, receive
+from pacs_tasks.dimse.scp.c_store import Origin, Place, receive, sender_of
 from pacs_tasks.dimse.scp.callers import Callers
 from pacs_tasks.dimse.scp.limits import NO_LIMITS, Intake, Limits
-from pacs_tasks.dimse.scp.sender import sender_of
 from pacs_tasks.dimse.upper_layer import command, negotiation
 from pacs_tasks.dimse.upper_layer.association import Timeouts
 from pacs_tasks.dimse.upper_layer.command import Command, MessageStream
@@ -58,7 +56,6 @@ _LOCAL_LIMIT_EXCEEDED = (2, 3, 2)
 _TOO_MANY = "too many associations are open, in all or of this caller"
 #: Outstanding requests that a remote may have if it proposes an asynchronous operations window.
 MAX_OPERATIONS = 64
-_LONGEST_UID = 64
 
 
 class StorageSCP:
@@ -66,8 +63,6 @@ class StorageSCP:
 
     Parameters
     ----------
-    local
-        Our AE title, for logs: remotes may call any.
     port
         0 chooses a free one; see :attr:`port`.
     directory
@@ -106,7 +101,6 @@ class StorageSCP:
 
     def __init__(
         self,
-        local: LocalAE,
         host: str,
         port: int,
         directory: Path,
@@ -123,7 +117,6 @@ class StorageSCP:
         tls: TLS | None = None,
         place: Place | None = None,
     ) -> None:
-        self.local = local
         self.directory = directory
         self.timeouts = timeouts
         self.on_instance = on_instance
@@ -173,9 +166,7 @@ class StorageSCP:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _accept(self) -> None:
@@ -364,13 +355,7 @@ def _respond(stream: MessageStream, context_id: int, request: Command, intake: I
         intake.begin()
         for part in stream.receive_data(context_id, "the rest of a message"):
             intake.drain(len(part))
-    elements: dict[int, int | str] = {
-        command.AFFECTED_SOP_CLASS_UID: request.text(command.AFFECTED_SOP_CLASS_UID),
-        command.COMMAND_FIELD: request.field | command.RESPONSE,
-        command.MESSAGE_ID_RESPONDED_TO: request.number(command.MESSAGE_ID) or 0,
-        command.STATUS: 0x0000 if request.field == command.C_ECHO_RQ else _UNRECOGNISED_OPERATION,
-    }
-    stream.send(context_id, command.encode(elements, data_set=False))
+    stream.respond(context_id, request, 0x0000 if request.field == command.C_ECHO_RQ else _UNRECOGNISED_OPERATION, {})
 
 
 def accept(request: negotiation.AssociateRequest, *, reports: bool = False) -> negotiation.AssociateAccept:
@@ -398,23 +383,18 @@ def accept(request: negotiation.AssociateRequest, *, reports: bool = False) -> n
 def _result(cx: negotiation.ProposedContext, reports: bool) -> tuple[int, str]:
     """Give result and transfer syntax of one presentation context (PS3.8 section 9.3.3.2)."""
     # Anything longer is not a UID (PS3.5 section 9.1), and would stay in our tables and files.
-    syntaxes = tuple(each for each in cx.transfer_syntaxes if len(each) <= _LONGEST_UID)
+    syntaxes = tuple(each for each in cx.transfer_syntaxes if len(each) <= LONGEST_UID)
     if not syntaxes:
         return negotiation.TRANSFER_SYNTAXES_NOT_SUPPORTED, IMPLICIT_VR_LITTLE_ENDIAN
     if reports and cx.abstract_syntax == StorageCommitmentPushModel:
-        return _report_result(syntaxes)
+        syntax = next((each for each in REPORT_SYNTAXES if each in syntaxes), "")
+        return (negotiation.ACCEPTED, syntax) if syntax else (negotiation.TRANSFER_SYNTAXES_NOT_SUPPORTED, syntaxes[0])
     if cx.abstract_syntax != VERIFICATION and not is_storage_class(cx.abstract_syntax):
         return negotiation.ABSTRACT_SYNTAX_NOT_SUPPORTED, syntaxes[0]
     if syntaxes[0] == IMPLICIT_VR_LITTLE_ENDIAN and EXPLICIT_VR_LITTLE_ENDIAN in syntaxes:
         # Implicit VR loses the VRs of private elements.
         return negotiation.ACCEPTED, EXPLICIT_VR_LITTLE_ENDIAN
     return negotiation.ACCEPTED, syntaxes[0]
-
-
-def _report_result(syntaxes: tuple[str, ...]) -> tuple[int, str]:
-    """Give result and transfer syntax of a presentation context for reports on storage commitment."""
-    syntax = next((each for each in REPORT_SYNTAXES if each in syntaxes), "")
-    return (negotiation.ACCEPTED, syntax) if syntax else (negotiation.TRANSFER_SYNTAXES_NOT_SUPPORTED, syntaxes[0])
 
 
 @lru_cache(maxsize=1024)
@@ -424,7 +404,7 @@ def is_storage_class(uid: str) -> bool:
     Unknown classes are private, or newer than the dictionary. pynetdicom's storage service does not serve as a table
     here: it lacks 38 storage classes of the dictionary, mostly retired ones that archives still send.
     """
-    if not uid or len(uid) > _LONGEST_UID or uid == MediaStorageDirectoryStorage:
+    if not uid or len(uid) > LONGEST_UID or uid == MediaStorageDirectoryStorage:
         return False
     known = UID(uid, IGNORE)
     if known.name == uid:

@@ -339,9 +339,9 @@ class Association:
         field: int,
         message_id: int,
         more: Mapping[int, int | str] = MappingProxyType({}),
-        identifier: bytes | None = None,
+        data_set: DataSet | None = None,
     ) -> None:
-        """Send a request of a service, with the SOP class of the presentation context.
+        """Send a request of a service, with the SOP class of the presentation context; see :meth:`MessageStream.send`.
 
         Parameters
         ----------
@@ -356,7 +356,7 @@ class Association:
             command.MESSAGE_ID: message_id,
             **more,
         }
-        self.send(context_id, command.encode(elements, data_set=identifier is not None), identifier)
+        self.send(context_id, command.encode(elements, data_set=data_set is not None), data_set)
 
     def receive_command(self, awaited: str) -> tuple[int, Command]:
         """Receive the context id and the command set of the next message."""

@@ -225,6 +225,17 @@ class MessageStream:
         if buffers:
             self.wire.send(buffers)
 
+    def respond(self, context_id: int, request: Command, status: int, more: Mapping[int, int | str]) -> None:
+        """Send the response to a request; ``more`` elements depend on the service."""
+        elements = {
+            AFFECTED_SOP_CLASS_UID: request.text(AFFECTED_SOP_CLASS_UID),
+            COMMAND_FIELD: (request.field or 0) | RESPONSE,
+            MESSAGE_ID_RESPONDED_TO: request.number(MESSAGE_ID) or 0,
+            STATUS: status,
+            **more,
+        }
+        self.send(context_id, encode(elements, data_set=False))
+
     def _pdvs(self, context_id: int, kind: int, content: Buffer, *, final: bool) -> list[Buffer]:
         """Split content into PDVs, each in a P-DATA-TF of its own (PS3.8 section 9.3.5)."""
         buffers: list[Buffer] = []

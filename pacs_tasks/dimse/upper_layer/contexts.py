@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pydicom import uid
 from pynetdicom import sop_class
 
-from pacs_tasks.dimse.files.converted import LOSSLESS, UNCOMPRESSED, convertible
+from pacs_tasks.dimse.files.data_set import LOSSLESS, UNCOMPRESSED, convertible
 from pacs_tasks.dimse.files.part10 import StoredInstance
 from pacs_tasks.dimse.upper_layer.negotiation import MAX_CONTEXTS, Context
 from pacs_tasks.request import Transcode

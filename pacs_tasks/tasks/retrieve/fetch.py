@@ -315,12 +315,7 @@ class Fetch(Attempt):
 
         try:
             with leased(request, self._part.job_id, self._part.must_end, one_of_many=True) as lease:
-                return c_get.get(
-                    get_request,
-                    local_ae(request),
-                    timeouts(request),
-                    lease.stop,
-                    classes,
+                reception = c_get.Reception(
                     on_instance=add,
                     check_arrived=arrivals.so_far,
                     place=arrivals.place,
@@ -331,6 +326,9 @@ class Fetch(Attempt):
                     # Before what has come is recorded: that may end the job.
                     on_refused=self._record_refused,
                     directory=self._directory,
+                )
+                return c_get.get(
+                    get_request, local_ae(request), timeouts(request), lease.stop, classes, reception=reception
                 )
         finally:
             arrivals.record()

@@ -230,19 +230,14 @@ def _get(request: GetRequest, claim: Claim) -> GetOutcome:
         _remove_unfinished(request.output_dir, owner)
     with paced(owner, request, claim) as pacing, leased(request, owner, claim) as lease:
         # Layout refuses a link that leads out of the directory.
-        place = partial(placed, Layout(owner=owner, root=directory), Path(request.output_dir))
-        limits = limits_in(request.output_dir)
-        outcome = c_get.get(
-            request,
-            local_ae(request),
-            timeouts(request),
-            lease.stop,
+        reception = c_get.Reception(
             on_instance=lambda instance: pacing.arrived(instance.size),
-            place=place,
+            place=partial(placed, Layout(owner=owner, root=directory), Path(request.output_dir)),
             owner=owner,
-            limits=limits,
+            limits=limits_in(request.output_dir),
             directory=directory,
         )
+        outcome = c_get.get(request, local_ae(request), timeouts(request), lease.stop, reception=reception)
     # An instance counts as received once it survives a power cut.
     storage.sync([Path(instance.path) for instance in outcome.instances])
     return outcome

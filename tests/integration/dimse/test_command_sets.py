@@ -76,7 +76,7 @@ def test_command_sets_may_hold_more(more: bytes, length: int | None, path: Path,
     uid, content = UID, DATA_SET
     request = _changed(messages.store_request(uid), more if more != OTHERS["empty values"] else b"", length)
     with (
-        StorageSCP(LOCAL, "127.0.0.1", 0, tmp_path / "received") as scp,
+        StorageSCP("127.0.0.1", 0, tmp_path / "received") as scp,
         socket.create_connection(("127.0.0.1", scp.port), timeout=10) as sock,
     ):
         sock.sendall(messages.association_request() + messages.message(request, content) + messages.RELEASE)
@@ -94,7 +94,7 @@ def test_a_uid_may_be_padded_in_every_way(uid: bytes, tmp_path: Path) -> None:
     elements = messages.store_request("9")[12:].replace(messages.element(0, 0x1000, b"9\0"), b"")
     whole = peculiar.data_set(uid)
     with (
-        StorageSCP(LOCAL, "127.0.0.1", 0, tmp_path / "received") as scp,
+        StorageSCP("127.0.0.1", 0, tmp_path / "received") as scp,
         socket.create_connection(("127.0.0.1", scp.port), timeout=10) as sock,
     ):
         request = elements + messages.element(0, 0x1000, uid)
@@ -115,7 +115,7 @@ def test_an_instance_without_a_data_set_is_refused(request_set: bytes, data_set:
     """A C-STORE request with an empty or missing data set gets C000, and the association continues."""
     following = messages.message(messages.store_request(UID, 2), DATA_SET)
     with (
-        StorageSCP(LOCAL, "127.0.0.1", 0, tmp_path / "received") as scp,
+        StorageSCP("127.0.0.1", 0, tmp_path / "received") as scp,
         socket.create_connection(("127.0.0.1", scp.port), timeout=10) as sock,
     ):
         empty = messages.message(request_set, data_set)

@@ -63,9 +63,7 @@ def taken() -> Taken:
 def receiver(tmp_path: Path, taken: Taken) -> Iterator[StorageSCP]:
     """A receiver that accepts reports."""
     known = taken.known.__contains__
-    with StorageSCP(
-        RECEIVER, "127.0.0.1", 0, tmp_path / "received", on_report=taken, knows_transaction=known
-    ) as running:
+    with StorageSCP("127.0.0.1", 0, tmp_path / "received", on_report=taken, knows_transaction=known) as running:
         yield running
 
 
@@ -134,7 +132,7 @@ def test_a_report_that_cannot_be_kept_is_refused(tmp_path: Path) -> None:
         raise BrokerUnavailableError("the Redis does not answer")
 
     with (
-        StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path, on_report=without_a_broker) as receiver,
+        StorageSCP("127.0.0.1", 0, tmp_path, on_report=without_a_broker) as receiver,
         TestPACS(destinations={"RECEIVER": ("127.0.0.1", receiver.port)}) as pacs,
     ):
         with _open(pacs.remote) as assoc:
@@ -145,7 +143,7 @@ def test_a_report_that_cannot_be_kept_is_refused(tmp_path: Path) -> None:
 
 def test_a_receiver_without_reports_refuses_their_context(tmp_path: Path) -> None:
     """The PACS gets no presentation context for reports."""
-    with StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path) as receiver:
+    with StorageSCP("127.0.0.1", 0, tmp_path) as receiver:
         remote = RemoteAE(ae_title="RECEIVER", port=receiver.port)
         with Association.open(RECEIVER, remote, [PUSH_MODEL_CONTEXT], PATIENT) as assoc:
             assert not assoc.accepted_contexts
@@ -347,7 +345,7 @@ def test_few_reports_are_read_at_once(tmp_path: Path) -> None:
         return True
 
     content = encode_request(TRANSACTION, _references(1))
-    with StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path, on_report=slowly) as receiver, ThreadPoolExecutor(8) as pool:
+    with StorageSCP("127.0.0.1", 0, tmp_path, on_report=slowly) as receiver, ThreadPoolExecutor(8) as pool:
         answers = pool.map(lambda _: _reported(receiver, REPORT, content), range(8))
         assert list(answers) == [[0x0000]] * 8
     assert 1 < most <= 4
@@ -358,7 +356,7 @@ def test_reports_count_towards_the_limit_of_an_association(tmp_path: Path, sop_c
     """One that goes on to send after it is aborted."""
     limits = Limits(association=1000)
     with (
-        StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path, on_report=Taken(TRANSACTION), limits=limits) as receiver,
+        StorageSCP("127.0.0.1", 0, tmp_path, on_report=Taken(TRANSACTION), limits=limits) as receiver,
         pytest.raises(PeerUnavailableError),
     ):
         _reported(receiver, REPORT, encode_request(TRANSACTION, _references(20)), 2, sop_class_uid)

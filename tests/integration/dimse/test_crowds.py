@@ -32,7 +32,7 @@ PATIENT = Timeouts.of(20)
 @pytest.fixture
 def scp(tmp_path: Path) -> Iterator[StorageSCP]:
     """Run a Storage SCP with its files in ``received``."""
-    with StorageSCP(LocalAE(ae_title="RECEIVER"), "127.0.0.1", 0, tmp_path / "received") as running:
+    with StorageSCP("127.0.0.1", 0, tmp_path / "received") as running:
         yield running
 
 
@@ -62,9 +62,7 @@ def test_an_idle_stranger_gives_way_where_strangers_crowd(tmp_path: Path, monkey
     monkeypatch.setattr(storage_scp, "IDLE_WHEN_CROWDED", 0.3)
     known = Callers([Caller("KNOWN", (ipaddress.ip_network("127.0.0.1"),))])
     with (
-        StorageSCP(
-            LocalAE(ae_title="RECEIVER"), "127.0.0.1", 0, tmp_path, max_associations=4, max_per_caller=4, callers=known
-        ) as scp,
+        StorageSCP("127.0.0.1", 0, tmp_path, max_associations=4, max_per_caller=4, callers=known) as scp,
         contextlib.ExitStack() as stack,
     ):
 

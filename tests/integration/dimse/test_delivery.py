@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pacs_tasks.ae import LocalAE, RemoteAE
-from pacs_tasks.dimse.retrieve.c_get import get
+from pacs_tasks.dimse.retrieve.c_get import Reception, get
 from pacs_tasks.dimse.retrieve.c_move import move
 from pacs_tasks.dimse.retrieve.delivery import FINAL_RESPONSE_LIMIT, Arrived
 from pacs_tasks.dimse.upper_layer import command
@@ -99,8 +99,7 @@ def test_a_complete_delivery_needs_no_final_response(tmp_path: Path) -> None:
             LOCAL,
             Timeouts.of(30),
             sop_class_uids=[CT],
-            on_instance=came.append,
-            check_arrived=lambda: Arrived(len(came), len(came) == NUMBER),
+            reception=Reception(came.append, lambda: Arrived(len(came), len(came) == NUMBER)),
         )
         assert FINAL_RESPONSE_LIMIT <= time.monotonic() - begun < FINAL_RESPONSE_LIMIT + 5
     assert len(outcome.instances) == NUMBER

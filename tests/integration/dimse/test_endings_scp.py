@@ -51,7 +51,7 @@ def _caller_cuts() -> Iterator[tuple[int, endings.Ending]]:
 
 def test_callers_that_end_at_each_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Complete instances are kept, others leave no file, and the receiver continues."""
-    with StorageSCP(LocalAE(ae_title="RECEIVER"), "127.0.0.1", 0, tmp_path / "received", PATIENT) as scp:
+    with StorageSCP("127.0.0.1", 0, tmp_path / "received", PATIENT) as scp:
         for at, ending in _caller_cuts():
             with endings.at_once():
                 with socket.create_connection(("127.0.0.1", scp.port), timeout=30) as sock:

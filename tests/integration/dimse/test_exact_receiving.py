@@ -64,8 +64,7 @@ def told() -> list[InstanceOutcome]:
 @pytest.fixture
 def scp(tmp_path: Path, told: list[InstanceOutcome]) -> Iterator[StorageSCP]:
     """Run our Storage SCP with its files in ``received``."""
-    receiver = LocalAE(ae_title="RECEIVER")
-    with StorageSCP(receiver, "127.0.0.1", 0, tmp_path / "received", on_instance=told.append) as running:
+    with StorageSCP("127.0.0.1", 0, tmp_path / "received", on_instance=told.append) as running:
         yield running
 
 

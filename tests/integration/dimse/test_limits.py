@@ -113,7 +113,7 @@ def test_a_peer_that_takes_a_byte_now_and_then_does_not_hold_us(tmp_path: Path) 
 def test_our_receiver_does_not_wait_for_ever_for_an_instance(tmp_path: Path) -> None:
     """A slow sender does not occupy the receiver for long, and leaves no file."""
     one = instance()
-    with StorageSCP(LOCAL, "127.0.0.1", 0, tmp_path, LIMITS) as scp, ending_soon():
+    with StorageSCP("127.0.0.1", 0, tmp_path, LIMITS) as scp, ending_soon():
         with socket.create_connection(("127.0.0.1", scp.port), 10) as sock:
             proposed = (acse.ProposedContext(1, one.SOPClassUID, (one.file_meta.TransferSyntaxUID,)),)
             sock.sendall(acse.encode_request(acse.AssociateRequest("R", "S", proposed)))
@@ -135,7 +135,7 @@ def test_what_takes_its_time_within_the_limit_is_waited_for(tmp_path: Path) -> N
     one = read_instance(str(write(instance(), tmp_path / "a.dcm")))
     # A busy disk may need long for one instance.
     limits = Timeouts.of(20, operation=3)
-    with StorageSCP(LOCAL, "127.0.0.1", 0, tmp_path / "r", limits) as scp:
+    with StorageSCP("127.0.0.1", 0, tmp_path / "r", limits) as scp:
         ((proposed, _),) = contexts_for([one])
         remote = RemoteAE(port=scp.port)
         with Association.open(LOCAL, remote, proposed, limits) as assoc:

@@ -33,7 +33,7 @@ PATIENT = Timeouts.of(60)
 def shared_scp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageSCP]:
     """Run one Storage SCP for all tests; callers do not affect each other."""
     received = tmp_path_factory.mktemp("received")
-    with StorageSCP(LocalAE(ae_title="RECEIVER"), "127.0.0.1", 0, received, PATIENT) as running:
+    with StorageSCP("127.0.0.1", 0, received, PATIENT) as running:
         yield running
 
 

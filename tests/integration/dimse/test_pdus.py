@@ -168,7 +168,7 @@ def _numbered(number: int) -> bytes:
 def test_requests_of_every_shape(shape: Shape, tmp_path: Path) -> None:
     """The receiver decodes requests of every form, several at once, and responds on a half-closed connection."""
     with (
-        StorageSCP(LOCAL, "127.0.0.1", 0, tmp_path / "received") as scp,
+        StorageSCP("127.0.0.1", 0, tmp_path / "received") as scp,
         socket.create_connection(("127.0.0.1", scp.port), timeout=10) as sock,
     ):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -220,7 +220,7 @@ def test_what_we_answer_keeps_to_the_callers_maximum(longest: int, tmp_path: Pat
     uid = f"2.25.{'3' * 59}"
     content = peculiar.data_set(uid.encode())
     with (
-        StorageSCP(LOCAL, "127.0.0.1", 0, tmp_path / "received") as scp,
+        StorageSCP("127.0.0.1", 0, tmp_path / "received") as scp,
         socket.create_connection(("127.0.0.1", scp.port), timeout=10) as sock,
     ):
         sock.sendall(messages.association_request(longest) + messages.message(messages.store_request(uid), content))
@@ -247,7 +247,7 @@ def test_a_long_instance_of_short_fragments(tmp_path: Path) -> None:
         stream += messages.p_data(*pdvs[:some])
         del pdvs[:some]
     with (
-        StorageSCP(LOCAL, "127.0.0.1", 0, tmp_path / "received") as scp,
+        StorageSCP("127.0.0.1", 0, tmp_path / "received") as scp,
         socket.create_connection(("127.0.0.1", scp.port), timeout=10) as sock,
     ):
         sock.sendall(messages.association_request())

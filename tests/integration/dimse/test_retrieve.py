@@ -12,7 +12,7 @@ import pytest
 
 from pacs_tasks.ae import LocalAE, RemoteAE
 from pacs_tasks.dimse.files import part10
-from pacs_tasks.dimse.retrieve.c_get import get
+from pacs_tasks.dimse.retrieve.c_get import Reception, get
 from pacs_tasks.dimse.retrieve.c_move import move
 from pacs_tasks.dimse.scp.storage_scp import StorageSCP
 from pacs_tasks.dimse.upper_layer import command, contexts
@@ -35,7 +35,7 @@ Archive = Callable[..., AbstractContextManager[peers.Peer]]
 @pytest.fixture
 def receiver(tmp_path: Path) -> Iterator[StorageSCP]:
     """Our Storage SCP, with its files in ``received``."""
-    with StorageSCP(LocalAE(ae_title="RECEIVER"), "127.0.0.1", 0, tmp_path / "received") as scp:
+    with StorageSCP("127.0.0.1", 0, tmp_path / "received") as scp:
         yield scp
 
 
@@ -128,7 +128,9 @@ def test_get_writes_what_comes_and_tells_each(files: list[Path], tmp_path: Path)
     """Each complete instance is reported; its file lies below study and series."""
     told: list[InstanceOutcome] = []
     with TestPACS(instances=files) as pacs:
-        outcome = get(_get(pacs.remote, tmp_path / "got"), LOCAL, PATIENT, sop_class_uids=[CT], on_instance=told.append)
+        outcome = get(
+            _get(pacs.remote, tmp_path / "got"), LOCAL, PATIENT, sop_class_uids=[CT], reception=Reception(told.append)
+        )
     assert (outcome.category, outcome.suboperations.completed) == (Category.SUCCESS, NUMBER)
     assert list(outcome.instances) == told
     assert _held(tmp_path / "got") == _expected(files)
@@ -245,7 +247,7 @@ def test_an_instance_that_breaks_off_is_not_there(tmp_path: Path, files: list[Pa
 
     told: list[InstanceOutcome] = []
     with scripted.peer(script) as remote, pytest.raises(PeerUnavailableError, match="rest of an instance"):
-        get(_get(remote, tmp_path / "got"), LOCAL, PATIENT, sop_class_uids=[CT], on_instance=told.append)
+        get(_get(remote, tmp_path / "got"), LOCAL, PATIENT, sop_class_uids=[CT], reception=Reception(told.append))
     assert told == []
     assert not [path for path in (tmp_path / "got").rglob("*") if path.is_file()]
 

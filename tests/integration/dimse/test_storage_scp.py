@@ -48,7 +48,7 @@ def told() -> list[InstanceOutcome]:
 @pytest.fixture
 def scp(tmp_path: Path, told: list[InstanceOutcome]) -> Iterator[StorageSCP]:
     """Run a Storage SCP with its files in ``received``."""
-    with StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", on_instance=told.append) as running:
+    with StorageSCP("127.0.0.1", 0, tmp_path / "received", on_instance=told.append) as running:
         yield running
 
 
@@ -157,7 +157,7 @@ def test_a_full_disk_is_said_to_be_full(scp: StorageSCP, tmp_path: Path) -> None
 
 def test_more_than_it_takes_are_asked_to_come_back(tmp_path: Path) -> None:
     """Above the limit a caller is rejected for now, and accepted after another has left."""
-    with StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", max_associations=1) as scp:
+    with StorageSCP("127.0.0.1", 0, tmp_path / "received", max_associations=1) as scp:
         first = Association.open(LOCAL, _remote(scp), [Context(VERIFICATION, (ImplicitVRLittleEndian,))], PATIENT)
         with pytest.raises(PeerBusyError, match="local limit exceeded"):
             echo(LOCAL, _remote(scp), PATIENT)
@@ -188,11 +188,11 @@ def test_a_silent_caller_is_hung_up_on(tmp_path: Path) -> None:
     """Connections without a request and idle associations are closed after a time."""
     to_ask, to_go_on = Timeouts(connect=10, acse=0.5, dimse=20), Timeouts(connect=10, acse=20, dimse=0.5)
     with (
-        StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", to_ask) as scp,
+        StorageSCP("127.0.0.1", 0, tmp_path / "received", to_ask) as scp,
         socket.create_connection(("127.0.0.1", scp.port), timeout=10) as sock,
     ):
         assert scripted.wait_for_end(sock)[:1] in {b"", b"\7"}
-    with StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", to_go_on) as scp:
+    with StorageSCP("127.0.0.1", 0, tmp_path / "received", to_go_on) as scp:
         idle = Association.open(LOCAL, _remote(scp), [Context(VERIFICATION, (ImplicitVRLittleEndian,))], PATIENT)
         wait_until(lambda: not idle.reusable(), 10, "the receiver to hang up")
         idle.abort()
@@ -219,7 +219,7 @@ def _begin_to_store(port: int) -> tuple[socket.socket, bytes]:
 
 def test_stopping_lets_a_message_finish(tmp_path: Path) -> None:
     """A stopping receiver finishes the instance under way and closes idle associations at once."""
-    scp = StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received")
+    scp = StorageSCP("127.0.0.1", 0, tmp_path / "received")
     scp.start()
     idle = Association.open(LOCAL, _remote(scp), [Context(VERIFICATION, (ImplicitVRLittleEndian,))], PATIENT)
     sock, rest = _begin_to_store(scp.port)
@@ -240,7 +240,7 @@ def test_stopping_lets_a_message_finish(tmp_path: Path) -> None:
 
 def test_stopping_does_not_wait_for_ever(tmp_path: Path) -> None:
     """A caller that stalls in the middle of an instance is aborted in time, and no file is left."""
-    scp = StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received")
+    scp = StorageSCP("127.0.0.1", 0, tmp_path / "received")
     scp.start()
     sock, _ = _begin_to_store(scp.port)
     with sock:
@@ -261,7 +261,7 @@ def test_unknown_items_of_a_negotiation_are_left_unanswered(tmp_path: Path) -> N
     path = dicom_files.write(dicom_files.instance(), tmp_path / "a.dcm")
     ae = Caller("A_TITLE_OF_16_CH")
     ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
-    with StorageSCP(LOCAL, "127.0.0.1", 0, tmp_path / "received") as scp:
+    with StorageSCP("127.0.0.1", 0, tmp_path / "received") as scp:
         assoc = ae.associate(
             "127.0.0.1",
             scp.port,

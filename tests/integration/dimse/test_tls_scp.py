@@ -21,9 +21,8 @@ from pacs_tasks.dimse.c_echo import echo
 from pacs_tasks.dimse.c_store import store_all
 from pacs_tasks.dimse.files import part10
 from pacs_tasks.dimse.scp.admission import CROWDED_LIMIT
-from pacs_tasks.dimse.scp.c_store import Arrival, Refusal
+from pacs_tasks.dimse.scp.c_store import Arrival, Refusal, Sender
 from pacs_tasks.dimse.scp.callers import Caller, Callers
-from pacs_tasks.dimse.scp.sender import Sender
 from pacs_tasks.dimse.scp.storage_scp import StorageSCP
 from pacs_tasks.dimse.upper_layer import contexts
 from pacs_tasks.dimse.upper_layer.association import Association, Timeouts
@@ -62,14 +61,14 @@ def own(authority: Authority) -> Identity:
 @pytest.fixture
 def scp(tmp_path: Path, own: Identity) -> Iterator[StorageSCP]:
     """Run a Storage SCP that requires no client certificate."""
-    with StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", tls=own.shown) as running:
+    with StorageSCP("127.0.0.1", 0, tmp_path / "received", tls=own.shown) as running:
         yield running
 
 
 @pytest.fixture
 def strict(tmp_path: Path, own: Identity) -> Iterator[StorageSCP]:
     """Run a Storage SCP that requires a certificate of the authority."""
-    with StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", tls=own.tls) as running:
+    with StorageSCP("127.0.0.1", 0, tmp_path / "received", tls=own.tls) as running:
         yield running
 
 
@@ -189,7 +188,7 @@ def test_an_ae_title_is_bound_to_a_certificate(
     der = ssl.PEM_cert_to_DER_cert(right.certificate.read_text().partition("-----END")[0] + "-----END CERTIFICATE-----")
     names = {"fingerprint": hashlib.sha256(der).hexdigest(), "name": "CN=modality"}
     callers = Callers([Caller(LOCAL.ae_title, certificates=frozenset({names[by]}))])
-    with StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", tls=own.tls, callers=callers) as bound:
+    with StorageSCP("127.0.0.1", 0, tmp_path / "received", tls=own.tls, callers=callers) as bound:
         assert echo(LOCAL, _remote(bound, right.tls), PATIENT).category is Category.SUCCESS
         with pytest.raises(AssociationRejectedError, match="calling AE title not recognised"):
             echo(LOCAL, _remote(bound, wrong.tls), PATIENT)
@@ -221,7 +220,7 @@ def test_a_caller_that_does_not_trust_us(
 def test_a_caller_with_tls_at_a_port_without(own: Identity, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Both sides report the reason."""
     with (
-        StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received") as plain,
+        StorageSCP("127.0.0.1", 0, tmp_path / "received") as plain,
         caplog.at_level(logging.WARNING),
         pytest.raises(TLSError, match="does not use TLS on this port"),
     ):
@@ -235,13 +234,13 @@ def test_who_does_not_shake_hands_holds_nobody_up(tmp_path: Path, own: Identity,
     # A caller that had to wait for it would time out after 20 seconds.
     patient, hasty = (Timeouts(connect=20, acse=seconds, dimse=20) for seconds in (60, 1))
     with (
-        StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", patient, tls=own.shown) as scp,
+        StorageSCP("127.0.0.1", 0, tmp_path / "received", patient, tls=own.shown) as scp,
         socket.create_connection(("127.0.0.1", scp.port), timeout=20) as silent,
     ):
         silent.sendall(begun)
         assert echo(LOCAL, _remote(scp, own.trusted), PATIENT).category is Category.SUCCESS
     with (
-        StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", hasty, tls=own.shown) as scp,
+        StorageSCP("127.0.0.1", 0, tmp_path / "received", hasty, tls=own.shown) as scp,
         socket.create_connection(("127.0.0.1", scp.port), timeout=10) as silent,
     ):
         silent.sendall(begun)
@@ -253,7 +252,7 @@ def test_handshakes_without_end_leave_threads_for_known_remotes(tmp_path: Path, 
     """A crowd that begins handshakes takes all threads for strangers, and a known remote still gets in."""
     known = Callers([Caller(LOCAL.ae_title, (ipaddress.ip_network("127.0.0.1"),))])
     with (
-        StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", tls=own.shown, callers=known) as scp,
+        StorageSCP("127.0.0.1", 0, tmp_path / "received", tls=own.shown, callers=known) as scp,
         contextlib.ExitStack() as stack,
     ):
         for number in range(200):
@@ -265,7 +264,7 @@ def test_handshakes_without_end_leave_threads_for_known_remotes(tmp_path: Path, 
 
 def test_stopping_does_not_wait_for_a_handshake(tmp_path: Path, own: Identity) -> None:
     """Stopping waits neither for a handshake nor for a caller that is silent after it."""
-    with StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", tls=own.shown) as scp:
+    with StorageSCP("127.0.0.1", 0, tmp_path / "received", tls=own.shown) as scp:
         context = ssl.create_default_context(cafile=own.authority)
         with (
             socket.create_connection(("127.0.0.1", scp.port), timeout=20) as silent,
@@ -283,10 +282,10 @@ def test_a_certificate_that_cannot_be_used_is_told_before_it_listens(tmp_path: P
     """An unusable or missing certificate is reported before the receiver listens."""
     nowhere = str(tmp_path / "nowhere.pem")
     with pytest.raises(UnreadableInputError, match="cannot read our certificate") as caught:
-        StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", tls=TLS(certificate_file=nowhere))
+        StorageSCP("127.0.0.1", 0, tmp_path / "received", tls=TLS(certificate_file=nowhere))
     assert caught.value.subject == nowhere
     with pytest.raises(InvalidRequestError, match="needs a certificate for TLS"):
-        StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", tls=own.trusted)
+        StorageSCP("127.0.0.1", 0, tmp_path / "received", tls=own.trusted)
 
 
 def test_the_certificate_of_a_caller_identifies_it(own: Identity, authority: Authority, tmp_path: Path) -> None:
@@ -299,7 +298,7 @@ def test_the_certificate_of_a_caller_identifies_it(own: Identity, authority: Aut
 
     [file] = dicom_files.write_series(tmp_path / "files", 1)
     marks: list[tuple[str, ...]] = []
-    with StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received", tls=own.tls, place=refuse) as scp:
+    with StorageSCP("127.0.0.1", 0, tmp_path / "received", tls=own.tls, place=refuse) as scp:
         for name in ("pacs", "pacs", "another"):
             # The second is the first, renewed.
             caller = authority.identity(name, organization_unit_name="Radiology")

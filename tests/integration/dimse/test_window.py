@@ -159,7 +159,7 @@ def test_who_gives_the_instances_may_stop_at_any_time(instances: list[StoredInst
 
 def test_our_receiver_agrees(instances: list[StoredInstance], tmp_path: Path) -> None:
     """Our receiver agrees to a window and stores each acknowledged instance."""
-    with StorageSCP(LocalAE(ae_title="RECEIVER"), "127.0.0.1", 0, tmp_path / "received", LIMITS) as scp:
+    with StorageSCP("127.0.0.1", 0, tmp_path / "received", LIMITS) as scp:
         remote = RemoteAE(ae_title="RECEIVER", host="127.0.0.1", port=scp.port)
         with opened(remote, instances, 1000) as assoc:
             assert 1 < assoc.window < 1000

@@ -33,7 +33,7 @@ def test_no_answer_to_testpacs_is_lost(tmp_path: Path) -> None:
     """TestPACS reads each response itself: none of a thousand is lost, although the receiver responds at once."""
     files = dicom_files.write_series(tmp_path / "files", NUMBER, rows=2)
     with (
-        StorageSCP(RECEIVER, "127.0.0.1", 0, tmp_path / "received") as scp,
+        StorageSCP("127.0.0.1", 0, tmp_path / "received") as scp,
         TestPACS(instances=files, destinations={"RECEIVER": ("127.0.0.1", scp.port)}) as pacs,
     ):
         request = MoveRequest(remote=pacs.remote, move_aet="RECEIVER", study_uid=dicom_files.study_uid())

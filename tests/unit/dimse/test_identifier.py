@@ -11,7 +11,7 @@ from pynetdicom.dsutils import decode, encode
 
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.dimse.files.elements import MalformedError
-from pacs_tasks.dimse.find.identifier import RETURN_KEYS, encode_find
+from pacs_tasks.dimse.find.identifier import RETURN_KEYS, encode_find, keys_of
 from pacs_tasks.dimse.find.match import decode_match
 from pacs_tasks.dimse.retrieve.delivery import encode_identifier, failed_uids
 from pacs_tasks.errors import InvalidRequestError
@@ -22,7 +22,7 @@ SYNTAXES = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 
 def _encoded(request: FindRequest, syntax: str = ExplicitVRLittleEndian) -> Dataset:
-    return decode(BytesIO(encode_find(request, syntax)), syntax == ImplicitVRLittleEndian, True)
+    return decode(BytesIO(encode_find(request, syntax, keys_of(request))), syntax == ImplicitVRLittleEndian, True)
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
@@ -74,7 +74,7 @@ def test_a_name_that_would_not_be_read_back_is_refused(charset: str) -> None:
     """A character set that lacks the characters, or cannot be encoded, is refused without repeating the name."""
     request = FindRequest(remote=RemoteAE(charset=charset), keys={"PatientName": dicom_files.CHINESE_NAME})
     with pytest.raises(InvalidRequestError, match="Set the charset") as caught:
-        encode_find(request, ExplicitVRLittleEndian)
+        _encoded(request)
     assert dicom_files.CHINESE_NAME not in str(caught.value)
 
 
@@ -92,7 +92,7 @@ def test_names_with_escape_sequences_are_written(charset: str) -> None:
 def test_keys_that_make_no_sense_are_refused(keys: dict[str, str]) -> None:
     """Unknown keywords, tags of group 0000 and values that their VR cannot hold raise InvalidRequestError."""
     with pytest.raises(InvalidRequestError):
-        encode_find(FindRequest(keys=keys), ExplicitVRLittleEndian)
+        _encoded(FindRequest(keys=keys))
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
@@ -165,7 +165,7 @@ def test_a_dotted_key_is_in_the_one_item_of_its_sequence(syntax: str) -> None:
 def test_a_path_that_leads_nowhere_is_refused(key: str) -> None:
     """Only sequences have items, and every part must be a keyword or a tag."""
     with pytest.raises(InvalidRequestError):
-        encode_find(FindRequest(keys={key: "1"}), ExplicitVRLittleEndian)
+        _encoded(FindRequest(keys={key: "1"}))
 
 
 def test_a_worklist_has_no_level_and_one_step() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pacs_tasks.dimse.find import identifier
-from pacs_tasks.dimse.find.matching import KeyCheck
+from pacs_tasks.dimse.find.answer import KeyCheck
 from pacs_tasks.request import FindRequest, QueryModel
 
 FF00, FF01 = 0xFF00, 0xFF01

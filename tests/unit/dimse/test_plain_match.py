@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from pydicom.datadict import dictionary_VR
 
 from pacs_tasks.dimse.files.elements import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
-from pacs_tasks.dimse.find.match import decode_by_pydicom, decode_match
-from pacs_tasks.dimse.find.plain_match import decode_plain
+from pacs_tasks.dimse.find.match import decode_by_pydicom, decode_match, decode_plain
 
 CHARSET = 0x0008_0005
 STUDY_DATE, STUDY_TIME, ACCESSION_NUMBER, LEVEL, AE_TITLE = (

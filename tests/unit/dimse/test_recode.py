@@ -26,7 +26,7 @@ from pydicom.uid import (
 )
 
 from pacs_tasks.dimse.files import decoder, decompress, recode
-from pacs_tasks.dimse.files.converted import ConvertedFile
+from pacs_tasks.dimse.files.data_set import ConvertedFile
 from pacs_tasks.dimse.files.decoder import Answer
 from pacs_tasks.dimse.files.elements import DEEPEST, Encoding, MalformedError
 from pacs_tasks.dimse.files.part10 import StoredInstance, read_instance

@@ -10,7 +10,7 @@ from types import MappingProxyType
 import pytest
 
 from pacs_tasks.ae import RemoteAE
-from pacs_tasks.dimse.scp.sender import Originator, Sender
+from pacs_tasks.dimse.scp.c_store import Originator, Sender
 from pacs_tasks.fleet import senders
 from pacs_tasks.fleet.senders import Expectation, expectation
 

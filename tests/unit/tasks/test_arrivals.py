@@ -12,7 +12,7 @@ import pytest
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.dimse.scp import c_store
 from pacs_tasks.dimse.scp.admission import Sparing
-from pacs_tasks.dimse.scp.sender import Sender
+from pacs_tasks.dimse.scp.c_store import Sender
 from pacs_tasks.errors import AssociationError
 from pacs_tasks.layout import Layout
 from pacs_tasks.ledger.manifest import InstanceLine

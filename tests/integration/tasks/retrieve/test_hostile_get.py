@@ -99,8 +99,9 @@ def test_a_flood_of_what_nobody_requested_ends_the_association(
     monkeypatch.setattr(c_get, "MOST_UNREQUESTED", 5)
     archive.faults = Faults(also_sent=[archive.instances[uid(2, 1)]] * 9)
     request = GetRequest(remote=archive.remote, output_dir=str(tmp_path / "out"), study_uid=study_uid())
+    reception = c_get.Reception(on_refused=refused.append)
     with pytest.raises(AssociationError, match="more than 5 instances by C-GET that were not requested"):
-        c_get.get(request, LocalAE(ae_title="ME"), Timeouts.of(20), None, [CT], on_refused=refused.append)
+        c_get.get(request, LocalAE(ae_title="ME"), Timeouts.of(20), None, [CT], reception=reception)
     assert refused == [6]
     assert not below(tmp_path / "out")
 
