@@ -115,20 +115,13 @@ def _tests(keys: Dataset) -> list[tuple[BaseTag, str, str]]:
     return found
 
 
-def _without(keys: Dataset, keywords: Collection[str]) -> Dataset:
-    """The same keys without some of them."""
+def _heeded(keys: Dataset, unknown: Collection[str], ignored: Collection[str]) -> Dataset:
+    """The same keys, without those of some keywords and with others empty."""
     kept = Dataset()
     for tag in _tags(keys):
-        if keyword_for_tag(tag) not in keywords:
-            kept[tag] = keys.get_item(tag)
-    return kept
-
-
-def _without_values(keys: Dataset, keywords: Collection[str]) -> Dataset:
-    """The same keys, with some of them empty."""
-    kept = Dataset()
-    for tag in _tags(keys):
-        kept[tag] = _element(tag, _vr(tag, keys), b"") if keyword_for_tag(tag) in keywords else keys.get_item(tag)
+        keyword = keyword_for_tag(tag)
+        if keyword not in unknown:
+            kept[tag] = _element(tag, _vr(tag, keys), b"") if keyword in ignored else keys.get_item(tag)
     return kept
 
 
@@ -227,8 +220,7 @@ def responses(
     if faults.refused_uid_lists and has_uid_list(keys):
         return
     unknown = (*(_COUNTS if faults.no_counts else ()), *(() if faults.lists_syntaxes else (_SYNTAXES,)))
-    wanted = _without(keys, unknown)
-    wanted = _without_values(wanted, faults.ignored_keys)
+    wanted = _heeded(keys, unknown, faults.ignored_keys)
     matches = partial(_matches, held, wanted, level, ae_title, with_charset=not faults.omit_charset)
     if faults.all_or_nothing and next(islice(matches(), faults.most_matches, None), None) is not None:
         yield faults.most_matches_status, None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import random
 import secrets
 import shutil
 import tempfile
@@ -18,6 +19,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import cast
 
+import pydicom
+from pydicom import dcmread
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
 from pacs_tasks import embedded
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.cli.output.terminal import size
@@ -25,17 +32,18 @@ from pacs_tasks.cli.stack.processes import Stack, check_port, is_listening
 from pacs_tasks.cli.stack.services import LOGIN, START_LIMIT
 from pacs_tasks.client import PacsClient
 from pacs_tasks.connection import connect
-from pacs_tasks.dimse.files import part10
+from pacs_tasks.dimse.files import damage, part10
 from pacs_tasks.embedded.launch import environment
-from pacs_tasks.errors import ConfigurationError
+from pacs_tasks.errors import ConfigurationError, PacsTasksError
 from pacs_tasks.fleet.receivers import running
 from pacs_tasks.outcome import FindOutcome, Outcome, TransferOutcome
 from pacs_tasks.request import AnyRequest, FindRequest, RetrieveMethod, RetrieveRequest, StoreDirectoryRequest
 from pacs_tasks.settings import Settings
 from pacs_tasks.testing import TestPACS
-from pacs_tasks.testing.examples import CHINESE_NAME, shipped_instances, write_ct_series
 
 _CT_INSTANCES = 200
+_CHINESE_NAME = "张^三丰"
+_NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 _AE_TITLE = "DEMO_PACS"
 #: Seconds that one job of the demo may take.
 _PATIENCE = 120.0
@@ -57,7 +65,7 @@ def run_demo(settings: Settings, say: Callable[[str], None]) -> bool:
         Whether everything that was sent came back, byte for byte.
     """
     begun = time.monotonic()
-    # pydicom warns about some of the files that it ships.
+    # pydicom warns about some of the files that it ships: they break the Standard on purpose.
     warnings.filterwarnings("ignore", module=r"pydicom\.")
     with tempfile.TemporaryDirectory(prefix="pacs-tasks-demo-") as name:
         root = Path(name)
@@ -133,7 +141,7 @@ def _workers_in_flower(settings: Settings, login: str) -> list[str]:
 def _round_trip(client: PacsClient, pacs: TestPACS, root: Path, say: Callable[[str], None]) -> bool:
     files = root / "files"
     write_ct_series(files / "ct", _CT_INSTANCES)
-    for number, path in enumerate(shipped_instances()):
+    for number, path in enumerate(_shipped_instances()):
         shutil.copyfile(path, files / f"shipped-{number:02d}")
     expected = _instances(files)
     classes = {part10.read_instance(str(path)).sop_class_uid for path in files.rglob("*") if path.is_file()}
@@ -148,10 +156,10 @@ def _round_trip(client: PacsClient, pacs: TestPACS, root: Path, say: Callable[[s
     complete = bool(sent)
 
     remote = RemoteAE(ae_title=pacs.ae_title, host=pacs.host, port=pacs.port, charset="GB18030")
-    found = cast("FindOutcome", _run(client, FindRequest(remote=remote, keys={"PatientName": CHINESE_NAME})))
+    found = cast("FindOutcome", _run(client, FindRequest(remote=remote, keys={"PatientName": _CHINESE_NAME})))
     everything = cast("FindOutcome", _run(client, FindRequest(remote=remote)))
     studies = sorted({match["0020000D"]["Value"][0] for match in everything.matches})
-    say(f"Found: {len(found.matches)} study of {CHINESE_NAME}, {len(studies)} studies in all, "
+    say(f"Found: {len(found.matches)} study of {_CHINESE_NAME}, {len(studies)} studies in all, "
         f"in {found.seconds + everything.seconds:.2f} s.")  # fmt: skip
     complete &= len(found.matches) == 1
 
@@ -194,3 +202,71 @@ def _instances(directory: Path) -> Instances:
             # A deflated data set of odd length is sent with a null byte appended (PS3.5 section A.5).
             found[instance.sop_instance_uid] = (instance.transfer_syntax_uid, data_set + b"\0" * (len(data_set) % 2))
     return found
+
+
+# Example files
+
+
+def _shipped_instances() -> list[Path]:
+    """Return one file for each instance in the package of pydicom that any PACS stores.
+
+    It has all four UIDs and is not damaged. They have various SOP classes and transfer syntaxes. Nothing is downloaded.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted((Path(pydicom.__file__).parent / "data").rglob("*")):
+        if path.is_file() and path.suffix not in {".py", ".pyc"} and _is_whole(path):
+            uid = _sop_instance_uid(path)
+            if uid:
+                found.setdefault(uid, path)
+    return list(found.values())
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        damage.judged(part10.read_instance(str(path)))
+    except PacsTasksError:
+        return False
+    return True
+
+
+def _sop_instance_uid(path: Path) -> str:
+    try:
+        ds = dcmread(path, specific_tags=list(_NEEDED), stop_before_pixels=True)
+        whole = all(ds.get(name) for name in _NEEDED) and "TransferSyntaxUID" in ds.file_meta
+        agrees = whole and ds.file_meta.get("MediaStorageSOPInstanceUID") == ds.SOPInstanceUID
+        return str(ds.SOPInstanceUID) if agrees else ""
+    except (InvalidDicomError, AttributeError, ValueError, NotImplementedError, OSError, EOFError, KeyError):
+        return ""
+
+
+def write_ct_series(directory: Path, count: int, rows: int = 512) -> None:
+    """Write a CT series of ``count`` instances of ``rows`` times ``rows`` pixels of 16 bits.
+
+    The patient name is encoded in GB18030, as by most Chinese devices.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    study, series = generate_uid(), generate_uid()
+    pixels = random.Random(count).randbytes(rows * rows * 2)  # noqa: S311 - noise, not a secret
+    for number in range(1, count + 1):
+        _write_ct(directory / f"CT{number:05d}", number, pixels, rows, (study, series, _CHINESE_NAME))
+
+
+def _write_ct(path: Path, number: int, pixels: bytes, rows: int, common: tuple[str, str, str]) -> None:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = CTImageStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    ds.SpecificCharacterSet = "GB18030"
+    ds.SOPClassUID, ds.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.PatientName = common
+    ds.PatientID, ds.PatientBirthDate, ds.PatientSex = "DEMO-1", "19700101", "O"
+    ds.StudyDate, ds.StudyTime, ds.AccessionNumber, ds.StudyID = "20240115", "120000", "DEMO-A1", "1"
+    ds.StudyDescription, ds.Modality, ds.SeriesNumber, ds.InstanceNumber = "胸部", "CT", "1", str(number)
+    ds.ImagePositionPatient, ds.SliceThickness = [0, 0, number], "1"
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.Rows = ds.Columns = rows
+    ds.BitsAllocated = ds.BitsStored = 16
+    ds.HighBit, ds.PixelRepresentation = 15, 0
+    ds.PixelData = pixels
+    ds.save_as(path, enforce_file_format=True)
