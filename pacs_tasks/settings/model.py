@@ -48,6 +48,7 @@ from pacs_tasks.settings.values import (
     SigningKey,
     SourceURLs,
     Unsolicited,
+    Webhook,
     WhenFull,
     check_audit,
     check_encryption_keys,
@@ -56,7 +57,6 @@ from pacs_tasks.settings.values import (
     is_weak,
     with_tls,
 )
-from pacs_tasks.settings.webhooks import Webhook
 
 #: The name of the settings file.
 CONFIG_NAME = "pacs-tasks.toml"
