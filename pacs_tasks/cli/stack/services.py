@@ -26,10 +26,10 @@ START_LIMIT = 60.0
 LOGIN = "PACS_TASKS_FLOWER_BASIC_AUTH"
 
 
-def run_worker(settings: Settings, extra_args: Sequence[str] = ()) -> int:
-    """Run a Celery worker. ``extra_args`` are options of Celery, such as ``--pool threads``."""
+def run_worker(settings: Settings) -> int:
+    """Run a Celery worker."""
     require("worker")
-    return _run("workers", [*worker_arguments(settings), *extra_args], settings)
+    return _run("workers", worker_arguments(settings), settings)
 
 
 def run_receiver(settings: Settings) -> int:
