@@ -269,26 +269,13 @@ def key_of(secret: str) -> bytes | None:
 
 
 class Webhook(Value):
-    """A subscription to the ends of jobs.
+    """A subscription to the ends of jobs."""
 
-    Attributes
-    ----------
-    url
-        Where events are posted: https, or http on this machine.
-    secret
-        The key that signs them, as ``pacs-tasks webhooks new-secret`` prints it.
-    events
-        The categories of the ends that are delivered.
-    patients
-        Whether events contain the request, and paths and UIDs of what failed.
-    ca_file
-        The authorities that may sign the certificate of the host. None: those of the system.
-    timeout
-        Seconds to connect, and then for the whole response.
-    """
-
+    #: Where events are posted: https, or http on this machine.
     url: Annotated[str, AfterValidator(_check_url)]
+    #: The key that signs them, as ``pacs-tasks webhooks new-secret`` prints it.
     secret: Annotated[str, AfterValidator(_check_secret)] = Field(repr=False)
+    #: The categories of the ends that are delivered.
     events: tuple[Literal["success", "warning", "partial", "failed", "cancelled"], ...] = (
         "success",
         "warning",
@@ -296,6 +283,9 @@ class Webhook(Value):
         "failed",
         "cancelled",
     )
+    #: Whether events contain the request, and paths and UIDs of what failed.
     patients: bool = False
+    #: The authorities that may sign the certificate of the host. None: those of the system.
     ca_file: FileName | None = None
+    #: Seconds to connect, and then for the whole response.
     timeout: float = Field(default=10.0, gt=0, le=30)
