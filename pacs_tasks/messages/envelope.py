@@ -65,14 +65,9 @@ _INFLATERS: Final[dict[str, Callable[[], _Inflater]]] = {
 
 
 class Envelope(dict[str, Any]):
-    """A message as kombu takes it.
+    """A message as kombu takes it."""
 
-    Attributes
-    ----------
-    content
-        Its body, decoded.
-    """
-
+    #: Its body, decoded.
     content: Any = None
 
 
