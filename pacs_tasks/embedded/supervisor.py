@@ -150,11 +150,11 @@ class PrivateServer:
         return process
 
     def _say(self, text: str) -> None:
-        assert self._process is not None and self._process.stdin is not None  # noqa: S101, PT018 - tells mypy
-        # It may have ended.
-        with contextlib.suppress(OSError, ValueError):
-            self._process.stdin.write(text.encode())
-            self._process.stdin.flush()
+        if self._process is not None and self._process.stdin is not None:
+            # It may have ended.
+            with contextlib.suppress(OSError, ValueError):
+                self._process.stdin.write(text.encode())
+                self._process.stdin.flush()
 
     def _configuration(self) -> str:
         """Return a configuration that loses at most a second of work in a power cut and never evicts a job."""
@@ -253,9 +253,9 @@ class PrivateWorker:
 
 def _end(process: subprocess.Popen[bytes], limit: float) -> None:
     """Close the standard input of a process, at which it ends by itself, and kill what is left of its group."""
-    assert process.stdin is not None  # noqa: S101 - tells mypy what PIPE means
-    with contextlib.suppress(OSError):
-        process.stdin.close()
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
     try:
         process.wait(limit)
     except subprocess.TimeoutExpired:
