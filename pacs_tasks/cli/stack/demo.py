@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import cast
+from typing import TypeVar
 
 import pydicom
 from pydicom import dcmread
@@ -30,14 +30,14 @@ from pacs_tasks.ae import RemoteAE
 from pacs_tasks.cli.output.terminal import size
 from pacs_tasks.cli.stack.processes import Stack, check_port, is_listening
 from pacs_tasks.cli.stack.services import LOGIN, START_LIMIT
-from pacs_tasks.client import PacsClient
+from pacs_tasks.client import Job, PacsClient
 from pacs_tasks.connection import connect
 from pacs_tasks.dimse.files import damage, part10
 from pacs_tasks.embedded.launch import environment
 from pacs_tasks.errors import ConfigurationError, PacsTasksError
 from pacs_tasks.fleet.receivers import running
-from pacs_tasks.outcome import FindOutcome, Outcome, TransferOutcome
-from pacs_tasks.request import AnyRequest, FindRequest, RetrieveMethod, RetrieveRequest, StoreDirectoryRequest
+from pacs_tasks.outcome import Outcome
+from pacs_tasks.request import FindRequest, RetrieveMethod, RetrieveRequest, StoreDirectoryRequest
 from pacs_tasks.settings import Settings
 from pacs_tasks.testing import TestPACS
 
@@ -49,6 +49,7 @@ _AE_TITLE = "DEMO_PACS"
 _PATIENCE = 120.0
 #: SOP Instance UID -> transfer syntax and encoded data set.
 Instances = dict[str, tuple[str, bytes]]
+T = TypeVar("T", bound=Outcome)
 
 
 def run_demo(settings: Settings, say: Callable[[str], None]) -> bool:
@@ -149,15 +150,14 @@ def _round_trip(client: PacsClient, pacs: TestPACS, root: Path, say: Callable[[s
     say(f"Files: {len(expected)} instances of {len(classes)} SOP classes in "
         f"{len({syntax for syntax, _ in expected.values()})} transfer syntaxes, {size(total)}.")  # fmt: skip
 
-    request = StoreDirectoryRequest(remote=pacs.remote, directory=str(files))
-    sent = cast("TransferOutcome", _run(client, request))
+    sent = _outcome(client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(files))))
     say(f"Sent:  {sent.counters.done} of {sent.counters.total} as a chord of parts in {sent.seconds:.2f} s, "
         f"{size(sent.counters.bytes / max(sent.seconds, 1e-3))}/s.")  # fmt: skip
     complete = bool(sent)
 
     remote = RemoteAE(ae_title=pacs.ae_title, host=pacs.host, port=pacs.port, charset="GB18030")
-    found = cast("FindOutcome", _run(client, FindRequest(remote=remote, keys={"PatientName": _CHINESE_NAME})))
-    everything = cast("FindOutcome", _run(client, FindRequest(remote=remote)))
+    found = _outcome(client.enqueue(FindRequest(remote=remote, keys={"PatientName": _CHINESE_NAME})))
+    everything = _outcome(client.enqueue(FindRequest(remote=remote)))
     studies = sorted({match["0020000D"]["Value"][0] for match in everything.matches})
     say(f"Found: {len(found.matches)} study of {_CHINESE_NAME}, {len(studies)} studies in all, "
         f"in {found.seconds + everything.seconds:.2f} s.")  # fmt: skip
@@ -169,7 +169,8 @@ def _round_trip(client: PacsClient, pacs: TestPACS, root: Path, say: Callable[[s
             for study in studies
         ]
         begun = time.monotonic()
-        complete &= _all_complete(client, requests)
+        outcomes = [_outcome(job) for job in [client.enqueue(request) for request in requests]]
+        complete &= all(outcomes)
         seconds = time.monotonic() - begun
         arrived = _instances(root / method)
         same = sum(arrived.get(uid) == instance for uid, instance in expected.items())
@@ -179,15 +180,7 @@ def _round_trip(client: PacsClient, pacs: TestPACS, root: Path, say: Callable[[s
     return complete
 
 
-def _all_complete(client: PacsClient, requests: list[RetrieveRequest]) -> bool:
-    jobs = [client.enqueue(request) for request in requests]
-    for job in jobs:
-        job.wait(_PATIENCE)
-    return all(bool(job.outcome()) for job in jobs)
-
-
-def _run(client: PacsClient, request: AnyRequest) -> Outcome:
-    job = client.enqueue(request)
+def _outcome(job: Job[T]) -> T:
     job.wait(_PATIENCE)
     return job.outcome()
 
