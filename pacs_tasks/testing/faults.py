@@ -8,6 +8,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from pynetdicom.status import code_to_category
+
 if TYPE_CHECKING:
     from pacs_tasks.testing.instances import StoredBytes
 
@@ -29,9 +31,6 @@ class Rejection:
 #: A user identity (PS3.7 section D.3.3.7): its type, and its primary and secondary field.
 Identity = tuple[int, bytes, bytes]
 
-#: Statuses of the class Warning besides Bxxx (PS3.7 section C.1.3).
-_WARNINGS: Final = frozenset({0x0001, 0x0107, 0x0116})
-
 #: "No reason given" by the service user, for good.
 NO_REASON: Final = Rejection(1, 1, 1)
 APPLICATION_CONTEXT_NOT_SUPPORTED: Final = Rejection(1, 1, 2)
@@ -43,7 +42,7 @@ LOCAL_LIMIT_EXCEEDED: Final = Rejection(2, 3, 2)
 
 def is_warning(status: int) -> bool:
     """Whether an instance with this status is kept, with a remark."""
-    return status >> 12 == 0xB or status in _WARNINGS
+    return code_to_category(status) == "Warning"
 
 
 class Silence(StrEnum):
