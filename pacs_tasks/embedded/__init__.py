@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pacs_tasks.embedded.launch import DETACHED, as_on_windows, command, environment, server_kind, start_logged
-from pacs_tasks.embedded.places import Places, holder, holding, is_held
+from pacs_tasks.embedded.places import Lock, Places, holder, is_held
 from pacs_tasks.errors import ConfigurationError
 from pacs_tasks.settings import Settings
 
@@ -46,8 +46,8 @@ def attach(settings: Settings) -> Iterator[str]:
     places = Places.of(settings)
     places.make(settings.group_access)
     with ExitStack() as stack:
-        with holding(places.start_lock, START_LIMIT) as free:
-            if not free:
+        with Lock(places.start_lock) as lock:
+            if not lock.acquire(timeout=START_LIMIT):
                 raise ConfigurationError(
                     "Another command has been starting or stopping the private server for too long. "
                     "End it, or set PACS_TASKS_REDIS_URL to a Redis.",
@@ -84,7 +84,8 @@ def stop(settings: Settings, timeout: float = 20, *, spare_attached: bool = Fals
     if not places.private.is_dir():
         return True
     deadline = time.monotonic() + timeout
-    with holding(places.start_lock, timeout):
+    with Lock(places.start_lock) as lock:
+        lock.acquire(timeout=timeout)
         if spare_attached and places.attached():
             return False
         # On Windows this kills it, and its children end as they do after kill -9.

@@ -128,13 +128,6 @@ def holder(path: Path) -> int | None:
     return pid if pid > 1 and is_held(path) else None
 
 
-@contextmanager
-def holding(path: Path, timeout: float) -> Iterator[bool]:
-    """Hold the lock on ``path`` for a block of code. Yields whether it was acquired."""
-    with Lock(path) as lock:
-        yield lock.acquire(timeout=timeout)
-
-
 #: Attempts to replace the state file.
 _ATTEMPTS = 50
 

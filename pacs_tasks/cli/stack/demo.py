@@ -99,8 +99,7 @@ def _everything(settings: Settings, say: Callable[[str], None]) -> Iterator[tupl
         processes.start("receiver", "workers.receiver", [], variables, quiet=True)
         destination = {settings.receiver_ae_title: ("127.0.0.1", settings.receiver_port)}
         pacs = stack.enter_context(TestPACS(_AE_TITLE, destinations=destination))
-        redis = connect(url, settings.redis_timeout)
-        stack.callback(redis.close)
+        redis = stack.enter_context(connect(url, settings.redis_timeout))
 
         def ready() -> bool:
             return bool(running(redis)) and bool(_workers_in_flower(settings, login))

@@ -162,11 +162,8 @@ def _introduce(settings: Settings, login: str) -> None:
 
 def _announced(settings: Settings, url: str) -> bool:
     """Whether the receiver is announced in Redis. A test connection would show in its log."""
-    client = connect(url, settings.redis_timeout)
-    try:
+    with connect(url, settings.redis_timeout) as client:
         return any(each.port == settings.receiver_port for each in running(client))
-    finally:
-        client.close()
 
 
 @contextmanager
