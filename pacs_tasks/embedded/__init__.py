@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pacs_tasks.embedded.launch import DETACHED, as_on_windows, command, environment, server_kind, start_logged
-from pacs_tasks.embedded.places import Lock, Places, holder, is_held
+from pacs_tasks.embedded.places import Lock, Places, holder, is_held, wait_for
 from pacs_tasks.errors import ConfigurationError
 from pacs_tasks.settings import Settings
 
@@ -142,14 +142,15 @@ def _start(places: Places, settings: Settings) -> None:
         env=environment(settings, None),
         **DETACHED,
     )
+
     # It forks when it holds its lock, and its parent ends. We wait for the parent only, and leave no zombie.
-    deadline, pause = time.monotonic() + START_LIMIT, threading.Event()
-    while process.poll() is None and time.monotonic() < deadline:
+    def ended() -> bool:
         if as_on_windows(settings) and is_held(places.supervisor_lock):
             # It does not fork, and nobody waits for it.
             process.returncode = 0
-        pause.wait(_PAUSE)
-    if process.poll() is None:
+        return process.poll() is not None
+
+    if not wait_for(ended, time.monotonic() + START_LIMIT):
         process.kill()
         process.wait()
     if process.returncode:
@@ -164,9 +165,4 @@ def _not_started(places: Places) -> ConfigurationError:
 
 
 def _gone(places: Places, deadline: float) -> bool:
-    pause = threading.Event()
-    while is_held(places.supervisor_lock) or is_held(places.server_lock):
-        if time.monotonic() >= deadline:
-            return False
-        pause.wait(_PAUSE)
-    return True
+    return wait_for(lambda: not (is_held(places.supervisor_lock) or is_held(places.server_lock)), deadline)

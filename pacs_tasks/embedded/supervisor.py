@@ -35,7 +35,7 @@ from pacs_tasks.embedded.launch import (
     start_logged,
     worker_arguments,
 )
-from pacs_tasks.embedded.places import Lock, Places, State, holder, is_held
+from pacs_tasks.embedded.places import Lock, Places, State, holder, is_held, wait_for
 from pacs_tasks.errors import ConfigurationError, PacsTasksError
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.privacy import keep_private
@@ -172,12 +172,7 @@ class PrivateServer:
         )
 
     def _wait(self, deadline: float) -> bool:
-        pause = threading.Event()
-        while self.running() and time.monotonic() < deadline:
-            if answers(self.url):
-                return True
-            pause.wait(0.01)
-        return False
+        return wait_for(lambda: not self.running() or answers(self.url), deadline) and self.running()
 
     def _end_orphan(self) -> None:
         """End a server whose supervisor was killed before it ends by itself: it locks the files that we need."""
