@@ -202,32 +202,24 @@ def _instances(directory: Path) -> Instances:
 def _shipped_instances() -> list[Path]:
     """Return one file for each instance in the package of pydicom that any PACS stores.
 
-    It has all four UIDs and is not damaged. They have various SOP classes and transfer syntaxes. Nothing is downloaded.
+    They have various SOP classes and transfer syntaxes. Nothing is downloaded.
     """
     found: dict[str, Path] = {}
     for path in sorted((Path(pydicom.__file__).parent / "data").rglob("*")):
-        if path.is_file() and path.suffix not in {".py", ".pyc"} and _is_whole(path):
-            uid = _sop_instance_uid(path)
-            if uid:
-                found.setdefault(uid, path)
+        if path.is_file() and path.suffix not in {".py", ".pyc"} and (uid := _sop_instance_uid(path)):
+            found.setdefault(uid, path)
     return list(found.values())
 
 
-def _is_whole(path: Path) -> bool:
+def _sop_instance_uid(path: Path) -> str:
+    """Return the UID of an instance that is not damaged and has all UIDs; empty for any other file."""
     try:
         damage.judged(part10.read_instance(str(path)))
-    except PacsTasksError:
-        return False
-    return True
-
-
-def _sop_instance_uid(path: Path) -> str:
-    try:
         ds = dcmread(path, specific_tags=list(_NEEDED), stop_before_pixels=True)
         whole = all(ds.get(name) for name in _NEEDED) and "TransferSyntaxUID" in ds.file_meta
         agrees = whole and ds.file_meta.get("MediaStorageSOPInstanceUID") == ds.SOPInstanceUID
         return str(ds.SOPInstanceUID) if agrees else ""
-    except (InvalidDicomError, AttributeError, ValueError, NotImplementedError, OSError, EOFError, KeyError):
+    except (PacsTasksError, InvalidDicomError, AttributeError, LookupError, ValueError, RuntimeError, OSError):
         return ""
 
 
