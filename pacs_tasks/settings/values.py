@@ -9,7 +9,7 @@ import os
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
@@ -235,6 +235,8 @@ def is_weak(user: str, password: str) -> bool:
 #: What a secret begins with (Standard Webhooks), and the bytes that it may have after that.
 SECRET = "whsec_"  # noqa: S105 - its beginning
 _SECRET_BYTES = range(24, 65)
+#: The category of the end of a job.
+_End = Literal["success", "warning", "partial", "failed", "cancelled"]
 
 
 def _check_url(url: str) -> str:
@@ -276,13 +278,7 @@ class Webhook(Value):
     #: The key that signs them, as ``pacs-tasks webhooks new-secret`` prints it.
     secret: Annotated[str, AfterValidator(_check_secret)] = Field(repr=False)
     #: The categories of the ends that are delivered.
-    events: tuple[Literal["success", "warning", "partial", "failed", "cancelled"], ...] = (
-        "success",
-        "warning",
-        "partial",
-        "failed",
-        "cancelled",
-    )
+    events: tuple[_End, ...] = get_args(_End)
     #: Whether events contain the request, and paths and UIDs of what failed.
     patients: bool = False
     #: The authorities that may sign the certificate of the host. None: those of the system.
