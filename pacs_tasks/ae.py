@@ -256,20 +256,13 @@ def _switch(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class AnswerLimits:
-    """How much a remote may answer to one query: a remote that is broken or hostile does not end by itself.
+    """How much a remote may answer to one query: a remote that is broken or hostile does not end by itself."""
 
-    Attributes
-    ----------
-    matches
-        Matches in all.
-    answer_bytes
-        Bytes of all matches, as they are encoded.
-    match_elements
-        Elements of one match, with those within sequences.
-    """
-
+    #: Matches in all.
     matches: int = 200_000
+    #: Bytes of all matches, as they are encoded.
     answer_bytes: int = 1 << 27
+    #: Elements of one match, with those within sequences.
     match_elements: int = 10_000
 
 
@@ -280,17 +273,11 @@ class LocalAE(Value):
 
 
 class AllowedCaller(Value):
-    """A caller that the receiver accepts; its AE title, or ``*`` for any, is the name of its table.
+    """A caller that the receiver accepts; its AE title, or ``*`` for any, is the name of its table."""
 
-    Attributes
-    ----------
-    addresses
-        Where it calls from: IP addresses, networks or host names. Empty accepts every address.
-    certificates
-        As in :class:`TLS`.
-    """
-
+    #: Where it calls from: IP addresses, networks or host names. Empty accepts every address.
     addresses: tuple[Address, ...] = ()
+    #: As in :class:`TLS`.
     certificates: tuple[Certificate, ...] = ()
 
 
@@ -299,25 +286,18 @@ class UserIdentity(Value):
 
     It is in the settings of workers and never in a request. Secrets are in files, which are read for each association,
     or in the environment: ``PACS_TASKS_REMOTES='{"archive": {"identity": {"passcode": "..."}}}'``.
-
-    Attributes
-    ----------
-    username
-        Alone, or with a passcode.
-    passcode, passcode_file
-        The passcode, or its file. Line ends at the end of the file do not count.
-    kerberos_file, saml_file, jwt_file
-        The file of a Kerberos service ticket, a SAML assertion, or a JSON Web Token.
-    positive_response
-        Whether the remote must confirm the identity; without it, a remote may ignore the identity.
     """
 
+    #: Alone, or with a passcode.
     username: Annotated[str, StringConstraints(min_length=1)] | None = None
+    #: The passcode, or its file. Line ends at the end of the file do not count.
     passcode: SecretStr | None = None
     passcode_file: FileName | None = None
+    #: The file of a Kerberos service ticket, a SAML assertion, or a JSON Web Token.
     kerberos_file: FileName | None = None
     saml_file: FileName | None = None
     jwt_file: FileName | None = None
+    #: Whether the remote must confirm the identity; without it, a remote may ignore the identity.
     positive_response: bool = False
 
     @model_validator(mode="after")

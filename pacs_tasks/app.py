@@ -65,7 +65,7 @@ _FIXED: dict[str, Any] = {
     # Tasks count their own retries: `retry(max_retries=None)` alone means Celery's default of 3. Then it raises, and
     # the chord of a part that raises is lost.
     # And whoever publishes a task, of whatever name, no event, log line or `inspect` shows its arguments.
-    "task_annotations": {"*": {"max_retries": None, "Request": "pacs_tasks.messages.private_request:PrivateRequest"}},
+    "task_annotations": {"*": {"max_retries": None, "Request": "pacs_tasks.messages.envelope:PrivateRequest"}},
     # A traceback of a library on stderr stays readable; our code prints nothing.
     "worker_redirect_stdouts": False,
     "task_publish_retry_policy": {"max_retries": 2, "interval_start": 0, "interval_step": 0.5},

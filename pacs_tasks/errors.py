@@ -141,14 +141,9 @@ class NotSendingError(ContextRejectedError):
 
 
 class PeerUnavailableError(AssociationError):
-    """The remote is unreachable, busy, aborted or silent. That may change, so this one class is retried.
+    """The remote is unreachable, busy, aborted or silent. That may change, so this one class is retried."""
 
-    Attributes
-    ----------
-    broken
-        The connection ended without an A-ABORT, as it does where the line is at fault.
-    """
-
+    #: The connection ended without an A-ABORT, as it does where the line is at fault.
     broken = False
 
 

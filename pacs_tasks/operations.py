@@ -72,30 +72,20 @@ HIDDEN = "(hidden)"
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One operation, with the words that people know it by.
+    """One operation, with the words that people know it by."""
 
-    Attributes
-    ----------
-    request, outcome
-        What goes to the worker and what comes back. ``request.task`` is the name of the public task.
-    queue
-        The queue of its tasks.
-    command
-        The command that runs it.
-    done
-        What it has done with an item that succeeded.
-    item
-        The heading of a column of items.
-    steps
-        The internal tasks of its jobs. They share its queue.
-    """
-
+    #: What goes to the worker and what comes back. ``request.task`` is the name of the public task.
     request: type[AnyRequest]
     outcome: type[Outcome]
+    #: The queue of its tasks.
     queue: str
+    #: The command that runs it.
     command: str
+    #: What it has done with an item that succeeded.
     done: str = "done"
+    #: The heading of a column of items.
     item: str = "File or instance"
+    #: The internal tasks of its jobs. They share its queue.
     steps: tuple[str, ...] = ()
 
     @property

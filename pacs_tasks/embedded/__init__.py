@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from pacs_tasks.embedded.launch import DETACHED, as_on_windows, command, environment, server_kind, start_logged
-from pacs_tasks.embedded.places import Places, holder, holding, is_held
+from pacs_tasks.embedded.places import Lock, Places, holder, is_held, wait_for
 from pacs_tasks.errors import ConfigurationError
 from pacs_tasks.settings import Settings
 
@@ -46,8 +46,8 @@ def attach(settings: Settings) -> Iterator[str]:
     places = Places.of(settings)
     places.make(settings.group_access)
     with ExitStack() as stack:
-        with holding(places.start_lock, START_LIMIT) as free:
-            if not free:
+        with Lock(places.start_lock) as lock:
+            if not lock.acquire(timeout=START_LIMIT):
                 raise ConfigurationError(
                     "Another command has been starting or stopping the private server for too long. "
                     "End it, or set PACS_TASKS_REDIS_URL to a Redis.",
@@ -84,7 +84,8 @@ def stop(settings: Settings, timeout: float = 20, *, spare_attached: bool = Fals
     if not places.private.is_dir():
         return True
     deadline = time.monotonic() + timeout
-    with holding(places.start_lock, timeout):
+    with Lock(places.start_lock) as lock:
+        lock.acquire(timeout=timeout)
         if spare_attached and places.attached():
             return False
         # On Windows this kills it, and its children end as they do after kill -9.
@@ -141,14 +142,15 @@ def _start(places: Places, settings: Settings) -> None:
         env=environment(settings, None),
         **DETACHED,
     )
+
     # It forks when it holds its lock, and its parent ends. We wait for the parent only, and leave no zombie.
-    deadline, pause = time.monotonic() + START_LIMIT, threading.Event()
-    while process.poll() is None and time.monotonic() < deadline:
+    def ended() -> bool:
         if as_on_windows(settings) and is_held(places.supervisor_lock):
             # It does not fork, and nobody waits for it.
             process.returncode = 0
-        pause.wait(_PAUSE)
-    if process.poll() is None:
+        return process.poll() is not None
+
+    if not wait_for(ended, time.monotonic() + START_LIMIT):
         process.kill()
         process.wait()
     if process.returncode:
@@ -163,9 +165,4 @@ def _not_started(places: Places) -> ConfigurationError:
 
 
 def _gone(places: Places, deadline: float) -> bool:
-    pause = threading.Event()
-    while is_held(places.supervisor_lock) or is_held(places.server_lock):
-        if time.monotonic() >= deadline:
-            return False
-        pause.wait(_PAUSE)
-    return True
+    return wait_for(lambda: not (is_held(places.supervisor_lock) or is_held(places.server_lock)), deadline)

@@ -104,7 +104,8 @@ def environment(settings: Settings, redis_url: str | None) -> dict[str, str]:
     """Return the environment that gives a process these settings, whatever its working directory."""
     values = settings.model_dump(mode="json", exclude_none=True, exclude=_NOT_INHERITED)
     # The caller has named the variables that nothing reads.
-    variables = {name: value for name, value in os.environ.items() if name not in unread_variables()}
+    unread = unread_variables()
+    variables = {name: value for name, value in os.environ.items() if name not in unread}
     variables.pop("PACS_TASKS_REDIS_URL", None)
     for name, value in values.items():
         variables[f"PACS_TASKS_{name.upper()}"] = value if isinstance(value, str) else json.dumps(value)

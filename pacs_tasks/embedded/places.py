@@ -25,7 +25,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -36,7 +36,7 @@ from pacs_tasks.errors import ConfigurationError
 from pacs_tasks.privacy import LOG_LIMIT, GroupAccess, directory_mode
 from pacs_tasks.settings import Settings
 
-#: Seconds between two attempts at a lock that another process holds.
+#: Seconds between two looks at a condition, such as whether another process still holds a lock.
 _PAUSE = 0.02
 
 if sys.platform == "win32":
@@ -60,6 +60,14 @@ else:
         fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
 
+def wait_for(condition: Callable[[], bool], deadline: float) -> bool:
+    """Wait until a condition holds; return whether it does before a time of :func:`time.monotonic`."""
+    pause = threading.Event()
+    while not (holds := condition()) and time.monotonic() < deadline:
+        pause.wait(_PAUSE)
+    return holds
+
+
 class Lock:
     """An advisory lock on a file. It ends with :meth:`close` or with the process."""
 
@@ -70,17 +78,15 @@ class Lock:
 
     def acquire(self, *, timeout: float = 0.0, shared: bool = False) -> bool:
         """Acquire the lock within ``timeout`` seconds; false if another process holds it."""
-        deadline = time.monotonic() + timeout
-        pause = threading.Event()
-        while True:
+
+        def acquired() -> bool:
             try:
                 _lock(self.fd, shared=shared)
             except OSError:
-                if time.monotonic() >= deadline:
-                    return False
-                pause.wait(_PAUSE)
-            else:
-                return True
+                return False
+            return True
+
+        return wait_for(acquired, time.monotonic() + timeout)
 
     def in_place(self) -> bool:
         """Report whether the locked file is still the one at its path: it may have been removed or renamed."""
@@ -126,13 +132,6 @@ def holder(path: Path) -> int | None:
     except (OSError, ValueError):
         return None
     return pid if pid > 1 and is_held(path) else None
-
-
-@contextmanager
-def holding(path: Path, timeout: float) -> Iterator[bool]:
-    """Hold the lock on ``path`` for a block of code. Yields whether it was acquired."""
-    with Lock(path) as lock:
-        yield lock.acquire(timeout=timeout)
 
 
 #: Attempts to replace the state file.

@@ -35,7 +35,7 @@ from pacs_tasks.embedded.launch import (
     start_logged,
     worker_arguments,
 )
-from pacs_tasks.embedded.places import Lock, Places, State, holder, is_held
+from pacs_tasks.embedded.places import Lock, Places, State, holder, is_held, wait_for
 from pacs_tasks.errors import ConfigurationError, PacsTasksError
 from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.privacy import keep_private
@@ -150,11 +150,11 @@ class PrivateServer:
         return process
 
     def _say(self, text: str) -> None:
-        assert self._process is not None and self._process.stdin is not None  # noqa: S101, PT018 - tells mypy
-        # It may have ended.
-        with contextlib.suppress(OSError, ValueError):
-            self._process.stdin.write(text.encode())
-            self._process.stdin.flush()
+        if self._process is not None and self._process.stdin is not None:
+            # It may have ended.
+            with contextlib.suppress(OSError, ValueError):
+                self._process.stdin.write(text.encode())
+                self._process.stdin.flush()
 
     def _configuration(self) -> str:
         """Return a configuration that loses at most a second of work in a power cut and never evicts a job."""
@@ -172,12 +172,7 @@ class PrivateServer:
         )
 
     def _wait(self, deadline: float) -> bool:
-        pause = threading.Event()
-        while self.running() and time.monotonic() < deadline:
-            if answers(self.url):
-                return True
-            pause.wait(0.01)
-        return False
+        return wait_for(lambda: not self.running() or answers(self.url), deadline) and self.running()
 
     def _end_orphan(self) -> None:
         """End a server whose supervisor was killed before it ends by itself: it locks the files that we need."""
@@ -253,9 +248,9 @@ class PrivateWorker:
 
 def _end(process: subprocess.Popen[bytes], limit: float) -> None:
     """Close the standard input of a process, at which it ends by itself, and kill what is left of its group."""
-    assert process.stdin is not None  # noqa: S101 - tells mypy what PIPE means
-    with contextlib.suppress(OSError):
-        process.stdin.close()
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
     try:
         process.wait(limit)
     except subprocess.TimeoutExpired:

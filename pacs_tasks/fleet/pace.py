@@ -50,15 +50,10 @@ NOTHING = Amount()
 
 
 class TokensReply(NamedTuple):
-    """The reply to a request for tokens.
-
-    Attributes
-    ----------
-    seconds
-        Until the work may begin, or if it is not granted, until the next request.
-    """
+    """The reply to a request for tokens."""
 
     granted: bool
+    #: Until the work may begin, or if it is not granted, until the next request.
     seconds: float
 
 

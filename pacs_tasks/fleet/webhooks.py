@@ -46,26 +46,18 @@ def event_id(job_id: str, attempt: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """An event on its way to one webhook.
-
-    Attributes
-    ----------
-    tries
-        How often it was posted.
-    error
-        Why the last try failed.
-    given_up
-        Whether it is tried no more.
-    time
-        When it was planned or given up, in Unix seconds.
-    """
+    """An event on its way to one webhook."""
 
     event_id: str
     webhook: str
     job_id: str
+    #: When it was planned or given up, in Unix seconds.
     time: float
+    #: How often it was posted.
     tries: int = 0
+    #: Why the last try failed.
     error: str = ""
+    #: Whether it is tried no more.
     given_up: bool = False
 
     @property

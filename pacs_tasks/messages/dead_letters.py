@@ -34,31 +34,21 @@ def _content_key(letter_id: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A message that no worker serves.
-
-    Attributes
-    ----------
-    queue
-        Where it came from.
-    reason
-        Why it was refused.
-    task, job_id
-        The task and the job that it names; empty if these are not readable.
-    size
-        Bytes of the message.
-    whole
-        Whether the whole message is kept, so that it can be enqueued again.
-    time
-        When it was refused, in seconds since 1970.
-    """
+    """A message that no worker serves."""
 
     id: str
+    #: Where it came from.
     queue: str
+    #: Why it was refused.
     reason: str
+    #: The task and the job that it names; empty if these are not readable.
     task: str
     job_id: str
+    #: Bytes of the message.
     size: int
+    #: Whether the whole message is kept, so that it can be enqueued again.
     whole: bool
+    #: When it was refused, in seconds since 1970.
     time: float
 
 

@@ -3,7 +3,7 @@
 Celery trusts its broker: an error in a message's envelope ends the worker, the message comes back, and the next worker
 ends. So each message is read here first. What passes has the shape of Celery's task protocol (version 2, or 1 from old
 clients), is nested little and small enough, also after it is decompressed. The functions are pure and raise nothing but
-:class:`~pacs_tasks.errors.MessageError`.
+:class:`~pacs_tasks.errors.MessageError`. :class:`PrivateRequest` hides what it holds from those who watch.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ import lzma
 import re
 import zlib
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Final, NoReturn, Protocol, TypeVar
+from typing import Any, Final, NoReturn, Protocol, TypeVar, cast
 from uuid import UUID
 
 from celery.app.task import Context
+from celery.worker.request import Request
 from kombu.utils.json import object_hook
 from pydantic import BaseModel, ValidationError
 
 from pacs_tasks.errors import MessageError
 from pacs_tasks.messages.shapes import Command, ControlHeaders, EnvelopeShape, Event, Following, TaskFields
-from pacs_tasks.messages.shown import shown_arguments
+from pacs_tasks.messages.shown import checked, shown_arguments, shown_result
 
 #: Levels of lists and objects. Celery and pickle fail at some 300; a request has 6, a canvas of tasks some 30.
 DEEPEST: Final = 100
@@ -64,14 +65,9 @@ _INFLATERS: Final[dict[str, Callable[[], _Inflater]]] = {
 
 
 class Envelope(dict[str, Any]):
-    """A message as kombu takes it.
+    """A message as kombu takes it."""
 
-    Attributes
-    ----------
-    content
-        Its body, decoded.
-    """
-
+    #: Its body, decoded.
     content: Any = None
 
 
@@ -119,15 +115,15 @@ def check_task(message: Envelope, tasks: Tasks) -> None:
         args, kwargs, following = content.get("args", []), content.get("kwargs", {}), content
     else:
         args, kwargs, following = _protocol_2(content)
-    checked = _checked(TaskFields, fields, "header")
+    known = _checked(TaskFields, fields, "header")
     if not isinstance(args, list) or not isinstance(kwargs, dict):
         raise MessageError("The arguments of the task are not a list and an object. Enqueue tasks with Celery.")
     _checked(Following, following, "body")
     if isinstance(fields["id"], UUID):
         # Celery accepts one from those who enqueue, and Redis none.
         holder = headers if "id" in headers else content
-        holder["id"] = str(checked.id)
-    task = tasks.get(checked.task)
+        holder["id"] = str(known.id)
+    task = tasks.get(known.task)
     if task is None:
         raise MessageError("No task of pacs-tasks has this name. Correct it: docs/reference/tasks lists all.")
     try:
@@ -154,6 +150,28 @@ def shown(message: Envelope) -> tuple[str, str]:
     task, task_id = about(message)
     args = message.content.get("args", []) if isinstance(message.content, dict) else message.content[0]
     return shown_arguments(task, task_id, args)
+
+
+class PrivateRequest(Request):  # type: ignore[misc]  # Celery ships no annotations
+    """A task message of which events, log lines and `inspect` show only what is harmless, whoever published it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        fields = self._request_dict
+        fields |= {name: checked(fields.get(name)) for name in ("argsrepr", "kwargsrepr")}
+        self._argsrepr, self._kwargsrepr = fields["argsrepr"], fields["kwargsrepr"]
+
+    def info(self, *_: Any, **__: Any) -> dict[str, Any]:
+        return cast("dict[str, Any]", super().info(safe=True))
+
+    def send_event(self, event: str, **fields: Any) -> None:
+        """Send an event. A job that did not do all has failed for whoever watches, although Celery has its summary."""
+        if event == "task-succeeded":
+            good, result = shown_result(self.name, fields["result"])
+            fields["result"] = result
+            if not good:
+                event, fields["exception"] = "task-failed", result
+        super().send_event(event, **fields)
 
 
 def drop_time_limits(message: Envelope) -> None:

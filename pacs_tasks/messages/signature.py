@@ -36,16 +36,11 @@ _SIGNATURE, _BULK_SIGNATURE = "signature", "bulk_signature"
 
 
 class Signed(NamedTuple):
-    """What a signature covers beside the name and the time.
-
-    Attributes
-    ----------
-    content
-        The body of a message, or the text of a request in the ledger.
-    """
+    """What a signature covers beside the name and the time."""
 
     task: str
     job_id: str
+    #: The body of a message, or the text of a request in the ledger.
     content: Any
     eta: Any = None
     expires: Any = None

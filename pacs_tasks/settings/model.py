@@ -48,6 +48,7 @@ from pacs_tasks.settings.values import (
     SigningKey,
     SourceURLs,
     Unsolicited,
+    Webhook,
     WhenFull,
     check_audit,
     check_encryption_keys,
@@ -56,7 +57,6 @@ from pacs_tasks.settings.values import (
     is_weak,
     with_tls,
 )
-from pacs_tasks.settings.webhooks import Webhook
 
 #: The name of the settings file.
 CONFIG_NAME = "pacs-tasks.toml"
@@ -86,24 +86,16 @@ def _several(value: object) -> object:
 
 
 class NamedRemote(RemoteAE):
-    """A remote in the settings of a process.
+    """A remote in the settings of a process."""
 
-    Attributes
-    ----------
-    identity
-        On whose behalf associations are requested.
-    bulk_hours
-        The hours in which jobs of priority ``bulk`` run: ``22:00-06:00``, or ``sat,sun 00:00-24:00``. None: always.
-    time_zone
-        The time zone of these hours, such as ``Europe/Berlin``. None: that of the worker's machine.
-    instances_per_second, bytes_per_second
-        What the whole fleet may send to it, or have it deliver. None: not limited.
-    """
-
+    #: On whose behalf associations are requested.
     identity: UserIdentity | None = None
+    #: The hours in which jobs of priority ``bulk`` run: ``22:00-06:00``, or ``sat,sun 00:00-24:00``. None: always.
     bulk_hours: Annotated[tuple[str, ...], BeforeValidator(_several), AfterValidator(check_hours)] | None = None
+    #: The time zone of these hours, such as ``Europe/Berlin``. None: that of the worker's machine.
     time_zone: Annotated[str, AfterValidator(check_time_zone)] | None = None
     # One in 100 seconds at least: a job that waits for hours between two instances looks as if it stood still.
+    #: What the whole fleet may send to it, or have it deliver. None: not limited.
     instances_per_second: Annotated[float, Field(ge=0.01, le=100_000)] | None = None
     bytes_per_second: Annotated[float, BeforeValidator(parse_size), Field(ge=1000)] | None = None
 

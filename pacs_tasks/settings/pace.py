@@ -38,16 +38,11 @@ class Hours:
     """Hours of the week, by the clock on the wall of the remote.
 
     An hour that the clock shows twice in autumn counts twice, and one that it leaves out in spring does not come.
-
-    Attributes
-    ----------
-    windows
-        As :func:`parse_window` reads them.
-    time_zone
-        The name of a time zone; None is that of this machine.
     """
 
+    #: As :func:`parse_window` reads them.
     windows: tuple[Window, ...]
+    #: The name of a time zone; None is that of this machine.
     time_zone: str | None = None
 
     def hold(self, at: float) -> bool:
@@ -73,18 +68,12 @@ class Hours:
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast, and when, a remote takes work; None is not limited.
+    """How fast, and when, a remote takes work; None is not limited."""
 
-    Attributes
-    ----------
-    instances, bytes
-        How many a second.
-    hours
-        The hours of bulk jobs.
-    """
-
+    #: How many a second.
     instances: float | None = None
     bytes: float | None = None
+    #: The hours of bulk jobs.
     hours: Hours | None = None
 
     @property

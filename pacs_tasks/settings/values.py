@@ -9,12 +9,12 @@ import os
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
-from urllib.parse import parse_qsl, quote
+from typing import Annotated, Any, Literal, get_args
+from urllib.parse import parse_qsl, quote, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
-from pacs_tasks.ae import Network, is_foreign_path
+from pacs_tasks.ae import FileName, Network, Value, is_foreign_path, is_loopback
 from pacs_tasks.errors import BrokerSettingError
 from pacs_tasks.source import URL
 
@@ -228,3 +228,60 @@ def is_weak(user: str, password: str) -> bool:
     known = f"{re.escape(user.lower())}|{_WORDS}"
     beside = min(len(set(re.sub(known, "", each))) for each in readings)
     return len(password) < PASSWORD or beside < _BESIDE_WORDS or len(repeated) < min(PASSWORD, len(word))
+
+
+# Webhooks
+
+#: What a secret begins with (Standard Webhooks), and the bytes that it may have after that.
+SECRET = "whsec_"  # noqa: S105 - its beginning
+_SECRET_BYTES = range(24, 65)
+#: The category of the end of a job.
+_End = Literal["success", "warning", "partial", "failed", "cancelled"]
+
+
+def _check_url(url: str) -> str:
+    """Accept https, and http to this machine. What else a URL may hold would end up in logs of proxies."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if not host or not url.isascii() or not url.isprintable() or " " in url or "@" in parts.netloc or parts.fragment:
+        raise ValueError("this is not a URL; write it as https://HOST/PATH, without a user")
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(host)):
+        raise ValueError("the URL of a webhook begins with https://; only this machine may be called with http://")
+    return url
+
+
+def _check_secret(secret: str) -> str:
+    if not secret.startswith(SECRET) or key_of(secret) is None:
+        raise ValueError(
+            "a secret is whsec_ and 24 to 64 bytes in Base64; print one with `pacs-tasks webhooks new-secret`"
+        )
+    return secret
+
+
+def key_of(secret: str) -> bytes | None:
+    """Decode the key of a secret; None if it is not one."""
+    try:
+        key = base64.b64decode(secret.removeprefix(SECRET), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    return key if len(key) in _SECRET_BYTES else None
+
+
+class Webhook(Value):
+    """A subscription to the ends of jobs."""
+
+    #: Where events are posted: https, or http on this machine.
+    url: Annotated[str, AfterValidator(_check_url)]
+    #: The key that signs them, as ``pacs-tasks webhooks new-secret`` prints it.
+    secret: Annotated[str, AfterValidator(_check_secret)] = Field(repr=False)
+    #: The categories of the ends that are delivered.
+    events: tuple[_End, ...] = get_args(_End)
+    #: Whether events contain the request, and paths and UIDs of what failed.
+    patients: bool = False
+    #: The authorities that may sign the certificate of the host. None: those of the system.
+    ca_file: FileName | None = None
+    #: Seconds to connect, and then for the whole response.
+    timeout: float = Field(default=10.0, gt=0, le=30)

@@ -44,7 +44,7 @@ from pacs_tasks.outcome import Category, Outcome, Progress
 from pacs_tasks.request import Priority
 from pacs_tasks.schema import ID, JobEnded, JobEvent
 from pacs_tasks.settings import settings
-from pacs_tasks.settings.webhooks import Webhook, key_of
+from pacs_tasks.settings.values import Webhook, key_of
 from pacs_tasks.tasks.engine.base import BROKER_AWAY, go_back, ledger, register
 from pacs_tasks.tasks.engine.claim import repeat
 

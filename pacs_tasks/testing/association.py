@@ -1,4 +1,4 @@
-"""The associations of a :class:`~pacs_tasks.testing.TestPACS`: sockets, admission, contexts, and waits."""
+"""The associations of a :class:`~pacs_tasks.testing.TestPACS`: sockets, threads, admission, contexts, and waits."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any, Final
 from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
+from pynetdicom.dul import DULServiceProvider
 from pynetdicom.events import Event, EventHandlerType
 from pynetdicom.pdu_primitives import (
     A_ASSOCIATE,
@@ -43,7 +44,6 @@ from pynetdicom.transport import AddressInformation, AssociationSocket, Threaded
 
 from pacs_tasks.ae import TLS
 from pacs_tasks.testing.faults import NO_REASON, Faults, Identity, Rejection, Silence
-from pacs_tasks.testing.rest import rest_when_idle
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +53,11 @@ SLICE: Final = 0.02
 _HANDSHAKE_LIMIT: Final = 10.0
 #: Seconds between two checks of a wait for a response: whether there is still a remote to respond.
 _RESPONSE_SLICE: Final = 0.1
+#: Seconds for which a thread of an association that finds nothing to do sleeps at first, how often it does so, and the
+#: seconds for which it sleeps after that: pynetdicom has each of the two look a thousand times a second for ever.
+_LOOK: Final = 0.001
+_MANY: Final = 500
+_REST: Final = 0.02
 _QUICK_ACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
 
 _PATIENT_ROOT: Final = ("PATIENT", "STUDY", "SERIES", "IMAGE")
@@ -233,6 +238,51 @@ def _hold_reactor(event: Event) -> None:
     event.assoc._reactor_checkpoint.clear()
 
 
+# Threads
+
+
+class _Provider(DULServiceProvider):
+    """The thread that reads and writes. It rests while the association is idle."""
+
+    _in_vain = 0
+
+    @property
+    def is_idle(self) -> bool:
+        return self._in_vain > _MANY
+
+    def _process_recv_primitive(self) -> bool:
+        return self._looked(super()._process_recv_primitive())
+
+    def _is_transport_event(self) -> bool:
+        return self._looked(super()._is_transport_event())
+
+    def _looked(self, found: bool) -> bool:
+        self._in_vain = 0 if found else self._in_vain + 1
+        self._run_loop_delay = _REST if self.is_idle else _LOOK
+        return found
+
+
+class _Checkpoint(threading.Event):
+    """Where the thread that serves requests passes by each time before it looks for one."""
+
+    def __init__(self, provider: _Provider) -> None:
+        super().__init__()
+        self._provider = provider
+        self.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if self._provider.is_idle:
+            time.sleep(_REST)
+        return super().wait(timeout)
+
+
+def _rest_when_idle(assoc: Association) -> None:
+    """Have the two threads of an association that has not begun rest while it is idle."""
+    assoc.dul.__class__ = _Provider
+    if isinstance(assoc.dul, _Provider):
+        assoc._reactor_checkpoint = _Checkpoint(assoc.dul)
+
+
 # Admission
 
 
@@ -253,7 +303,7 @@ class Reception:
 
     def _on_connection(self, event: Event) -> None:
         event.assoc.dul.socket.__class__ = _Socket
-        rest_when_idle(event.assoc)
+        _rest_when_idle(event.assoc)
         # C-GET waits for responses of its caller in the thread of the association.
         event.assoc.dimse_timeout = _RESPONSE_SLICE
         with self._lock:

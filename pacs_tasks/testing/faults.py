@@ -8,6 +8,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
+from pynetdicom.status import code_to_category
+
 if TYPE_CHECKING:
     from pacs_tasks.testing.instances import StoredBytes
 
@@ -29,9 +31,6 @@ class Rejection:
 #: A user identity (PS3.7 section D.3.3.7): its type, and its primary and secondary field.
 Identity = tuple[int, bytes, bytes]
 
-#: Statuses of the class Warning besides Bxxx (PS3.7 section C.1.3).
-_WARNINGS: Final = frozenset({0x0001, 0x0107, 0x0116})
-
 #: "No reason given" by the service user, for good.
 NO_REASON: Final = Rejection(1, 1, 1)
 APPLICATION_CONTEXT_NOT_SUPPORTED: Final = Rejection(1, 1, 2)
@@ -43,7 +42,7 @@ LOCAL_LIMIT_EXCEEDED: Final = Rejection(2, 3, 2)
 
 def is_warning(status: int) -> bool:
     """Whether an instance with this status is kept, with a remark."""
-    return status >> 12 == 0xB or status in _WARNINGS
+    return code_to_category(status) == "Warning"
 
 
 class Silence(StrEnum):
@@ -71,210 +70,146 @@ class Report(StrEnum):
 
 @dataclass(frozen=True)
 class Faults:
-    """What goes wrong; each fault is off by default. :attr:`TestPACS.faults` may be replaced at any time.
+    """What goes wrong; each fault is off by default. :attr:`TestPACS.faults` may be replaced at any time."""
 
-    Parameters
-    ----------
-    rejection
-        Reject every association with this.
-    busy_associations
-        Reject the first so many associations as "local limit exceeded", which is transient.
-    association_limit
-        Reject an association as "local limit exceeded" while so many are open.
-    calling_aets
-        Accept only these calling AE titles; empty accepts all.
-    require_called_aet
-        Accept only callers that use the AE title of this PACS.
-    identities
-        Accept only these user identities (PS3.7 section D.3.3.7): type, primary and secondary field; empty accepts all.
-    unconfirmed_identity
-        Do not confirm a user identity, though a positive response is requested.
-    refused_sop_classes, refused_transfer_syntaxes
-        Refuse presentation contexts for these.
-    silence
-        The point from which it stays silent.
-    abort_at_store
-        Abort the association at the n-th C-STORE request since the start, counted from 1.
-    abort_at_instances, silent_at_instances
-        Abort the association, or stay silent, at each C-STORE request for these SOP Instance UIDs.
-    abort_within_store
-        Abort the association once, in the middle of the data set that would be the n-th complete one. The data set must
-        be longer than a PDU: see ``max_pdu_size``.
-    store_status
-        Respond to C-STORE for this SOP Instance UID (or :data:`EVERY_INSTANCE`) with this status. An instance is kept
-        if the status is success or a warning.
-    store_status_times
-        Respond so to an instance at most so many times, then with success; None means always.
-    find_status, retrieve_status
-        Respond to each C-FIND, or to each C-MOVE and C-GET, with this final status at once.
-    unknown_destination_status
-        Respond to a C-MOVE to an unknown destination with this status; Orthanc uses C000.
-    find_statuses
-        Respond to a C-FIND for this Patient ID with this final status at once.
-    abort_after_find
-        Abort each association after the final status of its first C-FIND.
-    abort_at_keys
-        Abort the association at each C-FIND that has one of these keywords.
-    most_matches
-        Return at most so many matches to each C-FIND, and end with success all the same, as some PACS do.
-    most_matches_status, all_or_nothing
-        End a truncated answer with this status; return only the status.
-    matches_without_end
-        Return the matches of each C-FIND again and again, each time with other UIDs, without end.
-    match_elements, match_depth, match_bytes
-        Add to each match so many elements, so many sequences within each other, and a value of so many bytes.
-    related_instances
-        Report this as the number of related instances.
-    lists_syntaxes
-        Return Available Transfer Syntax UID, (0008,3002), which few PACS do.
-    unknown_keys
-        Respond to each C-FIND that has one of these keywords with A900.
-    ignored_keys
-        Match as if these keywords had no value.
-    omitted_keys
-        Omit these keywords from matches.
-    pending_status
-        The status of each match: FF01 if it does not support some optional keys.
-    refused_uid_lists
-        Return no matches if a key is a list of UIDs (PS3.4 section C.2.2.2.2).
-    abort_at_uid_lists
-        Abort the association at each C-FIND with a list of UIDs.
-    no_image_level
-        Respond to each C-FIND at IMAGE level with this status at once.
-    no_counts
-        Omit the numbers of related studies, series and instances from matches (PS3.4 section C.3.4).
-    lost
-        In C-MOVE and C-GET, do not send these SOP Instance UIDs, but count them as completed.
-    unsent
-        In C-MOVE and C-GET, do not send these SOP Instance UIDs, and report them as failed.
-    drop_every
-        In C-MOVE and C-GET, do not send every n-th instance when it is first requested, but count it as completed.
-        Instances are counted in the order of their first request, over all requests.
-    zero_suboperations
-        Respond to the first so many C-MOVE and C-GET with success at once: 0 of 0 sub-operations, nothing sent.
-    first_uid_only
-        In C-MOVE and C-GET, use only the first of a list of SOP Instance UIDs.
-    pending_for_ever
-        In C-MOVE and C-GET, send nothing but pending responses, ten a second, without end.
-    changing_counts
-        With ``pending_for_ever``, report one remaining sub-operation more in every other response.
-    repeats_for_ever
-        In C-MOVE and C-GET, send the last instance again and again, without end.
-    any_context
-        In C-MOVE and C-GET, send an instance whose own context is not accepted in another one: of its class, or else of
-        any class.
-    never_finish
-        In C-MOVE and C-GET, send every instance but never the final response.
-    also_sent
-        In each C-MOVE and C-GET, first send these instances, though nobody requested them.
-    delivers_as, delivers_from
-        In C-MOVE, call the destination with this AE title, or from this IP address, as the node of a cluster may.
-    originator
-        In C-MOVE, name this Move Originator Application Entity Title instead of the caller; empty names none.
-    ignore_cancel
-        Ignore C-CANCEL.
-    hold_instances_after
-        Respond to so many C-STORE since the start, and send so many instances of each C-MOVE and C-GET; hold the next
-        ones back until the faults are replaced.
-    action_status
-        Respond to each request for storage commitment (N-ACTION) with this status, and report nothing.
-    report
-        Where it reports about storage commitment.
-    report_times
-        How many times it sends the same report.
-    report_transaction_uid
-        Report about this transaction instead of the requested one.
-    uncommitted
-        Report this Failure Reason for this SOP Instance UID (or :data:`EVERY_INSTANCE`). An instance that is not held
-        fails anyway.
-    unreported
-        Omit these SOP Instance UIDs from reports.
-    omit_charset
-        Omit Specific Character Set, (0008,0005), from matches, however their text is encoded.
-    delay
-        Seconds to wait before each response.
-    overload
-        So many open associations double the delay of each response but those of C-MOVE and C-GET; n of them make it
-        1 + (n / ``overload``)² times as long, as in an archive whose disk is too busy. With so many it is fastest.
-    hold_requests_after
-        Serve so many requests since the start, not counting the sub-operations of C-MOVE and C-GET; hold the later ones
-        until the faults are replaced.
-    comment
-        Add this Error Comment, (0000,0902), to each status but success and pending (PS3.7 section C.5).
-    max_pdu_size
-        The largest PDU to receive, in bytes; 0 is unlimited (PS3.8 section D.1).
-    operations
-        How many requests a caller may have outstanding at once, if it asks for it (PS3.7 section D.3.3.3). With 1, as
-        in most PACS, the proposal is not answered.
-    """
-
+    #: Reject every association with this.
     rejection: Rejection | None = None
+    #: Reject the first so many associations as "local limit exceeded", which is transient.
     busy_associations: int = 0
+    #: Reject an association as "local limit exceeded" while so many are open.
     association_limit: int | None = None
+    #: Accept only these calling AE titles; empty accepts all.
     calling_aets: Collection[str] = ()
+    #: Accept only callers that use the AE title of this PACS.
     require_called_aet: bool = False
+    #: Accept only these user identities (PS3.7 section D.3.3.7): type, primary and secondary field; empty accepts all.
     identities: Collection[Identity] = ()
+    #: Do not confirm a user identity, though a positive response is requested.
     unconfirmed_identity: bool = False
+    #: Refuse presentation contexts for these.
     refused_sop_classes: Collection[str] = ()
     refused_transfer_syntaxes: Collection[str] = ()
+    #: The point from which it stays silent.
     silence: Silence | None = None
+    #: Abort the association at the n-th C-STORE request since the start, counted from 1.
     abort_at_store: int | None = None
+    #: Abort the association, or stay silent, at each C-STORE request for these SOP Instance UIDs.
     abort_at_instances: Collection[str] = ()
     silent_at_instances: Collection[str] = ()
+    #: Abort the association once, in the middle of the data set that would be the n-th complete one. The data set must
+    #: be longer than a PDU: see ``max_pdu_size``.
     abort_within_store: int | None = None
+    #: Respond to C-STORE for this SOP Instance UID (or :data:`EVERY_INSTANCE`) with this status. An instance is kept if
+    #: the status is success or a warning.
     store_status: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    #: Respond so to an instance at most so many times, then with success; None means always.
     store_status_times: int | None = None
+    #: Respond to each C-FIND, or to each C-MOVE and C-GET, with this final status at once.
     find_status: int | None = None
-    find_statuses: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     retrieve_status: int | None = None
+    #: Respond to a C-MOVE to an unknown destination with this status; Orthanc uses C000.
     unknown_destination_status: int = 0xA801
+    #: Respond to a C-FIND for this Patient ID with this final status at once.
+    find_statuses: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    #: Abort each association after the final status of its first C-FIND.
     abort_after_find: bool = False
+    #: Abort the association at each C-FIND that has one of these keywords.
     abort_at_keys: Collection[str] = ()
+    #: Return at most so many matches to each C-FIND, and end with success all the same, as some PACS do.
     most_matches: int | None = None
+    #: End a truncated answer with this status.
     most_matches_status: int = 0x0000
+    #: Return only that status, without a match.
     all_or_nothing: bool = False
+    #: Return the matches of each C-FIND again and again, each time with other UIDs, without end.
     matches_without_end: bool = False
+    #: Add to each match so many elements, so many sequences within each other, and a value of so many bytes.
     match_elements: int = 0
     match_depth: int = 0
     match_bytes: int = 0
+    #: Report this as the number of related instances.
     related_instances: int | None = None
+    #: Return Available Transfer Syntax UID, (0008,3002), which few PACS do.
     lists_syntaxes: bool = False
+    #: Respond to each C-FIND that has one of these keywords with A900.
     unknown_keys: Collection[str] = ()
+    #: Match as if these keywords had no value.
     ignored_keys: Collection[str] = ()
+    #: Omit these keywords from matches.
     omitted_keys: Collection[str] = ()
+    #: The status of each match: FF01 if it does not support some optional keys.
     pending_status: int = 0xFF00
+    #: Return no matches if a key is a list of UIDs (PS3.4 section C.2.2.2.2).
     refused_uid_lists: bool = False
+    #: Abort the association at each C-FIND with a list of UIDs.
     abort_at_uid_lists: bool = False
+    #: Respond to each C-FIND at IMAGE level with this status at once.
     no_image_level: int | None = None
+    #: Omit the numbers of related studies, series and instances from matches (PS3.4 section C.3.4).
     no_counts: bool = False
+    #: In C-MOVE and C-GET, do not send these SOP Instance UIDs, but count them as completed.
     lost: Collection[str] = ()
+    #: In C-MOVE and C-GET, do not send these SOP Instance UIDs, and report them as failed.
     unsent: Collection[str] = ()
+    #: In C-MOVE and C-GET, do not send every n-th instance when it is first requested, but count it as completed.
+    #: Instances are counted in the order of their first request, over all requests.
     drop_every: int | None = None
+    #: Respond to the first so many C-MOVE and C-GET with success at once: 0 of 0 sub-operations, nothing sent.
     zero_suboperations: int = 0
+    #: In C-MOVE and C-GET, use only the first of a list of SOP Instance UIDs.
     first_uid_only: bool = False
+    #: In C-MOVE and C-GET, send nothing but pending responses, ten a second, without end.
     pending_for_ever: bool = False
+    #: With ``pending_for_ever``, report one remaining sub-operation more in every other response.
     changing_counts: bool = False
+    #: In C-MOVE and C-GET, send the last instance again and again, without end.
     repeats_for_ever: bool = False
+    #: In C-MOVE and C-GET, send an instance whose own context is not accepted in another one: of its class, or else of
+    #: any class.
     any_context: bool = False
+    #: In C-MOVE and C-GET, send every instance but never the final response.
     never_finish: bool = False
+    #: In each C-MOVE and C-GET, first send these instances, though nobody requested them.
     also_sent: Collection[StoredBytes] = ()
+    #: In C-MOVE, call the destination with this AE title, or from this IP address, as the node of a cluster may.
     delivers_as: str = ""
     delivers_from: str = ""
+    #: In C-MOVE, name this Move Originator Application Entity Title instead of the caller; empty names none.
     originator: str | None = None
+    #: Ignore C-CANCEL.
     ignore_cancel: bool = False
+    #: Respond to so many C-STORE since the start, and send so many instances of each C-MOVE and C-GET; hold the next
+    #: ones back until the faults are replaced.
     hold_instances_after: int | None = None
+    #: Respond to each request for storage commitment (N-ACTION) with this status, and report nothing.
     action_status: int | None = None
+    #: Where it reports about storage commitment.
     report: Report = Report.ELSEWHERE
+    #: How many times it sends the same report.
     report_times: int = 1
+    #: Report about this transaction instead of the requested one.
     report_transaction_uid: str = ""
+    #: Report this Failure Reason for this SOP Instance UID (or :data:`EVERY_INSTANCE`). An instance that is not held
+    #: fails anyway.
     uncommitted: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    #: Omit these SOP Instance UIDs from reports.
     unreported: Collection[str] = ()
+    #: Omit Specific Character Set, (0008,0005), from matches, however their text is encoded.
     omit_charset: bool = False
+    #: Seconds to wait before each response.
     delay: float = 0.0
+    #: So many open associations double the delay of each response but those of C-MOVE and C-GET; n of them make it 1 +
+    #: (n / ``overload``)² times as long, as in an archive whose disk is too busy. With so many it is fastest.
     overload: int | None = None
+    #: Serve so many requests since the start, not counting the sub-operations of C-MOVE and C-GET; hold the later ones
+    #: until the faults are replaced.
     hold_requests_after: int | None = None
+    #: Add this Error Comment, (0000,0902), to each status but success and pending (PS3.7 section C.5).
     comment: str = ""
+    #: The largest PDU to receive, in bytes; 0 is unlimited (PS3.8 section D.1).
     max_pdu_size: int = 16_382
+    #: How many requests a caller may have outstanding at once, if it asks for it (PS3.7 section D.3.3.3). With 1, as in
+    #: most PACS, the proposal is not answered.
     operations: int = 1
 
     def rejects(self, number: int, open_now: int, calling_aet: str, called_aet: str, ae_title: str) -> Rejection | None:

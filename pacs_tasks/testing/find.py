@@ -13,6 +13,7 @@ from pydicom.charset import decode_bytes, python_encoding
 from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import BaseTag, Tag
+from pydicom.valuerep import STR_VR
 
 from pacs_tasks.testing.association import QUERY_RETRIEVE_LEVELS
 from pacs_tasks.testing.faults import Faults
@@ -32,10 +33,6 @@ _LEVEL: Final = Tag(0x0008, 0x0052)
 _RETRIEVE_AE_TITLE: Final = Tag(0x0008, 0x0054)
 _PATIENT_ID: Final = Tag("PatientID")
 _RANGES: Final = frozenset({"DA", "TM", "DT"})
-#: VRs whose values are text, single or several between backslashes (PS3.5 section 6.2).
-_TEXTS: Final = frozenset(
-    {"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI", "UR", "UT"}
-)
 _SYNTAXES: Final = "AvailableTransferSyntaxUID"
 #: Attributes that no instance holds (PS3.4 section C.3.4), and the attribute whose distinct values they count.
 _COUNTS: Final = {
@@ -107,7 +104,7 @@ def _tests(keys: Dataset) -> list[tuple[BaseTag, str, str]]:
     for tag in _tags(keys):
         keyword = keyword_for_tag(tag)
         vr = _vr(tag, keys)
-        value = text(keys, tag) if vr in _TEXTS else ""
+        value = text(keys, tag) if vr in STR_VR else ""
         if tag in {_CHARSET, _LEVEL, _RETRIEVE_AE_TITLE} or keyword in _COUNTS or value.strip("*") == "":
             continue
         # Instances hold Modality; only studies have ModalitiesInStudy.
@@ -115,20 +112,13 @@ def _tests(keys: Dataset) -> list[tuple[BaseTag, str, str]]:
     return found
 
 
-def _without(keys: Dataset, keywords: Collection[str]) -> Dataset:
-    """The same keys without some of them."""
+def _heeded(keys: Dataset, unknown: Collection[str], ignored: Collection[str]) -> Dataset:
+    """The same keys, without those of some keywords and with others empty."""
     kept = Dataset()
     for tag in _tags(keys):
-        if keyword_for_tag(tag) not in keywords:
-            kept[tag] = keys.get_item(tag)
-    return kept
-
-
-def _without_values(keys: Dataset, keywords: Collection[str]) -> Dataset:
-    """The same keys, with some of them empty."""
-    kept = Dataset()
-    for tag in _tags(keys):
-        kept[tag] = _element(tag, _vr(tag, keys), b"") if keyword_for_tag(tag) in keywords else keys.get_item(tag)
+        keyword = keyword_for_tag(tag)
+        if keyword not in unknown:
+            kept[tag] = _element(tag, _vr(tag, keys), b"") if keyword in ignored else keys.get_item(tag)
     return kept
 
 
@@ -177,7 +167,7 @@ def _identifier(members: Sequence[Dataset], keys: Dataset, level: str, ae_title:
         elif computed is not None:
             value = computed(members).encode()
         else:
-            value = _raw(first, tag) if vr in _TEXTS else b""
+            value = _raw(first, tag) if vr in STR_VR else b""
         identifier[tag] = _element(tag, vr, value)
     if with_charset and _CHARSET in first:
         identifier[_CHARSET] = _element(_CHARSET, "CS", _raw(first, _CHARSET))
@@ -227,8 +217,7 @@ def responses(
     if faults.refused_uid_lists and has_uid_list(keys):
         return
     unknown = (*(_COUNTS if faults.no_counts else ()), *(() if faults.lists_syntaxes else (_SYNTAXES,)))
-    wanted = _without(keys, unknown)
-    wanted = _without_values(wanted, faults.ignored_keys)
+    wanted = _heeded(keys, unknown, faults.ignored_keys)
     matches = partial(_matches, held, wanted, level, ae_title, with_charset=not faults.omit_charset)
     if faults.all_or_nothing and next(islice(matches(), faults.most_matches, None), None) is not None:
         yield faults.most_matches_status, None

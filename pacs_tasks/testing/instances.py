@@ -22,22 +22,15 @@ _FIRST_BULK_TAG = 0x7FE00000
 
 @dataclass(frozen=True)
 class StoredBytes:
-    """One instance, with its data set as received or as stored in its file.
+    """One instance, with its data set as received or as stored in its file."""
 
-    Parameters
-    ----------
-    sop_class_uid, sop_instance_uid, transfer_syntax_uid
-        As in the C-STORE request or the file meta information.
-    path
-        The file of the instance; None if it is held in memory.
-    offset
-        Bytes of the file before the data set.
-    """
-
+    #: As in the C-STORE request or the file meta information.
     sop_class_uid: str
     sop_instance_uid: str
     transfer_syntax_uid: str
+    #: The file of the instance; None if it is held in memory.
     path: Path | None = None
+    #: Bytes of the file before the data set.
     offset: int = 0
     _held: bytes = field(default=b"", repr=False)
 

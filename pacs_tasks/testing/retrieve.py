@@ -42,24 +42,17 @@ _SOP_INSTANCE_UID: Final = Tag("SOPInstanceUID")
 
 @dataclass
 class Retrieval:
-    """One C-MOVE or C-GET while it is served: responses and counts.
-
-    Parameters
-    ----------
-    pause
-        Waits so many seconds; returns False once the PACS stops or the caller is gone.
-    wait_while
-        Waits while a condition is true of the faults; returns as ``pause``.
-    dropped
-        SOP Instance UIDs that are counted as completed without being sent.
-    """
+    """One C-MOVE or C-GET while it is served: responses and counts."""
 
     assoc: Association
     request: C_MOVE | C_GET
     context: PresentationContext
     faults: Faults
+    #: Waits so many seconds; returns False once the PACS stops or the caller is gone.
     pause: Callable[[Association, float], bool]
+    #: Waits while a condition is true of the faults; returns as ``pause``.
     wait_while: Callable[[Association, Callable[[Faults], bool]], bool]
+    #: SOP Instance UIDs that are counted as completed without being sent.
     dropped: Collection[str] = ()
     remaining: int = 0
     completed: int = 0

@@ -27,7 +27,7 @@ _BUILD, _COMMAND = 1800.0, 300.0
 _REMOTE = ("--ip", "pacs", "--port", "11112", "--pacs-ae-title", "TESTPACS")
 _WRITE = f"""
 from pathlib import Path
-from pacs_tasks.testing.examples import write_ct_series
+from pacs_tasks.cli.stack.demo import write_ct_series
 write_ct_series(Path("/data/ct"), {FILES}, 32)
 """
 

@@ -118,7 +118,7 @@ def _new_secret(invocation: Invocation, delivery_id: str | None) -> int:
     import base64
     import os
 
-    from pacs_tasks.settings.webhooks import SECRET
+    from pacs_tasks.settings.values import SECRET
 
     if delivery_id is not None:
         raise click.UsageError("new-secret takes no id. Leave it out.")

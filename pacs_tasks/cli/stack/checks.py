@@ -182,7 +182,7 @@ def _check_remote(
     known = {}
     if "C-MOVE" in accepted:
         known = {each.ae_title: _knows(client, settings, remote, each) for each in receivers}
-        parts += map(_sentence_on, known.items())
+        parts += [translated(_SENTENCES[answer](aet)) for aet, answer in known.items()]
     result = Result.REMARK if refused == list(facts["services"]) or "unknown" in known.values() else Result.OK
     return Check(name, result, " ".join(parts), {**facts, "receivers": known})
 
@@ -214,8 +214,3 @@ _SENTENCES: Mapping[str, Callable[[str], str]] = {
     "unknown": lambda aet: f"It does not know {aet}: add it there as a move destination.",
     "undecided": lambda aet: f"It does not say whether it knows {aet}.",
 }
-
-
-def _sentence_on(known: tuple[str, str]) -> str:
-    aet, result = known
-    return translated(_SENTENCES[result](aet))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import random
 import secrets
 import shutil
 import tempfile
@@ -16,31 +17,39 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import cast
+from typing import TypeVar
+
+import pydicom
+from pydicom import dcmread
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from pacs_tasks import embedded
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.cli.output.terminal import size
 from pacs_tasks.cli.stack.processes import Stack, check_port, is_listening
 from pacs_tasks.cli.stack.services import LOGIN, START_LIMIT
-from pacs_tasks.client import PacsClient
+from pacs_tasks.client import Job, PacsClient
 from pacs_tasks.connection import connect
-from pacs_tasks.dimse.files import part10
+from pacs_tasks.dimse.files import damage, part10
 from pacs_tasks.embedded.launch import environment
-from pacs_tasks.errors import ConfigurationError
+from pacs_tasks.errors import ConfigurationError, PacsTasksError
 from pacs_tasks.fleet.receivers import running
-from pacs_tasks.outcome import FindOutcome, Outcome, TransferOutcome
-from pacs_tasks.request import AnyRequest, FindRequest, RetrieveMethod, RetrieveRequest, StoreDirectoryRequest
+from pacs_tasks.outcome import Outcome
+from pacs_tasks.request import FindRequest, RetrieveMethod, RetrieveRequest, StoreDirectoryRequest
 from pacs_tasks.settings import Settings
 from pacs_tasks.testing import TestPACS
-from pacs_tasks.testing.examples import CHINESE_NAME, shipped_instances, write_ct_series
 
 _CT_INSTANCES = 200
+_CHINESE_NAME = "张^三丰"
+_NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 _AE_TITLE = "DEMO_PACS"
 #: Seconds that one job of the demo may take.
 _PATIENCE = 120.0
 #: SOP Instance UID -> transfer syntax and encoded data set.
 Instances = dict[str, tuple[str, bytes]]
+T = TypeVar("T", bound=Outcome)
 
 
 def run_demo(settings: Settings, say: Callable[[str], None]) -> bool:
@@ -57,7 +66,7 @@ def run_demo(settings: Settings, say: Callable[[str], None]) -> bool:
         Whether everything that was sent came back, byte for byte.
     """
     begun = time.monotonic()
-    # pydicom warns about some of the files that it ships.
+    # pydicom warns about some of the files that it ships: they break the Standard on purpose.
     warnings.filterwarnings("ignore", module=r"pydicom\.")
     with tempfile.TemporaryDirectory(prefix="pacs-tasks-demo-") as name:
         root = Path(name)
@@ -90,8 +99,7 @@ def _everything(settings: Settings, say: Callable[[str], None]) -> Iterator[tupl
         processes.start("receiver", "workers.receiver", [], variables, quiet=True)
         destination = {settings.receiver_ae_title: ("127.0.0.1", settings.receiver_port)}
         pacs = stack.enter_context(TestPACS(_AE_TITLE, destinations=destination))
-        redis = connect(url, settings.redis_timeout)
-        stack.callback(redis.close)
+        redis = stack.enter_context(connect(url, settings.redis_timeout))
 
         def ready() -> bool:
             return bool(running(redis)) and bool(_workers_in_flower(settings, login))
@@ -133,7 +141,7 @@ def _workers_in_flower(settings: Settings, login: str) -> list[str]:
 def _round_trip(client: PacsClient, pacs: TestPACS, root: Path, say: Callable[[str], None]) -> bool:
     files = root / "files"
     write_ct_series(files / "ct", _CT_INSTANCES)
-    for number, path in enumerate(shipped_instances()):
+    for number, path in enumerate(_shipped_instances()):
         shutil.copyfile(path, files / f"shipped-{number:02d}")
     expected = _instances(files)
     classes = {part10.read_instance(str(path)).sop_class_uid for path in files.rglob("*") if path.is_file()}
@@ -141,17 +149,16 @@ def _round_trip(client: PacsClient, pacs: TestPACS, root: Path, say: Callable[[s
     say(f"Files: {len(expected)} instances of {len(classes)} SOP classes in "
         f"{len({syntax for syntax, _ in expected.values()})} transfer syntaxes, {size(total)}.")  # fmt: skip
 
-    request = StoreDirectoryRequest(remote=pacs.remote, directory=str(files))
-    sent = cast("TransferOutcome", _run(client, request))
+    sent = _outcome(client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(files))))
     say(f"Sent:  {sent.counters.done} of {sent.counters.total} as a chord of parts in {sent.seconds:.2f} s, "
         f"{size(sent.counters.bytes / max(sent.seconds, 1e-3))}/s.")  # fmt: skip
     complete = bool(sent)
 
     remote = RemoteAE(ae_title=pacs.ae_title, host=pacs.host, port=pacs.port, charset="GB18030")
-    found = cast("FindOutcome", _run(client, FindRequest(remote=remote, keys={"PatientName": CHINESE_NAME})))
-    everything = cast("FindOutcome", _run(client, FindRequest(remote=remote)))
+    found = _outcome(client.enqueue(FindRequest(remote=remote, keys={"PatientName": _CHINESE_NAME})))
+    everything = _outcome(client.enqueue(FindRequest(remote=remote)))
     studies = sorted({match["0020000D"]["Value"][0] for match in everything.matches})
-    say(f"Found: {len(found.matches)} study of {CHINESE_NAME}, {len(studies)} studies in all, "
+    say(f"Found: {len(found.matches)} study of {_CHINESE_NAME}, {len(studies)} studies in all, "
         f"in {found.seconds + everything.seconds:.2f} s.")  # fmt: skip
     complete &= len(found.matches) == 1
 
@@ -161,7 +168,8 @@ def _round_trip(client: PacsClient, pacs: TestPACS, root: Path, say: Callable[[s
             for study in studies
         ]
         begun = time.monotonic()
-        complete &= _all_complete(client, requests)
+        outcomes = [_outcome(job) for job in [client.enqueue(request) for request in requests]]
+        complete &= all(outcomes)
         seconds = time.monotonic() - begun
         arrived = _instances(root / method)
         same = sum(arrived.get(uid) == instance for uid, instance in expected.items())
@@ -171,15 +179,7 @@ def _round_trip(client: PacsClient, pacs: TestPACS, root: Path, say: Callable[[s
     return complete
 
 
-def _all_complete(client: PacsClient, requests: list[RetrieveRequest]) -> bool:
-    jobs = [client.enqueue(request) for request in requests]
-    for job in jobs:
-        job.wait(_PATIENCE)
-    return all(bool(job.outcome()) for job in jobs)
-
-
-def _run(client: PacsClient, request: AnyRequest) -> Outcome:
-    job = client.enqueue(request)
+def _outcome(job: Job[T]) -> T:
     job.wait(_PATIENCE)
     return job.outcome()
 
@@ -194,3 +194,63 @@ def _instances(directory: Path) -> Instances:
             # A deflated data set of odd length is sent with a null byte appended (PS3.5 section A.5).
             found[instance.sop_instance_uid] = (instance.transfer_syntax_uid, data_set + b"\0" * (len(data_set) % 2))
     return found
+
+
+# Example files
+
+
+def _shipped_instances() -> list[Path]:
+    """Return one file for each instance in the package of pydicom that any PACS stores.
+
+    They have various SOP classes and transfer syntaxes. Nothing is downloaded.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted((Path(pydicom.__file__).parent / "data").rglob("*")):
+        if path.is_file() and path.suffix not in {".py", ".pyc"} and (uid := _sop_instance_uid(path)):
+            found.setdefault(uid, path)
+    return list(found.values())
+
+
+def _sop_instance_uid(path: Path) -> str:
+    """Return the UID of an instance that is not damaged and has all UIDs; empty for any other file."""
+    try:
+        damage.judged(part10.read_instance(str(path)))
+        ds = dcmread(path, specific_tags=list(_NEEDED), stop_before_pixels=True)
+        whole = all(ds.get(name) for name in _NEEDED) and "TransferSyntaxUID" in ds.file_meta
+        agrees = whole and ds.file_meta.get("MediaStorageSOPInstanceUID") == ds.SOPInstanceUID
+        return str(ds.SOPInstanceUID) if agrees else ""
+    except (PacsTasksError, InvalidDicomError, AttributeError, LookupError, ValueError, RuntimeError, OSError):
+        return ""
+
+
+def write_ct_series(directory: Path, count: int, rows: int = 512) -> None:
+    """Write a CT series of ``count`` instances of ``rows`` times ``rows`` pixels of 16 bits.
+
+    The patient name is encoded in GB18030, as by most Chinese devices.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    study, series = generate_uid(), generate_uid()
+    pixels = random.Random(count).randbytes(rows * rows * 2)  # noqa: S311 - noise, not a secret
+    for number in range(1, count + 1):
+        _write_ct(directory / f"CT{number:05d}", number, pixels, rows, (study, series, _CHINESE_NAME))
+
+
+def _write_ct(path: Path, number: int, pixels: bytes, rows: int, common: tuple[str, str, str]) -> None:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = CTImageStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    ds.SpecificCharacterSet = "GB18030"
+    ds.SOPClassUID, ds.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.PatientName = common
+    ds.PatientID, ds.PatientBirthDate, ds.PatientSex = "DEMO-1", "19700101", "O"
+    ds.StudyDate, ds.StudyTime, ds.AccessionNumber, ds.StudyID = "20240115", "120000", "DEMO-A1", "1"
+    ds.StudyDescription, ds.Modality, ds.SeriesNumber, ds.InstanceNumber = "胸部", "CT", "1", str(number)
+    ds.ImagePositionPatient, ds.SliceThickness = [0, 0, number], "1"
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.Rows = ds.Columns = rows
+    ds.BitsAllocated = ds.BitsStored = 16
+    ds.HighBit, ds.PixelRepresentation = 15, 0
+    ds.PixelData = pixels
+    ds.save_as(path, enforce_file_format=True)

@@ -30,31 +30,11 @@ _TAIL = 8
 class Child:
     """One process. It has its own process group, so that Ctrl-C reaches this process only, which ends all in order."""
 
-    def __init__(
-        self,
-        name: str,
-        module: str,
-        arguments: Sequence[str],
-        environment: Mapping[str, str],
-        *,
-        prefix: bool,
-        quiet: bool,
-    ) -> None:
-        self.name = name
-        self._quiet = quiet
+    def __init__(self, name: str, process: subprocess.Popen[bytes], *, quiet: bool) -> None:
+        self.name, self.process, self._quiet = name, process, quiet
         self.tail: deque[str] = deque(maxlen=_TAIL)
-        output = subprocess.PIPE if prefix else None
-        self.process = subprocess.Popen(
-            command("pacs_tasks.embedded.lifeline", module, *arguments),
-            # The lifeline: the child ends when this process does, even after kill -9.
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT if prefix else None,
-            env=dict(environment),
-            **APART,
-        )
-        self._reader = threading.Thread(target=self._show, args=(self.process.stdout,), daemon=True)
-        if prefix:
+        self._reader = threading.Thread(target=self._show, args=(process.stdout,), daemon=True)
+        if process.stdout is not None:
             self._reader.start()
 
     def _show(self, pipe: IO[bytes]) -> None:
@@ -126,7 +106,16 @@ class Stack:
         quiet
             Keep the last lines and show none.
         """
-        child = Child(name, module, arguments, environment, prefix=prefix, quiet=quiet)
+        process = subprocess.Popen(
+            command("pacs_tasks.embedded.lifeline", module, *arguments),
+            # The lifeline: the child ends when this process does, even after kill -9.
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE if prefix else None,
+            stderr=subprocess.STDOUT if prefix else None,
+            env=dict(environment),
+            **APART,
+        )
+        child = Child(name, process, quiet=quiet)
         self.children.append(child)
         return child
 

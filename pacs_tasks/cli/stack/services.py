@@ -26,10 +26,10 @@ START_LIMIT = 60.0
 LOGIN = "PACS_TASKS_FLOWER_BASIC_AUTH"
 
 
-def run_worker(settings: Settings, extra_args: Sequence[str] = ()) -> int:
-    """Run a Celery worker. ``extra_args`` are options of Celery, such as ``--pool threads``."""
+def run_worker(settings: Settings) -> int:
+    """Run a Celery worker."""
     require("worker")
-    return _run("workers", [*worker_arguments(settings), *extra_args], settings)
+    return _run("workers", worker_arguments(settings), settings)
 
 
 def run_receiver(settings: Settings) -> int:
@@ -162,11 +162,8 @@ def _introduce(settings: Settings, login: str) -> None:
 
 def _announced(settings: Settings, url: str) -> bool:
     """Whether the receiver is announced in Redis. A test connection would show in its log."""
-    client = connect(url, settings.redis_timeout)
-    try:
+    with connect(url, settings.redis_timeout) as client:
         return any(each.port == settings.receiver_port for each in running(client))
-    finally:
-        client.close()
 
 
 @contextmanager

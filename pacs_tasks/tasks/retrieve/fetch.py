@@ -1,14 +1,17 @@
 """Fetch a part to the output directory: by C-MOVE if a receiver runs that the remote knows, else by C-GET.
 
-A refusal is remembered for all parts and jobs. It decides which method comes first, and excludes none for good.
+A refusal is remembered for all parts and jobs. It decides which method comes first, and excludes none for good. It is
+forgotten after an hour, so that a change at the PACS is noticed, and at once when the method works.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pacs_tasks.dimse.retrieve import c_get
 from pacs_tasks.dimse.retrieve.c_move import DESTINATION_UNKNOWN, refuses_destination
@@ -16,9 +19,9 @@ from pacs_tasks.dimse.upper_layer.contexts import guesses
 from pacs_tasks.errors import AssociationError, ContextRejectedError, NotSendingError, PeerStalledError
 from pacs_tasks.fleet.leases import name_of
 from pacs_tasks.fleet.receivers import Receiver
-from pacs_tasks.fleet.refusals import REFUSED_FOR, Method, get_of, move_to, refusals_of
 from pacs_tasks.fleet.senders import Stranger
 from pacs_tasks.layout import Layout
+from pacs_tasks.ledger.keys import Marks
 from pacs_tasks.ledger.manifest import RetrieveLine
 from pacs_tasks.ledger.outcomes import Instances
 from pacs_tasks.outcome import InstanceCategory, InstanceOutcome, MoveOutcome, Status
@@ -31,6 +34,37 @@ from pacs_tasks.tasks.retrieve.arrivals import Arrivals, owner_of
 from pacs_tasks.tasks.retrieve.attempt import Answer, Attempt, RequestOnce, UIDs, lists_of
 from pacs_tasks.tasks.retrieve.by_c_move import Move, NoReceiverError, accepts_connections, receiver_for
 from pacs_tasks.tasks.retrieve.queries import QuerySession, value
+
+if TYPE_CHECKING:
+    import redis
+
+#: Seconds to remember a refusal.
+REFUSED_FOR = 3600
+
+
+class Method(StrEnum):
+    """The DIMSE service that brings the instances."""
+
+    MOVE = "C-MOVE"
+    GET = "C-GET"
+
+
+def move_to(receiver_ae_title: str) -> str:
+    """Name the refusal of a remote that does not know a receiver."""
+    return f"{Method.MOVE} to {receiver_ae_title}"
+
+
+def get_of(sop_class_uid: str) -> str:
+    """Name the refusal of a remote that does not send a SOP class to us."""
+    return f"{Method.GET} of {sop_class_uid}"
+
+
+def refusals_of(client: redis.Redis, remote: str, calling_aet: str) -> Marks:
+    """Give what a remote has refused: a :class:`Method`, :func:`move_to` a receiver, or :func:`get_of` a SOP class.
+
+    The value of each is the reason. A remote may refuse one calling AE title and accept another.
+    """
+    return Marks(client, f"pacs_tasks:ways:{remote} for {calling_aet}")
 
 
 class MethodChoice:

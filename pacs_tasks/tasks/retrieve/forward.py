@@ -15,7 +15,6 @@ from typing import cast
 from pacs_tasks.ae import RemoteAE
 from pacs_tasks.dimse.retrieve import c_move
 from pacs_tasks.errors import AssociationError, JobCancelledError, PeerBusyError, PeerUnavailableError
-from pacs_tasks.fleet.refusals import Method
 from pacs_tasks.ledger.manifest import RetrieveLine
 from pacs_tasks.outcome import InstanceCategory, MoveOutcome
 from pacs_tasks.request import RetrieveRequest
@@ -23,6 +22,7 @@ from pacs_tasks.tasks.engine.associations import leased
 from pacs_tasks.tasks.engine.base import ledger, local_ae, timeouts
 from pacs_tasks.tasks.engine.part import Part
 from pacs_tasks.tasks.retrieve.attempt import Answer, Attempt, UIDs, lists_of, move_request
+from pacs_tasks.tasks.retrieve.fetch import Method
 from pacs_tasks.tasks.verify.inventory import Inquiry, Series
 
 #: Seconds for which the destination may list nothing new although the source claims to have sent more: some databases

@@ -15,7 +15,7 @@ from pacs_tasks.ledger.jobs import Ledger
 from pacs_tasks.ledger.keys import Scripts, job_key
 from pacs_tasks.request import EchoRequest
 from pacs_tasks.schema import JobEnded, JobEvent
-from pacs_tasks.settings.webhooks import Webhook
+from pacs_tasks.settings.values import Webhook
 from pacs_tasks.tasks.webhooks import PAUSES, deliver, plan_deliveries
 from tests.support.interleaving import interrupt
 from tests.support.recording import half_done

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pacs_tasks.settings.webhooks import Webhook
+from pacs_tasks.settings.values import Webhook
 from pacs_tasks.tasks.webhooks import post, signature
 from tests.support.certificates import Authority
 from tests.support.http_service import service

@@ -11,9 +11,9 @@ import pytest
 from pacs_tasks import Category, PacsClient, RetrieveMethod, RetrieveRequest, TransferOutcome
 from pacs_tasks.connection import connect
 from pacs_tasks.fleet.leases import name_of
-from pacs_tasks.fleet.refusals import REFUSED_FOR, Method, get_of, move_to, refusals_of
 from pacs_tasks.ledger.keys import Marks
 from pacs_tasks.settings import load
+from pacs_tasks.tasks.retrieve.fetch import REFUSED_FOR, Method, get_of, move_to, refusals_of
 from pacs_tasks.testing import Faults, TestPACS
 from tests.integration.conftest import Receiver
 from tests.support.dicom_files import study_uid
