@@ -5,8 +5,8 @@
 
 The routes of the API are ``/jobs``, ``/remotes``, ``/uploads``, ``/openapi.json`` and ``/health``. The console has all
 others: ``create_app`` calls ``pacs_tasks.serve.console.mount(app)`` last, which adds a router of its own at ``/`` and
-its static files, both with ``include_in_schema=False``. A page gets these as FastAPI dependencies,
-from :mod:`pacs_tasks.serve.access`:
+its static files, both with ``include_in_schema=False``. A route gets from :mod:`pacs_tasks.serve.access`, as
+dependencies of FastAPI:
 
 ``services: Shared``
     The settings, the client, the access, the watch and the uploads of this process. ``services.watch.follow(job_id)``

@@ -12,7 +12,7 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Match
 
 from pacs_tasks.cli.output.exit_codes import ExitCode, advice_on, of_error
@@ -62,18 +62,9 @@ class Problem(BaseModel):
 class RefusedError(Exception):
     """A request that HTTP refuses before any operation is asked for."""
 
-    def __init__(self, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, status: int, code: str, detail: str) -> None:
         super().__init__(detail)
-        self.status, self.code, self.detail, self.headers = status, code, detail, headers
-
-
-class SafeResponse(JSONResponse):
-    """JSON that may have a value of a caller: half a surrogate pair becomes its escape, as UTF-8 has none."""
-
-    def render(self, content: Any) -> bytes:
-        """Write JSON."""
-        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return text.encode("utf-8", "backslashreplace")
+        self.status, self.code, self.detail = status, code, detail
 
 
 def response(status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, **more: Any) -> Response:
@@ -88,7 +79,9 @@ def response(status: int, code: str, detail: str, headers: Mapping[str, str] | N
         code=code,
         **fields,
     )
-    return SafeResponse(problem.model_dump(), status, headers, MEDIA_TYPE)
+    text = json.dumps(problem.model_dump(), ensure_ascii=False, separators=(",", ":"))
+    # Of a value of the caller, half a surrogate pair becomes its escape, as UTF-8 has none.
+    return Response(text.encode("utf-8", "backslashreplace"), status, headers, MEDIA_TYPE)
 
 
 def status_of(error: PacsTasksError) -> int:
@@ -118,10 +111,8 @@ def on_error(request: Request, error: PacsTasksError) -> Response:
 
 def on_refusal(_request: Request, error: RefusedError) -> Response:
     """Report that HTTP refuses a request."""
-    headers = dict(error.headers or {})
-    if error.status == HTTPStatus.UNAUTHORIZED:
-        # RFC 6750 section 3.
-        headers["WWW-Authenticate"] = "Bearer"
+    # RFC 6750 section 3.
+    headers = {"WWW-Authenticate": "Bearer"} if error.status == HTTPStatus.UNAUTHORIZED else None
     return response(error.status, error.code, error.detail, headers)
 
 
