@@ -321,24 +321,10 @@ def end_help() -> None:
         threads.helpers -= 1
 
 
-def end_all(seconds: float) -> bool:
-    """Have all bodies of this process end early, and wait; false if some still run after so many seconds."""
-    return _end(lambda _: True, seconds, lambda: None)
-
-
-def be_alone(seconds: float, sign_of_life: Callable[[], object]) -> bool:
-    """Have the current body be the only one of its process, which it may kill; false if it is in the background.
-
-    What stays for so many seconds stays. ``sign_of_life`` is called now and then.
-    """
-    mine = current()
-    mine.alone = mine.keep()
-    if mine.alone:
-        _end(lambda each: each is not mine and not each.alone, seconds, sign_of_life)
-    return mine.alone
-
-
-def _end(which: Callable[[Body], bool], seconds: float, sign_of_life: Callable[[], object]) -> bool:
+def end_all(
+    seconds: float, which: Callable[[Body], bool] = lambda _: True, sign_of_life: Callable[[], object] = lambda: None
+) -> bool:
+    """Have all bodies of this process, or some, end early, and wait; false if some still run after so many seconds."""
     threads, deadline = _threads(), time.monotonic() + seconds
     while True:
         with threads.changed:
@@ -349,6 +335,18 @@ def _end(which: Callable[[Body], bool], seconds: float, sign_of_life: Callable[[
                 return not others
             threads.changed.wait(_SOON)
         sign_of_life()
+
+
+def be_alone(seconds: float, sign_of_life: Callable[[], object]) -> bool:
+    """Have the current body be the only one of its process, which it may kill; false if it is in the background.
+
+    What stays for so many seconds stays. ``sign_of_life`` is called now and then.
+    """
+    mine = current()
+    mine.alone = mine.keep()
+    if mine.alone:
+        end_all(seconds, lambda each: each is not mine and not each.alone, sign_of_life)
+    return mine.alone
 
 
 def note_distance(remote: str, seconds: float) -> None:

@@ -187,9 +187,9 @@ class Claim:
         self._lost = self._lost or gone or not self._ledger.claims.claim(self._scope, self.name, self.owner)
         self._expires = now + CLAIM_LIFETIME
 
-    def check_deaths(self) -> None:
-        """Raise :class:`JobFailedError` if every worker that begins this work dies."""
-        if self.deaths >= MOST_DEATHS:
+    def check_deaths(self, most: int = MOST_DEATHS) -> None:
+        """Raise :class:`JobFailedError` if so many workers have died at this work."""
+        if self.deaths >= most:
             raise poison(self.deaths)
 
     def release(self) -> None:

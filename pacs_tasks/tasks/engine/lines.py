@@ -27,7 +27,6 @@ from pacs_tasks.request import TransferRequest
 from pacs_tasks.settings import settings
 from pacs_tasks.tasks.engine.associations import Loss, Session, kept_association
 from pacs_tasks.tasks.engine.base import PartPausedError, PartSuspendedError, note_unreachable, park_if_down
-from pacs_tasks.tasks.engine.claim import poison
 from pacs_tasks.tasks.engine.leases import Lease
 from pacs_tasks.tasks.engine.part import L, Part
 
@@ -222,8 +221,7 @@ def work_off(part: Part[L], request: TransferRequest, queues: Callable[[], Itera
     PeerBusyError, PartPausedError
         If only the lack of an association, or the pace, keeps the rest from being done: that is not a try.
     """
-    if part.claim.deaths >= _MOST_DEATHS_OF_A_PART:
-        raise poison(part.claim.deaths)
+    part.claim.check_deaths(_MOST_DEATHS_OF_A_PART)
     part.quarantine()
     if not part.alone:
         park_if_down(part.job_id, request)
