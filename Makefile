@@ -52,8 +52,8 @@ demo: $(PACKAGE)
 up: $(PACKAGE)
 	$(BIN)/pacs-tasks up
 
-# Tests wait for most of their time, so more of them run at once than there are cores.
-PYTEST := $(BIN)/python -m pytest -n 4 --dist worksteal
+# Tests wait for a part of their time, so one more of them runs than most machines have cores.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist worksteal
 # What `make test` leaves out, since it takes longest: whole programs as peers, thousands of conversations, failures.
 THOROUGH := thorough
 
