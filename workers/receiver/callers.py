@@ -143,7 +143,7 @@ class KnownCallers(Callers):
     def _run(self) -> None:
         while True:
             certain = self.refresh()
-            with contextlib.suppress(BrokerUnavailableError, redis.RedisError):
+            with contextlib.suppress(BrokerUnavailableError, redis.RedisError, OSError):
                 if certain:
                     self._put_alerts(self._redis.client())
             if self._ending.wait(_ROUND if certain else _AWAY):

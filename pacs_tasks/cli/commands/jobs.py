@@ -274,6 +274,8 @@ def purge(invocation: Invocation, job_ids: tuple[str, ...], age: float | None) -
         spool.remove(invocation.settings, each)
     left = [each for each in dict.fromkeys(named) if each not in purged and each not in due]
     awaited = sorted(due.intersection(named))
+    document = {"purged": purged, "unfinished": left, "not_audited": awaited, "append_only_file": why or "rewritten"}
+    code = terminal.end(document, ExitCode.USAGE if left or awaited else ExitCode.DONE)
     terminal.say(f"{counted(len(purged), 'job')} purged." if purged or letters else "There was nothing to purge.")
     if left:
         terminal.complain(f"{', '.join(left)}: this job has not ended. Cancel it first, or wait for its end.")
@@ -287,8 +289,7 @@ def purge(invocation: Invocation, job_ids: tuple[str, ...], age: float | None) -
             f"Redis may keep them in its append-only file until it rewrites that file ({why.rstrip('.')}). Run "
             "BGREWRITEAOF as a user of Redis who may."
         )
-    document = {"purged": purged, "unfinished": left, "not_audited": awaited, "append_only_file": why or "rewritten"}
-    return terminal.end(document, ExitCode.USAGE if left or awaited else ExitCode.DONE)
+    return code
 
 
 def _note_purge(audits: Audits, purged: Sequence[str]) -> None:

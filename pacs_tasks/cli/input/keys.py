@@ -159,13 +159,12 @@ def _by_keyword(name: str) -> str:
 
 def _keys_of(row: Row, path: str) -> Row:
     """Name the columns by keywords, and refuse what is not a date: a PACS would find nothing, or ignore the key."""
-    values: dict[str, str] = {}
-    for column, value in row.values.items():
-        name = _by_keyword(column)
-        if name in values:
-            raise InvalidRequestError(
-                "Two columns are one attribute, by its tag and by its keyword. Remove one of them.", readable(path)
-            )
+    values = {_by_keyword(column): value for column, value in row.values.items()}
+    if len(values) < len(row.values):
+        raise InvalidRequestError(
+            "Two columns are one attribute, by its tag and by its keyword. Remove one of them.", readable(path)
+        )
+    for name, value in values.items():
         try:
             values[name] = as_meant(name, value)
         except ValueError as error:

@@ -219,7 +219,16 @@ def _sop_instance_uid(path: Path) -> str:
         whole = all(ds.get(name) for name in _NEEDED) and "TransferSyntaxUID" in ds.file_meta
         agrees = whole and ds.file_meta.get("MediaStorageSOPInstanceUID") == ds.SOPInstanceUID
         return str(ds.SOPInstanceUID) if agrees else ""
-    except (PacsTasksError, InvalidDicomError, AttributeError, LookupError, ValueError, RuntimeError, OSError):
+    except (
+        PacsTasksError,
+        InvalidDicomError,
+        AttributeError,
+        LookupError,
+        ValueError,
+        RuntimeError,
+        OSError,
+        EOFError,
+    ):
         return ""
 
 

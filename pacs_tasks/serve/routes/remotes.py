@@ -87,7 +87,8 @@ def list_remotes(_caller: Reader, services: Shared) -> RemoteList:
 @router.get("/{name}", operation_id="show_remote")
 def show_remote(name: RemoteName, _caller: Reader, services: Shared) -> RemoteState:
     """Show how the fleet fares with a remote of the settings."""
-    return _Fleet(services.client).state(_named(services, name), name)
+    remote = _named(services, name)
+    return _Fleet(services.client).state(remote, name)
 
 
 @router.post("/{name}/echo", status_code=202, operation_id="echo_remote")

@@ -13,6 +13,7 @@ do. It asks :meth:`Body.keep` before it publishes, so that it is not detached me
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -72,7 +73,7 @@ class Body:
         self.remote = ""
         #: Its task has ended, and when.
         self.detached = False
-        self._detached_at = 0.0
+        self._detached_at = math.inf
         #: It shall end early; its ticket does the rest.
         self.must_end = False
         #: Celery has called the end of its time.

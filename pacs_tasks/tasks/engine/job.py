@@ -209,11 +209,11 @@ def parts_of_a_job(work: float, wait: float) -> int:
 
 def _fan_out(task: Task, job_id: str, ranges: Sequence[Range], part: Task, finish: Task) -> None:
     """Replace a planner by the chord of its parts; of those that have a line without an outcome."""
+    # The message of a part has the job's id and the range, nothing private.
+    priority = PART_PRIORITIES[ledger().request(job_id).priority]
     recorded = ledger().recorded(job_id, 0, max((stop for _, stop in ranges), default=0))
     pending = [(start, stop) for start, stop in ranges if any(index not in recorded for index in range(start, stop))]
     ledger().claims.forget_tries(job_id, [f"{start}-{stop}" for start, stop in pending])
-    # The message of a part has the job's id and the range, nothing private.
-    priority = PART_PRIORITIES[ledger().request(job_id).priority]
     header = [part.si(job_id, start, stop).set(priority=priority) for start, stop in pending]
     if not background.current().keep():
         # The ticket of this planner has nothing to do.

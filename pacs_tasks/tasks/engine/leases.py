@@ -310,7 +310,7 @@ class Leases:
                 raise _busy(request.remote, lease)
         except (BrokerUnavailableError, redis.RedisError):
             # It may have been granted.
-            self.give_back(lease)
+            self._release(lease)
             raise
         heartbeat().keep(lease)
         return lease
@@ -339,7 +339,7 @@ class Leases:
                 if wait.left > 0:
                     self._patient().wait(lease.name, max(min(wait.slice(), answer.patience or _SLICE), 0.01))
         except BaseException:
-            self.give_back(lease)
+            self._release(lease)
             raise
 
     def _check_wait(self, remote: RemoteAE, lease: Lease, stop: StopCheck, wait: _Wait) -> None:
@@ -357,6 +357,9 @@ class Leases:
     def give_back(self, lease: Lease) -> None:
         """Give a lease back whose association has ended."""
         heartbeat().forget(lease)
+        self._release(lease)
+
+    def _release(self, lease: Lease) -> None:
         quickly(lambda: self._quick().release(lease.remote, lease.name, lease.limit))
 
     def accepted(self, lease: Lease) -> None:

@@ -157,6 +157,7 @@ def test_ctrl_c_keeps_what_was_answered(terminal: Terminal, archive: TestPACS, f
         ("PatientID,StudyDate\nP1,31.1.2023\n", "StudyDate in line 2 is not a day or a range of days"),
         ("PatientID\nP1,P2\n", "Line 2 has 2 cells"),
         ("PatientID,00100020\nP1,P2\n", "Two columns are one attribute"),
+        ("StudyDate,00080020\nxx,20200101\n", "Two columns are one attribute"),
     ],
 )
 def test_a_wrong_file_is_told_before_anything_is_asked(
