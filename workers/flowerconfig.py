@@ -46,7 +46,6 @@ from pacs_tasks.messages.shown import checked, job_of
 from pacs_tasks.metrics import FleetCollector
 from pacs_tasks.privacy import directory_mode, keep_private
 from pacs_tasks.settings import Settings, load, remark_on_variables
-from workers.transport import hide_bodies
 
 logger = getLogger("pacs_tasks.flower")
 
@@ -145,6 +144,13 @@ def _keeps_files(config: Settings) -> bool:
     return False
 
 
+def _check_messages() -> None:
+    """Have events pass our transport, and hide what messages hold in logs."""
+    from workers.transport import hide_bodies  # noqa: PLC0415 - it takes a while to load; by now, SIGTERM is held
+
+    hide_bodies()
+
+
 def _hold_sigterm() -> None:
     """Have Flower's event loop handle SIGTERM between its callbacks, and hold the signal until the loop runs.
 
@@ -209,7 +215,7 @@ urls.settings["transforms"] = [SafeHeaders]
 _fleet = LateConnection(_config.redis_url or DEFAULT_REDIS_URL).client
 _remotes = Remotes(_fleet)
 REGISTRY.register(FleetCollector(_fleet))
-hide_bodies()
+_check_messages()
 address = _config.flower_address
 port = _config.flower_port
 format_task = show
