@@ -110,9 +110,9 @@ class WaitingTask(Task):  # type: ignore[misc]  # Celery ships no annotations
             try:
                 value = self._run_traced(args, kwargs)
             finally:
-                if background.current().detached:
+                if detached := background.current().detached:
                     self.end_in_background()
-            if background.current().detached:
+            if detached:
                 publish_ticket(self, _AT_ONCE)
             return value
 
