@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,14 +28,12 @@ from typing import Any, AnyStr, Final
 from tests.support import template
 
 _ROOT: Final = Path(__file__).parents[2]
-_MODULES: Final = ("workers", "workers.receiver", "pacs_tasks.cli")
+_MODULES: Final = ("workers", "workers.receiver", "pacs_tasks.cli", "pacs_tasks.serve")
 _SCRIPTS: Final = (str(_ROOT / "dicom_pacs_transfer.py"), str(Path(sys.executable).with_name("pacs-tasks")))
 #: Seconds until a program is forked; the first waits until the nursery has loaded everything.
 _LONGEST_START: Final = 60
-#: Variables that differ from test to test and are read when they are used, beside our settings.
-_OWN: Final = ("XDG_CONFIG_HOME",)
-#: Ours that is read before the program runs.
-_EARLY: Final = "PACS_TASKS_LANGUAGE"
+#: The script that stands for ``pacs-tasks`` in a shell, its copy, and the socket beside it to which it connects.
+_SCRIPT: Final = Path(__file__).with_name("script.py")
 
 
 class _Nursery:
@@ -46,34 +45,54 @@ class _Nursery:
         self.variables: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._orders: socket.socket | None = None
+        self._directory: tempfile.TemporaryDirectory[str] | None = None
         self._lock = threading.Lock()
 
     def order(self, order: template.Order, handles: Sequence[int]) -> None:
         packet = json.dumps(vars(order)).encode()
         socket.send_fds(self._socket(), [packet], handles)
 
+    def scripts(self) -> Path:
+        """The directory of the scripts, once the nursery is there to which they connect."""
+        self._socket()
+        assert self._directory is not None
+        return Path(self._directory.name)
+
     def _socket(self) -> socket.socket:
         with self._lock:
             if self._orders is None:
+                self._directory = tempfile.TemporaryDirectory(prefix="nursery-")
+                directory = Path(self._directory.name)
                 self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-                with theirs:
+                with theirs, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as scripts:
+                    scripts.bind(str(directory / "orders"))
+                    scripts.listen()
+                    handles = [theirs.fileno(), scripts.fileno()]
                     # It ends when our end is closed, if only by our death.
                     self._process = subprocess.Popen(
-                        [sys.executable, "-m", template.__name__, str(theirs.fileno())],
+                        [sys.executable, "-m", template.__name__, *map(str, handles)],
                         stdin=subprocess.DEVNULL,
                         stdout=subprocess.DEVNULL,
                         env=self.variables,
                         cwd=_ROOT,
-                        pass_fds=[theirs.fileno()],
+                        pass_fds=handles,
                         start_new_session=True,
                     )
+                _write_script(directory / Path(_SCRIPTS[-1]).name)
                 atexit.register(self._close)
             return self._orders
 
     def _close(self) -> None:
-        if self._orders is not None and self._process is not None:
+        if self._orders is not None and self._process is not None and self._directory is not None:
             self._orders.close()
             self._process.wait(10)
+            self._directory.cleanup()
+
+
+def _write_script(target: Path) -> None:
+    # Without packages, a Python is there at once.
+    target.write_text(f"#!{sys.executable} -IS\n{_SCRIPT.read_text('utf-8')}\nmain({_SCRIPTS[-1]!r})\n", "utf-8")
+    target.chmod(0o700)
 
 
 _nursery = _Nursery()
@@ -82,8 +101,8 @@ _nursery = _Nursery()
 def open_at_first_use() -> None:
     """Have programs forked from now on, where that is possible."""
     _nursery.open = sys.platform == "linux"
-    _nursery.variables = _clean({**os.environ, "PYTHONUNBUFFERED": "1"})
-    _nursery.variables.pop(_EARLY, None)
+    _nursery.variables = template.lasting({**os.environ, "PYTHONUNBUFFERED": "1"})
+    _nursery.variables.pop(template.EARLY, None)
 
 
 @contextmanager
@@ -96,13 +115,18 @@ def none() -> Iterator[None]:
         _nursery.open = before
 
 
+def search_path(path: str) -> str:
+    """A ``PATH`` by which a shell finds a ``pacs-tasks`` that is forked, where that is possible."""
+    return os.pathsep.join([str(_nursery.scripts()), path]) if _nursery.open else path
+
+
 def start(
     command: Sequence[str], env: Mapping[str, str], cwd: Path | None = None, *, session: bool = False, **streams: Any
 ) -> subprocess.Popen[Any]:
     """Start a program; ``streams`` as for :class:`subprocess.Popen`."""
     directory = Path.cwd() if cwd is None else cwd
     ours = _ours(command, directory)
-    if not (_nursery.open and ours and _clean(env) == _nursery.variables):
+    if not (_nursery.open and ours and template.lasting(env) == _nursery.variables):
         return subprocess.Popen(command, env=env, cwd=cwd, start_new_session=session, **streams)
     return _Forked(command, template.Order(ours, str(directory), dict(env), session), **streams)
 
@@ -117,15 +141,6 @@ def _ours(command: Sequence[str], directory: Path) -> list[str]:
         case [script, *_] if script in _SCRIPTS:
             return list(command)
     return []
-
-
-def _clean(variables: Mapping[str, str]) -> dict[str, str]:
-    """The variables that a program has had since its start."""
-    return {
-        name: value
-        for name, value in variables.items()
-        if name == _EARLY or not (name in _OWN or name.startswith(("PACS_TASKS_", "PYTEST_")))
-    }
 
 
 class _Forked(subprocess.Popen[AnyStr]):

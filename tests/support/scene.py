@@ -13,6 +13,7 @@ from pathlib import Path
 from pacs_tasks import embedded
 from pacs_tasks.settings import Settings
 from pacs_tasks.testing import TestPACS
+from tests.support import nursery
 from tests.support.dicom_files import write, write_series, write_text
 from tests.support.known_study import known_study
 from tests.support.ports import free_port
@@ -62,12 +63,12 @@ class Scene:
             PACS_TASKS_SERVE_PORT=str(free_port()),
         )
 
-    def run(self, *command: str, cwd: Path | None = None) -> str:
+    def run(self, *command: str, cwd: Path | None = None, **variables: str) -> str:
         """What a command prints; it must end with 0."""
         done = subprocess.run(
             command,
             cwd=cwd or self.home,
-            env=self.variables(),
+            env=self.variables() | variables,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -80,7 +81,9 @@ class Scene:
         return said
 
     def shell(self, script: str) -> str:
-        return self.run("bash", "-euo", "pipefail", "-c", self.real(script))
+        """What a script prints, whose `pacs-tasks` is forked."""
+        path = nursery.search_path(self.variables()["PATH"])
+        return self.run("bash", "-euo", "pipefail", "-c", self.real(script), PATH=path)
 
 
 @contextmanager

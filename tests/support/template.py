@@ -1,7 +1,8 @@
 """A process that has loaded our programs, and forks one whenever :mod:`tests.support.nursery` asks it to.
 
 An order comes over the socket that it was given, with the three streams of the program and a socket of its own, over
-which its id and its status go back. Once the socket of orders is closed, this process ends; what it forked goes on.
+which its id and its status go back. A script of :mod:`tests.support.script` orders over a connection of its own. Once
+the socket of orders is closed, this process ends; what it forked goes on.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import runpy
 import selectors
 import socket
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,8 @@ _LOADED: Final = (
     "billiard.popen_fork", "billiard.synchronize", "pacs_tasks.cli.program", "pacs_tasks.cli.running",
     "pacs_tasks.client", "pacs_tasks.layout", "pacs_tasks.spool", "pacs_tasks.journal.tracing",
 )  # fmt: skip
+#: What few tests start; it is loaded when the first of them starts it.
+_LOADED_LATE: Final = {"pacs_tasks.serve": "pacs_tasks.serve.__main__"}
 #: Rooms of which they load nearly all. The modules of tasks are left to each worker: one of them has memory that all
 #: processes of a worker share.
 _ROOMS: Final = ("pacs_tasks.dimse", "pacs_tasks.fleet", "pacs_tasks.ledger", "pacs_tasks.messages")
@@ -39,6 +43,13 @@ ID: Final = b"id "
 _LONGEST: Final = 150_000
 #: Sockets and streams that come with one.
 _STREAMS, _WITH_IT = 3, 4
+#: Seconds until a script that has connected has ordered.
+_SOON: Final = 5
+#: Variables that programs read when they use them, beside our settings, and those that a shell sets for itself.
+_READ_LATE: Final = ("XDG_CONFIG_HOME",)
+_OF_SHELLS: Final = ("PATH", "HOME", "XDG_DATA_HOME", "PWD", "OLDPWD", "SHLVL", "_")
+#: Ours that is read before the program runs.
+EARLY: Final = "PACS_TASKS_LANGUAGE"
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,24 @@ class Order:
             runpy.run_path(self.command[0], run_name="__main__")
 
 
+def lasting(variables: Mapping[str, str]) -> dict[str, str]:
+    """The variables that a program has had since its start."""
+    return {
+        name: value
+        for name, value in variables.items()
+        if name == EARLY or not (name in _READ_LATE or name.startswith(("PACS_TASKS_", "PYTEST_")))
+    }
+
+
+def _suits_script(variables: Mapping[str, str]) -> bool:
+    """Whether a fork of this process can run what a shell starts with these variables."""
+    theirs, own = (
+        {name: value for name, value in lasting(each).items() if name not in _OF_SHELLS}
+        for each in (variables, os.environ)
+    )
+    return theirs == own
+
+
 def _load() -> None:
     for name in _LOADED:
         importlib.import_module(name)
@@ -85,31 +114,59 @@ def _load() -> None:
     gc.freeze()
 
 
-def serve(orders: socket.socket) -> tuple[Order, list[int]] | None:
+def serve(orders: socket.socket, scripts: socket.socket) -> tuple[Order, list[int]] | None:
     """Fork what is ordered, and report ends; in each fork, return the order, and its own socket and streams.
 
     Returns None when nobody orders any more.
     """
     running: dict[int, tuple[int, socket.socket]] = {}
-    with orders, selectors.DefaultSelector() as selector:
+    with orders, scripts, selectors.DefaultSelector() as selector:
         selector.register(orders, selectors.EVENT_READ)
+        selector.register(scripts, selectors.EVENT_READ)
         while True:
             for key, _ in selector.select():
                 if key.fd in running:
                     _report(selector, key.fd, *running.pop(key.fd))
                     continue
-                packet, handles, *_ = socket.recv_fds(orders, _LONGEST, _WITH_IT)
-                if not packet:
+                received = _of_script(scripts) if key.fileobj is scripts else _received(orders)
+                if received is None and key.fileobj is orders:
                     return None
-                order, (own, *streams) = Order(**json.loads(packet)), handles
+                if received is None:
+                    continue
+                order, (own, *streams) = received
+                for module in {*order.command} & {*_LOADED_LATE}:
+                    importlib.import_module(_LOADED_LATE[module])
                 if (pid := os.fork()) == 0:
                     for _, end in running.values():
                         end.close()
-                    return order, handles
+                    return order, [own, *streams]
                 for stream in streams:
                     os.close(stream)
                 running[handle := os.pidfd_open(pid)] = pid, socket.socket(fileno=own)
                 selector.register(handle, selectors.EVENT_READ)
+
+
+def _received(orders: socket.socket) -> tuple[Order, list[int]] | None:
+    """An order and what came with it; None where the other end is closed."""
+    packet, handles, *_ = socket.recv_fds(orders, _LONGEST, _WITH_IT)
+    return (Order(**json.loads(packet)), handles) if packet else None
+
+
+def _of_script(scripts: socket.socket) -> tuple[Order, list[int]] | None:
+    """The order of a script, whose connection is its own socket; None where the script has to start the program."""
+    connection, _ = scripts.accept()
+    connection.settimeout(_SOON)
+    try:
+        received = _received(connection)
+    except TimeoutError:
+        received = None
+    if received is not None and _suits_script(received[0].variables):
+        connection.settimeout(None)
+        return received[0], [connection.detach(), *received[1]]
+    connection.close()
+    for stream in received[1] if received else ():
+        os.close(stream)
+    return None
 
 
 def _report(selector: selectors.BaseSelector, handle: int, pid: int, end: socket.socket) -> None:
@@ -123,7 +180,7 @@ def _report(selector: selectors.BaseSelector, handle: int, pid: int, end: socket
 
 if __name__ == "__main__":
     _load()
-    if (forked := serve(socket.socket(fileno=int(sys.argv[1])))) is not None:
+    if (forked := serve(*(socket.socket(fileno=int(each)) for each in sys.argv[1:3]))) is not None:
         ordered, (its_own, *its_streams) = forked
         ordered.become(its_own, its_streams)
         ordered.run()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,8 +16,13 @@ from tests.support import nursery
 from tests.support.command import PACS_TASKS, TRANSFER, Terminal
 from tests.support.processes import ROOT, Process, environment
 
-_COMMANDS = [["--version"], ["schema"], ["ecko"], ["config", "check"], ["echo", "--port", "x"], ["jobs"]]
-_PIPES = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+_COMMANDS = [["--version"], ["ecko"], ["config", "check"], ["echo", "--port", "x"]]
+_PIPES: dict[str, Any] = {
+    "stdin": subprocess.DEVNULL,
+    "stdout": subprocess.PIPE,
+    "stderr": subprocess.PIPE,
+    "text": True,
+}
 
 
 @pytest.mark.parametrize("entry", [PACS_TASKS, TRANSFER, (sys.executable, "-m", "pacs_tasks.cli")])
@@ -26,6 +33,39 @@ def test_a_command_says_and_returns_the_same(entry: tuple[str, ...], tmp_path: P
         with nursery.none():
             anew = terminal.run(*command)
         assert (forked.code, forked.stdout, forked.stderr) == (anew.code, anew.stdout, anew.stderr)
+
+
+def _in_shell(script: str, path: str, tmp_path: Path, **settings: str) -> tuple[int, str, str]:
+    env = environment(PATH=path, PACS_TASKS_DATA_DIR=str(tmp_path), PACS_TASKS_REDIS_URL="redis://127.0.0.1:1/0")
+    done = subprocess.run(["bash", "-c", script], env=env | settings, cwd=tmp_path, timeout=60, check=False, **_PIPES)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "pacs-tasks --version | tr a-z A-Z; pacs-tasks ecko",
+        "pacs-tasks echo --ip '张 三'",
+        "PACS_TASKS_PORT=x pacs-tasks echo",
+        "LANG=zh_CN.UTF-8 pacs-tasks ecko; exit 9",
+    ],
+)
+def test_a_shell_finds_what_it_would_find(script: str, tmp_path: Path) -> None:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    assert _in_shell(script, nursery.search_path(path), tmp_path) == _in_shell(script, path, tmp_path)
+
+
+def test_a_signal_reaches_what_a_shell_started(tmp_path: Path) -> None:
+    env = environment(PATH=nursery.search_path(os.environ["PATH"]), PACS_TASKS_REDIS_URL="redis://127.0.0.1:1/0")
+    command = ["bash", "-c", "exec pacs-tasks worker"]
+    with subprocess.Popen(command, env=env, cwd=tmp_path, **_PIPES) as popen:
+        assert popen.stderr is not None
+        assert popen.stderr.readline()
+        assert b"-IS" in Path(f"/proc/{popen.pid}/cmdline").read_bytes()
+        popen.terminate()
+        # Who is not told goes on, and holds the pipes.
+        popen.communicate(timeout=30)
+        assert popen.returncode in {0, -signal.SIGTERM}
 
 
 def start_worker(**settings: str) -> subprocess.Popen[str]:

@@ -15,7 +15,7 @@ from pacs_tasks.cli.output.sheet import csv_lines
 from pacs_tasks.cli.output.terminal import Terminal
 from pacs_tasks.cli.program import main
 from pacs_tasks.outcome import JobState, Progress
-from tests.unit.cli.test_narrow import shown
+from tests.unit.cli.test_narrow import on_pty
 
 HOSTILE = "P1\x1b]0;owned\x07\x9b31m\x7f\u2028\u202eEVIL\u2066\r\x85"
 _SHARED = f"""
@@ -50,7 +50,7 @@ _PATHS = {
 def test_no_output_steers_a_terminal() -> None:
     """Only our own colours do."""
     program = "".join(f"terminal.write('== {name}\\n')\n{each}\n" for name, each in _PATHS.items())
-    everything = shown(f"{_SHARED}\n{program}", 200)
+    everything = on_pty(f"{_SHARED}\n{program}", 200)
     for colour in ("\x1b[0m", "\x1b[1m", "\x1b[31m", "\x1b[32m"):
         everything = everything.replace(colour, "")
     _, *parts = everything.split("== ")

@@ -281,6 +281,8 @@ def test_a_child_that_is_killed_takes_no_file_with_it(
     job = own.enqueue(request)
     with workers.worker(redis_url, tmp_path, concurrency=1) as worker:
         wait_until(lambda: len(pacs.stores) > 6, 20, "some files are sent")
+        # What was answered and not yet recorded would be sent again.
+        wait_until(lambda: job.progress().counters.success == 6, 10, "all answers are recorded")
         for child in children(worker.pid):
             os.kill(child, signal.SIGKILL)
         claims = f"pacs_tasks:job:{job.id}:claims"
