@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from pacs_tasks import EchoRequest, PacsClient, RemoteAE, StoreDirectoryRequest
 from pacs_tasks.fleet.webhooks import Webhooks
@@ -18,7 +18,7 @@ from pacs_tasks.ledger.tokens import Scope, Tokens
 from pacs_tasks.outcome import JobState
 from pacs_tasks.testing import TestPACS
 from pacs_tasks.testing.faults import Faults
-from tests.support.browser import browser
+from tests.support.browser import chromium, page_of
 from tests.support.dicom_files import study_uid, write_series
 from tests.support.http_api import Api, serving
 from tests.support.ports import free_port
@@ -38,6 +38,13 @@ expect.set_options(timeout=PATIENCE)
 def pacs() -> Iterator[TestPACS]:
     """A PACS whose faults each test sets."""
     with TestPACS("ARCHIVE") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def program() -> Iterator[Browser]:
+    """A browser; each test has a window of its own."""
+    with chromium() as running:
         yield running
 
 
@@ -66,13 +73,13 @@ def log_in(page: Page, api: Api, path: str = "/") -> None:
     expect(page.get_by_role("navigation", name="Main")).to_be_visible()
 
 
-def test_from_login_to_retry(server: Api, pacs: TestPACS, tmp_path: Path) -> None:
+def test_from_login_to_retry(server: Api, program: Browser, pacs: TestPACS, tmp_path: Path) -> None:
     """A radiographer sends a directory of which the PACS refuses two files, finds why, and sends them again."""
     files = write_series(tmp_path / "study", 6, rows=2, patient_id=PATIENT)
     refused = [str(pydicom.dcmread(each).SOPInstanceUID) for each in files[2:4]]
     pacs.faults = Faults(store_status=dict.fromkeys(refused, REFUSED))
     someone = server.as_one_who(Scope.READ, Scope.SUBMIT, Scope.PATIENTS)
-    with browser() as page:
+    with page_of(program) as page:
         log_in(page, someone, "/console/new")
         page.get_by_label("Directory").fill("study")
         page.get_by_role("button", name="Submit").click()
@@ -110,12 +117,12 @@ def test_from_login_to_retry(server: Api, pacs: TestPACS, tmp_path: Path) -> Non
         assert client.job(job_id).progress().counters.success == len(files)
 
 
-def test_from_a_query_to_a_retrieve(server: Api, pacs: TestPACS, tmp_path: Path) -> None:
+def test_from_a_query_to_a_retrieve(server: Api, program: Browser, pacs: TestPACS, tmp_path: Path) -> None:
     """A match fills in the form that retrieves its study."""
     study = study_uid(77)
     pacs.faults = Faults()
     pacs.hold(*write_series(tmp_path / "held", 3, rows=2, study=77, patient_id="P-QUERY"))
-    with browser(color_scheme="dark") as page:
+    with page_of(program, color_scheme="dark") as page:
         log_in(page, server.as_one_who(Scope.READ, Scope.SUBMIT, Scope.PATIENTS), "/console/new?command=query")
         page.get_by_label("Patient ID").fill("P-QUERY")
         page.get_by_role("button", name="Submit").click()
@@ -131,11 +138,11 @@ def test_from_a_query_to_a_retrieve(server: Api, pacs: TestPACS, tmp_path: Path)
     assert len(list((tmp_path / "out").rglob("*.dcm"))) == 3
 
 
-def test_echo_verify_and_cancel(server: Api, pacs: TestPACS, tmp_path: Path) -> None:
+def test_echo_verify_and_cancel(server: Api, program: Browser, pacs: TestPACS, tmp_path: Path) -> None:
     """Each button does what it says, at the PACS and in the ledger."""
     write_series(tmp_path / "one", 3, rows=2)
     write_series(tmp_path / "many", 200, rows=2)
-    with PacsClient(server.redis_url) as client, browser() as page:
+    with PacsClient(server.redis_url) as client, page_of(program) as page:
         log_in(page, server.as_one_who(Scope.READ, Scope.SUBMIT), "/console/remotes")
         pacs.faults = Faults()
         page.get_by_role("button", name="Echo archive").click()
@@ -163,11 +170,11 @@ def test_echo_verify_and_cancel(server: Api, pacs: TestPACS, tmp_path: Path) -> 
         assert counters.success < counters.total == 200
 
 
-def test_pages_of_failures(server: Api, pacs: TestPACS, tmp_path: Path) -> None:
+def test_pages_of_failures(server: Api, program: Browser, pacs: TestPACS, tmp_path: Path) -> None:
     """Fifty to a page, each once."""
     files = write_series(tmp_path / "refused", 60, rows=2)
     pacs.faults = Faults(store_status={str(pydicom.dcmread(each).SOPInstanceUID): REFUSED for each in files})
-    with PacsClient(server.redis_url) as client, browser() as page:
+    with PacsClient(server.redis_url) as client, page_of(program) as page:
         job = client.enqueue(StoreDirectoryRequest(remote=pacs.remote, directory=str(tmp_path / "refused")))
         job.wait(60)
         log_in(page, server.as_one_who(Scope.READ, Scope.PATIENTS), f"/console/jobs/{job.id}")
@@ -182,7 +189,7 @@ def test_pages_of_failures(server: Api, pacs: TestPACS, tmp_path: Path) -> None:
         expect(failures.get_by_role("row")).to_have_count(51)
 
 
-def test_without_the_scope_no_patient_data(server: Api, pacs: TestPACS, tmp_path: Path) -> None:
+def test_without_the_scope_no_patient_data(server: Api, program: Browser, pacs: TestPACS, tmp_path: Path) -> None:
     """Neither a page nor a part of one has a path or a UID, and a page of another language says so too."""
     files = write_series(tmp_path / PATIENT, 2, rows=2, patient_id=PATIENT)
     uid = str(pydicom.dcmread(files[0]).SOPInstanceUID)
@@ -193,7 +200,7 @@ def test_without_the_scope_no_patient_data(server: Api, pacs: TestPACS, tmp_path
         lost = client.enqueue(StoreDirectoryRequest(remote=remote, directory=str(tmp_path / PATIENT / "absent")))
         job.wait(60)
         lost.wait(60)
-    with browser(locale="zh-CN") as page:
+    with page_of(program, locale="zh-CN") as page:
         page.goto(f"{server.address}/console/jobs/{job.id}")
         page.get_by_label("令牌").fill(server.as_one_who(Scope.READ).token)
         page.get_by_role("button", name="登录").click()
@@ -210,12 +217,12 @@ def test_without_the_scope_no_patient_data(server: Api, pacs: TestPACS, tmp_path
         expect(page.get_by_role("alert")).to_contain_text("needs the scope submit")
 
 
-def test_by_keyboard_alone(server: Api, pacs: TestPACS, tmp_path: Path) -> None:
+def test_by_keyboard_alone(server: Api, program: Browser, pacs: TestPACS, tmp_path: Path) -> None:
     """From the login to a job that is done; whatever has the focus shows it."""
     files = write_series(tmp_path / "study", 2, rows=2, study=78)
     pacs.faults = Faults()
     someone = server.as_one_who(Scope.READ, Scope.SUBMIT, Scope.PATIENTS)
-    with browser() as page:
+    with page_of(program) as page:
         page.goto(server.address)
         # It takes the focus a moment after the page is there.
         expect(page.get_by_label("Token")).to_be_focused()
@@ -256,9 +263,9 @@ def _tab_to(page: Page, name: str) -> None:
     raise AssertionError(f"the tabulator does not lead to {name}")
 
 
-def test_what_nobody_serves_is_told(server: Api) -> None:
+def test_what_nobody_serves_is_told(server: Api, program: Browser) -> None:
     """Webhooks that were given up, as long as nobody retries or forgets them."""
-    with PacsClient(server.redis_url) as client, browser() as page:
+    with PacsClient(server.redis_url) as client, page_of(program) as page:
         webhooks = Webhooks(client.ledger.client)
         webhooks.want()
         job = client.enqueue(EchoRequest(remote=RemoteAE(host="127.0.0.1", port=free_port(), ae_title="GONE")))
