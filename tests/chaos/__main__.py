@@ -24,7 +24,8 @@ from tests.support.redis_server import redis_program
 
 _ROUNDS: Final = 5
 _FILES: Final = 300
-_JOBS: Final = 6
+#: Rounds wait for a part of their time. More at once do not end sooner, and answers then take longer than cases allow.
+_JOBS: Final = (os.cpu_count() or 1) + 1
 #: Columns of a table that goes to no terminal.
 _WIDE: Final = 180
 
