@@ -24,8 +24,9 @@ from tests.support.redis_server import redis_program
 
 _ROUNDS: Final = 5
 _FILES: Final = 300
-#: Rounds wait for a part of their time. More at once do not end sooner, and answers then take longer than cases allow.
-_JOBS: Final = (os.cpu_count() or 1) + 1
+#: Rounds wait for a part of their time. More of them at once save no time, and cases fail where answers come later than
+#: they allow.
+_JOBS: Final = min((os.cpu_count() or 1) + 1, 6)
 #: Columns of a table that goes to no terminal.
 _WIDE: Final = 180
 

@@ -32,7 +32,7 @@ _MODULES: Final = ("workers", "workers.receiver", "pacs_tasks.cli", "pacs_tasks.
 _SCRIPTS: Final = (str(_ROOT / "dicom_pacs_transfer.py"), str(Path(sys.executable).with_name("pacs-tasks")))
 #: Seconds until a program is forked; the first waits until the nursery has loaded everything.
 _LONGEST_START: Final = 60
-#: The script that stands for ``pacs-tasks`` in a shell, its copy, and the socket beside it to which it connects.
+#: The text of the script that stands for ``pacs-tasks`` in a shell.
 _SCRIPT: Final = Path(__file__).with_name("script.py")
 
 
@@ -53,7 +53,7 @@ class _Nursery:
         socket.send_fds(self._socket(), [packet], handles)
 
     def scripts(self) -> Path:
-        """The directory of the scripts, once the nursery is there to which they connect."""
+        """The directory of the scripts; this starts the nursery, to which they connect."""
         self._socket()
         assert self._directory is not None
         return Path(self._directory.name)
@@ -63,7 +63,7 @@ class _Nursery:
             if self._orders is None:
                 self._directory = tempfile.TemporaryDirectory(prefix="nursery-")
                 directory = Path(self._directory.name)
-                self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 with theirs, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as scripts:
                     scripts.bind(str(directory / "orders"))
                     scripts.listen()
@@ -79,6 +79,7 @@ class _Nursery:
                         start_new_session=True,
                     )
                 _write_script(directory / Path(_SCRIPTS[-1]).name)
+                self._orders = ours
                 atexit.register(self._close)
             return self._orders
 

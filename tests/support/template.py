@@ -30,8 +30,10 @@ _LOADED: Final = (
     "billiard.popen_fork", "billiard.synchronize", "pacs_tasks.cli.program", "pacs_tasks.cli.running",
     "pacs_tasks.client", "pacs_tasks.layout", "pacs_tasks.spool", "pacs_tasks.journal.tracing",
 )  # fmt: skip
-#: What few tests start; it is loaded when the first of them starts it.
-_LOADED_LATE: Final = {"pacs_tasks.serve": "pacs_tasks.serve.__main__"}
+#: What few tests start, and what it loads when the first of them starts it.
+_LOADED_LATE: Final = {
+    "pacs_tasks.serve": ("uvicorn", "pacs_tasks.client", "pacs_tasks.serve.application", "pacs_tasks.serve.protocol")
+}
 #: Rooms of which they load nearly all. The modules of tasks are left to each worker: one of them has memory that all
 #: processes of a worker share.
 _ROOMS: Final = ("pacs_tasks.dimse", "pacs_tasks.fleet", "pacs_tasks.ledger", "pacs_tasks.messages")
@@ -45,7 +47,7 @@ _LONGEST: Final = 150_000
 _STREAMS, _WITH_IT = 3, 4
 #: Seconds until a script that has connected has ordered.
 _SOON: Final = 5
-#: Variables that programs read when they use them, beside our settings, and those that a shell sets for itself.
+#: Variables that programs read when they use them, beside our settings, and those that may differ in a shell.
 _READ_LATE: Final = ("XDG_CONFIG_HOME",)
 _OF_SHELLS: Final = ("PATH", "HOME", "XDG_DATA_HOME", "PWD", "OLDPWD", "SHLVL", "_")
 #: Ours that is read before the program runs.
@@ -128,14 +130,13 @@ def serve(orders: socket.socket, scripts: socket.socket) -> tuple[Order, list[in
                 if key.fd in running:
                     _report(selector, key.fd, *running.pop(key.fd))
                     continue
-                received = _of_script(scripts) if key.fileobj is scripts else _received(orders)
+                received = _of_script(scripts) if key.fileobj is scripts else _received(orders, _WITH_IT)
                 if received is None and key.fileobj is orders:
                     return None
                 if received is None:
                     continue
                 order, (own, *streams) = received
-                for module in {*order.command} & {*_LOADED_LATE}:
-                    importlib.import_module(_LOADED_LATE[module])
+                _load_late(order.command)
                 if (pid := os.fork()) == 0:
                     for _, end in running.values():
                         end.close()
@@ -146,9 +147,17 @@ def serve(orders: socket.socket, scripts: socket.socket) -> tuple[Order, list[in
                 selector.register(handle, selectors.EVENT_READ)
 
 
-def _received(orders: socket.socket) -> tuple[Order, list[int]] | None:
-    """An order and what came with it; None where the other end is closed."""
-    packet, handles, *_ = socket.recv_fds(orders, _LONGEST, _WITH_IT)
+def _load_late(command: list[str]) -> None:
+    for module in {*command} & {*_LOADED_LATE}:
+        for name in _LOADED_LATE[module]:
+            # The fork says what is wrong, and others do without it.
+            with suppress(Exception):
+                importlib.import_module(name)
+
+
+def _received(orders: socket.socket, most: int) -> tuple[Order, list[int]] | None:
+    """An order and the handles that came with it; None where the other end is closed."""
+    packet, handles, *_ = socket.recv_fds(orders, _LONGEST, most)
     return (Order(**json.loads(packet)), handles) if packet else None
 
 
@@ -157,8 +166,9 @@ def _of_script(scripts: socket.socket) -> tuple[Order, list[int]] | None:
     connection, _ = scripts.accept()
     connection.settimeout(_SOON)
     try:
-        received = _received(connection)
-    except TimeoutError:
+        received = _received(connection, _STREAMS)
+    except (TimeoutError, ValueError):
+        # It said nothing, or more than a packet holds.
         received = None
     if received is not None and _suits_script(received[0].variables):
         connection.settimeout(None)

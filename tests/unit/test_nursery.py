@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tests.support import nursery
 from tests.support.command import PACS_TASKS, TRANSFER, Terminal
 from tests.support.processes import ROOT, Process, environment
 
-_COMMANDS = [["--version"], ["ecko"], ["config", "check"], ["echo", "--port", "x"]]
+_COMMANDS = [["--version"], ["ecko"], ["config", "check"], ["echo", "--port", "x"], ["jobs"]]
 _PIPES: dict[str, Any] = {
     "stdin": subprocess.DEVNULL,
     "stdout": subprocess.PIPE,
@@ -55,17 +56,33 @@ def test_a_shell_finds_what_it_would_find(script: str, tmp_path: Path) -> None:
     assert _in_shell(script, nursery.search_path(path), tmp_path) == _in_shell(script, path, tmp_path)
 
 
-def test_a_signal_reaches_what_a_shell_started(tmp_path: Path) -> None:
-    env = environment(PATH=nursery.search_path(os.environ["PATH"]), PACS_TASKS_REDIS_URL="redis://127.0.0.1:1/0")
-    command = ["bash", "-c", "exec pacs-tasks worker"]
-    with subprocess.Popen(command, env=env, cwd=tmp_path, **_PIPES) as popen:
+def _sharers(popen: subprocess.Popen[str]) -> list[int]:
+    """The other processes that write to the stderr of a process."""
+    found, pipe = [], Path(f"/proc/{popen.pid}/fd/2").readlink()
+    for each in Path("/proc").glob("[0-9]*/fd/2"):
+        with suppress(OSError):
+            found += [int(each.parts[2])] if each.readlink() == pipe else []
+    return sorted({*found} - {popen.pid})
+
+
+@pytest.mark.parametrize(("killed", "codes"), [(False, {0, -signal.SIGTERM}), (True, {-signal.SIGKILL})])
+def test_a_script_ends_as_what_it_stands_for(tmp_path: Path, *, killed: bool, codes: set[int]) -> None:
+    """It passes a signal on; whoever did not get it would go on, and keep the pipes open."""
+    settings = {"PACS_TASKS_REDIS_URL": "redis://127.0.0.1:1/0", "PACS_TASKS_DATA_DIR": str(tmp_path)}
+    env = environment(PATH=nursery.search_path(os.environ["PATH"]), **settings)
+    with subprocess.Popen(["bash", "-c", "exec pacs-tasks worker"], env=env, cwd=tmp_path, **_PIPES) as popen:
         assert popen.stderr is not None
         assert popen.stderr.readline()
-        assert b"-IS" in Path(f"/proc/{popen.pid}/cmdline").read_bytes()
-        popen.terminate()
-        # Who is not told goes on, and holds the pipes.
-        popen.communicate(timeout=30)
-        assert popen.returncode in {0, -signal.SIGTERM}
+        forked = _sharers(popen)
+        try:
+            assert b"-IS" in Path(f"/proc/{popen.pid}/cmdline").read_bytes()
+            os.kill(forked[0] if killed else popen.pid, signal.SIGKILL if killed else signal.SIGTERM)
+            popen.communicate(timeout=30)
+        finally:
+            for pid in forked:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        assert popen.returncode in codes
 
 
 def start_worker(**settings: str) -> subprocess.Popen[str]:

@@ -104,6 +104,8 @@ def test_the_pages_work_in_a_browser(flower: str) -> None:
         ):
             page.goto(f"http://{flower}/{path}")
             expect(page.locator(works).first).to_be_visible()
+            # Every script of the page has come and run.
+            page.wait_for_load_state("networkidle")
 
 
 def test_it_ends_and_saves_its_tasks_although_its_redis_has_gone(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, table: Table | None, columns: int) ->
     """A table as a terminal with this many columns shows it, without its colours."""
     assert table is not None
     screen = _Screen()
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setattr("sys.stdout", screen)
     Terminal().table(table)

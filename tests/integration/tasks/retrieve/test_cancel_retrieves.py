@@ -116,6 +116,8 @@ def test_a_worker_that_is_killed_loses_what_was_under_way(
         wait_until(lambda: len(on_disk(out)) > 25, 30, "some instances")
         for child in children(worker.pid):
             os.kill(child, signal.SIGKILL)
+        # A PACS that has not noticed it yet would deliver the rest.
+        wait_until(lambda: archive.open_associations == 0, 10, "the end of its associations")
         archive.faults = Faults()
         expire_claims(client)
         job.wait(60)
